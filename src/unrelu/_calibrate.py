@@ -23,7 +23,7 @@ from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, ke
 Array = npt.NDArray[np.float64]
 
 _FEWEST, _FOLDS = 20, 10
-# Levels of residuals that the generator does not explain, of which data are taken to tell.
+# Levels of residuals that the generator does not explain, for which what is learned from data is used.
 _EXCESSES = tuple(range(1, 10))
 
 
@@ -66,8 +66,8 @@ def calibrate(
     Args:
         network: G.
         operator: A, as in :func:`unrelu.invert`; of masks, one for all or a batch of them (:class:`unrelu.Mask`).
-        noise: of a size that is usual for the observations: "gaussian:S", "uniform:A" or of counts. Without noise exact
-            fits tell all there is to know.
+        noise: of a size that is usual for the observations: "gaussian:S", "uniform:A" or of counts. Without noise,
+            exact fits leave nothing to learn.
         bounds: of the codes, as in :func:`unrelu.invert`. What is learned is used within the same bounds only.
         observations: how many to simulate, at least 20; where there are more masks than that, one for each.
         data: held-out observations, at least 20, as ``y`` of :func:`unrelu.invert`, of the kind that will be inverted.

@@ -77,7 +77,7 @@ def invert(
         norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
             (:math:`|r|_\infty`), r = y - A G(z), whitened where the noise is an array or has a covariance. By default
             "auto" takes that of the noise (linf for uniform, l1 for outliers, l2 otherwise), the others report what
-            they minimise. Of counts it is their deviance, and there is no other.
+            they minimise. Noise with a deviance, such as counts, has no other objective.
         prior: weight of :math:`|z|_2^2` in the l2 objective; S^2 for Gaussian noise S makes z the most probable code
             under z ~ N(0, I), and 1 where S is an array, where a covariance is given, and of counts, whose objectives
             are chi-square and deviance. For the methods that minimise l2 from a start.
@@ -100,9 +100,9 @@ def invert(
         verdict has three parts: whether the code explains y (``p_value``, ``status``), whether another could fit better
         (``confidence``), and whether another near it fits as well (``identifiable``, ``freedom``).
 
-        Of "auto" without stated noise it depends on the batch: 20 observations or more tell their noise level together,
-        and those whose residual is far above it are searched again, and are OUTLIER and no success if it stays so.
-        ``pool=False`` judges each alone.
+        For "auto" without stated noise, the verdict depends on the batch: the noise level is estimated from 20
+        observations or more. Those whose residual is far above it are searched again, and if it stays so they are
+        OUTLIER and no success. ``pool=False`` judges each alone.
 
     Raises:
         InputError: y, operator, z0, bounds, noise, norm, prior or scale cannot be used, or y is on another scale than
@@ -122,10 +122,10 @@ def invert(
     """
     run = make(method, options)
     name = registered_name(method)
-    with reporting(progress, name or "inversion", callback) as told, computing(one_thread=small(network)):
+    with reporting(progress, name or "inversion", callback) as reported, computing(one_thread=small(network)):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, prior=prior, z0=z0, seed=seed,
-            time_limit=time_limit, callback=told, scale=scale,
+            time_limit=time_limit, callback=reported, scale=scale,
         )  # fmt: skip
         ready = problem.equilibrated()
         refuse(run, ready)
@@ -142,7 +142,7 @@ def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def judged_again(result: Inversion) -> Inversion:
-    """The verdict on the codes of a batch, computed from the codes, and from how the method said that it ended."""
+    """The verdict on the codes of a batch, computed from the codes and from how the method says that it ended."""
     stated, problem = result.problem, result.problem.equilibrated()
     latent = problem.units.latent
     z = result.z if latent is None else latent.coordinates(result.z)

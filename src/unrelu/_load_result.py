@@ -87,9 +87,9 @@ def _flaw(result: Inversion) -> str | None:
     if not problem.size:
         return None
     share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
-    outputs, told = (x.reshape(problem.size, -1) for x in (problem.network(result.z), result.reconstruction))
-    off = np.abs(np.nan_to_num(outputs - told)).max(axis=1) > share * np.maximum(_size(outputs), problem.scale)
-    off |= (np.isfinite(outputs) != np.isfinite(told)).any(axis=1)
+    outputs, kept = (x.reshape(problem.size, -1) for x in (problem.network(result.z), result.reconstruction))
+    off = np.abs(np.nan_to_num(outputs - kept)).max(axis=1) > share * np.maximum(_size(outputs), problem.scale)
+    off |= (np.isfinite(outputs) != np.isfinite(kept)).any(axis=1)
     if off.any():
         return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
     again = _expected(result)
@@ -97,16 +97,16 @@ def _flaw(result: Inversion) -> str | None:
     room = norms(np.repeat(entry[:, None], problem.y.shape[1], axis=1), "l2" if result.norm == "l2" else result.norm)
     near = {"fun": room ** (2 if result.norm == "l2" else 1), "p_value": _PROBABILITY, "confidence": _PROBABILITY}
     for name in ("fun", "p_value", "confidence", "rank", "freedom", "identifiable", "success", "status"):
-        told, found = getattr(result, name), getattr(again, name)
+        kept, found = getattr(result, name), getattr(again, name)
         if name in near:
             with np.errstate(invalid="ignore"):
-                differ = ~(np.abs(told - found) <= near[name] + 1e-6 * np.abs(found))
-            differ &= ~(np.isnan(told) & np.isnan(found)) & (told != found)
+                differ = ~(np.abs(kept - found) <= near[name] + 1e-6 * np.abs(found))
+            differ &= ~(np.isnan(kept) & np.isnan(found)) & (kept != found)
         else:
-            differ = told != found
+            differ = kept != found
         if differ.any():
             i = int(np.argmax(differ))
-            return f"{name} of observation {i} is {told[i]}, computed again from its code {found[i]}"
+            return f"{name} of observation {i} is {kept[i]}, computed again from its code {found[i]}"
     return _flaw_of_messages(result, again)
 
 
@@ -115,21 +115,21 @@ def _flaw_of_messages(result: Inversion, again: Inversion) -> str | None:
 
     By how much a residual stands out of its batch, and why an observation failed, are taken from the message.
     """
-    for i, said in enumerate(result.message):
-        if result.status[i] is Status.ERROR and said.startswith(_FAILED):
+    for i, message in enumerate(result.message):
+        if result.status[i] is Status.ERROR and message.startswith(_FAILED):
             continue
-        factor = _FACTOR.search(said)
+        factor = _FACTOR.search(message)
         excessive = again.message[i].startswith(TOO_LARGE)
         due = result.message_for(i, float(factor[1]) if factor else 0.0, excessive)
-        if said != due:
-            return f"message of observation {i} is {said[:80]!r}, computed again from its numbers {due[:80]!r}"
+        if message != due:
+            return f"message of observation {i} is {message[:80]!r}, computed again from its numbers {due[:80]!r}"
     return None
 
 
 def _expected(result: Inversion) -> Inversion:
     """The verdict on each of the codes alone, with the outliers of the file, where there can be any.
 
-    Which residuals stand out is told by the whole batch, of which this may be a part.
+    Which residuals stand out follows from the whole batch, of which this may be a part.
     """
     again = judged_again(replace(result, pool=False))
     if not (result.pool and result.problem.tells_level):

@@ -95,19 +95,19 @@ class Control:
 
     @property
     def halted(self) -> bool:
-        """Whether the callback has said stop."""
+        """Whether the callback has asked to stop."""
         return bool(self._stops)
 
     def stopped(self, progress: Callable[[], Progress]) -> bool:
-        """Report to the callback, if there is one, and ask whether to stop; after it said so it is asked no more."""
+        """Report to the callback, if there is one, and return whether to stop; who asked for that is not called again."""
         if self.callback is None or self.halted:
             return self.halted
         try:
-            said = self.callback(progress())
+            stop = self.callback(progress())
         except BaseException as error:
             self._raised.append(error)
             raise
-        if said:
+        if stop:
             self._stops.append(True)
         return self.halted
 
@@ -257,7 +257,7 @@ class Problem:
         """B, the number of observations."""
         return len(self.y)
 
-    def ordinary(self, value: float, power: int) -> float:
+    def rescaled(self, value: float, power: int) -> float:
         """A number that the user stated in units of y^power, in those of this problem."""
         with np.errstate(over="ignore", under="ignore"):
             return float(np.ldexp(value, power * self.units.data))
@@ -274,7 +274,7 @@ class Problem:
         return self.bounds.draw(stream(*key), (self.size,))
 
     def equilibrated(self) -> Problem:
-        """The same problem in ordinary units, see :mod:`unrelu.measurements.equilibration`; itself where its units are.
+        """The same problem in normalised units, see :mod:`unrelu.measurements.equilibration`; itself if its units are.
 
         Codes are the same in both, but for those with bounds, which are in coordinates of their own
         (:mod:`unrelu.measurements.latent_bounds`). Methods are given this one, so their tolerances need not think of
@@ -478,7 +478,7 @@ class Problem:
 
     @property
     def tells_level(self) -> bool:
-        """Whether least-squares residuals tell the level of the noise: none is stated, and no prior adds to them."""
+        """Whether the noise level follows from least-squares residuals: none is stated, and there is no prior."""
         return not self.noise.stated and self.norm == "l2" and not self.prior
 
     @cached_property

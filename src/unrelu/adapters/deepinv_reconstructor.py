@@ -102,7 +102,7 @@ class GeneratorReconstructor(Reconstructor):
     def forward(self, y: Tensor, physics: LinearPhysics, **kwargs: Any) -> Tensor:
         """Images (B, C, H, W), of y's dtype and on its device, for measurements y, (B, ...).
 
-        An observation without a code is an image of NaN, of which a ``RuntimeWarning`` tells; ``inversion`` has the
+        An observation without a code is an image of NaN, and a ``RuntimeWarning`` says so; ``inversion`` has the
         status of every one.
 
         Args:
@@ -178,7 +178,7 @@ class _OnFlat(torch.nn.Module):
 def _operator(physics: LinearPhysics, image: Shape, size: int) -> Any:
     """A as :func:`unrelu.invert` takes it: on flattened images and measurements; masks as masks, the identity as None.
 
-    Masks and the identity are told apart since layer-wise methods invert them, and since large ones need no matrix.
+    Masks and the identity are kept apart, since layer-wise methods invert them, and since large ones need no matrix.
     """
     if not isinstance(physics, LinearPhysics):
         raise InputError(
@@ -220,7 +220,7 @@ def _measured(physics: LinearPhysics, image: Shape) -> Shape:
     with torch.no_grad():
         try:
             measured = physics.A(torch.zeros((1, *image), dtype=like.dtype, device=like.device))
-        except Exception as error:  # deepinv's or the user's code; whatever it raises is told
+        except Exception as error:  # deepinv's or the user's code: whatever it raises is reported
             raise InputError(f"physics.A fails on an image of shape {(1, *image)}: {error}") from error
     if not isinstance(measured, Tensor):
         raise InputError(

@@ -138,7 +138,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Latent codes, (N, k), of observations (N, m).
 
         A row without a code is NaN, which most estimators refuse; those and searches that ended before they converged
-        are told in one ``ConvergenceWarning``. :meth:`invert` has the status of every row.
+        are named in one ``ConvergenceWarning``. :meth:`invert` has the status of every row.
 
         Raises:
             NotFittedError: :meth:`fit` was not called.
@@ -201,7 +201,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return tags
 
     def _table(self, X: Any, *, reset: bool) -> npt.NDArray[Any]:
-        """X as an array of its own type, which tells bytes from floats."""
+        """X as an array of its own type, bytes or floats."""
         finite = "allow-nan" if self.hide_nan else True
         return np.asarray(validate_data(self, X, dtype="numeric", ensure_all_finite=finite, reset=reset))
 
@@ -258,10 +258,10 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         unfinished = missing | np.array([status in _UNFINISHED for status in result.status])
         if unfinished.any():
             kinds = {status: np.flatnonzero(unfinished & (result.status == status)) for status in Status}
-            told = [f"{s} in {len(rows)}, first in row {rows[0]}: {s.value}" for s, rows in kinds.items() if len(rows)]
+            named = [f"{s} in {len(rows)}, first in row {rows[0]}: {s.value}" for s, rows in kinds.items() if len(rows)]
             warnings.warn(
                 f"{int(unfinished.sum())} of {len(missing)} rows ended early, {int(missing.sum())} without a code "
-                f"(NaN). {'; '.join(told)}",
+                f"(NaN). {'; '.join(named)}",
                 ConvergenceWarning,
                 stacklevel=3,
             )

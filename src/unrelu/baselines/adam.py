@@ -90,8 +90,8 @@ class Adam:
             busy = len(torch.unique(observations[active]))
             return Progress("adam", t, batch - busy, batch, z[best(errors)].cpu().double().numpy())
 
-        tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
-        epsilon = _EPSILON if self.epsilon is None else problem.ordinary(self.epsilon, 2)
+        tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.rescaled(self.gradient_tolerance, 2)
+        epsilon = _EPSILON if self.epsilon is None else problem.rescaled(self.epsilon, 2)
         step = AdamSteps(gradient, starts, lambda t: self.learning_rate or rate, tolerance, epsilon)
         run = descend(starts, step, self.max_iterations or iterations, problem.control, report, objective.clip)
         kept = best(objective.measure(run.z, observations)).cpu().numpy()

@@ -51,8 +51,8 @@ class GradientDescent:
     def __call__(self, problem: Problem) -> Inversion:
         """Descend from the start of every observation, all at once."""
         rate, iterations = _SETTINGS[self.setting]
-        rate = problem.ordinary(self.learning_rate, -2) if self.learning_rate else rate
-        tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.ordinary(self.gradient_tolerance, 2)
+        rate = problem.rescaled(self.learning_rate, -2) if self.learning_rate else rate
+        tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.rescaled(self.gradient_tolerance, 2)
         objective = SquaredError.of(problem)
 
         def step(z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:

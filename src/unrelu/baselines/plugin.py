@@ -83,7 +83,7 @@ class Plugin:
         self.check(problem)
         network, objective = as_chain(problem.network, "plugin"), SquaredError.of(problem)
         forth = linearised(network)
-        eta = problem.ordinary(self.learning_rate, -2) if self.learning_rate else self._step(network)
+        eta = problem.rescaled(self.learning_rate, -2) if self.learning_rate else self._step(network)
 
         @torch.no_grad()
         def step(z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:

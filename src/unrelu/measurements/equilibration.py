@@ -8,7 +8,7 @@ phi(s u) = s phi(u) for s > 0, so with one factor s_i for the output of each lay
           A' = \frac{s_y}{s_d} A, \quad y' = s_y y, \quad e' = s_y e
 
 is the same problem with the same codes. The factors are powers of two, so that nothing is rounded, and 1 where a layer
-puts out numbers of an ordinary size: most networks stay what they are. Behind a sigmoid or tanh, whose outputs have a
+puts out numbers of about 1 already: most networks stay what they are. Behind a sigmoid or tanh, whose outputs have a
 unit of their own, the factor is 1, and of a generator without known layers only the output has one.
 
 Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Salakhutdinov and Srebro, "Path-SGD",
@@ -36,18 +36,18 @@ from unrelu.models.network import Layer, Network
 
 Array = npt.NDArray[np.float64]
 
-# Sizes from 2^-10 to 2^10, a thousand either way, are ordinary.
-_ORDINARY = 10
+# Sizes from 2^-10 to 2^10, a thousand either way, are left as they are.
+_LEFT = 10
 # Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.
 _LARGEST = 1000
 
-# Multiplications that the sizes of layers may cost, and codes that tell them at least.
+# Multiplications that the sizes of layers may cost, and codes from which they are found at least.
 _MULTIPLICATIONS, _FEWEST_CODES = 2**28, 2
 
 
 @dataclass(frozen=True)
 class Units:
-    """One ordinary unit in those of the user, as exponents of two: user's number = number / 2^exponent.
+    """The units of a rescaled problem, as exponents of two: user's number = number / 2^exponent.
 
     Attributes:
         layers: exponents e of the factors s_i = 2^e of the layers, (d,); none where the layers are not known.
@@ -79,7 +79,7 @@ class Equilibrated(NamedTuple):
 
 
 def equilibrate(network: Generator, operator: Operator | None = None) -> Equilibrated:
-    """The network, and what is measured of it, in ordinary units; themselves where the units are ordinary.
+    """The network, and what is measured of it, in normalised units; themselves if they are normalised.
 
     Args:
         network: G. What was found of it is kept as long as it lives.
@@ -114,7 +114,7 @@ def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
     return measured if size is None else max(-_LARGEST, min(_LARGEST, measured - round(size)))
 
 
-# The exponents of layers and output by network, and the network in ordinary units where it is not in them already.
+# The exponents of layers and output by network, and the network in normalised units, if it is not in them already.
 _known: weakref.WeakKeyDictionary[Generator, tuple[tuple[int, ...], int, Generator | None]]
 _known = weakref.WeakKeyDictionary()
 
@@ -145,10 +145,10 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
 
 
 def _exponent(log_size: float | None, otherwise: int) -> int:
-    """The exponent of the factor that makes numbers of this size ordinary."""
+    """The exponent of the factor that makes numbers of this size about 1."""
     if log_size is None:
         return otherwise
-    return 0 if abs(log_size) <= _ORDINARY else max(-_LARGEST, min(_LARGEST, -round(log_size)))
+    return 0 if abs(log_size) <= _LEFT else max(-_LARGEST, min(_LARGEST, -round(log_size)))
 
 
 def _log_size(x: np.ndarray) -> float | None:

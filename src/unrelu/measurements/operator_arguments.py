@@ -79,7 +79,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
             ``LinearPhysics``, an :class:`Operator`; or, for a measurement that is not linear, a differentiable function
             of PyTorch or a module, (B, *output) -> (B, *m).
         output: shape of the network's output.
-        y_shape: shape of the observations; tells a batch of masks from a matrix.
+        y_shape: shape of the observations, which distinguishes a batch of masks from a matrix.
         network: on outputs of which a function is tried.
 
     Raises:
@@ -213,7 +213,7 @@ def _physics(physics: Any, output: Shape) -> Operator:
     with torch.no_grad():
         try:
             measured = physics.A(image(np.zeros(math.prod(output)), output))
-        except Exception as error:  # the user's code; whatever it raises is told
+        except Exception as error:  # the user's code: whatever it raises is reported
             raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
     shape = tuple(measured.shape[1:])
 
@@ -283,7 +283,7 @@ def _mapped(
 def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | None) -> Array:
     try:
         result = np.asarray(function(x.copy()))
-    except Exception as error:  # the user's code; whatever it raises is told
+    except Exception as error:  # the user's code: whatever it raises is reported
         raise InputError(f"operator= fails on a vector of {len(x)} entries ({what}): {error}") from error
     if np.iscomplexobj(result):
         raise InputError(

@@ -22,9 +22,9 @@ Array = npt.NDArray[np.float64]
 
 # Observations that are looked at.
 _SEEN = 64
-# Share of the smallest and of the largest entries of an observation that does not tell its scale: single bright pixels.
+# Share of the smallest and of the largest entries of an observation that is left out: single bright pixels.
 _TRIM = 0.005
-# Fewer entries are no picture: their quantiles tell no scale.
+# Fewer entries are no picture: their quantiles say nothing of a scale.
 _ENTRIES = 64
 # Mapped to the generator's scale, the values of observations have to come so many times nearer to those of outputs.
 _NEARER = 1.5
@@ -37,7 +37,7 @@ _LARGER = 8.0
 # By the ends of a scale of pictures: where the smallest and the largest entries on it may lie, noise and contrast
 # considered, of observations and of outputs. [0, 1] does not reach down to -0.7, and [-1, 1] does: noise of standard
 # deviation 0.1 takes 2.6 times that off the lower end, and a dark picture in [-1, 1] has entries below -0.7. Bytes are
-# told by the upper end, from dark to overexposed.
+# recognised by the upper end, from dark to overexposed.
 _Ends = tuple[float, float]
 _OBSERVED: dict[_Ends, tuple[_Ends, _Ends]] = {
     (0.0, 1.0): ((-0.3, 0.15), (0.5, 1.75)),
@@ -57,8 +57,8 @@ class Scaling:
 
     The own range of integers of 8 and 16 bits is that of their type: 0..255 for ordinary images, -32768..32767 for
     int16. That of booleans is 0..1. Floats are taken to be in [0, 1] already, as ``ToTensor`` of torchvision leaves
-    images, and may go beyond; so ``-1,1`` does what ``Normalize(0.5, 0.5)`` does. Wider integers have no range that
-    tells anything.
+    images, and may go beyond; so ``-1,1`` does what ``Normalize(0.5, 0.5)`` does. Wider integers have no
+    range of their own.
 
     Attributes:
         ends: (low, high), or None to leave values as they are.
@@ -129,7 +129,7 @@ def own_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
 
 
 def dtype_of(values: object) -> np.dtype[Any]:
-    """The type that values are stored in, of an array, a tensor or nested lists: what tells bytes from floats."""
+    """The type that values are stored in, of an array, a tensor or nested lists."""
     if isinstance(values, Tensor):
         kind = "float64" if values.dtype.is_floating_point else str(values.dtype).removeprefix("torch.")
         return np.dtype(kind)
@@ -246,9 +246,9 @@ def _distance(observations: list[Array], outputs: list[Array]) -> float:
 
 
 def _advice(target: Scaling, theirs: tuple[float, float] | None, stored: np.dtype[Any], scaling: Scaling) -> str:
-    """How to map what is stored to the generator's scale: by the option where the type tells, else by hand."""
-    told = scaling.ends is not None and scaling.ends != target.ends  # told to map them, to another range than this
-    if told or theirs is None or (theirs == own_range(stored) and scaling.ends is None):
+    """How to map what is stored to the generator's scale: by the option where the type has a range, else by hand."""
+    elsewhere = scaling.ends is not None and scaling.ends != target.ends  # they were mapped to another range
+    if elsewhere or theirs is None or (theirs == own_range(stored) and scaling.ends is None):
         pair = str(target).replace(",", ", ")
         return f"pass scale=({pair}) (--scale {target}), which maps them from the range of {stored}"
     (a, b), (low, high) = theirs, target.ends or theirs

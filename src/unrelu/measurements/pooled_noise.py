@@ -6,8 +6,8 @@ and Hilferty, the cube root of a chi-square variable is almost normal,
 
 .. math:: \Big(\frac{|r|_2^2}{\nu}\Big)^{1/3} \approx s^{2/3} \, N\Big(1 - \frac{2}{9 \nu}, \frac{2}{9 \nu}\Big),
 
-which makes residuals of different nu comparable. The median over the batch tells s, the interquartile range tells
-whether there is one s at all; neither is moved far by a few codes that are wrong.
+which makes residuals of different nu comparable. The median over the batch is an estimate of s, and the interquartile
+range shows whether there is one s at all; neither is moved far by a few codes that are wrong.
 
 Source: E. B. Wilson and M. M. Hilferty, The distribution of chi-square, PNAS 17 (1931).
 """
@@ -20,7 +20,7 @@ from scipy.special import ndtri
 
 Array = npt.NDArray[np.float64]
 
-# Observations that tell a level together, and degrees of freedom that a residual has at least to be one of them.
+# The fewest observations from which a level is estimated, and the fewest degrees of freedom that each must have.
 FEWEST = 20
 _FREEDOM = 5
 # The probability that a batch of one noise level has any residual above the limit.
@@ -37,14 +37,13 @@ _WIDEST = 1.5
 def too_large(energy: Array, freedom: Array) -> Array:
     r"""How many times the level of the batch the residuals are that stand out, (B,); 0 where none does.
 
-    All are 0 where the batch tells no level: of fewer than 20 residuals, or where the middle half of them spreads
+    All are 0 if there is no level to compare with: for fewer than 20 residuals, or where their middle half spreads
     more than 1.5 times as far as chi-square says, as it does where a quarter or more stand out. Where it spreads up to
     that, because noise is not Gaussian or levels differ a little, the limit is that much further away. The probability
     that any residual of a batch of one noise level is above the limit is about 0.1%.
 
     Args:
-        energy: :math:`|r|_2^2` of every observation, (B,); NaN for one that shall tell nothing and of which nothing
-            shall be told.
+        energy: :math:`|r|_2^2` of every observation, (B,); NaN for one that is left out.
         freedom: its degrees of freedom nu, (B,).
     """
     factor = np.zeros(len(energy))

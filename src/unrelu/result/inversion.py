@@ -91,8 +91,8 @@ class Inversion:
             hide in the softest direction. A code elsewhere may still fit as well. See :func:`unrelu.identifiability`.
         options: of the method, as they were passed to :func:`unrelu.invert`.
         norm: in which ``fun`` is measured.
-        pool: whether the residuals of the batch told its level of noise, see :meth:`of`.
-        ended: how the method said that it ended, (B,), before the residual was judged.
+        pool: whether the level of noise was estimated from the residuals of the batch, see :meth:`of`.
+        ended: how the method ended by its own account, (B,), before the residual was judged.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -153,8 +153,8 @@ class Inversion:
             confidence: the probability that no code has an objective more than 1% lower, one number or (B,), for a
                 method that searches.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
-            pool: whether residuals of the batch tell its noise level where none is stated, so that those that are too
-                large for it are outliers (:func:`~unrelu.measurements.pooled_noise.too_large`).
+            pool: whether the noise level is estimated from the residuals of the batch where none is stated; those that
+                are too large for it are outliers (:func:`~unrelu.measurements.pooled_noise.too_large`).
 
         Raises:
             InputError: z has another shape.
@@ -241,7 +241,7 @@ class Inversion:
     def _outlying(self, residual: Array, used: Array, fitting: npt.NDArray[np.bool_]) -> Array:
         """How many times the batch's noise level the residuals that stand out are, (B,), 0 for all others.
 
-        Codes that are ``fitting`` exactly, or should be, tell no level.
+        Codes that are ``fitting`` exactly, or should be, are left out of the estimate.
         """
         problem = self.problem
         if not (self.pool and problem.tells_level):
@@ -455,7 +455,7 @@ class Inversion:
         return {name: special[name] if name in special else batch[name] for name in _COLUMNS}
 
     def _summary(self) -> VerdictSummary:
-        """What is said of it in words."""
+        """What a printed verdict says."""
         problem, z = self.problem.given or self.problem, np.atleast_2d(self.z)
         active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
@@ -490,7 +490,7 @@ _PER_OBSERVATION = [f.name for f in fields(Inversion) if f.name not in ("method"
 
 
 def _label(batch: Inversion, i: int, numbered: bool) -> str:
-    """What is said beside the pictures of an observation."""
+    """The text beside the pictures of an observation."""
     lines = [str(i)] if numbered else []
     lines.append(batch.status[i].name)
     if math.isfinite(batch.p_value[i]):

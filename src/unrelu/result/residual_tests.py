@@ -9,7 +9,7 @@ from scipy.special import betaincc, chdtri, ndtri
 Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
-# Weights of the tests of a residual's size, its largest entry and its structure, which tells the least.
+# Weights of the tests of a residual's size, its largest entry and its structure, which is the weakest test.
 _WEIGHTS = np.array([0.45, 0.45, 0.1])
 # Points and weights of Gauss and Legendre on [0, 1] for the cube root of v: small p-values are those of small v.
 _ROOTS, _OF_ROOTS = np.polynomial.legendre.leggauss(48)

@@ -46,7 +46,7 @@ _KINDS = {
 _STATUSES = ("status", "ended")
 _NORMS = ("l2", "l1", "linf")
 _LONGEST_NAME = 80
-# The operators that a file holds, by kind, and what it says of a measurement given as code.
+# The operators that a file holds, by kind, and the kind of a measurement given as code.
 _STORED = {kind.kind: kind for kind in (IdentityOperator, MaskOperator, MatrixOperator, SparseOperator)}
 _CODE = "code"
 

@@ -35,7 +35,7 @@ def panels(
         problem: of the batch.
         reconstruction: G(z), (B, *output_shape).
         rows: the observations that are drawn.
-        labels: what is said of each.
+        labels: the text beside each.
         shape: what outputs are drawn as, (n,) for curves; None goes by their own shape.
 
     Raises:

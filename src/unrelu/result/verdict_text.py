@@ -37,7 +37,7 @@ _IMAGES = ("observed", "reconstruction", "residual")
 
 @dataclass(frozen=True, eq=False)
 class VerdictSummary:
-    """What is said of a batch.
+    """What a printed verdict says about a batch.
 
     Attributes:
         columns: of the verdict, (B,) each, by the names of :class:`~unrelu.Inversion`'s attributes, ``status`` as
@@ -173,7 +173,7 @@ def observation_lines(summary: VerdictSummary) -> list[str]:
 
 
 def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
-    """Names and texts of what is said of one observation."""
+    """The lines about one observation, as names and texts."""
     c, known = {name: values[0] for name, values in summary.columns.items()}, np.isfinite(summary.code).all()
     shown = np.array2string(summary.code, precision=4, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
     p = probability(c["p_value"])
