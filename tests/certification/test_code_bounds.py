@@ -18,7 +18,7 @@ from tests.certification.brute_force import error_at, layers_of, optimum
 from tests.certification.exact import exact, random_case
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification.bound_propagation import propagated
+from unrelu.certification.bound_propagation import forward_propagation
 from unrelu.certification.certificate_file import digest
 from unrelu.certification.safe_bounds import Region, lower_bound
 from unrelu.errors import InputError
@@ -290,8 +290,12 @@ def test_bounds_hold_for_any_multipliers(seed, norm):
 @given(st.integers(0, 2**31))
 def test_intervals_hold_every_code_within_the_bounds(seed):
     rng, chain, z, region, _ = boxed_case(seed, "linf")
-    nothing = Region(np.full_like(region.low, -np.inf), np.full_like(region.low, np.inf), chain.radius)
-    full = propagated(chain, nothing)
+    nothing = Region(
+        np.full_like(region.low, -np.inf),
+        np.full_like(region.low, np.inf),
+        float(np.abs([chain.bounds.lower, chain.bounds.upper]).max()),
+    )
+    full = forward_propagation(chain, nothing)
     corners = np.where(rng.random((5, len(z))) < 0.5, chain.bounds.lower, chain.bounds.upper)
     for code in (z, *corners):
         assert exact(chain, code).within(full)
@@ -301,5 +305,5 @@ def test_bounds_beyond_what_the_level_allows_hold_no_code():
     _, chain, z, region, _ = boxed_case(3, "linf")
     away = Region(np.full_like(region.low, -np.inf), np.full_like(region.low, np.inf), float(np.abs(z).max()) / 2)
     chain = replace(chain, bounds=Bounds(np.abs(z), 2 * np.abs(z)))
-    full = propagated(chain, away)
+    full = forward_propagation(chain, away)
     assert (full.low > full.high).any()

@@ -12,10 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.certification.exact import exact, random_case
-from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, level_set, propagated, region_of
+from unrelu.certification.bound_propagation import (
+    BALANCE,
+    LATENT,
+    SUM,
+    Lemma,
+    forward_propagation,
+    level_set,
+    region_of,
+)
 from unrelu.certification.bound_tightening import backward_bounds, latent_bounds
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound, settled
+from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound, safe_multipliers
 
 NORMS = st.sampled_from(["linf", "l1"])
 SEEDS = st.integers(0, 2**32)
@@ -73,7 +81,7 @@ def test_settled_multipliers_give_a_bound_in_unbounded_regions(seed, norm):
     low = np.where(np.isinf(region.low), np.minimum(-1e6, region.high - 1), region.low)
     high = np.where(np.isinf(region.high), np.maximum(1e6, region.low + 1), region.high)
     region = Region(np.where(below_, -np.inf, low), np.where(above_, np.inf, high), region.radius)
-    bound = lower_bound(chain, region, settled(chain, region, multipliers))
+    bound = lower_bound(chain, region, safe_multipliers(chain, region, multipliers))
     assert np.isfinite(bound.constant)
     assert below(bound, exact(chain, z).value, z, region.radius)
 
@@ -104,9 +112,9 @@ def test_interval_arithmetic_holds_every_code_up_to_the_radius(seed):
     rng, chain, z, region, _ = random_case(seed, "linf")
     nothing = Region(np.full_like(region.low, -np.inf), np.full_like(region.low, np.inf), region.radius)
     for given_region in (nothing, region):
-        assert exact(chain, z).within(propagated(chain, given_region))
+        assert exact(chain, z).within(forward_propagation(chain, given_region))
     for corner in rng.uniform(-region.radius, region.radius, (5, len(z))):
-        assert exact(chain, corner).within(propagated(chain, nothing))
+        assert exact(chain, corner).within(forward_propagation(chain, nothing))
 
 
 def two_layers(rng, norm, slope=0.0):

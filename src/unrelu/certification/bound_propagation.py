@@ -95,7 +95,7 @@ def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
     y, flat = chain.y, chain.slopes[-1] == 0
     low, high = (side - sign * 4 * _UNIT * (np.abs(side) + level) for side, sign in ((y - level, 1), (y + level, -1)))
     below, above = _before(chain.slopes[-1], low, high)
-    # An output that is off has the error y.
+    # An inactive output has the error y.
     below = np.where(flat & (y >= level), np.maximum(low, 0.0), below)
     empty = flat & (high < 0)
     return np.where(empty, 1.0, below), np.where(empty, 0.0, above)
@@ -107,11 +107,11 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> R
     First the SUM, BALANCE and LATENT lemmas, which hold for all z, then interval arithmetic from the radius that they
     prove (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
     """
-    sharp = everywhere(chain, level, lemmas)
-    balanced = [_balanced(chain, sharp, lemma) for lemma in lemmas if lemma.kind == BALANCE]
-    radius = min(sharp.radius, _enclosed(chain, sharp, lemmas, level), *balanced)
+    sharp = backward_propagation(chain, level, lemmas)
+    balanced = [_balanced_radius(chain, sharp, lemma) for lemma in lemmas if lemma.kind == BALANCE]
+    radius = min(sharp.radius, _latent_radius(chain, sharp, lemmas, level), *balanced)
     sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
-    full = propagated(chain, sharp)
+    full = forward_propagation(chain, sharp)
     regions = Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
     for lemma in lemmas:
         if lemma.kind in (LOW, HIGH):
@@ -122,7 +122,7 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> R
     return regions
 
 
-def everywhere(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Region:
+def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Region:
     """What holds at F(z) < level for all z, by the level sets of the outputs, inverses of layers and the SUM lemmas.
 
     Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
@@ -185,7 +185,7 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
     return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
 
 
-def _enclosed(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma], level: float) -> float:
+def _latent_radius(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma], level: float) -> float:
     r"""The radius that LATENT lemmas on all coordinates prove together; infinite if they do not.
 
     Each says :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` with a tiny tau, of any z, however large. Hence
@@ -199,7 +199,7 @@ def _enclosed(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma], le
     return beta / (1 - tilt) * (1 + 8 * _UNIT)
 
 
-def _balanced(chain: CertifiedChain, region: Region, lemma: Lemma) -> float:
+def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> float:
     r"""The radius that upper bounds H of all u in the first layer prove, u = W z + b; infinite if they do not.
 
     With mu > 0 and W^T mu = 0 up to rounding, the mu-weighted sum of u - b is at least :math:`-\rho |z|_\infty`, rho
@@ -222,7 +222,7 @@ def _balanced(chain: CertifiedChain, region: Region, lemma: Lemma) -> float:
     return 1.001 * size * (float(high.max()) + float(np.abs(bias).max()) + constant) / denominator
 
 
-def propagated(chain: CertifiedChain, region: Region) -> Region:
+def forward_propagation(chain: CertifiedChain, region: Region) -> Region:
     """The region met with the intervals that follow from its radius and the bounds of the codes, rounded outwards.
 
     An empty one as it is.

@@ -29,14 +29,14 @@ from unrelu.certification.bound_propagation import (
     SUM,
     Lemma,
     Regions,
-    everywhere,
+    backward_propagation,
     functional,
     region_of,
 )
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Solved, Vertex
 from unrelu.certification.proof import Tree
-from unrelu.certification.safe_bounds import Multipliers, Region, settled
+from unrelu.certification.safe_bounds import Multipliers, Region, safe_multipliers
 from unrelu.certification.triangle_relaxation import Relaxation
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
@@ -66,12 +66,14 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
     """
     compile_simplex()
     lemmas: list[Lemma] = []
-    if chain.bounds is None and math.isfinite(everywhere(chain, level, lemmas).radius):
+    if chain.bounds is None and math.isfinite(backward_propagation(chain, level, lemmas).radius):
         return lemmas
     for layer in range(chain.depth - 2, -1, -1):
         if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
             return lemmas
-        found = _program(chain, everywhere(chain, level, lemmas), layer + 1, -np.ones(len(chain.biases[layer])), True)
+        found = _program(
+            chain, backward_propagation(chain, level, lemmas), layer + 1, -np.ones(len(chain.biases[layer])), True
+        )
         if found is None:
             return lemmas
         lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
@@ -89,7 +91,7 @@ def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end:
     Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of
     :func:`backward_bounds`.
     """
-    region, k = everywhere(chain, level, lemmas), chain.latent_dim
+    region, k = backward_propagation(chain, level, lemmas), chain.latent_dim
     latent: list[Lemma] = []
     for index in range(2 * k):
         found = _program(chain, region, 0, functional(chain, LATENT, index)["towards"], False)
@@ -173,7 +175,7 @@ def extremes(
         solved = program.extreme(signs, basis, level, **target)
         basis = start if solved is None else solved.basis
         if solved is not None:
-            fit = settled(chain, region, solved.multipliers, target["extra"])
+            fit = safe_multipliers(chain, region, solved.multipliers, target["extra"])
             # Coordinates are in their frame in the program.
             unit = chain.frame[1][index % chain.latent_dim] if kind == LATENT else 1.0
             found.append(Lemma(kind, index, fit.times(unit)))
@@ -219,7 +221,7 @@ class Probing:
 
     def _open(self, number: int, solved: Solved) -> Solved | None:
         """Keep what was proved of a node; None if it holds no code below the level."""
-        return None if self.tree.settle(number, self.regions, solved.multipliers) >= self.level else solved
+        return None if self.tree.prove_bound(number, self.regions, solved.multipliers) >= self.level else solved
 
     def run(self) -> None:
         """Decide neurons until none can be decided any more, or the time is up."""

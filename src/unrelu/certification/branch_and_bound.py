@@ -44,7 +44,7 @@ _HEURISTIC_EVERY = 16
 _PATIENCE, _TIGHTENINGS = 1000, 3
 
 
-def best_in_region(chain: CertifiedChain, z: Array) -> Array:
+def primal_heuristic(chain: CertifiedChain, z: Array) -> Array:
     """A code with no larger F than z, the best one at which the hidden neurons have the signs that they have at z.
 
     F is quasi-convex there for the largest error: the program at level t finds a code below t or that there is none.
@@ -103,7 +103,7 @@ class BranchAndBound:
         self.history: list[BoundsAt] = []
         self.stopped: str | None = None
         self._sharpened = False
-        self.z = best_in_region(chain, z)
+        self.z = primal_heuristic(chain, z)
         self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
         self.reach = _REACH * self.upper
         self.lemmas: list[Lemma] = backward_bounds(chain, self.reach, limits.end)
@@ -138,7 +138,7 @@ class BranchAndBound:
             return
         rounds = 0
         if self.chain.norm == "l1":
-            self._decide()
+            self._probe()
         else:
             self._record(0)
         while self._heap:
@@ -150,15 +150,15 @@ class BranchAndBound:
             if self.stopped:
                 break
             if rounds < _TIGHTENINGS and len(self.tree) > _PATIENCE and self.chain.norm == "linf":
-                rounds = rounds + 1 if self._tighten() else _TIGHTENINGS
+                rounds = rounds + 1 if self._tighten_bounds() else _TIGHTENINGS
                 continue
             heapq.heappop(self._heap)
-            self._visit(number)
+            self._split(number)
         for _, number in self._heap:
-            self._settle(number)
+            self._prove_bound(number)
         self._note(self._heap[0][0] if self._heap else self.level)
 
-    def _decide(self) -> None:
+    def _probe(self) -> None:
         """Begin by probing: in a sum of errors, most outputs can only be inactive, or active."""
         probing = Probing(self.chain, self.level, self._regions.at(self.chain, self.level), self.limits)
         probing.run()
@@ -175,7 +175,7 @@ class BranchAndBound:
         if lower > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
             self.history.append(BoundsAt(time.perf_counter() - self._start, self.visited, lower, self.upper))
 
-    def _tighten(self) -> bool:
+    def _tighten_bounds(self) -> bool:
         """Compute intervals; if the root's bound gains, begin again with them."""
         self.reach = _REACH * self.upper
         found = obbt_lemmas(self.chain, self.reach, self.lemmas, self.limits)
@@ -194,7 +194,7 @@ class BranchAndBound:
         self._build()
         return False
 
-    def _visit(self, number: int) -> None:
+    def _split(self, number: int) -> None:
         """Split a node, or look at it again where its relaxation is exact."""
         opened, signs = self._open.get(number), self.tree.signs(number)
         if opened is None:
@@ -204,16 +204,16 @@ class BranchAndBound:
         score = np.sqrt(above * below) * self._widths
         neuron = int(np.argmax(score))
         if not score[neuron] > 0:
-            self._again(number, signs, opened)
+            self._revisit(number, signs, opened)
             return
         for sign in (1, -1):
             self._record(self.tree.add(number, neuron, sign))
         del self._open[number]
         self.tree.nodes[number].row = NO_ROWS
 
-    def _again(self, number: int, signs: Signs, opened: OpenNode) -> None:
+    def _revisit(self, number: int, signs: Signs, opened: OpenNode) -> None:
         """A node in which no neuron is violated: its point is a code with F below the level, unless by rounding."""
-        self._try(self._program.relaxation.code(opened.point), inside=True)
+        self._offer(self._program.relaxation.code(opened.point), inside=True)
         if self._level != self.level:
             self._build()
         solved = self._program.solve(signs, None, self.level)
@@ -234,18 +234,18 @@ class BranchAndBound:
             # What holds of all codes of the parent holds of these.
             node.row, node.bound = self.tree.nodes[node.parent].row, self.tree.nodes[node.parent].bound
         if solved.closed:
-            if self._settle(number) < self.level and self._sharpen():
-                self._settle(number)
+            if self._prove_bound(number) < self.level and self._sharpen():
+                self._prove_bound(number)
             self._open.pop(number, None)
             if node.bound >= self.level:
                 return
         else:
             self._open[number] = OpenNode(solved.basis, solved.x, self._level)
-            self._try(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
+            self._offer(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
         heapq.heappush(self._heap, (node.bound, number))
 
-    def _settle(self, number: int) -> float:
-        return self.tree.settle(number, self._below, *self.tree.nodes[number].row)
+    def _prove_bound(self, number: int) -> float:
+        return self.tree.prove_bound(number, self._below, *self.tree.nodes[number].row)
 
     def _sharpen(self) -> bool:
         """Prove a smaller radius, once, where rounding errors matter."""
@@ -260,11 +260,11 @@ class BranchAndBound:
         self._below = self._regions.at(self.chain, self._level)
         return True
 
-    def _try(self, z: Array, inside: bool) -> None:
+    def _offer(self, z: Array, inside: bool) -> None:
         """Keep a code if it is better than the best one."""
         value = self.chain.objective(z)
         if inside or value < self.upper:
-            z = best_in_region(self.chain, z)
+            z = primal_heuristic(self.chain, z)
             value = self.chain.objective(z)
         if value < self.upper:
             self.z, self.upper, self.exact = z.copy(), value, self.chain.exact(z)

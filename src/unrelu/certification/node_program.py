@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.safe_bounds import Multipliers
-from unrelu.certification.triangle_relaxation import ERROR, FLOOR, OFF_SIDE, ON_SIDE, SIGN, Relaxation, RelaxationRows
+from unrelu.certification.triangle_relaxation import (
+    ACTIVE_SIDE,
+    ERROR,
+    FLOOR,
+    INACTIVE_SIDE,
+    SIGN,
+    Relaxation,
+    RelaxationRows,
+)
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex
@@ -149,7 +157,10 @@ class NodeProgram:
         self.relaxation, self.limits = relaxation, limits or Limits()
         rows = relaxation.rows
         outputs = rows.neuron >= relaxation.chain.ends[-2]
-        self._off_side, self._on_side = self._places(rows.kind == OFF_SIDE), self._places(rows.kind == ON_SIDE)
+        self._inactive_side, self._active_side = (
+            self._places(rows.kind == INACTIVE_SIDE),
+            self._places(rows.kind == ACTIVE_SIDE),
+        )
         self._sign = self._places((rows.kind == SIGN) & outputs)
         self._extra = self._places((rows.kind == ERROR) & (rows.p == 0))
         m, n = rows.matrix.shape
@@ -165,7 +176,7 @@ class NodeProgram:
         place[self.relaxation.rows.neuron[chosen]] = np.flatnonzero(chosen)
         return place
 
-    def _cold(self) -> Vertex:
+    def _cold_start(self) -> Vertex:
         """A dual feasible vertex: delta at its floor, if there is one, and no other row."""
         rows, n = self.relaxation.rows, self.relaxation.size
         m = len(rows.kind)
@@ -177,11 +188,11 @@ class NodeProgram:
     def solve(self, signs: Signs, start: Vertex | None = None, cutoff: float = math.inf) -> Solved:
         """Minimise F with some neurons decided, up to a cutoff; ``start`` is the solution with fewer decisions."""
         lo, hi, p, constant = self._sides(signs)
-        begin = start or self._cold()
+        begin = start or self._cold_start()
         vertex, sides, cost = begin.copy(), (lo, hi, p), self.relaxation.cost
         status, value = self._dual(vertex, sides, cost, cutoff - constant, not self._recall(begin))
         if status == _STALLED:
-            status, value = self._around(vertex, sides, cutoff - constant)
+            status, value = self._perturbed(vertex, sides, cutoff - constant)
         if status == SINGULAR and start is not None:
             return self.solve(signs, None, cutoff)
         return self._solved(vertex, status, value + constant, p)
@@ -225,7 +236,7 @@ class NodeProgram:
             vertex.ray[0] = index[int(vertex.ray[0])]
         return status, value
 
-    def _around(self, vertex: Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float]:
+    def _perturbed(self, vertex: Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float]:
         """Where pivots gain nothing: solve with a moved objective, and go on from there with the true one.
 
         The multipliers of the basic rows are moved inwards by different small numbers, so that every pivot gains.
@@ -309,7 +320,7 @@ class NodeProgram:
         relaxation, rows = self.relaxation, self.relaxation.rows
         lo, hi, p = rows.lo.copy(), rows.hi.copy(), rows.p
         on, off = np.flatnonzero(signs > 0), np.flatnonzero(signs < 0)
-        for chosen in (self._on_side[on], self._off_side[off]):
+        for chosen in (self._active_side[on], self._inactive_side[off]):
             there = chosen[chosen >= 0]
             hi[there] = lo[there]
         if relaxation.delta:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, settled
+from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, safe_multipliers
 
 # The gap that a proof closes.
 GAP = 1e-6
@@ -223,7 +223,7 @@ class Proof:
 
 
 def _is_tree(parent: Index, neuron: Index, sign: Index, neurons: int) -> bool:
-    """The root first; every other node has an earlier parent, and a parent two children of one neuron, on and off."""
+    """The root first; each other node has an earlier parent, and a parent two children, the two signs of one neuron."""
     nodes = np.stack([parent, neuron, sign], axis=1)
     rest = nodes[1:]
     if nodes[0].tolist() != [-1, -1, 0] or len(rest) % 2:
@@ -231,8 +231,9 @@ def _is_tree(parent: Index, neuron: Index, sign: Index, neurons: int) -> bool:
     earlier = (parent[1:] >= 0) & (parent[1:] < np.arange(1, len(nodes)))
     if not (earlier & (neuron[1:] >= 0) & (neuron[1:] < neurons)).all():
         return False
-    off, on = np.swapaxes(rest[np.lexsort(rest.T[::-1])].reshape(-1, 2, 3), 0, 1)
-    return bool((on[:, 2] == 1).all() and (on * [1, 1, -1] == off).all() and len(np.unique(on[:, 0])) == len(on))
+    inactive, active = np.swapaxes(rest[np.lexsort(rest.T[::-1])].reshape(-1, 2, 3), 0, 1)
+    paired = (active[:, 2] == 1).all() and (active * [1, 1, -1] == inactive).all()
+    return bool(paired and len(np.unique(active[:, 0])) == len(active))
 
 
 NO_ROWS = MultiplierRows(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0), 0, 0)
@@ -279,10 +280,10 @@ class Tree:
             signs[node.neuron], number = node.sign, node.parent
         return signs
 
-    def settle(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
+    def prove_bound(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
         """Make multipliers fit for a bound of a node, keep them and the bound, and return it."""
         node, signs = self.nodes[number], self.signs(number)
-        fit, full = settled(self.chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
+        fit, full = safe_multipliers(self.chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
         node.row, node.bound = MultiplierRows.of(fit), lower_bound(self.chain, full, fit).within(full.radius)
         return node.bound
 

@@ -170,7 +170,9 @@ def lower_bound(
     return Value(constant, tilt) if math.isfinite(constant) and math.isfinite(tilt) else _NOTHING
 
 
-def settled(chain: CertifiedChain, region: Region, multipliers: Multipliers, extra: Array | None = None) -> Multipliers:
+def safe_multipliers(
+    chain: CertifiedChain, region: Region, multipliers: Multipliers, extra: Array | None = None
+) -> Multipliers:
     """The multipliers moved by rounding errors so that no unbounded interval spoils the bound.
 
     Where u may be arbitrarily large, s <= c is needed, where it may be arbitrarily small, s >= slope c; of outputs,

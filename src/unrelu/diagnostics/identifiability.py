@@ -33,7 +33,7 @@ _CHUNK = 2**22
 class Identifiability:
     r"""How far an observation y = A G(z*) + e determines the code around z. J is the Jacobian of G at z.
 
-    G is piecewise linear, with a linear region for each pattern of neurons that are on. Everything here is about the
+    G is piecewise linear, with a linear region for each pattern of active neurons. Everything here is about the
     region of z: it is exact there, and says nothing of codes in other regions, where another explanation of y may lie.
 
     All arrays have the batch's leading shape: scalars for one code, (B,) for a batch. Codes that are not finite, or
@@ -235,14 +235,14 @@ def _examined(
     sigma, margin = np.full((2, len(z)), np.nan)
     for part, codes in _chunks(network, z, operator):
         measured = operator.take(part)
-        off = linear_regions(network, codes, measured)
-        least, ranks = spectrum(off.tangents)
-        known = off.finite & (ranks >= 0)
+        regions = linear_regions(network, codes, measured)
+        least, ranks = spectrum(regions.tangents)
+        known = regions.finite & (ranks >= 0)
         kept = part[known]
-        rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], off.margin[known]
+        rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], regions.margin[known]
         dimension[kept] = z.shape[1] - ranks[known]
-        sided = off.kinked | outward[part].any(axis=(1, 2))
-        for i in np.flatnonzero(known & (off.several | (sided & (ranks < z.shape[1])))):
+        sided = regions.kinked | outward[part].any(axis=(1, 2))
+        for i in np.flatnonzero(known & (regions.several | (sided & (ranks < z.shape[1])))):
             dimension[part[i]] = _cones(network, codes[[i]], measured.take(np.array([i])), outward[part[i]])[0]
     return rank, dimension, sigma, margin
 

@@ -28,7 +28,7 @@ _GRAM_RANGE = (1e-200, 1e200)
 
 @dataclass(frozen=True, eq=False)
 class LinearRegions:
-    """The linear regions at codes z, (B, k), with every neuron at its kink off.
+    """The linear regions at codes z, (B, k), with every neuron at its kink inactive.
 
     Attributes:
         tangents: the transposed Jacobian of A G, (B, k, m).

@@ -148,7 +148,7 @@ def _padded(rows: list[Tensor], width: int) -> Array:
 
 
 def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
-    """The codes around a code that have the same observation, by branch and bound on the signs; one off first.
+    """The codes around a code that have the same observation, by branch and bound on the signs; one inactive first.
 
     Returns:
         The largest dimension of a cone that was found, -1 if none has more than 0 and not all patterns were decided;
@@ -165,14 +165,14 @@ def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
         found = pattern.relaxed()
         if found is None:
             decided &= not leaf
-            open_ += [] if leaf else [pattern.child(on=True), pattern.child(on=False)]
+            open_ += [] if leaf else [pattern.child(active=True), pattern.child(active=False)]
             continue
         cone, sides = found
         dimension = _rank(cone[:k])
         if dimension > best and leaf:
             best, basis = dimension, cone
         elif dimension > best:
-            open_ += [pattern.child(on) for on in sides]
+            open_ += [pattern.child(active) for active in sides]
     return -1 if (open_ or not decided) and not best else best, basis
 
 
@@ -206,12 +206,12 @@ class _Pattern:
         """The column of ``expand``, and row of w, from which undecided neurons stand."""
         return len(self.around.measured) - len(self.around.pre)
 
-    def child(self, on: bool) -> _Pattern:
-        """With the next neuron on, or off."""
+    def child(self, active: bool) -> _Pattern:
+        """With the next neuron active, or inactive."""
         i, k = self.decided, self._open
         pre, expand = self.around.pre[i], np.delete(self.expand, k, axis=1)
-        expand[k + i] = _product(pre[None], expand)[0] if on else 0.0
-        below = np.vstack([self.below, -pre if on else pre])
+        expand[k + i] = _product(pre[None], expand)[0] if active else 0.0
+        below = np.vstack([self.below, -pre if active else pre])
         return replace(self, expand=expand, below=below, decided=i + 1)
 
     def relaxed(self) -> tuple[Array, list[bool]] | None:
@@ -228,9 +228,9 @@ class _Pattern:
                 return None
             tight[~tight] = found
             basis = basis @ null_space(seen[tight])
-        # Where e = v in the whole cone, the neuron is off only where it also counts as on; and the other way round.
-        always_on, always_off = tight[:1].any(), tight[len(pre) : len(pre) + 1].any()
-        return basis, [True] if always_on else [False] if always_off else [True, False]
+        # Where e = v in the whole cone, an inactive neuron counts as active too; and the other way round.
+        always_active, always_inactive = tight[:1].any(), tight[len(pre) : len(pre) + 1].any()
+        return basis, [True] if always_active else [False] if always_inactive else [True, False]
 
 
 def _product(rows: Array, expand: Array) -> Array:

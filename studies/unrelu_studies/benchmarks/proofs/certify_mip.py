@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.certification.bound_propagation import everywhere, propagated, region_of
+from unrelu.certification.bound_propagation import backward_propagation, forward_propagation, region_of
 from unrelu.certification.bound_tightening import backward_bounds
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.proof import GAP
@@ -76,7 +76,7 @@ def intervals(chain: CertifiedChain, level: float, box: float = math.inf) -> tup
     """
     lemmas = backward_bounds(chain, level)
     radius = min(box, region_of(chain, level, lemmas).full.radius)
-    region = propagated(chain, replace(everywhere(chain, level, lemmas), radius=radius))
+    region = forward_propagation(chain, replace(backward_propagation(chain, level, lemmas), radius=radius))
     hidden = slice(0, int(chain.ends[-2]))
     return region.low[hidden], region.high[hidden], radius
 
