@@ -99,7 +99,7 @@ class Control:
         return bool(self._stops)
 
     def stopped(self, progress: Callable[[], Progress]) -> bool:
-        """Report to the callback, if there is one, and return whether to stop; who asked for that is not called again."""
+        """Report to the callback, if there is one, and return whether to stop; then it is not called again."""
         if self.callback is None or self.halted:
             return self.halted
         try:
