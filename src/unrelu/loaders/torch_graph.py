@@ -10,7 +10,6 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -32,7 +31,7 @@ from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.reduced_precision import reduced_type, rounding_of
+from unrelu.models.reduced_precision import with_rounding
 from unrelu.models.torch_callables import CalledModule, GeneratorCall, Output, as_module, code_name
 from unrelu.models.torch_opaque import check_mode, opaque
 from unrelu.runtime.host import computing, forkable_lock
@@ -112,7 +111,7 @@ def from_torch(
     if isinstance(module, torch.export.ExportedProgram):
         return from_program(*read_program(module), given, call)
     module = _called(module, call, given)
-    return _rounded(module, _network(module, call, given))
+    return with_rounding(_network(module, call, given), module)
 
 
 def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
@@ -130,16 +129,7 @@ def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: Gen
     if given not in (None, shape):
         raise ModelError(f"latent_shape={given}, but the program takes codes of shape {shape}; leave it out")
     module = _called(module, call, shape)
-    return _rounded(module, _network(module, call, shape))
-
-
-def _rounded(module: nn.Module, network: Network | OpaqueNetwork) -> Network | OpaqueNetwork:
-    """The network, with the rounding of its module."""
-    reduced = reduced_type(module)
-    if reduced is None:
-        return network
-    codes = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape)
-    return replace(network, rounding=rounding_of(module, reduced, codes))
+    return with_rounding(_network(module, call, shape), module)
 
 
 def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Network | OpaqueNetwork:

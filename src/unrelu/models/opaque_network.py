@@ -111,19 +111,14 @@ class OpaqueNetwork(Generator):
 
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the mode there is."""
-        with plain_attention():
-            if self.forward_mode:
-                return self.push(z, directions.transpose(0, 1))
-            x, tangents = self._by_rows(z)
-        return x, directions @ tangents
-
-    def _by_rows(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as :meth:`linearize` by reverse-mode differentiation; no row of z affects another's output."""
-        with torch.enable_grad():
+        if self.forward_mode:
+            return self.push(z, directions.transpose(0, 1))
+        with plain_attention(), torch.enable_grad():
             codes = z.detach().requires_grad_(True)
             x = self._flat(codes)
+            # No row of z affects another's output.
             rows = [torch.autograd.grad(x[:, j].sum(), codes, retain_graph=True)[0] for j in range(self.output_dim)]
-        return x.detach(), torch.stack(rows, dim=2)
+        return x.detach(), directions @ torch.stack(rows, dim=2)
 
     def _flat(self, z: Tensor) -> Tensor:
         # A clone, as the module may change its input in place.

@@ -8,6 +8,7 @@ module's own type, as hardware does that accumulates in single precision and sto
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,28 +16,23 @@ from torch import Tensor, nn
 
 from unrelu.models.generator import Operations, Rounding, tensors
 from unrelu.models.module_copies import in_double, replica
+from unrelu.models.network import Network
+from unrelu.models.opaque_network import OpaqueNetwork
 
 _REDUCED = (torch.bfloat16, torch.float16)
 # The stated level is this multiple of the largest that was seen: errors of single outputs differ by less than that.
 _MARGIN = 2.0
 
 
-def reduced_type(module: nn.Module) -> torch.dtype | None:
-    """The reduced precision that a module has weights in, the coarser one of two; None of other modules."""
-    found = {tensor.dtype for tensor in module.state_dict().values() if isinstance(tensor, Tensor)}
-    return next((dtype for dtype in _REDUCED if dtype in found), None)
-
-
-def rounding_of(module: nn.Module, dtype: torch.dtype, codes: Tensor) -> Rounding | None:
-    """How far outputs of the module are off in this type; None where it cannot be computed so.
-
-    Args:
-        module: the generator; not changed.
-        dtype: the type that it computes in.
-        codes: typical codes, (B, *latent_shape).
-    """
+def with_rounding(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork:
+    """The network, with how far the outputs of its module are off, where that has weights in reduced precision."""
+    held = {tensor.dtype for tensor in module.state_dict().values() if isinstance(tensor, Tensor)}
+    reduced = [dtype for dtype in _REDUCED if dtype in held]
+    if not reduced:
+        return network
+    dtype = reduced[0]  # the coarser one of two
     copy = in_double(module).eval()
-    z = codes.to(dtype).double()
+    z = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape).to(dtype).double()
 
     def round_result(*_: Any, result: Any) -> None:
         for x in tensors(result):
@@ -50,4 +46,4 @@ def rounding_of(module: nn.Module, dtype: torch.dtype, codes: Tensor) -> Roundin
             rounded = replica(copy)(z.clone())
     errors = (rounded - exact).flatten(1).square().mean(dim=1).sqrt()
     level = _MARGIN * float(errors.max())
-    return Rounding(dtype, level) if 0 < level < float("inf") else None
+    return replace(network, rounding=Rounding(dtype, level)) if 0 < level < float("inf") else network
