@@ -28,7 +28,7 @@ _PICTURE, _CURVE, _LONG, _MARGIN = 1.5, 1.7, 4.2, 1.4
 # The palette of Okabe and Ito.
 _OBSERVED, _FITTED, _LEFT = "#7f7f7f", "#0072b2", "#d55e00"
 _SMALL = 8
-# Curves of no more entries have dots, so that they are seen below others.
+# Curves of at most so many entries have dots, so that they show below others.
 _DOTS = 150
 
 
@@ -69,12 +69,12 @@ class ObservationPanels:
 
     @property
     def observed_range(self) -> tuple[float, float]:
-        """Least and largest values that the colours of observations stand for; of curves, the ends of the axis."""
+        """The least and the largest value of the colours of observations, or of the axis of their curves."""
         return value_range([self.observed] if self.observation is not None else [self.observed, self.fitted])
 
     @property
     def output_range(self) -> tuple[float, float]:
-        """The same of outputs: that of the observations where these are entries of outputs."""
+        """The same for outputs; the range of the observations where these are entries of outputs."""
         return self.observed_range if self.alike else value_range([self.outputs], 0.5, 99.5)
 
     @property
@@ -170,7 +170,7 @@ class _Column:
 
     @property
     def width(self) -> float:
-        """In inches: of a picture by width over height, within bounds that keep a figure readable."""
+        """In inches; pictures keep their proportions, within bounds that keep a figure readable."""
         return _LONG if self.shape is None else _PICTURE * min(4.0, max(0.5, self.shape[2] / self.shape[1]))
 
     def pixels(self, i: int, shape: Shape) -> Pixels:

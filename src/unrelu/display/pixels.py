@@ -55,7 +55,7 @@ def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
 
 
 def differences(array: Array, shape: Shape, scale: float) -> Pixels:
-    """Blue (-scale) over white (0) to red (scale), (H, W, 3); of colours, the channel that differs most."""
+    """Blue (-scale) over white (0) to red (scale), (H, W, 3); in colour pictures, the channel that differs most."""
     image = _thinned(array, shape)
     most = np.where(np.isnan(image), -1.0, np.abs(image)).argmax(axis=0)
     unit = 0.5 + np.take_along_axis(image, most[None], axis=0)[0] / (2 * scale)

@@ -122,8 +122,6 @@ class Activation:
             return f"leaky_relu:{self.slope.item():g}"
         return self.name
 
-    # --- questions ---------------------------------------------------------------------------------------------
-
     @property
     def smooth(self) -> bool:
         """Whether the activation is sigmoid or tanh; the others are positively homogeneous, phi(s u) = s phi(u)."""
@@ -165,8 +163,6 @@ class Activation:
         """Which of n outputs have a kink at 0, (n,)."""
         return np.asarray((self.slopes(n) != 1) & (not self.smooth))
 
-    # --- the same activation elsewhere ---------------------------------------------------------------------------
-
     def of(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Activation:
         """The activation of some of its outputs."""
         return Activation(self.name, self.slope[index]) if self.slope.ndim else self
@@ -183,16 +179,15 @@ class Activation:
             return _SATURATING[self.name].forward(u)
         if self.linear:
             return u
-        if self.width:
-            # The integral of a ramp from 0 at -w to 1 at w; beyond w, u itself.
-            ramp = torch.nn.functional.hardtanh(u, -self.width, self.width) + self.width
-            positive = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
-        else:
-            positive = torch.relu(u)
+        if not self.width:
+            return torch.relu(u) if self.name == "relu" else torch.where(u > 0, u, u * self._slope_like(u))
+        # The integral of a ramp from 0 at -w to 1 at w; beyond w, u itself.
+        ramp = torch.nn.functional.hardtanh(u, -self.width, self.width) + self.width
+        positive = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
         if self.name == "relu":
             return positive
         c = self._slope_like(u)
-        return c * u + (1 - c) * positive if self.width else torch.where(u > 0, u, u * c)
+        return c * u + (1 - c) * positive
 
     def derivative(self, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """phi'(u), given u and x = phi(u), both (B, n). At a kink it is the slope for negative arguments."""

@@ -1,4 +1,4 @@
-"""What every generator offers, with layers that can be seen or without: G(z), its Jacobian, its shapes."""
+"""What every generator offers, whether its layers are known or not: G(z), its Jacobian, its shapes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-# Values of one layer held at once by a forward pass over a large batch, in numbers (64 MiB of float64).
+# Numbers in one layer that a forward pass over a large batch has in memory at once, 64 MiB of float64.
 _CHUNK = 2**23
 # Kinds of NumPy types that NumPy would turn into numbers, losing what they mean.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
@@ -32,7 +32,7 @@ _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 
 @dataclass(frozen=True)
 class Rounding:
-    """What the outputs of a module are off by, where it computes in reduced precision.
+    """The rounding error in the outputs of a module that computes in reduced precision.
 
     Attributes:
         dtype: torch.float16 or torch.bfloat16.
@@ -63,9 +63,9 @@ class Generator(ABC):
         latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
         output_shape: shape of one output.
-        width: the most numbers that evaluating one code, or one direction of its Jacobian, holds in one tensor.
+        width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
-        rounding: what outputs of the module that it was read from are off by, where that computes in half precision or
+        rounding: the rounding error of the module that it was read from, if that computes in half precision or
             bfloat16; else None.
 
     >>> import unrelu
@@ -176,7 +176,7 @@ class Generator(ABC):
         return float(np.abs(self.typical_outputs).max())
 
     def smoothed(self, share: float) -> Generator:
-        """The generator with its kinks smoothed, by a share of what its layers put out; itself if none are known."""
+        """The generator with its kinks smoothed, by a share of the size of its layers; itself if they are not known."""
         return self
 
     def __repr__(self) -> str:

@@ -265,7 +265,7 @@ class Network(Generator):
         return f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
 
     def _table(self) -> list[list[str]]:
-        """A row for each layer; of very many, the first and the last."""
+        """A line for each layer; only the first and the last ones of very many."""
         rows = [
             [str(i), layer.kind, f"{by(layer.in_shape)} -> {by(layer.out_shape)}", str(layer.activation),
              count(layer.parameters), f"{layer.expansion:.3g}"]
@@ -320,7 +320,7 @@ def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
 
 
 def small(network: object) -> bool:
-    """Whether no layer is worth more than one thread; where layers are not known, whether no tensor is that large."""
+    """Whether one thread is enough for every layer, or for every tensor where the layers are not known."""
     if not isinstance(network, Network):
         return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
     return all(

@@ -20,7 +20,7 @@ from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
 
-# Numbers in the tangents of one tensor held at once, 128 MiB of float64.
+# Numbers in the tangents of one tensor that are in memory at once, 128 MiB of float64.
 _CHUNK = 2**24
 
 
@@ -44,7 +44,7 @@ class OpaqueNetwork(Generator):
         latent_shape: shape of one latent code inside the module; outside, a code is a vector of ``latent_dim`` numbers.
         reason: why it is no chain of layers, with the name of the node that breaks it.
         output_shape: shape of one output.
-        width: the most numbers in any tensor along the way, for each code.
+        width: the size of the largest tensor along the way, for each code.
         forward_mode: whether PyTorch has forward-mode derivatives of everything in it.
         dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
         rounding: see :class:`~unrelu.Generator`.
@@ -67,7 +67,7 @@ class OpaqueNetwork(Generator):
 
     @property
     def layers(self) -> NoReturn:
-        """There are none to see."""
+        """They are not known; the error says why."""
         raise AttributeError(f"an OpaqueNetwork has no layers: {self.reason}")
 
     @computing()
@@ -106,7 +106,7 @@ class OpaqueNetwork(Generator):
         with plain_attention(), _forward_mode:
             _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
-        # Only tangents differ between directions, so x is one tensor seen many times.
+        # Only tangents differ between directions, so x is the same for all.
         return parts[0][0][0], torch.cat([tangents for _, tangents in parts], dim=1)
 
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +164,7 @@ def unchained(network: Generator) -> str | None:
 
 @cache
 def _load_formulas() -> None:
-    """At the first use of forward mode PyTorch compiles some formulas, with a function that it warns of itself."""
+    """Have PyTorch compile its formulas of forward mode, which it does by a function that it warns of itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit")  # of a kind that changed with its versions
         one = torch.ones(1)

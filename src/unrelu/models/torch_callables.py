@@ -107,7 +107,7 @@ class GeneratorCall:
     Attributes:
         output: the name (attribute or key) or the number of the output, or a function of all that is returned.
         inputs: further inputs by name, held fixed.
-        seed: of the random numbers that it draws, held fixed; None refuses to draw any.
+        seed: holds the random numbers fixed that it draws; None refuses to draw any.
     """
 
     output: Output = None

@@ -61,7 +61,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
 def _trial_codes(latent_shape: Shape) -> Tensor:
     """Two codes, (2, *latent_shape)."""
     z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
-    # Of opposite signs, so that what rows have in common, as in a condition on their sum, is not the same for both.
+    # They have opposite signs, so that no condition on the sum of a batch comes out the same in the batch and alone.
     return torch.cat([z, -0.7 * z]).reshape(2, *latent_shape)
 
 
@@ -134,7 +134,7 @@ class Trial:
         given = as_module(function, z)
         module = in_double(given).eval()
         trial = replica(module)
-        x = self._rows(trial, z)
+        x = self._consistent(trial, z)
         self.check_mode(given, z)
         width = max(_width(trial, z), z[0].numel(), x[0].numel())
         network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width)
@@ -160,8 +160,8 @@ class Trial:
                     "module.eval() first"
                 )
 
-    def _rows(self, module: nn.Module, z: Tensor) -> Tensor:
-        """The results, if they are the same ones each time and each depends on its own row of z."""
+    def _consistent(self, module: nn.Module, z: Tensor) -> Tensor:
+        """The results, if they are the same each time and each depends on its own input alone."""
         generator = torch.random.get_rng_state()
         x = self.evaluate(module, z)
         if not torch.equal(generator, torch.random.get_rng_state()):
@@ -170,7 +170,7 @@ class Trial:
             raise UnsupportedModelError(
                 f"a second evaluation gives another {self.result}; a {self.whole} must be deterministic"
             )
-        if not _equal(x, torch.cat([self.evaluate(module, row) for row in torch.split(z, 1)])):
+        if not all(_equal(x[i : i + 1], self.evaluate(module, row)) for i, row in enumerate(torch.split(z, 1))):
             raise UnsupportedModelError(
                 f"{_a(self.given)} has another {self.result} alone than in a batch; each {self.result} must depend on "
                 f"its own {self.given} only"

@@ -1,4 +1,4 @@
-"""From what a visitor drew to what the page shows: a request in, an inversion, its verdict in words out."""
+"""The answer to what a visitor drew: an inversion, and its verdict in words."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _noise(stated: object) -> str | None:
     return f"{kind}:{level}"
 
 
-# What each ending of a search says of a picture. Others are told by their own message.
+# What each status says of a picture; others have their own message.
 _VERDICTS: dict[Status, str] = {
     Status.EXACT_FIT: "The generator draws the visible picture exactly.",
     Status.NOT_UNIQUE: "The generator draws the visible picture exactly, with many codes: too little is visible to "

@@ -48,7 +48,7 @@ _HEADERS = {
 _PATIENCE = 30.0
 # Bytes of a refused request that are read past, so that its sender gets to read why.
 _PASSED = 2**28
-# Seconds that searches get to end in when the server is stopped.
+# Seconds that searches have to end when the server is stopped.
 _ENDING = 10.0
 
 
@@ -162,8 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self.server.answer(self.path, self._body(), self._left)
             return json.dumps(answer, allow_nan=False).encode(), "application/json"
 
-        told = self.headers.get("Content-Length", "")
-        self._unread = int(told[:20]) if told.isascii() and told.isdigit() else 0
+        stated = self.headers.get("Content-Length", "")
+        self._unread = int(stated[:20]) if stated.isascii() and stated.isdigit() else 0
         self._respond(content)
         for _ in range(0, min(self._unread, _PASSED), 2**16):
             self.rfile.read(min(self._unread, 2**16))
