@@ -84,11 +84,7 @@ class LayerGraph:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def code(self) -> fx.Node:
-        """The node of the code.
-
-        Raises:
-            UnsupportedModelError: the output depends on several inputs, or on none.
-        """
+        """The node of the code."""
         inputs: list[fx.Node] = [node for node in self.graph.nodes if node.op == "placeholder" and node.users]
         if len(inputs) != 1:
             names = [str(node.target) for node in inputs]
@@ -138,12 +134,7 @@ def _same(one: Part, two: Part) -> bool:
 
 
 class _Walk:
-    """One walk along a graph, with the ``parts`` of the chain and the ``places`` that they come from.
-
-    Raises:
-        UnsupportedModelError: the graph is no chain of layers.
-        ModelError: a part does not fit the shape that reaches it, or its weights are not finite.
-    """
+    """One walk along a graph, with the ``parts`` of the chain and the ``places`` that they come from."""
 
     def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
         self.graph = graph

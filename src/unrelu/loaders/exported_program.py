@@ -89,11 +89,7 @@ class Program:
             self.nodes[name] = _node(self._graph, target, args, kwargs)
 
     def module(self, outputs: Sequence[str]) -> nn.Module:
-        """The program with these outputs, as a module of batches of any size.
-
-        Raises:
-            UnsupportedModelError: an operator must not be called.
-        """
+        """The program with these outputs, as a module of batches of any size."""
         found = tuple(self.nodes[name] for name in outputs)
         self._graph.output(found[0] if len(found) == 1 else found)
         self._graph.eliminate_dead_code(_matters)  # such as guards and assertions
@@ -115,11 +111,7 @@ def _matters(node: fx.Node) -> bool:
 
 
 def read_program(program: torch.export.ExportedProgram) -> tuple[nn.Module, Shape]:
-    """A program that was exported in this process, or loaded by ``torch.export.load``, and the shape of one code.
-
-    Raises:
-        UnsupportedModelError: it takes several inputs.
-    """
+    """A program that was exported in this process, or loaded by ``torch.export.load``, and the shape of one code."""
     signature, nodes = program.graph_signature, {node.name: node for node in program.graph.nodes}
     inputs = [spec for spec in signature.input_specs if not isinstance(spec.arg, ConstantArgument)]
     codes = [spec.arg.name for spec in inputs if spec.kind == InputKind.USER_INPUT]

@@ -133,12 +133,7 @@ class SizeLimit(TorchDispatchMode):
 
 
 class AloneModule(nn.Module):
-    """A module that takes batches of one size, for batches of any size: each code is computed alone.
-
-    Args:
-        body: the module.
-        batch: the size that it takes, of which the code fills all rows.
-    """
+    """A module that takes batches of one size, for batches of any size: each code is computed alone."""
 
     body: nn.Module
     batch: int

@@ -74,14 +74,7 @@ def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One layer of a configuration, or a model in the place of one.
-
-    Attributes:
-        kind: its class.
-        name: its own.
-        settings: what it was made with.
-        nodes: the calls of it, in a Functional model.
-    """
+    """One layer of a configuration, or a model in the place of one."""
 
     kind: str
     name: str

@@ -20,6 +20,7 @@ from unrelu.loaders.weight_arrays import (
     Activations,
     Entry,
     Named,
+    NamedLayer,
     from_names,
     grouped,
     matrices,
@@ -27,9 +28,9 @@ from unrelu.loaders.weight_arrays import (
     numbered,
     of_kernels,
     tensors,
+    told,
     unnamed,
 )
-from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
@@ -44,7 +45,7 @@ _KERAS = (".keras", ".h5", ".hdf5")
 
 Layers = str | Sequence[str] | None
 # The tensors of a file by layer, and the activations that it stores.
-Contents = tuple[Named, Activations | None]
+Contents = tuple[Named, str | list[str] | None]
 
 
 @computing()
@@ -178,22 +179,53 @@ def _read(
         named, stored = _READERS[suffix](file, layers is not None, max_bytes)
     if not named:
         raise ModelFileError("the file holds no weights")
-    way_out, picked = "pass layers=[...] in that order", None if layers is None else list(layers)
+    activation = _of_picked(stored, named, layers) if activation is None else activation
+    return _of_weights(file, named, layers, activation, max_bytes)
+
+
+def _of_weights(file: Path, named: Named, layers: Layers, activation: Activations | None, max_bytes: int) -> Network:
+    """The network of named weights; ``activation`` is what was passed, or what the file has for these layers."""
+    way_out, picked = "pass layers=[...] in that order", layers
     if isinstance(layers, str):
         picked = list(of_kernels(_under(named, layers), False, way_out))
     named = of_kernels(named, picked is not None, way_out)
-    _check_size(named, picked, max_bytes)
-    if activation is None:
-        activation = _of_layers(stored, named, picked)
-    return _network(file, named, picked, activation, "" if layers is None else f"layers={layers!r}, ")
+    if missing := [name for name in picked or () if name not in named]:
+        raise ModelError(f"there is no layer {missing[0]!r} in the file; its layers are {', '.join(named)}")
+    chosen = list(named.items()) if picked is None else [(name, named[name]) for name in picked]
+    _check_size(chosen, max_bytes)
+    try:
+        # What is wrong with the tensors is said first: then the call that the next message asks for works.
+        network = from_names(chosen, "relu" if activation is None else activation)
+    except ModelError as error:
+        if picked is not None:
+            raise
+        contents = f"The file holds {told(chosen)}; pass layers=[...] to pick the decoder's layers"
+        raise type(error)(f"{error}. {contents}") from error
+    if activation is not None:
+        return network
+    read = matrices(chosen)
+    each = ["relu"] * (len(read) - 1) + ["sigmoid"]
+    written = str(each).replace("'", '"') if len(read) == 2 else f'["relu"] * {len(read) - 1} + ["sigmoid"]'
+    call = f'unrelu.load({str(file)!r}, {"" if layers is None else f"layers={layers!r}, "}activation="relu")'
+    raise ModelError(
+        f"a {file.suffix} file like this one holds weights and does not say what its activations are; its layers are "
+        f"{told(read)}. Pass {call} if they are all ReLU"
+        f"{f', or one for each layer, activation={written}' if len(read) > 1 else ''} (on the command line, "
+        f"--activation relu or {','.join(each)})"
+    )
+
+
+def _of_picked(stored: str | list[str] | None, named: Named, layers: Layers) -> str | list[str] | None:
+    """The activations that a file has, of the layers that are picked from it."""
+    own = [name for name, _ in matrices(list(named.items()))]
+    if isinstance(stored, str) or stored is None or layers is None or len(stored) != len(own):
+        return stored
+    picked = list(_under(named, layers)) if isinstance(layers, str) else layers
+    return [stored[own.index(name)] for name in picked if name in own]
 
 
 def _under(named: Named, prefix: str) -> Named:
-    """The layers whose names begin with ``prefix``, in the order of the file.
-
-    Raises:
-        ModelError: there is none.
-    """
+    """The layers whose names begin with ``prefix``, in the order of the file."""
     start = prefix.rstrip("./")
     found = {name: held for name, held in named.items() if name == start or name.startswith((f"{start}.", f"{start}/"))}
     if not found:
@@ -224,13 +256,11 @@ def _path(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def _check_size(named: Named, layers: list[str] | None, max_bytes: int) -> None:
+def _check_size(layers: Sequence[NamedLayer], max_bytes: int) -> None:
     """Refuse layers that would take more than ``max_bytes`` as float64, which a network has, or that are no numbers."""
-    size = 0
-    for layer in named:
-        if layers is None or layer in layers:
-            check_tensors({f"{layer}.{name}": value for name, value in named[layer].items()})
-            size += 8 * sum(math.prod(value.shape) for value in named[layer].values())
+    tensors = {f"{layer}.{name}": value for layer, held in layers for name, value in held.items()}
+    check_tensors(tensors)
+    size = 8 * sum(math.prod(value.shape) for value in tensors.values())
     if size > max_bytes:
         raise ModelFileError(
             f"its layers take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pick some with "
@@ -257,53 +287,18 @@ def _check_options(
         )
 
 
-def _network(
-    file: Path, named: Named, layers: list[str] | None, activation: Activations | None, picked: str
-) -> Network:
-    """The network of these tensors, if it is known what its activations are; ``picked`` says in a call which they are.
-
-    What is wrong with the tensors is said first: then the call that the message asks for works.
-    """
-    network = from_names(named, layers, "relu" if activation is None else activation)
-    if activation is not None:
-        return network
-    read = matrices(named, layers)
-    last = '["relu", "sigmoid"]' if len(read) == 2 else f'["relu"] * {len(read) - 1} + ["sigmoid"]'
-    each = f", or one for each layer, activation={last}" if len(read) > 1 else ""
-    words = ",".join(["relu"] * (len(read) - 1) + ["sigmoid"])
-    raise ModelError(
-        f"a {file.suffix} file like this one holds weights and does not say what its activations are; its layers are "
-        f"{', '.join(f'{name} {shape}' for name, shape in read)}. Pass unrelu.load({str(file)!r}, {picked}"
-        f'activation="relu") if they are all ReLU{each} (on the command line, --activation relu or {words})'
-    )
-
-
-def _of_layers(stored: Activations | None, named: Named, layers: list[str] | None) -> Activations | None:
-    """The stored activations of the layers that are picked."""
-    own = [name for name, _ in matrices(named, None)]
-    if stored is None or isinstance(stored, str | Activation) or layers is None or len(stored) != len(own):
-        return stored
-    missing = [name for name in layers if name not in named]  # said by from_names
-    return stored if missing else [stored[own.index(name)] for name, _ in matrices(named, layers)]
-
-
 def _npz(file: Path, several: bool, max_bytes: int) -> Contents:
     flat: dict[str, Entry] = dict(read_npz(file, max_bytes))
     stored = flat.pop("activation", None)
     if not flat:
         raise ModelFileError("the archive holds no weights")
     named = unnamed(flat) or numbered(flat) or grouped(flat)
-    return named, None if stored is None else _stored_activation(stored)
-
-
-def _stored_activation(stored: object) -> Activations:
-    array = np.asarray(stored)
+    array = np.asarray("" if stored is None else stored)
     if array.dtype.kind != "U" or array.ndim > 1:
         raise ModelFileError(
             f"the entry 'activation' must be a string or a list of strings, got {array.dtype} {array.shape}"
         )
-    names: Activations = array.tolist()
-    return names
+    return named, array.tolist() or None
 
 
 def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:

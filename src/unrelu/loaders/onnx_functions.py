@@ -60,11 +60,7 @@ class Call:
         return self.tensor(i) if i < len(self.inputs) and self.inputs[i] is not None else None
 
     def array(self, i: int) -> npt.NDArray[Any] | None:
-        """Input i, a constant that is not computed with, such as a shape; None if it is left out.
-
-        Raises:
-            UnsupportedModelError: it depends on the code.
-        """
+        """Input i, a constant that is not computed with, such as a shape; None if it is left out."""
         value = self.inputs[i] if i < len(self.inputs) else None
         if isinstance(value, StandIn):
             raise UnsupportedModelError("takes sizes or options from the data; they must be constant")

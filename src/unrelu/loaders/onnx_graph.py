@@ -90,17 +90,7 @@ def from_onnx(
 
 
 def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> OpaqueNetwork:
-    """The graph as a generator without known layers.
-
-    Args:
-        graph: the graph.
-        shape: of one code.
-        batch: the size of the batch axis, if the graph fixes it.
-        reason: why it is no chain.
-
-    Raises:
-        UnsupportedModelError: the graph is no differentiable generator; with the ``reason``.
-    """
+    """The graph as a generator without known layers."""
     module = AloneModule(graph.module(shape, batch or 1), batch or 1)
     try:
         for count in [1, 2] if batch is None else [batch]:

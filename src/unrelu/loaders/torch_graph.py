@@ -167,12 +167,7 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
 
 
 def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
-    """What was passed as a module of one input, the code, that returns one output.
-
-    Raises:
-        ModelError: it cannot be called, or is a whole autoencoder, or takes no inputs of these names.
-        UnsupportedModelError: it takes further inputs.
-    """
+    """What was passed as a module of one input, the code, that returns one output."""
     if not callable(given):
         raise ModelError(
             f"from_torch takes a torch.nn.Module or a function of a tensor, got {type(given).__name__}; for files use "
@@ -192,11 +187,7 @@ def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
 
 
 def _check_readable(module: nn.Module, call: GeneratorCall) -> None:
-    """Refuse what is not traced.
-
-    Raises:
-        UnsupportedModelError: it cannot be a chain, or is no module of Python.
-    """
+    """Refuse what is not traced."""
     if call.unread:
         raise UnsupportedModelError(call.unread)
     if isinstance(module, torch.jit.ScriptModule) or isinstance(getattr(module, "body", None), torch.jit.ScriptModule):

@@ -400,44 +400,25 @@ def _reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
 
 def getitem(x: Flow, index: Any) -> list[Part]:
     """x[:, a:b, None, i]: cut, then reshape. The batch axis must be kept whole, steps must be 1."""
-    items = list(index) if isinstance(index, tuple) else [index]
+    items = index if isinstance(index, tuple) else (index,)
     if any(type(item) not in (int, slice, type(None), EllipsisType) for item in items):
         raise UnsupportedModelError(f"indexes the data by {index}; only integers, slices, None and ... are supported")
-    axes = 1 + len(x.shape)
-    taken = sum(item is not None and item is not Ellipsis for item in items)
-    if taken > axes:
-        raise UnsupportedModelError(f"indexes an input of {axes} axes by {index}")
-    at = items.index(Ellipsis) if Ellipsis in items else len(items)
-    items[at : at + 1] = [slice(None)] * (axes - taken)
-    sizes = iter((x.batch, *x.shape))
-    kept = [_kept(item, next(sizes)) for item in items if item is not None]
-    if kept[0] != (0, x.batch):
+    kept = torch.arange(math.prod(x.shape)).reshape(x.shape).expand(x.batch, *x.shape)[index]
+    if not kept.dim() or len(kept) != x.batch:
         raise UnsupportedModelError(f"indexes the batch axis by {items[0]}; the first axis must be kept whole")
-    return [*_crop(x.shape, kept[1:]), _reshaped(x, x.meta()[index].shape)]
-
-
-def _crop(shape: Shape, kept: Sequence[tuple[int, int]]) -> list[Part]:
-    """Keep the entries ``first`` to ``end - 1`` of each axis: zeros of negative width, cut off both ends."""
-    if any(end <= first for first, end in kept):
-        raise UnsupportedModelError(f"keeps nothing of an input of shape {shape}")
-    step = _zeros([-first for first, _ in kept], [end - n for (_, end), n in zip(kept, shape, strict=True)])
-    return [step] if any(step.widths) else []
+    if not kept.numel():
+        raise UnsupportedModelError(f"keeps nothing of an input of shape {x.shape}")
+    places = np.unravel_index(kept[0].reshape(-1).numpy(), x.shape)
+    first, end = [int(place.min()) for place in places], [int(place.max()) + 1 for place in places]
+    if math.prod(e - f for f, e in zip(first, end, strict=True)) != kept[0].numel():
+        raise UnsupportedModelError("takes entries of an axis that are not side by side; only steps of 1 are supported")
+    step = _zeros([-f for f in first], [e - n for e, n in zip(end, x.shape, strict=True)])
+    return [*([step] if any(step.widths) else []), _reshaped(x, kept.shape)]
 
 
 def _zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
     """Zeros before and after each of the trailing axes; negative numbers cut."""
     return Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair))
-
-
-def _kept(item: int | slice, size: int) -> tuple[int, int]:
-    if isinstance(item, slice):
-        first, end, step = item.indices(size)
-        if step != 1:
-            raise UnsupportedModelError(f"takes every entry number {step} of an axis; only steps of 1 are supported")
-        return first, end
-    if not -size <= item < size:
-        raise UnsupportedModelError(f"takes entry {item} of an axis with {size} entries")
-    return item % size, item % size + 1
 
 
 def _unchanged(x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
@@ -533,10 +514,8 @@ def known(module: nn.Module) -> bool:
 
 
 def read_module(module: nn.Module, x: Flow) -> list[Part]:
-    """What a module of :data:`MODULES` makes of x.
-
-    It is called, so that the older hooks of ``weight_norm`` and ``spectral_norm`` write its weight.
-    """
+    """What a module of :data:`MODULES` makes of x."""
+    # It is called, so that the older hooks of ``weight_norm`` and ``spectral_norm`` write its weight.
     made = module(_Data(x))
     return [] if isinstance(made, _Data) else list(made)
 

@@ -7,7 +7,7 @@ Only fully connected layers and batch normalisations can therefore be read from 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -25,6 +25,7 @@ Activations = str | Activation | Sequence[str | Activation]
 Entry = Tensor | npt.NDArray[Any]
 # A tensor by layer, and by "weight", "bias", "running_mean", ... within it.
 Named = Mapping[str, Mapping[str, Entry]]
+NamedLayer = tuple[str, Mapping[str, Entry]]
 
 # What torch.nn.BatchNorm1d adds to the variance by default; a state_dict does not store it.
 _EPS = 1e-5
@@ -129,16 +130,15 @@ def _of_tree(weights: Any, activation: Activations | None) -> Network:
     way_out = (
         "pass a list of the layers' dictionaries in that order, from_arrays([params['hidden'], params['out']], ...)"
     )
-    named: dict[str, Mapping[str, Entry]] = {}
+    layers: list[NamedLayer] = []
     for i, tree in enumerate([weights] if isinstance(weights, Mapping) else weights):
         found = of_kernels(grouped(dict(_leaves(tree, ""))), False, way_out)
-        named |= found if isinstance(weights, Mapping) else {f"{i}/{name}": held for name, held in found.items()}
-    network = multilayer([(f"layer {n!r}", _step(n, held)) for n, held in named.items()], activation or "relu")
+        layers += [(name if isinstance(weights, Mapping) else f"{i}/{name}", held) for name, held in found.items()]
+    network = from_names(layers, activation or "relu")
     if activation is None:
-        layers = ", ".join(f"{name} {shape}" for name, shape in matrices(named, None))
         raise ModelError(
-            f"a dictionary of weights does not say what its activations are; its layers are {layers}. Pass "
-            'activation="relu" if they are all ReLU, or one for each layer, ["relu", ..., "identity"]'
+            f"a dictionary of weights does not say what its activations are; its layers are {told(matrices(layers))}. "
+            'Pass activation="relu" if they are all ReLU, or one for each layer, ["relu", ..., "identity"]'
         )
     return network
 
@@ -259,37 +259,28 @@ def _listed(values: Any, name: str) -> list[Any]:
 # --- named tensors ----------------------------------------------------------------------------------------------------
 
 
-def from_names(named: Named, layers: Sequence[str] | None, activation: Activations) -> Network:
-    """Chain the named layers, or all of them in order.
+def from_names(layers: Sequence[NamedLayer], activation: Activations) -> Network:
+    """Chain named layers in this order.
 
     Args:
-        named: the tensors of each layer, layers in the order of the file.
-        layers: names to pick, in the order in which they are applied; None means all.
+        layers: their names and tensors.
         activation: after every matrix (and after the batch normalisations that follow it), or one for each matrix.
 
     Raises:
-        ModelError: a name is missing, or the layers do not chain.
+        ModelError: the layers do not chain.
         UnsupportedModelError: a layer is a convolution, or something else that its tensors do not describe.
     """
-    for name in [] if layers is None else layers:
-        if name not in named:
-            raise ModelError(f"there is no layer {name!r} in the file; its layers are {', '.join(named)}")
-    try:
-        steps = [(f"layer {name!r}", _step(name, named[name])) for name in (named if layers is None else layers)]
-        return multilayer(steps, activation)
-    except ModelError as error:
-        if layers is not None:
-            raise
-        contents = ", ".join(f"{n or repr(n)} {_shape(t)}" for n, t in named.items())
-        raise type(error)(
-            f"{error}. The file holds {contents}; pass layers=[...] to pick the decoder's layers"
-        ) from error
+    return multilayer([(f"layer {name!r}", _step(name, held)) for name, held in layers], activation)
 
 
-def matrices(named: Named, layers: Sequence[str] | None) -> list[tuple[str, tuple[int, ...]]]:
-    """The layers that an activation follows, those with a matrix, and its shape; of the picked ones, or of all."""
-    shapes = [(name, _shape(named[name])) for name in (named if layers is None else layers)]
-    return [(name, shape) for name, shape in shapes if len(shape) == 2]
+def matrices(layers: Sequence[NamedLayer]) -> list[NamedLayer]:
+    """The layers that an activation follows, those with a matrix."""
+    return [(name, held) for name, held in layers if len(_shape(held)) == 2]
+
+
+def told(layers: Iterable[NamedLayer]) -> str:
+    """Names and shapes, for messages."""
+    return ", ".join(f"{name or repr(name)} {_shape(held)}" for name, held in layers)
 
 
 def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
@@ -299,14 +290,13 @@ def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
 
 def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
     """One layer from its tensors."""
-    unknown = [key for key in tensors if key not in _PARAMETERS]
-    label = f"layer {name!r}"
+    label, axes = f"layer {name!r}", len(_shape(tensors))
     if "moving_mean" in tensors or {"mean", "var"} <= tensors.keys():
         raise UnsupportedModelError(
             f"{label} is a batch normalisation, which acts before the activation in some models of Keras and Flax, "
             "after it in others; load the file of the whole model (.keras), or fold it into a kernel"
         )
-    if unknown:
+    if unknown := [key for key in tensors if key not in _PARAMETERS]:
         raise UnsupportedModelError(
             f"{label} holds {', '.join(unknown)}, not a plain weight and bias; build the module "
             "and use unrelu.from_torch"
@@ -315,7 +305,6 @@ def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
         return _batch_norm(label, {key: float64(t, f"{label} {key}") for key, t in tensors.items()})
     if "weight" not in tensors:
         raise UnsupportedModelError(f"{label} has no weight, only {', '.join(tensors)}")
-    axes = tensors["weight"].ndim
     if axes >= 3:
         raise UnsupportedModelError(
             f"{label} is a convolution, its weight has shape {_shape(tensors)}. Its weights say neither stride nor "
@@ -330,16 +319,13 @@ def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
 
 
 def _batch_norm(label: str, tensors: Mapping[str, Tensor]) -> Scale:
-    missing = {"running_mean", "running_var"} - tensors.keys()
-    shapes = {tuple(t.shape) for key, t in tensors.items() if key != "num_batches_tracked"}
-    if missing or len(shapes) > 1 or len(next(iter(shapes))) != 1:
+    mean, variance, weight, bias = (tensors.get(key) for key in ("running_mean", "running_var", "weight", "bias"))
+    shapes = {tuple(t.shape) for t in (mean, variance, weight, bias) if t is not None}
+    if mean is None or variance is None or shapes != {(mean.numel(),)}:
         held = ", ".join(f"{key} {tuple(t.shape)}" for key, t in tensors.items())
         raise ModelError(f"{label} looks like a batch normalisation but holds {held}")
-    mean = tensors["running_mean"]
     try:
-        return normalisation(
-            mean, tensors["running_var"], tensors.get("weight"), tensors.get("bias"), eps=_EPS, shape=tuple(mean.shape)
-        )
+        return normalisation(mean, variance, weight, bias, eps=_EPS, shape=tuple(mean.shape))
     except ModelError as error:
         raise ModelError(f"{label}: {error}") from error
 
@@ -384,17 +370,13 @@ def of_kernels(named: Named, picked: bool, way_out: str) -> Named:
     if not picked:
         kinds = {re.sub(r"_?\d+", "", name) for name in named}
         if len(kinds) > 1:
-            contents = ", ".join(f"{name or repr(name)} {_shape(held)}" for name, held in named.items())
-            raise ModelError(f"nothing says in which order its layers, {contents}, are applied; {way_out}")
+            raise ModelError(f"nothing says in which order its layers, {told(named.items())}, are applied; {way_out}")
         named = {name: named[name] for name in sorted(named, key=natural)}
-    return {name: _of_kernel(held) for name, held in named.items()}
+    return {name: dict(_as_weight(key, array) for key, array in held.items()) for name, held in named.items()}
 
 
-def _of_kernel(held: Mapping[str, Entry]) -> Mapping[str, Entry]:
-    if "kernel" not in held:
-        return held
-    kernel = held["kernel"]
-    return {"weight": kernel.T if kernel.ndim == 2 else kernel} | {k: v for k, v in held.items() if k != "kernel"}
+def _as_weight(key: str, array: Entry) -> tuple[str, Entry]:
+    return (key, array) if key != "kernel" else ("weight", array.T if array.ndim == 2 else array)
 
 
 def numbered(flat: Mapping[str, Entry]) -> Named | None:

@@ -234,11 +234,7 @@ def _check_call(function: object, arguments: object) -> None:
 
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
-    """Refuse tensors that are more, or less, than their numbers.
-
-    Raises:
-        ModelFileError: one is on no device, quantized, sparse, nested, or has fewer numbers than entries.
-    """
+    """Refuse tensors that are more, or less, than their numbers."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             continue

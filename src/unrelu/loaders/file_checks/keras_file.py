@@ -96,11 +96,7 @@ def _parsed(text: bytes, max_bytes: int) -> Any:
 
 
 def _children(group: Any) -> list[str]:
-    """The names in a group, each of a group or an array stored right there.
-
-    Raises:
-        InputError: one leads to another place or file.
-    """
+    """The names in a group, each of a group or an array stored right there."""
     import h5py  # noqa: PLC0415
 
     names = list(group)

@@ -165,11 +165,7 @@ def _result(part: Mapping[str, Any]) -> Any:
 
 
 def _value(given: Mapping[str, Any], program: Program) -> Any:
-    """What an argument is.
-
-    Raises:
-        UnsupportedModelError: it is of a kind that operators of tensors do not take.
-    """
+    """What an argument is."""
     ((kind, held),) = given.items()
     if kind == "as_tensor":
         return program.nodes.get(held["name"])
