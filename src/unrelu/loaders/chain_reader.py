@@ -113,14 +113,13 @@ def read_chain(graphs: Sequence[LayerGraph], shape: Shape, batches: Sequence[int
         walks = [_Walk(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
     except UnsupportedModelError as error:
         return error
-    one, two = walks[0], walks[-1]
-    pairs = zip(one.parts, two.parts, one.places, strict=False)
-    place = next((place for a, b, place in pairs if not _same(a, b)), None)
-    if place is not None or len(one.parts) != len(two.parts):
+    one, two = walks[0].parts, walks[-1].parts
+    place = next((place for (a, place), (b, _) in zip(one, two, strict=False) if not _same(a, b)), None)
+    if place is not None or len(one) != len(two):
         raise UnsupportedModelError(
             f"{place or 'the model'} depends on the batch size or on random numbers; it must not"
         )
-    return Network.chain(one.parts, shape)
+    return Network.chain([part for part, _ in one], shape)
 
 
 def _same(one: Part, two: Part) -> bool:
@@ -134,12 +133,11 @@ def _same(one: Part, two: Part) -> bool:
 
 
 class _Walk:
-    """One walk along a graph, with the ``parts`` of the chain and the ``places`` that they come from."""
+    """One walk along a graph, with the ``parts`` of the chain, each with its place in the model."""
 
     def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
         self.graph = graph
-        self.parts: list[Part] = []
-        self.places: list[str] = []
+        self.parts: list[tuple[Part, str]] = []
         code = graph.code()
         self._head = Flow(shape, batch, code.meta.get("place", "the input"))
         self._takers: dict[Flow, str] = {}
@@ -188,8 +186,7 @@ class _Walk:
         shape = flow.shape
         for part in parts:
             shape = Affine.compose([part], shape).out_shape if isinstance(part, Step) else shape
-        self.parts.extend(parts)
-        self.places.extend([place] * len(parts))
+        self.parts.extend((part, place) for part in parts)
         self._takers[flow] = place
         self._head = Flow(shape, flow.batch, place)
         return self._head

@@ -43,18 +43,11 @@ _REAL = "real"
 
 
 class Program:
-    """A program of one input, which is written node by node.
+    """A program of one input, which is written node by node; ``shape`` is that of one code.
 
     Args:
         inputs: the names of its inputs.
         sizes: of the input of this name; None where they are left open.
-
-    Attributes:
-        shape: of one code.
-        nodes: the nodes so far, by name.
-
-    Raises:
-        UnsupportedModelError: it takes several inputs, or leaves more open than the batch.
     """
 
     def __init__(self, inputs: Sequence[str], sizes: Callable[[str], Sequence[int | None]]) -> None:

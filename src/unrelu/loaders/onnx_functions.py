@@ -180,10 +180,6 @@ def _gemm(call: Call) -> Tensor:
     return F.linear(a, weight, c.reshape(-1).expand(n).clone())
 
 
-def _channels(x: Tensor, vector: Tensor) -> Tensor:
-    return vector.reshape(1, -1, *[1] * (x.dim() - 2))
-
-
 def _batch_norm(call: Call) -> Tensor:
     if call.get("training_mode", 0) or not call.get("spatial", 1):
         raise UnsupportedModelError("normalises by the statistics of the batch; export the model in evaluation mode")
@@ -191,31 +187,18 @@ def _batch_norm(call: Call) -> Tensor:
     return F.batch_norm(call.x, mean, variance, weight, bias, eps=call.get("epsilon", 1e-5))
 
 
-def _instance_norm(call: Call) -> Tensor:
-    x = call.x
-    normal = _normal(x, tuple(range(2, x.dim())), call.get("epsilon", 1e-5))
-    return normal * _channels(x, call.tensor(1)) + _channels(x, call.tensor(2))
-
-
-def _group_norm(call: Call) -> Tensor:
-    x, groups = call.x, call.get("num_groups", 1)
-    split = x.reshape(x.shape[0], groups, -1)
-    normal = _normal(split, (2,), call.get("epsilon", 1e-5)).reshape(x.shape)
-    channels = x.shape[1]
-    scale, bias = (v.repeat_interleave(channels // v.shape[0]) for v in (call.tensor(1), call.tensor(2)))
-    return normal * _channels(x, scale) + _channels(x, bias)
+def _group_norm(call: Call, groups: int | None = None) -> Tensor:
+    x, groups = call.x, call.get("num_groups", 1) if groups is None else groups
+    # Opset 18 has a scale for each group.
+    scale, bias = (v.repeat_interleave(x.shape[1] // v.shape[0]) for v in (call.tensor(1), call.tensor(2)))
+    return F.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
 
 
 def _layer_norm(call: Call) -> Tensor:
-    x, bias = call.x, call.optional(2)
-    axes = tuple(range(call.get("axis", -1) % x.dim(), x.dim()))
-    scaled = _normal(x, axes, call.get("epsilon", 1e-5)) * call.tensor(1)
-    return scaled if bias is None else scaled + bias
-
-
-def _normal(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
-    centred = x - x.mean(axes, keepdim=True)
-    return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + eps)
+    shape = call.x.shape[call.get("axis", -1) :]
+    normal = F.layer_norm(call.x, shape, eps=call.get("epsilon", 1e-5)) * call.tensor(1)
+    bias = call.optional(2)
+    return normal if bias is None else normal + bias
 
 
 def _average_pool(call: Call) -> Tensor:
@@ -430,12 +413,6 @@ def _norm(p: int) -> Callable[..., Tensor]:
     return lambda x, axes, keepdim: torch.linalg.vector_norm(x, p, axes, keepdim)
 
 
-def _lp_normalization(call: Call) -> Tensor:
-    x, axis = call.x, call.get("axis", -1)
-    size: Tensor = torch.linalg.vector_norm(x, call.get("p", 2), axis, keepdim=True)
-    return x / size
-
-
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
@@ -560,11 +537,11 @@ FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "GroupNormalization": _group_norm,
     "HardSigmoid": lambda call: torch.clamp(call.get("alpha", 0.2) * call.x + call.get("beta", 0.5), 0.0, 1.0),
     "Identity": lambda call: call.x,
-    "InstanceNormalization": _instance_norm,
+    "InstanceNormalization": lambda call: _group_norm(call, call.x.shape[1]),
     "LayerNormalization": _layer_norm,
     "LeakyRelu": lambda call: F.leaky_relu(call.x, call.get("alpha", 0.01)),
     "LogSoftmax": _softmax(torch.log_softmax),
-    "LpNormalization": _lp_normalization,
+    "LpNormalization": lambda call: F.normalize(call.x, call.get("p", 2), call.get("axis", -1)),
     "Max": _one_by_one(torch.maximum),
     "MaxPool": _max_pool,
     "Mean": lambda call: sum(call.all[1:], call.x) / len(call.inputs),

@@ -59,11 +59,7 @@ def from_onnx(
 ) -> Network | OpaqueNetwork:
     """The chain of layers that an ONNX graph computes, in float64; if it branches, a generator without layers.
 
-    Args:
-        file: the model; its tensors may be in NAME.data beside it, see
-            :func:`~unrelu.loaders.file_checks.onnx_file.read_model`.
-        latent_shape: shape of one latent code, only if the graph leaves it open.
-        max_bytes: the most that the tensors may take, as stored and as float64, and any tensor that is computed.
+    ``latent_shape`` is needed if the graph leaves it open. All constants may take ``max_bytes``, and so may any tensor.
 
     Raises:
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.

@@ -115,17 +115,7 @@ def from_torch(
 
 
 def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
-    """The network of a program of ``torch.export``.
-
-    Args:
-        module: the program.
-        shape: of one code.
-        given: the shape of a code, if the user passed it.
-        call: which output is meant.
-
-    Raises:
-        ModelError: the program takes codes of another shape; and as :func:`from_torch`.
-    """
+    """The network of a program of ``torch.export`` for codes of a shape; ``given`` is the one that the user passed."""
     if given not in (None, shape):
         raise ModelError(f"latent_shape={given}, but the program takes codes of shape {shape}; leave it out")
     module = _called(module, call, shape)
@@ -143,7 +133,10 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
         if known(root):
             root = nn.Sequential(root)
         try:
-            _check_readable(module, call)
+            if call.unread:
+                raise UnsupportedModelError(call.unread)
+            if any(isinstance(m, torch.jit.ScriptModule) for m in (module, getattr(module, "body", None))):
+                raise UnsupportedModelError("it is a program of TorchScript, whose layers are not read")
             graphs = [_traced(root) for _ in BATCHES]
         except UnsupportedModelError as error:
             if given is None:
@@ -184,14 +177,6 @@ def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
     rows, shared = (CalledModule(body, call, shared, code) for shared in (False, True))
     takes_rows = shape is None or not call.inputs or _accepts(rows, shape) or not _accepts(shared, shape)
     return rows if takes_rows else shared
-
-
-def _check_readable(module: nn.Module, call: GeneratorCall) -> None:
-    """Refuse what is not traced."""
-    if call.unread:
-        raise UnsupportedModelError(call.unread)
-    if isinstance(module, torch.jit.ScriptModule) or isinstance(getattr(module, "body", None), torch.jit.ScriptModule):
-        raise UnsupportedModelError("it is a program of TorchScript, whose layers are not read")
 
 
 def _refuse_autoencoder(given: object) -> None:
@@ -239,8 +224,8 @@ class _Tracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if not isinstance(a, Tensor):
             return super().create_arg(a)
-        known = next((name for name, tensor in self.constants.items() if tensor is a), None)
-        name = known or f"constant {len(self.constants)}"
+        used = next((name for name, tensor in self.constants.items() if tensor is a), None)
+        name = used or f"constant {len(self.constants)}"
         self.constants[name] = a
         return self.create_node("get_attr", name, (), {})
 
@@ -283,12 +268,7 @@ def _latent_shape(layers: LayerGraph) -> Shape:
     """(k,), if the number k of latent coordinates follows from the trace.
 
     It does where what enters a ``Linear(in_features=k)`` is the code itself, flattened or put through functions of
-    single entries, and where the code is first reshaped to sizes that are written out. A convolution accepts codes
-    of any height and width, so it tells nothing.
-
-    Raises:
-        ModelError: other numbers are possible; the message has readings that the module accepts.
-        UnsupportedModelError: there is not one input.
+    single entries, and where the code is first reshaped to sizes that are written out. A convolution tells nothing.
     """
     found: set[int] = set()
     # Nodes that hold the entries of the code, and whether as a vector.
@@ -343,8 +323,8 @@ def _count(node: fx.Node, module: nn.Module | None, flat: bool) -> int | None:
         sizes = tuple(module.unflattened_size)
     elif module is None and _name(node) in _RESHAPES:
         sizes = _asked(node)[1:]
-    known = bool(sizes) and all(isinstance(n, int) and n > 0 for n in sizes)
-    return math.prod(sizes) if known else None
+    stated = bool(sizes) and all(isinstance(n, int) and n > 0 for n in sizes)
+    return math.prod(sizes) if stated else None
 
 
 def _still_the_code(node: fx.Node, module: nn.Module | None, flat: bool) -> bool | None:

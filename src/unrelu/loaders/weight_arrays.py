@@ -260,16 +260,7 @@ def _listed(values: Any, name: str) -> list[Any]:
 
 
 def from_names(layers: Sequence[NamedLayer], activation: Activations) -> Network:
-    """Chain named layers in this order.
-
-    Args:
-        layers: their names and tensors.
-        activation: after every matrix (and after the batch normalisations that follow it), or one for each matrix.
-
-    Raises:
-        ModelError: the layers do not chain.
-        UnsupportedModelError: a layer is a convolution, or something else that its tensors do not describe.
-    """
+    """Chain named layers; an activation follows each matrix and the batch normalisations behind it."""
     return multilayer([(f"layer {name!r}", _step(name, held)) for name, held in layers], activation)
 
 
@@ -423,12 +414,7 @@ def unnamed(flat: Mapping[str, Entry]) -> Named | None:
 def tensors(checkpoint: object, several: bool) -> Mapping[str, Entry]:
     """The state_dict in a checkpoint: the checkpoint itself, or the one dictionary of tensors inside it.
 
-    Args:
-        checkpoint: what ``torch.load`` returned.
-        several: whether several dictionaries may be joined, their keys put before the names (``generator.fc1``).
-
-    Raises:
-        ModelFileError: there is none, or there are several and ``several`` is false.
+    If there are ``several``, they may be joined, their keys put before the names (``generator.fc1``).
     """
     if not isinstance(checkpoint, Mapping):
         raise ModelFileError(
@@ -436,7 +422,7 @@ def tensors(checkpoint: object, several: bool) -> Mapping[str, Entry]:
             "lists of arrays to unrelu.from_arrays"
         )
     own = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor) and isinstance(name, str)}
-    inner = {key: value for key, value in checkpoint.items() if _is_state_dict(value)}
+    inner = {key: value for key, value in checkpoint.items() if isinstance(value, Mapping) and _all_tensors(value)}
     if own and not inner:
         return own
     if len(inner) == 1 and not own:
@@ -452,9 +438,5 @@ def tensors(checkpoint: object, several: bool) -> Mapping[str, Entry]:
     )
 
 
-def _is_state_dict(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
-    )
+def _all_tensors(held: Mapping[Any, Any]) -> bool:
+    return bool(held) and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in held.items())
