@@ -92,12 +92,12 @@ def _check_zip(stream: IO[bytes], size: int, file: Path, max_bytes: int) -> None
             raise ModelFileError(f"not a PyTorch file: it holds no data.pkl; {_WAY_OUT}")
         _check_pickle(members[pickles[0]].file_size, max_bytes)
         root = pickles[0].removesuffix("data.pkl")
-        for storage in scan(io.BytesIO(archive.read(pickles[0]))):
-            record = members.get(f"{root}data/{storage.key}")
+        for key, stated in scan(io.BytesIO(archive.read(pickles[0]))).items():
+            record = members.get(f"{root}data/{key}")
             held = 0 if record is None else record.file_size
-            if storage.size > held:
+            if stated > held:
                 raise ModelFileError(
-                    f"a tensor's storage states {shown_size(storage.size)}, its record holds {shown_size(held)}: the "
+                    f"a tensor's storage states {shown_size(stated)}, its record holds {shown_size(held)}: the "
                     f"file is damaged; {_WAY_OUT}"
                 )
 
@@ -106,14 +106,14 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
     """Refuse a file of PyTorch before 1.6, pickles and then numbers, that states more numbers than it holds."""
     if size > max_bytes:
         raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
-    storages: dict[object, Storage] = {}
+    storages: dict[object, int] = {}
     # A magic number, a version, what the system was, the object, and the keys of the storages.
     for _ in range(5):
-        storages |= {storage.key: storage for storage in scan(_BoundedStream(stream, size))}
+        storages |= scan(_BoundedStream(stream, size))
         _check_pickle(stream.tell(), max_bytes)
         if stream.tell() == size:  # a plain pickle, which torch.load refuses
             break
-    if (total := sum(storage.size for storage in storages.values())) > size:
+    if (total := sum(storages.values())) > size:
         raise ModelFileError(
             f"its tensors state {shown_size(total)}, the file has {shown_size(size)}: it is cut short or damaged; "
             f"{_WAY_OUT}"
@@ -140,13 +140,6 @@ def _check_pickle(size: int, max_bytes: int) -> None:
         )
 
 
-class Storage(NamedTuple):
-    """What a pickle states of the numbers behind tensors: their key, and at least how many bytes they take."""
-
-    key: object
-    size: int
-
-
 class _Item(NamedTuple):
     """What is on the stack of the pickle machine: a constant's or a tuple's value, where it is short, and its size."""
 
@@ -158,15 +151,15 @@ _MARK = _Item("mark", 0)
 _OTHER = _Item()
 
 
-def scan(stream: IO[bytes] | _BoundedStream) -> list[Storage]:
-    """The storages that a pickle states; it is read by opcodes, without making its objects.
+def scan(stream: IO[bytes] | _BoundedStream) -> dict[object, int]:
+    """How many bytes a pickle states of the numbers behind tensors, by their key; it is read without making its objects.
 
     Raises:
         ModelFileError: it would make memory of a stated size (``torch.Tensor(n)``, ``bytearray(n)``), nest tuples
             without end, or state a storage of no whole number of entries.
         ValueError, IndexError, KeyError: it is damaged.
     """
-    storages: list[Storage] = []
+    storages: dict[object, int] = {}
     stack: list[_Item] = []
     memo: dict[Any, _Item] = {}
     for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
@@ -182,7 +175,8 @@ def scan(stream: IO[bytes] | _BoundedStream) -> list[Storage]:
         else:
             taken = _taken(stack, opcode)
             if name == "BINPERSID":
-                storages.append(_storage(taken[0].value))
+                key, size = _storage(taken[0].value)
+                storages[key] = max(size, storages.get(key, 0))
             elif name in ("REDUCE", "NEWOBJ"):
                 _check_call(taken[0].value, taken[1].value)
             if "TUPLE" in name:
@@ -212,15 +206,15 @@ def _tuple(items: list[_Item]) -> _Item:
     return _Item(tuple(item.value for item in items), size)
 
 
-def _storage(value: object) -> Storage:
+def _storage(value: object) -> tuple[object, int]:
     """From ("storage", class, key, location, number of entries, ...); modules, ("module", ...), have none."""
     if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
-        return Storage(None, 0)  # which PyTorch's reader refuses
+        return None, 0  # which PyTorch's reader refuses
     _, kind, key, _, count = value[:5]
     if not isinstance(key, str) or not isinstance(count, int) or count < 0:
         raise ModelFileError(f"a tensor's storage is stated as {count!r:.40} entries; the file is damaged; {_WAY_OUT}")
     found = re.fullmatch(r"torch(?:\.\w+)* (\w+)Storage", str(kind))
-    return Storage(key, count * (_WIDTHS.get(found[1], 1) if found else 1))
+    return key, count * (_WIDTHS.get(found[1], 1) if found else 1)
 
 
 def _check_call(function: object, arguments: object) -> None:
