@@ -61,7 +61,7 @@ def test_imports_go_downwards(name):
 def test_the_check_sees_imports():
     """Against a check that passes because it finds nothing."""
     assert {"models", "errors"} <= rows_imported(SOURCE / "problem.py")
-    assert {"zoo", "loaders", "runtime"} <= rows_imported(SOURCE / "cli" / "options.py")
+    assert {"zoo", "display", "runtime"} <= rows_imported(SOURCE / "cli" / "demonstration.py")
 
 
 def test_certificates_are_checked_without_the_search():

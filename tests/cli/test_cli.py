@@ -185,7 +185,7 @@ def test_quiet_prints_nothing(run):
 def test_an_existing_folder_is_refused_before_anything_is_computed(run, monkeypatch):
     Path("out").mkdir()
     Path("out/codes.npy").write_text("precious")
-    monkeypatch.setattr("unrelu._invert.invert", lambda *args, **options: pytest.fail("computed"))
+    monkeypatch.setattr("unrelu.invert", lambda *args, **options: pytest.fail("computed"))
     code, out, err = run("invert", "net.npz", "y.npy", "-o", "out")
     assert (code, out) == (2, "")
     assert err == "error: out exists; choose another folder, or pass --overwrite to replace its results\n"
@@ -195,7 +195,7 @@ def test_an_existing_folder_is_refused_before_anything_is_computed(run, monkeypa
 def test_an_empty_folder_is_filled_and_kept_when_the_work_fails(run, monkeypatch):
     Path("out").mkdir()
     with monkeypatch.context() as failing:
-        failing.setattr("unrelu._invert.invert", lambda *args, **options: (_ for _ in ()).throw(MemoryError))
+        failing.setattr("unrelu.invert", lambda *args, **options: (_ for _ in ()).throw(MemoryError))
         assert run("invert", "net.npz", "y.npy", "-o", "out")[0] != 0
     assert Path("out").is_dir()
     assert run("invert", "net.npz", "y.npy", "-o", "out")[0] == 0

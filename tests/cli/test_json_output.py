@@ -107,7 +107,7 @@ def test_an_interrupt_is_a_document(run, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt  # as of a second Ctrl-C
 
-    monkeypatch.setattr("unrelu._inspect.inspect", interrupted)
+    monkeypatch.setattr("unrelu.inspect", interrupted)
     code, out, _ = run("inspect", "net.npz", "--json")
     assert code == 130
     assert one_document(out)["error"] == {"type": "Interrupted", "message": "interrupted", "status": 130}

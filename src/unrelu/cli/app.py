@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unrelu._version import __version__
+import unrelu
 from unrelu.cli import options as opt
 from unrelu.cli.json_output import counted, leave
 from unrelu.cli.signatures import command
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"unrelu {__version__}")
+        print(f"unrelu {unrelu.__version__}")
         raise typer.Exit
 
 
@@ -90,29 +90,26 @@ def invert(
     """
     import numpy as np
 
-    from unrelu._invert import invert as find
     from unrelu.cli.picture_inversion import picture_writer, read_given
     from unrelu.datasets.pictures import is_picture
     from unrelu.datasets.result_folders import prepare_output, records, write_result
     from unrelu.datasets.small_files import read_bounds, read_measurement
-    from unrelu.methods import make, refuse
-    from unrelu.problem import Problem
 
     options, method, limit = options_of(option), stated.pop("method"), reading.limit
-    chosen = make(method, options)
+    chosen = unrelu.methods.make(method, options)
     network = reading.network(model)
     given = read_given(data, network, size_of(size), stated["scale"], operator is not None, limit)
     stated |= {
         "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit), "scale": given.scale,
     }  # fmt: skip
-    problem = Problem.build(network, given.y, **stated)
-    refuse(chosen, problem)
+    problem = unrelu.Problem.build(network, given.y, **stated)
+    unrelu.methods.refuse(chosen, problem)
     write = picture_writer(output, given, problem.size, network, overwrite) if is_picture(output) else None
     with removed_if_empty(output):
         if write is None:
             prepare_output(output, overwrite)
         with progress_bar(quiet, method, problem.size) as (callback, interrupted):
-            result = find(network, given.y, method, callback=callback, **stated, **options)
+            result = unrelu.invert(network, given.y, method, callback=callback, **stated, **options)
     codes = np.atleast_2d(result.z)
     failed = int((~np.isfinite(codes).all(axis=1)).sum())
     if json:
@@ -160,8 +157,6 @@ def certify(
     certificates.jsonl, codes.npy (the best codes), bounds.png and, of uniform noise, box.png. Ctrl-C stops the search
     and writes the bounds that were reached; a second Ctrl-C ends at once.
     """
-    from unrelu._certify import certify as prove
-    from unrelu.certification.certificate import Certificate, Certificates
     from unrelu.datasets.result_folders import certificate_records, prepare_output, write_certificates
     from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
@@ -176,9 +171,10 @@ def certify(
     with removed_if_empty(output):
         prepare_output(output, overwrite)
         with progress_bar(quiet, "certify", 1, "node") as (callback, interrupted):
-            result = prove(network, y, found, time_limit=time_limit, callback=callback, **stated)
-    certificates = Certificates([result]) if isinstance(result, Certificate) else result
-    write_certificates(output, certificates, isinstance(result, Certificate))
+            result = unrelu.certify(network, y, found, time_limit=time_limit, callback=callback, **stated)
+    single = isinstance(result, unrelu.Certificate)
+    certificates = unrelu.Certificates([result]) if isinstance(result, unrelu.Certificate) else result
+    write_certificates(output, certificates, single)
     draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
     first = next((i for i, c in enumerate(certificates) if c.box is not None), None)
     if first is not None:
@@ -201,11 +197,10 @@ def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **st
     from dataclasses import asdict
 
     from unrelu._inspect import ASSUMED_EXPANSION
-    from unrelu._inspect import inspect as look
     from unrelu.display.text_tables import text_table
 
     network = reading.network(model)
-    seen = look(network, **stated)
+    seen = unrelu.inspect(network, **stated)
     if json:
         shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
         verdict = {name: getattr(seen, name) for name in ("verdict", "recommended", "provable")}
@@ -272,7 +267,6 @@ def run(
     """
     from unrelu.cli.run_progress import summary, watching
     from unrelu.datasets.small_files import read_bounds, read_measurement
-    from unrelu.runs import run as run_all
 
     options, limit, scheduler = options_of(option), reading.limit, stated.pop("scheduler")
     if scheduler and dask:
@@ -285,7 +279,7 @@ def run(
     if one or operator:
         names["mask" if one else "operator"] = os.path.abspath(str(one or operator))
     with watching(quiet, output) as watcher:
-        found = run_all(
+        found = unrelu.run(
             network, data, output, operator=read_measurement(one, operator, limit), masks=None if one else mask,
             bounds=read_bounds(bounds, limit), scheduler=scheduler or dask, size=size_of(size), max_bytes=limit,
             callback=watcher, names=names, **stated, **options,
@@ -316,9 +310,8 @@ def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:
 def status(output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")], json: opt.Json = False) -> None:
     """Say how far a run is: what is computed, how the observations ended, which failed, and how to go on."""
     from unrelu.cli.run_progress import status_lines, summary
-    from unrelu.runs import open_run
 
-    found = open_run(output)
+    found = unrelu.open_run(output)
     if json:
         leave("status", summary(found))
     show(json, *status_lines(found))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import unrelu
 from unrelu.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -106,25 +107,22 @@ class Reading:
 
     def network(self, model: str) -> Generator:
         """A network of the zoo by its name, or from a file."""
-        from unrelu import zoo
-        from unrelu.loaders import load
-
         layers, activation = self.layers, self.activation
-        if model in zoo.names() and not Path(model).exists():
+        if model in unrelu.zoo.names() and not Path(model).exists():
             if layers or activation or self.latent_shape:
                 raise OptionError(
                     f"{model} is a network of the zoo; --layers, --activation and --latent-shape are for files"
                 )
-            return zoo.load(model)
+            return unrelu.zoo.load(model)
         if not Path(model).suffix and not Path(model).exists():
-            raise InputError(f"{model}: no such file; the zoo has {', '.join(zoo.names())}")
+            raise InputError(f"{model}: no such file; the zoo has {', '.join(unrelu.zoo.names())}")
         try:
             shape = tuple(int(n) for n in self.latent_shape.split(",")) if self.latent_shape else None
         except ValueError:
             raise InputError(
                 f"--latent-shape {self.latent_shape!r}: write whole numbers with commas, e.g. 64,1,1"
             ) from None
-        return load(
+        return unrelu.load(
             model,
             layers=[name.strip() for name in layers.split(",")] if layers and not layers.endswith(".") else layers,
             activation=activation.split(",") if activation and "," in activation else activation,
