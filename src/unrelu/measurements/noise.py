@@ -450,4 +450,5 @@ def as_level(level: Any, name: str) -> float:
     try:
         return float(level)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"noise={name}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
+        text = f"{name}:{level}" if level else name
+        raise InputError(f"noise={text!r}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None

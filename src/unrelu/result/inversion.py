@@ -118,7 +118,7 @@ class Inversion:
     rank: Any
     identifiable: Any
     problem: Problem
-    ended: npt.NDArray[np.object_]
+    ended: npt.NDArray[Any]
     norm: str
     pool: bool
     options: Mapping[str, Any] = field(default_factory=dict)
