@@ -18,15 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.safe_bounds import Multipliers
-from unrelu.certification.triangle_relaxation import (
-    ACTIVE_SIDE,
-    ERROR,
-    FLOOR,
-    INACTIVE_SIDE,
-    SIGN,
-    Relaxation,
-    RelaxationRows,
-)
+from unrelu.certification.triangle_relaxation import ACTIVE, ERROR, FLOOR, INACTIVE, SIGN, Relaxation, RelaxationRows
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex
@@ -158,8 +150,8 @@ class NodeProgram:
         rows = relaxation.rows
         outputs = rows.neuron >= relaxation.chain.ends[-2]
         self._inactive_side, self._active_side = (
-            self._places(rows.kind == INACTIVE_SIDE),
-            self._places(rows.kind == ACTIVE_SIDE),
+            self._places(rows.kind == INACTIVE),
+            self._places(rows.kind == ACTIVE),
         )
         self._sign = self._places((rows.kind == SIGN) & outputs)
         self._extra = self._places((rows.kind == ERROR) & (rows.p == 0))

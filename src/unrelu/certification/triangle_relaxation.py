@@ -31,7 +31,7 @@ Flags = npt.NDArray[np.bool_]
 
 # What a row says of its neuron: h >= c u, h >= u, h <= chord, u in an interval, v against delta or a cost, a bound on
 # F; or of no neuron, that a latent coordinate is within its bounds.
-INACTIVE_SIDE, ACTIVE_SIDE, CHORD, SIGN, ERROR, FLOOR, LATENT_BOUND = range(7)
+INACTIVE, ACTIVE, CHORD, SIGN, ERROR, FLOOR, LATENT_BOUND = range(7)
 
 # A coordinate this near to a bound, relative to the distance between them, is at it.
 _AT = 1e-12
@@ -135,8 +135,8 @@ class Relaxation:
         most = np.where(sign < 0, np.minimum(high, 0.0), high)[fixed]
         below, above = h[open_] - c[open_, None] * u[open_], h[open_] - u[open_]
         rows = [
-            RelaxationRows.of(INACTIVE_SIDE, number[open_], c[open_], below, c[open_] * shift[open_], np.inf),
-            RelaxationRows.of(ACTIVE_SIDE, number[open_], 1.0, above, shift[open_], np.inf),
+            RelaxationRows.of(INACTIVE, number[open_], c[open_], below, c[open_] * shift[open_], np.inf),
+            RelaxationRows.of(ACTIVE, number[open_], 1.0, above, shift[open_], np.inf),
             RelaxationRows.of(CHORD, number[chord], rise, h[chord] - rise[:, None] * u[chord], -np.inf, end),
             RelaxationRows.of(SIGN, number[fixed], -1.0, u[fixed], least - shift[fixed], most - shift[fixed]),
         ]
