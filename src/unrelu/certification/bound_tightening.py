@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 
 from unrelu.certification.bound_propagation import (
     BALANCE,
@@ -69,20 +70,16 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
     if chain.bounds is None and math.isfinite(backward_propagation(chain, level, lemmas).radius):
         return lemmas
     for layer in range(chain.depth - 2, -1, -1):
-        if (chain.slopes[layer] != 0).any() or time.perf_counter() > end:
+        if chain.slopes[layer].any() or time.perf_counter() > end:
             return lemmas
-        found = _program(
-            chain, backward_propagation(chain, level, lemmas), layer + 1, -np.ones(len(chain.biases[layer])), True
-        )
+        region, cost = backward_propagation(chain, level, lemmas), -np.ones(len(chain.biases[layer]))
+        found = _program(chain, region, layer + 1, cost, positive=True)
         if found is None:
             return lemmas
         lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
     if chain.bounds is not None:
         return lemmas
-    balance = _balance(chain)
-    if balance is not None:
-        return [*lemmas, balance]
-    return lemmas + latent_bounds(chain, level, lemmas, end)
+    return lemmas + (_balance(chain) or latent_bounds(chain, level, lemmas, end))
 
 
 def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
@@ -94,64 +91,44 @@ def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end:
     region, k = backward_propagation(chain, level, lemmas), chain.latent_dim
     latent: list[Lemma] = []
     for index in range(2 * k):
-        found = _program(chain, region, 0, functional(chain, LATENT, index)["towards"], False)
+        found = _program(chain, region, 0, functional(chain, LATENT, index)["towards"], positive=False)
         if found is None or time.perf_counter() > end:
             return []
         latent.append(Lemma(LATENT, index, found))
     return latent
 
 
-def _balance(chain: CertifiedChain) -> Lemma | None:
-    r"""Positive mu with W_1^T mu = 0, the smallest of them as large as possible; None if there are none.
-
-    The dual of :math:`\max \tau` subject to mu >= tau, W^T mu = 0, 1^T mu = 1 is min nu subject to nu >= (W d)_i for
-    all i, 1^T (nu - W d) = 1; its multipliers are mu - tau and tau.
-    """
+def _balance(chain: CertifiedChain) -> list[Lemma]:
+    """A lemma from mu >= 1 with W_1^T mu = 0, by non-negative least squares; none if there are no such mu."""
     weight = chain.weights[0]
-    n, k = weight.shape
-    rows = np.zeros((n + 2, k + 1))
-    rows[:n, :k], rows[:n, k] = -weight, 1.0
-    rows[n, :k], rows[n, k] = -weight.sum(axis=0), n
-    rows[n + 1, k] = 1.0
-    lo, hi = np.zeros(n + 2), np.full(n + 2, np.inf)
-    lo[n] = hi[n] = 1.0
-    cost = np.append(np.zeros(k), 1.0)
-    basis = n + 2 + np.arange(k + 1)
-    basis[-1] = n + 1
-    y = _solved(rows, lo, hi, cost, basis, np.zeros(k + 1, dtype=bool))
-    if y is None or not y[n] > 0 or (y[:n] + y[n] <= 0).any():
-        return None
+    try:
+        more, off = nnls(weight.T, -weight.sum(axis=0))
+    except RuntimeError:
+        return []
+    if not off < 1e-9 * np.abs(weight).sum():
+        return []
     slopes = np.zeros(chain.ends[-1])
-    slopes[:n] = y[:n] + y[n]
-    return Lemma(BALANCE, 0, Multipliers(np.zeros(len(chain.y)), slopes))
-
-
-def _solved(
-    rows: Array, lo: Array, hi: Array, cost: Array, basis: npt.NDArray[np.int64], upper: npt.NDArray[np.bool_]
-) -> Array | None:
-    """The multipliers of min cost.x subject to lo <= rows x <= hi, (M,), from a dual feasible basis; None if none."""
-    m, n = rows.shape
-    hard, y, state = np.full(m, np.inf), np.zeros(n), np.zeros(m, dtype=np.int8)
-    status, _, _ = dual_simplex(
-        ROUTINES, rows, np.linalg.norm(rows, axis=1), lo, hi, hard, hard, cost, basis, upper, state, np.zeros((n, n)),
-        True, y, np.zeros(n), np.zeros(m), np.zeros(2), math.inf, 50 * n + 1000,
-    )  # fmt: skip
-    if status != OPTIMAL:
-        return None
-    every = np.zeros(m + n)
-    every[basis] = y
-    return every[:m]
+    slopes[: len(weight)] = 1 + more
+    return [Lemma(BALANCE, 0, Multipliers(np.zeros(len(chain.y)), slopes))]
 
 
 def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
     """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
     here, weight, shift, n = chain.neurons(layer), chain.weights[layer], chain.biases[layer], len(cost)
     low, high, m = region.low[here] - shift, region.high[here] - shift, len(weight)
+    rows = np.vstack([weight, np.eye(n)])
     lo = np.concatenate([low, np.full(n, 0.0 if positive else -_FAR)])
     hi = np.concatenate([high, np.full(n, _FAR)])
-    y = _solved(np.vstack([weight, np.eye(n)]), lo, hi, cost, m + np.arange(n), cost < 0)
+    basis, upper, state, hard = m + np.arange(n), cost < 0, np.zeros(m + n, dtype=np.int8), np.full(m + n, np.inf)
+    basic, y = np.zeros(n), np.zeros(m + 2 * n)
+    status, _, _ = dual_simplex(
+        ROUTINES, rows, np.linalg.norm(rows, axis=1), lo, hi, hard, hard, cost, basis, upper, state, np.zeros((n, n)),
+        True, basic, np.zeros(n), np.zeros(m + n), np.zeros(2), math.inf, 50 * n + 1000,
+    )  # fmt: skip
+    y[basis] = basic
+    ends = y[m : m + n]
     # At the ends of the box there is no bound; an end at 0 is none of these.
-    if y is None or (y[m:] < -1e-9).any() or (not positive and (y[m:] > 1e-9).any()):
+    if status != OPTIMAL or (ends < -1e-9).any() or (not positive and (ends > 1e-9).any()):
         return None
     slopes = np.zeros(chain.ends[-1])
     # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.

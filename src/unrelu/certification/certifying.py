@@ -17,7 +17,6 @@ from unrelu.certification.certificate_file import digest
 from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import GAP, Proof, ProofStatus
-from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
@@ -70,7 +69,6 @@ def prove(
     Raises:
         UnsupportedModelError: nothing can be certified of this network.
     """
-    compile_simplex()
     usual = network if bounds is None else on_coordinates(network, Coordinates.of(bounds))
     chain, exponents = _in_units(chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units)
     unit = exponents[-1] if exponents else 0
