@@ -14,6 +14,8 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
 
+# Asked between two steps whether to stop.
+Stop = Callable[[], bool]
 # How a run ends that was asked to stop.
 HALTS = (Status.TIME_LIMIT, Status.STOPPED)
 
@@ -70,7 +72,7 @@ class Steps(ABC):
         self.done, self.active = f <= enough, torch.arange(0)
         self.retire(self.done)
 
-    def run(self, steps: int, stop: Callable[[], bool] | None = None) -> Self:
+    def run(self, steps: int, stop: Stop | None = None) -> Self:
         """Up to so many steps of every code; ``stop`` is asked before each."""
         for _ in range(steps):
             if not len(self.active) or (stop is not None and stop()):

@@ -154,12 +154,6 @@ class LevenbergMarquardtSteps(Steps):
         return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
 
 
-def damped(gram: Tensor) -> Tensor:
-    """J^T J of single precision, (b, k, k), made positive definite: 1e-7 of its mean diagonal is added."""
-    floor = 1e-7 * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
-    return gram + floor[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-
-
 def chord_steps(
     objective: SquaredError, single: SquaredError, z: Tensor, observations: Tensor, exact: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,10 +166,8 @@ def chord_steps(
     precision.
 
     Args:
-        objective: f, in double precision, without a prior.
-        single: the same in single precision.
-        z: codes, (b, k), double precision, near an exact fit.
-        observations: (b,), the observation of each.
+        objective, single: f in double and in single precision, without a prior.
+        z, observations: codes, (b, k), in double precision, near an exact fit, and the observation of each, (b,).
         exact: values of f that are as good as 0, (b,).
 
     Returns:
@@ -188,7 +180,10 @@ def chord_steps(
     for part in torch.split(torch.arange(len(z), device=z.device), single.jacobians):
         where = observations[part]
         tangents = single.jacobian(z[part].to(single.y.dtype), where).to(z.dtype)
-        factor, info = torch.linalg.cholesky_ex(damped(tangents @ tangents.transpose(1, 2)))
+        gram = tangents @ tangents.transpose(1, 2)
+        # J^T J of single precision is made positive definite.
+        floor = 1e-7 * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
+        factor, info = torch.linalg.cholesky_ex(gram + floor[:, None, None] * torch.eye(z.shape[1]).to(gram))
         trial = z[part]
         going = info == 0
         for _ in range(_STEPS):

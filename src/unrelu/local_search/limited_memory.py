@@ -23,12 +23,8 @@ class LimitedMemorySteps(Steps):
     no fraction of it gains anything. Coordinates that are held at a bound have no part in a step, and steps end inside.
 
     Args:
-        objective: f.
-        z: codes to start from, (b, k).
-        observations: (b,).
         inverse: M, (b, k, k).
         tiny_decrease: a step is tiny that is predicted to lower f by less than this fraction.
-        enough: values of f below which a code is finished, (b,).
 
     Source: Nocedal and Wright, Numerical Optimization (2006), algorithm 7.4 (the two-loop recursion).
     """

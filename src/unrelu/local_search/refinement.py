@@ -29,7 +29,6 @@ Mathematical Programming 83 (1998); Nocedal and Wright, Numerical Optimization (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +39,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from unrelu.local_search.descent_kernel import ROOM, SHORTEST_CODE, forward, residual
+from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import (
     INPUTS,
     MATRIX,
@@ -293,28 +293,19 @@ class Refined(NamedTuple):
 
 
 def refine(
-    objective: SquaredError,
-    z: Tensor,
-    observations: Tensor,
-    enough: Tensor,
-    most: int,
-    stop: Callable[[], bool] | None = None,
+    objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, most: int, stop: Stop | None = None
 ) -> Refined:
     """Codes refined to first-order optima of f, which never rises.
 
     Args:
         objective: f, in the precision that the codes are wanted in.
-        z: codes near an optimum, (b, k), inside the bounds.
-        observations: (b,), the observation of each.
+        z, observations: codes near an optimum, (b, k), inside the bounds, and the observation of each, (b,).
         enough: values of f that are as good as 0, (b,).
-        most: evaluations of f and its gradient at most, for each code.
-        stop: asked before each whether to stop.
+        most: evaluations of f and its gradient at most, for each code; ``stop`` is asked before each.
     """
     size = max(1, _NUMBERS // (_remembered(z.shape[1]) * z.shape[1]))
-    parts = []
-    for part in torch.split(torch.arange(len(z), device=z.device), size):
-        state = _Refinement(objective, z[part], observations[part], enough[part])
-        parts.append(state.run(most, stop))
+    each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
+    parts = [_Refinement(objective, *part).run(most, stop or (lambda: False)) for part in each]
     return Refined(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
@@ -353,9 +344,8 @@ class _Refinement:
         assert isinstance(network, Network)
         return PackedObservations(network, self.objective.operator, _numpy(y), np.float64)
 
-    def run(self, most: int, stop: Callable[[], bool] | None) -> Refined:
+    def run(self, most: int, stopped: Stop) -> Refined:
         """So many trial steps of every code at most."""
-        stopped = stop or (lambda: False)
         while not stopped():
             some = np.flatnonzero(~self.ended & (self.numbers[:, _STEPS] < most))
             if not len(some):
@@ -378,7 +368,7 @@ class _Refinement:
         codes = zip(some, f, cut, strict=True)
         return np.array([accept(self.vectors[i], self.numbers[i], self.box, *there) for i, *there in codes])
 
-    def _step_apart(self, some: Index, most: int, stopped: Callable[[], bool]) -> npt.NDArray[np.int64]:
+    def _step_apart(self, some: Index, most: int, stopped: Stop) -> npt.NDArray[np.int64]:
         """Compiled steps of some codes, one after another, until they end, and why."""
         assert self.packed is not None
         reasons, observations = np.full(len(some), _GOES_ON), self.observations.numpy()

@@ -101,7 +101,7 @@ def finish(
     ``by_layer``, those of Algorithm 1 or 2, so that the result is never worse than the paper's.
 
     Args:
-        problem: the problem, its network a chain of layers.
+        problem: its network is a chain of layers.
         z: codes, (B, k), finite.
         max_programs: linear programs of each descent.
         by_layer: whether the layers allow layer-wise codes at little cost.

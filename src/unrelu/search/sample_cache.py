@@ -114,10 +114,6 @@ class GaussianModel:
         left = float((x - length * linear).square().mean())
         return mean, torch.zeros_like(unit[0]), length * tangents, unit, left
 
-    def _in_precision(self, operator: Operator, y: Tensor) -> tuple[Operator, Tensor]:
-        largest = torch.finfo(self.x.dtype).max ** 0.25
-        return operator.to(self.x.dtype, self.x.device), y.clamp(-largest, largest).to(self.x.dtype)
-
     def posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
         r"""Mean (B, k) and covariance (B or 1, k, k) of the codes of observations y (B, m) under the Gaussian model.
 
@@ -125,8 +121,7 @@ class GaussianModel:
 
         .. math:: \hat z = \bar z + P S C^T (y - A \bar x) / \sigma^2, \qquad S = (I + C^T C / \sigma^2)^{-1}, C = A F,
 
-        and the covariance is :math:`P S P^T + I - P P^T`: what y leaves open of s, and what s
-        does not tell of z.
+        and the covariance is :math:`P S P^T + I - P P^T`: what y leaves open of s, and what s does not tell of z.
 
         Args:
             operator: A.
@@ -143,7 +138,8 @@ class GaussianModel:
         return torch.cat(means), torch.cat(covariances) if operator.count else covariances[0]
 
     def _posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-        operator, y = self._in_precision(operator, y)
+        largest = torch.finfo(self.x.dtype).max ** 0.25
+        operator, y = operator.to(self.x.dtype, self.x.device), y.clamp(-largest, largest).to(self.x.dtype)
         mean_x, mean_z, directions, codes, left = self.parts
         size, k = len(y), self.z.shape[1]
         seen = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
@@ -202,10 +198,9 @@ class SampleCache:
         A network on the coordinates of bounded codes is one of its own
         (:func:`~unrelu.measurements.latent_bounds.on_coordinates`).
         """
-        cache = _caches.get(network)
-        if cache is None:
-            cache = _caches[network] = cls(network, bounds)
-        return cache
+        if network not in _caches:
+            _caches[network] = cls(network, bounds)
+        return _caches[network]
 
     def seen_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
         """A model of samples, and a linear measurement of them, that are what ``operator`` makes of the outputs.
@@ -224,12 +219,10 @@ class SampleCache:
     def smoothed(self, width: float, network: Generator) -> Generator:
         """``network``, the generator in some precision, smoothed with this width; kept for the next call."""
         key = (width, network.dtype)
-        if key not in self._smoothed:
-            smoothed = network.smoothed(width)
-            if smoothed is network:  # not kept: the cache would keep its generator alive, and the generator the cache
-                return smoothed
+        smoothed = self._smoothed[key] if key in self._smoothed else network.smoothed(width)
+        if smoothed is not network:  # else the cache would keep its generator alive, and the generator the cache
             self._smoothed[key] = smoothed
-        return self._smoothed[key]
+        return smoothed
 
     def _linearised(self, network: Generator, z: Tensor) -> Tensor:
         """The transposed Jacobian, (k, n), of the smoothed generator at z = 0; of one without layers, at a sample."""
