@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
@@ -30,12 +29,11 @@ def read_observations(
             without y.
         OptionError: ``max_bytes`` is no number of bytes.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; pass a .npy or .npz file of {what}")
-    if not path.exists():
-        raise InputError(f"{path} does not exist; pass a .npy or .npz file of {what}")
-    max_bytes = check_limit(max_bytes)
-    if path.suffix.lower() not in (".npy", ".npz"):
+    if path.is_dir() or not path.exists():
+        wrong = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {wrong}; pass a .npy or .npz file of {what}")
+    max_bytes, ending = check_limit(max_bytes), path.suffix.lower()
+    if ending not in (".npy", ".npz"):
         raise InputError(f"{path}: {what} are read from files that end in .npy or .npz")
 
     def chosen(names: list[str]) -> list[str]:
@@ -44,8 +42,7 @@ def read_observations(
             raise InputError(f"{path} holds {held}; name the {what} {name!r}")
         return [name if name in names else names[0]]
 
-    npy = path.suffix.lower() == ".npy"
-    (array,) = [read_npy(path, max_bytes)] if npy else read_npz(path, max_bytes, chosen).values()
+    (array,) = [read_npy(path, max_bytes)] if ending == ".npy" else read_npz(path, max_bytes, chosen).values()
     if (size := 8 * array.size) > max_bytes:
         raise InputError(
             f"{path} holds {what} that take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, "
@@ -70,10 +67,10 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = 
         return Mask(array.astype(bool))
     if operator is None:
         return None
-    if operator.suffix.lower() == ".npz" and operator.is_file():
-        arrays = read_npz(operator, check_limit(max_bytes), lambda names: names if "format" in names else [])
-        if arrays:
-            return Matrix(_sparse(arrays, operator, max_bytes))
+    is_npz = operator.suffix.lower() == ".npz" and operator.is_file()
+    # Every array is read and checked before SciPy reads it.
+    if is_npz and read_npz(operator, check_limit(max_bytes), lambda names: names if "format" in names else []):
+        return Matrix(_sparse(operator, max_bytes))
     return Matrix(read_observations(operator, "operators", "operator", max_bytes))
 
 
@@ -104,26 +101,14 @@ def read_bounds(text: str | None, max_bytes: int = MAX_BYTES) -> tuple[Any, Any]
     return low, high
 
 
-def _sparse(arrays: dict[str, npt.NDArray[Any]], path: Path, max_bytes: int) -> Any:
+def _sparse(path: Path, max_bytes: int) -> sparse.csr_array:
     """The matrix that ``scipy.sparse.save_npz`` wrote, with every index checked: SciPy's code does not look again."""
     try:
-        kind = np.asarray(arrays["format"]).item()
-        kind = kind.decode("ascii") if isinstance(kind, bytes) else str(kind)
-        shape = tuple(int(n) for n in arrays["shape"].tolist())
-        if len(shape) != 2 or min(shape) < 1 or 8 * sum(shape) > max_bytes:
-            raise ValueError(f"its shape is {shape}")
-        data = arrays["data"]
-        if kind in ("csr", "csc", "bsr"):
-            made = getattr(sparse, f"{kind}_array")((data, arrays["indices"], arrays["indptr"]), shape=shape)
+        made = sparse.load_npz(path)
+        if len(made.shape) != 2 or min(made.shape) < 1 or 8 * sum(made.shape) > max_bytes:
+            raise ValueError(f"its shape is {made.shape}")
+        if made.format in ("csr", "csc", "bsr"):
             made.check_format(full_check=True)
-        elif kind == "coo":
-            # Of arrays SciPy writes the rows and columns as one.
-            places = tuple(arrays["coords"]) if "coords" in arrays else (arrays["row"], arrays["col"])
-            made = sparse.coo_array((data, places), shape=shape)
-        elif kind == "dia":
-            made = sparse.dia_array((data, arrays["offsets"]), shape=shape)
-        else:
-            raise ValueError(f"its format is {kind!r:.40}")
-        return made.tocsr()
+        return sparse.csr_array(made)
     except Exception as error:  # of SciPy and NumPy: ValueError, TypeError, KeyError, IndexError, OverflowError, ...
         raise InputError(f"{path} is no sparse matrix of SciPy ({error!s:.200}); use scipy.sparse.save_npz") from error

@@ -10,13 +10,12 @@ import hashlib
 import math
 import os
 import shutil
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +28,13 @@ from unrelu.runtime.file_writing import storing
 Values = Mapping[str, npt.NDArray[Any]]
 # What to do where results cannot be written.
 AGAIN = "what is finished is kept: mend that, and run it again"
+# The only column of a Zarr group that gains by compression.
+_COMPRESSED = "reconstructions"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number or array for every observation.
-
-    Attributes:
-        name: of the column.
-        shape: of one entry.
-        dtype: of its numbers.
-    """
+    """One number, or an array of this shape, for every observation."""
 
     name: str
     shape: Shape
@@ -78,12 +73,14 @@ class Table(ABC):
     """Where the columns are; can be pickled.
 
     Attributes:
+        format: its name.
         folder: of the run.
         size: number of rows.
         chunk: rows that are written at once.
         columns: what there is.
     """
 
+    format: ClassVar[str]
     folder: str
     size: int
     chunk: int
@@ -102,7 +99,7 @@ class Table(ABC):
 
     @abstractmethod
     def write(self, start: int, values: Values) -> None:
-        """Write rows from ``start`` on, of every column."""
+        """Write the rows of a whole chunk, which begins at ``start``, of every column."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Rows start to stop - 1 of a column; all of them by default."""
@@ -113,7 +110,7 @@ class Table(ABC):
             raise InputError(f"there are no rows {start!r} to {stop!r}; pass whole numbers from 0 to {self.size}")
         if (size := (stop - start) * column.row_bytes) > MAX_BYTES:
             raise InputError(
-                f"{self.folder}: rows {start} to {stop} of {column.name} take {shown_size(size)}; read fewer at once"
+                f"{self.folder}: rows {start} to {stop} of {name} take {shown_size(size)}; read fewer at once"
             )
         return self._read(column, start, stop)
 
@@ -123,10 +120,10 @@ class Table(ABC):
 
     def column(self, name: str) -> Column:
         """The column of that name."""
-        found = next((column for column in self.columns if column.name == name), None)
-        if found is None:
-            raise InputError(f"there is no column {name!r}; there are {', '.join(c.name for c in self.columns)}")
-        return found
+        named = {column.name: column for column in self.columns}
+        if name not in named:
+            raise InputError(f"there is no column {name!r}; there are {', '.join(named)}")
+        return named[name]
 
     def read_all(self, start: int, stop: int) -> dict[str, npt.NDArray[Any]]:
         """Rows start to stop - 1 of every column."""
@@ -147,6 +144,8 @@ class NpyTable(Table):
     Files are preallocated sparse files; rows are written at their places. For a disk of this machine: network file
     systems may mix up what several machines write into one file.
     """
+
+    format = "npy"
 
     def create(self, attributes: Mapping[str, Any]) -> None:
         """The space that all rows will need has to be free."""
@@ -171,25 +170,23 @@ class NpyTable(Table):
             rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
             # Written, not mapped: a full disk is an error here, and would end a process that maps the file.
             with storing(path, AGAIN), path.open("r+b") as stream:
-                stream.seek(_begin(path, column, self.size) + start * column.row_bytes)
+                stream.seek(_begin(stream, path, column, self.size) + start * column.row_bytes)
                 stream.write(rows.tobytes())
 
     def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
         path, count = self._path(column), (stop - start) * math.prod(column.shape)
         try:
-            with opened(path, Path(self.folder)) as (stream, length):
-                begin = _checked(stream, length, path, column, self.size)
-                stream.seek(begin + start * column.row_bytes)
-                flat = np.fromfile(stream, column.dtype, count)
-            return flat.reshape(stop - start, *column.shape)
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
+            with opened(path, Path(self.folder)) as (stream, _):
+                stream.seek(_begin(stream, path, column, self.size) + start * column.row_bytes)
+                return np.fromfile(stream, column.dtype, count).reshape(stop - start, *column.shape)
+        except OSError as error:
             raise InputError(f"{path} cannot be read: {error}") from error
 
     def _whole(self, column: Column) -> bool:
+        path = self._path(column)
         try:
-            return bool(_begin(self._path(column), column, self.size))
+            with path.open("rb") as stream:
+                return bool(_begin(stream, path, column, self.size))
         except (FileNotFoundError, ValueError):  # any other error is of the disk
             return False
 
@@ -206,9 +203,12 @@ class ZarrTable(Table):
     """``results.zarr``, a Zarr group of format 3 with an array for every column, in chunks of ``chunk`` rows.
 
     Chunks are files of their own, so machines that share the folder do not disturb each other. Reconstructions are
-    compressed. A chunk of any other column is its numbers in little-endian order and no more (the ``bytes`` codec of
-    Zarr v3), so that :meth:`write` writes its file as it is: by way of Zarr a kilobyte takes much longer.
+    compressed, at level 1, which costs less than Zarr's own choice. A chunk of any other column is its numbers in
+    little-endian order and no more (the ``bytes`` codec of Zarr v3), so that :meth:`write` writes its file as it is: by
+    way of Zarr a kilobyte takes much longer.
     """
+
+    format = "zarr"
 
     def create(self, attributes: Mapping[str, Any]) -> None:
         """What the rows will need is not known, as they are compressed."""
@@ -227,8 +227,7 @@ class ZarrTable(Table):
         for column in self.columns:
             if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
                 continue
-            # Codes and short columns gain nothing; level 1 costs less than Zarr's own choice.
-            compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == "reconstructions" else None
+            compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == _COMPRESSED else None
             names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
             group.create_array(
                 column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
@@ -237,27 +236,23 @@ class ZarrTable(Table):
             )  # fmt: skip
 
     def write(self, start: int, values: Values) -> None:
+        zarr = optional("zarr", "results in Zarr stores", "zarr")
         with storing(self._location, AGAIN):
-            arrays = _opened(self._location, "r+")
+            os.stat(Path(self._location, "zarr.json"))  # a store that is gone is not begun anew
             for column in self.columns:
-                rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
-                stop = start + len(rows)
-                whole = start % self.chunk == 0 and stop == min(start + self.chunk, self.size)
-                if whole and not arrays[column.name].compressors:
-                    self._write_chunk(column, start // self.chunk, rows)
-                else:
-                    arrays[column.name][start:stop] = rows
-
-    def _write_chunk(self, column: Column, index: int, rows: npt.NDArray[Any]) -> None:
-        """A chunk without compression, at ``c/index/0/...``; chunks have one length, so the last one is filled up."""
-        path = Path(self._location, column.name, "c", str(index), *("0" for _ in column.shape))
-        missing = np.full((self.chunk - len(rows), *column.shape), column.empty, column.dtype)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rows.tobytes() + missing.tobytes())
+                rows, place = np.ascontiguousarray(values[column.name], dtype=column.dtype), self._location
+                if column.name == _COMPRESSED:
+                    zarr.open_array(f"{place}/{column.name}", mode="r+")[start : start + len(rows)] = rows
+                    continue
+                # Its chunk is c/index/0/...; chunks have one length, so the last one is filled up.
+                path = Path(place, column.name, "c", str(start // self.chunk), *("0" for _ in column.shape))
+                missing = np.full((self.chunk - len(rows), *column.shape), column.empty, column.dtype)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(rows.tobytes() + missing.tobytes())
 
     def _read(self, column: Column, start: int, stop: int) -> npt.NDArray[Any]:
         try:
-            array = _opened(self._location, "r")[column.name]
+            array = _opened(self._location)[column.name]
             if not _is_whole(array, (self.size, *column.shape), column.dtype):
                 raise InputError(f"{self._location}/{column.name} has shape {array.shape}, {array.dtype}; run it again")
             return np.asarray(array[start:stop], dtype=column.dtype)
@@ -271,21 +266,18 @@ class ZarrTable(Table):
         return str(Path(self.folder, "results.zarr"))
 
 
-FORMATS: dict[str, type[Table]] = {"npy": NpyTable, "zarr": ZarrTable}
+FORMATS: dict[str, type[Table]] = {kind.format: kind for kind in (NpyTable, ZarrTable)}
 
 
-def _opened(location: str, mode: str) -> dict[str, Any]:
+def _opened(location: str) -> dict[str, Any]:
     """The arrays of a group by name."""
-    return _arrays(location, mode, os.getpid(), os.stat(Path(location, "zarr.json")).st_mtime)
+    return _arrays(location, os.getpid(), os.stat(Path(location, "zarr.json")).st_mtime)
 
 
 @lru_cache(maxsize=4)
-def _arrays(location: str, mode: str, _process: int, _made: float) -> dict[str, Any]:
+def _arrays(location: str, _process: int, _made: float) -> dict[str, Any]:
     """Those that this process has open: opening a group reads a file a column."""
-    zarr = optional("zarr", "results in Zarr stores", "zarr")
-    if mode != "r":
-        group = zarr.open_group(location, mode=mode, zarr_format=3)
-        return {name: group[name] for name in group.array_keys()}
+    optional("zarr", "results in Zarr stores", "zarr")
     from unrelu.datasets.zarr_reading import bounded, zarr_node  # noqa: PLC0415 -- an optional dependency
 
     group = zarr_node(location)
@@ -296,15 +288,9 @@ def _is_whole(array: Any, shape: Shape, dtype: str) -> bool:
     return array is not None and (array.shape, array.dtype) == (shape, np.dtype(dtype))
 
 
-def _begin(path: Path, column: Column, size: int) -> int:
+def _begin(stream: BinaryIO, path: Path, column: Column, size: int) -> int:
     """Where the rows of a ``.npy`` file begin. A file of another length is not the one that was made."""
-    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a device, a socket or a pipe; remove it, and run it again")
-    with path.open("rb") as stream:
-        return _checked(stream, path.stat().st_size, path, column, size)
-
-
-def _checked(stream: BinaryIO, length: int, path: Path, column: Column, size: int) -> int:
+    length = os.fstat(stream.fileno()).st_size
     begin = npy_header(stream, length, str(path)).offset
     if length != begin + size * column.row_bytes:
         raise InputError(f"{path} has {length} bytes instead of {begin + size * column.row_bytes}; run it again")

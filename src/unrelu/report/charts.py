@@ -44,24 +44,13 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True)
 class Histogram:
-    """A histogram.
-
-    Attributes:
-        title: what is counted.
-        unit: of the values.
-        zeros: values that are 0, which a logarithmic scale cannot show.
-        unknown: values that are NaN or infinite.
-        scale: "logarithmic" or "linear".
-        bars: all of equal width on that scale.
-        ticks: the labels of the axis.
-        mark: a value to compare with, or None.
-    """
+    """Bars of equal width on their scale, with the labels of the axis and a value to compare with."""
 
     title: str
     unit: str
-    zeros: int
-    unknown: int
-    scale: str = "linear"
+    zeros: int  # values that are 0, which a logarithmic scale cannot show
+    unknown: int  # NaN or infinite
+    scale: str = "linear"  # or "logarithmic"
     bars: tuple[Bar, ...] = ()
     ticks: tuple[Tick, ...] = ()
     mark: Tick | None = None
@@ -96,15 +85,15 @@ def histogram(
     marked = [mark[0]] if mark is not None and 0 < mark[0] < math.inf else []
     within = np.array([values[shown].min(), values[shown].max(), *marked], dtype=float)
     log = bool(within.min() > 0 and within.max() > _NARROW * within.min())
-    if log:
-        within = np.log10(within)
-    elif zeros.any():
+    if not log and zeros.any():
         within, shown, zeros = np.append(within, 0.0), known, np.zeros_like(zeros)
-    edges = _edges(within, min(_BARS, max(_FEWEST, round(2 * math.sqrt(shown.sum())))))
-    won, lost = (_counts(values[shown & chosen], edges, log) for chosen in (success, ~success))
-    ends = 10.0**edges if log else edges
-    bars = tuple(map(Bar, ends[:-1].tolist(), ends[1:].tolist(), won, lost))
-    line = [(math.log10(value) if log else value, mark[1]) for value in marked] if mark else []
+    place, back = (np.log10, lambda x: 10.0**x) if log else (np.asarray, np.asarray)
+    edges = _edges(place(within), min(_BARS, max(_FEWEST, round(2 * math.sqrt(shown.sum())))))
+    # Rounding may put an extreme just beyond its edge.
+    inside = np.clip(place(values[shown]), edges[0], edges[-1])
+    won, lost = (np.histogram(inside[chosen[shown]], edges)[0].tolist() for chosen in (success, ~success))
+    bars = tuple(map(Bar, back(edges[:-1]).tolist(), back(edges[1:]).tolist(), won, lost))
+    line = [(float(place(value)), mark[1]) for value in marked] if mark else []
     scale = "logarithmic" if log else "linear"
     ticks = _ticks(_labels(edges, log), edges)
     return Histogram(title, unit, int(zeros.sum()), unknown, scale, bars, ticks, next(iter(_ticks(line, edges)), None))
@@ -115,12 +104,6 @@ def _edges(within: Array, most: int) -> Array:
     low, high = float(within.min()), float(within.max())
     room = max(0.0, 1e-3 * abs(high) - (high - low)) / 2
     return np.asarray(MaxNLocator(most - 2, steps=_STEPS).tick_values(low - room, high + room), dtype=np.float64)
-
-
-def _counts(values: npt.NDArray[Any], edges: Array, log: bool) -> list[int]:
-    places = np.log10(values) if log else values
-    inside = np.clip(places, edges[0], edges[-1])  # rounding may put an extreme just beyond its edge
-    return [int(n) for n in np.histogram(inside, edges)[0]]
 
 
 def _labels(edges: Array, log: bool) -> list[tuple[float, str]]:
@@ -157,7 +140,7 @@ def curve(values: Array, x: Array | None = None, low: float = 0.0, high: float =
     up = 100 - 100 * (np.clip(values, low, high) - low) / ((high - low) or 1.0)
     known = np.isfinite(values)
     breaks = np.flatnonzero(np.diff(known)) + 1
-    parts = [part for part in np.split(np.arange(len(values)), breaks) if len(part) and known[part[0]]]
+    parts = [part for part in np.split(np.arange(len(values)), breaks) if known[part[:1]].any()]
     return Curve(tuple(" ".join(f"{across[i]:.1f},{up[i]:.2f}" for i in part) for part in parts), last)
 
 

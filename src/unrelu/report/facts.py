@@ -206,9 +206,8 @@ def _given(run: Run) -> dict[str, Any]:
     manifest, how = run.manifest, opened(run)
     stated = {name: manifest[name] for name in ("noise", "bounds", "norm", "prior", "time_limit") if manifest.get(name)}
     always = {name: manifest[name] for name in ("seed", "chunk", "results")} | {"scale": manifest["data"]["scale"]}
-    array = {"array": how["array"]} if how["array"] else {}
-    size = {"size": how["size"]} if how["size"] else {}
-    return {**stated, **always, **array, **size, **manifest["options"]}
+    in_file = {name: how[name] for name in ("array", "size") if how[name]}
+    return {**stated, **always, **in_file, **manifest["options"]}
 
 
 def _flags(command: str | None) -> dict[str, str]:
@@ -217,9 +216,5 @@ def _flags(command: str | None) -> dict[str, str]:
         words = shlex.split(command or "")
     except ValueError:
         return {}
-    found = {}
-    for word, after in pairwise([*words, ""]):
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            found[name[2:]] = value if equals else after
-    return found
+    parts = ((*word.partition("="), after) for word, after in pairwise([*words, ""]))
+    return {name[2:]: value if equals else after for name, equals, value, after in parts if name.startswith("--")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -143,11 +144,11 @@ def throughput(run: Run) -> dict[str, Any] | None:
 
 def _busy(records: Iterable[Record]) -> float:
     """The length of the union of the chunks' intervals of time."""
-    total, until = 0.0, -np.inf
+    total, until = 0.0, -math.inf
     for begin, end in sorted((record.at - record.seconds, record.at) for record in records):
         total += max(0.0, end - max(begin, until))
         until = max(until, end)
-    return float(total)
+    return total
 
 
 def _workers(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -164,5 +165,5 @@ def _workers(records: Iterable[Record]) -> list[dict[str, Any]]:
 def _progress(records: list[Record], begin: float) -> Any:
     """A line through the number of finished observations at the end of every chunk."""
     times = np.array([0.0, *(record.at - begin for record in records)])
-    done = np.cumsum([0, *(record.stop - record.start for record in records)]).astype(float)
+    done = np.cumsum([0.0, *(record.stop - record.start for record in records)])
     return curve(done, times, 0.0, float(done[-1]))

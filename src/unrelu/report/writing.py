@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unrelu._version import __version__
 from unrelu.display.pixels import HIDDEN
-from unrelu.errors import InputError, StorageError
+from unrelu.errors import InputError
 from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
 from unrelu.report.certificates import certificates
 from unrelu.report.charts import Histogram, histogram
 from unrelu.report.facts import machine, masked, objective, opened, question, script
-from unrelu.report.gallery import criterion, gallery
-from unrelu.report.observed import FoundData, find_data
+from unrelu.report.gallery import FoundData, criterion, find_data, gallery
 from unrelu.report.outcomes import above_noise, identifiability, known, messages, outcomes, spread_of, throughput
 from unrelu.runs import Run, open_run
 from unrelu.runtime import words
+from unrelu.runtime.file_writing import drafted
 
 _NORMS = {"residual_l2": "l2", "residual_l1": "l1", "residual_linf": "largest entry"}
 # What the colours of the residuals say, where noise is stated and where not.
@@ -64,13 +63,8 @@ def write_report(
         raise InputError(f"{target} is a device, a pipe or a socket, and would be replaced; name a file")
     if target.exists() and target.suffix not in (".html", ".htm"):
         raise InputError(f"{target} exists and is no page, and would be replaced; name a file that ends in .html")
-    draft = target.with_name(target.name + ".draft")
-    try:
-        draft.unlink(missing_ok=True)  # a link would lead elsewhere
-        draft.write_text(page, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
-        os.replace(draft, target)
-    except OSError as error:
-        raise StorageError(f"{target} cannot be written: {error.strerror}; name another file") from error
+    with drafted(target, "name another file") as stream:
+        stream.write(page.encode(errors="backslashreplace"))  # names of files may be no UTF-8
     return target
 
 
@@ -162,8 +156,7 @@ def _expected(run: Run, column: str) -> float | None:
 
     With S of Gaussian noise and A of uniform noise in m observed entries: S sqrt(m), A sqrt(m / 3), and at most A.
     """
-    noise = Noise.parse(run.manifest["noise"])
-    entries = math.prod(run.manifest["data"]["shape"])
+    noise, entries = Noise.parse(run.manifest["noise"]), math.prod(run.manifest["data"]["shape"])
     sizes = {"residual_l2": math.sqrt(noise.mean_square * entries), "residual_linf": noise.bound}
     size = sizes.get(column, math.nan)
     return None if masked(run) or math.isnan(size) else size

@@ -64,7 +64,7 @@ def _in_processes(
         while left and not stopping.is_set():
             begun: dict[Future[Outcome], Task] = {}
             try:
-                with fresh_processes(min(workers, len(left)), begin=_take, arguments=(str(path),)) as pool:
+                with fresh_processes(min(workers, len(left)), _take, str(path)) as pool:
                     for outcome in _through(pool, workers * AHEAD, left, begun, stopping):
                         lives = _LIVES
                         yield outcome

@@ -35,7 +35,7 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "time_limit": _NUMBER, "seed": (int,), "chunk": (int,), "results": (str,), "statuses": (list,), "about": (dict,),
     "about.data": (str,),
 }  # fmt: skip
-# Of the bounds, which manifests of earlier versions do not have, and of the rest of "about", what is there.
+# What may be missing: the bounds, which manifests of earlier versions do not have, and most of "about".
 _OPTIONAL: dict[str, tuple[type, ...]] = {
     "bounds": (list, type(None)),
     "about.model": _TEXT, "about.masks": _TEXT, "about.mask": _TEXT, "about.operator": _TEXT, "about.command": _TEXT,
@@ -85,7 +85,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
         **work.stated,
         "seed": work.seed,
         "chunk": work.chunk,
-        "results": next(name for name, kind in FORMATS.items() if isinstance(work.table, kind)),
+        "results": work.table.format,
         "statuses": STATUSES,
         "about": {**names, "machine": describe()},
     }

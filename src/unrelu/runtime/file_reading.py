@@ -196,7 +196,7 @@ def _short(value: object) -> str:
 
 
 def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
-    """The header of a ``.npy`` file of ``size`` bytes, checked against these; ``stream`` then stands at the entries.
+    """The header of a ``.npy`` file of ``size`` bytes, checked against these.
 
     Raises:
         InputError: it is none, or states entries of a type or a number that the file cannot hold.
@@ -218,26 +218,14 @@ def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
     return header
 
 
-def npy_values(stream: IO[bytes], header: Header, where: str) -> npt.NDArray[Any]:
-    """The array whose entries ``stream`` stands at."""
-    flat = np.empty(math.prod(header.shape), header.dtype)
-    view, at = flat.view(np.uint8), 0
-    while at < header.size:
-        piece = stream.read(min(_PIECE, header.size - at))
-        if not piece:
-            raise InputError(f"{where} ends after {at:,} of {header.size:,} bytes: it is cut short or damaged")
-        view[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
-        at += len(piece)
-    return flat.reshape(header.shape[::-1]).transpose() if header.fortran else flat.reshape(header.shape)
-
-
 def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
     """The array in a ``.npy`` file."""
     with opened(path) as (stream, size):
         header = npy_header(stream, size, str(path))
         if header.size > max_bytes:
             raise InputError(f"{path} holds {shown_size(header.size)}; {_limit(max_bytes)}")
-        return npy_values(stream, header, str(path))
+        stream.seek(0)
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
 # --- zip files --------------------------------------------------------------------------------------------------------
@@ -305,7 +293,9 @@ def read_npz(
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> npt.NDArray[Any]:
     with archive.open(info) as stream:
-        array = npy_values(stream, npy_header(stream, info.file_size, where), where)
+        npy_header(stream, info.file_size, where)
+        stream.seek(0)
+        array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
         if stream.read(1):  # reading to the end compares the check sum
             raise InputError(f"{where} is longer than its header states; save it again")
         return array

@@ -44,6 +44,7 @@ def drafted(path: Path, advice: str) -> Iterator[IO[bytes]]:
     draft = path.with_name(path.name + ".draft")
     with storing(path, advice):
         try:
+            draft.unlink(missing_ok=True)  # a link would lead elsewhere
             with draft.open("wb") as stream:
                 yield stream
                 stream.flush()

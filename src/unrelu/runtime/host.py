@@ -65,7 +65,7 @@ def computing(one_thread: bool = False) -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         if "raise" in np.geterr().values():
             stack.enter_context(np.errstate(**_ERRORS))
-        if (one_thread or _forked.is_set()) and not is_on_one_thread():
+        if (one_thread or os.getpid() != _first_process) and not is_on_one_thread():
             stack.enter_context(_limited())
         try:
             yield
@@ -278,8 +278,5 @@ def _libraries() -> ThreadpoolController:
 
 
 _one_thread = Shared(_one_thread_each)
-_forked = threading.Event()
-if _began_as_fork():
-    _forked.set()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked.set)
+# No process of that number is a fork of another.
+_first_process = 0 if _began_as_fork() else os.getpid()

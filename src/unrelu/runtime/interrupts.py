@@ -81,21 +81,17 @@ def without_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def fresh_processes(
-    workers: int, pinned: bool = False, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
+def fresh_processes(workers: int, begin: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
     """Fresh processes of one thread each; where this one fails or is interrupted, they end at once.
 
     Args:
         workers: how many.
-        pinned: each on a core of its own, for timings. Two pools would get the same cores.
-        begin: run first in each, with ``arguments``.
-        arguments: pickled for each of them. Small: where a process dies before it has read more than a pipe holds, 64
-            KiB, this one would wait for it for ever.
+        begin: run first in each.
+        arguments: of ``begin``, pickled for each process. Small: where a process dies before it has read more than a
+            pipe holds, 64 KiB, this one would wait for it for ever.
     """
-    context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0), pinned, begin, arguments))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, *arguments))
     try:
         yield pool
     except BaseException:
@@ -106,22 +102,16 @@ def fresh_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(begun: Any, pinned: bool, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _begin(begin: Callable[..., None], *arguments: Any) -> None:
     """In a fresh process: leave Ctrl-C to the parent, end when it has died, and compute on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch  # noqa: PLC0415 -- commands set up Ctrl-C before anything heavy is imported
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
-    if pinned and hasattr(os, "sched_setaffinity"):
-        with begun.get_lock():
-            place, begun.value = begun.value, begun.value + 1
-        mine = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {mine[place % len(mine)]})
     torch.set_num_threads(1)
     threadpool_limits(1)
-    if begin is not None:
-        begin(*arguments)
+    begin(*arguments)
 
 
 def _end_with_parent() -> None:
