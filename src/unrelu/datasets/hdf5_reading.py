@@ -73,12 +73,7 @@ class Hdf5:
             return False
 
     def _found(self, file: Any, name: str) -> Any:
-        """What a name leads to in the file; HDF5 would follow links out of it.
-
-        Raises:
-            KeyError: there is nothing.
-            InputError: a link on the way leads to another file, or in circles.
-        """
+        """What a name leads to in the file, KeyError if there is nothing. HDF5 would follow links out of the file."""
         node, left = file["/"], name.split("/")
         for _ in range(_STEPS):
             if not left:
@@ -126,10 +121,7 @@ class Hdf5:
             raise InputError(f"{self.location}: {dataset.name} is compressed twice; write it with one compressor")
 
     def _check_chunks(self, dataset: Any, start: int, stop: int) -> None:
-        """Refuse chunks of the rows that may decompress to more than a chunk has, and more than ``max_bytes``.
-
-        HDF5 takes memory until a compressed chunk ends, whatever its size should be.
-        """
+        """Refuse chunks that would decompress to more than a chunk holds: HDF5 takes memory until a chunk ends."""
         kinds = [f for f in (_filters(dataset) if dataset.chunks else ()) if f in _EXPANDS]
         if not kinds:
             return

@@ -30,17 +30,9 @@ class Folder(StoredSource):
     """The PNG and JPEG files of a folder, sorted by name; other files and folders in it are left alone.
 
     An observation is (H, W) of a grey file and (3, H, W) of a colour file. Values are those of the file, 0..255 or
-    0..65535; what it says on gamma or orientation is not applied.
-
-    Args:
-        location: the folder.
-        size: (height, width) to resize to, antialiased bilinear. Without it, all files must have the first one's size.
-        nearest: resize by the nearest pixel, for masks.
-        max_bytes: the most that one file, or one image as float64, may take. Pillow's own limit holds as well.
-
-    Raises:
-        InputError: no such folder, no such files in it, none can be read, or a ``size`` that is none.
-        MissingPackageError: Pillow is not installed.
+    0..65535; what it says on gamma or orientation is not applied. ``size`` is (height, width) to resize to, antialiased
+    bilinear, or by the ``nearest`` pixel for masks; without it, all files must have the first one's size. One file, and
+    one image as float64, may take ``max_bytes``; Pillow's own limit holds as well.
     """
 
     def __init__(
@@ -130,12 +122,9 @@ def decoded(
     max_bytes: int = MAX_BYTES,
     folder: Path | None = None,
 ) -> npt.NDArray[Any] | str:
-    """The image in a file, or what is wrong with it. Nothing but PNG and JPEG is decoded, whatever the file is called.
+    """The image in a file, which may have to lie in a folder; or what is wrong with it.
 
-    Args:
-        path: the file.
-        size, nearest, max_bytes: as of :class:`Folder`.
-        folder: that the file has to be in; None allows any place.
+    Nothing but PNG and JPEG is decoded, whatever the file is called.
     """
     image_module = optional("PIL.Image", "images", "images")
     try:
@@ -204,13 +193,7 @@ def stored_shape(output: Shape) -> Shape | None:
 def read_picture(
     path: Path, output: Shape, size: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES
 ) -> tuple[npt.NDArray[Any], Shape]:
-    """The picture in a file, read as one in a folder (:class:`Folder`), for a generator.
-
-    Args:
-        path: a PNG or JPEG file, grey or RGB.
-        output: the shape that the generator puts out.
-        size: (height, width) to resize to, antialiased bilinear.
-        max_bytes: the most that it may take, as a file and as float64.
+    """The picture in a file, read as one in a folder (:class:`Folder`), for a generator with outputs of this shape.
 
     Returns:
         Its values as they are stored, of the generator's output shape; and their shape as a picture, (H, W) or
@@ -219,7 +202,6 @@ def read_picture(
     Raises:
         InputError: it is missing or cannot be read, or the generator makes other pictures, or none. The message says of
             which size and colours, and how to convert.
-        MissingPackageError: Pillow is not installed.
     """
     found = decoded(path, size, max_bytes=max_bytes)
     made = stored_shape(output)
@@ -253,12 +235,7 @@ def _conversion(path: Path, made: Shape) -> str:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Whether a picture can be written there.
-
-    Raises:
-        OutputExistsError: the file exists and ``overwrite`` is not set.
-        InputError: it is no file, or its folder does not exist.
-    """
+    """Refuse a place where no picture can be written, or where a file would be replaced without ``overwrite``."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path} is no file, and would be replaced by a picture; name a file")
     if path.exists() and not overwrite:
@@ -268,12 +245,9 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def write_picture(path: Path, values: npt.NDArray[Any], ends: tuple[float, float]) -> None:
-    """Write values (H, W) or (3, H, W) as 8-bit grey or RGB, ends[0] as 0 and ends[1] as 255; those beyond are cut.
+    """Write values (H, W) or (3, H, W) as 8-bit grey or RGB.
 
-    Raises:
-        InputError: values are not finite.
-        StorageError: it cannot be written.
-        MissingPackageError: Pillow is not installed.
+    ends[0] becomes 0, ends[1] becomes 255, and values beyond them are cut.
     """
     image_module = optional("PIL.Image", "pictures", "images")
     if not np.isfinite(values).all():

@@ -21,12 +21,7 @@ _ADVICE = "free space, or name another folder"
 
 
 def prepare_output(folder: Path, overwrite: bool) -> None:
-    """Make the output folder before any work starts.
-
-    Raises:
-        OutputExistsError: it exists, is not empty, and ``overwrite`` is not set.
-        InputError: it is a file, cannot be made or read, or see :func:`check_own_files`.
-    """
+    """Make the output folder before any work starts; one that holds something is refused without ``overwrite``."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the results")
     try:
@@ -48,9 +43,9 @@ def check_own_files(folder: Path) -> None:
 
 
 def write_result(folder: Path, result: Inversion, names: Sequence[str] | None = None) -> None:
-    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl`` of a result.
+    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl``.
 
-    ``names`` are those of the files that the observations were read from, one each.
+    ``names`` are those of the files that the observations were read from.
     """
     with storing(folder, _ADVICE):
         np.save(folder / "codes.npy", result.z)
@@ -107,18 +102,17 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
         write_records(folder / "certificates.jsonl", certificate_records(certificates))
 
 
-def _record_of(i: int, c: Certificate) -> dict[str, Any]:
-    names = ("lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds")
-    row = {name: getattr(c, name) for name in names}
-    box = None if c.box is None else [[_number(float(end)) for end in ends] for ends in c.box]
-    bounds = None if c.bounds is None else c.bounds.tolist()
-    more = {"box": box, "bounds": bounds, "out_of_range": c.out_of_range}
-    return plain({"index": i, "status": c.status.name, **row, **more})
-
-
 def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, Any]]:
     """One dictionary a certificate: the lines of ``certificates.jsonl``."""
-    return [_record_of(i, certificate) for i, certificate in enumerate(certificates)]
+    names = ("lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds")
+    found = []
+    for i, c in enumerate(certificates):
+        box = None if c.box is None else [[_number(float(end)) for end in ends] for ends in c.box]
+        bounds = None if c.bounds is None else c.bounds.tolist()
+        more = {"box": box, "bounds": bounds, "out_of_range": c.out_of_range}
+        row = {"index": i, "status": c.status.name, **{name: getattr(c, name) for name in names}, **more}
+        found.append(plain(row))
+    return found
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

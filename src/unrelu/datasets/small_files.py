@@ -16,18 +16,9 @@ from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_npy, read_n
 def read_observations(
     path: Path, what: str = "observations", name: str = "y", max_bytes: int = MAX_BYTES
 ) -> npt.NDArray[Any]:
-    """The array in a ``.npy`` file, or the one in a ``.npz`` file (named ``y`` if it holds several). Never unpickles.
+    """The array in a ``.npy`` file, or the one in a ``.npz`` file (called ``name`` if it holds several).
 
-    Args:
-        path: the file.
-        what: what it holds, for messages.
-        name: of the array, where there are several.
-        max_bytes: the most that the array may take, as it is stored and as float64; 4 GiB by default.
-
-    Raises:
-        InputError: the file is missing, a folder, of another kind, damaged, too large, holds objects, or several arrays
-            without y.
-        OptionError: ``max_bytes`` is no number of bytes.
+    ``what`` it holds is for messages. The array may take ``max_bytes``, as it is stored and as float64.
     """
     if path.is_dir() or not path.exists():
         wrong = "is a folder" if path.is_dir() else "does not exist"
@@ -52,11 +43,7 @@ def read_observations(
 
 
 def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = MAX_BYTES) -> Mask | Matrix | None:
-    """What ``operator=`` of :func:`unrelu.invert` takes, from a file: 0/1 masks, or a matrix, dense or SciPy sparse.
-
-    Raises:
-        InputError: both are given, or a file cannot be read (see :func:`read_observations`).
-    """
+    """What ``operator=`` of :func:`unrelu.invert` takes, from a file: 0/1 masks, or a matrix, dense or SciPy sparse."""
     if mask is not None and operator is not None:
         raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
     if mask is not None:
@@ -75,11 +62,7 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = 
 
 
 def read_bounds(text: str | None, max_bytes: int = MAX_BYTES) -> tuple[Any, Any] | None:
-    """What ``bounds=`` of :func:`unrelu.invert` takes, from LOW,HIGH or a ``.npz`` file with arrays lower and upper.
-
-    Raises:
-        InputError: it is neither, or the file cannot be read.
-    """
+    """What ``bounds=`` of :func:`unrelu.invert` takes, from LOW,HIGH or a ``.npz`` file with arrays lower and upper."""
     if text is None:
         return None
     if text.lower().endswith(".npz"):

@@ -167,13 +167,7 @@ def optional(module: str, what: str, extra: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """An open array.
-
-    Attributes:
-        shape: (B, ...).
-        dtype: of its entries.
-        read: from start and stop to the entries ``[start:stop]``.
-    """
+    """An open array: its shape (B, ...), the type of its entries, and a function from i, j to the entries ``[i:j]``."""
 
     shape: Shape
     dtype: np.dtype[Any]
@@ -181,16 +175,9 @@ class ArrayRows:
 
 
 class ArraySource(StoredSource):
-    """A data set in one array.
+    """A data set in one array, which ``opening`` opens; it can be pickled.
 
-    Args:
-        location: of the store, for messages.
-        opening: opens the array; can be pickled. Its exceptions, but for unrelu's own, are read as a damaged
-            store.
-        max_bytes: the most that one observation may take, as float64.
-
-    Raises:
-        InputError: it cannot be opened, is no batch (B, ...), is empty, is not made of real numbers, or of too many.
+    One observation may take ``max_bytes`` as float64. Errors of libraries are read as a damaged store.
     """
 
     def __init__(self, location: str, opening: Callable[[], ArrayRows], max_bytes: int = MAX_BYTES) -> None:

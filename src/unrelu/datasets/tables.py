@@ -70,14 +70,9 @@ def columns_of(latent_dim: int, output_shape: Shape) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Table(ABC):
-    """Where the columns are; can be pickled.
+    """Where the columns of a run are: in its folder, ``size`` rows, of which ``chunk`` are written at once.
 
-    Attributes:
-        format: its name.
-        folder: of the run.
-        size: number of rows.
-        chunk: rows that are written at once.
-        columns: what there is.
+    It can be pickled.
     """
 
     format: ClassVar[str]
@@ -88,13 +83,10 @@ class Table(ABC):
 
     @abstractmethod
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """Make the columns that are not there, or not of their full size, without rows; leave the others as they are.
+        """Make the columns that are missing, or not of their full size, without rows; the others stay as they are.
 
-        Args:
-            attributes: to be kept with the table, where the format can.
-
-        Raises:
-            StorageError: there is not enough space, or the folder cannot be written.
+        ``attributes`` are kept with the table where the format can. A StorageError says that there is too little space,
+        or that the folder cannot be written.
         """
 
     @abstractmethod

@@ -36,15 +36,10 @@ _SHARDS = 2**20
 
 
 def zarr_rows(location: str, array: str | None, name: str, max_bytes: int = MAX_BYTES) -> ArrayRows:
-    """An array, or that of a group which :func:`~unrelu.datasets.sources.choose` names; nothing is read yet.
+    """The array at a place, or that of a group which :func:`~unrelu.datasets.sources.choose` names; read later.
 
     Chunks that were never written hold its fill value. Only format 3 is read: format 2 may name pickle as a codec,
     which would run code of the store's author.
-
-    Args:
-        location: a folder, or a URL that fsspec knows.
-        array, name: which of the arrays.
-        max_bytes: the most that a chunk may take.
     """
     node = zarr_node(location, max_bytes)
     if isinstance(node, zarr.Group):
@@ -96,13 +91,9 @@ def _store(location: str, max_bytes: int) -> Any:
 
 
 class Inside(LocalStore):
-    """A folder, of which only regular files are read that lie in it, without links, and of at most ``max_bytes``.
+    """A folder of which only regular files are read, that lie in it, are no links, and have at most ``max_bytes``.
 
-    Args:
-        root: the folder.
-        read_only: as in Zarr.
-        max_bytes: of one file that is read as a whole; of metadata less, see
-            :func:`~unrelu.runtime.file_reading.json_limit`.
+    Metadata may have less, see :func:`~unrelu.runtime.file_reading.json_limit`.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = False, max_bytes: int = MAX_BYTES) -> None:
@@ -165,7 +156,7 @@ class _BoundedCodec(BytesBytesCodec):
 
 
 def _itemsize(dtype: Any) -> int:
-    """Of NumPy's type, or of Zarr's own since 3.1."""
+    """The bytes of NumPy's type, or of Zarr's own since 3.1."""
     return int((dtype.to_native_dtype() if hasattr(dtype, "to_native_dtype") else dtype).itemsize)
 
 
@@ -201,12 +192,7 @@ def _zstd_size(content: bytes) -> int:
 
 
 def bounded(array: Any, location: str, max_bytes: int) -> Any:
-    """The array, whose chunks are refused where they would decompress to more than a chunk has.
-
-    Raises:
-        InputError: its chunks are larger than ``max_bytes``, or so small that an observation is in thousands; or it
-            names a codec that is not read.
-    """
+    """The array, such that a chunk is refused where it would decompress to more than a chunk holds."""
     chunk = tuple(getattr(array.metadata.chunk_grid, "chunk_shape", ()))
     if len(chunk) != len(array.shape):
         raise InputError(f"{location} has chunks of more than one shape, which are not read; write it in equal ones")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
@@ -17,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from unrelu.certification.certificate import Certificate
 from unrelu.certification.proof import ProofStatus
 from unrelu.errors import InputError
-from unrelu.runtime.file_reading import opened
+from unrelu.runtime.file_reading import read_json_lines
 
 # Bytes of a line; a box takes 50 for each latent coordinate.
 _LINE = 2**24
@@ -32,9 +31,8 @@ def certificates(folder: Path) -> dict[str, Any] | None:
     path = folder / "certificates.jsonl"
     if not path.exists():
         return None
-    with opened(path, folder) as (stream, _):
-        lines = [_row(line) for line in iter(lambda: stream.readline(_LINE), b"")]
-    rows = [row for row in lines if row is not None]
+    lines = list(read_json_lines(path, _LINE, folder))
+    rows = [line for line in lines if isinstance(line, dict) and line.keys() >= set(_NAMES)]
     counted = Counter(str(row["status"]) for row in rows)
     return {
         "size": len(rows),
@@ -45,18 +43,9 @@ def certificates(folder: Path) -> dict[str, Any] | None:
         "gap": _median(rows, "gap"),
         "out_of_range": sum(bool(row["out_of_range"]) for row in rows),
         "confined": sum(row["radius"] is not None for row in rows),  # an infinite radius is null in JSON
-        "bounded": sum(row["bounds"] is not None for row in rows),
+        "bounded": sum(row.get("bounds") is not None for row in rows),
         "damaged": len(lines) - len(rows),
     }
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """What the page needs of a line; None if it is damaged."""
-    try:
-        entry = json.loads(line.decode("utf-8", errors="replace"))
-        return {name: entry[name] for name in _NAMES} | {"bounds": entry.get("bounds")}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _median(rows: list[dict[str, Any]], name: str) -> float:

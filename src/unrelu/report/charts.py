@@ -68,13 +68,9 @@ def histogram(
     success: npt.NDArray[np.bool_],
     mark: tuple[float, str] | None = None,
 ) -> Histogram:
-    """Count values, logarithmically where they are positive and spread over more than a factor of 10.
+    """Count values (n,), logarithmically where they are positive and spread over more than a factor of 10.
 
-    Args:
-        title, unit: to be shown.
-        values: (n,), of any numbers.
-        success: (n,), which of them ended with success.
-        mark: a value to draw a line at, and its label.
+    ``success`` (n,) says which of them ended with success; ``mark`` is a value to draw a line at, and its label.
     """
     known = np.isfinite(values)
     zeros = known & (values == 0)

@@ -186,14 +186,7 @@ class Observed(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FoundData:
-    """What of a run's data was found.
-
-    Attributes:
-        run: that they belong to.
-        data: the observations, or None.
-        operator: A; None if the folder does not say which it was.
-        problems: what could not be found, in sentences.
-    """
+    """What of a run's data was found: the observations, A, and in sentences what could not be found."""
 
     run: Run
     data: Observations | None
@@ -231,8 +224,7 @@ class FoundData:
 def find_data(run: Run, data: Any = None, masks: Any = None, operator: Any = None) -> FoundData:
     """Open what the manifest names, or what is given in its place; what is gone becomes a problem, not an error.
 
-    Raises:
-        InputError: ``operator`` is not that of the run.
+    An ``operator`` that is not that of the run is an error.
     """
     problems: list[str] = []
 

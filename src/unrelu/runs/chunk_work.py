@@ -80,13 +80,7 @@ class Observations:
 
 @dataclass(frozen=True)
 class Task:
-    """One chunk to see to.
-
-    Attributes:
-        chunk: its index.
-        record: of it, if it was finished before.
-        look: only hash its observations.
-    """
+    """A chunk to see to, with its record if it was finished before; ``look``: only hash its observations."""
 
     chunk: int
     record: Record | None = None
@@ -172,12 +166,8 @@ class Work:
     def settle(self, task: Task) -> Outcome:
         """Compute a chunk, unless a record says that it was computed and its results are still those that were written.
 
-        Of a task to look, hash its observations and do no more. Linear algebra has one thread on all workers, since
-        their number may change bits.
-
-        Raises:
-            InputError: the observations of the record were others, or the data set is gone.
-            StorageError: results cannot be written.
+        A task to look only hashes its observations. An InputError says that the observations of the record were others,
+        or that the data set is gone. Linear algebra has one thread on all workers, since their number may change bits.
         """
         record, data = task.record, self.observations.digest(*self.span(task.chunk))
         if task.look:

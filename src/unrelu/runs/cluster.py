@@ -31,18 +31,11 @@ _KEPT = "what is finished is kept: start the cluster again, then the run"
 
 @contextmanager
 def on_cluster(work: Work, scheduler: Any) -> Iterator[Engine]:
-    """An engine on the workers of a scheduler.
+    """An engine on the workers of a scheduler: an address, "local:N", or a ``distributed.Client``.
 
-    Each worker gets the work once, when it joins, reads the observations and writes the rows by itself; what travels
-    for a chunk is its index and its record. Dask gives the chunks of workers that die to others.
-
-    Args:
-        work: what is computed. Paths in it have to mean the same on all workers.
-        scheduler: an address, "local:N", or a ``distributed.Client``.
-
-    Raises:
-        InputError: there is no such scheduler.
-        OptionError: ``scheduler`` is none of these, or the work cannot be sent.
+    Each worker gets the work once, when it joins, reads the observations and writes the results by itself; what travels
+    for a chunk is its index and its record. Paths in the work have to mean the same on all workers. Dask gives the
+    chunks of workers that die to others.
     """
     content = pickled(work, "run without a cluster")
     name = f"unrelu-{uuid.uuid4().hex}"

@@ -12,13 +12,12 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from unrelu.datasets.tables import AGAIN
-from unrelu.errors import InputError
-from unrelu.runtime.file_reading import opened, read_json
+from unrelu.runtime.file_reading import read_json, read_json_lines
 from unrelu.runtime.file_writing import sole_writer, storing, write_whole
 
 JOURNAL, DIGESTS = "chunks.jsonl", "data.json"
@@ -65,85 +64,65 @@ class Record:
 def read_records(folder: Path) -> dict[int, Record]:
     """The finished chunks by index. Lines that are damaged are left out, so that their chunks are computed again."""
     path = folder / JOURNAL
-    if not path.exists():
-        return {}
-    with opened(path, folder) as (stream, _):
-        lines = iter(lambda: stream.readline(_LINE), b"")
-        try:
-            found = [_record(line.decode("utf-8", errors="replace")) for line in lines]
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-        return {record.chunk: record for record in found if record is not None}
+    found = [_record(entry) for entry in read_json_lines(path, _LINE, folder)] if path.exists() else []
+    return {record.chunk: record for record in found if record is not None}
 
 
 def read_digests(folder: Path) -> dict[int, str]:
     """SHA-256 of the observations of each chunk, and of their masks, when the run began; {} where that is not known."""
     path = folder / DIGESTS
-    if not path.is_file():
-        return {}
     with suppress(ValueError, KeyError, TypeError, AttributeError):  # an InputError of the reader is a ValueError
-        entry: dict[str, Any] = read_json(path, within=folder)
-        if entry.pop("check") == _check(entry):
-            return {int(chunk): str(digest) for chunk, digest in entry["sha256"].items()}
+        return {int(chunk): str(data) for chunk, data in _unsealed(read_json(path, within=folder))["sha256"].items()}
     return {}
 
 
 def write_digests(folder: Path, digests: dict[int, str]) -> None:
     """Write what :func:`read_digests` reads, as a whole or not at all (see :func:`write_whole`)."""
-    entry = {"sha256": {str(chunk): digest for chunk, digest in sorted(digests.items())}}
-    write_whole(folder / DIGESTS, [json.dumps({**entry, "check": _check(entry)})], AGAIN)
+    write_whole(folder / DIGESTS, [_sealed({"sha256": dict(sorted(digests.items()))})], AGAIN)
 
 
 @contextmanager
 def recording(folder: Path) -> Iterator[BinaryIO]:
-    """The journal, for :func:`append`; no other run can have it.
-
-    Raises:
-        InputError: another run has it, or it is a named pipe.
-        StorageError: it cannot be written.
-    """
+    """The journal, for :func:`append`, which no other run can have meanwhile."""
     path = folder / JOURNAL
     with storing(path, "name another folder"):
-        if path.is_fifo():  # which would be waited for
-            raise InputError(f"{path} is a named pipe (FIFO); remove it, or name another folder")
         stream = path.open("ab", buffering=0)  # a buffer would be written once more when the file is closed
     with stream, sole_writer(stream.fileno(), path):
-        _end_torn_line(path)
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):  # a line was being written when its process died
+            os.truncate(path, content.rfind(b"\n") + 1)
         yield stream
 
 
 def append(stream: BinaryIO, record: Record) -> None:
-    """Write a line.
-
-    Raises:
-        StorageError: the disk is full, or gone. What was written of the line is taken back at the next start.
-    """
-    entry = json.loads(json.dumps(asdict(record), allow_nan=False))  # with the keys that it will be read with
-    left = json.dumps({**entry, "check": _check(entry)}, allow_nan=False).encode() + b"\n"
+    """Write a line. What was written of it when a disk is full, or gone, is taken back at the next start."""
+    left = _sealed(asdict(record)).encode() + b"\n"
     with storing(stream.name, AGAIN):
         while left:
             left = left[stream.write(left) :]
 
 
-def _end_torn_line(path: Path) -> None:
-    """Take back a line that was being written when its process died."""
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-
-
 def _check(entry: dict[str, Any]) -> str:
-    """Tells a line that was changed: a hash in it may otherwise blame the data."""
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _record(line: str) -> Record | None:
+def _sealed(entry: dict[str, Any]) -> str:
+    """JSON with a check sum, by which a changed entry is noticed: a hash in it may otherwise blame the data."""
+    entry = json.loads(json.dumps(entry, allow_nan=False))  # with the keys that it will be read with
+    return json.dumps({**entry, "check": _check(entry)})
+
+
+def _unsealed(sealed: Any) -> dict[str, Any]:
+    """The entry, or a ValueError, TypeError or KeyError where it was changed or is none."""
+    entry = dict(sealed)
+    if entry.pop("check") != _check(entry):
+        raise ValueError("the entry was changed")
+    return entry
+
+
+def _record(sealed: Any) -> Record | None:
     try:
-        entry: dict[str, Any] = json.loads(line)
-        values = {f.name: entry[f.name] for f in fields(Record)}
-        if entry["check"] != _check(values):
-            return None
+        values = _unsealed(sealed)
         for name in ("errors", "messages"):
             values[name] = {int(i): str(message) for i, message in values[name].items()}
         record = Record(**values)

@@ -52,14 +52,8 @@ _SIZES = {
 def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
     """All that decides the results of a run, as JSON has it, with hashes of the network and of the data's first chunk.
 
-    Every chunk records a hash of its own data; that of the first tells another data set before any work.
-
-    Args:
-        work: what is computed.
-        names: under which the user knows the model, data and masks: not part of what has to be equal, like the machine.
-
-    Raises:
-        OptionError: ``names`` holds what no manifest has.
+    Every chunk records a hash of its own data; that of the first tells another data set before any work. ``names``,
+    under which the user knows the model, data and masks, need not be equal, like the machine.
     """
     network, source = work.network, work.source
     found = {

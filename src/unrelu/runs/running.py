@@ -227,9 +227,7 @@ def _check_options(
             "if __name__ == '__main__':, or pass workers=1"
         )
     made = make(method, options)
-    for name, value in (("chunk", chunk), ("workers", workers)):
-        if value is None and name == "workers":
-            continue
+    for name, value in (("chunk", chunk), ("workers", 1 if workers is None else workers)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise OptionError(f"{name}={value!r} must be a whole number of at least 1")
     if scheduler is not None and workers is not None:
@@ -247,14 +245,9 @@ def _anywhere(data: Any) -> Any:
 def _check_data(
     network: Generator, source: Source, masks: Source | None, operator: Any, stated: dict[str, Any], method: Method
 ) -> Any:
-    """Whether observations, masks and operator belong to each other, and the method can invert the generator.
+    """Refuse observations, masks and an operator that do not belong together, or what the method cannot invert.
 
-    Returns:
-        The operator as the workers get it: checked, and code written out as a matrix where that is small.
-
-    Raises:
-        InputError: they do not, or noise, bounds, norm, prior, seed or time limit cannot be used.
-        UnsupportedModelError: the method cannot invert this generator, or not under this operator.
+    Returns the operator as the workers get it: checked, and code written out as a matrix where that is small.
     """
     as_generator(network)
     if masks is not None and operator is not None:

@@ -63,14 +63,9 @@ def shown_size(size: int) -> str:
 
 @contextmanager
 def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file, open for reading, and its size in bytes.
+    """A regular file, open for reading, and its size in bytes. A link that the user names is followed.
 
-    Args:
-        path: the file; where the user's path is a link, the file that it leads to.
-        within: a folder that the file has to lie in, whatever links lead to it.
-
-    Raises:
-        InputError: it is missing, no regular file, not ``within``, or cannot be opened.
+    ``within`` is a folder that the file has to lie in, whatever links lead to it.
     """
     try:
         if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
@@ -104,11 +99,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> bytes:
-    """All bytes of a file.
-
-    Raises:
-        InputError: see :func:`opened`; or the file has more than ``max_bytes``.
-    """
+    """All bytes of a file, which may have ``max_bytes``."""
     with opened(path, within) as (stream, size):
         if size > max_bytes:
             raise InputError(f"{path} has {shown_size(size)}; {_limit(max_bytes)}")
@@ -130,6 +121,19 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None 
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
 
 
+def read_json_lines(path: str | Path, most: int, within: Path) -> Iterator[Any]:
+    """What each line of a file says as JSON, of lines of ``most`` bytes; None where a line is damaged."""
+    with opened(path, within) as (stream, _):
+        try:
+            for line in iter(lambda: stream.readline(most), b""):
+                try:
+                    yield json.loads(line.decode("utf-8", errors="replace"))
+                except (ValueError, RecursionError):
+                    yield None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def json_limit(max_bytes: int) -> int:
     """Bytes of JSON that are read: it may take 32 times as many in memory. A small one, of 1 MiB, always is."""
     return max(2**20, max_bytes // _JSON_EXPANDS)
@@ -144,13 +148,7 @@ def _limit(max_bytes: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What the header of a ``.npy`` file states, checked.
-
-    Attributes:
-        shape, dtype: of the array.
-        fortran: whether the first axis varies fastest.
-        offset: where its entries begin.
-    """
+    """What the header of a ``.npy`` file states, checked: shape, type, order of axes, and where the entries begin."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -176,9 +174,8 @@ def check_names(names: Iterable[str], where: str | Path) -> None:
 def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
     """Refuse what is stated of an array that no array of numbers or words has.
 
-    Raises:
-        InputError: objects, structures, or another type of entries; a negative size, too many axes, or sizes whose
-            product no memory can hold.
+    Refused are objects, structures and other types of entries, negative sizes, too many axes, and sizes whose product
+    no memory can hold.
     """
     if dtype.hasobject:
         raise InputError(f"{where} holds Python objects, which could run code (allow_pickle=False); save numbers")
@@ -196,11 +193,7 @@ def _short(value: object) -> str:
 
 
 def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
-    """The header of a ``.npy`` file of ``size`` bytes, checked against these.
-
-    Raises:
-        InputError: it is none, or states entries of a type or a number that the file cannot hold.
-    """
+    """The header of a ``.npy`` file of ``size`` bytes, which has to hold the entries that it states."""
     try:
         version = np.lib.format.read_magic(stream)
         # Version 3 is for names in structures, which are refused as well.
@@ -234,9 +227,8 @@ def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
 def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfile.ZipInfo]:
     """The members of a zip file by name.
 
-    Raises:
-        InputError: one is there twice, encrypted, a link, or compressed in a way whose output has no bound (bzip2,
-            LZMA); or a name is none (see :func:`check_names`).
+    Refused are members that are there twice, encrypted, links, or compressed in a way whose output has no bound (bzip2,
+    LZMA), and names that are none (:func:`check_names`).
     """
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
@@ -267,16 +259,9 @@ def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, max_byt
 def read_npz(
     path: str | Path, max_bytes: int = MAX_BYTES, choose: Callable[[list[str]], Sequence[str]] | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a ``.npz`` file by name.
+    """The arrays of a ``.npz`` file by name, or those that ``choose`` picks from all names.
 
-    Args:
-        path: the file.
-        max_bytes: that the arrays may have together.
-        choose: from all names to those of the arrays that are read; all by default.
-
-    Raises:
-        InputError: see :func:`opened`, :func:`zip_members` and :func:`npy_header`; or the arrays have more than
-            ``max_bytes``, which is known before they are read.
+    Together they may have ``max_bytes``, which is known before they are read.
     """
     with opened(path) as (stream, _):
         try:

@@ -152,10 +152,7 @@ def abandoned() -> bool:
 class Shared:
     """A setting of the whole process for calls that overlap: the first makes it, the last takes it back.
 
-    In a forked process there is one thread, whichever others were inside.
-
-    Args:
-        setting: the context that makes it and takes it back.
+    A forked process has one thread, whichever others were inside.
     """
 
     def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
