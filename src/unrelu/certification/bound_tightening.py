@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +75,7 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
         found = _program(chain, region, layer + 1, cost, positive=True)
         if found is None:
             return lemmas
-        lemmas.append(Lemma(SUM, layer, replace(found, slopes=found.slopes * (1 + _MORE))))
+        lemmas.append(Lemma(SUM, layer, found.times(1 + _MORE)))
     if chain.bounds is not None:
         return lemmas
     return lemmas + (_balance(chain) or latent_bounds(chain, level, lemmas, end))

@@ -243,12 +243,7 @@ class Certificate:
         # The radius is that of the proofs: no larger, and smaller by no more than rounding on another machine.
         if not radius * (1 - _SAME) <= self.radius <= radius:
             yield f"the proofs are about codes up to {radius:g}, not {self.radius:g}"
-        shown = {
-            ProofStatus.OPTIMAL: self.gap <= GAP * (1 + 1e-9),
-            ProofStatus.EXACT_FIT: chain.exact(self.z),
-            ProofStatus.OUT_OF_RANGE: self.out_of_range,
-        }
-        if not shown.get(self.status, True):
+        if not dict(conclusions(self, chain)).get(self.status, True):
             yield f"{self.status} does not follow from the bounds and the box"
         yield from self._flaws_of_effort()
 
@@ -314,6 +309,15 @@ class Certificate:
             OptionError: ``max_bytes`` is no number of bytes.
         """
         return cls(**read_certificate(Path(path), max_bytes))
+
+
+def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[ProofStatus, bool]]:
+    """The statuses that say more than why the search stopped, the strongest first, and whether they hold."""
+    return [
+        (ProofStatus.OUT_OF_RANGE, certificate.out_of_range),
+        (ProofStatus.EXACT_FIT, chain.exact(certificate.z)),
+        (ProofStatus.OPTIMAL, certificate.gap <= GAP * (1 + 1e-9)),
+    ]
 
 
 class Certificates(Sequence[Certificate]):

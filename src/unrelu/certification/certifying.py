@@ -12,11 +12,11 @@ import numpy.typing as npt
 from unrelu.certification.bound_propagation import region_of
 from unrelu.certification.bound_tightening import Probing, backward_bounds
 from unrelu.certification.branch_and_bound import BranchAndBound
-from unrelu.certification.certificate import Certificate, determination
+from unrelu.certification.certificate import Certificate, conclusions, determination
 from unrelu.certification.certificate_file import digest
-from unrelu.certification.certified_chain import EXACT, CertifiedChain, chain_of
+from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
-from unrelu.certification.proof import GAP, Proof, ProofStatus
+from unrelu.certification.proof import Proof, ProofStatus
 from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
@@ -33,7 +33,9 @@ _LEAST = 1e-280
 _ROOM = 1e-13
 # Of the time, for the enclosure at most.
 _SHARE = 0.3
-_STOPPED = {"time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED}
+_STOPPED: dict[str | None, ProofStatus] = {
+    "time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED,
+}  # fmt: skip
 
 
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
@@ -86,14 +88,14 @@ def prove(
     # By the solver's numbers while nodes are open; up to what was proved.
     history = tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
     rank, determined = determination(network, search.z, operator, bounds)
+    stopped = _STOPPED.get(search.stopped, ProofStatus.ROUNDING)
     certificate = Certificate(
-        lower, search.upper, search.z, _status(search, lower), norm, determined, rank, eps, interval,
-        min(radius, box_radius), search.visited, seconds, chain.scale, proof, box_proof, history,
+        lower, search.upper, search.z, stopped, norm, determined, rank, eps, interval, min(radius, box_radius),
+        search.visited, seconds, chain.scale, proof, box_proof, history,
         bounds=None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
     )  # fmt: skip
-    if certificate.out_of_range:
-        certificate = replace(certificate, status=ProofStatus.OUT_OF_RANGE)
-    certificate = replace(certificate.times_power(-unit), exponents=exponents)
+    status = next((status for status, holds in conclusions(certificate, chain) if holds), certificate.status)
+    certificate = replace(certificate.times_power(-unit), exponents=exponents, status=status)
     return replace(certificate, _digest=digest(certificate))
 
 
@@ -102,14 +104,6 @@ def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tupl
     exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
     scaled = chain.in_units(exponents) if any(exponents) else None
     return (chain, ()) if scaled is None else (scaled, exponents)
-
-
-def _status(search: BranchAndBound, lower: float) -> ProofStatus:
-    if search.exact:
-        return ProofStatus.EXACT_FIT
-    if search.upper - lower <= GAP * max(search.upper, EXACT * search.chain.scale):
-        return ProofStatus.OPTIMAL
-    return _STOPPED.get(search.stopped or "", ProofStatus.ROUNDING)
 
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:

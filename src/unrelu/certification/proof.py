@@ -1,8 +1,7 @@
-r"""A proof on paper, as it were: lemmas, a tree of decisions, multipliers of its leaves; written, and read without a
-solver.
+"""A proof that is checked without a solver: lemmas, a tree of decisions, and multipliers of its leaves.
 
 The leaves of the tree cover every sign pattern. Each has multipliers, from which a bound of F over its codes follows,
-so that no code has F below the smallest of the bounds. Of an enclosure some leaves stay open, and those have
+so that no code has F below the smallest of the bounds. In the proof of a box, some leaves stay open. They have
 multipliers of bounds on every latent coordinate instead.
 """
 
