@@ -34,9 +34,9 @@ class Lemma:
 
     Attributes:
         kind: SUM, LOW, HIGH, LATENT or BALANCE.
-        index: a layer, a neuron counted through, or of LATENT the coordinate i for a bound on z_i from below and
-            k + i for one on -z_i; 0 of BALANCE.
-        multipliers: that it follows from; of BALANCE, positive mu with W_1^T mu = 0 as the slopes of the first layer.
+        index: a layer (SUM), a neuron (LOW, HIGH), i for a bound on z_i from below and k + i for one on -z_i (LATENT), or
+            0 (BALANCE).
+        multipliers: that it follows from. BALANCE has positive mu with W_1^T mu = 0 as the slopes of the first layer.
     """
 
     kind: int
@@ -126,7 +126,7 @@ def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[L
     """What holds at F(z) < level for all z, by the level sets of the outputs, inverses of layers and the SUM lemmas.
 
     Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
-    its activation can be inverted: equation (5) of the paper with intervals. Of the first layer it bounds the code.
+    its activation can be inverted: equation (5) of the paper with intervals. In the first layer it bounds the code.
     """
     region = level_region(chain, level)
     low, high = region.low, region.high

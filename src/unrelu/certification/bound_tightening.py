@@ -140,7 +140,7 @@ def extremes(
 ) -> list[Lemma]:
     """The lemmas of some kinds and indices by minimising over a relaxation, one after another until the time is up.
 
-    ``start`` is a vertex of its; the multipliers are made fit for the region.
+    ``start`` is a vertex of the relaxation, and ``region`` what the multipliers are made valid for.
     """
     chain, basis, found = program.relaxation.chain, start, []
     nothing = {"extra": np.zeros(chain.ends[-1]), "towards": np.zeros(chain.latent_dim)}
@@ -176,7 +176,7 @@ def obbt_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits
 class Probing:
     """A tree with one open leaf, growing downwards: every split closes a side.
 
-    Looked for are codes with F below the level, of which the regions are known.
+    The search is for codes with F below the level; ``regions`` hold them.
 
     Attributes:
         tree, leaf, signs: the tree, its open leaf and the decisions that make it.

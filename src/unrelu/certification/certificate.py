@@ -53,9 +53,8 @@ class Certificate:
         z: the best code known, (k,); at least as good as the one that was to be certified.
         status, message: how the proof ended.
         norm: of F.
-        identifiable, rank: whether no other code near z has the same A G(z), and the rank of A J at z; of the linear
-            regions that meet at z only, see :class:`~unrelu.Identifiability`. Codes beyond ``bounds`` are no other
-            codes.
+        identifiable, rank: whether no other code near z, within ``bounds``, has the same A G(z), and the rank of A J at
+            z. Both are about the linear regions that meet at z, see :class:`~unrelu.Identifiability`.
         eps: the stated bound of \|e_j\|, NaN if none was stated.
         box: an interval for each latent coordinate, (k, 2), that holds every z with \|y - A G(z)\|_inf <= eps;
             (inf, -inf) where there is no such z; None if no eps was stated, no box was asked for, or the
@@ -226,7 +225,7 @@ class Certificate:
         return replace(self, **numbers, history=history)
 
     def _flaws_of_code(self, chain: CertifiedChain, network: Generator, measured: Operator) -> Iterator[str]:
-        """Of F, rank and identifiability at z, and of all else, for a chain in the units of the proof."""
+        """What does not follow for a chain in the units of the proof: F and rank at z, bounds, box, status, effort."""
         value, what = chain.objective(self.z), "pass the observation and operator= that were certified"
         off = _SAME * max(chain.scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
         if not abs(value - self.upper) <= off or not abs(self.scale - chain.scale) <= off:
@@ -302,7 +301,7 @@ class Certificate:
 
         Args:
             path: the file.
-            max_bytes: the most that it may take in memory, 4 GiB by default; of JSON, a 32nd of that is read.
+            max_bytes: the most that it may take in memory, 4 GiB by default; a JSON file may have a 32nd of that.
 
         Raises:
             InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
@@ -321,7 +320,7 @@ def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[P
 
 
 class Certificates(Sequence[Certificate]):
-    """The certificates of a batch, one an observation.
+    """The certificates of a batch, one for each observation.
 
     ``c[i]`` is one of them; a slice, a boolean mask or an array of indices gives those as Certificates.
 
@@ -372,7 +371,7 @@ class Certificates(Sequence[Certificate]):
         return f"<div><p>{count(len(self), 'certificate')}</p>{html_table(*statuses)}{html_table(*gaps)}</div>"
 
     def _tables(self) -> tuple[_PlainTable, _PlainTable]:
-        """Of the statuses, and of the certificates with the largest gaps: headings, rows, columns of text."""
+        """Two tables, statuses and largest gaps: headings, rows, columns of text."""
         counts = Counter(self.status.tolist()).most_common()
         ends = [[s.name, count(n), share(n, len(self)), shortened(s.value, _MEANING)] for s, n in counts]
         rows = [

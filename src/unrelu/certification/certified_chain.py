@@ -113,8 +113,8 @@ class CertifiedChain:
     def in_units(self, exponents: Sequence[int]) -> CertifiedChain | None:
         """The same chain with what layer l puts out, and y with the last one, times 2^exponents[l].
 
-        None where a number would be rounded, or the exponents are not one a layer: it would be another chain, and what
-        is proved of it would say nothing of this one.
+        None where a number would be rounded, or there is not one exponent for each layer: what is proved of another
+        chain says nothing of this one.
         """
         if len(exponents) != self.depth:
             return None
@@ -173,7 +173,7 @@ def obstacle(network: Generator) -> str | None:
 
 
 def certifiable(network: Generator, operator: Operator) -> Network:
-    """The network itself, of which something can be certified.
+    """The network, checked: something can be certified of it.
 
     Raises:
         UnsupportedModelError: an activation is not piecewise linear and convex, a layer is too large, or the

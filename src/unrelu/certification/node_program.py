@@ -67,7 +67,7 @@ class WorkingRows:
 
     At first those that are no errors, and errors with a lower side: of outputs that have to be active, and sums. Among
     the working rows they have other numbers, ``local``, than among all, ``index``; behind either come the artificial
-    rows, one an unknown.
+    rows, one for each unknown.
     """
 
     def __init__(self, rows: RelaxationRows, norms: Array) -> None:

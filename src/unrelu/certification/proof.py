@@ -294,7 +294,7 @@ class Tree:
         kept: Iterable[int] = (),
         ends: Iterable[Multipliers] = (),
     ) -> Proof:
-        """What has been found; of an enclosure with the open leaf, if there is one, and multipliers of 2 k bounds."""
+        """What has been found. A box adds the open leaf, if there is one, and the multipliers of its 2 k bounds."""
         chain, kept = self.chain, list(kept)
         parent, neuron, sign = np.array([(node.parent, node.neuron, node.sign) for node in self.nodes]).T
         leaf = np.setdiff1d(np.arange(len(self.nodes)), [*parent, *kept])

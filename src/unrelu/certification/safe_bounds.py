@@ -83,7 +83,7 @@ class Multipliers:
     slopes: Array
 
     def times(self, factor: float) -> Multipliers:
-        """Those of so many times the bound; of powers of two exact."""
+        """The multipliers of the bound times a factor; exact for powers of two."""
         return Multipliers(factor * self.kappa, factor * self.slopes)
 
 
@@ -175,8 +175,8 @@ def safe_multipliers(
 ) -> Multipliers:
     """The multipliers moved by rounding errors so that no unbounded interval spoils the bound.
 
-    Where u may be arbitrarily large, s <= c is needed, where it may be arbitrarily small, s >= slope c; of outputs,
-    s <= kappa and s >= -slope kappa. Without ``extra``, for a bound of F, the kappa are made small enough for one.
+    A hidden u without an upper end needs s <= c, one without a lower end s >= slope c. An output needs s <= kappa and
+    s >= -slope kappa. Without ``extra``, for a bound of F, the kappa are made small enough for one.
     """
     slopes, kappa = multipliers.slopes.copy(), np.maximum(multipliers.kappa, 0.0)
     if extra is None and chain.norm == "linf" and not _is_share(chain, kappa):

@@ -201,7 +201,7 @@ class Relaxation:
 
     @cached_property
     def norms(self) -> Array:
-        """Of the rows."""
+        """The norms of the rows."""
         return np.asarray(np.linalg.norm(self.rows.matrix, axis=1))
 
     @cached_property

@@ -182,7 +182,7 @@ def local_rank(
     .. math:: \{d : A J_s d = 0, \; s_j (K_s d)_j \ge 0\}
 
     and the freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics.solution_cones`: -1
-    (unknown) where there are more patterns than are looked at and no cone was found. Of a generator without known
+    (unknown) where there are more patterns than are looked at and no cone was found. For a generator without known
     layers the kinks are not known either, and it is k - rank A J. A bound that a code is at lets it move to one side
     only, as a kink does.
 
