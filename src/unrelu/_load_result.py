@@ -93,17 +93,17 @@ def _flaw(result: Inversion) -> str | None:
     if off.any():
         return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
     again = _expected(result)
-    entry = share * problem.scale
-    room = norms(np.repeat(entry[:, None], problem.y.shape[1], axis=1), "l2" if result.norm == "l2" else result.norm)
-    near = {"fun": room ** (2 if result.norm == "l2" else 1), "p_value": _PROBABILITY, "confidence": _PROBABILITY}
+    room = norms(np.broadcast_to((share * problem.scale)[:, None], problem.y.shape), result.norm)
+    near: dict[str, Any] = {
+        "fun": room ** (2 if result.norm == "l2" else 1),
+        "p_value": _PROBABILITY,
+        "confidence": _PROBABILITY,
+    }
     for name in ("fun", "p_value", "confidence", "rank", "freedom", "identifiable", "success", "status"):
         kept, found = getattr(result, name), getattr(again, name)
+        differ = kept != found
         if name in near:
-            with np.errstate(invalid="ignore"):
-                differ = ~(np.abs(kept - found) <= near[name] + 1e-6 * np.abs(found))
-            differ &= ~(np.isnan(kept) & np.isnan(found)) & (kept != found)
-        else:
-            differ = kept != found
+            differ = ~np.isclose(kept, found, rtol=1e-6, atol=near[name], equal_nan=True)
         if differ.any():
             i = int(np.argmax(differ))
             return f"{name} of observation {i} is {kept[i]}, computed again from its code {found[i]}"

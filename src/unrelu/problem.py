@@ -196,7 +196,8 @@ class Problem:
         stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape)
         if norm is not None and norm not in _NORMS:
             raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'{nearest(norm, _NORMS)}")
-        weight = _weight(prior, norm or stated.norm)
+        norm = norm or stated.norm
+        weight = _weight(prior, norm)
         tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not weight))
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
@@ -212,7 +213,7 @@ class Problem:
             stated = RoundingNoise(rounding.level, precision=rounding.name, given=rounding.level)
         if isinstance(network, Network) and measurement.selects:
             stated.check_range(*network.layers[-1].activation.range)
-        if stated.likelihood is not None and norm not in (None, "l2"):
+        if stated.likelihood is not None and norm != "l2":
             raise InputError(
                 f"norm={norm!r}: noise={stated} compares observations by their deviance; leave norm= out with it"
             )
@@ -225,18 +226,9 @@ class Problem:
         starts = _starts(network, z0, len(values))
         if starts is not None:
             box.check(starts)
+        control = Control(_seconds(time_limit), callback)
         problem = cls(
-            network,
-            values,
-            stated,
-            norm or stated.norm,
-            measurement,
-            weight,
-            single,
-            starts,
-            int(seed),
-            Control(_seconds(time_limit), callback),
-            bounds=box,
+            network, values, stated, norm, measurement, weight, single, starts, int(seed), control, bounds=box
         )
         return problem.whitened()
 
@@ -516,19 +508,17 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
+        call = reshaping("y", array.shape, shape)
         if operator.output_shaped:
-            call = reshaping("y", array.shape, shape)
+            whole = f"one observation of that shape or a batch (B, {', '.join(map(str, shape))})"
             if not operator.count and array.shape == (operator.seen(1).sum(),):
                 call = "y with all entries, x = numpy.zeros(mask.shape); x[mask] = y, as those under a 0 are ignored"
             raise InputError(
-                f"y has shape {array.shape}, the network ends in {shape}; "
-                + (f"pass {call}" if call else "pass one observation of that shape or a ")
-                + ("" if call else f"batch (B, {', '.join(map(str, shape))})")
-                + "; for other measurements of the output pass operator="
+                f"y has shape {array.shape}, the network ends in {shape}; pass {call or whole}; for other measurements "
+                "of the output pass operator="
             )
         measured = f"what it measures, {'A @ y' if operator.linear else 'operator(y)'}"
         whole = measured if math.prod(array.shape) == operator.n else "that shape or a batch of it"
-        call = reshaping("y", array.shape, shape)
         raise InputError(f"y has shape {array.shape}, operator= gives {shape}; pass {call or whole}")
     if array.size == 0:
         raise InputError(f"y has shape {array.shape}: there is no observation in it")

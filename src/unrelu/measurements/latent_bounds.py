@@ -68,13 +68,7 @@ class Bounds:
             if isinstance(bounds, int | float):
                 call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
             raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
-        found = cls(_end(lower, "lower", shape), _end(upper, "upper", shape))
-        found._check_order()
-        return found
-
-    def _check_order(self) -> None:
-        """Raise InputError if a lower bound is not below the upper one, or their distance is no number."""
-        below, above = self.lower, self.upper
+        below, above = _end(lower, "lower", shape), _end(upper, "upper", shape)
         if not (below < above).all():
             j = int(np.flatnonzero(~(below < above))[0])
             raise InputError(
@@ -83,13 +77,14 @@ class Bounds:
             )
         with np.errstate(over="ignore"):
             distance = above - below
-        odd = self.boxed & ~((distance > _SHORTEST) & np.isfinite(distance))
+        odd = np.isfinite(below) & np.isfinite(above) & ~((distance > _SHORTEST) & np.isfinite(distance))
         if odd.any():
             j = int(np.argmax(odd))
             raise InputError(
                 f"bounds: coordinate {j} is between {below[j]:g} and {above[j]:g}, whose distance, {distance[j]:g}, is "
                 "out of the range of numbers; use -inf or inf where there is no bound"
             )
+        return cls(below, above)
 
     @property
     def none(self) -> bool:

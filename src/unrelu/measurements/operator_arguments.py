@@ -207,26 +207,19 @@ def _physics(physics: Any, output: Shape) -> Operator:
     own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
     like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 
-    def image(x: Array, shape: Shape) -> Tensor:
-        return torch.from_numpy(x).to(like.device, like.dtype).reshape(1, *shape)
+    @torch.no_grad()
+    def run(function: Callable[[Tensor], Tensor], x: Array, shape: Shape) -> Tensor:
+        return function(torch.from_numpy(x).to(like.device, like.dtype).reshape(1, *shape)).detach().cpu()
 
-    with torch.no_grad():
-        try:
-            measured = physics.A(image(np.zeros(math.prod(output)), output))
-        except Exception as error:  # the user's code: whatever it raises is reported
-            raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
-    shape = tuple(measured.shape[1:])
-
-    def apply(x: Array) -> Array:
-        with torch.no_grad():
-            return np.asarray(physics.A(image(x, output)).detach().cpu().numpy().ravel())
-
-    def transpose(r: Array) -> Array:
-        with torch.no_grad():
-            return np.asarray(physics.A_adjoint(image(r, shape)).detach().cpu().numpy().ravel())
-
-    allowed = max(_ADJOINT, _ROUNDINGS * torch.finfo(like.dtype).eps)
-    return _mapped(apply, transpose, math.prod(output), math.prod(shape), shape, allowed)
+    try:
+        shape = tuple(run(physics.A, np.zeros(math.prod(output)), output).shape[1:])
+    except Exception as error:  # the user's code: whatever it raises is reported
+        raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
+    return _mapped(
+        lambda x: np.asarray(run(physics.A, x, output)).ravel(),
+        lambda r: np.asarray(run(physics.A_adjoint, r, shape)).ravel(),
+        math.prod(output), math.prod(shape), shape, max(_ADJOINT, _ROUNDINGS * torch.finfo(like.dtype).eps),
+    )  # fmt: skip
 
 
 def _allowed(dtype: Any) -> float:
