@@ -241,9 +241,7 @@ def test_statuses_may_differ_and_missing_codes_fit_nothing():
 
 def diagnosed(result, rank, freedom=(-1, -1, -1, -1), identifiable=(True, True, True, True)):
     ranks = np.array(rank)
-    fit = result.problem.fit_of(result.reconstruction, np.maximum(ranks, 0).astype(float))
-    known = replace(result, rank=ranks, freedom=np.array(freedom), identifiable=np.array(identifiable))
-    return known.judged(fit)
+    return result.with_diagnostics(ranks, np.array(freedom), np.array(identifiable), np.maximum(ranks, 0).astype(float))
 
 
 def test_freedom_turns_an_exact_fit_into_one_of_many():

@@ -196,10 +196,11 @@ def _diagnosed(result: Inversion) -> Inversion:
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))
     identifiable[doubtful] = _determined(result, sigma, doubtful)
     used, shape = goodness_of_fit(problem, result.z, residual, rank)
-    fit = problem.fit_of(result.reconstruction, used, lambda: _directions(result))
-    by_chance = None if problem.noise.stated else chance(residual, problem.y, fit.seen, used)
-    known = replace(result, rank=rank, freedom=np.where(fits, free, -1), identifiable=identifiable)
-    return known.judged(fit, shape, by_chance)
+    by_chance = None
+    if not problem.noise.stated:
+        by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
+    free = np.where(fits, free, -1)
+    return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, lambda: _directions(result))
 
 
 def _directions(result: Inversion) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:

@@ -150,6 +150,16 @@ class Gaussian(Noise):
         factor: Array | None = self.factor
         return factor
 
+    def spread(self, observation: tuple[int, ...], size: int) -> Array:
+        """The standard deviation of every entry, see :meth:`Noise.spread`."""
+        if self.factor is None:
+            return super().spread(observation, size)
+        if len(self.factor) != (m := math.prod(observation)):
+            raise InputError(
+                f"noise={self} is of {len(self.factor)} entries, an observation has {m} (shape {observation})"
+            )
+        return np.asarray(np.sqrt((self.factor**2).sum(axis=1)))
+
     @property
     def mean_square(self) -> float:
         """S^2."""

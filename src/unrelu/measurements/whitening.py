@@ -28,14 +28,9 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> npt.NDArray[np
     Raises:
         InputError: the noise is of another shape, or leaves nothing of an observation.
     """
-    seen, factor = operator.seen(size), noise.cholesky()
-    if factor is not None and len(factor) != operator.m:
-        raise InputError(
-            f"noise={noise} is of {len(factor)} entries, an observation has {operator.m} (shape {operator.shape})"
-        )
-    if not noise.entrywise or factor is not None:
-        return seen
-    seen = seen & np.isfinite(noise.spread(operator.shape, size))
+    if not noise.entrywise:
+        return operator.seen(size)
+    seen = operator.seen(size) & np.isfinite(noise.spread(operator.shape, size))
     empty = np.flatnonzero(~seen.any(axis=1))
     if len(empty):
         raise InputError(
@@ -46,7 +41,7 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> npt.NDArray[np
 
 
 def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operator, Array]:
-    """The same observations (B, m) with independent errors of one size, and what they measure.
+    """The same observations (B, m) of entrywise noise with independent errors of one size, and what they measure.
 
     Raises:
         InputError: the noise is of another shape than the observations, or correlated where each has its own mask.
@@ -54,8 +49,6 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
     factor = noise.cholesky()
     if factor is not None:
         return noise.of_one_size(1.0), *_decorrelated(noise, factor, operator, y)
-    if not noise.entrywise:
-        return noise, operator, y
     sizes = noise.spread(operator.shape, len(y))
     levels = np.unique(np.broadcast_to(sizes, y.shape)[known_entries(noise, operator, len(y))])
     finite = torch.from_numpy(np.isfinite(sizes)).double()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE, Fit
 from unrelu.measurements.pooled_noise import too_large
-from unrelu.problem import Problem, norms
+from unrelu.problem import Jacobians, Problem, norms
 from unrelu.result.residual_tests import together
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
@@ -201,14 +201,32 @@ class Inversion:
         )
         return unjudged.judged(problem.fit_of(x))
 
-    def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Inversion:
-        """The verdict: p-value, confidence, success, status and message. The only place that decides them.
+    def with_diagnostics(
+        self,
+        rank: npt.NDArray[np.int64],
+        freedom: npt.NDArray[np.int64],
+        identifiable: npt.NDArray[np.bool_],
+        used: Array,
+        shape: Array | None = None,
+        chance: Array | None = None,
+        jacobians: Jacobians | None = None,
+    ) -> Inversion:
+        """The same codes, judged with what is known of their neighbourhood.
 
         Args:
-            fit: what p-values look at, with the degrees of freedom that the fit used up.
+            rank: of A J at each code, (B,); -1 where there is none.
+            freedom: the dimension of the solution set of each exact fit, (B,); -1 where unknown.
+            identifiable: whether the code is, (B,).
+            used: the degrees of freedom that the fit used up, (B,).
             shape: p-values of the largest entry and the structure of the residual, (B, 2), NaN where there is none.
             chance: where no noise is stated, the probability that white noise is explained as well as y, (B,).
+            jacobians: of A G, for noise whose p-value depends on them (:class:`~unrelu.measurements.Fit`).
         """
+        known = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
+        return known.judged(self.problem.fit_of(self.reconstruction, used, jacobians), shape, chance)
+
+    def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Inversion:
+        """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
         problem, residual, used = self.problem, fit.residual, fit.used
         exact = problem.is_exact(residual)
         p_value = problem.p_value(fit)

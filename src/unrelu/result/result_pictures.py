@@ -97,9 +97,8 @@ def _asked(shape: Sequence[int], n: int) -> Shape | None:
     dims = tuple(shape) if isinstance(shape, tuple | list) else ()
     if dims == (n,):
         return None
-    found = (
-        drawn_shape(dims) if len(dims) in (2, 3) and all(isinstance(side, int) and side > 0 for side in dims) else None
-    )
+    sides = len(dims) in (2, 3) and all(isinstance(side, int) and side > 0 for side in dims)
+    found = drawn_shape(dims) if sides else None
     if found is None or math.prod(found) != n:
         raise OptionError(
             f"shape={shape!r}: outputs have {n:,} entries; pass (height, width) or (3, height, width) of as many, or "
@@ -110,11 +109,5 @@ def _asked(shape: Sequence[int], n: int) -> Shape | None:
 
 def _sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
     """The size of the stated errors, (B, m): standard deviations or bounds; None where none is stated."""
-    factor, sizes = noise.cholesky(), np.zeros(())
-    if factor is not None:
-        sizes = np.sqrt((factor**2).sum(axis=1))
-    elif noise.entrywise:
-        sizes = noise.spread(operator.shape, size)
-    elif noise.stated and noise.likelihood is None:
-        sizes = np.asarray(noise.size)
+    sizes = noise.spread(operator.shape, size) if noise.entrywise else np.asarray(noise.size)
     return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None
