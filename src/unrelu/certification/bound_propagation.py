@@ -34,7 +34,7 @@ class Lemma:
 
     Attributes:
         kind: SUM, LOW, HIGH, LATENT or BALANCE.
-        index: a layer (SUM), a neuron (LOW, HIGH), i for a bound on z_i from below and k + i for one on -z_i (LATENT), or
+        index: a layer (SUM), a neuron (LOW, HIGH), i for a bound on z_i from below and k + i for one on -z_i (LATENT),
             0 (BALANCE).
         multipliers: that it follows from. BALANCE has positive mu with W_1^T mu = 0 as the slopes of the first layer.
     """

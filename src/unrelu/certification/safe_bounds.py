@@ -136,7 +136,7 @@ def lower_bound(
     linear = not (extra is None and total is None and towards is None)
     if not (np.isfinite(kappa).all() and np.isfinite(slopes).all() and (kappa >= 0).all()):
         return _NOTHING
-    if not linear and not _is_share(chain, kappa):
+    if not (linear or _is_share(chain, kappa)):
         return _NOTHING
     passed = slopes if extra is None else slopes + extra
     # s + extra was rounded, so that s is off by as much.
@@ -201,9 +201,7 @@ def _nudged(value: Array, radius: Array, side: int) -> Array:
 
 
 def _is_share(chain: CertifiedChain, kappa: Array) -> bool:
-    """Whether F is at least the errors weighted with kappa."""
-    if not (np.isfinite(kappa).all() and (kappa >= 0).all()):
-        return False
+    """Whether F is at least the errors weighted with kappa, which are not negative."""
     return bool((kappa <= 1).all() if chain.norm == "l1" else _sum(kappa) * (1 + 4 * _UNIT) <= 1)
 
 
