@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def test_without_intermediate_layers_and_ramps_it_is_adam():
 
 
 def test_the_learning_rate_rises_and_falls_as_released():
-    rate = Ilo(learning_rate=0.2)._rate(100)
+    rate = partial(Ilo(learning_rate=0.2).rate, 100)
     assert rate(0) == 0
     assert rate(2) == pytest.approx(0.2 * 0.4)
     assert rate(5) == rate(25) == pytest.approx(0.2)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -135,7 +136,7 @@ class Ilo:
         radius: float | None = None,
     ) -> Descent:  # fmt: skip
         """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
-        step, centre = AdamSteps(lambda *at: objective.gradient(*at)[1], h, self._rate(steps)), h.clone()
+        step, centre = AdamSteps(lambda *at: objective.gradient(*at)[1], h, partial(self.rate, steps)), h.clone()
 
         def within(at: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
             reached, arrived = step(at, observations)
@@ -145,16 +146,12 @@ class Ilo:
 
         return descend(h, within, steps, problem.control, report, objective.clip)
 
-    def _rate(self, steps: int) -> Callable[[int], float]:
-        """The learning rate of step t of a round."""
-
-        def rate(t: int) -> float:
-            fraction = t / steps
-            falling = min(1.0, (1 - fraction) / self.rampdown) if self.rampdown else 1.0
-            rising = min(1.0, fraction / self.rampup) if self.rampup else 1.0
-            return self.learning_rate * rising * (0.5 - 0.5 * math.cos(math.pi * falling))
-
-        return rate
+    def rate(self, steps: int, t: int) -> float:
+        """The learning rate of step t of a round of so many."""
+        fraction = t / steps
+        falling = min(1.0, (1 - fraction) / self.rampdown) if self.rampdown else 1.0
+        rising = min(1.0, fraction / self.rampup) if self.rampup else 1.0
+        return self.learning_rate * rising * (0.5 - 0.5 * math.cos(math.pi * falling))
 
 
 def onto_l1_ball(x: Tensor, radius: float) -> Tensor:

@@ -24,6 +24,8 @@ from unrelu.search.stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY,
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 # Smoothing schedule: widths, as fractions of what a layer puts out; one step with each.
 _WIDTHS = np.geomspace(1.0, 0.02, 8)
@@ -34,9 +36,8 @@ _ENOUGH_DECREASE = 1e-2
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # The same of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
 _BATCH_COST = (70.0, 3e-5)
-# For large generators: widths, steps with each, and steps on the exact generator at most.
-_WIDTHS_LARGE, _STEPS_EACH = np.array([1.0, 0.2]), 3
-_EXACT_STEPS_LARGE, _ENOUGH_DECREASE_LARGE = 60, 3e-3
+# The same decrease for large generators.
+_ENOUGH_DECREASE_LARGE = 3e-3
 # For refined codes: how many side by side, steps after which half of them are given up, steps after which it is
 # asked whether they have converged, and the predicted decrease at which they end.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
@@ -95,12 +96,12 @@ class Descents(ABC):
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
         """Whether this is the way to search a problem that no kind before it in :data:`KINDS` suits."""
 
-    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
+    def microseconds(self, steps: Counts) -> Array:
         """What so many steps take of the processor; 0 where that is not told."""
         return np.zeros(len(steps))
 
     @abstractmethod
-    def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
+    def improve(self, start: Start, enough: Array, watch: Watch) -> Counts:
         """Descend and perturb: write into ``start.z`` and ``start.f``; the steps spent on each observation, (b,).
 
         Args:
@@ -108,7 +109,7 @@ class Descents(ABC):
             watch: asked now and then whether to stop; what was not reached by then keeps its f.
         """
 
-    def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
         """Codes of some observations refined from where their restarts ended, (b, k), and whether they converged, (b,).
 
         Args:
@@ -129,7 +130,7 @@ def lengths(z: Array) -> Array:
     return np.asarray(np.maximum(np.sqrt(np.square(z).mean(axis=-1, keepdims=True)), SHORTEST_CODE))
 
 
-def step_terms(layout: npt.NDArray[np.int64]) -> Array:
+def step_terms(layout: Counts) -> Array:
     """What the time of a step on a packed network is made of, (5,).
 
     1, the layers, the weights, outputs times latent coordinates squared (normal equations), and latent coordinates
@@ -158,11 +159,11 @@ class CompiledDescents(Descents):
         self.packed = PackedObservations(problem.network, problem.operator, problem.y)
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
 
-    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
+    def microseconds(self, steps: Counts) -> Array:
         """See :meth:`Descents.microseconds`."""
         return np.asarray(float(step_terms(self.packed.layout) @ STEP_COST) * steps)
 
-    def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
+    def improve(self, start: Start, enough: Array, watch: Watch) -> Counts:
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
@@ -197,12 +198,12 @@ class BatchDescents(Descents):
         smoothed = (cache.smoothed(float(width), objective.network) for width in self.widths)
         self._smoothed = [replace(objective, network=network) for network in smoothed]
 
-    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
+    def microseconds(self, steps: Counts) -> Array:
         """See :meth:`Descents.microseconds`."""
         network = self.objective.network
         return np.asarray((_BATCH_COST[0] + _BATCH_COST[1] * network.latent_dim * network.work) * steps)
 
-    def improve(self, start: Start, enough: Array, watch: Watch) -> npt.NDArray[np.int64]:
+    def improve(self, start: Start, enough: Array, watch: Watch) -> Counts:
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         floor = np.broadcast_to(enough[:, None], start.f.shape)
@@ -226,7 +227,7 @@ class BatchDescents(Descents):
 
     def _descend(
         self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
-    ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+    ) -> tuple[Array, Array, Counts]:
         """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
         each, at, floor = self.objective.index(observations), self.objective.tensor(z), self.objective.tensor(enough)
         steps, state = torch.zeros_like(each), None
@@ -271,13 +272,12 @@ class DevianceDescents(BatchDescents):
     """
 
     schedule = COUNTS
+    widths = _WIDTHS[4:]
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
         """Where only the deviance keeps descents from being compiled."""
         return not objective.squares and CompiledDescents.suits(problem, cache, replace(objective, likelihood=None))
-
-    widths: ClassVar[Array] = _WIDTHS[4:]
 
 
 class LimitedMemoryDescents(BatchDescents):
@@ -290,9 +290,9 @@ class LimitedMemoryDescents(BatchDescents):
 
     schedule = LIMITED_MEMORY
     refines = True
-    widths = _WIDTHS_LARGE
-    steps_each = _STEPS_EACH
-    exact_steps = _EXACT_STEPS_LARGE
+    widths = np.array([1.0, 0.2])
+    steps_each = 3
+    exact_steps = 60
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
@@ -308,15 +308,11 @@ class LimitedMemoryDescents(BatchDescents):
         variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
-    def microseconds(self, steps: npt.NDArray[np.int64]) -> Array:
-        """Not told: a step is a reverse pass."""
-        return np.zeros(len(steps))
-
     def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
         decrease = _ENOUGH_DECREASE_LARGE if objective is self.objective else _ENOUGH_DECREASE
         return LimitedMemorySteps(objective, z, observations, self.inverse[observations], decrease, enough)
 
-    def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
         """See :meth:`Descents.refined`: in single precision, which sees all that is to gain.
 
         A few restarts go on side by side, which costs little more than one, and the worse half of them is given up
@@ -348,6 +344,7 @@ class LimitedMemoryDescents(BatchDescents):
         )
 
 
+# In the order in which they are asked whether they suit.
 KINDS: tuple[type[Descents], ...] = (
     CompiledDescents, DevianceDescents, LimitedMemoryDescents, NonlinearDescents, BatchDescents,
 )  # fmt: skip
