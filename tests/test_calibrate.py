@@ -245,17 +245,17 @@ def test_few_observations_make_nothing_sure():
 
 def test_data_say_how_often_searches_are_wrong_on_observations_that_no_generator_made(learned_of):
     network = rough()
-    strangers = noisy(network, count=60) + 1.5 * np.random.default_rng(5).standard_normal((60, N))
-    found = unrelu.calibrate(network, noise=NOISE, observations=40, data=strangers)
+    outside = noisy(network, count=60) + 1.5 * np.random.default_rng(5).standard_normal((60, N))
+    found = unrelu.calibrate(network, noise=NOISE, observations=40, data=outside)
     assert found.observations == 60
     levels = kept(network)
     noise = {level.noise for level in levels}
     assert set(levels) == {Level(*noise, excess) for excess in (0, None, 1, 2, 3)}
     # The data tell of all but what the noise explains, which is simulated.
-    of_data = Simulation(Problem.build(network, strangers, noise=NOISE).equilibrated(), None).prior()
+    of_data = Simulation(Problem.build(network, outside, noise=NOISE).equilibrated(), None).prior()
     for level, prior in levels.items():
         same = prior.weights.keys() == of_data.weights.keys() and np.allclose(prior.weights[4], of_data.weights[4])
         assert same == (level.excess != 0)
-    result = unrelu.invert(network, strangers, noise=NOISE)
+    result = unrelu.invert(network, outside, noise=NOISE)
     assert not learned_of
     assert (result.confidence > 0).mean() > 0.9

@@ -83,7 +83,7 @@ def test_white_noise_is_explained_by_chance_and_own_outputs_are_not():
     assert stats.kstest(p, "uniform").pvalue > 1e-4
 
 
-def test_strangers_are_no_success_without_stated_noise():
+def test_out_of_distribution_observations_are_no_success_without_stated_noise():
     y = 5 * stream("fit: strangers").standard_normal((10, 40))
     r = unrelu.invert(NET, y, pool=False)
     assert not r.success.any()

@@ -62,7 +62,7 @@ def test_so_are_those_of_very_narrow_layers(sizes, noise):
     assert best[sure].mean() >= 0.95
 
 
-def test_strangers_are_judged_as_strangers():
+def test_out_of_distribution_observations_are_judged_as_such():
     """Observations that no code explains have more optima; sure answers are the best all the same."""
     network, _, deviation, _ = tiny((2, 6, 9))
     y = np.random.default_rng(6).standard_normal((60, 9))

@@ -389,7 +389,7 @@ def test_the_level_of_stated_noise_is_that_of_the_noise_whatever_is_left_over():
     assert levels_of(problem, STEP**-2 * np.array([0.0, 1.0, 1.2, 1.49])) == [Level(-2, 0)] * 4
 
 
-def test_strangers_have_an_excess_in_steps_of_three():
+def test_out_of_distribution_observations_have_an_excess_in_steps_of_three():
     problem = problem_of(noise=Gaussian(STEP**-2 * spread_of(problem_of())))
     residuals = STEP**-2 * 1.5 * np.array([1.01, 2.99, 3.01, 8.9, 9.1, 26.0])
     assert levels_of(problem, residuals) == [Level(-2, excess) for excess in (1, 1, 2, 2, 3, 3)]

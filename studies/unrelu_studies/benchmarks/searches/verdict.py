@@ -65,14 +65,14 @@ class VerdictPlan:
     """How much is measured.
 
     Attributes:
-        strangers: observations of each kind and generator.
+        strangers: out-of-distribution observations of each kind and generator.
         own: own noisy outputs of each generator and operator.
         prior: own noisy outputs that are inverted with a prior.
         noiseless: observations of each generator and operator without noise.
         noisy: the same, with noise.
         compared: those of them that get descents from independent starts.
         descents: such descents of each.
-        generators: those of the zoo that are asked for strangers and for their own outputs.
+        generators: those of the zoo that are searched for out-of-distribution observations and their own outputs.
         hard: generators of the observations without noise, and of those by which confidences are measured.
         searches: names of :data:`SEARCHES` whose confidences are.
     """

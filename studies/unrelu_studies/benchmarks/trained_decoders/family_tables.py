@@ -148,7 +148,7 @@ def _success(results: dict[str, Any]) -> str:
             _successes(_where(strange[name], noise=n)) if name in strange else None for n in ("stated", "not stated")
         ]
         lines.append((name, *said, *off, *bounded))
-    head = ("family", "strangers, noise stated", "not stated", "one entry off, all", "half",
+    head = ("family", "out of distribution, noise stated", "not stated", "one entry off, all", "half",
             *(f"uniform noise, {row['amplitude']:g}" for row in next(iter(uniform.values()))))  # fmt: skip
     kinds = [
         (kind, *(
@@ -160,7 +160,8 @@ def _success(results: dict[str, Any]) -> str:
     return (
         "Called a success: observations that no generator made; own outputs of which one entry is off by six standard "
         f"deviations; own outputs with uniform noise:\n\n{table(head, lines)}\n\n"
-        f"Strangers by their kind:\n\n{table(('observations', 'noise stated', 'not stated'), kinds)}"
+        "Out-of-distribution observations by their kind:\n\n"
+        f"{table(('observations', 'noise stated', 'not stated'), kinds)}"
     )
 
 
@@ -233,7 +234,11 @@ def _success_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | No
             o: sum(sum(row["successes"].values()) for row in rows) / _asked(rows) for o, rows in groups.items() if rows
         }
         said = ", ".join(f"{o} {per_cent(share)}" for o, share in shares.items())
-        yield f"strangers, noise {noise}: success in at most {per_cent(most)}", said, max(shares.values()) <= most
+        yield (
+            f"out of distribution, noise {noise}: success in at most {per_cent(most)}",
+            said,
+            max(shares.values()) <= most,
+        )
     for measured in ("all", "half"):
         rows = _where(results["outlier"], measured=measured)
         off, least = (float(np.mean([row[name] for row in rows])) for name in ("success", "least"))
