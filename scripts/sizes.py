@@ -11,7 +11,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    files = [path.relative_to(ROOT) for top in ("src", "studies") for path in sorted((ROOT / top).rglob("*.py"))]
+    files = [
+        path.relative_to(ROOT)
+        for top in ("src", "studies")
+        for path in sorted((ROOT / top).rglob("*.py*"))
+        if path.suffix in (".py", ".pyi")
+    ]
     lines = {path: len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in files}
     rows: Counter[str] = Counter()
     for path, count in lines.items():
