@@ -100,12 +100,10 @@ class Watcher:
 @contextmanager
 def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
     """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop."""
-    messages = (
-        "stopping when the chunks at work are finished (Ctrl-C again to end at once)",
-        "ended at once; run the same command again to go on from the last finished chunk",
-    )
-    told, at_once = ("", "") if quiet else messages
-    with interruptible(told, at_once, (signal.SIGINT, signal.SIGTERM)) as interrupted:
+    first = "stopping when the chunks at work are finished (Ctrl-C again to end at once)"
+    second = "ended at once; run the same command again to go on from the last finished chunk"
+    messages = ("", "") if quiet else (first, second)
+    with interruptible(*messages, signals=(signal.SIGINT, signal.SIGTERM)) as interrupted:
         watcher = Watcher(Console(stderr=True, quiet=quiet), folder, interrupted)
         try:
             yield watcher
