@@ -204,13 +204,13 @@ class Certificate:
             yield f"upper is {self.upper}"
         chain = chain_of(network, measured, values, self.norm, bounds)
         if not self.exponents:
-            yield from self._flaws_of_code(chain, network, measured)
+            yield from _flaws_of_code(self, chain, network, measured)
             return
         scaled = chain.in_units(self.exponents)
         if scaled is None:
             yield f"its units, {self.exponents}, are none of this network"
         else:
-            yield from self.times_power(self.exponents[-1])._flaws_of_code(scaled, network, measured)
+            yield from _flaws_of_code(self.times_power(self.exponents[-1]), scaled, network, measured)
 
     def times_power(self, exponent: int) -> Certificate:
         """The same with all that is in units of y times 2^exponent."""
@@ -223,68 +223,6 @@ class Certificate:
             numbers: dict[str, Any] = {name: times(getattr(self, name)) for name in names}
             history = tuple(replace(m, lower=times(m.lower), upper=times(m.upper)) for m in self.history)
         return replace(self, **numbers, history=history)
-
-    def _flaws_of_code(self, chain: CertifiedChain, network: Generator, measured: Operator) -> Iterator[str]:
-        """What does not follow for a chain in the units of the proof: F and rank at z, bounds, box, status, effort."""
-        value, what = chain.objective(self.z), "pass the observation and operator= that were certified"
-        off = _SAME * max(chain.scale, self.upper) * (1 if self.norm == "linf" else len(chain.y))
-        if not abs(value - self.upper) <= off or not abs(self.scale - chain.scale) <= off:
-            yield f"F(z) is {value:.17g}, not {self.upper:.17g}; {what}"
-        rank, determined = determination(network, self.z, measured, chain.bounds)
-        if rank != self.rank:
-            yield f"the rank at z is {rank}, not {self.rank}"
-        if determined != self.identifiable:
-            yield f"identifiable is {determined} at z of rank {rank}, not {self.identifiable}"
-        yield from self._flaws_of_bounds(chain)
-        yield from self._flaws_of_box(replace(chain, norm="linf"))
-        proofs = ((self.proof, chain), (self.box_proof, replace(chain, norm="linf")))
-        radius = min((proof.radius(about) for proof, about in proofs if proof is not None), default=math.inf)
-        # The radius is that of the proofs: no larger, and smaller by no more than rounding on another machine.
-        if not radius * (1 - _SAME) <= self.radius <= radius:
-            yield f"the proofs are about codes up to {radius:g}, not {self.radius:g}"
-        if not dict(conclusions(self, chain)).get(self.status, True):
-            yield f"{self.status} does not follow from the bounds and the box"
-        yield from self._flaws_of_effort()
-
-    def _flaws_of_bounds(self, chain: CertifiedChain) -> Iterator[str]:
-        if self.proof is not None:
-            flaw = self.proof.flaw(chain)
-            if flaw:
-                yield flaw
-            lower = self.proof.lower(chain)
-            if not self.lower <= lower:
-                yield f"the multipliers prove a lower bound of {lower:.17g}, not {self.lower:.17g}"
-        elif self.lower != 0:
-            yield "there is no proof of the lower bound"
-
-    def _flaws_of_box(self, chain: CertifiedChain) -> Iterator[str]:
-        if self.box is None or self.box_proof is None:
-            if self.box is not None or self.box_proof is not None:
-                yield "there is no proof of the box, or no box of the proof"
-            return
-        flaw = self.box_proof.flaw(chain)
-        if flaw:
-            yield flaw
-        if not self.box_proof.level > self.eps:
-            yield f"the box is about errors below {self.box_proof.level:g}, not up to {self.eps:g}"
-        box = self.box_proof.box(chain)
-        if self.box.shape != box.shape or not ((self.box[:, 0] <= box[:, 0]) & (self.box[:, 1] >= box[:, 1])).all():
-            yield "the multipliers prove another box"
-
-    def _flaws_of_effort(self) -> Iterator[str]:
-        """What contradicts itself in nodes, seconds and history, which nobody can compute again."""
-        least = 0 if self.proof is None else len(self.proof.parent)
-        if not least <= self.nodes < math.inf or (self.proof is None and self.nodes):
-            yield f"nodes is {self.nodes}, the proof has {least}"
-        if not 0 <= self.seconds < math.inf:
-            yield f"seconds is {self.seconds}"
-        if self.eps < 0 or not self.lower >= 0:
-            yield f"a lower bound of {self.lower} and an eps of {self.eps}: neither can be below zero"
-        moments = np.array([[m.seconds, m.nodes, m.lower, -m.upper] for m in self.history]).reshape(-1, 4)
-        end = [self.seconds, self.nodes, self.lower, -self.upper]
-        steps = np.diff(np.vstack([[0.0, 0.0, 0.0, -math.inf], moments, end]), axis=0)
-        if not (steps >= 0).all():
-            yield "the history does not lead from nothing to these bounds, nodes and seconds, each better than before"
 
     def save(self, path: str | Path) -> None:
         """Write to a .json or .npz file; all numbers exactly.
@@ -310,6 +248,9 @@ class Certificate:
         return cls(**read_certificate(Path(path), max_bytes))
 
 
+# --- verification: what does not follow ---------------------------------------------------------------------------------
+
+
 def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[ProofStatus, bool]]:
     """The statuses that say more than why the search stopped, the strongest first, and whether they hold."""
     return [
@@ -317,6 +258,80 @@ def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[P
         (ProofStatus.EXACT_FIT, chain.exact(certificate.z)),
         (ProofStatus.OPTIMAL, certificate.gap <= GAP * (1 + 1e-9)),
     ]
+
+
+def _flaws_of_code(
+    certificate: Certificate, chain: CertifiedChain, network: Generator, measured: Operator
+) -> Iterator[str]:
+    """What does not follow for a chain in the units of the proof: F and rank at z, bounds, box, status, effort."""
+    value, what = chain.objective(certificate.z), "pass the observation and operator= that were certified"
+    off = _SAME * max(chain.scale, certificate.upper) * (1 if certificate.norm == "linf" else len(chain.y))
+    if not abs(value - certificate.upper) <= off or not abs(certificate.scale - chain.scale) <= off:
+        yield f"F(z) is {value:.17g}, not {certificate.upper:.17g}; {what}"
+    rank, determined = determination(network, certificate.z, measured, chain.bounds)
+    if rank != certificate.rank:
+        yield f"the rank at z is {rank}, not {certificate.rank}"
+    if determined != certificate.identifiable:
+        yield f"identifiable is {determined} at z of rank {rank}, not {certificate.identifiable}"
+    yield from _flaws_of_bounds(certificate, chain)
+    yield from _flaws_of_box(certificate, replace(chain, norm="linf"))
+    proofs = ((certificate.proof, chain), (certificate.box_proof, replace(chain, norm="linf")))
+    radius = min((proof.radius(about) for proof, about in proofs if proof is not None), default=math.inf)
+    # The radius is that of the proofs: no larger, and smaller by no more than rounding on another machine.
+    if not radius * (1 - _SAME) <= certificate.radius <= radius:
+        yield f"the proofs are about codes up to {radius:g}, not {certificate.radius:g}"
+    if not dict(conclusions(certificate, chain)).get(certificate.status, True):
+        yield f"{certificate.status} does not follow from the bounds and the box"
+    yield from _flaws_of_effort(certificate)
+
+
+def _flaws_of_bounds(certificate: Certificate, chain: CertifiedChain) -> Iterator[str]:
+    if certificate.proof is not None:
+        flaw = certificate.proof.flaw(chain)
+        if flaw:
+            yield flaw
+        lower = certificate.proof.lower(chain)
+        if not certificate.lower <= lower:
+            yield f"the multipliers prove a lower bound of {lower:.17g}, not {certificate.lower:.17g}"
+    elif certificate.lower != 0:
+        yield "there is no proof of the lower bound"
+
+
+def _flaws_of_box(certificate: Certificate, chain: CertifiedChain) -> Iterator[str]:
+    if certificate.box is None or certificate.box_proof is None:
+        if certificate.box is not None or certificate.box_proof is not None:
+            yield "there is no proof of the box, or no box of the proof"
+        return
+    flaw = certificate.box_proof.flaw(chain)
+    if flaw:
+        yield flaw
+    if not certificate.box_proof.level > certificate.eps:
+        yield f"the box is about errors below {certificate.box_proof.level:g}, not up to {certificate.eps:g}"
+    box = certificate.box_proof.box(chain)
+    if (
+        certificate.box.shape != box.shape
+        or not ((certificate.box[:, 0] <= box[:, 0]) & (certificate.box[:, 1] >= box[:, 1])).all()
+    ):
+        yield "the multipliers prove another box"
+
+
+def _flaws_of_effort(certificate: Certificate) -> Iterator[str]:
+    """What contradicts itself in nodes, seconds and history, which nobody can compute again."""
+    least = 0 if certificate.proof is None else len(certificate.proof.parent)
+    if not least <= certificate.nodes < math.inf or (certificate.proof is None and certificate.nodes):
+        yield f"nodes is {certificate.nodes}, the proof has {least}"
+    if not 0 <= certificate.seconds < math.inf:
+        yield f"seconds is {certificate.seconds}"
+    if certificate.eps < 0 or not certificate.lower >= 0:
+        yield f"a lower bound of {certificate.lower} and an eps of {certificate.eps}: neither can be below zero"
+    moments = np.array([[m.seconds, m.nodes, m.lower, -m.upper] for m in certificate.history]).reshape(-1, 4)
+    end = [certificate.seconds, certificate.nodes, certificate.lower, -certificate.upper]
+    steps = np.diff(np.vstack([[0.0, 0.0, 0.0, -math.inf], moments, end]), axis=0)
+    if not (steps >= 0).all():
+        yield "the history does not lead from nothing to these bounds, nodes and seconds, each better than before"
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 class Certificates(Sequence[Certificate]):
