@@ -248,7 +248,7 @@ class Certificate:
         return cls(**read_certificate(Path(path), max_bytes))
 
 
-# --- verification: what does not follow --------------------------------------------------------------------------------
+# --- verification: what does not follow -------------------------------------------------------------------------------
 
 
 def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[ProofStatus, bool]]:
