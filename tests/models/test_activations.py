@@ -172,20 +172,35 @@ def test_values_stay_in_the_range(kind, u):
 
 
 @pytest.mark.parametrize(
-    ("kind", "smooth", "invertible", "monotone"),
+    ("kind", "smooth", "linear", "convex", "invertible", "monotone"),
     [
-        ("relu", False, False, True),
-        ("leaky_relu", False, True, True),
-        ("prelu", False, False, True),
-        ("prelu_negative", False, False, False),
-        ("identity", False, True, True),
-        ("sigmoid", True, True, True),
-        ("tanh", True, True, True),
+        ("relu", False, False, True, False, True),
+        ("leaky_relu", False, False, True, True, True),
+        ("prelu", False, False, False, False, True),
+        ("prelu_negative", False, False, False, False, False),
+        ("identity", False, True, True, True, True),
+        ("sigmoid", True, False, False, True, True),
+        ("tanh", True, False, False, True, True),
     ],
 )
-def test_properties(kind, smooth, invertible, monotone):
-    activation = ACTIVATIONS[kind]
-    assert (activation.smooth, activation.invertible, activation.monotone) == (smooth, invertible, monotone)
+def test_properties(kind, smooth, linear, convex, invertible, monotone):
+    a = ACTIVATIONS[kind]
+    assert (a.smooth, a.linear, a.convex) == (smooth, linear, convex)
+    assert (a.invertible, a.monotone) == (invertible, monotone)
+
+
+@each
+def test_slopes_and_kinks_of_single_outputs(kind):
+    activation, u = ACTIVATIONS[kind], np.full(4, -1e-9)
+    slopes, kinks = activation.slopes(4), activation.kinks(4)
+    if activation.smooth:
+        assert np.isnan(slopes).all()
+        assert not kinks.any()
+    else:
+        np.testing.assert_allclose(activation.value(u), slopes * u)
+        np.testing.assert_array_equal(kinks, slopes != 1)
+    some = activation.of(np.array([2, 0]))
+    np.testing.assert_array_equal(some.slopes(2), slopes[[2, 0]])
 
 
 @pytest.mark.parametrize("text", ["relu", "leaky_relu:0.1", "leaky_relu:0.25", "sigmoid", "tanh", "identity"])
