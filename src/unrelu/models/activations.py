@@ -8,6 +8,7 @@ saturates (sigmoid, tanh). :meth:`Activation.preimage` is that interval and ever
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,12 +100,10 @@ class Activation:
             ModelError: the text is none of these.
         """
         name, _, slope = text.partition(":")
-        try:
-            return cls(name, float(slope) if slope else None)
-        except ValueError as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(f"activation {text!r}: the slope {slope!r} is not a number") from None
+        given: float | str = slope
+        with suppress(ValueError):  # the constructor refuses what is no number
+            given = float(slope)
+        return cls(name, given if slope else None)
 
     @classmethod
     def of_slope(cls, slope: npt.ArrayLike) -> Activation:
