@@ -18,7 +18,7 @@ verification", NeurIPS 2018; steps have no bounds here, so there is no chord abo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -63,11 +63,7 @@ def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
 
 def _terms(layer: Layer, h: Tensor) -> Tensor:
     """|W| |h| + |b|, which u is off by a few machine epsilons of, (B, n)."""
-    steps = [
-        replace(step, **{f.name: t.abs() for f in fields(step) if isinstance(t := getattr(step, f.name), Tensor)})
-        for step in layer.affine.steps
-    ]
-    return replace(layer.affine, steps=tuple(steps)).apply(h.abs())
+    return layer.affine.mapped(lambda _, tensor: tensor.abs()).apply(h.abs())
 
 
 def picks(operator: Operator) -> bool:

@@ -174,20 +174,21 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
     """The layer where a unit of its input is 2^-before and one of its output 2^-after."""
     if not (before or after):
         return layer
-    linear, steps = after - before, []
-    for step in layer.affine.steps:
-        changed = {}
-        for name, exponent in (("weight", linear), ("scale", linear), ("bias", after), ("shift", after)):
-            value = getattr(step, name, None)
-            if isinstance(value, Tensor):
-                changed[name] = times_power(value, exponent)
-                linear = 0 if name in ("weight", "scale") else linear  # of a product of steps, the first has the factor
-        steps.append(replace(step, **changed))
+    linear = after - before
+
+    def change(name: str, value: Tensor) -> Tensor:
+        nonlocal linear
+        if name in ("bias", "shift"):
+            return times_power(value, after)
+        factor, linear = linear, 0  # the first step of a product has the factor
+        return times_power(value, factor)
+
+    affine = layer.affine.mapped(change)
     if linear:
-        tensors = (t for step in steps for t in vars(step).values() if isinstance(t, Tensor))
-        like = next(tensors, torch.empty(0, dtype=torch.float64))
-        steps.insert(0, Scale(like.new_tensor(2.0**linear), like.new_tensor(0.0)))
+        like = next((t for step in affine.steps for t in step.tensors().values()), torch.empty(0, dtype=torch.float64))
+        first = Scale(like.new_tensor(2.0**linear), like.new_tensor(0.0))
+        affine = replace(affine, steps=(first, *affine.steps))
     activation = layer.activation
     if activation.width:
         activation = activation.smoothed(math.ldexp(activation.width, after))
-    return Layer(replace(layer.affine, steps=tuple(steps)), activation)
+    return Layer(affine, activation)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -49,10 +49,10 @@ class Step(ABC):
         held = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Step:
-        """A copy with its tensors converted."""
-        moved: dict[str, Any] = {name: t.to(dtype=dtype, device=device) for name, t in self.tensors().items()}
-        return replace(self, **moved)
+    def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Step:
+        """The step with ``change(name, tensor)`` in place of each tensor."""
+        changed: dict[str, Any] = {name: change(name, tensor) for name, tensor in self.tensors().items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +256,7 @@ class Affine:
         """
         merged: list[Step] = []
         shape = in_shape
-        for step in (s.to(torch.float64, torch.device("cpu")) for s in steps):
+        for step in cls(tuple(steps), in_shape, in_shape).to(torch.float64, torch.device("cpu")).steps:
             for name, tensor in step.tensors().items():
                 check_finite(tensor, f"a {type(step).__name__} {name}")
             out = _out_shape(step, shape)
@@ -275,9 +275,13 @@ class Affine:
         """Number of outputs."""
         return math.prod(self.out_shape)
 
+    def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Affine:
+        """The map with ``change(name, tensor)`` in place of each tensor of each step, first to last."""
+        return replace(self, steps=tuple(step.mapped(change) for step in self.steps))
+
     def to(self, dtype: torch.dtype, device: torch.device) -> Affine:
         """A copy with its tensors converted."""
-        return replace(self, steps=tuple(s.to(dtype, device) for s in self.steps))
+        return self.mapped(lambda _, tensor: tensor.to(dtype=dtype, device=device))
 
     def apply(self, h: Tensor, constant: bool = True) -> Tensor:
         """A h + b, or A h alone, for h of shape (B, n_in)."""
