@@ -13,7 +13,6 @@ import torch
 
 import unrelu
 from tests.support import random_network
-from unrelu.baselines import adam
 from unrelu.methods import METHODS
 from unrelu.runtime import streams
 from unrelu.runtime.streams import stream, torch_stream
@@ -331,27 +330,21 @@ TRUTHS = {
 def starts(monkeypatch):
     """The codes that methods start from, as they are asked for."""
     found: list[np.ndarray] = []
-    start, more, codes = unrelu.Problem.start, adam._starts, SearchStarts.codes
+    start, codes = unrelu.Problem.start, SearchStarts.codes
 
     def recorded(self, number=0):
         found.append(start(self, number))
         return found[-1].copy()
 
-    def more_recorded(problem, restarts):
-        codes = more(problem, restarts)
-        found.extend(codes.reshape(restarts, problem.size, -1))
-        return codes
-
-    def chains_recorded(self, rows, first, count):
-        z = codes(self, rows, first, count)
-        for chain in z.swapaxes(0, 1):
+    def restarts_recorded(self, observations, first, count):
+        z = codes(self, observations, first, count)
+        for restart in z.swapaxes(0, 1):
             found.append(np.full((self.problem.size, z.shape[2]), np.inf))
-            found[-1][rows] = chain  # of those at work
+            found[-1][observations] = restart  # of those at work
         return z
 
     monkeypatch.setattr(unrelu.Problem, "start", recorded)
-    monkeypatch.setattr(adam, "_starts", more_recorded)
-    monkeypatch.setattr(SearchStarts, "codes", chains_recorded)
+    monkeypatch.setattr(SearchStarts, "codes", restarts_recorded)
     return found
 
 

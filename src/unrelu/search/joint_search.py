@@ -9,6 +9,7 @@ from weakref import WeakMethod
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau
@@ -28,6 +29,7 @@ from unrelu.search.stopping_rule import Spent, StoppingRule, effort
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
 
 # Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, and below the second single
 # precision sees no difference.
@@ -185,7 +187,7 @@ class JointSearch:
         time = self.descents.microseconds(self.steps)
         return Spent(self.rounds, time, self.exact, noiseless, self.probability)
 
-    def _outlying(self) -> npt.NDArray[np.bool_]:
+    def _outlying(self) -> Flags:
         """Whether the residual stands out from the batch, (B,), with the rank taken to be as large as it can be."""
         if not (self.pool and self.problem.tells_level):
             return np.zeros(self.problem.size, dtype=bool)
@@ -281,7 +283,7 @@ class JointSearch:
         self.starts.learn(self.f)
 
     @property
-    def sure(self) -> npt.NDArray[np.bool_]:
+    def sure(self) -> Flags:
         """Observations with an exact fit, or with enough confidence, (B,)."""
         return self.rule.finished(self.spent())
 
@@ -289,7 +291,7 @@ class JointSearch:
         """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the restarts are of l2."""
         return self.probability if self.problem.norm == "l2" else np.full(self.problem.size, np.nan)
 
-    def _flat(self, observations: Index) -> npt.NDArray[np.bool_]:
+    def _flat(self, observations: Index) -> Flags:
         """Whether the best codes of some observations are on a plateau, (b,)."""
         if not len(observations):
             return np.zeros(0, dtype=bool)
@@ -314,10 +316,15 @@ class JointSearch:
         self.z[observations] = self._fitted(observations)
         self.exact[observations] = self.problem.part(observations).fits_exactly(self.z[observations])
 
+    def _in_double(self, observations: Index) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
+        """The objective in double precision, codes, the observation of each, and objectives that are rounding."""
+        objective = SquaredError.of(self.problem)
+        z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
+        return objective, z, objective.index(observations), exact
+
     def _fitted(self, observations: Index) -> Array:
         """Codes of some observations, near exact fits, taken to the last digit, (b, k)."""
-        objective, where = SquaredError.of(self.problem), self.objective.index(observations)
-        z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
+        objective, z, where, exact = self._in_double(observations)
         if self.descents.refines and objective.squares:
             z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
         else:
@@ -329,16 +336,14 @@ class JointSearch:
             z[left] = state.run(_EXACT_FIT_STEPS, self.watch).z
         return z.cpu().double().numpy()
 
-    def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:
         """Codes of some observations at first-order optima, (b, k), and whether each is at one, (b,)."""
         if self.descents.refines and (self.f[observations] > _EXACT * self.size[observations]).all():
             ends = self.restarts[observations[:, None], np.argsort(self.ends[observations], axis=1)]
             ends[:, 0] = self.z[observations]
             return self.descents.refined(observations, ends, most or _REFINED_LARGE, self.watch)
-        objective, where = SquaredError.of(self.problem), self.objective.index(observations)
-        z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
-        refined = refine(objective, z, where, exact, most or _REFINED, self.watch)
-        return refined.z.cpu().double().numpy(), refined.optimal.cpu().numpy()
+        found = refine(*self._in_double(observations), most or _REFINED, self.watch)
+        return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
 
     def refined(self, most: int | None, max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
         """Codes (B, k) and how each search ended, (B,).

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.special import ndtr
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
@@ -63,7 +64,7 @@ class SearchStarts:
         k = problem.network.latent_dim
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
         self._at = np.full(problem.size, np.nan)  # the variance that those two are for
-        self._streams: dict[int, np.random.Generator] = {}
+        self._stream = functools.cache(functools.partial(stream, "search", problem.seed))
 
     def learn(self, objectives: Array) -> None:
         """Take the noise to be as large as the residuals that the best codes so far leave: their |r|^2, (B,)."""
@@ -97,21 +98,18 @@ class SearchStarts:
         return np.asarray(np.exp(self._uniform(observations, restarts * count, low, high)).reshape(*shape, 1) * drawn)
 
     def _drawn(self, observations: Index, count: int) -> Array:
-        k, seed = self.problem.network.latent_dim, self.problem.seed
-        for row in observations.tolist():
-            if row not in self._streams:
-                self._streams[row] = stream("search", seed, row)
-        return np.array([self._streams[row].standard_normal((count, k)) for row in observations.tolist()])
+        shape = (count, self.problem.network.latent_dim)
+        return np.array([self._stream(i).standard_normal(shape) for i in observations.tolist()])
 
     def _uniform(self, observations: Index, count: int, low: float, high: float) -> Array:
-        return np.array([self._streams[row].uniform(low, high, count) for row in observations.tolist()])
+        return np.array([self._stream(i).uniform(low, high, count) for i in observations.tolist()])
 
     def _model(self, observations: Index) -> None:
         """Bring mean and factor of some observations up to their variances."""
         stale = observations[self._at[observations] != self._variance[observations]]
         for variance in np.unique(self._variance[stale]):
             some = stale[self._variance[stale] == variance]
-            at = torch.from_numpy(some).to(self.objective.y.device)
+            at = self.objective.index(some)
             operator, y = self._operator.take(at), self._y[at]
             mean, covariance = (t.cpu().double().numpy() for t in self._samples.posterior(operator, y, float(variance)))
             values, vectors = np.linalg.eigh(covariance)
