@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from unrelu.datasets.sources import ArrayRows, check_chunks, choose
+from unrelu.datasets.sources import OpenArray, check_chunks, choose
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, opened, shown_size
 
@@ -34,7 +34,7 @@ class Hdf5:
     name: str
     max_bytes: int = MAX_BYTES
 
-    def open(self) -> ArrayRows:
+    def open(self) -> OpenArray:
         """The dataset. The file is opened at every read, so that no handle is shared with another process."""
 
         def hdf5() -> Any:
@@ -60,7 +60,7 @@ class Hdf5:
                 self._check_chunks(dataset, start, stop)
                 return dataset[start:stop]
 
-        return ArrayRows(shape, dtype, read)
+        return OpenArray(shape, dtype, read)
 
     def _is_dataset(self, file: Any, name: str) -> bool:
         try:

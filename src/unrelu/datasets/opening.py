@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.pictures import ENDINGS, Folder
-from unrelu.datasets.sources import ArrayRows, ArraySource, Batch, Entries, Source, choose, optional
+from unrelu.datasets.sources import ArraySource, Batch, Entries, OpenArray, Source, choose, optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
 
@@ -109,7 +109,7 @@ def _open(
         return given
     if np.ma.is_masked(given):
         raise InputError(f"{what} has masked entries; fill them, or pass masks= for what was not observed")
-    return ArraySource(what, partial(_memory_rows, np.array(given)))
+    return ArraySource(what, partial(_in_memory, np.array(given)))
 
 
 def _stored(
@@ -133,11 +133,11 @@ def _stored(
     which = (location, array, name, most)
     if zarr:
         optional("zarr", "Zarr stores", "zarr")
-        from unrelu.datasets.zarr_reading import zarr_rows  # noqa: PLC0415 -- an optional dependency
+        from unrelu.datasets.zarr_reading import open_zarr  # noqa: PLC0415 -- an optional dependency
 
-        return ArraySource(location, partial(zarr_rows, *which), most)
+        return ArraySource(location, partial(open_zarr, *which), most)
     if ending == ".npz":
-        return ArraySource(location, partial(_npz_rows, *which), most)
+        return ArraySource(location, partial(_open_npz, *which), most)
     if ending in _HDF5:
         optional("h5py", "HDF5 files", "hdf5")
         from unrelu.datasets.hdf5_reading import Hdf5  # noqa: PLC0415 -- an optional dependency
@@ -147,38 +147,38 @@ def _stored(
         raise InputError(f"{location} is no data set; pass {_KINDS}")
     if array is not None:
         raise InputError(f"{location} holds one array without a name, so there is no {array!r}; leave array= out")
-    return ArraySource(location, partial(_npy_rows, location), most)
+    return ArraySource(location, partial(_open_npy, location), most)
 
 
-def _npy_rows(location: str) -> ArrayRows:
+def _open_npy(location: str) -> OpenArray:
     """The array in a ``.npy`` file, of which nothing is read yet."""
     with opened(location) as (stream, size):
         header = npy_header(stream, size, location)
     shape, dtype, length = header.shape, header.dtype, math.prod(header.shape[1:])
 
-    # Rows lie one behind the other, so the file is read in place of a mapping: a disk that fails, or a file that is
-    # cut short, would end a process that maps it, but is an error here.
+    # Observations lie one behind the other. The file is read, not mapped: a disk that fails, or a file that is cut
+    # short, would end a process that maps it, but is an error here.
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         with opened(location) as (stream, _):
             first = header.offset + start * length * dtype.itemsize
             flat = np.fromfile(stream, dtype, (stop - start) * length, offset=first)
         return flat.reshape(stop - start, *shape[1:])
 
-    # In Fortran order they do not. It is mapped each time: pages of a mapping count as memory of this process.
+    # They do not in Fortran order. The file is mapped each time: pages of a mapping count as memory of this process.
     def copy(start: int, stop: int) -> npt.NDArray[Any]:
         with opened(location) as (stream, size):
             now = npy_header(stream, size, location)
             return np.array(np.memmap(stream, now.dtype, "r", now.offset, now.shape, "F")[start:stop])
 
-    return ArrayRows(shape, dtype, copy if header.fortran and len(shape) > 1 else read)
+    return OpenArray(shape, dtype, copy if header.fortran and len(shape) > 1 else read)
 
 
-def _npz_rows(location: str, array: str | None, name: str, max_bytes: int) -> ArrayRows:
+def _open_npz(location: str, array: str | None, name: str, max_bytes: int) -> OpenArray:
     """The array of a ``.npz`` file that :func:`choose` names, read as a whole: zip files cannot be read in parts."""
     (values,) = read_npz(location, max_bytes, lambda names: [choose(names, array, name, location)]).values()
-    return _memory_rows(values)
+    return _in_memory(values)
 
 
-def _memory_rows(values: npt.NDArray[Any]) -> ArrayRows:
+def _in_memory(values: npt.NDArray[Any]) -> OpenArray:
     """An array in memory; it travels with whatever it is a part of."""
-    return ArrayRows(values.shape, values.dtype, lambda start, stop: values[start:stop])
+    return OpenArray(values.shape, values.dtype, lambda start, stop: values[start:stop])

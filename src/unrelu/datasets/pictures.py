@@ -128,7 +128,7 @@ def decoded(
     """
     image_module = optional("PIL.Image", "images", "images")
     try:
-        # From memory, as a file's reader makes room for as many bytes as a chunk says that it has.
+        # Pillow reads from memory: for a file, it would make room for as many bytes as a chunk states.
         content = io.BytesIO(read_bytes(path, max_bytes, folder))
         with warnings.catch_warnings():
             # What Pillow takes for a decompression bomb is one to us.

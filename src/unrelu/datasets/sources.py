@@ -1,7 +1,7 @@
 """Data sets of observations that are never held as a whole, and those that are one array (B, ...).
 
 A :class:`Source` gives batches in which bad observations are named. An :class:`ArraySource` reads one array, of which
-it asks for a shape, a type, and entries i to j (:class:`ArrayRows`): that is all that a format has to offer.
+it asks for a shape, a type, and entries i to j (:class:`OpenArray`): that is all that a format has to offer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 # Which entries of observations count, (B, n).
 Entries = npt.NDArray[np.bool_]
-# Neighbouring observations: the index of the first, and their values as stored; of a single one, why it is not read.
+# Neighbouring observations: the index of the first, and their stored values, or why the only one cannot be read.
 Part = tuple[int, npt.NDArray[Any] | str]
 
 # Bytes read at once for a digest.
@@ -166,7 +166,7 @@ def optional(module: str, what: str, extra: str) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class ArrayRows:
+class OpenArray:
     """An open array: its shape (B, ...), the type of its entries, and a function from i, j to the entries ``[i:j]``."""
 
     shape: Shape
@@ -180,26 +180,26 @@ class ArraySource(StoredSource):
     One observation may take ``max_bytes`` as float64. Errors of libraries are read as a damaged store.
     """
 
-    def __init__(self, location: str, opening: Callable[[], ArrayRows], max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, location: str, opening: Callable[[], OpenArray], max_bytes: int = MAX_BYTES) -> None:
         self.location, self._opening = location, opening
-        self._opened: tuple[int, ArrayRows] | None = None
-        rows = self._open()
-        if len(rows.shape) < 2:
+        self._opened: tuple[int, OpenArray] | None = None
+        held = self._open()
+        if len(held.shape) < 2:
             raise InputError(
-                f"{self.location} has shape {rows.shape}; a data set is a batch (B, ...): reshape a single observation "
+                f"{self.location} has shape {held.shape}; a data set is a batch (B, ...): reshape a single observation "
                 "to (1, ...), numbers observed one by one to (B, 1)"
             )
-        if math.prod(rows.shape) == 0:
-            raise InputError(f"{self.location} has shape {rows.shape}, so it holds no values; pass one that does")
-        if rows.dtype.kind not in "biuf":
-            raise InputError(f"{self.location} has entries of type {rows.dtype}; save real numbers")
-        if (row := 8 * math.prod(rows.shape[1:])) > max_bytes:
+        if math.prod(held.shape) == 0:
+            raise InputError(f"{self.location} has shape {held.shape}, so it holds no values; pass one that does")
+        if held.dtype.kind not in "biuf":
+            raise InputError(f"{self.location} has entries of type {held.dtype}; save real numbers")
+        if (size := 8 * math.prod(held.shape[1:])) > max_bytes:
             raise InputError(
-                f"{self.location} has shape {rows.shape}, so one observation takes {shown_size(row)}; at most "
+                f"{self.location} has shape {held.shape}, so one observation takes {shown_size(size)}; at most "
                 f"{shown_size(max_bytes)} are read, pass a larger max_bytes= (--max-bytes) if you trust it"
             )
-        self.size, self.shape, self.dtype = rows.shape[0], rows.shape[1:], rows.dtype
-        self._opened = (os.getpid(), rows)
+        self.size, self.shape, self.dtype = held.shape[0], held.shape[1:], held.dtype
+        self._opened = (os.getpid(), held)
 
     def digest(self, start: int, stop: int) -> str:
         """SHA-256 of the values' bytes in C order, in the stored type; the text "unreadable" for those without."""
@@ -217,25 +217,25 @@ class ArraySource(StoredSource):
         A disk or a connection that is lost would make problems of all that follow.
         """
         try:
-            return iter([(start, self._rows().read(start, stop))])
+            return iter([(start, self._array().read(start, stop))])
         except (InputError, MissingPackageError, MemoryError):
             raise
         except Exception:  # of many kinds, see pieces
-            return pieces(self._rows(again=True).read, start, stop)
+            return pieces(self._array(again=True).read, start, stop)
 
-    def _rows(self, again: bool = False) -> ArrayRows:
+    def _array(self, again: bool = False) -> OpenArray:
         """The array as opened in this process: open files and connections do not survive a fork."""
         if again or self._opened is None or self._opened[0] != os.getpid():
-            rows = self._open()
-            if (rows.shape, rows.dtype) != ((self.size, *self.shape), self.dtype):
+            array = self._open()
+            if (array.shape, array.dtype) != ((self.size, *self.shape), self.dtype):
                 raise InputError(
-                    f"{self.location} now has shape {rows.shape} and type {rows.dtype}; it had "
+                    f"{self.location} now has shape {array.shape} and type {array.dtype}; it had "
                     f"{(self.size, *self.shape)} and {self.dtype}: do not change a data set while it is read"
                 )
-            self._opened = (os.getpid(), rows)
+            self._opened = (os.getpid(), array)
         return self._opened[1]
 
-    def _open(self) -> ArrayRows:
+    def _open(self) -> OpenArray:
         try:
             return self._opening()
         except (InputError, MissingPackageError, MemoryError):

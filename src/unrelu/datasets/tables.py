@@ -153,7 +153,7 @@ class NpyTable(Table):
                 )
             for column in missing:
                 shape = (self.size, *column.shape)
-                # Of mode w+, NumPy makes the file at its full size without writing it.
+                # In mode w+, NumPy makes the file at its full size without writing it.
                 np.lib.format.open_memmap(self._path(column), "w+", column.dtype, shape).flush()
 
     def write(self, start: int, values: Values) -> None:

@@ -20,7 +20,7 @@ import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.storage import LocalStore
 
-from unrelu.datasets.sources import ArrayRows, check_chunks, choose
+from unrelu.datasets.sources import OpenArray, check_chunks, choose
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, check_names, inflated_size, json_limit, shown_size
 
@@ -35,7 +35,7 @@ _SLACK = 2**10
 _SHARDS = 2**20
 
 
-def zarr_rows(location: str, array: str | None, name: str, max_bytes: int = MAX_BYTES) -> ArrayRows:
+def open_zarr(location: str, array: str | None, name: str, max_bytes: int = MAX_BYTES) -> OpenArray:
     """The array at a place, or that of a group which :func:`~unrelu.datasets.sources.choose` names; read later.
 
     Chunks that were never written hold its fill value. Only format 3 is read: format 2 may name pickle as a codec,
@@ -53,18 +53,18 @@ def zarr_rows(location: str, array: str | None, name: str, max_bytes: int = MAX_
         raise InputError(f"{location} is one array, so it has none called {array!r}; leave array= out")
     shape, dtype, fill = tuple(node.shape), np.dtype(node.dtype), node.fill_value
     if dtype.kind not in "biufc":  # which is refused by its type; its codecs may be any
-        return ArrayRows(shape, dtype, lambda start, stop: np.empty(0))
+        return OpenArray(shape, dtype, lambda start, stop: np.empty(0))
     values = bounded(node, location, max_bytes)
 
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         found = np.asarray(values[start:stop])
         unwritten = np.isnan(found) if np.isnan(fill) else found == fill
-        # Of a store that is gone, Zarr reads the fill value everywhere.
+        # Zarr reads the fill value everywhere where the store is gone.
         if unwritten.reshape(stop - start, math.prod(shape[1:])).all(axis=1).any():
             zarr_node(location, max_bytes)
         return found
 
-    return ArrayRows(shape, dtype, read)
+    return OpenArray(shape, dtype, read)
 
 
 def zarr_node(location: str, max_bytes: int = MAX_BYTES) -> Any:

@@ -27,16 +27,15 @@ from unrelu.report.facts import here, opened
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
 from unrelu.runs.chunk_work import Observations
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import number
-
-Array = npt.NDArray[np.float64]
 
 # Observations shown of each kind.
 _WORST, _MEDIAN, _BEST = 6, 3, 3
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
+class _Shown:
     """An observation: what is said of it, x (n,), and, where they are known, y, A x and their difference (m,)."""
 
     card: dict[str, Any]
@@ -71,14 +70,14 @@ def gallery(run: Run, observations: FoundData) -> dict[str, Any] | None:
     """
     column = criterion(run)
     groups = [
-        (title, [_row(run, i, column, observations) for i in run.indices[places].tolist()])
+        (title, [_shown(run, i, column, observations) for i in run.indices[places].tolist()])
         for title, places in _chosen(run.column(column))
     ]
-    rows = [row for _, members in groups for row in members]
-    if not rows:
+    members = [one for _, group in groups for one in group]
+    if not members:
         return None
-    look = _look(run, rows)
-    drawn = [_group(title, members, look) for title, members in groups]
+    look = _look(run, members)
+    drawn = [_group(title, group, look) for title, group in groups]
     low, high = look.outputs
     return {
         "column": column,
@@ -86,7 +85,7 @@ def gallery(run: Run, observations: FoundData) -> dict[str, Any] | None:
         "low": low,  # the values that are black and white
         "high": high,
         "pictures": any("src" in panel for group in drawn for card in group["cards"] for panel in card["panels"]),
-        "hidden": any(row.y is not None and np.isnan(row.y).any() for row in rows),
+        "hidden": any(one.y is not None and np.isnan(one.y).any() for one in members),
         # Whether observations are measurements of the output, not its entries.
         "measured": look.observation is None and look.output is not None,
         "compared": any(math.isfinite(group["scale"]) for group in drawn),
@@ -105,39 +104,40 @@ def _chosen(scores: npt.NDArray[Any]) -> list[tuple[str, npt.NDArray[np.intp]]]:
     return [("Worst", order[: -_WORST - 1 : -1]), ("Median", order[middle : middle + _MEDIAN]), ("Best", order[:_BEST])]
 
 
-def _row(run: Run, i: int, column: str, observations: FoundData) -> _Row:
-    observed = observations.row(i)
+def _shown(run: Run, i: int, column: str, observations: FoundData) -> _Shown:
+    observed = observations.observation(i)
     x = run.read("reconstructions", i, i + 1)[0].ravel()
     score, status, success = (run.read(name, i, i + 1)[0] for name in (column, "status", "success"))
     card = {"index": i, "name": observed.name, "problem": observed.problem}
     card |= {"score": float(score), "status": str(status), "success": bool(success)}
-    return _Row(card, x, observed.values, observations.measured(x))
+    return _Shown(card, x, observed.values, observations.measured(x))
 
 
-def _look(run: Run, rows: Sequence[_Row]) -> _Look:
+def _look(run: Run, members: Sequence[_Shown]) -> _Look:
     """Shapes from those of outputs and data; ranges from what was observed, which no diverged code stretches."""
     output_shape, data_shape = run.manifest["model"]["output_shape"], run.manifest["data"]["shape"]
     alike = np.prod(output_shape) == np.prod(data_shape)
     explicit = drawn_shape(data_shape) if sum(n > 1 for n in data_shape) > 1 else None
     output = drawn_shape(output_shape) or (explicit if alike else None)
     observation = explicit or (output if alike else None)
-    seen = [row.y for row in rows if row.y is not None]
+    seen = [one.y for one in members if one.y is not None]
     observed = value_range(seen, 0, 100)
-    outputs = observed if alike and seen else value_range([row.x for row in rows], 1, 99)
+    outputs = observed if alike and seen else value_range([one.x for one in members], 1, 99)
     return _Look(output, observation, outputs, observed)
 
 
-def _group(title: str, rows: Sequence[_Row], look: _Look) -> dict[str, Any]:
+def _group(title: str, members: Sequence[_Shown], look: _Look) -> dict[str, Any]:
     """Cards with one scale of differences: the largest one, up to the whole range of the observations."""
-    found = [np.nanmax(np.abs(d)) for row in rows if (d := row.difference) is not None and not np.isnan(d).all()]
+    found = [np.nanmax(np.abs(d)) for one in members if (d := one.difference) is not None and not np.isnan(d).all()]
     low, high = look.observations
     scale = min(float(max(found)), high - low) if found else float("nan")
-    return {"title": title, "scale": scale, "cards": [row.card | {"panels": _panels(row, look, scale)} for row in rows]}
+    cards = [one.card | {"panels": _panels(one, look, scale)} for one in members]
+    return {"title": title, "scale": scale, "cards": cards}
 
 
-def _panels(row: _Row, look: _Look, scale: float) -> list[dict[str, Any]]:
+def _panels(one: _Shown, look: _Look, scale: float) -> list[dict[str, Any]]:
     """The pictures and the plots of curves of one observation."""
-    y, predicted, d, who = row.y, row.predicted, row.difference, f"observation {row.card['index']}"
+    y, predicted, d, who = one.y, one.predicted, one.difference, f"observation {one.card['index']}"
     panels = []
     if y is not None and look.observation is not None:
         panels.append(_picture("observed", who, values(y, look.observation, *look.observations)))
@@ -146,9 +146,9 @@ def _panels(row: _Row, look: _Look, scale: float) -> list[dict[str, Any]]:
     elif y is not None and predicted is not None:
         panels.append(_plot("observed and fitted", who, {"observed": y, "fit": predicted}, look.observations))
     if look.output is not None:
-        panels.append(_picture("reconstruction", who, values(row.x, look.output, *look.outputs)))
-    elif look.observation is not None or d is None or len(d) != len(row.x):
-        panels.append(_plot("reconstruction", who, {"fit": row.x}, look.outputs))
+        panels.append(_picture("reconstruction", who, values(one.x, look.output, *look.outputs)))
+    elif look.observation is not None or d is None or len(d) != len(one.x):
+        panels.append(_plot("reconstruction", who, {"fit": one.x}, look.outputs))
     if d is not None and np.isfinite(scale):
         end = scale or 1.0
         if look.observation is None:
@@ -195,7 +195,7 @@ class FoundData:
     # Chunks whose data were compared with the run's, and whether they are the same.
     _compared: dict[int, bool] = field(default_factory=dict)
 
-    def row(self, i: int) -> Observed:
+    def observation(self, i: int) -> Observed:
         """Observation i, if the hash of its chunk is that of the run."""
         if self.data is None:
             return Observed(str(i))

@@ -26,7 +26,7 @@ _MESSAGES = 20
 _RANKS = 12
 # Workers that are listed.
 _WORKERS = 12
-# Of fewer chunks, the line of progress and the histogram of times are not drawn.
+# The line of progress and the histogram of times are not drawn of fewer chunks.
 _PROGRESS, _TIMES = 3, 8
 # Least, middle and most of a column.
 _QUANTILES = {"least": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "most": 1.0}

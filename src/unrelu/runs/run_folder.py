@@ -89,9 +89,9 @@ class Run:
 
     @cached_property
     def indices(self) -> npt.NDArray[np.intp]:
-        """Of the observations of the finished chunks, in order.
+        """Indices of the observations of the finished chunks, in order.
 
-        Those of the others do not count: they may be empty, or of a chunk that was not recorded.
+        Others do not count: their rows may be empty, or of a chunk that was not recorded.
         """
         spans = [np.arange(record.start, record.stop) for _, record in sorted(self.records.items())]
         return np.concatenate(spans) if spans else np.arange(0)

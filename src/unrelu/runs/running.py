@@ -105,8 +105,8 @@ def run(
     Args:
         network: G. It is sent once to every worker.
         data: the observations: a path or URL for :func:`unrelu.datasets.open_source` (``.npy``, ``.npz``, HDF5, Zarr, a
-            folder of images), or an array (B, ...), or a :class:`~unrelu.datasets.Source`. Workers read them. Of the
-            generator's output shape, but for axes of length 1, or flat; with an operator, of its shape.
+            folder of images), or an array (B, ...), or a :class:`~unrelu.datasets.Source`. Workers read them.
+            They have the generator's output shape, but for axes of length 1, or are flat; with an operator, its shape.
         output: a folder for the results, on a disk that all workers see. If it holds the same run, that goes on.
         method: a name of the registry, see :func:`unrelu.invert`.
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
