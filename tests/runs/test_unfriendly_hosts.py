@@ -23,7 +23,6 @@ from unrelu.datasets.opening import open_source
 from unrelu.datasets.sources import Source
 from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.result.fingerprint import fingerprint
-from unrelu.runs import running
 
 
 @pytest.mark.parametrize("place", ["out/reconstructions.npy", "out/below/y.npy"])
@@ -47,18 +46,28 @@ def test_overwriting_leaves_what_is_not_of_a_run(tmp_path):
     assert (tmp_path / "out" / "status.npy").read_text() == "mine"
 
 
-def test_another_run_that_begins_in_between_is_not_taken_for_ours(tmp_path, monkeypatch):
-    real, calls = running._goes_on, []
+class Overtaken(Source):
+    """A data set that begins another run in the folder when it is packed for the workers."""
 
-    def goes_on(folder, wanted, overwrite):
-        calls.append(real(folder, wanted, overwrite))
-        if len(calls) == 1:
-            small_run(tmp_path / "out", seed=99)
-        return calls[-1]
+    location, size, shape, dtype = "the data", SIZE, (20,), np.dtype(np.float64)
 
-    monkeypatch.setattr(running, "_goes_on", goes_on)
+    def __init__(self, out):
+        self.out = out
+
+    def __getstate__(self):
+        small_run(self.out, seed=99)
+        return self.__dict__
+
+    def read(self, start, stop, seen=None):
+        return open_source(Y).read(start, stop, seen)
+
+    def digest(self, start, stop):
+        return open_source(Y).digest(start, stop)
+
+
+def test_another_run_that_begins_in_between_is_not_taken_for_ours(tmp_path):
     with pytest.raises(InputError, match="holds another run: seed is 99, asked for is 7"):
-        small_run(tmp_path / "out")
+        small_run(tmp_path / "out", data=Overtaken(tmp_path / "out"), workers=2)
     assert unrelu.open_run(tmp_path / "out").manifest["seed"] == 99
 
 
