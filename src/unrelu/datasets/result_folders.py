@@ -14,7 +14,7 @@ from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.problem import Array, norms
 from unrelu.result import Inversion
-from unrelu.runtime.file_writing import storing
+from unrelu.runtime.file_writing import storing, write_whole
 
 # What to do where results cannot be written.
 _ADVICE = "free space, or name another folder"
@@ -115,15 +115,9 @@ def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, A
     return found
 
 
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """A line of JSON for each."""
-    return (json.dumps(row, allow_nan=False) + "\n" for row in rows)
-
-
-def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines."""
-    with path.open("w", encoding="utf-8") as stream:
-        stream.writelines(json_lines(rows))
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]], advice: str = _ADVICE) -> None:
+    """Write a line of JSON for each, as a whole or not at all (see :func:`write_whole`)."""
+    write_whole(path, (json.dumps(row, allow_nan=False) + "\n" for row in rows), advice)
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.result_folders import json_lines, plain
+from unrelu.datasets.result_folders import plain
 from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
 from unrelu.result import Status, message_of
 from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runs.manifest import read_manifest
-from unrelu.runtime.file_writing import locked, write_whole
+from unrelu.runtime.file_writing import locked
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -215,9 +215,3 @@ def open_run(folder: str | Path) -> Run:
 
     records = {chunk: record for chunk, record in read_records(folder).items() if belongs(record)}
     return Run(folder, manifest, records, table)
-
-
-def write_lines(run: Run, name_of: Callable[[int], str | None]) -> None:
-    """Write ``results.jsonl``, as a whole or not at all (see :func:`write_whole`)."""
-    advice = "all chunks are kept: mend that, and run it again"
-    write_whole(run.folder / "results.jsonl", json_lines(run.rows(name_of)), advice)

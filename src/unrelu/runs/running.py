@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.opening import open_masks, open_source
-from unrelu.datasets.result_folders import check_own_files
+from unrelu.datasets.result_folders import check_own_files, write_records
 from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
@@ -34,7 +34,7 @@ from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
 from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
 from unrelu.runs.local_workers import Engine, locally
 from unrelu.runs.manifest import MANIFEST, differences, manifest_of, read_manifest
-from unrelu.runs.run_folder import Run, open_run, write_lines
+from unrelu.runs.run_folder import Run, open_run
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import storing, write_whole
 from unrelu.runtime.host import computing, cores
@@ -205,7 +205,8 @@ def run(
             _settle_all(work, engine, folder, journal, callback or (lambda moment: None))
     ended = open_run(folder)
     if ended.finished and kind == "npy":
-        write_lines(ended, source.file_name)
+        advice = "all chunks are kept: mend that, and run it again"
+        write_records(folder / "results.jsonl", ended.rows(source.file_name), advice)
     return ended
 
 

@@ -36,13 +36,8 @@ _NAME = 1000
 # Axes that every NumPy can have.
 _AXES = 32
 
-_SPECIAL = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe (FIFO)"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+# By the letters of `ls -l`; what is no other is a device.
+_SPECIAL = {"d": "a folder", "p": "a named pipe (FIFO)", "s": "a socket"}
 
 
 def check_limit(max_bytes: object) -> int:
@@ -73,7 +68,8 @@ def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[Binar
         # Opening a FIFO waits for a writer, and opening a device may do something: neither is opened. What takes the
         # place of the file after this look is opened without waiting, and seen below.
         _check_regular(path, os.stat(path).st_mode)
-        stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 -- closed below
+        without_waiting = getattr(os, "O_NONBLOCK", 0)
+        stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))  # noqa: SIM115
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path") from error
     except OSError as error:
@@ -90,12 +86,7 @@ def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[Binar
 
 def _check_regular(path: str | Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        what = next((name for kind, name in _SPECIAL if kind(mode)), "no file")
-        raise InputError(f"{path} is {what}; pass a regular file")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        raise InputError(f"{path} is {_SPECIAL.get(stat.filemode(mode)[0], 'a device')}; pass a regular file")
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> bytes:

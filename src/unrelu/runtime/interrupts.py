@@ -4,9 +4,9 @@ What happens on Ctrl-C in ``unrelu run``; SIGTERM, which batch systems send, doe
 
 1. :func:`interruptible` says that the run is stopping and sets an event. Whoever has started the work asks for it: the
    callback of a run returns True, and ``runs.running`` sets the event of the engine.
-2. The engine (``runs.local_workers``, ``runs.cluster``) hands out no further chunk and waits for those at work, which
-   are recorded as all others. Workers never see the signal: they are started within :func:`without_interrupts`, and
-   ignore it from then on.
+2. The engine (``runs.local_workers``, ``runs.cluster``) hands out no further chunk and waits for those that it has
+   handed out, which are recorded as all others. Workers never see the signal: they are started within
+   :func:`without_interrupts`, and ignore it from then on.
 3. The run returns unfinished, and the command ends with status 130. The same command again goes on.
 4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` terminates the workers; chunks that were
    recorded are kept, the others are computed again.
