@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unrelu._version import __version__
 from unrelu.errors import InputError
-from unrelu.measurements import IdentityOperator, MaskOperator, MatrixOperator, Operator, SparseOperator, read_operator
+from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
@@ -46,8 +46,7 @@ _KINDS = {
 _STATUSES = ("status", "ended")
 _NORMS = ("l2", "l1", "linf")
 _LONGEST_NAME = 80
-# The operators that a file holds, by kind, and the kind of a measurement given as code.
-_STORED = {kind.kind: kind for kind in (IdentityOperator, MaskOperator, MatrixOperator, SparseOperator)}
+# The kind of a measurement given as code, which no file holds.
 _CODE = "code"
 
 
@@ -304,10 +303,10 @@ def _operator(
     shape, kind = _shape(table["operator.shape"]), _text(table["operator"])
     if given is not None and kind != _CODE:
         raise InputError(f"operator= is in the file ({kind}); leave it out")
-    if kind in _STORED:
-        names = _STORED[kind].stored or {}
-        arrays = {name: _array(table[f"operator.{name}"], dtype) for name, dtype in names.items()}
-        return _STORED[kind].restored(shape, arrays)
+    for known in Operator.__subclasses__():
+        if known.stored is not None and known.kind == kind:
+            arrays = {name: _array(table[f"operator.{name}"], dtype) for name, dtype in known.stored.items()}
+            return known.restored(shape, arrays)
     if kind != _CODE:
         raise ValueError(f"the operator is {kind[:20]!r}")
     outputs, measured = reconstruction.reshape(len(reconstruction), -1), _array(table["operator.measured"], np.float64)
