@@ -478,7 +478,7 @@ class Inversion:
         active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
         meanings = {status.name: status.value for status in np.atleast_1d(self.status)}
-        own = (self.z, float(self._differences("linf")[0])) if problem.single else ()
+        own = (self.z, float(self._differences("linf")[0])) if self.problem.single else ()
         return VerdictSummary(self._columns(), meanings, self.method, noise, self.norm, z.shape[1], active, None, *own)
 
     def _differences(self, norm: str) -> Array:
