@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.proxy import GraphAppendingTracer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders.chain_reader import LayerGraph
-from unrelu.loaders.torch_operations import BATCHES
+from unrelu.loaders.torch_operations import BATCHES, sloped
 from unrelu.models.affine import Shape
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.file_reading import shown_size
+
+# For these, PyTorch would load its compiler or SymPy to tell shapes without numbers, which takes seconds.
+_ARITHMETIC = (
+    torch.add, torch.sub, torch.mul, torch.div, operator.add, operator.sub, operator.mul, operator.truediv, sloped,
+)  # fmt: skip
+_LAYERS = (
+    F.linear, torch.matmul, F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d, F.batch_norm, F.interpolate,
+    F.avg_pool1d, F.avg_pool2d, F.pixel_shuffle, F.leaky_relu, torch.relu, torch.sigmoid, torch.tanh, torch.neg,
+)  # fmt: skip
 
 
 class StandIn(fx.Proxy):
@@ -90,10 +102,15 @@ class Recorder(GraphAppendingTracer):
         """A node, and what it gives without numbers."""
         made: Any = super().create_proxy(kind, target, args, kwargs, *more, **named)
         if kind != "placeholder":
+            shape = None if kind == "call_method" else _known_shape(target, args, kwargs)
             given, options = fx.node.map_aggregate((args, kwargs), _without_numbers)
-            function = getattr(given[0], target) if kind == "call_method" else target
             with self._limit:
-                made.value = function(*given[kind == "call_method" :], **options)
+                if shape is not None:
+                    made.value = torch.empty(*shape, dtype=torch.float64, device="meta")
+                elif kind == "call_method":
+                    made.value = getattr(given[0], target)(*given[1:], **options)
+                else:
+                    made.value = target(*given, **options)
         return made
 
     def create_arg(self, a: Any) -> Any:
@@ -104,6 +121,17 @@ class Recorder(GraphAppendingTracer):
             self._known[id(a)] = name = f"constant_{len(self._known)}"
             self.root.register_buffer(name, a)
         return self.create_node("get_attr", self._known[id(a)], (), {})
+
+
+def _known_shape(function: Any, args: Sequence[Any], options: dict[str, Any]) -> Shape | None:
+    """The shape of what a function gives where it is found quickly: of arithmetic, and of layers for no code at all."""
+    if function in _ARITHMETIC:
+        return np.broadcast_shapes(*(tuple(x.shape) for x in args if isinstance(x, StandIn | Tensor)))
+    if function not in _LAYERS or [i for i, x in enumerate(args) if isinstance(x, StandIn)] != [0]:
+        return None
+    batch, *shape = args[0].shape
+    none, *found = function(torch.empty(0, *shape, dtype=torch.float64), *args[1:], **options).shape
+    return None if none or 0 in found else (batch, *found)
 
 
 def _without_numbers(value: Any) -> Any:
@@ -118,6 +146,11 @@ class SizeLimit(TorchDispatchMode):
     def __init__(self, max_bytes: int, count: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.max_bytes, self.count = max_bytes, count
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: PyTorch need not load its compiler, which would take seconds."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         own = {"device": torch.device("meta")} if any(a.name == "device" for a in func._schema.arguments) else {}

@@ -237,7 +237,7 @@ def _global_pool(call: Call, keepdims: bool = True) -> Tensor:
     x = call.x
     if x.dim() not in (3, 4):
         return x.mean(tuple(range(2, x.dim())), keepdim=keepdims)
-    pooled = F.adaptive_avg_pool1d(x, 1) if x.dim() == 3 else F.adaptive_avg_pool2d(x, 1)
+    pooled = (F.avg_pool1d if x.dim() == 3 else F.avg_pool2d)(x, tuple(x.shape[2:]))
     return pooled if keepdims else pooled.reshape(x.shape[:2])
 
 

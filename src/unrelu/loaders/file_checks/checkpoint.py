@@ -152,7 +152,7 @@ _OTHER = _Item()
 
 
 def scan(stream: IO[bytes] | _BoundedStream) -> dict[object, int]:
-    """How many bytes a pickle states of the numbers behind tensors, by their key; it is read without making its objects.
+    """How many bytes a pickle states of the numbers behind tensors, by key; it is read without making its objects.
 
     Raises:
         ModelFileError: it would make memory of a stated size (``torch.Tensor(n)``, ``bytearray(n)``), nest tuples
