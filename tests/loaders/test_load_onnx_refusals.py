@@ -194,7 +194,8 @@ KEPT = [
     ([node("Conv", ["x", "w"], ["y"])], [2, 3, 3, 3], {"w": numbers(2, 2, 1, 1, 1)}, "has 3 spatial axes; one or two"),
     (
         [node("Slice", ["x", "s", "e", "a", "k"], ["y"])],
-        [4], {"s": np.array([0]), "e": np.array([4]), "a": np.array([1]), "k": np.array([2])}, "not side by side; only steps of 1",
+        [4], {"s": np.array([0]), "e": np.array([4]), "a": np.array([1]), "k": np.array([2])},
+        "not side by side; only steps of 1",
     ),
     ([node("Pad", ["x", "p"], ["y"], mode="reflect")], [4], {"p": np.array([0, 1, 0, 1])},
      "mode='reflect', .* only zeros"),

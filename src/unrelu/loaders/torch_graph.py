@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -378,11 +379,12 @@ def _check(module: nn.Module) -> None:
             raise ModelError(f"{place} is in training mode; call module.eval() first")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]
             raise ModelError(f"{place} has no weights yet; run the module on an input once")
-        normal = known(m) and all(isinstance(h, WeightNorm | SpectralNorm) for h in m._forward_pre_hooks.values())
-        if (m._forward_pre_hooks and not normal) or m._forward_hooks or "forward" in m.__dict__:
+        before, after = (m.__dict__[name] for name in ("_forward_pre_hooks", "_forward_hooks"))
+        normal = known(m) and all(isinstance(h, WeightNorm | SpectralNorm) for h in before.values())
+        if (before and not normal) or after or "forward" in m.__dict__:
             raise UnsupportedModelError(f"{place} has forward hooks or a patched forward; remove them first")
 
 
 def _random_in_training(m: nn.Module) -> bool:
-    kinds = _BatchNorm | _DropoutNd | nn.modules.instancenorm._InstanceNorm | parametrizations._SpectralNorm
-    return isinstance(m, kinds) or any(isinstance(h, SpectralNorm) for h in m._forward_pre_hooks.values())
+    kinds = _BatchNorm | _DropoutNd | _InstanceNorm | _SpectralNorm
+    return isinstance(m, kinds) or any(isinstance(h, SpectralNorm) for h in m.__dict__["_forward_pre_hooks"].values())
