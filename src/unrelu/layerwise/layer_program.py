@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -113,24 +113,24 @@ class _Problem(ABC):
 
     def solved(self, start: Array | None, basis: Basis | None, end: float) -> Answer:
         """The optimum with its proof, or the best point of all attempts."""
-        kernel, attempt, pivots = _KERNEL if takes_kernel(self.system) else 0, 0, 0
+        kernel, pivots = _KERNEL if takes_kernel(self.system) else 0, 0
         if kernel:
             compile_kernels(self.norm)
         h = least_squares_start(self.system, self.rows, end) if start is None else self.system.inside(start)
-        while True:
+        for attempt in range(kernel + _HIGHS):
             answer, ended = self._attempt(h, basis, attempt, kernel, end)
-            attempt, pivots = attempt + 1, pivots + answer.pivots
-            if ended or attempt == kernel + _HIGHS:
-                return replace(answer, pivots=pivots)
+            pivots += answer.pivots
+            if ended:
+                break
             h, basis = answer.h, None
+        return answer if pivots == answer.pivots else replace(answer, pivots=pivots)
 
     def _attempt(self, h: Array, basis: Basis | None, attempt: int, kernel: int, end: float) -> tuple[Answer, bool]:
         """The better one of h and what one engine finds around it, and whether that is the end."""
-        system, engine = self.system, "exchange" if attempt < kernel else "highs"
-        answered = partial(self.answer, fallback=attempt > 0 and kernel > 0)
-        around = self.around(h, attempt)
+        system, engine, fallback = self.system, "exchange" if attempt < kernel else "highs", attempt > 0 and kernel > 0
+        around, nothing = self.around(h, attempt), np.zeros(system.n_out)
         if around is None:
-            return replace(answered(h, np.zeros(system.n_out), "least squares"), status=LpStatus.OPTIMAL), True
+            return self.answer(h, Optimum(h, nothing, LpStatus.OPTIMAL, 0), "least squares", fallback), True
         if attempt == kernel > 0 and (none := self.contradiction(end)) is not None:
             return none, True
         try:
@@ -141,27 +141,24 @@ class _Problem(ABC):
         except SolverError:
             if attempt == 0:
                 raise
-            return replace(answered(h, np.zeros(system.n_out), engine), status=LpStatus.FAILED), True
+            return self.answer(h, Optimum(h, nothing, LpStatus.FAILED, 0), engine, fallback), True
         if found.status is LpStatus.UNBOUNDED and (none := self.contradiction(end)) is not None:
             return none, True
-        trial, y = system.inside(h + around.sigma * found.w / system.norms), self.multipliers(found.multipliers)
-        answer = answered(trial, y, engine)
+        found = found._replace(multipliers=self.multipliers(found.multipliers))
+        answer = self.answer(system.inside(h + around.sigma * found.w / system.norms), found, engine, fallback)
         better = answer.objective < around.objective
         # Written so that NaN is never better.
         if not answer.objective <= around.objective:
-            answer = answered(h, y, engine)
-        answer = replace(answer, pivots=found.pivots)
-        if answer.status is LpStatus.OPTIMAL:
-            return replace(answer, basis=found.basis), True
-        if found.status is LpStatus.LIMIT:
-            return replace(answer, status=LpStatus.LIMIT, basis=found.basis), True
-        return answer, not (engine == "exchange" or better)
+            answer = self.answer(h, found, engine, fallback)
+        return answer, answer.status is not LpStatus.FAILED or not (engine == "exchange" or better)
 
-    def answer(self, h: Array, multipliers: Array, engine: str, fallback: bool = False) -> Answer:
-        """h and its multipliers, and what they prove."""
-        proof = self.proof(h, multipliers)
-        status = LpStatus.OPTIMAL if proof.holds else LpStatus.FAILED
-        return Answer(h, proof.objective, proof.bound, status, 0, multipliers, engine, fallback)
+    def answer(self, h: Array, found: Optimum, engine: str, fallback: bool = False) -> Answer:
+        """h with multipliers, and what they prove."""
+        proof = self.proof(h, found.multipliers)
+        failed = LpStatus.LIMIT if found.status is LpStatus.LIMIT else LpStatus.FAILED
+        status = LpStatus.OPTIMAL if proof.holds else failed
+        basis = found.basis if status is not LpStatus.FAILED else None
+        return Answer(h, proof.objective, proof.bound, status, found.pivots, found.multipliers, engine, fallback, basis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,7 +357,7 @@ def _compared(problem: _Violation, level: float, h: Array, end: float) -> Answer
         h = system.inside(h + around.sigma * w / system.norms)
         if y.any() or not np.isfinite(h).all():
             break
-    return problem.answer(h, problem.multipliers(y), "exchange")
+    return problem.answer(h, Optimum(h, problem.multipliers(y), LpStatus.FAILED, 0), "exchange")
 
 
 def largest_response(
