@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, layer_program, rows
+from unrelu.layerwise.algorithm_1 import least_squares_fit
+from unrelu.layerwise.algorithm_2 import scanned
 from unrelu.layerwise.layer_method import first_threshold, output_error
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
-from unrelu.layerwise.threshold_scan import least_squares_fit, scanned
 from unrelu.measurements.additive_noise import Gaussian, Uniform
 from unrelu.models.activations import Activation
 from unrelu.result import Status

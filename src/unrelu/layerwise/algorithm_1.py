@@ -18,8 +18,8 @@ from unrelu.layerwise.layer_method import (
     output_error,
     status_of,
 )
-from unrelu.layerwise.layer_program import Answer, largest_beside, least_violation
-from unrelu.layerwise.threshold_scan import least_squares_fit
+from unrelu.layerwise.layer_program import Answer, largest_beside, least_squares_start, least_violation, takes_kernel
+from unrelu.layerwise.one_sided_least_squares import ROUGH_RIDGE, NewtonMatrices, one_sided_least_squares
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 
@@ -29,6 +29,8 @@ Array = npt.NDArray[np.float64]
 _SLACK = 1 + 1e-9
 # A point whose error in other rows is at most this many times its own is a start for them.
 _ALIKE = 2.0
+# Constraints with two sides for each unknown where a fit begins, thresholds at most, and an error that hardly falls.
+_AMPLE, _FITS, _SETTLED = 1.15, 6, 0.15
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,7 @@ class LInf:
     has a solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0
     alpha^t is found by bracketing, with a few linear programs in place of one for every t. Where the bracket begins
     does not change what is found. With ``|e_j| <= A`` stated, eps_0 = A is feasible and its program the only one;
-    where the noise is not known, it begins at what the least-squares point of a
-    :mod:`~unrelu.layerwise.threshold_scan` suggests.
+    where the noise is not known, it begins at what :func:`least_squares_fit` suggests.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -109,7 +110,7 @@ class _Search:
         return self.step_at_least(output_error(self.system, self.target, h, "linf"))
 
     def suspected(self, h: Array) -> int:
-        """The first step at which no output is called on that is off at h: one that is called on has a lower side."""
+        """The first step at which no output is classified as active, and has a lower side, that is inactive at h."""
         off = (self.system.activation.slope == 0) & (np.asarray(self.system.matrix @ h) + self.system.bias <= 0)
         return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
@@ -200,3 +201,36 @@ class _Search:
     def _over(self) -> bool:
         self.limited = self.limited or time.perf_counter() >= self.end
         return self.limited or self.failed
+
+
+def least_squares_fit(system: LayerSystem, target: Array, first: float, end: float = math.inf) -> Array:
+    """A point h with a small |phi(W h + b) - x|_inf: a least-squares point at a threshold of about that.
+
+    The threshold begins where the constraints with two sides are some more than the unknowns, and is replaced by the
+    error of its point as long as that falls. From above few neurons are wrongly classified as active, and an error that
+    is too large only makes them fewer.
+
+    Args:
+        system, target: the layer, and its output.
+        first: the smallest threshold, above 0.
+        end: of the time allowed, by ``time.perf_counter()``.
+    """
+    count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
+    threshold = max(first, float(np.partition(target, -count - 1)[-count - 1]))
+    matrices, best, lowest = None, system.inside(np.zeros(system.n_in)), math.inf
+    for _ in range(_FITS):
+        constraints = rows(system, target, threshold)
+        if takes_kernel(system):
+            h = least_squares_start(system, constraints)
+        else:
+            matrices = matrices or NewtonMatrices(system, ROUGH_RIDGE)
+            h, _, _ = one_sided_least_squares(system, constraints, end, best, matrices)
+        error = output_error(system, target, h, "linf")
+        if error < lowest:
+            best, settled, lowest = h, error > (1 - _SETTLED) * lowest, error
+        else:
+            settled = True
+        if settled or error <= first or time.perf_counter() >= end:
+            break
+        threshold = error
+    return best

@@ -24,9 +24,8 @@ from unrelu.layerwise.layer_method import (
     status_of,
 )
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
-from unrelu.layerwise.one_sided_least_squares import is_minimum, one_sided_least_squares
+from unrelu.layerwise.one_sided_least_squares import ROUGH_RIDGE, NewtonMatrices, is_minimum, one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
-from unrelu.layerwise.threshold_scan import scanned
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
@@ -36,6 +35,13 @@ Array = npt.NDArray[np.float64]
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400
+# Thresholds of a scan: the ratio of neighbours, and the upper end relative to max|x|.
+_RATIO, _END = 10**0.5, 0.5
+# A larger threshold has to be better by this: it drops information. The scan ends below a threshold whose point is so
+# many times worse than the best one.
+_BETTER, _WORSE = 0.02, 1.5
+# Fewer constraints with two sides than this, for each unknown, do not tell a noise level.
+_FEWEST = 0.25
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class _GrowingThreshold(ABC):
     def grow(
         self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
     ) -> LayerSolution:
-        """What :meth:`__call__` returns, in ordinary units."""
+        """What :meth:`__call__` returns, in units of the layer's size."""
         end = time.perf_counter() + time_limit
         eps = self.start(system, target, threshold, noise, end)
         stated = noise is not None and noise.ceiling > 0
@@ -138,7 +144,7 @@ class L1(_GrowingThreshold):
 
     The first eps is A for stated noise ``|e_j| <= A``, with one program; two standard deviations of Gaussian noise,
     as of the neurons that are off 2% then seem on. Of a hidden layer, whose errors are known only roughly, and where
-    no size of errors is stated, it is what a :mod:`~unrelu.layerwise.threshold_scan` finds.
+    no size of errors is stated, it is what a scan finds (:func:`scanned`).
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -243,3 +249,41 @@ class LeastSquares(_GrowingThreshold):
         """The smallest sum of squared errors."""
         h, objective, steps = one_sided_least_squares(system, constraints, time.perf_counter() + time_limit)
         return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)
+
+
+def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf) -> tuple[float, Array]:
+    """The threshold first 10^(t/2), t = 0, 1, ..., up to 0.5 max|x| whose least-squares point h explains x best.
+
+    Looked at is |phi(W h + b) - x|; a larger threshold has to be better by 2%. Too small a threshold
+    classifies neurons as active that are not, which spoils h and is worse by far than to say nothing of some that are.
+    A smaller one classifies all of these as active, so the scan comes from above and ends where the error has risen by
+    half. From one threshold to the next few constraints change, and with them the matrix of the normal equations; where
+    none does, there is nothing to solve.
+
+    Args:
+        system, target: the layer, and its output.
+        first: above 0.
+        norm: of the error, "l2", "l1" or "linf".
+        end: of the time allowed, by ``time.perf_counter()``.
+
+    Returns:
+        The threshold, and its point, roughly.
+    """
+    scale = float(np.abs(target).max())
+    last = max(0, math.floor(math.log(_END * scale / first) / math.log(_RATIO))) if _END * scale > first else 0
+    matrices = NewtonMatrices(system, ROUGH_RIDGE)
+    chosen, lowest, h = first, math.inf, system.inside(np.zeros(system.n_in))
+    best, before, error = h, None, math.inf
+    for step in range(last, -1, -1):
+        constraints = rows(system, target, first * _RATIO**step)
+        if before is None or not constraints.same_sides(before):
+            if step > 0 and int(constraints.two_sided.sum()) < _FEWEST * system.n_in:
+                continue
+            h, _, _ = one_sided_least_squares(system, constraints, end, h, matrices)
+            error, before = output_error(system, target, h, norm), constraints
+        if error > _WORSE * lowest + ZERO * scale or time.perf_counter() >= end:
+            break
+        lowest = min(error, lowest)
+        if lowest >= (1 - _BETTER) * error - ZERO * scale:
+            chosen, best = constraints.threshold, h
+    return chosen, best

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import OptionError
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
-from unrelu.layerwise.layer_method import LayerSolution, at_any_scale
+from unrelu.layerwise.layer_method import LayerSolution, at_any_scale, status_of
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
 from unrelu.measurements.noise import Noise
@@ -18,14 +18,9 @@ from unrelu.result import Status
 
 Array = npt.NDArray[np.float64]
 
-# What the end of a program says of the layer.
-_ENDS = {
-    LpStatus.OPTIMAL: Status.EXACT_FIT,
-    LpStatus.INFEASIBLE: Status.NOT_REALIZABLE,
-    LpStatus.LIMIT: Status.TIME_LIMIT,
-    LpStatus.UNBOUNDED: Status.SOLVER_FAILED,
-    LpStatus.FAILED: Status.SOLVER_FAILED,
-}
+_ENDS = {LpStatus.OPTIMAL: Status.EXACT_FIT, LpStatus.INFEASIBLE: Status.NOT_REALIZABLE}
+# Column norms of W beyond these become 1: LP solvers have absolute tolerances, and drop coefficients below 1e-9.
+_SMALLEST, _LARGEST = 1e-3, 1e3
 
 
 @dataclass(frozen=True)
@@ -64,17 +59,26 @@ class Exact:
         target = checked_target(system, target)
         tolerance = self.tolerance or max(1e-9, 50 * system.precision)
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
-        unit, size = system.unit
+        unit, size = _balanced(system)
         found = deepest_point(preimage(unit, target, tolerance * scale), tolerance, time_limit)
         h = system.inside((found.start if found.point is None else found.point) / size)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
-        status, freedom = _ENDS[found.status], found.dimension
+        status, freedom = _ENDS.get(found.status) or status_of(found.status), found.dimension
         # Rounding grows with the condition of W: the error is held against the looser square root of the tolerance.
         if status is Status.EXACT_FIT and error > math.sqrt(tolerance) * 1e-2 * scale:
             status, freedom = Status.NOT_REALIZABLE, -1
         if status is Status.EXACT_FIT and freedom:
             status = Status.NOT_UNIQUE
         return LayerSolution(h, error, status, 0, tolerance * scale, 1, freedom)
+
+
+def _balanced(system: LayerSystem) -> tuple[LayerSystem, Array]:
+    """The same layer for s h in place of h, and s, (k,): where columns of W are extreme, all have norm 1."""
+    scales = system.norms
+    if float(scales.min(initial=1.0)) >= _SMALLEST and float(scales.max(initial=1.0)) <= _LARGEST:
+        return system, np.ones(system.n_in)
+    matrix, _ = system.balanced
+    return replace(system, matrix=matrix, lower=system.lower * scales, upper=system.upper * scales), scales
 
 
 def preimage(system: LayerSystem, target: Array, tolerance: float) -> Polytope:

@@ -11,7 +11,7 @@ move linearly. For a ReLU it is the paper's sign decision: two ends where x_j > 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -102,28 +102,10 @@ class LayerSystem:
 
         An error of eps in a pre-activation is one of about eps / \|w_j\| in h. The paper hands eps down as it is, for
         weights N(0, 1/n), with which the first ratio is about 1; in other units of h it is not. A threshold that is too
-        small grows; one that is too large calls every neuron off.
+        small grows; one that is too large classifies every neuron as inactive.
         """
         stretch = float(np.linalg.norm(self.matrix @ h)) / (float(np.linalg.norm(h)) or 1.0)
         return threshold / max(stretch, self.gain)
-
-    @property
-    def unit(self) -> tuple[LayerSystem, Array]:
-        """The same layer for s h in place of h, and s, (k,): where columns of W are extreme, all have norm 1.
-
-        LP solvers drop coefficients below about 1e-9 and have absolute tolerances.
-        """
-        return self._scaled or (self, np.ones(self.n_in))
-
-    @cached_property
-    def _scaled(self) -> tuple[LayerSystem, Array] | None:
-        """See :attr:`unit`; None where nothing is extreme: kept within itself, a layer would never be let go."""
-        scales = self.norms
-        if float(scales.min(initial=1.0)) >= 1e-3 and float(scales.max(initial=1.0)) <= 1e3:
-            return None
-        dense = isinstance(self.matrix, np.ndarray)
-        matrix = self.matrix / scales if dense else sparse.csr_array(self.matrix @ sparse.diags_array(1 / scales))
-        return replace(self, matrix=matrix, lower=self.lower * scales, upper=self.upper * scales), scales
 
     @cached_property
     def norms(self) -> Array:
@@ -140,13 +122,11 @@ class LayerSystem:
     @cached_property
     def balanced(self) -> tuple[Array | sparse.csr_array, Array]:
         """W with columns of norm 1, and the squared norms of its rows, (n,)."""
-        dense = isinstance(self.matrix, np.ndarray)
-        scaled = (
-            np.ascontiguousarray(self.matrix / self.norms)
-            if dense
-            else self.matrix @ sparse.diags_array(1 / self.norms)
-        )
-        return scaled, np.asarray((scaled * scaled).sum(axis=1)).ravel()
+        if isinstance(self.matrix, np.ndarray):
+            matrix = np.ascontiguousarray(self.matrix / self.norms)
+        else:
+            matrix = self.matrix @ sparse.diags_array(1 / self.norms)
+        return matrix, np.asarray((matrix * matrix).sum(axis=1)).ravel()
 
     @property
     def dense(self) -> Array:

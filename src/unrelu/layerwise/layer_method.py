@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 # The first guess of an unknown noise level, relative to max|x|.
 _SMALLEST = 1e-9
 # Numbers from 2^-40 to 2^40 have squares and squares of squares, and the solvers have units of their own for them.
-_ORDINARY = 40
+_MODERATE = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ def first_threshold(system: LayerSystem, target: Array, threshold: float | None)
 
 
 def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSolution]:
-    """Let a layer method's ``__call__`` see ordinary numbers; its objective is in the unit of x to its ``power``."""
+    """Let a layer method's ``__call__`` see a layer with moderate numbers; its objective is in the unit of x^power."""
 
     @wraps(method)
     def call(
@@ -127,7 +127,7 @@ def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSol
 
 
 def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
-    """Exponents of s and t: what makes the output's largest entry ordinary, and then the largest weight."""
+    """Exponents of s and t: what makes an extreme output's largest entry about 1, and then the largest weight."""
     out = 0
     if not system.activation.smooth:
         # The biases as :func:`first_threshold` looks at them: beside larger ones x has fewer digits.
@@ -137,8 +137,8 @@ def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
 
 
 def _extreme(exponent: int) -> int:
-    """The exponent, 0 where its numbers are ordinary; that of 0 is 0."""
-    return exponent if abs(exponent) > _ORDINARY else 0
+    """The exponent, 0 where its numbers are moderate; that of 0 is 0."""
+    return exponent if abs(exponent) > _MODERATE else 0
 
 
 def _in_units(system: LayerSystem, out: int, into: int) -> LayerSystem:
@@ -164,7 +164,7 @@ def output_error(system: LayerSystem, target: Array, h: Array, norm: str) -> flo
     return float(norms((system.value(h) - system.activation.clip(target))[None], norm)[0])
 
 
-def status_of(end: LpStatus, limited: bool) -> Status:
+def status_of(end: LpStatus, limited: bool = False) -> Status:
     """What the end of a program says of the layer; ``limited``: the time ran out before or after it."""
     if limited or end is LpStatus.LIMIT:
         return Status.TIME_LIMIT

@@ -22,6 +22,8 @@ _ROUGH_STEPS, _ROUGH = 6, 1e-4
 _WELL_CONDITIONED = 1e-3
 # A matrix that changes kept at least this share of the largest trace that it had: rounding is relative to that.
 _LEFT = 1e-3
+# The ridge of matrices whose points may be rough, relative to a diagonal of 1.
+ROUGH_RIDGE = 1e-8
 # Singular values below this, relative to the largest, count as zero.
 _RANK = 1e-14
 # A sum is called the minimum up to this, relative to it, or where its errors are no more than this, relative to x.
