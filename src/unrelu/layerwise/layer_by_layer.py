@@ -80,10 +80,7 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
 
 def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
     """The layer with its outputs times weights of at least 0, (n_out,); its activation is positively homogeneous."""
-    matrix = system.matrix
-    if isinstance(matrix, np.ndarray):
-        return replace(system, matrix=matrix * weights[:, None], bias=system.bias * weights)
-    return replace(system, matrix=sparse.csr_array(sparse.diags_array(weights) @ matrix), bias=system.bias * weights)
+    return replace(system, matrix=sparse.diags_array(weights) @ system.matrix, bias=system.bias * weights)
 
 
 def restricted(system: LayerSystem, rows: OutputIndex) -> LayerSystem:

@@ -32,18 +32,18 @@ _lock = forkable_lock()
 _compiled: set[str] = set()
 
 
-def compile_kernels(what: str) -> None:
-    """Compile, or load from the cache beside the installed files, what the programs of a norm or the "simplex" run.
+def compile_kernels(norm: str) -> None:
+    """Compile, or load from the cache beside the installed files, what the programs of a norm run.
 
     Says so through the logger "unrelu", at level WARNING, if it takes more than a second. A cache with damaged files is
     made anew.
     """
-    compile_by(partial(_run, what), exchange.stats.cache_path, what)
+    compile_by(partial(_run_exchange, norm), exchange.stats.cache_path, norm)
 
 
 def compile_simplex() -> None:
     """Compile the dual and the primal simplex likewise."""
-    compile_kernels("simplex")
+    compile_by(_run_simplex, exchange.stats.cache_path, "simplex")
 
 
 def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
@@ -70,13 +70,6 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
         finally:
             message.cancel()
         _compiled.add(what)
-
-
-def _run(what: str) -> None:
-    if what == "simplex":
-        _run_simplex()
-    else:
-        _run_exchange(what)
 
 
 def _run_exchange(norm: str) -> None:
