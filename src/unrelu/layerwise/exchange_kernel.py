@@ -279,6 +279,7 @@ class Largest(KernelProgram):
     def beside(self, level: float, steps: int) -> tuple[Array, Array]:
         """A point w with violations of at most the level, or multipliers (n,) that prove that there is none."""
         index, (matrix, r0, up, down) = self._near()
+        # In place of squared norms, which only scores need.
         w, _, _, _, found = largest_violation_steps(
             ROUTINES, matrix, r0, up, up, down, *self.bounds, self.decided, steps, level
         )
