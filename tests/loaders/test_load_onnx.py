@@ -20,6 +20,7 @@ from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, writ
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch, load
 from unrelu.models.affine import Conv, ConvTranspose, Dense
+from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 
 
@@ -377,6 +378,14 @@ def test_fixed_batch(tmp_path):
         nodes = [node("MatMul", ["x", "w"], ["h"]), node("Reshape", ["h", "s"], ["y"])]
         path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34, "s": np.array(target)}, rank=3, inputs=inputs)
         assert check_same_as_runtime(path).output_shape == (2, 2)
+
+
+def test_layers_whose_reshapes_fit_one_code_only(tmp_path):
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Reshape", ["h", "s"], ["y"])]
+    path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34, "s": np.array([1, 2, 2])}, rank=3)
+    net = check_same_as_runtime(path, batch=1)
+    assert isinstance(net, Network)
+    assert net.output_shape == (2, 2)
 
 
 def test_open_latent_shape(tmp_path):

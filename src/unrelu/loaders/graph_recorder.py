@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders.chain_reader import LayerGraph
-from unrelu.loaders.torch_operations import BATCHES, sloped
+from unrelu.loaders.torch_operations import sloped
 from unrelu.models.affine import Shape
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.file_reading import shown_size
@@ -65,10 +65,11 @@ class Recorder(GraphAppendingTracer):
         super().__init__(fx.Graph())
         self.root = nn.Module()
         self._known: dict[int, str] = {}
-        self._limit = SizeLimit(max_bytes, shape[0] if shape[0] in BATCHES else 1)
+        self._limit = SizeLimit(max_bytes, shape[0])
         self.at(place)
         self.code: StandIn = self.create_proxy("placeholder", "z", (), {})
-        self.code.value = torch.empty(shape, dtype=torch.float64, device="meta")
+        with self._limit:
+            self.code.value = torch.empty(shape, dtype=torch.float64, device="meta")
 
     def at(self, place: str) -> None:
         """From here on, the node of the model at ``place`` is recorded."""
@@ -153,7 +154,8 @@ class SizeLimit(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        own = {"device": torch.device("meta")} if any(a.name == "device" for a in func._schema.arguments) else {}
+        arguments = [argument.name for argument in getattr(func, "_schema", func).arguments]
+        own = {"device": torch.device("meta")} if "device" in arguments else {}
         result = func(*args, **{**(kwargs or {}), **own})
         for x in result if isinstance(result, tuple | list) else (result,):
             if isinstance(x, Tensor) and (size := 8 * x.numel() // self.count) > self.max_bytes:

@@ -164,13 +164,14 @@ class _Graph:
         self.nodes = _needed(graph.node, self.output)
 
     def module(self, shape: Shape, batch: int) -> fx.GraphModule:
-        """The graph for batches of this size as a module."""
-        graph = self.recorded(shape, batch)
+        """The graph for batches of this size as a module, which makes no tensor of more than is allowed."""
+        graph = self.recorded(shape, batch, self._max_bytes // batch)
         return fx.GraphModule(graph.root, graph.graph, "OnnxGraph").eval()
 
-    def recorded(self, shape: Shape, batch: int) -> LayerGraph:
-        """The graph for batches of this size; no tensor in it takes more than is allowed."""
-        recorder = Recorder((batch, *shape), f"the input {self.input.name!r}", self._max_bytes)
+    def recorded(self, shape: Shape, batch: int, max_bytes: int | None = None) -> LayerGraph:
+        """The graph for batches of this size; no tensor in it takes more than ``max_bytes`` of one code."""
+        limit = self._max_bytes if max_bytes is None else max_bytes
+        recorder = Recorder((batch, *shape), f"the input {self.input.name!r}", limit)
         sizes = ConstantSizes(self.opsets, self.opset, self._max_bytes)
         sizes.add(list(self.constants.values()))
         values: dict[str, Any] = {"": None, **self.constants, self.input.name: recorder.code}
