@@ -450,5 +450,5 @@ def as_level(level: Any, name: str) -> float:
     try:
         return float(level)
     except (TypeError, ValueError, OverflowError):
-        text = f"{name}:{level}" if level else name
+        text = f"{name}:{level:.40}" if isinstance(level, str) and level else name
         raise InputError(f"noise={text!r}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
