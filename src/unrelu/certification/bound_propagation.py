@@ -206,20 +206,19 @@ def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> flo
     the sum of what W^T mu is off by. So each u_i is at least :math:`-(C + \rho |z|_\infty) / \mu_i` with :math:`C =
     \sum_j \mu_j (|H_j| + |b_j|)`. For any P, z = P (u - b) + (I - P W) z, and all together
 
-    .. math:: |z|_\infty \le \frac{|P|_\infty (\max_i |H_i| + |b|_\infty + C / \mu_{\min})}
-        {1 - |P|_\infty \rho / \mu_{\min} - |I - P W|_\infty}.
+    .. math:: |z|_\infty \le \frac{\max_i \sum_j |P_{ij}| (|H_j| + |b_j| + C / \mu_j)}
+        {1 - \max_i \sum_j (|P_{ij}| \rho / \mu_j + |I - P W|_{ij})}.
     """
-    weight, bias, first = chain.weights[0], chain.biases[0], chain.neurons(0)
+    weight, bias, first = chain.weights[0], np.abs(chain.biases[0]), chain.neurons(0)
     mu, high = lemma.multipliers.slopes[first], np.abs(region.high[first])
     if not ((mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
         return math.inf
-    size = float(np.abs(chain.inverse(0)).sum(axis=1).max())
+    size = np.abs(chain.inverse(0))
     rho = float((np.abs(mu @ weight) + 2 * (len(bias) + 4) * _UNIT * (mu @ np.abs(weight))).sum())
-    constant = float(mu @ (high + np.abs(bias))) / float(mu.min())
-    denominator = 1 - 1.001 * (size * rho / float(mu.min()) + float(_left(chain, 0).max()))
-    if not denominator > 0.5:
+    share = 1.001 * float((size @ (rho / mu) + _left(chain, 0)).max())
+    if not share < 0.5:
         return math.inf
-    return 1.001 * size * (float(high.max()) + float(np.abs(bias).max()) + constant) / denominator
+    return 1.001 * float((size @ (high + bias + float(mu @ (high + bias)) / mu)).max()) / (1 - share)
 
 
 def forward_propagation(chain: CertifiedChain, region: Region) -> Region:
