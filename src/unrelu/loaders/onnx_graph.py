@@ -88,6 +88,7 @@ def from_onnx(
 def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> OpaqueNetwork:
     """The graph as a generator without known layers."""
     module = AloneModule(graph.module(shape, batch or 1), batch or 1)
+    module.title = "ONNX graph"
     try:
         for count in [1, 2] if batch is None else [batch]:
             _check_rows(module, graph.module(shape, count), (count, *shape))
