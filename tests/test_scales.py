@@ -70,7 +70,7 @@ def test_equilibration_rounds_nothing(power):
     assert equilibrate(found.network).network is found.network
 
 
-def test_ordinary_networks_stay_what_they_are():
+def test_networks_with_outputs_of_about_1_are_not_rescaled():
     assert equilibrate(SMALL).network is SMALL
     assert equilibrate(scaled(SMALL, LAST, 100.0)).units.output == 0
 

@@ -44,9 +44,9 @@ class Adam:
         learning_rate: :math:`\eta`, if not the setting's.
         max_iterations: steps of each start at most, if not the setting's.
         restarts: the number of starts, if not the setting's.
-        gradient_tolerance: a start stops when its gradient norm is no more than this, in units of y^2; by default 1e-9
-            for outputs of an ordinary size, from 1e-3 to 1e3 (:mod:`unrelu.measurements.equilibration`).
-        epsilon: what keeps the quotient finite, in units of y^2; by default 1e-8 for outputs of an ordinary size.
+        gradient_tolerance: a start stops when its gradient norm is at most this, in units of y^2. The default is 1e-9
+            in rescaled units (:mod:`unrelu.measurements.equilibration`).
+        epsilon: the constant that keeps the quotient finite, in units of y^2. The default is 1e-8 in rescaled units.
 
     Raises:
         OptionError: an option has a value it cannot take.

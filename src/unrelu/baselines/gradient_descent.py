@@ -24,11 +24,11 @@ class GradientDescent:
     Args:
         setting: where the defaults come from. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic":
             step 1, up to 1,000 iterations, for random weights N(0, 1/n_i) (section 5.1). These steps are for outputs of
-            an ordinary size, from 1e-3 to 1e3; others are brought to it (:mod:`unrelu.measurements.equilibration`).
+            size 1e-3 to 1e3; others are rescaled to that size (:mod:`unrelu.measurements.equilibration`).
         learning_rate: the step, if not the setting's; in units of 1/y^2.
         max_iterations: iterations at most, if not the setting's.
-        gradient_tolerance: an observation stops when its gradient norm is no more than this, in units of y^2; by
-            default the paper's 1e-9 for outputs of an ordinary size. It is 0 in a coordinate that is held at a bound.
+        gradient_tolerance: an observation stops when its gradient norm is at most this, in units of y^2. Coordinates
+            held at a bound do not count. The default is the paper's 1e-9 in rescaled units.
 
     Raises:
         OptionError: an option has a value it cannot take.

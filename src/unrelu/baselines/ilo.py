@@ -47,8 +47,8 @@ class Ilo:
         steps: Adam steps of each round, with commas: on the code, on the second layer's input, the third's, ... Rounds
             beyond the last layer are left out; 0 skips one; a number alone is one round. The default is that of the
             released code's command for compressed sensing; its configuration file, for inpainting, has "50,50,25,25".
-        learning_rate: Adam's, at its height; for layers that put out numbers of an ordinary size, from 1e-3 to 1e3.
-            Others are brought to it (:mod:`unrelu.measurements.equilibration`).
+        learning_rate: the largest learning rate of Adam, for layer outputs of size 1e-3 to 1e3. Other outputs are
+            rescaled to that size (:mod:`unrelu.measurements.equilibration`).
         rampup: fraction of a round over which the learning rate rises from 0; 0 is not at all.
         rampdown: fraction of a round over which it falls to 0; 0 is not at all.
         radius: of the l1 balls, in units of a layer's input; None is no ball, as in the released configuration.

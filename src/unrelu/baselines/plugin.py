@@ -47,8 +47,8 @@ class Plugin:
             which is the step 3 of the experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For another
             activation 2 becomes :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), which the source has for positively homogeneous
             ones.
-        learning_rate: the step, if not the setting's; in units of 1/y^2. Those of the settings are for outputs of an
-            ordinary size, from 1e-3 to 1e3; others are brought to it (:mod:`unrelu.measurements.equilibration`).
+        learning_rate: the step, if not the setting's; in units of 1/y^2. The settings' steps are for outputs of size
+            1e-3 to 1e3; other outputs are rescaled to that size (:mod:`unrelu.measurements.equilibration`).
         max_iterations: steps at most; the source's 10,000.
         step_tolerance: an observation has converged when a step is shorter than this fraction of its code; the source's
             1e-13.

@@ -238,8 +238,8 @@ class Inversion:
         factor = self._outlying(residual, used, exact | unseen)
         states = self.ended.copy()
         states[unseen & among(states, SEARCHED)] = Status.NO_EXACT_FIT
-        stranger = np.zeros(problem.size, dtype=bool) if chance is None else (chance > _CHANCE) & ~exact
-        states[stranger & among(states, SEARCHED)] = Status.NO_BETTER_THAN_CHANCE
+        out_of_distribution = np.zeros(problem.size, dtype=bool) if chance is None else (chance > _CHANCE) & ~exact
+        states[out_of_distribution & among(states, SEARCHED)] = Status.NO_BETTER_THAN_CHANCE
         states[(factor > 0) & ~among(states, CUT_OFF)] = Status.OUTLIER
         states[(p_value < SIGNIFICANCE) & ~among(states, CUT_OFF)] = Status.MISFIT
         states[explained] = Status.NOISE_LEVEL
@@ -247,7 +247,8 @@ class Inversion:
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         states[fits] = Status.EXACT_FIT
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
-        success = explained if stated else exact | ((confidence >= _CONFIDENT) & ~unseen & ~stranger & (factor == 0))
+        confident = (confidence >= _CONFIDENT) & ~unseen & ~out_of_distribution & (factor == 0)
+        success = explained if stated else exact | confident
         success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
