@@ -20,8 +20,6 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, keep, simulated
 
-Array = npt.NDArray[np.float64]
-
 _FEWEST, _FOLDS = 20, 10
 # Levels of residuals that the generator does not explain, for which what is learned from data is used.
 _EXCESSES = tuple(range(1, 10))

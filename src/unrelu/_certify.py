@@ -21,10 +21,9 @@ from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.words import count
-
-Array = npt.NDArray[np.float64]
 
 
 def certify(

@@ -22,9 +22,8 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
-
-Array = npt.NDArray[np.float64]
 
 # How arithmetic ends that an observation was too much for: an LP solver's and linear algebra's own words, overflow.
 _BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from unrelu._invert import judged_again
@@ -21,10 +20,9 @@ from unrelu.result import Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.result.verdict_text import TOO_LARGE
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
-
-Array = npt.NDArray[np.float64]
 
 # What is computed on another machine may differ by this share of its size, in double and in single precision.
 _DOUBLE, _SINGLE = 1e-9, 1e-4

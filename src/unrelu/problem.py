@@ -23,11 +23,11 @@ from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, reshaping, shown
 
-Array = npt.NDArray[np.float64]
 Jacobians = Callable[[], Iterator[tuple[npt.NDArray[np.intp], Array]]]
 
 # A residual below this share of max|y| is an exact fit.

@@ -20,6 +20,7 @@ from unrelu.models.generator import Generator, as_generator, by
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.result.status import CUT_OFF
+from unrelu.runtime.array_types import Array
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -31,7 +32,6 @@ except ImportError as error:  # validate_data came with 1.6
         f'LatentInverter needs scikit-learn 1.6 or newer: pip install "unrelu[sklearn]" ({error})', name="sklearn"
     ) from error
 
-Array = npt.NDArray[np.float64]
 
 # Ends that scikit-learn's users are warned of: there is no code, or it is not where the search was going.
 _UNFINISHED = CUT_OFF | {Status.ITERATION_LIMIT}

@@ -22,9 +22,7 @@ from unrelu.measurements import IdentityOperator
 from unrelu.measurements.noise import UnknownNoise
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
+from unrelu.runtime.array_types import Array, Index
 
 # Shah and Hegde project by Adam from the last code: learning rate 0.1, 100 steps.
 _SEARCHES: dict[str, Callable[[Problem], Inversion]] = {

@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # A bound on: the sum of a hidden ReLU layer's outputs; u of a neuron from below and from above; a latent coordinate;
 # the first layer from below, as its rows cannot all be negative.

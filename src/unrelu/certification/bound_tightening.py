@@ -41,8 +41,8 @@ from unrelu.certification.triangle_relaxation import Relaxation
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import OPTIMAL, dual_simplex
+from unrelu.runtime.array_types import Array
 
-Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 # Passes over the undecided neurons.
 _PASSES = 4

@@ -28,8 +28,8 @@ from unrelu.certification.certified_chain import EXACT, CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Vertex
 from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
 from unrelu.certification.triangle_relaxation import Relaxation
+from unrelu.runtime.array_types import Array
 
-Array = npt.NDArray[np.float64]
 Signs = npt.NDArray[np.int8]
 
 # Of the primal heuristic: programs at most, and the share of F that is not worth another one.

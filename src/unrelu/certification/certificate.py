@@ -28,10 +28,9 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result.verdict_text import uniqueness
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.words import count, duration, share
-
-Array = npt.NDArray[np.float64]
 
 # F(z) as computed here and as computed elsewhere may differ by this share of the data.
 _SAME = 1e-12

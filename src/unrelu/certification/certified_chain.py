@@ -20,8 +20,7 @@ from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # A fit this close, relative to the data, is exact.
 EXACT = 1e-8

@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.certification.bound_propagation import region_of
 from unrelu.certification.bound_tightening import Probing, backward_bounds
@@ -21,9 +20,7 @@ from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.models.generator import Generator
-
-Array = npt.NDArray[np.float64]
-
+from unrelu.runtime.array_types import Array
 
 # The level is above eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12

@@ -22,12 +22,11 @@ from unrelu.certification.triangle_relaxation import ACTIVE, ERROR, FLOOR, INACT
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.streams import stream
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
-Flags = npt.NDArray[np.bool_]
 # Pivots at most; and one look at the clock for every so many numbers touched.
 _PIVOTS, _CHUNK = 20_000, 2e8
 # A round of pivots that gains less has stalled; then multipliers are moved by so much, so often at most.

@@ -18,11 +18,11 @@ import numpy.typing as npt
 from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, safe_multipliers
+from unrelu.runtime.array_types import Array
 
 # The gap that a proof closes.
 GAP = 1e-6
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
 

@@ -29,9 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
+from unrelu.runtime.array_types import Array, Flags
 
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 # Numbers, and what each of them may be off by.
 Rounded = tuple[Array, Array]
 

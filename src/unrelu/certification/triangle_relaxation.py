@@ -23,11 +23,10 @@ import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region
+from unrelu.runtime.array_types import Array, Flags
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
-Flags = npt.NDArray[np.bool_]
 
 # What a row says of its neuron: h >= c u, h >= u, h <= chord, u in an interval, v against delta or a cost, a bound on
 # F; or of no neuron, that a latent coordinate is within its bounds.

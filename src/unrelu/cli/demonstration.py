@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -20,9 +19,8 @@ from unrelu.display.progress_bar import bar_of
 from unrelu.display.text_tables import text_table
 from unrelu.problem import Progress
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 SEED = 2026
 _NOISE = 0.1

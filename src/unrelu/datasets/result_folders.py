@@ -12,8 +12,9 @@ import numpy as np
 
 from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError, OutputExistsError
-from unrelu.problem import Array, norms
+from unrelu.problem import norms
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_writing import storing, write_whole
 
 # What to do where results cannot be written.

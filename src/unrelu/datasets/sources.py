@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES, shown_size
 
-Array = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
 # Which entries of observations count, (B, n).
 Entries = npt.NDArray[np.bool_]

@@ -38,9 +38,8 @@ from torch import Tensor
 from unrelu.diagnostics.identifiability import jacobians
 from unrelu.models.network import Network
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array
 from unrelu.search.sample_cache import SampleCache, is_large
-
-Array = npt.NDArray[np.float64]
 
 # c and g. Tuned on what auto took from the noise of 400 own outputs of 21 decoders in three measurements: of
 # scikit-learn's digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.

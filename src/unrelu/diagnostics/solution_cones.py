@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.linalg
 import torch
 from torch import Tensor
@@ -30,9 +29,7 @@ from torch import Tensor
 from unrelu.lp.polytopes import always_tight, constraints_on, null_space
 from unrelu.measurements import Operator
 from unrelu.models.network import Layer, Network
-
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from unrelu.runtime.array_types import Array
 
 # Singular values below this share of the largest count as zero. Outputs carry rounding errors of eps |y|, eps = 2e-16,
 # and |y| is about sigma_max |z| at most, so at this share they leave z open by eps / 1e-10 = 2e-6 of its length (in

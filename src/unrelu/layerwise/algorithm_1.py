@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.layerwise.layer_constraints import LayerSystem, rows
 from unrelu.layerwise.layer_method import (
@@ -22,8 +21,7 @@ from unrelu.layerwise.layer_program import Answer, largest_beside, least_squares
 from unrelu.layerwise.one_sided_least_squares import ROUGH_RIDGE, NewtonMatrices, one_sided_least_squares
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # Room for rounding in the test delta <= eps.
 _SLACK = 1 + 1e-9

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
 from unrelu.layerwise.layer_method import (
@@ -30,8 +29,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
 from unrelu.result import Status
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400

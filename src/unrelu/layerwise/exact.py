@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.errors import OptionError
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
@@ -15,8 +14,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
 from unrelu.measurements.noise import Noise
 from unrelu.result import Status
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 _ENDS = {LpStatus.OPTIMAL: Status.EXACT_FIT, LpStatus.INFEASIBLE: Status.NOT_REALIZABLE}
 # Column norms of W beyond these become 1: LP solvers have absolute tolerances, and drop coefficients below 1e-9.

@@ -26,10 +26,9 @@ from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, complete_ba
 from unrelu.lp.highs import LinearProgram
 from unrelu.lp.interior_point import largest_violation_steps, violation_sum_steps
 from unrelu.lp.lp_status import LpStatus
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import abandoned
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 Matrix: TypeAlias = Array | sparse.csr_array
 

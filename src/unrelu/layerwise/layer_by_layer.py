@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import sparse
 
@@ -27,9 +26,9 @@ from unrelu.models.network import Network, small
 from unrelu.models.opaque_network import as_chain, unchained
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
 
-Array = npt.NDArray[np.float64]
 # A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
 _ENTRIES = 4_000_000
 

@@ -21,8 +21,7 @@ from scipy import sparse
 from unrelu.errors import InputError
 from unrelu.models.activations import Activation
 from unrelu.models.network import Layer
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # A matrix with at most this many entries is handled densely even if it comes from a convolution.
 DENSE_ENTRIES = 4_000_000

@@ -17,7 +17,6 @@ from functools import wraps
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.errors import OptionError
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
@@ -25,8 +24,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
 from unrelu.result import Status
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # The first guess of an unknown noise level, relative to max|x|.
 _SMALLEST = 1e-9

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse.linalg import lsmr
 
 from unrelu.errors import OptionError, SolverError
@@ -29,8 +28,7 @@ from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.interior_point import least_squares_point
 from unrelu.lp.lp_status import LpStatus
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # Attempts of the kernel, then of HiGHS, each around the best point so far. Penalties of a constraint of the relaxation,
 # in units of the largest weight: one an attempt of the kernel.

@@ -12,8 +12,7 @@ from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, cg
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 _NEWTON_STEPS = 200
 # A rough point: so many steps, or until one promises no more than this of the sum.

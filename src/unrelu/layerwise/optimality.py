@@ -20,11 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # An objective below this fraction of max|x| is zero: it is below what double precision can resolve on these layers.
 ZERO = 1e-10

@@ -21,8 +21,8 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.loaders.graph_recorder import Recorder, StandIn
 from unrelu.loaders.torch_operations import check_axes, sloped
 from unrelu.models.affine import Resample, Shape
+from unrelu.runtime.array_types import Array
 
-Array = npt.NDArray[np.float64]
 # TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
 _FLOATS = (1, 10, 11, 16)
 

@@ -30,7 +30,6 @@ from unrelu.lp.compilation import compile_by
 from unrelu.lp.dense_linear_algebra import clear, copy, jit
 from unrelu.models.activations import Activation
 
-Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 
 # First damping, as a fraction of the mean diagonal of J^T J, and where a factorisation has no meaning any more.

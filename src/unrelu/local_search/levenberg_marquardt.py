@@ -15,8 +15,7 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # Chord steps at most.
 _STEPS = 8

@@ -28,11 +28,8 @@ from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Flags = npt.NDArray[np.bool_]
 
 # Beside the sizes of a layer's values, these are zero.
 _ROUNDING = 1e-9

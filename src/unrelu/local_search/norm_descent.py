@@ -21,12 +21,9 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import small
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import abandoned, cores, in_threads
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Flags = npt.NDArray[np.bool_]
 
 # Lengths tried along a step: 1, 1/2, ..., 2^-9.
 _LENGTHS = 0.5 ** np.arange(10)

@@ -12,8 +12,8 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 
-Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating[Any]]
 
 PIECEWISE_LINEAR, SIGMOID, TANH = 0, 1, 2

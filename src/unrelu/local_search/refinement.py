@@ -54,9 +54,7 @@ from unrelu.lp.compilation import compile_by
 from unrelu.lp.dense_linear_algebra import copy, dot, jit
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
+from unrelu.runtime.array_types import Array, Index
 
 # The line search: the part of the promised decrease that a step has to bring, and the part of the slope that may be
 # left; the longest and shortest step, in units of the one proposed.

@@ -15,9 +15,8 @@ from unrelu.measurements import Operator
 from unrelu.measurements.noise import Likelihood
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import torch_stream
-
-Array = npt.NDArray[np.float64]
 
 # Numbers in the Jacobians, or in the layers of a gradient, held at once: 128 MiB of float64.
 _CHUNK = 2**24

@@ -13,8 +13,7 @@ from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
 from unrelu.result import Status
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 LAYER_METHODS: dict[str, type[LayerMethod]] = {
     "exact": Exact,

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import highspy
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.errors import SolverError
 from unrelu.lp.lp_status import LpStatus
+from unrelu.runtime.array_types import Array
 
-Array = npt.NDArray[np.float64]
 Option = bool | int | float | str
 
 # By name, as not every release of HiGHS has every status.

@@ -12,8 +12,7 @@ from scipy import linalg, sparse
 
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # Relative size below which a singular value counts as zero.
 _RANK_TOLERANCE = 1e-10

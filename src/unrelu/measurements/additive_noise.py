@@ -12,8 +12,9 @@ from scipy import sparse
 from scipy.special import bdtrc, chdtr, chdtrc
 
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Array, Fit, Flags, Noise, as_level
+from unrelu.measurements.noise import Fit, Noise, as_level
 from unrelu.models.generator import numbers
+from unrelu.runtime.array_types import Array, Flags
 
 # Noise that leaves so little so rarely is smaller than stated, or in another unit.
 _ONE_OF_A_MILLION = 1e-6

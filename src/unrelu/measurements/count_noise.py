@@ -43,7 +43,8 @@ from scipy import special
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Array, Fit, Flags, Likelihood
+from unrelu.measurements.noise import Fit, Likelihood
+from unrelu.runtime.array_types import Array, Flags
 
 # f: means below are mapped to smaller positive ones.
 _FLOOR = 1e-3

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,8 +32,7 @@ from unrelu.measurements.linear_operators import IdentityOperator, Operator, tim
 from unrelu.models.affine import Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # Sizes from 2^-10 to 2^10, a thousand either way, are left as they are.
 _LEFT = 10

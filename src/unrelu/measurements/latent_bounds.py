@@ -28,9 +28,8 @@ from unrelu.models.affine import Affine, Scale, Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import shown
-
-Array = npt.NDArray[np.float64]
 
 # Bounds are not nearer to each other, so that a code's share of their distance is a number.
 _SHORTEST = 1e-290

@@ -29,10 +29,10 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-Array = npt.NDArray[np.float64]
 # The outputs that an observation shows: an index into the rows of the last layer.
 OutputIndex = npt.NDArray[np.intp] | slice
 _Code = Callable[[Array], Array]

@@ -21,12 +21,11 @@ from scipy.special import gammaincc
 from torch import Tensor
 
 from unrelu.errors import InputError
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
 
-Array = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
 # A residual that the stated noise would exceed this rarely is not explained by it.

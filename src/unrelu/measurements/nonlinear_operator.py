@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +15,8 @@ from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
-
-Array = npt.NDArray[np.float64]
 
 _TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
 _REASON = "the measurement is a function, which is not taken to be linear"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
@@ -25,9 +24,9 @@ from unrelu.measurements.linear_operators import (
 from unrelu.measurements.nonlinear_operator import read_function
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
 
-Array = npt.NDArray[np.float64]
 # Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
 _ENTRIES = 2**22
 # |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|: the larger of

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.models.generator import Generator
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # Observations that are looked at.
 _SEEN = 64

@@ -15,10 +15,9 @@ Source: E. B. Wilson and M. M. Hilferty, The distribution of chi-square, PNAS 17
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri
 
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # The fewest observations from which a level is estimated, and the fewest degrees of freedom that each must have.
 FEWEST = 20

@@ -18,8 +18,7 @@ from scipy.linalg import solve_triangular
 from unrelu.errors import InputError
 from unrelu.measurements.linear_operators import Operator, WeightedOperator
 from unrelu.measurements.noise import Noise
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 
 def known_entries(noise: Noise, operator: Operator, size: int) -> npt.NDArray[np.bool_]:

@@ -27,14 +27,13 @@ from unrelu.result.verdict_text import (
     observation_html,
     observation_lines,
 )
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, probability
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from unrelu.display.observation_figure import ObservationFigure
-
-Array = npt.NDArray[np.float64]
 
 
 # What the confidence has to be for a success where no noise is stated.

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincc, chdtri, ndtri
 
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
+
 Counts = npt.NDArray[np.int64]
 
 # Weights of the tests of a residual's size, its largest entry and its structure, which is the weakest test.

@@ -29,10 +29,10 @@ from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.status import Status
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 
-Array = npt.NDArray[np.float64]
 Table = dict[str, npt.NDArray[Any]]
 
 _FORMAT = "unrelu result 1"

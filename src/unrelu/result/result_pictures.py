@@ -16,8 +16,8 @@ from unrelu.measurements import Operator
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.whitening import known_entries
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array
 
-Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
 # Pixels, the height of a thumbnail.

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from unrelu._invert import invert
 from unrelu.datasets.result_folders import numbers_of
-from unrelu.datasets.sources import Array, Batch, Entries, Source
+from unrelu.datasets.sources import Batch, Entries, Source
 from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
@@ -30,6 +30,7 @@ from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion, Status, message_of
 from unrelu.runs.journal import Record
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing, on_one_core
 from unrelu.runtime.streams import stream
 

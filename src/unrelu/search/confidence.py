@@ -27,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaln
 
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
+
 Counts = npt.NDArray[np.int64]
 
 # Objectives this close relative to each other are the same optimum.

@@ -19,13 +19,11 @@ from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObser
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.search.sample_cache import SampleCache
 from unrelu.search.stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 Counts = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 # Smoothing schedule: widths, as fractions of what a layer puts out; one step with each.
 _WIDTHS = np.geomspace(1.0, 0.02, 8)

@@ -38,6 +38,7 @@ from unrelu.measurements.noise import UnknownNoise
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
 from unrelu.result.fingerprint import fingerprint
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 from unrelu.runtime.streams import stream
@@ -45,10 +46,6 @@ from unrelu.search.confidence import FLAT, SAME, Hits, Prior, confidence, learne
 from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
 from unrelu.search.stopping_rule import ROUNDS, effort
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Flags = npt.NDArray[np.bool_]
 
 _LOG = getLogger("unrelu")
 # Simulated observations of one level of noise. Where none of n misleads, agreement has a confidence of about

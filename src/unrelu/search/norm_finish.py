@@ -18,8 +18,7 @@ from unrelu.local_search.option_checks import at_least
 from unrelu.measurements import WeightedOperator
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
-
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array
 
 # The floor of the residuals begins at the largest one and ends at this fraction of it.
 _LAST_FLOOR = 1e-3

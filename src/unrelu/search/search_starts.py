@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import SampleCache
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 # What an entry's variance is taken to be at least by the Gaussian model, as a fraction of that of the outputs, beside
 # the noise and what the samples leave over.

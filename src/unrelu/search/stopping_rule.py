@@ -22,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from unrelu.runtime.array_types import Array, Flags
+
 Counts = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 # So many restarts, and perturbations of each, after each round. Descents double or triple from round to round. With
 # equally many descents, few long restarts find as much as many short ones; many say more of what was missed. Beyond the
