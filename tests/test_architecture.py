@@ -16,7 +16,8 @@ import unrelu_studies
 
 SOURCE = Path(unrelu.__file__).parent
 STUDIES = Path(unrelu_studies.__file__).parent
-PAGE = Path(__file__).parent.parent / "docs" / "design.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "design.md"
 # The rows of the page's table, from the bottom of the house to its top.
 ORDER = tuple(re.findall(r"^\| `(\w+)/?` \|", PAGE.read_text(encoding="utf-8"), re.M))
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -61,7 +62,7 @@ def test_imports_go_downwards(name):
 def test_the_check_sees_imports():
     """Against a check that passes because it finds nothing."""
     assert {"models", "errors"} <= rows_imported(SOURCE / "problem.py")
-    assert {"zoo", "display", "runtime"} <= rows_imported(SOURCE / "cli" / "demonstration.py")
+    assert {"zoo", "display", "runtime"} <= rows_imported(SOURCE / "cli" / "_demonstration.py")
 
 
 def test_certificates_are_checked_without_the_search():
@@ -112,6 +113,21 @@ def test_what_studies_share_knows_no_study():
     for path in (STUDIES / "kit").rglob("*.py"):
         ours = {name for name in imported(path) if name.startswith("unrelu_studies.")}
         assert not {name for name in ours if not name.startswith("unrelu_studies.kit")}, path
+
+
+def test_an_underscore_says_that_nothing_outside_of_the_folder_imports_a_module():
+    documented = "".join(page.read_text(encoding="utf-8") for page in (PAGE.parent / "reference").glob("*.md"))
+    documented += (PAGE.parent / "methods.md").read_text(encoding="utf-8")
+    users = [*BOTH, *(ROOT / "scripts").glob("*.py"), *(ROOT / "fuzz").rglob("*.py"), *(ROOT / "docs").glob("*.py")]
+    for path in FILES:
+        if path.parent == SOURCE or path.name == "__init__.py":
+            continue
+        name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        outside = [user for user in users if path.parent not in user.parents and name in imported(user)]
+        if path.stem.startswith("_"):
+            assert not outside, path
+        else:
+            assert outside or name in documented or name == "unrelu.cli.process", f"{path} is private to its folder"
 
 
 def test_only_one_module_talks_to_highs():

@@ -18,8 +18,8 @@ from tests.certification.brute_force import error_at, layers_of, optimum
 from tests.certification.exact import exact, random_case
 from tests.certification.problems import problem
 from tests.support import random_network
+from unrelu.certification._certificate_file import digest
 from unrelu.certification.bound_propagation import forward_propagation
-from unrelu.certification.certificate_file import digest
 from unrelu.certification.safe_bounds import Region, lower_bound
 from unrelu.errors import InputError
 from unrelu.measurements.latent_bounds import Bounds

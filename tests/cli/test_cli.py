@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import unrelu
-from unrelu.cli import app as commands
-from unrelu.cli.app import app
+from unrelu.cli import _app as commands
+from unrelu.cli._app import app
 from unrelu.errors import MissingPackageError
 from unrelu.methods import METHODS
 from unrelu.problem import Problem

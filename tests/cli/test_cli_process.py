@@ -14,7 +14,7 @@ import pytest
 
 import unrelu
 from tests.runs.small_runs import command
-from unrelu.cli import app
+from unrelu.cli import _app
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX processes")
 
@@ -43,7 +43,7 @@ def test_what_is_no_error_of_ours_is_not_hidden(run, monkeypatch):
     def broken(**options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app, "app", broken)
+    monkeypatch.setattr(_app, "app", broken)
     with pytest.raises(ZeroDivisionError):
         run("--help")
 
@@ -53,7 +53,7 @@ def test_the_machine_s_limits_are_a_line(run, monkeypatch, error):
     def broken(**options):
         raise error
 
-    monkeypatch.setattr(app, "app", broken)
+    monkeypatch.setattr(_app, "app", broken)
     code, _, err = run("--help")
     assert code == 2
     assert err in (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from unrelu.cli import demonstration
+from unrelu.cli import _demonstration
 
 # What the small demonstration runs: the refinement is in a group before its start, and still runs after it.
 GROUPS = (("linf, then lm",), ("least_squares",), ("linf",))
@@ -18,13 +18,13 @@ GROUPS = (("linf, then lm",), ("least_squares",), ("linf",))
 def test_a_small_demonstration(tmp_path, monkeypatch):
     def small(seed):
         return [
-            demonstration.Section("mnist-relu", False, 8, GROUPS, seed),
-            demonstration.Section("mnist-dcgan", True, 1, (("lm",),), seed),
+            _demonstration.Section("mnist-relu", False, 8, GROUPS, seed),
+            _demonstration.Section("mnist-dcgan", True, 1, (("lm",),), seed),
         ]
 
-    monkeypatch.setattr(demonstration, "sections", small)
+    monkeypatch.setattr(_demonstration, "sections", small)
     text = io.StringIO()
-    done = demonstration.run_demo(tmp_path, Console(file=text, width=120))
+    done = _demonstration.run_demo(tmp_path, Console(file=text, width=120))
 
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(r["model"], r["method"], r["real"]) for r in rows] == [
@@ -50,21 +50,21 @@ def test_a_small_demonstration(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_order_of_the_methods_does_not_depend_on_the_seed(seed):
-    section = demonstration.Section("mnist-relu", False, 12, (("lm", "auto"), ("least_squares",), ("linf",)), seed)
+    section = _demonstration.Section("mnist-relu", False, 12, (("lm", "auto"), ("least_squares",), ("linf",)), seed)
     for method in section.methods:
         section.run(method)
     assert section.in_order
 
 
 def test_an_order_that_does_not_hold_is_seen():
-    section = demonstration.Section("mnist-relu", False, 8, (("linf",), ("lm",)))
+    section = _demonstration.Section("mnist-relu", False, 8, (("linf",), ("lm",)))
     for method in section.methods:
         section.run(method)
     assert not section.in_order
 
 
 def test_observations_are_noisy_and_repeatable_and_differ_between_seeds():
-    first, second, other = (demonstration.Section("mnist-relu", True, 3, (), seed) for seed in (1, 1, 2))
+    first, second, other = (_demonstration.Section("mnist-relu", True, 3, (), seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.observed, second.observed)
     assert not np.array_equal(first.clean, other.clean)
     noise = first.observed - first.clean
@@ -74,13 +74,13 @@ def test_observations_are_noisy_and_repeatable_and_differ_between_seeds():
 
 def test_every_cell_of_the_picture_has_an_image_or_says_why_not():
     done = [
-        demonstration.Section("mnist-relu", False, 2, (("least_squares", "lm"),), shown=2),
-        demonstration.Section("mnist-dcgan", False, 1, (("lm",),)),
+        _demonstration.Section("mnist-relu", False, 2, (("least_squares", "lm"),), shown=2),
+        _demonstration.Section("mnist-dcgan", False, 1, (("lm",),)),
     ]
     for section in done:
         for method in section.methods:
             section.run(method)
-    figure = demonstration.draw(done)
+    figure = _demonstration.draw(done)
     assert len(figure.axes) == 3 * (1 + 2 + 2)
     for axis in figure.axes:
         assert axis.get_images() or any(text.get_text() for text in axis.texts)

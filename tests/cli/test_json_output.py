@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from unrelu.cli.app import app
+from unrelu.cli._app import app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.partition("## JSON")[2].partition("An error")[0], re.M))

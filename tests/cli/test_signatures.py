@@ -8,7 +8,7 @@ import pytest
 import typer
 
 import unrelu
-from unrelu.cli.signatures import library_options
+from unrelu.cli._signatures import library_options
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
-from unrelu.result.residual_tests import together
+from unrelu.result._residual_tests import together
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 12, 40), bias=True)

@@ -10,7 +10,7 @@ import torch
 
 import unrelu
 from tests.support import random_network
-from unrelu.diagnostics import solution_cones as cones
+from unrelu.diagnostics import _solution_cones as cones
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds

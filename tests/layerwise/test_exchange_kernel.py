@@ -13,7 +13,7 @@ from scipy import sparse
 
 from tests.support import EPS
 from unrelu.errors import OptionError, SolverError
-from unrelu.layerwise import LayerSystem, exchange_kernel, layer_program, rows
+from unrelu.layerwise import LayerSystem, _exchange_kernel, layer_program, rows
 from unrelu.layerwise.layer_program import largest_beside, largest_response, least_squares_start, least_violation
 from unrelu.layerwise.optimality import prove
 from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
@@ -448,7 +448,7 @@ ATTEMPTS = 3
 @contextmanager
 def sabotaged(how, attempts=ATTEMPTS):
     """Spoil what the kernel finds in its first attempts; yields a list with an entry for each attempt."""
-    calls, optimise = [], exchange_kernel.optimise
+    calls, optimise = [], _exchange_kernel.optimise
 
     def spoiled(*arguments):
         found = optimise(*arguments)
@@ -456,7 +456,7 @@ def sabotaged(how, attempts=ATTEMPTS):
         return SABOTAGE[how](found, len(calls) - 1) if len(calls) <= attempts else found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange_kernel, "optimise", spoiled)
+        patch.setattr(_exchange_kernel, "optimise", spoiled)
         yield calls
 
 
@@ -507,7 +507,7 @@ def test_looking_at_the_clock_does_not_change_the_course(monkeypatch):
     one = rows(system, system.value(code) + (rng.random(n) < 0.3) * rng.integers(-1, 2, n), 1e-3)
     answer = least_violation(system, one, "l1")
     # The kernel looks at the clock after 20 pivots at least, as it does by itself with about 2000 unknowns.
-    monkeypatch.setattr(exchange_kernel, "_CHUNK", 0.0)
+    monkeypatch.setattr(_exchange_kernel, "_CHUNK", 0.0)
     often = least_violation(system, one, "l1")
     assert often.objective == pytest.approx(answer.objective, rel=1e-8)
     assert not often.fallback
@@ -517,8 +517,8 @@ def test_looking_at_the_clock_does_not_change_the_course(monkeypatch):
 @pytest.fixture
 def hurried(monkeypatch):
     """A kernel that looks at the clock as often as it can, and a layer that takes more pivots than that."""
-    monkeypatch.setattr(exchange_kernel, "_CHUNK", 0.0)
-    monkeypatch.setattr(exchange_kernel, "_STEPS", 0)
+    monkeypatch.setattr(_exchange_kernel, "_CHUNK", 0.0)
+    monkeypatch.setattr(_exchange_kernel, "_STEPS", 0)
     return layer(n=300, k=80)[:2]
 
 
@@ -574,8 +574,8 @@ def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
     def lost(*arguments):
         return optimise(*arguments)._replace(w=np.full(6, 100.0), status=LpStatus.LIMIT)
 
-    optimise = exchange_kernel.optimise
-    monkeypatch.setattr(exchange_kernel, "optimise", lost)
+    optimise = _exchange_kernel.optimise
+    monkeypatch.setattr(_exchange_kernel, "optimise", lost)
     answer = least_violation(system, one, norm)
     np.testing.assert_array_equal(answer.h, start)
     assert answer.status is LpStatus.LIMIT
@@ -584,7 +584,7 @@ def test_a_step_that_makes_things_worse_is_not_taken(monkeypatch, norm):
 @NORMS
 def test_an_abandoned_program_ends_at_once(monkeypatch, norm):
     system, one, _ = layer()
-    monkeypatch.setattr(exchange_kernel, "abandoned", lambda: True)
+    monkeypatch.setattr(_exchange_kernel, "abandoned", lambda: True)
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.pivots) == (LpStatus.LIMIT, 0)
 
@@ -619,8 +619,8 @@ def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild
     system, one, _ = layer()
     honest = least_violation(system, one, norm)
     name = "largest_violation_steps" if norm == "linf" else "violation_sum_steps"
-    steps = getattr(exchange_kernel, name)
-    monkeypatch.setattr(exchange_kernel, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
+    steps = getattr(_exchange_kernel, name)
+    monkeypatch.setattr(_exchange_kernel, name, lambda *a: (np.full(6, wild), *steps(*a)[1:]))
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.engine, answer.fallback) == (LpStatus.OPTIMAL, "exchange", False)
     assert answer.objective == pytest.approx(honest.objective, rel=1e-8)
@@ -668,7 +668,7 @@ def test_multipliers_that_prove_nothing_are_not_believed(monkeypatch):
     best = least_violation(system, one, "linf").objective
     far = np.full(system.n_in, 1e3)
     for y in (np.ones(system.n_out), np.full(system.n_out, np.nan)):
-        monkeypatch.setattr(exchange_kernel.Largest, "beside", lambda *_, y=y: (far, y))
+        monkeypatch.setattr(_exchange_kernel.Largest, "beside", lambda *_, y=y: (far, y))
         for level in (0.9 * best, 1.1 * best):
             answer = largest_beside(system, one, level, far)
             assert answer.objective == pytest.approx(best, rel=1e-8)

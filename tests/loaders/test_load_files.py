@@ -22,7 +22,7 @@ import unrelu
 from tests.loaders.loader_checks import check_same_as_module, evaluation
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders import from_arrays, load
-from unrelu.loaders.weight_arrays import natural
+from unrelu.loaders._weight_arrays import natural
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS = [RANDOM.standard_normal(shape) for shape in ((5, 3), (7, 5), (2, 7))]
@@ -564,7 +564,7 @@ def test_missing_packages(tmp_path, monkeypatch, package, name, suffix):
         return genuine(module, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(__import__("sys").modules, "unrelu.loaders.onnx_graph", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, "unrelu.loaders._onnx_graph", raising=False)
     (tmp_path / f"a.{suffix}").write_bytes(b"x")
     with pytest.raises(ModelFileError, match=rf'pip install "unrelu\[{name}\]"'):
         load(tmp_path / f"a.{suffix}")

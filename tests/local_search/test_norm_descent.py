@@ -17,7 +17,7 @@ import unrelu
 from tests.support import image_network, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
-from unrelu.local_search.local_program import observations
+from unrelu.local_search._local_program import observations
 from unrelu.local_search.norm_descent import NormDescent
 from unrelu.measurements import MaskOperator
 from unrelu.measurements.latent_bounds import Bounds

@@ -13,7 +13,7 @@ from tests.playground.asking import colours, question, seven
 from unrelu import zoo
 from unrelu.errors import InputError
 from unrelu.playground import PictureGenerator, bundled
-from unrelu.playground.drawing_answers import SECONDS, answer, parsed, picture
+from unrelu.playground._drawing_answers import SECONDS, answer, parsed, picture
 
 
 def never():

@@ -117,7 +117,7 @@ def test_whoever_leaves_is_not_searched_for(server, monkeypatch):
             left.wait(0.05)
         return {}
 
-    monkeypatch.setattr("unrelu.playground.local_server.answer", search)
+    monkeypatch.setattr("unrelu.playground._local_server.answer", search)
     body = json.dumps(question(server.generators["mnist-relu"], np.zeros(784)))
     with socket.create_connection(("127.0.0.1", server.server_port)) as raw:
         raw.sendall((HEAD.format(len(body)) + body).encode())

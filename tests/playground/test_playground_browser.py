@@ -12,7 +12,7 @@ from PIL import Image
 from tests.headless import BEYOND, CONTRAST, chromium
 from tests.playground.asking import SEVEN, colours, seven
 from unrelu import zoo
-from unrelu.playground import PictureGenerator, drawing_answers, serving
+from unrelu.playground import PictureGenerator, _drawing_answers, serving
 from unrelu.runtime.streams import stream
 
 
@@ -26,7 +26,7 @@ def browser():
 def server():
     digits = PictureGenerator.of("mnist-relu", zoo.load("mnist-relu"), digits=zoo.observations("mnist-relu"))
     with pytest.MonkeyPatch.context() as patched, serving([digits, colours()]) as running:
-        patched.setattr(drawing_answers, "SECONDS", 10.0)  # as other work on the machine takes its share
+        patched.setattr(_drawing_answers, "SECONDS", 10.0)  # as other work on the machine takes its share
         yield running
 
 
@@ -156,7 +156,7 @@ def test_hiding_and_noise(visit):
 
 
 def test_searching_longer(visit, monkeypatch):
-    monkeypatch.setattr(drawing_answers, "SECONDS", 1e-9)
+    monkeypatch.setattr(_drawing_answers, "SECONDS", 1e-9)
     visitor = visit()
     visitor.press("Let it draw one")
     assert "Search longer" in visitor.text("sentence")

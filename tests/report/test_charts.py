@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unrelu.report.charts import curve, histogram
+from unrelu.report._charts import curve, histogram
 
 NUMBERS = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=False), st.just(0.0), st.floats(1e-12, 1e3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.report.report_runs import observations, run, saved
-from unrelu.report.outcomes import throughput
+from unrelu.report._outcomes import throughput
 from unrelu.runs import Record, Run
 
 

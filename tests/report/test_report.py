@@ -311,7 +311,7 @@ def test_a_manifest_that_does_not_say_how_the_data_were_opened(plain):
 
 @pytest.mark.parametrize("address", ["https://example.org/y.zarr", "file:///etc", "s3://bucket/y.zarr"])
 def test_an_address_is_not_opened_because_a_manifest_names_it(plain, address, monkeypatch):
-    monkeypatch.setattr("unrelu.report.gallery.open_source", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr("unrelu.report._gallery.open_source", lambda *_: pytest.fail("opened"))
     path = plain.folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["about"]["opened"]["data"] = address

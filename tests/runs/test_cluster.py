@@ -115,10 +115,10 @@ def test_a_worker_may_join(tmp_path, alone):
 
 
 def test_a_cluster_that_stays_without_workers_is_told(monkeypatch, tmp_path):
-    from unrelu.runs import cluster
+    from unrelu.runs import _cluster
 
-    monkeypatch.setattr(cluster, "_WITHOUT_WORKERS", 1)
-    monkeypatch.setattr(cluster, "_REMINDER", 0.5)
+    monkeypatch.setattr(_cluster, "_WITHOUT_WORKERS", 1)
+    monkeypatch.setattr(_cluster, "_REMINDER", 0.5)
     said = []
     with (
         LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0", local_directory=str(tmp_path)) as empty,
@@ -163,9 +163,9 @@ def test_the_command_starts_a_cluster_or_goes_to_one(cluster, tmp_path):
 
 
 def test_a_scheduler_that_is_not_there_is_told(monkeypatch, tmp_path):
-    from unrelu.runs import cluster
+    from unrelu.runs import _cluster
 
-    monkeypatch.setattr(cluster, "_PATIENCE", 1)
+    monkeypatch.setattr(_cluster, "_PATIENCE", 1)
     with pytest.raises(InputError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
         on("tcp://127.0.0.1:9", tmp_path / "out")
     with pytest.raises(InputError, match="no Dask scheduler answers at 'nonsense://x'"):

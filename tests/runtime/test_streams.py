@@ -16,8 +16,8 @@ from tests.support import random_network
 from unrelu.methods import METHODS
 from unrelu.runtime import streams
 from unrelu.runtime.streams import stream, torch_stream
+from unrelu.search._search_starts import SearchStarts
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.search_starts import SearchStarts
 from unrelu_studies.benchmarks.searches import search_cells
 from unrelu_studies.zoo.recipes import global_torch_stream
 
@@ -82,10 +82,10 @@ ALLOWED = {
     *(("studies/unrelu_studies/kit/families/trained_families.py", call)
       for call in ("fork_rng", "set_rng_state", "randperm", "randn_like")),
     # scikit-learn's contract: `random_state` is an integer or the user's own generator, which gives the seed.
-    ("src/unrelu/adapters/sklearn_inverter.py", "check_random_state"),
-    ("src/unrelu/adapters/sklearn_inverter.py", "randint"),
+    ("src/unrelu/adapters/_sklearn_inverter.py", "check_random_state"),
+    ("src/unrelu/adapters/_sklearn_inverter.py", "randint"),
     # Nothing is drawn: a user's module that draws must not advance the user's generator.
-    ("src/unrelu/loaders/torch_graph.py", "fork_rng"),
+    ("src/unrelu/loaders/_torch_graph.py", "fork_rng"),
     # Golden results are of problems as a user would draw them, and older than any change of the streams.
     ("scripts/golden.py", "default_rng"),
     # Which digits were held out of the training of the published weights: another split would show them to tests.
@@ -260,14 +260,14 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
 
 
 def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
-    from unrelu.cli import demonstration
+    from unrelu.cli import _demonstration
     from unrelu_studies.benchmarks.layer_programs import layer_instances, whole_network
     from unrelu_studies.benchmarks.processes import cold_start
     from unrelu_studies.benchmarks.proofs import certify
     from unrelu_studies.benchmarks.searches import search_norms
 
     for seed in (0, 2026):
-        for section in demonstration.sections(seed):
+        for section in _demonstration.sections(seed):
             assert section.seed == seed
     for seed in (0, 20260):
         for case in layer_instances.CASES:

@@ -14,8 +14,8 @@ from scipy.special import beta as beta_function
 
 from unrelu.runtime.streams import stream
 from unrelu.search import confidence as confidence_module
+from unrelu.search._stopping_rule import effort
 from unrelu.search.confidence import ALPHA, BETA, FLAT, Hits, confidence, learned
-from unrelu.search.stopping_rule import effort
 
 POINTS = len(ALPHA)
 MEANS = ALPHA / (ALPHA + BETA)

@@ -18,9 +18,9 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
-from unrelu.search import descents, stopping_rule
+from unrelu.search import _stopping_rule, descents
+from unrelu.search._joint_search import JointSearch
 from unrelu.search.descents import BatchDescents, CompiledDescents
-from unrelu.search.joint_search import JointSearch
 
 SIZES = (5, 30, 120)
 both = pytest.mark.parametrize("way", [CompiledDescents, BatchDescents])
@@ -39,7 +39,7 @@ def rounds_of(monkeypatch):
     """Sets the rounds of a search, (restarts, perturbations) each, and says how many they are."""
 
     def set_rounds(*rounds):
-        monkeypatch.setattr(stopping_rule, "ROUNDS", rounds)
+        monkeypatch.setattr(_stopping_rule, "ROUNDS", rounds)
         return len(rounds)
 
     return set_rounds
@@ -283,7 +283,7 @@ def test_what_costs_less_is_searched_through_more_rounds():
         search.search()
         assert (search.rounds >= search.descents.schedule.first).all()
         made = list(zip(search.made.tolist(), search.perturbations.tolist(), strict=True))
-        assert [stopping_rule.effort(n) for n in search.rounds.tolist()] == made
+        assert [_stopping_rule.effort(n) for n in search.rounds.tolist()] == made
         rounds.append(np.median(search.rounds))
     assert rounds[0] > rounds[1]
 
@@ -296,8 +296,8 @@ def test_as_many_rounds_are_made_as_were_stated(way, rounds, descending):
     search = JointSearch(Problem.build(network, y), rounds=rounds)
     search.search()
     assert (search.rounds == rounds).all()
-    assert (search.made == stopping_rule.effort(rounds)[0]).all()
-    assert (search.perturbations == stopping_rule.effort(rounds)[1]).all()
+    assert (search.made == _stopping_rule.effort(rounds)[0]).all()
+    assert (search.perturbations == _stopping_rule.effort(rounds)[1]).all()
 
 
 # --- a batch knows its noise ------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def misled(monkeypatch, wrong, rounds):
 @pytest.fixture
 def six_agree(monkeypatch):
     """Options with which a search ends after six restarts that agree: where nothing was learned they say 0.71."""
-    monkeypatch.setattr("unrelu.result.inversion._CONFIDENT", 0.6)
+    monkeypatch.setattr("unrelu.result._inversion._CONFIDENT", 0.6)
     return {"confidence": 0.6, "learn": False}
 
 

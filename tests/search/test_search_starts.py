@@ -7,8 +7,8 @@ from scipy.stats import kstest
 from tests.support import random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
+from unrelu.search._search_starts import SearchStarts
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.search_starts import SearchStarts
 
 SIZES = [(10, 30, 60), (4, 10, 16), (6, 10, 12, 40)]
 every_size = pytest.mark.parametrize("sizes", SIZES)

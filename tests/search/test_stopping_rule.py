@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from tests.support import image_network, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search.descents import (
-    BatchDescents,
-    CompiledDescents,
-    Descents,
-    DevianceDescents,
-    LimitedMemoryDescents,
-    NonlinearDescents,
-)
-from unrelu.search.joint_search import JointSearch
-from unrelu.search.sample_cache import SampleCache
-from unrelu.search.stopping_rule import (
+from unrelu.search._joint_search import JointSearch
+from unrelu.search._stopping_rule import (
     BATCH,
     COMPILED,
     COUNTS,
@@ -34,6 +25,15 @@ from unrelu.search.stopping_rule import (
     StoppingRule,
     effort,
 )
+from unrelu.search.descents import (
+    BatchDescents,
+    CompiledDescents,
+    Descents,
+    DevianceDescents,
+    LimitedMemoryDescents,
+    NonlinearDescents,
+)
+from unrelu.search.sample_cache import SampleCache
 
 SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": LIMITED_MEMORY}
 

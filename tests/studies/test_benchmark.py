@@ -22,7 +22,7 @@ from tests.layerwise.reference import least_violation as reference
 from tests.support import EPS, random_network
 from unrelu import Status
 from unrelu.cli import process
-from unrelu.cli.app import app
+from unrelu.cli._app import app
 from unrelu.errors import InputError, SolverError
 from unrelu.layerwise import LayerSystem, LInf, layer_program, rows
 from unrelu.models.activations import Activation

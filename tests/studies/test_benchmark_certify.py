@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from unrelu import certify, from_arrays, zoo
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP
-from unrelu.cli.app import app
+from unrelu.cli._app import app
 from unrelu.lp.highs import solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements import read_operator

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unrelu import invert, zoo
-from unrelu.cli.app import app
+from unrelu.cli._app import app
 from unrelu.runtime.machine import describe
 from unrelu_studies.benchmarks.benchmark import Command, execute, load
 from unrelu_studies.benchmarks.searches import search, search_norms

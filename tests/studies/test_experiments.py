@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from unrelu.cli.app import app
+from unrelu.cli._app import app
 from unrelu.errors import InputError, OptionError
 from unrelu.methods import make
 from unrelu_studies.kit.measures import oracle, relative_error, slope

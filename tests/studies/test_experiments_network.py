@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from unrelu.cli.app import app
+from unrelu.cli._app import app
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu_studies.kit.method_labels import METHODS
 from unrelu_studies.kit.numbers_file import Numbers

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unrelu.adapters.deepinv_reconstructor import GeneratorReconstructor
-    from unrelu.adapters.sklearn_inverter import LatentInverter
+    from unrelu.adapters._deepinv_reconstructor import GeneratorReconstructor
+    from unrelu.adapters._sklearn_inverter import LatentInverter
 
 __all__ = ["GeneratorReconstructor", "LatentInverter"]
 

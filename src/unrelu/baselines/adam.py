@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.baselines.first_order import descend
+from unrelu.baselines._first_order import descend
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
@@ -104,7 +104,7 @@ class Adam:
 
 
 class AdamSteps:
-    """Adam as a :data:`~unrelu.baselines.first_order.Step`: codes have moments of their own and share the step count.
+    """Adam as a :data:`~unrelu.baselines._first_order.Step`: codes have moments of their own and share the step count.
 
     Args:
         gradient: codes (a, k) and their places (a,) -> gradients (a, k).

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unrelu.baselines.first_order import descend_from_start
+from unrelu.baselines._first_order import descend_from_start
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.baselines._first_order import Descent, Report, descend
 from unrelu.baselines.adam import AdamSteps
-from unrelu.baselines.first_order import Descent, Report, descend
 from unrelu.errors import OptionError
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.option_checks import above_zero, at_least

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.baselines.first_order import descend_from_start, need_adjoint
+from unrelu.baselines._first_order import descend_from_start, need_adjoint
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.activations import Activation

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unrelu.baselines._first_order import ASTRONOMICAL, need_adjoint
 from unrelu.baselines.adam import Adam
-from unrelu.baselines.first_order import ASTRONOMICAL, need_adjoint
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.halting import HALTS

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from unrelu.certification._triangle_relaxation import Relaxation
 from unrelu.certification.bound_propagation import (
     BALANCE,
     HIGH,
@@ -37,7 +38,6 @@ from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Solved, Vertex
 from unrelu.certification.proof import Tree
 from unrelu.certification.safe_bounds import Multipliers, Region, safe_multipliers
-from unrelu.certification.triangle_relaxation import Relaxation
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import OPTIMAL, dual_simplex

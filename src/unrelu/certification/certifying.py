@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from unrelu.certification._branch_and_bound import BranchAndBound
+from unrelu.certification._certificate_file import digest
 from unrelu.certification.bound_propagation import region_of
 from unrelu.certification.bound_tightening import Probing, backward_bounds
-from unrelu.certification.branch_and_bound import BranchAndBound
 from unrelu.certification.certificate import Certificate, conclusions, determination
-from unrelu.certification.certificate_file import digest
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import Proof, ProofStatus

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.certification._triangle_relaxation import ACTIVE, ERROR, FLOOR, INACTIVE, SIGN, Relaxation, RelaxationRows
 from unrelu.certification.safe_bounds import Multipliers
-from unrelu.certification.triangle_relaxation import ACTIVE, ERROR, FLOOR, INACTIVE, SIGN, Relaxation, RelaxationRows
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex

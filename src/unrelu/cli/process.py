@@ -74,7 +74,7 @@ def _nothing_ignored() -> Iterator[None]:
 
 
 def _command(json: bool) -> int:
-    from unrelu.cli.app import app
+    from unrelu.cli._app import app
 
     try:
         status = app(prog_name="unrelu", standalone_mode=not json)

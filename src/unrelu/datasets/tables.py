@@ -270,7 +270,7 @@ def _opened(location: str) -> dict[str, Any]:
 def _arrays(location: str, _process: int, _made: float) -> dict[str, Any]:
     """Those that this process has open: opening a group reads a file a column."""
     optional("zarr", "results in Zarr stores", "zarr")
-    from unrelu.datasets.zarr_reading import bounded, zarr_node  # noqa: PLC0415 -- an optional dependency
+    from unrelu.datasets._zarr_reading import bounded, zarr_node  # noqa: PLC0415 -- an optional dependency
 
     group = zarr_node(location)
     return {name: bounded(group[name], location, MAX_BYTES) for name in group.array_keys()}

@@ -1,7 +1,7 @@
 """Is the code determined by the observation? Locally: rank, free directions, margin, and what noise can do to it.
 
 It is answered from the linear region of A G around the code: its Jacobian, whether neurons are at their kink, and how
-far the region reaches. Where neurons are at their kink, :mod:`~unrelu.diagnostics.solution_cones` takes over.
+far the region reaches. Where neurons are at their kink, :mod:`~unrelu.diagnostics._solution_cones` takes over.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.diagnostics.solution_cones import RANK_TOLERANCE, KinkMap, at_kink, kink_map, picks, solution_cones
+from unrelu.diagnostics._solution_cones import RANK_TOLERANCE, KinkMap, at_kink, kink_map, picks, solution_cones
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import equilibrate
@@ -189,7 +189,7 @@ def local_rank(
 
     .. math:: \{d : A J_s d = 0, \; s_j (K_s d)_j \ge 0\}
 
-    and the freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics.solution_cones`: -1
+    and the freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics._solution_cones`: -1
     (unknown) where there are more patterns than are looked at and no cone was found. For a generator without known
     layers the kinks are not known either, and it is k - rank A J. A bound that a code is at lets it move to one side
     only, as a kink does.

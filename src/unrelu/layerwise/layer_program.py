@@ -18,8 +18,8 @@ import numpy as np
 from scipy.sparse.linalg import lsmr
 
 from unrelu.errors import OptionError, SolverError
-from unrelu.layerwise import exchange_kernel
-from unrelu.layerwise.exchange_kernel import Basis, KernelProgram, Largest, Optimum, Sum, over, steps_within
+from unrelu.layerwise import _exchange_kernel
+from unrelu.layerwise._exchange_kernel import Basis, KernelProgram, Largest, Optimum, Sum, over, steps_within
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO, OptimalityProof, prove, prove_response
@@ -133,7 +133,7 @@ class _Problem(ABC):
             return none, True
         try:
             if engine == "exchange":
-                found = exchange_kernel.optimise(around.program, system.balanced[1], basis, end)
+                found = _exchange_kernel.optimise(around.program, system.balanced[1], basis, end)
             else:
                 found = by_highs(around.program, end)
         except SolverError:

@@ -3,8 +3,8 @@
 What was tried and why it is as it is: docs/notes/files.md.
 """
 
-from unrelu.loaders.model_files import load
-from unrelu.loaders.torch_graph import from_torch
-from unrelu.loaders.weight_arrays import from_arrays
+from unrelu.loaders._model_files import load
+from unrelu.loaders._torch_graph import from_torch
+from unrelu.loaders._weight_arrays import from_arrays
 
 __all__ = ["from_arrays", "from_torch", "load"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise.layer_program import check_norm
 from unrelu.layerwise.optimality import ZERO
-from unrelu.local_search.local_program import AdjacentRegions, LocalProgram, Observation, Proposal, observations
+from unrelu.local_search._local_program import AdjacentRegions, LocalProgram, Observation, Proposal, observations
 from unrelu.local_search.option_checks import at_least
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import small
@@ -53,7 +53,7 @@ class NormDescent:
 
     G is affine on each of its linear regions. Around the code, the last pre-activation (or A G(z), where A mixes
     outputs or the last activation is not convex) is replaced by its linearisation, and the errors by convex
-    functions above them, exact where they can be (:mod:`~unrelu.local_search.local_program`); a linear program in a
+    functions above them, exact where they can be (:mod:`~unrelu.local_search._local_program`); a linear program in a
     box around the code gives a step. It is shortened until the true objective falls; where it does not, the neurons
     that switched on the way are kept on their side in the next program. At a kink the program covers the regions on
     all sides at once, as a relaxation:

@@ -9,9 +9,10 @@ What was tried and why it is as it is: docs/notes/measurements.md.
 
 from __future__ import annotations
 
+from unrelu.measurements._image_operators import blur, downsample, partial_fourier
+from unrelu.measurements._nonlinear_operator import NonlinearOperator
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
-from unrelu.measurements.image_operators import blur, downsample, partial_fourier
 from unrelu.measurements.linear_operators import (
     IdentityOperator,
     MaskOperator,
@@ -22,7 +23,6 @@ from unrelu.measurements.linear_operators import (
     WeightedOperator,
 )
 from unrelu.measurements.noise import Fit, Likelihood, Noise
-from unrelu.measurements.nonlinear_operator import NonlinearOperator
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 
 __all__ = [

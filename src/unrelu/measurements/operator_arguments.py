@@ -13,6 +13,7 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import InputError
+from unrelu.measurements._nonlinear_operator import read_function
 from unrelu.measurements.linear_operators import (
     IdentityOperator,
     MaskOperator,
@@ -21,7 +22,6 @@ from unrelu.measurements.linear_operators import (
     Operator,
     SparseOperator,
 )
-from unrelu.measurements.nonlinear_operator import read_function
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array

@@ -4,7 +4,7 @@ It takes nothing beyond the standard library: pages and scripts are files of thi
 and Python's ``http.server`` answers, on 127.0.0.1 alone.
 """
 
-from unrelu.playground.local_server import serving
-from unrelu.playground.picture_generators import PictureGenerator, bundled
+from unrelu.playground._local_server import serving
+from unrelu.playground._picture_generators import PictureGenerator, bundled
 
 __all__ = ["PictureGenerator", "bundled", "serving"]

@@ -1,5 +1,5 @@
 """A run as one HTML page that needs no network: what was asked for, what came out, and what needs attention."""
 
-from unrelu.report.writing import write_report
+from unrelu.report._writing import write_report
 
 __all__ = ["write_report"]

@@ -5,7 +5,7 @@ What was tried and why it is as it is: docs/notes/verdict.md.
 
 from __future__ import annotations
 
-from unrelu.result.inversion import Inversion
+from unrelu.result._inversion import Inversion
 from unrelu.result.status import Status, message_of
 
 __all__ = ["Inversion", "Status", "message_of"]

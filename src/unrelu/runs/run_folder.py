@@ -20,8 +20,8 @@ from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
 from unrelu.result import Status, message_of
 from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame
+from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records
-from unrelu.runs.manifest import read_manifest
 from unrelu.runtime.file_writing import locked
 
 if TYPE_CHECKING:

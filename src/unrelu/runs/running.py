@@ -30,10 +30,10 @@ from unrelu.measurements.picture_scale import Scaling, check_scale
 from unrelu.methods import METHODS, Method, make, refuse
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem
+from unrelu.runs._local_workers import Engine, locally
+from unrelu.runs._manifest import MANIFEST, differences, manifest_of, read_manifest
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
 from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
-from unrelu.runs.local_workers import Engine, locally
-from unrelu.runs.manifest import MANIFEST, differences, manifest_of, read_manifest
 from unrelu.runs.run_folder import Run, open_run
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import storing, write_whole
@@ -331,7 +331,7 @@ def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextM
         )
     if scheduler is not None:
         optional("distributed", "runs on a cluster", "dask")
-        from unrelu.runs.cluster import on_cluster  # noqa: PLC0415 -- an optional dependency
+        from unrelu.runs._cluster import on_cluster  # noqa: PLC0415 -- an optional dependency
 
         return on_cluster(work, scheduler)
     return nullcontext(locally(work, count))

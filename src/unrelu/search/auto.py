@@ -8,7 +8,7 @@ from unrelu.errors import OptionError
 from unrelu.local_search.option_checks import at_least
 from unrelu.problem import Problem
 from unrelu.result import Inversion
-from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
+from unrelu.search._joint_search import JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
 
 
@@ -19,13 +19,13 @@ class Search:
     One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy:
     one step each on smoothed generators, less and less smooth, then steps on the exact one. Restarts start
     from independent draws of the codes that 4,096 samples of the generator suggest for this observation
-    (:class:`~unrelu.search.search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
+    (:class:`~unrelu.search._search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
     perturbs its code, by a tenth of its length to ten times that, descends again, and keeps what is lower. The codes
     ``z0`` of the user start further descents, which are no evidence of anything. So does the code of ``exact``, layer
     by layer, where there is no visible noise and the first restart is no exact fit.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
-    (:mod:`~unrelu.search.stopping_rule`). The confidence follows from how many restarts ended at the best objective,
+    (:mod:`~unrelu.search._stopping_rule`). The confidence follows from how many restarts ended at the best objective,
     to 1%, and where the others did (:mod:`~unrelu.search.confidence`). How far agreement can be trusted is learned on
     the generator, at the first search with a measurement and a level of noise, from simulated observations
     (:mod:`~unrelu.search.learned_prior`); that takes about a second, and is kept for other processes.
@@ -38,7 +38,7 @@ class Search:
 
     Args:
         confidence: the search of an observation stops when it has this confidence.
-        rounds: at most, see :data:`~unrelu.search.stopping_rule.ROUNDS`. None: as many as end within 0.04 seconds of
+        rounds: at most, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end within 0.04 seconds of
             the processor, 0.12 where no noise is visible, and what is left goes to perturbations of the best restart;
             where descents are not compiled, fewer.
         max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:

@@ -20,8 +20,8 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.search._stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
 
 Counts = npt.NDArray[np.int64]
 

@@ -42,10 +42,10 @@ from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 from unrelu.runtime.streams import stream
+from unrelu.search._joint_search import JointSearch
+from unrelu.search._stopping_rule import ROUNDS, effort
 from unrelu.search.confidence import FLAT, SAME, Hits, Prior, confidence, learned
-from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.stopping_rule import ROUNDS, effort
 
 _LOG = getLogger("unrelu")
 # Simulated observations of one level of noise. Where none of n misleads, agreement has a confidence of about

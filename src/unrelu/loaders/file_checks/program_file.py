@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.exported_program import SIZES, Program
+from unrelu.loaders._exported_program import SIZES, Program
+from unrelu.loaders._graph_recorder import AloneModule, SizeLimit
 from unrelu.loaders.file_checks import readable
-from unrelu.loaders.graph_recorder import AloneModule, SizeLimit
 from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen
 from unrelu.runtime.file_reading import check_members, json_limit, read_bytes, shown_size, zip_members

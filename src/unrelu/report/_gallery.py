@@ -22,8 +22,8 @@ from unrelu.errors import InputError, UnreluError
 from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.picture_scale import Scaling
-from unrelu.report.charts import curve
-from unrelu.report.facts import here, opened
+from unrelu.report._charts import curve
+from unrelu.report._facts import here, opened
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
 from unrelu.runs.chunk_work import Observations

@@ -24,10 +24,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders.chain_reader import LayerGraph, code_shape, read_chain
-from unrelu.loaders.exported_program import read_program
-from unrelu.loaders.graph_recorder import AloneModule
-from unrelu.loaders.torch_operations import BATCHES, known, mutates
+from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
+from unrelu.loaders._exported_program import read_program
+from unrelu.loaders._graph_recorder import AloneModule
+from unrelu.loaders._torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
@@ -77,7 +77,7 @@ def from_torch(
     Args:
         module: the generator: a module, a function of a tensor (also a lambda, a partial, a bound method such as
             ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram``. Modules read as layers are those
-            of :data:`unrelu.loaders.torch_operations.MODULES` and the functions and tensor methods that do the same,
+            of :data:`unrelu.loaders._torch_operations.MODULES` and the functions and tensor methods that do the same,
             reshaping, cutting and padding with zeros, and adding or multiplying by constants. The modules and tensors
             that a function uses are copied as the module's own are.
         latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k is

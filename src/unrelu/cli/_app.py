@@ -16,8 +16,8 @@ import typer
 
 import unrelu
 from unrelu.cli import options as opt
+from unrelu.cli._signatures import command
 from unrelu.cli.json_output import counted, leave
-from unrelu.cli.signatures import command
 from unrelu.cli.terminal import end, options_of, progress_bar, removed_if_empty, show, size_of
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.words import share
@@ -90,7 +90,7 @@ def invert(
     """
     import numpy as np
 
-    from unrelu.cli.picture_inversion import picture_writer, read_given
+    from unrelu.cli._picture_inversion import picture_writer, read_given
     from unrelu.datasets.pictures import is_picture
     from unrelu.datasets.result_folders import prepare_output, records, write_result
     from unrelu.datasets.small_files import read_bounds, read_measurement
@@ -346,7 +346,7 @@ def demo(
     import numpy as np
     from rich.console import Console
 
-    from unrelu.cli.demonstration import demo_document, run_demo
+    from unrelu.cli._demonstration import demo_document, run_demo
     from unrelu.datasets.result_folders import prepare_output
 
     prepare_output(output, overwrite)

@@ -11,12 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
-from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
-from unrelu.loaders.file_checks.keras_file import read_keras
-from unrelu.loaders.file_checks.program_file import read_program_file
-from unrelu.loaders.keras_layers import by_layer, from_keras
-from unrelu.loaders.torch_graph import from_program
-from unrelu.loaders.weight_arrays import (
+from unrelu.loaders._keras_layers import by_layer, from_keras
+from unrelu.loaders._torch_graph import from_program
+from unrelu.loaders._weight_arrays import (
     Activations,
     Entry,
     Named,
@@ -31,6 +28,9 @@ from unrelu.loaders.weight_arrays import (
     told,
     unnamed,
 )
+from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
+from unrelu.loaders.file_checks.keras_file import read_keras
+from unrelu.loaders.file_checks.program_file import read_program_file
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
@@ -160,7 +160,7 @@ def _read(
     max_bytes: int,
 ) -> Network | OpaqueNetwork:
     if suffix == ".onnx":
-        from unrelu.loaders.onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
+        from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
         return from_onnx(file, latent_shape, max_bytes)
     if suffix == ".pt2":

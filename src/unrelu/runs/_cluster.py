@@ -16,8 +16,8 @@ from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, get_wo
 
 from unrelu._version import __version__
 from unrelu.errors import InputError, OptionError, SolverError
+from unrelu.runs._local_workers import AHEAD, Engine, pickled
 from unrelu.runs.chunk_work import Outcome, Task, Work
-from unrelu.runs.local_workers import AHEAD, Engine, pickled
 from unrelu.runtime.interrupts import without_interrupts
 
 # Seconds to wait for a scheduler to answer.

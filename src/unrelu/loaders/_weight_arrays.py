@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.torch_operations import Part, float64, normalisation
+from unrelu.loaders._torch_operations import Part, float64, normalisation
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain_reader import read_chain, told
+from unrelu.loaders._chain_reader import read_chain, told
+from unrelu.loaders._graph_recorder import Recorder
+from unrelu.loaders._torch_operations import BATCHES, float64, normalisation, sloped
+from unrelu.loaders._weight_arrays import Entry, Named, natural
 from unrelu.loaders.file_checks.keras_file import Arrays
-from unrelu.loaders.graph_recorder import Recorder
-from unrelu.loaders.torch_operations import BATCHES, float64, normalisation, sloped
-from unrelu.loaders.weight_arrays import Entry, Named, natural
 from unrelu.models.affine import Scale, Shape, check_finite
 from unrelu.models.network import Network
 from unrelu.runtime.file_reading import shown_size

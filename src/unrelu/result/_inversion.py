@@ -15,7 +15,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import SIGNIFICANCE, Fit
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Jacobians, Problem, norms
-from unrelu.result.residual_tests import together
+from unrelu.result._residual_tests import together
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
 from unrelu.result.verdict_text import (
@@ -380,7 +380,7 @@ class Inversion:
 
     def _repr_html_(self) -> str:
         """For notebooks: the verdict with thumbnails of at most 8 observations, the worst of a batch."""
-        from unrelu.result.result_pictures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
+        from unrelu.result._result_pictures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
 
         summary, batch = self._summary(), self._batched()
         shown = summary.worst_first()[:_DRAWN]
@@ -415,7 +415,7 @@ class Inversion:
         >>> len(figure.axes)  # two rows of three, and the colour bar
         7
         """
-        from unrelu.result.result_pictures import panels  # noqa: PLC0415 -- Matplotlib, where it is used
+        from unrelu.result._result_pictures import panels  # noqa: PLC0415 -- Matplotlib, where it is used
 
         if isinstance(max_observations, bool) or not isinstance(max_observations, int) or max_observations < 1:
             raise OptionError(f"max_observations={max_observations!r} must be a whole number of at least 1")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders.chain_reader import LayerGraph, code_shape, read_chain, told
-from unrelu.loaders.graph_recorder import AloneModule, Recorder, StandIn
-from unrelu.loaders.onnx_functions import FUNCTIONS, Call
-from unrelu.loaders.torch_operations import BATCHES
+from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain, told
+from unrelu.loaders._graph_recorder import AloneModule, Recorder, StandIn
+from unrelu.loaders._onnx_functions import FUNCTIONS, Call
+from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork

@@ -22,8 +22,8 @@ from socketserver import TCPServer
 from typing import Any
 
 from unrelu.errors import HostError, UnreluError
-from unrelu.playground.drawing_answers import answer, parsed, picture, request_limit
-from unrelu.playground.picture_generators import PictureGenerator
+from unrelu.playground._drawing_answers import answer, parsed, picture, request_limit
+from unrelu.playground._picture_generators import PictureGenerator
 from unrelu.runtime.host import cores
 from unrelu.runtime.words import count
 

@@ -12,7 +12,7 @@ import numpy as np
 from unrelu._invert import invert
 from unrelu.errors import InputError
 from unrelu.measurements.operator_arguments import Mask
-from unrelu.playground.picture_generators import PictureGenerator
+from unrelu.playground._picture_generators import PictureGenerator
 from unrelu.result import Inversion, Status
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array

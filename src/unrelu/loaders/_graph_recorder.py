@@ -14,8 +14,8 @@ from torch.fx.proxy import GraphAppendingTracer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders.chain_reader import LayerGraph
-from unrelu.loaders.torch_operations import sloped
+from unrelu.loaders._chain_reader import LayerGraph
+from unrelu.loaders._torch_operations import sloped
 from unrelu.models.affine import Shape
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.file_reading import shown_size

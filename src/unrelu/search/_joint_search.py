@@ -21,12 +21,12 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.search._search_starts import SearchStarts, cheap_by_layer
+from unrelu.search._stopping_rule import Spent, StoppingRule, effort
 from unrelu.search.confidence import FLAT, SAME, Hits, confidence
 from unrelu.search.descents import Descents, Start
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_cache import SampleCache, fits_single
-from unrelu.search.search_starts import SearchStarts, cheap_by_layer
-from unrelu.search.stopping_rule import Spent, StoppingRule, effort
 
 # Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, and below the second single
 # precision sees no difference.

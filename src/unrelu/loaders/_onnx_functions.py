@@ -1,4 +1,4 @@
-"""ONNX operators as functions of PyTorch, which :mod:`unrelu.loaders.graph_recorder` records.
+"""ONNX operators as functions of PyTorch, which :mod:`unrelu.loaders._graph_recorder` records.
 
 Where an operator is a layer, it calls the function of PyTorch that is read as this layer.
 """
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders.graph_recorder import Recorder, StandIn
-from unrelu.loaders.torch_operations import check_axes, sloped
+from unrelu.loaders._graph_recorder import Recorder, StandIn
+from unrelu.loaders._torch_operations import check_axes, sloped
 from unrelu.models.affine import Resample, Shape
 from unrelu.runtime.array_types import Array
 

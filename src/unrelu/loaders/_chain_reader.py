@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders import torch_operations
-from unrelu.loaders.torch_operations import BATCHES, Flow, Part
+from unrelu.loaders import _torch_operations as torch_operations
+from unrelu.loaders._torch_operations import BATCHES, Flow, Part
 from unrelu.models.affine import Affine, Shape, Step
 from unrelu.models.network import Network
 

@@ -14,11 +14,11 @@ from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError
 from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
+from unrelu.report._charts import Histogram, histogram
+from unrelu.report._facts import machine, masked, objective, opened, question, script
+from unrelu.report._gallery import FoundData, criterion, find_data, gallery
+from unrelu.report._outcomes import above_noise, identifiability, known, messages, outcomes, spread_of, throughput
 from unrelu.report.certificates import certificates
-from unrelu.report.charts import Histogram, histogram
-from unrelu.report.facts import machine, masked, objective, opened, question, script
-from unrelu.report.gallery import FoundData, criterion, find_data, gallery
-from unrelu.report.outcomes import above_noise, identifiability, known, messages, outcomes, spread_of, throughput
 from unrelu.runs import Run, open_run
 from unrelu.runtime import words
 from unrelu.runtime.file_writing import drafted

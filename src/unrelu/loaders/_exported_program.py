@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders.graph_recorder import AloneModule
+from unrelu.loaders._graph_recorder import AloneModule
 from unrelu.models.affine import Shape
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

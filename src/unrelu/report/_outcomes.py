@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from unrelu.datasets.pictures import ENDINGS
 from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.report._charts import curve, histogram
 from unrelu.report.certificates import meaning
-from unrelu.report.charts import curve, histogram
 from unrelu.result import Status
 from unrelu.runs import Record, Run
 from unrelu.runtime.words import count
