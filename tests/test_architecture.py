@@ -165,3 +165,10 @@ except SystemExit as end:
 def test_the_demo_is_imported_only_when_asked_for():
     code = "import unrelu, sys; unrelu.invert, unrelu.load, unrelu.zoo; print('matplotlib' in sys.modules)"
     assert run(code) == "False\n"
+
+
+def test_loading_an_opaque_generator_does_not_load_the_compiler_of_torch():
+    code = (
+        "import sys, torch, unrelu; unrelu.from_torch(torch.sin, latent_shape=3); print('torch._dynamo' in sys.modules)"
+    )
+    assert run(code) == "False\n"
