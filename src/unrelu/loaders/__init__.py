@@ -1,6 +1,6 @@
-"""Trained models as networks: PyTorch modules, state_dicts, ONNX files and plain matrices.
+"""Read trained models as networks: PyTorch modules, state_dicts, ONNX and Keras files, and plain matrices.
 
-What was tried and why it is as it is: docs/notes/files.md.
+Design notes: docs/notes/files.md.
 """
 
 from unrelu.loaders._model_files import load

@@ -1,7 +1,7 @@
-"""A ``torch.fx`` graph as a chain of layers: the one reader, whatever the graph was made from.
+"""Read a ``torch.fx`` graph as a chain of layers. Graphs of all formats are read here.
 
-The graph is followed from the code to the output with the shapes of tensors alone. What does not depend on the code is
-computed.
+The graph is walked from the code to the output. Tensors that depend on the code are followed by their shapes alone;
+all others are computed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from unrelu.loaders._torch_operations import BATCHES, Flow, Part
 from unrelu.models.affine import Affine, Shape, Step
 from unrelu.models.network import Network
 
-# What PyTorch and NumPy raise where shapes and arguments do not fit.
-_COMPLAINTS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+# Errors that PyTorch and NumPy raise when shapes or arguments do not fit.
+_MISFITS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @contextmanager
-def told(place: str, shapes: Sequence[Shape], constants: Sequence[Shape] = ()) -> Iterator[None]:
-    """What goes wrong at the node ``place``, told with its name and the shapes of the data and constants that it takes.
+def errors_at(place: str, shapes: Sequence[Shape], constants: Sequence[Shape] = ()) -> Iterator[None]:
+    """Name the node ``place`` in errors, with the shapes of its data and constants where these do not fit.
 
     Raises:
-        UnsupportedModelError, ModelError: raised within, or in place of the complaints of PyTorch and NumPy.
+        UnsupportedModelError, ModelError: in place of the same error without the name, or of PyTorch's and NumPy's own.
     """
     try:
         yield
@@ -41,14 +41,14 @@ def told(place: str, shapes: Sequence[Shape], constants: Sequence[Shape] = ()) -
         raise UnsupportedModelError(f"{place} {error}") from error
     except ModelError as error:
         raise ModelError(f"{place}: {error}") from error
-    except _COMPLAINTS as error:
+    except _MISFITS as error:
         what = f"does not fit an input of shape {shapes[0]}" if shapes else "cannot be computed"
         beside = f", with constants of shapes {', '.join(map(str, constants))}" if constants else ""
         raise ModelError(f"{place} {what}{beside}: {_without_batch(str(error))}") from error
 
 
 def code_shape(latent_shape: object) -> Shape:
-    """The shape of one latent code as a tuple; an integer k means (k,)."""
+    """Return the shape of one latent code as a tuple; an integer k means (k,)."""
     entries = tuple(latent_shape) if isinstance(latent_shape, Iterable) else (latent_shape,)
     try:
         shape = tuple(operator.index(n) for n in entries)
@@ -60,19 +60,19 @@ def code_shape(latent_shape: object) -> Shape:
 
 
 def _without_batch(text: str) -> str:
-    return functools.reduce(lambda said, batch: said.replace(str(batch), "B"), BATCHES, text)
+    return functools.reduce(lambda message, batch: message.replace(str(batch), "B"), BATCHES, text)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerGraph:
-    """A graph with what it refers to.
+    """A graph with the modules and tensors that it refers to.
 
-    A node's ``meta`` may have its ``place``, its name in messages, and a ``reason`` why it is no layer.
+    A node's ``meta`` may hold its ``place`` (its name in messages) and a ``reason`` why it is not a layer.
 
     Attributes:
-        root: has its modules, parameters and buffers.
-        graph: all of it matters for the output.
-        constants: further tensors by the names of their nodes' targets.
+        root: the module that owns the modules, parameters and buffers.
+        graph: the graph, without nodes that do not affect the output.
+        constants: further tensors, by the target of the node that reads each.
     """
 
     root: nn.Module
@@ -80,11 +80,11 @@ class LayerGraph:
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     def module(self, node: fx.Node) -> nn.Module | None:
-        """The module that a node calls."""
+        """The module that a node calls; None if it calls none."""
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def code(self) -> fx.Node:
-        """The node of the code."""
+        """The node that is the latent code."""
         inputs: list[fx.Node] = [node for node in self.graph.nodes if node.op == "placeholder" and node.users]
         if len(inputs) != 1:
             names = [str(node.target) for node in inputs]
@@ -94,16 +94,17 @@ class LayerGraph:
         return inputs[0]
 
     def constant(self, name: str) -> Any:
-        """A parameter, a buffer or another constant, copied."""
-        known = name in self.constants
-        value = self.constants[name] if known else functools.reduce(getattr, name.split("."), self.root)
+        """A copy of a parameter, buffer or other constant."""
+        own = name in self.constants
+        value = self.constants[name] if own else functools.reduce(getattr, name.split("."), self.root)
         return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def read_chain(graphs: Sequence[LayerGraph], shape: Shape, batches: Sequence[int]) -> Network | UnsupportedModelError:
-    """The network that graphs of one model describe, made for batches of these sizes; or why it is no chain of layers.
+    """Return the network that the graphs describe, or the error that says why the model is not a chain of layers.
 
-    With two, what depends on the batch size or on random numbers is seen from their difference.
+    The graphs are of one model, each for one of the batch sizes. Two graphs that differ reveal a dependence on the
+    batch size or on random numbers.
 
     Raises:
         UnsupportedModelError: the graphs differ, by the batch size or by random numbers.
@@ -133,14 +134,14 @@ def _same(one: Part, two: Part) -> bool:
 
 
 class _Walk:
-    """One walk along a graph, with the ``parts`` of the chain, each with its place in the model."""
+    """One walk along a graph. It collects the ``parts`` of the chain, each with its place in the model."""
 
     def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
         self.graph = graph
         self.parts: list[tuple[Part, str]] = []
         code = graph.code()
         self._head = Flow(shape, batch, code.meta.get("place", "the input"))
-        self._takers: dict[Flow, str] = {}
+        self._consumers: dict[Flow, str] = {}
         values: dict[fx.Node, Any] = {code: self._head}
         for node in graph.graph.nodes:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
@@ -150,20 +151,20 @@ class _Walk:
                 values[node] = self._value(node, args, dict(kwargs))
 
     def _value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The value of a node: a :class:`Flow`, or whatever a constant expression gives."""
+        """The value of a node: a :class:`Flow` if it depends on the code, else the constant."""
         m = self.graph.module(node)
         named = f"node {node.name!r}" if m is None else f"module {str(node.target)!r} ({type(m).__name__})"
         place = node.meta.get("place", named)
         flows: list[Flow] = []
         fx.node.map_aggregate((args, kwargs), lambda a: flows.append(a) if isinstance(a, Flow) else None)
-        with told(place, [flow.shape for flow in flows]):
+        with errors_at(place, [flow.shape for flow in flows]):
             if len(flows) > 1:
                 raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
             if not flows:
                 return self._constant(node, args, kwargs) if m is None else m(*args, **kwargs)
-            asked = args[1] if node.target is getattr else node.target
-            if m is None and asked in torch_operations.QUERIES:
-                return _answer(flows[0], asked, node.target is getattr, args[1:], kwargs)
+            query = args[1] if node.target is getattr else node.target
+            if m is None and query in torch_operations.QUERIES:
+                return _answer(flows[0], query, node.target is getattr, args[1:], kwargs)
             parts = _parts_of_call(node, args, kwargs) if m is None else _parts_of_module(m, args, kwargs)
             return self._advance(flows[0], parts, place)
 
@@ -177,22 +178,22 @@ class _Walk:
         return function(*args[method:], **kwargs)
 
     def _advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
-        """Append the parts that the node ``place`` makes of ``flow``; returns what leaves it."""
+        """Append the parts that the node ``place`` applies to ``flow``; return its output."""
         if flow is not self._head:
             raise UnsupportedModelError(
-                f"and {self._takers[flow]} both take the output of {flow.origin}, where the model branches; "
+                f"and {self._consumers[flow]} both take the output of {flow.origin}, where the model branches; "
                 "only chains of layers can be inverted"
             )
         shape = flow.shape
         for part in parts:
             shape = Affine.compose([part], shape).out_shape if isinstance(part, Step) else shape
         self.parts.extend((part, place) for part in parts)
-        self._takers[flow] = place
+        self._consumers[flow] = place
         self._head = Flow(shape, flow.batch, place)
         return self._head
 
     def _finish(self, output: Any) -> None:
-        """Check that the output of the model is what leaves the last part."""
+        """Check that the output of the model is the output of the last part."""
         # A trace with containers among the default arguments returns a list.
         if isinstance(output, list | tuple) and len(output) == 1:
             output = output[0]
@@ -202,8 +203,8 @@ class _Walk:
             raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
         if output is not self._head:
             raise UnsupportedModelError(
-                f"{self._takers[output]} takes the output of {output.origin}, which is also the output of the model; "
-                "only chains of layers can be inverted"
+                f"{self._consumers[output]} takes the output of {output.origin}, which is also the output of the "
+                "model; only chains of layers can be inverted"
             )
 
 
@@ -238,9 +239,9 @@ def _parts_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any])
     return list(function(*args, **kwargs))
 
 
-def _answer(flow: Flow, asked: str, attribute: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What ``x.shape``, ``x.size(0)`` and the like say about a flow."""
-    if asked == "device":
+def _answer(flow: Flow, query: str, attribute: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The value of ``x.shape``, ``x.size(0)`` and the like for a flow x."""
+    if query == "device":
         return torch.device("cpu")
-    value = getattr(flow.meta(), asked)
+    value = getattr(flow.meta(), query)
     return value if attribute else value(*args, **kwargs)

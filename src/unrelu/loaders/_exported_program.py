@@ -1,7 +1,7 @@
-"""Programs of ``torch.export`` as modules: their graphs of ATen operators, written in PyTorch's functions.
+"""Turn programs of ``torch.export``, graphs of ATen operators, into modules.
 
-Operators that do what one of PyTorch's functions does become that function, so that a program of layers is read as
-layers. All others are kept.
+An operator becomes the function of PyTorch that does the same, if there is one, so that layers are recognised. All
+other operators are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders._graph_recorder import AloneModule
+from unrelu.loaders._graph_recorder import FixedBatchModule
 from unrelu.models.affine import Shape
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -36,18 +36,18 @@ _METHODS = {
     "clone.default": "clone",
     "unflatten.int": "unflatten",
 }
-# Functions of Python that programs compute sizes with.
+# Python functions by which programs compute sizes.
 SIZES = {name: getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "neg", "getitem")}
-# A number of the type that all is computed in, which copies of a module convert as they convert weights.
+# Name of a buffer whose type is that of all computations: copies of a module convert it together with the weights.
 _REAL = "real"
 
 
 class Program:
-    """A program of one input, which is written node by node; ``shape`` is that of one code.
+    """A program with one input, built node by node; ``shape`` is the shape of one code.
 
     Args:
         inputs: the names of its inputs.
-        sizes: of the input of this name; None where they are left open.
+        sizes: returns the sizes of an input, given its name; None where a size is open.
     """
 
     def __init__(self, inputs: Sequence[str], sizes: Callable[[str], Sequence[int | None]]) -> None:
@@ -67,14 +67,16 @@ class Program:
         self._root.register_buffer(_REAL, torch.zeros((), dtype=torch.float64))
         self.nodes = {inputs[0]: self._graph.placeholder("z")}
 
-    def hold(self, name: str, tensor: Tensor) -> None:
+    def add_constant(self, name: str, tensor: Tensor) -> None:
         """Add a weight or another constant."""
         own = f"own_{len(self.nodes)}"
         self._root.register_buffer(own, tensor.detach().clone())
         self.nodes[name] = self._graph.get_attr(own)
 
-    def call(self, name: str, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Add a node that calls an operator; one of which there is the name alone must not be called."""
+    def add_call(
+        self, name: str, target: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Add a node that calls an operator. An operator given by name is unknown: the output must not need it."""
         if isinstance(target, str):
             self.nodes[name] = self._graph.call_function(_refused)
             self.nodes[name].meta["reason"] = f"node {name!r} calls {target}, which is not among known operators"
@@ -82,29 +84,29 @@ class Program:
             self.nodes[name] = _node(self._graph, target, args, kwargs)
 
     def module(self, outputs: Sequence[str]) -> nn.Module:
-        """The program with these outputs, as a module of batches of any size."""
+        """The program with these outputs, as a module for batches of any size."""
         found = tuple(self.nodes[name] for name in outputs)
         self._graph.output(found[0] if len(found) == 1 else found)
-        self._graph.eliminate_dead_code(_matters)  # such as guards and assertions
+        self._graph.eliminate_dead_code(_has_effect)  # drops guards and assertions
         for node in self._graph.nodes:
             if node.target is _refused:
                 raise UnsupportedModelError(node.meta["reason"])
         module = fx.GraphModule(self._root, self._graph, "ExportedProgram").eval()
-        return module if self._batch is None else AloneModule(module, self._batch)
+        return module if self._batch is None else FixedBatchModule(module, self._batch)
 
 
 def _refused() -> None:
-    """Stands for an operator that must not be called."""
+    """Placeholder for an operator that must not be called."""
 
 
-def _matters(node: fx.Node) -> bool:
-    """Whether a node does something even where its result is dropped."""
+def _has_effect(node: fx.Node) -> bool:
+    """Whether a node must be kept even if its result is not used."""
     schema = getattr(node.target, "_schema", None)
     return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)
 
 
 def read_program(program: torch.export.ExportedProgram) -> tuple[nn.Module, Shape]:
-    """A program that was exported in this process, or loaded by ``torch.export.load``, and the shape of one code."""
+    """Return a program that this process exported or loaded, as a module, and the shape of one code."""
     signature, nodes = program.graph_signature, {node.name: node for node in program.graph.nodes}
     inputs = [spec for spec in signature.input_specs if not isinstance(spec.arg, ConstantArgument)]
     codes = [spec.arg.name for spec in inputs if spec.kind == InputKind.USER_INPUT]
@@ -112,17 +114,17 @@ def read_program(program: torch.export.ExportedProgram) -> tuple[nn.Module, Shap
     for spec in inputs:
         if spec.kind != InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
             held = program.constants if spec.target in program.constants else program.state_dict
-            found.hold(spec.arg.name, held[str(spec.target)])
+            found.add_constant(spec.arg.name, held[str(spec.target)])
     for node in program.graph.nodes:
         if node.op == "call_function":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: found.nodes.get(n.name))
-            found.call(node.name, node.target, args, dict(kwargs))
+            found.add_call(node.name, node.target, args, dict(kwargs))
     outputs = [s.arg.name for s in signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
     return found.module(outputs), found.shape
 
 
 def _node(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    """A node that does the same, in PyTorch's functions where one does."""
+    """A node that calls ``target``, or the function of PyTorch that does the same."""
     name = str(target).removeprefix("aten.")
     if name == "batch_norm.default":
         x, weight, bias, mean, variance, training, momentum, eps = args[:8]
@@ -137,7 +139,7 @@ def _node(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _converted(graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
-    """A conversion to a floating type is one to the type of ``_REAL``, in which all is computed here."""
+    """A node that converts to the type of the buffer ``_REAL``, whichever floating type the program names."""
     dtype = next((a for a in (*args[1:], *kwargs.values()) if isinstance(a, torch.dtype)), None)
     if dtype is not None and not dtype.is_floating_point:
         raise UnsupportedModelError(f"the program converts data to {dtype}, which is not a real number")

@@ -1,4 +1,4 @@
-"""Graphs of other formats as ``torch.fx`` graphs: functions of tensors run on stand-ins, and are recorded."""
+"""Record graphs of other formats as ``torch.fx`` graphs, by running functions of tensors on stand-ins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unrelu.models.affine import Shape
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.file_reading import shown_size
 
-# For these, PyTorch would load its compiler or SymPy to tell shapes without numbers, which takes seconds.
+# To infer the shapes of these functions' outputs, PyTorch would load its compiler or SymPy, which takes seconds.
 _ARITHMETIC = (
     torch.add, torch.sub, torch.mul, torch.div, operator.add, operator.sub, operator.mul, operator.truediv, sloped,
 )  # fmt: skip
@@ -31,13 +31,13 @@ _LAYERS = (
 
 
 class StandIn(fx.Proxy):
-    """What stands for a tensor: its node, and as ``value`` a tensor of its shape without numbers."""
+    """Stands for a tensor. It has the tensor's node, and as ``value`` a meta tensor of the same shape."""
 
     value: Any
 
     @property
     def shape(self) -> Shape:
-        """Of the whole tensor, batch axis included."""
+        """The shape of the whole tensor, batch axis included."""
         return tuple(self.value.shape)
 
     def dim(self) -> int:
@@ -52,13 +52,13 @@ class StandIn(fx.Proxy):
 class Recorder(GraphAppendingTracer):
     """Records what functions do to ``code``, a stand-in for a batch of codes.
 
-    Shapes are known at once, since everything is computed without numbers as well. Tensors become buffers of the graph,
-    in float64 if they are real.
+    Shapes are known at once, because every call is also run on meta tensors, which have no entries. Constants become
+    buffers of the graph.
 
     Args:
-        shape: of the batch.
-        place: what the code is called in messages.
-        max_bytes: that a tensor of one code may take.
+        shape: the shape of the batch.
+        place: the name of the code in messages.
+        max_bytes: the most bytes that a tensor may take for one code.
     """
 
     def __init__(self, shape: Shape, place: str, max_bytes: int) -> None:
@@ -72,39 +72,39 @@ class Recorder(GraphAppendingTracer):
             self.code.value = torch.empty(shape, dtype=torch.float64, device="meta")
 
     def at(self, place: str) -> None:
-        """From here on, the node of the model at ``place`` is recorded."""
+        """Begin the node of the model that messages call ``place``."""
         self._meta = {"place": place, "reason": "is not an affine map or a known activation"}
 
-    def no_layer(self, reason: str) -> None:
-        """What is recorded next, up to another place, is no layer, for this reason."""
+    def not_a_layer(self, reason: str) -> None:
+        """Mark what follows in this node of the model as not a layer, for this reason."""
         self._meta = self._meta | {"reason": reason}
 
     def allow(self, shape: Sequence[int]) -> None:
-        """Refuse a tensor of this shape if it is too large, before anything of that size is computed."""
+        """Refuse a shape that is too large, before a tensor of that size is computed."""
         with self._limit:
             torch.empty(*shape, device="meta")
 
     def graph_of(self, output: StandIn) -> LayerGraph:
-        """What was recorded, up to this output."""
+        """The recorded graph, ending in this output."""
         self.create_node("output", "output", (output.node,), {})
         return LayerGraph(self.root, self.graph)
 
     def proxy(self, node: fx.Node) -> StandIn:
-        """The stand-in for what a node gives."""
+        """The stand-in for the output of a node."""
         return StandIn(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """A node that knows its place in the model."""
+        """Create a node that knows its place in the model."""
         node = super().create_node(*args, **kwargs)
         node.meta |= self._meta
         return node
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
-        """A node, and what it gives without numbers."""
+        """Create a node, and run its call on meta tensors."""
         made: Any = super().create_proxy(kind, target, args, kwargs, *more, **named)
         if kind != "placeholder":
             shape = None if kind == "call_method" else _known_shape(target, args, kwargs)
-            given, options = fx.node.map_aggregate((args, kwargs), _without_numbers)
+            given, options = fx.node.map_aggregate((args, kwargs), _as_meta)
             with self._limit:
                 if shape is not None:
                     made.value = torch.empty(*shape, dtype=torch.float64, device="meta")
@@ -115,7 +115,7 @@ class Recorder(GraphAppendingTracer):
         return made
 
     def create_arg(self, a: Any) -> Any:
-        """An argument of a node: tensors become buffers."""
+        """Convert an argument of a node: tensors become buffers."""
         if not isinstance(a, Tensor):
             return super().create_arg(a)
         if id(a) not in self._known:
@@ -125,24 +125,24 @@ class Recorder(GraphAppendingTracer):
 
 
 def _known_shape(function: Any, args: Sequence[Any], options: dict[str, Any]) -> Shape | None:
-    """The shape of what a function gives where it is found quickly: of arithmetic, and of layers for no code at all."""
+    """The output shape of arithmetic (by broadcasting) and of layers (by a run on an empty batch), else None."""
     if function in _ARITHMETIC:
         return np.broadcast_shapes(*(tuple(x.shape) for x in args if isinstance(x, StandIn | Tensor)))
     if function not in _LAYERS or [i for i, x in enumerate(args) if isinstance(x, StandIn)] != [0]:
         return None
     batch, *shape = args[0].shape
-    none, *found = function(torch.empty(0, *shape, dtype=torch.float64), *args[1:], **options).shape
-    return None if none or 0 in found else (batch, *found)
+    rows, *found = function(torch.empty(0, *shape, dtype=torch.float64), *args[1:], **options).shape
+    return None if rows or 0 in found else (batch, *found)
 
 
-def _without_numbers(value: Any) -> Any:
+def _as_meta(value: Any) -> Any:
     if isinstance(value, StandIn):
         return value.value
     return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
 
 class SizeLimit(TorchDispatchMode):
-    """Makes tensors without numbers only, none of more than ``max_bytes`` for each of ``count`` codes."""
+    """Makes meta tensors only, and refuses one of more than ``max_bytes`` for each of ``count`` codes."""
 
     def __init__(self, max_bytes: int, count: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -150,7 +150,7 @@ class SizeLimit(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here: PyTorch need not load its compiler, which would take seconds."""
+        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -167,8 +167,8 @@ class SizeLimit(TorchDispatchMode):
         return result
 
 
-class AloneModule(nn.Module):
-    """A module that takes batches of one size, for batches of any size: each code is computed alone."""
+class FixedBatchModule(nn.Module):
+    """Makes a module that takes batches of one size take any: each code, repeated, is a batch of its own."""
 
     body: nn.Module
     batch: int
@@ -180,8 +180,8 @@ class AloneModule(nn.Module):
     def forward(self, z: Tensor) -> Any:
         """The outputs of the codes."""
         with plain_attention():
-            return torch.func.vmap(self._alone)(z)
+            return torch.func.vmap(self._of_one)(z)
 
-    def _alone(self, row: Tensor) -> Any:
-        result = self.body(row.expand(self.batch, *row.shape))
+    def _of_one(self, code: Tensor) -> Any:
+        result = self.body(code.expand(self.batch, *code.shape))
         return tuple(x[0] for x in result) if isinstance(result, tuple) else result[0]

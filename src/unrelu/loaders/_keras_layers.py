@@ -1,7 +1,7 @@
-"""The configuration of a Keras model as a graph of PyTorch functions, with the arrays that belong to each layer.
+"""Turn the configuration and arrays of a Keras model into a graph of PyTorch functions.
 
-The configuration is JSON that names Keras' own classes. It is read, never run: a Lambda layer, which holds Python
-bytecode, is refused like every class that is not in the table below.
+The configuration is JSON that names Keras' own classes. It is read, never run. A Lambda layer, which holds Python
+bytecode, is refused, as is every class that is not in the table ``_READERS``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders._chain_reader import read_chain, told
+from unrelu.loaders._chain_reader import errors_at, read_chain
 from unrelu.loaders._graph_recorder import Recorder
 from unrelu.loaders._torch_operations import BATCHES, float64, normalisation, sloped
 from unrelu.loaders._weight_arrays import Entry, Named, natural
@@ -30,17 +30,17 @@ from unrelu.runtime.file_reading import shown_size
 Config = Mapping[str, Any]
 
 _MODELS = ("Sequential", "Functional", "Model")
-# Each is looked for among the arrays of the file.
+# The most layers of a configuration: each is searched for among the arrays of the file.
 _LAYERS = 2000
-# What Keras 3 and Keras 2 call the list of a model's layers in a file of weights.
+# Names of the list of a model's layers in a file of weights, in Keras 3 and Keras 2.
 CONTAINERS = ("layers", "_layers", "_layer_checkpoint_dependencies")
 
 
 def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
-    """The network that a configuration describes.
+    """Return the network that a configuration describes.
 
     Raises:
-        ModelFileError: the configuration is not what Keras writes, or arrays are missing.
+        ModelFileError: the configuration is not one that Keras writes, or arrays are missing.
         UnsupportedModelError: a layer is not an affine map or a known activation, or the model branches.
         ModelError: shapes do not fit, or weights are not finite.
 
@@ -74,7 +74,7 @@ def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """One layer of a configuration, or a model in the place of one."""
+    """One layer of a configuration, or a model used as a layer."""
 
     kind: str
     name: str
@@ -97,18 +97,18 @@ class _Layer:
 
     @property
     def layers(self) -> list[_Layer]:
-        """Of a model."""
+        """The layers of a model."""
         return [_Layer.read(config) for config in self.settings["layers"]]
 
     def count(self) -> int:
-        """Layers in it, with those of models in their places."""
+        """The number of layers, those of nested models included."""
         return sum(1 + (layer.count() if layer.kind in _MODELS else 0) for layer in self.layers)
 
     def __str__(self) -> str:
         return f"layer {self.name!r} ({self.kind})"
 
     def inbound(self) -> list[str]:
-        """The layers whose outputs it takes."""
+        """The names of the layers whose outputs it takes."""
         if len(self.nodes) != 1:
             raise UnsupportedModelError(
                 f"{self} is applied {len(self.nodes)} times; only chains of layers can be inverted"
@@ -120,7 +120,7 @@ class _Layer:
 
 
 def _histories(node: Any) -> list[str]:
-    """The layers that the tensors in the arguments of a call come from, in a configuration of Keras 3."""
+    """The names of the layers whose outputs are arguments of a call, in a configuration of Keras 3."""
     if isinstance(node, Mapping):
         if node.get("class_name") == "__keras_tensor__":
             return [str(node["config"]["keras_history"][0])]
@@ -137,8 +137,8 @@ def _input_shape(model: _Layer) -> Shape:
     if full is None and first.kind in _MODELS:
         return _input_shape(first)
     if full is None or None in full[1:] or len(full) < 2:
-        said = "does not say the shape of a code" if full is None else f"takes codes of shape {tuple(full[1:])}"
-        raise ModelError(f"the model {said}; build it with keras.Input(shape=(k,)) and save it anew")
+        problem = "does not say the shape of a code" if full is None else f"takes codes of shape {tuple(full[1:])}"
+        raise ModelError(f"the model {problem}; build it with keras.Input(shape=(k,)) and save it anew")
     shape = tuple(full[1:])
     if any(type(n) is not int or n < 1 for n in shape):
         raise ModelFileError(f"its configuration states codes of shape {shape}; these are positive numbers")
@@ -146,7 +146,7 @@ def _input_shape(model: _Layer) -> Shape:
 
 
 def _output(model: _Layer, code: Any, weights: _Weights, recorder: Recorder) -> Any:
-    """What a model, or a model in the place of a layer, makes of the code."""
+    """Record a model, or a model used as a layer, and return its output."""
     functional, last, found = model.kind != "Sequential", "", {"": code}
     if functional:
         for key in ("input_layers", "output_layers"):
@@ -170,11 +170,11 @@ def _ends(given: Any) -> list[str]:
 
 
 def _applied(layer: _Layer, inputs: list[Any], weights: _Weights, recorder: Recorder) -> Any:
-    """What a layer makes of its inputs."""
+    """Record a layer and return its output."""
     if layer.kind in _MODELS and len(inputs) == 1:
         return _output(layer, inputs[0], weights.inside(layer), recorder)
     recorder.at(str(layer))
-    with told(str(layer), [x.shape[1:] for x in inputs]):
+    with errors_at(str(layer), [x.shape[1:] for x in inputs]):
         if len(inputs) != 1:
             raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
         if layer.kind == "Lambda":
@@ -196,8 +196,8 @@ class _Weights:
     """The arrays of a model, handed out layer by layer.
 
     ``model.save("model.h5")`` stores them by the names of layers and arrays: ``dense_1/dense_1/kernel:0``. A ``.keras``
-    file of Keras 3 and of the last of Keras 2 stores them by the class of the layer, counted, and the number of the
-    array: ``layers/dense_1/vars/0`` is the kernel of the second Dense layer, whatever its name is.
+    file of Keras 3 and late versions of Keras 2 numbers the layers of each class and the arrays of each layer:
+    ``layers/dense_1/vars/0`` is the kernel of the second Dense layer, whatever its name is.
     """
 
     def __init__(self, arrays: Arrays, counted: bool) -> None:
@@ -211,7 +211,7 @@ class _Weights:
         return cls(below, True) if counted else cls(arrays, False)
 
     def of(self, layer: _Layer, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of a layer, by these names, in the order in which Keras numbers them; some may be missing."""
+        """The arrays of a layer by name; ``names`` are in the order of Keras' numbers, and some may be missing."""
         if self._counted:
             below = self._below(self._group(layer))
             found = {names[i]: below[f"vars/{i}"] for i in range(len(names)) if f"vars/{i}" in below}
@@ -234,12 +234,12 @@ class _Weights:
         return found
 
     def inside(self, layer: _Layer) -> _Weights:
-        """The arrays of a model in the place of a layer."""
+        """The arrays of a model used as a layer."""
         below = self._below(self._group(layer) if self._counted else layer.name)
         return _Weights.of_file(below) if self._counted else _Weights(below, False)
 
     def check_all_used(self) -> None:
-        """Refuse a file that has more layers of a class than the configuration."""
+        """Refuse a file that has another number of layers of a class than the configuration."""
         for kind, used in self._used.items():
             if len(groups := self._groups(kind)) != used:
                 raise ModelFileError(f"the configuration has {used} layers {kind!r}, the file {len(groups)}: {groups}")
@@ -248,7 +248,7 @@ class _Weights:
         return {path[len(group) + 1 :]: array for path, array in self._arrays.items() if path.startswith(f"{group}/")}
 
     def _group(self, layer: _Layer) -> str:
-        """The next group of the layer's class, in the order of their numbers, which may have gaps."""
+        """The next group of the layer's class, in the order of their numbers (which may have gaps)."""
         kind = _snake_case(layer.kind)
         self._used[kind] = self._used.get(kind, 0) + 1
         groups = self._groups(kind)
@@ -266,9 +266,9 @@ class _Weights:
 
 
 def by_layer(arrays: Arrays) -> Named:
-    """The arrays of a file without a configuration, by layer: ``dense_1``, or ``decoder/dense_1`` within a model.
+    """Return the arrays of a file without a configuration, by layer: ``dense_1``, or ``decoder/dense_1`` in a model.
 
-    Layers of which the numbers alone are stored (``layers/dense_1/vars/0``) are known by the shapes of their arrays.
+    Where arrays are numbered (``layers/dense_1/vars/0``), their shapes tell which is which.
     """
     layers: dict[str, dict[str, Entry]] = {}
     for path in sorted(arrays, key=natural):
@@ -283,7 +283,7 @@ def by_layer(arrays: Arrays) -> Named:
 
 
 def _named(layer: str, held: dict[str, Entry]) -> dict[str, Entry]:
-    """Counted arrays by their names: those of a batch normalisation, of which gamma and beta may be left out."""
+    """Name the numbered arrays of a Dense layer or a batch normalisation, which may lack gamma or beta."""
     if list(held) != [str(i) for i in range(len(held))]:
         return held
     axes = tuple(array.ndim for array in held.values())
@@ -303,7 +303,7 @@ def _snake_case(kind: str) -> str:
 
 
 def _dense(layer: _Layer, x: Tensor, weights: _Weights) -> Tensor:
-    """kernel^T x + bias; Keras' kernels are (inputs, outputs)."""
+    """kernel^T x + bias; kernels of Keras are (inputs, outputs)."""
     found = weights.of(layer, ("kernel", "bias"))
     kernel = found["kernel"]
     if kernel.ndim != 2 or kernel.shape[1] != layer.settings.get("units", kernel.shape[1]):
@@ -343,7 +343,7 @@ def _rescaling(layer: _Layer, x: Tensor, weights: _Weights) -> Tensor:
 
 
 def _activated(x: Tensor, given: Any) -> Tensor:
-    """An activation by its name, or by the layer that is given in place of one; the identity is none."""
+    """Apply an activation, given by its name or as a layer."""
     if isinstance(given, Mapping) and given.get("class_name") in ("ReLU", "LeakyReLU"):
         return _bent(x, given["class_name"], given["config"])
     if given is None or given == "linear":
@@ -358,7 +358,7 @@ def _activated(x: Tensor, given: Any) -> Tensor:
 
 
 def _bent(x: Tensor, kind: str, settings: Config) -> Tensor:
-    """ReLU and LeakyReLU, max(u, 0) + c min(u, 0)."""
+    """Apply ReLU or LeakyReLU, max(u, 0) + c min(u, 0)."""
     if settings.get("max_value") is not None or settings.get("threshold"):
         raise UnsupportedModelError(
             f"has max_value={settings.get('max_value')!r} and threshold={settings.get('threshold')!r}; only a ReLU "
@@ -376,7 +376,7 @@ def _number(settings: Config, key: str, default: float) -> float:
 
 
 def _values(given: Any) -> Any:
-    """A number or a list, also where Keras stores that it was an array."""
+    """A number or list; Keras may wrap it in a record that says it was an array."""
     if isinstance(given, Mapping):
         return given["config"]["value"] if "config" in given else given["value"]
     return given
@@ -404,7 +404,7 @@ _READERS: dict[str, Callable[[_Layer, Tensor, _Weights], Tensor]] = {
     "Rescaling": _rescaling,
     "Flatten": lambda layer, x, weights: x.reshape(x.shape[0], math.prod(x.shape[1:])),
     "Reshape": lambda layer, x, weights: x.reshape(x.shape[0], *layer.settings["target_shape"]),
-    # What training alone does.
+    # Layers that act in training only.
     **dict.fromkeys(
         ("InputLayer", "Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "ActivityRegularization"),
         lambda layer, x, weights: x,

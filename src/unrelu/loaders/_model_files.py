@@ -1,4 +1,4 @@
-"""Model files as networks: which reader a file goes to, and what each format promises."""
+"""Read model files as networks. The suffix of a file selects its reader."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from unrelu.loaders._weight_arrays import (
     from_names,
     grouped,
     matrices,
+    names_and_shapes,
     natural,
     numbered,
     of_kernels,
     tensors,
-    told,
     unnamed,
 )
 from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
@@ -38,7 +38,7 @@ from unrelu.models.torch_callables import GeneratorCall
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
-# Characters of a message.
+# The most characters of a message.
 _LONGEST = 4000
 _GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
@@ -59,51 +59,51 @@ def load(
     output_scale: object = None,
     output_basis: object = None,
 ) -> Network | OpaqueNetwork:
-    """A network from a file, read by its suffix. No file can run code, have other files read, or fill the memory.
+    """Read a network from a file. No file can run code, have other files read, or fill the memory.
 
-    Pickled objects are refused, and so is a file that states more than it holds, or would take more than ``max_bytes``
-    once decompressed, before it is read.
+    The suffix selects the format. A file is refused before it is read if it holds pickled objects, states more than it
+    holds, or would take more than ``max_bytes`` once decompressed.
 
     - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
-      in a second file beside it, if that is called like the model with ``.data`` or ``_data`` behind. A graph that
-      branches becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
-    - ``.pt2``: a program of ``torch.export.save``, of known operators, read without ``torch.export.load``, which
+      in a second file beside it, with the name of the model followed by ``.data`` or ``_data``. A graph that branches
+      becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
+    - ``.pt2``: a program of ``torch.export.save`` with known operators. It is not read by ``torch.export.load``, which
       unpickles.
     - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
-      hold the activation's name, or one for each layer.
+      hold the name of the activation, or one name for each layer.
     - ``.keras``, and ``.h5`` of a whole model (need ``unrelu[hdf5]``): Sequential and Functional models of Keras 2 and
-      3 whose layers are Dense, activations, normalisations and reshapes, with the activations that the file states.
-      Lambda layers are refused.
+      3 whose layers are Dense, activations, normalisations and reshapes. Lambda layers are refused.
     - ``.weights.h5``, and ``.h5`` of weights alone: Dense layers.
 
-    Files of weights store neither activations, which have to be passed, nor the epsilon of a batch normalisation (1e-5
-    is used), nor the geometry of convolutions, which are refused. Batch normalisations act before the activation of the
-    matrix they follow; those of Keras and Flax may act after it, and are read from whole models alone. A ``weight`` is
-    (outputs, inputs). A ``kernel``, as Keras and Flax call it, is (inputs, outputs), and such layers are sorted by
-    their numbers, ``dense``, ``dense_1``, ..., ``dense_10``; where their names differ in more, ``layers`` has to say
-    the order.
+    Files of weights do not store activations, which must be passed, nor the epsilon of a batch normalisation (1e-5 is
+    used), nor the geometry of convolutions, which are refused. A batch normalisation acts before the activation of the
+    matrix that it follows. In Keras and Flax it may act after it, so it is read from whole models only. A ``weight`` is
+    (outputs, inputs). A ``kernel`` of Keras or Flax is (inputs, outputs). Layers with kernels are sorted by number:
+    ``dense``, ``dense_1``, ..., ``dense_10``. If their names differ in more than numbers, ``layers`` must state the
+    order.
 
     Args:
         path: the file.
-        layers: names of layers to pick out of a larger file of weights, in the order in which they are applied, e.g.
-            ``["fc3", "fc4"]``; or what all their names begin with, ``"decoder."``, in the order of the file; None takes
-            all of them. Of a whole Keras model, it picks from the weights, ``["decoder/dense", "decoder/dense_1"]``,
-            and ``activation`` has to be passed.
-        activation: as in :func:`unrelu.from_arrays`: one for every layer, ``"relu"``, or one for each,
-            ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs it.
+        layers: names of layers to pick from a larger file of weights, in the order in which they are applied, e.g.
+            ``["fc3", "fc4"]``; or a prefix of their names, ``"decoder."``, in the order of the file; None takes all
+            layers. For a whole Keras model, it picks from the weights, ``["decoder/dense", "decoder/dense_1"]``, and
+            ``activation`` must be passed.
+        activation: as in :func:`unrelu.from_arrays`: one for all layers, ``"relu"``, or one for each,
+            ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
-        max_bytes: the most that the tensors may take, as they are stored and as float64; 4 GiB by default.
+        max_bytes: the most bytes that the tensors may take, as stored and as float64; 4 GiB by default.
         input_scale, output_scale, output_basis: how inputs and outputs were standardised or projected for training; see
             :func:`unrelu.from_arrays`.
 
     Raises:
-        ModelFileError: the file is missing, truncated, not what its suffix says, too large, no regular file, or holds
-            pickled objects, or tensors that are quantized, sparse or without numbers, or links to other files.
+        ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or not a regular
+            file; or it holds pickled objects, links to other files, or tensors that are quantized, sparse or without
+            data.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, a layer's name is unknown, or ``activation`` is needed.
-        OptionError: an option that does not go with this kind of file, or ``max_bytes`` is no number of bytes.
+        OptionError: an option does not apply to this kind of file, or ``max_bytes`` is not a number of bytes.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and Keras.
 
@@ -134,15 +134,15 @@ def load(
         return standardised(network, input_scale, output_scale, output_basis)
     except ModelError as error:
         raise type(error)(f"{file}: {_shortened(error)}") from error
-    except InputError as error:  # of the layer that reads
-        told = _shortened(error)
-        raise ModelFileError(told if told.startswith(str(file)) else f"{file}: {told}") from error
+    except InputError as error:  # raised by runtime.file_reading
+        text = _shortened(error)
+        raise ModelFileError(text if text.startswith(str(file)) else f"{file}: {text}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
 
 
 def _unscaled(network: OpaqueNetwork, *scales: object) -> OpaqueNetwork:
-    """A network without known layers, if no affine maps are to be put around it."""
+    """Return a network without known layers; refuse scales, which would become part of its layers."""
     if any(scale is not None for scale in scales):
         raise OptionError(
             f"input_scale=, output_scale= and output_basis= become part of the first and last layer: {network.reason}; "
@@ -184,7 +184,7 @@ def _read(
 
 
 def _of_weights(file: Path, named: Named, layers: Layers, activation: Activations | None, max_bytes: int) -> Network:
-    """The network of named weights; ``activation`` is what was passed, or what the file has for these layers."""
+    """Return the network of named weights; ``activation`` was passed, or is stored in the file for these layers."""
     way_out, picked = "pass layers=[...] in that order", layers
     if isinstance(layers, str):
         picked = list(of_kernels(_under(named, layers), False, way_out))
@@ -194,12 +194,12 @@ def _of_weights(file: Path, named: Named, layers: Layers, activation: Activation
     chosen = list(named.items()) if picked is None else [(name, named[name]) for name in picked]
     _check_size(chosen, max_bytes)
     try:
-        # What is wrong with the tensors is said first: then the call that the next message asks for works.
+        # Errors of the tensors come first, so that the call that the message below suggests works.
         network = from_names(chosen, "relu" if activation is None else activation)
     except ModelError as error:
         if picked is not None:
             raise
-        contents = f"The file holds {told(chosen)}; pass layers=[...] to pick the decoder's layers"
+        contents = f"The file holds {names_and_shapes(chosen)}; pass layers=[...] to pick the decoder's layers"
         raise type(error)(f"{error}. {contents}") from error
     if activation is not None:
         return network
@@ -209,14 +209,14 @@ def _of_weights(file: Path, named: Named, layers: Layers, activation: Activation
     call = f'unrelu.load({str(file)!r}, {"" if layers is None else f"layers={layers!r}, "}activation="relu")'
     raise ModelError(
         f"a {file.suffix} file like this one holds weights and does not say what its activations are; its layers are "
-        f"{told(read)}. Pass {call} if they are all ReLU"
+        f"{names_and_shapes(read)}. Pass {call} if they are all ReLU"
         f"{f', or one for each layer, activation={written}' if len(read) > 1 else ''} (on the command line, "
         f"--activation relu or {','.join(each)})"
     )
 
 
 def _of_picked(stored: str | list[str] | None, named: Named, layers: Layers) -> str | list[str] | None:
-    """The activations that a file has, of the layers that are picked from it."""
+    """Return the stored activations of the layers that are picked from a file."""
     own = [name for name, _ in matrices(list(named.items()))]
     if isinstance(stored, str) or stored is None or layers is None or len(stored) != len(own):
         return stored
@@ -225,7 +225,7 @@ def _of_picked(stored: str | list[str] | None, named: Named, layers: Layers) -> 
 
 
 def _under(named: Named, prefix: str) -> Named:
-    """The layers whose names begin with ``prefix``, in the order of the file."""
+    """Return the layers whose names begin with ``prefix``, in the order of the file."""
     start = prefix.rstrip("./")
     found = {name: held for name, held in named.items() if name == start or name.startswith((f"{start}.", f"{start}/"))}
     if not found:
@@ -239,7 +239,7 @@ def _under(named: Named, prefix: str) -> Named:
 
 
 def _shortened(error: Exception) -> str:
-    """A message; those that list the layers of a file would be as long as it says."""
+    """Return a message, shortened: a file with many layers would make one that lists them arbitrarily long."""
     text = str(error)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
 
@@ -251,13 +251,13 @@ def _path(path: str | os.PathLike[str]) -> Path:
             "arrays and fitted models unrelu.from_arrays"
         )
     file = Path(path)
-    if os.path.isdir(file):  # False where there can be no such file
+    if os.path.isdir(file):  # False, not an error, for an impossible path
         raise ModelFileError(f"{file} is a folder; pass the model file itself")
     return file
 
 
 def _check_size(layers: Sequence[NamedLayer], max_bytes: int) -> None:
-    """Refuse layers that would take more than ``max_bytes`` as float64, which a network has, or that are no numbers."""
+    """Refuse layers that are not plain numbers, or would take more than ``max_bytes`` as float64."""
     tensors = {f"{layer}.{name}": value for layer, held in layers for name, value in held.items()}
     check_tensors(tensors)
     size = 8 * sum(math.prod(value.shape) for value in tensors.values())
@@ -310,7 +310,7 @@ def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
         header = int.from_bytes(stream.read(8), "little")
         if size < 8 or header > size - 8:
             raise ModelFileError("not a readable .safetensors file, or a truncated one: its header is cut short")
-        # The header is JSON; what it is read into takes about that much.
+        # The header is JSON; its parsed form takes up to about 32 times its size.
         if max(size, header * 32) > max_bytes:
             raise ModelFileError(
                 f"has {shown_size(size)}, {shown_size(header)} of them its header; at most {shown_size(max_bytes)} are "
@@ -325,7 +325,7 @@ def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
         raise
     except SafetensorError as error:
         raise ModelFileError(f"not a readable .safetensors file, or a truncated one ({error})") from error
-    except Exception as error:  # of types and shapes that PyTorch does not know
+    except Exception as error:  # raised for types and shapes that PyTorch does not know
         raise ModelFileError(f"not a readable .safetensors file ({type(error).__name__}: {error})") from error
     if not flat:
         raise ModelFileError("the file holds no tensors")

@@ -1,6 +1,6 @@
-"""ONNX operators as functions of PyTorch, which :mod:`unrelu.loaders._graph_recorder` records.
+"""ONNX operators, written as functions of PyTorch for :mod:`unrelu.loaders._graph_recorder` to record.
 
-Where an operator is a layer, it calls the function of PyTorch that is read as this layer.
+An operator that is a layer calls the function of PyTorch that is read as this layer.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from unrelu.loaders._torch_operations import check_axes, sloped
 from unrelu.models.affine import Resample, Shape
 from unrelu.runtime.array_types import Array
 
-# TensorProto.DataType of FLOAT, FLOAT16, DOUBLE and BFLOAT16.
+# FLOAT, FLOAT16, DOUBLE and BFLOAT16 in TensorProto.DataType.
 _FLOATS = (1, 10, 11, 16)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A node: what it is given, by number, and what it was made with, by name.
+    """A node with its inputs, by number, and its attributes, by name.
 
-    Its inputs are stand-ins where they depend on the code, else constants, or None where they are left out.
+    An input is a stand-in if it depends on the code, else a constant; None if it is left out.
     """
 
     attributes: dict[str, Any]
@@ -46,7 +46,7 @@ class Call:
         return self.tensor(0)
 
     def tensor(self, i: int) -> Tensor:
-        """Input i, which must be there; real constants are float64."""
+        """Input i, which must exist; real constants become float64."""
         value = self.inputs[i] if i < len(self.inputs) else None
         if value is None:
             raise UnsupportedModelError(f"lacks its input {i + 1}")
@@ -60,7 +60,7 @@ class Call:
         return self.tensor(i) if i < len(self.inputs) and self.inputs[i] is not None else None
 
     def array(self, i: int) -> npt.NDArray[Any] | None:
-        """Input i, a constant that is not computed with, such as a shape; None if it is left out."""
+        """Input i, which must be constant (a shape or an option); None if it is left out."""
         value = self.inputs[i] if i < len(self.inputs) else None
         if isinstance(value, StandIn):
             raise UnsupportedModelError("takes sizes or options from the data; they must be constant")
@@ -72,7 +72,7 @@ class Call:
         return [self.tensor(i) for i in range(len(self.inputs))]
 
     def integers(self, i: int, name: str) -> list[int] | None:
-        """Integers that newer opsets pass as input i and older ones as an attribute."""
+        """Integers that are input i in newer opsets and an attribute in older ones."""
         value = self.array(i)
         value = self.attributes.get(name) if value is None else value
         return None if value is None else [int(n) for n in np.ravel(value)]
@@ -95,7 +95,7 @@ def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
     """Zeros before and after each spatial axis, from ``pads`` or ``auto_pad``."""
     n, how = len(kernel), call.get("auto_pad", "NOTSET")
     if how in ("SAME_UPPER", "SAME_LOWER"):
-        # As many as give ceil(size / stride) outputs.
+        # Enough zeros for ceil(size / stride) outputs.
         axes = zip(call.x.shape[2:], kernel, *_geometry(call, kernel), strict=True)
         return _halves([max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in axes], how)
     pads = tuple(call.get("pads", (0,) * 2 * n)) if how == "NOTSET" else (0,) * 2 * n
@@ -103,7 +103,7 @@ def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
 
 
 def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
-    """Entries a transposed convolution drops at both ends, so that ``full`` becomes the wanted size."""
+    """Entries that a transposed convolution drops at both ends, so that ``full`` becomes the requested size."""
     how, n = call.get("auto_pad", "NOTSET"), len(full)
     wanted = call.get("output_shape", None) or (same if how.startswith("SAME") else None)
     if wanted is None:
@@ -117,13 +117,13 @@ def _cut(call: Call, full: Shape, same: Shape) -> tuple[Shape, Shape]:
 
 
 def _halves(totals: Sequence[int], how: str) -> tuple[Shape, Shape]:
-    """Numbers for both ends of axes that share them; of an odd one the end has more with SAME_UPPER."""
+    """Split each total between the begin and the end; with SAME_UPPER the end gets the larger half, else the begin."""
     small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
     return (small, large) if how == "SAME_UPPER" else (large, small)
 
 
 def _padded(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0) -> Tensor:
-    """``x`` with entries before and after its last axes; negative numbers cut."""
+    """``x`` with entries added before and after its last axes; negative numbers crop."""
     widths = [n for pair in reversed(list(zip(begin, end, strict=True))) for n in pair]
     while widths and not any(widths[-2:]):
         del widths[-2:]
@@ -134,7 +134,7 @@ def _of_rank(call: Call, functions: Sequence[Callable[..., Tensor]], axes: int) 
     if not 1 <= axes <= len(functions):
         raise UnsupportedModelError(f"has {axes} spatial axes; one to {len(functions)} are supported")
     if axes > 2:
-        call.recorder.no_layer(f"has {axes} spatial axes; one or two are supported")
+        call.recorder.not_a_layer(f"has {axes} spatial axes; one or two are supported")
     check_axes("a convolution or pooling", tuple(call.x.shape[1:]), axes)
     return functions[axes - 1]
 
@@ -245,7 +245,8 @@ def _reduce_mean(call: Call) -> Tensor:
     rank, axes = call.x.dim(), sorted(a % call.x.dim() for a in call.integers(1, "axes") or ())
     if axes and axes == list(range(2, rank)):
         return _global_pool(call, bool(call.get("keepdims", 1)))
-    call.recorder.no_layer(f"averages over the axes {axes} of {rank}; only all axes after the channels are supported")
+    reason = f"averages over the axes {axes} of {rank}; only all axes after the channels are supported"
+    call.recorder.not_a_layer(reason)
     return _reduced(torch.mean)(call)
 
 
@@ -253,7 +254,7 @@ def _depth_to_space(call: Call) -> Tensor:
     x, b = call.x, call.get("blocksize", 1)
     if call.get("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, b)
-    call.recorder.no_layer("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
+    call.recorder.not_a_layer("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
     n, c, h, w = x.shape
     return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
 
@@ -278,9 +279,9 @@ def _upsample(call: Call) -> Tensor:
 
 
 def _resized(call: Call, scales: npt.NDArray[Any] | None, sizes: npt.NDArray[Any] | None, opset: int) -> Tensor:
-    """The resampling of the spatial axes by ``scales`` or to ``sizes``.
+    """Resample the spatial axes by ``scales`` or to ``sizes``.
 
-    Each output reads its input at a position x(i); the step is accepted if PyTorch reads the same positions.
+    Output i reads the input at a position x(i). The node is accepted if PyTorch reads the same positions.
 
     Raises:
         UnsupportedModelError: the mode, or the combination of rounding and coordinates, is not one of PyTorch's.
@@ -317,7 +318,7 @@ def _resized(call: Call, scales: npt.NDArray[Any] | None, sizes: npt.NDArray[Any
 
 
 def _modes(attributes: dict[str, Any], opset: int, by_size: bool) -> tuple[str, str, str]:
-    """Mode, coordinates and rounding, with the defaults of the opset."""
+    """Return mode, coordinates and rounding, with the defaults of the opset."""
     mode = attributes.get("mode", "nearest")
     coordinates = attributes.get("coordinate_transformation_mode", "half_pixel" if opset >= 11 else "asymmetric")
     rounding = attributes.get("nearest_mode", "round_prefer_floor" if opset >= 11 else "floor")
@@ -337,7 +338,7 @@ def _modes(attributes: dict[str, Any], opset: int, by_size: bool) -> tuple[str, 
 
 
 def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | None) -> Array:
-    """Where each of m outputs reads among n inputs; rounded to an entry for nearest."""
+    """Return the position at which each of m outputs reads n inputs, rounded to an entry if ``rounding`` is given."""
     i = np.arange(m, dtype=np.float64)
     if coordinates == "align_corners":
         x = i * (n - 1) / max(m - 1, 1)
@@ -348,7 +349,7 @@ def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | 
     else:
         x = (i + 0.5) / factor - 0.5
     if rounding is not None:
-        # Factors are stored in single precision, so a position on the border of two entries may be off by that much.
+        # Factors are stored in single precision, so a position between two entries may be off by a rounding error.
         x = np.round(x, 6)
         rounded = {"floor": np.floor(x), "ceil": np.ceil(x), "round_prefer_floor": np.ceil(x - 0.5)}
         x = rounded.get(rounding, np.floor(x + 0.5))
@@ -371,7 +372,7 @@ def _softmax(function: Callable[[Tensor, int], Tensor]) -> Callable[[Call], Tens
         x = call.x
         if call.opset >= 13:
             return function(x, call.get("axis", -1))
-        axis = call.get("axis", 1) % x.dim()  # which began the last of two axes then
+        axis = call.get("axis", 1) % x.dim()  # older opsets flatten all axes from this one on
         return function(x.reshape(math.prod(x.shape[:axis]), -1), 1).reshape(x.shape)
 
     return read
@@ -492,7 +493,7 @@ def _pad(call: Call) -> Tensor:
     before, after = given[: len(axes)], given[len(axes) :]
     ends = dict(zip(axes, zip(before, after, strict=True), strict=True))
     if mode != "constant":
-        call.recorder.no_layer(f"pads with mode={mode!r}, not with zeros; only zeros are supported")
+        call.recorder.not_a_layer(f"pads with mode={mode!r}, not with zeros; only zeros are supported")
         call.recorder.allow([n + sum(ends.get(i, (0, 0))) for i, n in enumerate(x.shape)])
         for axis, (b, e) in ends.items():
             if b or e:
@@ -503,7 +504,7 @@ def _pad(call: Call) -> Tensor:
     return _padded(x, begin, end, 0.0 if value is None else float(np.asarray(value).item()))
 
 
-# Operators that apply one function to all their inputs.
+# Operators that call one function with all their inputs.
 _PLAIN: dict[str, Any] = {
     "Abs": torch.abs, "Add": torch.add, "Cos": torch.cos, "Div": torch.div, "Equal": torch.eq, "Erf": torch.erf,
     "Exp": torch.exp, "Greater": torch.gt, "HardSwish": F.hardswish, "Less": torch.lt, "Log": torch.log,

@@ -1,4 +1,4 @@
-"""An ONNX file as a network: its graph as one of ``torch.fx``, with everything folded that is constant."""
+"""Read an ONNX file as a network: its graph is recorded as one of ``torch.fx``, and constants are folded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
-from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain, told
-from unrelu.loaders._graph_recorder import AloneModule, Recorder, StandIn
+from unrelu.loaders._chain_reader import LayerGraph, code_shape, errors_at, read_chain
+from unrelu.loaders._graph_recorder import FixedBatchModule, Recorder, StandIn
 from unrelu.loaders._onnx_functions import FUNCTIONS, Call
 from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
@@ -37,11 +37,11 @@ except ImportError:
 # Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.
 _OLDEST = 7
 
-# Nodes whose value is not a constant of the model.
+# Operators that draw random numbers.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
-# What exporters leave to be computed: cheap, and of a size that shape inference tells. Convolutions take ONNX's
-# reference implementation hours, and decoders of text and images read formats of their own.
+# Operators on constants that exporters leave in a graph. They are cheap, and shape inference knows the size of their
+# outputs. Convolutions take ONNX's reference implementation hours; decoders of text and images parse further formats.
 _FOLDED = {
     "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum",
     "DequantizeLinear", "Div", "Dropout", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
@@ -57,13 +57,14 @@ _FOLDED = {
 def from_onnx(
     file: Path, latent_shape: int | tuple[int, ...] | None = None, max_bytes: int = MAX_BYTES
 ) -> Network | OpaqueNetwork:
-    """The chain of layers that an ONNX graph computes, in float64; if it branches, a generator without layers.
+    """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
-    ``latent_shape`` is needed if the graph leaves it open. All constants may take ``max_bytes``, and so may any tensor.
+    ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together, and each
+    tensor.
 
     Raises:
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
-        UnsupportedModelError: the graph is no chain of layers, and has a node that is not known, or is no
+        UnsupportedModelError: the graph is not a chain of layers; and a node is unknown, or the graph is not a
             differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
 
@@ -77,7 +78,7 @@ def from_onnx(
     except ModelError as error:
         if batch is not None:
             raise
-        try:  # shapes that fit one code only, whatever its input says of the batch
+        try:  # some graphs have shapes that fit one code only, although they leave the batch size open
             batch, batches, graphs = 1, (1,), [graph.recorded(shape, 1)]
         except ModelError:
             raise error from None
@@ -86,19 +87,19 @@ def from_onnx(
 
 
 def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> OpaqueNetwork:
-    """The graph as a generator without known layers."""
-    module = AloneModule(graph.module(shape, batch or 1), batch or 1)
+    """Return the graph as a generator without known layers."""
+    module = FixedBatchModule(graph.module(shape, batch or 1), batch or 1)
     module.title = "ONNX graph"
     try:
         for count in [1, 2] if batch is None else [batch]:
-            _check_rows(module, graph.module(shape, count), (count, *shape))
+            _check_batch(module, graph.module(shape, count), (count, *shape))
     except ModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
     return opaque(module, shape, reason)
 
 
-def _check_rows(module: AloneModule, together: fx.GraphModule, shape: Shape) -> None:
-    """Refuse a graph that mixes codes: a batch must have the outputs that its codes have alone."""
+def _check_batch(module: FixedBatchModule, together: fx.GraphModule, shape: Shape) -> None:
+    """Refuse a graph that mixes codes: each code must have the same output in a batch as alone."""
     count = shape[0]
     z = torch.from_numpy(stream("codes of a batch").standard_normal(shape))
     with torch.no_grad():
@@ -116,7 +117,7 @@ def _check_rows(module: AloneModule, together: fx.GraphModule, shape: Shape) -> 
 
 
 def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...] | None) -> tuple[Shape, int | None]:
-    """Shape of one code, and the batch size if the graph fixes it."""
+    """Return the shape of one code, and the batch size if the graph fixes it."""
     kind = value.type.tensor_type
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     if kind.elem_type not in floats:
@@ -142,7 +143,7 @@ def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...]
 
 
 class _Graph:
-    """A graph with one input and one output."""
+    """An ONNX graph with one input and one output."""
 
     def __init__(self, model: onnx.ModelProto, max_bytes: int) -> None:
         graph = model.graph
@@ -165,12 +166,12 @@ class _Graph:
         self.nodes = _needed(graph.node, self.output)
 
     def module(self, shape: Shape, batch: int) -> fx.GraphModule:
-        """The graph for batches of this size as a module, which makes no tensor of more than is allowed."""
+        """The graph for batches of this size as a module; a batch, too, must not make a tensor above the limit."""
         graph = self.recorded(shape, batch, self._max_bytes // batch)
         return fx.GraphModule(graph.root, graph.graph, "OnnxGraph").eval()
 
     def recorded(self, shape: Shape, batch: int, max_bytes: int | None = None) -> LayerGraph:
-        """The graph for batches of this size; no tensor in it takes more than ``max_bytes`` of one code."""
+        """The graph for batches of this size; no tensor in it takes more than ``max_bytes`` for one code."""
         limit = self._max_bytes if max_bytes is None else max_bytes
         recorder = Recorder((batch, *shape), f"the input {self.input.name!r}", limit)
         sizes = ConstantSizes(self.opsets, self.opset, self._max_bytes)
@@ -181,7 +182,7 @@ class _Graph:
             held = [value for name in node.input if (value := values.get(name)) is not None]
             live = [value.shape[1:] for value in held if isinstance(value, StandIn)]
             recorder.at(place)
-            with told(place, live, [value.shape for value in held if not isinstance(value, StandIn)]):
+            with errors_at(place, live, [value.shape for value in held if not isinstance(value, StandIn)]):
                 if node.domain not in ("", "ai.onnx"):
                     raise UnsupportedModelError(
                         f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
@@ -198,7 +199,7 @@ class _Graph:
         return recorder.graph_of(output)
 
     def _called(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder) -> Sequence[Any]:
-        """The outputs of a node that depends on the code."""
+        """Record a node that depends on the code, and return its outputs."""
         attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
         if node.op_type in ("Shape", "Size"):
             full = np.array(inputs[0].shape, dtype=np.int64)
@@ -212,7 +213,7 @@ class _Graph:
         return [result[i] for i in range(len(node.output))] if several else [result]
 
     def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: ConstantSizes) -> Sequence[Any]:
-        """The outputs of a node whose inputs are all constant, by ONNX's own reference implementation."""
+        """Compute the outputs of a node with constant inputs, by ONNX's own reference implementation."""
         if node.op_type in _RANDOM:
             raise UnsupportedModelError("draws random numbers; a generator must be deterministic")
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
@@ -236,12 +237,12 @@ class _Graph:
 def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
-    except Exception as error:  # of NumPy, protobuf and the tables of types
+    except Exception as error:  # raised by NumPy, protobuf or the table of types
         raise ModelFileError(f"tensor {tensor.name!r} is damaged: {error}; export it again") from error
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
-    """The nodes that the output is computed from, in the order of the graph."""
+    """Return the nodes that the output depends on, in the order of the graph."""
     wanted, kept = {output}, []
     for node in reversed(nodes):
         if wanted.intersection(node.output):

@@ -1,6 +1,6 @@
-"""A PyTorch module as a network: its ``torch.fx`` trace, followed from the latent code to the output.
+"""Read a PyTorch module as a network: its ``torch.fx`` trace is followed from the latent code to the output.
 
-The shape of a latent code is read from the trace where that leaves one reading only.
+The shape of a latent code is inferred from the trace if only one shape is possible.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
 from unrelu.loaders._exported_program import read_program
-from unrelu.loaders._graph_recorder import AloneModule
+from unrelu.loaders._graph_recorder import FixedBatchModule
 from unrelu.loaders._torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen, replica
@@ -41,18 +41,18 @@ _ELEMENTWISE_MODULES = (
     nn.Identity, nn.Dropout, nn.AlphaDropout, nn.BatchNorm1d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh,
     nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh,
 )  # fmt: skip
-# Methods of tensors and functions that leave the shape alone, and those that reshape.
+# Functions and methods of tensors that keep the shape, and methods that reshape.
 _ELEMENTWISE = {
     "relu", "relu_", "leaky_relu", "leaky_relu_", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid", "dropout",
     "contiguous", "to", "float", "double", "clone",
 }  # fmt: skip
 _RESHAPES = {"view", "reshape"}
-# Height and width, or length, of a code that are tried for a module that begins with a convolution.
+# Heights and widths (or lengths) of a code that are tried if a module begins with a convolution.
 _SIDES = range(1, 17)
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
-# One trace at a time: torch.fx changes nn.Module for the process meanwhile, and a second trace would keep the change.
-_alone = forkable_lock()
+# One trace at a time: torch.fx patches nn.Module for the process, and a second trace would keep the patch.
+_tracing = forkable_lock()
 
 
 @computing()
@@ -64,41 +64,41 @@ def from_torch(
     inputs: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> Network | OpaqueNetwork:
-    r"""The chain of layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` that a module computes.
+    r"""Read the layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` of a PyTorch module.
 
-    The module may be an ``nn.Sequential``, nested ones, or any module whose ``forward`` is a chain that ``torch.fx``
-    can trace. It is read in evaluation mode, in float64, and it is not changed; weights are copied.
+    The module may be an ``nn.Sequential``, a nested one, or any module whose ``forward`` is a chain of layers that
+    ``torch.fx`` can trace. It is read in evaluation mode, in float64. It is not changed; weights are copied.
 
-    A module that is no such chain (it branches, or has operations that are neither affine maps nor known activations,
-    or cannot be traced) becomes an :class:`~unrelu.OpaqueNetwork`, which "auto", "lm" and "gradient_descent" invert.
-    It is tried first: it has to map each code of a batch to finite numbers, on its own, the same each time, with
-    derivatives that agree with finite differences.
+    Any other module (it branches, has operations that are neither affine maps nor known activations, or cannot be
+    traced) becomes an :class:`~unrelu.OpaqueNetwork`, which "auto", "lm" and "gradient_descent" invert. A trial comes
+    first: the module must map each code of a batch to finite numbers, independently of the other codes, to the same
+    numbers each time, and its derivatives must agree with finite differences.
 
     Args:
-        module: the generator: a module, a function of a tensor (also a lambda, a partial, a bound method such as
-            ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram``. Modules read as layers are those
-            of :data:`unrelu.loaders._torch_operations.MODULES` and the functions and tensor methods that do the same,
-            reshaping, cutting and padding with zeros, and adding or multiplying by constants. The modules and tensors
-            that a function uses are copied as the module's own are.
-        latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k is
-            ``(k,)``. None takes (k,) where the module says k: by a ``Linear(in_features=k)`` that takes the code, or by
-            sizes that the code is reshaped to. A convolution that takes the code fits any height and width, so
-            ``(in_channels, 1, 1)``, as of a DCGAN, has to be passed.
-        output: which output is meant of a module that returns several: an attribute or key, ``"sample"``, an index, or
-            a function of all that it returns.
-        inputs: further inputs by name, ``{"c": one_hot}``, held fixed. A tensor whose first axis is 1 is a row of a
-            batch, any other is a row without that axis, and both are repeated for every code; where the module takes
-            neither, tensors are passed as they are.
-        seed: holds the random numbers fixed that the module draws by ``torch.randn``, ``rand``, their ``_like``,
-            ``normal_`` and ``uniform_`` (the noise inputs of a StyleGAN): the same for every code. None refuses to
-            draw any.
+        module: the generator: a module, a function of a tensor (also a lambda, a partial, or a bound method such as
+            ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram``. Layers are the modules in
+            :data:`unrelu.loaders._torch_operations.MODULES`, the functions and tensor methods that do the same,
+            reshaping, cropping, padding with zeros, and adding or multiplying by constants. Modules and tensors that a
+            function uses are copied too.
+        latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k means
+            ``(k,)``. None infers (k,) from a ``Linear(in_features=k)`` that takes the code, or from the sizes that the
+            code is reshaped to. A convolution fits any height and width, so the shape must be passed if the first
+            layer is one: ``(in_channels, 1, 1)`` for a DCGAN.
+        output: selects one output of a module that returns several: an attribute or key, ``"sample"``, an index, or a
+            function of everything that it returns.
+        inputs: further inputs by name, ``{"c": one_hot}``, held fixed. A tensor whose first axis is 1 is one entry of
+            a batch; any other tensor is an entry without the batch axis. Both are repeated for every code. If the
+            module accepts neither, tensors are passed as they are.
+        seed: fixes the random numbers that the module draws by ``torch.randn``, ``rand``, their ``_like``, ``normal_``
+            and ``uniform_`` (the noise inputs of a StyleGAN); every code has the same ones. With None, a module that
+            draws random numbers is refused.
 
     Raises:
-        OptionError: ``output``, ``inputs`` or ``seed`` is of another kind.
-        UnsupportedModelError: the module is no chain of layers, and no differentiable generator either; the message
+        OptionError: ``output``, ``inputs`` or ``seed`` has a wrong type.
+        UnsupportedModelError: the module is neither a chain of layers nor a differentiable generator; the message
             says what breaks the chain and what failed in the trial.
         ModelError: the module is in training mode, shapes do not fit, weights are not finite, or ``latent_shape`` is
-            needed; the message has readings that the module accepts.
+            needed; the message suggests shapes that the module accepts.
 
     Source: equation (3) of the paper.
 
@@ -116,7 +116,7 @@ def from_torch(
 
 
 def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
-    """The network of a program of ``torch.export`` for codes of a shape; ``given`` is the one that the user passed."""
+    """Read a program of ``torch.export`` that takes codes of ``shape``; ``given`` is the shape that the user passed."""
     if given not in (None, shape):
         raise ModelError(f"latent_shape={given}, but the program takes codes of shape {shape}; leave it out")
     module = _called(module, call, shape)
@@ -126,10 +126,10 @@ def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: Gen
 def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Network | OpaqueNetwork:
     _check(module)
     body, batches = (
-        (module.body, (module.batch, module.batch)) if isinstance(module, AloneModule) else (module, BATCHES)
+        (module.body, (module.batch, module.batch)) if isinstance(module, FixedBatchModule) else (module, BATCHES)
     )
-    # Random numbers drawn by the model must not advance the caller's generator; they differ between the two walks.
-    with _alone, torch.no_grad(), torch.random.fork_rng(devices=[]):
+    # Random numbers that the model draws must not advance the caller's generator; they differ between the two walks.
+    with _tracing, torch.no_grad(), torch.random.fork_rng(devices=[]):
         root = replica(body).eval()
         if known(root):
             root = nn.Sequential(root)
@@ -161,13 +161,13 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
 
 
 def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
-    """What was passed as a module of one input, the code, that returns one output."""
+    """Return what was passed as a module with one input, the code, and one output."""
     if not callable(given):
         raise ModelError(
             f"from_torch takes a torch.nn.Module or a function of a tensor, got {type(given).__name__}; for files use "
             "unrelu.load"
         )
-    given = getattr(given, "_orig_mod", given)  # what torch.compile wraps
+    given = getattr(given, "_orig_mod", given)  # the module inside torch.compile's wrapper
     given = given.module if isinstance(given, nn.DataParallel) else given
     _refuse_autoencoder(given)
     code = code_name(given, call)
@@ -193,7 +193,7 @@ def _refuse_autoencoder(given: object) -> None:
 
 
 class _Tracer(fx.Tracer):
-    """Records supported modules as single nodes, and keeps constants apart instead of writing them into the module."""
+    """Records supported modules as single nodes. Constants are kept apart, not written into the module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        # While it traces, torch.fx sees the calls of all modules of the process.
+        # During a trace, torch.fx intercepts the module calls of all threads.
         if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
@@ -217,7 +217,7 @@ class _Tracer(fx.Tracer):
         return known(m) or super().is_leaf_module(m, module_qualified_name)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        # ``if z.is_cuda and self.ngpu > 1``, as tutorials write it: here codes are on the CPU.
+        # Tutorials write ``if z.is_cuda and self.ngpu > 1``; here codes are on the CPU.
         if obj.node.target is getattr and obj.node.args[1] == "is_cuda":
             return False
         return bool(super().to_bool(obj))
@@ -232,7 +232,7 @@ class _Tracer(fx.Tracer):
 
 
 def _traced(root: nn.Module) -> LayerGraph:
-    """The trace of a module, without what does not matter for its output."""
+    """Trace a module; nodes that do not affect its output are dropped."""
     tracer = _Tracer()
     optional = {
         name: p.default
@@ -241,10 +241,10 @@ def _traced(root: nn.Module) -> LayerGraph:
     }
     try:
         with warnings.catch_warnings():
-            # Default arguments are kept; that no assertion guards them does not matter here.
+            # Arguments keep their defaults, so the assertion that PyTorch fails to add is not needed.
             warnings.filterwarnings("ignore", message="Was not able to add assertion")
             graph = tracer.trace(root, optional or None)
-    # The module's own forward runs here, on stand-ins for tensors; whatever it raises means it cannot be traced.
+    # The module's own forward runs here, on proxies for tensors; any exception means that it cannot be traced.
     except Exception as error:
         raise UnsupportedModelError(
             f"torch.fx cannot trace {type(root).__name__}.forward ({type(error).__name__}: {error}). Control flow "
@@ -253,12 +253,12 @@ def _traced(root: nn.Module) -> LayerGraph:
         ) from error
     layers = LayerGraph(root, graph, tracer.constants)
 
-    def matters(node: fx.Node) -> bool:  # a change in place does even where its result is dropped
+    def has_effect(node: fx.Node) -> bool:  # a change in place has one even if its result is not used
         module = layers.module(node)
         changes = node.op in ("call_function", "call_method") and mutates(node.target, node.kwargs)
         return node.op in ("placeholder", "output") or changes or bool(getattr(module, "inplace", False))
 
-    graph.eliminate_dead_code(matters)
+    graph.eliminate_dead_code(has_effect)
     return layers
 
 
@@ -266,13 +266,16 @@ def _traced(root: nn.Module) -> LayerGraph:
 
 
 def _latent_shape(layers: LayerGraph) -> Shape:
-    """(k,), if the number k of latent coordinates follows from the trace.
+    """Return (k,), if the number k of latent coordinates follows from the trace.
 
-    It does where what enters a ``Linear(in_features=k)`` is the code itself, flattened or put through functions of
-    single entries, and where the code is first reshaped to sizes that are written out. A convolution tells nothing.
+    It does if a ``Linear(in_features=k)`` takes the code itself, possibly flattened or after elementwise functions, or
+    if the code is reshaped to explicit sizes. A convolution says nothing about k.
+
+    Raises:
+        ModelError: k does not follow, or two layers ask for different numbers.
     """
     found: set[int] = set()
-    # Nodes that hold the entries of the code, and whether as a vector.
+    # Nodes that hold the entries of the code, and whether their output is a vector.
     front = [(layers.code(), True)]
     while front:
         node, flat = front.pop()
@@ -281,18 +284,18 @@ def _latent_shape(layers: LayerGraph) -> Shape:
                 continue
             if (count := _count(user, layers.module(user), flat)) is not None:
                 found.add(count)
-            elif (shaped := _still_the_code(user, layers.module(user), flat)) is not None:
-                front.append((user, shaped))
+            elif (is_vector := _still_the_code(user, layers.module(user), flat)) is not None:
+                front.append((user, is_vector))
     if len(found) > 1:
         sizes = " and ".join(map(str, sorted(found)))
         raise ModelError(f"layers that take the code itself ask for {sizes} entries; pass latent_shape=")
     if not found:
-        raise ModelError(_readings(layers))
+        raise ModelError(_suggested_shapes(layers))
     return (found.pop(),)
 
 
-def _readings(layers: LayerGraph) -> str:
-    """What the first layer with weights says, and shapes that the module accepts."""
+def _suggested_shapes(layers: LayerGraph) -> str:
+    """A message with what the first layer with weights takes, and shapes that the module accepts."""
     modules = ((node, layers.module(node)) for node in layers.graph.nodes)
     weighted = ((node, m) for node, m in modules if isinstance(m, nn.Linear | _Convolution))
     node, first = next(weighted, (None, None))
@@ -301,35 +304,35 @@ def _readings(layers: LayerGraph) -> str:
     place = f"the first layer with weights, module {str(node.target)!r} ({type(first).__name__})"
     if isinstance(first, nn.Linear):
         k = first.in_features
-        told = f"latent_shape={k} if the code has {k} entries too" if _accepts(layers.root, (k,)) else "latent_shape="
-        return f"{place}, takes {k} entries that are computed from the code, not the code itself; pass {told}"
+        shape = f"latent_shape={k} if the code has {k} entries too" if _accepts(layers.root, (k,)) else "latent_shape="
+        return f"{place}, takes {k} entries that are computed from the code, not the code itself; pass {shape}"
     axes = 2 if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) else 1
     sizes = "height, width" if axes == 2 else "length"
     shapes = ((first.in_channels, *(side,) * axes) for side in _SIDES)
     accepted = list(islice((shape for shape in shapes if _accepts(layers.root, shape)), 2))
     examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
-    told = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
+    ending = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
     return (
         f"{place}, takes codes of shape ({first.in_channels}, {sizes}) and does not say of which size; pass "
-        f"{examples}{told}"
+        f"{examples}{ending}"
     )
 
 
 def _count(node: fx.Node, module: nn.Module | None, flat: bool) -> int | None:
-    """How many entries the code has, if the node that takes it says so."""
+    """The number of entries of the code, if a node that takes it determines it."""
     if isinstance(module, nn.Linear):
         return module.in_features if flat else None
     sizes: tuple[Any, ...] = ()
     if isinstance(module, nn.Unflatten) and flat and module.dim in (1, -1):
         sizes = tuple(module.unflattened_size)
     elif module is None and _name(node) in _RESHAPES:
-        sizes = _asked(node)[1:]
+        sizes = _sizes(node)[1:]
     stated = bool(sizes) and all(isinstance(n, int) and n > 0 for n in sizes)
     return math.prod(sizes) if stated else None
 
 
 def _still_the_code(node: fx.Node, module: nn.Module | None, flat: bool) -> bool | None:
-    """Whether a node gives the entries of the code as a vector; None if it gives something else than its entries."""
+    """Whether a node's output is the entries of the code as a vector; None if it is something else."""
     if isinstance(module, nn.Flatten):
         return True if (module.start_dim, module.end_dim) == (1, -1) else None
     if isinstance(module, nn.Unflatten):
@@ -340,7 +343,7 @@ def _still_the_code(node: fx.Node, module: nn.Module | None, flat: bool) -> bool
     if name == "flatten":
         return True if node.args[1:] == (1,) else None
     if name in _RESHAPES:
-        return True if _asked(node)[1:] == (-1,) else None
+        return True if _sizes(node)[1:] == (-1,) else None
     return flat if name in _ELEMENTWISE else None
 
 
@@ -348,33 +351,33 @@ def _name(node: fx.Node) -> str:
     return str(node.target if node.op == "call_method" else getattr(node.target, "__name__", node.target))
 
 
-def _asked(node: fx.Node) -> tuple[Any, ...]:
-    """The sizes of a view or reshape, as several arguments or one tuple."""
+def _sizes(node: fx.Node) -> tuple[Any, ...]:
+    """The sizes of a view or reshape, which takes several arguments or one tuple."""
     sizes = node.args[1:]
     return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else tuple(sizes)
 
 
 def _accepts(module: nn.Module, shape: Shape) -> bool:
-    """Whether the module maps codes of this shape to something."""
+    """Whether the module runs on codes of this shape."""
     trial = frozen(module, torch.float64, torch.device("cpu"))
     try:
         with torch.no_grad():
             trial(torch.zeros(2, *shape, dtype=torch.float64))
-    # The module's own forward runs here; whatever it raises means that it does not.
+    # The module's own forward runs here; any exception means that it does not accept the shape.
     except Exception:
         return False
     return True
 
 
-# --- what the module is -----------------------------------------------------------------------------------------------
+# --- checks of the module ---------------------------------------------------------------------------------------------
 
 
 def _check(module: nn.Module) -> None:
-    """Refuse a module whose forward pass is not what its attributes say."""
+    """Refuse a module whose attributes do not determine its forward pass."""
     for path, m in module.named_modules():
         place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
         if isinstance(m, torch.jit.ScriptModule):
-            continue  # hooks and modes are compiled in
+            continue  # hooks and modes are part of the compiled program
         if m.training and _random_in_training(m):
             raise ModelError(f"{place} is in training mode; call module.eval() first")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""What PyTorch's functions, tensor methods and modules mean for a chain of layers.
+"""Translate PyTorch's functions, tensor methods and modules into the parts of a chain of layers.
 
-A function's handler has its signature. A module means what its forward pass calls; operators of other formats are put
-in terms of these functions.
+Each handler has the signature of its function. A module is translated by the function that its forward pass calls.
+Operators of other formats are first written in these functions.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from unrelu.models.generator import numbers
 
 Part = Step | Activation
 Handler = Callable[..., list[Part]]
-# Batch sizes that stand for the unknown one. A reshape that mixes the batch axis with another is seen from its result,
-# and whatever is computed from the batch size, or happens to equal it, is seen from a difference between the two.
+# Two batch sizes that stand for the unknown one. If a reshape mixes the batch axis with another axis, its result shows
+# it. If something is computed from the batch size, or happens to equal it, the two sizes give different results.
 BATCHES = (7919, 7927)
-# Questions about the shape, answered without consuming the data.
+# Queries of the shape or type, which do not consume the data.
 QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """The tensor that runs along the chain, by shape only.
+    """The shape of a tensor that depends on the code.
 
     Attributes:
-        shape: of one element, without the batch axis.
-        batch: size of the batch axis.
-        origin: the node that made it, for messages.
+        shape: the shape of one element, without the batch axis.
+        batch: the size of the batch axis.
+        origin: the node whose output it is, for messages.
     """
 
     shape: Shape
@@ -50,7 +50,7 @@ class Flow:
     origin: str
 
     def meta(self) -> Tensor:
-        """A tensor of the full shape that holds no numbers."""
+        """A meta tensor of the full shape."""
         return torch.empty(self.batch, *self.shape, dtype=torch.float64, device="meta")
 
 
@@ -59,12 +59,12 @@ def float64(value: object, what: str) -> Tensor:
     try:
         dense = value.to_dense() if isinstance(value, Tensor) else value
         return torch.from_numpy(numbers(dense, what)).contiguous()  # type: ignore[arg-type] # checked there
-    except (InputError, NotImplementedError) as error:  # the last of tensors without data
+    except (InputError, NotImplementedError) as error:  # the latter for tensors without data
         raise ModelError(str(error)) from None
 
 
 def constant(value: object, shape: Shape) -> Tensor:
-    """A number, array or tensor as float64 that broadcasts to one element of the batch, of shape ``shape``."""
+    """Convert a constant to float64, and check that it broadcasts to one element, of shape ``shape``."""
     tensor = float64(value, "a constant")
     if tensor.dim() == len(shape) + 1 and tensor.shape[0] == 1:
         tensor = tensor[0]
@@ -81,7 +81,7 @@ def constant(value: object, shape: Shape) -> Tensor:
 
 
 def shown(shape: Iterable[int]) -> str:
-    """The shape as text, with B where it holds a stand-in for the batch size."""
+    """The shape as text, with B in place of the batch size."""
 
     def entry(n: int) -> str:
         times = next((n // batch for batch in BATCHES if n and n % batch == 0), None)
@@ -122,7 +122,7 @@ def linear(x: Flow, weight: Tensor, bias: Tensor | None = None) -> list[Part]:
 
 
 def matmul(input: Any, other: Any) -> list[Part]:
-    """x @ W on the last axis, or W @ x for x with two axes: a convolution with kernels of length 1 over the last."""
+    """x @ W on the last axis; or W @ x for x with two axes, as a convolution with kernels of length 1."""
     x, matrix = (input, other) if isinstance(input, Flow) else (other, input)
     if 2 < matrix.dim() <= 1 + len(x.shape) and matrix.shape[:-2].numel() == 1:
         matrix = matrix.reshape(matrix.shape[-2:])
@@ -145,7 +145,7 @@ def conv(
     dilation: int | Shape = 1,
     groups: int = 1,
 ) -> list[Part]:
-    """Convolution; ``padding="same"`` puts the odd zero of an even kernel at the end."""
+    """Convolution; for an even kernel, ``padding="same"`` puts the extra zero at the end."""
     n = weight.dim() - 2
     check_axes("a convolution", x.shape, n)
     stride, dilation = _tuple(stride, n), _tuple(dilation, n)
@@ -210,7 +210,7 @@ def interpolate(
             f"resamples with mode={mode!r}{', antialias=True' if antialias else ''}; "
             "supported modes are nearest, linear and bilinear"
         )
-    # A ramp shows which entries each output mixes. PyTorch may use the given factor instead of the ratio of sizes.
+    # Resampling a ramp shows which positions are read: PyTorch may use the given factor, not the ratio of the sizes.
     probe = torch.arange(float(np.prod(x.shape[1:])), dtype=torch.float64).reshape(1, 1, *x.shape[1:])
     wanted = F.interpolate(probe, size, scale_factor, mode, align_corners, recompute_scale_factor)
     step = Resample(tuple(wanted.shape[2:]), mode.removesuffix("-exact"), bool(align_corners))
@@ -247,7 +247,7 @@ def avg_pool(n: int) -> Handler:
 
 
 def adaptive_avg_pool(n: int) -> Handler:
-    """Average pooling over n axes, to a given size that divides the input's."""
+    """Average pooling over n axes to a given size, which must divide the size of the input."""
 
     def handler(x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
         check_axes("adaptive pooling", x.shape, n)
@@ -268,7 +268,7 @@ def adaptive_avg_pool(n: int) -> Handler:
 def pixel_shuffle(x: Flow, upscale_factor: int) -> list[Part]:
     """(C r^2, H, W) -> (C, r H, r W): output (c, r h + i, r w + j) is input (c r^2 + r i + j, h, w).
 
-    A transposed convolution with one group for each output channel and one 1 in each kernel.
+    This is a transposed convolution with one group per output channel and a single 1 in each kernel.
     """
     r, shape = upscale_factor, x.shape
     if len(shape) != 3 or shape[0] % r**2:
@@ -279,7 +279,7 @@ def pixel_shuffle(x: Flow, upscale_factor: int) -> list[Part]:
 
 
 def pad(x: Flow, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> list[Part]:
-    """Zeros around the trailing axes; negative widths cut."""
+    """Zeros around the trailing axes; negative widths crop."""
     if mode != "constant" or value:
         raise UnsupportedModelError(f"pads with mode={mode!r}, value={value}; only zeros are supported")
     if len(pad) > 2 * len(x.shape):
@@ -288,7 +288,7 @@ def pad(x: Flow, pad: Sequence[int], mode: str = "constant", value: float | None
 
 
 def check_axes(what: str, shape: Shape, spatial: int) -> None:
-    """Refuse elements that are not (channels, sizes...), which PyTorch would read as one sample without a batch."""
+    """Refuse elements that are not (channels, sizes...): PyTorch would read them as one sample without a batch axis."""
     if len(shape) != 1 + spatial:
         sizes = ("length", "height, width", "depth, height, width")[spatial - 1]
         raise ModelError(f"{what} takes elements of shape (channels, {sizes}) but is given {shape}")
@@ -316,8 +316,8 @@ def prelu(x: Flow, weight: Tensor) -> list[Part]:
 
 
 def sloped(x: Tensor, slope: Tensor) -> Tensor:
-    """max(x, 0) + slope min(x, 0), with slopes of any shape that broadcasts: the PReLU of other formats."""
-    if has_torch_function((x, slope)):  # while it is recorded
+    """max(x, 0) + slope min(x, 0), the PReLU of other formats, whose slopes may have any shape that broadcasts."""
+    if has_torch_function((x, slope)):  # it is being recorded
         return handle_torch_function(sloped, (x, slope), x, slope)
     return torch.where(x >= 0, x, slope * x)
 
@@ -327,7 +327,7 @@ def _sloped(x: Flow, slope: Tensor) -> list[Part]:
 
 
 def dropout(x: Flow, p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Part]:
-    """Dropout that does nothing."""
+    """Dropout in evaluation mode, which does nothing."""
     if training:
         raise UnsupportedModelError(
             "drops entries at random; call module.eval() first, and pass training=self.training"
@@ -378,7 +378,7 @@ def _scale(shape: Shape, factor: object, shift: object = 0.0) -> Scale:
 
 
 def reshape(method: str) -> Handler:
-    """A method of tensors that gives the same entries another shape."""
+    """A tensor method that gives the same entries another shape."""
 
     def handler(x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
         meta = getattr(x.meta(), method)(*args, **kwargs)
@@ -399,7 +399,7 @@ def _reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
 
 
 def getitem(x: Flow, index: Any) -> list[Part]:
-    """x[:, a:b, None, i]: cut, then reshape. The batch axis must be kept whole, steps must be 1."""
+    """x[:, a:b, None, i]: a crop, then a reshape. The batch axis must be kept whole; steps must be 1."""
     items = index if isinstance(index, tuple) else (index,)
     if any(type(item) not in (int, slice, type(None), EllipsisType) for item in items):
         raise UnsupportedModelError(f"indexes the data by {index}; only integers, slices, None and ... are supported")
@@ -417,7 +417,7 @@ def getitem(x: Flow, index: Any) -> list[Part]:
 
 
 def _zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
-    """Zeros before and after each of the trailing axes; negative numbers cut."""
+    """Zeros before and after each of the trailing axes; negative numbers crop."""
     return Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair))
 
 
@@ -465,7 +465,7 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("contiguous", "clone", "detach", "float", "double", "to", "cpu", "cuda"), _unchanged),
 }
 
-# Handlers by function object, so that a user's function that happens to be called ``relu`` is not taken for one.
+# Handlers by function object, not by name: a user's own function may be called ``relu``.
 FUNCTIONS: dict[Any, Handler] = {
     getattr(space, spelled): handler
     for name, handler in _HANDLERS.items()
@@ -481,10 +481,10 @@ METHODS: dict[str, Handler] = {
     if hasattr(Tensor, spelled)
 }
 
-# Handlers that take the data on either side; the others take it first, and constants after it.
+# Handlers that take the data as either operand. All others take it as their first argument.
 EITHER_SIDE = (add, sub, rsub, mul, div, matmul)
 
-# For messages: what is supported, one spelling each.
+# Names of what is supported, for messages; one spelling each.
 NAMES = tuple(sorted(name for name in _HANDLERS if not (name[0] == "i" and name[1:] in _HANDLERS)))
 
 
@@ -514,14 +514,14 @@ def known(module: nn.Module) -> bool:
 
 
 def read_module(module: nn.Module, x: Flow) -> list[Part]:
-    """What a module of :data:`MODULES` makes of x."""
-    # It is called, so that the older hooks of ``weight_norm`` and ``spectral_norm`` write its weight.
-    made = module(_Data(x))
-    return [] if isinstance(made, _Data) else list(made)
+    """Return the parts that a module of :data:`MODULES` applies to x."""
+    # The module is called, not its forward, so that hooks of ``weight_norm`` and ``spectral_norm`` write its weight.
+    parts = module(_Data(x))
+    return [] if isinstance(parts, _Data) else list(parts)
 
 
 class _Data:
-    """Stands for x in the forward pass of a module, which gets the parts from the function that it calls."""
+    """Stands for x in the forward pass of a module: the function that is called with it returns the parts."""
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow
@@ -533,5 +533,5 @@ class _Data:
         return FUNCTIONS[function](flow, *others, **(kwargs or {}))
 
     def dim(self) -> int:
-        """What batch normalisations ask."""
+        """The number of axes, which batch normalisations check."""
         return 1 + len(self.flow.shape)

@@ -1,7 +1,7 @@
-"""Weight matrices as a network of dense layers: plain ones, or by the names that they have in a file.
+"""Make a network of dense layers from weight matrices: plain ones, or tensors named as in a file.
 
-A state_dict lists tensors, not what is done with them: it says neither the activations nor the stride of a convolution.
-Only fully connected layers and batch normalisations can therefore be read from one.
+A state_dict lists tensors only. It stores neither the activations nor the stride of a convolution. Therefore only
+fully connected layers and batch normalisations can be read from one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from unrelu.runtime.host import computing
 
 Activations = str | Activation | Sequence[str | Activation]
 Entry = Tensor | npt.NDArray[Any]
-# A tensor by layer, and by "weight", "bias", "running_mean", ... within it.
+# Tensors by layer, and within a layer by "weight", "bias", "running_mean", ...
 Named = Mapping[str, Mapping[str, Entry]]
 NamedLayer = tuple[str, Mapping[str, Entry]]
 
-# What torch.nn.BatchNorm1d adds to the variance by default; a state_dict does not store it.
+# The default epsilon of torch.nn.BatchNorm1d; a state_dict does not store it.
 _EPS = 1e-5
 
 _PARAMETERS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-# The collections that Flax keeps its variables in.
+# Flax's collections of variables.
 _COLLECTION = re.compile(r"(?:params|batch_stats)[./]")
 _WEIGHT = re.compile(r"(?:W|w|weight|weights)_?(\d+)")
 _BIAS = re.compile(r"(?:b|bias|biases)_?(\d+)")
@@ -46,37 +46,37 @@ def from_arrays(
     output_scale: object = None,
     output_basis: object = None,
 ) -> Network:
-    r"""A multilayer perceptron, :math:`x_i = \phi_i(W_i x_{i-1} + b_i)`, from its matrices.
+    r"""Make a multilayer perceptron, :math:`x_i = \phi_i(W_i x_{i-1} + b_i)`, from its matrices.
 
-    With standardised inputs and outputs, and outputs in a basis of m components, the generator is
+    If it was trained on standardised inputs and outputs, and on outputs in a basis of m components, the generator is
 
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
-    where N is the network as it was trained. Codes z and outputs are then in physical units. All of this becomes part
-    of the first and the last layer. Searches take steps in the units of z: a parameter of 1e-9 beside others of 1 is
-    better given in units of 1e-9.
+    where N is the network as it was trained. Codes z and outputs are then in physical units. The scales and the basis
+    become part of the first and the last layer. Searches take steps in the units of z, so give a parameter of 1e-9
+    beside others of 1 in units of 1e-9.
 
     Args:
         weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
 
-            - a dictionary as Flax, Keras or PyTorch name them, nested or flat: ``{"params": {"Dense_0": {"kernel": ...,
-              "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}). A list of
-              dictionaries says the order of layers whose names differ in more than their numbers.
+            - a dictionary with the names of Flax, Keras or PyTorch, nested or flat: ``{"params": {"Dense_0":
+              {"kernel": ..., "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}).
+              Pass a list of dictionaries, in order, if the names of layers differ in more than their numbers.
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
-              ``TransformedTargetRegressor``. It says its own activations.
+              ``TransformedTargetRegressor``. It has its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
         activation: ``"relu"``, ``"leaky_relu:0.1"``, ``"sigmoid"``, ``"tanh"`` or ``"identity"`` for every layer, or a
-            list of these, one for each layer. None is ``"relu"`` for a list of matrices; a dictionary needs it.
+            list of these, one for each layer. None means ``"relu"`` for a list of matrices; a dictionary needs one.
         input_scale: :math:`(\mu_z, \sigma_z)`, each a number or of shape (k,), or a fitted ``StandardScaler``,
             ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA`` or ``Pipeline`` of these.
-        output_scale: :math:`(\mu_x, \sigma_x)` of what the network puts out, in the same ways; the transforms of a
-            ``Pipeline``, PCA included, are undone from the last to the first.
-        output_basis: :math:`(C, \bar x)`, of shapes (m, n) and (n,), where the network puts out m coefficients, or a
+        output_scale: :math:`(\mu_x, \sigma_x)` of the network's outputs, given in the same ways; the transforms of a
+            ``Pipeline``, PCA included, are inverted from the last to the first.
+        output_basis: :math:`(C, \bar x)`, of shapes (m, n) and (n,), if the network's outputs are m coefficients; or a
             fitted ``PCA``.
 
     Raises:
-        ModelError: shapes do not chain, an entry is not a finite real number, an activation is unknown or needed, a
-            standard deviation is not positive, or an object is not fitted or is no affine map.
+        ModelError: shapes do not chain, an entry is not a finite real number, an activation is unknown or missing, a
+            standard deviation is not positive, or an object is not fitted or is not an affine map.
 
     Source: equation (3) of the paper.
 
@@ -120,13 +120,13 @@ def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activatio
 
 
 def _is_tree(weights: Any) -> bool:
-    """Whether these are dictionaries of arrays, or a list of them."""
+    """Whether ``weights`` is a dictionary of arrays or a list of such dictionaries."""
     listed = isinstance(weights, list | tuple) and len(weights) > 0
     return isinstance(weights[0] if listed else weights, Mapping)
 
 
 def _of_tree(weights: Any, activation: Activations | None) -> Network:
-    """Nested dictionaries; those of a list are applied in its order."""
+    """Return the network of nested dictionaries; those in a list are applied in order."""
     way_out = (
         "pass a list of the layers' dictionaries in that order, from_arrays([params['hidden'], params['out']], ...)"
     )
@@ -137,14 +137,15 @@ def _of_tree(weights: Any, activation: Activations | None) -> Network:
     network = from_names(layers, activation or "relu")
     if activation is None:
         raise ModelError(
-            f"a dictionary of weights does not say what its activations are; its layers are {told(matrices(layers))}. "
+            f"a dictionary of weights does not say what its activations are; its layers are "
+            f"{names_and_shapes(matrices(layers))}. "
             'Pass activation="relu" if they are all ReLU, or one for each layer, ["relu", ..., "identity"]'
         )
     return network
 
 
 def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    """Arrays by their path, ``params/Dense_0/kernel``."""
+    """Yield arrays with their path, ``params/Dense_0/kernel``."""
     if _is_tree(tree):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
             yield from _leaves(value, f"{path}/{key}" if path else str(key))
@@ -153,7 +154,7 @@ def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _of_estimator(model: Any, activation: Activations | None) -> Network:
-    """A fitted MLPRegressor with the scalers and projections around it."""
+    """Return the network of a fitted MLPRegressor with the scalers and projections around it."""
     inputs, perceptron, outputs = _unwrapped(model)
     names = {"identity": "identity", "relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
     count = len(perceptron.coefs_)
@@ -171,7 +172,7 @@ def _of_estimator(model: Any, activation: Activations | None) -> Network:
 
 
 def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
-    """What is done to inputs, the multilayer perceptron, and what was done to its outputs in training."""
+    """Return the transforms of the inputs, the multilayer perceptron, and the transforms of its training targets."""
     held = getattr(model, "__dict__", {})
     if "regressor_" in held:  # TransformedTargetRegressor
         inputs, perceptron, outputs = _unwrapped(held["regressor_"])
@@ -190,7 +191,7 @@ def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
 
 
 def dense(weight_name: str, weight: object, bias_name: str, bias: object | None) -> Dense:
-    """W h + b, with messages that call W and b by these names."""
+    """Return the layer W h + b; messages call W and b by these names."""
     matrix = float64(weight, weight_name)
     check_finite(matrix, weight_name)
     if matrix.dim() != 2 or not matrix.numel():
@@ -208,7 +209,7 @@ def dense(weight_name: str, weight: object, bias_name: str, bias: object | None)
 
 
 def multilayer(steps: Sequence[tuple[str, Dense | Scale]], activation: Activations) -> Network:
-    """Named matrices, each followed by any scales that belong to it and an activation, as a network.
+    """Return the network of named matrices, each followed by its scales (if any) and an activation.
 
     Scales before the first matrix act on the latent code.
     """
@@ -260,17 +261,17 @@ def _listed(values: Any, name: str) -> list[Any]:
 
 
 def from_names(layers: Sequence[NamedLayer], activation: Activations) -> Network:
-    """Chain named layers; an activation follows each matrix and the batch normalisations behind it."""
+    """Chain named layers; an activation follows each matrix and its batch normalisations."""
     return multilayer([(f"layer {name!r}", _step(name, held)) for name, held in layers], activation)
 
 
 def matrices(layers: Sequence[NamedLayer]) -> list[NamedLayer]:
-    """The layers that an activation follows, those with a matrix."""
+    """Return the layers with a matrix, each of which an activation follows."""
     return [(name, held) for name, held in layers if len(_shape(held)) == 2]
 
 
-def told(layers: Iterable[NamedLayer]) -> str:
-    """Names and shapes, for messages."""
+def names_and_shapes(layers: Iterable[NamedLayer]) -> str:
+    """Return the names and shapes of layers, for messages."""
     return ", ".join(f"{name or repr(name)} {_shape(held)}" for name, held in layers)
 
 
@@ -280,7 +281,7 @@ def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
 
 
 def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
-    """One layer from its tensors."""
+    """Return one layer, made from its tensors."""
     label, axes = f"layer {name!r}", len(_shape(tensors))
     if "moving_mean" in tensors or {"mean", "var"} <= tensors.keys():
         raise UnsupportedModelError(
@@ -325,14 +326,14 @@ def _batch_norm(label: str, tensors: Mapping[str, Tensor]) -> Scale:
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sorting key under which ``fc2`` comes before ``fc10``."""
+    """Return a sorting key that puts ``fc2`` before ``fc10``."""
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
 
 
 def grouped(flat: Mapping[str, Entry]) -> Named:
-    """``fc1.weight``, ``fc1.bias``, ... by layer, in order of first appearance.
+    """Group ``fc1.weight``, ``fc1.bias``, ... by layer, in order of first appearance.
 
-    A slash divides as a dot does, Keras' ``dense/kernel:0`` and Flax's ``params/Dense_0/kernel`` included.
+    A slash separates as a dot does, as in Keras' ``dense/kernel:0`` and Flax's ``params/Dense_0/kernel``.
     """
     kernels = any(re.search(r"(?:^|[./])kernel(?::0)?$", name) for name in flat)
     layers: dict[str, dict[str, Entry]] = {}
@@ -347,21 +348,22 @@ def grouped(flat: Mapping[str, Entry]) -> Named:
 
 
 def of_kernels(named: Named, picked: bool, way_out: str) -> Named:
-    """Layers as Keras and Flax name their arrays, under PyTorch's names; others as they are.
+    """Rename the kernels of Keras and Flax to PyTorch's weights; other layers are returned as they are.
 
     A kernel is (inputs, outputs), the transpose of a weight. Neither Keras nor Flax stores the order of layers, and
-    dictionaries of JAX are sorted by name, ``Dense_10`` before ``Dense_2``. So layers whose names differ in their
-    numbers alone are put in the order of these, ``dense``, ``dense_1``, ..., and others have to be ``picked``.
+    JAX sorts dictionaries by name, ``Dense_10`` before ``Dense_2``. So layers whose names differ only in their numbers
+    are sorted by number: ``dense``, ``dense_1``, ... Any other layers must be ``picked``, in order.
 
     Raises:
-        ModelError: nothing says the order; the message ends in ``way_out``.
+        ModelError: nothing determines the order; the message ends in ``way_out``.
     """
     if not any("kernel" in held for held in named.values()):
         return named
     if not picked:
         kinds = {re.sub(r"_?\d+", "", name) for name in named}
         if len(kinds) > 1:
-            raise ModelError(f"nothing says in which order its layers, {told(named.items())}, are applied; {way_out}")
+            layers = names_and_shapes(named.items())
+            raise ModelError(f"nothing says in which order its layers, {layers}, are applied; {way_out}")
         named = {name: named[name] for name in sorted(named, key=natural)}
     return {name: dict(_as_weight(key, array) for key, array in held.items()) for name, held in named.items()}
 
@@ -371,7 +373,7 @@ def _as_weight(key: str, array: Entry) -> tuple[str, Entry]:
 
 
 def numbered(flat: Mapping[str, Entry]) -> Named | None:
-    """``W0, b0, W1, b1, ...`` by the name of the weight, in numeric order; None if the names are others."""
+    """Group ``W0, b0, W1, b1, ...`` by the name of the weight, in numeric order; None if names are not of this form."""
     weights = {int(m[1]): n for n in flat if (m := _WEIGHT.fullmatch(n))}
     biases = {int(m[1]): n for n in flat if (m := _BIAS.fullmatch(n))}
     if not weights or any(not _WEIGHT.fullmatch(n) and not _BIAS.fullmatch(n) for n in flat):
@@ -389,7 +391,7 @@ def numbered(flat: Mapping[str, Entry]) -> Named | None:
 
 
 def unnamed(flat: Mapping[str, Entry]) -> Named | None:
-    """``arr_0, arr_1, ...``: matrices, each followed by its bias or none, or all matrices and then all biases."""
+    """Group ``arr_0, arr_1, ...``: each matrix and its bias (if any) in turn, or all matrices and then all biases."""
     if not flat or any(not re.fullmatch(r"arr_\d+", name) for name in flat):
         return None
     names = sorted(flat, key=natural)
@@ -412,9 +414,9 @@ def unnamed(flat: Mapping[str, Entry]) -> Named | None:
 
 
 def tensors(checkpoint: object, several: bool) -> Mapping[str, Entry]:
-    """The state_dict in a checkpoint: the checkpoint itself, or the one dictionary of tensors inside it.
+    """Return the state_dict in a checkpoint: the checkpoint itself, or the only dictionary of tensors inside it.
 
-    If there are ``several``, they may be joined, their keys put before the names (``generator.fc1``).
+    If there is more than one, ``several`` allows to join them, with their keys before the names (``generator.fc1``).
     """
     if not isinstance(checkpoint, Mapping):
         raise ModelFileError(

@@ -1,8 +1,8 @@
-"""PyTorch's ``.pt`` and ``.pth`` files: tensors and plain containers, and nothing that could run or ask for memory.
+"""Read tensors and plain containers from PyTorch's ``.pt`` and ``.pth`` files, without running code or filling memory.
 
-``torch.load(weights_only=True)`` runs no code, but trusts the numbers in a file: it allocates what the pickle states,
-decompresses records of any size, and hashes keys that take for ever. So the file is looked through first, its pickle by
-its opcodes (:func:`scan`), without building anything that it describes.
+``torch.load(weights_only=True)`` runs no code, but it trusts the numbers in a file: it allocates the sizes that the
+pickle states, decompresses records of any size, and hashes keys that take forever. The file is therefore checked first.
+:func:`scan` goes through the opcodes of its pickle without building any object.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from unrelu.runtime.file_reading import check_members, opened, shown_size, zip_m
 
 _WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"
 
-# An opcode of one byte may make an object of 200 bytes, an empty set.
+# An opcode of one byte may make an object of 200 bytes: an empty set.
 _PICKLE_EXPANDS = 256
-# Entries of a tuple with those of the tuples in it. Each may hold another one twice, so that a pickle of a few hundred
-# bytes describes a key that takes for ever to hash; shapes and strides are shorter.
+# The most entries of a tuple and all tuples nested in it. A tuple may hold another one twice, so a pickle of a few
+# hundred bytes can describe a key that takes forever to hash. Shapes and strides are shorter.
 _LARGEST_TUPLE = 1000
 # Bytes of the record that ends a zip file without a comment.
 _END = 22
-# What a storage's entries take, by its class; others take at least one byte.
+# Bytes of an entry, by the class of the storage; entries of other classes take at least one byte.
 _WIDTHS = {
     "Double": 8, "Long": 8, "ComplexFloat": 8, "ComplexDouble": 16, "Float": 4, "Int": 4, "Half": 2, "Short": 2,
     "BFloat16": 2,
@@ -40,14 +40,14 @@ _WIDTHS = {
 
 
 def read_checkpoint(file: Path, max_bytes: int) -> object:
-    """The tensors and plain containers of a PyTorch file; anything else is refused, never run.
+    """Return the tensors and plain containers of a PyTorch file; anything else is refused, never run.
 
     Raises:
         ModelFileError: it is no PyTorch file, damaged, a TorchScript program, or holds other objects.
         InputError: it would take more than ``max_bytes``.
     """
     with opened(file) as (stream, size), readable("PyTorch file", _WAY_OUT):
-        zipped = stream.read(4) == b"PK\x03\x04"  # PyTorch's rule; zipfile would look at the end of the file
+        zipped = stream.read(4) == b"PK\x03\x04"  # PyTorch's rule; zipfile looks at the end of the file instead
         stream.seek(0)
         try:
             if zipped:
@@ -56,7 +56,7 @@ def read_checkpoint(file: Path, max_bytes: int) -> object:
                 _check_legacy(stream, size, max_bytes)
             stream.seek(0)
             with warnings.catch_warnings():
-                # PyTorch warns about pickle protocols that its restricted reader may not know; it refuses them itself.
+                # PyTorch warns about pickle protocols that its restricted reader may not know, and refuses them anyway.
                 warnings.simplefilter("ignore")
                 return torch.load(stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -70,7 +70,7 @@ def read_checkpoint(file: Path, max_bytes: int) -> object:
 
 def _check_zip(stream: IO[bytes], size: int, file: Path, max_bytes: int) -> None:
     """Refuse a zip file whose records are larger than allowed, or smaller than its pickle states."""
-    # PyTorch's reader and Python's have to see the same members, so nothing may come before the first or after the end.
+    # PyTorch's reader and Python's must find the same members, so nothing may precede the first or follow the end.
     stream.seek(max(0, size - _END))
     ends = stream.read(4) == b"PK\x05\x06"
     with zipfile.ZipFile(stream) as archive:
@@ -84,7 +84,7 @@ def _check_zip(stream: IO[bytes], size: int, file: Path, max_bytes: int) -> None
                 f"else {_WAY_OUT}"
             )
         check_members(members.values(), file, max_bytes)
-        # PyTorch takes the first folder for the root, and does not mind the case of names: only one may be meant.
+        # PyTorch takes the first folder for the root and ignores the case of names, so neither may be ambiguous.
         if len({name.partition("/")[0] for name in members}) > 1 or len({n.lower() for n in members}) < len(members):
             raise ModelFileError(f"the file holds more than one archive; {_WAY_OUT}")
         pickles = [name for name in members if name.partition("/")[2] == "data.pkl"]
@@ -103,11 +103,11 @@ def _check_zip(stream: IO[bytes], size: int, file: Path, max_bytes: int) -> None
 
 
 def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
-    """Refuse a file of PyTorch before 1.6, pickles and then numbers, that states more numbers than it holds."""
+    """Refuse a file of PyTorch before 1.6 (pickles, then numbers) that states more numbers than it holds."""
     if size > max_bytes:
         raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
     storages: dict[object, int] = {}
-    # A magic number, a version, what the system was, the object, and the keys of the storages.
+    # Five pickles: a magic number, a version, the system, the object, and the keys of the storages.
     for _ in range(5):
         storages |= scan(_BoundedStream(stream, size))
         _check_pickle(stream.tell(), max_bytes)
@@ -121,14 +121,14 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
 
 
 class _BoundedStream:
-    """A stream that is asked for no more than it has: Python's would allocate the length that a string states."""
+    """A stream that never reads past its end. Python's reader would allocate the length that a string states."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream, self._size = stream, size
         self.readline, self.tell = stream.readline, stream.tell
 
     def read(self, count: int) -> bytes:
-        """Up to so many bytes."""
+        """Read up to ``count`` bytes."""
         return self._stream.read(max(0, min(count, self._size - self._stream.tell())))
 
 
@@ -141,7 +141,7 @@ def _check_pickle(size: int, max_bytes: int) -> None:
 
 
 class _Item(NamedTuple):
-    """What is on the stack of the pickle machine: a constant's or a tuple's value, where it is short, and its size."""
+    """An entry of the pickle machine's stack: the value of a constant or tuple, else None, and its size."""
 
     value: Any = None
     size: int = 1
@@ -152,11 +152,11 @@ _OTHER = _Item()
 
 
 def scan(stream: IO[bytes] | _BoundedStream) -> dict[object, int]:
-    """How many bytes a pickle states of the numbers behind tensors, by key; it is read without making its objects.
+    """Return the bytes that a pickle states for each storage of tensors, by key, without making its objects.
 
     Raises:
-        ModelFileError: it would make memory of a stated size (``torch.Tensor(n)``, ``bytearray(n)``), nest tuples
-            without end, or state a storage of no whole number of entries.
+        ModelFileError: it would allocate a stated size (``torch.Tensor(n)``, ``bytearray(n)``), nests tuples too
+            deeply, or states a storage whose number of entries is not a whole number.
         ValueError, IndexError, KeyError: it is damaged.
     """
     storages: dict[object, int] = {}
@@ -187,7 +187,7 @@ def scan(stream: IO[bytes] | _BoundedStream) -> dict[object, int]:
 
 
 def _taken(stack: list[_Item], opcode: pickletools.OpcodeInfo) -> list[_Item]:
-    """What an opcode takes from the stack, lowest first, without the mark."""
+    """Pop what an opcode takes from the stack; return it lowest first, without the mark."""
     before = [kind.name for kind in opcode.stack_before]
     taken: list[_Item] = []
     if "mark" in before:
@@ -207,9 +207,9 @@ def _tuple(items: list[_Item]) -> _Item:
 
 
 def _storage(value: object) -> tuple[object, int]:
-    """From ("storage", class, key, location, number of entries, ...); modules, ("module", ...), have none."""
+    """Return key and bytes of ("storage", class, key, location, number of entries, ...); ("module", ...) has none."""
     if not isinstance(value, tuple) or len(value) < 5 or value[0] != "storage":
-        return None, 0  # which PyTorch's reader refuses
+        return None, 0  # PyTorch's reader refuses it
     _, kind, key, _, count = value[:5]
     if not isinstance(key, str) or not isinstance(count, int) or count < 0:
         raise ModelFileError(f"a tensor's storage is stated as {count!r:.40} entries; the file is damaged; {_WAY_OUT}")
@@ -218,17 +218,17 @@ def _storage(value: object) -> tuple[object, int]:
 
 
 def _check_call(function: object, arguments: object) -> None:
-    """Refuse calls that PyTorch's reader allows, though what they take has no bound by the size of the file."""
+    """Refuse calls that PyTorch's reader allows although the size of the file does not bound their cost."""
     name = str(function)
     unbounded = name.endswith((" bytearray", "Tensor"))
-    # Codecs other than Latin-1, by which bytes are stored, may take a time that grows with the square of the text.
+    # Bytes are stored in Latin-1. Other codecs may take a time that grows with the square of the text's length.
     coded = name == "_codecs encode" and (not isinstance(arguments, tuple) or arguments[1:] != ("latin1",))
     if unbounded or coded:
         raise ModelFileError(f"the file holds pickled objects other than tensors, made by {name!r:.60}; {_WAY_OUT}")
 
 
 def check_tensors(tensors: Mapping[str, Any]) -> None:
-    """Refuse tensors that are more, or less, than their numbers."""
+    """Refuse tensors that are not plain arrays of numbers: quantized, sparse, nested, expanded or without data."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             continue

@@ -1,7 +1,7 @@
-"""Keras' ``.keras`` and ``.h5`` files: their arrays and the configuration of the model, and nothing that could run.
+"""Read the arrays and the configuration of a model from Keras' ``.keras`` and ``.h5`` files, without running code.
 
-Neither is trusted: an HDF5 file may name other files to be read, hold links in circles, or state sizes that no memory
-has. Keras itself writes plain groups of plain arrays, so anything else is refused.
+The files are not trusted: an HDF5 file may name other files, hold circular links, or state sizes that exceed the
+memory. Keras writes plain groups of plain arrays, so anything else is refused.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from unrelu.runtime.file_reading import (
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# Names in a file, and groups within one another.
+# The most names in a file, and levels of nested groups.
 _NODES, _DEPTH = 20_000, 32
-# What training leaves in a file beside the model.
+# Groups that hold the state of training, not the model.
 _TRAINING = ("optimizer", "optimizer_weights")
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 
 
 def read_keras(file: Path, max_bytes: int) -> tuple[Arrays, Any | None]:
-    """The arrays of a model by their path in the file, and its configuration, None where the file has none.
+    """Return the arrays of a model by their path in the file, and its configuration (None if the file has none).
 
     Args:
         file: ``.keras`` (a zip file with a configuration and an HDF5 file), or ``.h5`` (of a model, or of weights).
-        max_bytes: that the arrays may have together, as float64.
+        max_bytes: the most bytes that the arrays may take together, as float64.
 
     Raises:
-        ModelFileError: h5py is not installed, or the file is damaged or not of Keras.
+        ModelFileError: h5py is not installed, the file is damaged, or Keras did not write it.
         InputError: see :mod:`unrelu.runtime.file_reading`; or arrays are stored elsewhere, linked or compressed.
     """
     try:
@@ -62,7 +62,7 @@ def read_keras(file: Path, max_bytes: int) -> tuple[Arrays, Any | None]:
 
 
 def _unzipped(file: Path, max_bytes: int) -> tuple[Any, bytes]:
-    """The configuration and the bytes of the HDF5 file in a ``.keras`` file."""
+    """Return the configuration in a ``.keras`` file, and the bytes of the HDF5 file in it."""
     way_out = f"save it anew with model.save({file.name!r})"
     kind = readable("readable .keras file", way_out)
     with kind, opened(file) as (stream, _), zipfile.ZipFile(stream) as archive:
@@ -74,10 +74,10 @@ def _unzipped(file: Path, max_bytes: int) -> tuple[Any, bytes]:
 
 
 def _stored_config(stored: Any, max_bytes: int) -> Any | None:
-    """The configuration that ``model.save("model.h5")`` leaves as an attribute; weights alone have none."""
+    """Return the configuration that ``model.save("model.h5")`` stores as an attribute; files of weights have none."""
     if "model_config" not in stored.attrs:
         return None
-    # One string is not longer than the file; an array of them may name the same one any number of times.
+    # A single string is no longer than the file; an array may refer to one string any number of times.
     text = stored.attrs["model_config"] if stored.attrs.get_id("model_config").shape == () else None
     if not isinstance(text, str | bytes):
         raise ModelFileError("its attribute 'model_config' is no text; save it anew with model.save")
@@ -96,7 +96,7 @@ def _parsed(text: bytes, max_bytes: int) -> Any:
 
 
 def _children(group: Any) -> list[str]:
-    """The names in a group, each of a group or an array stored right there."""
+    """Return the names in a group; each must be a group or array stored there, not a link."""
     import h5py  # noqa: PLC0415
 
     names = list(group)
@@ -110,7 +110,7 @@ def _children(group: Any) -> list[str]:
 
 
 def _arrays(root: Any, file_size: int, max_bytes: int) -> Arrays:
-    """Every array below a group, by its path there."""
+    """Return every array below a group, by its path in the group."""
     import h5py  # noqa: PLC0415
 
     found: Arrays = {}
@@ -143,7 +143,7 @@ def _arrays(root: Any, file_size: int, max_bytes: int) -> Arrays:
 
 
 def _stated_size(node: Any, file_size: int) -> int:
-    """Bytes that an array takes as float64, if it is one that Keras writes."""
+    """Return the bytes that an array takes as float64; refuse one that Keras would not write."""
     where = f"the array {node.name}"
     if node.external or node.is_virtual:
         raise InputError(f"{where} is stored in other files, which are not read; save the model anew")

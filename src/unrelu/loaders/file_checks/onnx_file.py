@@ -1,4 +1,4 @@
-"""ONNX models from files: what is read, from which files, and how much a node may compute."""
+"""Read ONNX models from files, and limit what the nodes of a model may compute."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
 from unrelu.loaders.file_checks import readable
 from unrelu.runtime.file_reading import opened, read_bytes, shown_size
 
-# Of the node of a model and of those that its functions stand for; chains of layers have hundreds.
+# The most nodes of a model, those inside its functions included; chains of layers have hundreds.
 _NODES = 20_000
-# Inputs up to this size may be shapes, which tell the size of what is computed; NumPy has no more axes.
+# Inputs up to this size may be shapes, which determine the size of an output. NumPy arrays have at most 64 axes.
 _SHAPE = 64
-# Operators that ONNX's reference implementation computes one entry at a time, and how many times slower than others.
+# Operators that ONNX's reference implementation computes entry by entry, and how many times slower they are.
 _ENTRYWISE, _SLOWER = {"Erf", "GatherElements", "GatherND", "ScatterElements", "ScatterND"}, 100
-# Products of numbers that take as long as writing one.
+# Multiplications that take as long as writing one number.
 _PRODUCTS = 50
-# What serialised models may have, by protobuf.
+# The most bytes of a model that protobuf serialises.
 _LARGEST_CHECKED = 2**31 - 1
 
 
 def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
-    """The model in a file, checked, with its functions written out.
+    """Return the model in a file, checked, with its functions inlined.
 
-    A tensor may be in another file only if that is called ``NAME.data`` or ``NAME_data``, where NAME is the model's
-    file name, as PyTorch and Hugging Face write it. Any other name is one that the author of the model chose, of a
-    file that is none of theirs to read.
+    Tensors may be in a second file only if that is called ``NAME.data`` or ``NAME_data``, where NAME is the model's
+    file name, as PyTorch and Hugging Face write it. With any other name, the author of the model could have a file
+    read that is not theirs.
 
     Raises:
-        ModelFileError: the file is truncated or no valid ONNX model, names another file, or a link.
+        ModelFileError: the file is truncated or not a valid ONNX model, or refers to another file or a link.
         InputError: the file, or its tensors, have more than ``max_bytes``.
         UnsupportedModelError: it has more than 20,000 nodes.
     """
@@ -57,7 +57,7 @@ def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
 
 
 def _embedded(model: onnx.ModelProto, file: Path, max_bytes: int) -> bool:
-    """Put tensors of the file beside the model into it; whether there are any."""
+    """Move the tensors of the second file into the model; return whether there are any."""
     total = 0
     outside = [tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     for tensor in outside:
@@ -98,7 +98,7 @@ def _number(text: str, name: str) -> int:
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """All tensors in a message, at any depth: initializers, attributes of nodes, of their graphs and of functions."""
+    """Yield all tensors in a message, at any depth: of the graph, its subgraphs, nodes and functions."""
     if isinstance(message, onnx.TensorProto):
         yield message
         return
@@ -109,7 +109,7 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def _check_nodes(model: onnx.ModelProto) -> None:
-    """Refuse functions that stand for too many nodes: each may call the next one twice."""
+    """Refuse functions that expand to too many nodes: each may call the next one twice."""
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     open_now: set[tuple[str, str, str]] = set()
 
@@ -132,11 +132,12 @@ def _check_nodes(model: onnx.ModelProto) -> None:
 
 
 class ConstantSizes:
-    """What all constants of a model may take together, told by ONNX's own shape inference before they are computed.
+    """Limits the bytes of all constants of a model together. Sizes are inferred before a constant is computed.
 
     Args:
-        opsets, version: of the model, and of ONNX's own operators among them.
-        max_bytes: that they may take, at 8 bytes an entry.
+        opsets: the operator sets of the model.
+        version: the version of ONNX's own operator set.
+        max_bytes: the most bytes that the constants may take, at 8 bytes an entry.
     """
 
     def __init__(self, opsets: Sequence[onnx.OperatorSetIdProto], version: int, max_bytes: int) -> None:
@@ -145,14 +146,14 @@ class ConstantSizes:
         self._entries = 0
 
     def add(self, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
-        """Count constants, and refuse too many."""
+        """Count the entries of constants, and refuse too many."""
         self._count(sum(array.size for array in arrays), "the constants of the model would take")
 
     def check(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> None:
-        """Refuse a node whose outputs would take too much, memory or time, which is counted like memory."""
+        """Refuse a node whose outputs would take too much memory, or too much time, which is counted in entries."""
         arrays = [np.asarray(value) for value in inputs if value is not None]
         total = sum(array.size for array in arrays)
-        # Where sizes depend on the values (NonZero), there is one index for each axis and entry at most.
+        # Where sizes depend on values (NonZero), the output has at most one index for each axis and entry.
         unknown = total * max([1, *(array.ndim for array in arrays)])
         counts = [unknown if count is None else count for count in self._inferred(node, inputs)]
         size, more = sum(counts), 0
@@ -161,7 +162,7 @@ class ConstantSizes:
         elif node.op_type in _ENTRYWISE:
             more = (_SLOWER - 1) * max(size, total)
         self._count(size, "computes a constant; with it the model would take")
-        self._entries -= size  # which is counted once it is there
+        self._entries -= size  # ``add`` counts it once it is computed
         self._count(more, "computes a constant; with the time for it the model would take")
 
     def _count(self, entries: int, what: str) -> None:
@@ -173,7 +174,7 @@ class ConstantSizes:
             )
 
     def _inferred(self, node: onnx.NodeProto, inputs: Sequence[Any]) -> list[int | None]:
-        """How many entries each output has; None where that is not known before."""
+        """The number of entries of each output; None where it cannot be inferred."""
         types, data = {}, {}
         for name, value in zip(node.input, inputs, strict=True):
             if name:
@@ -184,7 +185,7 @@ class ConstantSizes:
         try:
             schema = onnx.defs.get_schema(node.op_type, self._version, "")
             found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self._opsets)
-        except Exception as error:  # of inference, which has its own
+        except Exception as error:  # shape inference has its own exceptions
             raise UnsupportedModelError(f"cannot be computed: {' '.join(str(error).split())[:200]}") from error
         return [_entries(kind) for kind in found.values()]
 

@@ -1,9 +1,8 @@
-"""``.pt2`` files of ``torch.export.save``: read without ``torch.export.load``, which unpickles and evaluates text.
+"""Read ``.pt2`` files of ``torch.export.save`` without ``torch.export.load``, which can run code.
 
-PyTorch's reader unpickles weights, constants and example inputs that say so, evaluates the text of symbolic sizes by
-SymPy, looks operators up by any name, and loads compiled libraries. Here a file is a zip archive of JSON and numbers:
-operators are those of a list, none of which reads files, weights are numbers as they are stored, and nothing else is
-looked at.
+PyTorch's reader unpickles objects where the file asks for it, evaluates the text of symbolic sizes by SymPy, looks up
+operators by any name, and loads compiled libraries. Here the file is read as a zip archive of JSON and numbers.
+Only listed operators are allowed, none of which reads files. Weights are read as plain numbers. Nothing else is used.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelFileError, UnsupportedModelError
 from unrelu.loaders._exported_program import SIZES, Program
-from unrelu.loaders._graph_recorder import AloneModule, SizeLimit
+from unrelu.loaders._graph_recorder import FixedBatchModule, SizeLimit
 from unrelu.loaders.file_checks import readable
 from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen
 from unrelu.runtime.file_reading import check_members, json_limit, read_bytes, shown_size, zip_members
 
 _WAY_OUT = 'if you trust its author, unrelu.from_torch(torch.export.load("FILE")) reads it'
-# torch._export.serde.schema.ScalarType, of numbers.
+# Numeric types by their number in torch._export.serde.schema.ScalarType.
 _TYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
     8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
-# Operators that compute their outputs from their inputs, and nothing else.
+# Operators that only compute their outputs from their inputs.
 _OPERATORS = """
     _softmax _log_softmax _to_copy _unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d add addmm alias amax amin
     arange avg_pool1d avg_pool2d batch_norm bmm cat celu chunk clamp clamp_max clamp_min clone constant_pad_nd
@@ -53,14 +52,13 @@ _ATEN = frozenset(_OPERATORS.split())
 
 
 def read_program_file(file: Path, max_bytes: int) -> tuple[nn.Module, Shape]:
-    """The program in a ``.pt2`` file as a module, and the shape of one code.
+    """Return the program in a ``.pt2`` file as a module, and the shape of one code.
 
     Raises:
-        ModelFileError: it is no such file, damaged, holds pickled objects or compiled libraries, or states tensors that
-            are larger than their records.
-        UnsupportedModelError: an operator is not one of those that are known to be safe, or would make a tensor of more
-            than ``max_bytes``.
-        InputError: it, or what it holds, has more than ``max_bytes``.
+        ModelFileError: it is not such a file, is damaged, holds pickled objects or compiled libraries, or states
+            tensors that are larger than their records.
+        UnsupportedModelError: an operator is not known to be safe, or would make a tensor of more than ``max_bytes``.
+        InputError: the file or its content has more than ``max_bytes``.
     """
     content = read_bytes(file, max_bytes)
     kind = ".pt2 file of torch.export.save of this version of PyTorch"
@@ -74,13 +72,13 @@ def read_program_file(file: Path, max_bytes: int) -> tuple[nn.Module, Shape]:
 
 
 class _Reader:
-    """The records of an archive, by their names without its folder."""
+    """Reads an archive. ``records`` maps names without the archive's folder to full names."""
 
     def __init__(self, archive: zipfile.ZipFile, records: Mapping[str, str], max_bytes: int) -> None:
         self.archive, self.records, self.max_bytes, self.held = archive, records, max_bytes, 0
 
     def module(self) -> tuple[nn.Module, Shape]:
-        """What the archive holds."""
+        """Return the program as a module, and the shape of one code."""
         if any(name.startswith("data/aotinductor/") for name in self.records):
             raise ModelFileError(f"the file holds compiled libraries, which are code; {_WAY_OUT}")
         if self._bytes("byteorder") not in (b"little", b""):
@@ -99,7 +97,7 @@ class _Reader:
         values = graph["tensor_values"]
         program = Program(codes, lambda name: [size.get("as_int") for size in values[name]["sizes"]])
         for name, tensor in tensors.items():
-            program.hold(name, tensor)
+            program.add_constant(name, tensor)
         for node in graph["nodes"]:
             _call(program, node)
         outputs = [spec["user_output"]["arg"]["as_tensor"]["name"] for spec in signature["output_specs"]]
@@ -115,7 +113,7 @@ class _Reader:
         return json.loads(content)
 
     def _tensors(self, kind: str) -> dict[str, Tensor]:
-        """The weights or the constants, by name."""
+        """The tensors of this kind (weights or constants), by name."""
         config = self._json(f"data/{kind}/model_{kind}_config.json")["config"]
         return {name: self._tensor(name, f"data/{kind}/{entry['path_name']}", entry) for name, entry in config.items()}
 
@@ -140,19 +138,19 @@ class _Reader:
 
 
 def _call(program: Program, node: Mapping[str, Any]) -> None:
-    """Add a node, and the parts of what it gives, if these are several."""
+    """Add a node. If it has several outputs, add a node for each of them."""
     arguments = [(part["kind"] == 1, part["name"], _value(part["arg"], program)) for part in node["inputs"]]
     args = tuple(value for positional, _, value in arguments if positional)
     kwargs = {name: value for positional, name, value in arguments if not positional}
     outputs = [_result(part) for part in node["outputs"]]
     target = _target(node["target"])
     if len(outputs) == 1 and not isinstance(outputs[0], list):
-        program.call(str(outputs[0]), target, args, kwargs)
-    elif outputs:  # checks have none
+        program.add_call(str(outputs[0]), target, args, kwargs)
+    elif outputs:  # assertions have none
         parts = outputs[0] if isinstance(outputs[0], list) else outputs
-        program.call(whole := f"all of {parts[0]}", target, args, kwargs)
+        program.add_call(whole := f"all of {parts[0]}", target, args, kwargs)
         for i, part in enumerate(parts):
-            program.call(part, SIZES["getitem"], (program.nodes[whole], i), {})
+            program.add_call(part, SIZES["getitem"], (program.nodes[whole], i), {})
 
 
 def _result(part: Mapping[str, Any]) -> Any:
@@ -165,7 +163,7 @@ def _result(part: Mapping[str, Any]) -> Any:
 
 
 def _value(given: Mapping[str, Any], program: Program) -> Any:
-    """What an argument is."""
+    """The value of an argument, or the node that computes it."""
     ((kind, held),) = given.items()
     if kind == "as_tensor":
         return program.nodes.get(held["name"])
@@ -189,7 +187,7 @@ def _value(given: Mapping[str, Any], program: Program) -> Any:
 
 
 def _target(name: str) -> Any:
-    """The operator of a name, if it is a known one."""
+    """The operator of this name if it is known to be safe, else the name."""
     module, _, last = name.rpartition(".")
     if module == "_operator" and last in SIZES:
         return SIZES[last]
@@ -201,13 +199,13 @@ def _target(name: str) -> Any:
 
 
 def _check_sizes(module: nn.Module, shape: Shape, max_bytes: int) -> None:
-    """Refuse a program that would make a tensor of more than ``max_bytes``; it is run without numbers."""
-    body, count = (module.body, module.batch) if isinstance(module, AloneModule) else (module, 2)
+    """Refuse a program that would make a tensor of more than ``max_bytes``, by running it on meta tensors."""
+    body, count = (module.body, module.batch) if isinstance(module, FixedBatchModule) else (module, 2)
     empty = frozen(body, torch.float64, torch.device("meta"))
     try:
         with torch.no_grad(), SizeLimit(max_bytes):
             empty(torch.empty(count, *shape, dtype=torch.float64, device="meta"))
     except UnsupportedModelError:
         raise
-    except Exception as error:  # of the program's operators
+    except Exception as error:  # raised by the program's operators
         raise UnsupportedModelError(f"the program cannot be run: {type(error).__name__}: {error}") from error
