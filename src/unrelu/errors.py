@@ -4,18 +4,18 @@
 
     UnreluError
     ├── ModelError (ValueError)          a model that cannot be used
-    │   ├── UnsupportedModelError        a node that breaks the chain of layers, or a module that is no generator
+    │   ├── UnsupportedModelError        a node that breaks the chain of layers, or a module that is not a generator
     │   └── ModelFileError               a file that cannot be read, or is not what its name says
     ├── InputError (ValueError)          data, shapes or noise levels that make no sense
     ├── OptionError (TypeError)          an unknown or ill-typed option of a method
     ├── OutputExistsError (FileExistsError)  an output folder that would be overwritten
     ├── StorageError (OSError)           results that cannot be written: a full disk, a folder without permission
     ├── MissingPackageError (ModuleNotFoundError)  an optional package that is not installed
-    ├── HostError (RuntimeError)         a process that cannot do what is asked: forked, or a daemon
+    ├── HostError (RuntimeError)         a task that this process cannot do, as it is forked or a daemon
     └── SolverError (RuntimeError)       an LP solver that refused its input or broke down
 
 Every message shows the offending value and says what to do about it. Each class also derives from the built-in
-exception that a caller would expect, so ``except ValueError`` keeps working.
+exception that a caller expects, so ``except ValueError`` works.
 
 >>> import unrelu
 >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -38,11 +38,11 @@ class ModelError(UnreluError, ValueError):
 
 
 class UnsupportedModelError(ModelError):
-    """A node breaks the chain of layers where one is needed, or a module is no differentiable generator either."""
+    """A method needs a chain of layers and a node breaks it, or a module is not a differentiable generator."""
 
 
 class ModelFileError(ModelError):
-    """A model file is missing, truncated, foreign or unsafe to read."""
+    """A model file is missing, truncated, of an unknown kind or unsafe to read."""
 
 
 class InputError(UnreluError, ValueError):
@@ -50,24 +50,24 @@ class InputError(UnreluError, ValueError):
 
 
 class OptionError(UnreluError, TypeError):
-    """An option is unknown to the chosen method, or has a value it cannot take."""
+    """An option is unknown to the chosen method, or its value is not allowed."""
 
 
 class OutputExistsError(UnreluError, FileExistsError):
-    """The output folder exists; nothing is overwritten unless asked."""
+    """The output folder exists; it is overwritten only on request."""
 
 
 class StorageError(UnreluError, OSError):
-    """Results cannot be written: the disk is full, or gone, or not ours to write to."""
+    """Results cannot be written: the disk is full or missing, or permission is denied."""
 
 
 class MissingPackageError(UnreluError, ModuleNotFoundError):
-    """Something needs an optional package that is not installed; the message says how to install it."""
+    """An optional package is needed but not installed; the message says how to install it."""
 
 
 class HostError(UnreluError, RuntimeError):
-    """The process that this runs in cannot do what is asked: a forked one use the GPU, a daemon start processes."""
+    """This process cannot do the task: a forked process cannot use the GPU, a daemon cannot start processes."""
 
 
 class SolverError(UnreluError, RuntimeError):
-    """An LP solver refused its input or returned something that is not a solution."""
+    """An LP solver refused its input, or its result is not a solution."""

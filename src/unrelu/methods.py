@@ -1,9 +1,9 @@
-"""Inverting a network: the registry of methods, by name and as objects with their options.
+"""The registry of inversion methods, by name and as objects with their options.
 
-A method is a callable ``method(problem) -> Inversion`` with its options on the object, such as
-``LevenbergMarquardt(start="linf")``; the layer methods (``LInf(alpha=1.5)``) are applied from the last layer to the
-first. To add one, write it in a file of ``search`` or ``baselines`` and give it a line in :data:`METHODS`; the command
-line, the contract tests and the reference page go over the registry.
+A method is a callable ``method(problem) -> Inversion`` that holds its options, such as
+``LevenbergMarquardt(start="linf")``. The layer methods (``LInf(alpha=1.5)``) are applied from the last layer to the
+first. To add a method, write it in a file of ``search`` or ``baselines`` and add a line to :data:`METHODS`. The command
+line, the contract tests and the reference page read the registry.
 
 >>> import unrelu
 >>> from unrelu.methods import LevenbergMarquardt
@@ -54,14 +54,14 @@ Method = Callable[[Problem], Inversion]
 
 
 def refuse(method: Method, problem: Problem) -> None:
-    """Raise now what the method would raise of this generator and measurement, before any work is done for it.
+    """Raise an error early, before any work is done, if the method cannot solve this problem.
 
-    Methods that not every generator suits have a ``check(problem)``, with which they begin as well.
+    A method that does not suit every problem has a ``check(problem)``, which it also calls itself.
 
     Raises:
-        UnsupportedModelError: the method cannot invert this generator, or not under this measurement or noise; the
-            message says what can.
-        InputError: the method has no |z|^2, and the problem has a prior.
+        UnsupportedModelError: the method does not support this generator, measurement or noise; the message says which
+            method does.
+        InputError: the problem has a prior, and the method has no |z|^2 term.
     """
     check = getattr(method, "check", None)
     if check is not None:
@@ -73,8 +73,8 @@ class Entry:
     """One line of the registry.
 
     Attributes:
-        summary: what the method is, in a sentence.
-        norm: the norm that ``fun`` reports; "noise" if it is that of the noise.
+        summary: a description of the method.
+        norm: the norm that ``fun`` reports; "noise" for the norm that suits the noise.
         options: a frozen dataclass whose fields are the method's options.
         layerwise: whether ``options`` is a layer method, to be wrapped in :class:`Layerwise`.
     """
@@ -114,17 +114,17 @@ METHODS: dict[str, Entry] = {
 
 
 def registered_name(method: str | LayerMethod | Method) -> str | None:
-    """The name under which a method is registered, given so or as an object; None for a callable of the caller's."""
+    """The registered name of a method, given by name or as an object; None for a callable of the caller's."""
     if isinstance(method, str):
         return method
     return next((name for name, entry in METHODS.items() if type(method) is entry.options), None)
 
 
 def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Method:
-    """The method of that name with its options, or the object that was given.
+    """The method of that name with its options, or the given object.
 
     Raises:
-        OptionError: the name or an option is unknown, or an option has a value it cannot take.
+        OptionError: the name or an option is unknown, or the value of an option is not allowed.
     """
     if callable(method):
         if options:
@@ -149,7 +149,7 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
     return Layerwise(built, method) if entry.layerwise else cast(Method, built)
 
 
-# Words that other libraries, or other methods, have for what is asked for here.
+# Arguments of unrelu.invert, and names that other libraries or methods use for arguments and options.
 _ARGUMENTS = (
     "operator", "noise", "bounds", "norm", "prior", "z0", "seed", "time_limit", "callback", "scale",
 )  # fmt: skip
@@ -161,7 +161,7 @@ _ALIASES = {
 
 
 def _meant(name: str, known: Mapping[str, Any]) -> str:
-    """What may have been meant by an option that a method does not have, for the end of a message."""
+    """The end of an error message: the option that may have been meant by an unknown name."""
     names = [*known, *_ARGUMENTS]
     if _ALIASES.get(name) in names:
         return f"; did you mean {_ALIASES[name]!r}?"
@@ -179,7 +179,7 @@ _KINDS: dict[type, tuple[str, type]] = {
 
 
 def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
-    """Values are what the field's annotation says; NumPy's numbers are numbers, True and False are none."""
+    """Check a value against the annotation of its field. NumPy numbers are numbers; True and False are not."""
     kinds = get_args(hint) or (hint,)
     if value is None and type(None) in kinds:
         return

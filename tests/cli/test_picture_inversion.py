@@ -120,9 +120,9 @@ def test_no_code_is_no_picture(run):
         (("rgba.png",), "PIL.Image.open('rgba.png').convert('L').save('grey.png')"),
         (("text.png",), "text.png cannot be read: cannot identify image file"),
         (("gone.png",), "gone.png does not exist; pass a picture (.png, .jpg) or a .npy or .npz file"),
-        (("digit.png", "--operator", "one.npy"), "--operator takes numbers that it gives, and digit.png is a picture"),
+        (("digit.png", "--operator", "one.npy"), "--operator needs measured numbers, and digit.png is a picture"),
         (("digit.png", "--size", "28"), "--size '28' is not HEIGHT,WIDTH"),
-        (("one.npy", "--size", "28,28"), "--size 28,28 resizes pictures, and one.npy is none"),
+        (("one.npy", "--size", "28,28"), "--size 28,28 resizes pictures; leave it out, one.npy is not a picture"),
         (("digit.png", "--scale", "0"), "scale '0' is not LOW,HIGH"),
     ],
 )

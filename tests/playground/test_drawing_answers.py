@@ -167,7 +167,7 @@ def test_a_generator_is_one_of_those_that_were_opened(digits, name):
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b"3"])
 def test_a_request_is_an_object(body):
-    with pytest.raises(InputError, match="a request is a JSON object"):
+    with pytest.raises(InputError, match="a request must be a JSON object"):
         parsed(body, {})
 
 

@@ -1,4 +1,4 @@
-"""The commands of the command line, and what they show.
+"""The commands of the command line and their output.
 
-Nothing is imported here: the process around the commands has to be able to hear Ctrl-C before they are.
+Nothing is imported here, because the process has to handle Ctrl-C before the commands are imported.
 """

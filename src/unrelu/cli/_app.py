@@ -1,6 +1,6 @@
 """The command line: ``unrelu invert``, ``run``, ``status``, ``certify``, ``inspect``, ``demo``, ``reproduce``...
 
-Commands import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
+Commands import their dependencies when they run, so that ``unrelu --help`` does not wait for PyTorch.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _root(
     pass
 
 
-# The times are the processor time of a fresh process on two cores of a server, with compiled kernels in the cache, most
-# of it for importing libraries; that of `run` is shared by two workers.
+# The times in the examples are processor times of a fresh process on two server cores, with compiled kernels in the
+# cache. Most of it is importing libraries. For `run`, two workers share it.
 @command(
     app,
     ("_invert.py", "invert", "method noise norm prior seed time_limit scale"),
@@ -292,7 +292,7 @@ def run(
 
 
 def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:
-    """Whether a file holds a single mask. Of a ``.npy`` file only the header is read, as it may hold many."""
+    """Whether a file holds a single mask. Only the header of a ``.npy`` file is read, as it may hold many masks."""
     from unrelu.datasets.small_files import read_observations
     from unrelu.runtime.file_reading import npy_header, opened
 
@@ -398,7 +398,7 @@ def play(
 
 
 def add_studies(app: typer.Typer) -> None:
-    """The commands of ``unrelu-studies``, which are its entry points. Without it they say how to get it."""
+    """Add the commands of ``unrelu-studies``, which are its entry points. If it is missing, they say how to get it."""
     found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
     for name in ("reproduce", "benchmark"):
         try:

@@ -1,4 +1,4 @@
-"""The demonstration: noisy digits, methods side by side, a table, a picture and a record of every run."""
+"""The demonstration: several methods on noisy digits, with a table, a picture and a record of every inversion."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _STATED = f"gaussian:{_NOISE}"
 _LAYERWISE = ("linf", "l1", "least_squares")
 _REFINED = "linf, then lm"
 _COLUMNS = (*_LAYERWISE, "gradient_descent", "adam", _REFINED, "lm", "auto")
-# A number of steps, and no time limit: what is found must not depend on the speed of the machine.
+# A number of steps instead of a time limit, so that results do not depend on the speed of the machine.
 _DESCENT_STEPS = 2_000
 _SHARED = ("auto", "lm", _REFINED, "adam")
 
 
 @dataclass
 class Section:
-    """One generator on one kind of observation, and what every method made of it.
+    """One generator, one kind of observation, and the results of every method.
 
     Attributes:
         model: name in the zoo.
-        real: noisy held-out digits instead of noisy outputs of the generator.
+        real: whether observations are noisy held-out digits instead of noisy outputs of the generator.
         count: number of observations.
-        groups: the methods, as groups from the smallest residual to the largest. All of a group are taken as equal:
-            which of them has the smaller median depends on the seed.
-        seed: of the true codes or the choice of digits, of the noise, and of the methods' starts, each its own stream.
-        shown: observations in the picture.
+        groups: groups of methods, from the smallest residual to the largest. Methods of one group count as equal,
+            because their order depends on the seed.
+        seed: the seed of the true codes or the choice of digits, of the noise and of the starts, each with its stream.
+        shown: number of observations in the picture.
     """
 
     model: str
@@ -69,17 +69,17 @@ class Section:
 
     @property
     def methods(self) -> list[str]:
-        """Labels of the methods, in the order in which they run: the refinement needs its start."""
+        """Labels of the methods, in the order in which they run: a refinement runs after its start."""
         return [method for method in _COLUMNS if any(method in group for group in self.groups)]
 
     @property
     def title(self) -> str:
-        """What is inverted."""
+        """The title: generator, observations and noise."""
         what = "real digits" if self.real else "its own digits"
         return f"{self.model}: {self.count} of {what}, Gaussian noise {_NOISE}"
 
     def run(self, method: str, callback: Callable[[Progress], None] | None = None) -> None:
-        """Invert the observations by one method and keep the result; the time of a refinement includes its start's."""
+        """Invert the observations by one method and keep the result; a refinement's time includes that of its start."""
         start = self.results["linf"] if method == _REFINED else None
         result = invert(
             self.network, self.observed, "lm" if start else method, noise=_STATED, z0=start.z if start else None,
@@ -88,7 +88,7 @@ class Section:
         self.results[method] = replace(result, seconds=result.seconds + start.seconds) if start else result
 
     def numbers(self, method: str) -> dict[str, Any]:
-        """What the tables say of a method; the error is the median of |z - z*| / |z*|, where true codes are known."""
+        """The numbers in the tables; the latent error is the median of |z - z*| / |z*|, if true codes are known."""
         result, error = self.results[method], None
         if self.codes is not None:
             ratios = np.linalg.norm(result.z - self.codes, axis=1) / np.linalg.norm(self.codes, axis=1)
@@ -99,18 +99,18 @@ class Section:
         }  # fmt: skip
 
     def misfit(self, method: str) -> float:
-        """Median of |y - G(z)|_2 / |e|_2, with e the noise that was added: near 1 where y is explained."""
+        """Median of |y - G(z)|_2 / |e|_2, where e is the added noise; near 1 if y is explained."""
         noise = np.linalg.norm((self.observed - self.clean).reshape(self.count, -1), axis=1)
         return float(np.median(self.results[method].residual("l2") / noise))
 
     @property
     def in_order(self) -> bool:
-        """Whether every method has a smaller median misfit than all methods of the groups after its own."""
+        """Whether every method has a smaller median misfit than all methods of later groups."""
         misfits = [[self.misfit(method) for method in group] for group in self.groups]
         return all(max(before) < min(after) for before, after in pairwise(misfits))
 
     def table(self) -> list[str]:
-        """The methods and what they found; those of a group share a rank."""
+        """A table of the methods and their numbers; the methods of a group share a rank."""
         headings = ("rank", "method", "explained", "latent error", "residual / noise", "ms/image")
         rows, rank = [], 1
         for group in self.groups:
@@ -130,18 +130,18 @@ class Section:
 
 
 def _options(method: str, model: str) -> dict[str, Any]:
-    """Options that are not the method's defaults. The settings of Adam are those of its paper for such generators."""
+    """Options that differ from the method's defaults. Adam has the settings of its paper for such generators."""
     if method == "gradient_descent":
         return {"max_iterations": _DESCENT_STEPS}
     return {"setting": "celeba"} if method == "adam" and model == "mnist-dcgan" else {}
 
 
 def sections(seed: int = SEED) -> list[Section]:
-    """What the demonstration runs, drawn from a seed.
+    """The sections of the demonstration for a seed.
 
     The wide generators get fewer observations. The last layer of mnist-dcgan does not expand, so it is not inverted
-    layer by layer. The groups were chosen on seeds 2026, 1, 2 and 3; seeds 4, 5 and 6 (``make demo-seeds``) had no part
-    in that.
+    layer by layer. The groups were chosen on seeds 2026, 1, 2 and 3, and tested on seeds 4, 5 and 6
+    (``make demo-seeds``).
     """
     return [
         Section("mnist-relu", False, 24, (_SHARED, ("least_squares",), ("gradient_descent", "l1"), ("linf",)), seed, 2),
@@ -184,7 +184,7 @@ def run_demo(folder: Path, console: Console, seed: int = SEED) -> list[Section]:
 
 
 def demo_document(done: list[Section]) -> dict[str, Any]:
-    """What the tables say, for ``--json``."""
+    """The contents of the tables, for ``--json``."""
     return {
         "order_holds": all(section.in_order for section in done),
         "sections": [
@@ -198,7 +198,7 @@ def demo_document(done: list[Section]) -> dict[str, Any]:
 
 
 def draw(done: list[Section]) -> Figure:
-    """A grid of images: truth, observation and what each method found, with status and p-value below each."""
+    """A grid of images: truth, observation and each reconstruction, with status and p-value below it."""
     methods = [method for method in _COLUMNS if any(method in section.methods for section in done)]
     lines = [(section, i) for section in done for i in range(section.shown)]
     figure = Figure(figsize=(1.22 * (len(methods) + 3), 1.62 * len(lines) + 0.9), layout="constrained")

@@ -1,4 +1,4 @@
-"""One picture in, one picture out: what ``unrelu invert MODEL photo.png -o out.png`` reads, writes and says."""
+"""Reading and writing of pictures for ``unrelu invert MODEL photo.png -o out.png``."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Given:
     """The observations of a command.
 
     Attributes:
-        y: as they are stored.
-        scale: what ``--scale`` says; for a picture without it, the scale of the generator.
-        names: of the files of the observations; None for arrays.
-        shape: of the picture, (H, W) or (3, H, W); None for arrays.
-        description: of the picture, in words; empty for arrays.
+        y: the observations as they are stored.
+        scale: the value of ``--scale``; for a picture without this option, the scale of the generator.
+        names: file names of the observations; None for arrays.
+        shape: shape of the picture, (H, W) or (3, H, W); None for arrays.
+        description: the picture in words; empty for arrays.
     """
 
     y: npt.NDArray[Any]
@@ -41,24 +41,24 @@ class Given:
 def read_given(
     data: Path, network: Generator, size: tuple[int, int] | None, scale: str | None, measured: bool, max_bytes: int
 ) -> Given:
-    """The observations in a file of arrays, or the one that a picture is.
+    """Read observations from a file of arrays, or one observation from a picture.
 
     Args:
         data: the file.
-        network: G, which says the size and the scale of pictures.
+        network: G, which determines the size and the scale of pictures.
         size: (height, width) to resize a picture to.
         scale: LOW,HIGH or none.
-        measured: whether a matrix maps outputs to y, which is then no picture.
-        max_bytes: the most bytes that are read.
+        measured: whether a matrix maps outputs to y; y is then not a picture.
+        max_bytes: the largest size of a file in bytes.
     """
     if not is_picture(data):
         if size is not None:
-            raise InputError(f"--size {size[0]},{size[1]} resizes pictures, and {data} is none; leave it out")
+            raise InputError(f"--size {size[0]},{size[1]} resizes pictures; leave it out, {data} is not a picture")
         return Given(read_observations(data, max_bytes=max_bytes), scale)
     if not data.exists():
         raise InputError(f"{data} does not exist; pass a picture (.png, .jpg) or a .npy or .npz file of observations")
     if measured:
-        raise InputError(f"--operator takes numbers that it gives, and {data} is a picture; pass them as a .npy file")
+        raise InputError(f"--operator needs measured numbers, and {data} is a picture; pass them as a .npy file")
     y, shape = read_picture(data, network.output_shape, size, max_bytes)
     scale = str(scale_of(network)) if scale is None else scale
     low, high = own_range(y.dtype) or (0, 0)
@@ -69,7 +69,7 @@ def read_given(
 def picture_writer(
     path: Path, given: Given, observations: int, network: Generator, overwrite: bool
 ) -> Callable[[Inversion], str]:
-    """A function that writes the reconstruction as a picture, and returns what it did in words.
+    """A function that writes the reconstruction as a picture and returns a message.
 
     Whether the picture can be written is checked here, before anything is computed.
 

@@ -1,7 +1,7 @@
-"""Commands whose options are parameters of the library's functions, with their defaults and their documentation.
+"""Commands whose options are parameters of the library's functions, with their defaults and documentation.
 
-Signatures and docstrings are read from the source files. Importing the functions would load PyTorch, and ``--help``
-would wait for it.
+Signatures and docstrings are read from the source files, because importing the functions would load PyTorch and delay
+``--help``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _parsed(file: str) -> ast.Module:
 
 
 def library_options(file: str, function: str, names: str) -> list[Parameter]:
-    """Some parameters of a function as options. The help of each is the first clause of its docstring's entry."""
+    """The named parameters of a function as options. The help of each is the first clause of its docstring entry."""
     definition = next(
         node for node in _parsed(file).body if isinstance(node, ast.FunctionDef) and node.name == function
     )
@@ -61,7 +61,7 @@ def _option(argument: ast.arg, default: Any, words: str) -> Parameter:
 
 
 def _clause(entry: str) -> str:
-    """The first clause of a docstring's entry, as a sentence of plain text."""
+    """The first clause of a docstring entry, as a sentence of plain text."""
     text = " ".join(entry.split())
     for markup, plain in _PLAIN:
         text = re.sub(markup, plain, text)
@@ -72,15 +72,15 @@ def _clause(entry: str) -> str:
 def command(
     app: typer.Typer, *library: tuple[str, str, str], examples: Sequence[str]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function.
+    """Turn a function into a command.
 
-    Its options are its own parameters and those of the library, which it takes as ``**keywords``. A parameter whose
-    type is a dataclass stands for a group of options, the fields.
+    The command's options are the function's own parameters and those of the library, passed as ``**keywords``. A
+    parameter whose type is a dataclass stands for a group of options, one for each field.
 
     Args:
-        app: the application that gets the command.
+        app: the application to which the command is added.
         library: the arguments of :func:`library_options`, for each function of the library.
-        examples: arguments, what they do, and in about how many seconds. The help ends with them.
+        examples: arguments, their effect and the time they take, for the end of the help.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:

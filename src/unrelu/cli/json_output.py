@@ -1,7 +1,7 @@
-"""One JSON document on standard output, where ``--json`` asks for it; an error is a document too.
+"""One JSON document on standard output for ``--json``; an error is a document, too.
 
-A command leaves its document here, and the process writes it when all is done, so that there is one however a command
-ends. Numbers that are not finite are null. docs/command_line.md lists the keys.
+A command leaves its document here, and the process writes it at the end. So there is exactly one document, however a
+command ends. Numbers that are not finite are null. docs/command_line.md lists the keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _left: list[dict[str, Any]] = []
 
 
 def asked_for(arguments: Sequence[str]) -> bool:
-    """Whether the command line asks for JSON, also where it cannot be used otherwise."""
+    """Whether the command line asks for JSON, even if its other arguments are invalid."""
     words = list(arguments)
     return "--json" in words[: words.index("--") if "--" in words else len(words)]
 
@@ -29,7 +29,7 @@ def leave(command: str, document: Mapping[str, Any]) -> None:
 
 
 def leave_error(kind: str, message: str, status: int) -> None:
-    """Leave the document of an error, in place of that of a command."""
+    """Leave the document of an error, in place of a command's document."""
     _left[:] = [{"error": {"type": kind, "message": message, "status": status}}]
 
 
@@ -39,14 +39,14 @@ def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def taken() -> str:
-    """The document as a line, and nothing if there is none; it is gone from here."""
+    """Take the document away as one line; empty if there is none."""
     text = "".join(json.dumps(_plain(document), allow_nan=False) + "\n" for document in _left)
     _left.clear()
     return text
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: of NumPy's arrays and numbers Python's, of paths and others their text."""
+    """The value as JSON types: NumPy arrays and numbers become Python's, paths and other objects their text."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}

@@ -1,6 +1,6 @@
-"""Arguments and options that only a command line has, such as files for arrays, and what a shell completes.
+"""Arguments and options that only the command line has, such as files of arrays, and shell completion.
 
-Nothing heavy is imported here: ``--help`` and every Tab would wait for it.
+Nothing heavy is imported here, because ``--help`` and every completion would wait for it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
-# What completes the library's parameters, by their names.
+# Completion of the library's parameters, by their names.
 COMPLETED = {"method": _beginning(METHODS), "noise": _beginning(NOISE), "norm": _beginning(("l2", "l1", "linf"))}
 
 
 def models(incomplete: str) -> list[str]:
-    """Names of the zoo, model files and folders that begin so."""
+    """Names of the zoo, model files and folders that begin with the incomplete word."""
     paths = (path + os.sep * os.path.isdir(path) for path in sorted(glob.glob(f"{glob.escape(incomplete)}*")))
     return [*_beginning(ZOO)(incomplete), *(path for path in paths if path.lower().endswith(_MODEL_FILES))]
 
@@ -100,13 +100,13 @@ class Reading:
 
     @property
     def limit(self) -> int:
-        """The most bytes that are read of a file."""
+        """The largest size of a file in bytes."""
         from unrelu.runtime.file_reading import MAX_BYTES
 
         return self.max_bytes or MAX_BYTES
 
     def network(self, model: str) -> Generator:
-        """A network of the zoo by its name, or from a file."""
+        """Load a network of the zoo by its name, or from a file."""
         layers, activation = self.layers, self.activation
         if model in unrelu.zoo.names() and not Path(model).exists():
             if layers or activation or self.latent_shape:

@@ -1,15 +1,15 @@
-"""The process of the command line: its output, Ctrl-C, and the exit status, alike for every command.
+"""The process of the command line: output, Ctrl-C and the exit status, the same for every command.
 
 ====  ==============================================================================================================
 0     done
-1     done, but at least one observation failed: it has no code. How many is the last line on standard error
-2     wrong use, or what was asked for cannot be done: unusable files, a full disk, a missing package
-130   interrupted; what was found until then is written
+1     done, but at least one observation failed and has no code. The last line on standard error says how many
+2     wrong use, or the command cannot be carried out: unusable files, a full disk, a missing package
+130   interrupted; the results found so far are written
 ====  ==============================================================================================================
 
-With ``--json`` standard output is one JSON document, also of an error: ``{"error": {"type", "message", "status"}}``.
+With ``--json`` standard output is one JSON document, also for an error: ``{"error": {"type", "message", "status"}}``.
 
-Nothing heavy is imported before Ctrl-C is prepared for, and the commands only then.
+The commands and everything heavy are imported only after Ctrl-C is handled.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ def main() -> None:
         interrupted.set()
         raise KeyboardInterrupt
 
-    # Not where the one that started us wants interrupts to be ignored, as a shell does for jobs in the background.
+    # The parent process may have interrupts ignored, as a shell does for background jobs. They stay ignored then.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     with _nothing_ignored():
         try:
             status = _command(json)
             _write(json, status)
-            if interrupted.is_set():  # Typer makes an exit status of it
+            if interrupted.is_set():  # Typer turns an interrupt into an exit status
                 raise KeyboardInterrupt
         except BaseException as error:
             status = _failed(error, interrupted.is_set())
-            with suppress(OSError, StorageError):  # said above
+            with suppress(OSError, StorageError):  # already reported
                 _write(json, status)
     if signal.getsignal(signal.SIGINT) is interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done; while the interpreter ends, a Ctrl-C just ends it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the interpreter ends, Ctrl-C just kills it
     sys.exit(status)
 
 
 @contextmanager
 def _nothing_ignored() -> Iterator[None]:
-    """An interrupt of a finalizer, which Python would print and then ignore, ends the process there."""
+    """End the process at an interrupt in a finalizer, which Python would print and ignore."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -78,7 +78,7 @@ def _command(json: bool) -> int:
 
     try:
         status = app(prog_name="unrelu", standalone_mode=not json)
-    except SystemExit as end:  # of Typer, also after success
+    except SystemExit as end:  # Typer raises it, also after success
         return end.code if isinstance(end.code, int) else 0
     return status if isinstance(status, int) else 0
 
@@ -87,7 +87,7 @@ def _write(json: bool, status: int) -> None:
     """Write the document, if ``json`` asks for one, and flush."""
     if json:
         document = taken()
-        if not document and status == 130:  # of a second Ctrl-C, of which Typer makes an exit status
+        if not document and status == 130:  # a second Ctrl-C, which Typer turns into an exit status
             leave_error("Interrupted", "interrupted", status)
             document = taken()
         sys.stdout.write(document)
@@ -95,8 +95,8 @@ def _write(json: bool, status: int) -> None:
 
 
 def _failed(error: BaseException, interrupted: bool) -> int:
-    """Print what went wrong, and return the exit status."""
-    # An interrupt of an import or of compiled code comes out as an error of some other kind.
+    """Print the error and return the exit status."""
+    # An interrupt during an import or in compiled code may surface as an error of another type.
     if interrupted or isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         leave_error("Interrupted", "interrupted", 130)
@@ -108,7 +108,7 @@ def _failed(error: BaseException, interrupted: bool) -> int:
     elif isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         message = f"{where}{error.strerror or error}"
-    elif hasattr(error, "exit_code") and hasattr(error, "format_message"):  # of Typer, which shows it itself otherwise
+    elif hasattr(error, "exit_code") and hasattr(error, "format_message"):  # an error of Typer with --json
         message = f"{error.format_message()} (see --help)"
     else:
         raise error
@@ -118,15 +118,15 @@ def _failed(error: BaseException, interrupted: bool) -> int:
 
 
 class _Output(io.FileIO):
-    """Standard output or error. What nobody reads any more is dropped, so a run goes on when ``head`` has ended."""
+    """Standard output or error. After the reader has ended, as ``head`` does, output is dropped and a run goes on."""
 
     _lost = False
 
     def write(self, data: Any) -> int:
-        """Write what the system takes at once; drop everything where nobody reads.
+        """Write as much as the system takes at once; drop everything after a failure.
 
         Raises:
-            StorageError: standard output is on a full disk. It is raised once, and never for standard error.
+            StorageError: standard output is on a full disk. This is raised once, and never for standard error.
         """
         try:
             if not self._lost:
@@ -141,11 +141,11 @@ class _Output(io.FileIO):
 
 
 def _safe(stream: Any, number: int) -> Any:
-    """The stream, made safe: it escapes what the terminal cannot encode, and may be closed or full.
+    """A safe form of the stream: it escapes what the terminal cannot encode, and tolerates a closed or full output.
 
-    A stream that is no file of this process, such as a test's, only escapes.
+    A stream that is not this process's own, such as a test's, only escapes.
     """
-    if stream is None:  # closed by the one that started us
+    if stream is None:  # closed by the parent process
         return open(os.devnull, "w", encoding="utf-8")
     own: bool = stream in (sys.__stdout__, sys.__stderr__)
     if not own or os.name == "nt":

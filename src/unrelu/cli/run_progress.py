@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: a line a chunk, a bar with the rate and the remaining time."""
+"""The output of a run in the terminal: a line for each chunk, and a bar with the rate and the remaining time."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from unrelu.result import Status
 from unrelu.runs import Moment, Run, Settled
 from unrelu.runtime.interrupts import interruptible
 
-# Errors that are printed of one chunk, and of a whole run; the others are in the report.
+# The most errors that are printed for one chunk and for a whole run; the report has all.
 _ERRORS, _ALL_ERRORS = 3, 10
 
 
 class Watcher:
-    """A callback of :func:`unrelu.runs.run` that prints what happens, and stops the run after an interrupt.
+    """A callback of :func:`unrelu.runs.run` that prints chunks and warnings, and stops the run after an interrupt.
 
     Attributes:
-        records: of every chunk, for JSON: ``how`` it was settled, and its record.
-        warnings: their texts.
+        records: the record of every chunk and ``how`` it was settled, for JSON.
+        warnings: the texts of the warnings.
     """
 
     def __init__(self, console: Console, folder: Path, interrupted: threading.Event) -> None:
@@ -43,13 +43,13 @@ class Watcher:
         self._computed = 0
 
     def __call__(self, moment: Moment) -> bool:
-        """Show a chunk or a warning; whether to stop."""
+        """Show a chunk or a warning; return whether to stop."""
         if moment.text:
             self.warnings.append(moment.text)
             self._print(f"warning: {moment.text}")
         if moment.settled is not None:
             self._chunk(moment.settled)
-        self._bar.start()  # not before: now everything is known to fit
+        self._bar.start()  # only here, after the arguments of the run have been checked
         self._bar.update(self._bar.task_ids[0], completed=moment.done, total=moment.size, note=self._pace(moment))
         return self._interrupted.is_set()
 
@@ -65,7 +65,7 @@ class Watcher:
             )
 
     def stop(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar."""
         if self._bar.live.is_started:
             self._bar.stop()
 
@@ -85,7 +85,7 @@ class Watcher:
         )
 
     def _pace(self, moment: Moment) -> str:
-        """Observations a second and the time that is left, by those computed since this start."""
+        """Observations per second and the remaining time, from the observations computed since this start."""
         if not self._computed:
             return ""
         rate = self._computed / max(time.monotonic() - self._began, 1e-9)
@@ -112,7 +112,7 @@ def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """How far a run is, as JSON has it."""
+    """The progress of a run, for JSON."""
     return {
         "folder": str(run.folder), "finished": run.finished, "running": run.running, "chunks": run.chunks,
         "finished_chunks": len(run.records), "size": run.size, "done": run.done, "success": run.success,
@@ -121,7 +121,7 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def status_lines(run: Run) -> list[str]:
-    """How far a run is."""
+    """The progress of a run, as lines of text."""
     manifest, about = run.manifest, run.manifest["about"]
     options = "".join(f" {name}={value}" for name, value in manifest["options"].items() if value is not None)
     what = f"{about.get('model', 'a network')} on {about['data']}, method {manifest['method']}{options}"
@@ -138,7 +138,7 @@ def status_lines(run: Run) -> list[str]:
 
 
 def _counts(run: Run) -> list[str]:
-    """A table of how the observations ended, and where results are."""
+    """A table of statuses with their counts, and the location of the results."""
     rows = [[name, str(count), Status[name].value] for name, count in run.counts.items()]
     seconds = sum(record.seconds for record in run.records.values())
     lines = ", results.jsonl" if run.finished else ""
@@ -152,7 +152,7 @@ def _counts(run: Run) -> list[str]:
 
 
 def _errors(errors: dict[int, str], most: int, indent: str) -> list[str]:
-    """The first messages of observations, by their indices, and how many more there are."""
+    """The first error messages, by observation, and the number of further ones."""
     lines = [f"{indent}observation {i}: {text}" for i, text in list(errors.items())[:most]]
     more = len(errors) - most
     return [*lines, f"{indent}and {more} more; the report has them all"] if more > 0 else lines

@@ -1,6 +1,6 @@
-"""What commands share on the terminal: options as values, progress bars that can be interrupted, results in words.
+"""Functions that commands share: parsing of options, progress bars that can be interrupted, printing of results.
 
-Everything heavy is imported where it is used, so that ``unrelu --help`` does not wait for PyTorch.
+Heavy modules are imported where they are used, so that ``unrelu --help`` does not wait for PyTorch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:
-    """What ``--size`` says."""
+    """Parse the value of ``--size``: (height, width)."""
     if text is None:
         return None
     try:
@@ -35,7 +35,7 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 
 
 def options_of(pairs: list[str] | None) -> dict[str, Any]:
-    """``name=value`` pairs."""
+    """Parse ``name=value`` pairs."""
     options: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
@@ -48,7 +48,7 @@ def options_of(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """A number where the text is one, else what it is as JSON, else the text."""
+    """The text as a number or as JSON; the text itself if it is neither."""
     for read in (int, float, json.loads):
         try:
             return read(text)
@@ -58,12 +58,12 @@ def _value(text: str) -> Any:
 
 
 def plain(text: str) -> str:
-    """Text from a file for a terminal, which its control characters would steer."""
+    """Escape control characters in a text from a file, so that they cannot control the terminal."""
     return "".join(c if c >= " " and not "\x7f" <= c < "\xa0" else f"\\x{ord(c):02x}" for c in text)
 
 
 def show(silent: bool, *texts: object) -> None:
-    """Print what a command found; nothing of empty texts, and nothing at all if ``silent``."""
+    """Print the texts, without empty ones; print nothing if ``silent``."""
     for line in "\n".join(str(text) for text in texts if str(text)).split("\n"):
         if not silent:
             print(plain(line))
@@ -71,7 +71,7 @@ def show(silent: bool, *texts: object) -> None:
 
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
-    """Leave no empty output folder behind when the work in it fails, but one that was there before."""
+    """Remove an output folder that was created in this context and is still empty when the work fails."""
     made = not folder.exists()
     try:
         yield
@@ -83,7 +83,7 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 def end(failed: int, size: int, interrupted: bool, messages: Path | None) -> None:
-    """End a command with exit status 130, 1 or 0; say how many observations have no code, and which file says why."""
+    """End a command with exit status 130, 1 or 0; print how many observations failed and which file has messages."""
     if failed and messages is not None:
         print(f"{failed} of {size} observations failed, their messages are in {messages}", file=sys.stderr)
     if interrupted or failed:
@@ -94,7 +94,7 @@ def end(failed: int, size: int, interrupted: bool, messages: Path | None) -> Non
 def progress_bar(
     quiet: bool, method: str, size: int, unit: str = "iteration"
 ) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
-    """A progress bar as a callback, and whether Ctrl-C was pressed: the first one stops, and keeps what was found."""
+    """A callback that updates a progress bar, and an event that the first Ctrl-C sets to stop and keep the results."""
     from rich.console import Console
 
     from unrelu.display.progress_bar import bar_of

@@ -1,1 +1,1 @@
-"""Arrays, tables and verdicts as people see them: pixels, figures, text, HTML, a bar. It knows no generator."""
+"""Display of arrays, tables and verdicts: pixels, figures, text, HTML and a progress bar; independent of generators."""

@@ -1,7 +1,7 @@
-"""Observations as one figure: what was observed, what the generator makes of it, and what is left.
+"""A figure of observations, reconstructions and residuals.
 
-Figures are Matplotlib's own objects: nothing is shown, and pyplot's state is neither read nor changed, so that they can
-be made in any thread.
+The figure is a Matplotlib object that is not shown. pyplot's state is neither read nor changed, so figures can be made
+in any thread.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from unrelu.display.pixels import DIVERGING, HIDDEN, Pixels, Shape, differences,
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import number
 
-# Inches: height of a row of pictures and of a row of curves, widths of a curve and of what is said of a row.
+# Inches: height of a row of pictures, height of a row of curves, width of a curve, width of the label of a row.
 _PICTURE, _CURVE, _LONG, _MARGIN = 1.5, 1.7, 4.2, 1.4
 # The palette of Okabe and Ito.
-_OBSERVED, _FITTED, _LEFT = "#7f7f7f", "#0072b2", "#d55e00"
+_OBSERVED, _FITTED, _RESIDUAL = "#7f7f7f", "#0072b2", "#d55e00"
 _SMALL = 8
-# Curves of at most so many entries have dots, so that they show below others.
+# Curves of at most so many entries are drawn with dots, which stay visible below other curves.
 _DOTS = 150
 
 
@@ -41,16 +41,16 @@ class ObservationFigure(Figure):
 
 @dataclass(frozen=True, eq=False)
 class ObservationPanels:
-    """What is drawn of B observations, a row each.
+    """The contents of a figure of B observations, with one row for each.
 
     Attributes:
-        labels: what is said of each, (B,).
+        labels: the label of each observation, (B,).
         observed: y, (B, m), NaN where nothing was observed.
         fitted: A G(z), (B, m); NaN where it is not known.
         outputs: G(z), (B, n).
-        observation, output: the pictures that these are drawn as, or None for curves.
-        alike: whether an observation is of the output's own entries.
-        sizes: of the errors, where they are known, (B, m), else None.
+        observation, output: the picture shapes of y and G(z), or None to draw curves.
+        alike: whether the entries of an observation are entries of the output.
+        sizes: sizes of the errors, (B, m), or None if they are not known.
     """
 
     labels: Sequence[str]
@@ -69,24 +69,24 @@ class ObservationPanels:
 
     @property
     def observed_range(self) -> tuple[float, float]:
-        """The least and the largest value of the colours of observations, or of the axis of their curves."""
+        """The range of the colours of observations, or of the axis of their curves."""
         return value_range([self.observed] if self.observation is not None else [self.observed, self.fitted])
 
     @property
     def output_range(self) -> tuple[float, float]:
-        """The same for outputs; the range of the observations where these are entries of outputs."""
+        """The same for outputs; equal to :attr:`observed_range` if observations are entries of outputs."""
         return self.observed_range if self.alike else value_range([self.outputs], 0.5, 99.5)
 
     @property
     def residual_scale(self) -> float:
-        """The largest residual, up to the whole range of the observations; 1 where there is none."""
+        """The largest residual, at most the range of the observations; 1 if all residuals are 0 or unknown."""
         low, high = self.observed_range
         left = np.abs(self.residual)
         largest = float(np.max(left, where=np.isfinite(left), initial=0.0))
         return min(largest, high - low) or 1.0
 
     def figure(self, title: str) -> ObservationFigure:
-        """The figure."""
+        """Draw the figure."""
         columns = self._columns()
         if self.alike and self.observation is None:
             del columns[1]  # the observed curve has the reconstruction beside it
@@ -114,28 +114,28 @@ class ObservationPanels:
         return figure
 
     def thumbnails(self, i: int) -> list[str]:
-        """Observed, reconstruction and residual of one observation, as small pictures in URIs."""
+        """The observation, its reconstruction and its residual, as small pictures in URIs."""
         return [column.thumbnail(i) for column in self._columns()]
 
     def _columns(self) -> list[_Column]:
         measured, scale = "G(z)" if self.alike else "A G(z)", self.residual_scale
-        left = f"residual y \N{MINUS SIGN} {measured}"
+        rest = f"residual y \N{MINUS SIGN} {measured}"
         if self.observation is None:
-            seen, left = f"observed, and {measured}", left + (", band: stated noise" if self.sizes is not None else "")
+            data, rest = f"observed, and {measured}", rest + (", band: stated noise" if self.sizes is not None else "")
         else:
-            seen = _scaled("observed", self.observed_range)
-            left += "\nof the channel that is off most" if self.observation[0] > 1 else ""
-        made = "reconstruction" if self.output is None else _scaled("reconstruction", self.output_range)
+            data = _scaled("observed", self.observed_range)
+            rest += "\nlargest of the channels" if self.observation[0] > 1 else ""
+        output = "reconstruction" if self.output is None else _scaled("reconstruction", self.output_range)
         fitted = _Curves(self.fitted, _FITTED, "reconstruction" if self.alike else measured, 1.2)
         return [
-            _Column(seen, self.observation, self.observed_range, _Curves(self.observed, _OBSERVED, "observed"), fitted),
-            _Column(made, self.output, self.output_range, _Curves(self.outputs, _FITTED, "reconstruction", 1.2)),
-            _Column(left, self.observation, (-scale, scale), _Curves(self.residual, _LEFT), None, True, self.sizes),
+            _Column(data, self.observation, self.observed_range, _Curves(self.observed, _OBSERVED, "observed"), fitted),
+            _Column(output, self.output, self.output_range, _Curves(self.outputs, _FITTED, "reconstruction", 1.2)),
+            _Column(rest, self.observation, (-scale, scale), _Curves(self.residual, _RESIDUAL), None, True, self.sizes),
         ]
 
 
 class _Curves(NamedTuple):
-    """A curve (B, n) of each observation, its colour, name and width."""
+    """One curve for each observation, (B, n), with a colour, a name and a width."""
 
     values: Array
     colour: str
@@ -143,7 +143,7 @@ class _Curves(NamedTuple):
     width: float = 0.8
 
     def plot(self, ax: Axes, i: int, marker: str = "") -> None:
-        """Draw one, with gaps where it is not known; entries alone between two gaps are dots."""
+        """Draw curve i, with gaps where values are unknown; a single value between two gaps is a dot."""
         y = self.values[i]
         known = np.isfinite(y)
         alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
@@ -155,9 +155,9 @@ class _Curves(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Column:
-    """One column: pictures of a shape, or curves where it is None; ``ends`` are of the colours or of the axis.
+    """One column: pictures of ``shape``, or curves if it is None; ``ends`` is the range of the colours or the axis.
 
-    ``signed`` values have the colours of differences, and a band of the errors' sizes, where they are known.
+    ``signed`` values are drawn in the colours of differences; their curves have a band of the errors' sizes, if known.
     """
 
     heading: str
@@ -170,7 +170,7 @@ class _Column:
 
     @property
     def width(self) -> float:
-        """In inches; pictures keep their proportions, within bounds that keep a figure readable."""
+        """Width in inches; pictures keep their proportions, within bounds that keep the figure readable."""
         return _LONG if self.shape is None else _PICTURE * min(4.0, max(0.5, self.shape[2] / self.shape[1]))
 
     def pixels(self, i: int, shape: Shape) -> Pixels:
@@ -179,7 +179,7 @@ class _Column:
         return differences(shown, shape, self.ends[1]) if self.signed else values(shown, shape, *self.ends)
 
     def draw(self, ax: Axes, i: int, last: bool) -> None:
-        """The picture or the curves of one observation; ``last`` has the axis of entries."""
+        """Draw the picture or the curves of observation i; the ``last`` row has a labelled axis."""
         if self.shape is not None:
             ax.imshow(self.pixels(i, self.shape), interpolation="nearest")
             ax.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Arrays as pixels: which shape they are drawn in, and the colours of values and of differences."""
+"""Arrays as pixels: the shape in which an array is drawn, and the colours of values and of differences."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from unrelu.runtime.array_types import Array
 Pixels = npt.NDArray[np.uint8]
 Shape = tuple[int, int, int]
 
-# Entries that were not observed. The same light blue as in the project's other pictures: no grey, and not in the scale.
+# The colour of entries that were not observed: the light blue of the project's other pictures, outside the grey scale.
 HIDDEN = "#9ecae1"
 # Blue below zero, white at zero, red above.
 DIVERGING = matplotlib.colormaps["RdBu_r"].with_extremes(bad=HIDDEN)
-# Flat outputs are drawn as squares from this side on; shorter ones are signals.
+# Flat outputs of a square number of entries are drawn as pictures if the side is at least this long.
 _LEAST_SIDE = 8
-# Pictures are thinned out to at most so many pixels a side.
+# Pictures are subsampled to at most so many pixels a side.
 _LARGEST_SIDE = 256
 
 
 def drawn_shape(shape: Sequence[int]) -> Shape | None:
-    """(channels, height, width) to draw an array as, with 1 or 3 channels; None if it is no picture.
+    """(channels, height, width) in which to draw an array, with 1 or 3 channels; None if it is not a picture.
 
-    Pictures are (H, W), (1, H, W) and (3, H, W), and flat arrays of a square number of entries from 8 x 8 on.
+    Arrays (H, W), (1, H, W) and (3, H, W) are pictures, and flat arrays of a square number of entries, at least 8 x 8.
     """
     dims = tuple(shape)
     if len(dims) == 2:
@@ -47,7 +47,7 @@ def drawn_shape(shape: Sequence[int]) -> Shape | None:
 
 
 def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
-    """Grey or colour from ``low`` (black) to ``high`` (white), (H, W, 3); NaN is :data:`HIDDEN`, others are clipped."""
+    """Grey or colour from ``low`` (black) to ``high`` (white), clipped, (H, W, 3); NaN becomes :data:`HIDDEN`."""
     grey = 255 * np.clip((_thinned(array, shape) - low) / (high - low), 0.0, 1.0)
     colour = np.moveaxis(np.broadcast_to(grey, (3, *grey.shape[1:])), 0, -1)
     hidden = np.isnan(colour).all(axis=-1, keepdims=True)
@@ -55,7 +55,7 @@ def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
 
 
 def differences(array: Array, shape: Shape, scale: float) -> Pixels:
-    """Blue (-scale) over white (0) to red (scale), (H, W, 3); in colour pictures, the channel that differs most."""
+    """Blue (-scale) over white (0) to red (scale), (H, W, 3); of several channels, the one that differs most."""
     image = _thinned(array, shape)
     most = np.where(np.isnan(image), -1.0, np.abs(image)).argmax(axis=0)
     unit = 0.5 + np.take_along_axis(image, most[None], axis=0)[0] / (2 * scale)
@@ -63,7 +63,7 @@ def differences(array: Array, shape: Shape, scale: float) -> Pixels:
 
 
 def value_range(arrays: Sequence[Array], least: float = 0, most: float = 100) -> tuple[float, float]:
-    """Two percentiles of all finite values, apart from each other."""
+    """The percentiles ``least`` and ``most`` of all finite values, widened to an interval if they are equal."""
     together = np.concatenate([np.ravel(array) for array in arrays]) if arrays else np.zeros(0)
     together = together[np.isfinite(together)]
     if not together.size:
@@ -85,6 +85,6 @@ def uri_of(png: bytes) -> str:
 
 
 def _thinned(array: Any, shape: Shape) -> Array:
-    """The array in its shape, with every second, third, ... pixel only if it is too large."""
+    """The array in its shape; if that is too large, only every second, third, ... pixel."""
     step = math.ceil(max(shape[1:]) / _LARGEST_SIDE)
     return np.asarray(array).reshape(shape)[:, ::step, ::step]

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, in a terminal or a notebook; nothing elsewhere, unless it is asked for."""
+"""A progress bar on standard error in a terminal or a notebook, and elsewhere only on request."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
 
-# Rich is imported where something is drawn: its import draws from Python's random numbers, which are the user's.
+# Rich is imported only when something is drawn, because its import advances Python's random numbers.
 
-# Seconds between two drawings.
+# Seconds between two refreshes of the bar.
 _EVERY = 0.1
 
 
 def bar_of(
     console: Console, description: str, total: int | None, clock: bool = True, threaded: bool = True
 ) -> Progress:
-    """A progress bar with one task: so many of all, a note, and the time that has passed.
+    """A progress bar with one task: the number done of the total, a note, and the elapsed time.
 
     Args:
         console: where it is drawn.
         description: what is counted.
-        total: how many there are; None where that is not known yet.
+        total: the total number; None if it is not known yet.
         clock: whether the time is shown.
-        threaded: whether a thread of its own draws it; otherwise :meth:`rich.progress.Progress.refresh` does, and
-            standard output and error stay as they are.
+        threaded: whether a thread of its own draws it. Otherwise :meth:`rich.progress.Progress.refresh` draws it, and
+            standard output and error are not redirected.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
@@ -50,18 +50,17 @@ def bar_of(
 def reporting(
     asked: bool | str, description: str, callback: Callable[[Any], Any] | None
 ) -> Iterator[Callable[[Any], Any] | None]:
-    """The callback with a bar before it, for the time of the context; the callback itself where none is shown.
+    """Yield a callback that updates a progress bar and then calls ``callback``; without a bar, ``callback`` itself.
 
-    The bar is drawn by the calls themselves, so there is no thread and no signal handler, and nothing that is computed
-    depends on it.
+    The calls draw the bar, without a thread or a signal handler. Computations do not depend on it.
 
     Args:
-        asked: False; True, for a terminal or a notebook; "always", also where standard error is a file.
-        description: what is at work.
-        callback: is given what the bar is given, an object with ``done``, ``total`` and ``nit``.
+        asked: True shows the bar in a terminal or a notebook; "always" shows it also if standard error is a file.
+        description: what is in progress.
+        callback: a function of an object with ``done``, ``total`` and ``nit``.
 
     Raises:
-        OptionError: ``asked`` is something else.
+        OptionError: ``asked`` is none of True, False and "always".
     """
     if not isinstance(asked, bool) and asked != "always":
         raise OptionError(f"progress={asked!r}: use True, False, or 'always' where standard error is no terminal")
@@ -85,14 +84,14 @@ def reporting(
 
 
 def _console(asked: bool | str) -> Console | None:
-    """Where the bar is drawn, if anywhere."""
+    """The console on which the bar is drawn; None if it is not drawn."""
     if not asked:
         return None
     from rich.console import Console  # noqa: PLC0415
 
     console = Console(stderr=True)
     if console.is_jupyter:
-        # Rich draws by widgets there; without them a line that is written over does.
+        # In a notebook Rich draws with ipywidgets. Without that package, one line of text is overwritten.
         widgets = find_spec("ipywidgets") is not None
         return console if widgets else Console(file=sys.stderr, force_terminal=True, force_jupyter=False)
     if console.is_terminal:

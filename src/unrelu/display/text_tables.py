@@ -6,19 +6,19 @@ import textwrap
 from collections.abc import Sequence
 from html import escape
 
-# Columns of printed text.
+# Characters of a line of printed text.
 WIDTH = 100
 _STYLE = "text-align:{};padding:2px 8px"
 
 
 class Html(str):
-    """Text that is HTML already, and is not escaped."""
+    """Text that is HTML already and is not escaped again."""
 
     __slots__ = ()
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> list[str]:
-    """Lines of a table: the headings, then every row; columns named in ``left`` are aligned left, the others right."""
+    """Lines of a table: the headings, then all rows. Columns named in ``left`` are aligned left, the others right."""
     columns = list(zip(headings, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     pads = [str.ljust if heading in left else str.rjust for heading in headings]
@@ -27,7 +27,7 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
-    """The same table as HTML. Headings and cells are escaped, but for :class:`Html`."""
+    """The same table as HTML. Headings and cells are escaped, except :class:`Html`."""
     sides = ["left" if heading in left else "right" for heading in headings]
 
     def line(tag: str, cells: Sequence[str]) -> str:
@@ -42,7 +42,7 @@ def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 
 def named_lines(entries: Sequence[tuple[str, str]], most: int = 3) -> list[str]:
-    """Lines "  name  text", broken at :data:`WIDTH`, on at most ``most`` lines each; those of no text are left out."""
+    """Lines "  name  text", wrapped at :data:`WIDTH` to at most ``most`` lines each; empty texts are left out."""
     entries = [(name, text) for name, text in entries if text]
     width = max((len(name) for name, _ in entries), default=0)
     lines = []
@@ -57,5 +57,5 @@ def named_lines(entries: Sequence[tuple[str, str]], most: int = 3) -> list[str]:
 
 
 def shortened(text: str, width: int) -> str:
-    """A text in one line of at most ``width`` characters."""
+    """The text in one line of at most ``width`` characters."""
     return textwrap.shorten(text, width, placeholder=" ...")

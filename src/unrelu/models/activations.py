@@ -1,8 +1,8 @@
 """Activation functions: value, derivative, inverse, and the preimage of an interval.
 
 Layer-wise inversion needs more from an activation than its value. An output known to lie in ``[x - eps, x + eps]``
-confines the pre-activation to an interval, which is half-infinite where the activation is flat (ReLU below zero) or
-saturates (sigmoid, tanh). :meth:`Activation.preimage` is that interval and everything else follows from it.
+confines the pre-activation to an interval. The interval is half-infinite where the activation is flat (ReLU below zero)
+or saturates (sigmoid, tanh). :meth:`Activation.preimage` returns it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SATURATING = {
     "sigmoid": _Saturating((0.0, 1.0), torch.sigmoid, lambda x: x * (1 - x), expit, logit),
     "tanh": _Saturating((-1.0, 1.0), torch.tanh, lambda x: 1 - x * x, np.tanh, np.arctanh),
 }
-# The slope c of the piecewise linear ones that have one of their own.
+# Default slope c of the piecewise linear activations.
 _SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0}
 _NAMES = ("relu", "leaky_relu", "prelu", "identity", *_SATURATING)
 
@@ -52,19 +52,19 @@ class Activation:
     with ``c = 0`` (ReLU), a number in (0, 1) (LeakyReLU), one number per coordinate (PReLU) or 1 (identity); the smooth
     ones are ``sigmoid`` and ``tanh``.
 
-    With a ``width`` w > 0 the kink is smoothed by a parabola between -w and w, for searches that must not get caught
-    in it. Outside, nothing changes, so that a ReLU that is off stays off:
+    With a ``width`` w > 0, a parabola between -w and w smooths the kink, so that a search does not get stuck there.
+    Outside this interval nothing changes: an inactive ReLU stays inactive.
 
     .. math:: \phi_w(u) = c u + (1 - c) \frac{(u + w)^2}{4 w}, \qquad |u| \le w
 
     Args:
         name: ``relu``, ``leaky_relu``, ``prelu``, ``identity``, ``sigmoid`` or ``tanh``.
-        slope: c, the slope for negative arguments: a scalar for ``leaky_relu``, also an array of shape (n,) for
-            ``prelu``; the others take none.
-        width: w, of the piecewise linear ones; the layer methods and the inverse below are for w = 0.
+        slope: c, the slope for negative arguments: a scalar for ``leaky_relu``, a scalar or an array of shape (n,) for
+            ``prelu``. The others take none.
+        width: w, for piecewise linear activations. The layer methods and the inverse below assume w = 0.
 
     Raises:
-        ModelError: the name is unknown, or the slope is not what the name takes.
+        ModelError: the name is unknown, or the activation does not take this slope.
 
     Source: equation (3) of the paper and the line below it (LeakyReLU, c typically 0.1).
     """
@@ -101,13 +101,13 @@ class Activation:
         """
         name, _, slope = text.partition(":")
         given: float | str = slope
-        with suppress(ValueError):  # the constructor refuses what is no number
+        with suppress(ValueError):  # the constructor refuses a slope that is not a number
             given = float(slope)
         return cls(name, given if slope else None)
 
     @classmethod
     def of_slope(cls, slope: npt.ArrayLike) -> Activation:
-        """max(u, 0) + c min(u, 0) under the name that fits c: one number, or an array that broadcasts to u."""
+        """Return max(u, 0) + c min(u, 0), named by its slope c: one number, or an array that broadcasts to u."""
         c = np.asarray(slope, dtype=np.float64)
         if c.size != 1:
             return cls("prelu", c)
@@ -138,17 +138,17 @@ class Activation:
 
     @property
     def invertible(self) -> bool:
-        """Whether every value has one pre-activation (equation (5) of the paper for LeakyReLU)."""
+        """Whether every value has exactly one pre-activation (equation (5) of the paper for LeakyReLU)."""
         return self.smooth or bool((self.slope > 0).all())
 
     @property
     def monotone(self) -> bool:
-        """Whether intervals of outputs have intervals of pre-activations; false only for PReLU with a slope < 0."""
+        """Whether the preimage of an interval is an interval; false only for PReLU with a slope < 0."""
         return self.smooth or bool((self.slope >= 0).all())
 
     @property
     def range(self) -> tuple[Array, Array]:
-        """Lower and upper limit of the outputs, each broadcastable to (n,); infinite where there is none."""
+        """Lower and upper limit of the outputs, each broadcastable to (n,); infinite where there is no limit."""
         if self.smooth:
             low, high = _SATURATING[self.name].range
             return np.array(low), np.array(high)
@@ -163,11 +163,11 @@ class Activation:
         return np.asarray((self.slopes(n) != 1) & (not self.smooth))
 
     def of(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Activation:
-        """The activation of some of its outputs."""
+        """The activation restricted to the outputs in ``index``."""
         return Activation(self.name, self.slope[index]) if self.slope.ndim else self
 
     def smoothed(self, width: float) -> Activation:
-        """The same activation with its kink smoothed; itself where there is none."""
+        """The same activation with its kink smoothed; unchanged if it has no kink."""
         return self if self.smooth or self.linear else Activation(self.name, self.slope, width)
 
     # --- PyTorch side: values and derivatives -------------------------------------------------------------------
@@ -180,7 +180,7 @@ class Activation:
             return u
         if not self.width:
             return torch.relu(u) if self.name == "relu" else torch.where(u > 0, u, u * self._slope_like(u))
-        # The integral of a ramp from 0 at -w to 1 at w; beyond w, u itself.
+        # The integral of a ramp that rises from 0 at -w to 1 at w; for u > w it equals u.
         ramp = torch.nn.functional.hardtanh(u, -self.width, self.width) + self.width
         positive = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
         if self.name == "relu":
@@ -189,7 +189,7 @@ class Activation:
         return c * u + (1 - c) * positive
 
     def derivative(self, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """phi'(u), given u and x = phi(u), both (B, n). At a kink it is the slope for negative arguments."""
+        """phi'(u), given u and x = phi(u), both (B, n). At a kink, the slope for negative arguments."""
         if self.smooth:
             return _SATURATING[self.name].derivative(x)
         c = self._slope_like(u)
@@ -200,7 +200,7 @@ class Activation:
     def _slope_like(self, u: torch.Tensor) -> torch.Tensor:
         return torch.tensor(self.slope, dtype=u.dtype, device=u.device)
 
-    # --- NumPy side: what the layer solvers ask --------------------------------------------------------------------
+    # --- NumPy side: for the layer solvers -------------------------------------------------------------------------
 
     def value(self, u: Array) -> Array:
         """phi(u) for pre-activations of shape (..., n)."""
@@ -209,16 +209,16 @@ class Activation:
         return np.where(u > 0, u, u * self.slope)
 
     def clip(self, x: Array, margin: float = 0.0) -> Array:
-        """x moved into the range of the activation, at least ``margin`` inside the ends where it saturates.
+        """Clip x to the range of the activation; where it saturates, ``margin`` inside the ends of the range.
 
-        A ReLU never outputs a negative number, so a negative noisy observation is read as 0; a sigmoid reaches neither
-        0 nor 1, so its outputs keep ``margin`` away from both.
+        A ReLU never outputs a negative number, so a negative noisy observation becomes 0. A sigmoid reaches neither
+        0 nor 1, so its outputs are kept ``margin`` away from both.
         """
         low, high = self.range
         return np.clip(x, low + margin, high - margin) if self.smooth else np.maximum(x, low)
 
     def inverse(self, x: Array) -> Array:
-        """The u with phi(u) = x where it is unique; for a ReLU output 0 the upper end, 0, of its preimage.
+        """The u with phi(u) = x where it is unique. For a ReLU output of 0, the upper end of its preimage, which is 0.
 
         Source: equation (5) of the paper.
         """
@@ -233,7 +233,7 @@ class Activation:
         """
         bottom, top = self.range
         free_below, free_above = low <= bottom, high >= top
-        # Beyond the range there is no inverse, and those ends are infinite.
+        # An end beyond the range has no inverse and is replaced by an infinite one.
         with np.errstate(invalid="ignore", divide="ignore"):
             ends = self.inverse(low), self.inverse(high)
         return np.where(free_below, -np.inf, ends[0]), np.where(free_above, np.inf, ends[1])

@@ -1,8 +1,8 @@
 """Affine maps between layers: dense, convolution, pooling, resampling, reshaping, and their composition.
 
-A layer of a trained generator is an activation after an affine map, and the affine map is often several modules in a
-row (transposed convolution, batch normalisation, upsampling). :class:`Affine` is such a row. It is applied in PyTorch,
-with or without its constant term, and written out as a matrix only when a linear program asks for it.
+A layer of a trained generator is an affine map followed by an activation. The affine map is often a sequence of modules
+(transposed convolution, batch normalisation, upsampling). :class:`Affine` is such a sequence. It is applied in PyTorch,
+with or without its constant term, and written out as a matrix only when a linear program needs it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unrelu.runtime.array_types import Array
 
 Shape = tuple[int, ...]
 
-# Identity columns pushed through a convolution at once when its matrix is written out.
+# Identity columns that are pushed through a map at once to write out its matrix.
 _PROBE = 256
 
 
@@ -34,14 +34,14 @@ class Step(ABC):
 
     @abstractmethod
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
-        """The operation on x, (B, *shape), without its constant term if ``constant`` is False."""
+        """Apply the operation to x, (B, *shape), without its constant term if ``constant`` is False."""
 
     def then(self, step: Step, shape: Shape) -> Step | None:
-        """This step and the next one, whose input has ``shape``, as one step; None where they stay two."""
+        """Merge this step and the next one, whose input has ``shape``; None if they cannot be merged."""
         return None
 
     def work(self, n_in: int, n_out: int) -> int:
-        """Multiplications of one application, in a map of n_in inputs and n_out outputs."""
+        """Number of multiplications of one application, in a map of n_in inputs and n_out outputs."""
         return 0
 
     def tensors(self) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class Dense(Step):
 
 @dataclass(frozen=True, eq=False)
 class _Convolution(Step):
-    """A convolution, which takes up a scale by channel."""
+    """A convolution, into which a following scale per channel is merged."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -135,7 +135,7 @@ class ConvTranspose(_Convolution):
         bias = self.bias if constant else None
         plain = self.groups == 1 and not any((*self.padding, *self.output_padding)) and max(self.dilation) == 1
         if plain and x.shape[2:].numel() == 1:
-            # One position puts out the kernels times its numbers: a product of matrices is quicker.
+            # With a single input position, the output is a sum of kernels: a matrix product is faster.
             outer = torch.unflatten(x.flatten(1) @ self.weight.flatten(1), 1, self.weight.shape[1:])
             return outer if bias is None else outer + bias.reshape(-1, *[1] * (self.weight.dim() - 2))
         return function(
@@ -171,11 +171,11 @@ class Scale(Step):
         return None
 
     def full(self, shape: Shape) -> Scale:
-        """The same with a factor and a shift for every entry of x, flat."""
+        """The same map with one factor and one shift for every entry of x, flat."""
         return Scale(*(t.broadcast_to(shape).reshape(-1) for t in (self.scale, self.shift)))
 
     def by_channel(self, shape: Shape) -> bool:
-        """Whether both vary along the first axis of ``shape`` alone."""
+        """Whether scale and shift vary along the first axis of ``shape`` only."""
         held = (self.scale, self.shift)
         return all(t.numel() == 1 or (t.dim() == len(shape) and t.numel() == t.shape[0]) for t in held)
 
@@ -211,7 +211,7 @@ class Pool(Step):
 
 @dataclass(frozen=True, eq=False)
 class Pad(Step):
-    """Zeros around the trailing axes, widths in the order of ``torch.nn.functional.pad``."""
+    """Zero padding of the trailing axes; widths in the order of ``torch.nn.functional.pad``."""
 
     widths: Shape
 
@@ -221,7 +221,7 @@ class Pad(Step):
 
 @dataclass(frozen=True, eq=False)
 class Reshape(Step):
-    """A new shape for each element of the batch; the number of entries stays."""
+    """A new shape for each element of the batch, with the same number of entries."""
 
     shape: Shape
 
@@ -234,25 +234,25 @@ class Reshape(Step):
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """A composition of steps, h -> A h + b, from ``in_shape`` to ``out_shape``; no step at all is the identity.
+    """A composition of steps, h -> A h + b, from ``in_shape`` to ``out_shape``; without steps, the identity.
 
-    Build it with :meth:`compose`, which merges what can be merged and checks that the shapes chain. Tensors go in and
-    come out flat, (B, n_in) -> (B, n_out).
+    Build it with :meth:`compose`, which merges steps where possible and checks that their shapes fit. Inputs and
+    outputs are flat, (B, n_in) -> (B, n_out).
     """
 
     steps: tuple[Step, ...]
     in_shape: Shape
     out_shape: Shape
 
-    # Steps whose composition is written out as a dense matrix; any other step makes it sparse.
+    # A composition of these steps is written out as a dense matrix; any other step makes the matrix sparse.
     _DENSE: ClassVar[tuple[type[Step], ...]] = (Dense, Reshape, Scale)
 
     @classmethod
     def compose(cls, steps: Sequence[Step], in_shape: Shape) -> Affine:
-        """Chain the steps, folding batch normalisations and products of matrices.
+        """Compose the steps, folding batch normalisations and products of matrices.
 
         Raises:
-            ModelError: a step does not fit the shape that reaches it, or holds a weight that is not finite.
+            ModelError: a step does not fit the shape of its input, or has a weight that is not finite.
         """
         merged: list[Step] = []
         shape = in_shape
@@ -276,7 +276,7 @@ class Affine:
         return math.prod(self.out_shape)
 
     def mapped(self, change: Callable[[str, Tensor], Tensor]) -> Affine:
-        """The map with ``change(name, tensor)`` in place of each tensor of each step, first to last."""
+        """The map with ``change(name, tensor)`` in place of every tensor of its steps, first to last."""
         return replace(self, steps=tuple(step.mapped(change) for step in self.steps))
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Affine:
@@ -291,7 +291,7 @@ class Affine:
         return x.reshape(h.shape[0], self.n_out)
 
     def matrix(self) -> Array | sparse.csr_array:
-        """A, (n_out, n_in): dense if the map is, SciPy sparse for convolutions, pooling and resampling."""
+        """A, (n_out, n_in): dense for dense maps, SciPy sparse with convolutions, pooling or resampling."""
         if len(self.steps) == 1 and isinstance(self.steps[0], Dense) and len(self.in_shape) == 1:
             return self.steps[0].weight.detach().cpu().double().numpy()
         blocks = []
@@ -323,13 +323,13 @@ def _out_shape(step: Step, shape: Shape) -> Shape:
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Refuse numbers that are NaN or infinite; ``what`` says whose they are."""
+    """Refuse NaN and infinite values; ``what`` names them in the message."""
     if bad := int((~torch.isfinite(values)).sum()):
         raise ModelError(f"{bad} of {values.numel()} entries of {what} are NaN or infinite")
 
 
 def _append(steps: list[Step], step: Step, shape: Shape) -> None:
-    """Append ``step``, whose input has ``shape``, merging it into the steps before it where that is exact."""
+    """Append ``step``, whose input has ``shape``; merge it into an earlier step where that is exact."""
     i = len(steps) - 1
     if i > 0 and isinstance(step, Scale) and isinstance(steps[i], Reshape) and isinstance(steps[i - 1], Dense):
         i -= 1

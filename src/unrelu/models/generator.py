@@ -1,4 +1,4 @@
-"""What every generator offers, whether its layers are known or not: G(z), its Jacobian, its shapes."""
+"""The interface of every generator, whether its layers are known or not: G(z), its Jacobian, its shapes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-# Numbers in one layer that a forward pass over a large batch has in memory at once, 64 MiB of float64.
+# Numbers of one layer that a forward pass over a large batch holds in memory at once: 64 MiB of float64.
 _CHUNK = 2**23
-# Kinds of NumPy types that NumPy would turn into numbers, losing what they mean.
+# Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 
 
@@ -36,7 +36,7 @@ class Rounding:
 
     Attributes:
         dtype: torch.float16 or torch.bfloat16.
-        level: twice the largest root mean square of the error of an output, over 16 typical codes.
+        level: twice the largest root mean square error of an output, among 16 typical codes.
     """
 
     dtype: torch.dtype
@@ -44,11 +44,11 @@ class Rounding:
 
     @property
     def name(self) -> str:
-        """The type in words."""
+        """The name of the type in messages."""
         return "half precision (float16)" if self.dtype == torch.float16 else "bfloat16"
 
     def stored(self, y: Array) -> bool:
-        """Whether all entries are numbers of this type, and not all of them whole."""
+        """Whether all entries of y are representable in this type, and at least one is not an integer."""
         given = torch.tensor(y)
         return bool((given.to(self.dtype).double() == given).all()) and bool((given != given.round()).any())
 
@@ -56,17 +56,16 @@ class Rounding:
 class Generator(ABC):
     """A map G: R^k -> R^n with a Jacobian. Called with NumPy codes, it returns NumPy outputs.
 
-    :class:`~unrelu.Network` is the one whose layers are known, :class:`~unrelu.OpaqueNetwork` the one that can only be
-    evaluated and differentiated. Methods that search the latent space take either.
+    The layers of a :class:`~unrelu.Network` are known. An :class:`~unrelu.OpaqueNetwork` can only be evaluated and
+    differentiated. Methods that search the latent space accept both.
 
     Attributes:
-        latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
+        latent_shape: shape of one latent code inside the generator. Users pass a code as a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
         output_shape: shape of one output.
         width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
-        dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
-        rounding: the rounding error of the module that it was read from, if that computes in half precision or
-            bfloat16; else None.
+        dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
+        rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -96,11 +95,11 @@ class Generator(ABC):
         """The same generator evaluated in another dtype or on another device.
 
         Raises:
-            OptionError: no floating-point dtype, or a device that is not there.
+            OptionError: the dtype is not a floating-point type, or the device is not available.
         """
 
     def _place(self, dtype: torch.dtype | None, device: torch.device | str | None) -> tuple[torch.dtype, torch.device]:
-        """Where and how :meth:`to` has it evaluated, checked."""
+        """Check the arguments of :meth:`to`; None means the present dtype or device."""
         dtype = self.dtype if dtype is None else dtype
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
@@ -133,7 +132,7 @@ class Generator(ABC):
         return to_numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
 
     def as_codes(self, z: npt.ArrayLike) -> Tensor:
-        """Codes of users, (k,) or (B, k), as a tensor of this generator.
+        """Convert codes, (k,) or (B, k), to a tensor with the dtype and device of this generator.
 
         Raises:
             InputError: z is not made of real numbers, or does not end in k of them.
@@ -148,7 +147,7 @@ class Generator(ABC):
 
     @cached_property
     def work(self) -> int:
-        """Multiplications of one forward pass, in matrix products and convolutions: counted, not timed."""
+        """Number of multiplications of one forward pass, in matrix products and convolutions; counted, not timed."""
         total = 0
 
         def add(function: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -172,11 +171,11 @@ class Generator(ABC):
 
     @property
     def typical_output(self) -> float:
-        """max|G(z)| over these draws: the size of outputs that rounding errors are relative to."""
+        """max|G(z)| over :attr:`typical_codes`: rounding errors are relative to this size."""
         return float(np.abs(self.typical_outputs).max())
 
     def smoothed(self, share: float) -> Generator:
-        """The generator with its kinks smoothed, by a share of the size of its layers; itself if they are not known."""
+        """The generator with kinks smoothed by ``share`` of the size of each layer; unchanged if layers are unknown."""
         return self
 
     def __repr__(self) -> str:
@@ -197,7 +196,7 @@ class Generator(ABC):
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Shows whatever PyTorch computes in this thread: ``look(function, args, kwargs, result=result)``."""
+    """Calls ``look(function, args, kwargs, result=result)`` after every operation of PyTorch in this thread."""
 
     def __init__(self, look: Callable[..., Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -215,15 +214,15 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def tensors(result: Any) -> list[Tensor]:
-    """The tensors in what one operation gives."""
+    """The tensors in the result of one operation."""
     return [x for x in (result if isinstance(result, tuple | list) else (result,)) if isinstance(x, Tensor)]
 
 
 def as_generator(network: object) -> Generator:
-    """The network itself.
+    """Return the network if it is a generator.
 
     Raises:
-        OptionError: it is something else, such as a module or a file's name.
+        OptionError: it is something else, such as a module or a file name.
     """
     if not isinstance(network, Generator):
         raise OptionError(
@@ -234,7 +233,7 @@ def as_generator(network: object) -> Generator:
 
 
 def _made_of(network: object) -> str:
-    """The call that makes a generator of something else, for the end of a message."""
+    """The end of an error message: the call that makes a generator of ``network``."""
     if isinstance(network, str | os.PathLike):
         return (
             f": unrelu.load({os.fspath(network)!r})"
@@ -251,7 +250,7 @@ def _made_of(network: object) -> str:
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:
-    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is for messages.
+    """A float64 copy of an array, a tensor or nested lists of real numbers; ``name`` is used in messages.
 
     Raises:
         InputError: it is ragged, complex, text or masked.
@@ -274,7 +273,7 @@ def numbers(value: npt.ArrayLike, name: str) -> Array:
 
 
 def read_only(array: npt.ArrayLike) -> Array:
-    """A copy that cannot be changed."""
+    """A read-only float64 copy."""
     copy = np.array(array, dtype=np.float64)
     copy.setflags(write=False)
     return copy
@@ -286,11 +285,11 @@ def to_numpy(x: Tensor) -> Array:
 
 
 def by(shape: Shape) -> str:
-    """The shape as people write it, 3x28x28."""
+    """The shape as text, such as 3x28x28."""
     return "x".join(map(str, shape))
 
 
 def rounding_line(network: Generator) -> str:
-    """What a generator's text says of its rounding, on a line of its own; nothing where it has none."""
+    """The line on rounding in the printed form of a generator; empty without rounding."""
     found = network.rounding
     return f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""

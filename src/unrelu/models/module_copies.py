@@ -1,4 +1,4 @@
-"""Copies of modules, with tensors of their own, and of the functions in them."""
+"""Copies of modules and of the functions that they hold, with tensors of their own."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 
 def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
-    """A copy that leaves the original alone when it is run, traced or changed.
+    """A copy that can be run, traced or changed without affecting the original.
 
-    Functions that a module holds are copied with the tensors that they use, and with those of its modules.
+    Functions held by the module are copied with the tensors and modules that they use.
 
     Args:
-        module: what to copy.
-        tensor: makes the copy's tensors, called once for each tensor however often it is used; by default parameters
-            are shared and all others cloned.
+        module: the module to copy.
+        tensor: returns the copy of a tensor; called once for each tensor, however often that is used. By default,
+            parameters are shared and all other tensors are cloned.
     """
     twin: nn.Module = _Copies(module, tensor or _shared).of(module)
     return twin
 
 
 def frozen(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A copy with tensors of its own, converted, none of which asks for a gradient."""
+    """A copy with converted tensors of its own; none of them requires a gradient."""
 
     def convert(tensor: Tensor) -> Tensor:
         kind = dtype if tensor.is_floating_point() else dtype.to_complex() if tensor.is_complex() else tensor.dtype
@@ -42,17 +42,17 @@ def frozen(module: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Mo
 
 
 def in_double(module: nn.Module) -> nn.Module:
-    """The same in double precision on the CPU."""
+    """A frozen copy in double precision on the CPU."""
     return frozen(module, torch.float64, torch.device("cpu"))
 
 
 def used(value: Any, functions: bool = True, seen: set[int] | None = None) -> Iterator[nn.Module | Tensor]:
-    """The modules and tensors that a function uses or that something holds.
+    """The modules and tensors that a function uses, or that a container or an object holds.
 
     Args:
-        value: the function, or what may hold them.
-        functions: whether functions in it are looked into.
-        seen: what was looked at before, as some things hold themselves.
+        value: the function, container or object.
+        functions: whether to look into functions.
+        seen: ids of values already visited, as a container may hold itself.
     """
     seen = set() if seen is None else seen
     if isinstance(value, nn.Module | Tensor):
@@ -67,18 +67,18 @@ _COLLECTIONS, _MAPPINGS = (list, tuple, set), (dict, OrderedDict)
 
 
 class Rebound:
-    """A function that uses other objects than the ones it was written with; pickled with these, by the function's name.
+    """A function with other objects in place of those that it uses; pickled as the function's name and these objects.
 
     Args:
         function: the function.
-        uses: what it uses instead, by kind and name: those of :func:`_uses`.
+        uses: the other objects, by kind and name as in :func:`_uses`.
     """
 
     def __init__(self, function: FunctionType, uses: dict[Any, Any]) -> None:
         self.function, self.uses = function, uses
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the function gives."""
+        """Call the function with the replaced objects."""
         return self._bound(*args, **kwargs)
 
     @cached_property
@@ -107,7 +107,7 @@ def _shared(tensor: Tensor) -> Tensor:
 
 
 class _Copies:
-    """What has been copied of a module so far: each thing once, however often it is used."""
+    """The copies made of a module's contents: each object is copied once, however often it is used."""
 
     def __init__(self, module: nn.Module, tensor: Callable[[Tensor], Tensor]) -> None:
         self._tensor = tensor
@@ -119,7 +119,7 @@ class _Copies:
                 twin.__dict__.update({name: self.of(value) for name, value in m.__dict__.items()})
 
     def _add(self, module: nn.Module) -> None:
-        """Empty twins of a module and of those in it; programs of TorchScript are copied as a whole."""
+        """Create empty twins of a module and its submodules; TorchScript programs are copied as a whole."""
         if module in self._twins:
             return
         if isinstance(module, torch.jit.ScriptModule):
@@ -132,7 +132,7 @@ class _Copies:
             self._add(child)
 
     def of(self, value: Any) -> Any:
-        """The copy of a value; itself where it is neither tensors nor what holds them."""
+        """The copy of a value; the value itself if it holds no tensors."""
         if isinstance(value, nn.Module):
             return self._twins.get(value, value)
         if isinstance(value, np.ndarray):
@@ -144,12 +144,12 @@ class _Copies:
             return self._made[id(value)]
         parts, rebuilt = _apart(value)
         if type(value) in (list, *_MAPPINGS):
-            twin = self._made[id(value)] = type(value)()  # before its parts: it may hold itself
+            twin = self._made[id(value)] = type(value)()  # before its parts are copied: it may hold itself
             new = rebuilt([self.of(part) for part in parts])
             (twin.extend if isinstance(twin, list) else twin.update)(new)
             return twin
         if parts:
-            self._made[id(value)] = value  # of a function that calls itself
+            self._made[id(value)] = value  # for a function that calls itself
             copies = [self.of(part) for part in parts]
             same = all(new is old for new, old in zip(copies, parts, strict=True))
             self._made[id(value)] = value if same else rebuilt(copies)
@@ -160,10 +160,10 @@ class _Copies:
 
 
 def _apart(value: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """What a function uses or a container holds, and what makes such a value of other parts.
+    """The parts of a function, container or object, and a function that rebuilds the value from other parts.
 
-    Parts are those of a partial, a list, a dictionary or an object that can be called, and what functions and objects
-    of methods use. Nothing else has any.
+    Partials, lists, tuples, sets, dictionaries, callable objects, functions and bound methods have parts. Other values
+    have none.
     """
     if isinstance(value, functools.partial):
         n, names = 1 + len(value.args), list(value.keywords)
@@ -185,7 +185,7 @@ def _apart(value: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 def _object(owner: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """The same of an object with attributes; a module or a class is a part itself."""
+    """The same for an object with attributes; a module or a class is itself the only part."""
     attributes = getattr(owner, "__dict__", None)
     if isinstance(owner, nn.Module | type) or not isinstance(attributes, dict):
         return [owner], lambda new: new[0]
@@ -199,14 +199,14 @@ def _object(owner: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 def _uses(function: FunctionType) -> dict[Any, Any]:
-    """What a function uses, by kind and name: variables of enclosing functions, defaults, keywords and globals.
+    """The objects that a function uses, by kind and name: enclosed variables, defaults, keywords and globals.
 
-    Variables without a value are left out, and of globals all but modules, tensors, what holds them, and functions of
-    the same file.
+    Variables without a value are left out. Of the globals, only modules, tensors, containers of these, and functions of
+    the same file are included.
     """
     found: dict[Any, Any] = {}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with suppress(ValueError):  # it has no value
+        with suppress(ValueError):  # the variable has no value
             found["closure", name] = cell.cell_contents
     found |= {("default", i): value for i, value in enumerate(function.__defaults__ or ())}
     found |= {("keyword", name): value for name, value in (function.__kwdefaults__ or {}).items()}

@@ -1,4 +1,4 @@
-"""A generator as a chain of layers, each an affine map and an activation: G(z) = phi_d(... phi_1(z))."""
+"""A generator as a chain of layers, each an affine map followed by an activation: G(z) = phi_d(... phi_1(z))."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count
 
-# A printed network: its columns, those of text, and the layers that are shown of more.
+# A printed network: its columns, the columns of text, and the most layers that are shown.
 _HEADINGS = ("layer", "kind", "shape", "activation", "parameters", "expansion")
 _TEXT = ("kind", "shape", "activation")
 _SHOWN = 40
 
-# Entries of a dense matrix, and outputs of any layer, from which more than one thread is worth its while.
+# From this many entries of a dense matrix, or outputs of any layer, several threads are faster than one.
 _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
-# Multiplications that the draws for the sizes of activations may cost.
+# Multiplications that computing the activation sizes may cost.
 _DRAWING = 2**31
 
 
@@ -72,11 +72,11 @@ class Layer:
 
     @property
     def expansion(self) -> float:
-        """n_out / n_in; the paper's Assumption 1 asks for at least 2.1."""
+        """n_out / n_in; the paper's Assumption 1 requires at least 2.1."""
         return self.n_out / self.n_in
 
     def matrix(self) -> Array | sparse.csr_array:
-        """A as (n_out, n_in), dense or SciPy sparse. Written out at the first call and kept."""
+        """A as (n_out, n_in), dense or SciPy sparse. Computed at the first call and kept."""
         return self._matrix
 
     def bias(self) -> Array:
@@ -95,7 +95,7 @@ class Layer:
         return read_only(self.affine.bias())
 
     def value(self, h: Array) -> Array:
-        """phi(A h + b) for h of shape (n_in,) or (B, n_in), in NumPy through :meth:`matrix`."""
+        """phi(A h + b) for h of shape (n_in,) or (B, n_in), computed in NumPy with :meth:`matrix`."""
         return self.activation.value(np.asarray((self.matrix() @ h.T).T) + self.bias())
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Layer:
@@ -104,12 +104,12 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """The names of the steps of its map."""
+        """The names of the steps of the affine map."""
         return " + ".join(type(step).__name__ for step in self.affine.steps) or "Identity"
 
     @property
     def parameters(self) -> int:
-        """The numbers in its weights and biases."""
+        """The number of entries of its weights and biases."""
         return sum(tensor.numel() for step in self.affine.steps for tensor in step.tensors().values())
 
     def __str__(self) -> str:
@@ -125,13 +125,13 @@ class Network(Generator):
 
     Args:
         layers: the layers, from the latent code to the output.
-        latent_shape: shape of one latent code inside the generator; outside, a code is a vector of
+        latent_shape: shape of one latent code inside the generator. Users pass a code as a vector of
             ``latent_dim = prod(latent_shape)`` numbers.
-        dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: see :class:`~unrelu.Generator`.
 
     Raises:
-        ModelError: there is no layer, or the layers do not chain.
+        ModelError: there is no layer, or a layer does not fit the output of the one before it.
 
     Source: equation (3) of the paper.
 
@@ -163,12 +163,12 @@ class Network(Generator):
 
     @property
     def width(self) -> int:  # type: ignore[override]
-        """The outputs of the widest layer."""
+        """The number of outputs of the widest layer."""
         return max(layer.n_out for layer in self.layers)
 
     @cached_property
     def work(self) -> int:
-        """Multiplications of one forward pass, by the sizes of its layers: without the second that a count imports."""
+        """Number of multiplications of one forward pass, from layer sizes: counting operations imports for a second."""
         return sum(step.work(layer.n_in, layer.n_out) for layer in self.layers for step in layer.affine.steps)
 
     @computing()
@@ -187,7 +187,7 @@ class Network(Generator):
 
     @computing()
     def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
-        """For every layer, where its pre-activation is positive: the ReLU configuration, shaped like :meth:`trace`."""
+        """The ReLU configuration: for every layer, where the pre-activation is positive, shaped like :meth:`trace`."""
         return [(u > 0).cpu().numpy() for u, _ in self._shaped_layers(z)]
 
     def _shaped_layers(self, z: npt.ArrayLike) -> Iterator[tuple[Tensor, Tensor]]:
@@ -198,14 +198,14 @@ class Network(Generator):
 
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
-        """Root mean square of max(u, 0), u the pre-activation of each layer, over up to 256 fixed draws of N(0, I)."""
+        """Root mean square of max(u, 0), for pre-activations u of each layer at up to 256 fixed draws of N(0, I)."""
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         z = torch.tensor(codes, dtype=self.dtype, device=self.device)
         return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in self._layers(z))
 
     def smoothed(self, share: float) -> Network:
-        """The network with every kink smoothed, by ``share`` of :attr:`activation_sizes` of its layer."""
+        """The network with every kink smoothed by ``share`` times the layer's size in :attr:`activation_sizes`."""
         sizes = zip(self.layers, self.activation_sizes, strict=True)
         layers = tuple(replace(layer, activation=layer.activation.smoothed(share * size)) for layer, size in sizes)
         return replace(self, layers=layers)
@@ -218,9 +218,9 @@ class Network(Generator):
         return x
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n), all k directions pushed forward at once.
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n), by forward-mode differentiation.
 
-        Each layer maps the tangents T to phi'(u) * (A T): forward-mode differentiation written out.
+        Each layer maps the k tangents T to phi'(u) * (A T).
         """
         batch, k = z.shape
         tangents = self._first_tangents.expand(batch, -1, -1)
@@ -234,7 +234,7 @@ class Network(Generator):
 
     @cached_property
     def _first_tangents(self) -> Tensor:
-        """A_1^T, (k, n_1): the tangents of the first layer's affine map are the same for every code."""
+        """A_1^T, (k, n_1): the tangents after the first affine map, which are the same for every code."""
         unit = torch.eye(self.latent_dim, dtype=self.dtype, device=self.device)
         return self.layers[0].affine.apply(unit, constant=False)
 
@@ -248,14 +248,14 @@ class Network(Generator):
 
     @property
     def parameters(self) -> int:
-        """The numbers in all weights and biases."""
+        """The number of entries of all weights and biases."""
         return sum(layer.parameters for layer in self.layers)
 
     def __repr__(self) -> str:
         return f"<{self._title()}, {count(len(self.layers), 'layer')}>"
 
     def __str__(self) -> str:
-        """A table of the layers: kind, shape, activation, parameters, and expansion, outputs over inputs."""
+        """A table of the layers: kind, shape, activation, parameters and expansion (outputs / inputs)."""
         return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)]) + rounding_line(self)
 
     def _repr_html_(self) -> str:
@@ -265,7 +265,7 @@ class Network(Generator):
         return f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
 
     def _table(self) -> list[list[str]]:
-        """A line for each layer; only the first and the last ones of very many."""
+        """One row for each layer; of very many layers, only the first and the last ones."""
         rows = [
             [str(i), layer.kind, f"{by(layer.in_shape)} -> {by(layer.out_shape)}", str(layer.activation),
              count(layer.parameters), f"{layer.expansion:.3g}"]
@@ -279,12 +279,12 @@ class Network(Generator):
     def chain(cls, parts: Sequence[Step | Activation], latent_shape: Shape) -> Network:
         """Build a network from affine steps and activations in order.
 
-        Affine steps up to an activation form one layer; steps after the last activation form a layer with the identity,
-        unless they only give the output its shape: activations work entry by entry, so the last layer does that too.
-        A PReLU's slopes may be shaped like one output (broadcastable), e.g. (C, 1, 1).
+        An activation and the affine steps before it form one layer. Steps after the last activation form a layer with
+        the identity, unless they only reshape the output: the last layer then takes these up, as activations work entry
+        by entry. A PReLU's slopes may be shaped like one output (broadcastable), e.g. (C, 1, 1).
 
         Raises:
-            ModelError: shapes do not chain, weights are not finite, or there is nothing to chain.
+            ModelError: shapes do not fit, weights are not finite, or there are no parts.
         """
         layers: list[Layer] = []
         steps: list[Step] = []
@@ -307,7 +307,7 @@ class Network(Generator):
 
 
 def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
-    """The activation with a PReLU's slopes written out for each of the prod(shape) outputs."""
+    """The activation with a PReLU's slopes broadcast to each of the prod(shape) outputs."""
     if activation.slope.ndim == 0:
         return activation
     try:
@@ -320,7 +320,7 @@ def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
 
 
 def small(network: object) -> bool:
-    """Whether one thread is enough for every layer, or for every tensor where the layers are not known."""
+    """Whether one thread is enough for every layer, or for every tensor if the layers are not known."""
     if not isinstance(network, Network):
         return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
     return all(

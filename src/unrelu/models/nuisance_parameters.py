@@ -1,4 +1,4 @@
-"""Nuisance parameters: a generator with further latent coordinates that change its output, such as scale and offset."""
+"""Nuisance parameters: further latent coordinates that change a generator's output, such as scale and offset."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generat
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ExtendedGenerator(Generator):
-    r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u stand for nuisance parameters t.
+    r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u determine nuisance parameters t.
 
     .. math:: t_i = a_i + (b_i - a_i) \, \Phi(u_i)
 
-    with the bounds :math:`a_i, b_i` of each parameter and the distribution function :math:`\Phi` of N(0, 1): for
-    :math:`u_i \sim N(0, 1)`, as all latent coordinates are taken to be, a parameter is uniform within its bounds, and
-    no code leaves them. :func:`extend` makes it; :meth:`split` and :meth:`join` go from codes to parameters and back.
+    Each parameter has bounds :math:`a_i, b_i`, and :math:`\Phi` is the distribution function of N(0, 1). All latent
+    coordinates are assumed to be N(0, 1), so each parameter is uniform within its bounds, and no code leaves them.
+    :func:`extend` makes such a generator. :meth:`split` and :meth:`join` convert codes to parameters and back.
 
-    The Jacobian is that of G, pushed through f by forward-mode differentiation, beside the derivatives by u.
+    The Jacobian of G is pushed through f by forward-mode differentiation, together with the derivatives by u.
 
     Args:
         base: G.
-        function: f(G(z), t(u)), from G(z) and u in one vector.
-        names: of the parameters.
-        bounds: (p, 2).
+        function: f(G(z), t(u)), a function of G(z) and u in one vector.
+        names: names of the parameters.
+        bounds: bounds of the parameters, (p, 2).
         latent_shape: (k + p,).
-        dtype, device: where and how it is evaluated.
+        dtype, device: precision and device of the evaluation.
     """
 
     base: Generator
@@ -64,7 +64,7 @@ class ExtendedGenerator(Generator):
 
     @property
     def width(self) -> int:  # type: ignore[override]
-        """The most numbers that evaluating one code holds in one tensor."""
+        """The size of the largest tensor in the evaluation of one code."""
         return max(self.base.width, self.function.width)
 
     @computing()
@@ -75,17 +75,17 @@ class ExtendedGenerator(Generator):
         return replace(self, base=base, function=function, dtype=dtype, device=device)
 
     def smoothed(self, share: float) -> Generator:
-        """The extension of the smoothed generator; itself if its layers are not known."""
+        """The extension of the smoothed base; unchanged if the layers of the base are not known."""
         base = self.base.smoothed(share)
         return self if base is self.base else replace(self, base=base)
 
     # --- codes and parameters --------------------------------------------------------------------------------------
 
     def split(self, z: npt.ArrayLike) -> tuple[Array, dict[str, Any]]:
-        """The codes of the generator that was extended, (k,) or (B, k), and the parameters by name: numbers, or (B,).
+        """The codes of :attr:`base`, (k,) or (B, k), and the parameters by name, each a number or (B,).
 
         Raises:
-            InputError: z is no code of this generator.
+            InputError: z is not a code of this generator.
         """
         codes = self.as_codes(z).cpu().double().numpy()
         k = self.base.latent_dim
@@ -94,11 +94,10 @@ class ExtendedGenerator(Generator):
         return codes[..., :k], {name: values[..., i][()] for i, name in enumerate(self.names)}
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
-        """The codes (k + p,) or (B, k + p) of codes (k,) or (B, k) and parameters, a number or (B,) each.
+        """Join codes of :attr:`base`, (k,) or (B, k), and parameters, a number or (B,) each, to (k + p,) or (B, k + p).
 
         Raises:
-            InputError: z is no code of the generator that was extended, or a parameter is not within its bounds, or is
-                one for each of another number of codes.
+            InputError: z is not a code of :attr:`base`, or a parameter is out of its bounds or has another shape.
             OptionError: a parameter is missing or unknown.
         """
         codes = self.base.as_codes(z).cpu().double().numpy()
@@ -151,28 +150,29 @@ def extend(
     shift: tuple[float, float] | bool = False,
     **bounds: tuple[float, float],
 ) -> ExtendedGenerator:
-    r"""A generator with further latent coordinates: nuisance parameters of the measurement, within bounds.
+    r"""Add latent coordinates to a generator: nuisance parameters of the measurement, within bounds.
 
     .. math:: G'(z, u) = s \cdot S_d \, f(G(z), t) + o
 
-    with scale s, shift d and offset o, each if it is asked for, and a function f of your own. A parameter is uniform
-    within its bounds if its latent coordinate u is N(0, 1), as the others are. ``split(r.z)`` of the
-    :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` gives the parameters of a result. An extended
-    generator has no known layers: methods that search the latent space take it.
+    Scale s, shift d, offset o and your own function f are each optional. A parameter is uniform within its bounds if
+    its latent coordinate u is N(0, 1), as the other coordinates are. The method ``split(r.z)`` of the
+    :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` returns the parameters of a result. An extended
+    generator has no known layers, so only methods that search the latent space accept it.
 
     Args:
         network: G.
-        function: f(x, name=t, ...), with outputs x of G as (B, \*output_shape) and each parameter of ``bounds`` by its
-            name, shaped to multiply them; differentiable PyTorch, each row on its own. It may return another shape.
-        scale: the bounds (low, high) of s; True for (0.5, 2).
-        offset: those of o; True for minus and plus half the largest output of a few draws.
-        shift: those of d, by which outputs move along their last axis, in samples and fractions of them: linear
-            interpolation, and beyond the ends the end values. True for (-1, 1).
-        **bounds: those of the parameters of f, by name.
+        function: f(x, name=t, ...), of outputs x of G, (B, \*output_shape), and each parameter of ``bounds`` by name,
+            shaped to multiply x. Differentiable PyTorch, each entry of the batch on its own. The result may have
+            another shape.
+        scale: bounds (low, high) of s; True for (0.5, 2).
+        offset: bounds of o; True for minus and plus half the largest output of a few draws.
+        shift: bounds of d, in samples along the last axis; True for (-1, 1). Outputs are interpolated linearly, and
+            end values continue beyond the ends.
+        **bounds: bounds of the parameters of f, by name.
 
     Raises:
-        InputError: bounds that are none, or f cannot be used.
-        OptionError: there is no parameter, or parameters without f.
+        InputError: bounds are not two increasing numbers, or f cannot be used.
+        OptionError: there is no parameter, or there are parameters but no f.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -211,7 +211,7 @@ def _ends(name: str, given: Any) -> tuple[float, float]:
 
 
 def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
-    """The change of outputs as a function of one vector, if a trial shows that it is one."""
+    """Try the change of outputs, and return it as a function of one vector."""
     x = longest(network.typical_outputs)
     u = torch.from_numpy(special.ndtri(stream("trial parameters").uniform(0.2, 0.8, (2, module.ends.shape[1]))))
     at, lengths = torch.cat([x, u], dim=1), torch.cat([x.abs(), torch.full_like(u, 0.3)], dim=1)
@@ -224,7 +224,7 @@ def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
 
 
 class _Change(nn.Module):
-    """f, then shift, scale and offset, of outputs and latent coordinates of the parameters in one vector."""
+    """f, then shift, scale and offset. The input holds outputs and the parameters' latent coordinates in one vector."""
 
     def __init__(
         self, shape: Shape, function: Callable[..., Tensor] | None, names: tuple[str, ...], own: tuple[str, ...],
@@ -250,12 +250,12 @@ class _Change(nn.Module):
 
 
 def _beside(value: Tensor, x: Tensor) -> Tensor:
-    """A parameter of each output, (B,), shaped to multiply outputs (B, ...)."""
+    """One parameter for each output, (B,), reshaped to multiply outputs (B, ...)."""
     return value.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _shifted(x: Tensor, d: Tensor) -> Tensor:
-    """x(i - d) along the last axis, by linear interpolation; beyond the ends the end values."""
+    """x(i - d) along the last axis, by linear interpolation; the end values continue beyond the ends."""
     n = x.shape[-1]
     at = (torch.arange(n, dtype=x.dtype, device=x.device) - d).clamp(0, n - 1)
     left = at.detach().floor().clamp(max=max(n - 2, 0))

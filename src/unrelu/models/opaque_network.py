@@ -1,4 +1,4 @@
-"""A generator that is no chain of layers: it can be evaluated and differentiated, but not taken apart."""
+"""A generator that is not a chain of layers: it can only be evaluated and differentiated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
 
-# Numbers in the tangents of one tensor that are in memory at once, 128 MiB of float64.
+# Numbers in the tangents of one tensor that are in memory at once: 128 MiB of float64.
 _CHUNK = 2**24
 
 
@@ -28,29 +28,29 @@ _CHUNK = 2**24
 class OpaqueNetwork(Generator):
     r"""A differentiable generator G: R^k -> R^n whose layers are not known; :func:`unrelu.from_torch` makes it.
 
-    The Jacobian comes from forward-mode differentiation (``torch.func.jvp``), one tangent for each of the k directions,
+    The Jacobian comes from forward-mode differentiation (``torch.func.jvp``), with one tangent for each direction:
 
-    .. math:: J e_i = \frac{d}{dt} G(z + t e_i) \Big|_{t=0},
+    .. math:: J e_i = \frac{d}{dt} G(z + t e_i) \Big|_{t=0}.
 
-    all pushed forward at once (``torch.func.vmap``) while G(z) is computed once. Where PyTorch lacks a forward-mode
-    formula, J is put together row by row from n reverse passes instead, about n / k times the work. Attention is
-    computed by its formula, since PyTorch's fused kernels have no forward-mode derivative.
+    All k tangents are pushed forward at once (``torch.func.vmap``), while G(z) is computed once. If PyTorch lacks a
+    forward-mode formula, J is assembled row by row from n reverse passes instead, at about n / k times the work.
+    Attention is computed by its formula, because PyTorch's fused kernels have no forward-mode derivative.
 
-    Methods that search the latent space ("auto", "lm", "adam", "gradient_descent") take it; layer-wise ones refuse it.
+    Methods that search the latent space ("auto", "lm", "adam", "gradient_descent") accept it. Layer-wise ones do not.
 
     Args:
-        module: the generator, frozen, in evaluation mode, in ``dtype`` on ``device``; from (B, \*latent_shape) to
-            (B, \*output_shape), each row on its own. Not copied: pass a copy.
-        latent_shape: shape of one latent code inside the module; outside, a code is a vector of ``latent_dim`` numbers.
-        reason: why it is no chain of layers, with the name of the node that breaks it.
+        module: the generator, frozen, in evaluation mode, in ``dtype`` on ``device``. It maps (B, \*latent_shape) to
+            (B, \*output_shape), each code on its own. It is not copied: pass a copy.
+        latent_shape: shape of one latent code inside the module. Users pass a code as ``latent_dim`` numbers.
+        reason: why it is not a chain of layers, with the name of the node that breaks the chain.
         output_shape: shape of one output.
-        width: the size of the largest tensor along the way, for each code.
-        forward_mode: whether PyTorch has forward-mode derivatives of everything in it.
-        dtype, device: where and how it is evaluated; float64 on the CPU unless :meth:`to` was called.
+        width: the size of the largest tensor in the evaluation of one code.
+        forward_mode: whether PyTorch has forward-mode derivatives of all its operations.
+        dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: see :class:`~unrelu.Generator`.
 
     Raises:
-        AttributeError: its ``layers`` are asked for.
+        AttributeError: on access to ``layers``.
 
     Source: Griewank and Walther, "Evaluating Derivatives" (2008), chapter 3.
     """
@@ -67,7 +67,7 @@ class OpaqueNetwork(Generator):
 
     @property
     def layers(self) -> NoReturn:
-        """They are not known; the error says why."""
+        """Raise an AttributeError that says why the layers are not known."""
         raise AttributeError(f"an OpaqueNetwork has no layers: {self.reason}")
 
     @computing()
@@ -78,7 +78,7 @@ class OpaqueNetwork(Generator):
 
     def forward(self, z: Tensor) -> Tensor:
         """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch; NaN where z is not finite."""
-        # A module may refuse such codes, for the whole batch: those of observations that were not reached are NaN.
+        # A module may refuse a batch with NaN. Codes are NaN for observations that the search has not reached.
         known = z.isfinite().all(dim=1, keepdim=True)
         with plain_attention():
             x = self._flat(torch.where(known, z, torch.zeros_like(z)))
@@ -93,10 +93,10 @@ class OpaqueNetwork(Generator):
 
         Args:
             z: codes, (B, k).
-            directions: (m, B, k), or (m, 1, k), the same for all codes.
+            directions: (m, B, k), or (m, 1, k) for the same directions at all codes.
 
         Raises:
-            NotImplementedError, RuntimeError: PyTorch has no forward-mode formula for something in the module.
+            NotImplementedError, RuntimeError: PyTorch has no forward-mode formula for an operation of the module.
         """
 
         def along(direction: Tensor) -> Any:
@@ -110,13 +110,13 @@ class OpaqueNetwork(Generator):
         return parts[0][0][0], torch.cat([tangents for _, tangents in parts], dim=1)
 
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the mode there is."""
+        """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the supported mode."""
         if self.forward_mode:
             return self.push(z, directions.transpose(0, 1))
         with plain_attention(), torch.enable_grad():
             codes = z.detach().requires_grad_(True)
             x = self._flat(codes)
-            # No row of z affects another's output.
+            # Each output depends on its own code only, so a sum over the batch keeps the gradients apart.
             rows = [torch.autograd.grad(x[:, j].sum(), codes, retain_graph=True)[0] for j in range(self.output_dim)]
         return x.detach(), directions @ torch.stack(rows, dim=2)
 
@@ -127,7 +127,7 @@ class OpaqueNetwork(Generator):
 
     @cached_property
     def _running(self) -> nn.Module:
-        """What is run: whatever a forward pass leaves behind in it, ``module`` stays as it was."""
+        """The copy that is run, so that a forward pass does not change ``module``."""
         return replica(self.module)
 
     def __str__(self) -> str:
@@ -140,10 +140,10 @@ class OpaqueNetwork(Generator):
 
 
 def as_chain(network: Generator, method: str) -> Network:
-    """The network, if it is a chain of layers.
+    """Return the network if it is a chain of layers.
 
     Raises:
-        UnsupportedModelError: it is none; the message names the node that breaks the chain.
+        UnsupportedModelError: it is not; the message names the node that breaks the chain.
     """
     if isinstance(network, Network):
         return network
@@ -153,7 +153,7 @@ def as_chain(network: Generator, method: str) -> Network:
 
 
 def unchained(network: Generator) -> str | None:
-    """Why the network is no chain of layers; None if it is one."""
+    """Why the network is not a chain of layers; None if it is one."""
     if isinstance(network, Network):
         return None
     return str(getattr(network, "reason", f"a {type(network).__name__} has no layers"))
@@ -164,20 +164,20 @@ def unchained(network: Generator) -> str | None:
 
 @cache
 def _load_formulas() -> None:
-    """Have PyTorch compile its formulas of forward mode, which it does by a function that it warns of itself."""
+    """Compile PyTorch's forward-mode formulas. PyTorch warns here about its own use of a deprecated function."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit")  # of a kind that changed with its versions
+        warnings.filterwarnings("ignore", message=".*torch.jit")  # its category depends on the version of PyTorch
         one = torch.ones(1)
         torch.func.jvp(torch.neg, (one,), (one,))
 
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """PyTorch's switches for fused attention, which are the process's, off.
+    """Switch fused attention off in the whole process.
 
-    One by one: ``torch.nn.attention.sdpa_kernel`` has to be left by the thread that entered it, from PyTorch 2.15 on.
+    From PyTorch 2.15 on, ``torch.nn.attention.sdpa_kernel`` must be left by the thread that entered it: not used here.
     """
-    kernels = torch.backends.cuda  # the CPU's as well
+    kernels = torch.backends.cuda  # these switches hold for the CPU as well
     switches: tuple[tuple[Callable[[], bool], Callable[[bool], Any], bool], ...] = (
         (mha.get_fastpath_enabled, mha.set_fastpath_enabled, False),
         (kernels.flash_sdp_enabled, kernels.enable_flash_sdp, False),
@@ -196,5 +196,5 @@ def _plain_attention() -> Iterator[None]:
 
 
 plain_attention = Shared(_plain_attention)
-# One thread at a time: the levels of forward mode are the process's.
+# One thread at a time, because the whole process shares the levels of forward mode.
 _forward_mode = forkable_lock()

@@ -1,9 +1,9 @@
 r"""The rounding of a module that computes in half precision or bfloat16, as a noise level of its outputs.
 
-A module is read in double precision, while what it computed itself is off by the rounding of every one of its
-operations, :math:`x_{16} = G(z) + e`. With 8 or 11 bits nothing of that is below a tolerance: it is noise, and larger
-than much of what is measured. Its size is found by computing in double precision with every result rounded to the
-module's own type, as hardware does that accumulates in single precision and stores in half.
+unrelu evaluates a module in double precision. The module itself rounds after every operation, so its own outputs are
+:math:`x_{16} = G(z) + e`. With 8 or 11 bits, e is larger than any tolerance and often larger than the measurement
+noise, so it is treated as noise. Its size is found by computing in double precision and rounding every result to the
+module's type. Hardware that accumulates in single precision and stores in half precision does the same.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 
 _REDUCED = (torch.bfloat16, torch.float16)
-# The stated level is this multiple of the largest that was seen: errors of single outputs differ by less than that.
+# The stated level is this multiple of the largest error of the draws: errors of single outputs differ by less.
 _MARGIN = 2.0
 
 
 def with_rounding(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork:
-    """The network, with how far the outputs of its module are off, where that has weights in reduced precision."""
+    """The network with the rounding error of its module, if the module has weights in reduced precision."""
     held = {tensor.dtype for tensor in module.state_dict().values() if isinstance(tensor, Tensor)}
-    reduced = [dtype for dtype in _REDUCED if dtype in held]
-    if not reduced:
+    dtype = next((dtype for dtype in _REDUCED if dtype in held), None)  # the coarser of the two, if both are held
+    if dtype is None:
         return network
-    dtype = reduced[0]  # the coarser one of two
     copy = in_double(module).eval()
     z = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape).to(dtype).double()
 
     def round_result(*_: Any, result: Any) -> None:
         for x in tensors(result):
-            # Expanded tensors are views of numbers that are rounded already.
+            # Expanded tensors are views of numbers that have been rounded already.
             if x.dtype == torch.float64 and 0 not in x.stride():
                 x.copy_(x.to(dtype).double())
 

@@ -1,7 +1,7 @@
 """Standardised inputs and outputs of a network, and outputs in a basis: affine maps before and after its layers.
 
-Emulators are trained on standardised parameters and on standardised spectra, or on coefficients of their principal
-components. What the training did to a vector x is undone here exactly, so that codes and outputs are in physical units.
+Emulators are often trained on standardised parameters, and on standardised spectra or coefficients of principal
+components. These transforms of training are undone here exactly, so that codes and outputs are in physical units.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Transform:
     """u = (x - mean) / std, entry by entry, or u = C (x - mean), undone by x = mean + C^T u.
 
     Attributes:
-        name: for messages.
+        name: used in messages.
         mean: (n,) or (1,).
-        std: (n,) or (1,); of the first form.
-        components: C, (m, n) with orthonormal rows; of the second form.
+        std: (n,) or (1,), in the first form.
+        components: C, (m, n) with orthonormal rows, in the second form.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Transform:
     components: Array | None = None
 
     def maps(self, width: int) -> tuple[Step, Step, int]:
-        """The map from x to u, of ``width`` entries, the map back, and the number of entries of x.
+        """The map from x to u, the map back, and the number of entries of x; u has ``width`` entries.
 
         Raises:
-            ModelError: sizes do not fit.
+            ModelError: the sizes do not fit.
         """
         if self.std is not None:
             mean, std = self._full("mean", self.mean, width), self._full("std", self.std, width)
@@ -67,22 +67,22 @@ class Transform:
 
 
 def standardised(network: Network, input_scale: object, output_scale: object, output_basis: object) -> Network:
-    """The network fed with the transforms of its codes, and the transforms of its outputs undone.
+    """Let the network take codes in physical units and return outputs in physical units.
 
-    See :func:`unrelu.from_arrays` for what each may be.
+    The arguments are those of :func:`unrelu.from_arrays`.
 
     Raises:
-        ModelError: a transform is none that is known, has other sizes than the network, or a std that is not positive.
+        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive.
     """
     outputs = [*_basis(output_basis), *transforms(output_scale, "output_scale")]
     return surrounded(network, transforms(input_scale, "input_scale"), outputs)
 
 
 def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[Transform]) -> Network:
-    """The network after the transforms of a code, first to last, and before those of an output, undone last to first.
+    """The network between transforms: those of a code are applied first to last, those of an output undone in reverse.
 
-    The maps become part of the first and the last layer. Where the last activation is not the identity, what comes
-    after it is one more layer.
+    The maps become part of the first and the last layer. If the last activation is not the identity, the maps after it
+    form one more layer.
     """
     chain: list[Step | Activation] = []
     for layer in network.layers:
@@ -107,13 +107,13 @@ def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[
     return Network.chain(chain, latent) if inputs or outputs else network
 
 
-# --- what a user has --------------------------------------------------------------------------------------------------
+# --- transforms from pairs and from fitted objects --------------------------------------------------------------------
 
 
 def transforms(given: object, name: str) -> list[Transform]:
     """The transforms of a pair (mean, std), a fitted scaler or PCA of scikit-learn, or a pipeline of these.
 
-    They are known by the attributes that fitting gives them. Nothing of the object is called.
+    Fitted objects are recognised by their attributes. None of their methods is called.
     """
     if given is None or (isinstance(given, str) and given == "passthrough"):
         return []

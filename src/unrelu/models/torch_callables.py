@@ -1,6 +1,6 @@
-"""What a user passes as a generator, as one module from codes to a tensor.
+"""Conversion of what a user passes as a generator to one module from codes to a tensor.
 
-Functions, further inputs that are held fixed, one output of several, random numbers that are held fixed.
+This covers functions, further inputs held fixed, the choice of one output of several, and random numbers held fixed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from unrelu.runtime.streams import stream
 
 Output = str | int | Callable[[Any], Tensor] | None
 
-# Functions that draw, what gives a tensor of the same shape and type, and from which distribution they draw.
+# Functions that draw random numbers: the function that makes a tensor of the same shape and type, and the distribution.
 _DRAWS: dict[Any, tuple[Callable[..., Tensor], str]] = {
     torch.randn: (torch.empty, "standard_normal"),
     torch.rand: (torch.empty, "random"),
     torch.randn_like: (torch.empty_like, "standard_normal"),
     torch.rand_like: (torch.empty_like, "random"),
 }
-# Entries of a structure that a message lists.
+# The most entries of a structure that a message lists.
 _LISTED = 12
 
 
@@ -38,22 +38,22 @@ _LISTED = 12
 
 
 def as_module(function: Any, x: Tensor | None) -> nn.Module:
-    """A function as a module, itself if it is one.
+    """Return a function as a module; a module is returned unchanged.
 
-    Modules and tensors that it uses (of a bound method, of a partial, in its closure, among its defaults and the
-    globals that it names, also in lists, dictionaries and objects that can be called) become the module's own, so that
-    it can be copied and converted. Where it does not compute in double precision even so, it is run as it is, in single
-    precision.
+    Modules and tensors that the function uses become part of the module, so that it can be copied and converted. They
+    are found in bound methods, partials, closures, defaults and named globals, also inside lists, dictionaries and
+    callable objects. If the converted function still does not compute in double precision, the original is run in
+    single precision.
 
     Args:
-        function: of tensors.
-        x: an input that it is tried on; None takes it to compute in double precision.
+        function: a function of tensors.
+        x: an input for a trial. None assumes that the function computes in double precision.
     """
     if isinstance(function, nn.Module):
         return function
     function = getattr(function, "_torchdynamo_orig_callable", function)  # what torch.compile wraps
-    called = getattr(function, "__call__", None)  # noqa: B004 -- which method it is matters
-    if isinstance(called, MethodType):  # of a class of Python
+    called = getattr(function, "__call__", None)  # noqa: B004 -- the method itself is needed
+    if isinstance(called, MethodType):  # an object of a Python class
         function = called
     module = FunctionModule(function)
     if x is None or _computes(in_double(module), x, torch.float64):
@@ -62,14 +62,14 @@ def as_module(function: Any, x: Tensor | None) -> nn.Module:
 
 
 def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bool:
-    with suppress(Exception), torch.no_grad():  # the user's code; whatever it raises means that it does not
+    with suppress(Exception), torch.no_grad():  # the user's code: any exception means that it does not compute
         y = function(x.to(dtype, copy=True))
         return not isinstance(y, Tensor) or y.dtype == dtype
     return False
 
 
 class _InSingle:
-    """A function that computes in single precision; without a ``__dict__``, copies do not take it apart."""
+    """A function that computes in single precision. It has no ``__dict__``, so that copies leave its function as is."""
 
     __slots__ = ("__name__", "function")
 
@@ -90,24 +90,24 @@ class FunctionModule(nn.Module):
         self.function = function
         self.title = str(getattr(function, "__name__", type(function).__name__))
         self.used = nn.ModuleList(dict.fromkeys(m for m in used(function) if isinstance(m, nn.Module)))
-        self.training = self.used.training = False  # which says nothing of the modules
+        self.training = self.used.training = False  # the modules keep their own mode
 
     def forward(self, x: Tensor) -> Any:
-        """What the function gives; a ``forward`` with further inputs of any name could not be traced."""
+        """Call the function. It takes x only, because a ``forward`` with ``**kwargs`` could not be traced."""
         return self.function(x)
 
 
-# --- one tensor from a code -------------------------------------------------------------------------------------------
+# --- calls that return one tensor -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class GeneratorCall:
-    """How a generator is called, and which of its outputs is meant.
+    """How a generator is called, and which of its outputs is used.
 
     Attributes:
-        output: the name (attribute or key) or the number of the output, or a function of all that is returned.
+        output: the name (attribute or key) or number of the output, or a function of the returned value.
         inputs: further inputs by name, held fixed.
-        seed: holds the random numbers fixed that it draws; None refuses to draw any.
+        seed: the seed of random numbers that are drawn in the call, held fixed; None refuses random numbers.
     """
 
     output: Output = None
@@ -119,7 +119,7 @@ class GeneratorCall:
         """The arguments of :func:`unrelu.from_torch`, checked.
 
         Raises:
-            OptionError: one is of another kind.
+            OptionError: an argument has the wrong type or value.
         """
         if output is not None and (isinstance(output, bool) or not (isinstance(output, str | int) or callable(output))):
             raise OptionError(
@@ -136,28 +136,28 @@ class GeneratorCall:
 
     @property
     def unread(self) -> str | None:
-        """Why a module that is called so is no chain of layers; None where that depends on the module."""
+        """Why a module called this way is not a chain of layers; None if that depends on the module."""
         if self.seed is not None:
             return f"its random numbers are held fixed, those of seed={self.seed}"
         return f"it takes {', '.join(self.inputs)} beside the code, held fixed" if self.inputs else None
 
     @property
     def plain(self) -> bool:
-        """Whether it is a call of the code alone, of which all is taken."""
+        """Whether the call takes only the code and uses the returned value unchanged."""
         return self.output is None and not self.inputs and self.seed is None
 
 
 class CalledModule(nn.Module):
     """A module called as a :class:`GeneratorCall` says: from codes (B, ...) to one tensor (B, ...).
 
-    Further inputs are broadcast over the batch: a tensor whose first axis is 1 is one row of a batch, any other tensor
-    is a row itself. What is no tensor is passed as it is.
+    Further tensors are broadcast over the batch. A tensor whose first axis is 1 is taken as a batch of one; any other
+    tensor is one entry of a batch. Inputs that are not tensors are passed unchanged.
 
     Args:
         body: the module.
         call: how it is called.
-        shared: whether tensors are passed as they are, too.
-        code: the name under which the code is passed; None passes it first.
+        shared: whether to pass tensors unchanged, too.
+        code: the argument name of the code; None passes it as the first argument.
     """
 
     def __init__(self, body: nn.Module, call: GeneratorCall, shared: bool = False, code: str | None = None) -> None:
@@ -169,10 +169,10 @@ class CalledModule(nn.Module):
         self.training = False
 
     def forward(self, z: Tensor) -> Any:
-        """The output that is meant."""
+        """The chosen output."""
         if self.seed is None:
             return self._once(z)
-        # Each row alone, so that what is drawn is the same whatever the batch is.
+        # Each code is evaluated alone, so that the draws do not depend on the batch.
         alone = torch.func.vmap(lambda row: self._once(row[None])[0], randomness="same")
         with HeldDraws(self.seed), plain_attention():
             return alone(z)
@@ -191,10 +191,10 @@ class CalledModule(nn.Module):
 
 
 def picked(result: Any, output: Output) -> Any:
-    """One output of what a module returned.
+    """One output of the value that a module returned.
 
     Raises:
-        UnsupportedModelError: there is none of that name or number.
+        UnsupportedModelError: there is no output of that name or number.
     """
     if output is None:
         return result
@@ -207,14 +207,14 @@ def picked(result: Any, output: Output) -> Any:
 
 
 def described(result: Any) -> str:
-    """A structure of tensors in words: ``a DecoderOutput with 'sample' (2, 3, 8, 8)``."""
+    """A structure of tensors in words, such as ``a DecoderOutput with 'sample' (2, 3, 8, 8)``."""
     name = type(result).__name__
     found = [f"{key!r} {tuple(value.shape)}" for key, value in outputs(result)[:_LISTED]]
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}" + (f" with {', '.join(found)}" if found else "")
 
 
 def outputs(result: Any) -> list[tuple[str | int, Tensor]]:
-    """The tensors of real numbers that a structure holds, by name or number."""
+    """The floating-point tensors in a structure, by name or number."""
     if isinstance(result, Mapping):
         pairs: list[tuple[Any, Any]] = list(result.items())
     elif isinstance(result, Sequence) and not hasattr(result, "_fields"):
@@ -226,10 +226,10 @@ def outputs(result: Any) -> list[tuple[str | int, Tensor]]:
 
 
 class HeldDraws(TorchFunctionMode):
-    """Random numbers that are the same in each forward pass: those of a stream for each call that draws.
+    """Random numbers that are the same in each forward pass: every drawing call has a stream of its own.
 
-    Only ``torch.randn``, ``rand``, their ``_like`` and ``Tensor.normal_`` and ``uniform_``, as noise inputs of
-    generators are drawn; other functions draw as they do.
+    This replaces ``torch.randn``, ``rand``, their ``_like`` forms, ``Tensor.normal_`` and ``uniform_``, with which
+    generators draw noise inputs. Other functions draw as usual.
     """
 
     def __init__(self, seed: int) -> None:
@@ -237,7 +237,7 @@ class HeldDraws(TorchFunctionMode):
         self.seed, self.calls = seed, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What PyTorch calls in place of each of its functions."""
+        """Called by PyTorch in place of each of its functions."""
         kwargs = dict(kwargs or {})
         if func in (Tensor.normal_, Tensor.uniform_):
             low, high = (*tuple(args[1:3]), 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
@@ -251,28 +251,28 @@ class HeldDraws(TorchFunctionMode):
         return self._drawn(distribution, like(*args, **kwargs))
 
     def _drawn(self, distribution: str, like: Tensor) -> Tensor:
-        if not isinstance(like, Tensor):  # while it is traced
+        if not isinstance(like, Tensor):  # during tracing
             raise UnsupportedModelError("draws random numbers of a size that depends on the code")
         values = getattr(stream("noise inputs", self.seed, self.calls), distribution)(tuple(like.shape))
         self.calls += 1
         return torch.as_tensor(values).to(like.device, like.dtype)
 
 
-# --- what is missing of a call ----------------------------------------------------------------------------------------
+# --- missing inputs ---------------------------------------------------------------------------------------------------
 
 
 def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
-    """The name under which a module or function takes the code; None where that is its first input, or not known.
+    """The argument name of the code in a module or function; None if the code is its first input, or not known.
 
     Raises:
-        UnsupportedModelError: it takes inputs that were not given.
-        ModelError: it takes none of a name that was given.
+        UnsupportedModelError: a required input is missing.
+        ModelError: an input was given that the module does not take.
     """
     if isinstance(given, torch.jit.ScriptModule):
         return None
     try:
         signature = inspect.signature(given.forward if isinstance(given, nn.Module) else given)
-    except (TypeError, ValueError):  # of builtin functions
+    except (TypeError, ValueError):  # builtin functions have no signature
         return None
     kinds, parameters = inspect.Parameter, list(signature.parameters.values())
     names = [p.name for p in parameters]

@@ -1,4 +1,4 @@
-"""A PyTorch module or function as an opaque generator, or a part of one, if a trial shows that it is one."""
+"""A PyTorch module or function as an opaque generator, or a part of one, once a trial has shown that it works."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ from unrelu.runtime.streams import stream
 
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
 _SAME = 1e-5
-# Derivatives may differ from central differences by this share of the largest, for one of the steps: long ones are off
-# by curvature and kinks, short ones by rounding.
+# For one of the steps, derivatives must agree with central differences up to this share of the largest. Long steps are
+# off by curvature and kinks, short steps by rounding.
 _CLOSE = 1e-3
 _STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
-# Codes that are tried in turn, as multiples of the first: a kink may be that near by chance.
+# Multiples of the first code that are tried in turn, because a code may be next to a kink by chance.
 _SCALES = (1.0, 0.9, 1.1)
 
 
 def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork:
     """The module as a generator that can only be evaluated and differentiated.
 
-    It is copied, and tried at two codes in float64: it has to map (2, *latent_shape) to finite numbers of shape
-    (2, ...), each row on its own and the same ones each time, with derivatives that agree with finite differences.
+    A copy is tried at two codes in float64. It must map (2, *latent_shape) to finite numbers of shape (2, ...). The
+    outputs must be the same each time, each must depend on its own code only, and derivatives must agree with finite
+    differences.
 
     Args:
-        module: in evaluation mode; not changed.
+        module: a module in evaluation mode; not changed.
         latent_shape: shape of one code.
-        reason: why it is no chain of layers.
+        reason: why it is not a chain of layers.
 
     Raises:
-        UnsupportedModelError: the trial failed; the message has the reason as well.
-        ModelError: weights are not finite, or the module is in training mode and computes something else there.
+        UnsupportedModelError: the trial failed; the message contains ``reason`` as well.
+        ModelError: weights are not finite, or the module is in training mode, where its outputs differ.
     """
     for name, parameter in module.named_parameters():
         check_finite(parameter, repr(name))
-    for name, buffer in module.named_buffers():  # which may be infinite on purpose, as masks of attention are
+    for name, buffer in module.named_buffers():  # attention masks are infinite on purpose
         check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
     codes = _trial_codes(latent_shape)
     _check_result(in_double(module).eval(), codes)
     try:
-        # What a chain could be made of instead is no part of the reason.
+        # The list of supported modules is left out of the stored reason.
         return _CODES.network(module, codes, reason.partition("; supported")[0])
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
@@ -61,31 +62,31 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
 def _trial_codes(latent_shape: Shape) -> Tensor:
     """Two codes, (2, *latent_shape)."""
     z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
-    # They have opposite signs, so that no condition on the sum of a batch comes out the same in the batch and alone.
+    # Opposite signs reveal a condition on the sum of a batch: it differs between the batch and one of the two alone.
     return torch.cat([z, -0.7 * z]).reshape(2, *latent_shape)
 
 
 def check_mode(module: nn.Module, latent_shape: Shape) -> None:
-    """Refuse a module in training mode that computes something else there than in evaluation mode.
+    """Refuse a module in training mode whose outputs differ from those in evaluation mode.
 
     Raises:
-        ModelError: it is one.
+        ModelError: the outputs differ.
     """
     _CODES.check_mode(module, _trial_codes(latent_shape))
 
 
 def _check_result(module: nn.Module, codes: Tensor) -> None:
-    """Refuse a module that returns several tensors, of which one has to be picked.
+    """Refuse a module that returns several tensors, because the user has to choose one.
 
     Raises:
-        UnsupportedModelError: it does; the message lists them.
+        UnsupportedModelError: it returns several; the message lists them.
     """
     try:
         with torch.no_grad():
             result = module(codes.clone())
-    except UnsupportedModelError:  # of an output that it has not
+    except UnsupportedModelError:  # the chosen output does not exist
         raise
-    except Exception:  # the trial tells it
+    except Exception:  # the trial will report it
         return
     found = [] if isinstance(result, Tensor) else outputs(result)
     if found:
@@ -98,13 +99,13 @@ def _check_result(module: nn.Module, codes: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a module is tried as, in the words of its messages.
+    """The trial of a module or function. The attributes are words for its messages.
 
     Attributes:
-        whole: what it is.
-        given, result: what it takes and gives, a row each.
-        drawn: where the inputs come from.
-        remedy: what can be done about random numbers.
+        whole: the kind of function.
+        given, result: the input and the output.
+        drawn: the source of the inputs.
+        remedy: advice about random numbers.
     """
 
     whole: str = "generator"
@@ -116,19 +117,19 @@ class Trial:
     def network(
         self, function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0
     ) -> OpaqueNetwork:
-        """A module or function of rows z (2, ...) that can be evaluated and differentiated, if it passes.
+        """Try a module or function at z, (2, ...), and return it as an opaque network if it passes.
 
-        It is run in copies, in float64: modules may keep what they computed.
+        Copies in float64 are run, because modules may store what they compute.
 
         Args:
-            function: it.
-            z: what it is tried on.
-            reason: why it is no chain of layers.
-            lengths: of the entries of the directions along which derivatives are tried, (2, k) or one for all.
+            function: the module or function.
+            z: two inputs for the trial.
+            reason: why it is not a chain of layers.
+            lengths: factors of the entries of the directions for derivatives, (2, k) or one for all.
 
         Raises:
-            UnsupportedModelError: results are no finite real numbers, one row each, or not the same ones each time, or
-                depend on other rows, or derivatives are not those of finite differences.
+            UnsupportedModelError: the results are not one finite real tensor for each input, change between calls or
+                depend on other inputs of the batch, or derivatives do not agree with finite differences.
             ModelError: see :meth:`check_mode`.
         """
         given = as_module(function, z)
@@ -141,14 +142,14 @@ class Trial:
         return _differentiated(network, z.flatten(1), lengths)
 
     def check_mode(self, module: nn.Module, z: Tensor) -> None:
-        """Refuse a module in training mode that computes something else there than in evaluation mode.
+        """Refuse a module in training mode whose outputs differ from those in evaluation mode.
 
         Raises:
-            ModelError: it is one.
+            ModelError: the outputs differ.
         """
         if not any(m.training for m in module.modules()):
             return
-        with suppress(UnsupportedModelError):  # where it cannot be evaluated, nothing was computed in training either
+        with suppress(UnsupportedModelError):  # nothing to compare if it cannot be evaluated
             x = self.evaluate(in_double(module).eval(), z)
             try:
                 same = _equal(x, self.evaluate(in_double(module), z))
@@ -161,7 +162,7 @@ class Trial:
                 )
 
     def _consistent(self, module: nn.Module, z: Tensor) -> Tensor:
-        """The results, if they are the same each time and each depends on its own input alone."""
+        """Return the results, if they are the same each time and each depends on its own input only."""
         generator = torch.random.get_rng_state()
         x = self.evaluate(module, z)
         if not torch.equal(generator, torch.random.get_rng_state()):
@@ -182,7 +183,7 @@ class Trial:
         return x
 
     def evaluate(self, module: nn.Module, z: Tensor) -> Tensor:
-        """The module's result, if it is one for each row.
+        """Return the module's result, if it is one finite real tensor with one entry for each input.
 
         Raises:
             UnsupportedModelError: it is not.
@@ -191,7 +192,7 @@ class Trial:
         try:
             with torch.no_grad():
                 x = module(z.clone())
-        # The module's own forward runs here; whatever it raises is the reason.
+        # The user's forward runs here: any exception is reported.
         except Exception as error:
             raise UnsupportedModelError(
                 f"for float64 {self.given}s of shape {shape} it raises {type(error).__name__}: {error}"
@@ -230,7 +231,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
-    """The network, differentiated in the mode that works: what the first of these codes show that have no kink near."""
+    """The network with the differentiation mode that works, from the first multiple of z that has no kink nearby."""
     for scale in _SCALES[:-1]:
         with suppress(UnsupportedModelError):
             return _differentiated_at(network, scale * z, lengths)
@@ -238,9 +239,9 @@ def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) 
 
 
 def _differentiated_at(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
-    """The same at codes z, by comparing with finite differences.
+    """The same at codes z, by comparison with finite differences.
 
-    For directions d and weights v, forward mode gives J d, reverse mode J^T v, and v . J d = J^T v . d.
+    For directions d and weights v, forward mode gives J d, reverse mode gives J^T v, and v . J d = J^T v . d.
     """
     rng = stream("trial directions")
     d = torch.from_numpy(rng.standard_normal((2, 1, z.shape[1]))) * lengths
@@ -250,7 +251,7 @@ def _differentiated_at(network: OpaqueNetwork, z: Tensor, lengths: Tensor | floa
     slopes = ((network.forward(z + step) - network.forward(z - step)) / (2 * h) for h, step in steps)
     try:
         along = network.push(z, d)[1][:, 0]
-    # What PyTorch raises where it has no forward-mode formula is not documented.
+    # PyTorch does not document what it raises if it has no forward-mode formula.
     except Exception:
         size = pulled.abs().max()
         _agree((((s * v).sum(dim=1) - pulled), torch.maximum(size, s.norm() * v.norm())) for s in slopes)
@@ -262,7 +263,7 @@ def _differentiated_at(network: OpaqueNetwork, z: Tensor, lengths: Tensor | floa
 
 
 def _agree(errors: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Check that one of some errors is small beside the size that goes with it."""
+    """Check that one of the (error, size) pairs has an error that is small relative to its size."""
     for error, size in errors:
         if error.abs().max() <= _CLOSE * size:
             if size:
@@ -288,15 +289,15 @@ def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
 
 
 def longest(outputs: Array) -> Tensor:
-    """The two longest of some outputs (B, n), to try functions of outputs on."""
+    """The two of the outputs (B, n) with the largest norms, for the trial of a function of outputs."""
     x = torch.tensor(outputs)
     return x[x.norm(dim=1).argsort(descending=True)[:2]]
 
 
 def _width(module: nn.Module, z: Tensor) -> int:
-    """The most numbers in any tensor that the module computes, for each code.
+    """The size of the largest tensor that the module computes, for each code.
 
-    Tensors that do not depend on the code, such as weights, drop out of the difference between two batch sizes.
+    It is found from the difference between two batch sizes, in which tensors independent of the code cancel.
     """
 
     def sizes(codes: Tensor) -> list[int]:

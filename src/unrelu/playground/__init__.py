@@ -1,7 +1,7 @@
-"""A page on this machine: draw a picture, hide parts of it, and see what a generator makes of it.
+"""A local web page: draw a picture, hide parts of it, and see the nearest picture that a generator draws.
 
-It takes nothing beyond the standard library: pages and scripts are files of this package, a browser decodes pictures,
-and Python's ``http.server`` answers, on 127.0.0.1 alone.
+The server needs only the standard library. The page and its scripts are files of this package, the browser decodes
+pictures, and Python's ``http.server`` answers on 127.0.0.1 only.
 """
 
 from unrelu.playground._local_server import serving

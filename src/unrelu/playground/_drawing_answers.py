@@ -1,4 +1,4 @@
-"""The answer to what a visitor drew: an inversion, and its verdict in words."""
+"""The answer to a visitor's picture: an inversion and its verdict in words."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, number, probability
 
-# Seconds of a search: an answer is to come within one; more are given when a visitor asks for them.
+# Seconds of a search. The default answers within one second; a visitor may ask for more.
 SECONDS, MOST_SECONDS = 0.8, 10.0
-# Bytes of a number as JSON, and of all else in a request.
+# The most bytes of a number in JSON, and of the rest of a request.
 _NUMBER, _REST = 32, 4096
 _INDICES = 2**31
 
 
 def request_limit(generators: Iterable[PictureGenerator]) -> int:
-    """The most bytes that a request may have: two pictures of the largest generator, written as numbers."""
+    """The largest size of a request in bytes: two pictures of the largest generator, written as numbers."""
     return 2 * _NUMBER * max(generator.size for generator in generators) + _REST
 
 
 def parsed(body: bytes, generators: Mapping[str, PictureGenerator]) -> tuple[PictureGenerator, dict[str, Any]]:
-    """A request and the generator that it names, among those that were opened at the start; no name is ever a path.
+    """Parse a request. Return the generator that it names, one of those opened at the start, and the request.
 
     Raises:
-        InputError: it is no JSON object, or there is no generator of this name.
+        InputError: the request is not a JSON object, or there is no generator of this name.
     """
     try:
         request = json.loads(body)
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict):
-        raise InputError(f"a request is a JSON object; this one has {count(len(body), 'byte')} that are none")
+        raise InputError(f"a request must be a JSON object; the {count(len(body), 'byte')} of this one are not")
     name = request.get("generator")
     if not isinstance(name, str) or name not in generators:
         raise InputError(f"generator {name!r:.60} is not open; there are {', '.join(generators)}")
@@ -52,7 +52,7 @@ def picture(generator: PictureGenerator, request: dict[str, Any]) -> dict[str, A
     """A sample of the generator or a real picture, by its index.
 
     Raises:
-        InputError: no such kind, or an index that is none.
+        InputError: the kind or the index is not valid.
     """
     kind, index = request.get("kind"), request.get("index")
     if type(index) is not int or not 0 <= index < _INDICES:
@@ -61,15 +61,15 @@ def picture(generator: PictureGenerator, request: dict[str, Any]) -> dict[str, A
 
 
 def answer(generator: PictureGenerator, request: dict[str, Any], stopped: Callable[[], bool]) -> dict[str, Any]:
-    """Invert what a visitor drew: the reconstruction, the residual and the verdict in words, as JSON has them.
+    """Invert a visitor's picture. Return the reconstruction, the residual and the verdict in words, ready for JSON.
 
     Args:
-        generator: of pictures.
-        request: the picture ``y``, the pixels that are ``visible``, the ``noise`` and the ``seconds`` of the search.
-        stopped: whether the search is to end, as nobody waits for it any more.
+        generator: the generator to invert.
+        request: the picture ``y``, the ``visible`` pixels, the ``noise`` and the ``seconds`` of the search.
+        stopped: returns True to end the search, because nobody waits for it any more.
 
     Raises:
-        InputError: something in the request is missing or makes no sense; the message says what.
+        InputError: an entry of the request is missing or invalid; the message says which.
     """
     y, visible = (
         _numbers(request, "y", generator.size),
@@ -102,7 +102,7 @@ def answer(generator: PictureGenerator, request: dict[str, Any], stopped: Callab
 
 
 def _numbers(request: dict[str, Any], name: str, size: int) -> Array:
-    """A flat list of finite numbers."""
+    """The flat list of ``size`` finite numbers under ``name`` in the request."""
     value = request.get(name)
     if not isinstance(value, list) or len(value) != size or not all(type(v) in (int, float, bool) for v in value):
         raise InputError(f"{name} is to be a list of {size:,} numbers, the picture's rows one after another")
@@ -116,7 +116,7 @@ def _numbers(request: dict[str, Any], name: str, size: int) -> Array:
 
 
 def _noise(stated: object) -> str | None:
-    """The noise that is stated: {"kind": "gaussian" or "uniform", "level": its size}, or None for unknown."""
+    """The stated noise as text, from {"kind": "gaussian" or "uniform", "level": its size}; None if it is unknown."""
     if stated is None:
         return None
     kind = stated.get("kind") if isinstance(stated, dict) else None
@@ -127,7 +127,7 @@ def _noise(stated: object) -> str | None:
     return f"{kind}:{level}"
 
 
-# What each status says of a picture; others have their own message.
+# The verdict on a picture for each status; for other statuses, the message of the result is shown.
 _VERDICTS: dict[Status, str] = {
     Status.EXACT_FIT: "The generator draws the visible picture exactly.",
     Status.NOT_UNIQUE: "The generator draws the visible picture exactly, with many codes: too little is visible to "
@@ -156,12 +156,12 @@ def verdict(result: Inversion, noise: str | None) -> str:
 
 
 def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str, str]]:
-    """What the verdict rests on: names and texts.
+    """The facts behind the verdict, as names and texts.
 
     Args:
-        result: of one picture.
-        noise: that was stated.
-        visible: entries that were observed.
+        result: the inversion of one picture.
+        noise: the stated noise.
+        visible: the number of observed entries.
     """
     if not np.isfinite(result.z).all():
         return []
@@ -176,7 +176,7 @@ def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str,
 
 def _confidence(value: float) -> str:
     if not math.isfinite(value):
-        return "unknown: it is of least squares"
+        return "unknown for least squares"
     if value == 0:
         return "0: nothing says that no other code fits better"
     return f"{probability(value)} that no other code fits better by more than 1%"

@@ -1,8 +1,8 @@
-"""The server behind the page: on 127.0.0.1 alone, without a state of its own.
+"""The server of the page: on 127.0.0.1 only, without state.
 
-A request carries all that its answer depends on, so that visitors cannot meet each other's pictures. A page of
-elsewhere that a browser on this machine has open can neither ask nor read: requests that come from another page, or by
-another name of this machine, are refused. What is served is a fixed list of files; nothing in a request is a path.
+A request contains everything that its answer depends on, so visitors never see each other's pictures. Requests from
+another page in the browser, or under another name of this machine, are refused. A fixed list of files is served; no
+part of a request is used as a path.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# Seconds after which a request that waits for others is turned away, and a silent connection is closed.
+# Seconds after which a waiting request is refused and a silent connection is closed.
 _PATIENCE = 30.0
-# Bytes of a refused request that are read past, so that its sender gets to read why.
+# The most bytes of a refused request that are read and discarded, so that its sender can read the reason.
 _PASSED = 2**28
-# Seconds that searches have to end when the server is stopped.
+# Seconds in which searches have to end when the server is stopped.
 _ENDING = 10.0
 
 
 class _RefusedError(Exception):
-    """A request that is not answered: the status and why."""
+    """A refused request, with its HTTP status and the reason."""
 
     def __init__(self, status: HTTPStatus, why: str) -> None:
         super().__init__(why)
@@ -61,7 +61,7 @@ class _RefusedError(Exception):
 
 
 class LocalServer(ThreadingHTTPServer):
-    """Answers of some generators; as many searches at once as there are cores, the others wait."""
+    """Answers requests for some generators. At most one search per core runs at a time; the others wait."""
 
     daemon_threads = True
 
@@ -86,16 +86,16 @@ class LocalServer(ThreadingHTTPServer):
         return f"http://{ADDRESS}:{self.server_address[1]}/"
 
     def server_bind(self) -> None:
-        """Bind, without asking a name server what 127.0.0.1 is called."""
+        """Bind without looking up the name of 127.0.0.1."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
     def answer(self, path: str, body: bytes, left: Callable[[], bool]) -> dict[str, Any]:
-        """The answer to a request, ``/invert`` or ``/picture``, whose sender may have ``left``.
+        """The answer to a request to ``/invert`` or ``/picture``; a search ends early if its sender has ``left``.
 
         Raises:
-            UnreluError: the request makes no sense.
-            _RefusedError: too many others are waiting, or the server ends.
+            UnreluError: the request is invalid.
+            _RefusedError: too many other requests are waiting.
         """
         generator, request = parsed(body, self.generators)
         if path == "/picture":
@@ -105,7 +105,7 @@ class LocalServer(ThreadingHTTPServer):
             return answer(generator, request, lambda: self.stopping.is_set() or left())
 
     def prepare(self) -> None:
-        """Compile and sample what the first searches need, one generator after the other."""
+        """Compile kernels and draw samples for the first searches, one generator after the other."""
         for generator in self.generators.values():
             with self._turn():
                 self._prepare(generator)
@@ -126,13 +126,13 @@ class LocalServer(ThreadingHTTPServer):
             self._free.release()
 
     def end(self) -> None:
-        """Stop searches, and wait for them: nothing computes any more when the interpreter ends."""
+        """Stop searches and wait for them, so that nothing is running when the interpreter ends."""
         self.stopping.set()
         for _ in range(self._cores):
             self._free.acquire(timeout=_ENDING / self._cores)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A visitor who has gone is no error."""
+        """Report an error, unless it is a closed connection."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._unread -= 2**16
 
     def _body(self) -> bytes:
-        """What was sent, if it is JSON of a size that a picture has; nothing else is read."""
+        """Read the body of a request, if it is JSON and not too large."""
         if self.headers.get_content_type() != "application/json":
             raise _RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, with Content-Type: application/json")
         size, limit = self._unread, self.server.limit
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(size)
 
     def _left(self) -> bool:
-        """Whether the other end has closed the connection: it asks for something else by now."""
+        """Whether the other end has closed the connection, as the page does when it sends a newer request."""
         try:
             readable, _, _ = select([self.connection], [], [], 0)
             return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _check_origin(self) -> None:
-        """Only this page asks: not one of elsewhere, nor a name of elsewhere that was pointed at this machine."""
+        """Refuse requests of other pages, and requests under a foreign name that resolves to this machine."""
         host = self.headers.get("Host", "")
         if host.rpartition(":")[0] not in _NAMES and host not in _NAMES:
             raise _RefusedError(HTTPStatus.FORBIDDEN, f"ask for http://{ADDRESS}, not for {host!r:.60}")
@@ -222,16 +222,16 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.FORBIDDEN, f"{origin!r:.60} is another page; open {self.server.url}")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of every request."""
+        """Log nothing for a request."""
 
 
 @contextmanager
 def serving(generators: Sequence[PictureGenerator], port: int = 0) -> Iterator[LocalServer]:
-    """A running server, whose :attr:`~LocalServer.url` is the page.
+    """Run a server, whose :attr:`~LocalServer.url` is the page.
 
     Args:
-        generators: the ones that can be chosen, the first of them at first. It is prepared before the server runs.
-        port: of 127.0.0.1; 0 is any that is free.
+        generators: the generators to choose from. The first one is preselected, and prepared before the server runs.
+        port: the port of 127.0.0.1; 0 for any free port.
 
     Raises:
         HostError: the port cannot be opened.

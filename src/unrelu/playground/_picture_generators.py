@@ -1,4 +1,4 @@
-"""Generators of pictures: how outputs are laid out, which values are black and white, pictures to begin with."""
+"""Generators of pictures: the layout of outputs, the values of black and white, and pictures to begin with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
 
-# Pixels of a side at most: a picture is sent as numbers, for every stroke.
+# The largest side in pixels: a picture is sent as numbers after every stroke.
 _LARGEST_SIDE = 256
 # Seconds that preparing a generator may take, beside compilation.
 _PREPARING = 5.0
@@ -29,9 +29,9 @@ class PictureGenerator:
     """A generator whose outputs are pictures.
 
     Attributes:
-        name: what it is called on the page.
+        name: its name on the page.
         network: G.
-        shape: (channels, height, width), with 1 or 3 channels, of its outputs.
+        shape: (channels, height, width) of its outputs, with 1 or 3 channels.
         low, high: the values of black and white.
         digits: real pictures that it was not trained on, (B, channels * height * width), or None.
     """
@@ -50,13 +50,13 @@ class PictureGenerator:
         """Lay out a generator's outputs as pictures.
 
         Args:
-            name: what to call it.
-            network: G, of outputs (H, W), (1, H, W), (3, H, W), or flat and square.
-            scale: "LOW,HIGH", the values of black and white. None: the scale of pictures that outputs are on.
+            name: its name on the page.
+            network: G, with outputs (H, W), (1, H, W), (3, H, W), or flat of a square number of entries.
+            scale: "LOW,HIGH", the values of black and white; None detects the scale from outputs.
             digits: real pictures, (B, ...).
 
         Raises:
-            InputError: the outputs are no pictures, too large ones, or on no scale of pictures, or the scale is none.
+            InputError: the outputs are not pictures or too large, or the scale is invalid or cannot be detected.
         """
         shape = drawn_shape(network.output_shape)
         if shape is None:
@@ -75,23 +75,23 @@ class PictureGenerator:
 
     @property
     def size(self) -> int:
-        """Numbers in a picture."""
+        """The number of entries of a picture."""
         return math.prod(self.shape)
 
     def described(self) -> dict[str, Any]:
-        """What the page knows of it."""
+        """The description that the page receives."""
         return {
             "name": self.name, "latent": self.network.latent_dim, "channels": self.shape[0], "height": self.shape[1],
             "width": self.shape[2], "low": self.low, "high": self.high, "digits": self.digits is not None,
         }  # fmt: skip
 
     def picture(self, kind: str, index: int) -> Array:
-        """A picture to begin with, (n,): "sample", G(z) of a random code, or "digit", a real one.
+        """A picture to begin with, (n,): a "sample", G(z) of a random code, or a "digit", a real picture.
 
-        It is the same for the same index.
+        The same index gives the same picture.
 
         Raises:
-            InputError: there is no such kind, or no real pictures.
+            InputError: the kind is unknown, or there are no real pictures.
         """
         if kind == "sample":
             z = stream("playground, sample", self.name, index).standard_normal(self.network.latent_dim)
@@ -103,9 +103,9 @@ class PictureGenerator:
         )
 
     def prepare(self, stopped: Callable[[], bool]) -> None:
-        """Invert something, so that kernels are compiled and samples drawn before a search is timed.
+        """Invert a grey picture, so that kernels are compiled and samples drawn before a search is timed.
 
-        Grey is in the range of the outputs, but not drawn exactly, so that all kinds of starts are tried.
+        Grey is on the scale of the outputs, but no code draws it exactly, so the search tries all kinds of starts.
         """
         grey = np.full(self.network.output_shape, (self.low + self.high) / 2)
         for noise in (None, f"uniform:{0.1 * (self.high - self.low)}"):

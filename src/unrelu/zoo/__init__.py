@@ -38,18 +38,18 @@ def names() -> tuple[str, ...]:
 @cache
 @computing()
 def load(name: str) -> Network:
-    """A trained generator by its name.
+    """Load a trained generator by its name.
 
     Raises:
         ModelError: there is no such generator.
     """
     _check(name)
-    with torch.device("meta"):  # weights are not drawn, only to be replaced
+    with torch.device("meta"):  # no initial weights are drawn
         module = ARCHITECTURES[name]()
     state = {key: torch.zeros_like(value, device="cpu") for key, value in module.state_dict().items()}
     with as_file(files(__name__) / "weights" / f"{name}.npz") as path, np.load(path, allow_pickle=False) as weights:
         state.update({key: torch.from_numpy(weights[key]) for key in weights.files})
-    module.load_state_dict(state, assign=True)  # whatever the default dtype
+    module.load_state_dict(state, assign=True)  # keeps the stored dtype, whatever the default dtype is
     return cast(Network, from_torch(module.eval(), latent_shape=(LATENT_DIM,)))
 
 
@@ -73,7 +73,7 @@ def digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
 
 
 def observations(name: str) -> npt.NDArray[np.float64]:
-    """The held-out digits as a generator would draw them: ``(100, *output_shape)``, in its range of pixel values.
+    """The held-out digits, ``(100, *output_shape)``, in the generator's range of pixel values.
 
     Raises:
         ModelError: there is no such generator.

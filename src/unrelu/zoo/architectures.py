@@ -1,6 +1,6 @@
 """The untrained decoders of the bundled digit generators.
 
-They map a batch of codes (B, :data:`LATENT_DIM`) to images: (B, 784), and (B, 1, 28, 28) for the convolutional one.
+They map a batch of codes (B, :data:`LATENT_DIM`) to images (B, 784), or (B, 1, 28, 28) for the convolutional one.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from torch import nn
 
 LATENT_DIM = 20
-# Of the images, in pixels.
+# The side of an image in pixels.
 IMAGE_SIDE = 28
 _PIXELS = IMAGE_SIDE * IMAGE_SIDE
 
 
 def _relu() -> nn.Sequential:
-    """Without biases, so positively homogeneous."""
+    """A network without biases, which is positively homogeneous."""
     return nn.Sequential(
         nn.Linear(LATENT_DIM, 60, bias=False), nn.ReLU(), nn.Linear(60, _PIXELS, bias=False), nn.ReLU()
     )
@@ -38,7 +38,7 @@ def _sigmoid() -> nn.Sequential:
 
 
 def _dcgan() -> nn.Sequential:
-    """Pixels in (-1, 1), with a background of -1."""
+    """A convolutional network with pixels in (-1, 1) and a background of -1."""
     return nn.Sequential(
         nn.Linear(LATENT_DIM, 64 * 7 * 7),
         nn.Unflatten(1, (64, 7, 7)),
