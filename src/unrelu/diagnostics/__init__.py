@@ -1,4 +1,4 @@
-"""What can be said of a code that was found: its linear region, and whether the observation determines it there.
+"""Diagnostics of a code: its linear region, whether the observation determines it there, and the goodness of fit.
 
-What was tried and why it is as it is: docs/notes/verdict.md.
+docs/notes/verdict.md records the alternatives that were tried, and the reasons for the present design.
 """

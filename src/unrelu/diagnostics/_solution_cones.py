@@ -1,19 +1,19 @@
-r"""The codes around a code that have the same observation: a cone for each sign pattern of the neurons at their kink.
+r"""The codes near a code that have the same observation: a cone for each sign pattern of the neurons at their kink.
 
-Near z a piecewise linear A G is A G(z) + f(d), d the step from z, and f is linear on each of the cones into which the
-hyperplanes of the kinks cut the steps; a neuron of a later layer has another hyperplane on every cone of the layers
-before it. The codes around z with the same observation are the d with f(d) = 0.
+Near z, a piecewise linear A G equals A G(z) + f(d), with d the step from z. The hyperplanes of the kinks divide the
+steps into cones, and f is linear on each of them. The hyperplane of a neuron depends on the cone of the layers before.
+The codes near z with the same observation are the steps d with f(d) = 0.
 
-Sign patterns are searched by branch and bound. With e_j = max(v_j, 0) of the neurons at their kink, whose outputs are
-c_j v_j + (1 - c_j) e_j, f is linear in w = (d, e), and so are the v_j. A neuron obeys
+Sign patterns are searched by branch and bound. Let e_j = max(v_j, 0) for the neurons at their kink, whose outputs are
+c_j v_j + (1 - c_j) e_j. Then f and the v_j are linear in w = (d, e). An undecided neuron satisfies
 
-.. math:: e_j \ge v_j, \qquad e_j \ge 0
+.. math:: e_j \ge v_j, \qquad e_j \ge 0.
 
-until its sign is decided, which makes it e_j = v_j >= 0 or e_j = 0 with v_j <= 0. So the w with f = 0 that obey all
-this are a polyhedral cone that holds the steps of all patterns which agree with what was decided.
+Deciding its sign means e_j = v_j >= 0 or e_j = 0 with v_j <= 0. The w that satisfy these constraints and f = 0 form a
+polyhedral cone. It contains the steps of all patterns that agree with the decided signs.
 
 Source: branch and bound on the signs of ReLUs as in R. Bunel et al., "A unified view of piecewise linear neural network
-verification", NeurIPS 2018; steps have no bounds here, so there is no chord above a ReLU.
+verification", NeurIPS 2018. Steps have no bounds here, so there is no chord above a ReLU.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from unrelu.measurements import Operator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array
 
-# Singular values below this share of the largest count as zero. Outputs carry rounding errors of eps |y|, eps = 2e-16,
-# and |y| is about sigma_max |z| at most, so at this share they leave z open by eps / 1e-10 = 2e-6 of its length (in
-# runs by a tenth of that, as rounding is spread over all directions). Far below it, not even data that are exact to the
-# last bit tell the code to 1e-6.
+# Singular values below this share of the largest count as zero. Outputs have rounding errors of eps |y|, eps = 2e-16,
+# and |y| is at most about sigma_max |z|. At this share z is therefore uncertain by eps / 1e-10 = 2e-6 of its length. In
+# runs it is a tenth of that, as rounding errors spread over all directions. Far below this share, even data exact to
+# the last bit do not determine the code to 1e-6.
 RANK_TOLERANCE = 1e-10
-# Pre-activations below this share of the layer's largest are at the kink: a code found as a vertex of the preimage has
-# neurons exactly there, on either side by rounding.
+# Pre-activations below this share of the layer's largest are at the kink. A code found as a vertex of the preimage has
+# neurons exactly at the kink, and rounding puts them on either side.
 _KINK_TOLERANCE = 1e-7
-# Where a whole layer is below this, in units in which layers are of size 1, its largest may itself be rounding.
+# If a whole layer is below this, in units in which layers have size 1, its largest entry may be a rounding error.
 _SMALL = 1e-6
-# Sums that are this many machine epsilons of their terms are rounding of zero. Their rows would look like constraints.
+# Sums below this many machine epsilons of their terms are rounded zeros, which must not become constraints.
 _ROUNDING = 64
-# Partial sign patterns that are looked at, and neurons at their kink whose signs may matter: a program of a millisecond
-# for each pattern of a few neurons, of half a second where there are so many.
+# The most partial sign patterns and neurons at their kink that are searched. The program of a pattern takes a
+# millisecond for a few neurons, and half a second for the most.
 MOST_PATTERNS, MOST_NEURONS = 256, 256
 
 
 def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
-    """Where a ReLU, LeakyReLU or PReLU has a pre-activation u = W h + b of zero, (B, n)."""
+    """Which neurons of a ReLU, LeakyReLU or PReLU have a pre-activation u = W h + b of zero, (B, n)."""
     bent = torch.from_numpy(layer.activation.kinks(layer.n_out))
     largest = u.abs().amax(dim=1, keepdim=True)
     allowed = _KINK_TOLERANCE * largest
@@ -59,26 +59,26 @@ def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
 
 
 def _terms(layer: Layer, h: Tensor) -> Tensor:
-    """|W| |h| + |b|, which u is off by a few machine epsilons of, (B, n)."""
+    """|W| |h| + |b|, (B, n); the rounding error of u is a few machine epsilons of this."""
     return layer.affine.mapped(lambda _, tensor: tensor.abs()).apply(h.abs())
 
 
 def picks(operator: Operator) -> bool:
-    """Whether A picks outputs, weighed or not.
+    """Whether A picks outputs, weighted or not.
 
-    Then the neurons of the last layer need no branching: f = 0 asks of an observed one at its kink that v_j <= 0 where
-    its slope is 0, and that v_j = 0 elsewhere.
+    Then the neurons of the last layer need no branching. For an observed neuron at its kink, f = 0 means v_j <= 0 if
+    its slope is 0, and v_j = 0 otherwise.
     """
     return operator.unweighted.selects
 
 
 class KinkMap(NamedTuple):
-    """f around one code, linear in w = (d, e), e of q neurons.
+    """f near one code as a linear map of w = (d, e), with q entries of e.
 
     Attributes:
         measured: f(d), transposed, (k + q, m).
         pre: the v_j, (q, k + q).
-        below: rows r with r . w <= 0, whatever the signs are, (s, k + q).
+        below: rows r with r . w <= 0 for all signs, (s, k + q).
     """
 
     measured: Tensor
@@ -87,14 +87,14 @@ class KinkMap(NamedTuple):
 
 
 def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, outward: Array) -> KinkMap | None:
-    """f around a code (1, k); None where more neurons are at their kink than MOST_NEURONS.
+    """f near a code (1, k); None if more than MOST_NEURONS neurons are at their kink.
 
     Args:
-        network: G in double precision, which decides what is at its kink.
+        network: G in double precision, which decides which neurons are at their kink.
         fast: G in the precision of the result.
         z: the code.
         operator: A of this observation.
-        outward: outward normals of the bounds that the code is at, (c, k).
+        outward: outward normals of the active bounds of the code, (c, k).
     """
     x, k, picked = z, z.shape[1], picks(operator)
     tangents = torch.eye(k, dtype=fast.dtype)
@@ -125,27 +125,27 @@ def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, out
 
 
 def _without_rounding(v: Tensor) -> Tensor:
-    """The derivatives of a layer's pre-activations, with 0 for what only rounding left of sums of weights."""
+    """The derivatives of a layer's pre-activations, with rounded zeros replaced by 0."""
     return torch.where(v.abs() > _ROUNDING * torch.finfo(v.dtype).eps * v.abs().max(), v, 0.0)
 
 
 def _observed(operator: Operator, x: Tensor) -> Tensor:
-    """Which entries of an output (1, n) an operator that picks some shows, (n,)."""
+    """Which entries of an output (1, n) an operator observes if it picks entries, (n,)."""
     return operator.adjoint(torch.ones_like(operator.forward(x)))[0] > 0
 
 
 def _padded(rows: list[Tensor], width: int) -> Array:
-    """Rows of growing widths as a matrix, zeros behind them."""
+    """Rows of increasing widths as one matrix, padded with zeros."""
     wide = [torch.nn.functional.pad(row.double(), (0, width - row.shape[1])) for row in rows]
     return torch.cat(wide).numpy() if wide else np.zeros((0, width))
 
 
 def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
-    """The codes around a code that have the same observation, by branch and bound on the signs; one inactive first.
+    """The codes near a code that have the same observation, by branch and bound on the signs; inactive signs first.
 
     Returns:
-        The largest dimension of a cone that was found, -1 if none has more than 0 and not all patterns were decided;
-        and an orthonormal basis of what that cone spans, (k, dimension).
+        The largest dimension of a cone, and an orthonormal basis of its span, (k, dimension). The dimension is -1 if no
+        cone of more than 0 was found and not all patterns were decided.
     """
     best, basis = 0, np.zeros((k, 0))
     decided = around is not None and bool(torch.isfinite(around.measured).all())
@@ -171,14 +171,14 @@ def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
 
 @dataclass(frozen=True, eq=False)
 class _Pattern:
-    """The signs of the first neurons.
+    """A partial sign pattern: the signs of the first neurons.
 
     Attributes:
         around: f.
-        equal: what has to be zero, (., k + q): the triangular factor of ``measured``.
-        expand: w from d and the e that are not decided, (k + q, k + q - decided).
-        below: rows r with r . w <= 0 by what was decided, and always.
-        decided: how many neurons were.
+        equal: rows that have to be zero, (., k + q): the triangular factor of ``measured``.
+        expand: the map from d and the undecided e to w, (k + q, k + q - decided).
+        below: rows r with r . w <= 0, for all signs or by the decided ones.
+        decided: number of decided neurons.
     """
 
     around: KinkMap
@@ -189,18 +189,18 @@ class _Pattern:
 
     @classmethod
     def undecided(cls, around: KinkMap) -> _Pattern:
-        """No neuron is decided."""
+        """The pattern without a decided neuron."""
         equal: Array = scipy.linalg.qr(around.measured.double().numpy().T, mode="r", check_finite=False)[0]
         equal = equal[: len(around.measured)]
         return cls(around, equal, np.eye(len(around.measured)), around.below, 0)
 
     @property
     def _open(self) -> int:
-        """The column of ``expand``, and row of w, from which undecided neurons stand."""
+        """The column of ``expand`` and row of w at which undecided neurons begin."""
         return len(self.around.measured) - len(self.around.pre)
 
     def child(self, active: bool) -> _Pattern:
-        """With the next neuron active, or inactive."""
+        """The pattern with the next neuron active or inactive."""
         i, k = self.decided, self._open
         pre, expand = self.around.pre[i], np.delete(self.expand, k, axis=1)
         expand[k + i] = _product(pre[None], expand)[0] if active else 0.0
@@ -208,7 +208,7 @@ class _Pattern:
         return replace(self, expand=expand, below=below, decided=i + 1)
 
     def relaxed(self) -> tuple[Array, list[bool]] | None:
-        """A basis of the span of the cone, and the sides of the next neuron; None if its program was not solved."""
+        """A basis of the span of the cone, and the signs of the next neuron to try; None if the program failed."""
         pre, e = self.around.pre[self.decided :], np.eye(len(self.expand))[self._open + self.decided :]
         normals = _product(np.vstack([pre - e, -e, self.below]), self.expand)
         basis = null_space(_product(self.equal, self.expand))
@@ -221,15 +221,15 @@ class _Pattern:
                 return None
             tight[~tight] = found
             basis = basis @ null_space(seen[tight])
-        # Where e = v in the whole cone, an inactive neuron counts as active too; and the other way round.
+        # If e = v in the whole cone, the active pattern contains the inactive one; if e = 0, the reverse.
         always_active, always_inactive = tight[:1].any(), tight[len(pre) : len(pre) + 1].any()
         return basis, [True] if always_active else [False] if always_inactive else [True, False]
 
 
 def _product(rows: Array, expand: Array) -> Array:
-    """Rows of w as rows of w', with 0 for what only rounding left.
+    """``rows`` times ``expand``, with rounded zeros replaced by 0.
 
-    A factor of a QR decomposition is off by eps times the lengths of its columns, not of its entries.
+    The factor of a QR decomposition has errors of eps times the lengths of its columns, not of its entries.
     """
     product, size = rows @ expand, np.linalg.norm(rows, axis=0) @ np.abs(expand)
     return np.where(np.abs(product) > _ROUNDING * np.finfo(np.float64).eps * size, product, 0.0)

@@ -1,28 +1,28 @@
-r"""What a least-squares fit took from the noise, and whether the residual that it left looks like noise.
+r"""Goodness of fit: the degrees of freedom of a least-squares fit, and whether its residual looks like noise.
 
-**Effective degrees of freedom.** With :math:`\sigma_i` the singular values of A J, S the noise and :math:`\tau` how far
-the code can go, the fit follows the noise along direction i by the share
+**Effective degrees of freedom.** Let :math:`\sigma_i` be the singular values of A J, S the noise and :math:`\tau` the
+distance that the code can move. Along direction i the fit follows this share of the noise:
 
 .. math:: h_i = \frac{\sigma_i^2}{\sigma_i^2 + S^2 / \tau^2}, \qquad \tau = c \max(|z|_2 / \sqrt k, 1),
 
-as ridge regression does (Hastie and Tibshirani, Generalized Additive Models, 1990): along a direction whose outputs
-hardly change, kinks end the linear region before the noise is fitted. Along directions that are determined in part the
-code can choose between linear regions, and the best of them takes more than one alone. Together
+as in ridge regression (Hastie and Tibshirani, Generalized Additive Models, 1990). Along a direction in which outputs
+hardly change, a kink ends the linear region before the noise is fitted. Along partly determined directions, the fit can
+choose the best of several linear regions, which follows the noise more than a single one does. Together
 
 .. math:: u = H + g \sqrt{1 - H / m} \sum_i h_i (1 - h_i), \qquad H = \sum_i h_i,
 
-with c and g as measured. A prior of weight :math:`\lambda` takes the place of :math:`S^2 / \tau^2` where it is larger;
-a generator without kinks has one region, and u is its rank, or the trace of its hat matrix. Coordinates at a bound are
-not fitted: their columns of J are zero. Where no noise is stated, :math:`S^2 = |r|_2^2 / (m - u)`.
+with measured constants c and g. A prior of weight :math:`\lambda` replaces :math:`S^2 / \tau^2` if it is larger. A
+generator without kinks has one region, so u is its rank, or the trace of its hat matrix. Coordinates at a bound are not
+fitted: their columns of J are zero. Without a stated noise, :math:`S^2 = |r|_2^2 / (m - u)`.
 
-**The shape of the residual.** Its largest entry is one test, :math:`\max_j r_j^2 / (S^2 \kappa_j)`, by Sidak's
-inequality for m entries. The fit leaves of the noise of entry j the share
+**The shape of the residual.** The first test is of the largest entry, :math:`\max_j r_j^2 / (S^2 \kappa_j)`, by Sidak's
+inequality for m entries. The fit leaves this share of the noise in entry j:
 
 .. math:: \kappa_j = (1 - h_{jj}) \frac{m - u}{m - H}, \qquad \sum_j \kappa_j = m - u,
 
-with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982), and .05 at least.
-The other test is the share of the residual in the span of the principal directions of the generator's own outputs,
-where the residual of a picture lies that is not quite an output.
+with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982); at least .05. The
+second test is of the share of the residual in the span of the principal directions of the generator's outputs. The
+residual of a picture that is almost an output lies there.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.search.sample_cache import SampleCache, is_large
 
-# c and g. Tuned on what auto took from the noise of 400 own outputs of 21 decoders in three measurements: of
+# c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
 # scikit-learn's digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.
 _REACH, _CHOICE = 0.87, 4.25
-# Principal directions of the outputs that a residual is compared with, at most, and the share of noise that the fit
-# leaves of one at least. Tuned on the same decoders, for real digits.
+# The most principal directions in the second test, and the least share of noise that the fit leaves in each. Tuned on
+# the same decoders, for real digits.
 _DIRECTIONS, _LEFT = 32, 0.3
-# Directions that are shorter than this share of the longest are rounding.
+# Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
-# The least share of noise that an entry keeps: below, its leverage is not known well enough to divide by it.
+# The least share of noise in an entry. A smaller share is not known well enough to divide by it.
 _KEPT = 0.05
-# Degrees of freedom that are left, below which the largest entry is no test of its own.
+# With fewer degrees of freedom left, the largest entry is not tested.
 _TESTABLE = 1.5
-# Codes of divergent searches are longer than any number whose square is one.
+# A limit for the lengths of codes of divergent searches, whose squares overflow.
 _FARTHEST = 1e100
-# Steps of the fixed point for the noise that is not stated.
+# Steps of the fixed-point iteration for noise that is not stated.
 _STEPS = 4
 
 
 class GoodnessOfFit(NamedTuple):
-    """What is known of a fit.
+    """Effective degrees of freedom and tests of the residual.
 
     Attributes:
         used: u, (B,); 0 without a code.
-        shape: p-values of the largest entry and of the structure of the residual, (B, 2); NaN where there is no test.
+        shape: p-values of the largest entry and of the structure of the residual, (B, 2); NaN if not tested.
     """
 
     used: Array
@@ -72,9 +72,9 @@ class GoodnessOfFit(NamedTuple):
 
 
 def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArray[np.int64]) -> GoodnessOfFit:
-    """The effective degrees of freedom of codes (B, k) with these residuals (B, m), and tests of the residuals' shape.
+    """The effective degrees of freedom of codes (B, k) with residuals (B, m), and tests of the residuals' shape.
 
-    Of large generators, and of noise whose p-value does not depend on it, u is the ``rank``, (B,), of A J.
+    For large generators, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,).
     """
     used, shape = np.maximum(rank, 0).astype(np.float64), np.full((len(z), 2), np.nan)
     noise = problem.noise
@@ -107,15 +107,15 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
 
 
 def chance(residual: Array, y: Array, seen: npt.NDArray[np.bool_], used: Array) -> Array:
-    r"""The probability that white noise is explained as well as y by a fit of u degrees of freedom, (B,).
+    r"""The probability that a fit with u degrees of freedom explains white noise as well as it explains y, (B,).
 
-    Of white noise about its own mean, :math:`|r|_2^2 / |y - \bar y|_2^2` has the distribution
-    :math:`\mathrm{Beta}((m - 1 - u) / 2, u / 2)`: the F-test of linear regression. 1 where nothing is left to test.
+    For white noise about its own mean, :math:`|r|_2^2 / |y - \bar y|_2^2` has the distribution
+    :math:`\mathrm{Beta}((m - 1 - u) / 2, u / 2)`: the F-test of linear regression. 1 if no degrees of freedom are left.
 
     Args:
         residual: y - A G(z), (B, m), 0 where nothing was observed.
         y: (B, m).
-        seen: what was observed, (B, m).
+        seen: which entries were observed, (B, m).
         used: u, (B,).
     """
     m = seen.sum(axis=1)
@@ -131,7 +131,7 @@ def chance(residual: Array, y: Array, seen: npt.NDArray[np.bool_], used: Array) 
 
 
 def _straight(problem: Problem) -> bool:
-    """Whether A G is one affine map."""
+    """Whether A G is an affine map."""
     network = problem.network
     return (
         isinstance(network, Network)
@@ -143,7 +143,7 @@ def _straight(problem: Problem) -> bool:
 def _effective(
     problem: Problem, z: Array, squares: Array, m: npt.NDArray[np.int64], r: Array, variance: Array | None
 ) -> tuple[Array, Array]:
-    """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None where it is not stated."""
+    """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None if it is not stated."""
     straight = _straight(problem)
     with np.errstate(over="ignore", invalid="ignore"):
         reach = np.minimum(_REACH * np.maximum(np.sqrt(np.square(z).mean(axis=1)), 1.0), _FARTHEST)
@@ -155,7 +155,7 @@ def _effective(
         ridge = np.maximum(own, problem.prior)[:, None]
         share = np.where(squares > 0, squares / np.where(squares > 0, squares + ridge, 1.0), 0.0)
         whole = share.sum(axis=1)
-        # A prior that holds the code tighter than the kinks do leaves it no choice.
+        # A prior that constrains the code more than the kinks do leaves no choice between linear regions.
         choice = np.divide(own, ridge[:, 0], out=np.zeros_like(own), where=own > problem.prior)
         between = choice * (share * (1 - share)).sum(axis=1) * np.sqrt(np.maximum(1 - whole / m, 0.0))
         used = np.maximum(whole, np.minimum(whole + _CHOICE * between, m - 1.0))
@@ -171,14 +171,14 @@ def _largest(r: Array, m: npt.NDArray[np.int64], size: Array) -> Array:
 
 
 def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:
-    """The p-value of the share of residuals (b, m) along an orthonormal ``basis``, (1 or b, q, m), given their size."""
+    """The p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m)."""
     along = half @ basis.transpose(0, 2, 1)  # (b, k, q)
-    kept = np.eye(basis.shape[1]) - along.transpose(0, 2, 1) @ along  # what the fit leaves of noise
+    kept = np.eye(basis.shape[1]) - along.transpose(0, 2, 1) @ along  # the noise that the fit leaves
     shares, vectors = np.linalg.eigh(kept)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         unit = r / np.linalg.norm(r, axis=1, keepdims=True)
         scores = (vectors.transpose(0, 2, 1) @ (basis @ unit[:, :, None]))[:, :, 0]
-    # Directions that the fit leaves alone, at most half of those that are left.
+    # Directions in which the fit leaves enough noise, and at most half of the remaining degrees of freedom.
     order = np.arange(shares.shape[1], 0, -1)
     chosen = (shares > _LEFT) & (order <= (left / 2)[:, None])
     count = chosen.sum(axis=1)
@@ -190,7 +190,7 @@ def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:
 
 
 def _principal(problem: Problem, rows: npt.NDArray[np.intp]) -> Array | None:
-    """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None where there is none."""
+    """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none."""
     model, operator = SampleCache.of(problem.network, problem.bounds).seen_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)

@@ -1,7 +1,7 @@
-"""Is the code determined by the observation? Locally: rank, free directions, margin, and what noise can do to it.
+"""Whether the observation determines the code locally: rank, free directions, margin and error bound.
 
-It is answered from the linear region of A G around the code: its Jacobian, whether neurons are at their kink, and how
-far the region reaches. Where neurons are at their kink, :mod:`~unrelu.diagnostics._solution_cones` takes over.
+This follows from the linear region of A G around the code: its Jacobian, its neurons at their kink, and its extent. If
+neurons are at their kink, :mod:`~unrelu.diagnostics._solution_cones` is used.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ Counts = npt.NDArray[np.int64]
 
 # Numbers in the Jacobians held at once.
 _CHUNK = 2**22
-# The eigenvalues of J J^T are off by eps times the largest, so from this share of it on their roots are singular
-# values to 1e-10; below, J itself is factored. A J of single precision is off by 1e-6 of its size, a thousandth of the
-# root of this share.
+# The eigenvalues of J J^T have errors of eps times the largest. Above this share of the largest, their roots are
+# singular values to 1e-10; below it, J itself is factored. A J in single precision has an error of 1e-6 of its size,
+# which is a thousandth of the root of this share.
 _GRAM_SHARE = 1e-6
-# Beyond, the squares in J J^T leave the range of numbers.
+# Outside this range, squares in J J^T may overflow or underflow.
 _GRAM_RANGE = (1e-200, 1e200)
 
 
 @dataclass(frozen=True, eq=False)
 class Identifiability:
-    r"""How far an observation y = A G(z*) + e determines the code around z. J is the Jacobian of G at z.
+    r"""How far an observation y = A G(z*) + e determines the code near z. J is the Jacobian of G at z.
 
-    G is piecewise linear, with a linear region for each pattern of active neurons. Everything here is about the
-    region of z: it is exact there, and says nothing of codes in other regions, where another explanation of y may lie.
+    G is piecewise linear, with a linear region for each pattern of active neurons. All results are exact within the
+    region of z. They say nothing about codes in other regions, which may also explain y.
 
-    All arrays have the batch's leading shape: scalars for one code, (B,) for a batch. Codes that are not finite, or
-    have an output that is not, are not identifiable: their rank and dimension are -1, their other numbers NaN.
+    Values are scalars for one code and (B,) for a batch. Codes with entries or outputs that are not finite are not
+    identifiable: their rank and dimension are -1, their other numbers NaN.
 
     Attributes:
-        rank: rank of A J, the active rank: singular values below 1e-10 of the largest count as zero. At 1e-10, the
-            rounding errors of double precision alone leave the code open by about 1e-6 of its length.
+        rank: rank of A J, the active rank. Singular values below 1e-10 of the largest count as zero: at 1e-10,
+            rounding errors of double precision alone make the code uncertain by about 1e-6 of its length.
         sigma_min: the smallest of the k singular values of A J.
-        dimension: of the set of codes around z with the same A G. Where neurons are at their kink, up to 256 of the
-            sign patterns that meet there are looked at: beyond, it is what was found, at least 1, or else -1 (unknown).
-        margin: how far z can move, in the 2-norm, before the pre-activation of some ReLU, LeakyReLU or PReLU changes
-            its sign: the largest such radius. Infinite if that never happens, NaN where a neuron with a kink lies
-            behind a sigmoid or tanh, or the layers are not known.
-        identifiable: whether no other code nearby has the same A G: ``dimension`` is 0. That is so where the rank is k
-            and no neuron is at its kink; where some are, all regions that meet at z are looked at, not that of the rank
-            alone.
+        dimension: dimension of the set of codes near z with the same A G. If neurons are at their kink, up to 256 of
+            the sign patterns that meet there are searched. If there are more, this is the largest dimension found, or
+            -1 (unknown) if none above 0 was found.
+        margin: the largest distance, in the 2-norm, that z can move before a pre-activation of a ReLU, LeakyReLU or
+            PReLU changes its sign. Infinite if that never happens, NaN if a neuron with a kink comes after a sigmoid
+            or tanh, or the layers are not known.
+        identifiable: whether no other code nearby has the same A G: ``dimension`` is 0. Without a neuron at its kink,
+            this means rank k. Otherwise it takes all regions that meet at z into account.
 
-    Source: the discussion of Theorem 2 of the paper, carried from one layer to the network.
+    Source: the discussion of Theorem 2 of the paper, extended from one layer to the network.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
-    >>> unrelu.identifiability(net, [0.5]).margin  # no neuron changes its side within this radius
+    >>> unrelu.identifiability(net, [0.5]).margin  # no pre-activation changes its sign within this radius
     0.5
     """
 
@@ -78,22 +78,22 @@ class Identifiability:
     _operator: Operator = field(repr=False)
 
     def error_bound(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
-        r"""A bound of \|z - z*\|_2 that holds if z* lies in the region of z: a float, or (B,).
+        r"""A bound on \|z - z*\|_2 that holds if z* lies in the region of z: a float, or (B,).
 
-        With r = y - A G(z), and A G affine in the region, A J (z* - z) = A G(z*) - A G(z) = r - e, so
+        Let r = y - A G(z). A G is affine in the region, so A J (z* - z) = A G(z*) - A G(z) = r - e, and
 
         .. math:: |z - z^*|_2 \le \frac{|r - e|_2}{\sigma_{\min}} \le \frac{|e|_2 + |r|_2}{\sigma_{\min}}.
 
-        Where z minimises \|r\|_2 in its region, r is orthogonal to the range of A J and only e counts: pass a residual
-        of 0. :meth:`bound_holds` says whether the bound stays in the region. With sigmoids or tanh, or unknown layers,
-        A G is not affine and this is its first order in the noise.
+        If z minimises \|r\|_2 in its region, r is orthogonal to the range of A J and only e counts: pass a residual of
+        0. :meth:`bound_holds` says whether the bound stays in the region. With sigmoid, tanh or unknown layers, A G is
+        not affine, and this is a first-order approximation.
 
         Args:
-            noise: \|e\|_2, or an upper bound of it; a number, or (B,).
+            noise: \|e\|_2 or an upper bound on it; a number, or (B,).
             residual: \|r\|_2, as ``r.residual("l2")`` of a result, or 0 if z is a least-squares solution.
 
         Returns:
-            The bound; infinite where the rank is below k, NaN where it is not known.
+            The bound; infinite if the rank is below k, NaN if the rank is not known.
 
         Raises:
             InputError: a negative norm.
@@ -109,12 +109,12 @@ class Identifiability:
     def bound_holds(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
         r"""Whether :meth:`error_bound` is smaller than the margin: a bool, or (B,).
 
-        Then the ball that it describes lies inside the region, and holds every code of the region that explains y with
-        an error of up to \|e\|_2. None of them is on the border of the region, so no path of such codes leads out of
-        the ball: z* is in it, or in another region and apart. That it is not in another region is not proved.
+        Then the ball of this radius lies inside the region. It contains every code of the region that explains y with
+        an error of at most \|e\|_2. None of these codes is on the border of the region, so z* is either in the ball, or
+        in another region and not connected to it. That z* is not in another region is not proved.
 
-        Where it is False, the noise can carry z across a kink and the bound says nothing about what happens beyond;
-        it is also False where A G is not affine on its regions (sigmoid, tanh, unknown layers).
+        If it is False, the noise can carry z across a kink, beyond which the bound does not hold. It is also False if
+        A G is not affine on its regions (sigmoid, tanh, unknown layers).
         """
         holds = np.asarray(self.error_bound(noise, residual)) < np.asarray(self.margin)
         holds &= affine(self._network)
@@ -124,10 +124,10 @@ class Identifiability:
     def directions(self, index: int = 0) -> Array:
         """An orthonormal basis of the free latent directions at code ``index``, (k, dimension); (k, 0) if unknown.
 
-        Along them A G stays as it is. At kinks the code can move in a cone only, and this is a basis of its span.
+        A G is constant along them. At kinks the code can only move within a cone, and this is a basis of its span.
 
         Raises:
-            IndexError: there is no such code.
+            IndexError: there is no code of this index.
         """
         z = np.atleast_2d(self._z)[[index]]
         free, k = int(np.atleast_1d(self.dimension)[index]), self._network.latent_dim
@@ -139,16 +139,16 @@ class Identifiability:
 
 @computing()
 def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) -> Identifiability:
-    """Say how far codes are determined by the output there, or by what ``operator`` measures of it.
+    """Say how far the output, or the measurement of it by ``operator``, determines each code.
 
     Args:
-        network: G; of an opaque one only the Jacobian is seen, and there is no margin.
+        network: G. Of an opaque generator only the Jacobian is used, and there is no margin.
         z: codes, (k,) or (B, k); for example ``r.z`` of a result.
         operator: A, as for :func:`unrelu.invert`, or ``r.problem.operator`` of a result. Pass masks as booleans, and a
-            matrix of zeros and ones as a SciPy sparse one.
+            matrix of zeros and ones as a SciPy sparse matrix.
 
     Raises:
-        InputError: z or operator do not fit the network, or each other.
+        InputError: z or operator do not fit the network or each other.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -180,21 +180,21 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 def local_rank(
     network: Generator, z: Array, operator: Operator | None = None, bounds: Bounds | None = None
 ) -> tuple[Counts, Counts, Array]:
-    r"""Rank of A J, freedom and the smallest singular value, to 1e-3 at least, at codes (B, k): (B,) each.
+    r"""Rank of A J, freedom and the smallest singular value (to at least 1e-3) at codes (B, k): (B,) each.
 
-    The freedom is the dimension of the set of codes around z with the same observation A G(z), and the code is
-    identifiable where it is 0. With J the Jacobian of the linear region of G at z, it is k - rank A J. Where neurons
-    are at their kink, several regions meet in z, with a Jacobian J_s for each pattern s of their signs. With K_s the
-    derivatives of their pre-activations there, z may move on the region along
+    The freedom is the dimension of the set of codes near z with the same observation A G(z). The code is identifiable
+    if it is 0. With J the Jacobian of the linear region of G at z, the freedom is k - rank A J. If neurons are at their
+    kink, several regions meet at z, and each pattern s of their signs has a Jacobian J_s. With K_s the derivatives of
+    their pre-activations, z can move in this region along the cone
 
-    .. math:: \{d : A J_s d = 0, \; s_j (K_s d)_j \ge 0\}
+    .. math:: \{d : A J_s d = 0, \; s_j (K_s d)_j \ge 0\}.
 
-    and the freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics._solution_cones`: -1
-    (unknown) where there are more patterns than are looked at and no cone was found. For a generator without known
-    layers the kinks are not known either, and it is k - rank A J. A bound that a code is at lets it move to one side
-    only, as a kink does.
+    The freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics._solution_cones`. It is -1
+    (unknown) if there are too many patterns to search and no cone was found. For a generator without known layers, the
+    kinks are not known, and the freedom is k - rank A J. An active bound acts like a kink: the code can move to one
+    side only.
 
-    What :func:`identifiability` says, in a fraction of its time where the rank is k beyond doubt.
+    This agrees with :func:`identifiability`, and is much faster if the rank is clearly k.
     """
     exact, measured, unit = _equilibrated(network, operator)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
@@ -210,20 +210,20 @@ def local_rank(
 
 
 def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
-    """The transposed Jacobians of A G at the finite codes, (b, k, m), float64, some at a time with their places."""
+    """Yield the transposed Jacobians of A G at the finite codes, (b, k, m), float64, in chunks with their indices."""
     exact = network.to(torch.float64, "cpu")
     for part, codes in _chunks(exact, z, operator):
         yield part, operator.take(part).linearize(*exact.linearize(codes))[1].nan_to_num(0.0, 0.0, 0.0)
 
 
 def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Generator, Operator, int]:
-    """The generator in double precision and the operator, in units that are 2^-unit of the user's."""
+    """The generator in double precision and the operator, in normalised units, which are 2^-unit of the user's."""
     found = equilibrate(network, operator)
     return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
 
 
 def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
-    """The finite codes, as many at a time as their Jacobians have room for, with their places."""
+    """Yield the finite codes and their indices, in chunks whose Jacobians fit in memory."""
     rows = max(1, _CHUNK // (network.latent_dim * max(network.width, operator.width)))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
     for begin in range(0, len(finite), rows):
@@ -235,7 +235,7 @@ def _examined(
     network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None
 ) -> tuple[Counts, Counts, Array, Array]:
     """Rank, dimension, smallest singular value and margin of all codes."""
-    # Outward normals of the bounds that the codes are at, zero elsewhere.
+    # Outward normals of the active bounds, zero elsewhere.
     outward = np.zeros((len(z), 0, z.shape[1]))
     if bounds is not None and not bounds.none:
         outward = np.eye(z.shape[1]) * bounds.active(z)[:, :, None]
@@ -256,7 +256,7 @@ def _examined(
 
 
 def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) -> tuple[int, Array]:
-    """The dimension of the set of codes around a code (1, k) with the same observation, and a basis of its span."""
+    """The dimension of the set of codes near a code (1, k) with the same observation, and a basis of its span."""
     k = z.shape[1]
     if isinstance(network, Network):
         return solution_cones(kink_map(network, network, z, operator, outward), k)
@@ -269,14 +269,14 @@ def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) ->
 
 @dataclass(frozen=True, eq=False)
 class LinearRegions:
-    """The linear regions at codes z, (B, k), with every neuron at its kink inactive.
+    """The linear regions at codes z, (B, k), in which every neuron at its kink is inactive.
 
     Attributes:
         tangents: the transposed Jacobian of A G, (B, k, m).
-        margin: (B,); NaN where it is not known, or not asked for.
-        kinked: where a neuron is at its kink, (B,).
-        several: where rank k here does not rule out other codes, as regions meet that have other Jacobians, (B,).
-        finite: where G(z) is, (B,).
+        margin: (B,); NaN if it is not known or was not computed.
+        kinked: whether a neuron is at its kink, (B,).
+        several: whether regions with other Jacobians meet at z, so that rank k does not exclude other codes, (B,).
+        finite: whether G(z) is finite, (B,).
     """
 
     tangents: Tensor
@@ -287,21 +287,21 @@ class LinearRegions:
 
 
 def affine(network: Generator) -> bool:
-    """Whether G is known to be affine on each of its linear regions: it is of layers without sigmoid and tanh."""
+    """Whether G is known to be affine on each of its linear regions: its layers are known, without sigmoid and tanh."""
     return isinstance(network, Network) and not any(map(_curved, network.layers))
 
 
 def linear_regions(network: Generator, z: Tensor, operator: Operator, single: Network | None = None) -> LinearRegions:
     r"""The Jacobian of A G at z, and the largest radius within which no pre-activation changes its sign.
 
-    As long as no neuron before it changes its side, u_j is affine in z, and so its sign stays within
+    A pre-activation u_j is affine in z as long as no earlier neuron changes its sign. So all signs stay the same within
 
     .. math:: \min_j |u_j| / |\nabla u_j|_2
 
-    of z, over the neurons that have a kink. Behind a sigmoid or tanh they are not affine, and there is no such radius.
+    of z, where j runs over the neurons with a kink. After a sigmoid or tanh, u_j is not affine and the radius unknown.
 
-    With ``single``, the network in single precision, the Jacobian is pushed through that, which takes a convolutional
-    one a third of the time, and there is no margin; the pattern is found in double precision.
+    ``single`` is the network in single precision. If it is given, the Jacobian is computed with it and there is no
+    margin; a convolutional network then takes a third of the time. The pattern is found in double precision.
     """
     batch, k = z.shape
     none = np.zeros(batch, dtype=bool)
@@ -332,11 +332,11 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, single: Ne
 
 
 def certain(network: Network, single: Network, z: Tensor, operator: Operator) -> tuple[Array, Flags]:
-    """The smallest singular value of A J to 1e-3, and where no other code near z surely has the same A G, (B,) each.
+    """The smallest singular value of A J to 1e-3, and whether surely no other code near z has the same A G, (B,) each.
 
-    That is where A J has rank k and no neuron is at its kink. One of the last layer may be where A picks outputs: if it
-    is active it adds a row to the Jacobian. Elsewhere the outputs of neurons at their kink count as directions of their
-    own, next to the k of z: if A J of all of these has full rank, so has every Jacobian around z.
+    This is sure if A J has rank k and no neuron is at its kink. If A picks outputs, neurons of the last layer may be at
+    their kink, as an active one only adds a row to the Jacobian. For other neurons at their kink, their outputs count
+    as directions in addition to the k of z: if A J of all of these has full rank, so does every Jacobian near z.
     """
     regions = linear_regions(network, z, operator, single)
     smallest, sure = _by_gram(regions.tangents.double())
@@ -347,7 +347,7 @@ def certain(network: Network, single: Network, z: Tensor, operator: Operator) ->
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
-    """The smallest of k singular values and the rank of transposed Jacobians (B, k, m); NaN and -1 if not finite."""
+    """The smallest of the k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite."""
     _, k, m = tangents.shape
     smallest, sure = _by_gram(tangents)
     rank = np.where(sure, k, -1)
@@ -361,7 +361,7 @@ def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
 
 
 def _by_gram(tangents: Tensor) -> tuple[Array, Flags]:
-    """The smallest singular value by the eigenvalues of J J^T, (B,), and where that is to be relied on."""
+    """The smallest singular value from the eigenvalues of J J^T, (B,), and whether it is reliable."""
     gram = tangents @ tangents.transpose(1, 2)
     usable = torch.isfinite(gram).flatten(1).all(dim=1)
     values = torch.linalg.eigvalsh(torch.where(usable[:, None, None], gram, torch.zeros_like(gram)))
@@ -371,12 +371,12 @@ def _by_gram(tangents: Tensor) -> tuple[Array, Flags]:
 
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
-    """How far z may move until a neuron of the layer reaches its kink, (B,)."""
+    """The distance that z can move before a neuron of the layer reaches its kink, (B,)."""
     bent = torch.from_numpy(layer.activation.kinks(layer.n_out))
     if _curved(layer) or not bent.any():
         return torch.full_like(u[:, 0], torch.inf)
     far = u.abs() / torch.linalg.vector_norm(slopes, dim=1)
-    # 0 / 0: it does not move at all.
+    # 0 / 0: the neuron is at its kink, and stays there.
     return torch.where(bent & ~far.isnan(), far, torch.inf).amin(dim=1)
 
 
