@@ -1,9 +1,9 @@
-"""Reading files that may be damaged or made to do harm: what is opened, and how much of it is read.
+"""Reading files that may be damaged or malicious.
 
-Every file that a user names is opened here. Only regular files are, so that no FIFO or device blocks or answers for
-one. What a header states is compared with the size of the file, and with ``max_bytes``, before memory is asked for.
-Members of zip files are refused by their stated size before they are decompressed; Python's ``zipfile`` gives out no
-more than that. Nothing is ever unpickled.
+Every file that a user names is opened here. Only regular files are opened, because a FIFO or a device could block. The
+sizes that a header states are compared with the size of the file and with ``max_bytes`` before memory is allocated.
+Members of zip files are refused by their stated size before they are decompressed, and Python's ``zipfile`` returns no
+more than that size. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 
-# What a file may hold once it is decompressed, unless the caller says otherwise: 4 GiB.
+# The default for the largest size of a file after decompression: 4 GiB.
 MAX_BYTES = 2**32
-# Python's objects take up to 32 times the bytes of the JSON that they are parsed from: {"":0} takes 232.
+# Python objects take up to 32 times the bytes of their JSON text: {"":0} takes 232 bytes.
 _JSON_EXPANDS = 32
-# Bytes that are decompressed at once, so that a member is not held twice.
+# Bytes that are decompressed at once, so that a member is not in memory twice.
 _PIECE = 2**24
-# Characters in the name of an array.
+# The most characters in the name of an array.
 _NAME = 1000
-# Axes that every NumPy can have.
+# The most axes that every version of NumPy supports.
 _AXES = 32
 
-# By the letters of `ls -l`; what is no other is a device.
+# File types by their letters in `ls -l`; every other type is a device.
 _SPECIAL = {"d": "a folder", "p": "a named pipe (FIFO)", "s": "a socket"}
 
 
 def check_limit(max_bytes: object) -> int:
-    """``max_bytes`` as a number."""
+    """Check ``max_bytes`` and return it as an int."""
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | np.integer) or max_bytes < 1:
         raise OptionError(f"max_bytes={max_bytes!r} must be a whole number of bytes of at least 1")
     return int(max_bytes)
 
 
 def shown_size(size: int) -> str:
-    """A number of bytes, for messages."""
+    """A number of bytes as text for messages."""
     unit, name = next(((2**p, n) for p, n in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**p), (1, "bytes"))
     return f"{size} bytes" if unit == 1 else f"{size / unit:,.4g} {name}"
 
@@ -58,15 +58,15 @@ def shown_size(size: int) -> str:
 
 @contextmanager
 def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file, open for reading, and its size in bytes. A link that the user names is followed.
+    """Open a regular file for reading; yield the stream and the size in bytes. Links are followed.
 
-    ``within`` is a folder that the file has to lie in, whatever links lead to it.
+    With ``within``, the file has to lie in that folder after all links are resolved.
     """
     try:
         if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
             raise InputError(f"{path} is a link that leads out of {within}; put the file itself there")
-        # Opening a FIFO waits for a writer, and opening a device may do something: neither is opened. What takes the
-        # place of the file after this look is opened without waiting, and seen below.
+        # Opening a FIFO waits for a writer, and opening a device may have an effect, so neither is opened. If one
+        # replaces the file after this check, it is opened without waiting and detected below.
         _check_regular(path, os.stat(path).st_mode)
         without_waiting = getattr(os, "O_NONBLOCK", 0)
         stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))  # noqa: SIM115
@@ -90,7 +90,7 @@ def _check_regular(path: str | Path, mode: int) -> None:
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> bytes:
-    """All bytes of a file, which may have ``max_bytes``."""
+    """All bytes of a file, which may have at most ``max_bytes``."""
     with opened(path, within) as (stream, size):
         if size > max_bytes:
             raise InputError(f"{path} has {shown_size(size)}; {_limit(max_bytes)}")
@@ -98,13 +98,13 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None
             content = stream.read(size + 1)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-        if len(content) > size:  # or is of a file system that states no sizes
+        if len(content) > size:  # this also happens on file systems that do not state sizes
             raise InputError(f"{path} has grown while it was read; copy it, and read the copy")
         return content
 
 
 def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> Any:
-    """What the JSON text in a file says, of at most :func:`json_limit` bytes."""
+    """The value of the JSON text in a file, which may have at most :func:`json_limit` bytes."""
     content = read_bytes(path, json_limit(max_bytes), within)
     try:
         return json.loads(content.decode("utf-8"))
@@ -113,7 +113,7 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None 
 
 
 def read_json_lines(path: str | Path, most: int, within: Path) -> Iterator[Any]:
-    """What each line of a file says as JSON, of lines of ``most`` bytes; None where a line is damaged."""
+    """Yield the value of each line of a file as JSON, or None for a damaged line; lines have at most ``most`` bytes."""
     with opened(path, within) as (stream, _):
         try:
             for line in iter(lambda: stream.readline(most), b""):
@@ -126,7 +126,7 @@ def read_json_lines(path: str | Path, most: int, within: Path) -> Iterator[Any]:
 
 
 def json_limit(max_bytes: int) -> int:
-    """Bytes of JSON that are read: it may take 32 times as many in memory. A small one, of 1 MiB, always is."""
+    """The most bytes of JSON that are read, at least 1 MiB: in memory JSON may take 32 times its size."""
     return max(2**20, max_bytes // _JSON_EXPANDS)
 
 
@@ -139,7 +139,7 @@ def _limit(max_bytes: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What the header of a ``.npy`` file states, checked: shape, type, order of axes, and where the entries begin."""
+    """The checked header of a ``.npy`` file: shape, type, order of axes, and the position of the first entry."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -148,12 +148,12 @@ class Header:
 
     @property
     def size(self) -> int:
-        """Bytes of all entries."""
+        """The size of all entries in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 def check_names(names: Iterable[str], where: str | Path) -> None:
-    """Refuse names of arrays that would fill a screen, or steer a terminal."""
+    """Refuse names of arrays that are too long or contain control characters."""
     for name in names:
         if len(name) > _NAME or not name.isprintable():
             raise InputError(
@@ -163,10 +163,10 @@ def check_names(names: Iterable[str], where: str | Path) -> None:
 
 
 def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
-    """Refuse what is stated of an array that no array of numbers or words has.
+    """Refuse a shape or type that no array of numbers or words has.
 
-    Refused are objects, structures and other types of entries, negative sizes, too many axes, and sizes whose product
-    no memory can hold.
+    This refuses objects, structures and other types of entries, negative sizes, too many axes, and arrays that do not
+    fit any memory.
     """
     if dtype.hasobject:
         raise InputError(f"{where} holds Python objects, which could run code (allow_pickle=False); save numbers")
@@ -184,13 +184,13 @@ def _short(value: object) -> str:
 
 
 def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
-    """The header of a ``.npy`` file of ``size`` bytes, which has to hold the entries that it states."""
+    """Read the header of a ``.npy`` file of ``size`` bytes, which has to contain all entries that the header states."""
     try:
         version = np.lib.format.read_magic(stream)
-        # Version 3 is for names in structures, which are refused as well.
+        # Version 3 is only for names in structures, and structures are refused.
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran, dtype = readers[version](stream)
-    except Exception as error:  # of the parser: ValueError, KeyError, TypeError, RecursionError, MemoryError, ...
+    except Exception as error:  # the parser raises ValueError, KeyError, TypeError, RecursionError, MemoryError, ...
         raise InputError(f"{where} is not a readable .npy array ({_short(error)}); save it with numpy.save") from error
     check_array(shape, dtype, where)
     header = Header(tuple(map(int, shape)), dtype, bool(fortran), stream.tell())
@@ -218,8 +218,8 @@ def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
 def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfile.ZipInfo]:
     """The members of a zip file by name.
 
-    Refused are members that are there twice, encrypted, links, or compressed in a way whose output has no bound (bzip2,
-    LZMA), and names that are none (:func:`check_names`).
+    This refuses duplicate or encrypted members, links, compression without a bounded output (bzip2, LZMA), and names
+    that :func:`check_names` refuses.
     """
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
@@ -237,7 +237,7 @@ def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfil
 
 
 def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, max_bytes: int) -> None:
-    """Refuse members that would have more than ``max_bytes`` together."""
+    """Refuse members that would decompress to more than ``max_bytes`` in total."""
     members = list(members)
     if (total := sum(info.file_size for info in members)) > max_bytes:
         largest = max(members, key=lambda info: info.file_size)
@@ -250,9 +250,9 @@ def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, max_byt
 def read_npz(
     path: str | Path, max_bytes: int = MAX_BYTES, choose: Callable[[list[str]], Sequence[str]] | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a ``.npz`` file by name, or those that ``choose`` picks from all names.
+    """The arrays of a ``.npz`` file by name: all, or those that ``choose`` picks from the names.
 
-    Together they may have ``max_bytes``, which is known before they are read.
+    Together they may have at most ``max_bytes``, which is checked before they are read.
     """
     with opened(path) as (stream, _):
         try:
@@ -263,7 +263,7 @@ def read_npz(
                 return {name: _member(archive, members[name], f"{path}: {name}") for name in chosen}
         except (InputError, MemoryError):
             raise
-        except Exception as error:  # of zipfile and zlib: BadZipFile, EOFError, NotImplementedError, struct.error, ...
+        except Exception as error:  # zipfile and zlib raise BadZipFile, EOFError, struct.error, ...
             raise InputError(f"{path} is not a readable .npz archive ({error}); save it with numpy.savez") from error
 
 
@@ -272,15 +272,15 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> npt.
         npy_header(stream, info.file_size, where)
         stream.seek(0)
         array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-        if stream.read(1):  # reading to the end compares the check sum
+        if stream.read(1):  # reading to the end verifies the check sum
             raise InputError(f"{where} is longer than its header states; save it again")
         return array
 
 
 def inflated_size(content: bytes, most: int) -> int:
-    """Bytes that a zlib stream, or a gzip file of any number of members, decompresses to; ``most`` + 1 of more.
+    """The decompressed size of a zlib stream or a gzip file of any number of members, at most ``most`` + 1.
 
-    They are counted, not held.
+    The bytes are counted, not kept.
     """
     total = 0
     while content:
@@ -291,7 +291,7 @@ def inflated_size(content: bytes, most: int) -> int:
             content = reader.unconsumed_tail
             if total > most:
                 return total
-            if not piece and not content:  # it is cut short
+            if not piece and not content:  # the stream is truncated
                 return total
         content = reader.unused_data if reader.unused_data.startswith(b"\x1f\x8b") else b""
     return total

@@ -1,4 +1,4 @@
-"""Writing files: errors of the system are StorageErrors, files appear as a whole, and one process writes a journal."""
+"""Writing files: system errors become StorageErrors, files appear complete or not at all, journals have one writer."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ try:
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
-# Tenths of a second that a lock is waited for.
+# Tenths of a second to wait for a lock.
 _TRIES = 10
 
 
 @contextmanager
 def storing(where: str | Path, advice: str) -> Iterator[None]:
-    """Tell of an error of the system while ``where`` is written, and what can be done about it.
+    """Turn system errors while ``where`` is written into StorageErrors with advice.
 
-    Of a folder, the file in it is named where the system tells which it was.
+    If ``where`` is a folder, the message names the file in it, if the system reports one.
     """
     try:
         yield
     except StorageError:
         raise
-    except OSError as error:  # NumPy's own have neither a reason nor a file
+    except OSError as error:  # NumPy's OSErrors have neither a reason nor a file
         place = error.filename if error.filename and os.path.isdir(where) else where
         raise StorageError(f"{place} cannot be written: {error.strerror or error}; {advice}") from error
 
 
 @contextmanager
 def drafted(path: Path, advice: str) -> Iterator[IO[bytes]]:
-    """A stream whose content becomes the file as a whole, at the end, or not at all."""
+    """Yield a stream whose content becomes the file at the end, complete or not at all."""
     draft = path.with_name(path.name + ".draft")
     with storing(path, advice):
         try:
-            draft.unlink(missing_ok=True)  # a link would lead elsewhere
+            draft.unlink(missing_ok=True)  # it may be a link to another place
             with draft.open("wb") as stream:
                 yield stream
                 stream.flush()
-                os.fsync(stream.fileno())  # a power cut would leave a name without content
+                os.fsync(stream.fileno())  # otherwise a power cut could leave an empty file
             os.replace(draft, path)
         except BaseException:
             draft.unlink(missing_ok=True)
@@ -56,21 +56,21 @@ def drafted(path: Path, advice: str) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
-    """Write a file of text as a whole or not at all."""
+    """Write a text file, complete or not at all."""
     with drafted(path, advice) as stream:
         stream.writelines(line.encode() for line in text)
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], advice: str) -> None:
-    """Write a compressed ``.npz`` file of numbers and words, as a whole or not at all."""
+    """Write a compressed ``.npz`` file of numbers and words, complete or not at all."""
     with drafted(path, advice) as stream:
         np.savez_compressed(stream, **arrays, allow_pickle=False)
 
 
 @contextmanager
 def sole_writer(file: int, path: Path) -> Iterator[None]:
-    """Keep other runs from writing an open file, where the system has locks; a lock ends with its process."""
-    # Whoever looks whether it is locked has it for a moment.
+    """Lock an open file against writing by other runs, if the system has locks; a lock ends with its process."""
+    # A process that checks the lock holds it for a moment.
     for _ in range(_TRIES):
         if _lock(file):
             break
@@ -81,11 +81,11 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
 
 
 def locked(path: Path) -> bool:
-    """Whether a run is writing the file now, as far as locks tell; False where there is no such file."""
+    """Whether a run is writing the file now, according to its lock; False if there is no such file."""
     if fcntl is None or not path.exists():
         return False
     with path.open("rb") as stream:
-        return not _lock(stream.fileno())  # closing the file gives a lock back
+        return not _lock(stream.fileno())  # closing the file releases the lock
 
 
 def _lock(file: int) -> bool:

@@ -1,10 +1,10 @@
-"""What is set up around our own computation, whatever the process, the thread and the user's settings of PyTorch.
+"""The settings of process and thread for our computations, independent of the user's settings of PyTorch.
 
-:func:`computing` is entered by every public function that computes, and is the only place that does this.
+Every public function that computes enters :func:`computing`, the only place that makes these settings.
 
-Inverting a network is a long row of small factorisations and convolutions. Splitting one of them over the cores gains
-nothing, and the threads' waiting for each other makes it far slower when another process wants a core: linear algebra
-has one thread. What can be worked on side by side is observations, not matrices: :func:`in_threads`.
+Inverting a network is a long sequence of small factorisations and convolutions. Splitting one of them over the cores
+gains nothing. It is far slower when another process needs a core, because the threads wait for each other. So linear
+algebra has one thread, and observations are processed in parallel instead of matrices: :func:`in_threads`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
-import scipy.linalg  # noqa: F401 -- its BLAS is to be loaded before the libraries are looked up
+import scipy.linalg  # noqa: F401 -- its BLAS must be loaded before the libraries are looked up
 import torch
 from threadpoolctl import ThreadpoolController
 
 from unrelu.errors import HostError
 
-# NumPy's own settings: where a user has floating-point errors raised, an overflow that is looked for is none.
+# NumPy's defaults. Our code detects overflows itself, so they must not raise even if the user's settings say so.
 _ERRORS: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
-# How PyTorch begins to say that a forked process cannot go on with what its parent had begun.
+# Beginnings of PyTorch's messages about a forked process that cannot use the state of its parent.
 _OF_THE_PARENT = ("Cannot re-initialize CUDA in forked subprocess", "Unable to handle autograd's threading")
 
 _stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
@@ -41,13 +41,13 @@ Result = TypeVar("Result")
 
 @contextmanager
 def computing(one_thread: bool = False) -> Iterator[None]:
-    """The settings under which we compute, as a context or a decorator; all are restored after.
+    """The settings for our computations, as a context or a decorator; all are restored afterwards.
 
-    Of the calling thread: no autocast, no inference mode and derivatives allowed, the CPU as default device, NumPy's
-    floating-point errors not raised. The default dtype is the process's, so our code states its own everywhere.
+    For the calling thread: no autocast, no inference mode, gradients allowed, the CPU as default device, NumPy's
+    floating-point errors not raised. The default dtype is shared by the process, so our code always states its own.
 
-    In a forked process there is always one thread for linear algebra: the copy of OpenMP's pool has none of the
-    parent's threads, and waits for them for ever.
+    A forked process always uses one thread for linear algebra. Its copy of OpenMP's pool has none of the parent's
+    threads and would wait for them forever.
 
     Args:
         one_thread: run BLAS and PyTorch on one thread.
@@ -79,7 +79,7 @@ def computing(one_thread: bool = False) -> Iterator[None]:
 
 
 def forkable_lock() -> threading.RLock:
-    """A lock that whoever forks waits for: a child would inherit it locked, and half of what it guards."""
+    """A lock that is acquired before a fork: otherwise a child could inherit it locked, and a half-made change."""
     lock = threading.RLock()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
@@ -91,7 +91,7 @@ def is_on_one_thread() -> bool:
     return _one_thread.holds_here()
 
 
-# --- work side by side ------------------------------------------------------------------------------------------------
+# --- work in parallel -------------------------------------------------------------------------------------------------
 
 
 def cores() -> int:
@@ -103,7 +103,7 @@ def cores() -> int:
 
 @contextmanager
 def on_one_core() -> Iterator[None]:
-    """Work on observations one after the other: the other cores have workers of their own."""
+    """Process observations one after the other, because the other cores have workers of their own."""
     token = _alone.set(True)
     try:
         yield
@@ -114,10 +114,10 @@ def on_one_core() -> Iterator[None]:
 def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], threads: int
 ) -> abc.Generator[Result, None, None]:
-    """``work`` of every item, in order, on so many threads, each with the caller's context variables and thread limits.
+    """Yield ``work(item)`` for all items in order, computed in ``threads`` threads.
 
-    Items are begun as threads become free. Where the caller stops iterating, the rest is not begun, and
-    :func:`abandoned` tells work that has begun.
+    The threads have the caller's context variables and thread limits. If the caller stops iterating, no further item
+    is begun, and :func:`abandoned` tells the running ones.
     """
     if threads <= 1 or len(items) <= 1:
         yield from map(work, items)
@@ -141,7 +141,7 @@ def in_threads(
 
 
 def abandoned() -> bool:
-    """Whether nobody waits any more for what this thread computes: the caller was interrupted or has stopped."""
+    """Whether the result of this thread is no longer needed, as the caller was interrupted or stopped iterating."""
     stop = _stop.get()
     return stop is not None and stop.is_set()
 
@@ -150,9 +150,9 @@ def abandoned() -> bool:
 
 
 class Shared:
-    """A setting of the whole process for calls that overlap: the first makes it, the last takes it back.
+    """A process-wide setting shared by overlapping calls: the first call makes it, the last one restores it.
 
-    A forked process has one thread, whichever others were inside.
+    A forked process keeps only the calls of its one thread.
     """
 
     def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -168,12 +168,12 @@ class Shared:
 
     @contextmanager
     def __call__(self) -> Iterator[Any]:
-        """The setting; what its context gave the first call."""
+        """Enter the setting; yield the value of its context."""
         me = threading.get_ident()
         try:
             with self._lock:
                 first = not self._calls
-                self._calls[me] += 1  # before the setting is made: whatever interrupts that, it is taken back
+                self._calls[me] += 1  # counted before the setting is made, so that it is restored after an interrupt
                 if first:
                     self._value = self._made.enter_context(self._setting())
             yield self._value
@@ -195,7 +195,7 @@ class Shared:
 
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
-    """Every BLAS, and PyTorch's number for the process, on one thread; gives what PyTorch's was before."""
+    """Run every BLAS and PyTorch on one thread in this process; yield PyTorch's previous number of threads."""
     before = _torch_threads()
     libraries = _libraries().select(user_api="blas").lib_controllers
     counts = [library.num_threads for library in libraries]
@@ -212,13 +212,13 @@ def _one_thread_each() -> Iterator[int]:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """One thread for this thread and those that it starts.
+    """Run the linear algebra of this thread, and of threads that it starts, on one thread.
 
-    OpenMP has a number of threads for each thread that calls it. PyTorch has one for the process, which MKL goes by and
-    new threads begin with, and sets OpenMP's of the calling thread along with it.
+    OpenMP has a number of threads for each calling thread. PyTorch has one for the process, which MKL and new threads
+    use. When PyTorch sets it, it also sets OpenMP's number for the calling thread.
     """
     own = process = torch.get_num_threads()
-    # Those that follow PyTorch; another, as that of scikit-learn, has a number of its own.
+    # The OpenMP libraries that follow PyTorch. Others, such as that of scikit-learn, have their own number.
     openmp = _libraries().select(user_api="openmp").lib_controllers
     followers = [library for library in openmp if library.num_threads == own]
     try:
@@ -226,14 +226,14 @@ def _limited() -> Iterator[None]:
             torch.set_num_threads(1)
             yield
     finally:
-        # A thread that called PyTorch for the first time within another's limits was told 1.
+        # A thread that first calls PyTorch while another thread is limited gets the number 1 here.
         for library in followers:
             library.set_num_threads(own if own > 1 else process)
 
 
 def _set_threads(library: Any, count: int) -> None:
-    """Set a BLAS's number of threads, whichever thread did so before."""
-    # threadpoolctl lets one thread alone change OpenBLAS, silently, until it is told that this one is done.
+    """Set the number of threads of a BLAS library, even if another thread set it before."""
+    # threadpoolctl silently ignores changes of OpenBLAS by all threads but one, until this one is cleared.
     free = getattr(library, "clear_controlling_thread", lambda force: None)
     free(force=True)
     library.set_num_threads(count)
@@ -242,30 +242,30 @@ def _set_threads(library: Any, count: int) -> None:
 
 def _creates_on_cpu() -> bool:
     try:
-        return torch.empty(0).device.type == "cpu"  # in a third of the time of get_default_device
+        return torch.empty(0).device.type == "cpu"  # three times as fast as get_default_device
     except RuntimeError:  # a GPU that a forked process cannot use
         return False
 
 
 def _began_as_fork() -> bool:
-    """Whether this process is a fork of one that may not have imported this module."""
+    """Whether this process was forked, possibly before this module was imported."""
     process = multiprocessing.current_process()
     method = getattr(process, "_start_method", None) or multiprocessing.get_start_method(allow_none=True)
     return multiprocessing.parent_process() is not None and method == "fork"
 
 
 def _torch_threads() -> int:
-    """PyTorch's number of threads for the process: that of the main thread, and what new threads are told."""
+    """PyTorch's number of threads for the process, which the main thread and new threads have."""
     if threading.current_thread() is threading.main_thread():
         return torch.get_num_threads()
-    told: list[int] = []
-    thread = threading.Thread(target=lambda: told.append(torch.get_num_threads()))
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     try:
         thread.start()
     except RuntimeError:  # the interpreter is shutting down
         return torch.get_num_threads()
     thread.join()
-    return told[0]
+    return found[0]
 
 
 @cache
@@ -275,5 +275,5 @@ def _libraries() -> ThreadpoolController:
 
 
 _one_thread = Shared(_one_thread_each)
-# No process of that number is a fork of another.
+# The process id of the process that was not forked; 0 if this module was imported in a fork.
 _first_process = 0 if _began_as_fork() else os.getpid()

@@ -1,15 +1,14 @@
-"""Ctrl-C, from the signal to the last worker, and processes that end when they should.
+"""Handling of Ctrl-C, from the signal to the last worker, and processes that end with their parent.
 
-What happens on Ctrl-C in ``unrelu run``; SIGTERM, which batch systems send, does the same:
+This happens on Ctrl-C in ``unrelu run``, and on SIGTERM, which batch systems send:
 
-1. :func:`interruptible` says that the run is stopping and sets an event. Whoever has started the work asks for it: the
-   callback of a run returns True, and ``runs.running`` sets the event of the engine.
-2. The engine (``runs.local_workers``, ``runs.cluster``) hands out no further chunk and waits for those that it has
-   handed out, which are recorded as all others. Workers never see the signal: they are started within
-   :func:`without_interrupts`, and ignore it from then on.
-3. The run returns unfinished, and the command ends with status 130. The same command again goes on.
-4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` terminates the workers; chunks that were
-   recorded are kept, the others are computed again.
+1. :func:`interruptible` prints that the run is stopping and sets an event. The callback of the run then returns True,
+   and ``runs.running`` sets the event of the engine.
+2. The engine (``runs._local_workers``, ``runs._cluster``) starts no further chunk. It waits for the running chunks and
+   records them as usual. Workers ignore the signal: they are started within :func:`without_interrupts`.
+3. The run returns unfinished, and the command ends with status 130. The same command continues the run.
+4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` terminates the workers. Recorded chunks are
+   kept, the others are computed again.
 """
 
 from __future__ import annotations
@@ -27,26 +26,26 @@ from typing import Any
 
 @contextmanager
 def interruptible(
-    told: str, at_once: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
+    first: str, second: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
 ) -> Iterator[threading.Event]:
-    """Whether Ctrl-C was pressed: the first one is noted, so that work can stop in order; the second ends at once.
+    """Yield an event that the first Ctrl-C sets, so that work can stop in order; a second Ctrl-C ends at once.
 
     Args:
-        told: said on standard error after the first one; nothing if empty.
-        at_once: said after the second one.
-        signals: that are treated like Ctrl-C.
+        first: message on standard error after the first Ctrl-C; none if empty.
+        second: message after the second one.
+        signals: the signals to handle in this way.
     """
     interrupted = threading.Event()
 
     def interrupt(number: int, frame: Any) -> None:
         if interrupted.is_set():
-            _say(at_once)
+            _say(second)
             ending = before[number]
             if callable(ending):
                 ending(number, frame)
             raise KeyboardInterrupt
         interrupted.set()
-        _say(told)
+        _say(first)
 
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:
@@ -57,7 +56,7 @@ def interruptible(
 
 
 def _say(text: str) -> None:
-    """A line from a signal's handler, past Python's buffers, which the code that was interrupted may be writing to."""
+    """Print a line from a signal handler, not through Python's buffers, which the interrupted code may be using."""
     if text:
         with suppress(OSError):
             os.write(2, f"{text}\n".encode())
@@ -65,14 +64,14 @@ def _say(text: str) -> None:
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back until the end, and for good in processes that are started here, where the system can.
+    """Block Ctrl-C until the end of the context, and permanently in processes started in it, if the system can.
 
-    A process that starts up would die of a Ctrl-C that is meant for the one that starts it.
+    Otherwise Ctrl-C would kill a process that is just starting.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # the first process starts it, and lets signals through again after that
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks signals again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -82,13 +81,13 @@ def without_interrupts() -> Iterator[None]:
 
 @contextmanager
 def fresh_processes(workers: int, begin: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
-    """Fresh processes of one thread each; where this one fails or is interrupted, they end at once.
+    """Yield a pool of fresh processes of one thread each; they end at once if this process fails or is interrupted.
 
     Args:
-        workers: how many.
-        begin: run first in each.
-        arguments: of ``begin``, pickled for each process. Small: where a process dies before it has read more than a
-            pipe holds, 64 KiB, this one would wait for it for ever.
+        workers: number of processes.
+        begin: function that every process runs first.
+        arguments: arguments of ``begin``, pickled for each process. They have to be small: if a process dies before it
+            has read more than a pipe holds (64 KiB), this process would wait forever.
     """
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin, *arguments))
@@ -103,7 +102,7 @@ def fresh_processes(workers: int, begin: Callable[..., None], *arguments: Any) -
 
 
 def _begin(begin: Callable[..., None], *arguments: Any) -> None:
-    """In a fresh process: leave Ctrl-C to the parent, end when it has died, and compute on one thread."""
+    """Set up a fresh process: ignore Ctrl-C, end when the parent has died, and compute on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch  # noqa: PLC0415 -- commands set up Ctrl-C before anything heavy is imported
@@ -115,7 +114,7 @@ def _begin(begin: Callable[..., None], *arguments: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A process of a pool waits for work for ever, also when nobody is left to send any."""
+    """End this process when its parent has died: a process of a pool would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

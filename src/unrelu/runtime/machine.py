@@ -15,7 +15,7 @@ _LIBRARIES = ("unrelu", "numpy", "scipy", "numba", "highspy", "torch", "cvxopt")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, versions, BLAS, the time and the load: what a reader needs to judge a time."""
+    """Processor, cores, versions, BLAS, date and load, which a reader needs to judge a measured time."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -37,7 +37,7 @@ def version(library: str) -> str:
 
 
 def _processor() -> str:
-    """The model name that Linux tells, else what Python knows."""
+    """The model name from Linux, or else from Python."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,11 +1,10 @@
-"""Random streams that never meet a user's: everything random in the package is drawn from one of these.
+"""Random streams that differ from every stream of the user. All random numbers of the package come from them.
 
-NumPy's ``default_rng(seed)`` and PyTorch's ``manual_seed(seed)`` belong to the user, who draws true codes and noise
-from them. A search that drew its starts from the same seed would begin at the truth, and be reported as a good one.
-Keys beside the seed are not enough: NumPy pads entropy with zeros, so ``default_rng([seed, 0])`` is
-``default_rng(seed)``. So a stream here has a *purpose*, and keys within it (a seed, an index, the name of a generator).
-Purpose and keys are hashed with SHA-256 to 256 bits of entropy: two streams are the same only if all of these are, and
-none is that of a number that anybody would write.
+The user draws true codes and noise from NumPy's ``default_rng(seed)`` and PyTorch's ``manual_seed(seed)``. A search
+with starts from the same seed would begin at the truth, and look better than it is. Adding keys to the seed is not
+enough: NumPy pads entropy with zeros, so ``default_rng([seed, 0])`` equals ``default_rng(seed)``. A stream here has a
+*purpose* and keys (a seed, an index, the name of a generator). They are hashed with SHA-256 to 256 bits of entropy, so
+two streams are equal only if purpose and keys are equal, and no stream equals that of a seed that a user would choose.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import torch
 
 
 def stream(purpose: str, *keys: int | float | str) -> np.random.Generator:
-    """A NumPy generator of its own for a purpose, say ``stream("starts", seed)``.
+    """A NumPy generator for one purpose, such as ``stream("starts", seed)``.
 
     The truths, the noise, the starts and the baselines of an experiment are different purposes.
 
     Args:
         purpose: what is drawn.
-        keys: numbers and names that tell streams of this purpose apart; NumPy's numbers count as Python's.
+        keys: numbers and names that distinguish streams of this purpose; NumPy numbers count as Python's.
     """
     name = json.dumps(["unrelu", purpose, *(key.item() if isinstance(key, np.generic) else key for key in keys)])
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "little"))

@@ -1,4 +1,4 @@
-"""Numbers, shares and times as people read them, and words as they misspell them."""
+"""Numbers, shares and times as text, and suggestions for misspelt words."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _NONE = "\u2013"  # a dash
-# Probabilities from which on a fit explains y, and a search is sure.
+# Thresholds: from the first p-value on a fit explains y, from the second confidence on a search is sure.
 _LIMITS = (0.01, 0.99)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | None) -> str:
-    """Three digits, plainly from 0.0001 up to a million; a dash where there is none."""
+    """A number with three digits, without exponent from 0.0001 to a million; a dash for None or a number not finite."""
     if value is None or not math.isfinite(value):
         return _NONE
     rounded = f"{value:.3g}"
@@ -21,12 +21,12 @@ def number(value: float | None) -> str:
 
 
 def count(value: int, what: str = "") -> str:
-    """A whole number with commas, and what it counts: "1 chunk", "1,024 chunks"."""
+    """A whole number with commas and the noun that it counts: "1 chunk", "1,024 chunks"."""
     return f"{value:,}" if not what else f"{value:,} {what}{'' if value == 1 else 's'}"
 
 
 def share(part: float, whole: float = 1, digits: int = 1) -> str:
-    """A percentage that says 0% and 100% only of none and all: "<0.1%", ">99.9%"."""
+    """A percentage. It is 0% only for none and 100% only for all; otherwise "<0.1%" or ">99.9%"."""
     if not whole:
         return _NONE
     percent, step = 100 * part / whole, 10.0**-digits
@@ -38,7 +38,7 @@ def share(part: float, whole: float = 1, digits: int = 1) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the unit that suits it: "3.2 ms", "41 s", "2 h 5 min"."""
+    """A time in a suitable unit: "3.2 ms", "41 s", "2 h 5 min"."""
     if seconds is None or not math.isfinite(seconds):
         return _NONE
     if seconds < 1:
@@ -50,13 +50,13 @@ def duration(seconds: float | None) -> str:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value in a message: its text, cut off where it is long."""
+    """The text of a value for a message, cut off if it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def reshaping(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """The call that makes ``wanted``, or a batch of it, of an array of another shape; "" if none does."""
+    """The call that brings an array into the ``wanted`` shape, or a batch of it; "" if there is none."""
     entries, axes = math.prod(wanted), ", ".join(map(str, wanted))
     if math.prod(shape) == entries:
         return f"{name}.reshape({axes})"
@@ -66,7 +66,7 @@ def reshaping(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """What may have been meant, for the end of a message: "; did you mean 'linf'?", or nothing."""
+    """The end of a message with the known word nearest to ``word``: "; did you mean 'linf'?", or ""."""
     by_small = {name.lower(): name for name in known}
     written = str(word).lower()
     within = [name for name in by_small if len(written) > 2 and (written.startswith(name) or name.startswith(written))]
@@ -75,14 +75,14 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 def power(exponent: int) -> str:
-    """A power of ten: plain from 0.01 to 1,000."""
+    """A power of ten; without exponent from 0.01 to 1,000."""
     return f"{10.0**exponent:,g}" if -2 <= exponent <= 3 else "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
 def probability(value: float) -> str:
-    """A probability in a few digits; a dash where there is none.
+    """A probability with a few digits; a dash if it is not finite.
 
-    1 is said of 1 only, and what is below a limit that decides a success (0.01, 0.99) is not rounded to it.
+    Only 1 itself is shown as 1, and a value below a threshold of success (0.01, 0.99) is not rounded up to it.
     """
     if not math.isfinite(value):
         return number(None)
