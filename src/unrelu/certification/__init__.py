@@ -1,4 +1,4 @@
-"""What can be proved about a code that was found.
+"""Certification: proved bounds on the smallest error over all codes.
 
-What was tried and why it is as it is: docs/notes/proofs.md.
+docs/notes/proofs.md records the alternatives that were tried, and the reasons for the present design.
 """

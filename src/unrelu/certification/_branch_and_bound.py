@@ -1,12 +1,11 @@
 r"""The smallest error over all codes: branch and bound on the signs of pre-activations.
 
-Everything is relative to a level t, a little below the error of the incumbent. A code with a smaller error has
-every output error below t, which makes the outputs' errors convex where y >= t. A node of the tree has decided some
-neurons; its relaxation bounds F over the codes of that part, and the node is closed when the bound reaches t. Nodes
-are taken by their bounds, lowest first. Where the tree grows, the interval of every neuron is computed once and the
-tree begun again, as chords make the relaxation sharper. A bound counts only as recomputed by
-:mod:`~unrelu.certification.safe_bounds`. The primal heuristic is the best code with the signs of a given one, exact, by
-one small linear program after another.
+The search uses a level t, a little below the error of the incumbent. For a code with F below t, every output error is
+below t. This makes the errors of outputs with y >= t convex. A node of the tree has decided the signs of some neurons.
+Its relaxation bounds F over its codes, and the node is closed when the bound reaches t. The node with the lowest bound
+is processed first. If the tree becomes large, the intervals of all neurons are computed and the tree is restarted: the
+chords of the intervals tighten the relaxation. Only bounds recomputed by :mod:`~unrelu.certification.safe_bounds`
+count. The primal heuristic finds the best code with the signs of a given code, by a sequence of small linear programs.
 
 Source: branch and bound that splits ReLUs as in R. Bunel, I. Turkaslan, P. Torr, P. Kohli and P. Mudigonda, "A unified
 view of piecewise linear neural network verification", NeurIPS 2018, algorithm 1.
@@ -32,24 +31,24 @@ from unrelu.runtime.array_types import Array
 
 Signs = npt.NDArray[np.int8]
 
-# Of the primal heuristic: programs at most, and the share of F that is not worth another one.
+# The most programs of the primal heuristic, and the share of F that is not worth another one.
 _ROUNDS, _ENOUGH = 40, 1e-9
-# Lemmas hold up to so much more than the best error known, where there are codes to compute with.
+# Lemmas hold for codes with F up to this multiple of the best known error, so that such codes exist.
 _REACH = 1.001
-# Seconds for an open node when the search has ended: its bound is computed, and once more from the proof.
+# Seconds per open node at the end of the search: its bound is computed, and recomputed from the proof.
 _CHECK = 7e-4
-# The primal heuristic runs at every so many nodes, and whenever a better code is found.
+# The primal heuristic runs at every 16th node, and whenever a better code is found.
 _HEURISTIC_EVERY = 16
-# Nodes after which intervals are computed, and how often that is repeated while it helps.
+# Number of nodes after which intervals are computed, and the most repetitions while it helps.
 _PATIENCE, _TIGHTENINGS = 1000, 3
 
 
 def primal_heuristic(chain: CertifiedChain, z: Array) -> Array:
-    """A code with no larger F than z, the best one at which the hidden neurons have the signs that they have at z.
+    """The best code among those with the signs of the hidden neurons at z; its F is at most that of z.
 
-    F is quasi-convex there for the largest error: the program at level t finds a code below t or that there is none.
-    The level is the best F so far, and halfway to the program's bound while that leaves something to be gained. The
-    signs of the outputs are part of the cell for the sum of errors.
+    For the largest error, F is quasi-convex there: the program at level t finds a code with F below t, or shows that
+    there is none. The level is the best F so far, and then halfway to the program's bound while a gain is possible. For
+    the sum of errors, the signs of the outputs are fixed as well.
     """
     signs = np.concatenate([np.where(u > 0, 1, -1) for u in chain.pre_activations(z)]).astype(np.int8)
     if chain.norm == "linf":
@@ -73,7 +72,7 @@ def primal_heuristic(chain: CertifiedChain, z: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class OpenNode:
-    """The solution of an open node's relaxation: its vertex and point, and the level that it was written down with."""
+    """The solution of an open node's relaxation: its vertex, its point and its level."""
 
     basis: Vertex
     point: Array
@@ -81,19 +80,19 @@ class OpenNode:
 
 
 class BranchAndBound:
-    """One branch and bound. An open node takes about 4 KB for 20-60-784, a closed one 2 KB, a split one 200 bytes.
+    """One branch and bound. For 20-60-784 an open node takes about 4 KB, a closed one 2 KB and a split one 200 bytes.
 
     Args:
-        chain, limits: the observation, and when to stop.
-        z: the best code known, (k,).
+        chain, limits: the observation, and the limits of the search.
+        z: the best known code, (k,).
 
     Attributes:
-        z, upper, exact: the best code known, F there, and whether it fits exactly.
-        level: codes with F below it have been excluded from the closed nodes.
-        lemmas, reach: what relaxations were built with, and the level that they hold for.
+        z, upper, exact: the best known code, its F, and whether it fits exactly.
+        level: the closed nodes contain no code with F below it.
+        lemmas, reach: the lemmas of the relaxations, and the level up to which they hold.
         tree: the nodes.
-        visited: relaxations solved.
-        history: bounds over time.
+        visited: number of solved relaxations.
+        history: the bounds over time.
         stopped: the limit that ended the search, or None.
     """
 
@@ -107,18 +106,18 @@ class BranchAndBound:
         self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
         self.reach = _REACH * self.upper
         self.lemmas: list[Lemma] = backward_bounds(chain, self.reach, limits.end)
-        # What a neuron does to the next layer: the norm of its column in the weights.
+        # The effect of a neuron on the next layer: the norm of its column of the weights.
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
         self._begin()
 
     @property
     def level(self) -> float:
-        """Just below the best error known: no code below it is what closes a node."""
+        """A level just below the best known error; a node without codes below it is closed."""
         return max(0.0, self.upper - GAP / 2 * max(self.upper, EXACT * self.chain.scale))
 
     def _begin(self) -> None:
-        """A new tree on relaxations with the present lemmas."""
+        """Begin a new tree with relaxations from the present lemmas."""
         self.tree = Tree(self.chain)
         self._heap: list[tuple[float, int]] = []
         self._open: dict[int, OpenNode] = {}
@@ -159,7 +158,7 @@ class BranchAndBound:
         self._note(self._heap[0][0] if self._heap else self.level)
 
     def _probe(self) -> None:
-        """Begin by probing: in a sum of errors, most outputs can only be inactive, or active."""
+        """Begin by probing: for the sum of errors, most outputs can only have one of the two signs."""
         probing = Probing(self.chain, self.level, self._regions.at(self.chain, self.level), self.limits)
         probing.run()
         self.tree, self.visited = probing.tree, self.visited + len(probing.tree)
@@ -169,14 +168,14 @@ class BranchAndBound:
             self._record(probing.leaf)
 
     def _note(self, bound: float) -> None:
-        """Remember the bounds where they have changed."""
+        """Add the bounds to the history if they have changed."""
         last = self.history[-1] if self.history else BoundsAt(0.0, 0, 0.0, math.inf)
         lower = max(min(bound, self.level), last.lower)
         if lower > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
             self.history.append(BoundsAt(time.perf_counter() - self._start, self.visited, lower, self.upper))
 
     def _tighten_bounds(self) -> bool:
-        """Compute intervals; if the root's bound gains, begin again with them."""
+        """Compute intervals; restart the tree with them if the root's bound improves enough."""
         self.reach = _REACH * self.upper
         found = obbt_lemmas(self.chain, self.reach, self.lemmas, self.limits)
         if not found:
@@ -195,11 +194,11 @@ class BranchAndBound:
         return False
 
     def _split(self, number: int) -> None:
-        """Split a node, or look at it again where its relaxation is exact."""
+        """Split a node, or solve it again if its relaxation is exact."""
         opened, signs = self._open.get(number), self.tree.signs(number)
         if opened is None:
             return
-        # The neuron with the largest violation, times what it does to the next layer.
+        # Choose the neuron with the largest violation times its effect on the next layer.
         above, below = self._program.relaxation.violations(opened.point, signs)
         score = np.sqrt(above * below) * self._widths
         neuron = int(np.argmax(score))
@@ -212,26 +211,26 @@ class BranchAndBound:
         self.tree.nodes[number].row = NO_ROWS
 
     def _revisit(self, number: int, signs: Signs, opened: OpenNode) -> None:
-        """A node in which no neuron is violated: its point is a code with F below the level, unless by rounding."""
+        """Handle a node without violated neurons: up to rounding, its point is a code with F below the level."""
         self._offer(self._program.relaxation.code(opened.point), inside=True)
         if self._level != self.level:
             self._build()
         solved = self._program.solve(signs, None, self.level)
-        # The bound need not grow where errors are not convex, but level sets have become smaller.
+        # If errors are not convex, the bound may stay the same although the level sets have become smaller.
         gained = solved.value > self.tree.nodes[number].bound + 1e-12 * self.level
         if gained or self.level < opened.level * (1 - GAP / 4):
             self._record(number)
 
     def _record(self, number: int) -> None:
-        """Solve a node, and keep what came out."""
+        """Solve a node and keep its bound and solution."""
         node, opened = self.tree.nodes[number], self._open.get(self.tree.nodes[number].parent)
-        # Of a basis of an earlier level, rows and multipliers may have changed.
+        # The basis of an earlier level is not used, because rows and multipliers may have changed.
         start = opened.basis if opened is not None and opened.level == self._level else None
         solved = self._program.solve(self.tree.signs(number), start, self.level)
         self.visited += 1
         node.row, node.bound = MultiplierRows.of(solved.multipliers), solved.value
         if opened is not None and not solved.finished and solved.value < self.tree.nodes[node.parent].bound:
-            # What holds of all codes of the parent holds of these.
+            # A bound for the parent holds for its children.
             node.row, node.bound = self.tree.nodes[node.parent].row, self.tree.nodes[node.parent].bound
         if solved.closed:
             if self._prove_bound(number) < self.level and self._sharpen():
@@ -248,7 +247,7 @@ class BranchAndBound:
         return self.tree.prove_bound(number, self._below, *self.tree.nodes[number].row)
 
     def _sharpen(self) -> bool:
-        """Prove a smaller radius, once, where rounding errors matter."""
+        """Prove a smaller radius, at most once, because rounding errors grow with it."""
         if self._sharpened:
             return False
         self._sharpened = True
@@ -261,7 +260,7 @@ class BranchAndBound:
         return True
 
     def _offer(self, z: Array, inside: bool) -> None:
-        """Keep a code if it is better than the best one."""
+        """Keep a code if it is better than the best one; improve it first, if it is better or ``inside`` is True."""
         value = self.chain.objective(z)
         if inside or value < self.upper:
             z = primal_heuristic(self.chain, z)

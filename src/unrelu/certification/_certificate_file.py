@@ -1,6 +1,6 @@
-"""How a certificate is kept: one flat table of names, numbers and arrays, as JSON or npz, with a digest of it all.
+"""Storage of a certificate: one flat table of names, numbers and arrays, as JSON or npz, with a digest.
 
-A certificate is given as its fields here, so that this module needs to know none.
+Functions take a certificate as any object with its fields, so that this module does not import the class.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from unrelu.runtime.file_writing import write_npz, write_whole
 
 _FORMAT = "unrelu certificate 1"
 _ADVICE = "free space, or name another file"
-# Moments at which a bound improved; a search of an hour has thousands.
+# The most entries of a history; a search of an hour has thousands.
 _LONGEST_HISTORY = 10**6
 
 
 def _whole(value: Any) -> int:
-    """A whole number; int() would make one of any number, so that a changed one could pass for the right one."""
+    """A whole number. int() would truncate other numbers, so a changed number could pass as the right one."""
     if isinstance(value, str | bool) or int(value) != value:
         raise ValueError(f"whole number expected, found {value!r}")
     return int(value)
@@ -40,7 +40,7 @@ def _flag(value: Any) -> bool:
 
 
 def _integers(value: Any) -> npt.NDArray[np.int64]:
-    """Whole numbers exactly as written, one after another."""
+    """Whole numbers exactly as written, in a flat array."""
     found = np.asarray(value).reshape(-1)
     if found.size and found.dtype.kind not in "iu":
         raise ValueError(f"whole numbers expected, found {found.dtype}")
@@ -51,17 +51,17 @@ def _floats(value: Any) -> npt.NDArray[np.float64]:
     return np.asarray(value).astype(np.float64)
 
 
-# The plain entries and how each is written and read; infinities and NaN are strings in JSON, which has none.
+# The plain entries, with functions to write and read them. JSON has no infinities and NaN, so these are strings there.
 _PLAIN: dict[str, tuple[Any, Any]] = {
     "norm": (str, str), "identifiable": (bool, _flag), "rank": (int, _whole), "nodes": (int, _whole),
     **dict.fromkeys(("lower", "upper", "eps", "radius", "seconds", "scale"), (float, float)),
 }  # fmt: skip
-# The entries of a proof by the types that it states.
+# Functions to read the entries of a proof, by their annotated types.
 _READ: dict[Any, Any] = {"float": float, "int": _whole, "Index": _integers, "Array": _floats}
 
 
 def digest(certificate: Any) -> str:
-    """SHA-256 of all that a certificate says, as hexadecimal digits."""
+    """SHA-256 of the contents of a certificate, as hexadecimal digits."""
     found = hashlib.sha256()
     for name, value in sorted(_table(certificate).items()):
         found.update(name.encode())
@@ -74,7 +74,7 @@ def digest(certificate: Any) -> str:
 
 
 def write_certificate(path: Path, certificate: Any, known_digest: str) -> None:
-    """Write a .json or .npz file; all numbers exactly. Raises as :meth:`~unrelu.Certificate.save`."""
+    """Write a .json or .npz file with exact numbers. Raises the errors of :meth:`~unrelu.Certificate.save`."""
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
     table = _table(certificate) | {"format": _FORMAT, "digest": known_digest}
@@ -87,10 +87,10 @@ def write_certificate(path: Path, certificate: Any, known_digest: str) -> None:
 
 
 def read_certificate(path: Path, max_bytes: int) -> dict[str, Any]:
-    """The fields of the certificate in a file. Raises as :meth:`~unrelu.Certificate.load`."""
+    """The fields of the certificate in a file. Raises the errors of :meth:`~unrelu.Certificate.load`."""
     check_limit(max_bytes)
     if path.suffix == ".npz":
-        # Those without dimensions as plain values.
+        # Arrays without dimensions become plain values.
         table = {name: a if a.ndim else a.item() for name, a in read_npz(path, max_bytes).items()}
     else:
         table = read_json(path, max_bytes)
@@ -105,7 +105,7 @@ def read_certificate(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def _table(certificate: Any) -> dict[str, Any]:
-    """Everything under one name each: strings, numbers and arrays."""
+    """A table of all strings, numbers and arrays, each under its own name."""
     table = {name: write(getattr(certificate, name)) for name, (write, _) in _PLAIN.items()}
     table |= {"status": certificate.status.name, "z": certificate.z}
     table |= {name: a for name in ("box", "bounds") if (a := getattr(certificate, name)) is not None}
@@ -119,7 +119,7 @@ def _table(certificate: Any) -> dict[str, Any]:
 
 
 def _flat(value: Any, name: str) -> dict[str, Any]:
-    """The parts of a proof, or of rows in it, by their names; nothing where there is none."""
+    """The parts of a proof, or of multiplier rows in it, by name; empty for None."""
     if not isinstance(value, Proof | MultiplierRows):
         return {} if value is None else {name: value}
     parts = [_flat(getattr(value, entry.name), f"{name}.{entry.name}") for entry in fields(value)]
@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 def _fields(table: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a certificate, from its table."""
+    """The fields of a certificate from its table."""
     values: dict[str, Any] = {name: read(table[name]) for name, (_, read) in _PLAIN.items()}
     moments = _floats(table["history"]).reshape(-1, 4)
     if len(moments) > _LONGEST_HISTORY:
@@ -151,7 +151,7 @@ def _fields(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part(kind: Any, table: dict[str, Any], name: str) -> Any:
-    """A proof, or rows in it, from its parts."""
+    """A proof, or multiplier rows in it, from its parts."""
     values = {}
     for entry in fields(kind):
         key, rows = f"{name}.{entry.name}", entry.type == "MultiplierRows"

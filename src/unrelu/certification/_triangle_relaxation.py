@@ -1,12 +1,12 @@
 r"""The triangle relaxation of a chain at a level as a linear program, and the multipliers of its solution.
 
-Every neuron is active (h = u), inactive (h = c u) or undecided; what is decided is substituted, so that the unknowns
-are the code, in the frame of its bounds, the h of undecided neurons and, for the largest error, delta. An undecided
-neuron has h >= c u and h >= u, and, where its u is known to lie in [L, U], h below the chord between the ends. Deciding
-it later makes one of the first two rows an equation.
+Every neuron is active (h = u), inactive (h = c u) or undecided. Decided neurons are substituted. The unknowns are the
+code in the frame of its bounds, the h of undecided neurons and, for the largest error, delta. An undecided neuron
+satisfies h >= c u and h >= u. If u lies in [L, U], h is also below the chord between the ends. A later decision turns
+one of the first two rows into an equation.
 
-An output error err(v) enters by its convex envelope on the interval in which err <= level. No constant of our choice
-takes part.
+An output error err(v) is replaced by its convex envelope on the interval in which err <= level. The program contains no
+arbitrary constants.
 
 Source: the three rows are the triangle relaxation of a ReLU, R. Ehlers, "Formal verification of piece-wise linear
 feed-forward neural networks", ATVA 2017; it is also the "outer adversarial polytope" of Wong and Kolter, ICML 2018,
@@ -28,25 +28,25 @@ from unrelu.runtime.array_types import Array, Flags
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
 
-# What a row says of its neuron: h >= c u, h >= u, h <= chord, u in an interval, v against delta or a cost, a bound on
-# F; or of no neuron, that a latent coordinate is within its bounds.
+# Kinds of rows. INACTIVE: h >= c u; ACTIVE: h >= u; CHORD: h <= chord; SIGN: u in an interval; ERROR: v with delta or
+# with a cost; FLOOR: a lower bound on delta; LATENT_BOUND: a latent coordinate within its bounds.
 INACTIVE, ACTIVE, CHORD, SIGN, ERROR, FLOOR, LATENT_BOUND = range(7)
 
-# A coordinate this near to a bound, relative to the distance between them, is at it.
+# A coordinate this near to a bound, relative to the distance of the bounds, is at the bound.
 _AT = 1e-12
-# A violation below this share of the largest unknown is rounding.
+# A violation below this share of the largest unknown is a rounding error.
 _AGREES = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class RelaxationRows:
-    """Rows lo <= a x <= hi that cost p below and q above for each unit.
+    """Rows lo <= a x <= hi with costs p below and q above for each unit of violation.
 
     Attributes:
         matrix: (M, N).
         lo, hi, p, q: (M,).
-        scale: by how much the slope s of the row's neuron changes for each unit of the row's multiplier, (M,).
-        kind, neuron: what each row says, and of which neuron, counted through, (M,).
+        scale: the change of the slope s of the row's neuron for each unit of the row's multiplier, (M,).
+        kind, neuron: kind and neuron of each row, (M,).
     """
 
     matrix: Array
@@ -70,14 +70,14 @@ class RelaxationRows:
         p: Array | float = np.inf,
         q: Array | float = np.inf,
     ) -> RelaxationRows:
-        """Rows of one kind; numbers are for all of them."""
+        """Rows of one kind; a single number applies to all rows."""
         m = len(neuron)
         lo, hi, p, q, scale = (np.broadcast_to(np.asarray(a, dtype=np.float64), (m,)) for a in (lo, hi, p, q, scale))
         return cls(matrix, lo, hi, p, q, scale, np.full(m, kind), neuron)
 
     @classmethod
     def joined(cls, parts: list[RelaxationRows]) -> RelaxationRows:
-        """One after another."""
+        """Concatenate rows."""
         columns = (np.concatenate([getattr(part, entry.name) for part in parts]) for entry in fields(cls))
         return cls(*map(np.ascontiguousarray, columns))
 
@@ -86,9 +86,9 @@ class Relaxation:
     """The program of a chain: min F over the codes with F < level.
 
     Args:
-        chain: what is relaxed.
-        region: where pre-activations lie; the outputs' part is the level set.
-        signs: neurons decided for good, counted through.
+        chain: the chain to relax.
+        region: intervals of pre-activations; those of the outputs are the level set.
+        signs: permanent decisions, one for each neuron.
     """
 
     def __init__(self, chain: CertifiedChain, region: Region, signs: Signs) -> None:
@@ -117,7 +117,7 @@ class Relaxation:
         self.rows = RelaxationRows.joined(parts)
 
     def _hidden(self, layer: int, u: Array, shift: Array) -> tuple[Array, Array, list[RelaxationRows]]:
-        """H of a hidden layer as an affine function of the unknowns, and its rows."""
+        """The outputs h of a hidden layer as an affine function of the unknowns, and its rows."""
         chain, number = self.chain, np.arange(self.chain.ends[layer], self.chain.ends[layer + 1])
         low, high, c = self.region.low[number], self.region.high[number], chain.slopes[layer]
         sign, column = self.signs[number], self.column[number]
@@ -142,7 +142,7 @@ class Relaxation:
         return h, constant, rows
 
     def _targets(self) -> tuple[Index, Array]:
-        """The outputs, counted through, and the v at which the error of each is smallest."""
+        """The numbers of the outputs among all neurons, and the v at which the error of each is smallest."""
         chain, y, c = self.chain, self.chain.y, self.chain.slopes[-1]
         least = np.where(y > 0, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
         return np.arange(chain.ends[-2], chain.ends[-1]), least
@@ -151,14 +151,14 @@ class Relaxation:
         """The rows of the largest error: delta at its floor, and sigma v + delta >= b."""
         y, c, (number, least) = self.chain.y, self.chain.slopes[-1], self._targets()
         positive, sloped, low = y > 0, c > 0, self.region.low[number]
-        # The slope of the envelope to the left: the line from the end of the interval, where err is concave.
+        # The slope of the envelope to the left: where err is concave, that of the line from the end of the interval.
         finite = np.where(np.isfinite(low), low, 0.0)
         line = np.divide(y - self.chain.outputs(-1, finite), y - finite, out=np.ones_like(y), where=y > finite)
         left = np.where(positive & np.isfinite(low), line, c)
         floor = np.where(~positive & ~sloped, -y, 0.0)
         worst, delta = [int(np.argmax(floor))], np.eye(1, self.size, self.size - 1)
         rows = [RelaxationRows.of(FLOOR, number[worst], 0.0, delta, floor[worst], np.inf)]
-        # Where the slope on the left is 0 there is a row without a side: a smaller level may give it one.
+        # If the slope on the left is 0, the row has no side, as a smaller level may give it one.
         for chosen, sigma, side in (
             (np.arange(len(y)), np.full(len(y), -1.0), -y),
             (np.flatnonzero(~positive & sloped), -c, -c * least),
@@ -174,13 +174,13 @@ class Relaxation:
         return rows
 
     def _costs(self, u: Array, shift: Array) -> list[RelaxationRows]:
-        """The rows of a sum of errors: a cost on each side of the smallest error, and what deciding an output adds."""
+        """The rows of a sum of errors: costs on both sides of the smallest error, and rows for decisions of outputs."""
         y, c, (number, least) = self.chain.y, self.chain.slopes[-1], self._targets()
         left = np.where(self.region.low[number] >= 0, 1.0, c)
         side, right = least - shift, np.where(y > 0, 1.0, c)
         negative = np.flatnonzero((y <= 0) & (c < 1))
         open_ = np.flatnonzero(self.chain.bent[number] & (left < 1))
-        # Deciding such an output to be active adds the cost 1 - c below y; both decisions are a side of v = 0.
+        # Deciding such an output to be active adds the cost 1 - c below y. Either decision is a constraint on v at 0.
         return [
             RelaxationRows.of(ERROR, number, -1.0, u, side, side, left, right),
             RelaxationRows.of(ERROR, number[negative], -1.0, u[negative], -np.inf, -shift[negative], q=1 - c[negative]),
@@ -189,7 +189,7 @@ class Relaxation:
         ]
 
     def code(self, x: Array) -> Array:
-        """The code z of a point, inside the bounds, and at one to the bit where it is there to rounding."""
+        """The code z of a point, inside the bounds; exactly at a bound if it is there up to rounding."""
         t = x[: self.chain.latent_dim]
         if self.chain.bounds is None:
             return t
@@ -205,13 +205,13 @@ class Relaxation:
 
     @cached_property
     def cost(self) -> Array:
-        """The objective where F is minimised, (N,)."""
+        """The objective for minimising F, (N,)."""
         return np.asarray(np.eye(1, self.size, self.size - 1)[0] * self.delta)
 
     def violations(self, x: Array, signs: Signs) -> tuple[Array, Array]:
-        """What h exceeds u and c u by at a point, (N,) each, 0 where a neuron is decided or agrees with its activation.
+        """h - u and h - c u at a point, (N,) each; 0 if a neuron is decided or agrees with its activation.
 
-        Of outputs whose error is not convex (sums of errors only): what the error exceeds its envelope by, for both.
+        For outputs whose error is not convex (sums of errors only), both are the error minus its envelope.
         """
         chain = self.chain
         u = np.concatenate([part @ x + shift for part, shift in self.pre[: -1 if self.delta else None]] or [x[:0]])
@@ -227,7 +227,7 @@ class Relaxation:
         return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
 
     def missed(self, x: Array, signs: Signs) -> tuple[Flags, Flags]:
-        """Which neurons are not active at a point, and which are not inactive: sides that may turn out to be empty."""
+        """Which neurons are not active at a point, and which are not inactive; these sides may be empty."""
         on, off = (violation > 0 for violation in self.violations(x, signs))
         if not self.delta:
             u, shift = self.pre[-1]
@@ -240,10 +240,10 @@ class Relaxation:
         """The multipliers of a bound from those of some rows.
 
         Args:
-            index: numbers of rows, those that are not listed have multiplier 0. Those of bounds of the code need not be
-                kept: the minimum over the bounds in :mod:`~unrelu.certification.safe_bounds` finds the best ones.
+            index: numbers of rows; other rows have multiplier 0. Multipliers of the bounds of the code are not needed,
+                because the minimum over the bounds in :mod:`~unrelu.certification.safe_bounds` finds the best ones.
             y: their multipliers.
-            extra: what was minimised if not F, as coefficients of all pre-activations.
+            extra: the objective as coefficients of all pre-activations, if it was not F.
         """
         chain, kind, neuron = self.chain, self.rows.kind[index], self.rows.neuron[index]
         size = int(chain.ends[-1])
@@ -255,7 +255,7 @@ class Relaxation:
         for layer in range(chain.depth - 1, 0, -1):
             here, after, slope = chain.neurons(layer - 1), chain.neurons(layer), chain.slopes[layer - 1]
             c = (slopes[after] if extra is None else slopes[after] + extra[after]) @ chain.weights[layer]
-            # What has been decided is no unknown: h = u or h = slope u takes its coefficient to u.
+            # A decided neuron is substituted: h = u or h = slope u moves the coefficient of h to u.
             inactive = (self.signs[here] < 0) & (slope < 1)
             slopes[here] += np.where(self.column[here] >= 0, 0.0, np.where(inactive, slope * c, c))
         return Multipliers(kappa, slopes)

@@ -1,9 +1,9 @@
-r"""Bound propagation: what the layers do at codes with F(z) < level, from the output back to the code and forth again.
+r"""Bound propagation: intervals of all layers at codes with F(z) < level, backwards to the code and forwards again.
 
-Backwards, the intervals of a layer's outputs bound its inputs by the pseudo-inverse of its weights; forwards, interval
-arithmetic bounds each layer by the one before. A lemma is a further bound with the multipliers that it follows from.
-Lemmas are applied in turn: each may use the intervals that those before it have proved. The first ones say how large
-hidden outputs and codes can be, from one small linear program a layer (:mod:`~unrelu.certification.bound_tightening`).
+Backwards, the intervals of a layer's outputs bound its inputs by the pseudo-inverse of its weights. Forwards, interval
+arithmetic bounds each layer by the one before. A lemma is a further bound, stored with the multipliers that prove it.
+Lemmas are applied in order: each may use intervals that earlier ones have proved. The first lemmas bound the hidden
+outputs and the code, from one small linear program for each layer (:mod:`~unrelu.certification.bound_tightening`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound
 from unrelu.runtime.array_types import Array
 
-# A bound on: the sum of a hidden ReLU layer's outputs; u of a neuron from below and from above; a latent coordinate;
-# the first layer from below, as its rows cannot all be negative.
+# Kinds of lemmas. SUM bounds the sum of a hidden ReLU layer's outputs, LOW and HIGH a pre-activation u from below and
+# from above, LATENT a latent coordinate, BALANCE the first layer from below, as not all of its u can be negative.
 SUM, LOW, HIGH, LATENT, BALANCE = range(5)
-# Where nothing bounds the code, proofs are for codes with |z_i| up to this.
+# If nothing bounds the code, proofs hold for codes with |z_i| up to this.
 RADIUS = 1e4
 _UNIT = 2.0**-53
 
@@ -32,9 +32,9 @@ class Lemma:
 
     Attributes:
         kind: SUM, LOW, HIGH, LATENT or BALANCE.
-        index: a layer (SUM), a neuron (LOW, HIGH), i for a bound on z_i from below and k + i for one on -z_i (LATENT),
-            0 (BALANCE).
-        multipliers: that it follows from. BALANCE has positive mu with W_1^T mu = 0 as the slopes of the first layer.
+        index: a layer (SUM); a neuron (LOW, HIGH); i for a lower bound on z_i, k + i for one on -z_i (LATENT); 0
+            (BALANCE).
+        multipliers: the proof of the bound. For BALANCE, the slopes of the first layer are mu > 0 with W_1^T mu = 0.
     """
 
     kind: int
@@ -42,12 +42,12 @@ class Lemma:
     multipliers: Multipliers
 
     def bound(self, chain: CertifiedChain, region: Region, level: float) -> Value:
-        """A lower bound of its functional at F(z) <= level."""
+        """A lower bound on its functional at codes with F(z) <= level."""
         return lower_bound(chain, region, self.multipliers, level, **functional(chain, self.kind, self.index))
 
 
 def functional(chain: CertifiedChain, kind: int, index: int) -> dict[str, Array]:
-    """What a lemma bounds from below, as an argument of :func:`lower_bound`."""
+    """The functional that a lemma bounds from below, as an argument of :func:`lower_bound`."""
     if kind == LATENT:
         return {"towards": np.concatenate([np.eye(chain.latent_dim), -np.eye(chain.latent_dim)])[index]}
     of_neurons = np.zeros(chain.ends[-1])
@@ -57,13 +57,13 @@ def functional(chain: CertifiedChain, kind: int, index: int) -> dict[str, Array]
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """What holds at F(z) < level, twice.
+    """Two regions that contain all codes with F(z) < level.
 
     Attributes:
-        sharp: by level sets and lemmas, infinite where they say nothing; relaxations are built of it.
-        full: met with interval arithmetic from the radius or the bounds of the codes, so that all is finite; rounding
-            errors are measured by it. With bounds it is ``sharp`` too, as these are those that matter to the user.
-        proven: whether the radius is proved, so that this holds for all z (within the bounds); otherwise it is about
+        sharp: from level sets and lemmas, infinite where these give no bound. Relaxations are built from it.
+        full: ``sharp`` intersected with interval arithmetic from the radius or the bounds of the codes, so that all
+            intervals are finite. It measures rounding errors. With bounds of the codes, ``sharp`` equals ``full``.
+        proven: whether the radius is proved, so that both hold for all z (within the bounds). Otherwise they hold for
             codes up to RADIUS.
     """
 
@@ -72,24 +72,24 @@ class Regions:
     proven: bool
 
     def met(self, low: Array | float = -math.inf, high: Array | float = math.inf) -> Regions:
-        """The part with u in these intervals too."""
+        """The intersection with these intervals of u."""
         return Regions(self.sharp.met(low, high), self.full.met(low, high), self.proven)
 
     def at(self, chain: CertifiedChain, level: float) -> Regions:
-        """The same met with the level set of a smaller level."""
+        """The intersection with the level set of a smaller level."""
         below = level_region(chain, level)
         return self.met(below.low, below.high)
 
 
 def level_region(chain: CertifiedChain, level: float) -> Region:
-    """The level set of the outputs, and nothing known of the others."""
+    """The region given by the level set of the outputs, without bounds on the hidden neurons."""
     nothing = np.full(chain.ends[-2], np.inf)
     low, high = level_set(chain, level)
     return Region(np.concatenate([-nothing, low]), np.concatenate([nothing, high]), math.inf)
 
 
 def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
-    """The interval of v in which err_j(v) < level, for every output, rounded outwards; (1, 0) where there is none."""
+    """The interval of v with err_j(v) < level for every output, rounded outwards; (1, 0) if it is empty."""
     y, flat = chain.y, chain.slopes[-1] == 0
     low, high = (side - sign * 4 * _UNIT * (np.abs(side) + level) for side, sign in ((y - level, 1), (y + level, -1)))
     below, above = _before(chain.slopes[-1], low, high)
@@ -100,10 +100,11 @@ def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
 
 
 def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Regions:
-    """What holds at F(z) < level by the lemmas, each checked from its multipliers.
+    """The regions of codes with F(z) < level that the lemmas prove, each recomputed from its multipliers.
 
-    First the SUM, BALANCE and LATENT lemmas, which hold for all z, then interval arithmetic from the radius that they
-    prove (RADIUS if they prove none: all that follows is for codes up to there), then the others in turn.
+    The SUM, BALANCE and LATENT lemmas come first and hold for all z. Interval arithmetic follows, from the radius that
+    they prove. If they prove none, the radius is RADIUS and all that follows holds for codes up to it. The other lemmas
+    are applied last, in order.
     """
     sharp = backward_propagation(chain, level, lemmas)
     balanced = [_balanced_radius(chain, sharp, lemma) for lemma in lemmas if lemma.kind == BALANCE]
@@ -121,10 +122,10 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> R
 
 
 def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Region:
-    """What holds at F(z) < level for all z, by the level sets of the outputs, inverses of layers and the SUM lemmas.
+    """The region of all z with F(z) < level, from level sets of the outputs, inverses of layers and the SUM lemmas.
 
-    Where both ends of all u of a layer are known, W h + b = u bounds its inputs, and u of the layer before as far as
-    its activation can be inverted: equation (5) of the paper with intervals. In the first layer it bounds the code.
+    If both ends of all u of a layer are known, W h + b = u bounds its inputs h, and the u of the layer before where
+    its activation can be inverted. This is equation (5) of the paper with intervals. The first layer bounds the code.
     """
     region = level_region(chain, level)
     low, high = region.low, region.high
@@ -135,7 +136,7 @@ def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[L
     ends += [] if chain.bounds is None else [(chain.bounds.lower, chain.bounds.upper)]
     region = Region(low, high, min(float(np.abs(end).max()) for end in ends))
     for lemma in lemmas:
-        # All outputs of a ReLU layer are at least 0, so that each is at most their sum.
+        # All outputs of a ReLU layer are at least 0, so each is at most their sum.
         if lemma.kind == SUM and not chain.slopes[lemma.index].any():
             value = lemma.bound(chain, region, level)
             if not value.tilt:
@@ -146,9 +147,9 @@ def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[L
 
 
 def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
-    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite where P, the pseudo-inverse, fails.
+    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite if the pseudo-inverse P fails.
 
-    h = P (u - b) + (I - P W) h, so that with R the largest |P (u - b)|_i, |h|_inf is at most R / (1 - |I - P W|_inf).
+    h = P (u - b) + (I - P W) h, so |h|_inf <= R / (1 - |I - P W|_inf), where R is the largest |P (u - b)|_i.
     """
     (n, k), bias = chain.weights[layer].shape, chain.biases[layer]
     nothing = np.full(k, -np.inf), np.full(k, np.inf)
@@ -167,7 +168,7 @@ def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tupl
 
 
 def _left(chain: CertifiedChain, layer: int) -> Array:
-    """The sums of the rows of |I - P W|, rounded upwards, P the pseudo-inverse of a layer."""
+    """The row sums of |I - P W|, rounded upwards, with P the pseudo-inverse of a layer."""
     weight, inverse = chain.weights[layer], chain.inverse(layer)
     rounding = 4 * (len(weight) + 8) * _UNIT
     left = np.abs(np.eye(len(inverse)) - inverse @ weight) + rounding * (np.abs(inverse) @ np.abs(weight))
@@ -184,9 +185,9 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
 
 
 def _latent_radius(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma], level: float) -> float:
-    r"""The radius that LATENT lemmas on all coordinates prove together; infinite if they do not.
+    r"""The radius that the LATENT lemmas of all coordinates prove together; infinite if they prove none.
 
-    Each says :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` with a tiny tau, of any z, however large. Hence
+    Each lemma states :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` for every z, with a tiny tau. Hence
     :math:`|z|_\infty \le \max_i \beta_i / (1 - \max_i \tau_i)`.
     """
     values = {lemma.index: lemma.bound(chain, region, level) for lemma in lemmas if lemma.kind == LATENT}
@@ -198,11 +199,11 @@ def _latent_radius(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma
 
 
 def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> float:
-    r"""The radius that upper bounds H of all u in the first layer prove, u = W z + b; infinite if they do not.
+    r"""The radius that upper bounds H of all u = W z + b in the first layer prove; infinite if they prove none.
 
-    With mu > 0 and W^T mu = 0 up to rounding, the mu-weighted sum of u - b is at least :math:`-\rho |z|_\infty`, rho
-    the sum of what W^T mu is off by. So each u_i is at least :math:`-(C + \rho |z|_\infty) / \mu_i` with :math:`C =
-    \sum_j \mu_j (|H_j| + |b_j|)`. For any P, z = P (u - b) + (I - P W) z, and all together
+    Let mu > 0 with W^T mu = 0 up to rounding, and rho the sum of the rounding errors of W^T mu. The mu-weighted sum of
+    u - b is at least :math:`-\rho |z|_\infty`. So each u_i is at least :math:`-(C + \rho |z|_\infty) / \mu_i` with
+    :math:`C = \sum_j \mu_j (|H_j| + |b_j|)`. For any P, z = P (u - b) + (I - P W) z. Together this gives
 
     .. math:: |z|_\infty \le \frac{\max_i \sum_j |P_{ij}| (|H_j| + |b_j| + C / \mu_j)}
         {1 - \max_i \sum_j (|P_{ij}| \rho / \mu_j + |I - P W|_{ij})}.
@@ -220,9 +221,9 @@ def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> flo
 
 
 def forward_propagation(chain: CertifiedChain, region: Region) -> Region:
-    """The region met with the intervals that follow from its radius and the bounds of the codes, rounded outwards.
+    """Intersect a region with the intervals that follow from its radius and the bounds of the codes, rounded outwards.
 
-    An empty one as it is.
+    An empty region is returned unchanged.
     """
     if region.empty:
         return region

@@ -1,8 +1,8 @@
 r"""Tighter bounds before and during the search: of layers, of single neurons (OBBT), and by probing.
 
-- :func:`backward_bounds` bounds the hidden layers and the code, from the output down, by one small program a layer.
+- :func:`backward_bounds` bounds the hidden layers and the code, from the output down, by one small program per layer.
 - Optimality-based bound tightening minimises and maximises a pre-activation over the relaxation.
-- Probing looks for splits after which one side is closed at once.
+- Probing searches for splits of which one side is closed at once.
 
 Source: OBBT as in A. M. Gleixner, T. Berthold, B. Müller and S. Weltge, "Three enhancements for optimization-based
 bound tightening", Journal of Global Optimization 67 (2017), section 2; of ReLU networks in V. Tjeng, K. Xiao and
@@ -46,23 +46,23 @@ from unrelu.runtime.array_types import Array
 Signs = npt.NDArray[np.int8]
 # Passes over the undecided neurons.
 _PASSES = 4
-# The multipliers of sums are made larger by this share, so that rounding errors cannot turn a coefficient negative.
+# The multipliers of sums are enlarged by this share, so that rounding errors cannot make a coefficient negative.
 _MORE = 1e-9
-# Where the programs of single layers stop looking.
+# The box in which the programs of single layers search.
 _FAR = 1e9
 
 
 def decided(chain: CertifiedChain, region: Region) -> Signs:
-    """The signs that the intervals of a region decide."""
+    """The signs of all neurons that the intervals of a region decide; 0 for the others."""
     signs = np.where(region.low >= 0, 1, np.where(region.high <= 0, -1, 0))
     return np.where(chain.bent, signs, 0).astype(np.int8)
 
 
 def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
-    """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as they go.
+    """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as possible.
 
-    None begins after ``end``, by ``time.perf_counter()``. The code needs none where it has bounds. Layer l is bounded
-    by max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high, where layer l is ReLU.
+    No program begins after ``end``, by ``time.perf_counter()``. A code with bounds needs no lemmas. A ReLU layer l is
+    bounded by max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high.
     """
     compile_simplex()
     lemmas: list[Lemma] = []
@@ -82,9 +82,9 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
 
 
 def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end: float = math.inf) -> list[Lemma]:
-    """Lemmas on every latent coordinate, which prove a smaller radius than BALANCE does; 2 k programs.
+    """Lemmas on every latent coordinate, from 2 k programs. They prove a smaller radius than BALANCE.
 
-    Needed where rounding errors, which grow with the radius, keep bounds from meeting. Args as of
+    They are needed if rounding errors, which grow with the radius, keep the gap open. The arguments are those of
     :func:`backward_bounds`.
     """
     region, k = backward_propagation(chain, level, lemmas), chain.latent_dim
@@ -98,7 +98,7 @@ def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end:
 
 
 def _balance(chain: CertifiedChain) -> list[Lemma]:
-    """A lemma from mu >= 1 with W_1^T mu = 0, by non-negative least squares; none if there are no such mu."""
+    """A lemma from mu >= 1 with W_1^T mu = 0, by non-negative least squares; none if there is no such mu."""
     weight = chain.weights[0]
     try:
         more, off = nnls(weight.T, -weight.sum(axis=0))
@@ -112,7 +112,7 @@ def _balance(chain: CertifiedChain) -> list[Lemma]:
 
 
 def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, positive: bool) -> Multipliers | None:
-    """The multipliers of min cost.h subject to low <= W h + b <= high of one layer, and h >= 0 if ``positive``."""
+    """The multipliers of min cost . h subject to low <= W h + b <= high for one layer, and h >= 0 if ``positive``."""
     here, weight, shift, n = chain.neurons(layer), chain.weights[layer], chain.biases[layer], len(cost)
     low, high, m = region.low[here] - shift, region.high[here] - shift, len(weight)
     rows = np.vstack([weight, np.eye(n)])
@@ -126,11 +126,11 @@ def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, pos
     )  # fmt: skip
     y[basis] = basic
     ends = y[m : m + n]
-    # At the ends of the box there is no bound; an end at 0 is none of these.
+    # A multiplier of an end of the box means that there is no bound; h >= 0 is not an end of the box.
     if status != OPTIMAL or (ends < -1e-9).any() or (not positive and (ends > 1e-9).any()):
         return None
     slopes = np.zeros(chain.ends[-1])
-    # By rounding a multiplier may be on a side that is missing, where the bound would be infinite.
+    # By rounding, a row without an upper or lower side may have a multiplier for it, and the bound would be infinite.
     slopes[here] = -np.clip(y[:m], np.where(np.isinf(high), 0.0, -np.inf), np.where(np.isinf(low), 0.0, np.inf))
     return Multipliers(np.zeros(len(chain.y)), slopes)
 
@@ -138,9 +138,9 @@ def _program(chain: CertifiedChain, region: Region, layer: int, cost: Array, pos
 def extremes(
     program: NodeProgram, signs: Signs, start: Vertex, level: float, region: Region, wanted: Iterable[tuple[int, int]]
 ) -> list[Lemma]:
-    """The lemmas of some kinds and indices by minimising over a relaxation, one after another until the time is up.
+    """Lemmas of the ``wanted`` kinds and indices, each by minimising over a relaxation, until the time is up.
 
-    ``start`` is a vertex of the relaxation, and ``region`` what the multipliers are made valid for.
+    ``start`` is a vertex of the relaxation. The multipliers are made valid for ``region``.
     """
     chain, basis, found = program.relaxation.chain, start, []
     nothing = {"extra": np.zeros(chain.ends[-1]), "towards": np.zeros(chain.latent_dim)}
@@ -152,16 +152,16 @@ def extremes(
         basis = start if solved is None else solved.basis
         if solved is not None:
             fit = safe_multipliers(chain, region, solved.multipliers, target["extra"])
-            # Coordinates are in their frame in the program.
+            # In the program, coordinates are in their frame.
             unit = chain.frame[1][index % chain.latent_dim] if kind == LATENT else 1.0
             found.append(Lemma(kind, index, fit.times(unit)))
     return found
 
 
 def obbt_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits: Limits) -> list[Lemma]:
-    """Two more lemmas for every undecided hidden neuron, for the largest error: OBBT.
+    """OBBT for the largest error: two lemmas for every undecided hidden neuron.
 
-    From the last hidden layer to the first: bounds of a layer also bound those before it.
+    They are computed from the last hidden layer to the first, because the bounds of a layer also bound earlier layers.
     """
     region = region_of(chain, level, lemmas).sharp
     relaxation = Relaxation(chain, region, decided(chain, region))
@@ -174,13 +174,13 @@ def obbt_lemmas(chain: CertifiedChain, level: float, lemmas: list[Lemma], limits
 
 
 class Probing:
-    """A tree with one open leaf, growing downwards: every split closes a side.
+    """A tree with one open leaf that grows by splits of which one side is closed at once.
 
-    The search is for codes with F below the level; ``regions`` hold them.
+    It searches for codes with F below the level, which lie in ``regions``.
 
     Attributes:
-        tree, leaf, signs: the tree, its open leaf and the decisions that make it.
-        now: the solution of the leaf's relaxation; None once that is closed too.
+        tree, leaf, signs: the tree, its open leaf and the decisions of that leaf.
+        now: the solution of the leaf's relaxation; None once the leaf is closed.
     """
 
     def __init__(self, chain: CertifiedChain, level: float, regions: Regions, limits: Limits) -> None:
@@ -189,18 +189,18 @@ class Probing:
         self._build()
 
     def _build(self) -> None:
-        """Solve the leaf's relaxation, written down anew with all that is decided."""
+        """Rebuild the leaf's relaxation with all decisions and solve it."""
         signs = np.where(self.signs != 0, self.signs, decided(self.chain, self.regions.sharp)).astype(np.int8)
         relaxation = Relaxation(self.chain, self.regions.sharp.signed(self.signs), signs)
         self.program = NodeProgram(relaxation, self.limits)
         self.now = self._open(self.leaf, self.program.solve(self.signs, cutoff=self.level))
 
     def _open(self, number: int, solved: Solved) -> Solved | None:
-        """Keep what was proved of a node; None if it holds no code below the level."""
+        """Prove the bound of a node and keep it; None if the node contains no code below the level."""
         return None if self.tree.prove_bound(number, self.regions, solved.multipliers) >= self.level else solved
 
     def run(self) -> None:
-        """Decide neurons until none can be decided any more, or the time is up."""
+        """Decide neurons until no further one can be decided, or the time is up."""
         for _ in range(_PASSES):
             before = len(self.tree)
             for neuron in np.flatnonzero(self.chain.bent & (self.signs == 0)):
@@ -212,9 +212,9 @@ class Probing:
             self._build()
 
     def _decide(self, neuron: int, now: Solved) -> None:
-        """Split at a neuron if one side can be closed: at most one that the present point is not on."""
+        """Split at a neuron if one side can be closed; only sides without the present point are tried."""
         on, off = self.program.relaxation.missed(now.x, self.signs)
-        # A point on one side of the neuron is below the level, so that this side stays open.
+        # The present point is below the level, so the side of the neuron that contains it stays open.
         for sign in [s for s, miss in ((1, on[neuron]), (-1, off[neuron])) if miss]:
             signs = self.signs.copy()
             signs[neuron] = sign
@@ -223,7 +223,7 @@ class Probing:
                 continue
             shut, left = self.tree.add(self.leaf, neuron, sign), self.tree.add(self.leaf, neuron, -sign)
             if self._open(shut, solved) is not None:
-                # Closed by the solver's numbers but not by safe ones.
+                # Closed by the solver's bound but not by the safe one.
                 del self.tree.nodes[-2:]
                 continue
             self.signs[neuron], self.leaf = -sign, left
@@ -231,7 +231,7 @@ class Probing:
             return
 
     def ends(self) -> list[Multipliers]:
-        """The multipliers of the bounds of z_1 ... z_k and -z_1 ... -z_k in the open leaf; nothing if there is none."""
+        """The multipliers of bounds on z_1 ... z_k and -z_1 ... -z_k in the open leaf; empty without an open leaf."""
         if self.now is None:
             return []
         chain, k = self.chain, self.chain.latent_dim

@@ -1,6 +1,6 @@
-"""A certificate, what it says, and its verification, which needs no search: :meth:`Certificate.verify`.
+"""A certificate and its verification, which needs no search: :meth:`Certificate.verify`.
 
-It states bounds on the smallest error over all codes. Verification recomputes every number that it states from the
+A certificate states bounds on the smallest error over all codes. Verification recomputes all its numbers from the
 network, the observation and the multipliers of its proofs (:mod:`~unrelu.certification.proof`). No module of the search
 is imported here.
 """
@@ -32,41 +32,40 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.words import count, duration, share
 
-# F(z) as computed here and as computed elsewhere may differ by this share of the data.
+# F(z) may differ between machines by this share of the data.
 _SAME = 1e-12
-# What is printed of a batch: rows of the largest gaps, and characters of what a status means.
+# A printed batch: lines for the largest gaps, and characters for the meaning of a status.
 _LARGEST_GAPS, _MEANING = 4, 60
 _PlainTable = tuple[list[str], list[list[str]], list[str]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
-    r"""Bounds on min F over all codes z, or all within ``bounds``.
+    r"""Bounds on min F over all codes z, or over all codes within ``bounds``.
 
     F(z) = \|y - A G(z)\| is the largest error ("linf") or the sum of errors ("l1").
 
     Attributes:
-        lower: no code has a smaller F. It follows from multipliers with outward rounding, not from a solver's word.
+        lower: no code has a smaller F. This follows from multipliers with outward rounding, not from a solver's claim.
         upper: F at ``z``.
         gap: (upper - lower) / max(upper, 1e-8 max|y|); closed at 1e-6.
-        z: the best code known, (k,); at least as good as the one that was to be certified.
+        z: the best known code, (k,); at least as good as the given code.
         status, message: how the proof ended.
-        norm: of F.
-        identifiable, rank: whether no other code near z, within ``bounds``, has the same A G(z), and the rank of A J at
-            z. Both are about the linear regions that meet at z, see :class:`~unrelu.Identifiability`.
-        eps: the stated bound of \|e_j\|, NaN if none was stated.
-        box: an interval for each latent coordinate, (k, 2), that holds every z with \|y - A G(z)\|_inf <= eps;
-            (inf, -inf) where there is no such z; None if no eps was stated, no box was asked for, or the
-            time was not enough for one.
-        radius: infinite where bounds and box are about all codes; otherwise they are about those with
-            \|z_i\| <= radius, as the layers leave a direction in which no bound could be proved.
-        nodes: relaxations solved.
+        norm: the norm of F.
+        identifiable, rank: whether no other code near z and within ``bounds`` has the same A G(z), and the rank of A J
+            at z. Both refer to the linear regions that meet at z, see :class:`~unrelu.Identifiability`.
+        eps: the stated bound on \|e_j\|, NaN if none was stated.
+        box: an interval for each latent coordinate, (k, 2). They contain every z with \|y - A G(z)\|_inf <= eps;
+            (inf, -inf) if there is no such z. None without eps, if no box was requested, or if the time ran out.
+        radius: infinite if bounds and box hold for all codes. Otherwise they hold for codes with \|z_i\| <= radius,
+            as there is a direction of the code in which no bound could be proved.
+        nodes: number of solved relaxations.
         seconds: wall time of the bounds, without the box.
         history: the bounds over time.
-        exponents: of the units of the proofs, see :mod:`unrelu.measurements.equilibration`: what layer l puts out is
-            taken times 2^exponents[l]; none where the proofs are in the units of the network.
-        proof, box_proof: what :meth:`verify` reads.
-        bounds: lower and upper ones of the codes that all this is about, (k, 2); None for all codes.
+        exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.equilibration`. Outputs of layer
+            l are multiplied by 2^exponents[l]. Empty if the proofs are in the units of the network.
+        proof, box_proof: the proofs that :meth:`verify` checks.
+        bounds: lower and upper bounds of the codes considered, (k, 2); None for all codes.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -104,14 +103,14 @@ class Certificate:
         return f"<Certificate: {self.status.name}, {self.norm} error from {self.lower:.6g} to {self.upper:.6g}>"
 
     def __str__(self) -> str:
-        """What is proved, in words, in at most 15 lines."""
+        """The proved statements in words, in at most 15 lines."""
         return "\n".join(["Certificate", *named_lines(self._entries())])
 
     def _repr_html_(self) -> str:
         return html_table(["certificate", self.status.name], self._entries(), ["certificate", self.status.name])
 
     def _entries(self) -> list[tuple[str, str]]:
-        """Names and texts of what is proved."""
+        """Names and texts of the proved statements."""
         bound = f"no code has one below {self.lower:.6g}" if self.lower > 0 else "nothing was proved of other codes"
         relaxations = f"{count(self.nodes, 'relaxation')} in {duration(self.seconds)}"
         return [
@@ -141,7 +140,7 @@ class Certificate:
 
     @property
     def message(self) -> str:
-        """The status in a sentence, and for which codes it holds."""
+        """The status in a sentence, with the codes for which it holds."""
         among = [] if self.bounds is None else ["within the bounds"]
         if not math.isinf(self.radius):
             among.append(f"with |z_i| <= {self.radius:g}")
@@ -151,7 +150,7 @@ class Certificate:
     def out_of_range(self) -> bool:
         """Whether it is proved that no code up to ``radius`` explains the observation within eps.
 
-        Not said where ``z`` is beyond the radius: it may explain the observation itself.
+        False if ``z`` is beyond the radius, because z itself may explain the observation.
         """
         if np.abs(self.z).max() > self.radius:
             return False
@@ -160,10 +159,10 @@ class Certificate:
         )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
-        """Whether every number here follows from what is stored, the network and the observation.
+        """Whether every number follows from the stored proofs, the network and the observation.
 
-        Bounds and box are checked without a solver. Rank and identifiability of z are computed again, which takes small
-        linear programs where neurons are at their kink.
+        Bounds and box are checked without a solver. Rank and identifiability of z are recomputed, with small linear
+        programs if neurons are at their kink.
 
         Args:
             network: G.
@@ -172,16 +171,16 @@ class Certificate:
 
         Raises:
             InputError: y or operator do not fit the network.
-            UnsupportedModelError: nothing can be certified of this network.
+            UnsupportedModelError: this network cannot be certified.
         """
         return self.flaw(network, y, operator) is None
 
     def flaw(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> str | None:
-        """The first thing that does not follow, in a sentence; None if all does. See :meth:`verify`."""
+        """The first statement that does not follow, in a sentence; None if all follow. See :meth:`verify`."""
         return next(self._flaws(network, y, operator), None)
 
     def _flaws(self, network: Generator, y: npt.ArrayLike, operator: Any) -> Iterator[str]:
-        """What does not follow; nothing is to be computed after the first of it."""
+        """Yield the statements that do not follow. Only the first one counts, because later checks may rely on it."""
         if self._digest != digest(self):
             yield "its numbers are not those that it was made with"
         if self.norm not in ("linf", "l1"):
@@ -212,7 +211,7 @@ class Certificate:
             yield from _flaws_of_code(self.times_power(self.exponents[-1]), scaled, network, measured)
 
     def times_power(self, exponent: int) -> Certificate:
-        """The same with all that is in units of y times 2^exponent."""
+        """The same certificate with all numbers in units of y multiplied by 2^exponent."""
         names = ("lower", "upper", "eps", "scale")
 
         def times(x: float) -> float:
@@ -224,34 +223,34 @@ class Certificate:
         return replace(self, **numbers, history=history)
 
     def save(self, path: str | Path) -> None:
-        """Write to a .json or .npz file; all numbers exactly.
+        """Write to a .json or .npz file, with all numbers exact.
 
         Raises:
-            InputError: another suffix, or no such folder.
-            StorageError: the disk is full, or not ours to write to.
+            InputError: another suffix, or the folder does not exist.
+            StorageError: the disk is full, or permission is denied.
         """
         write_certificate(Path(path), self, self._digest)
 
     @classmethod
     def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
-        """Read what :meth:`save` wrote. Nothing is unpickled; :meth:`verify` tells whether it is true.
+        """Read a file written by :meth:`save`. Nothing is unpickled. :meth:`verify` checks the certificate.
 
         Args:
             path: the file.
             max_bytes: the most that it may take in memory, 4 GiB by default; a JSON file may have a 32nd of that.
 
         Raises:
-            InputError: there is no such file, or it holds no certificate, or more than ``max_bytes``.
-            OptionError: ``max_bytes`` is no number of bytes.
+            InputError: the file does not exist, is not a certificate, or is larger than ``max_bytes``.
+            OptionError: ``max_bytes`` is not a number of bytes.
         """
         return cls(**read_certificate(Path(path), max_bytes))
 
 
-# --- verification: what does not follow -------------------------------------------------------------------------------
+# --- verification: statements that do not follow ----------------------------------------------------------------------
 
 
 def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[ProofStatus, bool]]:
-    """The statuses that say more than why the search stopped, the strongest first, and whether they hold."""
+    """The statuses that state a result, the strongest first, and whether each holds."""
     return [
         (ProofStatus.OUT_OF_RANGE, certificate.out_of_range),
         (ProofStatus.EXACT_FIT, chain.exact(certificate.z)),
@@ -262,7 +261,7 @@ def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[P
 def _flaws_of_code(
     certificate: Certificate, chain: CertifiedChain, network: Generator, measured: Operator
 ) -> Iterator[str]:
-    """What does not follow for a chain in the units of the proof: F and rank at z, bounds, box, status, effort."""
+    """The same for a chain in the units of the proof: F and rank at z, bounds, box, status, effort."""
     value, what = chain.objective(certificate.z), "pass the observation and operator= that were certified"
     off = _SAME * max(chain.scale, certificate.upper) * (1 if certificate.norm == "linf" else len(chain.y))
     if not abs(value - certificate.upper) <= off or not abs(certificate.scale - chain.scale) <= off:
@@ -276,7 +275,7 @@ def _flaws_of_code(
     yield from _flaws_of_box(certificate, replace(chain, norm="linf"))
     proofs = ((certificate.proof, chain), (certificate.box_proof, replace(chain, norm="linf")))
     radius = min((proof.radius(about) for proof, about in proofs if proof is not None), default=math.inf)
-    # The radius is that of the proofs: no larger, and smaller by no more than rounding on another machine.
+    # The radius must be that of the proofs, or smaller by no more than rounding errors on another machine.
     if not radius * (1 - _SAME) <= certificate.radius <= radius:
         yield f"the proofs are about codes up to {radius:g}, not {certificate.radius:g}"
     if not dict(conclusions(certificate, chain)).get(certificate.status, True):
@@ -315,7 +314,7 @@ def _flaws_of_box(certificate: Certificate, chain: CertifiedChain) -> Iterator[s
 
 
 def _flaws_of_effort(certificate: Certificate) -> Iterator[str]:
-    """What contradicts itself in nodes, seconds and history, which nobody can compute again."""
+    """Contradictions in nodes, seconds and history, which cannot be recomputed."""
     least = 0 if certificate.proof is None else len(certificate.proof.parent)
     if not least <= certificate.nodes < math.inf or (certificate.proof is None and certificate.nodes):
         yield f"nodes is {certificate.nodes}, the proof has {least}"
@@ -336,11 +335,11 @@ def _flaws_of_effort(certificate: Certificate) -> Iterator[str]:
 class Certificates(Sequence[Certificate]):
     """The certificates of a batch, one for each observation.
 
-    ``c[i]`` is one of them; a slice, a boolean mask or an array of indices gives those as Certificates.
+    ``c[i]`` is one certificate. A slice, a boolean mask or an array of indices returns Certificates.
 
     Attributes:
-        lower, upper, gap: of each, (B,).
-        status: of each a :class:`~unrelu.ProofStatus`, (B,), dtype object.
+        lower, upper, gap: the numbers of each certificate, (B,).
+        status: the :class:`~unrelu.ProofStatus` of each, (B,), dtype object.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -408,7 +407,7 @@ class Certificates(Sequence[Certificate]):
 
         Raises:
             InputError: y or operator do not fit the network, or there are not as many observations as certificates.
-            UnsupportedModelError: nothing can be certified of this network.
+            UnsupportedModelError: this network cannot be certified.
         """
         problem = Problem.build(network, y, operator=operator, scale="none")
         if problem.single or problem.size != len(self):
@@ -418,7 +417,7 @@ class Certificates(Sequence[Certificate]):
 
 
 def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
-    """One observation (m,) and its operator, as a user passes them.
+    """One observation (m,) and its operator, from a user's arguments.
 
     Raises:
         InputError: y or operator do not fit.
@@ -430,6 +429,6 @@ def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array
 
 
 def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:
-    """The rank of A J at a code (k,), and whether no other code near it within the bounds has the same A G(z)."""
+    """The rank of A J at a code (k,), and whether no other code nearby within the bounds has the same A G(z)."""
     rank, dimension, _ = local_rank(network, z[None], operator, bounds=bounds)
     return int(rank[0]), bool(dimension[0] == 0)

@@ -1,8 +1,8 @@
-r"""What is certified: a chain of dense piecewise linear layers, and the errors of its outputs.
+r"""The object of certification: a chain of dense piecewise linear layers, and the errors of its outputs.
 
 .. math:: u_l = W_l h_{l-1} + b_l, \quad h_l = \phi_l(u_l), \quad h_0 = z, \qquad err_j(v) = |y_j - \phi_d(v)|
 
-with v = u_d the last pre-activation and phi(u) = max(u, 0) + c min(u, 0), 0 <= c <= 1. A measurement that mixes
+where v = u_d is the last pre-activation and phi(u) = max(u, 0) + c min(u, 0), 0 <= c <= 1. A measurement that mixes
 outputs is one more layer, with c = 1.
 """
 
@@ -22,9 +22,9 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array
 
-# A fit this close, relative to the data, is exact.
+# A fit with an error below this share of the data is exact.
 EXACT = 1e-8
-# Weights of one layer, written out; beyond that linear programs on them take minutes.
+# The most entries of a layer's matrix; linear programs on larger ones take minutes.
 _LARGEST_LAYER = 2**24
 
 
@@ -35,9 +35,9 @@ class CertifiedChain:
     Attributes:
         weights, biases: W_l (n_l, n_{l-1}) and b_l (n_l,), for l = 1 ... d.
         slopes: c of every neuron, (n_l,) for each layer.
-        y: what was observed, (n_d,).
-        norm: "linf" (the largest error) or "l1" (their sum).
-        bounds: the codes that this is about, two finite ends for every coordinate; None for all codes.
+        y: the observation, (n_d,).
+        norm: "linf" (the largest error) or "l1" (the sum of errors).
+        bounds: bounds of the codes considered, with two finite ends for every coordinate; None for all codes.
     """
 
     weights: tuple[Array, ...]
@@ -59,15 +59,15 @@ class CertifiedChain:
 
     @cached_property
     def scale(self) -> float:
-        """The largest of the observed numbers, max|y|."""
+        """The largest size of the observed numbers, max|y|."""
         return float(np.abs(self.y).max(initial=0.0))
 
     @cached_property
     def frame(self) -> tuple[Array, Array]:
-        """The center of the bounds and, as powers of two, about half their lengths, (k,) each; 0 and 1 without.
+        """The center of the bounds, and units of about half their lengths, (k,) each; 0 and 1 without bounds.
 
-        Linear programs have the unknowns t with z = center + unit t, so that their tolerances mean as much in every
-        coordinate. Multiplying by a unit rounds nothing.
+        Linear programs have the unknowns t with z = center + unit t, so that their tolerances mean the same in every
+        coordinate. The units are powers of two, so multiplying by them is exact.
         """
         if self.bounds is None:
             return np.zeros(self.latent_dim), np.ones(self.latent_dim)
@@ -76,23 +76,23 @@ class CertifiedChain:
 
     @cached_property
     def ends(self) -> npt.NDArray[np.int64]:
-        """Where the neurons of each layer begin and end when all are counted through, (d + 1,)."""
+        """The ends of the layers when neurons of all layers are numbered consecutively, beginning with 0, (d + 1,)."""
         return np.concatenate([[0], np.cumsum([len(b) for b in self.biases])]).astype(np.int64)
 
     def neurons(self, layer: int) -> slice:
-        """The neurons of a layer, counted from 0, among all; -1 for the outputs."""
+        """The numbers of the neurons of a layer, counted from 0; -1 for the outputs."""
         layer %= self.depth
         return slice(int(self.ends[layer]), int(self.ends[layer + 1]))
 
     def by_layer(self, values: Array) -> list[Array]:
-        """Numbers of all neurons, (N,), as those of each layer."""
+        """Split values of all neurons, (N,), by layer."""
         return np.split(values, self.ends[1:-1])
 
     @cached_property
     def bent(self) -> npt.NDArray[np.bool_]:
-        """Which neurons have a kink that matters, counted through: all with c < 1 before the outputs.
+        """Which neurons have a kink that matters, (N,): all hidden neurons with c < 1.
 
-        For "l1" also outputs whose error is not convex: y > 0 where c < 1.
+        For "l1" also outputs whose error is not convex: those with y > 0 and c < 1.
         """
         parts = [slope < 1 for slope in self.slopes]
         last = self.slopes[-1] < 1
@@ -104,16 +104,16 @@ class CertifiedChain:
         return {}
 
     def inverse(self, layer: int) -> Array:
-        """The pseudo-inverse of W of a layer, counted from 0; computed once."""
+        """The pseudo-inverse of the W of a layer, counted from 0; computed once."""
         if layer not in self._inverses:
             self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]))
         return self._inverses[layer]
 
     def in_units(self, exponents: Sequence[int]) -> CertifiedChain | None:
-        """The same chain with what layer l puts out, and y with the last one, times 2^exponents[l].
+        """The same chain with the outputs of layer l, and y for the last layer, multiplied by 2^exponents[l].
 
-        None where a number would be rounded, or there is not one exponent for each layer: what is proved of another
-        chain says nothing of this one.
+        None if a number would be rounded, as a proof for another chain does not hold for this one, or if there is not
+        one exponent for each layer.
         """
         if len(exponents) != self.depth:
             return None
@@ -127,7 +127,7 @@ class CertifiedChain:
         return replace(self, weights=tuple(scaled[: self.depth]), biases=tuple(scaled[self.depth : -1]), y=scaled[-1])
 
     def outputs(self, layer: int, u: Array) -> Array:
-        """Phi(u) of a layer, counted from 0."""
+        """phi(u) for a layer, counted from 0."""
         return np.where(u > 0, u, self.slopes[layer] * u)
 
     def pre_activations(self, z: Array) -> list[Array]:
@@ -139,16 +139,16 @@ class CertifiedChain:
         return values
 
     def errors(self, v: Array) -> Array:
-        """|y - phi(v)| for last pre-activations (n_d,)."""
+        """|y - phi(v)| for the last pre-activations v, (n_d,)."""
         return np.abs(self.y - self.outputs(-1, v))
 
     def objective(self, z: Array) -> float:
-        """The largest error at z, or their sum."""
+        """F(z): the largest error or the sum of errors."""
         errors = self.errors(self.pre_activations(z)[-1])
         return float(errors.max(initial=0.0) if self.norm == "linf" else errors.sum())
 
     def exact(self, z: Array) -> bool:
-        """Whether z fits exactly: F(z) <= 1e-8 max|y|, or what rounding leaves of outputs of that size (if y = 0)."""
+        """Whether z fits exactly: F(z) is at most 1e-8 max|y| or (if y = 0) the rounding error of outputs."""
         h = self.outputs(-2, self.pre_activations(z)[-2]) if self.depth > 1 else z
         size = np.abs(self.weights[-1]) @ np.abs(h) + np.abs(self.biases[-1])
         rounding = 2.0**-50 * float(size.max(initial=0.0) if self.norm == "linf" else size.sum())
@@ -156,7 +156,7 @@ class CertifiedChain:
 
 
 def obstacle(network: Generator) -> str | None:
-    """Why nothing can be certified of a generator, in a sentence; None if it can."""
+    """Why a generator cannot be certified, in a sentence; None if it can."""
     if not isinstance(network, Network):
         return "its layers are not known"
     for i, layer in enumerate(network.layers, 1):
@@ -172,7 +172,7 @@ def obstacle(network: Generator) -> str | None:
 
 
 def certifiable(network: Generator, operator: Operator) -> Network:
-    """The network, checked: something can be certified of it.
+    """Return the network if it can be certified.
 
     Raises:
         UnsupportedModelError: an activation is not piecewise linear and convex, a layer is too large, or the
@@ -194,7 +194,7 @@ def certifiable(network: Generator, operator: Operator) -> Network:
 def chain_of(
     network: Generator, operator: Operator, y: Array, norm: str, bounds: Bounds | None = None
 ) -> CertifiedChain:
-    """The chain of one observation (m,); entries hidden by a mask are left out.
+    """The chain of one observation (m,), without entries hidden by a mask.
 
     Raises:
         UnsupportedModelError: see :func:`certifiable`.

@@ -1,4 +1,4 @@
-"""From an observation and a code to a certificate, with the box in which every code that explains it must lie."""
+"""Certification of an observation and a code, with the box that contains every code that explains the observation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinate
 from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
 
-# The level is above eps by these shares of eps and of the data, so that errors of exactly eps are below it.
+# The level exceeds eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12
-# The level where both are zero.
+# The level if both are zero.
 _LEAST = 1e-280
-# Stored bounds are looser by this, so that they can be checked on machines that add up in another order.
+# Stored bounds are looser by this share, so that they can be verified on machines that add in another order.
 _ROOM = 1e-13
-# Of the time, for the enclosure at most.
+# The largest share of the time for the enclosure.
 _SHARE = 0.3
 _STOPPED: dict[str | None, ProofStatus] = {
     "time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED,
@@ -38,8 +38,8 @@ _STOPPED: dict[str | None, ProofStatus] = {
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     """A proof of the box of all codes with F(z) <= eps.
 
-    Coordinates not reached within the limits are bounded by the radius alone. Computing the intervals of all neurons
-    first would make it only a little smaller, and take much longer.
+    Coordinates that are not bounded within the limits are bounded by the radius only. Computing the intervals of all
+    neurons first would make the box only a little smaller and take much longer.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * chain.scale)
     lemmas = backward_bounds(chain, level, limits.end)
@@ -61,12 +61,12 @@ def prove(
     limits: Limits,
     bounds: Bounds | None = None,
 ) -> Certificate:
-    """A certificate of one observation (m,), from a code (k,) on; with an eps and ``box``, first an enclosure.
+    """A certificate of one observation (m,), starting from a code (k,); with eps and ``box``, the box comes first.
 
-    ``bounds`` have two finite ends for every coordinate, and the code is inside.
+    ``bounds`` have two finite ends for every coordinate and contain the code.
 
     Raises:
-        UnsupportedModelError: nothing can be certified of this network.
+        UnsupportedModelError: this network cannot be certified.
     """
     usual = network if bounds is None else on_coordinates(network, Coordinates.of(bounds))
     chain, exponents = _in_units(chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units)
@@ -82,7 +82,7 @@ def prove(
     proof = search.tree.proof(search.level, search.reach, search.lemmas) if search.visited else None
     seconds = time.perf_counter() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
-    # By the solver's numbers while nodes are open; up to what was proved.
+    # The history has the solver's bounds of open nodes, which may exceed the proved bound.
     history = tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
     rank, determined = determination(network, search.z, operator, bounds)
     stopped = _STOPPED.get(search.stopped, ProofStatus.ROUNDING)
@@ -97,14 +97,14 @@ def prove(
 
 
 def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:
-    """The chain that is searched, and the exponents of its units; none where it is the given one."""
+    """The chain in normalised units and the exponents; the given chain and () if they are not needed or would round."""
     exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
     scaled = chain.in_units(exponents) if any(exponents) else None
     return (chain, ()) if scaled is None else (scaled, exponents)
 
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:
-    """The box of all codes with errors up to eps, its proof and radius; None where the time was not enough for it."""
+    """The box of all codes with errors up to eps, its proof and its radius; None if the time ran out."""
     if limits.over():
         return None
     largest, now = replace(chain, norm="linf"), time.perf_counter()

@@ -1,7 +1,7 @@
-"""Solving the relaxation under decisions, from the basis of a program that differed by one of them.
+"""Solution of the relaxation under decisions, warm-started from a program with one decision less.
 
-A node's program has a working set of rows: most outputs of a ReLU are far below what would cost anything
-(row generation). Where pivots gain nothing the costs are perturbed, and the primal simplex removes the perturbation.
+A node's program has a working set of rows (row generation): most outputs of a ReLU are far from being constrained. If
+pivots gain nothing, the costs are perturbed, and the primal simplex removes the perturbation.
 
 Source: dual simplex with bounded multipliers, perturbed costs and a primal clean-up as in A. Koberstein, "The dual
 simplex method, techniques for a fast and stable implementation", PhD thesis, Paderborn 2005.
@@ -27,21 +27,21 @@ from unrelu.runtime.streams import stream
 
 Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
-# Pivots at most; and one look at the clock for every so many numbers touched.
+# The most pivots, and the number of operations between two checks of the clock.
 _PIVOTS, _CHUNK = 20_000, 2e8
-# A round of pivots that gains less has stalled; then multipliers are moved by so much, so often at most.
+# A round of pivots that gains less has stalled. The size of the perturbations that follow, and their largest number.
 _NOTHING, _MOVED, _ROUNDS = 1e-12, 1e-6, 3
 _STALLED = -1
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When to stop.
+    """The limits of a search.
 
     Attributes:
-        end: by ``time.perf_counter()``.
-        nodes: at most.
-        stop: asked at every node and within long programs; called with the nodes so far, or -1. True stops.
+        end: end time, by ``time.perf_counter()``.
+        nodes: the most nodes.
+        stop: called with the number of nodes at every node, and with -1 within long programs; True stops the search.
     """
 
     end: float = math.inf
@@ -49,7 +49,7 @@ class Limits:
     stop: Callable[[int], bool] | None = None
 
     def reached(self, nodes: int, needed: float = 0.0) -> str | None:
-        """Which limit is reached: "callback", "time", "nodes" or None; ``needed`` seconds are still to be spent."""
+        """The limit that is reached: "callback", "time", "nodes" or None; ``needed`` seconds are still required."""
         if self.stop is not None and self.stop(nodes):
             return "callback"
         if time.perf_counter() + needed >= self.end:
@@ -57,16 +57,16 @@ class Limits:
         return "nodes" if nodes >= self.nodes else None
 
     def over(self) -> bool:
-        """Whether there is nothing to be done any more, in the middle of a node."""
+        """Whether to stop in the middle of a node."""
         return time.perf_counter() >= self.end or (self.stop is not None and self.stop(-1))
 
 
 class WorkingRows:
-    """A growing part of the rows, as contiguous arrays.
+    """The working set: a growing subset of the rows, as contiguous arrays.
 
-    At first those that are no errors, and errors with a lower side: of outputs that have to be active, and sums. Among
-    the working rows they have other numbers, ``local``, than among all, ``index``; behind either come the artificial
-    rows, one for each unknown.
+    It begins with all rows that are not errors, and error rows with a lower side: of outputs that have to be active,
+    and of sums. ``local`` maps numbers of all rows to numbers in the working set, ``index`` the reverse. In both
+    numberings, artificial rows follow, one for each unknown.
     """
 
     def __init__(self, rows: RelaxationRows, norms: Array) -> None:
@@ -84,14 +84,14 @@ class WorkingRows:
         self.norms, self.q = self._norms[chosen], self._rows.q[chosen]
 
     def include(self, numbers: Index) -> None:
-        """Let rows take part from now on."""
+        """Add rows to the working set."""
         new = numbers[~self._inside[numbers]]
         if len(new):
             self._inside[new] = True
             self._gather()
 
     def missing(self, x: Array, lo: Array, hi: Array) -> Index:
-        """Rows left out that a point violates."""
+        """The rows outside the working set that a point violates."""
         r = self._rows.matrix @ x
         gap = np.maximum(lo - r, r - hi)
         return np.flatnonzero((gap > 2 * VIOLATED * self._norms) & ~self._inside)
@@ -103,9 +103,9 @@ class Vertex:
 
     Attributes:
         rows, upper: the basic rows, and whether each is tight at its upper side, (N,).
-        state: the rows whose multipliers are at an end, (M,).
+        state: which rows have a multiplier at an end of its range, (M,).
         y: the multipliers of the basic rows, (N,).
-        ray: one more row and its multiplier, where the constraints contradict each other; else -1, 0.
+        ray: one more row and its multiplier if the constraints are infeasible; else -1, 0.
     """
 
     rows: npt.NDArray[np.int64]
@@ -115,21 +115,21 @@ class Vertex:
     ray: Array
 
     def copy(self) -> Vertex:
-        """One that can be changed."""
+        """A copy that can be changed."""
         return Vertex(self.rows.copy(), self.upper.copy(), self.state.copy(), self.y.copy(), np.array([-1.0, 0.0]))
 
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """What became of a program.
+    """The solution of a program.
 
     Attributes:
-        value: its optimum, or a bound past the cutoff.
-        closed: whether the bound has passed the cutoff.
-        finished: whether it was solved; otherwise ``value`` is a bound that it had reached.
-        x: the optimum, where not closed.
-        basis: its vertex, to go on from.
-        multipliers: that ``value`` follows from.
+        value: the optimal value, or a bound beyond the cutoff.
+        closed: whether the bound is beyond the cutoff.
+        finished: whether the program was solved; otherwise ``value`` is the bound reached so far.
+        x: the optimal point, if not closed.
+        basis: its vertex, for a warm start.
+        multipliers: the multipliers from which ``value`` follows.
     """
 
     value: float
@@ -141,7 +141,7 @@ class Solved:
 
 
 class NodeProgram:
-    """A relaxation that is solved under many decisions; what is not finished in the limits is a bound all the same."""
+    """A relaxation that is solved under many decisions. A program stopped by the limits still gives a valid bound."""
 
     def __init__(self, relaxation: Relaxation, limits: Limits | None = None) -> None:
         compile_simplex()
@@ -162,13 +162,13 @@ class NodeProgram:
         self._parent: tuple[Vertex, Array] | None = None
 
     def _places(self, chosen: Flags) -> Index:
-        """The row of each neuron among some rows; -1 where there is none."""
+        """The row of each neuron among the chosen rows; -1 if it has none."""
         place = np.full(int(self.relaxation.chain.ends[-1]), -1)
         place[self.relaxation.rows.neuron[chosen]] = np.flatnonzero(chosen)
         return place
 
     def _cold_start(self) -> Vertex:
-        """A dual feasible vertex: delta at its floor, if there is one, and no other row."""
+        """A dual feasible vertex without a row of the program, except the floor of delta, if there is one."""
         rows, n = self.relaxation.rows, self.relaxation.size
         m = len(rows.kind)
         basic = m + np.arange(n)
@@ -177,7 +177,7 @@ class NodeProgram:
         return Vertex(basic, np.zeros(n, dtype=bool), np.zeros(m, dtype=np.int8), np.zeros(n), np.zeros(2))
 
     def solve(self, signs: Signs, start: Vertex | None = None, cutoff: float = math.inf) -> Solved:
-        """Minimise F with some neurons decided, up to a cutoff; ``start`` is the solution with fewer decisions."""
+        """Minimise F with some neurons decided, up to a cutoff; ``start`` is the vertex of fewer decisions."""
         lo, hi, p, constant = self._sides(signs)
         begin = start or self._cold_start()
         vertex, sides, cost = begin.copy(), (lo, hi, p), self.relaxation.cost
@@ -189,7 +189,7 @@ class NodeProgram:
         return self._solved(vertex, status, value + constant, p)
 
     def _solved(self, vertex: Vertex, status: int, value: float, p: Array, extra: Array | None = None) -> Solved:
-        """What a vertex proves."""
+        """The solution that belongs to a vertex, with its multipliers."""
         basic, at_end = vertex.rows < len(p), np.flatnonzero(vertex.state)
         ray = vertex.ray[:, None] if vertex.ray[0] >= 0 else np.zeros((2, 0))
         ends = np.where(vertex.state[at_end] > 0, p[at_end], -self.relaxation.rows.q[at_end])
@@ -201,7 +201,7 @@ class NodeProgram:
     def _dual(
         self, vertex: Vertex, sides: tuple[Array, Array, Array], cost: Array, cutoff: float, fresh: bool
     ) -> tuple[int, float]:
-        """Run the dual simplex on the working rows, and let in what its optimum violates, until that is nothing."""
+        """Run the dual simplex on the working rows, and add rows that its optimum violates until there are none."""
         (lo, hi, p), working = sides, self._working
         working.include(np.concatenate([vertex.rows[vertex.rows < len(lo)], np.flatnonzero(vertex.state)]))
         pivots, before, idle = 0, -math.inf, 0
@@ -228,7 +228,7 @@ class NodeProgram:
         return status, value
 
     def _perturbed(self, vertex: Vertex, sides: tuple[Array, Array, Array], cutoff: float) -> tuple[int, float]:
-        """Where pivots gain nothing: solve with a moved objective, and go on from there with the true one.
+        """Handle stalled pivots: solve with a perturbed objective, then continue with the true one.
 
         The multipliers of the basic rows are moved inwards by different small numbers, so that every pivot gains.
         """
@@ -242,7 +242,7 @@ class NodeProgram:
             far = 10.0 * (abs(cutoff) + 1.0) if math.isfinite(cutoff) else math.inf
             status, value = self._dual(vertex, sides, cost, far, False)
             if status == OPTIMAL:
-                # A feasible vertex: from here to the optimum among the working rows.
+                # This vertex is feasible: continue to the optimum among the working rows.
                 index, local = working.chosen, working.local[vertex.rows]
                 status, _, _ = primal_simplex(
                     ROUTINES, working.matrix, working.norms, lo[index], hi[index], relaxation.cost, local,
@@ -259,7 +259,7 @@ class NodeProgram:
         return LIMIT if status == _STALLED else status, value
 
     def _recall(self, basis: Vertex) -> bool:
-        """Have the edges of a basis at hand: of the last solution, or of that which the last but one began with."""
+        """Load the edges of a basis; False if it is singular. Those of the last solution and its parent are kept."""
         if self._parent is not None and basis is self._parent[0]:
             np.copyto(self._edges, self._parent[1])
             return True
@@ -278,7 +278,7 @@ class NodeProgram:
     def extreme(self, signs: Signs, start: Vertex, level: float, extra: Array, towards: Array) -> Solved | None:
         """Minimise ``extra . u + towards . t`` over the points with delta <= level; None if that failed.
 
-        t is the code in its frame. For the largest error only. ``start`` is a vertex that satisfies everything.
+        For the largest error only. t is the code in its frame, and ``start`` a feasible vertex.
         """
         relaxation, rows = self.relaxation, self.relaxation.rows
         cost = np.zeros(relaxation.size)
@@ -302,7 +302,7 @@ class NodeProgram:
         return self._solved(vertex, status, value, p, extra)
 
     def _ended(self, status: int, more: int, pivots: int) -> bool:
-        """Whether a kernel has stopped for good, and not to let us look at the clock."""
+        """Whether a kernel has ended, or the limits are reached; otherwise it only paused for a check of the clock."""
         paused = status == LIMIT and more >= self._chunk
         return not paused or pivots >= _PIVOTS or self.limits.over()
 
@@ -321,9 +321,9 @@ class NodeProgram:
         start = int(chain.ends[-2])
         lo[self._sign[on]] = -shift[on - start]
         hi[self._sign[off]] = -shift[off - start]
-        # Rows without a cost have no side, so that no vertex counts them as missed when they get one.
+        # Rows without a cost have no side, so that no vertex counts as violating them when they get a cost.
         lo[self._extra[on]] = chain.y[on - start] - shift[on - start]
         p[self._extra[on]] = 1 - chain.slopes[-1][on - start]
-        # What inactive outputs cost that no row has.
+        # The constant cost of inactive outputs, which is in no row.
         constant = -chain.y[(chain.y <= 0) & (chain.slopes[-1] == 0)].sum()
         return lo, hi, p, float(constant + ((1 - chain.slopes[-1]) * chain.y)[off - start].sum())

@@ -1,8 +1,8 @@
 """A proof that is checked without a solver: lemmas, a tree of decisions, and multipliers of its leaves.
 
-The leaves of the tree cover every sign pattern. Each has multipliers, from which a bound of F over its codes follows,
-so that no code has F below the smallest of the bounds. In the proof of a box, some leaves stay open. They have
-multipliers of bounds on every latent coordinate instead.
+The leaves of the tree cover every sign pattern. The multipliers of a leaf give a bound on F over its codes. No code has
+F below the smallest of these bounds. In the proof of a box, some leaves stay open. They have multipliers for bounds on
+every latent coordinate instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, safe_multipliers
 from unrelu.runtime.array_types import Array
 
-# The gap that a proof closes.
+# A proof is complete when its gap is at most this.
 GAP = 1e-6
 
 Index = npt.NDArray[np.int64]
@@ -28,7 +28,7 @@ Signs = npt.NDArray[np.int8]
 
 
 class ProofStatus(enum.Enum):
-    """How a proof ended; the value says what it means.
+    """How a proof ended; the value is the meaning.
 
     >>> import unrelu
     >>> [status.name for status in unrelu.ProofStatus][:2]
@@ -49,7 +49,7 @@ class ProofStatus(enum.Enum):
 
 @dataclass(frozen=True)
 class BoundsAt:
-    """What was known when: seconds from the start, nodes, bounds on the smallest F."""
+    """The bounds on the smallest F at some time, in seconds from the start, and number of nodes."""
 
     seconds: float
     nodes: int
@@ -59,11 +59,11 @@ class BoundsAt:
 
 @dataclass(frozen=True, eq=False)
 class MultiplierRows:
-    """Many multipliers without their zeros: a sparse matrix of rows (kappa, s).
+    """Several multipliers as a sparse matrix with rows (kappa, s).
 
     Attributes:
-        pointer: where each row begins in the other two, (R + 1,).
-        index, value: columns and numbers.
+        pointer: the beginning of each row in ``index`` and ``value``, (R + 1,).
+        index, value: columns and values of the entries.
         outputs, total: lengths of kappa and s.
     """
 
@@ -75,14 +75,14 @@ class MultiplierRows:
 
     @classmethod
     def of(cls, multipliers: Multipliers) -> MultiplierRows:
-        """One row."""
+        """The matrix with one row."""
         row = np.concatenate([multipliers.kappa, multipliers.slopes])
         index = np.flatnonzero(row)
         return cls(np.array([0, len(index)]), index, row[index], len(multipliers.kappa), len(multipliers.slopes))
 
     @classmethod
     def joined(cls, parts: Iterable[MultiplierRows], chain: CertifiedChain) -> MultiplierRows:
-        """Single rows in order."""
+        """The matrix of several single rows, in order."""
         rows = list(parts)
         index = np.concatenate([np.zeros(0, dtype=np.int64), *(row.index for row in rows)])
         value = np.concatenate([np.zeros(0), *(row.value for row in rows)])
@@ -100,7 +100,7 @@ class MultiplierRows:
 
     @property
     def well_formed(self) -> bool:
-        """Whether the places of every row are places of a matrix."""
+        """Whether ``pointer`` and ``index`` describe a sparse matrix."""
         steps, width = np.diff(self.pointer), self.outputs + self.total
         return bool(
             len(self.pointer)
@@ -113,16 +113,16 @@ class MultiplierRows:
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """See the module.
+    """A proof of a lower bound or of a box.
 
     Attributes:
-        level: the leaves' bounds are for codes with F below it.
-        reach: the lemmas are for codes with F below it, at least ``level``.
+        level: the bounds of the leaves hold for codes with F below it.
+        reach: the lemmas hold for codes with F below it; at least ``level``.
         lemma_kind, lemma_index, lemma_rows: the lemmas.
-        parent, neuron, sign: of every node of the tree, the root first with -1, -1, 0.
-        leaf, leaf_rows: numbers of the leaves, and multipliers of their bounds.
-        open_leaf: of an enclosure, numbers of the leaves that are kept.
-        open_rows: 2 k rows for each of those: of bounds on z_1 ... z_k and on -z_1 ... -z_k.
+        parent, neuron, sign: parent and decision of every node of the tree; -1, -1, 0 for the root, which is first.
+        leaf, leaf_rows: numbers of the closed leaves, and multipliers of their bounds.
+        open_leaf: numbers of the open leaves, in the proof of a box.
+        open_rows: 2 k rows for each open leaf: multipliers of bounds on z_1 ... z_k and on -z_1 ... -z_k.
     """
 
     level: float
@@ -139,19 +139,19 @@ class Proof:
     open_rows: MultiplierRows
 
     def lower(self, chain: CertifiedChain) -> float:
-        """What the proof shows to be at most F(z) for every z within the bounds and with |z_i| <= radius.
+        """The proved lower bound on F(z) for every z within the bounds and with |z_i| <= radius.
 
         It is recomputed from the multipliers.
         """
         return 0.0 if len(self.open_leaf) else max(0.0, min([self.level, *self._leaf_bounds(chain)]))
 
     def _leaf_bounds(self, chain: CertifiedChain) -> Iterator[float]:
-        """The bound of F in each closed leaf."""
+        """Yield the bound on F in each closed leaf."""
         for region, multipliers in zip(self._parts(chain, self.leaf), self.leaf_rows, strict=True):
             yield lower_bound(chain, region, multipliers).within(region.radius)
 
     def _parts(self, chain: CertifiedChain, leaves: Index) -> Iterator[Region]:
-        """What holds in some leaves: by the lemmas, and the decisions of each node and its ancestors."""
+        """Yield the regions of some leaves, from the lemmas and the decisions of each leaf and its ancestors."""
         full = self.regions(chain).full
         signs = np.zeros((len(self.parent), int(chain.ends[-1])), dtype=np.int8)
         for number in range(1, len(self.parent)):
@@ -160,9 +160,9 @@ class Proof:
         return (full.signed(signs[leaf]) for leaf in leaves)
 
     def box(self, chain: CertifiedChain) -> Array:
-        """The smallest intervals of z_1 ... z_k that the proof shows to hold every z with F(z) < level, (k, 2).
+        """Intervals of z_1 ... z_k that are proved to contain every z with F(z) < level, (k, 2).
 
-        (inf, -inf) where there is no such z.
+        (inf, -inf) if there is no such z.
         """
         k = chain.latent_dim
         box = np.tile([math.inf, -math.inf], (k, 1))
@@ -179,21 +179,21 @@ class Proof:
         return box
 
     def regions(self, chain: CertifiedChain) -> Regions:
-        """What the lemmas prove of pre-activations, at the proof's level."""
+        """The regions that the lemmas prove at the proof's level."""
         return region_of(chain, self.reach, self.lemmas()).at(chain, self.level)
 
     def radius(self, chain: CertifiedChain) -> float:
-        """The largest |z_i| of the codes that the proof is about; infinite where it is shown that no others matter."""
+        """The largest |z_i| of the codes for which the proof holds; infinite if it holds for all codes."""
         proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, BALANCE, LATENT)]
         regions = region_of(chain, self.reach, proven)
         return math.inf if regions.proven else regions.full.radius
 
     def lemmas(self) -> list[Lemma]:
-        """The lemmas, one by one."""
+        """The lemmas as a list."""
         return list(map(Lemma, self.lemma_kind.tolist(), self.lemma_index.tolist(), self.lemma_rows))
 
     def flaw(self, chain: CertifiedChain) -> str | None:
-        """What makes these numbers no proof about this observation, in a sentence; None if nothing does."""
+        """Why these numbers are not a proof about this observation, in a sentence; None if they are."""
         neurons, outputs, nodes = int(chain.ends[-1]), len(chain.y), len(self.parent)
         for rows in (self.lemma_rows, self.leaf_rows, self.open_rows):
             if (rows.outputs, rows.total) != (outputs, neurons):
@@ -222,7 +222,7 @@ class Proof:
 
 
 def _is_tree(parent: Index, neuron: Index, sign: Index, neurons: int) -> bool:
-    """The root first; each other node has an earlier parent, and a parent two children, the two signs of one neuron."""
+    """Whether the root is first, parents precede children, and a parent has two children: both signs of one neuron."""
     nodes = np.stack([parent, neuron, sign], axis=1)
     rest = nodes[1:]
     if nodes[0].tolist() != [-1, -1, 0] or len(rest) % 2:
@@ -240,13 +240,13 @@ NO_ROWS = MultiplierRows(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64
 
 @dataclass(eq=False)
 class Node:
-    """A part of the code space: the decisions of its ancestors and its own.
+    """A node of the tree: the codes that satisfy its decision and those of its ancestors.
 
     Attributes:
-        parent: its number, -1 for the root.
-        neuron, sign: the decision that made it, counted through; -1, 0 for the root.
-        bound: the lower bound of F in it, by the solver while it is open.
-        row: the multipliers that the bound follows from, in one row; in none once it has been split.
+        parent: number of its parent, -1 for the root.
+        neuron, sign: its decision; -1, 0 for the root.
+        bound: the lower bound on F in it; while it is open, that of the solver.
+        row: the multipliers from which the bound follows, in one row; no row once it has been split.
     """
 
     parent: int
@@ -257,7 +257,7 @@ class Node:
 
 
 class Tree:
-    """A proof in the making: the nodes in the order in which they were made; the root has number 0."""
+    """A growing proof: the nodes in the order of their creation; the root has number 0."""
 
     def __init__(self, chain: CertifiedChain) -> None:
         self.chain = chain
@@ -267,12 +267,12 @@ class Tree:
         return len(self.nodes)
 
     def add(self, parent: int, neuron: int, sign: int) -> int:
-        """A new node; returns its number."""
+        """Add a node and return its number."""
         self.nodes.append(Node(parent, neuron, sign))
         return len(self.nodes) - 1
 
     def signs(self, number: int) -> Signs:
-        """The decisions that make a node, for every neuron."""
+        """The sign of every neuron that a node and its ancestors decide; 0 for the others."""
         signs = np.zeros(self.chain.ends[-1], dtype=np.int8)
         while number > 0:
             node = self.nodes[number]
@@ -280,7 +280,7 @@ class Tree:
         return signs
 
     def prove_bound(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
-        """Make multipliers fit for a bound of a node, keep them and the bound, and return it."""
+        """Make multipliers safe for a node, keep them and the bound that they prove, and return the bound."""
         node, signs = self.nodes[number], self.signs(number)
         fit, full = safe_multipliers(self.chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
         node.row, node.bound = MultiplierRows.of(fit), lower_bound(self.chain, full, fit).within(full.radius)
@@ -294,7 +294,7 @@ class Tree:
         kept: Iterable[int] = (),
         ends: Iterable[Multipliers] = (),
     ) -> Proof:
-        """What has been found. A box adds the open leaf, if there is one, and the multipliers of its 2 k bounds."""
+        """The proof so far. For a box, ``kept`` is the open leaf, if any and ``ends`` the multipliers of its bounds."""
         chain, kept = self.chain, list(kept)
         parent, neuron, sign = np.array([(node.parent, node.neuron, node.sign) for node in self.nodes]).T
         leaf = np.setdiff1d(np.arange(len(self.nodes)), [*parent, *kept])

@@ -1,17 +1,17 @@
-r"""A lower bound from multipliers, whatever they are and wherever they come from, with every rounding error counted.
+r"""A lower bound from arbitrary multipliers, with every rounding error taken into account.
 
-For any numbers kappa_j >= 0 (sum at most 1 for the largest error, all 1 for the sum of errors) and slopes s_l, one a
-neuron, weak duality over the graphs of all activations gives, with c_l = W_{l+1}^T s_{l+1},
+Take any numbers kappa_j >= 0 (sum at most 1 for the largest error, all 1 for the sum of errors) and slopes s_l, one per
+neuron. Let c_l = W_{l+1}^T s_{l+1}. Weak duality over the graphs of all activations gives
 
 .. math::
     F(z) \ge \sum_j \min_{v \in I_j} \left( \kappa_j\, err_j(v) - s_{dj} v \right)
     + \sum_{l < d} \sum_i \min_{u \in I_{li}} \left( c_{li}\, \phi(u) - s_{li} u \right)
     + \sum_l s_l^T b_l + \min_{z \in Z} \left( W_1^T s_1 \right)^T z
 
-for every z in Z whose pre-activations lie in the intervals I. Z are the codes within the bounds, or where there are
-none, those with :math:`|z_i|` up to a radius. Each minimum is one of a piecewise linear function of one
-variable. Nothing here depends on a solver. Products of n terms are off by at most n u / (1 - n u) times the sum of the
-absolute values, u = 2^-53; all such errors are added up and subtracted.
+for every z in Z whose pre-activations lie in the intervals I. Z is the set of codes within the bounds or, without
+bounds, with :math:`|z_i|` up to a radius. Each minimum is that of a piecewise linear function of one variable. Nothing
+here depends on a solver. A sum of n products has an error of at most n u / (1 - n u) times the sum of the absolute
+values, u = 2^-53. All these errors are added up and subtracted.
 
 Source: the bound is the dual network of E. Wong and J. Z. Kolter, "Provable defenses against adversarial examples via
 the convex outer adversarial polytope", ICML 2018, theorem 1, with every slope free. Rounding errors as in A. Neumaier
@@ -31,24 +31,23 @@ import numpy.typing as npt
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.runtime.array_types import Array, Flags
 
-# Numbers, and what each of them may be off by.
+# Numbers, and a bound on the error of each.
 Rounded = tuple[Array, Array]
 
 _UNIT = 2.0**-53
-# A few operations on numbers of known size, each rounded once.
+# The relative error of a few operations, each rounded once.
 _FEW = 16 * _UNIT
-# More than all products that are too small to be numbers.
+# More than the sum of all products that underflow.
 _TINY = 1e-290
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Where pre-activations may lie.
+    """Intervals of all pre-activations.
 
     Attributes:
-        low, high: ends of the intervals of every neuron, counted through from the first layer to the outputs; infinite
-            where nothing is known.
-        radius: |z_i| is at most that.
+        low, high: ends of the interval of every neuron, from the first layer to the outputs; infinite if unknown.
+        radius: the largest |z_i|.
     """
 
     low: Array
@@ -57,51 +56,51 @@ class Region:
 
     @property
     def empty(self) -> bool:
-        """Whether an interval has no point."""
+        """Whether an interval is empty."""
         return bool((self.low > self.high).any())
 
     def met(self, low: Array | float = -math.inf, high: Array | float = math.inf) -> Region:
-        """The part with u in these intervals too."""
+        """The intersection with these intervals of u."""
         return Region(np.maximum(self.low, low), np.minimum(self.high, high), self.radius)
 
     def signed(self, signs: npt.NDArray[np.int8]) -> Region:
-        """The part where neurons with sign 1 have u >= 0, those with sign -1 u <= 0."""
+        """The part in which u >= 0 for neurons with sign 1 and u <= 0 for neurons with sign -1."""
         return self.met(np.where(signs > 0, 0.0, -np.inf), np.where(signs < 0, 0.0, np.inf))
 
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """What a bound follows from.
+    """The multipliers from which a bound follows.
 
     Attributes:
-        kappa: shares of the errors, (n_d,), at least 0.
-        slopes: s, of every neuron counted through, the outputs last.
+        kappa: weights of the errors, (n_d,), at least 0.
+        slopes: s of every neuron, (N,), the outputs last.
     """
 
     kappa: Array
     slopes: Array
 
     def times(self, factor: float) -> Multipliers:
-        """The multipliers of the bound times a factor; exact for powers of two."""
+        """The multipliers of ``factor`` times the bound; exact for powers of two."""
         return Multipliers(factor * self.kappa, factor * self.slopes)
 
 
 @dataclass(frozen=True)
 class Value:
-    """A bound in two parts: ``constant - tilt |z|_inf`` is at most the true value at every z of the region."""
+    """A bound in two parts: ``constant - tilt |z|_inf`` is a lower bound at every z of the region."""
 
     constant: float
     tilt: float
 
     def within(self, radius: float) -> float:
-        """The bound for |z_i| <= radius; rounded downwards."""
+        """The bound for |z_i| <= radius, rounded downwards."""
         if not math.isfinite(self.constant) or not self.tilt:
             return self.constant
-        # The product is rounded upwards: where the difference is small, its rounding error is not small beside it.
+        # The product is rounded upwards, because its rounding error may be large relative to the difference.
         return _down(self.constant - self.tilt * radius * (1 + 4 * _UNIT))
 
 
-# What is said where nothing follows.
+# The value if no bound follows.
 _NOTHING = Value(-math.inf, 0.0)
 
 
@@ -115,17 +114,17 @@ def lower_bound(
     total: Array | None = None,
     towards: Array | None = None,
 ) -> Value:
-    """A lower bound, rounded downwards; -inf where an unbounded interval leaves it none, inf where there is no z.
+    """A lower bound, rounded downwards; -inf if an unbounded interval leaves no bound, inf if the region is empty.
 
-    Without ``extra``, ``total`` and ``towards`` it is one of F(z). With any of them, it is one of ``extra . u + total
-    . h + towards . z`` over all z with F(z) <= level, u and h being all pre-activations and outputs of the hidden
-    layers; kappa may be any non-negative numbers then.
+    Without ``extra``, ``total`` and ``towards``, it is a bound on F(z). With any of them, it is a bound on
+    ``extra . u + total . h + towards . z`` over all z with F(z) <= level, where u are all pre-activations and h the
+    outputs of the hidden layers. In this case kappa may be any non-negative numbers.
 
     Args:
         chain: the layers and the observation.
-        region: of the pre-activations.
-        multipliers: any.
-        level: see above; needed where kappa is not 0.
+        region: intervals of the pre-activations.
+        multipliers: any multipliers.
+        level: see above; needed if kappa is not 0.
         extra, total: (N,), N the number of neurons.
         towards: (k,).
     """
@@ -138,7 +137,7 @@ def lower_bound(
     if not (linear or _is_share(chain, kappa)):
         return _NOTHING
     passed = slopes if extra is None else slopes + extra
-    # s + extra was rounded, so that s is off by as much.
+    # The rounding error of s + extra counts as an error of s.
     off = np.where(passed != slopes, _UNIT * np.abs(passed), 0.0)
     at = chain.neurons(-1)
     sums = [_output_terms(chain, kappa, (slopes[at], off[at]), region.low[at], region.high[at])]
@@ -160,7 +159,7 @@ def lower_bound(
         tilt = float((np.abs(c[0]) + c[1]).sum() * (1 + chain.latent_dim * 4 * _UNIT))
     terms, slack = (np.concatenate(arrays) for arrays in zip(*sums, strict=True))
     if linear and kappa.any():
-        # F(z) <= level pays for the errors.
+        # The weighted errors are at most this price, because F(z) <= level.
         price = (_sum(kappa) if chain.norm == "linf" else float(kappa.max())) * level * (1 + _FEW)
         terms, slack = np.append(terms, -price), np.append(slack, _FEW * abs(price))
     if not np.isfinite(terms).all():
@@ -172,10 +171,10 @@ def lower_bound(
 def safe_multipliers(
     chain: CertifiedChain, region: Region, multipliers: Multipliers, extra: Array | None = None
 ) -> Multipliers:
-    """The multipliers moved by rounding errors so that no unbounded interval spoils the bound.
+    """Move multipliers by rounding errors, so that no unbounded interval makes the bound infinite.
 
-    A hidden u without an upper end needs s <= c, one without a lower end s >= slope c. An output needs s <= kappa and
-    s >= -slope kappa. Without ``extra``, for a bound of F, the kappa are made small enough for one.
+    A hidden u without an upper end needs s <= c, one without a lower end needs s >= slope c. An output needs s <= kappa
+    and s >= -slope kappa. Without ``extra``, for a bound on F, kappa is scaled down to a sum of at most 1.
     """
     slopes, kappa = multipliers.slopes.copy(), np.maximum(multipliers.kappa, 0.0)
     if extra is None and chain.norm == "linf" and not _is_share(chain, kappa):
@@ -200,7 +199,7 @@ def _nudged(value: Array, radius: Array, side: int) -> Array:
 
 
 def _is_share(chain: CertifiedChain, kappa: Array) -> bool:
-    """Whether F is at least the errors weighted with kappa, which are not negative."""
+    """Whether F is at least the sum of errors with weights kappa >= 0."""
     return bool((kappa <= 1).all() if chain.norm == "l1" else _sum(kappa) * (1 + 4 * _UNIT) <= 1)
 
 
@@ -213,7 +212,7 @@ def _sum(values: Array) -> float:
 
 
 def _product(weight: Array, slope: Array) -> Rounded:
-    """W^T s."""
+    """W^T s with its rounding error."""
     count = len(slope) + 2
     factor = count * _UNIT / (1 - count * _UNIT) * (1 + 1e-12)
     return slope @ weight, factor * (np.abs(slope) @ np.abs(weight)) * (1 + 2 * count * _UNIT)
@@ -227,18 +226,18 @@ def _plus(c: Rounded, more: Array) -> Rounded:
 def _output_terms(chain: CertifiedChain, kappa: Array, slope: Rounded, low: Array, high: Array) -> Rounded:
     """min of kappa err(v) - s v over low <= v <= high.
 
-    err has its kinks at 0 and where phi(v) = y; it grows with slope c to the left and 1 to the right.
+    err has kinks at v = 0 and phi(v) = y. It grows with slope c to the left and slope 1 to the right.
     """
     (s, off), c, y = slope, chain.slopes[-1], chain.y
 
     def value(v: Array) -> Rounded:
-        # phi(v) - y and y are rounded once each.
+        # phi(v) and y - phi(v) are rounded once each.
         image = chain.outputs(-1, v)
         slack = off * np.abs(v) + _FEW * (kappa * (np.abs(y) + np.abs(image)) + np.abs(s * v))
         return kappa * np.abs(y - image) - s * v, slack
 
     least = np.where(y > 0, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
-    # c kappa is exact where c is 0 or 1.
+    # c kappa is exact if c is 0 or 1.
     downwards = s - off < -np.where((c > 0) & (c < 1), (1 - _FEW) * c, c) * kappa
     return _smallest(value, (low, np.zeros_like(y), least, high), downwards, s + off > kappa)
 
@@ -252,7 +251,7 @@ def _hidden_terms(coefficient: Rounded, slope: Rounded, below: Array, low: Array
         slack = radius * np.abs(image) + off * np.abs(u) + _FEW * (np.abs(c * image) + np.abs(s * u))
         return c * image - s * u, slack
 
-    # Towards -inf the function has slope below * c - s, towards inf c - s; with below = 0 the first is exact.
+    # The function has slope below * c - s towards -inf, and c - s towards inf; with below = 0 the first is exact.
     downwards = s - off < below * c + below * (radius + _FEW * np.abs(c))
     return _smallest(value, (low, np.zeros_like(low), high), downwards, s + off > c - radius - _FEW * np.abs(c))
 
@@ -260,9 +259,9 @@ def _hidden_terms(coefficient: Rounded, slope: Rounded, below: Array, low: Array
 def _smallest(
     value: Callable[[Array], Rounded], points: tuple[Array, ...], downwards: Flags, upwards: Flags
 ) -> Rounded:
-    """The minimum of piecewise linear functions over the intervals from the first to the last point.
+    """The minimum of piecewise linear functions over the intervals from the first to the last of the points.
 
-    The others are their kinks. The flags say whether the function falls without end where an interval has none.
+    The other points are the kinks. The flags say whether a function tends to -inf if the interval is unbounded.
     """
     every = np.clip(np.stack(points), points[0], points[-1])
     finite = np.isfinite(every)
@@ -270,7 +269,7 @@ def _smallest(
     falls = np.zeros_like(finite)
     falls[0], falls[-1] = downwards, upwards
     values = np.where(finite, values, np.where(falls, -np.inf, np.inf))
-    # The smallest of the values less its own slack may be another one: take the largest slack.
+    # The smallest value minus slack may belong to another point than the smallest value: take the largest slack.
     return values.min(axis=0), np.where(np.isfinite(values), slack, 0.0).max(axis=0)
 
 
@@ -281,5 +280,5 @@ def _code_terms(c: Rounded, lower: Array, upper: Array) -> Rounded:
 
 
 def _down(value: float) -> float:
-    """A number a little below: the arithmetic that led to it was rounded a few times."""
+    """A slightly smaller number, as the arithmetic before was rounded a few times."""
     return value - 8 * _UNIT * abs(value) - 5e-324
