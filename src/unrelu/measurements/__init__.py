@@ -4,7 +4,7 @@
 >>> measurements.downsample((4, 4), 2).shape
 (4, 16)
 
-What was tried and why it is as it is: docs/notes/measurements.md.
+Design notes: docs/notes/measurements.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ready-made measurements of images, composed from PyLops operators (``pip install 'unrelu[pylops]'``)."""
+"""Measurements of images, composed from PyLops operators (``pip install 'unrelu[pylops]'``)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from unrelu.models.affine import Shape
 
 
 def blur(shape: Shape, sigma: float, radius: int | None = None) -> Any:
-    r"""Convolution with a Gaussian, zeros outside the image.
+    r"""Convolution with a Gaussian; the image is 0 outside.
 
     .. math:: A x = h * x, \qquad h_d \propto e^{-|d|^2 / 2 \sigma^2}
 
     Args:
-        shape: of the output, (..., height, width); every image of the leading axes is blurred.
+        shape: the shape of the output, (..., height, width); every image of the leading axes is blurred.
         sigma: standard deviation in pixels, above 0.
-        radius: the Gaussian is cut there; by default 3 sigma, rounded up.
+        radius: the Gaussian is truncated there; by default at 3 sigma, rounded up.
 
     Returns:
         A PyLops operator (n, n) for ``operator=``.
 
     Raises:
-        InputError: a shape without height and width, or a sigma or radius that is not above 0.
+        InputError: the shape has no height and width, or sigma or radius is not above 0.
         MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
@@ -45,14 +45,14 @@ def downsample(shape: Shape, factor: int) -> Any:
     r"""Means of factor x factor blocks of pixels.
 
     Args:
-        shape: of the output, (..., height, width), both multiples of ``factor``.
+        shape: the shape of the output, (..., height, width), both multiples of ``factor``.
         factor: pixels per block and axis, at least 2.
 
     Returns:
         A PyLops operator (n / factor^2, n) for ``operator=``.
 
     Raises:
-        InputError: a shape without height and width, or a factor that does not divide them.
+        InputError: the shape has no height and width, or the factor does not divide them.
         MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
@@ -70,14 +70,14 @@ def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> Any:
     r"""Some coefficients of the unitary 2-D Fourier transform, real parts before imaginary ones.
 
     Args:
-        shape: of the output, (..., height, width).
+        shape: the shape of the output, (..., height, width).
         kept: which coefficients are measured, bool, (height, width), in the order of ``numpy.fft.fft2``.
 
     Returns:
         A PyLops operator (2 kept.sum(), n), for each image of the leading axes, for ``operator=``.
 
     Raises:
-        InputError: a shape without height and width, or a ``kept`` of another shape or without a True.
+        InputError: the shape has no height and width, or ``kept`` has another shape or no True.
         MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
@@ -111,7 +111,7 @@ def _image(shape: Shape) -> tuple[int, int, int]:
 
 
 def _for_each(operator: Any, count: int) -> Any:
-    # PyLops gives operators of functions a string as their dtype, of which SciPy 1.18 would make the blocks' strings.
+    # PyLops gives FunctionOperators a string as dtype, from which SciPy 1.18 would infer a wrong dtype for the blocks.
     return operator if count == 1 else _pylops().BlockDiag([operator] * count, dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""A measurement that is not linear: a differentiable function of the generator's output."""
+"""Nonlinear measurements: differentiable functions of the generator's output."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _REASON = "the measurement is a function, which is not taken to be linear"
 
 @dataclass(frozen=True, eq=False)
 class NonlinearOperator(Operator):
-    r"""y = h(x) for a differentiable h: R^n -> R^m; near an output x it is the linear map of its Jacobian H(x).
+    r"""y = h(x) for a differentiable h: R^n -> R^m with the Jacobian H(x).
 
-    The chain rule gives the Jacobian of h(G(z)) as H(G(z)) J, whose k columns are pushed through h together, by
-    forward-mode differentiation (``torch.func.jvp`` under ``vmap``). G stays what it is, so its layers are still
-    smoothed, evaluated and judged as those of any generator.
+    By the chain rule, the Jacobian of h(G(z)) is H(G(z)) J. Its k columns are computed together, by forward-mode
+    differentiation (``torch.func.jvp`` under ``vmap``). G is not changed, so its layers can be smoothed and evaluated
+    as for any other measurement.
 
     Attributes:
-        function: h with what is known of it.
+        function: h.
         shape: shape of one observation.
-        before, after: the user's units: h is computed of 2^before x, and its result multiplied by 2^after.
+        before, after: exponents of the user's units: the measurement is 2^after h(2^before x).
     """
 
     function: OpaqueNetwork = field(repr=False)
@@ -51,7 +51,7 @@ class NonlinearOperator(Operator):
 
     @property
     def width(self) -> int:
-        """The most numbers that h holds for an output."""
+        """The most numbers that h holds in memory for one output."""
         return self.function.width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,18 +71,18 @@ class NonlinearOperator(Operator):
         return (y * 2.0**self.after if self.after else y).to(like.dtype)
 
     def tangents(self, t: Tensor) -> Tensor:
-        """There are none without an output, see :meth:`linearize`."""
+        """Not defined without an output; see :meth:`linearize`."""
         raise UnsupportedModelError(f"{_REASON}: what it makes of a direction depends on the output")
 
     def adjoint(self, r: Tensor) -> Tensor:
-        """There is none; methods that need it cannot be used."""
+        """Not defined; methods that need it cannot be used."""
         raise UnsupportedModelError(
             f"{_REASON}, and this method needs its adjoint A^T; use method='auto', 'lm', 'adam' or 'gradient_descent'"
         )
 
     def to(self, dtype: torch.dtype, device: torch.device) -> NonlinearOperator:
-        """The same measurement of tensors of another type or device."""
-        # In the user's units numbers may be out of the range of single precision.
+        """The same measurement on tensors of another type or device."""
+        # In the user's units, numbers may be out of the range of single precision.
         own = torch.float64 if self.before or self.after else dtype
         return replace(self, function=self.function.to(own, device))
 
@@ -100,18 +100,18 @@ class NonlinearOperator(Operator):
 
 
 def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Generator | None) -> NonlinearOperator:
-    """A measurement given as a function of PyTorch or a module, (B, *output) -> (B, *m), if it passes a trial.
+    """Read a measurement from a function of PyTorch or a module, (B, *output) -> (B, *m), if it passes a trial.
 
-    It is tried on two outputs of the generator in float64: it has to give finite numbers, one row for each output,
-    each row on its own and the same ones each time, with derivatives that agree with finite differences.
+    The trial applies it to two outputs of the generator in float64. It must return finite numbers, one measurement for
+    each output, independently of the other output and the same each time. Its derivatives must agree with finite
+    differences.
 
     Raises:
         InputError: it fails the trial.
     """
     x = _outputs(output, network)
     try:
-        # Entries that are exactly zero, as ReLUs put out, stay so along the directions of the trial: functions may have
-        # a kink there.
+        # Directions of the trial are 0 at outputs that are exactly 0, as of ReLUs: a function may have a kink there.
         function = _TRIAL.network(given, x.reshape(2, *output), _REASON, x.abs())
         return NonlinearOperator(function, function.output_shape or (1,))
     except ModelError as error:
@@ -123,7 +123,7 @@ def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Gen
 
 
 def _outputs(output: Shape, network: Generator | None) -> Tensor:
-    """Two outputs, flat, (2, n): the longest of the typical ones; where no generator is known, numbers from 0 to 1."""
+    """Two flat outputs, (2, n): the longest of the typical outputs, or without a generator random numbers in [0, 1]."""
     if network is None:
         return torch.from_numpy(stream("trial outputs").uniform(size=(2, math.prod(output))))
     return longest(network.typical_outputs)

@@ -1,4 +1,4 @@
-"""Errors that are added to A G(z): limited, normal, and those of a few entries that are arbitrarily wrong."""
+"""Noise that is added to A G(z): bounded errors, Gaussian errors, and outliers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from unrelu.measurements.noise import Fit, Noise, as_level
 from unrelu.models.generator import numbers
 from unrelu.runtime.array_types import Array, Flags
 
-# Noise that leaves so little so rarely is smaller than stated, or in another unit.
+# If the stated noise leaves so small a residual more rarely than this, it is smaller than stated or in another unit.
 _ONE_OF_A_MILLION = 1e-6
 # An entry is an outlier if it is off by more than this fraction of the size of outputs.
 _OUTLIER = 1e-6
-# Entries of an observation up to which a covariance is written out: 128 MiB.
+# The most entries of an observation that may have a covariance matrix: 128 MiB.
 _CORRELATED = 4096
 
 
@@ -28,15 +28,15 @@ _CORRELATED = 4096
 class Uniform(Noise):
     r"""Errors of at most A: :math:`|e_j| \le A_j`.
 
-    The objective is :math:`\max_j |r_j| / A_j` where entries have limits of their own, and :math:`|r|_\infty` where
-    they share one. The p-value is 1 if :math:`|r_j| \le A_j` for all j, else 0.
+    The objective is :math:`|r|_\infty`, or :math:`\max_j |r_j| / A_j` if A is an array. The p-value is 1 if
+    :math:`|r_j| \le A_j` for all j, else 0.
 
     Args:
-        level: A, in units of y: a number, or an array of an observation's shape or that of all of them, infinite where
-            an entry says nothing.
+        level: A, in units of y: a number, or an array of the shape of one observation or of all of them. It is infinite
+            for entries about which nothing is known.
 
     Raises:
-        InputError: A is no finite number of at least 0, or has entries that are not above 0.
+        InputError: A is not a finite number of at least 0, or not an array of numbers above 0.
 
     >>> import unrelu
     >>> unrelu.Uniform(0.1)
@@ -66,33 +66,33 @@ class Uniform(Noise):
         return clean + self._finite(clean) * rng.uniform(-1.0, 1.0, clean.shape)
 
     def p_value(self, fit: Fit) -> Array:
-        """1 if all errors are at most A, else 0."""
+        """1 if all residuals are at most A, else 0."""
         return np.where(np.abs(fit.residual).max(axis=1) <= self.level * (1 + 1e-9), 1.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian(Noise):
-    r"""Errors with the distribution N(0, S^2), independent, or N(0, C) with a covariance C.
+    r"""Independent errors with the distribution N(0, S^2), or N(0, C) with a covariance C.
 
-    Entries with standard deviations of their own are divided by them, :math:`y_j / S_j` and the rows of A alike, and
-    correlated ones are multiplied by :math:`L^{-1}`, :math:`C = L L^T` (generalised least squares). The objective is
-    then :math:`\chi^2 = \sum_j r_j^2 / S_j^2` or :math:`r^T C^{-1} r`, and the noise has unit variance. An array whose
-    finite sizes are all the same is one number S: the objective is then :math:`|r|_2^2`, beside which a ``prior``
-    weighs :math:`1 / S^2` times as much.
+    If S is an array, observations and the rows of A are divided by it: :math:`y_j / S_j`. With a covariance
+    :math:`C = L L^T` they are multiplied by :math:`L^{-1}` (generalised least squares). The objective is then
+    :math:`\chi^2 = \sum_j r_j^2 / S_j^2` or :math:`r^T C^{-1} r`, and the noise has unit variance. An array whose
+    finite entries are all the same counts as one number S. The objective is then :math:`|r|_2^2`, and a ``prior``
+    weighs :math:`1 / S^2` times as much beside it.
 
-    The p-value of the residual's size is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit takes u
-    effective degrees of freedom from the noise of m entries. Where it takes all of them the fit can be tested no more,
-    and what is asked is whether noise of the true code could be as large: u = 0. The verdict's also looks at the
-    residual's shape (:mod:`unrelu.diagnostics.goodness_of_fit`).
+    The p-value of the residual's size is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit uses up u
+    of the m degrees of freedom of the noise. If it uses up all of them, the fit cannot be tested. The p-value then says
+    whether the noise of the true code could be as large: u = 0. The p-value of a result also tests the shape of the
+    residual (:mod:`unrelu.diagnostics.goodness_of_fit`).
 
     Args:
-        level: S, the standard deviation, in units of y: a number, or an array of an observation's shape or that of all
-            of them, infinite where an entry says nothing.
+        level: S, the standard deviation, in units of y: a number, or an array of the shape of one observation or of all
+            of them. It is infinite for entries about which nothing is known.
         covariance: C in place of S, (m, m), the same for all observations: an array, a sparse matrix or a SciPy or
-            PyLops ``LinearOperator``, which is written out; symmetric and positive definite, at most 4096 x 4096.
+            PyLops ``LinearOperator``, which is made dense; symmetric and positive definite, at most 4096 x 4096.
 
     Raises:
-        InputError: S is not above 0 or is no number, C is no covariance, or none or both were given.
+        InputError: S is not a number above 0, C is not a covariance, or neither or both were passed.
 
     Source: Aitken, "On least squares and linear combinations of observations", Proc. Royal Society of Edinburgh 55
     (1935).
@@ -129,14 +129,14 @@ class Gaussian(Noise):
 
     @classmethod
     def of_fields(cls, text: str, values: Mapping[str, Any]) -> Noise:
-        """See :meth:`Noise.of_fields`; that of a module's rounding has its ``precision``."""
+        """See :meth:`Noise.of_fields`; the rounding of a module is stored with its ``precision``."""
         if "precision" not in values:
             return cls(**values)
         level = Noise.parse(text).level
         return RoundingNoise(level, precision=str(values["precision"]), given=level)
 
     def times_power_of_two(self, exponent: int) -> Self:
-        """The model of 2^exponent e; a standard deviation that vanishes is the smallest number there is."""
+        """The model of 2^exponent e; a standard deviation that underflows becomes the smallest positive number."""
         with np.errstate(over="ignore", under="ignore"):
             level = float(np.ldexp(self.level, exponent))
         return replace(self, level=level or math.ulp(0.0))
@@ -177,11 +177,11 @@ class Gaussian(Noise):
         return np.asarray((np.where(r > 0, r / self.level, 0.0) ** 2).sum(axis=1))
 
     def p_value(self, fit: Fit) -> Array:
-        """That of chi-square with m - u degrees of freedom."""
+        """The p-value of chi-square with m - u degrees of freedom."""
         return np.asarray(chdtrc(fit.left, self._squares(fit)))
 
     def too_large_for(self, fit: Fit) -> Flags:
-        """See :meth:`Noise.too_large_for`; of no fit that uses half of the entries or more."""
+        """See :meth:`Noise.too_large_for`; False for a fit that uses up half of the entries or more."""
         left = fit.observed - fit.used
         small = chdtr(np.maximum(left, 1.0), self._squares(fit)) < _ONE_OF_A_MILLION
         return np.asarray(self.shaped & (left > fit.used) & small)
@@ -189,9 +189,9 @@ class Gaussian(Noise):
 
 @dataclass(frozen=True, eq=False)
 class RoundingNoise(Gaussian):
-    """The rounding of a module that computes in half precision or bfloat16: what ``noise=None`` stands for there.
+    """The rounding errors of a module in half precision or bfloat16, which ``noise=None`` means for such a module.
 
-    It holds where y was computed by the module: where all its entries are numbers of the module's type.
+    The model applies if all entries of y are numbers of the module's type, as if the module computed them.
 
     Args:
         level: see :class:`~unrelu.models.generator.Rounding`.
@@ -201,7 +201,7 @@ class RoundingNoise(Gaussian):
 
     precision: str = ""
     given: float = math.nan
-    shaped: ClassVar[bool] = False  # rounding errors are no normal ones
+    shaped: ClassVar[bool] = False  # rounding errors are not Gaussian
 
     def saved(self) -> tuple[str, dict[str, Any]]:
         """See :meth:`Noise.saved`."""
@@ -209,7 +209,7 @@ class RoundingNoise(Gaussian):
 
     @property
     def note(self) -> str:
-        """What a message says of it."""
+        """What messages say about it."""
         return (
             f"; noise= was not stated, and y is made of numbers of {self.precision}, in which the module computes: "
             f"noise was taken to be its rounding, 'gaussian:{self.given:.2g}'; state noise= if y has other errors"
@@ -218,16 +218,16 @@ class RoundingNoise(Gaussian):
 
 @dataclass(frozen=True, eq=False)
 class Outliers(Noise):
-    r"""A fraction P of the entries is arbitrarily wrong, the others are exact.
+    r"""A fraction P of the entries is arbitrarily wrong; the others are exact.
 
-    The p-value is :math:`P(\mathrm{Binomial}(m, P) \ge t)` with t the number of entries that are off by more than 1e-6
-    of the size of outputs.
+    The p-value is :math:`P(\mathrm{Binomial}(m, P) \ge t)`, where t entries are off by more than 1e-6 of the size of
+    outputs.
 
     Args:
         level: P, at least 0 and below 1.
 
     Raises:
-        InputError: P is no such number.
+        InputError: P is out of this range.
 
     >>> import unrelu
     >>> unrelu.Outliers(0.05).level
@@ -243,12 +243,12 @@ class Outliers(Noise):
             raise InputError(f"noise={self}: the share of outliers must be below 1, got {self.level:g}")
 
     def times_power_of_two(self, exponent: int) -> Self:
-        """The same: a fraction has no unit."""
+        """The same model: a fraction has no unit."""
         return self
 
     @property
     def size(self) -> float:
-        """0: outliers have any size."""
+        """0: outliers may have any size."""
         return 0.0
 
     @property
@@ -257,16 +257,16 @@ class Outliers(Noise):
         return float(self.level)
 
     def p_value(self, fit: Fit) -> Array:
-        """That of the number of entries that are off."""
+        """The p-value of the number of entries that are off."""
         outliers = (np.abs(fit.residual) > _OUTLIER * fit.scale[:, None]).sum(axis=1)
         return np.asarray(bdtrc(outliers - 1.0, fit.observed, self.level))
 
 
 def _sizes(level: Any, name: str) -> float | Array:
-    """A number, or an array of numbers above 0, infinite ones among them; the array is a copy that cannot change.
+    """Return a level as a number, or as a read-only copy of an array of numbers above 0, which may be infinite.
 
     Raises:
-        InputError: it is none of these; a single number is not looked at.
+        InputError: it is neither. The range of a single number is not checked.
     """
     if np.ndim(level) == 0:
         return as_level(level, name)
@@ -283,7 +283,7 @@ def _sizes(level: Any, name: str) -> float | Array:
 
 
 def _covariance(given: Any) -> Array:
-    """A covariance, written out.
+    """Return a covariance as a dense array.
 
     Raises:
         InputError: it is not square, too large, not finite or not symmetric.

@@ -1,27 +1,28 @@
-r"""Counts: y_j is drawn with the mean :math:`\mu_j = (A \, G(z))_j`, and compared with it by its deviance.
+r"""Counts y_j with means :math:`\mu_j = (A \, G(z))_j`, which are compared by the deviance.
 
 The deviance is twice the log-likelihood that the fit loses against means equal to the data,
 
 .. math:: D(y, \mu) = \sum_j d(y_j, \mu_j) = 2 \sum_j \log p(y_j | y_j) - \log p(y_j | \mu_j), \qquad
           \frac{\partial d}{\partial \mu} = \frac{2 (\mu - y)}{V(\mu)},
 
-with V the variance of a count of mean mu. Steps towards less of it are those of Fisher scoring: each entry has the
-weight 1 / V(mu), with which its own step would end where mu = y.
+where V is the variance of a count with mean mu. It is minimised by Fisher scoring: each entry has the weight
+1 / V(mu), and the step of a single entry would end at mu = y.
 
-**Means that are not positive.** No count has one, but a generator may put it out. A mean below f = 1e-3 stands for
-:math:`f \exp(\mu / f - 1)`, which joins smoothly and stays positive: what is counted where nothing was expected costs
-:math:`2 y |\mu| / f` more and more, and a finite amount at mu = 0 (about 14 for a single count).
+**Means that are not positive.** No count has such a mean, but a generator may return one. A mean below f = 1e-3 is
+replaced by :math:`f \exp(\mu / f - 1)`, which joins smoothly and stays positive. A positive count then has a finite
+deviance at mu = 0 (about 14 for a single count), which grows like :math:`2 y |\mu| / f` below.
 
-**Goodness of fit.** Where few are counted a deviance is not chi-square: an entry of mean 0.1 has 0.5 on average, one of
-mean 1 has 1.15. So its mean, variance and third cumulant are summed over the entries at the fitted means, from the
-probabilities of all counts, and what the fit takes of them is taken off. With :math:`x_j = (y_j - \mu_j) / \sqrt{V_j}`
-and H the hat matrix of the weighted fit, the fit at means mu-hat leaves, to second order,
+**Goodness of fit.** The deviance of small counts is not chi-square: its mean is 0.5 for an entry of mean 0.1, and 1.15
+for one of mean 1. Its mean, variance and third cumulant are therefore computed from the probabilities of all counts at
+the fitted means. They are summed over the entries, and the part that the fit uses up is subtracted. With
+:math:`x_j = (y_j - \mu_j) / \sqrt{V_j}` and the hat matrix H of the weighted fit, a fit with means mu-hat leaves, to
+second order,
 
 .. math:: D(y, \hat\mu) - \kappa(\hat\mu) \approx \sum_j (d_j - \kappa_j) - c^T H x - x^T H x, \qquad
           \kappa_j = E d_j, \quad c_j = \operatorname{cov}(d_j, x_j) = \sqrt{V_j} \, \kappa_j'(\mu_j),
 
-whose moments follow from those of single entries. The p-value is that of a gamma distribution with these three
-cumulants, which is chi-square with m - u degrees of freedom where all means are large.
+The moments of this sum follow from those of single entries. The p-value is that of a gamma distribution with these
+three cumulants. For large means it is chi-square with m - u degrees of freedom.
 
 Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance), 2.5 (Fisher scoring) and 15.2
 (bias); McCullagh, "The conditional distribution of goodness-of-fit statistics for discrete data", J. American
@@ -37,7 +38,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import scipy  # its modules statistics and interpolation take half a second, and are imported where they are used
+import scipy  # loads its submodules stats and interpolate, which take half a second, at their first use
 import torch
 from scipy import special
 from torch import Tensor
@@ -46,37 +47,37 @@ from unrelu.errors import InputError
 from unrelu.measurements.noise import Fit, Likelihood
 from unrelu.runtime.array_types import Array, Flags
 
-# f: means below are mapped to smaller positive ones.
+# f: smaller means are replaced by positive ones.
 _FLOOR = 1e-3
-# Means at which moments are tabulated; beyond the largest, they are those of the largest.
+# Means at which moments are tabulated. Larger means have the moments of the largest.
 _GRID = np.geomspace(1e-4, 1e4, 241)
-# Counts that are summed over, one by one where they spread less than that; else nodes of an integral.
+# Moments are sums over all counts up to this standard deviation; above it, integrals with this number of nodes.
 _SUMMED, _NODES = 100.0, 801
-# The largest count: double precision has all whole numbers up to it.
+# The largest count: double precision represents all whole numbers up to it.
 _LARGEST = 2.0**53
-# Standard normal deviations that the integral goes to.
+# The range of the integrals, in standard deviations of N(0, 1).
 _DEVIATIONS = 9.0
 
 
 @dataclass(frozen=True, eq=False)
 class CountNoise(Likelihood):
-    """Counts with a mean A G(z) and a variance that is a function of it."""
+    """Counts with means A G(z) and a variance that is a function of the mean."""
 
     @abstractmethod
     def dispersion(self, mean: Any) -> Any:
-        """V(mu) / mu, of an array or a tensor."""
+        """V(mu) / mu for an array or a tensor."""
 
     @abstractmethod
     def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """d / 2, computed from mu - y, so that nothing cancels where both are large."""
+        """d / 2, computed from mu - y so that large numbers do not cancel."""
 
     @abstractmethod
     def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        """d / 2 where mu is so small that it may be 0, and only its logarithm is known."""
+        """d / 2 from log(mu), for means so small that mu may underflow to 0."""
 
     @abstractmethod
     def distribution(self, mean: float) -> Any:
-        """The distribution of a count, of SciPy's."""
+        """The distribution of a count, as an object of SciPy."""
 
     def variance_of(self, mean: Any) -> Any:
         """V(mu)."""
@@ -85,7 +86,7 @@ class CountNoise(Likelihood):
     # --- the objective ------------------------------------------------------------------------------------------------
 
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """D's terms d, of the shape of y; differentiable."""
+        """The terms d of D, of the shape of y; differentiable."""
         within, log_mean = mean >= _FLOOR, math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
         usual = self.half_deviance(y, torch.where(within, mean, torch.ones_like(mean)))
         return 2 * torch.where(within, usual, self.half_deviance_of_log(y, log_mean.exp(), log_mean)).clamp_min(0.0)
@@ -93,8 +94,8 @@ class CountNoise(Likelihood):
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, of the shape of y.
 
-        Where nothing was counted and less than one expected the weight is 1: that of 1 / mu would hold a step back
-        which costs 2 an expected count, however far it goes.
+        The weight is 1 for y = 0 and mu < 1. There d = 2 mu is linear, and a weight of 1 / mu would make steps too
+        short.
         """
         positive, within = _positive(mean), mean >= _FLOOR
         curvature = 1 / (self.dispersion(positive) * positive.clamp_min(_FLOOR))
@@ -107,7 +108,7 @@ class CountNoise(Likelihood):
         return np.asarray(y.sum(axis=1))
 
     def check(self, y: Array) -> None:
-        """Counts are whole numbers of at least 0, up to 2^53."""
+        """Refuse observations that are not whole numbers from 0 to 2^53."""
         for bad, what, advice in (
             (y < 0, "below 0", "counts are not: state 'gaussian:S' for data with a background taken off"),
             (y != np.rint(y), "that are no whole numbers", "pass the counts themselves, before any scaling"),
@@ -121,7 +122,7 @@ class CountNoise(Likelihood):
                 )
 
     def check_range(self, low: Array, high: Array) -> None:
-        """Counts have means of at least 0."""
+        """Refuse a generator with outputs below 0, which cannot be means of counts."""
         if (low < 0).any() and np.isfinite(high).all():
             raise InputError(
                 f"noise={self}: counts have means of at least 0, and outputs of the generator go from "
@@ -130,16 +131,16 @@ class CountNoise(Likelihood):
             )
 
     def variance(self, y: Array) -> Array:
-        """The mean variance of the counts, were their means the data."""
+        """The mean variance of the counts, with the data taken as their means."""
         return np.asarray(self.variance_of(np.maximum(y, 1.0)).mean(axis=1))
 
     # --- goodness of fit ----------------------------------------------------------------------------------------------
 
     def cumulants(self, fit: Fit) -> Array:
-        """Mean, variance and third cumulant of the deviance that counts of the fitted means leave, (B, 3)."""
+        """Mean, variance and third cumulant of the deviance of counts with the fitted means, after a fit, (B, 3)."""
         positive = _positive(torch.from_numpy(fit.mean)).numpy()
         moments = entries_of(self, np.where(np.isfinite(positive), positive, 1.0))
-        # Nothing can be counted where nothing is expected; a deviance of 2 mu is left.
+        # With a mean of at most 0, the count is 0, and its deviance is 2 mu for the positive mean that replaces it.
         seen = fit.seen & ~(fit.mean <= 0)
         whole = np.stack([np.where(seen, e, 0.0).sum(axis=1) for e in moments[:3]], axis=1)
         whole[:, 0] += 2 * np.where(fit.mean <= 0, positive, 0.0).sum(axis=1)
@@ -148,7 +149,7 @@ class CountNoise(Likelihood):
             for i, own in zip(rows, tangents, strict=True):
                 entries = Entries(*(e[i] for e in moments))
                 left[i] = self._left(whole[i], positive[i], seen[i], own, fit.prior, entries)
-        # A fit that takes all cannot be tested; what is left is whether the true code could leave as much.
+        # A fit that uses up nearly all cannot be tested; then the test is whether the true code could leave as much.
         testable = (left[:, :2] > 1e-3 * whole[:, :2]).all(axis=1, keepdims=True)
         return np.where(testable, left, whole)
 
@@ -162,16 +163,16 @@ class CountNoise(Likelihood):
         leverage = (half * half).sum(axis=1)
         fitted = half @ (half.T @ entries.with_score)
         used = float(leverage.sum())
-        # E (x'Hx) = u, and kappa at the fitted means is off by half its curvature times their variance.
+        # E (x'Hx) = u; kappa at the fitted means is off by half its second derivative times their variance.
         mean_left = whole[0] - used - 0.5 * float(entries.bend @ leverage)
-        # var(sum d - c'Hx) + var(x'Hx) - 2 cov(sum d - c'Hx, x'Hx); var(x'Hx) = 2 u for scores that are near normal.
+        # var(sum d - c'Hx) + var(x'Hx) - 2 cov(sum d - c'Hx, x'Hx), with var(x'Hx) = 2 u as for normal scores.
         explained = float(entries.with_score @ fitted)
         shared = float(entries.with_square @ leverage) - float((fitted * entries.skew) @ leverage)
         variance = whole[1] - explained + 2 * used - 2 * shared
         return np.array([mean_left, variance, whole[2] * variance / whole[1]])
 
     def p_value(self, fit: Fit) -> Array:
-        """That of a gamma distribution with the :meth:`cumulants` of the deviance."""
+        """The p-value of a gamma distribution with the :meth:`cumulants` of the deviance."""
         mean, variance, third = self.cumulants(fit).T
         deviation = np.sqrt(variance)
         return np.asarray(scipy.stats.pearson3.sf(fit.deviance, third / deviation**3, mean, deviation))
@@ -179,13 +180,13 @@ class CountNoise(Likelihood):
 
 @dataclass(frozen=True, eq=False)
 class Poisson(CountNoise):
-    r"""Counts of independent events, of mean and variance :math:`\mu = A \, G(z)`.
+    r"""Counts of independent events, with mean and variance :math:`\mu = A \, G(z)`.
 
-    The objective is the deviance :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j - \mu_j)`, see
-    :mod:`unrelu.measurements.count_noise`, also for means that are not positive and for the p-value.
+    The objective is the deviance :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j - \mu_j)`. See
+    :mod:`unrelu.measurements.count_noise` for means that are not positive, and for the p-value.
 
     Raises:
-        InputError: where it is used, y has entries that are no counts.
+        InputError: y has entries that are not counts (raised by the functions that take y).
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])  # means (2 z, 0, z)
@@ -224,15 +225,15 @@ class Poisson(CountNoise):
 class NegativeBinomial(CountNoise):
     r"""Counts with more variance than Poisson's: :math:`V = \mu + \mu^2 / r`, :math:`\mu = A \, G(z)`.
 
-    A Poisson count whose mean itself is drawn from a gamma distribution of shape r. The objective is the deviance
-    :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j + r) \log((y_j + r) / (\mu_j + r))`, see
-    :mod:`unrelu.measurements.count_noise`, also for means that are not positive and for the p-value.
+    Such a count is Poisson with a mean that is drawn from a gamma distribution of shape r. The objective is the
+    deviance :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j + r) \log((y_j + r) / (\mu_j + r))`. See
+    :mod:`unrelu.measurements.count_noise` for means that are not positive, and for the p-value.
 
     Args:
-        level: r, above 0: for large ones the noise is Poisson's.
+        level: r, above 0; for large r the counts are nearly Poisson.
 
     Raises:
-        InputError: r is no finite number above 0; where it is used, y has entries that are no counts.
+        InputError: r is not a finite number above 0, or y has entries that are not counts.
 
     >>> import unrelu
     >>> print(unrelu.NegativeBinomial(5))
@@ -270,7 +271,7 @@ class NegativeBinomial(CountNoise):
 
 
 def _positive(mean: Tensor) -> Tensor:
-    """The means, those below f replaced by f exp(mu / f - 1)."""
+    """Means, with f exp(mu / f - 1) in place of those below f."""
     return torch.where(mean >= _FLOOR, mean, _FLOOR * torch.exp((mean / _FLOOR - 1).clamp_max(0.0)))
 
 
@@ -278,11 +279,11 @@ def _positive(mean: Tensor) -> Tensor:
 
 
 class Entries(NamedTuple):
-    """Moments of entries of given means, arrays of their shape; d is a deviance, x = (y - mu) / sqrt V.
+    """Moments of entries with given means, as arrays; d is the deviance of an entry, x = (y - mu) / sqrt V.
 
     Attributes:
         mean, variance, third: cumulants of d.
-        with_score, with_square: its covariances with x and with x^2.
+        with_score, with_square: covariances of d with x and with x^2.
         skew: E x^3.
         bend: V times the second derivative of the mean of d by mu.
     """
@@ -304,19 +305,19 @@ def _spline(noise: CountNoise) -> Any:
 
 
 def entries_of(noise: CountNoise, mean: Array) -> Entries:
-    """The moments of entries of these means."""
+    """The moments of entries with these means."""
     log, spline = np.log(np.clip(mean, _GRID[0], _GRID[-1])), _spline(noise)
     moments: list[Array] = list(np.moveaxis(spline(log), -1, 0))
     first, second = (spline(log, order)[..., 0] for order in (1, 2))
-    # By the chain rule: of f(log mu), the second derivative by mu is (f'' - f') / mu^2.
+    # By the chain rule, the second derivative of f(log mu) by mu is (f'' - f') / mu^2.
     clipped = np.exp(log)
     return Entries._make([*moments, (second - first) / clipped**2 * noise.variance_of(clipped)])
 
 
 def moments_of(noise: CountNoise, mean: float) -> tuple[float, ...]:
-    """Cumulants 1 to 3 of d, cov(d, x), cov(d, x^2) and E x^3, by sums over all counts that are not too rare.
+    """Cumulants 1 to 3 of d, cov(d, x), cov(d, x^2) and E x^3, summed over all counts that are not too rare.
 
-    Where the counts spread far, by the trapezoidal rule over normal deviations t, y = Q(Phi(t)).
+    Widely spread counts are integrated by the trapezoidal rule over normal deviates t, with y = Q(Phi(t)).
     """
     counts, spread = noise.distribution(mean), math.sqrt(noise.variance_of(mean))
     if spread <= _SUMMED:

@@ -1,15 +1,15 @@
-r"""Equilibration: the same network in units in which its layers put out numbers of about 1.
+r"""Equilibration: rescale a network to normalised units, in which the outputs of its layers are about 1.
 
-Squares of weights beyond 1e154 overflow, those below 1e-154 vanish, and tolerances have a range for which they were
-made. A result must not depend on that, since it only depends on units: for a ReLU, LeakyReLU, PReLU or identity,
-phi(s u) = s phi(u) for s > 0, so with one factor s_i for the output of each layer and s_0 = 1 for the code,
+Squares of weights above 1e154 overflow, squares of weights below 1e-154 underflow, and tolerances suit a certain range.
+A result must not depend on the units. For a ReLU, LeakyReLU, PReLU or identity, phi(s u) = s phi(u) for s > 0. With one
+factor s_i for the output of each layer and s_0 = 1 for the code,
 
 .. math:: W_i' = \frac{s_i}{s_{i-1}} W_i, \quad b_i' = s_i b_i, \qquad
           A' = \frac{s_y}{s_d} A, \quad y' = s_y y, \quad e' = s_y e
 
-is the same problem with the same codes. The factors are powers of two, so that nothing is rounded, and 1 where a layer
-puts out numbers of about 1 already: most networks stay what they are. Behind a sigmoid or tanh, whose outputs have a
-unit of their own, the factor is 1, and of a generator without known layers only the output has one.
+is therefore the same problem with the same codes. The factors are powers of two, so that nothing is rounded. The factor
+is 1 if the outputs of a layer are about 1 already, so most networks do not change. It is also 1 after a sigmoid or
+tanh, whose outputs have a fixed range. In a generator without known layers, only the output has a factor.
 
 Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Salakhutdinov and Srebro, "Path-SGD",
 2015); powers of two as in LAPACK's equilibration routines ``geequb``.
@@ -34,12 +34,12 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array
 
-# Sizes from 2^-10 to 2^10, a thousand either way, are left as they are.
+# Sizes from 2^-10 to 2^10 (about 1/1000 to 1000) are not rescaled.
 _LEFT = 10
-# Exponents of factors: 2^1000 and its inverse are numbers, as are products of it with the largest rounding errors.
+# The largest exponent of a factor: 2^1000, its inverse and their products with rounding errors are finite numbers.
 _LARGEST = 1000
 
-# Multiplications that the sizes of layers may cost, and codes from which they are found at least.
+# The most multiplications that finding the sizes of layers may cost, and the fewest codes that it takes.
 _MULTIPLICATIONS, _FEWEST_CODES = 2**28, 2
 
 
@@ -48,10 +48,10 @@ class Units:
     """The units of a rescaled problem, as exponents of two: user's number = number / 2^exponent.
 
     Attributes:
-        layers: exponents e of the factors s_i = 2^e of the layers, (d,); none where the layers are not known.
-        output: of outputs x, s_d.
-        data: of observations y, s_y.
-        latent: the coordinates that stand for codes, where codes have bounds; else None.
+        layers: exponents e of the factors s_i = 2^e of the layers, (d,); empty if the layers are not known.
+        output: the exponent of s_d, of outputs x.
+        data: the exponent of s_y, of observations y.
+        latent: the coordinates that are searched in place of codes with bounds; else None.
     """
 
     layers: tuple[int, ...] = ()
@@ -60,7 +60,7 @@ class Units:
     latent: Coordinates | None = None
 
     def codes(self, z: np.ndarray) -> np.ndarray:
-        """The user's codes of those of a problem in these units, (..., k)."""
+        """Convert codes of a problem in these units to the user's codes, (..., k)."""
         return z if self.latent is None else self.latent.codes(z)
 
     def layer(self, depth: int) -> int:
@@ -77,14 +77,14 @@ class Equilibrated(NamedTuple):
 
 
 def equilibrate(network: Generator, operator: Operator | None = None) -> Equilibrated:
-    """The network, and what is measured of it, in normalised units; themselves if they are normalised.
+    """Rescale the network and the operator to normalised units; they are returned as they are if they need none.
 
     Args:
-        network: G. What was found of it is kept as long as it lives.
+        network: G. Its rescaled form is cached as long as G lives.
         operator: A; None measures the whole output.
 
     Raises:
-        ModelError: a network that was converted to single precision has weights beyond its range.
+        ModelError: the network was converted to single precision, and has weights beyond its range.
     """
     if network not in _known:
         layers, output = _factors(network)
@@ -100,9 +100,9 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
 
 
 def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
-    """The exponent of what is measured of typical outputs x; of weights also what makes them about 1.
+    """The exponent of the factor that makes measurements of typical outputs x about 1; weights are included.
 
-    Step lengths and the Gaussian model of the samples are for measurements of the size of outputs.
+    Step lengths and the Gaussian surrogate are made for measurements of the size of outputs.
     """
     weights, inner = operator.weights(max(1, operator.count)), operator.unweighted
     if weights is None:
@@ -112,7 +112,7 @@ def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
     return measured if size is None else max(-_LARGEST, min(_LARGEST, measured - round(size)))
 
 
-# The exponents of layers and output by network, and the network in normalised units, if it is not in them already.
+# By network: the exponents of its layers and its output, and the rescaled network, or None if it needs no rescaling.
 _known: weakref.WeakKeyDictionary[Generator, tuple[tuple[int, ...], int, Generator | None]]
 _known = weakref.WeakKeyDictionary()
 
@@ -121,7 +121,7 @@ _known = weakref.WeakKeyDictionary()
 
 
 def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
-    """Exponents of the layers' factors, and of that of the output."""
+    """Return the exponents of the factors of the layers and of the output."""
     if not isinstance(network, Network):
         return (), _exponent(_log_size(network.typical_outputs), 0)
     exact = network.to(torch.float64, "cpu")
@@ -150,7 +150,7 @@ def _exponent(log_size: float | None, otherwise: int) -> int:
 
 
 def _log_size(x: np.ndarray) -> float | None:
-    """log2 of the root mean square; None where it is 0 or no number."""
+    """log2 of the root mean square; None if it is 0 or not finite."""
     largest = float(np.abs(x).max(initial=0.0))
     if not 0 < largest < math.inf:
         return None
@@ -158,7 +158,7 @@ def _log_size(x: np.ndarray) -> float | None:
     return scale + 0.5 * math.log2(float(np.square(np.ldexp(x, -scale)).mean()))
 
 
-# --- the same in other units ------------------------------------------------------------------------------------------
+# --- rescaling --------------------------------------------------------------------------------------------------------
 
 
 def _in_units(network: Generator, layers: tuple[int, ...], output: int) -> Generator:
@@ -169,7 +169,7 @@ def _in_units(network: Generator, layers: tuple[int, ...], output: int) -> Gener
 
 
 def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
-    """The layer where a unit of its input is 2^-before and one of its output 2^-after."""
+    """The layer for inputs that are multiplied by 2^before and outputs that are multiplied by 2^after."""
     if not (before or after):
         return layer
     linear = after - before

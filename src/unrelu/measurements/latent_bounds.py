@@ -1,11 +1,11 @@
-r"""Bounds of latent codes, lower <= z <= upper, and the same generator on coordinates in which they are standard.
+r"""Bounds of latent codes, lower <= z <= upper, and standard coordinates for codes with bounds.
 
-Searches work with codes that are about N(0, I), and the parameters of an emulator have units of their own: a
-temperature of 4,000 to 8,000 beside an abundance of -2.5 to 0.5. Where both ends of a coordinate are finite,
+Searches expect codes that are about N(0, I), but the parameters of an emulator have physical units: a temperature of
+4,000 to 8,000, say, and an abundance of -2.5 to 0.5. If both bounds of a coordinate are finite, then t with
 
 .. math:: z_j = \frac{l_j + u_j}{2} + \frac{u_j - l_j}{\sqrt{12}} \, t_j, \qquad |t_j| \le \sqrt 3,
 
-has mean 0 and variance 1 if z is uniform between them. A step of the same length then means as much in each coordinate.
+has mean 0 and variance 1 for z uniform between the bounds. A step in t then means the same in all coordinates.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unrelu.models.opaque_network import unchained
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import shown
 
-# Bounds are not nearer to each other, so that a code's share of their distance is a number.
+# The least distance of two bounds, so that dividing by it does not overflow.
 _SHORTEST = 1e-290
 # Half the length of an interval on which a uniform variable has variance 1.
 _HALF = math.sqrt(3.0)
@@ -50,11 +50,11 @@ class Bounds:
 
     @classmethod
     def parse(cls, bounds: Any, shape: Shape) -> Bounds:
-        """The bounds of codes of this shape from None, (lower, upper), numbers or arrays, or ``scipy.optimize.Bounds``.
+        """Read bounds of codes of this shape: None, (lower, upper) of numbers or arrays, or ``scipy.optimize.Bounds``.
 
         Raises:
-            InputError: no pair, entries that are no real numbers or NaN, a shape that does not fit, or a lower bound
-                that is not below the upper one, or whose distance from it is out of the range of numbers.
+            InputError: ``bounds`` is not a pair, has entries that are not real numbers, or a wrong shape; a lower bound
+                is not below the upper one; or their distance overflows or is too small.
         """
         k = math.prod(shape)
         if bounds is None:
@@ -92,17 +92,17 @@ class Bounds:
 
     @property
     def boxed(self) -> npt.NDArray[np.bool_]:
-        """The coordinates with two finite ends, (k,)."""
+        """Which coordinates have two finite bounds, (k,)."""
         return np.isfinite(self.lower) & np.isfinite(self.upper)
 
     def clip(self, z: Array) -> Array:
-        """The nearest codes inside, (..., k)."""
+        """The nearest codes within the bounds, (..., k)."""
         return z if self.none else np.clip(z, self.lower, self.upper)
 
     def reflect(self, z: Array) -> Array:
-        """Codes (..., k), mirrored at the bounds that they are beyond: clipped draws would heap up there.
+        """Mirror codes (..., k) at the bounds that they exceed, repeatedly between two bounds.
 
-        Between two bounds they are mirrored as often as it takes.
+        Clipping random codes instead would accumulate them at the bounds.
         """
         if self.none:
             return z
@@ -115,32 +115,32 @@ class Bounds:
         return self.clip(z)
 
     def quantile(self, p: Array) -> Array:
-        """Of probabilities p (..., k), the quantiles of uniform codes; 0 where a bound is infinite."""
+        """Quantiles of uniform codes at probabilities p (..., k); 0 where a bound is infinite."""
         low, high = (np.where(self.boxed, end, 0.0) for end in (self.lower, self.upper))
         return low + (high - low) * p
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Codes (*shape, k): uniform where both ends are finite, else N(0, 1), mirrored at the one that is."""
+        """Draw codes (*shape, k): uniform between two finite bounds, else N(0, 1), mirrored at the finite bound."""
         z = rng.standard_normal((*shape, len(self.lower)))
         if self.boxed.any():
             z = np.where(self.boxed, self.quantile(rng.random(z.shape)), z)
         return self.reflect(z)
 
     def active(self, z: Array) -> npt.NDArray[np.int8]:
-        """-1 where a code (..., k) is at its lower bound, 1 at its upper one, else 0, as in scipy.optimize."""
+        """-1 where a code (..., k) is at its lower bound, 1 at its upper bound, else 0, as in scipy.optimize."""
         return np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0)).astype(np.int8)
 
     def within(self, z: Array, distance: float) -> npt.NDArray[np.intp]:
-        """The coordinates of a code (k,) that have a bound so near."""
+        """The coordinates of a code (k,) that are at most this far from a bound."""
         return np.flatnonzero((z - self.lower <= distance) | (self.upper - z <= distance))
 
     @property
     def ends(self) -> tuple[Array, Array] | None:
-        """(lower, upper), as a user passes them; None where there are none."""
+        """(lower, upper), as a user passes them; None without bounds."""
         return None if self.none else (self.lower, self.upper)
 
     def plain(self) -> list[Any] | None:
-        """The same as JSON has it: for each end a number where all coordinates share it, else a list; "inf" as text."""
+        """[lower, upper] for JSON, each a number if all coordinates share it, else a list; infinity is text."""
 
         def written(end: Array) -> Any:
             values = [x if math.isfinite(x) else str(x) for x in end.tolist()]
@@ -150,14 +150,14 @@ class Bounds:
 
     @staticmethod
     def of_plain(plain: list[Any] | None) -> tuple[Array, ...] | None:
-        """(lower, upper) of what :meth:`plain` wrote."""
+        """(lower, upper) from the value of :meth:`plain`."""
         return None if plain is None else tuple(np.asarray(end, dtype=np.float64) for end in plain)
 
     def check_finite(self) -> None:
-        """Refuse bounds that leave a coordinate without one of its ends, where others have one.
+        """Refuse bounds that are partly infinite: all must be finite, or none.
 
         Raises:
-            InputError: these do.
+            InputError: they are partly infinite.
         """
         if not (self.none or self.boxed.all()):
             j = int(np.argmin(self.boxed))
@@ -167,10 +167,10 @@ class Bounds:
             )
 
     def check(self, z0: Array, name: str = "z0") -> None:
-        """Refuse codes (B, k) that are outside, by the name of the argument.
+        """Refuse codes (B, k) outside the bounds; ``name`` is the argument that they were passed as.
 
         Raises:
-            InputError: one is.
+            InputError: a code is outside.
         """
         outside = np.argwhere((z0 < self.lower) | (z0 > self.upper))
         if len(outside):
@@ -184,7 +184,7 @@ class Bounds:
 
 
 def _end(values: Any, name: str, shape: Shape) -> Array:
-    """The lower or upper bounds of codes of a shape, (k,), from a number or an array."""
+    """The lower or upper bounds (k,) from a number or an array; ``shape`` is that of a code."""
     array, k = numbers(values, f"bounds: {name}"), math.prod(shape)
     if array.shape not in ((), (k,), shape):
         raise InputError(f"bounds: the {name} one has shape {array.shape}, a code has {k} numbers")
@@ -209,7 +209,7 @@ class Coordinates:
 
     @classmethod
     def of(cls, bounds: Bounds, scaled: bool = True) -> Coordinates:
-        """Standard coordinates; those of the codes themselves if not ``scaled``."""
+        """Standard coordinates for these bounds; with ``scaled=False``, t = z."""
         boxed = bounds.boxed & scaled
         with np.errstate(invalid="ignore"):
             shift = np.where(boxed, bounds.lower + 0.5 * (bounds.upper - bounds.lower), 0.0)
@@ -218,24 +218,24 @@ class Coordinates:
         return cls(shift, factor, bounds, Bounds(lower, upper))
 
     def codes(self, t: Array) -> Array:
-        """z of t (..., k): inside the bounds to the bit, and at one where t is."""
+        """z for t (..., k): within the bounds exactly, and exactly at a bound where t is at one."""
         z = self.of_codes.clip(self.shift + self.factor * t)
         z = np.where(t == self.standard.lower, self.of_codes.lower, z)
         return np.where(t == self.standard.upper, self.of_codes.upper, z)
 
     def coordinates(self, z: Array) -> Array:
-        """t of codes z (..., k)."""
+        """t for codes z (..., k)."""
         t = self.standard.clip((z - self.shift) / self.factor)
         t = np.where(z == self.of_codes.lower, self.standard.lower, t)
         return np.where(z == self.of_codes.upper, self.standard.upper, t)
 
 
-# Of each generator, that on the coordinates it was last searched in: what is learned of it there is kept with it.
+# By generator: its last coordinates and the generator on them. What a search learns is cached with that object.
 _standard: weakref.WeakKeyDictionary[Generator, tuple[bytes, Generator]] = weakref.WeakKeyDictionary()
 
 
 def on_coordinates(network: Generator, coordinates: Coordinates) -> Generator:
-    """G(shift + factor t) as a generator of t, the same object for the same coordinates."""
+    """Return G(shift + factor t) as a generator of t; the same coordinates give the same object."""
     bounds, shift, factor = coordinates.of_codes, coordinates.shift, coordinates.factor
     key = b"".join(a.tobytes() for a in (shift, factor, bounds.lower, bounds.upper))
     known = _standard.get(network)
@@ -255,12 +255,12 @@ def _composed(network: Generator, shift: Tensor, factor: Tensor) -> Generator:
 
 @dataclass(frozen=True, eq=False)
 class GeneratorInUnits(Generator):
-    """2^exponent G(shift + factor t) of a generator without known layers.
+    """2^exponent G(shift + factor t), for a generator G without known layers.
 
     Attributes:
         base: G.
         shift, factor: (k,).
-        exponent: of the unit of outputs.
+        exponent: the exponent of the factor of outputs.
     """
 
     base: Generator
@@ -277,19 +277,19 @@ class GeneratorInUnits(Generator):
     def of(
         cls, network: Generator, shift: Tensor | None = None, factor: Tensor | None = None, exponent: int = 0
     ) -> GeneratorInUnits:
-        """That of a copy, since what is kept with a network must not keep it alive."""
+        """Wrap a copy of a generator: this object is cached for the generator, and must not keep it alive."""
         like = torch.ones(network.latent_dim, dtype=network.dtype, device=network.device)
         shift, factor = (0 * like if shift is None else shift, like if factor is None else factor)
         return cls(copy(network), shift.to(like), factor.to(like), exponent)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> GeneratorInUnits:
-        """The same on another dtype or device."""
+        """The same generator with another dtype or on another device."""
         base = self.base.to(dtype, device)
         shift, factor = (t.to(base.device, base.dtype) for t in (self.shift, self.factor))
         return GeneratorInUnits(base, shift, factor, self.exponent)
 
     def smoothed(self, share: float) -> Generator:
-        """The same of the smoothed generator; itself if its layers are not known."""
+        """The same with G smoothed; itself if the layers of G are not known."""
         base = self.base.smoothed(share)
         return self if base is self.base else replace(self, base=base)
 
@@ -298,6 +298,6 @@ class GeneratorInUnits(Generator):
         return times_power(self.base.forward(self.shift + self.factor * z), self.exponent)
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The same and its transposed Jacobian, (B, k, n)."""
+        """2^exponent G(shift + factor t), (B, n), and its transposed Jacobian, (B, k, n)."""
         x, tangents = self.base.linearize(self.shift + self.factor * z)
         return times_power(x, self.exponent), times_power(tangents * self.factor[:, None], self.exponent)

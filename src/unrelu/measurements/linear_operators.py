@@ -1,13 +1,14 @@
-r"""Linear measurements A: R^n -> R^m of a generator's flattened output, on batches in PyTorch.
+r"""Linear measurements A: R^n -> R^m of a generator's flattened output, for batches in PyTorch.
 
-**What the last layer phi(W h + b) of a network becomes under A**, a layer whose whole output is observed:
+**The last layer phi(W h + b) and A** together often are a single layer whose whole output is observed:
 
-- A picks outputs S (all of them, those of a mask, or rows with a single 1): the layer of these rows, as
-  S phi(W h + b) = phi(S W h + S b).
-- phi is the identity: A (W h + b) = (A W) h + A b for any A.
-- A mixes outputs of another phi: one more linear layer, of matrix A. Layer methods cannot invert it; proofs can use it.
-- A weighs what is picked, as noise of different sizes does, and phi(s u) = s phi(u) for s > 0 (no sigmoid or tanh): the
-  layer of rows S W and biases S b, scaled alike.
+- A selects outputs (all, those of a mask, or rows with a single 1) by a matrix S: it is the layer of the selected
+  rows, since S phi(W h + b) = phi(S W h + S b).
+- phi is the identity: it is the layer A (W h + b) = (A W) h + A b, for any A.
+- A mixes outputs of another phi: it is not one layer. A linear layer with matrix A follows the last one. Layer methods
+  cannot invert it; proofs can use it.
+- A weights what it selects, as noise of different sizes does, and phi(s u) = s phi(u) for s > 0 (not a sigmoid or
+  tanh): it is the layer of rows S W and biases S b, multiplied by the weights.
 """
 
 from __future__ import annotations
@@ -33,27 +34,27 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-# The outputs that an observation shows: an index into the rows of the last layer.
+# The observed outputs of an observation, as an index into the rows of the last layer.
 OutputIndex = npt.NDArray[np.intp] | slice
 _Code = Callable[[Array], Array]
 
 
 class Operator(ABC):
-    """A map of flat outputs, (B, n) -> (B, m), the same for every observation or one for each (masks).
+    """A map of flat outputs, (B, n) -> (B, m). All observations share it, or each has its own (masks).
 
-    A class of your own states n, m and shape, and defines :meth:`forward` and :meth:`adjoint`; if it is not linear,
+    A subclass sets n, m and shape, and defines :meth:`forward` and :meth:`adjoint`. If it is not linear, it defines
     :meth:`linearize` in place of the adjoint.
 
     Attributes:
         linear: whether it is a linear map.
-        n: entries of an output.
-        m: entries of an observation. A mask keeps m = n; entries that it hides are 0.
+        n: number of entries of an output.
+        m: number of entries of an observation. A mask has m = n; the entries that it hides are 0.
         shape: shape of one observation as the user passes it.
-        kind: what a file calls it.
-        output_shaped: whether an observation is an output, or entries of it in their places.
+        kind: its name in files.
+        output_shaped: whether an observation has the shape of an output, with hidden entries if any.
         portable: whether it can be sent to another process.
-        present: whether it can be evaluated: not of a result that was loaded without it.
-        stored: names and types of the arrays that a file keeps of it (:meth:`saved`); None where it is code.
+        present: whether it can be evaluated; False in a result that was loaded without its operator.
+        stored: names and types of the arrays that a file keeps (:meth:`saved`); None if the operator is code.
     """
 
     linear: bool = True
@@ -75,11 +76,11 @@ class Operator(ABC):
         """A^T r, (B, m) -> (B, n)."""
 
     def tangents(self, t: Tensor) -> Tensor:
-        """A on every direction of every observation, (B, k, n) -> (B, k, m)."""
+        """A applied to k directions for each observation, (B, k, n) -> (B, k, m)."""
         return torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """A x, (B, m), and its derivative along every direction, (B, k, n) -> (B, k, m)."""
+        """A x, (B, m), and its derivatives along k directions, (B, k, n) -> (B, k, m)."""
         return self.forward(x), self.tangents(t)
 
     @computing()
@@ -89,50 +90,47 @@ class Operator(ABC):
 
     @property
     def width(self) -> int:
-        """The most numbers that it holds for an output, beside what it takes and gives."""
+        """The most numbers that it holds in memory for one output, its input and result excluded."""
         return 0
 
     @property
     def count(self) -> int:
-        """The number of observations that it is made for; 0 where all share one map."""
+        """The number of observations that it is made for; 0 if all share one map."""
         return 0
 
     def take(self, rows: npt.NDArray[np.intp] | Tensor) -> Operator:
-        """The operator of some of the observations; itself where all share one."""
+        """The operator of some of the observations; itself if all share one."""
         return self
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Operator:
         """The same operator on tensors of another type or device."""
         return self
 
-    # --- what it measures ---------------------------------------------------------------------------------------------
+    # --- observed outputs ---------------------------------------------------------------------------------------------
 
     @property
     def selects(self) -> bool:
-        """Whether A picks entries of the output, and mixes none."""
+        """Whether A selects entries of the output without mixing them."""
         return self.output_shaped or self.selection() is not None
 
     def selection(self) -> npt.NDArray[np.intp] | None:
-        """If the operator only picks entries of the output: which, (m,), else None. A mask has its own, ``kept``."""
+        """The entries that A selects, (m,), if it mixes none, else None. A mask has ``kept`` instead."""
         return None
 
     def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]] | None:
-        """Which outputs each of the observations (B, m) shows, and what they are; None where A mixes outputs.
+        """For each of the observations (B, m), the outputs that it shows and their values; None if A mixes outputs.
 
-        Observations that show the same outputs have the same object for them.
+        Observations that show the same outputs share one index object.
         """
         chosen = slice(None) if self.output_shaped else self.selection()
         return None if chosen is None else [(chosen, row) for row in y]
 
     def seen(self, size: int) -> npt.NDArray[np.bool_]:
-        """Which entries of ``size`` observations were observed at all, (size, m)."""
+        """Which entries of ``size`` observations are not hidden, (size, m)."""
         return np.ones((size, self.m), dtype=bool)
 
     def is_layer_of(self, network: Generator) -> bool:
-        """Whether what was observed is the output of a single layer: A picks outputs, or no activation is before it.
-
-        It may weigh what it picks, where the activation is none with a unit of its own.
-        """
+        """Whether the last layer and A together are a single layer (see the top of this module)."""
         last = network.layers[-1].activation if isinstance(network, Network) else None
         if last is not None and last.linear:
             return self.linear
@@ -140,7 +138,7 @@ class Operator(ABC):
         return self.linear and self.unweighted.selects and not (weighs and (last is None or last.smooth))
 
     def matrix(self) -> Array:
-        """A written out, (m, n)."""
+        """A as a dense matrix, (m, n)."""
         return np.ascontiguousarray(self.values(np.eye(self.n)).T)
 
     def folded(self, matrix: Array | sparse.csr_array, bias: Array) -> tuple[Array, Array]:
@@ -157,7 +155,7 @@ class Operator(ABC):
         return self
 
     def weights(self, size: int) -> Array | None:
-        """The weights of the entries of ``size`` observations, (size, m); None where it has none."""
+        """The weights of the entries of ``size`` observations, (size, m); None without weights."""
         return None
 
     def around(self, inner: Operator) -> Operator:
@@ -165,20 +163,20 @@ class Operator(ABC):
         return inner
 
     def normalised(self) -> tuple[Operator, Tensor]:
-        """The operator with weights of mean square 1, and what they were divided by, (1,) or (B, 1)."""
+        """The operator with weights of mean square 1, and the divisors of its weights, (1,) or (B, 1)."""
         return self, torch.ones(1, dtype=torch.float64)
 
     def hiding(self, finite: Tensor) -> Operator:
-        """The operator that shows only the entries at which ``finite``, (m,) or (B, m), is 1 and not 0."""
+        """The operator that hides the entries where ``finite``, (m,) or (B, m), is 0 and not 1."""
         return WeightedOperator(self, finite)
 
     def followed_by(self, matrix: Array) -> Operator:
-        """W A for a matrix W, (m', m), of all observations."""
+        """W A for a matrix W, (m', m), that all observations share."""
         rows = matrix @ self.take(np.array([0])).matrix()
         return MatrixOperator(torch.from_numpy(rows), (len(matrix),))
 
     def in_units(self, before: int, after: int) -> Operator:
-        """2^after A 2^before: the same measurement in other units of outputs and observations."""
+        """2^after A 2^before, the same measurement in other units of outputs and observations."""
         if not self.linear and before:
             raise UnsupportedModelError(
                 f"outputs of the generator are of the size 2^{before}, and operator= is a {type(self).__name__}, which "
@@ -191,21 +189,21 @@ class Operator(ABC):
     # --- files --------------------------------------------------------------------------------------------------------
 
     def saved(self) -> dict[str, npt.NDArray[Any]]:
-        """The arrays that a file keeps, by the names of :attr:`stored`."""
+        """The arrays that a file keeps, with the names in :attr:`stored`."""
         return {}
 
     @classmethod
     def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Operator:
-        """The operator of what :meth:`saved` gave."""
+        """Make the operator from the arrays of :meth:`saved`."""
         raise NotImplementedError
 
     def content(self) -> Any:
-        """What its fingerprint depends on: fields of a dataclass, of code what it does to one vector."""
+        """What its fingerprint depends on: the fields of a dataclass, or its image of one vector if it is code."""
         own: Any = self
         return {f.name: getattr(own, f.name) for f in fields(own)} if is_dataclass(own) else self._image()
 
     def _image(self) -> tuple[Shape, list[str]]:
-        """What becomes of one vector, without the last, rounded digits."""
+        """The image of one random vector, without the last digits, in which machines differ."""
         image = self.values(stream("fingerprint").standard_normal((1, self.n)))[0]
         return self.shape, [f"{number:.6e}" for number in image]
 
@@ -243,7 +241,7 @@ class IdentityOperator(Operator):
 
 @dataclass(frozen=True, eq=False)
 class MaskOperator(Operator):
-    """Some entries of the output are observed; observations keep its shape and are 0 where nothing was observed.
+    """Some entries of the output are observed. Observations have the output's shape, and are 0 at hidden entries.
 
     Attributes:
         kept: 0 or 1, (n,) for all observations or (B, n) for each.
@@ -353,7 +351,7 @@ class MatrixOperator(Operator):
 
 @dataclass(frozen=True, eq=False)
 class SparseOperator(Operator):
-    """A sparse matrix that would be large as a dense one.
+    """A sparse matrix that would be too large as a dense one.
 
     Attributes:
         csr: (m, n).
@@ -419,11 +417,11 @@ class SparseOperator(Operator):
 
 @dataclass(frozen=True, eq=False)
 class WeightedOperator(Operator):
-    """W A, W diagonal: another operator with a weight for each entry.
+    """W A with a diagonal W: another operator with a weight for each entry.
 
     Attributes:
         inner: A.
-        weight: (m,), or (B, m), one for each observation; not below 0.
+        weight: the diagonal of W, (m,), or (B, m) with one W for each observation; not below 0.
     """
 
     inner: Operator
@@ -491,7 +489,7 @@ class MatrixFreeOperator(Operator):
     Attributes:
         apply: (n,) -> (m,).
         transpose: (m,) -> (n,).
-        n, m: entries of an output and of an observation.
+        n, m: number of entries of an output and of an observation.
         shape: shape of one observation, of m entries.
     """
 
@@ -524,7 +522,7 @@ class MatrixFreeOperator(Operator):
 
 
 def times_power(x: Tensor, exponent: int) -> Tensor:
-    """2^exponent x, in the type of x; in two steps, as 2^exponent may be no number where the product is one."""
+    """2^exponent x in the type of x. The factor is applied in two steps, since 2^exponent itself may overflow."""
     if not exponent:
         return x
     half = exponent // 2
@@ -532,12 +530,12 @@ def times_power(x: Tensor, exponent: int) -> Tensor:
 
 
 class _OfCode(torch.autograd.Function):
-    """Rows through NumPy code; its derivative is the same map, and that of the backward pass the adjoint."""
+    """Applies NumPy code, a linear map, row by row. The backward pass applies the adjoint."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, apply: _Code, transpose: _Code, sizes: tuple[int, int]) -> Tensor:
         ctx.maps = (apply, transpose, sizes)
-        # Copies: code may write into what it is given, or into what it gave before.
+        # Copies: the code may overwrite its argument, or reuse the array that it returned.
         rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
         for row in rows:
             if row.size != sizes[0]:
@@ -551,12 +549,12 @@ class _OfCode(torch.autograd.Function):
 
 
 def _beside_directions(weight: Tensor) -> Tensor:
-    """Weights (m,) or (B, m), for tangents (B, k, m)."""
+    """Weights (m,) or (B, m) in a shape that broadcasts with tangents (B, k, m)."""
     return weight[:, None, :] if weight.dim() == 2 else weight
 
 
 def _of_rows(weight: Tensor, rows: npt.NDArray[np.intp] | Tensor) -> Tensor:
-    """Weights (m,) as they are; of weights (B, m) those of some observations."""
+    """Weights (m,) as they are; from weights (B, m) those of some observations."""
     if weight.dim() == 1:
         return weight
     return weight[torch.as_tensor(rows, dtype=torch.long, device=weight.device)]

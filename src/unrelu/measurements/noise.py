@@ -1,8 +1,8 @@
-"""What is known about the noise e of an observation y = A G(z*) + e, and how well it explains a residual.
+"""Models of the noise e in y = A G(z*) + e, and their tests of residuals.
 
-A model is one class: :class:`Noise` for errors that are added and compared in a norm, :class:`Likelihood` for
-observations that are compared by a deviance of their own. The class has everything that depends on the model:
-objective, residuals, p-value, draws, text, and what a file keeps. Its ``name`` makes it known.
+Each model is a class. Models with errors that are added and compared in a norm derive from :class:`Noise`, models that
+compare observations by a deviance from :class:`Likelihood`. Everything that depends on the model is in its class:
+objective, residuals, p-value, draws, text and file format. A class registers itself by its ``name``.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from unrelu.runtime.words import nearest, shown
 Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
-# A residual that the stated noise would exceed this rarely is not explained by it.
+# The stated noise does not explain a residual whose p-value is below this.
 SIGNIFICANCE = 0.01
-# Draws from which the deviance that a likelihood leaves is known.
+# Simulated observations from which the distribution of a deviance is estimated.
 _DRAWS = 200
 # The models by name.
 MODELS: dict[str, type[Noise]] = {}
 
 
 def _meant(noise: object) -> str:
-    """What may have been meant by noise that is none, for the end of a message."""
+    """A suggestion of what an unknown ``noise`` may mean, for the end of a message."""
     if isinstance(noise, type) and issubclass(noise, Noise):
         return f"; {noise.__name__} is the class, make an object of it: unrelu.{noise.__name__}(0.1)"
     if isinstance(noise, int | float | np.number) and not isinstance(noise, bool):
@@ -52,17 +52,17 @@ def _meant(noise: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """The codes of a batch, as a p-value looks at them.
+    """The fits of a batch, with everything that p-values need.
 
     Attributes:
-        residual: what :meth:`Noise.residuals` gives, (B, m), 0 where nothing was observed; NaN without a code.
+        residual: the value of :meth:`Noise.residuals`, (B, m); 0 at hidden entries, NaN without a code.
         mean: A G(z), (B, m).
         seen: which entries were observed, (B, m).
         used: u, the degrees of freedom that the fit used up, (B,).
-        scale: the size of entries without noise, (B,). No outlier may set it, or it would hide itself.
+        scale: the size of entries without noise, (B,). It must be robust: an outlier in it would hide itself.
         prior: the weight of ``|z|^2`` in the fit.
-        jacobians: of A G, for some observations after another: which, (b,), and the derivatives along the directions
-            that the fit used, (b, k, m). None takes nothing off for them.
+        jacobians: yields Jacobians of A G, for some observations at a time: their indices, (b,), and the derivatives
+            along the directions that the fit used, (b, k, m). With None, no correction is made for the fit.
     """
 
     residual: Array
@@ -80,7 +80,7 @@ class Fit:
 
     @property
     def left(self) -> Array:
-        """m - u, or m where the fit takes them all but half of one, (B,)."""
+        """m - u, or m if that is below one half, (B,)."""
         left = self.observed - self.used
         return np.where(left >= 0.5, left, self.observed)
 
@@ -92,15 +92,15 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Noise(ABC):
-    """A noise model; everything that depends on which one it is, is a member of its class.
+    """A noise model.
 
     Attributes:
-        level: its parameter: a number, or an array of y's shape, one entry's own, for the models that take one.
-        name: how its text begins: ``str(Gaussian(0.1))`` is "gaussian:0.1", which :meth:`parse` reads.
+        level: its parameter: a number; some models also take an array, with a level for each entry of y.
+        name: the beginning of its text: ``str(Gaussian(0.1))`` is "gaussian:0.1", which :meth:`parse` reads.
         norm: the norm that suits it.
-        stated: whether anything is known of e.
-        shaped: whether the shape of a residual, its largest entry and its structure, is tested beside its size.
-        reach: the multiple of its size that nearly all errors are below.
+        stated: whether anything is known about e.
+        shaped: whether residuals are tested by their shape (largest entry and structure), not only by their size.
+        reach: nearly all errors are below this multiple of :attr:`size`.
     """
 
     level: Any = None
@@ -126,7 +126,7 @@ class Noise(ABC):
 
     @property
     def likelihood(self) -> Likelihood | None:
-        """The model itself, if observations are compared by a deviance of its own; None if by a norm of y - A G(z)."""
+        """The model itself if it compares observations by a deviance; None if by a norm of y - A G(z)."""
         return None
 
     # --- text and files -----------------------------------------------------------------------------------------------
@@ -147,10 +147,10 @@ class Noise(ABC):
 
     @staticmethod
     def parse(noise: Noise | str | None) -> Noise:
-        """The model of None, "uniform:0.1", "poisson", ... or an object, which is returned as it is.
+        """Make the model from its text, "uniform:0.1" or "poisson"; None is unknown noise, and a model is returned.
 
         Raises:
-            InputError: another kind, or a level that it cannot have.
+            InputError: the model is unknown, or its level is out of range.
         """
         if isinstance(noise, Noise):
             return noise
@@ -171,31 +171,31 @@ class Noise(ABC):
 
     @classmethod
     def built_in(cls) -> bool:
-        """Whether it is a model of this package, which every process knows."""
+        """Whether it is a model of this package, which every process can import."""
         return cls.__module__.startswith("unrelu.")
 
     @property
-    def told_by_text(self) -> bool:
-        """Whether :meth:`parse` makes the same model of its text."""
+    def text_suffices(self) -> bool:
+        """Whether :meth:`parse` makes the same model from its text."""
         try:
             return Noise.parse(str(self) if self.stated else None) == self
         except InputError:
             return False
 
     def saved(self) -> tuple[str, dict[str, Any]]:
-        """What a file keeps: its text, or its name and the fields that it was made with."""
+        """What a file keeps: its text, or its name and the arguments that it was made with."""
         own = {} if self.built_in() else {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
-        if self.told_by_text:
+        if self.text_suffices:
             return str(self) if self.stated else "", own
         made = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
         return self.name, own | {name: value for name, value in made.items() if value is not None}
 
     @staticmethod
     def restored(text: str, kept: Mapping[str, Any]) -> Noise:
-        """The model of what :meth:`saved` gave, looked up by its name among the classes that are defined.
+        """Make the model from the value of :meth:`saved`; its class is looked up by name.
 
         Raises:
-            InputError: no such class is defined, or it does not take these values.
+            InputError: no class of this name is defined, or it does not accept the values.
         """
         model, values = MODELS.get(text.partition(":")[0]), dict(kept)
         own = values.pop("class", None)
@@ -207,7 +207,7 @@ class Noise(ABC):
 
     @classmethod
     def of_fields(cls, text: str, values: Mapping[str, Any]) -> Noise:
-        """The model with the values of fields that a file keeps beside its text."""
+        """Make the model from its fields in a file; ``text`` is its text there."""
         return cls(**values)
 
     # --- units --------------------------------------------------------------------------------------------------------
@@ -217,26 +217,26 @@ class Noise(ABC):
         with np.errstate(over="ignore"):
             return replace(self, level=float(np.ldexp(self.level, exponent)))
 
-    # --- what is known of single entries, see measurements.whitening --------------------------------------------------
+    # --- levels of single entries, see measurements.whitening ---------------------------------------------------------
 
     @property
     def entrywise(self) -> bool:
-        """Whether entries differ in what is known of them, or depend on each other: whitening makes them alike."""
+        """Whether errors differ in size or are correlated, so that whitening is needed."""
         return isinstance(self.level, np.ndarray)
 
     def cholesky(self) -> Array | None:
-        """L, lower triangular, of the covariance L L^T of all entries where they depend on each other, else None."""
+        """The lower triangular L of the covariance L L^T of correlated errors; None if they are independent."""
         return None
 
     def of_one_size(self, level: float) -> Noise:
-        """The model of independent errors of one size."""
+        """The same model with independent errors of one size."""
         return type(self)(level)
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:
-        """The level of every entry, flat, (m,), or (B, m) where observations have levels of their own.
+        """The level of every entry, flat, (m,), or (B, m) if observations have different levels.
 
         Raises:
-            InputError: it is an array neither of an observation's shape, nor of that of all of them.
+            InputError: the level has neither the shape of one observation nor of all of them.
         """
         m = math.prod(observation)
         given = np.asarray(self.level).shape
@@ -250,12 +250,12 @@ class Noise(ABC):
         )
 
     def take(self, rows: npt.NDArray[np.intp], observation: tuple[int, ...], size: int) -> Noise:
-        """The model of some of ``size`` observations; itself where all share one."""
+        """The model for some of ``size`` observations; itself if all share one."""
         shared = not isinstance(self.level, np.ndarray) or self.spread(observation, size).ndim == 1
         return self if shared else replace(self, level=self.level[rows])
 
     def _finite(self, clean: Array) -> Array:
-        """The levels of entries, 0 where they are infinite, for observations (B, m)."""
+        """The levels of entries for observations (B, m), with 0 in place of infinity."""
         level = np.asarray(self.level, dtype=np.float64)
         level = level.reshape(clean.shape if level.size == clean.size else -1) if level.ndim else level
         return np.where(np.isfinite(level), level, 0.0)
@@ -263,32 +263,32 @@ class Noise(ABC):
     # --- the objective ------------------------------------------------------------------------------------------------
 
     def residuals(self, y: Array, mean: Array) -> Array:
-        """What is squared, (B, m), of observations whose outputs without noise would be ``mean``: y - mean."""
+        """The residuals whose squares the l2 objective sums, (B, m): y - mean, where ``mean`` is A G(z)."""
         return y - mean
 
     def energy(self, y: Array) -> Array:
-        """The size of the objective in l2 of codes that explain nothing, (B,): ``|y|_2^2``."""
+        """The size of the l2 objective for a code that explains nothing, (B,): ``|y|_2^2``."""
         return np.asarray(np.square(y).sum(axis=1))
 
-    def check(self, y: Array) -> None:  # noqa: B027 -- most noise may leave any number
+    def check(self, y: Array) -> None:  # noqa: B027 -- most models allow any number
         """Refuse observations (B, m) that cannot have such noise.
 
         Raises:
-            InputError: they are no counts, of count noise.
+            InputError: they are not counts, for count noise.
         """
 
-    def check_range(self, low: Array, high: Array) -> None:  # noqa: B027 -- most noise suits any output
-        """Refuse a generator whose outputs, which are observed as they are, go from ``low`` to ``high``.
+    def check_range(self, low: Array, high: Array) -> None:  # noqa: B027 -- most models suit any output
+        """Refuse a generator whose outputs range from ``low`` to ``high``, if these cannot be means of observations.
 
         Raises:
-            InputError: observations with such noise cannot have these means.
+            InputError: they cannot.
         """
 
-    # --- what methods ask of it ---------------------------------------------------------------------------------------
+    # --- for methods --------------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> float:
-        """The level as a size of errors, in units of y; 0 where it is none."""
+        """The level as a size of errors, in units of y; 0 if the level is not a size."""
         return float(np.max(self.level, where=np.isfinite(self.level), initial=0.0))
 
     @property
@@ -298,7 +298,7 @@ class Noise(ABC):
 
     @property
     def bound(self) -> float:
-        """The largest error of an entry that the model allows; NaN where it allows any."""
+        """The largest error of an entry that the model allows; NaN if it has no limit."""
         return math.nan
 
     @property
@@ -308,67 +308,67 @@ class Noise(ABC):
 
     @property
     def mean_square(self) -> float:
-        """The mean of e_j^2; NaN where it is not known."""
+        """The mean of e_j^2; NaN if it is not known."""
         return math.nan
 
     def variance(self, y: Array) -> Array:
-        """About the mean of e_j^2 in each of the observations (B, m), (B,); 0 where nothing is known."""
+        """An estimate of the mean of e_j^2 for each of the observations (B, m), (B,); 0 if nothing is known."""
         return np.full(len(y), float(np.nan_to_num(self.mean_square)))
 
     @property
     def note(self) -> str:
-        """What messages say of a model that the user did not state."""
+        """What messages say about a model that the user did not state."""
         return ""
 
     @property
     def drawable(self) -> bool:
-        """Whether :meth:`draw` can."""
+        """Whether :meth:`draw` is defined."""
         return self.mean_square > 0
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Observations, with noise, of A G(z) = ``clean``, (B, m)."""
+        """Draw observations with noise, (B, m), for A G(z) = ``clean``."""
         raise InputError(f"noise={self} does not say how errors are distributed")
 
     @property
     def threshold(self) -> float | None:
-        """The threshold eps of the observed layer's constraints, for the layer methods; None where none is known."""
+        """The threshold eps of the observed layer's constraints, for the layer methods; None if it is not known."""
         return self.size or None
 
     @property
     def ceiling(self) -> float:
-        """What all errors, or nearly all, are below; 0 where that is not known."""
+        """An upper limit of nearly all errors; 0 if it is not known."""
         return self.reach * self.size
 
     # --- goodness of fit ----------------------------------------------------------------------------------------------
 
     def p_value(self, fit: Fit) -> Array:
-        """The probability that such noise leaves a residual at least as large as that of a fit, (B,).
+        """The probability that such noise leaves a residual at least as large as the fit's, (B,).
 
-        It is asked of finite residuals: codes that are lost are judged by :meth:`~unrelu.problem.Problem.p_value`.
+        Residuals are finite here: :meth:`~unrelu.problem.Problem.p_value` handles observations without a code.
         """
         raise NotImplementedError
 
     def too_large_for(self, fit: Fit) -> Flags:
-        """Whether it leaves residuals so small in at most one of a million observations, (B,)."""
+        """Whether such noise leaves so small a residual in at most one of a million observations, (B,)."""
         return np.zeros(len(fit.residual), dtype=bool)
 
 
 @dataclass(frozen=True, eq=False)
 class Likelihood(Noise):
-    r"""Observations that are compared with their means mu = A G(z) by a deviance, twice the loss of log-likelihood.
+    r"""A model that compares observations with their means mu = A G(z) by a deviance, twice the loss of log-likelihood.
 
     .. math:: D(y, \mu) = \sum_j d(y_j, \mu_j), \qquad d(y, \mu) = 2 \max_m \log p(y | m) - 2 \log p(y | \mu)
 
-    It is minimised by Gauss-Newton steps with a weight for every entry, Fisher scoring or iteratively reweighted least
-    squares. A model of your own is a dataclass with a ``name`` that defines :meth:`deviance`, :meth:`scoring` and
-    :meth:`Noise.draw`. Its parameters are numbers, or arrays (m,), and the same for all observations.
+    It is minimised by Gauss-Newton steps with a weight for every entry (Fisher scoring, or iteratively reweighted least
+    squares). A model of your own is a dataclass with a ``name`` that defines :meth:`deviance`, :meth:`scoring` and
+    :meth:`Noise.draw`. Its parameters are numbers, or arrays (m,), that all observations share.
 
     Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance) and 2.5 (Fisher scoring).
     """
 
     @abstractmethod
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """D's terms d, at least 0, of the shape of y; differentiable by PyTorch."""
+        """The terms d of D, at least 0, of the shape of y; differentiable by PyTorch."""
 
     @abstractmethod
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -385,12 +385,12 @@ class Likelihood(Noise):
         return np.asarray(np.sign(y - mean) * np.sqrt(d))
 
     def energy(self, y: Array) -> Array:
-        """The size of the deviance of codes that explain nothing, (B,): of a few for every entry."""
+        """The scale of the objective: the number of entries, about the deviance of a good fit, (B,)."""
         return np.full(len(y), float(y.shape[1]))
 
     @property
     def entrywise(self) -> bool:
-        """Entries are not made alike: the deviance knows how they differ."""
+        """False: the deviance accounts for entries that differ, so no whitening is needed."""
         return False
 
     @property
@@ -400,20 +400,20 @@ class Likelihood(Noise):
 
     @property
     def noisy(self) -> bool:
-        """Whether it is known that y has errors: it has."""
+        """True: observations always have noise."""
         return True
 
     @property
     def drawable(self) -> bool:
-        """Whether :meth:`draw` can: of any means."""
+        """True: :meth:`draw` is defined."""
         return True
 
     def p_value(self, fit: Fit) -> Array:
         r"""The probability that a deviance is at least as large, (B,), by simulation.
 
-        Observations are drawn at the fitted means. A fit with u degrees of freedom takes :math:`\chi^2_u` of their
-        deviance (Wilks' theorem), so what is left has the mean :math:`E D - u`. Its distribution is taken to be a gamma
-        distribution of this mean, with the share (m - u) / m of the variance.
+        Observations are drawn at the fitted means. A fit with u degrees of freedom reduces their deviance by
+        :math:`\chi^2_u` (Wilks' theorem), to a mean of :math:`E D - u`. The p-value is that of a gamma distribution
+        with this mean and the fraction (m - u) / m of the variance.
         """
         p, share = np.ones(len(fit.mean)), fit.left / np.maximum(fit.observed, 1)
         for i in np.flatnonzero(np.isfinite(fit.mean).all(axis=1)):
@@ -426,7 +426,7 @@ class Likelihood(Noise):
 
 @dataclass(frozen=True, eq=False)
 class UnknownNoise(Noise):
-    """Nothing is known of e: what ``noise=None`` stands for."""
+    """Nothing is known about e; ``noise=None`` means this model."""
 
     level: float = math.nan
     name: ClassVar[str] = "unknown"
@@ -441,10 +441,10 @@ class UnknownNoise(Noise):
 
 
 def as_level(level: Any, name: str) -> float:
-    """The level as a number.
+    """Return the level as a number.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a number.
     """
     try:
         return float(level)

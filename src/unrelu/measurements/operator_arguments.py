@@ -1,4 +1,4 @@
-"""What a user passes as ``operator=``, as an :class:`~unrelu.measurements.linear_operators.Operator`, checked."""
+"""Read and check ``operator=``: return an :class:`~unrelu.measurements.linear_operators.Operator`."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
 
-# Maps with at most this many entries are written out as a dense matrix, once: 32 MiB.
+# Maps with at most this many entries become dense matrices: 32 MiB.
 _ENTRIES = 2**22
-# |<A x, y> - <x, A^T y>| allowed, relative to |A x| |y|; and deviation from linearity, relative to |A x|: the larger of
-# this and of so many times the rounding of the operator's own precision, 1.2e-5 in single precision.
+# Tolerances of |<A x, y> - <x, A^T y>| relative to |A x| |y|, and of the deviation from linearity relative to |A x|.
+# The larger one holds: 1e-6, or 100 times the rounding error of the operator's precision (1.2e-5 in single precision).
 _ADJOINT, _ROUNDINGS = 1e-6, 100
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    r"""An array that is one mask for all observations, or one for each: :math:`(A x)_j = m_j x_j`, m_j in {0, 1}.
+    r"""A mask for all observations, or one mask for each: :math:`(A x)_j = m_j x_j`, m_j in {0, 1}.
 
     Attributes:
-        array: 0/1 or booleans, of the output's shape or flat (n,); or a batch of them, (B, ...). It is checked where it
+        array: 0/1 or booleans, of the output's shape or flat (n,); or a batch of them, (B, ...). It is checked when it
             is used as ``operator=``, which raises :class:`~unrelu.errors.InputError` for other shapes and values.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
-    >>> unrelu.invert(net, [1.0, 5.0, 0.5], operator=unrelu.Mask([1, 0, 1])).z  # the second entry is not looked at
+    >>> unrelu.invert(net, [1.0, 5.0, 0.5], operator=unrelu.Mask([1, 0, 1])).z  # the second entry is ignored
     array([0.5])
     """
 
@@ -53,11 +53,12 @@ class Mask:
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    r"""An array that is a matrix on the flattened output, the same for all observations: :math:`A x`, A (m, n).
+    r"""A matrix on the flattened output, for all observations: :math:`A x`, A (m, n).
 
     Attributes:
-        array: (m, n), dense or SciPy sparse, also of zeros and ones. It is checked where it is used as ``operator=``,
-            which raises :class:`~unrelu.errors.InputError` for another shape or entries that are not finite.
+        array: (m, n), dense or SciPy sparse. Unlike a bare array, one of zeros and ones is never read as masks. It is
+            checked when it is used as ``operator=``, which raises :class:`~unrelu.errors.InputError` for another shape
+            or entries that are not finite.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -69,22 +70,22 @@ class Matrix:
 
 
 def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator | None = None) -> Operator:
-    """The measurement A that y = A G(z) + e was made with.
+    """Return the measurement A of y = A G(z) + e.
 
     Args:
         given: None (the whole output), a 0/1 mask of the output's shape or a batch of masks, a matrix (m, n) (dense or
-            SciPy sparse), either in a :class:`Mask` or :class:`Matrix` where its shape fits both, a SciPy or PyLops
+            SciPy sparse), a :class:`Mask` or :class:`Matrix` if the shape of the array fits both, a SciPy or PyLops
             ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat NumPy vectors, a deepinv
-            ``LinearPhysics``, an :class:`Operator`; or, for a measurement that is not linear, a differentiable function
-            of PyTorch or a module, (B, *output) -> (B, *m).
+            ``LinearPhysics``, or an :class:`Operator`. For a nonlinear measurement, a differentiable function of
+            PyTorch or a module, (B, *output) -> (B, *m).
         output: shape of the network's output.
         y_shape: shape of the observations, which distinguishes a batch of masks from a matrix.
-        network: on outputs of which a function is tried.
+        network: the generator whose outputs a function is tried on.
 
     Raises:
-        InputError: shapes that do not fit, entries that are not finite, a mask that is not 0/1 or hides everything, a
-            map that is not linear or whose adjoint is not one (dot test), an array that may be masks or a matrix, a
-            function that is not differentiable or does not keep the batch.
+        InputError: shapes do not fit, entries are not finite, a mask is not 0/1 or hides everything, a map is not
+            linear or fails the dot test with its adjoint, an array may be masks or a matrix, or a function is not
+            differentiable or does not keep the batch axis.
     """
     n = math.prod(output)
     if given is None:
@@ -112,7 +113,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
 
 
 def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
-    """A matrix belongs to observations of m entries, masks (all booleans are) to those of the output's shape."""
+    """Read an array as masks if it is boolean or observations have the output's shape; as a matrix if they have m."""
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)
@@ -140,7 +141,7 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
 
 
 def _other_array(array: Array, n: int) -> str:
-    """What an array that is neither masks nor a matrix may be, for the end of a message."""
+    """A suggestion for an array that is neither masks nor a matrix, for the end of a message."""
     if array.ndim == 2 and len(array) == n:
         return "; it has the other orientation: pass operator=A.T"
     whole = array.ndim == 1 and bool((array == np.rint(array)).all()) and bool(((array >= 0) & (array < n)).all())
@@ -150,7 +151,7 @@ def _other_array(array: Array, n: int) -> str:
 
 
 def _matrix(given: Any, n: int) -> Operator:
-    """A matrix, dense or sparse."""
+    """Return the operator of a dense or sparse matrix."""
     if sparse.issparse(given):
         if np.issubdtype(given.dtype, np.complexfloating):
             raise InputError(f"operator= has complex entries ({given.dtype}); stack the real and imaginary rows")
@@ -175,7 +176,7 @@ def _matrix(given: Any, n: int) -> Operator:
 
 
 def _masks(given: Any, output: Shape) -> MaskOperator:
-    """One mask for all observations where the array has the shape of an output or is flat, else one for each."""
+    """Return the operator of one mask (of an output's shape, or flat) or of a batch of masks."""
     array = numbers(given, "operator")
     n = math.prod(output)
     flat = ((n,), output)
@@ -202,7 +203,7 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
-    """A deepinv LinearPhysics: A and A_adjoint on tensors (1, *output) of the type and device of its own tensors."""
+    """Read a deepinv LinearPhysics. Its A and A_adjoint take tensors (1, *output) of the type and device of its own."""
     own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
     like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 
@@ -212,7 +213,7 @@ def _physics(physics: Any, output: Shape) -> Operator:
 
     try:
         shape = tuple(run(physics.A, np.zeros(math.prod(output)), output).shape[1:])
-    except Exception as error:  # the user's code: whatever it raises is reported
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
     return _mapped(
         lambda x: np.asarray(run(physics.A, x, output)).ravel(),
@@ -222,8 +223,8 @@ def _physics(physics: Any, output: Shape) -> Operator:
 
 
 def _allowed(dtype: Any) -> float:
-    """What an operator of a NumPy type may be off by."""
-    kind = np.dtype(dtype)  # of None, double precision
+    """The tolerance for an operator that computes in this NumPy type."""
+    kind = np.dtype(dtype)  # None means double precision
     return max(_ADJOINT, _ROUNDINGS * float(np.finfo(kind).eps)) if kind.kind in "fc" else _ADJOINT
 
 
@@ -235,13 +236,13 @@ def _mapped(
     shape: Shape = (),
     allowed: float = _ADJOINT,
 ) -> Operator:
-    """A map given as code, written out where it is small; its linearity and its adjoint are tested first.
+    """Read a map given as code, after tests of its linearity and adjoint. A small one becomes a matrix.
 
     Args:
         apply, transpose: A and A^T on flat vectors.
-        n, m: their sizes; m is None where it is not known.
-        shape: of one observation.
-        allowed: how far they may be off, by the precision that they compute in.
+        n, m: number of entries of outputs and observations; m is None if it is not known.
+        shape: shape of one observation.
+        allowed: tolerance of the tests.
     """
     rng = stream("adjoint test")
     x, other = rng.standard_normal((2, n))
@@ -275,7 +276,7 @@ def _mapped(
 def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | None) -> Array:
     try:
         result = np.asarray(function(x.copy()))
-    except Exception as error:  # the user's code: whatever it raises is reported
+    except Exception as error:  # the user's code may raise anything
         raise InputError(f"operator= fails on a vector of {len(x)} entries ({what}): {error}") from error
     if np.iscomplexobj(result):
         raise InputError(

@@ -1,4 +1,4 @@
-r"""From the values that a data set stores to those that a generator puts out, and whether they are of one scale.
+r"""Scales of pictures: map stored values to the scale of a generator's outputs, and refuse observations on another.
 
 Pictures come on three scales: [0, 1] (``ToTensor`` of torchvision, decoders that end in a sigmoid or a ReLU), [-1, 1]
 (decoders that end in tanh) and [0, 255] (bytes). :func:`check_scale` refuses observations on one of them for a
@@ -19,24 +19,24 @@ from unrelu.errors import InputError
 from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
 
-# Observations that are looked at.
+# The number of observations that are examined.
 _SEEN = 64
-# Share of the smallest and of the largest entries of an observation that is left out: single bright pixels.
+# The fraction of an observation's smallest and largest entries that is ignored: single dark or bright pixels.
 _TRIM = 0.005
-# Fewer entries are no picture: their quantiles say nothing of a scale.
+# The fewest entries of a picture: quantiles of fewer do not determine a scale.
 _ENTRIES = 64
-# Mapped to the generator's scale, the values of observations have to come so many times nearer to those of outputs.
+# Mapped to the generator's scale, observations must come this many times as near to its outputs.
 _NEARER = 1.5
-# Values at which quantile functions are compared.
+# Probabilities at which quantile functions are compared.
 _LEVELS = np.linspace(0.0, 1.0, 101)
-# 8- and 16-bit integers that are so many times larger than outputs of a generator are on the scale of their type.
+# 8- and 16-bit integers that are this many times larger than all outputs of a generator are on the scale of their type.
 _LARGER = 8.0
 
 
-# By the ends of a scale of pictures: where the smallest and the largest entries on it may lie, noise and contrast
-# considered, of observations and of outputs. [0, 1] does not reach down to -0.7, and [-1, 1] does: noise of standard
-# deviation 0.1 takes 2.6 times that off the lower end, and a dark picture in [-1, 1] has entries below -0.7. Bytes are
-# recognised by the upper end, from dark to overexposed.
+# By scale of pictures: the ranges in which the smallest and the largest entry may lie, for observations and for
+# outputs. They allow for noise and contrast. -0.7 separates [0, 1] from [-1, 1]: noise of standard deviation 0.1
+# lowers the smallest entry by 0.26, and a dark picture in [-1, 1] has entries below -0.7. Bytes are recognised by the
+# largest entry, from dark to overexposed pictures.
 _Ends = tuple[float, float]
 _OBSERVED: dict[_Ends, tuple[_Ends, _Ends]] = {
     (0.0, 1.0): ((-0.3, 0.15), (0.5, 1.75)),
@@ -52,16 +52,15 @@ _OUTPUTS: dict[_Ends, tuple[_Ends, _Ends]] = {
 
 @dataclass(frozen=True)
 class Scaling:
-    """The affine map of a data set's own range to [low, high]; no map without ``ends``.
+    """The affine map of the range of stored values to [low, high]; no map if ``ends`` is None.
 
-    The own range of integers of 8 and 16 bits is that of their type: 0..255 for ordinary images, -32768..32767 for
-    int16. That of booleans is 0..1. Floats are taken to be in [0, 1] already, as ``ToTensor`` of torchvision leaves
-    images, and may go beyond; so ``-1,1`` does what ``Normalize(0.5, 0.5)`` does. Wider integers have no
-    range of their own.
+    The range of 8- and 16-bit integers is that of their type: 0..255 for ordinary images, -32768..32767 for int16. The
+    range of booleans and floats is [0, 1]. Floats may exceed it: ``ToTensor`` of torchvision makes such floats, and the
+    scale ``-1,1`` then does the same as ``Normalize(0.5, 0.5)``. Wider integers have no range.
 
     Attributes:
         ends: (low, high), or None to leave values as they are.
-        checked: whether values are compared with those of the generator (:func:`check_scale`).
+        checked: whether :func:`check_scale` compares values with the generator's outputs.
     """
 
     ends: tuple[float, float] | None = None
@@ -69,9 +68,9 @@ class Scaling:
 
     @classmethod
     def parse(cls, text: str | tuple[float, float] | None) -> Scaling:
-        """The scaling written as ``LOW,HIGH``, such as ``-1,1``, or a pair; None leaves values as they are.
+        """Read a scaling: text ``LOW,HIGH`` such as ``-1,1``, or a pair; None leaves values as they are.
 
-        ``"none"`` leaves them as they are too, and says that they are right: they are not compared with the generator.
+        ``"none"`` also leaves them as they are, and turns off the comparison with the generator's outputs.
 
         Raises:
             InputError: the text is not two finite numbers, the lower one first.
@@ -87,14 +86,14 @@ class Scaling:
         return cls((low, high))
 
     def apply(self, values: Array, dtype: npt.DTypeLike) -> Array:
-        """low + (values - a) (high - low) / (b - a), with [a, b] the own range of ``dtype``.
+        """low + (values - a) (high - low) / (b - a), where [a, b] is the range of ``dtype``.
 
         Args:
             values: float64, of any shape.
             dtype: the type that they were stored in (:func:`dtype_of`).
 
         Raises:
-            InputError: the type has no range of its own, and a scaling is asked for.
+            InputError: a scaling is requested, but the type has no range.
         """
         if self.ends is None:
             return values
@@ -107,7 +106,7 @@ class Scaling:
         return self.between(values, own)
 
     def between(self, values: Array, own: tuple[float, float]) -> Array:
-        """low + (values - a) (high - low) / (b - a), from [a, b] to the ends; values themselves without ends."""
+        """low + (values - a) (high - low) / (b - a) for the range [a, b]; the values themselves without ends."""
         if self.ends is None:
             return values
         (low, high), (a, b) = self.ends, own
@@ -118,7 +117,7 @@ class Scaling:
 
 
 def own_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
-    """The range that values of a type are taken to have: of the whole type, or [0, 1] for floats and booleans."""
+    """The range that values of a type are assumed to have: that of the type, or [0, 1] for floats and booleans."""
     if dtype.kind in "fb":
         return 0.0, 1.0
     if dtype.itemsize > 2:
@@ -128,7 +127,7 @@ def own_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
 
 
 def dtype_of(values: object) -> np.dtype[Any]:
-    """The type that values are stored in, of an array, a tensor or nested lists."""
+    """The type of the values of an array, a tensor or nested lists."""
     if isinstance(values, Tensor):
         kind = "float64" if values.dtype.is_floating_point else str(values.dtype).removeprefix("torch.")
         return np.dtype(kind)
@@ -146,28 +145,29 @@ def check_scale(
 ) -> None:
     r"""Refuse observations of the output that are clearly on another scale of pictures than the generator.
 
-    Observations of at least 64 entries are refused if three conditions hold. The outputs G(z), z ~ N(0, I), are on one
-    of the scales [0, 1], [-1, 1] and [0, 255], by the medians of their smallest and largest entries. The observations
-    are on another one, by the medians of their 0.5% and 99.5% quantiles. And mapped from theirs to that of the
-    generator by the affine map T, their values come at least 1.5 times as near to those of the nearest output,
+    Observations of at least 64 entries are refused if three conditions hold:
+
+    - The outputs G(z), z ~ N(0, I), are on one of the scales [0, 1], [-1, 1] and [0, 255], by the medians of their
+      smallest and largest entries.
+    - The observations are on another one, by the medians of their 0.5% and 99.5% quantiles.
+    - The affine map T from their scale to the generator's brings them at least 1.5 times as near to the nearest output,
 
     .. math:: \tfrac32 \min_i d(T y, G(z_i)) \le \min_i d(y, G(z_i)),
 
-    with d(a, b) the mean difference of the quantile functions of a and b (their Wasserstein distance). Integers of 8
-    and 16 bits, whose type says a scale, are also refused where they are more than 8 times larger than any output.
+    where d(a, b) is the mean difference of the quantile functions of a and b (their Wasserstein distance). Integers of
+    8 and 16 bits are also refused if they are more than 8 times larger than any output: their type implies a scale.
 
-    So noise, random pictures, observations that are a few times brighter or much darker than outputs, and generators
-    whose outputs are on no scale of pictures pass. Only observations of the output itself can be compared: call it for
-    masks and for the whole output.
+    Noise, random pictures, observations that are a few times brighter or much darker than outputs, and generators whose
+    outputs are on none of the scales pass. Only observations of the output itself, whole or masked, can be compared.
 
     Args:
         network: G.
-        values: observations (B, n) as the network is to see them; those that are not finite are left out. The first 64
-            are looked at.
+        values: observations (B, n), scaled for the network. Only the first 64 are examined, and those with entries that
+            are not finite are skipped.
         seen: which of their entries were observed, (B, n); None means all.
         dtype: the type that they were stored in.
-        scaling: what was done to them.
-        trim: share of entries that are arbitrarily wrong, by the stated noise.
+        scaling: the scaling that was applied to them.
+        trim: the fraction of entries that is arbitrarily wrong, by the stated noise.
 
     Raises:
         InputError: they are on another scale; the message says what to pass.
@@ -210,10 +210,10 @@ def check_scale(
 
 
 def scale_of(network: Generator) -> Scaling:
-    """The map from the range of stored pictures to that of outputs of the generator.
+    """Return the map from the range of stored pictures to the scale of the generator's outputs.
 
     Raises:
-        InputError: its outputs are on no scale of pictures.
+        InputError: its outputs are on none of the scales of pictures.
     """
     bottom, top = _ends_of(network.typical_outputs)
     own = _scale(bottom, top, _OUTPUTS)
@@ -236,7 +236,7 @@ def _scale(low: float, high: float, table: dict[_Ends, tuple[_Ends, _Ends]]) -> 
 
 
 def _distance(observations: list[Array], outputs: list[Array]) -> float:
-    """min_i d(y, G(z_i)), its median over observations."""
+    """The median over observations of min_i d(y, G(z_i))."""
     nearest = []
     for y, x in zip(observations, outputs, strict=True):
         apart = np.abs(np.quantile(y, _LEVELS)[:, None] - np.quantile(x, _LEVELS, axis=1))
@@ -245,7 +245,7 @@ def _distance(observations: list[Array], outputs: list[Array]) -> float:
 
 
 def _advice(target: Scaling, theirs: tuple[float, float] | None, stored: np.dtype[Any], scaling: Scaling) -> str:
-    """How to map what is stored to the generator's scale: by the option where the type has a range, else by hand."""
+    """How to map stored values to the generator's scale: by the option if their type has a range, else by hand."""
     elsewhere = scaling.ends is not None and scaling.ends != target.ends  # they were mapped to another range
     if elsewhere or theirs is None or (theirs == own_range(stored) and scaling.ends is None):
         pair = str(target).replace(",", ", ")

@@ -1,13 +1,13 @@
-r"""The noise level that a batch shares, from its residuals, and which of them are too large for it.
+r"""Estimate the noise level that a batch shares, and find residuals that are too large for it.
 
-A code that explains an observation with Gaussian noise of standard deviation s leaves a residual with
-:math:`|r|_2^2 / s^2 \sim \chi^2_\nu`, where nu = m - rank, as the fit has taken its rank from the m entries. By Wilson
-and Hilferty, the cube root of a chi-square variable is almost normal,
+If a code explains an observation with Gaussian noise of standard deviation s, its residual has
+:math:`|r|_2^2 / s^2 \sim \chi^2_\nu`. Here nu = m - rank: the fit uses up as many of the m degrees of freedom as the
+Jacobian has rank. By Wilson and Hilferty, the cube root of a chi-square variable is almost normal,
 
 .. math:: \Big(\frac{|r|_2^2}{\nu}\Big)^{1/3} \approx s^{2/3} \, N\Big(1 - \frac{2}{9 \nu}, \frac{2}{9 \nu}\Big),
 
-which makes residuals of different nu comparable. The median over the batch is an estimate of s, and the interquartile
-range shows whether there is one s at all; neither is moved far by a few codes that are wrong.
+so residuals with different nu can be compared. The median over the batch estimates s, and the interquartile range
+shows whether the batch has a single s. A few wrong codes hardly change either.
 
 Source: E. B. Wilson and M. M. Hilferty, The distribution of chi-square, PNAS 17 (1931).
 """
@@ -24,22 +24,22 @@ FEWEST = 20
 _FREEDOM = 5
 # The probability that a batch of one noise level has any residual above the limit.
 _FALSE_ALARM = 1e-3
-# The quartiles of N(0, 1) are this far apart. Over n draws their distance has this relative standard deviation, times
-# the square root of n, and the median this variance, times n.
+# The interquartile range of N(0, 1). For n draws, the sample range has the relative standard deviation
+# _QUARTILES_ERROR / sqrt(n), and the median the variance _MEDIAN_VARIANCE / n.
 _QUARTILES = 2 * ndtri(0.75)
 _QUARTILES_ERROR = 1.17
 _MEDIAN_VARIANCE = np.pi / 2
-# There is one level if the residuals spread by no more than this multiple of what chi-square says.
+# The batch has one level if the residuals spread by at most this multiple of the spread of chi-square.
 _WIDEST = 1.5
 
 
 def too_large(energy: Array, freedom: Array) -> Array:
-    r"""How many times the level of the batch the residuals are that stand out, (B,); 0 where none does.
+    r"""Return residuals that are too large as multiples of the batch's noise level, (B,); 0 for all others.
 
-    All are 0 if there is no level to compare with: for fewer than 20 residuals, or where their middle half spreads
-    more than 1.5 times as far as chi-square says, as it does where a quarter or more stand out. Where it spreads up to
-    that, because noise is not Gaussian or levels differ a little, the limit is that much further away. The probability
-    that any residual of a batch of one noise level is above the limit is about 0.1%.
+    All are 0 if no level can be estimated: for fewer than 20 residuals, or if their interquartile range is more than
+    1.5 times that of chi-square, as when a quarter or more are too large. A range up to that factor, from noise that is
+    not Gaussian or levels that differ a little, raises the limit by the same factor. In a batch of one noise level, the
+    probability that any residual is above the limit is about 0.1%.
 
     Args:
         energy: :math:`|r|_2^2` of every observation, (B,); NaN for one that is left out.
@@ -56,9 +56,9 @@ def too_large(energy: Array, freedom: Array) -> Array:
     spread = float(np.subtract(*np.quantile(z, [0.75, 0.25]))) / _QUARTILES
     if spread > _WIDEST:
         return factor
-    # A residual stands out from the spread that there may be.
+    # The limit uses an upper estimate of the spread.
     spread = max(1.0, spread * (1 + _QUARTILES_ERROR / len(rows) ** 0.5))
-    # The level itself is off by its share of an observation's variance, the more the fewer there are.
+    # The estimated level has a variance of its own, which is larger for a smaller batch.
     of_level = _MEDIAN_VARIANCE * variance.mean() / len(rows)
     limit = -ndtri(_FALSE_ALARM / len(rows)) * spread * np.sqrt(1 + of_level / variance)
     out = z > limit

@@ -1,11 +1,11 @@
-r"""Whitening: entries that differ in what is known of them, or depend on each other, become alike.
+r"""Whitening: errors of different sizes, or correlated errors, become independent errors of one size.
 
 With W = diag(1 / S_j) for errors of sizes S_j, or :math:`W = L^{-1}` for a covariance :math:`C = L L^T`,
 
 .. math:: W y = W A \, G(z) + W e
 
-has independent errors of size 1, so every method that is made for those can be used: its objective is the weighted
-one. An entry of infinite size is not observed, and sizes that are all the same need no whitening.
+has independent errors of size 1, for which all methods are made. Their objective is then the weighted one. An entry
+whose size S_j is infinite counts as not observed. Sizes that are all the same need no whitening.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from unrelu.runtime.array_types import Array
 
 
 def known_entries(noise: Noise, operator: Operator, size: int) -> npt.NDArray[np.bool_]:
-    """Which entries of ``size`` observations say anything: those that A shows with a finite error, (size, m).
+    """Which entries of ``size`` observations are observed with an error of finite size, (size, m).
 
     Raises:
-        InputError: the noise is of another shape, or leaves nothing of an observation.
+        InputError: the noise has another shape, or all errors of an observation are infinite.
     """
     if not noise.entrywise:
         return operator.seen(size)
@@ -40,10 +40,11 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> npt.NDArray[np
 
 
 def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operator, Array]:
-    """The same observations (B, m) of entrywise noise with independent errors of one size, and what they measure.
+    """Whiten observations (B, m) with entrywise noise: return the noise, A and y with independent errors of one size.
 
     Raises:
-        InputError: the noise is of another shape than the observations, or correlated where each has its own mask.
+        InputError: the noise has another shape than the observations, or is correlated and observations have different
+            masks.
     """
     factor = noise.cholesky()
     if factor is not None:
@@ -61,9 +62,9 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
 
 
 def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> tuple[Operator, Array]:
-    """L^-1 A and L^-1 y of the entries that are seen, whose covariance is the part of C that belongs to them.
+    """L^-1 A and L^-1 y for the observed entries; L L^T is their part of the covariance.
 
-    C = D R D, with D the root mean variance, so that the matrix is of about the size of A's, and 1 / D is a weight.
+    L is divided by the root mean variance D, so that the matrix is about the size of A, and 1 / D becomes a weight.
     """
     seen = operator.seen(len(y))
     if (seen != seen[0]).any():

@@ -165,7 +165,7 @@ def run(
     if masks is not None:
         resized = size if isinstance(masks, str | Path) and Path(masks).is_dir() else None
         masked = open_masks(_anywhere(masks), size=resized, max_bytes=max_bytes)
-    if isinstance(noise, Noise) and not (noise.built_in() and noise.told_by_text):
+    if isinstance(noise, Noise) and not (noise.built_in() and noise.text_suffices):
         raise InputError(
             f"noise={noise}: a run keeps its noise as text, so it is a model of unrelu with one number for all "
             "entries; hide entries that say nothing by operator= or masks=, or call unrelu.invert with arrays"
