@@ -191,7 +191,7 @@ def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:
 
 def _principal(problem: Problem, rows: npt.NDArray[np.intp]) -> Array | None:
     """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none."""
-    model, operator = SampleCache.of(problem.network, problem.bounds).seen_by(problem.operator)
+    model, operator = SampleCache.of(problem.network, problem.bounds).measured_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
     some = operator.take(rows)

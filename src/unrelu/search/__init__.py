@@ -1,4 +1,4 @@
 """The joint search for the best code: samples, independent restarts of descents, confidence, other norms.
 
-What was tried and why it is as it is: docs/notes/search.md.
+Experiments and reasons for the design: docs/notes/search.md.
 """

@@ -28,36 +28,36 @@ from unrelu.search.descents import Descents, Start
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_cache import SampleCache, fits_single
 
-# Fractions of |y|^2. Below the first a code found in single precision may be an exact fit, and below the second single
-# precision sees no difference.
+# Fractions of |y|^2: below the first, a code found in single precision may be an exact fit; below the second, single
+# precision resolves no difference.
 _EXACT = 1e-6
 _ZERO = 1e-12
-# Objectives of outputs that are off by at most so many units of the precision are those of exact fits.
+# Outputs of an exact fit are off by at most this many units of the precision.
 _UNITS = 20
-# Numbers in the perturbations that are drawn at once.
+# The most numbers in the perturbations drawn at once.
 _NUMBERS = 2**22
-# In l1 the l2 code is but a start: a search is finished that has found it so often.
+# In l1 the l2 code is only a start, so this many agreeing restarts are enough.
 _AGREE = 2
-# Steps in double precision that an exact fit may take.
+# The most steps in double precision to an exact fit.
 _EXACT_FIT_STEPS = 200
-# A larger prior leaves single precision.
+# A larger prior needs double precision.
 _LARGEST_PRIOR = 1e12
-# Steps of a refinement if their number is not stated: trained decoders take 70 to 800 in the mean. Large generators,
-# whose restarts have gone far enough before, take fewer.
+# The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average. Large generators
+# take fewer, as their restarts go further.
 _REFINED, _REFINED_LARGE = 3000, 1000
-# Objectives of this fraction of |y|^2 are rounding.
+# Objectives below this fraction of |y|^2 are rounding.
 _ROUNDING = 1e-30
-# Local optima in l2 that a code within the bounds of uniform noise is looked for from.
+# The most local optima in l2 from which a code within the bounds of uniform noise is searched.
 _FURTHER = 6
 
 
 def flat_confidence(search: JointSearch, observations: Index) -> Array:
-    """The confidence of some observations where nothing was learned of the generator, (b,)."""
+    """The confidence of some observations by the flat prior, (b,)."""
     return confidence(FLAT, search.hits().take(observations))
 
 
 def by_agreement(search: JointSearch, observations: Index) -> Array:
-    """1 where restarts of some observations agree in l2, else 0: enough where that code is but a start in l1."""
+    """1 for observations whose restarts agree in l2, else 0; this is enough where the code is only a start in l1."""
     return np.where(search.hits().take(observations).best >= _AGREE, 1.0, 0.0)
 
 
@@ -65,23 +65,23 @@ class JointSearch:
     """One search: its restarts, and the best code of each observation.
 
     Attributes:
-        rule: when it stops.
-        restarts, ends: where the restarts have ended, (B, C, k), and their objectives, (B, C), infinite where one ended
-            on a plateau or nowhere.
-        made, perturbations: the number of restarts of each observation, and of the perturbations of each of them, (B,).
-        rounds: that each observation has been through, (B,).
+        rule: when the search stops.
+        restarts, ends: where the restarts ended, (B, C, k), and their objectives, (B, C), infinite for restarts not
+            made or failed.
+        made, perturbations: the number of restarts of each observation, and of perturbations of each restart, (B,).
+        rounds: the number of finished rounds of each observation, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
-        steps: of the descents of each observation, (B,).
+        steps: the number of steps of all descents of each observation, (B,).
         exact: whether the code is an exact fit, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).
-        probability: that the best code is the best of all, (B,).
+        probability: the confidence that the best code is the best of all, (B,).
         refuted: objectives of codes that proved to be no exact fits, (B,).
 
     Args:
-        problem: equilibrated.
-        judge: the confidence of some observations of a search, (b,).
+        problem: an equilibrated problem.
+        judge: returns the confidence of some observations of a search, (b,).
         enough: the confidence that ends the search of an observation.
-        rounds: at most; None leaves it to the schedule of the descents.
+        rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
     """
 
@@ -106,8 +106,8 @@ class JointSearch:
         self.perturbations, self.made, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
         self.exact, self.by_layer, self.probability = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool), np.zeros(n)
-        # In a cycle of references, the tensors would stay until the garbage collector comes by, hundreds of megabytes
-        # later in a long row of searches.
+        # Without a cycle of references, the tensors are freed at once: the garbage collector would leave hundreds of
+        # megabytes in a long sequence of searches.
         progress = WeakMethod(self._progress)
 
         def report() -> Progress:
@@ -119,14 +119,14 @@ class JointSearch:
         self.watch = Watch(problem.control, report)
 
     def _progress(self) -> Progress:
-        # In another norm an observation is finished when its descent in that norm is.
+        # In l1 and linf, an observation is only finished after its descent in that norm.
         done = int(self.sure.sum()) if self.problem.norm == "l2" else 0
         return Progress("auto", int(self.steps.max()), done, self.problem.size, self.z.copy())
 
     # --- rounds -------------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Round after round, until every observation is finished and none stands out, or the watch says stop."""
+        """Make rounds until every observation is finished and none stands out, or the watch says stop."""
         if self.problem.z0 is not None:
             self._begin_at(self.problem.z0)
         while not self.watch.reason and len(observations := self._next()) and not self.watch():
@@ -141,11 +141,11 @@ class JointSearch:
             self.perturb_best(np.flatnonzero(~self.sure))
 
     def perturb_best(self, observations: Index, most: Index | None = None) -> None:
-        """Spend what is left of the budget on perturbations of the best restarts, which find more than new restarts do.
+        """Spend the rest of the budget on perturbations of the best restarts, which find more than new restarts do.
 
         Args:
-            observations: which.
-            most: perturbations at most, (b,).
+            observations: the observations to go on with.
+            most: the largest number of perturbations, (b,).
         """
         left = self.rule.perturbations(self.spent())[observations]
         left = left if most is None else np.minimum(left, most)
@@ -157,7 +157,7 @@ class JointSearch:
                 start = Start(part, self.z[part, None], self.f[part, None].copy(), perturbations)
                 self._descend(start)
                 best = self.ends[part].argmin(axis=1)
-                of_restart = self.ends[part, best] <= self.f[part]  # else the code is of a start that is no evidence
+                of_restart = self.ends[part, best] <= self.f[part]  # else the code came from z0 or a layer-wise start
                 self.ends[part[of_restart], best[of_restart]] = start.f[of_restart, 0]
                 self.restarts[part[of_restart], best[of_restart]] = start.z[of_restart, 0]
                 self._keep(part, start.z[:, 0], start.f[:, 0])
@@ -165,34 +165,34 @@ class JointSearch:
         self._judge(observations)
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
-        """Observations, so many at a time that the numbers in so many codes of each are bounded."""
+        """Split observations so that the numbers in so many codes of each part are bounded."""
         size = max(1, _NUMBERS // (codes * self.z.shape[1]))
         return np.split(observations, range(size, len(observations), size))
 
     def _next(self) -> Index:
-        """The observations of the next round, which all have been through equally many."""
+        """The observations of the next round, all of which have been through the same number of rounds."""
         wanted = self.rule.next(self.spent(), self._outlying)
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
         observations = np.flatnonzero(wanted & (self.rounds == fewest))
-        # Those that look noiseless have made restarts in rounds that the others have skipped.
+        # Noiseless observations have made restarts in rounds that the others skipped.
         made = self.made[observations]
         return np.asarray(observations[made == made.min(initial=self.ends.shape[1])])
 
     def spent(self) -> Spent:
-        """What was spent on every observation."""
+        """What the search has spent on every observation."""
         noiseless = self.problem.looks_noiseless | ((self.f <= _EXACT * self.size) & (self.problem.prior == 0))
         time = self.descents.microseconds(self.steps)
         return Spent(self.rounds, time, self.exact, noiseless, self.probability)
 
     def _outlying(self) -> Flags:
-        """Whether the residual stands out from the batch, (B,), with the rank taken to be as large as it can be."""
+        """Whether the residual stands out from the batch, (B,), if the Jacobian has full rank."""
         if not (self.pool and self.problem.tells_level):
             return np.zeros(self.problem.size, dtype=bool)
-        told = np.where(self.exact | self.problem.looks_noiseless, np.nan, self.f)
-        return too_large(told, np.asarray(self.problem.observed - float(self.problem.network.latent_dim))) > 0
+        f = np.where(self.exact | self.problem.looks_noiseless, np.nan, self.f)
+        return too_large(f, np.asarray(self.problem.observed - float(self.problem.network.latent_dim))) > 0
 
     def advance(self, observations: Index, restarts: int, perturbations: int) -> None:
-        """Bring observations with equally many restarts to so many, with so many perturbations of each."""
+        """Raise the number of restarts, the same for all these observations, and of perturbations of each restart."""
         have = self.ends.shape[1]
         if restarts > have:
             more = ((0, 0), (0, restarts - have))
@@ -208,7 +208,7 @@ class JointSearch:
         self.perturbations[observations], self.made[observations] = perturbations, restarts
 
     def _improve(self, observations: Index, some: slice, perturbations: int) -> None:
-        """Descend from restarts that have not yet, and after each of so many perturbations."""
+        """Descend from the starts of new restarts, and after each of so many perturbations of all these restarts."""
         z, f = self.restarts[observations, some], self.ends[observations, some]
         self._descend(Start(observations, z, f, self.starts.perturbations(observations, f.shape[1], perturbations)))
         self.restarts[observations, some], self.ends[observations, some] = z, f
@@ -216,20 +216,20 @@ class JointSearch:
         self._keep(observations, z[np.arange(len(observations)), best], f.min(axis=1))
 
     def _descend(self, start: Start) -> None:
-        """Descend from some codes, which become those reached."""
+        """Descend from some codes, in place."""
         enough = _ZERO * self.size[start.observations]
         self.steps[start.observations] += self.descents.improve(start, enough, self.watch)
 
     def _keep(self, observations: Index, z: Array, f: Array) -> None:
         lower = f < self.f[observations]
-        # What was said of a worse code does not hold of this one, should the search be cut off before the next round.
+        # The confidence of a worse code does not hold for this one, should the search end before the next round.
         self.probability[observations[f < (1 - SAME) * self.f[observations]]] = 0.0
         self.z[observations[lower]], self.f[observations[lower]] = z[lower], f[lower]
 
     def _start_by_layer(self, observations: Index) -> bool:
-        """Try ``exact`` layer by layer where y looks noiseless and the first restart is no exact fit; whether any were.
+        """Try ``exact`` layer by layer where y looks noiseless and no restart fits exactly; whether any was tried.
 
-        It costs many times a restart, and finds exact fits that few restarts reach.
+        It costs as much as many restarts, but finds exact fits that few restarts reach.
         """
         untried = self.problem.looks_noiseless & (self.made > 0) & ~self.by_layer
         clean = observations[untried[observations]]
@@ -244,9 +244,9 @@ class JointSearch:
         return True
 
     def descend_from(self, observations: Index, z: Array) -> None:
-        """Descend from codes (b, k) that are believed to be near an optimum: what is found there is no evidence.
+        """Descend from codes (b, k) near an optimum. These are no random restarts, so the confidence ignores them.
 
-        Smoothed generators would lead away from it.
+        Smoothed generators are left out, as they would lead away from the optimum.
         """
         start = Start.unperturbed(observations, self.problem.bounds.clip(z))
         self._descend(start)
@@ -262,7 +262,7 @@ class JointSearch:
             self.descend_from(others, z0[others])
 
     def hits(self) -> Hits:
-        """Where the restarts ended, of every observation."""
+        """How many restarts of every observation ended in the best and the second best optimum."""
         return Hits.of(self.ends, self.f, self.rounding, self.made)
 
     @property
@@ -274,14 +274,14 @@ class JointSearch:
         """Compute the confidence of some observations."""
         open_ = observations[~self.exact[observations] & np.isfinite(self.f[observations])]
         self.probability[open_] = self.judge(self, open_)
-        self.watch.rest()  # what was learned for it was no step
+        self.watch.rest()  # learning the prior does not count as a step
         sure = open_[self.probability[open_] >= self.rule.confidence]
         self.probability[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
         self.starts.learn(self.f)
 
     @property
     def sure(self) -> Flags:
-        """Observations with an exact fit, or with enough confidence, (B,)."""
+        """Whether observations have an exact fit, or enough confidence, (B,)."""
         return self.rule.finished(self.spent())
 
     def confidence(self) -> Array:
@@ -294,7 +294,7 @@ class JointSearch:
             return np.zeros(0, dtype=bool)
         at = self.objective.index(observations)
         z = self.objective.tensor(self.z[observations])
-        if self.cache.large:  # a reverse pass tells as well whether the Jacobian is zero
+        if self.cache.large:  # a reverse pass shows at less cost whether the Jacobian is zero
             t, f = self.objective.sketch(z, at), self.objective.values(z, at)
             gram = t[:, :, None] * t[:, None, :]
         else:
@@ -304,7 +304,7 @@ class JointSearch:
     # --- double precision ---------------------------------------------------------------------------------------------
 
     def _confirm_exact(self) -> None:
-        """Refine codes that look like exact fits in double precision, and see whether they are."""
+        """Refine codes that look like exact fits in double precision, and check whether they are."""
         near = (self.f <= _EXACT * self.size) & ~self.exact & (self.f < 0.5 * self.refuted)
         observations = np.flatnonzero(near)
         if self.problem.prior or not len(observations):
@@ -314,19 +314,19 @@ class JointSearch:
         self.exact[observations] = self.problem.part(observations).fits_exactly(self.z[observations])
 
     def _in_double(self, observations: Index) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
-        """The objective in double precision, codes, the observation of each, and objectives that are rounding."""
+        """The objective in double precision, and for each code: it, its observation, and the f that counts as 0."""
         objective = SquaredError.of(self.problem)
         z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
         return objective, z, objective.index(observations), exact
 
     def _fitted(self, observations: Index) -> Array:
-        """Codes of some observations, near exact fits, taken to the last digit, (b, k)."""
+        """Refine codes near exact fits to full precision, (b, k)."""
         objective, z, where, exact = self._in_double(observations)
         if self.descents.refines and objective.squares:
             z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
         else:
             z, f, _, arrived = refine(objective, z, where, exact, _REFINED, self.watch)
-        # Where the generator is badly conditioned, an exact fit takes a new Jacobian at every step.
+        # For a badly conditioned generator, an exact fit takes a new Jacobian at every step.
         left = torch.nonzero(~arrived if self.cache.large else f > exact)[:, 0]
         if len(left):
             state = LevenbergMarquardtSteps(objective, z[left], where[left], damping=1e-4, enough=exact[left])
@@ -334,7 +334,7 @@ class JointSearch:
         return z.cpu().double().numpy()
 
     def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:
-        """Codes of some observations at first-order optima, (b, k), and whether each is at one, (b,)."""
+        """Refine codes to first-order optima, (b, k), and say whether each is at one, (b,)."""
         if self.descents.refines and (self.f[observations] > _EXACT * self.size[observations]).all():
             ends = self.restarts[observations[:, None], np.argsort(self.ends[observations], axis=1)]
             ends[:, 0] = self.z[observations]
@@ -346,7 +346,7 @@ class JointSearch:
         """Codes (B, k) and how each search ended, (B,).
 
         Args:
-            most: steps of a refinement, None for what trained decoders take.
+            most: the largest number of steps of a refinement; None: the default.
             max_programs: linear programs of a descent in l1 or linf.
         """
         status = np.full(self.problem.size, Status.FOUND_ONCE, dtype=object)
@@ -360,14 +360,14 @@ class JointSearch:
         flat = observations[self._flat(observations)]
         status[flat], self.probability[flat] = Status.FLAT, 0.0
         if self.watch.reason:
-            # What is found again in l2 need not be the best in another norm.
+            # Confidence in l2 says nothing about another norm.
             status[~self.sure | (self.problem.norm != "l2")] = self.watch.reason
         elif self.problem.norm != "l2":
             return self._in_norm(status, max_programs)
         return self.z, status
 
     def _in_norm(self, status: npt.NDArray[np.object_], max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
-        """The codes after the descent in l1 or linf, and how that ended."""
+        """Descend in l1 or linf; return the codes and how the descents ended."""
         known = np.flatnonzero(np.isfinite(self.z).all(axis=1))
         if not (isinstance(self.problem.network, Network) and self.problem.operator.linear):
             status[known] = Status.LEAST_SQUARES
@@ -379,9 +379,9 @@ class JointSearch:
         return self.z, status
 
     def _other_ends(self, observations: Index) -> list[Array]:
-        """The best codes of further local optima in l2 that restarts of some observations came to, (b, k) each.
+        """The codes of further local optima in l2 that restarts found, best first, (b, k) each.
 
-        Copies of the best where there are fewer.
+        Observations with fewer optima repeat their best code.
         """
         order = np.argsort(self.ends[observations], axis=1)
         ends = np.take_along_axis(self.ends[observations], order, axis=1)

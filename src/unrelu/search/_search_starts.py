@@ -1,4 +1,4 @@
-"""Where the descents of the joint search start, and how far perturbations go."""
+"""The starts of the joint search, and its perturbations."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import SampleCache
 
-# What an entry's variance is taken to be at least by the Gaussian model, as a fraction of that of the outputs, beside
-# the noise and what the samples leave over.
+# The Gaussian model adds this fraction of the outputs' variance to the noise.
 _ESTIMATE_NOISE = 1e-2
 # Variances are rounded to powers of this, so that observations share the model's factorisations.
 _VARIANCE_STEP = 4.0
-# One start of so many is random and up to so much further out, in case that the Gaussian model misleads all others: the
-# best code of few noisy outputs may be far from all that the generator was trained for.
+# One of _RANDOM starts is random and up to _FURTHEST times as long, in case the Gaussian model misleads all others: the
+# best code of few noisy outputs may be far from the codes that the generator was trained with.
 _RANDOM, _FURTHEST = 4, 3.0
-# The shortest and the longest perturbation, as multiples of the code's own length. Real data, which the generator did
-# not make, have their best codes far out, and shorter ones find what is near (tuned on the families to tune on).
+# The shortest and the longest perturbation, as multiples of the length of the code. Long ones are for real data, whose
+# best codes are long, short ones for optima nearby (tuned on the families to tune on).
 _SHORTEST, _LONGEST = 0.1, 10.0
-# Work of a least-squares problem of one layer, n k^2, up to which a layer-wise start is tried.
+# A layer-wise start is tried if the least-squares problem of each layer takes at most this work, n k^2.
 _LAYER_WORK = 5e7
 
 
 def cheap_by_layer(problem: Problem) -> bool:
-    """Whether the layers allow a layer-wise start that does not cost more than all other starts together."""
+    """Whether a layer-wise start is possible and costs no more than all other starts together."""
     network = problem.network
     if layerwise_reason(network) is not None or not isinstance(network, Network):
         return False
@@ -41,30 +40,30 @@ def cheap_by_layer(problem: Problem) -> bool:
 
 
 class SearchStarts:
-    r"""The starts of one search, and the perturbations of what they reach.
+    r"""The starts of one search, and the perturbations of codes.
 
-    The first start of an observation is the mean of its codes under the Gaussian model of the samples
-    (:meth:`~unrelu.search.sample_cache.GaussianModel.posterior`), one of four is drawn from :math:`N(0, s^2 I)`, s from
-    1 to 3, log-uniform, the others from that posterior, :math:`N(\hat z, \Sigma)`. A perturbation of a code z is
-    :math:`t \, |z|_2 / \sqrt k \; \xi`, with :math:`\xi \sim N(0, I)` and t from 0.1 to 10, log-uniform. What is
-    beyond a bound is mirrored there, and random starts are uniform between two bounds. Each observation has a random
-    stream of its own, so what is tried on it does not depend on the others.
+    The first start of an observation is its posterior mean under the Gaussian model of the samples
+    (:meth:`~unrelu.search.sample_cache.GaussianModel.posterior`). One of four starts is drawn from :math:`N(0, s^2 I)`,
+    s from 1 to 3, log-uniform, and the others from the posterior :math:`N(\hat z, \Sigma)`. A perturbation of a code z
+    is :math:`t \, |z|_2 / \sqrt k \; \xi`, with :math:`\xi \sim N(0, I)` and t from 0.1 to 10, log-uniform. Coordinates
+    beyond a bound are reflected at it, and random starts are uniform between two bounds. Each observation has its own
+    random stream, so its starts do not depend on the other observations.
     """
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         self.problem, self.objective = problem, objective
-        self._samples, self._operator = cache.seen_by(objective.operator)
+        self._samples, self._operator = cache.measured_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
         self._operator, gain = self._operator.normalised()  # the Gaussian model is one in the units of outputs
         self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]
         self._variance = self._rounded(known + _ESTIMATE_NOISE * self._samples.spread)
         k = problem.network.latent_dim
         self._mean, self._factor = np.zeros((problem.size, k)), np.zeros((problem.size, k, k))
-        self._at = np.full(problem.size, np.nan)  # the variance that those two are for
+        self._at = np.full(problem.size, np.nan)  # the variance of the noise that the two belong to
         self._stream = functools.cache(functools.partial(stream, "search", problem.seed))
 
     def learn(self, objectives: Array) -> None:
-        """Take the noise to be as large as the residuals that the best codes so far leave: their |r|^2, (B,)."""
+        """Estimate the noise from the residuals of the best codes so far, given their |r|^2, (B,)."""
         if not self.problem.noise.stated:
             found = self._rounded(objectives / self.problem.observed + _ESTIMATE_NOISE * self._samples.spread)
             self._variance = np.where(np.isfinite(found), found, self._variance)
@@ -75,7 +74,7 @@ class SearchStarts:
             return np.asarray(_VARIANCE_STEP ** np.rint(np.log(variance) / np.log(_VARIANCE_STEP)))
 
     def codes(self, observations: Index, first: int, count: int) -> Array:
-        """The starts of restarts ``first`` to ``first + count`` of some observations, (b, count, k)."""
+        """The starts number ``first`` to ``first + count`` of some observations, (b, count, k)."""
         self._model(observations)
         drawn = self._drawn(observations, count)
         inside = self._mean[observations][:, None] + np.einsum("bij,bcj->bci", self._factor[observations], drawn)
@@ -88,7 +87,7 @@ class SearchStarts:
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
     def perturbations(self, observations: Index, restarts: int, count: int) -> Array:
-        """Perturbations in units of the root mean square of the code that each is of, (b, restarts, count, k)."""
+        """Perturbations in units of the root mean square of the perturbed code, (b, restarts, count, k)."""
         shape, k = (len(observations), restarts, count), self.problem.network.latent_dim
         drawn = self._drawn(observations, restarts * count).reshape(*shape, k)
         low, high = np.log(_SHORTEST), np.log(_LONGEST)
@@ -102,7 +101,7 @@ class SearchStarts:
         return np.array([self._stream(i).uniform(low, high, count) for i in observations.tolist()])
 
     def _model(self, observations: Index) -> None:
-        """Bring mean and factor of some observations up to their variances."""
+        """Update the mean and factor of those observations whose variance has changed."""
         stale = observations[self._at[observations] != self._variance[observations]]
         for variance in np.unique(self._variance[stale]):
             some = stale[self._variance[stale] == variance]

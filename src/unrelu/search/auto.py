@@ -1,4 +1,4 @@
-"""``auto``: the joint search for the best code of every observation, and how sure it is."""
+"""``auto``: the joint search for the best code of every observation, and its confidence."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from unrelu.search.learned_prior import LearnedConfidence
 
 @dataclass(frozen=True)
 class Search:
-    r"""Independent restarts of descents and perturbations, until it is sure enough that the best of them is the best.
+    r"""Independent restarts of descents and perturbations, until the best one is the best of all with confidence.
 
-    One descent goes down :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy:
-    one step each on smoothed generators, less and less smooth, then steps on the exact one. Restarts start
-    from independent draws of the codes that 4,096 samples of the generator suggest for this observation
-    (:class:`~unrelu.search._search_starts.SearchStarts`). Where few of them agree, they go on by basin hopping: each
-    perturbs its code, by a tenth of its length to ten times that, descends again, and keeps what is lower. The codes
-    ``z0`` of the user start further descents, which are no evidence of anything. So does the code of ``exact``, layer
-    by layer, where there is no visible noise and the first restart is no exact fit.
+    A descent minimises :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy: one
+    step on each of some smoothed generators, less and less smooth, then steps on the exact one. Restarts start from
+    independent draws. Their distribution is that of the codes given the observation, according to 4,096 samples of the
+    generator (:class:`~unrelu.search._search_starts.SearchStarts`). Where few restarts agree, they go on by basin
+    hopping: each perturbs its code by 0.1 to 10 times its length, descends again, and keeps the lower code. The user's
+    codes ``z0`` start further descents, which do not count for the confidence. So does the code of ``exact``, found
+    layer by layer, if no noise is visible and the first restart is no exact fit.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
-    (:mod:`~unrelu.search._stopping_rule`). The confidence follows from how many restarts ended at the best objective,
-    to 1%, and where the others did (:mod:`~unrelu.search.confidence`). How far agreement can be trusted is learned on
-    the generator, at the first search with a measurement and a level of noise, from simulated observations
-    (:mod:`~unrelu.search.learned_prior`); that takes about a second, and is kept for other processes.
+    (:mod:`~unrelu.search._stopping_rule`). The confidence follows from where the restarts ended: how many at the best
+    objective, up to 1%, and how many at the second best (:mod:`~unrelu.search.confidence`). How far agreement can be
+    trusted is learned on the generator from simulated observations (:mod:`~unrelu.search.learned_prior`). This takes
+    about a second, once for each measurement and level of noise, and is kept for other processes.
 
-    The search runs in single precision; its best code is refined in double precision to first-order optimality, at
-    kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf that code is
-    where :class:`~unrelu.local_search.norm_descent.NormDescent` starts, beside a reweighted (l1) and a layer-wise one,
-    and, where uniform noise does not explain what it comes to, codes of other local optima; of a generator without
-    known layers the l2 code is returned.
+    The search runs in single precision. Its best code is refined in double precision to first-order optimality, at
+    kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf,
+    :class:`~unrelu.local_search.norm_descent.NormDescent` starts from that code, from a layer-wise one and, for l1,
+    from a reweighted one. If uniform noise does not explain the result, it also starts from other local optima. For a
+    generator without known layers, the l2 code is returned.
 
     Args:
-        confidence: the search of an observation stops when it has this confidence.
-        rounds: at most, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end within 0.04 seconds of
-            the processor, 0.12 where no noise is visible, and what is left goes to perturbations of the best restart;
-            where descents are not compiled, fewer.
-        max_iterations: steps of the refinement at most, each an evaluation of the objective and its gradient. None:
-            3,000, of large generators 1,000. A code that is not at an optimum by then is an ITERATION_LIMIT.
+        confidence: the search of an observation stops at this confidence.
+        rounds: the largest number of rounds, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end
+            within 0.04 seconds of processor time, 0.12 if no noise is visible; the time left is spent on perturbations
+            of the best restart. Where descents are not compiled, fewer.
+        max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
+            gradient. None: 3,000, or 1,000 for large generators. A code not optimal by then is an ITERATION_LIMIT.
         max_programs: linear programs of a descent in l1 or linf.
-        pool: whether the observations of a batch of at least 20 tell their noise level together, where none is stated
-            (l2, no prior). An observation whose residual stands out from it
-            (:func:`~unrelu.measurements.pooled_noise.too_large`) is searched again until it does not, or through all
-            rounds, and is an ``OUTLIER`` if it still does. False for observations that do not belong together.
-        learn: whether the confidence is learned on the generator. Without, no agreement makes sure.
+        pool: whether a batch of at least 20 observations estimates its noise level together, if none is stated (l2, no
+            prior). An observation whose residual stands out from it
+            (:func:`~unrelu.measurements.pooled_noise.too_large`) is searched further. If it still stands out after all
+            rounds, it is an ``OUTLIER``. Use False for observations that do not belong together.
+        learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
 
     Raises:
         OptionError: an option has a value it cannot take.

@@ -25,24 +25,24 @@ from unrelu.search.sample_cache import SampleCache
 
 Counts = npt.NDArray[np.int64]
 
-# Smoothing schedule: widths, as fractions of what a layer puts out; one step with each.
+# Smoothing schedule: widths, as fractions of the size of a layer's outputs; one step with each.
 _WIDTHS = np.geomspace(1.0, 0.02, 8)
 # Steps on the exact generator after those, and the decrease at which they end.
 _EXACT_STEPS = 16
 _ENOUGH_DECREASE = 1e-2
-# Microseconds that a step takes, by the terms of :func:`step_terms`.
+# Microseconds of a step, for each of the :func:`step_terms`.
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
-# The same of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
+# Microseconds of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
 _BATCH_COST = (70.0, 3e-5)
-# The same decrease for large generators.
+# _ENOUGH_DECREASE for large generators.
 _ENOUGH_DECREASE_LARGE = 3e-3
-# For refined codes: how many side by side, steps after which half of them are given up, steps after which it is
-# asked whether they have converged, and the predicted decrease at which they end.
+# Of a refinement: the codes refined side by side, the steps after which half of them are given up, the steps before
+# convergence is tested, and the predicted decrease at which a code ends.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
 # A code has converged if its last steps together gained less than this fraction of its objective.
 LAST_STEPS, CONVERGED = 10, 1e-3
-# What the linear model is taken to leave over at least, as a fraction of the variance of an output: the inverse Hessian
-# is computed in single precision.
+# The least residual variance of the linear model, as a fraction of the variance of an output: the inverse Hessian is
+# computed in single precision.
 _LEAST_VARIANCE = 1e-3
 
 
@@ -52,9 +52,9 @@ class Start(NamedTuple):
     Attributes:
         observations: which, (b,).
         z: codes, (b, c, k).
-        f: their objectives, (b, c); infinite where no descent has been made from the code.
-        perturbations: of the optimum that is reached, one after another, (b, c, h, k), in units of the root mean square
-            of its coordinates: after each, a further descent, whose end is kept if it is lower.
+        f: their objectives, (b, c); infinite for a code that no descent has started from.
+        perturbations: (b, c, h, k), in units of the root mean square of the code. After the first descent, each
+            perturbs the best code so far and starts a further descent; its end is kept if it is lower.
         smoothed: whether the first descent begins on the smoothed generators.
     """
 
@@ -72,15 +72,15 @@ class Start(NamedTuple):
 
 
 class Descents(ABC):
-    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by perturbations that lead to other optima.
+    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by perturbations to find other optima.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
     Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
     (basin hopping: a perturbation and a descent, kept if it is lower).
 
     Attributes:
-        schedule: what a search with these descents spends.
-        refines: whether codes that leave a residual are :meth:`refined` here, as a Jacobian costs too much.
+        schedule: the budget of a search with these descents.
+        refines: whether :meth:`refined` refines codes with a residual, since a Jacobian costs too much.
     """
 
     schedule: ClassVar[Schedule]
@@ -92,28 +92,28 @@ class Descents(ABC):
     @staticmethod
     @abstractmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Whether this is the way to search a problem that no kind before it in :data:`KINDS` suits."""
+        """Whether these descents suit a problem that no kind before them in :data:`KINDS` suits."""
 
     def microseconds(self, steps: Counts) -> Array:
-        """What so many steps take of the processor; 0 where that is not told."""
+        """The processor time of so many steps; 0 if there is no estimate."""
         return np.zeros(len(steps))
 
     @abstractmethod
     def improve(self, start: Start, enough: Array, watch: Watch) -> Counts:
-        """Descend and perturb: write into ``start.z`` and ``start.f``; the steps spent on each observation, (b,).
+        """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
 
         Args:
             enough: objectives at which a descent may end, (b,).
-            watch: asked now and then whether to stop; what was not reached by then keeps its f.
+            watch: asked repeatedly whether to stop; codes not reached by then keep their f.
         """
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
-        """Codes of some observations refined from where their restarts ended, (b, k), and whether they converged, (b,).
+        """Refine the ends of restarts; return one code of each observation, (b, k), and whether it converged, (b,).
 
         Args:
             z: where the restarts ended, the best first, (b, c, k).
-            most: steps at most.
-            watch: as for :meth:`improve`.
+            most: the largest number of steps.
+            watch: see :meth:`improve`.
         """
         raise NotImplementedError
 
@@ -124,15 +124,15 @@ class Descents(ABC):
 
 
 def lengths(z: Array) -> Array:
-    """The root mean squares of codes (..., k), (..., 1), which perturbations are in units of."""
+    """The root mean squares of codes (..., k), (..., 1): the unit of perturbations."""
     return np.asarray(np.maximum(np.sqrt(np.square(z).mean(axis=-1, keepdims=True)), SHORTEST_CODE))
 
 
 def step_terms(layout: Counts) -> Array:
-    """What the time of a step on a packed network is made of, (5,).
+    """The terms of the time of a step on a packed network, (5,).
 
-    1, the layers, the weights, outputs times latent coordinates squared (normal equations), and latent coordinates
-    cubed (their solution). ``python -m unrelu_studies.benchmarks.tuning.step_costs`` compares with measured times.
+    1, the number of layers, that of weights, outputs times latent coordinates squared (normal equations), and latent
+    coordinates cubed (their solution). ``python -m unrelu_studies.benchmarks.tuning.step_costs`` measures times.
     """
     inputs, outputs = layout[:, INPUTS].astype(float), layout[:, OUTPUTS].astype(float)
     k = inputs[0]
@@ -140,13 +140,13 @@ def step_terms(layout: Counts) -> Array:
 
 
 class CompiledDescents(Descents):
-    """One code after another, in single precision, see :mod:`~unrelu.local_search.descent_kernel`."""
+    """Compiled descents of one code after another, in single precision (:mod:`~unrelu.local_search.descent_kernel`)."""
 
     schedule = COMPILED
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Where the network is small and dense and the measurement can be written out."""
+        """Whether the network is small and dense, and the measurement a choice of outputs or a small matrix."""
         single = cache.fits and objective.y.dtype == torch.float32
         return single and objective.squares and packable(problem.network, problem.operator)
 
@@ -178,7 +178,7 @@ class CompiledDescents(Descents):
 
 
 class BatchDescents(Descents):
-    """All codes at once, for generators of any kind on any device."""
+    """Descents of all codes at once, for generators of any kind on any device."""
 
     schedule = BATCH
     widths: ClassVar[Array] = _WIDTHS
@@ -188,7 +188,7 @@ class BatchDescents(Descents):
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """All that are left."""
+        """Always."""
         return True
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
@@ -239,7 +239,7 @@ class BatchDescents(Descents):
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
     def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
-        """Steps on a generator, smoothed or exact, after the ``last`` ones, if there were any."""
+        """Steps on a smoothed or the exact generator, with the damping of the ``last`` ones, if there are any."""
         damping = 1e-2 if last is None else last.damping
         if objective is not self.objective:
             return LevenbergMarquardtSteps(objective, z, observations, damping=damping, tiny_decrease=1e-4)
@@ -250,23 +250,23 @@ class BatchDescents(Descents):
 
 
 class NonlinearDescents(BatchDescents):
-    """The same for measurements that are not linear, which have optima of their own: more restarts."""
+    """Batch descents for measurements that are not linear: they add optima, so there are more restarts."""
 
     schedule = NONLINEAR
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Where the measurement is a function."""
+        """Whether the measurement is not linear."""
         return not problem.operator.linear
 
 
 class DevianceDescents(BatchDescents):
-    """The same for noise with a deviance, as counts have: more restarts, and perturbations.
+    """Batch descents for noise with a deviance, such as counts, with more restarts, and perturbations.
 
-    Small networks are searched so too, since the kernel knows squares only.
+    Small networks are searched this way too, since the kernel only minimises squares.
 
-    A much smoothed ReLU puts out more than the exact one, and counts of few are fitted by turning it off for good: the
-    schedule begins where smoothing adds little.
+    A strongly smoothed ReLU puts out more than the exact one. To fit small counts, a descent would turn it off for
+    good, so the smoothing schedule begins at a small width.
     """
 
     schedule = COUNTS
@@ -274,16 +274,15 @@ class DevianceDescents(BatchDescents):
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Where only the deviance keeps descents from being compiled."""
+        """Whether only the deviance prevents compiled descents."""
         return not objective.squares and CompiledDescents.suits(problem, cache, replace(objective, likelihood=None))
 
 
 class LimitedMemoryDescents(BatchDescents):
-    """The same for large generators, by L-BFGS: a Jacobian costs as much as dozens of its steps.
+    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as dozens of its steps.
 
     Attributes:
-        inverse: the inverse Hessians that it starts from, (B, k, k): the covariance of the codes under the linear model
-            of the generator.
+        inverse: the first inverse Hessians, (B, k, k): covariances of the codes under the generator's linear model.
     """
 
     schedule = LIMITED_MEMORY
@@ -294,13 +293,13 @@ class LimitedMemoryDescents(BatchDescents):
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Where a Jacobian is much work."""
+        """Whether a Jacobian is expensive."""
         return cache.large
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
         super().__init__(problem, cache, objective)
         self._smoothed = [each for each in self._smoothed if each.network is not objective.network]
-        model, operator = cache.seen_by(objective.operator)
+        model, operator = cache.measured_by(objective.operator)
         variance = objective.prior + _LEAST_VARIANCE * model.spread
         inverse = model.posterior(operator, objective.y, variance)[1]
         variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
@@ -311,10 +310,10 @@ class LimitedMemoryDescents(BatchDescents):
         return LimitedMemorySteps(objective, z, observations, self.inverse[observations], decrease, enough)
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
-        """See :meth:`Descents.refined`: in single precision, which sees all that is to gain.
+        """See :meth:`Descents.refined`. Single precision resolves all that there is to gain.
 
-        A few restarts go on side by side, which costs little more than one, and the worse half of them is given up
-        again and again: at kinks, restarts of nearly the same objective come to rest at different ones.
+        A few restarts are refined side by side, which costs little more than one: restarts of nearly equal objectives
+        may end at different kinks, with different objectives. The worse half is given up again and again.
         """
         z = z[:, :_REFINED]
         left, where = z.shape[1], self.objective.index(np.repeat(observations, z.shape[1]))
@@ -342,7 +341,7 @@ class LimitedMemoryDescents(BatchDescents):
         )
 
 
-# In the order in which they are asked whether they suit.
+# The first kind that suits is taken.
 KINDS: tuple[type[Descents], ...] = (
     CompiledDescents, DevianceDescents, LimitedMemoryDescents, NonlinearDescents, BatchDescents,
 )  # fmt: skip

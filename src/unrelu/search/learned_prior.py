@@ -1,16 +1,16 @@
-r"""How far agreement can be trusted on the generator at hand: a prior of the confidence, learned by simulation.
+r"""The prior of the confidence on one generator, learned by simulation: how far agreement of restarts can be trusted.
 
-Observations are drawn, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds, and searched as a
-user's would be, and one round further. How many restarts ended in the best known optimum, that of a descent from z
-among them, is what :func:`unrelu.search.confidence.learned` learns from, for each round.
+Observations are simulated, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds. They are
+searched like those of a user, and one round further. A descent from z belongs to the search, so the best optimum is
+known. For each round, :func:`unrelu.search.confidence.learned` learns from the number of restarts that ended in it.
 
-What a user observes is seldom an output of the generator. To simulate what is none, e is the difference of two other
-outputs with their entries in a random order. Without bounds, z is up to ten times as long: where outputs saturate, the
-best code of data is far from all codes that the generator was trained for, and agreement on a nearer one misleads. Such
-observations are simulated where residuals are larger than the stated noise, or the code is longer than those of
-N(0, I); where no noise is stated that cannot be told, and every second one is.
+Real observations are seldom outputs of the generator. For an observation out of distribution, e contains the difference
+of two other outputs, with their entries in a random order. Without bounds, z is up to ten times as long: where outputs
+saturate, the best code of real data is far from the codes of training, and agreement on a nearer one misleads. All
+simulated observations are of this kind if the user's residuals exceed the stated noise, or if the user's code is longer
+than those of N(0, I). If no noise is stated, every second one is.
 
-Whatever is learned is kept with the generator for as long as it lives, and in a file for other processes.
+The prior is kept with the generator as long as it lives, and in a file for other processes.
 """
 
 from __future__ import annotations
@@ -48,35 +48,34 @@ from unrelu.search.confidence import FLAT, SAME, Hits, Prior, confidence, learne
 from unrelu.search.sample_cache import SampleCache
 
 _LOG = getLogger("unrelu")
-# Simulated observations of one level of noise. Where none of n misleads, agreement has a confidence of about
-# 1 - 1 / 6 n.
+# The number of simulated observations of one level of noise. If agreement misleads on none of n, its confidence is
+# about 1 - 1 / 6 n.
 _OBSERVATIONS = 48
-# Residuals of at most so many times the stated noise are those of outputs of the generator.
+# An observation is in distribution if its residual is at most this multiple of the stated noise.
 _EXPLAINED = 1.5
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
-# Raised whenever the search or what is simulated changes: files of priors that were learned otherwise are not read.
+# The version of the search and the simulation: files of priors with another one are not read.
 _RECIPE = 2
-# Codes that N(0, I) draws so rarely are not of outputs of the generator.
+# An observation is out of distribution if N(0, I) draws a code as long as its code with less than this probability.
 _FAR = 1e-3
-# Weights of a file sum to 1 to this, and it holds no more bytes: those of a hundred rounds.
+# The weights of a file sum to 1 up to this, and the file has at most so many bytes: those of a hundred rounds.
 _ROUNDING, _LARGEST_FILE = 1e-6, 2**20
-# Seconds after which a word is said of it.
+# A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
 
 _known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKeyDictionary()
-# Levels of noise are told apart by these factors: the noise itself, and the residuals as multiples of it.
+# Levels differ by these factors in the noise, and in the residuals as multiples of the noise.
 NOISE_STEP, EXCESS_STEP = 3.0, 3.0
-# Where no noise is stated, that of observations which the generator did not make is this share of the residuals.
+# If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
 _WHITE_SHARE = 0.3
-# The longest codes of what the generator did not make, as multiples of those of N(0, I). With 1, 3, 10 and 30, the
-# shares of wrong ones among sure answers were 7, 3.6, 3 and 2.1%, on real digits and fourteen decoders, six of which
-# have saturating outputs.
+# The longest codes of observations out of distribution, as multiples of those of N(0, I). With 1, 3, 10 and 30, 7, 3.6,
+# 3 and 2.1% of the sure answers were wrong, on real digits and fourteen decoders, six with saturating outputs.
 _FURTHEST = 10.0
-# The confidence from which an observation is searched one round more, and then no further.
+# An observation with this confidence is searched one more round, and then no further.
 _SURE = 0.99
-# Outputs by which the size of what is measured is told.
+# The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
 
 
@@ -85,19 +84,19 @@ _OUTPUTS = 256
 
 @dataclass(frozen=True)
 class Level:
-    """A level of noise, in units of the spread of what is measured.
+    """A level of noise, in units of the spread of the measurements.
 
     Attributes:
-        noise: its standard deviation is 3^noise.
-        excess: the residuals are 3^excess times the noise, 0 where the noise explains them; None where no noise is
-            stated, and ``noise`` is the level of the residuals.
+        noise: the standard deviation of the noise is 3^noise.
+        excess: the residuals are 3^excess times the noise; 0 if the noise explains them. None if no noise is stated;
+            ``noise`` is then the level of the residuals.
     """
 
     noise: int
     excess: int | None
 
     def errors(self, count: int) -> tuple[Array, Array]:
-        """Standard deviations, of each of so many observations, of white noise and of what no noise explains."""
+        """The standard deviations of the white noise and of the structured errors of each observation, (count,)."""
         size = np.full(count, NOISE_STEP**self.noise)
         if self.excess is not None:
             return size, size * np.sqrt(EXCESS_STEP ** (2 * self.excess) - 1)
@@ -107,8 +106,8 @@ class Level:
 
 def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tuple[Problem, Array]:
     """A problem of so many simulated observations at a level of noise, and their codes, (count, k)."""
-    operator, spread, keys = problem.operator, spread_of(problem), (level.noise, str(level.excess), seed)
-    operator = _cycled(operator, count)
+    operator, spread = _cycled(problem.operator, count), spread_of(problem)
+    keys = (level.noise, str(level.excess), seed)
     white, structured = (size[:, None] * spread for size in level.errors(count))
     z = problem.bounds.draw(stream("simulated codes", *keys), (3 * count,))
     if problem.bounds.none:
@@ -134,11 +133,11 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
 
 
 class Simulation:
-    """Searches of observations whose best codes are known well enough to say how often their restarts miss them.
+    """The search of simulated observations: how often their restarts miss the best code that is known.
 
     Attributes:
-        search: of all observations, and of descents from the codes that they were made from.
-        ends: after each number of rounds, where restarts had ended, (B, restarts).
+        search: the search of all observations, with descents from their true codes.
+        ends: the objectives at which restarts had ended after each number of rounds, (B, restarts).
     """
 
     def __init__(self, problem: Problem, truth: Array | None) -> None:
@@ -156,7 +155,7 @@ class Simulation:
             search.rounds[observations] = rounds
             search.starts.learn(search.f)
             self.ends[rounds] = search.ends.copy()
-            going &= ~sure  # one round further than a search, and perturbations: they may show that it is wrong
+            going &= ~sure  # after one round more than a search makes, which may show that its answer is wrong
             search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
             sure |= search.probability >= _SURE
             going &= search.rule.affordable(search.spent())
@@ -164,7 +163,7 @@ class Simulation:
         search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 
     def hits(self, rounds: int, observations: Flags | None = None, of_truth: bool = True) -> Hits:
-        """Counts after so many rounds: of the best optimum that is known, or of the best of the restarts themselves."""
+        """Counts after so many rounds: of the best known optimum, or of the best one that the restarts found."""
         ends = self.ends[rounds]
         known = np.isfinite(ends).sum(axis=1)
         best = self.search.f if of_truth else ends.min(axis=1)
@@ -172,11 +171,11 @@ class Simulation:
         return found if observations is None else found.take(observations)
 
     def prior(self, observations: Flags | None = None) -> Prior:
-        """What observations, all by default, say of each round; those that went no further count as they ended."""
+        """The prior of each round from observations, by default all; those that ended earlier count as they ended."""
         return Prior({rounds: learned(self.hits(rounds, observations)) for rounds in self.ends})
 
     def judged(self, prior: Prior, observations: Flags) -> tuple[Flags, Flags]:
-        """Where a search with this prior would have been sure of some observations, and where wrong, (b,) each."""
+        """For which observations a search with this prior is sure, and for which it is sure and wrong, (b,) each."""
         sure, wrong = np.zeros(int(observations.sum()), dtype=bool), np.zeros(int(observations.sum()), dtype=bool)
         for rounds, ends in self.ends.items():
             enough = ~sure & (prior.confidence(rounds, self.hits(rounds, observations, of_truth=False)) >= _SURE)
@@ -188,7 +187,7 @@ class Simulation:
 
 
 def spread_of(problem: Problem) -> float:
-    """The standard deviation of what is measured, over outputs of the generator."""
+    """The standard deviation of measurements over outputs of the generator."""
     x = SampleCache.of(problem.network, problem.bounds).model.x[:_OUTPUTS].cpu().double().numpy()
     operator = _cycled(problem.operator, len(x))
     values, seen = operator.values(x), operator.seen(len(x))
@@ -197,14 +196,14 @@ def spread_of(problem: Problem) -> float:
 
 
 def distinct(operator: Operator) -> tuple[npt.NDArray[np.float32], Index]:
-    """What a fixed output is measured as, (d, m), by each distinct mask where there are many, and the first of each."""
+    """The measurement of a fixed output by each distinct operator, (d, m), and the first observation with it, (d,)."""
     probe = stream("a fixed output").standard_normal(operator.n)
     measured = operator.values(np.tile(probe, (max(1, operator.count), 1)))
     return np.unique(measured.astype(np.float32), axis=0, return_index=True)
 
 
 def _cycled(operator: Operator, count: int) -> Operator:
-    """The measurement of so many outputs: where masks are many, one after another, whatever order they came in."""
+    """The operator for so many outputs; distinct masks take turns, whatever their order in the problem."""
     if not operator.count:
         return operator
     first = distinct(operator)[1]
@@ -217,8 +216,8 @@ def _cycled(operator: Operator, count: int) -> Operator:
 class LearnedConfidence:
     """The confidence of observations of one problem, by a prior for the level of their noise.
 
-    A prior that is not known is learned when it is first asked for, where descents tell what they cost; elsewhere, and
-    where a time limit leaves too little, the prior is flat.
+    A prior is learned at its first use, if the schedule of the descents says so. Otherwise, or if a time limit leaves
+    too little time, the prior is flat.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -231,7 +230,7 @@ class LearnedConfidence:
         hits = search.hits().take(observations)
         found = confidence(FLAT, hits)
         if not self.problem.noise.stated and search.exact.any():
-            return found  # nor do the others of a batch of exact fits have noise that could be simulated
+            return found  # a batch with exact fits has no noise to simulate
         levels = self.levels(search.f, observations, search.z[observations])
         groups = defaultdict[tuple[Level, int], list[int]](list)
         for place in np.flatnonzero(~self.problem.looks_noiseless[observations]).tolist():
@@ -241,9 +240,9 @@ class LearnedConfidence:
         return found
 
     def levels(self, f: Array, observations: Index, z: Array | None = None) -> list[Level]:
-        """The level of noise of some observations whose best objectives, (B,), and codes, (b, k), are known.
+        """The level of noise of some observations, given the best objectives, (B,), and their codes, (b, k).
 
-        An output of the generator has a residual that the noise explains, and a code as N(0, I) draws it.
+        An observation in distribution has a residual that the noise explains, and a code no longer than N(0, I) draws.
         """
         problem, spread = self.problem, self._spread
         if problem.noise.likelihood is not None:
@@ -283,7 +282,7 @@ class LearnedConfidence:
         return self._priors[level]
 
     def learn(self, level: Level, search: JointSearch) -> Prior | None:
-        """The prior from a simulation; None where the time limit or the callback stopped it."""
+        """The prior from a simulation; None if the time limit or the callback stopped it."""
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
@@ -303,12 +302,12 @@ def _say_once() -> None:
 
 
 def keep(problem: Problem, level: Level, prior: Prior) -> None:
-    """Use a prior for this network, measurement and level of noise from now on, as long as the network lives."""
+    """Use a prior for this network, measurement and level of noise as long as the network lives."""
     _known.setdefault(problem.network, {})[prior_key(problem, level)] = prior
 
 
 def prior_key(problem: Problem, level: Level) -> str:
-    """A digest of all that a prior of the network depends on."""
+    """A digest of everything that a prior of the network depends on."""
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
@@ -320,14 +319,14 @@ def prior_key(problem: Problem, level: Level) -> str:
 
 
 def _folder() -> Path:
-    """Where priors are kept: ``UNRELU_CACHE``, or the user's folder of caches."""
+    """The folder of priors: in ``UNRELU_CACHE``, or in the user's cache folder."""
     own = os.environ.get("UNRELU_CACHE")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return (Path(own) if own else cache / "unrelu") / "priors"
 
 
 def _read(path: Path) -> Prior | None:
-    """A prior from its file; None where there is none, or none that can be one."""
+    """The prior of a file; None if there is no file, or no valid one."""
     try:
         arrays = read_npz(path, _LARGEST_FILE)
         weights = {int(rounds): array for rounds, array in arrays.items()}
@@ -341,7 +340,7 @@ def _read(path: Path) -> Prior | None:
 
 
 def _write(path: Path, prior: Prior | None) -> None:
-    """Keep a prior, if there is one; a folder that cannot be written is no reason to stop."""
+    """Write a prior, if there is one, to a file; a folder that cannot be written is ignored."""
     if prior is None:
         return
     with suppress(UnreluError, OSError, RuntimeError):

@@ -30,9 +30,8 @@ class Reweighted:
 
     .. math:: z \leftarrow \text{LM steps on } \sum_j w_j (y - A G(z))_j^2, \qquad w_j = 1 / \max(|r_j|, \kappa)
 
-    with a floor kappa that falls from the largest residual to 1e-3 of it: from l2, which gross errors pull away, to
-    l1. The best code of each observation in l1 is kept, where :class:`~unrelu.local_search.norm_descent.NormDescent`
-    goes on.
+    The floor kappa falls from the largest residual to 1e-3 of it, so the objective goes from l2, which gross errors
+    distort, to l1. The best code in l1 is kept: :class:`~unrelu.local_search.norm_descent.NormDescent` starts there.
 
     Args:
         rounds: how often the weights are set.
@@ -52,10 +51,10 @@ class Reweighted:
         at_least(1, rounds=self.rounds, steps=self.steps)
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.int64]]:
-        """Go from codes z0 (B, k), mostly the l2 solutions: the codes and the steps taken, (B,).
+        """Start from codes z0 (B, k), usually the l2 solutions; return the codes and the steps taken, (B,).
 
-        No code is worse than its start in l1. At the time limit, or when the callback asks to stop, the best codes so
-        far are returned.
+        No code is worse in l1 than its start. At the time limit, or if the callback asks to stop, the best codes so far
+        are returned.
         """
         z, best = np.nan_to_num(z0), np.array(z0, dtype=np.float64)
         with np.errstate(invalid="ignore"):
@@ -94,17 +93,17 @@ def _weighted(problem: Problem, weight: Array) -> Problem:
 def finish(
     problem: Problem, z: Array, max_programs: int, by_layer: bool, further: Sequence[Array] = ()
 ) -> tuple[Array, npt.NDArray[np.object_]]:
-    """Descend in l1 or linf from the l2 codes (B, k) and from others; the best codes, and how their descents ended.
+    """Descend in l1 or linf from the l2 codes (B, k) and from others; return the best codes, and how they ended.
 
-    The others are, for l1, the codes that reweighted least squares makes of them, which outliers pull less, and, if
-    ``by_layer``, those of Algorithm 1 or 2, so that the result is never worse than the paper's.
+    For l1, a second start is the code of reweighted least squares, which outliers distort less. If ``by_layer``, a
+    further one is the code of Algorithm 1 or 2, so the result is never worse than the paper's.
 
     Args:
         problem: its network is a chain of layers.
         z: codes, (B, k), finite.
         max_programs: linear programs of each descent.
-        by_layer: whether the layers allow layer-wise codes at little cost.
-        further: codes to descend from, (B, k) each, where those found are not within the bounds of the noise.
+        by_layer: whether layer-wise codes cost little.
+        further: codes to descend from, (B, k) each, if the result is not within the bounds of the noise.
     """
     phases = 1 + 2 * by_layer + 2 * (problem.norm == "l1")
     phase = (_phase(problem, i, phases) for i in range(phases))
@@ -126,7 +125,7 @@ def finish(
         better = reached_value < value
         best = np.where(better[:, None], reached, best)
         value = np.where(better, reached_value, value)
-        # An observation that was left out of a descent is unfinished, whatever an earlier descent found.
+        # An observation that this descent did not reach is unfinished, whatever an earlier descent found.
         status = np.where(better | (ended == Status.STOPPED) | (i == 0), ended, status)
     for start in further:
         value = problem.objective(best)
@@ -143,7 +142,7 @@ def finish(
 
 
 def _phase(problem: Problem, i: int, phases: int) -> Problem:
-    """The problem for one of several passes over its observations, whose progress is a part of the whole."""
+    """The problem for one of several passes over its observations; the progress of each is a share of the whole."""
 
     def report(progress: Progress) -> Progress:
         return replace(progress, done=(i * problem.size + progress.done) // phases)

@@ -1,4 +1,4 @@
-"""Samples of a generator, and the linear estimate of a code that they give for any measurement."""
+"""Samples of a generator, and the Gaussian model that estimates codes from any measurement."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.runtime.streams import stream, torch_stream
 
-# Multiplications of a Jacobian, k forward passes, from which the generator is large.
+# A generator is large if a Jacobian, which is k forward passes, takes at least this many multiplications.
 _LARGE = 10**9
-# Samples drawn; fewer where their outputs would be more than so many numbers (256 MiB), but never fewer than these.
+# The number of samples; fewer if their outputs exceed _NUMBERS entries (256 MiB), but at least _FEWEST.
 _SAMPLES = 4096
 _FEWEST = 64
 _NUMBERS = 2**26
-# Principal directions of the outputs that are kept.
-_DIRECTIONS = 128
-# Power iterations that find them.
-_SWEEPS = 2
-# Single precision has no room for the squares of numbers outside this range.
+# The number of principal directions of the outputs, and of the power iterations that find them.
+_DIRECTIONS, _SWEEPS = 128, 2
+# Squares of numbers outside this range overflow or vanish in single precision.
 _SINGLE = (1e-12, 1e12)
 
 _caches: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
@@ -36,26 +34,26 @@ def fits_single(size: float) -> bool:
 
 
 def is_large(network: Generator) -> bool:
-    """Whether a Jacobian is much work; it is counted, not timed, so that a search does not depend on the clock."""
+    """Whether a Jacobian is expensive. Work is counted, not timed, so that a search does not depend on the clock."""
     return network.latent_dim * network.work >= _LARGE
 
 
 def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and outputs in the precision of a generator."""
+    """The codes, and their outputs, in the precision of the generator."""
     codes = codes.to(network.device, network.dtype)
     parts = torch.split(codes, max(1, _NUMBERS // (4 * network.width)))
     return codes, torch.cat([network.forward(part) for part in parts])
 
 
 def _bounded(x: Tensor) -> Tensor:
-    """Numbers whose squares can still be squared."""
+    """x clipped so that its fourth power is finite."""
     largest = torch.finfo(x.dtype).max ** 0.25
     return x.nan_to_num(0.0).clamp(-largest, largest)
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianModel:
-    r"""The Gaussian linear model of samples: codes z_i, and x_i, their outputs or what was measured of them.
+    r"""The Gaussian linear model of samples: codes z_i with x_i, their outputs or the measurements of their outputs.
 
     With F the principal directions of x, scaled to their deviations,
 
@@ -63,8 +61,7 @@ class GaussianModel:
 
     Attributes:
         z, x: (N, k) and (N, n).
-        linear: of a large generator, of which few samples are drawn, the transposed Jacobian, (k, n), which stands for
-            F; else None.
+        linear: the transposed Jacobian, (k, n), which takes the place of F for a large generator; else None.
     """
 
     z: Tensor
@@ -72,7 +69,7 @@ class GaussianModel:
     linear: Tensor | None = None
 
     def measured(self, operator: Operator) -> GaussianModel:
-        """The model of what an operator that is not linear makes of the outputs."""
+        """The model whose x are measurements of these outputs, for an operator that is not linear."""
         own = operator.to(self.x.dtype, self.x.device)
         size = max(1, _NUMBERS // (4 * max(own.width, 1)))
         x = _bounded(torch.cat([own.forward(part) for part in torch.split(self.x, size)]))
@@ -88,7 +85,7 @@ class GaussianModel:
 
     @cached_property
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-        """Means of x (n,) and z (k,), F^T (r, n), P^T (r, k), and the mean variance of x that F leaves over."""
+        """Means of x (n,) and z (k,), F^T (r, n), P^T (r, k), and the mean variance of x that F does not explain."""
         if self.linear is not None:
             return self._linear_model(self.linear)
         count, n = self.x.shape
@@ -106,7 +103,7 @@ class GaussianModel:
         return mean_x, mean_z, (rotation * deviations).T @ basis.T, scores.T @ z / count, left
 
     def _linear_model(self, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-        """x ~ mean + c J z: s is z itself, and the samples say how long J should be."""
+        """x ~ mean + c J z: s is z itself, and the factor c is fitted to the samples."""
         mean, unit = self.x.mean(dim=0), torch.eye(len(tangents)).to(tangents)
         x, linear = self.x - mean, (self.z @ tangents).nan_to_num(0.0, 0.0, 0.0)
         tiny = torch.finfo(x.dtype).tiny
@@ -121,20 +118,20 @@ class GaussianModel:
 
         .. math:: \hat z = \bar z + P S C^T (y - A \bar x) / \sigma^2, \qquad S = (I + C^T C / \sigma^2)^{-1}, C = A F,
 
-        and the covariance is :math:`P S P^T + I - P P^T`: what y leaves open of s, and what s does not tell of z.
+        and the covariance is :math:`P S P^T + I - P P^T`: that of s given y, and that of z given s.
 
         Args:
             operator: A.
             y: (B, m).
-            noise: sigma^2, the variance of y - A x; what F leaves over is added to it.
+            noise: sigma^2, the variance of y - A x; the variance that F does not explain is added to it.
 
         Source: the conditional distribution of a Gaussian, Bishop, Pattern Recognition and Machine Learning (2006),
         section 2.3.3.
         """
-        # The directions as each observation sees them, so many at a time that they are a bounded number.
+        # Each observation has its own measured directions; a bounded number of them is held at a time.
         size = max(1, _NUMBERS // (4 * operator.m * _DIRECTIONS)) if operator.count else len(y)
-        rows = torch.split(torch.arange(len(y), device=y.device), size)
-        means, covariances = zip(*(self._posterior(operator.take(part), y[part], noise) for part in rows), strict=True)
+        parts = torch.split(torch.arange(len(y), device=y.device), size)
+        means, covariances = zip(*(self._posterior(operator.take(part), y[part], noise) for part in parts), strict=True)
         return torch.cat(means), torch.cat(covariances) if operator.count else covariances[0]
 
     def _posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
@@ -142,13 +139,13 @@ class GaussianModel:
         operator, y = operator.to(self.x.dtype, self.x.device), y.clamp(-largest, largest).to(self.x.dtype)
         mean_x, mean_z, directions, codes, left = self.parts
         size, k = len(y), self.z.shape[1]
-        seen = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
+        measured = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
         r = y - operator.forward(mean_x.expand(size, -1))
         variance = max(noise + left, torch.finfo(y.dtype).tiny)
-        gram = seen @ seen.transpose(1, 2) / variance
+        gram = measured @ measured.transpose(1, 2) / variance
         gram.diagonal(dim1=1, dim2=2).add_(1.0)
         solved = torch.linalg.solve(gram, codes.expand(len(gram), -1, -1))  # S P^T
-        right = (seen @ r[:, :, None])[:, :, 0] if operator.count else r @ seen[0].T
+        right = (measured @ r[:, :, None])[:, :, 0] if operator.count else r @ measured[0].T
         mean = mean_z + (right[:, None, :] @ solved)[:, 0] / variance
         unit = torch.eye(k, dtype=y.dtype, device=y.device)
         covariance = unit - codes.T @ codes + codes.T @ solved
@@ -156,19 +153,19 @@ class GaussianModel:
 
 
 class SampleCache:
-    r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model that they suggest.
+    r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model of both.
 
-    Coordinates with two finite bounds are uniform between them. A large generator has few draws, as they cost more
-    than the descents, and the model is a linearisation.
+    Coordinates with two finite bounds are uniform between them. For a large generator, draws cost more than descents,
+    so it has few, and its model is a linearisation.
 
-    The draws are the same for every seed of a search: they say what the generator is like, and drawing others for every
-    chunk of a data set would cost as much as inverting it.
+    The draws do not depend on the seed of a search: they describe the generator, and new draws for every chunk of a
+    data set would cost as much as inverting it.
 
     Attributes:
         large: see :func:`is_large`.
         single: the generator in float32.
-        fits: whether it works there: its layers and outputs stay in the range of single precision.
-        model: of the draws, in float32, or in the generator's precision if that does not fit.
+        fits: whether ``single`` works: its layers and outputs stay in the range of single precision.
+        model: the model of the draws, in float32 if ``fits``, else in the generator's precision.
     """
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
@@ -195,29 +192,29 @@ class SampleCache:
     def of(cls, network: Generator, bounds: Bounds | None = None) -> SampleCache:
         """The cache of a network, built at the first call and kept as long as the network lives.
 
-        A network on the coordinates of bounded codes is one of its own
+        Bounds need no key: a network on the coordinates of bounded codes is an object of its own
         (:func:`~unrelu.measurements.latent_bounds.on_coordinates`).
         """
         if network not in _caches:
             _caches[network] = cls(network, bounds)
         return _caches[network]
 
-    def seen_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
-        """A model of samples, and a linear measurement of them, that are what ``operator`` makes of the outputs.
+    def measured_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
+        """A model, and a linear operator on its x, that together describe what ``operator`` measures of the outputs.
 
-        If the measurement is not linear, the samples are measured, and the model is one of what was measured.
+        If ``operator`` is not linear, x are its measurements of the samples, and the linear operator is the identity.
         """
         if operator.linear:
             return self.model, operator
         if operator.unweighted is not operator:
-            model, inner = self.seen_by(operator.unweighted)
+            model, inner = self.measured_by(operator.unweighted)
             return model, operator.around(inner)
         if operator not in self._measured:
             self._measured[operator] = self.model.measured(operator)
         return self._measured[operator], IdentityOperator(operator.shape, operator.m)
 
     def smoothed(self, width: float, network: Generator) -> Generator:
-        """``network``, the generator in some precision, smoothed with this width; kept for the next call."""
+        """``network``, the generator in some precision, smoothed with this width; cached."""
         key = (width, network.dtype)
         smoothed = self._smoothed[key] if key in self._smoothed else network.smoothed(width)
         if smoothed is not network:  # else the cache would keep its generator alive, and the generator the cache
@@ -225,7 +222,7 @@ class SampleCache:
         return smoothed
 
     def _linearised(self, network: Generator, z: Tensor) -> Tensor:
-        """The transposed Jacobian, (k, n), of the smoothed generator at z = 0; of one without layers, at a sample."""
+        """The transposed Jacobian, (k, n): at z = 0 of the smoothed generator, or at a sample if it has no layers."""
         smoothed = self.smoothed(1.0, network)
         at = z[:1] if smoothed is network else torch.zeros_like(z[:1])
         return smoothed.linearize(at)[1][0].detach()
