@@ -1,8 +1,8 @@
 r"""Linear programs around one code: the linear regions that meet there, and the best step on all of them.
 
-Let v(z), (p,), be what the errors |y - psi(v)| are functions of: the last pre-activation, where the outputs are seen
-one by one through a convex piecewise linear psi; otherwise A G(z), with psi the identity. Each neuron of the other
-piecewise linear activations has a kink at u = 0, on whose two sides v is another affine function of z.
+The errors are |y - psi(v)|. If single outputs of a convex piecewise linear activation are observed, v(z), (p,), is the
+last pre-activation and psi that activation. Otherwise v is A G(z) and psi the identity. Each neuron of the other
+piecewise linear activations has a kink at u = 0; on each side of it, v is a different affine function of z.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.streams import stream
 
-# Beside the sizes of a layer's values, these are zero.
+# A value is zero if it is less than this fraction of the size of its layer's values.
 _ROUNDING = 1e-9
-# Errors this close to the largest one are as large.
+# Errors this close to the largest one count as equal to it.
 _EQUAL = 1e-9
-# The search for the smallest largest error ends where a step has this fraction of what can be gained.
+# The bisection for the smallest largest error ends when a step has this fraction of the possible gain.
 _ENOUGH = 0.5
-# A row of U that adds less than this fraction of its length to those before it depends on them.
+# A row of U depends on others if it is this close to their span, relative to its length.
 _DEPENDENT = 1e-9
 
 
@@ -54,20 +54,19 @@ class Trace(NamedTuple):
 class AdjacentRegions(NamedTuple):
     r"""The linear regions that meet around a code z_0.
 
-    With e_j = relu(u_j) for some kinks j, and all others staying on their side,
+    With e_j = relu(u_j) for some kinks j, and all other neurons staying on their side,
 
     .. math:: v = v_0 + V (z - z_0) + \Gamma (e - e_0), \qquad u = u_0 + U (z - z_0) + H (e - e_0)
 
-    exactly, up to the curvature of smooth activations. H is strictly triangular: a kink moves the layers above it.
-
-    A bound of a coordinate is a kink of which there is one side: u_j >= 0 is the distance from it.
+    holds exactly, up to the curvature of smooth activations. H is strictly triangular: a kink only affects the layers
+    above it. A bound of a coordinate is a kink with one side: u_j >= 0 is the distance from it.
 
     Attributes:
-        u, v: at the code, (m,) and (p,).
+        u, v: the values at the code, (m,) and (p,).
         u_code, v_code: U (m, k) and V (p, k).
         u_kink, v_kink: H (m, m) and Gamma (p, m).
-        largest: how large e_j may become, (m,): for a bound, the distance to the other one; infinite for kinks.
-        bound: which are bounds, (m,); they are the last ones.
+        largest: the largest e_j, (m,): for a bound, the distance to the opposite bound; infinite for kinks.
+        bound: which kinks are bounds, (m,); bounds come last.
     """
 
     u: Array
@@ -85,7 +84,7 @@ class AdjacentRegions(NamedTuple):
         return bool(self.v_code.any() or self.v_kink.any())
 
     def within(self, z: Array, bounds: Bounds, coordinates: Index) -> AdjacentRegions:
-        """The same, with the bounds of some coordinates of the code z: the lower one where it is finite."""
+        """These regions with the bounds of some coordinates of the code z: the lower bound if it is finite."""
         n, m = len(coordinates), len(self.u)
         if not n:
             return self
@@ -100,7 +99,7 @@ class AdjacentRegions(NamedTuple):
         )  # fmt: skip
 
     def independent(self, rank: npt.NDArray[np.int_]) -> Index:
-        """Kinks whose rows of U are independent, ascending; those of a higher ``rank`` (m,) are preferred."""
+        """Kinks with independent rows of U, ascending; those of a higher ``rank`` (m,) are preferred."""
         if not len(rank):
             return np.arange(0)
         lengths = np.linalg.norm(self.u_code, axis=1)[:, None]
@@ -118,11 +117,11 @@ class Observation:
 
     Attributes:
         network: G.
-        measured: what v is of the last pre-activations or outputs, (b, n) -> (b, p).
-        y: what was observed, (p,).
-        slopes: of psi below zero, (p,).
+        measured: the map from the last pre-activations or outputs to v, (b, n) -> (b, p).
+        y: the observed values, (p,).
+        slopes: the slopes of psi below zero, (p,).
         keeps: whether v is the last pre-activation.
-        sizes: of u in each layer and of v, for codes z ~ N(0, I), (d + 1,): what rounding errors are relative to.
+        sizes: the sizes of u in each layer and of v, for codes z ~ N(0, I), (d + 1,); rounding is relative to them.
     """
 
     network: Network
@@ -146,18 +145,18 @@ class Observation:
         return np.abs(self.y - np.where(v > 0, v, v * self.slopes))
 
     def at_kink(self, u: Array, share: float = _ROUNDING) -> Flags:
-        """Where u (N,) is rounding, or within a fraction of the largest of its layer."""
+        """Where u (N,) is below a fraction of the largest in its layer, by default rounding."""
         parts = np.split(np.abs(u), self.ends[1:-1])
         largest = np.maximum([float(part.max(initial=0.0)) for part in parts], self.sizes[:-1])
         return np.asarray(np.abs(u) <= share * np.repeat(largest, np.diff(self.ends)))
 
     def at_bend(self, v: Array) -> Flags:
-        """Where psi bends at v (p,), up to rounding."""
+        """Where v (p,) is at the kink of psi, up to rounding."""
         largest = max(float(np.abs(v).max(initial=0.0)), self.sizes[-1])
         return np.asarray((np.abs(v) <= _ROUNDING * largest) & (self.slopes < 1))
 
     def trace(self, z: Array) -> Trace:
-        """U and v of codes (b, k)."""
+        """The u and v of codes (b, k)."""
         x = torch.as_tensor(z, dtype=torch.float64, device=self.network.device)
         kinks, last = [np.empty((len(z), 0))], len(self.network.layers) - 1
         with torch.no_grad():
@@ -182,7 +181,7 @@ class Observation:
                     break
                 u, x = x, layer.activation.forward(x)
                 slope = layer.activation.derivative(u, x)
-                # phi(u) = c u + (1 - c) relu(u): the direct part moves with the code, the rest with e.
+                # phi(u) = c u + (1 - c) relu(u): the first term moves with the code, the second with e.
                 here = np.flatnonzero((self.ends[i] <= kinks) & (kinks < self.ends[i + 1]))
                 neurons = torch.from_numpy(kinks[here] - self.ends[i])
                 rows[here], values[here] = _numpy(tangents[:, neurons]).T, _numpy(u[0, neurons])
@@ -197,23 +196,23 @@ class Observation:
 
 
 def observations(problem: Problem) -> list[Observation]:
-    """Every observation of a problem; they share the network."""
+    """The observations of a problem; they share the network."""
     network = as_chain(problem.network, problem.norm).to(torch.float64)
     operator, shown = problem.operator.to(torch.float64, network.device), problem.operator.observed_outputs(problem.y)
     last = network.layers[-1].activation
     keeps = last.convex and shown is not None
     slopes = last.slopes(network.output_dim) if keeps else np.ones(max(operator.m, network.output_dim))
-    seen: list[tuple[Callable[[Tensor], Array], OutputIndex, Array]]
+    parts: list[tuple[Callable[[Tensor], Array], OutputIndex, Array]]
     if shown is None:
         own = [operator.take(np.array([i])) if operator.count else operator for i in range(problem.size)]
-        seen = [(partial(_through, each), slice(operator.m), y) for each, y in zip(own, problem.y, strict=True)]
+        parts = [(partial(_through, each), slice(operator.m), y) for each, y in zip(own, problem.y, strict=True)]
     else:
-        seen = [(partial(_picked, entries), entries, y) for entries, y in shown]
-    every = [Observation(network, see, y, slopes[entries], keeps, slopes) for see, entries, y in seen]
+        parts = [(partial(_picked, entries), entries, y) for entries, y in shown]
+    every = [Observation(network, measured, y, slopes[entries], keeps, slopes) for measured, entries, y in parts]
     whole = every[0] if shown is None else replace(every[0], measured=_numpy)
     trace = whole.trace(stream("typical sizes").standard_normal((4, network.latent_dim)))
-    parts = [*np.split(trace.u, whole.ends[1:-1], axis=1), trace.v]
-    sizes = np.array([float(np.abs(part).max(initial=0.0)) for part in parts])
+    layers = [*np.split(trace.u, whole.ends[1:-1], axis=1), trace.v]
+    sizes = np.array([float(np.abs(values).max(initial=0.0)) for values in layers])
     return [replace(each, sizes=sizes) for each in every]
 
 
@@ -234,11 +233,11 @@ def _numpy(x: Tensor) -> Array:
 
 
 class ErrorRows(NamedTuple):
-    """Constraints whose violations are errors that are zero at a kink of v and have a slope on each side of it.
+    """Piecewise linear errors as violations of constraints: each is zero at a kink, with a slope on either side.
 
     Attributes:
-        entry: which v each constraint is about, (n,).
-        kink: where its error is zero, (n,).
+        entry: the entry of v of each constraint, (n,).
+        kink: the value of that entry where the error is zero, (n,).
         up, down: the slopes of the error above and below the kink, (n,); 0 where it stays zero.
     """
 
@@ -248,11 +247,11 @@ class ErrorRows(NamedTuple):
     down: Array
 
     def and_(self, *other: Any) -> ErrorRows:
-        """These constraints, and those of further arrays."""
+        """These constraints and further ones, given by their arrays."""
         return ErrorRows._make(map(np.concatenate, zip(self, other, strict=True)))
 
     def around(self, v: Array) -> Rows:
-        """The constraints of v' - v for the programs of a layer."""
+        """The constraints on v' - v, for the programs of a layer."""
         center, up, down = self.kink - v[self.entry], self.up > 0, self.down > 0
         one = np.ones(len(center))
         return Rows(
@@ -266,10 +265,10 @@ class ErrorRows(NamedTuple):
 
 
 def rows_below(y: Array, slopes: Array, cutoff: float) -> ErrorRows:
-    """For the largest error, where it is to be at most a cutoff above 0; ``slopes`` are c, (p,), in [0, 1].
+    """The constraints for a largest error of at most a cutoff above 0; ``slopes`` are c, (p,), in [0, 1].
 
-    A ReLU with y < cutoff that is off has an error of y, which these constraints leave out: they are below the errors
-    there, and above them elsewhere. Which there are does not depend on the cutoff, only their slopes do.
+    A ReLU with y < cutoff that is off has the error y, which these constraints omit: there they are below the errors,
+    elsewhere at or above them. Only the slopes of the constraints depend on the cutoff.
     """
     entry = np.arange(len(y))
     on = (y >= cutoff) | (slopes == 1)
@@ -282,9 +281,9 @@ def rows_below(y: Array, slopes: Array, cutoff: float) -> ErrorRows:
 
 
 def rows_of_sum(y: Array, slopes: Array, on: Flags) -> ErrorRows:
-    """For the sum of errors, less those that do not change: y of a ReLU that is off.
+    """The constraints for the sum of errors, without its constant part, the y of a ReLU that is off.
 
-    ``slopes`` are c, (p,), in [0, 1]; ``on`` says which entries with y > 0 take |y - v|, (p,).
+    ``slopes`` are c, (p,), in [0, 1]; ``on`` says for which entries with y > 0 the error is |y - v|, (p,).
     """
     entry, c = np.arange(len(y)), slopes
     plain = (c == 1) | ((y > 0) & on)
@@ -302,12 +301,12 @@ def rows_of_sum(y: Array, slopes: Array, on: Flags) -> ErrorRows:
 
 
 class Proposal(NamedTuple):
-    """What a program proposes.
+    """The step that a program proposes.
 
     Attributes:
         step: d, (k,).
-        gain: how much the objective falls, by the model.
-        most: no step inside the box gains more on these sides.
+        gain: the fall of the objective that the model predicts.
+        most: an upper bound on the gain of any step inside the box on these sides.
         both: min(e_j, f_j), (m,): above 0 where the step is on both sides of a kink.
         prefers_on: where e_j > f_j, (m,).
         programs: the number of linear programs solved.
@@ -327,10 +326,10 @@ class LocalProgram:
     """The programs around one code.
 
     Args:
-        observation: what is fitted.
+        observation: the observation.
         regions: the linear regions around the code; the rows of U are independent.
         norm: "l1" or "linf".
-        on: for l1, which entries with y > 0 take |y - v|, (p,).
+        on: for l1, the entries with y > 0 whose error is |y - v|, (p,).
     """
 
     def __init__(self, observation: Observation, regions: AdjacentRegions, norm: str, on: Flags) -> None:
@@ -350,9 +349,9 @@ class LocalProgram:
         """The best step with each kink held on (1), held off (-1) or on both sides (0), (m,).
 
         Args:
-            sides: one a kink; a bound is on.
-            radius: the largest |n_i|, and change of u_j per length of its gradient.
-            end: of the time allowed, by ``time.perf_counter()``.
+            sides: one for each kink; a bound is on.
+            radius: of the box, in units of the code: for u_j, relative to the length of its gradient.
+            end: the end of the time allowed, by ``time.perf_counter()``.
 
         Raises:
             SolverError: the LP solver refuses a program.
@@ -373,7 +372,7 @@ class LocalProgram:
 
 
 class _Solver:
-    """The programs of some sides: the change of v is ``matrix @ h`` with h in a box around 0."""
+    """The programs for given sides: v changes by ``matrix @ h``, with h in a box around 0."""
 
     def __init__(self, local: LocalProgram, matrix: Array, lower: Array, upper: Array, end: float) -> None:
         self.local, self.matrix, self.lower, self.upper, self.end = local, matrix, lower, upper, end
@@ -382,7 +381,7 @@ class _Solver:
         self.system: LayerSystem | None = None
 
     def sum(self) -> tuple[float, float]:
-        """Minimise the sum of errors: its gain, and the most there is."""
+        """Minimise the sum of errors; return the gain, and an upper bound on it."""
         rows = rows_of_sum(self.y, self.slopes, self.local.on)
         now = float(rows.around(self.v).violation(np.zeros(len(rows.entry))).sum())
         answer = self.solved(rows)
@@ -390,10 +389,11 @@ class _Solver:
         return now - answer.objective, now - answer.bound
 
     def largest(self) -> tuple[float, float]:
-        """Minimise the largest error: its gain, and the most there is.
+        """Minimise the largest error; return the gain, and an upper bound on it.
 
-        The smallest cutoff at which the constraints below that cutoff have no error above it. The more entries have to
-        be on, the larger that error, so the cutoff is found by bisection between the y of the entries that may be off.
+        The minimum is the smallest cutoff whose constraints (:func:`rows_below`) can be met with errors of at most that
+        cutoff. The more entries must be on, the larger the errors, so it is found by bisection between the y of the
+        entries that may be off.
         """
         now = float(self.local.observation.errors(self.v).max())
         top = (1 - _EQUAL) * now
@@ -417,7 +417,7 @@ class _Solver:
         return now - value, most
 
     def reached(self, h: Array) -> float:
-        """The largest error at h on the regions."""
+        """The largest error at h, on the linear regions."""
         return float(self.local.observation.errors(self.v + self.matrix @ h).max())
 
     def solved(self, rows: ErrorRows, warm_start: Answer | None = None) -> Answer:

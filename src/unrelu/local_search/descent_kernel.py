@@ -1,9 +1,9 @@
 r"""Compiled Levenberg-Marquardt descents on small dense networks, code by code, in single precision.
 
-A chain of dense layers, whose whole output is observed, is packed into one vector of numbers. For a code, most neurons
-of a ReLU network do not change with it: their rows of the Jacobian are zero, and the normal equations are those of the
-others, a small part of the work of a dense product. Kinks are smoothed by a parabola, so that this is also true of
-smoothed networks. A code's descent does not depend on the others of its batch, not even by rounding.
+A chain of dense layers with a fully observed output is packed into one vector of numbers. Many neurons of a ReLU
+network are inactive at a code, so their rows of the Jacobian are zero. The normal equations leave these rows out, which
+saves most of the work. Kinks are smoothed by a parabola, so smoothed networks have zero rows too. The descent of a code
+does not depend on the other codes of its batch, not even in its rounding.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from unrelu.models.activations import Activation
 
 Single = npt.NDArray[np.float32]
 
-# First damping, as a fraction of the mean diagonal of J^T J, and where a factorisation has no meaning any more.
+# The first damping, as a fraction of the mean diagonal of J^T J, and the smallest damping.
 _DAMPING, _TINY = 1e-2, 1e-300
-# Steps on the exact network before a descent may be given up, and how many times the decrease that its next step
-# promises it is still trusted to make.
+# The steps on the exact network before a descent may be given up. It is given up if this multiple of the predicted
+# decrease of its next step is not enough.
 _PATIENCE, _TRUST = 2, 2.0
-# Perturbations of a shorter code are as long as if its coordinates were of this size.
+# The least root mean square of a code, which is the unit of its perturbations.
 SHORTEST_CODE = 1e-3
-# A step is tiny that is shorter than this fraction of the code.
+# A step is tiny if it is shorter than this fraction of the code.
 _TINY_STEP = 1e-9
-# Numbers left free on either side of an array that is written: more than one pass of a loop in vectors takes.
+# Numbers left free on either side of an array that is written: more than one pass of a vectorised loop handles.
 ROOM = 256
 
 
-# Loops below run over slices from 0 on: of an index that may be negative, Numba makes no vector instructions. A loop in
-# vectors first asks whether what it writes lies close to what it reads, else it goes number by number, and sums in
-# another order: with room around what is written, the answer, and so the rounding, does not depend on where memory is.
+# Loops below run over slices from 0 on, since Numba does not vectorise loops whose index may be negative. A vectorised
+# loop first checks whether the array it writes is close in memory to those it reads. If so, it runs number by number,
+# which sums in another order. Room around written arrays makes the rounding independent of their place in memory.
 
 
 @jit
 def doubles(size):
-    """Room for so many numbers in double precision, far from other arrays."""
+    """An array of so many numbers in double precision, far from other arrays."""
     return np.empty(size + 2 * ROOM)[ROOM : ROOM + size]
 
 
 @jit
 def _singles(size):
-    """The same in single precision."""
+    """An array of so many numbers in single precision, far from other arrays."""
     return np.empty(size + 2 * ROOM, np.float32)[ROOM : ROOM + size]
 
 
@@ -87,7 +87,7 @@ def _activate(kind, below, width, u, x, slopes):
 
 @jit
 def forward(numbers, layout, widths, z, ends, u, x, slopes):
-    """Pre-activations u, outputs x and derivatives phi'(u) of all layers, one after another."""
+    """Write the pre-activations u, outputs x and derivatives phi'(u) of all layers, first to last."""
     for j in range(len(z)):
         x[j] = z[j]
     for layer in range(len(layout)):
@@ -130,7 +130,7 @@ def residual(x, end, y, r, z, prior):
 
 @jit
 def _jacobian(numbers, layout, ends, slopes, moved, scratch):
-    """The rows of J that are not zero, (c, k), and which they are, in ``moved``."""
+    """Return the number c of non-zero rows of J and these rows, (c, k); write their numbers into ``moved``."""
     k = layout[0, INPUTS]
     count = k
     for j in range(k):
@@ -139,7 +139,7 @@ def _jacobian(numbers, layout, ends, slopes, moved, scratch):
     for layer in range(len(layout)):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
-        on = np.empty(outputs, np.uint64)  # no index below zero: else no vector instructions gather
+        on = np.empty(outputs, np.uint64)  # unsigned, so that the loops over it are vectorised
         c = 0
         for i in range(outputs):
             if derivatives[i] != 0:
@@ -179,7 +179,7 @@ def _normal_equations(count, rows, moved, r, z, prior, gram, gradient):
 
 @jit
 def _hold(gram, gradient, z, box):
-    """Take coordinates at a bound that a step would leave out of the normal equations."""
+    """Remove coordinates from the normal equations that are at a bound and that a step would move across it."""
     k = len(z)
     for j in range(k):
         if (z[j] <= box[0, j] and gradient[j] > 0) or (z[j] >= box[1, j] and gradient[j] < 0):
@@ -190,7 +190,7 @@ def _hold(gram, gradient, z, box):
 
 @jit
 def _reflected(value, low, high):
-    """A coordinate, mirrored at its bounds, as often as it takes where there are two, and inside both."""
+    """A coordinate reflected at its bounds: repeatedly between two, once at a single one; always inside."""
     if high - low < np.inf and high > low:
         period = 2 * (high - low)
         value = (value - low) % period
@@ -204,7 +204,7 @@ def _reflected(value, low, high):
 
 @jit
 def _length(z):
-    """The root mean square of a code's coordinates, which perturbations are in proportion to."""
+    """The root mean square of a code's coordinates, the unit of its perturbations."""
     total = 0.0
     for value in z:
         total += value * value
@@ -213,7 +213,7 @@ def _length(z):
 
 @jit
 def _damped_step(gram, gradient, damping, factor, step):
-    """Solve (H + damping I) s = -g by Cholesky; whether that was possible."""
+    """Solve (H + damping I) s = -g by Cholesky; return whether that was possible."""
     k = len(gradient)
     for i in range(k):
         for j in range(i + 1):
@@ -242,11 +242,12 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 @jit
 def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, damping, work):
-    """At most so many damped Gauss-Newton steps from z, in place, on the network with these widths.
+    """Make at most so many damped Gauss-Newton steps from z, in place, on the network with these widths.
 
-    Coordinates held at a bound have no part in a step, and a step ends at the nearest code inside the box (2, k).
+    Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
+    damping stands for the default of a first step.
 
-    Returns f, the damping, from a negative one on that of a first step, and the number of steps.
+    Returns f, the last damping and the number of steps.
     """
     ends, u, x, slopes, scratch, moved, r, other, gram, gradient, factor, step, trial = work
     k, last = len(z), ends[len(layout)]
@@ -293,10 +294,10 @@ def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, dampi
 
 @jit
 def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
-    """One descent from z, in place: a step at each width of the schedule, then steps on the exact network.
+    """Descend from z, in place: one step at each width of the schedule, then steps on the exact network.
 
-    ``limits``: steps on the exact network at most, the fraction of f that is a tiny decrease, an f that is small
-    enough, and one that this descent has to come below: if its next step promises too little for that, it is given up.
+    ``limits``: the most steps on the exact network, the fraction of f that is a tiny decrease, an f that is small
+    enough, and an f that the descent must reach: it is given up if its next step is predicted to gain too little.
 
     Returns f and the number of steps.
     """
@@ -314,7 +315,7 @@ def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
 
 @jit
 def _room(layout, outputs):
-    """Arrays to work in: where layers end in the first ones, then those of :func:`_steps`."""
+    """The work arrays of :func:`_steps`; the first says where the layers end in the others."""
     d, k = len(layout), layout[0, INPUTS]
     ends = np.zeros(d + 2, np.int64)
     largest, widest = 1, k
@@ -332,10 +333,10 @@ def _room(layout, outputs):
 
 @jit
 def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps):
-    """Descents from codes z (c, k), and from where they ended after each perturbation (c, h, k), kept if lower.
+    """Descend from codes z (c, k), then from the best code so far plus each perturbation (c, h, k), kept if lower.
 
-    A perturbation is in units of the root mean square of its code. All codes are inside a box (2, k). Where f (c,) is
-    finite, z has been descended from before. Written in place: z, f, and the steps taken, (c,).
+    A perturbation is in units of the root mean square of its code. All codes are inside a box (2, k). A finite f (c,)
+    says that z is the end of a descent already. Written in place: z, f, and the number of steps, (c,).
     """
     k, own = layout[0, INPUTS], limits.copy()
     work, code = _room(layout, len(y)), doubles(layout[0, INPUTS])
@@ -363,12 +364,12 @@ def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box,
 
 
 def compile_descents() -> None:
-    """Compile the descents, or load them, before the first use, see :func:`~unrelu.lp.compilation.compile_by`."""
+    """Compile or load the descents before their first use, see :func:`~unrelu.lp.compilation.compile_by`."""
     compile_by(_smallest_descent, descend_and_perturb.stats.cache_path, "descents")
 
 
 def _smallest_descent() -> None:
-    """Of G(z) = relu(z)."""
+    """Descend on G(z) = relu(z)."""
     one = np.ones((1, 1))
     network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)])
     limits = np.array([1.0, 1e-2, 0.0, np.inf])

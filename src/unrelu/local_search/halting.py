@@ -1,4 +1,4 @@
-"""Steps of many codes at once, each of which stops on its own, and the question between two whether to go on."""
+"""Steps of many codes at once, where each code stops on its own, and the checks of time and callback between steps."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
 
-# Asked between two steps whether to stop.
+# Called between steps; returns whether to stop.
 Stop = Callable[[], bool]
-# How a run ends that was asked to stop.
+# The statuses of a run that was stopped from outside.
 HALTS = (Status.TIME_LIMIT, Status.STOPPED)
 
 
 class Watch:
-    """Call it before every step; it answers whether to stop.
+    """Called before every step; returns whether to stop.
 
-    A step that would end beyond the time limit, judged by the longest so far, is not begun.
+    A step is not begun if it would end beyond the time limit, assuming that it takes as long as the longest so far.
 
     Attributes:
-        reason: why it said stop, TIME_LIMIT or STOPPED; None as long as it did not.
+        reason: why to stop, TIME_LIMIT or STOPPED; None while there is no reason.
     """
 
     def __init__(self, control: Control, progress: Callable[[], Progress]) -> None:
@@ -48,22 +48,22 @@ class Watch:
         return self.reason is not None
 
     def rest(self) -> None:
-        """What took place since the last call was no step."""
+        """Do not count the time since the last call as a step."""
         self._last = time.perf_counter()
 
 
 class Steps(ABC):
-    """Codes on their way down an objective.
+    """Codes that descend an objective.
 
     Attributes:
         objective: f.
         z: codes, (b, k).
-        observations: the observation that each code is for, (b,).
+        observations: the observation of each code, (b,).
         f: values, (b,).
         enough: values of f below which a code is finished, (b,).
-        active: the codes still at work.
-        done: those that are not, (b,).
-        steps: steps tried for each, accepted or not, (b,).
+        active: the numbers of codes that are not finished.
+        done: whether each code is finished, (b,).
+        steps: steps tried for each code, accepted or not, (b,).
     """
 
     def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, f: Tensor, enough: Tensor) -> None:
@@ -73,7 +73,7 @@ class Steps(ABC):
         self.retire(self.done)
 
     def run(self, steps: int, stop: Stop | None = None) -> Self:
-        """Up to so many steps of every code; ``stop`` is asked before each."""
+        """Make up to so many steps of every code; ``stop`` is asked before each."""
         for _ in range(steps):
             if not len(self.active) or (stop is not None and stop()):
                 break
@@ -82,9 +82,9 @@ class Steps(ABC):
 
     @abstractmethod
     def step(self) -> None:
-        """One trial step for every active code."""
+        """Make one trial step of every active code."""
 
     def retire(self, codes: Tensor) -> None:
-        """Take no further step of some codes: their numbers, or a mask over all."""
+        """Finish some codes, given by their numbers or a mask over all."""
         self.done[codes] = True
         self.active = torch.nonzero(~self.done)[:, 0]

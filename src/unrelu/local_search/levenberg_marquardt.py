@@ -17,39 +17,38 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 
-# Chord steps at most.
+# The most chord steps.
 _STEPS = 8
-# They end that do not bring f below this fraction; f is rounding where outputs are off by so many units.
+# Chord steps end when one does not reduce f to this fraction; f is rounding if outputs are off by so many units.
 _SLOW, _ROUNDING = 0.25, 100
 
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
-    """Codes (b, k) whose objective f (b,) no step of their size can change by a 1e-10th: the Jacobian is zero there."""
-    reach = gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + z.norm(dim=1))
-    plateau: Tensor = torch.isfinite(f) & (reach <= 1e-10 * f.sqrt())
+    """Whether codes (b, k) are where the Jacobian is zero: a step of their size changes f (b,) by less than 1e-10 f."""
+    change = gram.diagonal(dim1=1, dim2=2).amax(dim=1).sqrt() * (1 + z.norm(dim=1))
+    plateau: Tensor = torch.isfinite(f) & (change <= 1e-10 * f.sqrt())
     return plateau
 
 
 class LevenbergMarquardtSteps(Steps):
-    r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2.
+    r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2.
 
     .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
 
-    with Nielsen's update of the damping mu. A code is finished after two tiny steps in a row, or when f is small.
-    Coordinates that are held at a bound (:meth:`~unrelu.local_search.squared_error.SquaredError.held`) have no part in
-    the step, and where it ends outside, the nearest code inside is tried.
+    The damping mu follows Nielsen's update. A code is finished after two tiny steps in a row, or when f is small.
+    Coordinates held at a bound (:meth:`~unrelu.local_search.squared_error.SquaredError.held`) stay there. Where a step
+    ends outside the bounds, the nearest code inside is tried.
 
     Attributes:
-        gram, gradient: J^T J + lambda I, (b, k, k), and half the gradient, (b, k), where not ``stale``: a code's are
-            computed when they are needed.
+        gram, gradient: J^T J + lambda I, (b, k, k), and half the gradient, (b, k); out of date where ``stale``.
 
     Args:
-        damping: first mu as a fraction of the mean diagonal of J^T J, or one number for each code.
+        damping: the first mu as a fraction of the mean diagonal of J^T J, or one mu for each code.
         tiny_decrease: a step is tiny if f falls by less than this fraction.
-        tiny_step: or if it is shorter than this fraction of the code.
+        tiny_step: a step is also tiny if it is shorter than this fraction of the code.
         enough: values of f below which a code is finished, (b,).
-        foresee: whether a code is also finished when its next step is predicted to be tiny; saves the last steps of a
-            search that needs no more than single precision.
+        foresee: whether a code is also finished when its next step is predicted to be tiny. This saves the last steps
+            of a search for which single precision is enough.
 
     Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2; with
     bounds Kanzow, Yamashita and Fukushima, "Levenberg-Marquardt methods with strong local convergence properties for
@@ -80,7 +79,7 @@ class LevenbergMarquardtSteps(Steps):
             self.damping = damping * mean.clamp_min(torch.finfo(f.dtype).tiny)
 
     def step(self) -> None:
-        """One trial step for every active code, with a new Jacobian where the last one was accepted."""
+        """Make one trial step of every active code, with a new Jacobian where the last step was accepted."""
         at = self.active
         self.refresh(at)
         z, f, mu = self.z[at], self.f[at], self.damping[at]
@@ -111,7 +110,7 @@ class LevenbergMarquardtSteps(Steps):
         self.stale[at] |= better
 
     def _free(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """J^T J and the gradient of some codes, zero in the coordinates that are held."""
+        """J^T J and the gradient of some codes, zero in coordinates held at a bound."""
         gram, gradient = self.gram[at], self.gradient[at]
         if self.objective.box is None:
             return gram, gradient
@@ -119,14 +118,14 @@ class LevenbergMarquardtSteps(Steps):
         return gram * (free[:, :, None] & free[:, None, :]), gradient * free
 
     def refresh(self, at: Tensor) -> None:
-        """J^T J and the gradient of some codes where they are still those of the code before."""
+        """Compute J^T J and the gradient of those of some codes that have moved since."""
         at = at[self.stale[at]]
         if len(at):
             self.gram[at], self.gradient[at], _ = self.objective.system(self.z[at], self.observations[at])
             self.stale[at] = False
 
     def _arrived(self, at: Tensor, predicted: Tensor) -> Tensor:
-        """Codes that a hardly damped step is predicted to improve by a tiny fraction only; they are finished."""
+        """Whether a hardly damped step is predicted to lower f by only a tiny fraction; such codes are finished."""
         undamped = self.damping[at] <= 0.1 * self.gram[at].diagonal(dim1=1, dim2=2).mean(dim=1)
         arrived = undamped & (predicted <= self.tiny_decrease * self.f[at])
         self.retire(at[arrived])
@@ -149,28 +148,27 @@ class LevenbergMarquardtSteps(Steps):
         self.retire(at[(self.small[at] >= 2) | (self.f[at] <= self.enough[at])])
 
     def flat(self) -> Tensor:
-        """Codes on a plateau that are no good fits."""
+        """Whether codes are on a plateau and no good fits, (b,)."""
         return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
 
 
 def chord_steps(
     objective: SquaredError, single: SquaredError, z: Tensor, observations: Tensor, exact: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Gauss-Newton steps to an exact fit with one Jacobian, in single precision, for all of them (the chord method).
+    r"""Gauss-Newton steps to an exact fit, all with the same Jacobian, in single precision (the chord method).
 
     .. math:: z \leftarrow z - (J^T J)^{-1} J^T (A G(z) - y)
 
-    The residual vanishes, so the error of J only slows the steps down: each multiplies the residual by about the
-    relative change of J, 1e-6 from a code that is right to single precision. A step costs one forward pass in double
-    precision.
+    As the residual vanishes, an error of J only slows the steps down: each step multiplies the residual by about the
+    relative error of J, 1e-6 for a code correct to single precision. A step costs one forward pass in double precision.
 
     Args:
         objective, single: f in double and in single precision, without a prior.
         z, observations: codes, (b, k), in double precision, near an exact fit, and the observation of each, (b,).
-        exact: values of f that are as good as 0, (b,).
+        exact: values of f that count as 0, (b,).
 
     Returns:
-        Codes, their f, and whether each arrived: f is rounding.
+        The codes, their f, and whether f is rounding.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), section 11.1 (Newton's method with an inexact Jacobian).
     """
@@ -180,7 +178,7 @@ def chord_steps(
         where = observations[part]
         tangents = single.jacobian(z[part].to(single.y.dtype), where).to(z.dtype)
         gram = tangents @ tangents.transpose(1, 2)
-        # J^T J of single precision is made positive definite.
+        # J^T J in single precision may not be positive definite.
         floor = 1e-7 * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
         factor, info = torch.linalg.cholesky_ex(gram + floor[:, None, None] * torch.eye(z.shape[1]).to(gram))
         trial = z[part]
@@ -204,15 +202,15 @@ class LevenbergMarquardt:
 
     .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
 
-    with Nielsen's update of the damping mu, for all observations at once; each stops on its own. ReLU kinks are
-    ignored: J is the Jacobian of the current linear region. The result is a local optimum: which one depends on the
+    The damping mu follows Nielsen's update. All observations are refined at once, and each stops on its own. ReLU kinks
+    are ignored: J is the Jacobian of the current linear region. The result is a local optimum, which depends on the
     start.
 
     Args:
         start: where to start if no ``z0`` is given: "random" (N(0, I) from the seed), "zero", or a layer-wise method
             ("linf", "l1", "relaxed", "least_squares", "exact").
-        max_iterations: steps tried at most, accepted or not.
-        damping: first mu, as a fraction of the mean diagonal of J^T J.
+        max_iterations: the largest number of steps tried, accepted or not.
+        damping: the first mu, as a fraction of the mean diagonal of J^T J.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -230,7 +228,7 @@ class LevenbergMarquardt:
         above_zero(damping=self.damping)
 
     def check(self, problem: Problem) -> None:
-        """Refuse a start that cannot come to a code."""
+        """Raise an error if the start is a method that cannot take the generator."""
         check_start(problem, self.start)
 
     def __call__(self, problem: Problem) -> Inversion:
@@ -243,7 +241,7 @@ class LevenbergMarquardt:
         return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
-        """Run from codes z0 (B, k): the codes reached, how each run ended, and the steps it took."""
+        """Run from codes z0 (B, k); return the codes reached, how each run ended, and the steps it took."""
         watch = Watch(problem.control, lambda: _progress(state))
         objective = SquaredError.of(problem)
         every, exact = objective.index(np.arange(problem.size)), 1e-30 * (objective.y * objective.y).sum(dim=1)

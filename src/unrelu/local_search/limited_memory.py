@@ -1,4 +1,4 @@
-"""Limited-memory quasi-Newton descents (L-BFGS) of a batch of codes: one reverse pass a step, no Jacobian."""
+"""L-BFGS descents (limited-memory quasi-Newton) of a batch of codes: one reverse pass a step, no Jacobian."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor
 from unrelu.local_search.halting import Steps
 from unrelu.local_search.squared_error import SquaredError
 
-# Pairs of steps and changes of the gradient that the inverse Hessian is updated by.
+# The number of pairs (step, change of the gradient) that update the inverse Hessian.
 _MEMORY = 10
-# A step that does not lower f is tried again at this fraction of its length, so often.
+# A step that does not lower f is tried again at this fraction of its length, at most so often.
 _SHORTER, _TRIALS = 0.25, 8
 
 
 class LimitedMemorySteps(Steps):
-    r"""Codes on their way down f(z) = |A G(z) - y|^2 + lambda |z|^2 by steps along -H grad f.
+    r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2 by steps along -H grad f.
 
-    H is an approximate inverse Hessian: a given matrix M, scaled by s'y / y'My, and updated by the last steps s and
-    the changes y of the gradient that they brought. Where G is expensive and k large, a Jacobian costs as much as
-    dozens of such steps. A code is finished when f is small, when its next step is predicted to gain little, or when
-    no fraction of it gains anything. Coordinates that are held at a bound have no part in a step, and steps end inside.
+    H is an approximate inverse Hessian: a given matrix M, scaled by s'y / y'My, and updated by the last steps s and the
+    changes y of the gradient along them. Where G is expensive and k large, a Jacobian costs as much as dozens of such
+    steps. A code is finished when f is small, when its next step is predicted to gain little, or when no fraction of
+    that step lowers f. Coordinates held at a bound stay there, and steps end inside the bounds.
 
     Args:
         inverse: M, (b, k, k).
-        tiny_decrease: a step is tiny that is predicted to lower f by less than this fraction.
+        tiny_decrease: a code is finished when its next step is predicted to lower f by less than this fraction.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), algorithm 7.4 (the two-loop recursion).
     """
@@ -44,10 +44,10 @@ class LimitedMemorySteps(Steps):
         self.inverse, self.tiny_decrease = inverse, tiny_decrease
         self._scale, self._length = torch.ones_like(f), torch.ones_like(f)
         self._failed = torch.zeros_like(self.steps)
-        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s and y, (b, k), and 1 / s'y, or 0 where it is no pair
+        self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s and y, (b, k), and 1 / s'y; 0 without a pair
 
     def step(self) -> None:
-        """One trial step for every active code."""
+        """Make one trial step of every active code."""
         at = self.active
         free = ~self.objective.held(self.z[at], self.gradient[at])
         direction = free * self._newton(at, free * self.gradient[at])
@@ -85,7 +85,7 @@ class LimitedMemorySteps(Steps):
         return (self.inverse[at] @ vectors[:, :, None])[:, :, 0]
 
     def _learn(self, at: Tensor, s: Tensor, y: Tensor) -> None:
-        """Keep the pairs of positive curvature, which leave H positive definite, also of steps that were too long."""
+        """Keep pairs of positive curvature, also of rejected steps; with these, H stays positive definite."""
         product = (s * y).sum(dim=1)
         usable = torch.isfinite(product) & (product > torch.finfo(s.dtype).eps * s.norm(dim=1) * y.norm(dim=1))
         pair = (torch.zeros_like(self.z), torch.zeros_like(self.z), torch.zeros_like(self.f))

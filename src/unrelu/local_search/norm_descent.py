@@ -1,4 +1,4 @@
-"""Exact local optima in l1 and linf: linear programs on the linear regions around a code, until none improves."""
+"""Exact local optima in l1 and linf, by linear programs on the linear regions around a code."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from unrelu.runtime.streams import stream
 
 # Lengths tried along a step: 1, 1/2, ..., 2^-9.
 _LENGTHS = 0.5 ** np.arange(10)
-# A step is taken at once if it brings this fraction of what the model promises.
+# A step is taken at once if it gains this fraction of what the model predicts.
 _GOOD = 0.1
-# After whole steps that bring this fraction, the radius is so many of them; what is cut short or fails shrinks it at
-# most so far, as what blocked the way is held.
+# After a whole step that gains the first fraction, the radius becomes _GROW times that step. After a shortened or
+# failed step it shrinks at most by _SHRINK, as the kinks in the way are then held.
 _VERY_GOOD, _GROW, _SHRINK = 0.5, 4.0, 0.25
 # A step is on both sides of a kink if min(e, f) exceeds this.
 _BOTH = 1e-9
-# A held kink within this fraction of the values of its layer is open on both sides: going up to it would bring too
-# little to be worth a step, going past it might not.
+# A held kink within this fraction of the values of its layer is open on both sides: a step up to it gains too little,
+# but one past it may gain enough.
 _NEAR = 1e-5
-# A code this close to a bound, beside it or 1, is at it.
+# A code is at a bound if it is this close, relative to the bound or 1.
 _AT_BOUND = 1e-13
 # The search gives up at this radius.
 _SMALLEST_RADIUS = 1e-12
-# Directions tried where the search of all sides is not possible.
+# The number of random directions tried if there are too many sides to search.
 _DIRECTIONS = 50
-# Numbers in the matrix of a program from which threads are worth their while: below, they wait for each other.
+# Threads are used if the matrix of a program has more entries; for smaller ones they wait for each other.
 _WORTH_A_THREAD = 50_000
 
 
@@ -51,23 +51,23 @@ _WORTH_A_THREAD = 50_000
 class NormDescent:
     r"""Minimise ``|y - A G(z)|_1`` or ``|y - A G(z)|_inf`` from a code to a local optimum, and prove that it is one.
 
-    G is affine on each of its linear regions. Around the code, the last pre-activation (or A G(z), where A mixes
-    outputs or the last activation is not convex) is replaced by its linearisation, and the errors by convex
-    functions above them, exact where they can be (:mod:`~unrelu.local_search._local_program`); a linear program in a
-    box around the code gives a step. It is shortened until the true objective falls; where it does not, the neurons
-    that switched on the way are kept on their side in the next program. At a kink the program covers the regions on
-    all sides at once, as a relaxation:
+    G is affine on each of its linear regions. Around the code, the last pre-activation is replaced by its linearisation
+    (or A G(z), if A mixes outputs or the last activation is not convex), and the errors by convex functions that are
+    nowhere below them (:mod:`~unrelu.local_search._local_program`). A linear program in a box around the code gives a
+    step, which is shortened until the true objective falls. If it does not fall, the neurons that switched on the way
+    are held on their side in the next program. At a kink, the program covers the regions on all sides at once, as a
+    relaxation:
 
     .. math:: u_j = e_j - f_j, \quad e_j, f_j \ge 0 \qquad (e_j f_j = 0 \text{ is branched on where it fails})
 
-    The code is a local optimum, CONVERGED, when no such program lowers the objective by more than ``tolerance`` of
-    itself within a distance of 1 (of the radius r, by r ``tolerance``). For smooth activations that is a
-    stationary point; where it is no vertex of the linearised errors, the last digits take many steps. If codes
-    have bounds, it is the optimum within them: a bound in reach is a kink with one side.
+    The code is a local optimum, CONVERGED, when no such program lowers the objective by more than the fraction
+    ``tolerance`` within a distance of 1 (r ``tolerance`` within a radius r < 1). For smooth activations it is then a
+    stationary point; the last digits take many steps if it is no vertex of the linearised errors. If codes have bounds,
+    the optimum is the one within them: a bound within the radius is a kink with one side.
 
     Args:
-        max_programs: linear programs an observation.
-        tolerance: what a further fall of the objective is worth, relative to it.
+        max_programs: the largest number of linear programs for an observation.
+        tolerance: the smallest fraction of the objective that is worth a further step.
 
     Raises:
         OptionError: max_programs is below 1, or the tolerance not in (0, 1).
@@ -84,13 +84,13 @@ class NormDescent:
     def minimise(
         self, problem: Problem, z0: Array, norm: str | None = None
     ) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
-        """Descend from codes z0, (B, k): the codes reached, how each run ended, and the programs it solved.
+        """Descend from codes z0, (B, k); return the codes, how each run ended, and the number of programs it solved.
 
-        No code is worse than its start. A start that is not finite is returned, with status NO_CODE. The callback
-        hears of each finished observation, in order; after it has said stop, the others keep their starts.
+        No code is worse than its start. A start that is not finite is returned, with status NO_CODE. The callback is
+        called for each finished observation, in order; if it asks to stop, the others keep their starts.
 
         Args:
-            problem: the problem; its prior plays no part.
+            problem: the problem; its prior is ignored.
             z0: starting codes, (B, k).
             norm: "l1" or "linf"; the problem's if None.
 
@@ -111,7 +111,7 @@ class NormDescent:
                 progress = partial(Progress, norm, int(programs[i]), i + 1, problem.size, z.copy())
                 if problem.control.stopped(progress):
                     break
-        # In the type of the network, rounding may have turned a tiny gain into a loss.
+        # In the precision of the network, a tiny gain may be a loss.
         with np.errstate(invalid="ignore", over="ignore"):
             worse = problem.objective(z, norm) > problem.objective(z0, norm)
         z[worse] = z0[worse]
@@ -139,7 +139,7 @@ class _End(Exception):
 
 
 class _Trial(NamedTuple):
-    """The best point along a step: the fraction of it, the objective and u there, and the kinks in the way."""
+    """The best point along a step: its length as a fraction, the objective and u there, and the kinks in the way."""
 
     step: Array
     length: float
@@ -165,13 +165,13 @@ class _Descent:
         self.programs = 0
 
     def values(self, v: Array) -> Array:
-        """The objective of each row of v, infinite where it is not a number."""
+        """The objective of each v, (..., p), infinite where it is not a number."""
         errors = self.observation.errors(v)
         total = errors.max(axis=-1, initial=0.0) if self.norm == "linf" else errors.sum(axis=-1)
         return np.asarray(np.nan_to_num(total, nan=np.inf))
 
     def status(self) -> Status:
-        """Descend to the end."""
+        """Descend to the end; return how it ended."""
         if not math.isfinite(self.value):
             return Status.DIVERGED
         try:
@@ -190,7 +190,7 @@ class _Descent:
         return gain > self.options.tolerance * self.value + self.nothing * self.options.tolerance
 
     def step(self) -> None:
-        """Move, or look less far with more kinks held."""
+        """Move to a better code, or hold more kinks and reduce the radius."""
         regions, kinks, near, complete = self.around()
         if not regions.movable:
             raise _End(Status.FLAT)
@@ -199,7 +199,7 @@ class _Descent:
             trial = self.search(LocalProgram(self.observation, regions, self.norm, on), near)
             if trial is not None and self.lowers(trial):
                 return self.move(trial)
-            if trial is not None:  # stay, hold what switched before the first point tried, and look less far
+            if trial is not None:  # stay, hold the neurons that switched before the first point tried
                 self.held = np.union1d(kinks, trial.blocking)
                 self.radius *= _SHRINK
                 return None
@@ -208,9 +208,9 @@ class _Descent:
         return self.escape()
 
     def search(self, local: LocalProgram, near: Flags) -> _Trial | None:
-        """A step that lowers the objective, one that should but does not, or None where there is none.
+        """A step that lowers the objective, one that should but does not, or None if no program predicts any.
 
-        The sides of the kinks near the code are searched depth first. A program that promises nothing closes all the
+        The sides of the kinks near the code are searched depth first. A program that predicts no gain excludes all the
         sides that it covers.
         """
         best: _Trial | None = None
@@ -238,15 +238,15 @@ class _Descent:
         return best if best is not None and self.lowers(best) else None
 
     def lowers(self, trial: _Trial) -> bool:
-        """Whether a step keeps enough of its promise, or is worth taking all the same."""
+        """Whether a step gains enough of what was predicted, or is worth taking all the same."""
         fall = self.value - trial.value
         return fall > 0 and (fall >= _GOOD * trial.gain or self.worth(fall))
 
     def around(self) -> tuple[AdjacentRegions, Index, Flags, bool]:
-        """The linear regions around the code, the kinks they meet at, which are near, and whether those at it are all.
+        """The linear regions around the code, their kinks, which are near, and whether they are all kinks at the code.
 
-        Kinks whose directions depend on each other are not all taken, and one that no code moves is none. Bounds in
-        reach are taken if they are left: without one of them a program promises more than there is, never less.
+        Kinks are left out if their directions depend on those of others; kinks that no code moves do not count. Bounds
+        within the radius are left out likewise: a program then predicts too much, never too little.
         """
         at_kink = self.observation.at_kink(self.u)
         kinks, bounded = np.union1d(np.flatnonzero(at_kink), self.held), self.bounds.within(self.z, self.radius)
@@ -268,7 +268,7 @@ class _Descent:
         return self.observation.regions(self.z, kinks).within(self.z, self.bounds, bounded)
 
     def inside(self, z: Array) -> Array:
-        """The nearest codes within the bounds, and at one where what is between is rounding."""
+        """The nearest codes within the bounds; coordinates that are at a bound up to rounding are moved onto it."""
         if self.bounds.none:
             return z
         for end in (self.bounds.lower, self.bounds.upper):
@@ -277,7 +277,7 @@ class _Descent:
         return self.bounds.clip(z)
 
     def sides_of_outputs(self, regions: AdjacentRegions) -> tuple[list[Flags], int]:
-        """Which outputs are on, in one or two ways where some with y > 0 are at their kink, and how many those are."""
+        """Which outputs are on, and how many with y > 0 are at their kink; if there are any, once off and once on."""
         v, observation = regions.v, self.observation
         at_kink = observation.at_bend(v) & (observation.y > 0) & (self.norm == "l1")
         at_kink &= regions.v_code.any(axis=1) | regions.v_kink.any(axis=1)
@@ -287,7 +287,7 @@ class _Descent:
         return ways, int(at_kink.sum())
 
     def along(self, proposal: Proposal) -> _Trial:
-        """The best of some points along a step, and what switches behind it, or before the first where none is good."""
+        """The best of some points along a step, and the kinks up to the next longer (or the shortest)."""
         step = proposal.step
         trace = self.observation.trace(self.inside(self.z + _LENGTHS[:, None] * step))
         values = self.values(trace.v)
@@ -300,7 +300,7 @@ class _Descent:
         return _Trial(step, float(_LENGTHS[i]), float(values[i]), trace.u[i], blocking, proposal.gain)
 
     def move(self, trial: _Trial) -> None:
-        """Go to the best point of a step. If that is not its end, what blocks the rest of the way is held."""
+        """Go to the best point of a step. If that is not its end, the kinks that block the rest of it are held."""
         size, whole = float(np.abs(trial.step).max()), trial.length == 1
         if not whole:
             self.radius = max(2 * trial.length * size, _SHRINK * self.radius)
@@ -310,7 +310,7 @@ class _Descent:
         self.z, self.u, self.value = self.inside(self.z + trial.length * trial.step), trial.u, trial.value
 
     def escape(self) -> None:
-        """Leave a code at which more kinks meet than can be searched, as at the origin of a network without biases."""
+        """Leave a code with too many kinks to search, such as the origin of a network without biases."""
         steps = stream("escape directions").standard_normal((_DIRECTIONS, len(self.z)))
         steps = (steps * np.array([1.0, 0.1, 0.01])[:, None, None] * self.radius).reshape(-1, len(self.z))
         trace = self.observation.trace(self.inside(self.z + steps))
@@ -322,7 +322,7 @@ class _Descent:
 
 
 def _branches(sides: npt.NDArray[np.int_], proposal: Proposal, crossed: Flags) -> list[npt.NDArray[np.int_]]:
-    """Both sides of the kink that a step is farthest on both sides of, the likelier one last."""
+    """The two branches of the kink with the largest min(e, f), the likelier one last."""
     worst = np.arange(len(sides)) == np.argmax(np.where(crossed, proposal.both, -1.0))
     likely = np.where(proposal.prefers_on, 1, -1)
     return [np.where(worst, -likely, sides), np.where(worst, likely, sides)]

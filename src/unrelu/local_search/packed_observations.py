@@ -1,4 +1,4 @@
-"""Small dense networks in one vector of numbers, as the compiled kernels take them."""
+"""Small dense networks packed into one vector of numbers for the compiled kernels."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Numbers = npt.NDArray[np.floating[Any]]
 
 PIECEWISE_LINEAR, SIGMOID, TANH = 0, 1, 2
 _KINDS = {"sigmoid": SIGMOID, "tanh": TANH}
-# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its inputs and outputs, its kind,
-# and where weights of its outputs begin; -1 for a layer without.
+# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its numbers of inputs and outputs,
+# its kind, and where the weights of its outputs begin (-1 without weights).
 MATRIX, BIAS, SLOPE, INPUTS, OUTPUTS, KIND, WEIGHT = range(7)
 _COLUMNS = 7
-# Numbers in the matrices of a network, and in an operator that is written out, up to which kernels are compiled.
+# The most numbers in the matrices of a packable network, and in the matrix of its operator.
 _SMALL = 2**18
 
 
 class PackedLayer(NamedTuple):
-    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and what a width of 1 of smoothed kinks is in it.
+    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and the smoothing width that a width of 1 stands for.
 
-    Outputs may have weights, (n_out,), as observed ones have; the smoothing is that of phi without them.
+    Observed outputs may have weights, (n_out,), which multiply the smoothed phi.
     """
 
     matrix: Array
@@ -38,8 +38,8 @@ class PackedLayer(NamedTuple):
     size: float
     weight: Array | None = None
 
-    def rows(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
-        """The layer of some of its outputs."""
+    def outputs(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
+        """The layer with only some of its outputs."""
         weight = None if self.weight is None else self.weight[index]
         return PackedLayer(self.matrix[index], self.bias[index], self.activation.of(index), self.size, weight)
 
@@ -48,9 +48,9 @@ class PackedNetwork(NamedTuple):
     """Layers x = phi(W h + b) in one vector.
 
     Attributes:
-        numbers: of each layer W^T, (inputs, outputs), then b, the slopes below zero and the weights, (outputs,).
-        layout: (d, 7), see the names of its columns.
-        sizes: (d,), what a width of 1 of the smoothed kinks is in each layer.
+        numbers: for each layer W^T, (inputs, outputs), then b, the slopes below zero and the weights, (outputs,).
+        layout: (d, 7); its columns are :data:`MATRIX` to :data:`WEIGHT`.
+        sizes: the smoothing width that a width of 1 stands for in each layer, (d,).
     """
 
     numbers: Numbers
@@ -77,7 +77,7 @@ class PackedNetwork(NamedTuple):
 
 
 def packable(network: Generator, operator: Operator) -> bool:
-    """Whether a network on the CPU is small and dense, and the measurement linear and written out or a choice."""
+    """Whether the network is small, dense and on the CPU, and the measurement a choice of outputs or a small matrix."""
     inner = operator.unweighted
     return (
         isinstance(network, Network)
@@ -92,7 +92,7 @@ def packable(network: Generator, operator: Operator) -> bool:
 
 
 class PackedObservations:
-    """The packed network that shows each of some observations (B, m); it and the measurement are :func:`packable`.
+    """Packed networks whose outputs are the observed entries, for observations (B, m) that are :func:`packable`.
 
     Args:
         dtype: single or double precision.
@@ -121,23 +121,23 @@ class PackedObservations:
                 layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
         if weights is not None and not operator.count:
             layers[-1] = layers[-1]._replace(weight=weights[0])
-        # Weights of every observation, where they differ.
+        # The weights of each observation, if they differ.
         self._weights = weights if operator.count else None
         self._layers = layers
         self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers, dtype))
 
     @property
     def layout(self) -> npt.NDArray[np.int64]:
-        """The layers of the network, see :class:`PackedNetwork`."""
+        """The layout of the network, see :class:`PackedNetwork`."""
         return self._packed[1].layout
 
-    def of(self, row: int) -> tuple[PackedNetwork, Numbers]:
-        """The network whose whole output is observation ``row``, and the observation."""
-        seen, y = (None, self.y[row]) if self._shown is None else self._shown[row]
-        if self._weights is not None or self._packed[0] is not seen:
+    def of(self, i: int) -> tuple[PackedNetwork, Numbers]:
+        """The network whose outputs are the entries of observation ``i``, and the observation."""
+        entries, y = (None, self.y[i]) if self._shown is None else self._shown[i]
+        if self._weights is not None or self._packed[0] is not entries:
             last = self._layers[-1]
             if self._weights is not None:
-                last = last._replace(weight=self._weights[row])
-            last = last if seen is None else last.rows(seen)
-            self._packed = (seen, PackedNetwork.of([*self._layers[:-1], last], self._dtype))
+                last = last._replace(weight=self._weights[i])
+            last = last if entries is None else last.outputs(entries)
+            self._packed = (entries, PackedNetwork.of([*self._layers[:-1], last], self._dtype))
         return self._packed[1], y.astype(self._dtype)

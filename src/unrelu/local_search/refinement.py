@@ -1,25 +1,25 @@
-r"""Refinement of codes to first-order optimality, also at kinks: BFGS with a weak Wolfe line search, and a test of it.
+r"""Refinement of codes to first-order optimality, also at kinks: BFGS with a weak Wolfe line search.
 
-Codes go down f(z) = |A G(z) - y|^2 + lambda |z|^2 along -H grad f. H begins as the inverse of the Gauss-Newton matrix
-2 (J^T J + lambda I) and is updated by BFGS, which adds the curvature of smooth outputs. At a kink the gradient jumps,
-which BFGS takes for a large curvature: steps across it become short, and those along it lead on. So the method
-converges on piecewise smooth functions too, with a line search that asks for a decrease and for a slope that has risen.
+Codes descend f(z) = |A G(z) - y|^2 + lambda |z|^2 along -H grad f. H begins as the inverse of the Gauss-Newton matrix
+2 (J^T J + lambda I) and is updated by BFGS, which adds the curvature of smooth outputs. At a kink the gradient jumps.
+BFGS treats the jump as a large curvature: steps across the kink become short, and steps along it go on. With a line
+search that only asks for a decrease and a risen slope, the method therefore converges on piecewise smooth functions.
 
 **When a code is optimal.** Where f is smooth, its gradient vanishes. At a kink it does not, but 0 is a convex
-combination of gradients from the sides of the kink, so that no one-sided derivative is below 0. When steps have become
-tiny, the last gradients g_j at trial points z_j are moved to the code with the Gauss-Newton matrix B,
+combination of the gradients on the sides of the kink, so no one-sided derivative is negative. Once steps are tiny, the
+last gradients g_j at trial points z_j are extrapolated to the code with the Gauss-Newton matrix B,
 
 .. math:: b_j = g_j + B (z - z_j), \qquad \min_{w \ge 0, \; 1^T w = 1} \tfrac12 \Big|\sum_j w_j b_j\Big|^2_{B^{-1}},
 
-which is exact where f is piecewise quadratic. The minimum is what a step from the code can gain, as far as these
-gradients tell. If it is a tiny part of f, the code is optimal; if not, the next step is
-:math:`-B^{-1} \sum_j w_j b_j`, a descent direction of all of these sides at once. Where such steps gain little, BFGS
-begins anew with a multiple of I, which leads along valleys of many kinks, and then with :math:`B^{-1}`. A code is also
-optimal when six steps of these three kinds in a row have together gained less than 1e-5 of f.
+which is exact where f is piecewise quadratic. The minimum estimates the possible gain of a step from the code. If it is
+a tiny fraction of f, the code is optimal. If not, the next step is :math:`-B^{-1} \sum_j w_j b_j`, a descent direction
+on all these sides at once. If such steps gain little, BFGS restarts with a multiple of I, which follows valleys of many
+kinks, and then with :math:`B^{-1}`. A code is also optimal when the steps between six tests in a row have together
+gained less than 1e-5 of f.
 
-The steps are compiled, code by code. Those of small dense networks, :func:`refine_packed`, evaluate the objective
-themselves, in double precision; of others :func:`accept` is called after an evaluation of all codes at once. A code's
-steps do not depend on the others of its batch.
+The steps are compiled, code by code. For small dense networks, :func:`refine_packed` evaluates the objective too, in
+double precision. For others, :func:`accept` is called after an evaluation of all codes at once. The steps of a code do
+not depend on the other codes of its batch.
 
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6 and section 6.3; Luksan and Vlcek, "A bundle-Newton method for nonsmooth unconstrained minimization",
@@ -56,36 +56,36 @@ from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Index
 
-# The line search: the part of the promised decrease that a step has to bring, and the part of the slope that may be
-# left; the longest and shortest step, in units of the one proposed.
+# The line search: the required share of the predicted decrease, the share of the slope that may remain, and the longest
+# and shortest step, in units of the proposed one.
 _DECREASE, _RISEN = 1e-4, 0.5
 _LONGEST, _SHORTEST = 16.0, 1e-10
-# A step is tiny that promises to lower f by less than this fraction. After two in a row optimality is tested. Tuned
-# with what such a test may leave.
+# A step is tiny if it is predicted to lower f by less than this fraction. After two in a row, optimality is tested.
+# Tuned together with _LEFT.
 _TINY, _TINY_STEPS = 1e-6, 2
-# Where f is smooth, convergence is fast: a code goes on until a step promises no more than this fraction.
+# Where f is smooth, convergence is fast: a code goes on until a step is predicted to gain at most this fraction.
 _VANISHED = 1e-13
 _EPS = float(np.finfo(np.float64).eps)
-# Why steps end: they do not, optimality is to be tested, f is as good as 0, or the direction is no number.
+# Why steps end: they go on, optimality is to be tested, f counts as 0, or the direction is not a number.
 _GOES_ON, _ASKS, _DONE, _LOST = range(4)
 
 
 # The numbers of a code: f, the slope along its direction, the next length along it, lengths that are too short and
-# too long, the f that is as good as 0, tiny steps in a row, evaluations so far, whether no length was accepted (1 or
-# 0), and then f at the last trial points. In three arrays, as a kernel of many compiles slowly.
+# too long, the f that counts as 0, tiny steps in a row, evaluations so far, whether no length was accepted (1 or 0),
+# and then f at the last trial points. They share an array because a kernel with many arguments compiles slowly.
 F, _SLOPE, _LENGTH, _LOW, _HIGH, _ENOUGH, _IN_A_ROW, _STEPS, _STUCK, _PAST_F = range(10)
-# Its vectors: the code, the gradient, the direction, the trial point and the gradient there, three to work in, and
-# then the rows of H, the last trial points, and the gradients there.
+# The vectors of a code: the code, the gradient, the direction, the trial point and the gradient there, three work
+# vectors, and then the rows of H, the last trial points, and the gradients there.
 Z, G, P, _TRIAL, _TRIAL_G, _S, _Y, _WORK, H = range(9)
 
 
 def codes_at(z: Array, f: Array, g: Array, enough: Array, remembered: int) -> tuple[Array, Array]:
-    """Vectors (n, 8 + k + 2 r, k) and numbers (n, 9 + r) of codes (n, k), without H and a direction.
+    """The vectors (n, 8 + k + 2 r, k) and numbers (n, 9 + r) of codes (n, k), without H and a direction.
 
     Args:
         f, g: objectives (n,) and gradients (n, k).
-        enough: objectives that are as good as 0, (n,).
-        remembered: how many trial points are remembered, r.
+        enough: objectives that count as 0, (n,).
+        remembered: the number of trial points that are remembered, r.
     """
     n, k = z.shape
     vectors, numbers = np.zeros((n, H + k + 2 * remembered, k)), np.zeros((n, _PAST_F + remembered))
@@ -101,13 +101,13 @@ def turn(numbers: Array) -> None:
 
 @jit
 def _free(z, g, low, high):
-    """Whether a coordinate is not held at a bound that a step against g would leave."""
+    """Whether a coordinate may move: it is not at a bound that a step against g would cross."""
     return not ((z <= low and g > 0) or (z >= high and g < 0))
 
 
 @jit
 def aim(vectors, numbers, box):
-    """The direction -H grad f of a code, in the coordinates that no bound holds, and a first length of 1."""
+    """Set the direction of a code to -H grad f, in the coordinates not held at a bound, and its length to 1."""
     z, g, p, free, low, high = vectors[Z], vectors[G], vectors[P], vectors[_WORK], box[0], box[1]
     k = len(z)
     for j in range(k):
@@ -144,9 +144,9 @@ def _learn(vectors):
 
 @jit
 def accept(vectors, numbers, box, f, cut):
-    """Take the trial point of a code, where f is this, or another length along the direction.
+    """Accept the trial point of a code, with objective f, or choose another length along the direction.
 
-    ``cut`` says whether a bound has cut the step. Returns one of the four reasons to end.
+    ``cut`` says whether a bound has shortened the step. Returns one of the four reasons to end.
     """
     z, g, trial, there, s, y = vectors[Z], vectors[G], vectors[_TRIAL], vectors[_TRIAL_G], vectors[_S], vectors[_Y]
     k, remembered = len(z), len(numbers) - _PAST_F
@@ -157,7 +157,7 @@ def accept(vectors, numbers, box, f, cut):
     numbers[_STEPS] += 1
     for j in range(k):
         s[j] = trial[j] - z[j]
-        y[j] = there[j] - g[j] if s[j] != 0 else 0.0  # where a bound holds, nothing is learned of the curvature
+        y[j] = there[j] - g[j] if s[j] != 0 else 0.0  # a coordinate held at a bound shows no curvature
     slope, t = dot(g, s), numbers[_LENGTH]
     if f <= numbers[F] + _DECREASE * min(slope, 0.0):
         numbers[_LOW] = t
@@ -188,7 +188,7 @@ def accept(vectors, numbers, box, f, cut):
 
 @jit
 def _backward(weights, layout, ends, slopes, back):
-    """The reverse pass: from the derivatives by the outputs, at the end of ``back``, to those by the code."""
+    """The reverse pass: from the derivatives with respect to the outputs, at the end of ``back``, to the code's."""
     for above in range(len(layout)):
         layer = len(layout) - 1 - above
         inputs, outputs, begin = layout[layer, INPUTS], layout[layer, OUTPUTS], layout[layer, MATRIX]
@@ -205,9 +205,9 @@ def _backward(weights, layout, ends, slopes, back):
 
 @jit
 def refine_packed(weights, layout, widths, ends, work, y, prior, most, vectors, numbers, box):
-    """Steps of one code on a packed network in double precision, until they end or are so many in all.
+    """Make steps of one code on a packed network in double precision, until they end or are ``most`` in all.
 
-    ``widths`` are zeros (d,), ``ends`` says where layers end in the rows of ``work``, and ``work`` has five of them.
+    ``widths`` are zeros (d,), and ``ends`` says where layers end in each of the five vectors of ``work``.
     """
     z, p, trial, there, low, high = vectors[Z], vectors[P], vectors[_TRIAL], vectors[_TRIAL_G], box[0], box[1]
     k, last = len(z), ends[len(layout)]
@@ -232,18 +232,18 @@ def refine_packed(weights, layout, widths, ends, work, y, prior, most, vectors, 
 
 
 def room(layout: npt.NDArray[np.int64]) -> tuple[Array, npt.NDArray[np.int64], Array]:
-    """What :func:`refine_packed` takes as widths, ends and work for networks of this layout."""
+    """The widths, ends and work of :func:`refine_packed` for networks of this layout."""
     ends = np.concatenate([[0, layout[0, INPUTS]], layout[:, OUTPUTS]]).cumsum()
     return np.zeros(len(layout)), ends, np.zeros((5, ends[-1] + 2 * ROOM))
 
 
 def compile_refinement() -> None:
-    """Compile these steps, or load them, before their first use, see :func:`~unrelu.lp.compilation.compile_by`."""
+    """Compile or load these steps before their first use, see :func:`~unrelu.lp.compilation.compile_by`."""
     compile_by(_smallest_refinement, refine_packed.stats.cache_path, "refinement")
 
 
 def _smallest_refinement() -> None:
-    """Of G(z) = relu(z)."""
+    """Refine on G(z) = relu(z)."""
     one = np.ones((1, 1))
     network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)], np.float64)
     vectors, numbers = codes_at(one, one[0], one, np.zeros(1), 1)
@@ -256,22 +256,22 @@ def _smallest_refinement() -> None:
 
 # --- the refinement of many codes -------------------------------------------------------------------------------------
 
-# A test of optimality may leave so many times what a tiny step promises. Tuned, with the next numbers, on the trained
+# The possible gain of an optimal code is at most this fraction of f. Tuned, with the next numbers, on the trained
 # families to tune on (``unrelu_studies``).
 _LEFT = 10.0 * _TINY
-# Gradients count whose quadratic models are off by no more than this share of f: others are of regions that do not
-# touch the code. With 1e-5, L-BFGS lowers two of 1,000 codes further by more than 1e-4 that were taken to be optimal.
+# A remembered gradient is used if its quadratic model is off by at most this share of f; otherwise its region does not
+# touch the code. With 1e-5, L-BFGS lowers two of 1,000 codes that count as optimal by more than 1e-4.
 _NEAR = 1e-7
-# A code is also optimal when the steps between so many tests have together gained no more than a test may leave.
+# A code is also optimal when the steps between so many tests have together gained at most the fraction _LEFT of f.
 _TESTS = 6
-# The first step of BFGS that begins with a multiple of I, as a share of |z| / sqrt(k).
+# The first step after a restart of BFGS with a multiple of I, as a share of |z| / sqrt(k).
 _FIRST = 1e-3
-# Gradients that are remembered: so many for each latent coordinate, and so many at most. With 3 for each, on decoders
-# trained with dropout, L-BFGS lowers 10 of 90 codes further by more than 1e-4, with 8 it lowers 2.
+# The number of gradients remembered for each latent coordinate, and the most in all. With 3, on decoders trained with
+# dropout, L-BFGS lowers 10 of 90 codes by more than 1e-4, with 8 it lowers 2.
 _REMEMBERED, _MOST_REMEMBERED = 8, 200
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, so that it has an inverse.
 _FLOOR = 1e-12
-# Numbers that are remembered of all codes at once (64 MiB).
+# The most numbers remembered for all codes at once (64 MiB).
 _NUMBERS = 2**23
 
 
@@ -293,13 +293,13 @@ class Refined(NamedTuple):
 def refine(
     objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, most: int, stop: Stop | None = None
 ) -> Refined:
-    """Codes refined to first-order optima of f, which never rises.
+    """Refine codes to first-order optima of f; f never rises.
 
     Args:
         objective: f, in the precision that the codes are wanted in.
         z, observations: codes near an optimum, (b, k), inside the bounds, and the observation of each, (b,).
-        enough: values of f that are as good as 0, (b,).
-        most: evaluations of f and its gradient at most, for each code; ``stop`` is asked before each.
+        enough: values of f that count as 0, (b,).
+        most: the most evaluations of f and its gradient for each code; ``stop`` is asked before each.
     """
     size = max(1, _NUMBERS // (_remembered(z.shape[1]) * z.shape[1]))
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
@@ -334,7 +334,7 @@ class _Refinement:
         self.packed = self._packed()
 
     def _packed(self) -> PackedObservations | None:
-        """The observations for compiled steps, where the network is small and dense."""
+        """The packed observations for compiled steps; None if the network is not small and dense."""
         network, y = self.objective.network, self.objective.y
         plain = y.dtype == torch.float64 and self.objective.squares
         if not (plain and packable(network, self.objective.operator)):
@@ -343,7 +343,7 @@ class _Refinement:
         return PackedObservations(network, self.objective.operator, _numpy(y), np.float64)
 
     def run(self, most: int, stopped: Stop) -> Refined:
-        """So many trial steps of every code at most."""
+        """Make at most so many trial steps of every code."""
         while not stopped():
             some = np.flatnonzero(~self.ended & (self.numbers[:, _STEPS] < most))
             if not len(some):
@@ -357,7 +357,7 @@ class _Refinement:
         return Refined(self._tensor(self.vectors[:, Z]), self._tensor(self.numbers[:, F]), steps, optimal)
 
     def _step_together(self, some: Index) -> npt.NDArray[np.int64]:
-        """One trial step of some codes, by PyTorch, and why they end."""
+        """Make one trial step of some codes, by PyTorch; return why they end."""
         aimed = self.vectors[some, Z] + self.numbers[some, _LENGTH, None] * self.vectors[some, P]
         trial = np.clip(aimed, *self.box)
         f, g = self._evaluate(trial, some)
@@ -367,7 +367,7 @@ class _Refinement:
         return np.array([accept(self.vectors[i], self.numbers[i], self.box, *there) for i, *there in codes])
 
     def _step_apart(self, some: Index, most: int, stopped: Stop) -> npt.NDArray[np.int64]:
-        """Compiled steps of some codes, one after another, until they end, and why."""
+        """Make compiled steps of some codes, one code after another, until they end; return why."""
         assert self.packed is not None
         reasons, observations = np.full(len(some), _GOES_ON), self.observations.numpy()
         for a, i in enumerate(some):
@@ -393,7 +393,7 @@ class _Refinement:
         return self.observations[torch.from_numpy(some).to(self.observations.device)]
 
     def _gauss_newton(self, some: Index) -> Array:
-        """2 (J^T J + prior I) of some codes, (s, k, k), with a diagonal that is raised by :data:`_FLOOR`."""
+        """2 (J^T J + prior I) of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
         gram = 2 * _numpy(self.objective.system(self._tensor(self.vectors[some, Z]), self._observations(some))[0])
         mean = np.einsum("sii->s", gram) / gram.shape[1]
         floor = np.maximum(_FLOOR * mean, np.finfo(float).tiny)
@@ -402,7 +402,7 @@ class _Refinement:
     # --- optimality ---------------------------------------------------------------------------------------------------
 
     def _test(self, some: Index) -> None:
-        """Whether codes are optimal; those that are not get a new direction."""
+        """Test whether codes are optimal; those that are not get a new direction."""
         for i, b in zip(some, self._gauss_newton(some) if len(some) else (), strict=True):
             gain, p, kink = self._steepest(i, b)
             f, stuck = self.numbers[i, F], bool(self.numbers[i, _STUCK])
@@ -417,7 +417,7 @@ class _Refinement:
             turn(self.numbers[i])
 
     def _begin_anew(self, i: int, b: Array | None) -> None:
-        """Let BFGS begin with the inverse of b, or with a multiple of I."""
+        """Restart BFGS with the inverse of b, or with a multiple of I."""
         k = self.vectors.shape[2]
         inverse = np.eye(k) if b is None else _inverse(b)
         if b is None:
@@ -428,9 +428,9 @@ class _Refinement:
         aim(self.vectors[i], self.numbers[i], self.box)
 
     def _steepest(self, i: int, b: Array) -> tuple[float, Array, bool]:
-        """What a step from a code may gain, by the gradients of all sides near it, that step, and if it is at a kink.
+        """The possible gain of a step from a code, by the gradients of all sides near it, the step, and if at a kink.
 
-        It is at one where its own gradient promises twice as much.
+        The code is at a kink if its own gradient alone predicts more than twice that gain.
         """
         vectors, f, k = self.vectors[i], self.numbers[i, F], self.vectors.shape[2]
         z, g, p, (past_z, past_g) = vectors[Z], vectors[G], vectors[P], np.split(vectors[H + k :], 2)
@@ -456,7 +456,7 @@ class _Refinement:
 def _shortest(vectors: Array) -> Array:
     """The shortest convex combination of columns, (k,).
 
-    Up to its length it is the solution of min |V w|^2 + (1'w - 1)^2, w >= 0, a problem of non-negative least squares.
+    It is proportional to V w for the w >= 0 that minimises |V w|^2 + (1'w - 1)^2 (non-negative least squares).
     """
     size = float(np.sqrt((vectors * vectors).sum(axis=0).max(initial=0.0)))
     if size == 0:
@@ -467,7 +467,7 @@ def _shortest(vectors: Array) -> Array:
 
 
 def _inverse(b: Array) -> Array:
-    """The inverse of a positive definite matrix; a multiple of I where it has none."""
+    """The inverse of a positive definite matrix; a multiple of I if it is not positive definite."""
     try:
         root = np.linalg.inv(np.linalg.cholesky(b))
         return np.asarray(root.T @ root)
@@ -476,7 +476,7 @@ def _inverse(b: Array) -> Array:
 
 
 def _norm(vector: Array) -> float:
-    """Its length, also where its square is no number."""
+    """The length of a vector, also where its square overflows or vanishes."""
     return float(np.hypot.reduce(vector))
 
 

@@ -18,7 +18,7 @@ from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import torch_stream
 
-# Numbers in the Jacobians, or in the layers of a gradient, held at once: 128 MiB of float64.
+# The most numbers held at once in Jacobians, or in the layers of a gradient: 128 MiB of float64.
 _CHUNK = 2**24
 
 
@@ -26,16 +26,16 @@ _CHUNK = 2**24
 class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
 
-    Where the noise has a deviance, that of an entry takes the place of its square, and J^T J is weighted, see
-    :class:`~unrelu.measurements.noise.Likelihood`.
+    If the noise has a likelihood (:class:`~unrelu.measurements.noise.Likelihood`), deviances take the place of squares,
+    and J^T J is weighted.
 
-    Codes (b, k) come with ``observations`` (b,), the observation that each is for; an observation may have several.
+    Codes (b, k) come with ``observations`` (b,), the observation of each code; an observation may have several codes.
 
     Attributes:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
         prior: the weight of ``|z|^2``.
-        box: lower and upper bounds of codes, (k,) each; None where there are none.
-        likelihood: the noise, if it has a deviance of its own; None for squares.
+        box: lower and upper bounds of codes, (k,) each; None without bounds.
+        likelihood: the likelihood of noise with a deviance; None for squares.
     """
 
     network: Generator
@@ -57,12 +57,12 @@ class SquaredError:
         )
 
     def with_network(self, network: Generator) -> SquaredError:
-        """The objective of another generator of the same outputs."""
+        """The objective for another generator with outputs of the same shape."""
         return replace(self, network=network)
 
     @property
     def squares(self) -> bool:
-        """Whether f is a sum of squares, and not of deviances."""
+        """Whether f is a sum of squares, not of deviances."""
         return self.likelihood is None
 
     @cached_property
@@ -93,7 +93,7 @@ class SquaredError:
         return z if self.box is None else z.clamp(*self.box)
 
     def held(self, z: Tensor, gradient: Tensor) -> Tensor:
-        """Coordinates at a bound that a step against the gradient would leave, (b, k): they stay as they are.
+        """Coordinates at a bound that a step against the gradient would cross, (b, k); they are not moved.
 
         Source: the active set of Bertsekas, "Projected Newton methods for optimization problems with simple
         constraints", SIAM J. Control and Optimization 20 (1982).
@@ -118,7 +118,7 @@ class SquaredError:
         return self.operator.take(observations).forward(self.network.forward(z))
 
     def _misfit(self, mean: Tensor, observations: Tensor) -> Tensor:
-        """|A x - y|_2^2 or the deviance, (b,), of what is measured of outputs, (b, m)."""
+        """|A x - y|_2^2 or the deviance, (b,), of measurements A x, (b, m)."""
         if self.likelihood is None:
             r = mean - self.y[observations]
             return (r * r).sum(dim=1)
@@ -131,7 +131,7 @@ class SquaredError:
 
     @torch.no_grad()
     def measure(self, z: Tensor, observations: Tensor) -> Tensor:
-        """|A G(z) - y|_2^2 without the prior, (b,); infinite where it is no number."""
+        """|A G(z) - y|_2^2 without the prior, (b,); infinite if it is not a number."""
         return torch.nan_to_num(replace(self, prior=0.0).values(z, observations), nan=torch.inf, posinf=torch.inf)
 
     def gradient(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ class SquaredError:
         return self._reverse(self.value, z, observations)
 
     def sketch(self, z: Tensor, observations: Tensor) -> Tensor:
-        """J^T u, (b, k), for one fixed draw u ~ N(0, I): zero where the Jacobian of A G is."""
+        """J^T u, (b, k), for one fixed draw u ~ N(0, I): zero if the Jacobian of A G is, else almost surely not."""
         u = torch.randn(self.operator.m, generator=torch_stream("sketch"), dtype=torch.float32).to(z)
         return self._reverse(lambda *chunk: self._measured(*chunk) @ u, z, observations)[1]
 
@@ -164,7 +164,7 @@ class SquaredError:
         return torch.cat([self.operator.take(where).adjoint(-self.residual(part, where)) for part, where in chunks])
 
     def _chunks(self, z: Tensor, observations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes and their observations, so many at a time that the values of eight layers stay within the bound."""
+        """Codes and their observations in parts for which the values of eight layers are at most _CHUNK numbers."""
         size = max(1, _CHUNK // (8 * self._width))
         return zip(torch.split(z, size), torch.split(observations, size), strict=True)
 

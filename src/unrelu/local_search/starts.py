@@ -1,4 +1,4 @@
-"""Starting codes for the methods that search from a start."""
+"""Starting codes of local methods."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class StartingCodes(NamedTuple):
     Attributes:
         z: codes, (B, k).
         nit: iterations spent on them, (B,).
-        timed_out: where the time limit came before a code was found, and z is only a draw, (B,).
-        stopped: whether the callback asked to stop there.
+        timed_out: whether the time ran out before a code was found, so that z is only a random draw, (B,).
+        stopped: whether the callback asked to stop.
     """
 
     z: Array
@@ -43,10 +43,10 @@ class StartingCodes(NamedTuple):
 
 
 def check_start(problem: Problem, start: str) -> None:
-    """Whether :func:`starting_codes` can come to codes.
+    """Check that :func:`starting_codes` can find codes.
 
     Raises:
-        UnsupportedModelError: not layer by layer.
+        UnsupportedModelError: the start is a layer-wise method that cannot take the generator.
     """
     if problem.z0 is None and start in LAYER_METHODS:
         try:
@@ -56,11 +56,11 @@ def check_start(problem: Problem, start: str) -> None:
 
 
 def starting_codes(problem: Problem, start: str) -> StartingCodes:
-    """Choose the codes that a search starts from.
+    """The codes that a search starts from.
 
-    ``z0`` of the problem comes first; "random" draws from N(0, I) with the problem's seed; a layer-wise method's codes
-    are used where it found any, random ones elsewhere. The layer-wise run counts against the time limit and reports to
-    the callback with no observation done, as each is still to be refined.
+    If the problem has a ``z0``, it is the start. "random" draws from N(0, I) with the problem's seed. A layer-wise
+    method starts from its codes, and from random ones where it found none. It counts against the time limit, and its
+    progress reports no observation as done, as each is still to be refined.
     """
     none = np.zeros(problem.size, dtype=np.int64)
     if problem.z0 is not None or start == "random":
