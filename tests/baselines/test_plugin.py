@@ -10,7 +10,7 @@ from scipy.integrate import quad
 
 import unrelu
 from tests.support import image_network, paper_network, random_network
-from unrelu.baselines.plugin import linearised, mean_slope
+from unrelu.baselines.plugin import mean_slope, weight_product
 from unrelu.errors import OptionError
 from unrelu.models.activations import Activation
 from unrelu.result import Status
@@ -36,7 +36,7 @@ def test_one_step_goes_back_through_the_transposed_weights(network):
     w1, w2 = map(dense, network.layers)
     r = y - network(z0).reshape(2, -1) @ a.T
     np.testing.assert_allclose(result.z, z0 + 0.01 * (r @ a @ w2 @ w1 - 0.3 * z0), rtol=1e-10)
-    np.testing.assert_allclose(linearised(network).numpy(), (w2 @ w1).T, atol=1e-12)
+    np.testing.assert_allclose(weight_product(network).numpy(), (w2 @ w1).T, atol=1e-12)
     assert result.nit.tolist() == [1, 1]
 
 

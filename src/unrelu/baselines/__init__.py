@@ -1,1 +1,1 @@
-"""Methods of others, as they are published: gradient descent, Adam, PLUGIn, ILO, projected gradient."""
+"""Published methods of other authors: gradient descent, Adam, PLUGIn, ILO, projected gradient."""

@@ -1,4 +1,4 @@
-"""The loop of the first-order methods: many codes move at once, and each stops on its own."""
+"""The loop of the first-order methods, in which all codes move at once and each stops on its own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Inversion, Status
 
-# Codes (a, k) and their places in the batch (a,) -> the codes after a step, (a, k), and which have arrived, (a,).
+# Maps codes (a, k) and their numbers in the batch (a,) to the codes after a step (a, k), and which have converged (a,).
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# Iteration, the places of codes still at work, all codes (b, k) -> the progress for the callback.
+# Maps the iteration, the numbers of the active codes and all codes (b, k) to the progress for the callback.
 Report = Callable[[int, Tensor, Tensor], Progress]
 
-# A code this long has diverged; its outputs still have finite squares.
+# A code of this length has diverged; the squares of its outputs are still finite.
 ASTRONOMICAL = 1e100
 
 
@@ -29,9 +29,9 @@ class Descent(NamedTuple):
     """How the codes ended.
 
     Attributes:
-        z: the codes, (b, k); where a step left the range of numbers, the one before it.
-        status: CONVERGED, DIVERGED, or why all were stopped: ITERATION_LIMIT, TIME_LIMIT, STOPPED; (b,).
-        nit: steps made, (b,).
+        z: the codes, (b, k); a code that diverged is the last one before.
+        status: CONVERGED, DIVERGED, or why the others stopped: ITERATION_LIMIT, TIME_LIMIT, STOPPED; (b,).
+        nit: the number of steps, (b,).
     """
 
     z: Tensor
@@ -40,16 +40,16 @@ class Descent(NamedTuple):
 
     @property
     def halted(self) -> bool:
-        """Whether the clock or the callback ended it."""
+        """Whether the time limit or the callback ended the descent."""
         return Status.TIME_LIMIT in self.status or Status.STOPPED in self.status
 
 
 def descend(
     z: Tensor, step: Step, iterations: int, control: Control, report: Report, inside: Callable[[Tensor], Tensor]
 ) -> Descent:
-    """Change codes z (b, k) in place, step by step, until each has arrived or a limit is met.
+    """Step codes z (b, k), in place, until each has converged or a limit is met.
 
-    ``inside`` projects codes onto their bounds, after every step.
+    ``inside`` projects codes into their bounds after every step.
     """
     active = torch.arange(len(z), device=z.device)
     status = np.full(len(z), Status.ITERATION_LIMIT, dtype=object)
@@ -77,7 +77,7 @@ def descend(
 def descend_from_start(
     problem: Problem, objective: SquaredError, step: Step, iterations: int, method: str
 ) -> Inversion:
-    """The result of a method whose steps are all there is to it, from the start of every observation at once."""
+    """The result of running a step from the start of every observation, all at once."""
 
     def report(iteration: int, active: Tensor, z: Tensor) -> Progress:
         return Progress(method, iteration, len(z) - len(active), len(z), z.cpu().double().numpy().copy())
@@ -89,10 +89,10 @@ def descend_from_start(
 
 
 def need_adjoint(problem: Problem, method: str) -> None:
-    """Refuse counts, and measurements without an adjoint, for methods that step by it."""
+    """Raise an error for counts and for measurements without an adjoint, which the method needs."""
     problem.refuse_likelihood(method)
     if not problem.operator.linear:
         raise UnsupportedModelError(
-            f"method={method!r} steps by the adjoint of A, and operator= is a function, which has none: use "
+            f"method={method!r} needs the adjoint of A, but operator= is a function, which has none: use "
             "method='auto' or 'lm'"
         )

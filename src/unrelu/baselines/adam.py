@@ -1,4 +1,4 @@
-"""``adam``: CSGM, Adam on the latent code from several random starts."""
+"""``adam``: CSGM, Adam on the code from several random starts."""
 
 from __future__ import annotations
 
@@ -29,20 +29,19 @@ class Adam:
     .. math:: m \gets \beta_1 m + (1 - \beta_1) g, \quad v \gets \beta_2 v + (1 - \beta_2) g^2, \quad
               z \gets z - \eta \, \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + 10^{-8}}
 
-    with g the gradient, :math:`\beta_1 = 0.9`, :math:`\beta_2 = 0.999`. The starts are ``z0`` if it is given and draws
-    from N(0, I); all starts of all observations move at once. CSGM always makes every step; here a start whose gradient
-    vanishes stops.
+    Here g is the gradient, :math:`\beta_1 = 0.9`, :math:`\beta_2 = 0.999`. The starts are ``z0``, if it is given, and
+    draws from N(0, I). All starts of all observations move at once. CSGM always makes every step; here a start stops
+    when its gradient vanishes.
 
-    The weight of :math:`|z|^2` is the ``prior`` of the problem, nothing else. CSGM has 0.1 for MNIST and 0.001 for
-    CelebA with :math:`A_{ij} \sim N(0, 1/m)` (its "VAE + Reg"; the same weights with the mean over unscaled
-    measurements in its code), and 0 for its "VAE". The start with the least
-    :math:`|y - A G(z)|_2` is kept, as the text of CSGM says; its code compares the losses with the prior.
+    The weight of :math:`|z|^2` is the ``prior`` of the problem. CSGM has 0.1 for MNIST and 0.001 for CelebA with
+    :math:`A_{ij} \sim N(0, 1/m)` (its "VAE + Reg"; the same weights with the mean over unscaled measurements in its
+    code), and 0 for its "VAE". The start with the least :math:`|y - A G(z)|_2` is kept, as in the text of CSGM; its
+    code compares the losses with the prior.
 
     Args:
-        setting: where the defaults come from. "mnist": learning rate 0.01, 1,000 iterations, 10 starts; "celeba": 0.1,
-            500 and 2.
+        setting: the defaults. "mnist": learning rate 0.01, 1,000 iterations, 10 starts; "celeba": 0.1, 500 and 2.
         learning_rate: :math:`\eta`, if not the setting's.
-        max_iterations: steps of each start at most, if not the setting's.
+        max_iterations: the largest number of steps of each start, if not the setting's.
         restarts: the number of starts, if not the setting's.
         gradient_tolerance: a start stops when its gradient norm is at most this, in units of y^2. The default is 1e-9
             in rescaled units (:mod:`unrelu.measurements.equilibration`).
@@ -69,10 +68,10 @@ class Adam:
         at_least(0, gradient_tolerance=self.gradient_tolerance, epsilon=self.epsilon)
 
     def __call__(self, problem: Problem) -> Inversion:
-        """Run every start of every observation; start r of observation i has place r B + i in the batch of codes."""
+        """Run every start of every observation; start r of observation i is code r B + i of the batch."""
         rate, iterations, restarts = _SETTINGS[self.setting]
         objective, batch, restarts = SquaredError.of(problem), problem.size, self.restarts or restarts
-        # The first starts are those of every method that has one.
+        # problem.start(0) is also the start of the methods with a single one.
         starts = objective.tensor(np.concatenate([problem.start(r) for r in range(restarts)]))
         observations = torch.arange(len(starts), device=starts.device) % batch
         errors = torch.full_like(starts[:, 0], torch.inf)
@@ -86,7 +85,7 @@ class Adam:
             return errors.reshape(-1, batch).argmin(dim=0) * batch + torch.arange(batch, device=errors.device)
 
         def report(t: int, active: Tensor, z: Tensor) -> Progress:
-            # The errors are those before the last step: good enough to tell the starts apart, and at hand.
+            # The errors before the last step cost nothing and are good enough to choose a start.
             busy = len(torch.unique(observations[active]))
             return Progress("adam", t, batch - busy, batch, z[best(errors)].cpu().double().numpy())
 
@@ -104,14 +103,14 @@ class Adam:
 
 
 class AdamSteps:
-    """Adam as a :data:`~unrelu.baselines._first_order.Step`: codes have moments of their own and share the step count.
+    """Adam as a :data:`~unrelu.baselines._first_order.Step`; codes have their own moments and share the step count.
 
     Args:
-        gradient: codes (a, k) and their places (a,) -> gradients (a, k).
+        gradient: maps codes (a, k) and their numbers (a,) to gradients (a, k).
         z: all codes, (b, k).
         rate: the learning rate of step t = 0, 1, ...
-        tolerance: a code has arrived when its gradient norm is no more than this.
-        epsilon: what keeps the quotient finite.
+        tolerance: a code has converged when its gradient norm is at most this.
+        epsilon: the constant that keeps the quotient finite.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class AdamSteps:
         self.first, self.second, self.steps = torch.zeros_like(z), torch.zeros_like(z), 0
 
     def __call__(self, z: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the codes that are still at work."""
+        """Make one step of the active codes, number ``at``."""
         g = self.gradient(z, at)
         self.first[at] = m = _BETA1 * self.first[at] + (1 - _BETA1) * g
         self.second[at] = v = _BETA2 * self.second[at] + (1 - _BETA2) * g * g

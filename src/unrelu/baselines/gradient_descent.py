@@ -1,4 +1,4 @@
-"""``gradient_descent``: the paper's baseline."""
+"""``gradient_descent``: gradient descent on the code, the paper's baseline."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class GradientDescent:
     r"""z <- z - learning_rate * (J^T (A G(z) - y) + prior z), the gradient of half the l2 objective.
 
     Args:
-        setting: where the defaults come from. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic":
-            step 1, up to 1,000 iterations, for random weights N(0, 1/n_i) (section 5.1). These steps are for outputs of
-            size 1e-3 to 1e3; others are rescaled to that size (:mod:`unrelu.measurements.equilibration`).
+        setting: the defaults. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic": step 1, up to
+            1,000 iterations, for random weights N(0, 1/n_i) (section 5.1). These steps are for outputs of size 1e-3 to
+            1e3; others are rescaled to that size (:mod:`unrelu.measurements.equilibration`).
         learning_rate: the step, if not the setting's; in units of 1/y^2.
-        max_iterations: iterations at most, if not the setting's.
+        max_iterations: the largest number of iterations, if not the setting's.
         gradient_tolerance: an observation stops when its gradient norm is at most this, in units of y^2. Coordinates
             held at a bound do not count. The default is the paper's 1e-9 in rescaled units.
 

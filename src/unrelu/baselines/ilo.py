@@ -1,4 +1,4 @@
-"""``ilo``: intermediate-layer optimisation, Adam on the code and then on the inputs of the layers above it."""
+"""``ilo``: intermediate-layer optimisation, Adam on the code and then on the inputs of later layers."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ from unrelu.result import Inversion
 
 @dataclass(frozen=True)
 class Ilo:
-    r"""Fit y by the code, then by what enters the second layer, then the third, and so on; then find a code for that.
+    r"""Fit y by the code, then by the input of the second layer, the third, and so on; then find a code for that input.
 
     .. math:: \min_z |y - A G(z)|_2^2 + prior |z|_2^2, \qquad
               \min_h |y - A G_{i+1 \ldots d}(h)|_2^2 \;\text{ with }\; |h - h^0|_1 \le radius, \quad i = 1, 2, \ldots
 
-    each by Adam, with :math:`h^0` what the layers below make of the round before. The learning rate rises over the
-    first twentieth of a round and falls along a cosine over the last three quarters.
+    Each problem is solved by Adam. :math:`h^0` is the layer's input according to the round before. The learning rate
+    rises over the first twentieth of a round and falls along a cosine over the last three quarters.
 
-    A hidden vector h of its own makes more images than a code does, which is the strength of ILO where the generator
-    cannot draw what was observed. **But the image of h is in general not G of any code, and unrelu returns codes**: the
-    last round's h is inverted, :math:`\min_z |G_{1 \ldots i}(z) - h|_2^2`, by Adam from the first round's code, and
-    of the two codes the one with the lower objective is returned. The part of the fit that only h reached is lost.
+    A free hidden vector h gives more images than a code does. This is the strength of ILO if the observed image is not
+    in the range of the generator. **But the image of h is in general not G of any code, and unrelu returns codes**. So
+    the last round's h is inverted, :math:`\min_z |G_{1 \ldots i}(z) - h|_2^2`, by Adam from the first round's code. Of
+    the two codes, the one with the lower objective is returned. The part of the fit that only h reached is lost.
 
-    Left out of the released code: its perceptual and other image losses, as its own commands do for compressed
-    sensing; and that it keeps the norm of the start, a custom of StyleGAN.
+    Two features of the released code are left out: its perceptual and other image losses, which its own commands for
+    compressed sensing do not use either, and that it keeps the norm of the start, as is usual for StyleGAN.
 
     Args:
-        steps: Adam steps of each round, with commas: on the code, on the second layer's input, the third's, ... Rounds
-            beyond the last layer are left out; 0 skips one; a number alone is one round. The default is that of the
+        steps: the numbers of Adam steps of the rounds, separated by commas: on the code, on the second layer's input,
+            the third's, ... Rounds beyond the last layer are left out, and 0 skips a round. The default is that of the
             released code's command for compressed sensing; its configuration file, for inpainting, has "50,50,25,25".
         learning_rate: the largest learning rate of Adam, for layer outputs of size 1e-3 to 1e3. Other outputs are
             rescaled to that size (:mod:`unrelu.measurements.equilibration`).
-        rampup: fraction of a round over which the learning rate rises from 0; 0 is not at all.
-        rampdown: fraction of a round over which it falls to 0; 0 is not at all.
-        radius: of the l1 balls, in units of a layer's input; None is no ball, as in the released configuration.
-        back_steps: Adam steps from the last hidden vector back to a code; ours.
+        rampup: the fraction of a round over which the learning rate rises from 0; 0 for none.
+        rampdown: the fraction of a round over which it falls to 0; 0 for none.
+        radius: the radius of the l1 balls, in units of a layer's input; None for no ball, as in the released
+            configuration.
+        back_steps: the number of Adam steps from the last hidden vector back to a code; ours.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -84,12 +85,12 @@ class Ilo:
 
     @property
     def rounds(self) -> list[int]:
-        """``steps`` as numbers; none if it is something else."""
+        """``steps`` as a list of numbers, empty if it is malformed."""
         words = [word.strip() for word in str(self.steps).removesuffix(",").split(",")]
         return [int(word) for word in words] if all(word.isdecimal() for word in words) else []
 
     def check(self, problem: Problem) -> None:
-        """Refuse generators that are no chain of layers."""
+        """Raise an error if the generator is no chain of layers."""
         as_chain(problem.network, "ilo")
 
     def __call__(self, problem: Problem) -> Inversion:
@@ -114,7 +115,7 @@ class Ilo:
     def _intermediate(
         self, problem: Problem, objective: SquaredError, network: Network, rounds: list[int], z: Tensor
     ) -> tuple[Tensor, Descent, npt.NDArray[np.int64]]:
-        """The rounds above the code z, and the way back: a code, how the last of them ended, and all their steps."""
+        """Run the rounds after the first, and invert the last h; return a code, the last descent, and all steps."""
         layers, h, before = network.layers, z, rounds[0]
         nit = np.zeros(len(z), dtype=np.int64)
         for depth, steps in enumerate(rounds[1:], 1):
@@ -135,7 +136,7 @@ class Ilo:
         self, problem: Problem, objective: SquaredError, h: Tensor, steps: int, report: Report,
         radius: float | None = None,
     ) -> Descent:  # fmt: skip
-        """One round of Adam on h (B, n), in place; within the ball around where it starts, if there is one."""
+        """Run one round of Adam on h (B, n), in place, within the ball around its start if there is a radius."""
         step, centre = AdamSteps(lambda *at: objective.gradient(*at)[1], h, partial(self.rate, steps)), h.clone()
 
         def within(at: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,14 +156,14 @@ class Ilo:
 
 
 def onto_l1_ball(x: Tensor, radius: float) -> Tensor:
-    r"""The nearest point with :math:`|x|_1 \le radius`, each on its own: shrink every entry by the same threshold.
+    r"""The nearest point with :math:`|x|_1 \le radius`, for each x: all entries shrink by the same threshold.
 
     Source: Duchi, Shalev-Shwartz, Singer and Chandra, "Efficient projections onto the l1-ball for learning in high
     dimensions" (ICML 2008), Figure 1.
     """
     size = x.abs()
     largest, _ = size.sort(dim=1, descending=True)
-    # theta_j would be the threshold if the j largest entries stayed; they do up to the last j with entry > theta_j.
+    # theta_j is the threshold if the j largest entries remain above 0: the largest j with entry > theta_j is right.
     count = torch.arange(1, x.shape[1] + 1, dtype=x.dtype, device=x.device)
     theta = (largest.cumsum(dim=1) - radius) / count
     kept = (largest > theta).sum(dim=1, keepdim=True).clamp_min(1)
@@ -175,7 +176,7 @@ def _part(network: Network, layers: Sequence[Layer]) -> Network:
 
 
 def _reporter(z: Tensor, before: int, done: bool = False) -> Report:
-    """Progress with the codes z; observations count as done only in the last round."""
+    """A report of progress with the codes z; observations count as done only in the last round."""
 
     def report(iteration: int, active: Tensor, h: Tensor) -> Progress:
         finished = len(z) - len(active) if done else 0

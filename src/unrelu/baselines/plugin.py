@@ -1,4 +1,4 @@
-"""``plugin``: PLUGIn, gradient descent with the activations left out of the way back."""
+"""``plugin``: PLUGIn, gradient descent without the activations' derivatives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 
-# theta of the step theta / (lambda_1 ... lambda_d): the experiments' fixed step 3 for three ReLU layers, Corollary 1's.
+# theta of the step theta / (lambda_1 ... lambda_d), from the experiments (step 3 for three ReLU layers) or Corollary 1.
 _THETA = {"synthetic": 3 / 8, "theory": 1.0}
 _SETTINGS = ("trained", *_THETA)
 
@@ -29,29 +29,28 @@ _POWER, _CONVERGED = 1_000, 1e-12
 
 @dataclass(frozen=True)
 class Plugin:
-    r"""PLUGIn: the way back to the code is through the transposed weights alone, with no activation's derivative.
+    r"""PLUGIn: the residual is propagated back through the transposed weights, without the activations' derivatives.
 
     .. math:: z \gets z + \eta \, (W_1^T W_2^T \cdots W_d^T A^T (y - A G(z)) - \lambda z), \qquad \lambda = prior
 
-    The product of the transposed weights does not change and is formed once. W_i is a layer's affine map without its
-    constant term, convolutions included. The term of the prior is ours, and so are biases, on which the theory is
-    silent; on a linear map the fixed point is the minimum of ``|y - A G(z)|^2 + prior |z|^2``.
+    The product of the transposed weights is constant and formed once. W_i is a layer's affine map without its constant
+    term, convolutions included. The term of the prior and biases are ours; the theory does not cover them. For a linear
+    generator, the fixed point is the minimum of ``|y - A G(z)|^2 + prior |z|^2``.
 
     For weights N(0, 1/n_i), ReLU and n_i above about 5^i k, the codes converge geometrically to within about
-    :math:`\sqrt{4^d k / n} |e|` of the true one for steps up to :math:`\tfrac43 2^d`, though layers may contract. What
-    it gives up for that is accuracy: with noise, the fixed point is not the least-squares code.
+    :math:`\sqrt{4^d k / n} |e|` of the true one, for steps up to :math:`\tfrac43 2^d`, even if layers contract. The
+    price is accuracy: with noise, the fixed point is not the least-squares code.
 
     Args:
-        setting: where the step :math:`\eta` comes from. "trained": :math:`1 / \prod_i \|W_i\|_2`, the heuristic for
-            learned weights; it can be too long, and then the codes do not converge. "synthetic": :math:`\tfrac38 2^d`,
-            which is the step 3 of the experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For another
-            activation 2 becomes :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), which the source has for positively homogeneous
-            ones.
+        setting: the default step :math:`\eta`. "trained": :math:`1 / \prod_i \|W_i\|_2`, the heuristic for learned
+            weights; if it is too long, the codes do not converge. "synthetic": :math:`\tfrac38 2^d`, the step 3 of the
+            experiments with d = 3. "theory": :math:`2^d` (Corollary 1). For activations other than ReLU,
+            :math:`1 / E[g \phi(g)]`, g ~ N(0, 1), replaces 2; the source has this for positively homogeneous ones.
         learning_rate: the step, if not the setting's; in units of 1/y^2. The settings' steps are for outputs of size
             1e-3 to 1e3; other outputs are rescaled to that size (:mod:`unrelu.measurements.equilibration`).
-        max_iterations: steps at most; the source's 10,000.
-        step_tolerance: an observation has converged when a step is shorter than this fraction of its code; the source's
-            1e-13.
+        max_iterations: the largest number of steps; the source has 10,000.
+        step_tolerance: an observation has converged when a step is shorter than this fraction of its code; the source
+            has 1e-13.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -74,42 +73,42 @@ class Plugin:
         at_least(0, step_tolerance=self.step_tolerance)
 
     def check(self, problem: Problem) -> None:
-        """Refuse generators that are no chain of layers, counts, and measurements without an adjoint."""
+        """Raise an error if the generator is no chain of layers, y are counts, or the measurement has no adjoint."""
         as_chain(problem.network, "plugin")
         need_adjoint(problem, "plugin")
 
     def __call__(self, problem: Problem) -> Inversion:
-        """Step from the start of every observation, all at once."""
+        """Run from the start of every observation, all at once."""
         self.check(problem)
         network, objective = as_chain(problem.network, "plugin"), SquaredError.of(problem)
-        forth = linearised(network)
+        weights = weight_product(network)
         eta = problem.rescaled(self.learning_rate, -2) if self.learning_rate else self._step(network)
 
         @torch.no_grad()
         def step(z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
-            back = objective.backprojection(z, observations) @ forth.T
+            back = objective.backprojection(z, observations) @ weights.T
             reached = objective.clip(z + eta * (back - objective.prior * z))
             return reached, (reached - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
 
         return descend_from_start(problem, objective, step, self.max_iterations, "plugin")
 
     def _step(self, network: Network) -> float:
-        """eta of the setting; of a map or a slope that is zero, it does not matter which."""
+        """The step eta of the setting; any number if a layer's weights or mean slope are zero."""
         if self.setting == "trained":
             return 1 / (math.prod(_norm(layer, network) for layer in network.layers) or 1.0)
         return _THETA[self.setting] / (math.prod(mean_slope(layer.activation) for layer in network.layers) or 1.0)
 
 
-def linearised(network: Network) -> Tensor:
-    """(W_d ... W_1)^T, (k, n): where each coordinate of a code goes without constant terms and activations."""
-    rows = torch.eye(network.latent_dim, dtype=network.dtype, device=network.device)
+def weight_product(network: Network) -> Tensor:
+    """(W_d ... W_1)^T, (k, n)."""
+    product = torch.eye(network.latent_dim, dtype=network.dtype, device=network.device)
     for layer in network.layers:
-        rows = layer.affine.apply(rows, constant=False)
-    return rows
+        product = layer.affine.apply(product, constant=False)
+    return product
 
 
 def mean_slope(activation: Activation) -> float:
-    r"""E[g phi(g)] = E[phi'(g)], g ~ N(0, 1): how much of W^T phi(W z) is z on average, for weights N(0, 1/n)."""
+    r"""E[g phi(g)] = E[phi'(g)], g ~ N(0, 1): the factor of z in the mean of W^T phi(W z), for weights N(0, 1/n)."""
     if not activation.smooth:
         return float((1 + activation.slope).mean() / 2)
     nodes, weights = np.polynomial.hermite_e.hermegauss(100)

@@ -1,4 +1,4 @@
-"""``projected``: projected gradient on the output, with an inversion as the projection onto the generator's range."""
+"""``projected``: projected gradient on the output; an inversion is the projection onto the generator's range."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ _PROJECTIONS = (*LAYER_METHODS, *_SEARCHES)
 
 @dataclass(frozen=True)
 class Projected:
-    r"""x <- P(x + step A^T (y - A x)) from x = 0 or G(z0); P(u) = G(z) with z the code that an inversion finds for u.
+    r"""x <- P(x + step A^T (y - A x)) from x = 0 or G(z0), where P(u) = G(z) and z is the code found by inverting u.
 
     .. math:: u = x + \eta A^T (y - A x), \qquad z = \operatorname{argmin}_z |u - G(z)|, \qquad x \gets G(z)
 
-    The code with the least ``|y - A G(z)|_2^2 + prior |z|_2^2`` of all iterates is returned. A step above
-    :math:`2 / \|A\|_2^2` need not converge; 1 fills the pixels that a mask hides with those of the iterate.
+    Of all iterates, the code with the least ``|y - A G(z)|_2^2 + prior |z|_2^2`` is returned. A step above
+    :math:`2 / \|A\|_2^2` need not converge. For a mask, the step 1 replaces the hidden pixels by those of the iterate.
 
-    With a prior, a search minimises :math:`|u - G(z)|_2^2 + \eta \, prior \, |z|_2^2` in place of the distance: the
+    With a prior, the search minimises :math:`|u - G(z)|_2^2 + \eta \, prior \, |z|_2^2` instead of the distance: a
     proximal gradient step on the objective.
 
     Args:
         projection: how u is inverted: by a layer-wise method ("linf", "l1", "relaxed", "least_squares", "exact"), or by
-            a search from the code before: "lm", or "adam" as in Shah and Hegde (learning rate 0.1, 100 steps). The
+            a search from the last code: "lm", or "adam" as in Shah and Hegde (learning rate 0.1, 100 steps). The
             paper has "linf"; with hidden pixels "l1" and "lm" come much closer (benchmarks).
         step: :math:`\eta`, in units of 1/A^2. The released code of Shah and Hegde has 0.5, for
             :math:`A_{ij} \sim N(0, 1/m)`; the paper does not say.
-        max_iterations: projections of an observation at most; 10 in the released code.
-        tolerance: an observation has converged when ``|y - A x|_2`` changes by no more than this fraction; ours, the
+        max_iterations: the most projections of an observation; 10 in the released code.
+        tolerance: an observation has converged when ``|y - A x|_2`` changes by at most this fraction; ours, as the
             released code makes every step.
 
     Raises:
@@ -75,7 +75,7 @@ class Projected:
         at_least(0, tolerance=self.tolerance)
 
     def check(self, problem: Problem) -> None:
-        """Refuse what cannot come to a code, see the class."""
+        """Raise the errors of the class, and refuse counts and measurements without an adjoint."""
         need_adjoint(problem, "projected")
         if self.projection in _SEARCHES:
             return
@@ -91,7 +91,7 @@ class Projected:
             raise UnsupportedModelError(f"{error}, or projection='lm' of 'projected'") from None
 
     def __call__(self, problem: Problem) -> Inversion:
-        """Step and project the observations, all that have not converged at a time."""
+        """Step and project all observations at once until they have converged."""
         self.check(problem)
         run = _Run(problem, self)
         for t in range(self.max_iterations):
@@ -112,16 +112,16 @@ class _Run:
     """The iterate and the best code of every observation.
 
     Attributes:
-        z: the iterate's code, (B, k), NaN before the first; the iterate is then x = 0.
-        draws: where a search starts before there is a code.
+        z: the code of the iterate, (B, k); NaN stands for the first iterate x = 0.
+        draws: starts of the first search.
         best, objective: the best code so far and its objective.
         size: ``|y - A x|_2``, (B,).
-        active, status, nit: which observations are at work, how they ended, and how often they were projected.
+        active, status, nit: which observations are not finished, how they ended, and how often they were projected.
     """
 
     def __init__(self, problem: Problem, method: Projected) -> None:
         self.problem, self.method, batch = problem, method, problem.size
-        # In the units of the problem A is 2^(data - output) times that of the user.
+        # In the units of the problem, A is 2^(data - output) times the user's A.
         with np.errstate(over="ignore", under="ignore"):
             self.step = float(np.ldexp(method.step, 2 * (problem.units.output - problem.units.data)))
         self.draws = problem.start()
@@ -135,7 +135,7 @@ class _Run:
         self.nit = np.zeros(batch, dtype=np.int64)
 
     def iterate(self, t: int) -> None:
-        """One step of the observations still at work, and what has become of them."""
+        """Make one step of the active observations, and retire those that ended."""
         observations = np.flatnonzero(self.active)
         u = self.gradient_step(observations)
         far = np.asarray(~(np.abs(u).max(axis=1) < ASTRONOMICAL))
@@ -163,7 +163,7 @@ class _Run:
         return x + self.step * np.asarray(part.operator.adjoint(torch.tensor(r)))
 
     def project(self, observations: Index, u: Array, t: int) -> Inversion:
-        """Codes of u, (a, n), by the inversion that was chosen, within what is left of the time."""
+        """Invert u, (a, n), by the chosen projection, in the time that is left."""
         problem, projection = self.problem, self.method.projection
         started = np.isfinite(self.z[observations]).all(axis=1, keepdims=True)
         target = replace(
@@ -177,7 +177,7 @@ class _Run:
 
     def accept(self, observations: Index, z: Array, nit: int) -> None:
         """Move observations to codes z, and retire those whose residual has converged."""
-        if not len(observations):  # out of time, none may have a code
+        if not len(observations):  # when the time is up, there may be no codes
             return
         part = self.problem.part(observations)
         size, objective = np.linalg.norm(part.residual(z), axis=1), part.objective(z, "l2")
@@ -189,12 +189,12 @@ class _Run:
         self.retire(observations[converged], Status.CONVERGED, nit)
 
     def retire(self, observations: Index | npt.NDArray[np.bool_], why: Status, nit: int | None = None) -> None:
-        """Take observations out of the active ones."""
+        """End observations with a status."""
         self.active[observations], self.status[observations] = False, why
         if nit is not None:
             self.nit[observations] = nit
 
     def progress(self, iteration: int) -> Progress:
-        """What the callback is told: the best codes so far."""
+        """The progress for the callback, with the best codes so far."""
         done = int((~self.active).sum())
         return Progress("projected", iteration, done, len(self.active), self.best.copy())
