@@ -1,6 +1,6 @@
 """Inverting one layer: given x = phi(W h + b) + e, find h.
 
-What was tried and why it is as it is: docs/notes/layer_programs.md.
+Experiments and reasons for the design: docs/notes/layer_programs.md.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-r"""One layer program in standard form, exactly: a few interior-point steps, then the exchange simplex.
+r"""The exact optimum of a layer program in standard form: a few interior-point steps, then the exchange simplex.
 
-The unknown is w in h = (h0 + sigma w) / column norms, with h0 a point nearby and sigma the size of its errors: all
-tolerances are relative to the noise. w = 0 is h0, r = W w + r0 are the residuals, and columns of W have norm 1.
+The unknown is w in h = (h0 + sigma w) / column norms, where h0 is a point nearby and sigma the size of its errors. So
+tolerances are relative to the noise. r = W w + r0 are the residuals, and the columns of W have norm 1.
 
 .. math:: \min_v\; g^T v + \sum_j \max(hi_j (a_j v + s_j), lo_j (a_j v + s_j)), \qquad lower \le w \le upper
 
-with v = w (:class:`Sum`) or v = (w, d) (:class:`Largest`). Most constraints are far from their break point at the
-optimum. Only the others, the working set, take part in the exchange; every constraint is looked at afterwards, and
-those that turn out to matter join in.
+with v = w (:class:`Sum`) or v = (w, d) (:class:`Largest`). At the optimum, most constraints are far from their break
+point. Only the others, the working set, take part in the exchange. Afterwards every constraint is checked, and the
+working set grows by those whose break point was crossed.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from unrelu.runtime.host import abandoned
 Mask = npt.NDArray[np.bool_]
 Matrix: TypeAlias = Array | sparse.csr_array
 
-# Interior-point steps at most. They end when basic constraints outweigh the others by this power of two: earlier where
-# pivots are cheap.
+# The most interior-point steps. They end when basic constraints outweigh the others by this power of two: earlier for
+# at most _NARROW unknowns, where pivots are cheap.
 _STEPS = 40
 _DECIDED, _DECIDED_NARROW, _NARROW = 8.0, 6.0, 128
 # One-sided constraints this many units below their break point do not take part in the interior-point steps.
 _FAR = 4.0
-# A constraint with a smaller weight is so far away that the vertex is better completed by a fill-in.
+# A vertex is completed by fill-ins rather than by constraints of a smaller weight, which are far away.
 _FILL_IN = 1e-7
-# Rounds of adding constraints that were left out, before all take part; one is missing if its residual has the wrong
-# sign by more than this.
+# The number of times that the working set grows before it takes in all constraints. A constraint is missing if its
+# residual has the wrong sign by more than _WRONG.
 _ROUNDS, _WRONG = 6, 1e-9
-# Interior-point steps that find the least violation instead of comparing it.
+# The level for which interior-point steps find the least violation instead of comparing it.
 _NO_LEVEL = -1.0
-# Pivots at most, for each unknown and besides; one look at the clock for every so many numbers touched.
+# The most pivots for each unknown, and in addition; the clock is read after every so many numbers touched.
 _PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
-# A multiplier may leave its interval by this, relative to its length, or to 1 if that is less.
+# A multiplier may leave its interval by this, relative to the length of the interval, or to 1 if that is less.
 _MULTIPLIER = 1e-9
 
 
 class Basis(NamedTuple):
-    """Numbers of the basic constraints (unit constraints from N on) and the transposed inverse of their matrix."""
+    """The numbers of the basic constraints (unit constraints from N on), and the transposed inverse of their matrix."""
 
     numbers: Index
     edges: Array
@@ -61,7 +61,7 @@ class Basis(NamedTuple):
 class Optimum(NamedTuple):
     """w, signed multipliers of the layer's outputs, how the search ended, pivots, and the last basis.
 
-    Where the time is up before the first pivot, w = 0 and there is no basis.
+    If the time is up before the first pivot, w = 0 and there is no basis.
     """
 
     w: Array
@@ -72,9 +72,9 @@ class Optimum(NamedTuple):
 
 
 class UnitConstraints(NamedTuple):
-    """The bounds of the unknowns as constraints with one entry, preceded by one fill-in for each unknown.
+    """Constraints with one entry: first a fill-in for each unknown, then the bounds of the unknowns.
 
-    A fill-in has no weight and only completes a basis; a bound is held by a penalty that no multiplier reaches.
+    A fill-in has no weight and only completes a basis. A bound has a penalty that is larger than any multiplier.
     """
 
     column: Index
@@ -84,7 +84,7 @@ class UnitConstraints(NamedTuple):
 
     @classmethod
     def of(cls, lower: Array, upper: Array, penalty: Array) -> UnitConstraints:
-        """For lower <= v <= upper; ``penalty`` is above any multiplier of the bounds at an optimum, (K,)."""
+        """The constraints of lower <= v <= upper; ``penalty``, (K,), exceeds any multiplier at an optimum."""
         below, above = np.flatnonzero(np.isfinite(lower)), np.flatnonzero(np.isfinite(upper))
         none = np.zeros(len(lower))
         return cls(
@@ -96,20 +96,20 @@ class UnitConstraints(NamedTuple):
 
 
 class KernelProgram(ABC):
-    """N constraints in K unknowns v, around v = 0; the first unknowns are w.
+    """A program with N constraints in K unknowns v, around v = 0; the first unknowns are w.
 
     Args:
         matrix: W, (n, k), dense; it may be sparse for :meth:`dual`.
-        r0: (n,).
-        lower, upper: (k,), around 0.
+        r0: residuals at w = 0, (n,).
+        lower, upper: bounds of w, (k,), around 0.
 
     Attributes:
         shape: N and K.
         shift: residuals at v = 0, (N,).
         lo, hi: slopes, (N,).
         hard: whether the slopes hi are penalties that stand for constraints.
-        far: slopes with which constraints that are left out count, (N,).
-        units: the bounds.
+        far: slopes of the constraints outside the working set, (N,).
+        units: the fill-ins and bounds.
     """
 
     shape: tuple[int, int]
@@ -126,16 +126,16 @@ class KernelProgram(ABC):
 
     @abstractmethod
     def approach(self, sizes: Array, steps: int) -> tuple[Array, Array, Mask]:
-        """At most so many interior-point steps; ``sizes`` are the squared norms of the rows of W, (n,).
+        """Make at most so many interior-point steps; ``sizes`` are the squared norms of the rows of W, (n,).
 
         Returns:
-            How likely constraints (N,) and bounds (K,) are basic, and the working set. All scores are zero where the
-            steps break down; the exchange then begins at w = 0.
+            Scores that say how likely constraints (N,) and bounds (K,) are basic, and the working set. If the steps
+            break down, all scores are zero, and the exchange begins at w = 0.
         """
 
     @abstractmethod
     def working_set(self) -> Mask:
-        """The constraints to begin with around w = 0."""
+        """The first working set around w = 0."""
 
     @abstractmethod
     def vectors(self, kept: Index) -> Matrix:
@@ -143,7 +143,7 @@ class KernelProgram(ABC):
 
     @abstractmethod
     def gradient(self, kept: Index) -> Array:
-        """g and the slopes of the constraints that are not kept, which are taken as linear, (K,)."""
+        """The gradient of g and of the constraints that are not kept, which count as linear, (K,)."""
 
     @abstractmethod
     def residuals(self, v: Array) -> Array:
@@ -151,7 +151,7 @@ class KernelProgram(ABC):
 
     @abstractmethod
     def of_outputs(self, y: Array) -> Array:
-        """One signed multiplier for each output of the layer, (n,), from those of the constraints."""
+        """The signed multipliers of the layer's outputs, (n,), from those of the constraints."""
 
     def missing(self, v: Array, kept: Mask) -> Mask:
         """The constraints not kept whose break point v has crossed."""
@@ -159,7 +159,7 @@ class KernelProgram(ABC):
         return np.asarray(~kept & (np.where(r > 0, self.hi, self.lo) != self.far) & (np.abs(r) > _WRONG))
 
     def dual(self) -> LinearProgram:
-        r"""The dual program for HiGHS, of which v is the row dual: few rows, many columns with an interval each.
+        r"""The dual program for HiGHS, with v as its row dual: few rows, and many columns with an interval each.
 
         .. math:: \min_y\; -s^T y \qquad A^T y = -g, \quad lo \le y \le hi
         """
@@ -179,7 +179,7 @@ class KernelProgram(ABC):
         )
 
     def from_dual(self, y: Array) -> Array:
-        """Multipliers of the outputs, (n,), from a solution of :meth:`dual`."""
+        """The multipliers of the outputs, (n,), from a solution of :meth:`dual`."""
         every, index = np.zeros(self.shape[0]), self.hi > self.lo
         every[index] = y[: int(index.sum())]
         return self.of_outputs(every)
@@ -189,8 +189,8 @@ class Sum(KernelProgram):
     r"""min sum_j hi_j max(0, r_j) + lo_j min(0, r_j), lower <= w <= upper, with lo_j <= 0 <= hi_j.
 
     Args:
-        lo, hi: (n,).
-        cap: values of hi above this one are penalties that stand for a constraint.
+        lo, hi: slopes, (n,).
+        cap: values of hi above this are penalties that stand for a constraint.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class Sum(KernelProgram):
         return self._around(self.r0, np.abs(self.r0))
 
     def _around(self, r: Array, order: Array) -> Mask:
-        """The two-sided half with the smaller residuals, and the first 3 k / 2 constraints in the order of a key."""
+        """The half of the two-sided constraints with smaller residuals, and the 3 k / 2 constraints of least key."""
         size, some = np.abs(r), min((3 * self.shape[1]) // 2, len(r) - 1)
         two = size[self.lo < 0]
         half = len(two) // 2
@@ -250,8 +250,8 @@ class Sum(KernelProgram):
 class Largest(KernelProgram):
     r"""min d over d >= 0 and lower <= w <= upper with r_j <= p_j d and -r_j <= q_j d.
 
-    The unknowns are (w, d). Constraint j is the upper side of output j and constraint n + j the lower one. A side is
-    held by a penalty: as sum p y+ + q y- = 1 at an optimum, no multiplier exceeds 1 / p or 1 / q.
+    The unknowns are (w, d). Constraint j is the upper side of output j, and constraint n + j the lower one. Sides have
+    a penalty of 1.5 / p or 1.5 / q: as sum p y+ + q y- = 1 at an optimum, no multiplier exceeds 1 / p or 1 / q.
 
     Args:
         up, down: p and q, (n,), 0 where the side is missing.
@@ -264,21 +264,21 @@ class Largest(KernelProgram):
         self._up, self._down, self._slope = up, down, np.concatenate([up, down])
         self.shape = 2 * matrix.shape[0], matrix.shape[1] + 1
         self.shift, self.lo = np.concatenate([r0, -r0]), np.zeros(2 * len(r0))
-        # A basic side that is missing in this program has no weight, so it leaves.
+        # A side that is missing has no weight, so it leaves a basis of a similar program.
         self.far, self.hi = self.lo, np.divide(1.5, self._slope, out=np.zeros(2 * len(r0)), where=self._slope > 0)
         penalty = np.full(self.shape[1], max(1.5, float(self.hi.max(initial=0.0))))
         penalty[-1] = 1.5
         self.units = UnitConstraints.of(np.append(lower, 0.0), np.append(upper, np.inf), penalty)
 
     def _near(self) -> tuple[Index, tuple[Array, Array, Array, Array]]:
-        """The outputs that take part in the interior-point steps: numbers, matrix, residuals and slopes."""
+        """The outputs in the interior-point steps: their numbers, and their matrix, residuals and slopes."""
         index = np.flatnonzero((self._down > 0) | ((self.r0 > -_FAR * self._up) & (self._up > 0)))
         return index, (self.matrix[index], self.r0[index], self._up[index], self._down[index])
 
     def beside(self, level: float, steps: int) -> tuple[Array, Array]:
         """A point w with violations of at most the level, or multipliers (n,) that prove that there is none."""
         index, (matrix, r0, up, down) = self._near()
-        # In place of squared norms, which only scores need.
+        # ``up`` also takes the place of the squared norms, which only matter for scores.
         w, _, _, _, found = largest_violation_steps(
             ROUTINES, matrix, r0, up, up, down, *self.bounds, self.decided, steps, level
         )
@@ -303,7 +303,7 @@ class Largest(KernelProgram):
         return self._around(self.shift, float((self.shift * self.hi).max(initial=0.0)) / 1.5)
 
     def _around(self, r: Array, d: float) -> Mask:
-        """The sides that use up at least half of d."""
+        """The sides whose violation is more than half of d."""
         return np.asarray((self._slope > 0) & (r > 0.5 * d * self._slope))
 
     def vectors(self, kept: Index) -> Matrix:
@@ -331,23 +331,23 @@ class Largest(KernelProgram):
 
 
 def optimise(program: KernelProgram, sizes: Array, basis: Basis | None = None, end: float = math.inf) -> Optimum:
-    """Solve a program, from the vertex that interior-point steps point at or from a given basis.
+    """Solve a program, from the vertex that interior-point steps suggest or from a given basis.
 
     Args:
-        program: its matrix is dense.
-        sizes: squared norms of the rows of its matrix, (n,).
-        basis: of a similar program.
-        end: of the time allowed, by ``time.perf_counter()``.
+        program: a program with a dense matrix.
+        sizes: the squared norms of the rows of its matrix, (n,).
+        basis: the basis of a similar program.
+        end: the end of the time allowed, by ``time.perf_counter()``.
     """
     total, size = program.shape
     units = program.units
     everything = total + len(units.column)
-    # A basis of another kind of program is of no use here.
+    # A basis of another kind of program is ignored.
     if basis is None or len(basis.numbers) != size or basis.numbers.max(initial=0) >= everything:
         scores, barrier, kept = program.approach(sizes, steps_within(program, end))
         if over(end):
             return Optimum(np.zeros(program.matrix.shape[1]), program.of_outputs(program.far), LpStatus.LIMIT, 0)
-        # The fill-ins come before any far constraint.
+        # Fill-ins come before constraints far away.
         scores = np.concatenate([scores, np.full(size, _FILL_IN), barrier[units.column[size:]]])
         numbers, edges, known = np.argpartition(-scores, size - 1)[:size], np.zeros((size, size)), False
     else:
@@ -389,18 +389,18 @@ def optimise(program: KernelProgram, sizes: Array, basis: Basis | None = None, e
 
 
 def over(end: float) -> bool:
-    """Whether the time is up, or nobody waits for the answer."""
+    """Whether the time is up, or the caller has given up."""
     return time.perf_counter() > end or abandoned()
 
 
 def steps_within(program: KernelProgram, end: float) -> int:
-    """So many interior-point steps as there is time for, at 10 billion multiplications a second."""
+    """The number of interior-point steps that there is time for, at 10 billion multiplications a second."""
     total, size = program.shape
     return max(1, int(min(_STEPS, 1e10 * max(0.0, end - time.perf_counter()) / (total * size**2))))
 
 
 def _independent(vectors: Array, column: Index, local: Index, key: Array, edges: Array) -> Index:
-    """A basis, the given one where its vectors are independent, else the first ones by a key; sets its edges."""
+    """The given basis if its vectors are independent, else one of the first constraints by a key; sets its edges."""
     if not invert_basis(ROUTINES, vectors, column, local, edges):
         local = np.zeros(len(local), dtype=np.int64)
         complete_basis(vectors, column, np.argsort(key, kind="stable"), local)

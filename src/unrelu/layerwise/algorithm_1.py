@@ -23,11 +23,12 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array
 
-# Room for rounding in the test delta <= eps.
+# The factor for rounding in the test delta <= eps.
 _SLACK = 1 + 1e-9
-# A point whose error in other rows is at most this many times its own is a start for them.
+# A point is a start for the program at eps if its error is at most this many times eps.
 _ALIKE = 2.0
-# Constraints with two sides for each unknown where a fit begins, thresholds at most, and an error that hardly falls.
+# Of a fit: the two-sided rows per unknown at its first threshold, the most thresholds, and the relative fall of the
+# error below which it ends.
 _AMPLE, _FITS, _SETTLED = 1.15, 6, 0.15
 
 
@@ -39,11 +40,11 @@ class LInf:
     .. math:: \min_{h, \delta} \delta \quad x_j - \delta \le w_j h \le x_j + \delta \;(x_j > \varepsilon), \quad
         w_j h \le x_j + \delta \;(x_j \le \varepsilon), \quad \delta \le \varepsilon
 
-    and eps <- alpha eps until this is feasible. Some h satisfies it exactly when ``|phi(W h + b) - x|_inf <= eps``
-    has a solution, so feasibility can only be gained as eps grows: the first feasible eps of the sequence eps_0
-    alpha^t is found by bracketing, with a few linear programs in place of one for every t. Where the bracket begins
-    does not change what is found. With ``|e_j| <= A`` stated, eps_0 = A is feasible and its program the only one;
-    where the noise is not known, it begins at what :func:`least_squares_fit` suggests.
+    and eps <- alpha eps until this is feasible. It is feasible exactly if ``|phi(W h + b) - x|_inf <= eps`` has a
+    solution, so once feasible it stays feasible as eps grows. The first feasible eps of the sequence eps_0 alpha^t is
+    therefore found by bracketing, with a few linear programs instead of one for every t. The result does not depend on
+    where the bracket begins. If ``|e_j| <= A`` is stated, eps_0 = A is feasible, and there is one program. If the noise
+    is not known, the bracket begins at the point of :func:`least_squares_fit`.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -70,7 +71,7 @@ class LInf:
         first = first_threshold(system, target, threshold)
         search = _Search(system, target, first, self.alpha, end)
         point = None
-        # A bound that is stated is feasible at once, and one that was handed down is near.
+        # A stated bound is feasible at once, and the threshold of the layer above is close.
         if threshold is None or (noise is not None and not noise.bound <= first):
             point = least_squares_fit(system, target, first, end)
         answer, step = search.first_feasible(point)
@@ -82,9 +83,9 @@ class _Search:
     """The first t with a feasible program at eps_0 alpha^t.
 
     Attributes:
-        low, high: steps that are shown to be infeasible and feasible.
-        point: h that shows ``high``.
-        answers: the minimum at each step where it was found.
+        low, high: the largest step proved infeasible, and the smallest proved feasible.
+        point: the h that proves ``high`` feasible.
+        answers: the minima found, by step.
     """
 
     def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, end: float) -> None:
@@ -104,23 +105,23 @@ class _Search:
         return max(0, math.ceil(math.log(epsilon / self.start) / math.log(self.alpha) - 1e-9)) if epsilon > 0 else 0
 
     def shown(self, h: Array) -> int:
-        """The first step that a point shows to be feasible."""
+        """The first step that a point proves feasible."""
         return self.step_at_least(output_error(self.system, self.target, h, "linf"))
 
     def suspected(self, h: Array) -> int:
-        """The first step at which no output is classified as active, and has a lower side, that is inactive at h."""
+        """The first step at which every output that is inactive at h is classified as inactive."""
         off = (self.system.activation.slope == 0) & (np.asarray(self.system.matrix @ h) + self.system.bias <= 0)
         return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
     def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
-        """Bracket the first feasible step between ``low`` and ``high``, narrow down, and find the minimum at ``high``.
+        """Bracket the first feasible step by ``low`` and ``high``, narrow the bracket, and find the minimum there.
 
-        Any point h shows that the eps |phi(W h + b) - x|_inf is feasible. The bracket is narrowed by comparing the
-        smallest delta d of a step with its eps, which takes less than finding it. For ReLU d does not grow with eps, as
-        rows only loosen, so every eps below the d of a feasible one is infeasible.
+        Any point h proves that eps = |phi(W h + b) - x|_inf is feasible. To narrow the bracket, the smallest delta d of
+        a step is compared with its eps, which takes less time than finding d. For ReLU, d does not grow with eps, as
+        rows only loosen; so every eps below the d of a feasible step is infeasible.
 
         Args:
-            point: h of a least-squares problem near the answer; None to begin at step 0.
+            point: the h of a least-squares problem near the answer; None to begin at step 0.
         """
         if point is None:
             if self._minimum(0) or self._over():
@@ -135,10 +136,10 @@ class _Search:
             point = self.answers[last].h
 
     def _narrow(self) -> None:
-        """Narrow the bracket down to two steps, from what the point suspects.
+        """Narrow the bracket to two neighbouring steps, beginning at the step that the point suggests.
 
-        First comes the step below that: where it is infeasible, the minimum at the suspected one is the last program.
-        Strides grow where guesses mislead.
+        The step below it comes first: if that is infeasible, the minimum at the suggested step is the last program.
+        After wrong guesses, strides grow.
         """
         suspected, stride = self._guess(), 0
         guess = suspected
@@ -153,7 +154,7 @@ class _Search:
                 guess, stride = self.low + 1 + stride, 2 * stride + 1
 
     def _guess(self) -> int:
-        """What the point suspects; where no sign is decided, the smallest delta hardly depends on eps."""
+        """The step that the point suggests; if phi decides no signs, the smallest delta hardly depends on eps."""
         if self.decides_signs:
             return self.suspected(self.point)
         shown = self.high
@@ -161,7 +162,7 @@ class _Search:
         return self.step_at_least(self.answers[shown].objective)
 
     def _compare(self, step: int) -> bool:
-        """Whether a step is feasible, by a point or multipliers that show it."""
+        """Whether a step is feasible, by a point or multipliers that prove it."""
         eps = self.epsilon(step)
         limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, eps)
         return self._learn(step, largest_beside(self.system, layer_rows, eps * _SLACK, self.point, limit))
@@ -182,7 +183,7 @@ class _Search:
         return answer.objective <= self.epsilon(step) * _SLACK
 
     def _learn(self, step: int, answer: Answer) -> bool:
-        """Narrow the bracket by an answer at a step; whether that is feasible."""
+        """Narrow the bracket by an answer at a step; return whether the step is feasible."""
         self.solves, self.pivots = self.solves + 1, self.pivots + answer.pivots
         self.limited = self.limited or answer.status is LpStatus.LIMIT
         feasible = self._feasible(step, answer)
@@ -202,16 +203,16 @@ class _Search:
 
 
 def least_squares_fit(system: LayerSystem, target: Array, first: float, end: float = math.inf) -> Array:
-    """A point h with a small |phi(W h + b) - x|_inf: a least-squares point at a threshold of about that.
+    """A point h with a small |phi(W h + b) - x|_inf: a least-squares point at a threshold of about that error.
 
-    The threshold begins where the constraints with two sides are some more than the unknowns, and is replaced by the
-    error of its point as long as that falls. From above few neurons are wrongly classified as active, and an error that
-    is too large only makes them fewer.
+    At the first threshold, there are somewhat more two-sided rows than unknowns. The threshold is then replaced by the
+    error of its point as long as that falls. Large thresholds classify few neurons as active that are not, so a
+    threshold that is too large does little harm.
 
     Args:
         system, target: the layer, and its output.
         first: the smallest threshold, above 0.
-        end: of the time allowed, by ``time.perf_counter()``.
+        end: the end of the time allowed, by ``time.perf_counter()``.
     """
     count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
     threshold = max(first, float(np.partition(target, -count - 1)[-count - 1]))

@@ -1,6 +1,6 @@
-"""Algorithm 2 of the paper on one layer, and its relatives: ``l1``, ``relaxed``, ``least_squares``.
+"""Algorithm 2 of the paper on one layer, ``l1``, and its relatives ``relaxed`` and ``least_squares``.
 
-They differ in the convex problem that is solved at a threshold, and share how the threshold grows.
+They solve different convex problems at a threshold, which grows in the same way.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from unrelu.runtime.array_types import Array
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400
-# Thresholds of a scan: the ratio of neighbours, and the upper end relative to max|x|.
+# Thresholds of a scan: the ratio of neighbours, and the largest one relative to max|x|.
 _RATIO, _END = 10**0.5, 0.5
-# A larger threshold has to be better by this: it drops information. The scan ends below a threshold whose point is so
-# many times worse than the best one.
+# A larger threshold drops information, so it must be better by the first fraction. The scan ends when the error exceeds
+# the lowest one by the second factor.
 _BETTER, _WORSE = 0.02, 1.5
-# Fewer constraints with two sides than this, for each unknown, do not tell a noise level.
+# With fewer two-sided rows per unknown, the residual says nothing about the noise level.
 _FEWEST = 0.25
 
 
@@ -46,23 +46,23 @@ _FEWEST = 0.25
 class _GrowingThreshold(ABC):
     """Solve at eps, alpha eps, alpha^2 eps, ... until |phi(W h + b) - x| stops falling; return the best.
 
-    The residual in the stop test is that of the layer's own target, which is what a user has. A program without a
-    feasible point moves on to the next threshold. Each program starts from the basis of the one before, and one with
-    the same rows is the same and not solved again: its residual is no fall.
+    The stop test uses the residual of the layer's own target, which a user has. If a program has no feasible point, the
+    next threshold is tried. Each program starts from the basis of the one before. If its rows have not changed, it is
+    not solved again, and the search ends.
 
-    Where ``|e_j| <= A`` is stated and eps = A, nothing is left to be found out by growing: the first program is the
-    only one. The true input has residuals of at most A, so a residual above that of A in every entry refutes what is
-    stated, as it does, nearly, for what most errors are below; then the threshold is searched for from there upwards.
+    If ``|e_j| <= A`` is stated, eps = A gives the only program. The true input then has residuals of at most A. A
+    residual larger than that of A in every entry refutes the statement, and the threshold is searched for from A
+    upwards. The same holds for an A that nearly all errors are below.
 
     Source: Algorithm 2 of the paper.
     """
 
     alpha: float = 1.2
-    # The norm of that residual, and the power of its unit that the objective is in.
+    # The norm of the residual, and the power of its unit that the objective has.
     norm: ClassVar[str]
     power: ClassVar[int]
     largest: ClassVar[float] = math.inf
-    # Whether the problem depends on where the sides of the rows begin, and not on eps itself.
+    # Whether the problem depends on eps only through the sides of the rows.
     sides_alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -80,21 +80,21 @@ class _GrowingThreshold(ABC):
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
     ) -> float:
-        """The first eps; the arguments are those of :meth:`__call__`, ``end`` is that of the time allowed."""
+        """The first eps; arguments as for :meth:`__call__`, and ``end``, the end of the time allowed."""
 
     @abstractmethod
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
-        """Solve the problem at the threshold of the constraints; ``warm_start`` is the answer at the one before."""
+        """Solve the problem at the threshold of the constraints; ``warm_start`` is the answer at the last threshold."""
 
     def grow(
         self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
     ) -> LayerSolution:
-        """What :meth:`__call__` returns, in units of the layer's size."""
+        """What :meth:`__call__` returns, for a rescaled layer."""
         end = time.perf_counter() + time_limit
         eps = self.start(system, target, threshold, noise, end)
         stated = noise is not None and noise.ceiling > 0
         bounded = noise is not None and noise.bound <= eps
-        # Of programs with the same rows the residuals differ by rounding: that is no fall.
+        # A fall by rounding does not count.
         scale = float(np.abs(target).max())
         best: tuple[float, Answer, float] | None = None
         pivots, solves, limited = 0, 0, False
@@ -107,7 +107,7 @@ class _GrowingThreshold(ABC):
             before, warm_start = constraints, answer
             pivots, solves = pivots + answer.pivots, solves + 1
             if answer.status is LpStatus.INFEASIBLE:
-                # The answer's objective is then the smallest threshold with a feasible point, if it is known.
+                # The objective is then the smallest feasible threshold, if it is known.
                 if answer.objective > eps:
                     eps *= self.alpha ** math.floor(math.log(answer.objective / eps) / math.log(self.alpha))
             else:
@@ -134,15 +134,14 @@ class _GrowingThreshold(ABC):
 
 @dataclass(frozen=True)
 class L1(_GrowingThreshold):
-    r"""Algorithm 2: the smallest sum of errors, with a threshold that grows until the layer's own residual stops
-    falling.
+    r"""Algorithm 2: the smallest sum of errors; the threshold grows until the layer's own residual stops falling.
 
     .. math:: \min_{h, e \ge 0} \sum_j e_j \quad x_j - e_j \le w_j h \le x_j + e_j \;(x_j > \varepsilon), \quad
         w_j h \le x_j + e_j \;(x_j \le \varepsilon)
 
-    The first eps is A for stated noise ``|e_j| <= A``, with one program; two standard deviations of Gaussian noise,
-    as of the neurons that are off 2% then seem on. Of a hidden layer, whose errors are known only roughly, and where
-    no size of errors is stated, it is what a scan finds (:func:`scanned`).
+    For stated noise ``|e_j| <= A``, the first eps is A, and there is one program. For Gaussian noise, it is two
+    standard deviations, so that 2% of the inactive neurons are classified as active. For a hidden layer, whose errors
+    are only roughly known, and if no noise is stated, it is the result of a scan (:func:`scanned`).
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -159,7 +158,7 @@ class L1(_GrowingThreshold):
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
     ) -> float:
-        """Where nearly all stated errors are below; elsewhere what a scan from the threshold on finds."""
+        """The size that nearly all stated errors are below; if none is stated, the result of a scan."""
         if noise is not None and noise.ceiling > 0:
             return first_threshold(system, target, noise.ceiling)
         return scanned(system, target, first_threshold(system, target, threshold), self.norm, end)[0]
@@ -171,14 +170,14 @@ class L1(_GrowingThreshold):
 
 @dataclass(frozen=True)
 class Relaxed(_GrowingThreshold):
-    r"""The relaxation (8), without a decision which neurons are on:
+    r"""The relaxation (8), which classifies no neurons as active or inactive:
 
     .. math:: \max_h \sum_j \max(0, x_j) w_j h \quad w_j h \le x_j + \varepsilon \;\text{for all } j
 
-    With eps = 0 and a realizable x its solutions are the preimage. No sign is decided, so a threshold has only to be
-    feasible, and what is above that is lost: the first is the stated noise level, or the one that the layer above hands
-    down as it is. It grows as in Algorithm 2, judged by the residual of the layer's own target. (The released code of
-    the paper stops on errors of the true hidden layers, which a user does not have.)
+    With eps = 0 and a realizable x, its solutions are the preimage. The threshold only has to be feasible, and a larger
+    one loses information. It starts at the stated noise level or the threshold of the layer above, and grows as in
+    Algorithm 2, by the residual of the layer's own target. (The released code of the paper stops on errors of the true
+    hidden layers, which a user does not have.)
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -196,7 +195,7 @@ class Relaxed(_GrowingThreshold):
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
     ) -> float:
-        """The threshold, whether it is stated or handed down; where there is none, what a scan finds."""
+        """The given threshold; if there is none, the result of a scan."""
         first = first_threshold(system, target, threshold)
         return first if threshold else scanned(system, target, first, self.norm, end)[0]
 
@@ -211,7 +210,7 @@ class LeastSquares(_GrowingThreshold):
 
     .. math:: \min_h \sum_{x_j > \varepsilon} (w_j h - x_j)^2 + \sum_{x_j \le \varepsilon} \max(w_j h - x_j, 0)^2
 
-    It needs no linear program. Where the gradient at its end does not show that this is the minimum, as of rows of very
+    It needs no linear program. If the gradient at the end does not prove a minimum, which happens for rows of very
     different sizes, the status is SOLVER_FAILED.
 
     Args:
@@ -229,7 +228,7 @@ class LeastSquares(_GrowingThreshold):
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
     ) -> float:
-        """The bound of stated errors; elsewhere what a scan from the threshold on finds."""
+        """The bound of stated errors; if none is stated, the result of a scan."""
         first = first_threshold(system, target, threshold)
         bounded = noise is not None and noise.bound <= first
         return first if bounded else scanned(system, target, first, self.norm, end)[0]
@@ -237,7 +236,7 @@ class LeastSquares(_GrowingThreshold):
     def grow(
         self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
     ) -> LayerSolution:
-        """As the others, with the gradient looked at where it ended."""
+        """Grow the threshold, and check the gradient at the end."""
         found = super().grow(system, target, threshold, time_limit, noise)
         if found.status is Status.CONVERGED and not is_minimum(system, rows(system, target, found.threshold), found.h):
             return replace(found, status=Status.SOLVER_FAILED)
@@ -250,19 +249,18 @@ class LeastSquares(_GrowingThreshold):
 
 
 def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf) -> tuple[float, Array]:
-    """The threshold first 10^(t/2), t = 0, 1, ..., up to 0.5 max|x| whose least-squares point h explains x best.
+    """Of the thresholds first 10^(t/2), t = 0, 1, ..., up to 0.5 max|x|, the one whose least-squares point fits x best.
 
-    Looked at is |phi(W h + b) - x|; a larger threshold has to be better by 2%. Too small a threshold
-    classifies neurons as active that are not, which spoils h and is worse by far than to say nothing of some that are.
-    A smaller one classifies all of these as active, so the scan comes from above and ends where the error has risen by
-    half. From one threshold to the next few constraints change, and with them the matrix of the normal equations; where
-    none does, there is nothing to solve.
+    The error is |phi(W h + b) - x|; a larger threshold must be better by 2%. A threshold that is too small classifies
+    inactive neurons as active. This spoils h, and is far worse than to leave out some active ones. Still smaller ones
+    do the same, so the scan begins at the largest threshold and ends when the error has risen by half. From one
+    threshold to the next, few rows change, and the normal equations are updated; if none change, nothing is solved.
 
     Args:
         system, target: the layer, and its output.
-        first: above 0.
+        first: the smallest threshold, above 0.
         norm: of the error, "l2", "l1" or "linf".
-        end: of the time allowed, by ``time.perf_counter()``.
+        end: the end of the time allowed, by ``time.perf_counter()``.
 
     Returns:
         The threshold, and its point, roughly.

@@ -1,4 +1,4 @@
-"""``exact``: a layer's input from its active rows alone, and the dimension of the preimage, for data without noise."""
+"""``exact``: the input of a layer from its active rows, and the dimension of the preimage, for data without noise."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from unrelu.result import Status
 from unrelu.runtime.array_types import Array
 
 _ENDS = {LpStatus.OPTIMAL: Status.EXACT_FIT, LpStatus.INFEASIBLE: Status.NOT_REALIZABLE}
-# Column norms of W beyond these become 1: LP solvers have absolute tolerances, and drop coefficients below 1e-9.
+# Columns of W are scaled to norm 1 if a norm is outside this range, since LP solvers have absolute tolerances and drop
+# coefficients below 1e-9.
 _SMALLEST, _LARGEST = 1e-3, 1e3
 
 
 @dataclass(frozen=True)
 class Exact:
-    """Solve w_j.h + b_j = phi^{-1}(x_j) on the rows where phi is invertible, w_j.h + b_j <= 0 on the others.
+    """Solve w_j.h + b_j = phi^{-1}(x_j) for the outputs where phi is invertible, w_j.h + b_j <= 0 for the others.
 
-    Where at least k active rows have rank k, h is their unique solution (Theorem 2); LeakyReLU, sigmoid and tanh are
-    inverted row by row (equation (5)). Otherwise the feasibility problem (4) is solved for a point inside the polytope
-    of preimages, and its dimension is reported as ``freedom``. A target that no h produces gives the least-squares
-    solution of the active rows and the status NOT_REALIZABLE.
+    If the active rows have rank k, h is their unique solution (Theorem 2). LeakyReLU, sigmoid and tanh are inverted
+    output by output (equation (5)). If the rank is lower, the feasibility problem (4) gives a point inside the polytope
+    of preimages, whose dimension is reported as ``freedom``. If no h gives the target, h is the least-squares solution
+    of the active rows, and the status NOT_REALIZABLE.
 
     Args:
-        tolerance: outputs up to ``tolerance * max|x|`` count as zero, and errors up to that as none. By default 1e-9,
-            or 50 times the precision of a network evaluated in float32.
+        tolerance: outputs and errors up to ``tolerance * max|x|`` count as zero. The default is 1e-9, or 50 times the
+            precision of a network evaluated in float32.
 
     Raises:
         OptionError: the tolerance is not between 0 and 1.
@@ -41,7 +42,7 @@ class Exact:
     tolerance: float | None = None
     norm = "l2"
     power = 1
-    # Its factorisations are dense and take no notice of a time limit.
+    # The factorisations are dense and cannot be stopped at a time limit.
     largest = 4_000_000
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Exact:
         h = system.inside((found.start if found.point is None else found.point) / size)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
         status, freedom = _ENDS.get(found.status) or status_of(found.status), found.dimension
-        # Rounding grows with the condition of W: the error is held against the looser square root of the tolerance.
+        # Rounding grows with the condition of W, so the error is compared with the square root of the tolerance.
         if status is Status.EXACT_FIT and error > math.sqrt(tolerance) * 1e-2 * scale:
             status, freedom = Status.NOT_REALIZABLE, -1
         if status is Status.EXACT_FIT and freedom:
@@ -71,7 +72,7 @@ class Exact:
 
 
 def _balanced(system: LayerSystem) -> tuple[LayerSystem, Array]:
-    """The same layer for s h in place of h, and s, (k,): where columns of W are extreme, all have norm 1."""
+    """The layer in terms of s h, and s, (k,): if a column norm of W is extreme, all are scaled to norm 1."""
     scales = system.norms
     if float(scales.min(initial=1.0)) >= _SMALLEST and float(scales.max(initial=1.0)) <= _LARGEST:
         return system, np.ones(system.n_in)
@@ -80,9 +81,9 @@ def _balanced(system: LayerSystem) -> tuple[LayerSystem, Array]:
 
 
 def preimage(system: LayerSystem, target: Array, tolerance: float) -> Polytope:
-    """The inputs that ``target`` comes from; outputs up to ``tolerance`` above a flat end of the activation lie on it.
+    """The preimage of ``target``; an output is on a flat end of the activation if it is within ``tolerance`` of it.
 
-    Rows where the activation is strictly monotone give an equation by (5); rows on a flat end an inequality.
+    An output gives an equation by (5) where the activation is strictly monotone, and an inequality on a flat end.
     """
     activation, matrix = system.activation, system.dense
     x = activation.clip(target, margin=1e-15)

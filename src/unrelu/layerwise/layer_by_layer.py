@@ -1,6 +1,6 @@
 """Inverting a network from its output to its input, one layer at a time.
 
-The last layer is inverted as it was observed: a measurement is folded into it.
+The measurement becomes a part of the last layer.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
 
-# A layer with more entries in its matrix than this is not inverted layer by layer just to get a start.
+# Layer-wise starts are not used for a network with a layer of more entries.
 _ENTRIES = 4_000_000
 
 
 def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[tuple[LayerSystem, Array]]:
-    """The last layer as it was observed, and its whole output, of every observation; one system where they share it.
+    """For every observation, the last layer together with the measurement, and its output; systems are shared.
 
     Raises:
-        UnsupportedModelError: A mixes entries behind an activation, which no layer does.
+        UnsupportedModelError: A mixes outputs of an activation, so layer and measurement together are no layer.
     """
     check_observed(problem, method, last.activation)
     operator, weights = problem.operator.unweighted, problem.operator.weights(problem.size)
@@ -46,28 +46,28 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         matrix, bias = operator.folded(last.matrix, last.bias)
         shared = replace(last, matrix=matrix, bias=bias)
         whole: OutputIndex = slice(None)
-        found: list[tuple[LayerSystem, Array, OutputIndex]] = [(shared, row, whole) for row in problem.y]
+        found: list[tuple[LayerSystem, Array, OutputIndex]] = [(shared, y, whole) for y in problem.y]
     else:
-        different = {id(rows): rows for rows, _ in shown}
-        systems = {key: restricted(last, rows) for key, rows in different.items()}
-        found = [(systems[id(rows)], values, rows) for rows, values in shown]
+        different = {id(outputs): outputs for outputs, _ in shown}
+        systems = {key: restricted(last, outputs) for key, outputs in different.items()}
+        found = [(systems[id(outputs)], values, outputs) for outputs, values in shown]
     if weights is None:
         return [(system, values) for system, values, _ in found]
-    return [(scaled(system, w[rows]), values) for (system, values, rows), w in zip(found, weights, strict=True)]
+    return [(scaled(system, w[outputs]), values) for (system, values, outputs), w in zip(found, weights, strict=True)]
 
 
 def check_observed(problem: Problem, method: str, activation: Activation) -> None:
-    """Whether the last layer is one as it was observed.
+    """Check that the last layer together with the measurement is a layer.
 
     Raises:
-        UnsupportedModelError: A mixes entries behind its activation, or is not linear.
+        UnsupportedModelError: A mixes outputs of the activation, or is not linear.
     """
     if problem.operator.is_layer_of(problem.network):
         return
     if not problem.operator.linear:
         raise UnsupportedModelError(
             f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
-            "linear, so that the last layer and the measurement are no layer: use method='auto' or 'lm'"
+            "linear, so the last layer and the measurement together are no layer: use method='auto' or 'lm'"
         )
     whitened = "noise= of entries that differ or depend on each other weighs or"
     what = whitened if problem.given else "operator="
@@ -82,26 +82,27 @@ def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
     return replace(system, matrix=sparse.diags_array(weights) @ system.matrix, bias=system.bias * weights)
 
 
-def restricted(system: LayerSystem, rows: OutputIndex) -> LayerSystem:
-    """The layer with some of its outputs."""
-    return replace(system, matrix=system.matrix[rows], bias=system.bias[rows], activation=system.activation.of(rows))
+def restricted(system: LayerSystem, outputs: OutputIndex) -> LayerSystem:
+    """The layer with only some of its outputs."""
+    activation = system.activation.of(outputs)
+    return replace(system, matrix=system.matrix[outputs], bias=system.bias[outputs], activation=activation)
 
 
 @dataclass(frozen=True)
 class Layerwise:
-    """Apply a layer method to the last layer, then to the one before with what it found, down to the latent code.
+    """Invert the last layer, then the layer before for the input found, and so on down to the latent code.
 
-    The threshold that one layer settles on is where the next layer starts, as in the released code of the paper. The
-    first is told what noise is stated, and starts near zero if none is; no step looks at a true hidden layer. An
-    observation on which the LP solver breaks down has NaN for its code and does not stop the others.
+    Each layer starts from the final threshold of the layer above, as in the released code of the paper. The last layer
+    starts from the stated noise, or near zero if none is stated. No step uses a true hidden layer. If the LP solver
+    breaks down on an observation, its code is NaN, and the other observations go on.
 
     Args:
-        layer_method: how one layer is inverted.
+        layer_method: the method that inverts one layer.
         name: the name to report.
 
     Raises:
         UnsupportedModelError: the network is no chain of layers, a layer's activation is not monotone (a PReLU with a
-            negative slope), the measurement mixes outputs of an activation, or y is of counts.
+            negative slope), the measurement mixes outputs of an activation, or y are counts.
         InputError: the problem has a prior.
 
     Source: section 4 of the paper, "recursively applying Algorithm 1 backwards".
@@ -111,7 +112,7 @@ class Layerwise:
     name: str
 
     def check(self, problem: Problem) -> None:
-        """Refuse what cannot come to a code, see the class; also where a layer must lose it (:func:`undetermined`)."""
+        """Raise the errors of the class, and one if a layer does not determine its input (:func:`undetermined`)."""
         self._check_objective(problem)
         network = check_invertible(problem.network, self.name, self.layer_method.largest)
         check_observed(problem, self.name, network.layers[-1].activation)
@@ -128,7 +129,7 @@ class Layerwise:
         problem.refuse_likelihood(self.name)
 
     def __call__(self, problem: Problem) -> Inversion:
-        """Invert the observations of the problem, as many at a time as there are cores."""
+        """Invert the observations of the problem, in one thread for each core."""
         self._check_objective(problem)
         *hidden, last = layer_systems(problem.network, self.name, self.layer_method.largest, problem.bounds)
         observed = observed_systems(problem, last, self.name)
@@ -151,14 +152,14 @@ class Layerwise:
     def _timed(
         self, hidden: list[LayerSystem], problem: Problem, observed: tuple[LayerSystem, Array]
     ) -> tuple[Array | None, Status, int, float]:
-        """What :meth:`_one` returns, and the seconds it took; nothing is begun when the time is up."""
+        """What :meth:`_one` returns, and the seconds it took; TIME_LIMIT if the time is up."""
         if problem.control.expired():
             return None, Status.TIME_LIMIT, 0, 0.0
         begin = time.perf_counter()
         return *self._one([*hidden, observed[0]], observed[1], problem), time.perf_counter() - begin
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
-        """The code of one observation, None if there is none; how it ended; and how many programs were solved."""
+        """Invert one observation; return its code or None, how it ended, and the number of programs solved."""
         target, threshold = y, problem.noise.threshold
         noise = problem.noise if problem.noise.stated else None
         solutions: list[LayerSolution] = []
@@ -183,7 +184,7 @@ def layer_systems(
 ) -> list[LayerSystem]:
     """The layers as systems for the layer methods, first to last, see :func:`check_invertible`.
 
-    Bounds of the latent code are those of the first layer's input.
+    Bounds of the latent code are bounds of the first layer's input.
     """
     chain = check_invertible(network, method, largest)
     before = [None, *(layer.activation for layer in chain.layers[:-1])]
@@ -195,7 +196,7 @@ def layer_systems(
 
 
 def check_invertible(generator: Generator, method: str, largest: float = math.inf) -> Network:
-    """The generator as a chain of layers, every one of which a layer method can take.
+    """The generator as a chain of layers that can be inverted one by one.
 
     Raises:
         UnsupportedModelError: it is no chain, an activation is not monotone, or a matrix has more than ``largest``
@@ -211,41 +212,41 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
         if not layer.activation.monotone:
             lowest = float(layer.activation.slope.min())
             raise UnsupportedModelError(
-                f"layer {i} has a PReLU with a negative slope ({lowest:g}): its outputs do not tell on which side of "
-                "zero they come from, so it cannot be inverted layer by layer; use method='lm'"
+                f"layer {i} has a PReLU with a negative slope ({lowest:g}): its outputs do not tell the sign of its "
+                "inputs, so it cannot be inverted layer by layer; use method='lm'"
             )
     return network
 
 
 def undetermined(network: Network, operator: Operator | None = None) -> str | None:
-    """Which layer cannot tell what the layers before it put out, as it has fewer outputs than inputs; None if none.
+    """The reason if a layer after the first has fewer outputs than inputs; None if there is none.
 
-    Its input is then one of a set, whatever the method, and the one that is found is not in the range of the layers
-    before, so that the code is lost. The first layer may be such one: any code with its output fits.
+    The output of such a layer does not determine its input. The input that is found is then not in the range of the
+    layers before, and the code is lost. For the first layer this does not matter: any code with its output fits.
 
     Args:
         network: G.
-        operator: A; of the last layer count the outputs that were observed, most of all observations.
+        operator: A; the last layer has as many outputs as the observation with the most entries.
     """
     for i, layer in enumerate(network.layers[1:], 2):
-        seen, what = layer.n_out, ""
+        observed, what = layer.n_out, ""
         if operator is not None and i == len(network.layers):
-            seen = min(seen, int(operator.seen(max(1, operator.count)).sum(axis=1).max()))
-            what = f", of which {seen} are observed" if seen < layer.n_out else ""
-        if seen < layer.n_in:
+            observed = min(observed, int(operator.seen(max(1, operator.count)).sum(axis=1).max()))
+            what = f", of which {observed} are observed" if observed < layer.n_out else ""
+        if observed < layer.n_in:
             return (
-                f"layer {i} ({layer.n_in} -> {layer.n_out}{what}) has fewer outputs than inputs, so it does not tell "
-                "what the layers before it put out"
+                f"layer {i} ({layer.n_in} -> {layer.n_out}{what}) has fewer outputs than inputs, so it does not "
+                "determine the outputs of the layers before it"
             )
     return None
 
 
 def _overall(statuses: list[Status]) -> Status:
-    """The status of a network from those of its layers, last layer first; an exact fit is judged later."""
+    """The status of an inversion from those of its layers, last layer first; exact fits are judged later."""
     for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
         if earlier in statuses:
             return earlier
-    # Whatever fails below a layer whose input was not unique fails because the wrong input was chosen there.
+    # If the input of a layer was not unique, a layer below may fail because the wrong input was chosen.
     for status in statuses:
         if status is Status.NOT_UNIQUE:
             return Status.UNDETERMINED
@@ -255,7 +256,7 @@ def _overall(statuses: list[Status]) -> Status:
 
 
 def layerwise_reason(network: Generator) -> str | None:
-    """Why ``auto`` does not start layer by layer on this network; None if it does."""
+    """The reason why ``auto`` does not start layer by layer on this network; None if it does."""
     if not isinstance(network, Network):
         return unchained(network)
     for i, layer in enumerate(network.layers, 1):

@@ -1,12 +1,12 @@
-"""What one layer's output says about its input: an interval for every pre-activation.
+"""The constraints on the input of a layer, given its output: an interval for every pre-activation.
 
-All convex layer problems of the paper are built from the same rows. With u = W h + b and a threshold eps, the output
-x_j confines u_j to
+All convex layer problems of the paper are built from these rows. With u = W h + b and a threshold eps, the output x_j
+confines u_j to
 
 .. math:: \\ell_j - q_j \\delta \\le u_j \\le m_j + p_j \\delta, \\qquad 0 \\le \\delta \\le \\varepsilon
 
-where an end may be missing. At delta = eps this is exactly phi^{-1}([x_j - eps, x_j + eps]); between 0 and eps the ends
-move linearly. For a ReLU it is the paper's sign decision: two ends where x_j > eps, only the upper one elsewhere.
+where an end may be missing. At delta = eps, this is exactly phi^{-1}([x_j - eps, x_j + eps]); between 0 and eps, the
+ends move linearly. For a ReLU, this is the sign decision of the paper: both ends if x_j > eps, otherwise the upper one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from unrelu.models.activations import Activation
 from unrelu.models.network import Layer
 from unrelu.runtime.array_types import Array
 
-# A matrix with at most this many entries is handled densely even if it comes from a convolution.
+# A matrix with at most this many entries is dense even if it comes from a convolution.
 DENSE_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class LayerSystem:
-    """x = phi(W h + b) with lower <= h <= upper: what all observations of one layer share.
+    """The layer x = phi(W h + b) with lower <= h <= upper, without an output.
 
     Attributes:
         matrix: W, (n, k), dense or SciPy CSR.
@@ -39,8 +39,8 @@ class LayerSystem:
         precision: relative rounding error of the outputs: 2e-16 in float64, 1e-7 for a network evaluated in float32.
 
     Raises:
-        InputError: shapes that do not belong together, a W without columns, entries that are not finite, or a lower
-            bound above its upper one.
+        InputError: shapes do not match, W has no columns, entries are not finite, or a lower bound is above its upper
+            one.
     """
 
     matrix: Array | sparse.csr_array
@@ -70,9 +70,9 @@ class LayerSystem:
     def of(
         cls, layer: Layer, previous: Activation | None = None, precision: float = float(np.finfo(np.float64).eps)
     ) -> LayerSystem:
-        """The system of a layer whose input comes out of the activation ``previous`` (None: the latent code).
+        """The system of a layer whose input is an output of the activation ``previous`` (None: the latent code).
 
-        A hidden layer's input is an output of a ReLU, so it is at least 0; the released code of the paper uses this.
+        The range of that activation bounds the input, at least 0 for a ReLU, as in the released code of the paper.
         """
         matrix = layer.matrix()
         if not isinstance(matrix, np.ndarray) and layer.n_out * layer.n_in <= DENSE_ENTRIES:
@@ -84,24 +84,24 @@ class LayerSystem:
 
     @cached_property
     def largest(self) -> float:
-        """max|W_ji|, 0 without rows."""
+        """max|W_ji|, 0 without outputs."""
         return float(abs(self.matrix).max()) if self.n_out else 0.0
 
     @cached_property
     def gain(self) -> float:
-        """The median norm of the non-zero rows of W: how much a change of h moves a pre-activation."""
+        """The median norm of the non-zero rows of W: the change of a pre-activation per change of h."""
         norms = _norms(self.matrix, axis=1)
         norms = norms[norms > 0]
         return float(np.median(norms)) if len(norms) else 1.0
 
     def input_threshold(self, h: Array, threshold: float) -> float:
-        r"""The threshold that h, found at ``threshold`` eps, is inverted with by the layer below.
+        r"""The threshold with which the layer below inverts h, if h was found at ``threshold`` eps.
 
         .. math:: \min(\varepsilon \, |h|_2 / |W h|_2, \; \varepsilon / \operatorname{median}_j |w_j|_2)
 
-        An error of eps in a pre-activation is one of about eps / \|w_j\| in h. The paper hands eps down as it is, for
-        weights N(0, 1/n), with which the first ratio is about 1; in other units of h it is not. A threshold that is too
-        small grows; one that is too large classifies every neuron as inactive.
+        An error of eps in a pre-activation is an error of about eps / \|w_j\| in h. The paper takes the same eps for
+        the layer below, as the first ratio is about 1 for weights N(0, 1/n); in other units of h it is not. A threshold
+        that is too small grows, but one that is too large classifies every neuron as inactive.
         """
         stretch = float(np.linalg.norm(self.matrix @ h)) / (float(np.linalg.norm(h)) or 1.0)
         return threshold / max(stretch, self.gain)
@@ -115,7 +115,7 @@ class LayerSystem:
 
     @cached_property
     def absolute(self) -> Array | sparse.csr_array:
-        """The absolute values of the entries of W: what rounding errors of products with W are relative to."""
+        """The absolute values of the entries of W, which bound the rounding errors of products with W."""
         return abs(self.matrix)
 
     @cached_property
@@ -152,7 +152,7 @@ class LayerSystem:
 
 
 def _norms(matrix: Array | sparse.csr_array, axis: int) -> Array:
-    """Euclidean norms of columns (axis 0) or rows (axis 1), also where the squares would leave the range of floats."""
+    """Euclidean norms of columns (axis 0) or rows (axis 1), also where squares overflow or vanish."""
     largest = abs(matrix).max(axis=axis)
     size = np.asarray(largest.toarray() if sparse.issparse(largest) else largest).ravel()
     inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > np.finfo(float).tiny)
@@ -163,11 +163,11 @@ def _norms(matrix: Array | sparse.csr_array, axis: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """low - q delta <= W h <= high + p delta, the bias already moved to the sides; all arrays are (n,).
+    """low - q delta <= W h <= high + p delta, with the bias subtracted from the sides; all arrays are (n,).
 
     Attributes:
-        low, high: the sides at delta = 0, -inf or +inf where a side is missing.
-        low_slope, high_slope: q and p, positive where the side is there.
+        low, high: the sides at delta = 0, infinite where a side is missing.
+        low_slope, high_slope: q and p, positive where the side exists.
         target: x after clipping to the range of the activation.
         threshold: eps.
     """
@@ -181,17 +181,17 @@ class Rows:
 
     @property
     def two_sided(self) -> npt.NDArray[np.bool_]:
-        """Where both sides are there: the rows whose neuron is on."""
+        """Whether a row has both sides: for a ReLU, whether the neuron is classified as active."""
         return np.isfinite(self.low) & np.isfinite(self.high)
 
     @cached_property
     def center(self) -> Array:
-        """Where both sides of a row start, (n,); 0 in a row without sides."""
+        """The value at which the sides of a row start, (n,); 0 for a row without sides."""
         return np.where(np.isfinite(self.high), self.high, np.where(np.isfinite(self.low), self.low, 0.0))
 
     @cached_property
     def scale(self) -> float:
-        """max|x|, or 1e-4 of the largest side: where biases cancel, W h + b has fewer digits than x."""
+        """max|x|, but at least 1e-4 of the largest side: where biases cancel, W h + b has fewer digits than x."""
         return max(float(np.abs(self.target).max(initial=0.0)), 1e-4 * float(np.abs(self.center).max(initial=0.0)))
 
     @cached_property
@@ -207,17 +207,17 @@ class Rows:
         return np.where(down, -1 / self.low_slope, 0.0), np.where(up, 1 / self.high_slope, 0.0)
 
     def same_sides(self, other: Rows) -> bool:
-        """Whether both say the same of h: their thresholds may still differ."""
+        """Whether both have the same sides and slopes; their thresholds may differ."""
         names = ("low", "high", "low_slope", "high_slope")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def violation(self, wh: Array) -> Array:
-        """The smallest delta_j >= 0 with which row j holds at W h, (n,): its error in units of the output."""
+        """The smallest delta_j >= 0 for which row j holds at W h, (n,): its error in units of the output."""
         return np.maximum(0.0, np.maximum((wh - self.high) / self.high_slope, (self.low - wh) / self.low_slope))
 
 
 def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
-    """The rows of one observed layer output at one threshold.
+    """The rows for one output of a layer and one threshold.
 
     Args:
         system: the layer.
@@ -225,20 +225,20 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
         threshold: eps > 0, in units of the output.
 
     Raises:
-        InputError: a target of another shape or with entries that are not finite, or a threshold that is not above 0.
+        InputError: the target has another shape or entries that are not finite, or the threshold is not above 0.
 
-    An x outside the range of the activation is moved into it first: a ReLU reads a negative observation as 0, where the
+    An x outside the range of the activation is first moved into it. So a negative output of a ReLU counts as 0; the
     paper's constraints would ask for a pre-activation that far below zero.
 
-    Source: constraints (6), Algorithm 1 and Remark 1 of the paper; of the middle rows of Remark 1 (-eps < x_j <= eps of
-    a LeakyReLU) docs/notes/layer_programs.md says why they run along the chord to phi^{-1}(x_j - eps).
+    Source: constraints (6), Algorithm 1 and Remark 1 of the paper. docs/notes/layer_programs.md explains why the middle
+    rows of Remark 1 (-eps < x_j <= eps of a LeakyReLU) run along the chord to phi^{-1}(x_j - eps).
     """
     activation = system.activation
     x = activation.clip(checked_target(system, target))
     if not 0 < threshold < np.inf:
         raise InputError(f"threshold={threshold} must be finite and above 0")
     low, high = activation.preimage(x - threshold, x + threshold)
-    # Where a sigmoid or tanh saturates, the side at delta = 0 is that of the output half a threshold inside its range.
+    # For a saturated sigmoid or tanh, the side at delta = 0 belongs to the output half a threshold inside its range.
     u = activation.inverse(activation.clip(x, margin=min(threshold / 2, 0.25)))
     down, up = _chords(activation, x, u, low, high, threshold)
     has_low, has_high = np.isfinite(low), np.isfinite(high)
@@ -256,7 +256,7 @@ def checked_target(system: LayerSystem, target: Array) -> Array:
     """The target as float64, (n,).
 
     Raises:
-        InputError: another shape, or entries that are not finite.
+        InputError: it has another shape, or entries that are not finite.
     """
     target = np.asarray(target, dtype=np.float64)
     if target.shape != (system.n_out,):
@@ -272,7 +272,7 @@ def _chords(activation: Activation, x: Array, u: Array, low: Array, high: Array,
         down, up = (u - low) / eps, (high - u) / eps
         if activation.smooth:
             return down, up
-        # On one side of the break point the slope is 1 or 1/c; the quotient would lose digits for a small eps.
+        # On one side of the kink, the slope is 1 or 1/c; the quotient would lose digits for a small eps.
         steep = np.where(activation.slope > 0, 1.0 / activation.slope, 1.0)
     down = np.where(x - eps >= 0, 1.0, np.where(x <= 0, steep, down))
     up = np.where(x >= 0, 1.0, np.where(x + eps <= 0, steep, up))

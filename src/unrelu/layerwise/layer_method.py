@@ -1,11 +1,11 @@
-r"""What inverting one layer returns, the interface of a layer method, and a layer method at any scale.
+r"""The interface of layer methods, their result, and a rescaling that lets them work at any scale.
 
-x = phi(W h + b) has two units, that of the output and that of the input. With factors s and t
+x = phi(W h + b) has two units, that of the output and that of the input. With factors s and t,
 
 .. math:: W' = \frac{s}{t} W, \quad b' = s b, \quad x' = s x, \quad \varepsilon' = s \varepsilon, \quad h' = t h
 
-is the same layer (s = 1 behind a sigmoid or tanh). The factors are powers of two, so that nothing is rounded, and 1
-where no square of a number overflows or vanishes.
+is the same layer (s = 1 for a sigmoid or tanh). The factors are powers of two, so nothing is rounded. They are 1 unless
+the square of a number would overflow or vanish.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from unrelu.runtime.array_types import Array
 
 # The first guess of an unknown noise level, relative to max|x|.
 _SMALLEST = 1e-9
-# Numbers from 2^-40 to 2^40 have squares and squares of squares, and the solvers have units of their own for them.
+# Numbers from 2^-40 to 2^40 are not rescaled: their fourth powers neither overflow nor vanish.
 _MODERATE = 40
 
 
@@ -56,7 +56,7 @@ class LayerSolution:
 
 
 class LayerMethod(Protocol):
-    """Options on the object, data in the call."""
+    """A method that inverts one layer; the object holds its options."""
 
     @property
     def norm(self) -> str:
@@ -75,23 +75,23 @@ class LayerMethod(Protocol):
         Args:
             system: the layer, x = phi(W h + b).
             target: x, (n,).
-            threshold: eps to start from: the noise level, or where the layer above ended. None: unknown.
-            noise: what is stated of the errors of x; None where nothing is, or where x was computed.
+            threshold: the first eps: the noise level, or the final threshold of the layer above. None: unknown.
+            noise: the stated noise of x; None if none is stated, or if x was computed.
             time_limit: in seconds; beyond it the best h so far is returned with status TIME_LIMIT.
 
         The activation must be monotone; ``layer_systems`` checks it.
 
         Raises:
-            InputError: a target of another shape, or with entries that are not finite.
+            InputError: the target has another shape, or entries that are not finite.
             SolverError: HiGHS refuses the program.
         """
 
 
 def first_threshold(system: LayerSystem, target: Array, threshold: float | None) -> float:
-    """The threshold to start from: the given one, or 1e-9 of what the layer's outputs are made of; never 0.
+    """The threshold to start from: the given one, but at least 1e-9 of the size of the layer's outputs; never 0.
 
-    That is max|x|, the range of a sigmoid or tanh, or, for dark outputs, the biases that keep them dark (to the digits
-    that W h + b has left beside them).
+    That size is max|x|, the range of a sigmoid or tanh, or 1e-3 of the largest bias: where outputs are small beside the
+    biases, W h + b has fewer digits.
     """
     span = 1.0 if system.activation.smooth else 0.0
     bias = 1e-3 * float(np.abs(system.bias).max(initial=0.0))
@@ -100,7 +100,7 @@ def first_threshold(system: LayerSystem, target: Array, threshold: float | None)
 
 
 def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSolution]:
-    """Let a layer method's ``__call__`` see a layer with moderate numbers; its objective is in the unit of x^power."""
+    """Rescale the layer for a layer method's ``__call__``, and its result back; the objective has the unit x^power."""
 
     @wraps(method)
     def call(
@@ -125,17 +125,17 @@ def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSol
 
 
 def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
-    """Exponents of s and t: what makes an extreme output's largest entry about 1, and then the largest weight."""
+    """Exponents of s and t: s makes the largest output about 1 if it is extreme, then t the largest weight."""
     out = 0
     if not system.activation.smooth:
-        # The biases as :func:`first_threshold` looks at them: beside larger ones x has fewer digits.
+        # The biases count as in :func:`first_threshold`.
         largest = max(float(np.abs(target).max()), 1e-3 * float(np.abs(system.bias).max(initial=0.0)))
         out = -_extreme(math.frexp(largest)[1])
     return out, _extreme(math.frexp(system.largest)[1] + out) if system.largest > 0 else 0
 
 
 def _extreme(exponent: int) -> int:
-    """The exponent, 0 where its numbers are moderate; that of 0 is 0."""
+    """The exponent if its numbers are extreme, else 0."""
     return exponent if abs(exponent) > _MODERATE else 0
 
 
@@ -163,7 +163,7 @@ def output_error(system: LayerSystem, target: Array, h: Array, norm: str) -> flo
 
 
 def status_of(end: LpStatus, limited: bool = False) -> Status:
-    """What the end of a program says of the layer; ``limited``: the time ran out before or after it."""
+    """The status of a layer from that of its last program; ``limited`` says that the time ran out."""
     if limited or end is LpStatus.LIMIT:
         return Status.TIME_LIMIT
     return Status.CONVERGED if end is LpStatus.OPTIMAL else Status.SOLVER_FAILED

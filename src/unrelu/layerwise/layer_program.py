@@ -1,8 +1,8 @@
-"""The linear programs behind the layer methods: the smallest violation and the relaxation (8), each with its proof.
+"""The linear programs of the layer methods, the smallest violation and the relaxation (8), with proofs of optimality.
 
-A program is written around a point, in standard form, and solved by an engine: the exchange kernel for a dense layer,
-and HiGHS where the kernel's answers do not pass the proof, and for sparse and very wide layers. Each attempt starts
-from the best point of the one before. An answer says who gave it and is optimal only if its multipliers prove it.
+A program is written around a point, in standard form, and solved by an engine. The exchange kernel solves those of
+dense layers. HiGHS solves those of sparse and very wide layers, and those for which the kernel gives no proof. Each
+attempt starts from the best point of the one before. An answer is optimal only if its multipliers prove it.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ from unrelu.lp.interior_point import least_squares_point
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array
 
-# Attempts of the kernel, then of HiGHS, each around the best point so far. Penalties of a constraint of the relaxation,
-# in units of the largest weight: one an attempt of the kernel.
+# Attempts of the kernel, then of HiGHS, each around the best point so far.
 _KERNEL, _HIGHS = 3, 4
+# Penalties of the constraints of the relaxation, in units of the largest weight, for the attempts of the kernel.
 _PENALTIES = (1e2, 1e4, 1e6)
-# A multiplier is inside its interval where it is this far from the ends, relative to the largest; how exactly A^T y = g
-# holds after a correction, relative to what it was.
+# A multiplier is inside its interval if it is this far from the ends, relative to the largest. A correction reduces the
+# error of A^T y = g to the second fraction.
 _INSIDE, _LEFT = 1e-9, 1e-8
-# The scale on which a program is solved, relative to its largest side, at least.
+# The least scale on which a program is solved, relative to its largest side.
 _SMALLEST_STEP = 1e-9
-# An eps that is so little above the smallest feasible one, relative to it, has a feasible set that is rounding.
+# If eps exceeds the smallest feasible one by less than this fraction, the feasible set is rounding.
 _FEASIBLE = 1e-6
-# A start with errors so many times the level is left for the least-squares point of the constraints.
+# A start with errors above this multiple of the level is replaced by the least-squares point of the constraints.
 _DISTANT = 2.0
-# Wider layers go to HiGHS: the kernel keeps a k x k inverse and changes all of it in every pivot.
+# Wider layers go to HiGHS: the kernel updates a whole k x k inverse in every pivot.
 WIDEST = 2000
-# From this width on, the interior point is the faster of HiGHS's solvers.
+# From this width on, the interior-point solver of HiGHS is faster than its simplex.
 _WIDE_FOR_SIMPLEX = 1000
 _NORMS = ("linf", "l1")
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A minimiser h with what proves it.
+    """A minimiser h with its proof.
 
     Attributes:
         h: (k,).
-        objective: at h, recomputed.
+        objective: the objective at h, recomputed.
         bound: a lower bound on the minimum (an upper one on a maximum), from the multipliers.
-        status: OPTIMAL only where the proof holds.
+        status: OPTIMAL only if the proof holds.
         pivots: simplex pivots of all attempts.
-        multipliers: one an output, (n,): signed for a violation, of the sides for the relaxation.
-        engine: "exchange", "highs" or "least squares" (nothing was left to do).
-        fallback: whether an attempt of the kernel before the one that gave h failed its proof.
-        basis: of the exchange kernel, to start similar programs from.
+        multipliers: one for each output, (n,): signed for a violation, those of the sides for the relaxation.
+        engine: "exchange", "highs" or "least squares" (the first point was optimal).
+        fallback: whether an earlier attempt of the kernel failed its proof.
+        basis: the basis of the exchange kernel, to start similar programs from.
     """
 
     h: Array
@@ -78,7 +78,7 @@ class Answer:
 
 
 class _Around(NamedTuple):
-    """A program around a point h: it is solved by h + sigma w / column norms, and ``objective`` is that of h."""
+    """A program around a point h: w stands for the point h + sigma w / column norms; ``objective`` is that of h."""
 
     program: KernelProgram
     sigma: float
@@ -87,7 +87,7 @@ class _Around(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Problem(ABC):
-    """What is asked of the input of a layer, in the norm whose kernel solves it."""
+    """A linear program for the input of a layer; ``norm`` says which kernel solves it."""
 
     system: LayerSystem
     rows: Rows
@@ -95,18 +95,18 @@ class _Problem(ABC):
 
     @abstractmethod
     def around(self, h: Array, attempt: int = 0) -> _Around | None:
-        """The program around a point; None where nothing is left to do."""
+        """The program around a point; None if that is optimal."""
 
     @abstractmethod
     def multipliers(self, y: Array) -> Array:
-        """Multipliers of the outputs, from those of the program."""
+        """The multipliers of the outputs, from those of the program."""
 
     @abstractmethod
     def proof(self, h: Array, multipliers: Array) -> OptimalityProof:
         """What h and its multipliers prove."""
 
     def contradiction(self, end: float) -> Answer | None:
-        """The answer where no point satisfies the constraints; None where one may."""
+        """The answer if the constraints are proved infeasible, else None."""
         return None
 
     def solved(self, start: Array | None, basis: Basis | None, end: float) -> Answer:
@@ -124,7 +124,7 @@ class _Problem(ABC):
         return answer if pivots == answer.pivots else replace(answer, pivots=pivots)
 
     def _attempt(self, h: Array, basis: Basis | None, attempt: int, kernel: int, end: float) -> tuple[Answer, bool]:
-        """The better one of h and what one engine finds around it, and whether that is the end."""
+        """The better of h and the point that one engine finds around it, and whether to stop there."""
         system, engine, fallback = self.system, "exchange" if attempt < kernel else "highs", attempt > 0 and kernel > 0
         around, nothing = self.around(h, attempt), np.zeros(system.n_out)
         if around is None:
@@ -151,7 +151,7 @@ class _Problem(ABC):
         return answer, answer.status is not LpStatus.FAILED or not (engine == "exchange" or better)
 
     def answer(self, h: Array, found: Optimum, engine: str, fallback: bool = False) -> Answer:
-        """h with multipliers, and what they prove."""
+        """The answer of h with multipliers and what they prove."""
         proof = self.proof(h, found.multipliers)
         failed = LpStatus.LIMIT if found.status is LpStatus.LIMIT else LpStatus.FAILED
         status = LpStatus.OPTIMAL if proof.holds else failed
@@ -164,7 +164,7 @@ class _Violation(_Problem):
     """min max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1")."""
 
     def around(self, h: Array, attempt: int = 0) -> _Around | None:
-        """In units in which the errors are about 1, and the largest multiplier is 1."""
+        """The program in units in which the errors are about 1 and the largest multiplier is 1."""
         system, rows = self.system, self.rows
         (up, down), (lo, hi), unit = rows.slopes, rows.box, self.unit
         r = np.asarray(system.matrix @ h) - rows.center
@@ -174,7 +174,7 @@ class _Violation(_Problem):
         if objective <= 0.5 * ZERO * rows.scale + np.finfo(float).tiny:
             return None
         if self.norm == "l1":
-            # The mean error of the constraints that pull both ways, or of all.
+            # The mean error of the constraints with a lower side, or of all.
             size = float(errors[lo < 0].mean()) if (lo < 0).any() else 0.0
             size = size or float(errors.mean())
         sigma = size / unit
@@ -201,13 +201,13 @@ class _Violation(_Problem):
 class _Response(_Problem):
     """max weight.(W h) subject to W h <= side.
 
-    Output j contributes -weight_j r_j below its side and a penalty above it, r = W h - side. The penalty grows from one
-    attempt to the next, until the sides hold.
+    With r = W h - side, output j contributes -weight_j r_j below its side and a penalty above it. The penalty grows
+    from one attempt to the next, until the sides hold.
 
     Args:
         weight: (n,), at least 0.
         side: (n,), infinite where missing.
-        scale: of the differences that matter, in units of the sides.
+        scale: the size of differences that matter, in units of the sides.
     """
 
     weight: Array
@@ -225,12 +225,12 @@ class _Response(_Problem):
         return np.where(np.isfinite(self.side), -self.weight / self.unit, 0.0)
 
     def around(self, h: Array, attempt: int = 0) -> _Around | None:
-        """On the scale of eps, or of the infeasibility of h."""
+        """The program on the scale of eps, or of the infeasibility of h if that is larger."""
         there = np.isfinite(self.side)
         r = np.asarray(self.system.matrix @ h) - np.where(there, self.side, 0.0)
         sigma = max(self.scale, float(r.max(initial=0.0, where=there)))
         penalty = np.where(there, _PENALTIES[min(attempt, len(_PENALTIES) - 1)], 0.0)
-        with np.errstate(over="ignore"):  # beside a scale near 0; such a program is not called optimal
+        with np.errstate(over="ignore"):  # for a scale near 0, the program overflows, and no answer passes the proof
             shifted = r / sigma, *_bounds(self.system, h, sigma)
         return _Around(Sum(self.system.balanced[0], *shifted, self.slopes, penalty, 1.0), sigma, math.inf)
 
@@ -241,7 +241,7 @@ class _Response(_Problem):
         return prove_response(self.system, self.weight, self.side, self.scale, h, multipliers)
 
     def contradiction(self, end: float) -> Answer | None:
-        """INFEASIBLE with the smallest eps that has a feasible point, where a bound proves it to be above this one."""
+        """INFEASIBLE with the smallest feasible eps, if a bound proves that to be above this one."""
         upper_sides = replace(self.rows, low=np.full_like(self.rows.low, -np.inf))
         closest = least_violation(self.system, upper_sides, "linf", end - time.perf_counter())
         if closest.bound <= (1 - _FEASIBLE) * self.rows.threshold:
@@ -255,7 +255,7 @@ def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
 
 
 def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) -> Array:
-    """A least-squares point: of the outputs with two sides, or of all violations where the layer is not dense."""
+    """A least-squares point: of the rows with two sides, or of all violations if the kernel does not take the layer."""
     if not takes_kernel(system):
         return one_sided_least_squares(system, rows, end)[0]
     lower, upper = system.lower * system.norms, system.upper * system.norms
@@ -264,7 +264,7 @@ def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) 
 
 
 def by_highs(program: KernelProgram, end: float) -> Optimum:
-    """Solve by the faster of HiGHS's solvers for the dual program, and by the other where that breaks down."""
+    """Solve the dual by the simplex of HiGHS; wide programs by its interior point, by the simplex if that fails."""
     wide = program.shape[1] > _WIDE_FOR_SIMPLEX
     dual = program.dual()
     solution = solve(dual, end - time.perf_counter(), "ipm" if wide else "simplex")
@@ -275,9 +275,9 @@ def by_highs(program: KernelProgram, end: float) -> Optimum:
 
 
 def _refined(dual: LinearProgram, y: Array) -> Array:
-    """Multipliers that satisfy A^T y = -g to rounding.
+    """Multipliers that satisfy A^T y = -g up to rounding.
 
-    HiGHS leaves about 1e-11. The multipliers inside their intervals take that up, by the smallest change that does.
+    HiGHS leaves an error of about 1e-11. The smallest change of the multipliers inside their intervals removes it.
     """
     inside = np.minimum(y - dual.col_lower, dual.col_upper - y) > _INSIDE * np.abs(y).max(initial=0.0)
     if not inside.any():
@@ -306,13 +306,13 @@ def least_violation(
 
     Args:
         system: the layer.
-        rows: what is asked of its input.
+        rows: the constraints on its input.
         norm: "linf" or "l1".
         time_limit: in seconds.
-        warm_start: the answer for similar rows (the last threshold), to start from its point and basis.
+        warm_start: the answer for similar rows (of the last threshold); its point and basis are the start.
 
     Raises:
-        OptionError: there is no such norm.
+        OptionError: the norm is another one.
         SolverError: HiGHS refuses the program, and there is no other point.
     """
     check_norm(norm)
@@ -322,15 +322,15 @@ def least_violation(
 
 
 def largest_beside(system: LayerSystem, rows: Rows, level: float, start: Array, time_limit: float = math.inf) -> Answer:
-    """Whether the least max_j e_j(h) is at most ``level``: an answer with objective <= level or bound > level.
+    """Compare the least max_j e_j(h) with ``level``: an answer with objective <= level or bound > level.
 
-    Interior-point steps until one side is shown take a fraction of the time of the minimum, unless that is next to the
-    level: then it is the minimum.
+    Interior-point steps prove either in a fraction of the time of finding the minimum, unless the minimum is close to
+    the level; then it is found.
 
     Args:
-        system, rows, time_limit: as of :func:`least_violation`.
+        system, rows, time_limit: as for :func:`least_violation`.
         level: at least 0, in units of the output.
-        start: h, near the minimum.
+        start: an h near the minimum.
     """
     end, found = time.perf_counter() + time_limit, None
     if takes_kernel(system):
@@ -341,7 +341,7 @@ def largest_beside(system: LayerSystem, rows: Rows, level: float, start: Array, 
 
 
 def _compared(problem: _Violation, level: float, h: Array, end: float) -> Answer:
-    """What interior-point steps show of a level."""
+    """The answer of interior-point steps to a comparison with a level; it may leave it open."""
     system, rows = problem.system, problem.rows
     compile_kernels("linf")
     if float(rows.violation(system.matrix @ h).max(initial=0.0)) > _DISTANT * level:
@@ -363,10 +363,10 @@ def largest_response(
 ) -> Answer:
     r"""The relaxation (8): max over h of c.(W h) subject to W h <= high + p eps, with weights c_j = |x_j| / p_j.
 
-    Where no h satisfies the sides, the status is INFEASIBLE and the objective the smallest eps for which one does.
+    If no h satisfies the sides, the status is INFEASIBLE and the objective is the smallest feasible eps.
 
-    For a ReLU layer c_j = max(0, x_j) and the side is x_j + eps, as in the paper. The weight of an output that moves by
-    1/p_j per unit of u_j is divided by p_j, so that it counts in units of the output. ``warm_start`` is as for
+    For a ReLU layer, c_j = max(0, x_j), and the side is x_j + eps, as in the paper. Division by p_j makes the weights
+    count in units of the output, which moves by 1/p_j per unit of u_j. ``warm_start`` is as for
     :func:`least_violation`.
 
     Raises:
@@ -375,7 +375,7 @@ def largest_response(
     end = time.perf_counter() + time_limit
     weight = np.where(np.isfinite(rows.high), np.abs(rows.target) / rows.high_slope, 0.0)
     side = rows.high + rows.high_slope * rows.threshold
-    # Where x is far smaller than the biases, or 0, eps alone would lift the sides out of the solver's range.
+    # If x is 0 or far smaller than the biases, in units of eps the sides would be out of the solver's range.
     farthest = float(np.abs(side[np.isfinite(side)]).max(initial=0.0))
     scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
     warm = warm_start if warm_start and warm_start.status is LpStatus.OPTIMAL else None
@@ -384,7 +384,7 @@ def largest_response(
 
 
 def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
-    """The dual of :func:`least_violation` for w in h = h0 + sigma w, as HiGHS takes it; w is its row dual."""
+    """The dual of :func:`least_violation` around h0, for HiGHS; its row dual is the w of h = h0 + sigma w."""
     r0 = (np.asarray(system.matrix @ h0) - rows.center) / sigma
     bounds = (system.lower - h0) / sigma, (system.upper - h0) / sigma
     if norm == "l1":

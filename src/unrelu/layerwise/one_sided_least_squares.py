@@ -15,17 +15,17 @@ from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.runtime.array_types import Array
 
 _NEWTON_STEPS = 200
-# A rough point: so many steps, or until one promises no more than this of the sum.
+# A rough point takes so many steps, or ends when a step is predicted to gain at most this fraction of the sum.
 _ROUGH_STEPS, _ROUGH = 6, 1e-4
-# Columns are scaled to norm 1: a pivot of their Cholesky factor below this one says that products lose half the digits.
+# With columns of norm 1, a smaller pivot of the Cholesky factor means that products lose half the digits.
 _WELL_CONDITIONED = 1e-3
-# A matrix that changes kept at least this share of the largest trace that it had: rounding is relative to that.
+# A matrix is formed anew if updates have left less than this share of its largest trace, as rounding errors remain.
 _LEFT = 1e-3
-# The ridge of matrices whose points may be rough, relative to a diagonal of 1.
+# The ridge of matrices for rough points, relative to a diagonal of 1.
 ROUGH_RIDGE = 1e-8
 # Singular values below this, relative to the largest, count as zero.
 _RANK = 1e-14
-# A sum is called the minimum up to this, relative to it, or where its errors are no more than this, relative to x.
+# A sum counts as the minimum up to the first fraction of it, or if its errors are at most the second fraction of x.
 _SAME, _FLOOR = 1e-6, 1e-8
 
 
@@ -38,13 +38,12 @@ def one_sided_least_squares(
 ) -> tuple[Array, float, int]:
     """min over lower <= h <= upper of sum_j e_j(h)^2, by a projected semismooth Newton method with an active set.
 
-    The objective is convex, once differentiable and piecewise quadratic. At each point the violated rows give a Newton
-    step for the coordinates that are not held at a bound; it is projected on the bounds and shortened until it
+    The objective is convex, once differentiable and piecewise quadratic. At each point, the violated rows give a Newton
+    step for the coordinates that are not held at a bound. It is projected onto the bounds, and shortened until it
     decreases the objective enough.
 
-    Begins at ``start``, or 0. Where ``time.perf_counter()`` passes ``end``, the point reached so far is returned.
-    ``shared`` are matrices of the same system that problems of similar rows share; where they have a ridge, the point
-    need only be a rough one.
+    The first point is ``start``, or 0. When ``time.perf_counter()`` passes ``end``, the current point is returned.
+    ``shared`` are matrices that problems with similar rows share; if they have a ridge, the point is a rough one.
 
     Returns:
         h, the minimum, and the number of Newton steps.
@@ -69,7 +68,7 @@ def one_sided_least_squares(
                 signed, curvature, f_trial = _errors(rows, np.asarray(system.matrix @ trial))
                 if f_trial <= f - 2e-4 * float(gradient @ (h - trial)):
                     break
-            # Where a coordinate is let go, the Newton step of all may push another one out, and nothing moves.
+            # When a coordinate is released, the Newton step may push another one outwards, and nothing moves.
             if f_trial < f:
                 break
         if f_trial >= f:
@@ -79,17 +78,17 @@ def one_sided_least_squares(
 
 
 def _directions(matrices: NewtonMatrices, direction: Array, gradient: Array, curvature: Array) -> Iterator[Array]:
-    """The Newton direction, then -g_i / H_ii: along it the projection on the bounds descends wherever anything does."""
+    """The Newton direction, then -g_i / H_ii, whose projection onto the bounds descends unless h is the minimum."""
     yield direction
     yield -gradient / matrices.diagonal(curvature)
 
 
 def is_minimum(system: LayerSystem, rows: Rows, h: Array) -> bool:
-    r"""Whether a Newton step d from h promises no more than 1e-6 of the sum, or the sum is rounding.
+    r"""Whether a Newton step d from h is predicted to gain at most 1e-6 of the sum, or the sum is rounding.
 
-    On the piece of the sum around h, d loses :math:`-g^T d`, g being half the gradient. It is taken for all coordinates
-    but those at a bound whose gradient points outwards. Where rows are of very different sizes and columns nearly
-    dependent, a search may end although it promises more: rounding of W h hides that anything falls.
+    On the quadratic piece around h, d gains :math:`-g^T d`, where g is half the gradient. Coordinates at a bound that
+    descent would push outwards do not move. If rows have very different sizes and columns are nearly dependent, a
+    search may end before the minimum, as rounding of W h hides the decrease.
     """
     signed, curvature, f = _errors(rows, np.asarray(system.matrix @ h))
     if f <= len(signed) * (_FLOOR * rows.scale) ** 2:
@@ -100,10 +99,10 @@ def is_minimum(system: LayerSystem, rows: Rows, h: Array) -> bool:
 
 
 def _feasible_direction(matrices: NewtonMatrices, curvature: Array, signed: Array, gradient: Array, h: Array) -> Array:
-    """The Newton direction on the face of the box that h may move on.
+    """The Newton direction on the face of the box on which h may move.
 
-    A coordinate at a bound is held if its gradient pushes outwards, or if the Newton step of the others would push it
-    outwards. Where nothing moves on that face, one held coordinate whose gradient points inwards is let go.
+    A coordinate at a bound is held if descent along its gradient or the Newton step of the others pushes it outwards.
+    If moving on that face gains little, one held coordinate that descent pushes inwards is released.
     """
     at_lower, at_upper = h <= matrices.system.lower, h >= matrices.system.upper
     held = (at_lower & (gradient > 0)) | (at_upper & (gradient < 0))
@@ -115,7 +114,7 @@ def _feasible_direction(matrices: NewtonMatrices, curvature: Array, signed: Arra
             break
         held |= outwards
     if (held & inwards).any():
-        # What letting coordinate i alone go would gain, g_i^2 / H_ii, against the gain on the face.
+        # Compare the gain of releasing coordinate i alone, g_i^2 / H_ii, with the gain on the face.
         diagonal = matrices.diagonal(curvature)
         gain = np.where(held & inwards, gradient * gradient / diagonal, 0.0)
         if -float(gradient @ direction) <= 0.1 * gain.max():
@@ -125,7 +124,7 @@ def _feasible_direction(matrices: NewtonMatrices, curvature: Array, signed: Arra
 
 
 def _lengths(system: LayerSystem, h: Array, direction: Array) -> Iterator[float]:
-    """Step lengths to try: a few projected ones, then the one to the first bound on the way, then ever shorter ones."""
+    """Step lengths to try: a few projected ones, then the length to the first bound, halved again and again."""
     yield from (1.0, 0.5, 0.25)
     with np.errstate(divide="ignore", invalid="ignore"):
         room = np.where(direction < 0, (system.lower - h) / direction, (system.upper - h) / direction)
@@ -137,7 +136,7 @@ def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:
     """Half the derivative of sum e_j^2 by (W h)_j, half its second derivative, and the sum itself."""
     over, under = (wh - rows.high) / rows.high_slope, (rows.low - wh) / rows.low_slope
     over, under = np.maximum(over, 0.0), np.maximum(under, 0.0)
-    # A two-sided row met exactly keeps its curvature: it is active at any point nearby.
+    # A two-sided row without error keeps its curvature: it has an error at any point nearby.
     on_high = (over > 0) | (rows.two_sided & (under == 0))
     curvature = np.where(on_high, rows.high_slope**-2.0, np.where(under > 0, rows.low_slope**-2.0, 0.0))
     signed = over / rows.high_slope - under / rows.low_slope
@@ -145,10 +144,10 @@ def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:
 
 
 class NewtonMatrices:
-    """The matrices H = W^T D W of Newton steps on one layer, D diagonal: each is made of the last one.
+    """The matrices H = W^T D W of Newton steps on one layer, D diagonal; each is an update of the last one.
 
-    From one step to the next, and from one threshold to the next, few rows change their curvature, so that H changes by
-    a matrix of small rank; where D and the free coordinates are the last ones, so is the Cholesky factor.
+    From one step or threshold to the next, few rows change their curvature, so H changes by a matrix of small rank. If
+    D and the free coordinates have not changed, the Cholesky factor is reused.
     """
 
     def __init__(self, system: LayerSystem, ridge: float = 0.0) -> None:
@@ -163,10 +162,10 @@ class NewtonMatrices:
         return np.asarray((matrix * matrix).T @ curvature) + np.finfo(float).tiny
 
     def direction(self, curvature: Array, signed: Array, gradient: Array, free: npt.NDArray[np.bool_]) -> Array:
-        """Solve H d = -gradient on the free coordinates, zero on the others; the shortest d where H is singular.
+        """Solve H d = -gradient on the free coordinates, zero on the others; the shortest d if H is singular.
 
-        Its square root says the same, min_d |D^(1/2) W d + D^(-1/2) s|_2 with gradient = W^T s, and keeps the digits
-        that products of badly conditioned columns lose.
+        If H is badly conditioned, the equivalent least-squares problem min_d |D^(1/2) W d + D^(-1/2) s|_2, with
+        gradient = W^T s, is solved instead: it keeps the digits that H loses.
         """
         direction = np.zeros_like(gradient)
         if not free.any():
@@ -191,9 +190,9 @@ class NewtonMatrices:
         return direction
 
     def _factorised(self, curvature: Array, free: npt.NDArray[np.bool_]) -> tuple[Array, Array] | None:
-        """The Cholesky factor of H on the free coordinates, scaled to a diagonal of 1, and the square root of that.
+        """The Cholesky factor of H on the free coordinates, scaled to a diagonal of 1, and that diagonal's square root.
 
-        None where it is too badly conditioned.
+        None if H is too badly conditioned.
         """
         same = np.array_equal(curvature, self._curvature)
         if same and self._factor is not None and np.array_equal(free, self._factor[0]):
@@ -206,7 +205,7 @@ class NewtonMatrices:
         unit = matrix / sizes
         unit /= sizes[:, None]
         unit.flat[:: len(unit) + 1] += self.ridge
-        # Its transpose, the same matrix, is laid out as LAPACK has it.
+        # The matrix is symmetric; its transpose has the layout of LAPACK.
         factor, info = linalg.lapack.dpotrf(unit.T, clean=False, overwrite_a=True)
         self._factor = None
         if info == 0 and (self.ridge or factor.diagonal().min() > _WELL_CONDITIONED):
@@ -215,7 +214,7 @@ class NewtonMatrices:
         return None
 
     def _change(self, curvature: Array) -> None:
-        """Make H that of another curvature, from scratch where most rows changed or too much was subtracted."""
+        """Update H for another curvature, or form it anew if most rows changed or too much was subtracted."""
         matrix, change = self.system.matrix, curvature - self._curvature
         rows = np.flatnonzero(change)
         self._curvature = curvature.copy()

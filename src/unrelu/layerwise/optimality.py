@@ -1,18 +1,19 @@
-r"""Checking a solution of a layer program from first principles: W, x, h and one multiplier a row, nothing else.
+r"""Proving a solution of a layer program optimal from W, x, h and one multiplier for each row alone.
 
 With u = W h, the violation of row j is
 
 .. math:: e_j = \max(0, (u_j - c_j) / p_j, (c_j - u_j) / q_j)
 
-where a missing side drops out; c_j is where the sides start. For any multipliers y with :math:`-1/q_j \le y_j \le
+without the term of a missing side; c_j is where the sides start. For any multipliers y with :math:`-1/q_j \le y_j \le
 1/p_j`,
 
 .. math:: \sum_j e_j(h) \;\ge\; y^T (W h - c) \;\ge\; \min_{l \le h' \le u} t^T h' - y^T c, \qquad t = W^T y,
 
-which is a lower bound on the minimum over all h. For the largest violation the multipliers satisfy
-:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A free h needs t = 0. Computed t has rounding: up to 1e-13 of
-:math:`|W|^T |y|` it counts as zero, for then y has t = 0 exactly with a matrix whose entries are those of W up to
-1e-13 of each (Oettli and Prager, Numer. Math. 6, 1964). The proof is one up to such changes of W.
+which is a lower bound on the minimum over all h. For the largest violation, the multipliers satisfy
+:math:`\sum_j p_j y_j^+ + q_j y_j^- \le 1` instead. A coordinate of h without bounds needs t_i = 0. Computed t has
+rounding errors, so it counts as zero up to 1e-13 of :math:`|W|^T |y|`: then t = 0 holds exactly for a matrix whose
+entries differ from those of W by at most 1e-13 of each (Oettli and Prager, Numer. Math. 6, 1964). The proof holds up to
+such changes of W.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ import numpy as np
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.runtime.array_types import Array
 
-# An objective below this fraction of max|x| is zero: it is below what double precision can resolve on these layers.
+# An objective below this fraction of max|x| counts as zero: double precision does not resolve it on these layers.
 ZERO = 1e-10
-# Accepted duality gap, relative to the objective; what rounding adds to it, relative to max|x|, for each row summed.
+# The accepted duality gap relative to the objective, and the addition for rounding of each summed row, relative to
+# max|x|.
 _GAP, _ROUNDING = 1e-8, 3e-15
-# |W^T y| that is rounding, relative to |W|^T |y|; accepted violation of a bound, relative to |h|.
+# |W^T y| counts as zero up to the first fraction of |W|^T |y|; h may violate bounds by the second, relative to |h|.
 _DUAL, _PRIMAL = 1e-13, 1e-8
 
 
@@ -37,9 +39,9 @@ class OptimalityProof:
     """What W, h and the multipliers prove; NaN anywhere proves nothing.
 
     Attributes:
-        objective: at h.
-        bound: of the optimum, below a minimum and above a maximum; 0 or infinite where the multipliers prove none.
-        holds: whether h is optimal.
+        objective: the objective at h.
+        bound: a lower bound on the minimum or an upper one on the maximum; 0 or infinite if the multipliers prove none.
+        holds: whether h is proved optimal.
     """
 
     objective: float
@@ -50,10 +52,9 @@ class OptimalityProof:
 def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> OptimalityProof:
     """Check h and its multipliers y, (n,), for the smallest largest ("linf") or summed ("l1") violation.
 
-    Multipliers outside their box are moved into it first, or scaled to a sum of 1 ("linf"), so the bound never depends
-    on their being right. h is optimal
-    where it is feasible and there is no gap (up to 1e-8 of the objective and the rounding of x), or where the objective
-    counts as zero.
+    Multipliers are first moved into their box ("l1") or scaled to a sum of 1 ("linf"), so any multipliers give a valid
+    bound. h is optimal if it is feasible and there is no gap (up to 1e-8 of the objective and the rounding of x), or if
+    the objective counts as zero.
     """
     lower, upper = rows.box
     r = np.asarray(system.matrix @ h) - rows.center
@@ -74,10 +75,10 @@ def prove(system: LayerSystem, rows: Rows, norm: str, h: Array, y: Array) -> Opt
 
 
 def _pull(system: LayerSystem, h: Array, y: Array, size: Array) -> tuple[Array, bool]:
-    """t_i (h_i - bound_i), t = W^T y, with the bound that t pushes h_i against, and whether every t_i has one.
+    """t_i (h_i - bound_i), t = W^T y, with the bound that t pushes h_i against, and whether every t_i != 0 has one.
 
-    Up to 1e-13 of |W|^T size, where ``size`` is what the terms of y are made of, t counts as zero: its product with the
-    distance of a bound can be larger than the objective.
+    t counts as zero up to 1e-13 of |W|^T size, with ``size`` that of the terms of y: otherwise rounding errors of t,
+    times the distance of a bound, could exceed the objective.
     """
     t = np.asarray(system.matrix.T @ y)
     side = np.where(t > 0, system.lower, system.upper)
@@ -101,8 +102,8 @@ def prove_response(
 
     .. math:: c^T W h \le \lambda^T side + \max_{l \le h' \le u} t^T h'
 
-    ``scale`` is that of the sides: h may pass them by 1e-6 of it, and the gap may be what the objective changes by when
-    every row moves by as much.
+    ``scale`` is the scale of the sides. h may exceed them by 1e-6 of it, and the gap may be as large as the change of
+    the objective when every row moves by as much.
     """
     there = np.isfinite(side)
     lam = np.where(there, np.maximum(y, 0.0), 0.0)
