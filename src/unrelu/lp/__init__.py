@@ -1,4 +1,4 @@
-"""Linear programs that know no layers: HiGHS, the compiled interior-point steps and simplex methods.
+"""Solvers of linear programs: HiGHS, compiled interior-point steps and simplex methods.
 
-What was tried and why it is as it is: docs/notes/layer_programs.md.
+Experiments and reasons for the design: docs/notes/layer_programs.md.
 """

@@ -1,4 +1,4 @@
-"""Compiling the kernels before their first use, with a word to the user if it takes time."""
+"""Compilation of the kernels before their first use, announced to the user if it takes time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unrelu.lp.row_simplex import dual_simplex, primal_simplex
 from unrelu.runtime.host import forkable_lock
 
 _LOG = getLogger("unrelu")
-# Loading what is cached on disk takes a third of a second; only what takes longer is worth a message.
+# Loading kernels from the cache takes a third of a second; only a longer time is worth a message.
 _PATIENCE = 1.0
 _MESSAGE = "unrelu is loading its kernels, or compiling them: up to 15 seconds, once for each installation"
 _EVERY_TIME = (
@@ -27,32 +27,32 @@ _EVERY_TIME = (
     "set NUMBA_CACHE_DIR to one that can be written"
 )
 
-# Held while compiling: a child that inherits a compiler at work would wait for it forever.
+# Held while compiling: a process forked at that time would wait for the compiler forever.
 _lock = forkable_lock()
 _compiled: set[str] = set()
 
 
 def compile_kernels(norm: str) -> None:
-    """Compile, or load from the cache beside the installed files, what the programs of a norm run.
+    """Compile the kernels for the programs of a norm, or load them from the cache beside the installed files.
 
-    Says so through the logger "unrelu", at level WARNING, if it takes more than a second. A cache with damaged files is
-    made anew.
+    If this takes more than a second, the logger "unrelu" says so at level WARNING. Damaged files of the cache are
+    replaced.
     """
     compile_by(partial(_run_exchange, norm), exchange.stats.cache_path, norm)
 
 
 def compile_simplex() -> None:
-    """Compile the dual and the primal simplex likewise."""
+    """Compile or load the dual and the primal simplex."""
     compile_by(_run_simplex, exchange.stats.cache_path, "simplex")
 
 
 def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
-    """Compile what ``run`` calls likewise, once in a process.
+    """Compile or load the kernels that ``run`` calls, once in a process.
 
     Args:
-        run: a small problem, which every kernel takes part in.
-        folder: where Numba keeps these kernels, None where it found no place.
-        what: their name.
+        run: solves a small problem, which calls every kernel.
+        folder: Numba's cache of these kernels, None if it found no place for one.
+        what: the name of these kernels.
     """
     with _lock:
         if what in _compiled:
@@ -63,7 +63,7 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
         try:
             run()
         except (EOFError, pickle.UnpicklingError):
-            # A process that was killed, or a full disk, leaves half a file.
+            # A killed process or a full disk may have left incomplete files.
             for path in Path(folder or "").glob("*.nb[ci]"):
                 path.unlink(missing_ok=True)
             run()
@@ -73,7 +73,7 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
 
 
 def _run_exchange(norm: str) -> None:
-    """A program of three rows and one unknown."""
+    """Solve a program of three rows and one unknown."""
     matrix, r, one, zero = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3), np.zeros(3)
     lower, upper = np.zeros(1), np.ones(1)
     column, basis, edges = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1))
@@ -89,7 +89,7 @@ def _run_exchange(norm: str) -> None:
 
 
 def _run_simplex() -> None:
-    """min x subject to x >= 1, x <= 2."""
+    """Solve min x subject to 1 <= x <= 2."""
     rows, norms, hard = np.array([[1.0]]), np.ones(1), np.full(1, math.inf)
     lo, hi, cost = np.ones(1), np.full(1, 2.0), np.ones(1)
     basis, upper, state = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool), np.zeros(1, dtype=np.int8)

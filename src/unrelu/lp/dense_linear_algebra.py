@@ -1,6 +1,6 @@
 """Dense linear algebra for the compiled kernels: the normal matrix, its Cholesky factor, the inverse of a basis.
 
-Everything runs without the GIL. Products and factorisations are BLAS and LAPACK calls; NaN is never assumed away.
+All functions run without the GIL. Products and factorisations are BLAS and LAPACK calls. NaN is handled everywhere.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import get_cython_function_address, intrinsic
 
-# Reordered sums and fused multiply-adds, but NaN, infinities and division as IEEE has them.
+# Sums may be reordered and multiply-adds fused, but NaN, infinities and division follow IEEE.
 _compiled: Any = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile without the GIL, cached on disk where a folder for that can be written."""
+    """Compile a function to run without the GIL, and cache it on disk if there is a folder for that."""
     try:
         return _compiled(cache=True)(function)
     except RuntimeError:
@@ -28,18 +28,18 @@ def jit(function: Callable[..., Any]) -> Any:
         return _compiled()(function)
 
 
-# A finite number. Reordering folds x - x, which is how np.isfinite tests for NaN; comparisons it leaves alone.
+# Numbers below this are finite. np.isfinite computes x - x, which reordering replaces by 0, so comparisons are used.
 _HUGE = 1e300
-# A basis with a row whose norm times that of its edge is larger than this is as good as singular.
+# A basis counts as singular if the norm of a row times that of its edge is larger.
 _LARGEST_INVERSE = 1e8
 _U, _N = ord("U"), ord("N")
 
 
 def _addresses() -> tuple[int, ...]:
-    """Addresses of SciPy's BLAS and LAPACK routines that compiled functions take as ``routines``.
+    """Addresses of SciPy's BLAS and LAPACK routines, which compiled functions take as ``routines``.
 
-    Numba itself has no symmetric product (dsyrk takes less time than a general one), and its factorisations are slow
-    to compile. As an argument, an address is in no cached file.
+    Numba has no symmetric product (dsyrk is faster than a general one), and its factorisations compile slowly. The
+    addresses are arguments so that they are not in the cached files.
     """
     names = (("blas", "dsyrk"), ("lapack", "dpotrf"), ("lapack", "dgetrf"), ("lapack", "dgetri"))
     return tuple(get_cython_function_address(f"scipy.linalg.cython_{library}", name) for library, name in names)
@@ -69,7 +69,7 @@ call: Any = intrinsic(_call)
 
 @jit
 def integer(value):
-    """A number as Fortran takes it."""
+    """A number as an argument of a Fortran routine."""
     array = np.empty(1, np.int32)
     array[0] = value
     return array
@@ -77,7 +77,7 @@ def integer(value):
 
 @jit
 def letter(value):
-    """A character as Fortran takes it."""
+    """A character as an argument of a Fortran routine."""
     array = np.empty(1, np.uint8)
     array[0] = value
     return array
@@ -87,8 +87,8 @@ def letter(value):
 def gram(routines, matrix, weight, negligible, scaled, out):
     """Write the lower triangle of W^T diag(weight) W, weight >= 0, into ``out``.
 
-    Rows with less than ``negligible`` times the largest weight are left out. ``scaled`` is work space of the
-    size of W.
+    Rows with less than ``negligible`` times the largest weight are left out. ``scaled`` is a work array of the shape
+    of W.
     """
     n, k = matrix.shape
     largest, count = 0.0, 0
@@ -102,14 +102,14 @@ def gram(routines, matrix, weight, negligible, scaled, out):
         for i in range(k):
             scaled[count, i] = root * matrix[j, i]
         count += 1
-    # In Fortran's order ``scaled`` is k x count, and the upper triangle is ours below the diagonal.
+    # In Fortran's order, ``scaled`` is k x count, and the upper triangle is our lower one.
     columns, height, one, zero = integer(k), integer(count), np.ones(1), np.zeros(1)
     call(routines[0], (letter(_U), letter(_N), columns, height, one, scaled, columns, zero, out, columns))
 
 
 @jit
 def advance(x, step, direction):
-    """x += step * direction; loops like this one compile in a tenth of the time that array expressions take."""
+    """x += step * direction, as a loop, which compiles ten times as fast as an array expression."""
     for i in range(len(x)):
         x[i] += step * direction[i]
 
@@ -123,7 +123,7 @@ def clear(x):
 
 @jit
 def copy(source, target):
-    """target = source, which are of one size; an assignment to a slice compiles its error message too, in seconds."""
+    """target = source, of the same size, as a loop: assigning to a slice compiles its error message too, in seconds."""
     for i in range(len(target)):
         target[i] = source[i]
 
@@ -139,9 +139,9 @@ def dot(x, y):
 
 @jit
 def factorise(routines, matrix, ridge):
-    """The Cholesky factor L of a symmetric positive semidefinite matrix of which the lower triangle is given.
+    """The Cholesky factor L of a symmetric positive semidefinite matrix, given by its lower triangle.
 
-    ``ridge`` times the mean of the diagonal is added to the diagonal; ever more where the factorisation breaks down.
+    ``ridge`` times the mean of the diagonal is added to the diagonal, and more if the factorisation breaks down.
 
     Returns:
         L in the lower triangle, and whether it exists.
@@ -189,13 +189,13 @@ def solve_factorised(factor, rhs):
 
 @jit
 def inverse(routines, matrix):
-    """The transposed inverse of a matrix, and whether it exists and is not mere rounding.
+    """The transposed inverse of a matrix, and whether it exists and is accurate.
 
-    Row i of the result times row i of the matrix is 1; the product of their norms is the measure, so the scale of a row
-    does not matter.
+    Row i of the result times row i of the matrix is 1. Accuracy is measured by the product of their norms, which does
+    not depend on the scale of a row.
     """
     k = len(matrix)
-    # The transpose in Fortran's order is the matrix in ours, and so is its inverse.
+    # In Fortran's order, this is the matrix itself, and the result its inverse.
     result = np.empty((k, k))
     for i in range(k):
         for j in range(k):

@@ -1,7 +1,7 @@
-"""The boundary to HiGHS: the only module that imports highspy.
+"""The interface to HiGHS; no other module imports highspy.
 
-HiGHS reports ``Optimal`` for a NaN cost and clips what it cannot represent, so shapes and finiteness are checked here,
-every return code is looked at, and every model status is mapped in one table.
+HiGHS reports ``Optimal`` for a NaN cost and clips numbers that it cannot represent. So this module checks shapes,
+finiteness and every return code, and maps every model status in one table.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from unrelu.runtime.array_types import Array
 
 Option = bool | int | float | str
 
-# By name, as not every release of HiGHS has every status.
+# The keys are names, as not every release of HiGHS has every status.
 STATUS: dict[str, LpStatus] = {
     "kOptimal": LpStatus.OPTIMAL,
     "kModelEmpty": LpStatus.OPTIMAL,
     "kInfeasible": LpStatus.INFEASIBLE,
     "kUnbounded": LpStatus.UNBOUNDED,
-    # Without presolve, as linear programs are solved, this ambiguous answer can only come from a breakdown; of programs
-    # with integers it says too little to be used.
+    # Linear programs are solved without presolve, so this ambiguous status means a breakdown. For programs with
+    # integers, it is of no use.
     "kUnboundedOrInfeasible": LpStatus.FAILED,
     "kTimeLimit": LpStatus.LIMIT,
     "kIterationLimit": LpStatus.LIMIT,
@@ -44,9 +44,10 @@ STATUS: dict[str, LpStatus] = {
     "kSolveError": LpStatus.FAILED,
     "kPostsolveError": LpStatus.FAILED,
 }
-# The smallest that HiGHS takes; as quick as the default of 1e-7 on these programs, and its answers prove better.
+# The smallest tolerance that HiGHS takes. On these programs it is as fast as the default of 1e-7, and its answers are
+# easier to prove.
 _TOLERANCE = 1e-10
-# HiGHS looks at the clock only now and then; asking for this fraction of the time keeps the rest for its last round.
+# HiGHS gets this fraction of the time, since it reads the clock only now and then.
 _EARLY = 0.9
 
 
@@ -54,7 +55,7 @@ _EARLY = 0.9
 class LinearProgram:
     """min cost.x subject to row_lower <= A x <= row_upper and col_lower <= x <= col_upper.
 
-    ``matrix`` is A in CSC form; sides may be infinite.
+    ``matrix`` is A in CSC format; sides may be infinite.
     """
 
     cost: Array
@@ -65,7 +66,7 @@ class LinearProgram:
     col_upper: Array
 
     def check(self) -> None:
-        """Raise SolverError where a shape is off, a cost or coefficient is not finite, or a side is NaN."""
+        """Raise SolverError if a shape is wrong, a cost or coefficient is not finite, or a side is NaN."""
         m, n = self.matrix.shape
         for name, size in (("cost", n), ("col_lower", n), ("col_upper", n), ("row_lower", m), ("row_upper", m)):
             value = getattr(self, name)
@@ -80,7 +81,7 @@ class LinearProgram:
 
 @dataclass(frozen=True, eq=False)
 class LpSolution:
-    """What the solver returned; ``x`` and ``row_dual`` mean something only where ``status`` is OPTIMAL.
+    """The solution of HiGHS; ``x`` and ``row_dual`` are valid only if ``status`` is OPTIMAL.
 
     ``row_dual[i]`` is the derivative of the optimal objective with respect to the active side of row i.
     """
@@ -95,8 +96,8 @@ class LpSolution:
 def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "simplex") -> LpSolution:
     """Solve on one thread, without presolve.
 
-    The layer programs are passed in dual form with few rows and many columns. Up to about a thousand rows the dual
-    simplex is the fastest of HiGHS's solvers, above that its interior point (compared in docs/notes/layer_programs.md).
+    The layer programs are passed in dual form, with few rows and many columns. Of HiGHS's solvers, the dual simplex is
+    the fastest up to about a thousand rows, the interior point above (compared in docs/notes/layer_programs.md).
 
     Args:
         program: the linear program; it is checked first.
@@ -125,7 +126,7 @@ def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "s
 
 
 def solved(model: highspy.HighsLp, options: dict[str, Option]) -> highspy.Highs:
-    """HiGHS after it solved a model on one thread; raises SolverError where it rejects the model or an option."""
+    """Solve a model on one thread, and return HiGHS; raise SolverError if it rejects the model or an option."""
     solver = _Silent()
     for name, value in {"output_flag": False, "threads": 1, **options}.items():
         _expect_ok(solver.setOptionValue(name, value), f"option {name}={value!r}")
@@ -142,7 +143,7 @@ class _Silent(highspy.Highs):
 
 
 def model_of(program: LinearProgram) -> highspy.HighsLp:
-    """The program as HiGHS takes it; raises SolverError where it is malformed."""
+    """The program as a model of HiGHS; raises SolverError if it is malformed."""
     program.check()
     model = highspy.HighsLp()
     model.num_row_, model.num_col_ = program.matrix.shape

@@ -1,19 +1,19 @@
-r"""Where a layer program starts: a least-squares point, and interior-point steps to learn which rows decide it.
+r"""Compiled starts of layer programs: a least-squares point, and interior-point steps that find the active rows.
 
-Compiled. Both programs are in shifted, scaled variables: w = 0 is the start, r = W w + r0 the residuals, l <= w <= u.
+The two programs are in shifted, scaled variables: w = 0 is the start, r = W w + r0 the residuals, l <= w <= u.
 
 .. math:: \min_w \sum_j hi_j \max(0, r_j) + lo_j \min(0, r_j) \qquad\text{and}\qquad
     \min_{w, d} d \quad r_j \le p_j d, \; -r_j \le q_j d
 
-Each has pairs of a slack s and its multiplier t, s, t >= 0, with s t = 0 at the optimum. Those of the bounds are
-:math:`(w_i - l_i, t)` and :math:`(u_i - w_i, t)`. For the sum, r = p - q with p, q >= 0 and a multiplier y between lo
-and hi, and the pairs of a row are (p, hi - y) and (q, y - lo). For the largest violation they are (p d - r, t) and
-(q d + r, t).
+Each program has pairs of a slack s and its multiplier t, s, t >= 0, with s t = 0 at the optimum. The pairs of the
+bounds are :math:`(w_i - l_i, t)` and :math:`(u_i - w_i, t)`. For the sum, r = p - q with p, q >= 0, and a row has a
+multiplier y between lo and hi and the pairs (p, hi - y) and (q, y - lo). For the largest violation, its pairs are
+(p d - r, t) and (q d + r, t).
 
-The steps are Mehrotra's (SIAM J. Optim. 2, 1992), each one factorisation of a k x k matrix W^T D W + bounds: a
-predictor aims at s t = 0, a corrector at a fraction of the mean product and at second order. They stop early: by then
-the weights D tell the rows that are active at the optimum from the others, and the exchange simplex, which is exact,
-starts from the vertex of the heaviest ones.
+The steps are Mehrotra's (SIAM J. Optim. 2, 1992). Each factorises one k x k matrix W^T D W + bounds. A predictor aims
+at s t = 0, and a corrector of second order at a fraction of the mean product. The steps stop early, as soon as the
+weights D separate the rows that are active at the optimum from the others. The exact exchange simplex then starts from
+the vertex of the heaviest rows.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from unrelu.lp.dense_linear_algebra import advance, clear, dot, factorise, gram, jit, solve_factorised
 
-# Rows for each unknown from which the first point is a good one, and the ridges above and below that.
+# With this many rows for each unknown, the first point is good; the ridges for more and for fewer rows.
 _AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
 _ROUNDS = 2
 # Fraction of the way to the boundary that a step goes.
@@ -31,17 +31,18 @@ _DAMPING = 0.995
 _MARGIN = 0.1
 # Bins of a factor of two for the scores of the rows.
 _BINS = 256
-# Rows with less than this fraction of the largest weight are left out of the normal matrix, and after a short step.
+# Rows with less than this fraction of the largest weight are left out of the normal matrix; the fraction after a step
+# shorter than _SHORT.
 _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
 _NORMAL_RIDGE = 1e-13
-# Corrections of multipliers that shall prove a bound, and by how much one has to help. Entries of W^T y that are
-# rounding, relative to |y|_1 / n^(1/2).
+# The most corrections of multipliers that are to prove a bound, the factor by which each must reduce the error, and the
+# entries of W^T y that count as zero, relative to |y|_1 / n^(1/2).
 _CORRECTIONS, _HELPS, _VANISHED = 40, 0.9, 2e-14
 
 
 @jit
 def active_rows(r, up, down, violated, active):
-    """Mark the rows with two sides, and the violated ones if asked; return how many there are and how many changed."""
+    """Mark the rows with two sides, and violated ones if ``violated``; return the number of marked and changed rows."""
     count, changed = 0, 0
     for j in range(len(r)):
         on = up[j] > 0.0 and down[j] > 0.0
@@ -55,7 +56,7 @@ def active_rows(r, up, down, violated, active):
 
 @jit
 def hold(normal, force, h, held):
-    """Keep the held coordinates: move them to the right-hand side and give them rows of the identity."""
+    """Fix the held coordinates: move them to the right-hand side, and replace their equations by the identity."""
     k = len(h)
     for i in range(k):
         for j in range(i + 1):
@@ -74,8 +75,8 @@ def hold(normal, force, h, held):
 def least_squares_point(routines, matrix, center, up, down, lower, upper):
     """A least-squares point of the rows with two sides, (k,), moved inside the bounds.
 
-    Where there are hardly more such rows than unknowns, or coordinates were moved, a second round includes the violated
-    rows and holds those coordinates. With few rows the point may be far away; a larger ridge keeps it near.
+    If there are hardly more such rows than unknowns, or if coordinates were moved, a second round includes the violated
+    rows and fixes those coordinates. With few rows the point may be far away, so the ridge is larger.
     """
     n, k = matrix.shape
     h, held, normal, scaled = np.zeros(k), np.zeros(k, np.bool_), np.zeros((k, k)), np.empty((n, k))
@@ -126,7 +127,7 @@ def inner_point(lower, upper):
 
 @jit
 def bound_pairs(lower, upper):
-    """The bounds that there are, as sign (w[index] - side) <= slope d with slope 0: index, sign, side and slope."""
+    """The finite bounds as sign (w[index] - side) <= slope d with slope 0: index, sign, side and slope."""
     k = len(lower)
     index, sign, side, slope, count = np.empty(2 * k, np.int64), np.empty(2 * k), np.empty(2 * k), np.zeros(2 * k), 0
     for i in range(k):
@@ -139,7 +140,7 @@ def bound_pairs(lower, upper):
 
 @jit
 def side_pairs(up, down):
-    """The sides of rows that there are, as sign (r[index] - side) <= slope d with side 0."""
+    """The existing sides of rows as sign (r[index] - side) <= slope d with side 0."""
     n = len(up)
     index, sign, side, slope, count = np.empty(2 * n, np.int64), np.empty(2 * n), np.zeros(2 * n), np.empty(2 * n), 0
     for slopes, way in ((up, 1.0), (down, -1.0)):
@@ -152,7 +153,7 @@ def side_pairs(up, down):
 
 @jit
 def pair_slacks(pairs, x, d, s):
-    """Write the slacks of pairs in x and d."""
+    """Write the slacks of pairs at x and d."""
     index, sign, side, slope = pairs
     for i in range(len(index)):
         s[i] = slope[i] * d - sign[i] * (x[index[i]] - side[i])
@@ -160,7 +161,7 @@ def pair_slacks(pairs, x, d, s):
 
 @jit
 def pair_force(pairs, aim, s, force):
-    """Add what pairs contribute to the right-hand side of x; return what they contribute to that of d."""
+    """Add the contributions of pairs to the right-hand side of x; return their contribution to that of d."""
     index, sign, _, slope = pairs
     total = 0.0
     for i in range(len(index)):
@@ -171,7 +172,7 @@ def pair_force(pairs, aim, s, force):
 
 @jit
 def pair_direction(pairs, dx, dd, aim, s, t, ds, dt):
-    """Set the directions of the slacks and multipliers of pairs that belong to dx and dd."""
+    """Set the directions of the slacks and multipliers of pairs, given dx and dd."""
     index, sign, _, slope = pairs
     for i in range(len(index)):
         ds[i] = slope[i] * dd - sign[i] * dx[index[i]]
@@ -180,7 +181,7 @@ def pair_direction(pairs, dx, dd, aim, s, t, ds, dt):
 
 @jit
 def bound_multipliers(bounds, pull, w, mu, s, t):
-    """First multipliers of the bounds: what W^T y = ``pull`` asks for, and not too small."""
+    """Set the first multipliers of the bounds: those that balance W^T y = ``pull``, and a little more."""
     index, sign, _, _ = bounds
     pair_slacks(bounds, w, 0.0, s)
     for i in range(len(index)):
@@ -189,7 +190,7 @@ def bound_multipliers(bounds, pull, w, mu, s, t):
 
 @jit
 def bound_weights(bounds, w, s, t, barrier):
-    """Write the slacks of the bounds, and t/s summed over those of each coordinate."""
+    """Write the slacks of the bounds, and the sum of t/s over the bounds of each coordinate."""
     pair_slacks(bounds, w, 0.0, s)
     clear(barrier)
     for i in range(len(s)):
@@ -198,7 +199,7 @@ def bound_weights(bounds, w, s, t, barrier):
 
 @jit
 def set_aims(aim, target, ds, dt):
-    """What the product of every pair should become: the target less the second-order term of the predictor."""
+    """Set the aim of the product of every pair: the target minus the second-order term of the predictor."""
     for i in range(len(aim)):
         aim[i] = target - ds[i] * dt[i]
 
@@ -215,7 +216,7 @@ def longest(x, direction):
 
 @jit
 def centred(s, t, ds, dt, total):
-    """The target of the corrector: the mean product of the pairs, times the cube of what the predictor leaves of it."""
+    """The target of the corrector: the mean product of the pairs, times the cube of the share after the predictor."""
     primal, dual, after = min(1.0, longest(s, ds)), min(1.0, longest(t, dt)), 0.0
     for i in range(len(s)):
         after += (s[i] + primal * ds[i]) * (t[i] + dual * dt[i])
@@ -226,7 +227,7 @@ def centred(s, t, ds, dt, total):
 def normal_factor(routines, matrix, weight, barrier, length, scaled, normal):
     """The Cholesky factor of W^T diag(weight) W + diag(barrier), and whether it exists.
 
-    After a step of full ``length`` rows of small weight are left out; a short one says that they may have been missing.
+    Rows of small weight are left out; after a step of short ``length`` fewer, as they may have been missing.
     """
     gram(routines, matrix, weight, _NEGLIGIBLE if length > _SHORT else _TINY, scaled, normal)
     for i in range(len(barrier)):
@@ -236,10 +237,10 @@ def normal_factor(routines, matrix, weight, barrier, length, scaled, normal):
 
 @jit
 def decided(scores, barrier, k):
-    """How far the k rows and bounds that will be basic stand out: the score at rank k / 2 over that at rank 3 k / 2.
+    """How far the k largest scores stand out: the binary logarithm of the score at rank k / 2 over that at 3 k / 2.
 
-    Where there are fewer than 2 k of them, the second rank is halfway between k and their number. Scores are counted in
-    bins a factor of two wide, which is exact enough and takes no sorting. Returns the binary logarithm.
+    With fewer than 2 k rows and bounds, the second rank is halfway between k and their number. Scores are counted in
+    bins a factor of two wide, which is accurate enough and needs no sorting.
     """
     bins, count = np.zeros(_BINS, np.int64), 0
     for values in (scores, barrier):
@@ -262,10 +263,10 @@ def decided(scores, barrier, k):
 
 @jit
 def sum_start(r, lo, hi, cap, y, s):
-    """First multipliers, and slacks with r = p - q; returns the mean product of the pairs.
+    """Set the first multipliers, and slacks with r = p - q; return the mean product of the pairs.
 
-    The multipliers are a Huber function's with its knee at 2.5 typical errors, kept away from their ends. A penalty,
-    hi > cap, is not a size to start from.
+    The multipliers are those of a Huber function with its knee at 2.5 typical errors, kept away from their ends. A
+    penalty, hi > cap, is too large to start from, so cap takes its place.
     """
     n, total = len(r), 0.0
     for j in range(n):
@@ -295,7 +296,7 @@ def sum_weights(r, lo, hi, y, s, t, weight):
 
 @jit
 def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
-    """At most ``limit`` interior-point steps for the sum, until basic rows outweigh the others 2^``tolerance`` times.
+    """Make at most ``limit`` interior-point steps for the sum, until basic rows outweigh others by 2^``tolerance``.
 
     Returns:
         w (k,), the weights D of the rows (n,) and t/s of the bounds (k,).
@@ -326,7 +327,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
             break
         ds[:], dt[:] = 0.0, 0.0
         for phase in range(2):
-            # dy = D (W dw - rho), and W^T takes D rho - y to the right-hand side.
+            # dy = D (W dw - rho), and the right-hand side is W^T (D rho - y).
             set_aims(aim, target, ds, dt)
             for j in range(n):
                 rho[j] = aim[j] / t[j] - aim[n + j] / t[n + j] - r[j]
@@ -354,14 +355,14 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
 
 @jit
 def largest_start(sides, r, t, pull):
-    """Multipliers in proportion to the violations, of sum 1, and their sums by rows; returns d above the violations."""
+    """Set multipliers in proportion to the violations, of sum 1, and sum them by rows; return d above the violations."""
     row, sign, _, slope = sides
     d, total, size = 1e-300, 0.0, 0.0
     for i in range(len(row)):
         over = sign[i] * r[row[i]]
         d, t[i] = max(d, 1.1 * over / slope[i]), max(over, 0.0)
         total += slope[i] * t[i]
-    # Nothing is violated: w is well inside, and all multipliers are alike.
+    # If nothing is violated, all multipliers are equal.
     total = total if total > 0.0 else 1.0
     for i in range(len(row)):
         t[i] = t[i] / total + 0.1 / (len(r) * slope[i])
@@ -374,7 +375,7 @@ def largest_start(sides, r, t, pull):
 
 @jit
 def largest_weights(sides, sizes, r, d, s, t, both, tilt, scores):
-    """Write the slacks, and the weights of the rows in the normal matrix and its border (for d); return its corner.
+    """Write the slacks, the weights of the rows in the normal matrix and in its border (for d); return its corner.
 
     The scores, (2 n,), are the weights of both sides times the squared norms of their rows in the unknowns (w, d).
     """
@@ -394,7 +395,7 @@ def largest_weights(sides, sizes, r, d, s, t, both, tilt, scores):
 
 @jit
 def largest_at(sides, r):
-    """The largest violation, 0 where there is none."""
+    """The largest violation, 0 if there is none."""
     row, sign, _, slope = sides
     largest = 0.0
     for i in range(len(row)):
@@ -404,7 +405,7 @@ def largest_at(sides, r):
 
 @jit
 def row_multipliers(sides, t, y):
-    """Sum the multipliers of the sides into signed ones of the rows; a row with one side has those of its sign."""
+    """Sum the multipliers of the sides into signed multipliers of the rows."""
     row, sign, _, _ = sides
     clear(y)
     for i in range(len(row)):
@@ -413,7 +414,7 @@ def row_multipliers(sides, t, y):
 
 @jit
 def within_sides(up, down, y, weight):
-    """Drop multipliers of sides that there are not, for good: their weights too. Return sum p y+ + q y-."""
+    """Set multipliers of missing sides and the weights of their rows to 0; return sum p y+ + q y-."""
     total = 0.0
     for j in range(len(y)):
         if (up[j] if y[j] > 0.0 else down[j]) <= 0.0:
@@ -426,10 +427,10 @@ def within_sides(up, down, y, weight):
 def bound_by_multipliers(matrix, factor, weight, barrier, up, down, bounds, r, w, t, y, level):
     """Change the multipliers y of rows so that they prove a bound above ``level``; return whether they do.
 
-    With g = W^T y and bounds l <= w' <= u, d >= (y.r + min_w' g.(w' - w)) / sum (p y+ + q y-) at any w'. The parts of g
-    that no bound holds have to vanish: ``t`` are estimates of what the bounds take, and the rest is taken from y by
-    the last normal matrix, W^T diag(weight) W + diag(barrier). Its smallest rows were left out, and rows that lose
-    their multiplier are, so this is repeated while it helps.
+    With g = W^T y and bounds l <= w' <= u, d >= (y.r + min_w' g.(w' - w)) / sum (p y+ + q y-) at any w'. Entries of g
+    must vanish where there is no bound. ``t`` are estimates of the multipliers of the bounds. The rest of g is removed
+    by a change of y, computed with the last normal matrix, W^T diag(weight) W + diag(barrier). That matrix lacks the
+    rows of smallest weight and those that lose their multiplier, so the change is repeated while it helps.
     """
     n, k = matrix.shape
     held, weight, small = np.zeros(k), weight.copy(), _VANISHED / np.sqrt(max(n, 1))
@@ -466,14 +467,14 @@ def bound_by_multipliers(matrix, factor, weight, barrier, up, down, bounds, r, w
 
 @jit
 def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit, level):
-    """At most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
+    """Make at most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
 
-    The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated. With a
-    ``level`` of at least 0 the question is only whether the least violation is below it: the steps end at a point that
-    is, or at multipliers that prove that none is.
+    The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated. A
+    ``level`` of at least 0 is only compared with the least violation: the steps end at a point with a violation of at
+    most the level, or at multipliers that prove that there is none.
 
     Returns:
-        w (k,), d, the scores of both sides (2 n,), t/s of the bounds (k,) and those multipliers of the rows (n,), else
+        w (k,), d, the scores of both sides (2 n,), t/s of the bounds (k,), and those multipliers of the rows (n,), or
         zeros.
     """
     n, k = matrix.shape

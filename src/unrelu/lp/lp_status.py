@@ -1,4 +1,4 @@
-"""How solving a linear program ended, whoever solved it."""
+"""How solving a linear program ended, for all solvers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polytopes given by equations and inequalities: the deepest point, the dimension, the rows that are always tight."""
+"""Polytopes given by equations and inequalities: deepest point, dimension, and inequalities that are always tight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array
 
-# Relative size below which a singular value counts as zero.
+# Singular values below this fraction of the largest count as zero.
 _RANK_TOLERANCE = 1e-10
 
 
@@ -30,13 +30,13 @@ class Polytope:
 
 @dataclass(frozen=True, eq=False)
 class DeepestPoint:
-    """What :func:`deepest_point` found.
+    """The result of :func:`deepest_point`.
 
     Attributes:
-        point: a point of the polytope, as far inside as possible; None if there is none, or it was not reached.
+        point: a point of the polytope, as far inside as possible; None if there is none, or if none was found.
         start: the least-squares solution of the equations.
-        dimension: of the polytope; -1 without a point.
-        status: OPTIMAL with a point, INFEASIBLE if there is none, LIMIT or FAILED.
+        dimension: the dimension of the polytope; -1 without a point.
+        status: OPTIMAL with a point, INFEASIBLE if the polytope is empty, LIMIT or FAILED.
     """
 
     point: Array | None
@@ -48,14 +48,14 @@ class DeepestPoint:
 def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math.inf) -> DeepestPoint:
     """A point as far inside the inequalities as possible, and the dimension of the polytope.
 
-    The equations are solved by their least-squares solution h0 and a basis N of their null space; in h = h0 + N v only
-    inequalities are left and the largest slack t with F N v + t <= f - F h0 is a linear program. Where t = 0, some
-    inequalities hold with equality all over the polytope and lower its dimension; they are found by a second program.
+    h0 is the least-squares solution of the equations, and N a basis of their null space. In h = h0 + N v only
+    inequalities are left, and a linear program finds the largest slack t with F N v + t <= f - F h0. If t = 0, some
+    inequalities are equations on the whole polytope and lower its dimension; a second program finds them.
 
     Args:
         polytope: the constraints.
-        tolerance: violations up to this, relative to the size of the sides, count as none.
-        time_limit: in seconds, for the programs.
+        tolerance: violations up to this, relative to the size of the sides, are ignored.
+        time_limit: of the programs, in seconds.
 
     Raises:
         SolverError: HiGHS refuses a program.
@@ -85,7 +85,7 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
         return without_point(LpStatus.INFEASIBLE)
     dimension = basis.shape[1]
     if depth <= tolerance:
-        # Seen from the deepest point, a slack is zero or it is not.
+        # At the deepest point, slacks are either zero or clearly positive.
         left = slack - normals @ v
         tight = always_tight(normals, np.where(left <= tolerance, 0.0, left), end - time.perf_counter())
         if tight is None:
@@ -111,10 +111,10 @@ def null_space(matrix: Array) -> Array:
 
 
 def constraints_on(normals: Array, basis: Array) -> Array:
-    """The rows of ``normals`` seen along ``basis``; what rounding leaves of an unseen row is set to 0."""
-    seen = normals @ basis
+    """The normals in the coordinates of ``basis``; those that are orthogonal to it up to rounding are set to 0."""
+    result = normals @ basis
     size = np.linalg.norm(normals, axis=1, keepdims=True)
-    return np.where(np.abs(seen).max(axis=1, keepdims=True, initial=0.0) > _RANK_TOLERANCE * size, seen, 0.0)
+    return np.where(np.abs(result).max(axis=1, keepdims=True, initial=0.0) > _RANK_TOLERANCE * size, result, 0.0)
 
 
 def _deepest(normals: Array, slack: Array) -> LinearProgram:
@@ -131,10 +131,10 @@ def _deepest(normals: Array, slack: Array) -> LinearProgram:
 
 
 def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> npt.NDArray[np.bool_] | None:
-    """Which rows of normals v <= slack hold with equality at every feasible v; None if the program was not solved.
+    """Which rows of normals v <= slack are equations at every feasible v; None if the program was not solved.
 
-    max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1: a feasible v with positive slack on row i
-    can be scaled by a large tau until that slack is 1, so exactly the rows that are always tight end at s_i = 0.
+    max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1. If row i has a positive slack at some
+    feasible v, scaling by a large tau makes that slack 1. So s_i = 0 exactly for the rows that are always tight.
     """
     m, d = normals.shape
     program = LinearProgram(
