@@ -2,11 +2,11 @@ r"""The exchange simplex: the exact minimum of a sum of convex piecewise linear 
 
 .. math:: \min_v\; g^T v + \sum_j \varphi_j(a_j v + s_j), \qquad \varphi_j(r) = hi_j \max(0, r) + lo_j \min(0, r)
 
-with lo_j <= hi_j, over dense rows a_j and unit rows (bounds, held by a penalty). A vertex has K basic rows with
-residual zero. The other rows have multiplier y_j = hi_j or lo_j by the sign of their residual, and those of the basic
-rows follow from :math:`g + A^T y = 0`. The vertex is optimal when they lie in [lo_j, hi_j]. Otherwise the row that
-violates this most (measured along its edge) leaves: moving along its edge decreases the objective, past as many
-break points as keep it decreasing, and the row of the last one enters. That step is a weighted median.
+with lo_j <= hi_j, over dense rows a_j and unit rows (bounds with a penalty). A vertex has K basic rows, whose residuals
+are zero. Other rows have the multiplier y_j = hi_j or lo_j by the sign of their residual. The multipliers of basic rows
+follow from :math:`g + A^T y = 0`, and the vertex is optimal if they are in [lo_j, hi_j]. If not, the row that violates
+this most (per unit length of its edge) leaves. The step along its edge passes break points while the objective
+decreases, and the row of the last break point enters. The length of that step is a weighted median.
 
 Source: Barrodale and Roberts, "An improved algorithm for discrete l1 linear approximation", SIAM J. Numer. Anal. 10
 (1973).
@@ -22,13 +22,14 @@ OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
 
 # A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.
 _PIVOT = 1e-8
-# A row of which elimination leaves no more than this, relative to it, depends on the others.
+# A row depends on others if elimination leaves at most this fraction of it.
 _DEPENDENT = 1e-7
 # A residual this small is zero, and its multiplier may stay at either end.
 _ZERO = 1e-11
-# After this many steps of length zero the break points are moved by up to so much, until the moved program is solved.
+# After _STALLED steps of length zero, break points are moved by up to _MOVED until that program is solved; at most
+# _MOVES times.
 _STALLED, _MOVED, _MOVES = 30, 1e-7, 5
-# What is rounding of a slope, relative to it.
+# The relative rounding error of a slope.
 _ROUNDING = 1e-10
 # Basis changes between two factorisations from scratch.
 _REFACTOR = 100
@@ -54,7 +55,7 @@ def basis_row(rows, column, j):
 
 @jit
 def invert_basis(routines, rows, column, basis, edges):
-    """Set ``edges`` to the transposed inverse of the basic rows; returns whether it exists."""
+    """Set ``edges`` to the transposed inverse of the basic rows; return whether it exists."""
     inverted, ok = inverse(routines, basis_matrix(rows, column, basis))
     if ok:
         for i in range(len(edges)):
@@ -65,10 +66,9 @@ def invert_basis(routines, rows, column, basis, edges):
 
 @jit
 def complete_basis(rows, column, order, basis):
-    """Choose the basis from the rows in ``order``, skipping those that depend on earlier ones.
+    """Choose the basis from the rows in ``order``, skipping those that depend on earlier ones; return their number.
 
-    Unit rows number K + i, i < K, of the list ``column`` fill up what the order leaves open. Gaussian elimination with
-    the column pivot as large as possible: row by row, K^2 operations each.
+    By Gaussian elimination, row by row, with the largest pivot of each row: K^2 operations a row.
     """
     k = rows.shape[1]
     reduced, pivots, used = np.zeros((k, k)), np.zeros(k, np.int64), np.zeros(k, np.bool_)
@@ -98,11 +98,11 @@ def complete_basis(rows, column, order, basis):
 
 @jit
 def entering(slope, length, index, weight, count):
-    """The break point at which the sum of weights, from the nearest on, reaches ``slope``: a weighted quickselect.
+    """Find the break point at which the sum of weights, from the nearest on, reaches ``slope``: a weighted quickselect.
 
-    ``length``, ``index`` and ``weight`` are permuted; all nearer ones come first. Returns its position, or -1.
+    ``length``, ``index`` and ``weight`` are permuted; nearer break points come first. Returns its position, or -1.
     """
-    # Short of the slope by rounding: where the objective ends flat, its last break point counts as reaching it.
+    # Allow for rounding: if the objective ends flat, the sum at its last break point reaches the slope.
     low, high, need = 0, count, (1.0 - _ROUNDING) * slope
     while high > low:
         pivot = length[(low + high) // 2]
@@ -129,7 +129,7 @@ def entering(slope, length, index, weight, count):
             high = less
             continue
         need -= nearer
-        # Among equal lengths the heaviest enters: its pivot element is the largest.
+        # Among equal lengths, the heaviest enters: it has the largest pivot.
         heaviest, total = less, 0.0
         for i in range(less, more):
             total += weight[i]
@@ -153,18 +153,18 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
         rows: a_j, (m, K), contiguous.
         shift: s, (m + u,): residuals at v = 0 of the rows, then of the unit rows.
         lo, hi: (m + u,), finite.
-        allowed: by how much a multiplier may leave its interval, (m + u,).
+        allowed: the largest distance of a multiplier from its interval, (m + u,).
         column: coordinates of the unit rows, (u,).
         gradient: g, (K,).
         basis: K numbers of rows (unit rows from m on); changed in place.
         edges: the transposed inverse of the basic rows, (K, K); changed in place.
-        y: the multipliers, (m + u,); set in place, from zeros at first.
-        state: zeros (3,) at first. With ``basis``, ``edges`` and ``y`` it lets a call go on where the last one paused.
-        limit: pivots at most.
+        y: the multipliers, (m + u,); zeros for the first call, set in place.
+        state: zeros (3,) for the first call. With ``basis``, ``edges``, ``y`` and ``state``, a call continues the last.
+        limit: the most pivots.
 
     Returns:
-        v (K,), pivots, and OPTIMAL, EXHAUSTED (limit: v is that of moved break points if state[2] is set), UNBOUNDED or
-        SINGULAR.
+        v (K,), pivots, and OPTIMAL, EXHAUSTED (by the limit; v belongs to moved break points if state[2] is set),
+        UNBOUNDED or SINGULAR.
     """
     m, k = rows.shape
     total = m + len(column)
@@ -181,7 +181,7 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
         shift = moved(original, moves)
     while True:
         if fresh:
-            # One step of refinement with the updated inverse usually does.
+            # One step of refinement with the updated inverse is usually accurate enough.
             if not restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
                 if not invert_basis(routines, rows, column, basis, edges):
                     return v, pivots, SINGULAR
@@ -194,7 +194,7 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
                 return v, pivots, OPTIMAL
             if exact:
                 shift = original
-            # Optimal by updated numbers, or with moved break points: look again with numbers from scratch.
+            # Optimal by updated numbers, or with moved break points: check with numbers from scratch.
             fresh = True
             continue
         if pivots >= limit:
@@ -244,7 +244,7 @@ def swap(rows, lo, hi, column, basis, basic, leaving, sign, into, step, r, y, g)
 
 @jit
 def moved(shift, number):
-    """The shift with every break point moved by a different small amount: no more than K of them meet in one point."""
+    """The shift with each break point moved by a different small amount, so that at most K of them meet in a point."""
     result = shift.copy()
     for j in range(len(shift)):
         place = 0.6180339887498949 * (j + 1) + 0.7548776662466927 * number
@@ -265,9 +265,9 @@ def residuals(rows, shift, column, v, r):
 
 @jit
 def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
-    """The vertex, its residuals, the multipliers and their gradient from the inverse of the basis.
+    """Compute the vertex, its residuals, the multipliers and their gradient from the inverse of the basis.
 
-    The vertex and the basic multipliers are refined once; returns whether they were accurate after that.
+    The vertex and the basic multipliers are refined once; returns whether they are then accurate.
     """
     m, k = rows.shape
     basic_r, error, scale = np.empty(k), 0.0, 1.0
@@ -309,7 +309,7 @@ def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y,
 def steepest(basis, lo, hi, allowed, norm, inner):
     """The basic row whose multiplier is farthest outside its interval per unit length of its edge.
 
-    Returns its place in the basis (-1: none), the sign of its residual along the edge, and the descent per unit.
+    Returns its place in the basis (-1: none), the sign of its residual along the edge, and the decrease per unit.
     """
     best, place, sign, slope = 0.0, -1, 1.0, 0.0
     for i in range(len(basis)):
@@ -324,7 +324,7 @@ def steepest(basis, lo, hi, allowed, norm, inner):
 
 @jit
 def break_points(rows, lo, hi, column, basic, edge, norm, size, r, y, move, length, index, weight):
-    """List the rows whose residual reaches zero along the edge: step length, row, and change of slope there."""
+    """List the rows whose residuals reach zero along the edge, with the step lengths and changes of slope there."""
     m = rows.shape[0]
     first = np.dot(rows, edge)
     for j in range(m):
@@ -359,7 +359,7 @@ def add(rows, column, j, factor, out):
 
 @jit
 def flip(rows, lo, hi, column, j, y, g):
-    """Move the multiplier of a row whose residual changes sign to its other end."""
+    """Move the multiplier of a row, whose residual changes sign, to its other end."""
     new = lo[j] if y[j] == hi[j] else hi[j]
     add(rows, column, j, new - y[j], g)
     y[j] = new
@@ -367,7 +367,7 @@ def flip(rows, lo, hi, column, j, y, g):
 
 @jit
 def update(edges, row, leaving, g, norm, inner):
-    """The edges of the basis in which ``row`` has taken the place ``leaving``, with their norms and multipliers."""
+    """Update the edges, their norms and the multipliers after ``row`` has taken the place ``leaving`` in the basis."""
     k = len(edges)
     factors, new = np.dot(edges, row), np.zeros(k)
     advance(new, 1.0 / factors[leaving], edges[leaving])

@@ -355,7 +355,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
 
 @jit
 def largest_start(sides, r, t, pull):
-    """Set multipliers in proportion to the violations, of sum 1, and sum them by rows; return d above the violations."""
+    """Set multipliers proportional to the violations, of sum 1, and sum them by rows; return d above the violations."""
     row, sign, _, slope = sides
     d, total, size = 1e-300, 0.0, 0.0
     for i in range(len(row)):

@@ -2,14 +2,14 @@ r"""Dual and primal simplex on dense rows with few unknowns, for long sequences 
 
 .. math:: \min_x\; g^T x + \sum_j \left( p_j \max(0, lo_j - a_j x) + q_j \max(0, a_j x - hi_j) \right)
 
-over free x of dimension N; where p_j or q_j is infinite, that side is a constraint. Row j has a multiplier y_j, at
-least -q_j and at most p_j, and g = sum_j y_j a_j at a dual feasible vertex. N rows are basic, that is, tight at one
-side. The others have y_j = 0 (within their sides), p_j (below) or -q_j (above).
+over free x of dimension N. If p_j or q_j is infinite, that side is a constraint. Row j has a multiplier y_j between
+-q_j and p_j, and g = sum_j y_j a_j at a dual feasible vertex. N rows are basic, that is, tight at one side. The others
+have y_j = 0 (within their sides), p_j (below) or -q_j (above).
 
-In the dual simplex a row for which this does not hold enters: its multiplier moves, those of the basic rows with it,
-until one of them reaches an end and leaves. The objective never falls, so that every vertex on the way gives a lower
-bound. In the primal simplex all rows are constraints; a row with a multiplier of the wrong sign leaves, and its edge is
-followed to the first row that is met.
+In the dual simplex, a row enters for which this does not hold. Its multiplier moves, and with it those of the basic
+rows, until one of them reaches an end of its interval and leaves. The objective never falls, so every vertex gives a
+lower bound. In the primal simplex, all rows are constraints. A row with a multiplier of the wrong sign leaves, and the
+step along its edge ends at the first row that it meets.
 
 Source: C. E. Lemke, "The dual method of solving the linear programming problem", Naval Research Logistics 1 (1954);
 P. M. J. Harris, "Pivot selection methods of the Devex LP code", Mathematical Programming 5 (1973).
@@ -24,23 +24,23 @@ from unrelu.lp.exchange_simplex import invert_basis
 
 OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
 
-# A row misses its side where it does by more than this, relative to its norm.
+# A row is violated if it misses its side by more than this, relative to its norm.
 VIOLATED = 1e-9
 # Multipliers may leave their interval by this in the ratio test, so that pivots can be large.
 _SLACK = 1e-10
-# Multipliers of a basis to start from may be outside by this, relative to the largest.
+# Multipliers of a first basis may be outside by this, relative to the largest.
 _FEASIBLE = 1e-7
 # Smaller coefficients are no pivots.
 _PIVOT = 1e-9
 # Pivots between two inversions from scratch.
 _REFACTOR = 60
-# Multipliers of a contradiction are not made larger than this times what they contradict by.
+# If constraints contradict each other, a multiplier grows at most so far to reach the cutoff.
 _FARTHEST = 1e12
 
 
 @jit
 def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
-    """Write x, r = A x and the basic multipliers y from the inverse; returns the objective."""
+    """Write x, r = A x and the basic multipliers y, by the inverse; return the objective."""
     m, k = rows.shape
     clear(x)
     for i in range(k):
@@ -67,7 +67,7 @@ def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
 
 @jit
 def vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
-    """The same with the inverse computed first; returns the objective and whether there is an inverse."""
+    """As :func:`vertex`, but compute the inverse first; return the objective and whether there is an inverse."""
     if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
         return -np.inf, False
     return vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
@@ -75,7 +75,7 @@ def vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, ed
 
 @jit
 def worst(rows_norm, lo, hi, state, basic, r, weight):
-    """The nonbasic row that is farthest from where its multiplier says it is; (-1, 0, 0) if there is none.
+    """The nonbasic row that is most violated, given the end of its multiplier; (-1, 0, 0) if there is none.
 
     Returns its number, the signed violation (positive: its multiplier must grow), and whether it meets its upper side.
     """
@@ -116,7 +116,7 @@ def ends(i, j, m, lo, hi, p, q, upper):
 def leaving(m, lo, hi, p, q, basis, upper, alpha, y, sign):
     """The basic row whose multiplier reaches its end first when that of the entering row moves; (-1, inf) if none does.
 
-    Two passes: how far, if every end were a little farther away; then the largest pivot among those that come first.
+    A first pass finds the step if every end were a little farther away, a second the largest pivot up to that step.
     """
     k, far, scale = len(basis), np.inf, 0.0
     for i in range(k):
@@ -154,23 +154,23 @@ def dual_simplex(
         rows: a_j, (M, N), contiguous.
         norms: of the rows, (M,).
         lo, hi: sides, (M,), lo <= hi, infinite where missing.
-        p, q: costs of missing the sides, (M,), infinite for constraints.
+        p, q: costs of violating the sides, (M,), infinite for constraints.
         g: (N,).
-        basis: (N,), changed in place: numbers of rows, or M + i for x_i = 0 with multiplier 0.
+        basis: (N,), changed in place: numbers of rows, or M + i for x_i = 0 with multiplier 0 (an artificial row).
         upper: whether a basic row is tight at its upper side, (N,), changed in place.
-        state: 1 where y_j = p_j, -1 where y_j = -q_j, of the nonbasic rows, (M,) int8, changed in place.
+        state: for nonbasic rows, 1 where y_j = p_j and -1 where y_j = -q_j, (M,) int8, changed in place.
         edges: the transposed inverse of the basic rows, (N, N), changed in place.
         fresh: whether ``edges`` has to be computed first.
         y: multipliers of the basic rows, (N,), set.
         x, r: the vertex (N,) and A x (M,), set.
-        ray: where the constraints contradict each other: one more row, not basic, and its multiplier, (2,); else -1, 0.
+        ray: set to a further row, not basic, and its multiplier, (2,), if the constraints contradict each other; else
+            to -1, 0.
         cutoff: stop when the objective reaches it.
-        limit: pivots at most.
+        limit: the most pivots.
 
     Returns:
-        OPTIMAL, CUTOFF (the multipliers give at least the cutoff; where the constraints contradict each other, they are
-        as large as that takes), LIMIT or SINGULAR (also where the basis is not dual feasible); the objective;
-        pivots.
+        OPTIMAL, CUTOFF (the multipliers prove at least the cutoff; if the constraints contradict each other, they are
+        scaled to reach it), LIMIT or SINGULAR (also if the basis is not dual feasible); the objective; pivots.
     """
     m, k = rows.shape
     alpha, move, weight = np.empty(k), np.empty(m), norms * norms + 1e-300
@@ -186,7 +186,7 @@ def dual_simplex(
         if done and since == 0:
             return (CUTOFF if value >= cutoff else OPTIMAL), value, pivots
         if done or since >= _REFACTOR:
-            # By updated numbers; look again with new ones.
+            # The numbers are updated ones; check with new ones.
             value, usable = again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, not done, x, r, y)
             if not usable:
                 return SINGULAR, value, pivots
@@ -200,13 +200,13 @@ def dual_simplex(
         place, step = leaving(m, lo, hi, p, q, basis, upper, alpha, y, sign)
         own = own_room(entering, sign, state, p, q)
         if own <= step and own < np.inf:
-            # The multiplier of the entering row itself meets its end first: the vertex stays.
+            # The multiplier of the entering row reaches its own end first: the vertex stays.
             advance(y, -sign * own, alpha)
             value += own * abs(gap)
             state[entering] = (1 if sign > 0.0 else -1) if state[entering] == 0 else 0
             continue
         if place < 0:
-            # The constraints contradict each other: the objective grows without end.
+            # The constraints contradict each other: the objective is unbounded.
             step = (1.01 * (cutoff - value) + 1e-3 * abs(cutoff) + 1e-300) / abs(gap)
             if not step < _FARTHEST:
                 return LIMIT, value, pivots
@@ -231,9 +231,9 @@ def dual_simplex(
 
 @jit
 def begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
-    """The first vertex: its objective, and whether its multipliers are in their intervals.
+    """Compute the first vertex; return its objective, and whether its multipliers are in their intervals.
 
-    The inverse is computed where it is not known, or not accurate enough for that.
+    The inverse is computed if it is not known, or not accurate enough.
     """
     m = len(rows)
     if not fresh:
@@ -246,7 +246,7 @@ def begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x,
 
 @jit
 def allowed(m, lo, hi, p, q, basis, upper, y):
-    """Whether the basic multipliers are in their intervals; they may not be where the basis is of another program."""
+    """Whether the basic multipliers are in their intervals; for the basis of another program they may not be."""
     largest = 1.0
     for i in range(len(y)):
         largest = max(largest, abs(y[i]))
@@ -259,7 +259,7 @@ def allowed(m, lo, hi, p, q, basis, upper, y):
 
 @jit
 def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
-    """The present vertex from its basis, by the updated inverse if that is accurate; whether there is an inverse."""
+    """Compute the vertex anew, by the updated inverse if that is accurate; return if there is an inverse, too."""
     if not fresh:
         value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if accurate(lo, hi, basis, upper, x, r):
@@ -269,7 +269,7 @@ def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x,
 
 @jit
 def accurate(lo, hi, basis, upper, x, r):
-    """Whether the basic rows are tight where they should be, up to a tenth of what counts as a violation."""
+    """Whether the basic rows are tight, up to a tenth of what counts as a violation."""
     m = len(r)
     for i in range(len(basis)):
         j = basis[i]
@@ -299,7 +299,7 @@ def at_end(j, state, p, q):
 
 @jit
 def own_room(j, sign, state, p, q):
-    """How far the multiplier of a nonbasic row can go: between its end and 0, one way or the other."""
+    """How far the multiplier of a nonbasic row can move: from 0 to an end, or from an end to 0."""
     if state[j] == 0:
         return p[j] if sign > 0.0 else q[j]
     return p[j] if state[j] > 0 else q[j]
@@ -307,7 +307,7 @@ def own_room(j, sign, state, p, q):
 
 @jit
 def left_at(i, j, m, lo, hi, p, q, upper, change):
-    """The end at which the multiplier of a leaving row has arrived, as a state."""
+    """The state of a leaving row: the end that its multiplier has reached."""
     low, high = ends(i, j, m, lo, hi, p, q, upper)
     if change > 0.0 and high > 0.0:
         return 1
@@ -316,7 +316,7 @@ def left_at(i, j, m, lo, hi, p, q, upper, change):
 
 @jit
 def weigh(weight, move, pivot, entering, out, m):
-    """Devex weights after a pivot: how long each row is in the coordinates of the basis, roughly."""
+    """Update the Devex weights after a pivot: rough squared lengths of the rows in the coordinates of the basis."""
     reference = weight[entering] / (pivot * pivot)
     for j in range(len(weight)):
         new = move[j] * move[j] * reference
@@ -327,7 +327,7 @@ def weigh(weight, move, pivot, entering, out, m):
 
 @jit
 def update(edges, alpha, place):
-    """The edges after the row with coordinates ``alpha`` took a place in the basis."""
+    """Update the edges after the row with coordinates ``alpha`` took a place in the basis."""
     k = len(edges)
     new = np.zeros(k)
     advance(new, 1.0 / alpha[place], edges[place])
@@ -340,9 +340,9 @@ def update(edges, alpha, place):
 
 @jit
 def wrong(basis, upper, lo, hi, m, y, size):
-    """The basic row whose multiplier has the wrong sign, farthest per unit of its edge, and which way to move.
+    """The basic row with the largest multiplier of wrong sign, per unit of its edge, and the direction to move.
 
-    Returns -1, 0 at an optimum. A row that is an equation never leaves; an artificial one always may.
+    Returns -1, 0 at an optimum. Equations never leave; artificial rows always may.
     """
     best, place, sign = 0.0, -1, 0.0
     for i in range(len(basis)):
@@ -364,7 +364,7 @@ def wrong(basis, upper, lo, hi, m, y, size):
 def blocking(r, move, lo, hi, basic, norms, length):
     """The nonbasic row that is met first along a direction, and the step; (-1, inf) if none is.
 
-    As in ``leaving``: how far, if every side were a little farther away; then the largest pivot of those met first.
+    The two passes are those of :func:`leaving`, with sides in place of ends.
     """
     far = np.inf
     for j in range(len(r)):
@@ -392,12 +392,12 @@ def lengths(edges, size):
 
 @jit
 def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh, y, x, r, limit):
-    """Go from a feasible vertex to one where g.x is smallest subject to lo <= A x <= hi.
+    """Go from a feasible vertex to the minimum of g.x subject to lo <= A x <= hi.
 
-    Args: as of ``dual_simplex``; all rows are constraints, and the vertex of ``basis`` satisfies them.
+    The arguments are those of :func:`dual_simplex`. All rows are constraints, and the first vertex satisfies them.
 
     Returns:
-        OPTIMAL, LIMIT (also where there is no bound) or SINGULAR; g.x; pivots.
+        OPTIMAL, LIMIT (also if g.x is unbounded) or SINGULAR; g.x; pivots.
     """
     m, k = rows.shape
     basic = marked(basis, m)
@@ -429,7 +429,7 @@ def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh,
         if own <= step:
             if own == np.inf:
                 return LIMIT, -np.inf, pivots
-            # The row meets its other side before anything else.
+            # The row reaches its other side before another row is met.
             advance(x, sign * own, edges[place])
             advance(r, own, move)
             upper[place] = not upper[place]
