@@ -105,7 +105,7 @@ def test_names_stand_for_one_thing():
     assert {name: count for name, count in classes.items() if count > 1} == {}
 
 
-def test_the_library_knows_nothing_of_the_laboratory():
+def test_the_library_imports_nothing_of_the_studies():
     assert not [path for path in FILES if any(name.startswith("unrelu_studies") for name in imported(path))]
 
 

@@ -1,5 +1,4 @@
-"""The laboratory of unrelu: the paper's figures and claims, benchmarks against peers, training of its generators.
+"""The studies of unrelu: the paper's figures and claims, benchmarks against peers, training of the bundled generators.
 
-It is not part of what ``pip install unrelu`` installs. Where it is installed, ``unrelu reproduce`` and ``unrelu
-benchmark`` are commands of it.
+``pip install unrelu`` does not install it. It adds the commands ``unrelu reproduce`` and ``unrelu benchmark``.
 """

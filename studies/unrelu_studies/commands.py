@@ -1,6 +1,6 @@
-"""The commands that the laboratory adds to the command line: ``unrelu reproduce`` and ``unrelu benchmark``.
+"""The commands that the studies add to the command line: ``unrelu reproduce`` and ``unrelu benchmark``.
 
-They import what they use when they run, so that ``unrelu --help`` does not wait for PyTorch.
+They import their dependencies when they run, so that ``unrelu --help`` does not wait for PyTorch.
 """
 
 from __future__ import annotations

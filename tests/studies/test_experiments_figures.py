@@ -17,7 +17,7 @@ from unrelu_studies.paper import load
 from unrelu_studies.paper.experiment import Verdict
 from unrelu_studies.paper.figures import figure1, figure2
 from unrelu_studies.paper.figures.other_descents import _STEPS, _tuned, _works
-from unrelu_studies.paper.theorems.laboratory import inactive, program_times, relaxed_knowing
+from unrelu_studies.paper.theorems.method_variants import inactive, program_times, relaxed_knowing
 
 
 @pytest.mark.parametrize("name", ["fig1a", "fig1b"])

@@ -55,7 +55,7 @@ _DIFFERENCES = """\
   unless it is said.
 - The released code stops its relaxed variant by the errors of the *true* hidden layers, which a user does not have.
   Ours stops by the residual of the layer that it observes; the released rule is run beside it, as a variant of the
-  laboratory.
+  studies.
 - The released code inverts the observed pixels alone where some are hidden. The text has projected gradient descent.
 - The noise N(0, a) of the paper is N(0, a²) here, as in the released code: a is the standard deviation. Where the paper
   says that the variance is 0.3, both readings were run.

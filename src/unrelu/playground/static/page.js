@@ -1,4 +1,4 @@
-// The page: its controls, what they do to the picture, and one question at a time to the server.
+// The page: its controls, their effects on the picture, and one request at a time to the server.
 
 import { Picture } from "./painting.js";
 import { showDifferences, showNothing, showValues } from "./showing.js";
@@ -11,11 +11,11 @@ const LONGER = 10;
 let generators = [];
 let generator;
 let picture;
-let index = 0; // of the next sample or digit
-let wanted = null; // whether the next search may take longer; null for none
+let index = 0; // index of the next sample or digit
+let wanted = null; // whether the next search may take longer; null if no search is wanted
 let asking = false;
-let long = null; // ends a search that takes longer, when another is asked for
-let loading = 0; // pictures that are on their way
+let long = null; // ends a longer search when another one is wanted
+let loading = 0; // number of pictures being loaded
 
 // --- the picture ---------------------------------------------------------------------------------------------------
 
@@ -28,7 +28,7 @@ function changed() {
   ask();
 }
 
-// Pixels as coordinates of the picture.
+// Screen pixels to coordinates of the picture.
 function place(event) {
   const box = by("observation").getBoundingClientRect();
   const along = (at, from, length, pixels) => ((at - from) / length) * pixels;
@@ -108,7 +108,7 @@ async function upload(file) {
     }
     if (!pixels) throw new Error("no size");
     picture.take(image);
-    if (generator.digits && picture.paper) picture.swap(); // as these generators draw: bright ink on black
+    if (generator.digits && picture.paper) picture.swap(); // to bright ink on black, as these generators draw
     notice("");
     changed();
   } catch {
@@ -128,7 +128,7 @@ function prepareUploads() {
   });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, event => {
-      event.preventDefault(); // a browser would open the file in place of the page
+      event.preventDefault(); // otherwise the browser would open the file in place of the page
       place.classList.toggle("dropping", kind === "dragenter" || kind === "dragover");
       if (kind === "drop" && event.dataTransfer.files.length) arriving(upload(event.dataTransfer.files[0]));
     });
@@ -146,7 +146,7 @@ async function begin(kind) {
   changed();
 }
 
-// --- questions and answers -----------------------------------------------------------------------------------------
+// --- requests and answers ------------------------------------------------------------------------------------------
 
 async function post(path, question, signal) {
   let response;
@@ -167,7 +167,7 @@ function question(longer) {
   return { generator: generator.name, y: Array.from(observed()), visible: Array.from(picture.visible), noise, ...(longer && { seconds: LONGER }) };
 }
 
-// One question at a time; while it is answered only the newest state is kept.
+// One request at a time; during a request, only the newest state is kept for the next one.
 async function ask(longer = false) {
   wanted = longer;
   long?.abort();
@@ -199,7 +199,7 @@ async function ask(longer = false) {
   mark();
 }
 
-// For whoever waits for the page to be at rest.
+// For tests that wait until the page is idle.
 function mark() {
   document.body.dataset.state = asking || loading ? "asking" : "idle";
 }

@@ -1,5 +1,5 @@
-// A picture as numbers, in the generator's values, and what is done to it: strokes, noise, uploads. It draws nothing on
-// the screen. Rows are one after another, channels apart, as the generator has them.
+// A picture as numbers in the generator's values, and changes of it: strokes, noise, uploads. Nothing is drawn on the
+// screen here. Pixels are stored row by row, with one plane per channel, as in the generator's outputs.
 
 export class Picture {
   constructor(generator) {
@@ -20,7 +20,7 @@ export class Picture {
     this.visible.fill(1);
   }
 
-  // A segment of a stroke of some radius, in pixels. Ink is a value a channel, which covers a pixel as far as the brush does.
+  // A segment of a stroke, with a radius in pixels. Ink has one value per channel, and covers the share that the brush covers.
   draw(from, to, radius, ink) {
     this.#along(from, to, radius, (i, share) => {
       ink.forEach((value, channel) => {
@@ -37,7 +37,7 @@ export class Picture {
     });
   }
 
-  // Every pixel near the segment, with the share of it that a round brush covers.
+  // Visit every pixel near the segment, with the share of it that a round brush covers.
   #along([x0, y0], [x1, y1], radius, touch) {
     const { height, width } = this.generator;
     const [dx, dy] = [x1 - x0, y1 - y0];
@@ -61,7 +61,7 @@ export class Picture {
     this.values = this.values.map(value => low + high - value);
   }
 
-  // Scale and move what is drawn: its larger side becomes 20/28 of the picture, its centre of mass the centre, as MNIST has it.
+  // Scale and move the drawing as in MNIST: its larger side becomes 20/28 of the picture, its centre of mass the centre.
   centre() {
     const { channels, height, width, low, high } = this.generator;
     const ink = new Float64Array(this.pixels);
@@ -93,7 +93,7 @@ export class Picture {
     }
   }
 
-  // Bilinear, black outside.
+  // Bilinear interpolation; black outside.
   #between(source, channel, u, v) {
     const { height, width, low } = this.generator;
     const at = (column, row) =>
@@ -103,13 +103,13 @@ export class Picture {
     return (1 - t) * ((1 - s) * at(i, j) + s * at(i + 1, j)) + t * ((1 - s) * at(i, j + 1) + s * at(i + 1, j + 1));
   }
 
-  // From a decoded image: its middle in the picture's proportions, made as small as the picture is.
+  // From a decoded image: its middle part in the picture's proportions, scaled down to the picture's size.
   take(image) {
     const { channels, height, width, low, high } = this.generator;
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.imageSmoothingQuality = "high";
-    context.fillStyle = "#fff"; // below what is transparent
+    context.fillStyle = "#fff"; // the background of transparent parts
     context.fillRect(0, 0, width, height);
     const part = Math.min(image.naturalWidth / width, image.naturalHeight / height);
     const [w, h] = [part * width, part * height];
@@ -131,7 +131,7 @@ export class Picture {
     return border[border.length >> 1] > (low + high) / 2;
   }
 
-  // What is observed: the picture, and noise of a size. The noise of a picture stays the same while its size changes.
+  // The observation: the picture plus noise of a given size. Changing the size only scales the same noise.
   observed(size, kind) {
     if (!size) return this.values;
     const draw = kind === "uniform" ? uniform(this.seed) : gaussian(this.seed);

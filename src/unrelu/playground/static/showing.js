@@ -1,7 +1,7 @@
 // Numbers as pixels on a canvas: values from black to white, differences from blue over white to red.
 
 const HIDDEN = [158, 202, 225];
-// The ends and the steps between of ColorBrewer's RdBu, from below zero to above.
+// The colours of ColorBrewer's RdBu, from negative to positive.
 const DIVERGING = ["#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"]
   .map(colour => [1, 3, 5].map(i => parseInt(colour.slice(i, i + 2), 16)));
 
@@ -12,7 +12,7 @@ export function showValues(canvas, generator, values, visible) {
   paint(canvas, generator, visible, i => [0, 1, 2].map(c => grey(values[(channels === 3 ? c : 0) * pixels + i])));
 }
 
-// Of colours, the channel that differs most. Returns the difference that has the full colour.
+// Shows the channel that differs most. Returns the difference that has the full colour.
 export function showDifferences(canvas, generator, values, visible) {
   const { channels, low, high } = generator;
   const pixels = values.length / channels;

@@ -16,7 +16,7 @@ from unrelu_studies.kit.picture_style import STYLES, Style, cloud, legend, panel
 from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noise, random
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
-from unrelu_studies.paper.theorems.laboratory import inactive
+from unrelu_studies.paper.theorems.method_variants import inactive
 
 _SIZES = (20, 100, 200, 500)
 _TRAINED = "mnist-leaky"

@@ -15,7 +15,7 @@ from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noi
 from unrelu_studies.kit.trained_generators import PLAIN_VAE, ZOO
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict, also
-from unrelu_studies.paper.theorems.laboratory import program_times, relaxed_knowing
+from unrelu_studies.paper.theorems.method_variants import program_times, relaxed_knowing
 
 _SIZES = (20, 100, 500)
 _CODES = 5  # of each random network, and of each unit of a trained one
@@ -188,7 +188,7 @@ EXPERIMENTS = {
             f"each, and {_COUNTS['trained'] * _CODES} codes of {ZOO.about}, and of {PLAIN_VAE.about}; noise U(-a, a) "
             "and N(0, a²). All methods go layer by layer and stop on the residual of the layer they see; they are not "
             "told the noise. `relaxed, knowing` is told it and stops as the paper's released code does, on errors of "
-            "the *true* hidden layers, which a user does not have: a variant of the laboratory. least_squares is our "
+            "the *true* hidden layers, which a user does not have: a variant of the studies. least_squares is our "
             "convex analogue of Algorithm 2 in the 2-norm."
         ),
         columns=("network", "kind", "noise", "place", "code", "method", "error", "seconds"),

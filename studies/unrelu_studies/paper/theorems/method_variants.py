@@ -1,6 +1,6 @@
-"""Variants that only a laboratory has: they know what a user does not, or are programs as the paper writes them.
+"""Variants of methods that use knowledge which a user does not have, or programs exactly as the paper writes them.
 
-They are run to try a claim of the paper in another reading, and are no methods of the library.
+They test other readings of the paper's claims, and are not methods of the library.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from unrelu_studies.kit.timing import timed
 Array = npt.NDArray[np.float64]
 
 _ALPHA = 1.2
-# Where no threshold gives a point, it is given up.
+# The most thresholds that are tried.
 _GROWTHS = 200
 
 
 def relaxed_knowing(network: Network, y: Array, truth: Array, eps: float) -> Array:
-    r"""Codes (B, k) by the relaxation (8) with the stopping rule of the paper's released code, which knows the layers.
+    r"""Codes (B, k) by the relaxation (8) with the stopping rule of the paper's released code, which uses true layers.
 
-    Layer by layer from the last, with x the observation y_i or the h that was found above:
+    It solves this program layer by layer from the last, where x is the observation y_i or the h of the layer above:
 
     .. math:: \max_h \sum_j [x_j \ge 2\varepsilon] \, x_j \, w_j h \quad w_j h \le \max(0, x_j + \varepsilon)
 
-    eps grows by 1.2 until :math:`|\phi(W h) - x^*|_1` stops falling, where :math:`x^*` is the layer's *true* output (of
-    the last one, the observation). The first threshold is the level of the noise, which is told; the next layer starts
-    with the threshold at which this one stopped.
+    eps grows by a factor of 1.2 until :math:`|\phi(W h) - x^*|_1` stops falling, where :math:`x^*` is the layer's
+    *true* output (for the last layer, the observation). The first threshold is the given level of the noise. The next
+    layer starts with the threshold at which this one stopped.
 
     Args:
         network: ReLU layers.
@@ -50,7 +50,7 @@ def relaxed_knowing(network: Network, y: Array, truth: Array, eps: float) -> Arr
 
 
 def _one(systems: list[LayerSystem], known: list[Array], y: Array, eps: float) -> Array:
-    """The code of one observation, NaN where a layer has none; ``known`` are the true outputs of all layers."""
+    """The code of one observation, NaN if a layer has no solution; ``known`` are the true outputs of all layers."""
     target = y
     for place in reversed(range(len(systems))):
         system, judge = systems[place], y if place == len(systems) - 1 else known[place]
@@ -72,13 +72,13 @@ def _one(systems: list[LayerSystem], known: list[Array], y: Array, eps: float) -
 
 def _relaxation(system: LayerSystem, target: Array, eps: float, warm_start: Answer | None) -> Answer:
     sides = rows(system, target, eps)
-    # Outputs below twice the threshold have no part in the objective.
+    # Outputs below twice the threshold are left out of the objective.
     counted = np.where(sides.target < 2 * eps, 0.0, sides.target)
     return largest_response(system, replace(sides, target=counted), warm_start=warm_start)
 
 
 def inactive(network: Network, y: Array) -> Array:
-    """Codes (B, k) by Algorithm 1 on a LeakyReLU network, negative outputs read as those of a ReLU that is off.
+    """Codes (B, k) by Algorithm 1 on a LeakyReLU network, with negative outputs treated as inactive ReLU outputs.
 
     The first reading of Remark 1: "view all negative coordinates as inactive coordinates of ReLU, and each observation
     will produce a loose bound".
@@ -99,9 +99,9 @@ def inactive(network: Network, y: Array) -> Array:
 
 
 def program_times(network: Network, y: Array, eps: float) -> dict[str, Array]:
-    """Seconds of one program of the last layer as the paper writes it, by HiGHS: Algorithm 2's and the relaxation (8).
+    """Seconds of HiGHS for the program of the last layer as the paper writes it, for Algorithm 2 and relaxation (8).
 
-    Algorithm 2 has k + n unknowns, h and e, and (8) has k.
+    Algorithm 2 has k + n unknowns, h and e; relaxation (8) has k.
 
     Args:
         network: ReLU layers.
