@@ -405,7 +405,7 @@ def test_ctrl_c_writes_what_was_found(files):
     finally:
         process.kill()
     assert process.returncode == 130, err
-    assert "stopping; what was found so far will be written" in err
+    assert "stopping; the results so far will be written" in err
     assert "STOPPED" in out
     assert {row["status"] for row in rows()} == {"STOPPED"}
     assert all(row["nit"] > 0 for row in rows())

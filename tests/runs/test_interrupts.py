@@ -86,13 +86,13 @@ def test_the_first_interrupt_finishes_the_chunks_at_work(folder, undisturbed):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers as well
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopping when the chunks at work are finished" in said
+    assert "stopping when the running chunks are finished" in said
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     assert 0 < len(chunks(out)) < CHUNKS
     status = subprocess.run(command("status", "out"), cwd=folder, capture_output=True, text=True, check=True).stdout
     assert f"stopped: {16 * len(chunks(out))} of {SIZE} observations" in status
-    assert "go on with: unrelu run mnist-relu y.npy" in status.replace("\n", " ")
+    assert "resume with: unrelu run mnist-relu y.npy" in status.replace("\n", " ")
     subprocess.run(command("run", *MODEL, "-o", "out", "-q"), cwd=folder, check=True)
     assert results(unrelu.open_run(out)) == undisturbed
     assert sorted(chunks(out)) == list(range(CHUNKS))
@@ -116,7 +116,7 @@ def test_the_second_interrupt_ends_at_once(folder):
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     # Signals that wait together are one, so the second is sent when the first was seen.
-    while "stopping when the chunks at work are finished" not in process.stderr.readline():
+    while "stopping when the running chunks are finished" not in process.stderr.readline():
         assert process.poll() is None
     began = time.monotonic()
     process.send_signal(signal.SIGINT)

@@ -82,11 +82,11 @@ def invert(
     json: opt.Json = False,
     **stated: Any,
 ) -> None:
-    """Find the latent codes of the observations in DATA: a picture in and one out, or arrays in and a folder out.
+    """Find the latent codes of the observations in DATA: from a picture to a picture, or from arrays to a folder.
 
-    The folder gets codes.npy, reconstructions.npy and results.jsonl (one line an observation). With -o out.png one
-    observation's reconstruction is written as a picture. The values of a picture are mapped to the generator's scale.
-    Ctrl-C stops the search and writes what was found; a second Ctrl-C ends at once.
+    The folder gets codes.npy, reconstructions.npy and results.jsonl (one line per observation). With -o out.png the
+    reconstruction of one observation is written as a picture. The values of a picture are mapped to the generator's
+    scale. Ctrl-C stops the search and writes the results so far; a second Ctrl-C ends at once.
     """
     import numpy as np
 
@@ -153,9 +153,9 @@ def certify(
 ) -> None:
     """Bound the smallest error over all codes, and prove the bounds.
 
-    The folder gets certificate-N.json (one an observation, whose bounds can be verified without a solver),
-    certificates.jsonl, codes.npy (the best codes), bounds.png and, of uniform noise, box.png. Ctrl-C stops the search
-    and writes the bounds that were reached; a second Ctrl-C ends at once.
+    The folder gets certificate-N.json (one per observation, with bounds that can be verified without a solver),
+    certificates.jsonl, codes.npy (the best codes), bounds.png and, for uniform noise, box.png. Ctrl-C stops the search
+    and writes the bounds so far; a second Ctrl-C ends at once.
     """
     from unrelu.datasets.result_folders import certificate_records, prepare_output, write_certificates
     from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
@@ -218,7 +218,7 @@ def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **st
         f"{model}: latent {network.latent_shape} to output {network.output_shape}",
         "\n".join(text_table(headings, rows, ("map", "activation"))),
         f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
-        "for which at least as many outputs as inputs tell their pre-activation\n",
+        "for which at least as many outputs as inputs determine their pre-activation\n",
         f"identifiable  {share(seen.identifiable, digits=0)} of sampled codes",
         f"expect        {seen.verdict}",
         f"method        {seen.recommended}",
@@ -231,7 +231,7 @@ def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **st
     ("_invert.py", "invert", "method noise norm prior scale"),
     ("runs/running.py", "run", "seed time_limit chunk workers scheduler array results overwrite"),
     examples=(
-        "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 1,000 digits (1000, 784), 30 s; the same line goes on "
+        "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 1,000 digits (1000, 784), 30 s; the same line resumes "
         "after a stop",
     ),
 )
@@ -242,7 +242,7 @@ def run(
         str,
         typer.Argument(help="Observations: .npy, .npz, .h5, Zarr (a folder or any URL of fsspec), a folder of images."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run goes on in it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run resumes in it.")],
     option: opt.Options = None,
     bounds: opt.Bounds = None,
     mask: Annotated[
@@ -256,13 +256,13 @@ def run(
     json: opt.Json = False,
     **stated: Any,
 ) -> None:
-    """Invert all observations in DATA, so that it can be stopped, killed and started again.
+    """Invert all observations in DATA, in a run that can be stopped, killed and resumed.
 
-    The folder gets the codes, the reconstructions and how each ended: codes.npy, reconstructions.npy and results.jsonl,
-    or results.zarr; look at it with `unrelu status` and `unrelu report`.
+    The folder gets the codes, the reconstructions and their statuses: codes.npy, reconstructions.npy and results.jsonl,
+    or results.zarr. `unrelu status` and `unrelu report` show them.
 
-    Run the same command again to go on: finished chunks are not computed again, and the results are the same bits.
-    Ctrl-C finishes the chunks at work; a second Ctrl-C ends at once. An observation that cannot be read or inverted
+    Run the same command again to resume: finished chunks are kept, and the results are identical to the last bit.
+    Ctrl-C finishes the running chunks; a second Ctrl-C ends at once. An observation that cannot be read or inverted
     gets the status ERROR and does not stop the others; the exit status is then 1.
     """
     from unrelu.cli.run_progress import summary, watching
@@ -308,7 +308,7 @@ def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:
 
 @command(app, examples=("out -- a run of 1,000 observations, 5 s",))
 def status(output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")], json: opt.Json = False) -> None:
-    """Say how far a run is: what is computed, how the observations ended, which failed, and how to go on."""
+    """Show the progress of a run: finished chunks, statuses, failures, and how to resume it."""
     from unrelu.cli.run_progress import status_lines, summary
 
     found = unrelu.open_run(output)
@@ -323,7 +323,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The page (default: OUT/report.html).")] = None,
     json: opt.Json = False,
 ) -> None:
-    """Write what a run found as one HTML page that needs no network: counts, histograms, pictures, errors, speed."""
+    """Write the results of a run as an offline HTML page: counts, histograms, pictures, errors, speed."""
     from unrelu.report import write_report
 
     page = write_report(folder, output)
@@ -374,7 +374,7 @@ def play(
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the default browser.")] = False,
     json: opt.Json = False,
 ) -> None:
-    """Draw a picture on a page of this machine, hide parts of it, and see what a generator makes of it.
+    """Open a local page to draw a picture, hide parts of it, and see the nearest picture that a generator draws.
 
     The page is for this machine only: it is served on 127.0.0.1 and needs no network. Ctrl-C ends it.
     """

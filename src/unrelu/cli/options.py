@@ -55,7 +55,7 @@ Layers = Annotated[str | None, typer.Option(help="The decoder's layers in a larg
 ActivationName = Annotated[
     str | None,
     typer.Option(
-        help="Activation, where the file does not tell it: relu, leaky_relu:0.1, ...; or one a layer, relu,relu,sigmoid"
+        help="Activation, if the file does not state it: relu, leaky_relu:0.1, ...; or one per layer, relu,relu,sigmoid"
     ),
 ]
 Observations = Annotated[Path, typer.Argument(help="Observations: a .npy or .npz file, one or a batch (B, ...).")]
@@ -64,7 +64,7 @@ Options = Annotated[list[str] | None, typer.Option("--option", "-O", help="Optio
 Bounds = Annotated[
     str | None,
     typer.Option(
-        help="Bounds of the codes: LOW,HIGH of every coordinate (inf where there is none), or a .npz with arrays lower "
+        help="Bounds of the codes: LOW,HIGH for every coordinate (inf for no bound), or a .npz with arrays lower "
         "and upper."
     ),
 ]
@@ -88,7 +88,7 @@ class Reading:
     layers: Layers = None
     activation: ActivationName = None
     latent_shape: Annotated[
-        str | None, typer.Option(help="Shape of a latent code where the file does not tell: 64,1,1")
+        str | None, typer.Option(help="Shape of a latent code, if the file does not state it: 64,1,1")
     ] = None
     max_bytes: Annotated[
         int | None,

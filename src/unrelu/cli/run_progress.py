@@ -60,8 +60,8 @@ class Watcher:
             self._print(*_counts(run))
         else:
             self._print(
-                f"stopped: {len(run.records)} of {run.chunks} chunks are finished; run the same command again to go on,"
-                f" or see `unrelu status {self._folder}`"
+                f"stopped: {len(run.records)} of {run.chunks} chunks are finished; run the same command again to "
+                f"resume, or see `unrelu status {self._folder}`"
             )
 
     def stop(self) -> None:
@@ -100,8 +100,8 @@ class Watcher:
 @contextmanager
 def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
     """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop."""
-    first = "stopping when the chunks at work are finished (Ctrl-C again to end at once)"
-    second = "ended at once; run the same command again to go on from the last finished chunk"
+    first = "stopping when the running chunks are finished (Ctrl-C again to end at once)"
+    second = "ended at once; run the same command again to resume from the last finished chunk"
     messages = ("", "") if quiet else (first, second)
     with interruptible(*messages, signals=(signal.SIGINT, signal.SIGTERM)) as interrupted:
         watcher = Watcher(Console(stderr=True, quiet=quiet), folder, interrupted)
@@ -133,7 +133,7 @@ def status_lines(run: Run) -> list[str]:
         *_errors(run.errors, _ALL_ERRORS, ""),
     ]
     if not run.finished and not run.running and "command" in about:
-        lines.append(f"go on with: {about['command']}")
+        lines.append(f"resume with: {about['command']}")
     return lines
 
 

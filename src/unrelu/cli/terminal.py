@@ -101,7 +101,7 @@ def progress_bar(
     from unrelu.runtime.interrupts import interruptible
 
     console = Console(stderr=True, quiet=quiet)
-    message = "stopping; what was found so far will be written (Ctrl-C again to end at once)"
+    message = "stopping; the results so far will be written (Ctrl-C again to end at once)"
     with interruptible("" if quiet else message) as interrupted, bar_of(console, method, size) as bar:
         task = bar.task_ids[0]
         bar.update(task, note=f"{unit} 0")

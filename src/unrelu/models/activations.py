@@ -148,7 +148,7 @@ class Activation:
 
     @property
     def range(self) -> tuple[Array, Array]:
-        """Lower and upper limit of the outputs, each broadcastable to (n,); infinite where there is no limit."""
+        """Lower and upper limit of the outputs, each broadcastable to (n,); infinite if unlimited."""
         if self.smooth:
             low, high = _SATURATING[self.name].range
             return np.array(low), np.array(high)

@@ -62,7 +62,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
 def _trial_codes(latent_shape: Shape) -> Tensor:
     """Two codes, (2, *latent_shape)."""
     z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
-    # Opposite signs reveal a condition on the sum of a batch: it differs between the batch and one of the two alone.
+    # Their signs are opposite, so that a module that branches on the sum of a batch does so differently for each alone.
     return torch.cat([z, -0.7 * z]).reshape(2, *latent_shape)
 
 

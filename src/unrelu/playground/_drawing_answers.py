@@ -178,5 +178,5 @@ def _confidence(value: float) -> str:
     if not math.isfinite(value):
         return "unknown for least squares"
     if value == 0:
-        return "0: nothing says that no other code fits better"
+        return "0: another code may fit better"
     return f"{probability(value)} that no other code fits better by more than 1%"

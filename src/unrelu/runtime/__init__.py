@@ -1,4 +1,4 @@
-"""What runs below the mathematics: files that may be hostile, processes, threads, random streams, host settings.
+"""Services below the mathematics: safe reading and writing of files, processes, threads, random streams, host settings.
 
-What was tried and why it is as it is: docs/notes/runs.md.
+docs/notes/runs.md records the alternatives that were tried, and the reasons for the present design.
 """
