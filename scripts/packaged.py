@@ -23,8 +23,10 @@ NEEDED = {
         "tests/conftest.py", "studies/pyproject.toml", "docs/conf.py", "examples",
         "src/unrelu/zoo/weights/mnist-relu.npz",
     ),
-    "wheel": ("unrelu/py.typed", "unrelu/__init__.pyi", "unrelu/adapters/__init__.pyi", "unrelu/__main__.py", "unrelu/zoo/weights/mnist-relu.npz",
-              "unrelu/zoo/digits.npz", "unrelu/report/templates"),
+    "wheel": (
+        "unrelu/py.typed", "unrelu/__init__.pyi", "unrelu/adapters/__init__.pyi", "unrelu/__main__.py",
+        "unrelu/zoo/weights/mnist-relu.npz", "unrelu/zoo/digits.npz", "unrelu/report/templates",
+    ),
 }  # fmt: skip
 UNWANTED = ("__pycache__", ".pyc", ".venv", "docs/_build", ".git/")
 

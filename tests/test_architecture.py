@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 import subprocess
 import sys
@@ -57,6 +58,14 @@ def test_imports_go_downwards(name):
     for path in FILES:
         if row(path) == name:
             assert rows_imported(path) <= allowed, path
+
+
+def test_what_the_page_names_exists():
+    names = re.findall(r"`((?:_?[a-z]\w*\.)+\w+)`", PAGE.read_text(encoding="utf-8"))
+    ours = [name for name in names if name.split(".")[0] in ORDER]
+    assert len(ours) > 40
+    for name in ours:
+        assert pkgutil.resolve_name(f"unrelu.{name}"), name
 
 
 def test_the_check_sees_imports():
