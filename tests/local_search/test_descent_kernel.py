@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -103,7 +105,7 @@ def system(problem, row, z, width=0.0):
     """The same by PyTorch in double precision: J^T J, half the gradient and f."""
     objective = SquaredError.of(problem)
     if width:
-        objective = objective.with_network(problem.network.smoothed(width))
+        objective = replace(objective, network=problem.network.smoothed(width))
     return [part[0].numpy() for part in objective.system(objective.tensor(z[None]), torch.tensor([row]))]
 
 

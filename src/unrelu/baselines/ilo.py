@@ -148,7 +148,7 @@ class Ilo:
         return descend(h, within, steps, problem.control, report, objective.clip)
 
     def rate(self, steps: int, t: int) -> float:
-        """The learning rate of step t of a round of so many."""
+        """The learning rate of step t of a round with ``steps`` steps."""
         fraction = t / steps
         falling = min(1.0, (1 - fraction) / self.rampdown) if self.rampdown else 1.0
         rising = min(1.0, fraction / self.rampup) if self.rampup else 1.0

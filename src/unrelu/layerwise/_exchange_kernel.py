@@ -126,7 +126,7 @@ class KernelProgram(ABC):
 
     @abstractmethod
     def approach(self, sizes: Array, steps: int) -> tuple[Array, Array, Mask]:
-        """Make at most so many interior-point steps; ``sizes`` are the squared norms of the rows of W, (n,).
+        """Make at most ``steps`` interior-point steps; ``sizes`` are the squared norms of the rows of W, (n,).
 
         Returns:
             Scores that say how likely constraints (N,) and bounds (K,) are basic, and the working set. If the steps

@@ -15,7 +15,7 @@ from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.runtime.array_types import Array
 
 _NEWTON_STEPS = 200
-# A rough point takes so many steps, or ends when a step is predicted to gain at most this fraction of the sum.
+# A rough point takes at most _ROUGH_STEPS; it ends when a step is predicted to gain at most the fraction _ROUGH of f.
 _ROUGH_STEPS, _ROUGH = 6, 1e-4
 # With columns of norm 1, a smaller pivot of the Cholesky factor means that products lose half the digits.
 _WELL_CONDITIONED = 1e-3

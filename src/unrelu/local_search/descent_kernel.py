@@ -52,13 +52,13 @@ ROOM = 256
 
 @jit
 def doubles(size):
-    """An array of so many numbers in double precision, far from other arrays."""
+    """An array of ``size`` numbers in double precision, far from other arrays."""
     return np.empty(size + 2 * ROOM)[ROOM : ROOM + size]
 
 
 @jit
 def _singles(size):
-    """An array of so many numbers in single precision, far from other arrays."""
+    """An array of ``size`` numbers in single precision, far from other arrays."""
     return np.empty(size + 2 * ROOM, np.float32)[ROOM : ROOM + size]
 
 
@@ -242,7 +242,7 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 @jit
 def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, damping, work):
-    """Make at most so many damped Gauss-Newton steps from z, in place, on the network with these widths.
+    """Make at most ``most`` damped Gauss-Newton steps from z, in place, on the network with these widths.
 
     Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
     damping stands for the default of a first step.

@@ -73,7 +73,7 @@ class Steps(ABC):
         self.retire(self.done)
 
     def run(self, steps: int, stop: Stop | None = None) -> Self:
-        """Make up to so many steps of every code; ``stop`` is asked before each."""
+        """Make at most ``steps`` steps of every code; ``stop`` is asked before each."""
         for _ in range(steps):
             if not len(self.active) or (stop is not None and stop()):
                 break

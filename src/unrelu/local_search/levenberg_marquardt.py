@@ -118,7 +118,7 @@ class LevenbergMarquardtSteps(Steps):
         return gram * (free[:, :, None] & free[:, None, :]), gradient * free
 
     def refresh(self, at: Tensor) -> None:
-        """Compute J^T J and the gradient of those of some codes that have moved since."""
+        """Compute J^T J and the gradient of the codes that have moved since the last time."""
         at = at[self.stale[at]]
         if len(at):
             self.gram[at], self.gradient[at], _ = self.objective.system(self.z[at], self.observations[at])

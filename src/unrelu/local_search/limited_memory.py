@@ -10,7 +10,7 @@ from unrelu.local_search.squared_error import SquaredError
 
 # The number of pairs (step, change of the gradient) that update the inverse Hessian.
 _MEMORY = 10
-# A step that does not lower f is tried again at this fraction of its length, at most so often.
+# A step that does not lower f is tried again at the fraction _SHORTER of its length, at most _TRIALS times.
 _SHORTER, _TRIALS = 0.25, 8
 
 

@@ -277,7 +277,7 @@ class _Descent:
         return self.bounds.clip(z)
 
     def sides_of_outputs(self, regions: AdjacentRegions) -> tuple[list[Flags], int]:
-        """Which outputs are on, and how many with y > 0 are at their kink; if there are any, once off and once on."""
+        """Which outputs are on, in two versions if some with y > 0 are at their kink, and the number of these."""
         v, observation = regions.v, self.observation
         at_kink = observation.at_bend(v) & (observation.y > 0) & (self.norm == "l1")
         at_kink &= regions.v_code.any(axis=1) | regions.v_kink.any(axis=1)

@@ -262,7 +262,7 @@ _LEFT = 10.0 * _TINY
 # A remembered gradient is used if its quadratic model is off by at most this share of f; otherwise its region does not
 # touch the code. With 1e-5, L-BFGS lowers two of 1,000 codes that count as optimal by more than 1e-4.
 _NEAR = 1e-7
-# A code is also optimal when the steps between so many tests have together gained at most the fraction _LEFT of f.
+# A code is also optimal when the steps between this many tests have together gained at most the fraction _LEFT of f.
 _TESTS = 6
 # The first step after a restart of BFGS with a multiple of I, as a share of |z| / sqrt(k).
 _FIRST = 1e-3
@@ -343,7 +343,7 @@ class _Refinement:
         return PackedObservations(network, self.objective.operator, _numpy(y), np.float64)
 
     def run(self, most: int, stopped: Stop) -> Refined:
-        """Make at most so many trial steps of every code."""
+        """Make at most ``most`` trial steps of every code."""
         while not stopped():
             some = np.flatnonzero(~self.ended & (self.numbers[:, _STEPS] < most))
             if not len(some):

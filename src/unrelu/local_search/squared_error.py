@@ -56,10 +56,6 @@ class SquaredError:
             network, problem.operator.to(network.dtype, network.device), y, problem.prior, box, problem.noise.likelihood
         )
 
-    def with_network(self, network: Generator) -> SquaredError:
-        """The objective for another generator with outputs of the same shape."""
-        return replace(self, network=network)
-
     @property
     def squares(self) -> bool:
         """Whether f is a sum of squares, not of deviances."""

@@ -227,7 +227,7 @@ def centred(s, t, ds, dt, total):
 def normal_factor(routines, matrix, weight, barrier, length, scaled, normal):
     """The Cholesky factor of W^T diag(weight) W + diag(barrier), and whether it exists.
 
-    Rows of small weight are left out; after a step of short ``length`` fewer, as they may have been missing.
+    Rows of small weight are left out; after a short step (``length``), fewer are, as they may have been missing.
     """
     gram(routines, matrix, weight, _NEGLIGIBLE if length > _SHORT else _TINY, scaled, normal)
     for i in range(len(barrier)):

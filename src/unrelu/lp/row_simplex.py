@@ -6,7 +6,7 @@ over free x of dimension N. If p_j or q_j is infinite, that side is a constraint
 -q_j and p_j, and g = sum_j y_j a_j at a dual feasible vertex. N rows are basic, that is, tight at one side. The others
 have y_j = 0 (within their sides), p_j (below) or -q_j (above).
 
-In the dual simplex, a row enters for which this does not hold. Its multiplier moves, and with it those of the basic
+In the dual simplex, a row whose multiplier violates this enters. Its multiplier moves, and with it those of the basic
 rows, until one of them reaches an end of its interval and leaves. The objective never falls, so every vertex gives a
 lower bound. In the primal simplex, all rows are constraints. A row with a multiplier of the wrong sign leaves, and the
 step along its edge ends at the first row that it meets.
@@ -34,7 +34,7 @@ _FEASIBLE = 1e-7
 _PIVOT = 1e-9
 # Pivots between two inversions from scratch.
 _REFACTOR = 60
-# If constraints contradict each other, a multiplier grows at most so far to reach the cutoff.
+# If constraints contradict each other, a multiplier grows at most this far to reach the cutoff.
 _FARTHEST = 1e12
 
 
@@ -259,7 +259,7 @@ def allowed(m, lo, hi, p, q, basis, upper, y):
 
 @jit
 def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
-    """Compute the vertex anew, by the updated inverse if that is accurate; return if there is an inverse, too."""
+    """Compute the vertex anew, by the updated inverse if that is accurate; return as :func:`vertex_from_scratch`."""
     if not fresh:
         value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if accurate(lo, hi, basis, upper, x, r):

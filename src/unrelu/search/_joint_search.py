@@ -66,8 +66,8 @@ class JointSearch:
 
     Attributes:
         rule: when the search stops.
-        restarts, ends: where the restarts ended, (B, C, k), and their objectives, (B, C), infinite for restarts not
-            made or failed.
+        restarts, ends: where the restarts ended, (B, C, k), and their objectives, (B, C), infinite for restarts that
+            failed or were not made.
         made, perturbations: the number of restarts of each observation, and of perturbations of each restart, (B,).
         rounds: the number of finished rounds of each observation, (B,).
         z, f: the best codes (B, k), in the precision of the last refinement, and their objectives (B,).
@@ -144,7 +144,7 @@ class JointSearch:
         """Spend the rest of the budget on perturbations of the best restarts, which find more than new restarts do.
 
         Args:
-            observations: the observations to go on with.
+            observations: the observations whose best restarts are perturbed.
             most: the largest number of perturbations, (b,).
         """
         left = self.rule.perturbations(self.spent())[observations]
@@ -165,7 +165,7 @@ class JointSearch:
         self._judge(observations)
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
-        """Split observations so that the numbers in so many codes of each part are bounded."""
+        """Split observations into parts, so that ``codes`` codes of each observation of a part fit into memory."""
         size = max(1, _NUMBERS // (codes * self.z.shape[1]))
         return np.split(observations, range(size, len(observations), size))
 
@@ -208,7 +208,7 @@ class JointSearch:
         self.perturbations[observations], self.made[observations] = perturbations, restarts
 
     def _improve(self, observations: Index, some: slice, perturbations: int) -> None:
-        """Descend from the starts of new restarts, and after each of so many perturbations of all these restarts."""
+        """Descend from those restarts that are new, then perturb each restart ``perturbations`` times."""
         z, f = self.restarts[observations, some], self.ends[observations, some]
         self._descend(Start(observations, z, f, self.starts.perturbations(observations, f.shape[1], perturbations)))
         self.restarts[observations, some], self.ends[observations, some] = z, f
@@ -314,7 +314,7 @@ class JointSearch:
         self.exact[observations] = self.problem.part(observations).fits_exactly(self.z[observations])
 
     def _in_double(self, observations: Index) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
-        """The objective in double precision, and for each code: it, its observation, and the f that counts as 0."""
+        """The objective in double precision, the codes, their observations, and the f of each that counts as 0."""
         objective = SquaredError.of(self.problem)
         z, exact = objective.tensor(self.z[observations]), objective.tensor(_ROUNDING * self.size[observations])
         return objective, z, objective.index(observations), exact

@@ -41,26 +41,26 @@ _LEAST_MICROSECONDS = 1.0
 
 
 def effort(rounds: int) -> tuple[int, int]:
-    """The number of restarts, and of perturbations of each, after so many rounds, at least one."""
+    """The number of restarts, and of perturbations of each, after ``rounds``, at least one."""
     restarts, perturbations = ROUNDS[min(max(rounds, 1), len(ROUNDS)) - 1]
     return restarts + _FURTHER * max(0, rounds - len(ROUNDS)), perturbations
 
 
 def _descents(rounds: Counts) -> Counts:
-    """The number of descents after so many rounds, at least one, (b,)."""
+    """The number of descents after ``rounds``, at least one, (b,)."""
     return np.array([restarts * (1 + each) for restarts, each in map(effort, rounds.tolist())], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a search with descents of one kind may spend on an observation.
+    """The budget of an observation in a search with descents of one kind.
 
     Attributes:
         first: the round that observations with visible noise begin with. Without noise, one restart may fit exactly.
         last: the largest number of rounds, if the user states none.
         doubtful: an observation with less confidence after the first round gets one more, whatever it costs.
         noiseless: the number of further rounds if an exact fit exists and was not found.
-        hopeless: after so many rounds, further ones are made only at a confidence of at least 0.8.
+        hopeless: after this number of rounds, further ones are made only at a confidence of at least 0.8.
         microseconds: the budget of an observation. The rest after all rounds is spent on the best restart.
         noiseless_times: the factor of that budget if an exact fit exists.
         learned: whether the confidence is learned by simulation, which takes as long as 50 searches.

@@ -14,15 +14,15 @@ from unrelu.search.learned_prior import LearnedConfidence
 
 @dataclass(frozen=True)
 class Search:
-    r"""Independent restarts of descents and perturbations, until the best one is the best of all with confidence.
+    r"""Independent restarts of descents and perturbations, until the best code found is likely to be the best of all.
 
     A descent minimises :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy: one
     step on each of some smoothed generators, less and less smooth, then steps on the exact one. Restarts start from
-    independent draws. Their distribution is that of the codes given the observation, according to 4,096 samples of the
-    generator (:class:`~unrelu.search._search_starts.SearchStarts`). Where few restarts agree, they go on by basin
-    hopping: each perturbs its code by 0.1 to 10 times its length, descends again, and keeps the lower code. The user's
-    codes ``z0`` start further descents, which do not count for the confidence. So does the code of ``exact``, found
-    layer by layer, if no noise is visible and the first restart is no exact fit.
+    independent draws of the codes given the observation, by a Gaussian model of 4,096 samples of the generator
+    (:class:`~unrelu.search._search_starts.SearchStarts`). Where few restarts agree, they go on by basin hopping: each
+    perturbs its code by 0.1 to 10 times its length, descends again, and keeps the lower code. The user's codes ``z0``
+    start further descents, which do not count for the confidence. So does the code of ``exact``, found layer by layer,
+    if no noise is visible and the first restart is no exact fit.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
     (:mod:`~unrelu.search._stopping_rule`). The confidence follows from where the restarts ended: how many at the best

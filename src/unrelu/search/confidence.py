@@ -47,7 +47,7 @@ _PSEUDO = 1.5
 
 
 class Hits(NamedTuple):
-    """The numbers of restarts of some observations that ended in the best optimum, in the second best seen, and all."""
+    """The numbers of restarts that ended in the best optimum, and in the second best one seen, and of all restarts."""
 
     best: Counts
     second: Counts
@@ -89,7 +89,7 @@ def _likelihoods(hits: Hits) -> tuple[Array, Array]:
 
 
 def confidence(prior: Array, hits: Hits) -> Array:
-    r"""The probability that no optimum is better than the best that was seen, (B,).
+    r"""The probability that no optimum is better than the best one seen, (B,).
 
     :math:`L_1` and :math:`L_2` are the probabilities of the counts of the best and the second best optimum seen, and
     :math:`u(\theta) = E (1 - q)^n = B(\alpha, \beta + n) / B(\alpha, \beta)` is the probability that all n restarts
@@ -136,7 +136,7 @@ class Prior:
     weights: Mapping[int, Array]
 
     def confidence(self, rounds: int, hits: Hits) -> Array:
-        """The confidence from the counts of restarts after so many rounds, (B,); by the flat prior if none is learned.
+        """The confidence from the counts of restarts after ``rounds``, (B,); by the flat prior if none is learned.
 
         Beyond the last simulated round, the prior of that round is used: longer restarts do not miss more.
         """

@@ -95,7 +95,7 @@ class Descents(ABC):
         """Whether these descents suit a problem that no kind before them in :data:`KINDS` suits."""
 
     def microseconds(self, steps: Counts) -> Array:
-        """The processor time of so many steps; 0 if there is no estimate."""
+        """The processor time of ``steps``; 0 if there is no estimate."""
         return np.zeros(len(steps))
 
     @abstractmethod

@@ -59,7 +59,7 @@ _SHARE_OF_TIME = 0.5
 _RECIPE = 2
 # An observation is out of distribution if N(0, I) draws a code as long as its code with less than this probability.
 _FAR = 1e-3
-# The weights of a file sum to 1 up to this, and the file has at most so many bytes: those of a hundred rounds.
+# The weights in a file sum to 1 up to _ROUNDING, and the file is no larger than that of a hundred rounds.
 _ROUNDING, _LARGEST_FILE = 1e-6, 2**20
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
@@ -70,8 +70,9 @@ _known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKey
 NOISE_STEP, EXCESS_STEP = 3.0, 3.0
 # If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
 _WHITE_SHARE = 0.3
-# The longest codes of observations out of distribution, as multiples of those of N(0, I). With 1, 3, 10 and 30, 7, 3.6,
-# 3 and 2.1% of the sure answers were wrong, on real digits and fourteen decoders, six with saturating outputs.
+# The longest codes of observations out of distribution, as multiples of those of N(0, I). For 1, 3, 10 and 30, the
+# shares of wrong answers among the sure ones were 7, 3.6, 3 and 2.1%, on real digits and fourteen decoders, six of them
+# with saturating outputs.
 _FURTHEST = 10.0
 # An observation with this confidence is searched one more round, and then no further.
 _SURE = 0.99
@@ -105,7 +106,7 @@ class Level:
 
 
 def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tuple[Problem, Array]:
-    """A problem of so many simulated observations at a level of noise, and their codes, (count, k)."""
+    """A problem of ``count`` simulated observations at a level of noise, and their codes, (count, k)."""
     operator, spread = _cycled(problem.operator, count), spread_of(problem)
     keys = (level.noise, str(level.excess), seed)
     white, structured = (size[:, None] * spread for size in level.errors(count))
@@ -163,7 +164,7 @@ class Simulation:
         search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
 
     def hits(self, rounds: int, observations: Flags | None = None, of_truth: bool = True) -> Hits:
-        """Counts after so many rounds: of the best known optimum, or of the best one that the restarts found."""
+        """The counts after ``rounds``, for the best known optimum or for the best one that the restarts found."""
         ends = self.ends[rounds]
         known = np.isfinite(ends).sum(axis=1)
         best = self.search.f if of_truth else ends.min(axis=1)
@@ -203,7 +204,7 @@ def distinct(operator: Operator) -> tuple[npt.NDArray[np.float32], Index]:
 
 
 def _cycled(operator: Operator, count: int) -> Operator:
-    """The operator for so many outputs; distinct masks take turns, whatever their order in the problem."""
+    """The operator for ``count`` outputs; distinct masks take turns, whatever their order in the problem."""
     if not operator.count:
         return operator
     first = distinct(operator)[1]

@@ -1,4 +1,4 @@
-"""From the best code in l2 to a local optimum in the norm that was asked for, by reweighted least squares in l1."""
+"""From the best code in l2 to a local optimum in l1 or linf; in l1, also by reweighted least squares."""
 
 from __future__ import annotations
 
