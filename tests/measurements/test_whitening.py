@@ -370,7 +370,7 @@ def test_a_covariance_wants_one_mask():
 
 def test_what_cannot_use_such_noise_says_so(tmp_path):
     for noise in (unrelu.Gaussian(ONE), unrelu.Gaussian(covariance=COVARIANCE)):
-        with pytest.raises(UnsupportedModelError, match="noise= of entries that differ or depend on each other"):
+        with pytest.raises(UnsupportedModelError, match="noise= with entries that differ or are correlated"):
             unrelu.invert(NETS["sigmoid"], noisy(), "l1", noise=noise)
         with pytest.raises(InputError, match="certificates are of errors of one size; state 'uniform:A'"):
             unrelu.certify(NET, noisy()[0], TRUTH[0], noise=noise)

@@ -69,7 +69,7 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
             f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
             "linear, so the last layer and the measurement together are no layer: use method='auto' or 'lm'"
         )
-    whitened = "noise= of entries that differ or depend on each other weighs or"
+    whitened = "noise= with entries that differ or are correlated weighs or"
     what = whitened if problem.given else "operator="
     raise UnsupportedModelError(
         f"method={method!r} inverts layer by layer, but {what} mixes the outputs of the last activation "

@@ -63,7 +63,7 @@ class Search:
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
-            raise OptionError(f"confidence={self.confidence} is a probability, above 0 and at most 1")
+            raise OptionError(f"confidence={self.confidence} must be a probability, above 0 and at most 1")
         at_least(1, rounds=self.rounds, max_iterations=self.max_iterations, max_programs=self.max_programs)
 
     def __call__(self, problem: Problem) -> Inversion:
