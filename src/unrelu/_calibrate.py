@@ -1,4 +1,4 @@
-"""Learning on one's own generator how far the agreement of independent starts can be trusted."""
+"""Learn, on a given generator, how far the agreement of independent starts can be trusted."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from unrelu.runtime.streams import stream
 from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, keep, simulated
 
 _FEWEST, _FOLDS = 20, 10
-# Levels of residuals that the generator does not explain, for which what is learned from data is used.
+# Levels of residuals above the stated noise for which the prior learned from data is used.
 _EXCESSES = tuple(range(1, 10))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration found: each tenth of the observations is judged by what was learned from the others.
+    """The result of a calibration, by cross-validation: each tenth of the observations is judged by the others.
 
     Attributes:
-        observations: that were simulated, or given.
-        reached: the share of them whose confidence reaches 0.99 in the rounds that :func:`unrelu.invert` makes.
-        wrong: the share of those whose best code was not the best known, to 1%; NaN where none reached it.
+        observations: number of observations, simulated or given.
+        reached: the fraction whose confidence reaches 0.99 in the rounds that :func:`unrelu.invert` makes.
+        wrong: among these, the fraction whose best code was not the best known, to 1%; NaN if there are none.
     """
 
     observations: int
@@ -52,34 +52,34 @@ def calibrate(
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
-    ``invert`` with method "auto" learns that by itself from 48 simulated observations, where descents are cheap. This
-    does it with more, for generators of any kind, for counts, and from data of one's own.
+    ``invert`` with method "auto" learns this by itself, from 48 simulated observations, if descents are cheap. This
+    function uses more observations, also those of your own, and works for all generators and for counts.
 
-    Codes z ~ N(0, I), or uniform within the bounds, are drawn, observed as y = A G(z) + e, and searched as "auto" does,
-    one round further where it would be sure. How many of the independent restarts ended in the best known optimum is
-    the data from which the prior of :mod:`unrelu.search.confidence` is learned. It is kept with the network, and
-    used by each later ``invert(network, ..., operator=operator)`` in this process whose noise is within a factor of 1.7
-    of this one, stated or not.
+    Codes z ~ N(0, I), or uniform within the bounds, are drawn, and y = A G(z) + e is inverted as by "auto", with one
+    more round after the confidence is reached. The prior of :mod:`unrelu.search.confidence` is learned from the number
+    of independent restarts that ended in the best known optimum. It is cached with the network. Every later
+    ``invert(network, ..., operator=operator)`` in this process uses it, if its noise, stated or not, is within a factor
+    of 1.7 of this one.
 
     Args:
         network: G.
-        operator: A, as in :func:`unrelu.invert`; of masks, one for all or a batch of them (:class:`unrelu.Mask`).
-        noise: of a size that is usual for the observations: "gaussian:S", "uniform:A" or of counts. Without noise,
-            exact fits leave nothing to learn.
-        bounds: of the codes, as in :func:`unrelu.invert`. What is learned is used within the same bounds only.
-        observations: how many to simulate, at least 20; where there are more masks than that, one for each.
-        data: held-out observations, at least 20, as ``y`` of :func:`unrelu.invert`, of the kind that will be inverted.
-            No generator makes what is measured in the field exactly, and such observations have more optima. What they
-            say is used where residuals are larger than the stated noise, and where none is stated; simulated ones are
-            used where the noise explains y.
-        seed: of codes and noise.
+        operator: A, as in :func:`unrelu.invert`; masks may be one for all or a batch of them (:class:`unrelu.Mask`).
+        noise: noise of a typical size: "gaussian:S", "uniform:A" or a model of counts. Without noise, fits are exact
+            and there is nothing to learn.
+        bounds: bounds of the codes, as in :func:`unrelu.invert`. The prior is used for the same bounds only.
+        observations: number of observations to simulate, at least 20; at least one for each mask.
+        data: held-out observations, at least 20, like ``y`` of :func:`unrelu.invert`, of the kind that will be
+            inverted. Field measurements are never exactly outputs of a generator, and have more optima. The prior
+            learned from them is used if residuals exceed the stated noise, and if no noise is stated. The prior learned
+            from simulations is used if the noise explains y.
+        seed: seed of codes and noise.
 
     Returns:
-        A :class:`Calibration`, of ``data`` if there are any.
+        A :class:`Calibration`, for ``data`` if they are given.
 
     Raises:
-        InputError: no noise is stated, or none that can be drawn; an operator, bounds or data that cannot be used.
-        OptionError: too few observations, or a seed that is no seed.
+        InputError: no noise is stated, the noise cannot be drawn, or the operator, bounds or data cannot be used.
+        OptionError: there are too few observations, or the seed is not valid.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -114,13 +114,13 @@ def calibrate(
 
 
 def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int, bounds: Any, seed: int) -> Problem:
-    """A problem of outputs of the generator with noise, which says what is measured and how large that is."""
+    """Return a problem with simulated observations: outputs of the generator with noise."""
     if operator.count:
         operator = operator.take(np.arange(count) % operator.count)
     box = Bounds.parse(bounds, network.latent_shape)
     z = box.draw(stream("calibration codes", seed), (count,))
     clean = operator.values(network(z).reshape(count, -1))
-    known_entries(noise, operator, count)  # refuses sizes of another shape
+    known_entries(noise, operator, count)  # refuses noise levels of another shape
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
     return Problem.build(
         network, y, operator=operator, bounds=box.ends, noise=noise, norm="l2", scale="none", seed=seed
@@ -128,7 +128,7 @@ def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int
 
 
 def _of_data(network: Generator, operator: Any, noise: Noise, data: npt.ArrayLike, bounds: Any) -> Problem:
-    """A problem of held-out observations."""
+    """Return a problem with held-out observations."""
     problem = Problem.build(
         network, data, operator=operator, bounds=bounds, noise=noise, norm="l2", scale="none"
     ).equilibrated()
@@ -138,7 +138,7 @@ def _of_data(network: Generator, operator: Any, noise: Noise, data: npt.ArrayLik
 
 
 def _judged(simulation: Simulation) -> Calibration:
-    """Each tenth of the observations, judged by what the others say (cross-validation)."""
+    """Judge each tenth of the observations by a prior learned from the others (cross-validation)."""
     size = simulation.search.problem.size
     folds = [np.arange(size) % _FOLDS == fold for fold in range(_FOLDS)]
     found = [simulation.judged(simulation.prior(~fold), fold) for fold in folds]

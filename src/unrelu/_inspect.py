@@ -1,4 +1,4 @@
-"""What to expect of a network before inverting it: expansion, active rows, identifiability."""
+"""Inspect a network before inverting it: expansion, active outputs, identifiability."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from unrelu.runtime.words import share
 
 #: The least :math:`n_i / n_{i-1}` of the paper's Assumption 1.
 ASSUMED_EXPANSION = 2.1
-# Beyond that, proofs of the zoo's networks did not end in minutes.
+# With more undecided neurons than this, proofs for the zoo's networks took longer than minutes.
 _MANY = 300
-# Fractions are estimated to a per cent, which a thousand samples do; more than this is a mistake.
+# A thousand samples estimate fractions to about a per cent; a request for more than this many is a mistake.
 _MOST_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
 class LayerInspection:
-    """One layer, seen by sampled codes.
+    """One layer, evaluated at sampled codes.
 
     Attributes:
         name: its affine steps.
@@ -37,8 +37,8 @@ class LayerInspection:
         activation: the activation's name.
         expansion: n_out / n_in.
         expands: whether expansion is at least 2.1 (Assumption 1).
-        determined: share of sampled codes for which at least n_in outputs tell their pre-activation, so that the layer
-            can be inverted exactly from its active rows.
+        determined: fraction of sampled codes for which at least n_in outputs determine their pre-activation, so that
+            the layer can be inverted exactly from these.
     """
 
     name: str
@@ -52,18 +52,18 @@ class LayerInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A network, seen by codes drawn from N(0, I).
+    """A network, evaluated at codes drawn from N(0, I).
 
     Attributes:
-        layers: each layer; none of an :class:`~unrelu.OpaqueNetwork`, whose layers are not known.
+        layers: its layers; empty for an :class:`~unrelu.OpaqueNetwork`, whose layers are not known.
         samples: number of codes drawn.
-        exact: share of them with enough active rows in every layer: ``exact`` can be expected to recover those. 0 where
-            the layers are not known.
-        identifiable: share of them whose Jacobian has rank k: without noise, the code is locally the only one.
+        exact: fraction of codes with enough active outputs in every layer, which ``exact`` can be expected to recover.
+            0 if the layers are not known.
+        identifiable: fraction of codes where the Jacobian has rank k: without noise, the code is locally unique.
         obstacle: why ``exact`` refuses the network, or None if it does not.
         start: why ``auto`` does not start layer by layer, or None if it does.
         unprovable: why :func:`~unrelu.certify` refuses the network, or None if it does not.
-        undecided: hidden neurons whose signs a proof has to decide.
+        undecided: number of hidden neurons whose signs a proof has to decide.
     """
 
     layers: tuple[LayerInspection, ...]
@@ -93,14 +93,14 @@ class Inspection:
 
     @property
     def recommended(self) -> str:
-        """What ``auto`` would do."""
+        """How ``auto`` would search, in a sentence."""
         if self.start is None:
             return "auto: joint search from a linear estimate, samples, layer-wise least squares and random codes"
         return f"auto: joint search from a linear estimate, samples and random codes; not by layers, since {self.start}"
 
     @property
     def provable(self) -> str:
-        """What a certificate can be expected to prove."""
+        """What a certificate can be expected to prove, in words."""
         if self.unprovable:
             return f"nothing: {self.unprovable}"
         what = "the smallest linf or l1 error over all codes, and a box of codes under uniform noise"
@@ -111,16 +111,16 @@ class Inspection:
 
 @computing()
 def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection:
-    """Draw codes from N(0, I) and look at the layers and the Jacobian there.
+    """Draw codes from N(0, I), and inspect the layers and the Jacobian there.
 
     Args:
-        network: the network; of an opaque one only the Jacobian is seen.
-        samples: codes to draw.
+        network: the network; for an opaque one, only the Jacobian is inspected.
+        samples: number of codes to draw.
         seed: seed of the draw.
 
     Raises:
-        InputError: there are no codes to draw, or more than a million.
-        OptionError: ``network`` is no generator.
+        InputError: ``samples`` is below 1 or above a million.
+        OptionError: ``network`` is not a generator.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -148,13 +148,13 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
 
 
 def _layers(network: Network, z: npt.NDArray[np.float64]) -> tuple[tuple[LayerInspection, ...], float]:
-    """Each layer, and the share of codes with enough active rows in all of them."""
+    """Inspect each layer; return also the fraction of codes with enough active outputs in all of them."""
     every = np.ones(len(z), dtype=bool)
     layers = []
     for layer, on in zip(network.layers, network.pattern(z), strict=True):
         flat = on.reshape(len(z), -1)
-        telling = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
-        enough = telling.sum(axis=1) >= layer.n_in
+        determining = flat | np.broadcast_to(layer.activation.invertible | (layer.activation.slope > 0), flat.shape)
+        enough = determining.sum(axis=1) >= layer.n_in
         every &= enough
         steps = [type(s).__name__ for s in layer.affine.steps if not isinstance(s, Reshape)]
         layers.append(

@@ -1,4 +1,4 @@
-"""The front door: an observation in, a code with its status out."""
+"""The main function: from observations to codes and verdicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 
-# How arithmetic ends that an observation was too much for: an LP solver's and linear algebra's own words, overflow.
+# Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
 _BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
@@ -51,67 +51,68 @@ def invert(
 
     Args:
         network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`.
-        y: one observation, or a batch (B, ...): of the network's output shape (or flat, (n,)), or of what ``operator``
-            gives. An array of the output's own shape is one observation, also where that shape is (1, n).
+        y: one observation or a batch (B, ...), in the network's output shape (or flat, (n,)), or in the shape of what
+            ``operator`` measures. An array of the output's own shape is one observation, even if that shape is (1, n).
         method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
             "gradient_descent", "adam", "plugin", "ilo", "projected") with its options as keywords; an object of
-            :mod:`unrelu.methods` that has them, such as ``LevenbergMarquardt(start="linf")``; or a callable of your
-            own, ``method(problem) -> Inversion``.
-        operator: A: None (the whole output is observed); a 0/1 mask of the output's shape, or one for each
-            observation, where y keeps that shape and entries under a 0 are ignored; or, with y of shape (m,) or (B, m),
-            a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops ``LinearOperator``, a
-            pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv ``LinearPhysics``. An array that may
-            be masks or a matrix is an error: pass :class:`unrelu.Mask` or :class:`unrelu.Matrix` of it. For a
-            measurement that is not linear, a differentiable function of PyTorch or a module, from outputs
-            (B, \*output_shape) to (B, \*m), each row on its own.
-        noise: what is known about e, in units of y after ``scale``: None, "uniform:A" (:math:`|e_j| \le A`),
-            "gaussian:S" (standard deviation S), "outliers:P" (a share P of arbitrary errors), of counts "poisson" or
-            "negative-binomial:R"; or an object, :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an
-            array or a covariance, :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`.
-            It decides what a success is: with it, a p-value of at least 0.01; without, an exact fit or a confidence of
-            at least 0.99 of a code that explains y better than chance would.
-        bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite where there
-            is none. Codes never leave them, and random starts are uniform between two that are finite.
-            ``active_bounds`` says which of them a code is at.
-        norm: what ``fun`` reports and "auto" compares codes by: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or "linf"
-            (:math:`|r|_\infty`), r = y - A G(z), whitened where the noise is an array or has a covariance. By default
-            "auto" takes that of the noise (linf for uniform, l1 for outliers, l2 otherwise), the others report what
-            they minimise. Noise with a deviance, such as counts, has no other objective.
-        prior: weight of :math:`|z|_2^2` in the l2 objective; S^2 for Gaussian noise S makes z the most probable code
-            under z ~ N(0, I), and 1 where S is an array, where a covariance is given, and of counts, whose objectives
-            are chi-square and deviance. For the methods that minimise l2 from a start.
-        z0: codes to start from, (k,) or (B, k), for the methods that start somewhere.
+            :mod:`unrelu.methods` with its options, such as ``LevenbergMarquardt(start="linf")``; or your own callable,
+            ``method(problem) -> Inversion``.
+        operator: A. None means that the whole output is observed. A 0/1 mask of the output's shape, or one for each
+            observation, hides entries; y keeps that shape, and entries under a 0 are ignored. For y of shape (m,) or
+            (B, m): a matrix (m, n) on the flattened output (dense or SciPy sparse), a SciPy or PyLops
+            ``LinearOperator``, a pair of functions (x -> A x, r -> A^T r) on flat vectors, or a deepinv
+            ``LinearPhysics``. An array that may be masks or a matrix is an error: pass :class:`unrelu.Mask` or
+            :class:`unrelu.Matrix` of it. For a nonlinear measurement, a differentiable function of PyTorch or a module,
+            which maps each output of (B, \*output_shape) independently to (B, \*m).
+        noise: the model of e, in units of y after ``scale``: None (unknown), "uniform:A" (:math:`|e_j| \le A`),
+            "gaussian:S" (standard deviation S), "outliers:P" (a fraction P of arbitrary errors), and for counts
+            "poisson" or "negative-binomial:R"; or an object: :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a
+            number, an array or a covariance, :class:`unrelu.Outliers`, :class:`unrelu.Poisson`,
+            :class:`unrelu.NegativeBinomial`. A success with stated noise is a p-value of at least 0.01. Without, it is
+            an exact fit, or a confidence of at least 0.99 for a code that explains y better than chance would.
+        bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite for no
+            bound. Codes stay within them, and random starts are uniform between two finite bounds. ``active_bounds``
+            says which bounds a code is at.
+        norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or
+            "linf" (:math:`|r|_\infty`), r = y - A G(z). Residuals are whitened if the noise is an array or has a
+            covariance. By default, "auto" uses the norm of the noise (linf for uniform, l1 for outliers, l2 otherwise),
+            and all other methods report what they minimise. Noise with a deviance, such as counts, has no other norm.
+        prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. For Gaussian
+            noise S, the weight S^2 makes z the most probable code under z ~ N(0, I). That weight is 1 if S is an array
+            or a covariance is given, and for counts: their objectives are chi-square and the deviance.
+        z0: codes to start from, (k,) or (B, k), for methods that take a start.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
-            batch as a whole, so an observation alone may get other ones than within a batch.
+            whole batch, so an observation alone may have other starts than within a batch.
         time_limit: seconds for the whole batch; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
-        progress: whether a bar is drawn on standard error, in a terminal or a notebook; "always" also where that is
-            neither. It changes no result.
-        scale: "LOW,HIGH", or (low, high): map y's own range, 0..255 of bytes and 0..1 of floats, to this one first, or
-            "none": y is right as it is; see :class:`~unrelu.measurements.picture_scale.Scaling`. Residuals and
-            ``noise`` are then in these units. None leaves y as it is, too, but observations that are clearly on another
-            scale of pictures than the generator, such as 0..255 for one of [0, 1], are an error
-            (:func:`~unrelu.measurements.picture_scale.check_scale` has the rule).
+        progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
+            anywhere. It does not change results.
+        scale: "LOW,HIGH" or (low, high) first maps the range of y (0..255 for bytes, 0..1 for floats) to this one;
+            residuals and ``noise`` are then in these units. "none" states that y is right as it is. With None, too, y
+            is left as it is, but observations that are clearly on another scale of pictures than the generator, such as
+            0..255 instead of [0, 1], are an error. See :class:`~unrelu.measurements.picture_scale.Scaling` and, for the
+            rule, :func:`~unrelu.measurements.picture_scale.check_scale`.
         **options: options of the method; an unknown one is an error.
 
     Returns:
         An :class:`~unrelu.result.Inversion`, shaped like y: scalars for one observation, arrays (B,) for a batch. Its
-        verdict has three parts: whether the code explains y (``p_value``, ``status``), whether another could fit better
-        (``confidence``), and whether another near it fits as well (``identifiable``, ``freedom``).
+        verdict has three parts: whether the code explains y (``p_value``, ``status``), whether another code could fit
+        better (``confidence``), and whether another code nearby fits as well (``identifiable``, ``freedom``).
 
-        For "auto" without stated noise, the verdict depends on the batch: the noise level is estimated from 20
-        observations or more. Those whose residual is far above it are searched again, and if it stays so they are
-        OUTLIER and no success. ``pool=False`` judges each alone.
+        For "auto" without stated noise, the verdict depends on the batch: the noise level is estimated from 20 or more
+        observations. Observations with a residual far above it are searched again. If the residual stays that large,
+        their status is OUTLIER, which is not a success. ``pool=False`` judges each observation alone.
 
     Raises:
         InputError: y, operator, z0, bounds, noise, norm, prior or scale cannot be used, or y is on another scale than
             the generator.
-        OptionError: an unknown method or option, or one of the wrong type.
+        OptionError: a method or option is unknown, or has the wrong type.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
         HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there.
 
-    An observation on which the arithmetic breaks down (an LP solver that refuses its program, a factorisation that does
-    not exist, overflow) has NaN for its code, the status ERROR and the reason as its message; the others have theirs.
+    If the arithmetic breaks down for an observation (the LP solver fails, a matrix cannot be factored, or numbers
+    overflow), its code is NaN, its status is ERROR, and its message is the reason. The other observations are not
+    affected.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])  # G(z) = relu((2 z, -z, z))
@@ -133,7 +134,7 @@ def invert(
 
 
 def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a method, with the defaults of those that were left out; a function has none that are known."""
+    """The options of a method, defaults included; for a function, only those that were passed."""
     own: Any = run.layer_method if isinstance(run, Layerwise) else run
     if not is_dataclass(own):
         return options
@@ -141,7 +142,7 @@ def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def judged_again(result: Inversion) -> Inversion:
-    """The verdict on the codes of a batch, computed from the codes and from how the method says that it ended."""
+    """Compute the verdict of a batch again, from its codes and the statuses with which the method ended."""
     stated, problem = result.problem, result.problem.equilibrated()
     latent = problem.units.latent
     z = result.z if latent is None else latent.coordinates(result.z)
@@ -153,9 +154,9 @@ def judged_again(result: Inversion) -> Inversion:
 
 
 def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
-    """What the method finds, diagnosed; where arithmetic breaks down in it, of each observation alone.
+    """Run the method and diagnose its result. After a numerical breakdown, run each observation alone.
 
-    A method of the caller's own, which has no ``name``, raises what it raises.
+    Errors of the caller's own method, which has no ``name``, are not caught.
     """
     try:
         result = _checked(run(problem), problem)
@@ -173,7 +174,7 @@ def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -
 
 
 def _checked(result: object, problem: Problem) -> Inversion:
-    """What a method returned, if it is the result of this problem."""
+    """Return a method's result, if it is an Inversion of this problem."""
     if not isinstance(result, Inversion):
         raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
     if result.problem is not problem or np.ndim(result.z) != 2:
@@ -184,7 +185,7 @@ def _checked(result: object, problem: Problem) -> Inversion:
 
 
 def _diagnosed(result: Inversion) -> Inversion:
-    """Say of each code whether others near it have the same output, of each exact fit how free it is, and judge it."""
+    """Judge the codes by identifiability, the dimension of the solution set and the shape of residuals too."""
     problem = result.problem
     k = problem.network.latent_dim
     residual = problem.residual_of(result.reconstruction)
@@ -203,7 +204,7 @@ def _diagnosed(result: Inversion) -> Inversion:
 
 
 def _directions(result: Inversion) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:
-    """The Jacobians of A G at the codes, (b, k, m), of some after another; 0 along coordinates at a bound."""
+    """Yield the Jacobians of A G at the codes, (b, k, m), some at a time; 0 along coordinates at a bound."""
     problem = result.problem
     free = problem.bounds.active(result.z) == 0
     for rows, tangents in jacobians(problem.network, result.z, problem.operator):
@@ -213,13 +214,13 @@ def _directions(result: Inversion) -> Iterator[tuple[npt.NDArray[np.intp], Array
 def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
     r"""Whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
 
-    If y is exact, that is the most that z can be off. Singular values of 1e-10 of the largest still count for the rank,
-    but a residual that counts as an exact fit, up to 1e-8 max|y|, can hide any motion along a direction in which A G
-    changes so little. What was reached decides, not what is allowed: fits polished to rounding determine codes down to
-    sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
-    Asked for is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
+    If y is exact, |r|_2 / sigma_min bounds the error of z. The rank counts singular values down to 1e-10 of the
+    largest. But along a direction in which A G changes so little, a residual of up to 1e-8 max|y|, an exact fit, can
+    hide any step. The test uses the actual residual, not the tolerance: a fit to rounding errors determines codes down
+    to sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
+    The fraction is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
 
-    A residual below the rounding errors of y and of A G(z), which may be none at all, determines no more than they do.
+    Residuals below the rounding errors of y and A G(z), even 0, are replaced by these errors.
     """
     if not len(rows):
         return np.ones(0, dtype=bool)
@@ -232,10 +233,10 @@ def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> 
 
 
 def _rounding(problem: Problem, z: Array, x: Array, rows: npt.NDArray[np.intp]) -> Array:
-    """About the rounding errors of y and of A G(z) at codes (b, k) with outputs x (b, n), as their norms, (b,).
+    """Estimate the norms of the rounding errors of y and A G(z), (b,), at codes (b, k) with outputs x (b, n).
 
-    Those of G, which can be much larger than y's where terms cancel, are what the other precision changes, in the
-    proportion of the precisions. Without layers nothing is known of them.
+    Errors of G can be much larger than those of y where terms cancel. They are estimated by evaluating G in the other
+    precision, and scaled by the ratio of the precisions. Without known layers, they are not estimated.
     """
     network, double = problem.network, float(np.finfo(np.float64).eps)
     of_data = double * np.linalg.norm(problem.y[rows], axis=1)

@@ -1,4 +1,4 @@
-"""Reading results that were saved, and computing their verdicts again."""
+"""Read saved results, and compute their verdicts again."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
 
-# What is computed on another machine may differ by this share of its size, in double and in single precision.
+# The largest relative difference between machines, in double and in single precision.
 _DOUBLE, _SINGLE = 1e-9, 1e-4
-# Probabilities may.
+# The largest difference of probabilities.
 _PROBABILITY = 1e-6
-# What a message alone says: why an observation failed, and by how much its residual stands out of the batch.
+# Only messages contain why an observation failed, and by which factor its residual exceeds the batch's noise level.
 _FAILED, _FACTOR = "could not be inverted: ", re.compile(r"\((\d+\.\d) times the batch's noise level\)")
 
 
@@ -37,22 +37,22 @@ def load_result(
 ) -> Inversion:
     """Read a result that :meth:`Inversion.save` wrote; with its network, the verdict is computed again.
 
-    Without the network the result can be printed, indexed, plotted and put into a data frame; what has to be computed
-    from the codes, ``r.residual()``, asks for it.
+    Without the network, the result can be printed, indexed, plotted and converted to a data frame. Values that are
+    computed from the codes, such as ``r.residual()``, raise an error.
 
     Args:
         path: the ``.npz`` file.
-        network: G. It is compared with the fingerprint in the file, and G(z), objective, p-value, rank and status are
-            computed from the codes and compared with those in the file, and so are the messages. What only the search
-            knew is taken from it: how it ended and why it failed, the confidence of a fit that is not exact, which
-            residuals stood out from those of the batch and by how much, the method, iterations and times.
-        operator: A, where it is code (a function, a large linear operator), which no file holds.
-        max_bytes: the most that the file may take in memory, 4 GiB by default.
+        network: G. It must have the fingerprint in the file. G(z), objective, p-value, rank, status and messages are
+            computed from the codes and compared with those in the file. Values that only the search knew are taken from
+            the file: how it ended or failed, the confidence of a fit that is not exact, which residuals were too large
+            for the batch and by how much, the method, iterations and times.
+        operator: A, if it is code (a function, a large linear operator), which files do not contain.
+        max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
 
     Raises:
-        InputError: there is no such file; it is damaged, cut short, of a later version or no result; it was found on
-            another network; or a number in it does not follow from its codes.
-        OptionError: ``network`` is no generator, or ``max_bytes`` no number of bytes.
+        InputError: the file does not exist, is damaged, truncated, of a later version or not a result; the result was
+            found on another network; or a number in it does not follow from its codes.
+        OptionError: ``network`` is not a generator, or ``max_bytes`` is not a number of bytes.
 
     >>> import os, tempfile
     >>> import unrelu
@@ -78,7 +78,7 @@ def load_result(
 
 
 def _flaw(result: Inversion) -> str | None:
-    """The first number that does not follow from the codes, in a sentence; None if all do."""
+    """A sentence about the first number that does not follow from the codes; None if all do."""
     problem = result.problem
     if not problem.operator.present:
         return "the operator is code, which no file holds: pass operator= as well"
@@ -109,9 +109,9 @@ def _flaw(result: Inversion) -> str | None:
 
 
 def _flaw_of_messages(result: Inversion, again: Inversion) -> str | None:
-    """The first message that is not what the verdict says with the numbers of the file, in a sentence.
+    """A sentence about the first message that differs from the one that the numbers in the file give.
 
-    By how much a residual stands out of its batch, and why an observation failed, are taken from the message.
+    The factor by which a residual exceeds the batch's level, and the reason of a failure, are taken from the message.
     """
     for i, message in enumerate(result.message):
         if result.status[i] is Status.ERROR and message.startswith(_FAILED):
@@ -125,14 +125,14 @@ def _flaw_of_messages(result: Inversion, again: Inversion) -> str | None:
 
 
 def _expected(result: Inversion) -> Inversion:
-    """The verdict on each of the codes alone, with the outliers of the file, where there can be any.
+    """Judge each of the codes alone, and take the outliers, if there may be any, from the file.
 
-    Which residuals stand out follows from the whole batch, of which this may be a part.
+    Outliers depend on the whole batch, of which this result may be a part.
     """
     again = judged_again(replace(result, pool=False))
     if not (result.pool and result.problem.tells_level):
         return again
-    judged = among(again.status, JUDGED - {Status.NO_BETTER_THAN_CHANCE})  # which an outlier may be as well
+    judged = among(again.status, JUDGED - {Status.NO_BETTER_THAN_CHANCE})  # an outlier may also have that status
     cut = among(again.status, CUT_OFF)
     outlying = among(result.status, frozenset({Status.OUTLIER})) & ~judged & ~cut
     status = np.where(outlying, result.status, again.status)
@@ -140,5 +140,5 @@ def _expected(result: Inversion) -> Inversion:
 
 
 def _size(x: Array) -> Array:
-    """The largest absolute entry of every row, 0 where a code is missing."""
+    """The largest absolute entry of each output; 0 without a code."""
     return np.asarray(np.nan_to_num(np.abs(x).max(axis=1), nan=0.0))

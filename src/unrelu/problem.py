@@ -1,4 +1,4 @@
-"""An inversion problem: what was observed, how noisy it is, and how a misfit is measured. Validated once, here."""
+"""An inversion problem: observations, noise and objective. All arguments are validated once, here."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Jacobians = Callable[[], Iterator[tuple[npt.NDArray[np.intp], Array]]]
 
 # A residual below this share of max|y| is an exact fit.
 EXACT = 1e-8
-# Entries this far outside the range of the output's activation, relative to max|y|, have noise.
+# Entries outside the range of the output's activation by more than this, relative to max|y|, have noise.
 _ROUNDING = 1e-9
-# Data and noise this many times larger than what the generator puts out have squares and products that overflow.
+# Squares and products of data and noise overflow if these are this many times larger than the generator's outputs.
 _LARGEST = 1e100
-# Exponents of two between which all numbers a million times smaller than the largest have their 53 digits.
+# Up to this exponent of two, numbers a million times smaller than the largest still have 53 binary digits.
 _REPRESENTED = 940
 
 _NORMS = ("l2", "l1", "linf")
@@ -44,15 +44,15 @@ _NORMS = ("l2", "l1", "linf")
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is given: return True from it to stop.
+    """The argument of a callback, which returns True to stop the run.
 
-    While ``auto`` learns how sure it can be, at the first search on a generator, reports repeat with nothing changed.
+    During the first search on a generator, while ``auto`` learns its confidence, reports repeat unchanged.
 
     Attributes:
-        method: the method at work.
-        nit: iterations so far (of the observation at work for the layer-wise methods).
-        done, total: observations finished, observations in all.
-        z: the codes so far, (B, k); NaN where there is none yet. A copy: changing it changes nothing.
+        method: the name of the method.
+        nit: iterations so far (layer-wise methods: of the current observation).
+        done, total: number of finished observations, and of all observations.
+        z: the codes so far, (B, k); NaN where there is none yet. It is a copy.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -78,7 +78,7 @@ class Control:
     _raised: list[BaseException] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the callback, which is often a function that no other process can be given."""
+        """The state without the callback, which often cannot be pickled."""
         return {**self.__dict__, "callback": None, "_raised": []}
 
     def elapsed(self) -> float:
@@ -90,7 +90,7 @@ class Control:
         return max(0.0, self.time_limit - self.elapsed())
 
     def expired(self) -> bool:
-        """Whether the time is up."""
+        """Whether the time limit is reached."""
         return self.elapsed() >= self.time_limit
 
     @property
@@ -99,7 +99,7 @@ class Control:
         return bool(self._stops)
 
     def stopped(self, progress: Callable[[], Progress]) -> bool:
-        """Report to the callback, if there is one, and return whether to stop; then it is not called again."""
+        """Report to the callback, if any, and return whether to stop. After a stop it is not called again."""
         if self.callback is None or self.halted:
             return self.halted
         try:
@@ -112,39 +112,38 @@ class Control:
         return self.halted
 
     def raised(self, error: BaseException) -> bool:
-        """Whether the callback raised this error, which is then the caller's own and none of a method."""
+        """Whether the callback raised this error; it is then the caller's error, not the method's."""
         return any(error is known for known in self._raised)
 
     def part(self, report: Callable[[Progress], Progress]) -> Control:
-        """A control for a part of the run: the time that is left, and ``report`` of its progress to the callback."""
+        """A control for a part of the run, with the remaining time; ``report`` converts progress for the callback."""
         reporting = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
         return Control(self.remaining(), reporting, _stops=self._stops, _raised=self._raised)
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Find z with A G(z) close to y.
+    """The problem to find z with A G(z) close to y.
 
     Build it with :meth:`build`. Inside, everything is a batch of flat vectors.
 
     Attributes:
         network: G.
-        y: observations, (B, m), float64, read-only; 0 where a mask hides the entry.
-        noise: what is known about e = y - A G(z*).
+        y: observations, (B, m), float64, read-only; 0 at hidden entries.
+        noise: the model of e = y - A G(z*).
         norm: the norm of the objective, with r = y - A G(z): ``|r|_2^2 + prior |z|^2`` ("l2"), ``|r|_1`` ("l1"),
             ``|r|_inf`` ("linf").
         operator: A.
         prior: weight of ``|z|^2`` in the l2 objective.
-        single: whether one observation was given without a batch axis.
+        single: whether y is one observation without a batch axis.
         z0: starting codes (B, k), or None.
         seed: seed of every random choice.
-        bounds: of the codes.
+        bounds: bounds of the codes.
         control: time limit and callback.
-        units: in which y, the outputs, the noise and the codes are given, where they are not those of the user.
-        given: where entries differed in what is known of them, the problem as it was stated; this one is whitened
-            (:mod:`unrelu.measurements.whitening`).
+        units: the units of y, the outputs, the noise and the codes, if they are not those of the user.
+        given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
 
-    Where the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
+    If the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -185,11 +184,11 @@ class Problem:
         callback: Callable[[Progress], Any] | None = None,
         scale: str | tuple[float, float] | None = None,
     ) -> Problem:
-        """Check everything and make a problem; the parameters are those of :func:`unrelu.invert`.
+        """Check all arguments and make a problem; the parameters are those of :func:`unrelu.invert`.
 
         Raises:
-            InputError: a shape, value, operator, noise level, norm, prior or bound that cannot be used.
-            OptionError: a seed, prior, time limit or callback of the wrong type.
+            InputError: a shape, value, operator, noise level, norm, prior or bound cannot be used.
+            OptionError: a seed, prior, time limit or callback has the wrong type.
         """
         as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
@@ -233,10 +232,10 @@ class Problem:
         return problem.whitened()
 
     def whitened(self) -> Problem:
-        """The same problem with entries that are alike, see :mod:`unrelu.measurements.whitening`; itself if they are.
+        """The whitened problem, see :mod:`unrelu.measurements.whitening`; itself if it needs no whitening.
 
         Raises:
-            InputError: the noise is of another shape than y, or correlated where each observation has its own mask.
+            InputError: the noise has another shape than y, or is correlated and observations have different masks.
         """
         if not self.noise.entrywise:
             return self
@@ -250,15 +249,15 @@ class Problem:
         return len(self.y)
 
     def rescaled(self, value: float, power: int) -> float:
-        """A number that the user stated in units of y^power, in those of this problem."""
+        """Convert a number from the user's units of y^power to the units of this problem."""
         with np.errstate(over="ignore", under="ignore"):
             return float(np.ldexp(value, power * self.units.data))
 
     def start(self, number: int = 0) -> Array:
-        """The starting codes (B, k), a fresh copy: z0, or a draw for each observation from the seed.
+        """Starting codes (B, k), a fresh copy: z0, or a draw for each observation from the seed.
 
-        Coordinates with two finite bounds are uniform between them, the others from N(0, 1). Of further starts, with
-        another ``number``, none is z0.
+        Coordinates with two finite bounds are uniform between them, the others from N(0, 1). Further starts have
+        ``number`` above 0, and are always drawn.
         """
         if self.z0 is not None and not number:
             return self.z0.copy()
@@ -266,20 +265,19 @@ class Problem:
         return self.bounds.draw(stream(*key), (self.size,))
 
     def equilibrated(self) -> Problem:
-        """The same problem in normalised units, see :mod:`unrelu.measurements.equilibration`; itself if its units are.
+        """The problem in normalised units, see :mod:`unrelu.measurements.equilibration`; itself if it is normalised.
 
-        Codes are the same in both, but for those with bounds, which are in coordinates of their own
-        (:mod:`unrelu.measurements.latent_bounds`). Methods are given this one, so their tolerances need not think of
-        units.
+        Methods solve this problem, so their tolerances do not depend on units. Its codes are the user's, except that
+        codes with bounds are in standard coordinates (:mod:`unrelu.measurements.latent_bounds`).
 
         Raises:
-            InputError: y or the noise is 1e100 times larger than what the generator puts out, or this is so small that
-                numbers of the user's units have fewer digits there, or too large for them.
+            InputError: y or the noise is 1e100 times larger than the generator's outputs, or the outputs themselves are
+                too large or too small for double precision.
         """
         if not self.bounds.none:
             return self._on_coordinates()
         if self.noise.likelihood is not None:
-            return self  # what has a deviance has a unit of its own
+            return self  # data with a deviance, such as counts, have a fixed unit
         found = equilibrate(self.network, self.operator)
         data = found.units.data
         if abs(data) > _REPRESENTED:
@@ -314,9 +312,9 @@ class Problem:
         )  # fmt: skip
 
     def _on_coordinates(self) -> Problem:
-        """The equilibrated problem on the standard coordinates of bounded codes, see :class:`Coordinates`.
+        """The equilibrated problem in standard coordinates of bounded codes, see :class:`Coordinates`.
 
-        With a prior they are the codes themselves, as |z|^2 has a meaning there only.
+        With a prior, the coordinates are the codes themselves, because the prior is a function of |z|^2.
         """
         latent = Coordinates.of(self.bounds, scaled=not self.prior)
         unbounded = replace(
@@ -329,10 +327,10 @@ class Problem:
         )  # fmt: skip
 
     def refuse_likelihood(self, method: str) -> None:
-        """For methods that are made for errors that are added.
+        """Refuse noise with a deviance, on behalf of a method for additive errors.
 
         Raises:
-            UnsupportedModelError: the noise has a deviance of its own, as counts have.
+            UnsupportedModelError: the noise has a deviance, as counts have.
         """
         if self.noise.likelihood is not None:
             raise UnsupportedModelError(
@@ -341,7 +339,7 @@ class Problem:
             )
 
     def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
-        """The problem of some observations, under a control of its own; starts are not carried over."""
+        """The problem of some observations, with its own control if one is given; ``z0`` replaces the starts."""
         return replace(
             self, y=self.y[rows], operator=self.operator.take(rows), single=False, z0=z0,
             noise=self.noise.take(rows, self.operator.shape, self.size), control=control or self.control,
@@ -349,11 +347,11 @@ class Problem:
         )  # fmt: skip
 
     def residual(self, z: Array) -> Array:
-        """What is squared at codes (B, k), (B, m), see :meth:`residual_of`."""
+        """The residuals at codes (B, k), (B, m), see :meth:`residual_of`."""
         return self.residual_of(self.network(z))
 
     def residual_of(self, x: Array) -> Array:
-        """y - A x, (B, m), for outputs x (B, ...), or the signed roots of deviances; 0 where a mask hides the entry."""
+        """y - A x, (B, m), for outputs x (B, ...), or signed roots of deviances; 0 at hidden entries."""
         return self._residual(self.mean_of(x))
 
     def _residual(self, mean: Array) -> Array:
@@ -365,7 +363,7 @@ class Problem:
         return self.operator.values(x.reshape(len(x), self.network.output_dim))
 
     def differences_of(self, x: Array) -> Array:
-        """y - A x, (B, m), as y was stated, for outputs x (B, ...); 0 where nothing is known."""
+        """y - A x, (B, m), for outputs x (B, ...), without whitening; 0 at hidden entries."""
         stated = self.given or self
         r = stated.y - stated.mean_of(x)
         return np.where(known_entries(stated.noise, stated.operator, len(r)), r, 0.0) if self.given else r
@@ -375,7 +373,7 @@ class Problem:
         return self.objective_of(self.residual(z), z, norm)
 
     def objective_of(self, residual: Array, z: Array, norm: str | None = None) -> Array:
-        """The objective at codes (B, k) whose residuals (B, m) are known."""
+        """The objective at codes (B, k) with these residuals, (B, m)."""
         r, norm = np.abs(residual), norm or self.norm
         if norm == "linf":
             return np.asarray(r.max(axis=1))
@@ -385,11 +383,10 @@ class Problem:
 
     @cached_property
     def tolerance(self) -> Array:
-        """The residual of an exact fit, as a share of max|y|, (B,): 1e-8, or 100 times the precision of the data.
+        """The largest residual of an exact fit as a fraction of max|y|, (B,): 1e-8, or 100 times single precision.
 
-        The data are of single precision where the network is evaluated in it, and where every entry of the observation
-        is a number that single precision has, and not all are whole numbers: outputs that were computed or stored so
-        are off by its rounding.
+        Single precision holds for data with its rounding errors: if the network computes in it, or if all entries of an
+        observation are numbers of single precision and not all are whole numbers.
         """
         single = 100 * torch.finfo(torch.float32).eps
         if self.network.dtype == torch.float32:
@@ -399,13 +396,13 @@ class Problem:
         return np.where(stored, single, EXACT)
 
     def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
-        """Where :meth:`is_exact` of the residual at codes (B, k), (B,)."""
+        """Whether codes (B, k) fit exactly, (B,), see :meth:`is_exact`."""
         return self.is_exact(self.residual(z))
 
     def is_exact(self, residual: Array) -> npt.NDArray[np.bool_]:
-        """Where ``|r|_inf <= 1e-8 max|y|``, (B,); for data of single precision :attr:`tolerance` is larger.
+        """Whether ``|r|_inf <= 1e-8 max|y|``, (B,); for data of single precision :attr:`tolerance` is larger.
 
-        Where y is zero in every entry, what counts is the rounding error of outputs of the usual size.
+        If all entries of y are 0, the limit is the rounding error of typical outputs.
         """
         allowed = self.tolerance * self.scale
         if not allowed.all():
@@ -413,7 +410,7 @@ class Problem:
         return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
     def fit_of(self, x: Array, used: Array | None = None, jacobians: Jacobians | None = None) -> Fit:
-        """What a p-value looks at, for outputs x (B, ...).
+        """The fit with outputs x (B, ...), which p-values are computed from.
 
         Args:
             x: G(z).
@@ -421,7 +418,7 @@ class Problem:
             jacobians: see :class:`~unrelu.measurements.noise.Fit`.
         """
         mean = self.mean_of(x)
-        # The largest |y| may be an outlier, the size of outputs is none.
+        # The largest |y| may be an outlier; the size of outputs is not affected by outliers.
         size = np.minimum(self.scale, self._typical)
         used = np.zeros(len(mean)) if used is None else used
         return Fit(self._residual(mean), mean, self.operator.seen(len(mean)), used, size, self.prior, jacobians)
@@ -429,8 +426,8 @@ class Problem:
     def p_value(self, fit: Fit) -> Array:
         """Goodness of fit under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
 
-        NaN where no noise was stated, and without a code. A code whose output is not finite explains nothing: 0. An
-        exact fit has 1 where the noise is below the rounding of the data.
+        NaN if no noise was stated, and for an observation without a code. 0 for a code whose output is not finite. 1
+        for an exact fit if the noise is below the rounding errors of the data.
         """
         r = fit.residual
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -443,7 +440,7 @@ class Problem:
 
     @cached_property
     def energy(self) -> Array:
-        """The size of the objective of codes that explain nothing, (B,), see :meth:`Noise.energy`."""
+        """The size of the objective for codes that explain nothing, (B,), see :meth:`Noise.energy`."""
         return self.noise.energy(self.y)
 
     @cached_property
@@ -453,9 +450,9 @@ class Problem:
 
     @cached_property
     def looks_noiseless(self) -> npt.NDArray[np.bool_]:
-        """Where no entry shows noise, (B,): each is in the range of the output's activation, to rounding.
+        """Whether no entry shows noise, (B,): all are in the range of the output's activation, up to rounding.
 
-        All False where that cannot be seen: the activation's range has no lower end, the layers are not known, A mixes
+        All False if that says nothing about noise: the range has no lower end, the layers are not known, A mixes
         entries, or noise was stated.
         """
         nothing = np.zeros(self.size, dtype=bool)
@@ -470,28 +467,28 @@ class Problem:
 
     @property
     def tells_level(self) -> bool:
-        """Whether the noise level follows from least-squares residuals: none is stated, and there is no prior."""
+        """Whether least-squares residuals can estimate the noise level: none is stated, and there is no prior."""
         return not self.noise.stated and self.norm == "l2" and not self.prior
 
     @cached_property
     def observed(self) -> npt.NDArray[np.int64]:
-        """How many entries of every observation were observed, (B,)."""
+        """The number of observed entries of each observation, (B,)."""
         return np.asarray(self.operator.seen(self.size).sum(axis=1), dtype=np.int64)
 
     @cached_property
     def _typical(self) -> float:
-        """The size of A x for outputs x of the usual size, which rounding errors are relative to."""
+        """The size of A x for typical outputs x, to which rounding errors are relative."""
         if self.operator.linear:
             x = np.full((self.size, self.network.output_dim), self.network.typical_output)
         else:
             x = self.network.typical_outputs
-            if self.operator.count:  # as many outputs as there are observations with weights of their own
+            if self.operator.count:  # each observation has its own operator, so each needs an output
                 x = x[np.arange(self.size) % len(x)]
         return float(np.abs(self.operator.values(x)).max())
 
 
 def norms(r: Array, norm: str) -> Array:
-    """The norm of every row of r, (B,), in "l2", "l1" or "linf", also where squares would overflow or vanish."""
+    """The norm of each residual r (B, m), (B,), in "l2", "l1" or "linf"; squares do not overflow or underflow."""
     if norm == "linf":
         return np.asarray(np.abs(r).max(axis=1))
     if norm == "l1":
@@ -504,7 +501,7 @@ def norms(r: Array, norm: str) -> Array:
 
 
 def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, npt.NDArray[np.bool_]]:
-    """Observations as (B, m), whether there was one without a batch axis, and which entries say anything, (B, m)."""
+    """Return observations as (B, m), whether it was one without a batch axis, and which entries are known, (B, m)."""
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
@@ -578,7 +575,7 @@ def _seconds(time_limit: float | None) -> float:
 
 
 def _number(name: str, value: Any, what: str) -> float:
-    """A number as a float, infinite where it is a whole number beyond floats."""
+    """Return a number as a float; an integer beyond the range of floats becomes infinite."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise OptionError(f"{name}={value!r} must be {what}")
     try:

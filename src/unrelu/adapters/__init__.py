@@ -1,7 +1,7 @@
 """unrelu inside other libraries: a scikit-learn transformer and a deepinv reconstructor.
 
-Each needs its library, which is an optional one, so they are imported when they are first used. Without the library
-that is a :class:`~unrelu.errors.MissingPackageError`. The table of names is ``__init__.pyi``.
+Each needs an optional library, so it is imported at its first use. Without the library, that raises a
+:class:`~unrelu.errors.MissingPackageError`. The table of names is ``__init__.pyi``.
 """
 
 import lazy_loader

@@ -37,31 +37,31 @@ except ImportError as error:
 
 
 class GeneratorReconstructor(Reconstructor):
-    r"""Images G(z) with A G(z) close to the measurements y, as a ``deepinv.models.Reconstructor``.
+    r"""A ``deepinv.models.Reconstructor`` of images G(z) with A G(z) close to the measurements y.
 
-    ``model(y, physics)`` is :func:`unrelu.invert` of y with A the physics. It has no weights to train, and gradients do
-    not flow through it.
+    ``model(y, physics)`` calls :func:`unrelu.invert` for y, with the physics as A. It has no weights to train, and is
+    not differentiable.
 
     Args:
         network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`. It computes where
             ``network.to(device=...)`` puts it; moving the reconstructor does not move it.
-        method: a name of the registry or a callable, as of :func:`unrelu.invert`.
-        image_shape: (C, H, W) of an image. By default the network's output shape; where that is flat, the physics'
-            ``img_size``.
+        method: a name of the registry or a callable, as in :func:`unrelu.invert`.
+        image_shape: (C, H, W) of an image. By default the network's output shape, or the physics' ``img_size`` if that
+            is flat.
         noise: "physics", None (unknown), or "uniform:A", "gaussian:S" or "outliers:P". "physics" reads the physics'
-            ``noise_model``: S of a ``GaussianNoise``, A of a ``UniformNoise``, salt and pepper together as the share P
-            of a ``SaltPepperNoise``. Unknown is what has another model, no noise (a level of 0), or levels that differ
-            within the batch.
-        bounds, norm, prior, seed, time_limit, scale: as of :func:`unrelu.invert`. Measurements of images on another
+            ``noise_model``: S of a ``GaussianNoise``, A of a ``UniformNoise``, or P of a ``SaltPepperNoise``, the sum
+            of salt and pepper. For any other model, a level of 0, or levels that differ within the batch, the noise is
+            unknown.
+        bounds, norm, prior, seed, time_limit, scale: as in :func:`unrelu.invert`. Measurements of images on another
             scale than the generator's are an error.
         **options: options of the method.
 
     Attributes:
-        inversion: the whole result of the last call, an :class:`~unrelu.Inversion` with its codes and their status;
-            None before the first one.
+        inversion: the :class:`~unrelu.Inversion` of the last call, with its codes and their status; None before the
+            first call.
 
     Raises:
-        OptionError: ``network`` is no generator, or the method or an option is unknown.
+        OptionError: ``network`` is not a generator, or the method or an option is unknown.
         InputError: ``image_shape`` has another number of entries than the network's output.
         MissingPackageError: at the import, if deepinv is not installed.
     """
@@ -100,21 +100,21 @@ class GeneratorReconstructor(Reconstructor):
         self.inversion: Inversion | None = None
 
     def forward(self, y: Tensor, physics: LinearPhysics, **kwargs: Any) -> Tensor:
-        """Images (B, C, H, W), of y's dtype and on its device, for measurements y, (B, ...).
+        """Return images (B, C, H, W), with y's dtype and device, for measurements y, (B, ...).
 
-        An observation without a code is an image of NaN, and a ``RuntimeWarning`` says so; ``inversion`` has the
-        status of every one.
+        The image of an observation without a code is NaN, and a ``RuntimeWarning`` says so; ``inversion`` has the
+        status of every observation.
 
         Args:
             y: measurements, as ``physics(x)`` makes them.
             physics: A, a ``LinearPhysics``. Only the masks of ``Inpainting`` may differ within the batch.
-            **kwargs: arguments of :func:`unrelu.invert` for this call, over those of the reconstructor: ``z0``,
+            **kwargs: arguments of :func:`unrelu.invert` for this call, in place of those of the reconstructor: ``z0``,
                 ``noise``, ``seed``, ``callback``, options of the method.
 
         Raises:
-            InputError: y is no tensor or does not fit the physics, the physics is not linear, does not fit the
-                network's output or has parameters for each observation.
-            OptionError: an unknown option.
+            InputError: y is not a tensor or does not fit the physics; or the physics is not linear, does not fit the
+                network's output, or has parameters for each observation.
+            OptionError: an option is unknown.
             UnsupportedModelError: the method cannot invert this network, or not under this operator.
         """
         if not isinstance(y, Tensor):
@@ -142,7 +142,7 @@ class GeneratorReconstructor(Reconstructor):
         return torch.from_numpy(found.reconstruction).reshape(-1, *shape).to(y.device, y.dtype)
 
     def extra_repr(self) -> str:
-        """What ``print(model)`` says."""
+        """The text of ``print(model)``."""
         network = self.network
         return f"{type(network).__name__} {network.latent_dim} -> {by(network.output_shape)}, method={self.method!r}"
 
@@ -162,7 +162,7 @@ class GeneratorReconstructor(Reconstructor):
 
 
 class _OnFlat(torch.nn.Module):
-    """A physics on flat outputs and flat measurements, with its tensors, of whose type its arguments have to be."""
+    """A physics on flat outputs and measurements. As a module it has the physics' tensors, and thus their type."""
 
     def __init__(self, physics: LinearPhysics, image: Shape, measured: Shape) -> None:
         super().__init__()
@@ -176,9 +176,9 @@ class _OnFlat(torch.nn.Module):
 
 
 def _operator(physics: LinearPhysics, image: Shape, size: int) -> Any:
-    """A as :func:`unrelu.invert` takes it: on flattened images and measurements; masks as masks, the identity as None.
+    """Convert a physics to ``operator=`` of :func:`unrelu.invert`: None for the identity, a mask, or flat functions.
 
-    Masks and the identity are kept apart, since layer-wise methods invert them, and since large ones need no matrix.
+    The identity and masks are recognised because layer-wise methods can invert them, and large ones need no matrix.
     """
     if not isinstance(physics, LinearPhysics):
         raise InputError(
@@ -197,7 +197,7 @@ def _operator(physics: LinearPhysics, image: Shape, size: int) -> Any:
 
 
 def _masks(mask: Tensor, image: Shape, size: int) -> Mask:
-    """Masks as booleans, flat: (n,) for all observations or (B, n) for each.
+    """Convert masks to flat booleans: (n,) for all observations, or (B, n), one for each.
 
     Raises:
         InputError: their number or their shape does not fit.
@@ -220,7 +220,7 @@ def _measured(physics: LinearPhysics, image: Shape) -> Shape:
     with torch.no_grad():
         try:
             measured = physics.A(torch.zeros((1, *image), dtype=like.dtype, device=like.device))
-        except Exception as error:  # deepinv's or the user's code: whatever it raises is reported
+        except Exception as error:  # deepinv's or the user's code may raise anything
             raise InputError(f"physics.A fails on an image of shape {(1, *image)}: {error}") from error
     if not isinstance(measured, Tensor):
         raise InputError(
@@ -236,7 +236,7 @@ def _measured(physics: LinearPhysics, image: Shape) -> Shape:
 
 
 def _stated_noise(physics: LinearPhysics) -> str | None:
-    """What the physics' noise model says, in the words of :func:`unrelu.invert`; None where it says no one level."""
+    """Convert the physics' noise model to ``noise=`` of :func:`unrelu.invert`; None if it has no single level."""
     model: Any = getattr(physics, "noise_model", None)
     if type(model) is GaussianNoise:
         kind, level = "gaussian", model.sigma

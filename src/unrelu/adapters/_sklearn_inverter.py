@@ -33,43 +33,43 @@ except ImportError as error:  # validate_data came with 1.6
     ) from error
 
 
-# Ends that scikit-learn's users are warned of: there is no code, or it is not where the search was going.
+# Statuses that raise a warning: there is no code, or the search did not converge.
 _UNFINISHED = CUT_OFF | {Status.ITERATION_LIMIT}
 
 
 class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    r"""Rows x of X to latent codes z with A G(z) close to x, and codes back to outputs G(z).
+    r"""Map rows x of X to latent codes z with A G(z) close to x, and codes back to outputs G(z).
 
-    :math:`X \in R^{N \times m}` has one observation a row: an output of the generator, flattened, or what ``operator``
-    gives of one. :meth:`transform` is :func:`unrelu.invert` of these rows.
+    Each row of :math:`X \in R^{N \times m}` is one observation: a flattened output of the generator, or a measurement
+    of it by ``operator``. :meth:`transform` calls :func:`unrelu.invert` for the rows.
 
-    A row's code may depend on the other rows of the call: random starts are drawn for the batch as a whole, and where
-    a row has several best codes, other starts may come to another one. With data that the generator fits exactly, and
-    with the layer-wise methods, it does not.
+    A row's code may depend on the other rows of the call: random starts are drawn for the whole batch, and if a row has
+    several best codes, other starts may find another one. It does not depend on them for data that the generator fits
+    exactly, and for layer-wise methods.
 
     Args:
         network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`; or a function
-            ``X -> G``, called by :meth:`fit`, for generators that are trained on the data (in a cross-validation they
-            then see the training rows only).
-        method: a name of the registry or a callable, as of :func:`unrelu.invert`.
-        operator: A, for all rows: a mask, a matrix, ..., as of :func:`unrelu.invert`.
-        noise: what is known about the noise of X, as of :func:`unrelu.invert`.
-        bounds: of codes, as of :func:`unrelu.invert`.
+            ``X -> G``, called by :meth:`fit`, for generators that are trained on the data (in a cross-validation, on
+            the training rows only).
+        method: a name of the registry or a callable, as in :func:`unrelu.invert`.
+        operator: A, for all rows: a mask, a matrix, ..., as in :func:`unrelu.invert`.
+        noise: the noise of X, as in :func:`unrelu.invert`.
+        bounds: bounds of the codes, as in :func:`unrelu.invert`.
         norm: "l2", "l1" or "linf"; by default that of the noise.
         prior: weight of :math:`|z|_2^2` in the l2 objective.
-        hide_nan: NaN entries of X are not observed: codes are of the other entries, and
-            ``inverse_transform(transform(X))`` fills them in. By default they are an error.
-        time_limit: of each call, in seconds.
-        random_state: of the random starts: an integer, a ``RandomState``, or None for other ones in each :meth:`fit`. A
-            fitted transformer always gives the same codes for the same rows.
+        hide_nan: whether NaN entries of X count as not observed. Codes are then found from the other entries, and
+            ``inverse_transform(transform(X))`` fills in the NaN entries. By default they are an error.
+        time_limit: seconds for each call.
+        random_state: seed of the random starts: an integer, a ``RandomState``, or None for a new seed in each
+            :meth:`fit`. A fitted transformer always gives the same codes for the same rows.
         options: options of the method, as a dictionary.
-        scale: as of :func:`unrelu.invert`: (low, high) maps X's own range to this one, for bytes and for floats in
-            [0, 1]; codes, :meth:`score` and ``noise`` are then of the scaled rows. Rows on another scale of pictures
-            than the generator are an error, except with "none".
+        scale: as in :func:`unrelu.invert`: (low, high) maps the range of X (bytes, or floats in [0, 1]) to this one;
+            codes, :meth:`score` and ``noise`` then refer to the scaled rows. Rows on another scale of pictures than the
+            generator are an error, except with "none".
 
     Attributes:
         network_: G.
-        operator_: A as it was read.
+        operator_: A.
         seed_: the seed of every call after :meth:`fit`.
         n_features_in_: m.
         feature_names_in_: the names of X's columns, if all are strings.
@@ -115,10 +115,10 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             y: ignored.
 
         Raises:
-            InputError: X does not have as many columns as the generator has outputs or ``operator`` rows, is on another
-                scale than its outputs, or ``operator``, ``noise``, ``bounds``, ``norm``, ``prior``, ``time_limit`` or
-                ``scale`` cannot be used.
-            OptionError: ``network`` is no generator, or ``method`` or ``options`` are none.
+            InputError: X has a wrong number of columns for the generator or ``operator``, or is on another scale than
+                its outputs; or ``operator``, ``noise``, ``bounds``, ``norm``, ``prior``, ``time_limit`` or ``scale``
+                cannot be used.
+            OptionError: ``network`` is not a generator, or ``method`` or ``options`` is not valid.
         """
         table = self._table(X, reset=True)
         make(self.method, self._options())
@@ -135,37 +135,37 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self
 
     def transform(self, X: Any) -> Any:
-        """Latent codes, (N, k), of observations (N, m).
+        """Return latent codes, (N, k), for observations (N, m).
 
-        A row without a code is NaN, which most estimators refuse; those and searches that ended before they converged
-        are named in one ``ConvergenceWarning``. :meth:`invert` has the status of every row.
+        A row without a code is NaN, which most estimators refuse. One ``ConvergenceWarning`` names rows without a code
+        and rows whose search did not converge. :meth:`invert` returns the status of every row.
 
         Raises:
             NotFittedError: :meth:`fit` was not called.
             InputError: the method cannot use these rows.
             UnsupportedModelError: the method cannot invert this generator, or not under this operator.
-            ValueError: X is no table of numbers like that of :meth:`fit`, as scikit-learn words it.
+            ValueError: X is not a table of numbers like that of :meth:`fit`; raised by scikit-learn.
         """
         return self._warned(X).z
 
     def invert(self, X: Any) -> Inversion:
-        """The whole result for observations (N, m): codes with objective, status and identifiability of every row.
+        """Return the whole result for observations (N, m): code, objective, status and identifiability of every row.
 
-        It does not warn, and raises what :meth:`transform` raises.
+        It does not warn. It raises the same errors as :meth:`transform`.
         """
         check_is_fitted(self)
         rows, stated = self._stated(self._table(X, reset=False), self.operator_)
         return invert(self.network_, rows, self.method, seed=self.seed_, **stated, **self._options())
 
     def inverse_transform(self, X: Any) -> Array:
-        """G(z), flattened, (N, n), for codes (N, k); NaN for codes of NaN.
+        """Return G(z), flattened, (N, n), for codes (N, k); NaN for codes of NaN.
 
-        The whole output, also where ``operator`` measures a part of it.
+        It returns the whole output, even if ``operator`` measures a part of it.
 
         Raises:
             NotFittedError: :meth:`fit` was not called.
             InputError: X does not have k columns.
-            ValueError: X is no table of numbers, as scikit-learn words it.
+            ValueError: X is not a table of numbers; raised by scikit-learn.
         """
         check_is_fitted(self)
         codes = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan", estimator=self, input_name="X")
@@ -177,20 +177,20 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self.network_(codes).reshape(len(codes), -1)
 
     def score(self, X: Any, y: Any = None) -> float:
-        r"""Minus the misfit of a row, root mean square over its observed entries, averaged over rows; best is 0.
+        r"""Return minus the root mean square residual of a row, averaged over rows; the best score is 0.
 
-        :math:`-\frac{1}{N} \sum_i |x_i - A G(z_i)|_2 / \sqrt{m_i}`, whatever ``norm`` is minimised, so that scores of
-        different parameters compare. It says how well the generator can draw X. It does not say which ``prior`` is
-        best, since the codes are those of these rows and a prior only makes their misfit larger: choose that by what
-        the codes are used for, or by observations of which the clean outputs are known.
+        :math:`-\frac{1}{N} \sum_i |x_i - A G(z_i)|_2 / \sqrt{m_i}`, for every ``norm``, so that scores of different
+        parameters can be compared. It measures how well the generator can reproduce X. It cannot select a ``prior``,
+        which only makes the misfit of these rows larger: choose that by the use of the codes, or by observations whose
+        clean outputs are known.
 
         Args:
             X: observations, (N, m).
             y: ignored.
 
         Returns:
-            A number, NaN if a row has no code: a search over parameters then ranks these last. Warnings and errors are
-            those of :meth:`transform`.
+            A number; NaN if a row has no code, which a search over parameters ranks last. Warnings and errors are those
+            of :meth:`transform`.
         """
         result = self._warned(X)
         return -float(np.mean(result.residual("l2") / np.sqrt(result.problem.observed)))
@@ -201,7 +201,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return tags
 
     def _table(self, X: Any, *, reset: bool) -> npt.NDArray[Any]:
-        """X as an array of its own type, bytes or floats."""
+        """X as an array in its own type, bytes or floats."""
         finite = "allow-nan" if self.hide_nan else True
         return np.asarray(validate_data(self, X, dtype="numeric", ensure_all_finite=finite, reset=reset))
 
@@ -213,14 +213,14 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return dict(self.options)
 
     def _stated(self, table: npt.NDArray[Any], operator: Operator) -> tuple[npt.NDArray[Any], dict[str, Any]]:
-        """Rows as observations, and what is known of them: a mask for each row where entries are missing."""
+        """Rows as observations, and arguments of ``invert``, with a mask for each row if entries are missing."""
         rows = table.reshape(len(table), *operator.shape)  # (1, n) of the output's own shape would be one observation
         seen = ~np.isnan(table)
         stated = {name: getattr(self, name) for name in ("noise", "bounds", "norm", "prior", "time_limit", "scale")}
         return rows, {"operator": operator if seen.all() else Mask(seen), **stated}
 
     def _generator(self, table: npt.NDArray[Any]) -> Generator:
-        """The generator that ``network`` is, or makes of the training rows, scaled."""
+        """The generator: ``network`` itself, or its value for the scaled training rows if it is a function."""
         network = self.network
         if isinstance(network, torch.nn.Module | Generator) or not callable(network):
             return as_generator(network)
@@ -232,7 +232,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return made
 
     def _read_operator(self, network: Generator, table: npt.NDArray[Any]) -> Operator:
-        """A, read once: code is tested and written out as a matrix where it is small."""
+        """A, read once: code is tested, and made a matrix if it is small."""
         operator = read_operator(self.operator, network.output_shape, table.shape, network)
         if operator.count:
             raise InputError(

@@ -1,6 +1,6 @@
-"""What a method returns: codes with their verdict, how it is judged, shown and kept.
+"""The result of a method: codes and their verdict, with printing, pictures and files.
 
-What was tried and why it is as it is: docs/notes/verdict.md.
+Design notes: docs/notes/verdict.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a method returns: codes with their status, and a check of every number from scratch."""
+"""The result of a method: codes and their verdict, which is computed from the codes alone."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from unrelu.display.observation_figure import ObservationFigure
 
 
-# What the confidence has to be for a success where no noise is stated.
+# The least confidence of a success without stated noise.
 _CONFIDENT = 0.99
-# A fit of white noise is as good as this one with at most this probability, for a success where no noise is stated.
+# The largest probability that white noise would be fitted as well, for a success without stated noise.
 _CHANCE = 1e-3
 
 # Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
@@ -46,7 +46,7 @@ _COLUMNS = (
     "status", "success", "p_value", "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
-# Observations that are drawn unless more are asked for.
+# The most observations that are drawn by default.
 _DRAWN = 8
 
 
@@ -54,44 +54,43 @@ _DRAWN = 8
 class Inversion:
     r"""Latent codes for one observation or a batch.
 
-    All arrays have the batch's leading shape: scalars for one observation, (B,) for a batch. ``print(r)`` says the
-    verdict in words; ``r[i]`` is the result of observation i, a slice, a boolean mask or an array of indices gives that
-    of several, and ``len(r)`` and iteration are those of a batch.
+    All arrays have the batch's leading shape: scalars for one observation, (B,) for a batch. ``print(r)`` prints the
+    verdict in words. ``r[i]`` is the result of observation i; a slice, a boolean mask or an array of indices gives the
+    result of several. ``len(r)`` and iteration work for a batch.
 
     Attributes:
-        z: codes, (k,) or (B, k). NaN where an observation was not reached before a limit.
+        z: codes, (k,) or (B, k). NaN for an observation that was not reached before a limit.
         reconstruction: G(z), in the network's output shape.
-        fun: the objective at z: that of the method, or of ``norm`` if one was asked for. Where the noise was stated for
-            single entries or with a covariance it is that of whitened residuals, chi-square in l2; of counts their
-            deviance. A prior is added to it.
-        success: whether the answer can be relied on. With stated noise, that the code explains y: p_value >= 0.01.
-            Without, that it fits exactly, or that confidence >= 0.99, y shows noise, is explained better than a fit of
-            white noise would be (:func:`~unrelu.diagnostics.goodness_of_fit.chance`), and the residual does not stand
-            out from those of the batch.
+        fun: the objective at z, in ``norm``, with the prior. If the noise was stated as an array or a covariance, it is
+            that of whitened residuals (chi-square in l2); for counts it is the deviance.
+        success: whether the answer can be relied on. With stated noise, the code must explain y: p_value >= 0.01.
+            Without, it must fit exactly; or confidence >= 0.99, y shows noise, y is explained better than white noise
+            would be (:func:`~unrelu.diagnostics.goodness_of_fit.chance`), and the residual is not an outlier of the
+            batch.
         p_value: goodness of fit: the probability that the stated noise leaves a residual as unlikely as that of z, by
-            its size, its largest entry and its structure, with the effective degrees of freedom that the fit used up
-            (:mod:`unrelu.diagnostics.goodness_of_fit`). NaN where no noise is stated or there is no code; 1 for an
-            exact fit where the noise is below the rounding of y.
-        confidence: the probability that no code has an objective more than 1% lower, from where independent starts of
-            descents ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted is learned on this
-            generator, by simulation (:mod:`unrelu.search.learned_prior`) or by :func:`unrelu.calibrate`; where it is
-            not, it stays below 0.99. 1 for an exact fit without a prior, NaN in l1 and linf, for methods that do not
-            search and where there is no code.
-        status: one :class:`Status` an observation.
-        message: what the status means, with the numbers that it rests on.
-        nit: iterations (linear programs, Newton or gradient steps) spent.
-        seconds: wall time of each observation; where they were worked on together, an equal share.
+            its size, its largest entry and its structure. The effective degrees of freedom that the fit used up are
+            taken into account (:mod:`unrelu.diagnostics.goodness_of_fit`). NaN without stated noise or without a code;
+            1 for an exact fit if the noise is below the rounding errors of y.
+        confidence: the probability that no code has an objective more than 1% lower. It follows from where descents
+            from independent starts ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted is
+            learned on this generator, by simulation (:mod:`unrelu.search.learned_prior`) or by
+            :func:`unrelu.calibrate`; if it is not learned, the confidence stays below 0.99. 1 for an exact fit without
+            a prior; NaN in l1 and linf, for methods that do not search, and without a code.
+        status: one :class:`Status` for each observation.
+        message: the meaning of the status, with the numbers that decided it.
+        nit: iterations (linear programs, Newton or gradient steps).
+        seconds: wall time of each observation; an equal share of the time of those that were inverted together.
         method: the method's name.
-        freedom: the dimension of the set of codes near z that fit equally well, where the fit is exact and it could be
-            determined; else -1. At kinks it is a lower bound.
+        freedom: the dimension of the set of codes near z that fit equally well, if the fit is exact and the dimension
+            could be determined; else -1. At kinks it is a lower bound.
         rank: the rank of A J, J the Jacobian of G at z; -1 without a code.
-        identifiable: whether no other code near z has the same A G(z): mostly, that the rank is k. Of an exact fit also
-            that it tells z to 1e-6 of its length (1e-3 in single precision): that is what the residual that is left can
-            hide in the softest direction. A code elsewhere may still fit as well. See :func:`unrelu.identifiability`.
-        options: of the method, as they were passed to :func:`unrelu.invert`.
-        norm: in which ``fun`` is measured.
-        pool: whether the level of noise was estimated from the residuals of the batch, see :meth:`of`.
-        ended: how the method ended by its own account, (B,), before the residual was judged.
+        identifiable: whether no other code near z has the same A G(z): usually, that the rank is k. An exact fit must
+            also determine z to 1e-6 of its length (1e-3 in single precision), given its residual and the least singular
+            value. A distant code may still fit as well. See :func:`unrelu.identifiability`.
+        options: the options of the method, defaults included.
+        norm: the norm of ``fun``.
+        pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.
+        ended: the status that the method reported, (B,), before the residual was judged.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -136,11 +135,11 @@ class Inversion:
         confidence: npt.ArrayLike = math.nan,
         pool: bool = False,
     ) -> Inversion:
-        """Judge codes: compute outputs, objectives and the verdict. This is how a method of your own ends.
+        """Judge codes: compute outputs, objectives and the verdict. Your own method ends with this call.
 
-        What the residual says overrides the ``status`` that is passed in: an exact fit, a fit to the stated noise, or
-        a misfit; a method that claims one of them ended with CONVERGED. :func:`unrelu.invert` judges once more, with
-        the degrees of freedom that the fit used up.
+        A verdict from the residual (exact fit, fit to the stated noise, misfit) overrides the ``status`` that is passed
+        in. If a method passes one of these itself, CONVERGED is used in its place. :func:`unrelu.invert` judges once
+        more, with the degrees of freedom that the fit used up.
 
         Args:
             problem: the problem that was solved.
@@ -152,12 +151,12 @@ class Inversion:
             confidence: the probability that no code has an objective more than 1% lower, one number or (B,), for a
                 method that searches.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
-            pool: whether the noise level is estimated from the residuals of the batch where none is stated; those that
+            pool: whether to estimate the noise level from the residuals of the batch if none is stated; residuals that
                 are too large for it are outliers (:func:`~unrelu.measurements.pooled_noise.too_large`).
 
         Raises:
             InputError: z has another shape.
-            OptionError: a status is not a :class:`Status`, or a confidence no probability.
+            OptionError: a status is not a :class:`Status`, or a confidence is not a probability.
         """
         z, size, k = np.array(z, dtype=np.float64), problem.size, problem.network.latent_dim
         if z.shape != (size, k):
@@ -210,29 +209,30 @@ class Inversion:
         chance: Array | None = None,
         jacobians: Jacobians | None = None,
     ) -> Inversion:
-        """The same codes, judged with what is known of their neighbourhood.
+        """Judge the same codes with further diagnostics.
 
         Args:
-            rank: of A J at each code, (B,); -1 where there is none.
-            freedom: the dimension of the solution set of each exact fit, (B,); -1 where unknown.
-            identifiable: whether the code is, (B,).
+            rank: the rank of A J at each code, (B,); -1 without a code.
+            freedom: the dimension of the solution set of each exact fit, (B,); -1 if unknown.
+            identifiable: whether each code is identifiable, (B,).
             used: the degrees of freedom that the fit used up, (B,).
-            shape: p-values of the largest entry and the structure of the residual, (B, 2), NaN where there is none.
-            chance: where no noise is stated, the probability that white noise is explained as well as y, (B,).
-            jacobians: of A G, for noise whose p-value depends on them (:class:`~unrelu.measurements.Fit`).
+            shape: p-values of the largest entry and the structure of the residual, (B, 2); NaN for no test.
+            chance: without stated noise, the probability that white noise is explained as well as y, (B,).
+            jacobians: yields Jacobians of A G, for noise whose p-value depends on them
+                (:class:`~unrelu.measurements.Fit`).
         """
         known = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
         return known.judged(self.problem.fit_of(self.reconstruction, used, jacobians), shape, chance)
 
     def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Inversion:
-        """The verdict: p-value, confidence, success, status and message. The only place that decides them."""
+        """Decide the verdict: p-value, confidence, success, status and message. No other function decides them."""
         problem, residual, used = self.problem, fit.residual, fit.used
         exact = problem.is_exact(residual)
         p_value = problem.p_value(fit)
-        if shape is not None:  # what is left of an exact fit is rounding
+        if shape is not None:  # the residual of an exact fit is rounding errors
             p_value = together(p_value, np.where(exact[:, None], np.nan, shape), problem.observed, used)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
-        unseen = problem.looks_noiseless & (problem.prior == 0)  # of no prior, as that keeps codes from fitting exactly
+        unseen = problem.looks_noiseless & (problem.prior == 0)  # a prior keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
         factor = self._outlying(residual, used, exact | unseen)
         states = self.ended.copy()
@@ -248,7 +248,7 @@ class Inversion:
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
         confident = (confidence >= _CONFIDENT) & ~unseen & ~out_of_distribution & (factor == 0)
         success = explained if stated else exact | confident
-        success &= np.isfinite(self.z).all(axis=1)  # whatever a method says of itself
+        success &= np.isfinite(self.z).all(axis=1)  # whatever the method reports
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -257,9 +257,9 @@ class Inversion:
         return replace(judged, message=np.array(messages, dtype=object))
 
     def _outlying(self, residual: Array, used: Array, fitting: npt.NDArray[np.bool_]) -> Array:
-        """How many times the batch's noise level the residuals that stand out are, (B,), 0 for all others.
+        """Outlying residuals as multiples of the batch's noise level, (B,); 0 for all others.
 
-        Codes that are ``fitting`` exactly, or should be, are left out of the estimate.
+        Codes in ``fitting`` fit exactly, or should, and are left out of the estimate.
         """
         problem = self.problem
         if not (self.pool and problem.tells_level):
@@ -268,9 +268,9 @@ class Inversion:
         return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
 
     def message_for(self, i: int, factor: float, excessive: bool) -> str:
-        """What the status of an observation means, with the number that decided it.
+        """The meaning of an observation's status, with the number that decided it.
 
-        ``excessive`` says that the stated noise is larger than the residual can be.
+        ``excessive`` says that the stated noise is too large for the residual.
         """
         status, ended = self.status[i], self.ended[i]
         text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
@@ -283,12 +283,12 @@ class Inversion:
         return text + self.problem.noise.note
 
     def measured_in(self, norm: str) -> Inversion:
-        """The same codes with ``fun`` in another norm than the method's own."""
+        """The same codes with ``fun`` in this norm."""
         residual = self.problem.residual_of(self.reconstruction)
         return replace(self, fun=self.problem.objective_of(residual, self.z, norm), norm=norm)
 
     def in_units_of(self, problem: Problem) -> Inversion:
-        """The result for a problem whose :meth:`~unrelu.problem.Problem.equilibrated` is the one of this result."""
+        """The same result for ``problem``; this one is for its :meth:`~unrelu.problem.Problem.equilibrated` form."""
         units = self.problem.units
         if self.problem is problem:
             return self
@@ -300,7 +300,7 @@ class Inversion:
 
     @classmethod
     def joined(cls, parts: Sequence[Inversion], problem: Problem) -> Inversion:
-        """The result of a batch from those of its observations, in order."""
+        """Join the results of the observations of a batch, in order."""
         columns: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_OBSERVATION
         }
@@ -308,20 +308,20 @@ class Inversion:
 
     @classmethod
     def failed(cls, problem: Problem, method: str, why: str) -> Inversion:
-        """No codes, and why: what became of observations on which a method broke down."""
+        """A result without codes, for observations on which a method broke down, with the reason."""
         z = np.full((problem.size, problem.network.latent_dim), np.nan)
         lost = cls.of(problem, z, method=method, status=Status.ERROR)
         return replace(lost, message=np.full(problem.size, f"could not be inverted: {why}", dtype=object))
 
     def shaped(self) -> Inversion:
-        """The result as the caller sees it: without the batch axis if one observation was given without it."""
+        """The result for the caller: without the batch axis if y was one observation without it."""
         if not self.problem.single:
             return self
         first = {name: getattr(self, name)[0] for name in _PER_OBSERVATION if name != "ended"}
         return replace(self, **{name: x.item() if isinstance(x, np.generic) else x for name, x in first.items()})
 
     def _batched(self) -> Inversion:
-        """The result with a batch axis, whatever was given."""
+        """The result with a batch axis."""
         if not self.problem.single:
             return self
         columns: dict[str, Any] = {name: getattr(self, name) for name in _PER_OBSERVATION if name != "ended"}
@@ -347,11 +347,11 @@ class Inversion:
         return (self[i] for i in range(len(self)))
 
     def __getitem__(self, index: Any) -> Inversion:
-        """The result of observation ``index``, or of those of a slice, a boolean mask (B,) or an array of indices.
+        """The result of one observation, or of several by a slice, a boolean mask (B,) or an array of indices.
 
         Raises:
             TypeError: this is the result of one observation, without a batch axis.
-            IndexError: there is no such observation, or the index is no integer, slice, mask or array of integers.
+            IndexError: there is no such observation, or the index is not an integer, slice, mask or array of integers.
         """
         if self.problem.single:
             raise TypeError("a result of one observation cannot be indexed: r.z, r.status, ... are that observation's")
@@ -364,7 +364,7 @@ class Inversion:
         part = replace(self, problem=self.problem.part(rows, z0=starts), **columns)
         return part if chosen.ndim else replace(part, problem=replace(part.problem, single=True)).shaped()
 
-    # --- what people see ----------------------------------------------------------------------------------------------
+    # --- printing, pictures, files ------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         if self.problem.single:
@@ -373,7 +373,7 @@ class Inversion:
         return f"<Inversion: {count(self.problem.size, 'observation')}, {good} successful>"
 
     def __str__(self) -> str:
-        """The verdict in at most 15 lines: of one observation in words, of a batch the statuses and the worst."""
+        """The verdict in at most 15 lines: one observation in words, or the statuses of a batch and its worst."""
         if not self.problem.single:
             return "\n".join(batch_lines(self._summary()))
         return "\n".join(observation_lines(self._summary()))
@@ -392,21 +392,22 @@ class Inversion:
     def plot(
         self, observations: Any = None, max_observations: int = _DRAWN, shape: tuple[int, ...] | None = None
     ) -> ObservationFigure:
-        """Draw observations, reconstructions and residuals, a row each, on scales that all rows share.
+        """Draw observation, reconstruction and residual, a row for each observation, with common scales.
 
-        Outputs (H, W), (1, H, W) and (3, H, W) are pictures, and flat ones of a square number of entries that vary as
-        pictures do; others are curves. What a mask hides is left open. The colours of residuals are symmetric about 0.
+        Outputs (H, W), (1, H, W) and (3, H, W) are drawn as pictures. So are flat ones with a square number of entries
+        that vary as in a picture. All others are curves. Hidden entries stay blank. The colours of residuals are
+        symmetric about 0.
 
         Args:
-            observations: which, an index or several; None for the first ones.
-            max_observations: the most rows; of more, the first are drawn.
-            shape: what outputs are drawn as, (H, W) or (3, H, W) for pictures, (n,) for curves.
+            observations: an index or several; None for the first ones.
+            max_observations: the most rows; further observations are not drawn.
+            shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
 
         Returns:
-            A Matplotlib figure, not shown and unknown to pyplot: a notebook shows it, ``savefig`` writes it.
+            A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
 
         Raises:
-            OptionError: ``max_observations`` is no number of at least 1, or outputs cannot have that ``shape``.
+            OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
             IndexError: there is no such observation.
 
         >>> import unrelu
@@ -431,23 +432,23 @@ class Inversion:
         return panels(batch.problem, batch.reconstruction, rows, labels, shape).figure(title)
 
     def save(self, path: str | Path) -> None:
-        """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads: all that it takes to verify it.
+        """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads and verifies.
 
-        That is codes, reconstructions, the verdict, y, noise, bounds, norm, prior, operator, options, the version and
-        fingerprints of the network and of the whole. Nothing is pickled, and the file appears as a whole or not at all.
-        Of a measurement given as code, A G(z) at the codes is written.
+        The file contains codes, reconstructions, the verdict, y, noise, bounds, norm, prior, operator, options, the
+        version, the network's fingerprint and a digest. Nothing is pickled. The file appears complete or not at all.
+        For a measurement given as code, A G(z) at the codes is written.
 
         Raises:
-            InputError: another suffix, or no such folder.
-            StorageError: the disk is full, or not ours to write to.
+            InputError: the suffix is not .npz, or the folder does not exist.
+            StorageError: the disk is full or cannot be written to.
         """
         write_result_file(Path(path), vars(self._batched()) | {"problem": self.problem})
 
     def to_frame(self, codes: bool = False) -> DataFrame:
-        """The verdict as a pandas data frame: a row for each observation, a column for each number.
+        """Return the verdict as a pandas data frame: a row for each observation, a column for each number.
 
         Args:
-            codes: whether the coordinates of z are columns too, z0, z1, ...
+            codes: whether to add the coordinates of z as columns z0, z1, ...
 
         Raises:
             MissingPackageError: pandas is not installed.
@@ -464,7 +465,7 @@ class Inversion:
         return data_frame(columns, np.arange(self.problem.size))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The verdict, (B,) each."""
+        """The columns of the verdict, (B,) each."""
         batch = vars(self._batched())
         special = {
             "status": np.array([status.name for status in batch["status"]], dtype=object),
@@ -473,7 +474,7 @@ class Inversion:
         return {name: special[name] if name in special else batch[name] for name in _COLUMNS}
 
     def _summary(self) -> VerdictSummary:
-        """What a printed verdict says."""
+        """Everything that a printed verdict contains."""
         problem, z = self.problem.given or self.problem, np.atleast_2d(self.z)
         active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
@@ -482,20 +483,20 @@ class Inversion:
         return VerdictSummary(self._columns(), meanings, self.method, noise, self.norm, z.shape[1], active, None, *own)
 
     def _differences(self, norm: str) -> Array:
-        """``|y - A G(z)|`` by the reconstructions, (B,)."""
+        """``|y - A G(z)|`` from the reconstructions, (B,)."""
         outputs = self.reconstruction[None] if self.problem.single else self.reconstruction
         return norms(self.problem.differences_of(outputs), norm)
 
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:
-        """Which bounds z is at, shaped like it: -1 the lower, 1 the upper, 0 neither, as in scipy.optimize."""
+        """The bounds that z is at, shaped like z: -1 lower, 1 upper, 0 neither, as in scipy.optimize."""
         return self.problem.bounds.active(self.z)
 
     def residual(self, norm: str = "l2") -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
         Raises:
-            InputError: the norm is none of these.
+            InputError: the norm is unknown.
         """
         if norm not in ("l2", "l1", "linf"):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
@@ -503,7 +504,7 @@ class Inversion:
         return float(values[0]) if self.problem.single else values
 
 
-# The attributes that have an entry for each observation.
+# The attributes with an entry for each observation.
 _PER_OBSERVATION = [f.name for f in fields(Inversion) if f.name not in ("method", "problem", "options", "norm", "pool")]
 
 

@@ -1,4 +1,4 @@
-"""One p-value of the size and the shape of a residual."""
+"""Combine tests of the size and the shape of a residual into one p-value."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ Counts = npt.NDArray[np.int64]
 
 # Weights of the tests of a residual's size, its largest entry and its structure, which is the weakest test.
 _WEIGHTS = np.array([0.45, 0.45, 0.1])
-# Points and weights of Gauss and Legendre on [0, 1] for the cube root of v: small p-values are those of small v.
+# Gauss-Legendre points and weights on [0, 1] in the cube root of v, which resolve small v, where p-values are small.
 _ROOTS, _OF_ROOTS = np.polynomial.legendre.leggauss(48)
 _POINTS, _OF_POINTS = ((_ROOTS + 1) / 2) ** 3, 1.5 * _OF_ROOTS * ((_ROOTS + 1) / 2) ** 2
 
 
 def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
-    r"""One p-value of a residual's size, (B,), and shape, (B, 2): that of the least of the three, with weights.
+    r"""Return one p-value of a residual's size, (B,), and shape, (B, 2): that of the least of the three, weighted.
 
-    With :math:`x = \min_i p_i / w_i`, the probability that noise leaves a smaller x. The structure is taken to be
-    independent of the others. The largest entry is independent of the size as a share of it, so that
+    It is the probability that noise leaves a smaller :math:`x = \min_i p_i / w_i`. The structure is assumed to be
+    independent of the others. The ratio of the largest entry to the size is independent of the size, so that
 
     .. math::
 
         P(p_1 < w_1 x \text{ or } p_2 < w_2 x) = w_1 x + \int_{w_1 x}^1 P\Big(\max_j s_j > \frac{t^2}{q(v)}\Big) dv,
 
-    where q(v) leaves chi-square with m - u degrees of freedom a tail of v, t is the entry whose p-value is
+    where chi-square with m - u degrees of freedom exceeds q(v) with probability v, t is the entry whose p-value is
     :math:`w_2 x`, and each of the m shares :math:`s_j \sim \mathrm{Beta}(1/2, (m - u - 1) / 2)`.
 
     Tests that are NaN are left out.
 
     Args:
-        size, shape: p-values; of the shape the largest entry's and the structure's.
-        m: how many entries are observed, (B,).
+        size: p-value of the size, (B,).
+        shape: p-values of the largest entry and of the structure, (B, 2).
+        m: number of observed entries, (B,).
         used: the degrees of freedom u, (B,).
     """
     tests = np.column_stack([size, shape])
@@ -48,11 +49,11 @@ def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
 
 
 def _largest_above(below: Array, m: Counts, left: Array) -> Array:
-    """The probability that the largest entry's p-value is below the second, where that of the size is above the first.
+    """The probability, given a p-value of the size above ``below[:, 0]``, that the largest entry's is below the other.
 
     Args:
-        below: (B, 2).
-        m: entries, (B,).
+        below: limits of the p-values of the size and of the largest entry, (B, 2).
+        m: number of entries, (B,).
         left: m - u, (B,).
     """
     single = -np.expm1(np.log1p(-below[:, 1]) / m)

@@ -1,4 +1,4 @@
-"""The pictures of a result: which arrays of its problem are drawn, and how."""
+"""Choose the arrays and shapes that the pictures of a result are drawn from."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from unrelu.runtime.array_types import Array
 
 Rows = npt.NDArray[np.intp]
 
-# Pixels, the height of a thumbnail.
+# Height of a thumbnail, in pixels.
 _THUMBNAIL = 84
-# Neighbours in neighbouring rows of a picture differ by no more than so many times what neighbours in a row do.
+# In a picture, vertical neighbours differ by at most this many times as much as horizontal ones.
 _ROUGHER = 1.5
 
 
 def panels(
     problem: Problem, reconstruction: Array, rows: Rows, labels: Sequence[str], shape: Sequence[int] | None = None
 ) -> ObservationPanels:
-    """What is drawn of some observations of a batch, as they were stated.
+    """Return the panels of some observations of a batch, without whitening.
 
     Args:
-        problem: of the batch.
+        problem: the problem of the batch.
         reconstruction: G(z), (B, *output_shape).
-        rows: the observations that are drawn.
+        rows: indices of the observations.
         labels: the text beside each.
-        shape: what outputs are drawn as, (n,) for curves; None goes by their own shape.
+        shape: the shape in which outputs are drawn, (n,) for curves; None uses their own shape.
 
     Raises:
         OptionError: outputs cannot have that shape.
@@ -62,7 +62,7 @@ def panels(
 
 
 def thumbnails(problem: Problem, reconstruction: Array, rows: Rows) -> list[list[Html]]:
-    """Images of observed, reconstruction and residual of some observations, as HTML."""
+    """Return images of observation, reconstruction and residual for some observations, as HTML."""
     if not len(rows):
         return []
     drawn = panels(problem, reconstruction, rows, [""] * len(rows))
@@ -78,9 +78,9 @@ def thumbnails(problem: Problem, reconstruction: Array, rows: Rows) -> list[list
 
 
 def _picture(shape: Sequence[int], outputs: Array) -> Shape | None:
-    """The picture that outputs (B, n) are; of flat ones only where they vary along both axes as a picture does.
+    """The picture shape of outputs (B, n), if any. Flat outputs must vary along both axes as a picture does.
 
-    A spectrum of 400 entries is no picture of 20 x 20: its entries 20 apart differ far more than its neighbours.
+    A spectrum of 400 entries is not a 20 x 20 picture: entries 20 apart differ far more than neighbours.
     """
     found = drawn_shape(shape)
     if found is None or sum(n > 1 for n in shape) > 1:
@@ -93,7 +93,7 @@ def _picture(shape: Sequence[int], outputs: Array) -> Shape | None:
 
 
 def _asked(shape: Sequence[int], n: int) -> Shape | None:
-    """The picture that a user asks for of outputs of n entries; None for curves."""
+    """The picture shape that a user requests for outputs of n entries; None for curves."""
     dims = tuple(shape) if isinstance(shape, tuple | list) else ()
     if dims == (n,):
         return None
@@ -108,6 +108,6 @@ def _asked(shape: Sequence[int], n: int) -> Shape | None:
 
 
 def _sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
-    """The size of the stated errors, (B, m): standard deviations or bounds; None where none is stated."""
+    """The sizes of the stated errors, (B, m): standard deviations or bounds; None if none are stated."""
     sizes = noise.spread(operator.shape, size) if noise.entrywise else np.asarray(noise.size)
     return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None

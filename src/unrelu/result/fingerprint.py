@@ -1,4 +1,4 @@
-"""Hashes of networks and operators, by which a file says which ones its numbers belong to."""
+"""Hashes of networks and operators. Files contain them, so that numbers are not used with another network."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from unrelu.measurements.linear_operators import Operator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
 
-# Codes that a generator without known layers is looked at for its hash, and about how many outputs of each.
+# The hash of a generator without known layers uses its outputs at this many codes, about 64 entries of each.
 _CODES, _OUTPUTS = 2, 64
-# Names by which earlier versions hashed what has another name now.
+# Earlier names of renamed classes, by which they are still hashed.
 _FORMER = {"MatrixFreeOperator": "Mapped", "SparseOperator": "Sparse", "IdentityOperator": "Identity"}
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256, in hexadecimal, of all values in it: of dataclasses the fields, of modules their structure and state."""
+    """Return the SHA-256, in hexadecimal, of a value: fields of dataclasses, structure and state of modules, ..."""
     digest = hashlib.sha256()
     for part in _parts(value):
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -55,7 +55,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, Operator):
         yield from _parts(value.content())
     elif isinstance(value, OpaqueNetwork):
-        # Its code, and what it keeps apart from parameters, show in what it puts out.
+        # Outputs stand for its code, and for data that it keeps outside its parameters.
         double = value.to(torch.float64, "cpu")
         outputs = double(stream("fingerprint").standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
         some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
@@ -69,5 +69,5 @@ def _parts(value: Any) -> Iterator[bytes]:
 
 
 def _rounded(values: Any) -> list[str]:
-    """Numbers without the digits in which machines differ."""
+    """Numbers as text, without the last digits, in which machines differ."""
     return [f"{number:.6e}" for number in np.asarray(values).ravel()]

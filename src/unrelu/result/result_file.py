@@ -1,7 +1,7 @@
-"""A result as a ``.npz`` file: the codes, what was observed, the verdict, and a digest of it all. Nothing is pickled.
+"""Results as ``.npz`` files: codes, observations, the verdict, and a digest of everything. Nothing is pickled.
 
-The network is not part of it, only its fingerprint; nor is a measurement given as code, of which the values A G(z) at
-the codes are kept.
+A file contains the fingerprint of the network, not the network. For a measurement given as code, it contains the values
+A G(z) at the codes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Table = dict[str, npt.NDArray[Any]]
 
 _FORMAT = "unrelu result 1"
 _ADVICE = "free space, or name another file"
-# Columns of numbers, (B,) and (B, ...), and their kinds; statuses and messages are text.
+# Columns of numbers, (B,) or (B, ...), and their types; statuses and messages are text.
 _KINDS = {
     "z": np.float64, "reconstruction": np.float64, "fun": np.float64, "success": np.bool_, "p_value": np.float64,
     "confidence": np.float64, "nit": np.int64, "seconds": np.float64, "freedom": np.int64, "rank": np.int64,
@@ -46,15 +46,15 @@ _KINDS = {
 _STATUSES = ("status", "ended")
 _NORMS = ("l2", "l1", "linf")
 _LONGEST_NAME = 80
-# The kind of a measurement given as code, which no file holds.
+# The kind of a measurement given as code, which files do not contain.
 _CODE = "code"
 
 
 class AbsentGenerator(Generator):
-    """Stands for the network of a result that was loaded without it: it has shapes, and no values.
+    """Stands for the network of a result that was loaded without it. It has shapes, but cannot be evaluated.
 
     Attributes:
-        known_fingerprint: that of the network.
+        known_fingerprint: the fingerprint of the network.
     """
 
     def __init__(self, latent_shape: Shape, output_shape: Shape, dtype: torch.dtype, known_fingerprint: str) -> None:
@@ -72,7 +72,7 @@ class AbsentGenerator(Generator):
 
 @dataclass(frozen=True, eq=False)
 class AbsentOperator(Operator):
-    """Stands for a measurement that no file can hold, since it is code: its values at the codes of a result.
+    """Stands for a measurement given as code, in a result that was loaded without it: its values at the codes.
 
     Attributes:
         outputs: G(z), (B, n).
@@ -93,19 +93,19 @@ class AbsentOperator(Operator):
 
     @property
     def count(self) -> int:
-        """B."""
+        """B, the number of observations."""
         return len(self.outputs)
 
     def take(self, rows: npt.NDArray[np.intp] | Tensor) -> AbsentOperator:
-        """That of some of the observations."""
+        """The values of some of the observations."""
         return replace(self, outputs=self.outputs[rows], measured=self.measured[rows])
 
     def forward(self, x: Tensor) -> Tensor:
-        """A x, of the outputs that the result has."""
+        """A x if x are the outputs of the result; an error for any others."""
         return torch.from_numpy(self.measured) if np.array_equal(x, self.outputs, equal_nan=True) else self.adjoint(x)
 
     def adjoint(self, r: Tensor) -> NoReturn:
-        """There is none."""
+        """Not defined."""
         raise InputError(
             "the result was measured by an operator that is code, which no file holds: "
             "unrelu.load_result(path, network, operator=...)"
@@ -113,16 +113,16 @@ class AbsentOperator(Operator):
 
 
 def is_name(method: str) -> bool:
-    """Whether a method can be called so: by one to 80 characters of one line, none of them at an end a space."""
+    """Whether a method can have this name: 1 to 80 printable characters, without spaces at the ends."""
     return 0 < len(method) <= _LONGEST_NAME and method.isprintable() and method == method.strip()
 
 
 def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
-    """Write a result as a whole, or not at all: the attributes of an ``Inversion`` of a batch.
+    """Write the attributes of an ``Inversion`` of a batch; the file appears complete or not at all.
 
     Raises:
-        InputError: another suffix than .npz, no such folder, or a method without a name that can be printed.
-        StorageError: the disk is full, or not ours to write to.
+        InputError: the suffix is not .npz, the folder does not exist, or the method's name cannot be printed.
+        StorageError: the disk is full or cannot be written to.
     """
     if path.suffix != ".npz":
         raise InputError(f"{path}: save a result as .npz, e.g. {path.with_suffix('.npz')}")
@@ -135,7 +135,7 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def _table(result: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is written, under one name each."""
+    """The arrays of a file, by name."""
     problem = result["problem"].given or result["problem"]
     network, operator, (noise, kept) = problem.network, problem.operator, problem.noise.saved()
     code = operator.stored is None
@@ -165,7 +165,7 @@ def _digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
     found = hashlib.sha256()
     for name in sorted(table.keys() - {"digest"}):
         array = table[name]
-        # Text is as long as its longest entry, which NumPy forgets of single ones.
+        # The dtype of text depends on its longest entry, and NumPy does not restore it for single entries.
         content = "\0".join(array.ravel().tolist()).encode() if array.dtype.kind == "U" else array.tobytes()
         kind = "text" if array.dtype.kind == "U" else array.dtype.str
         found.update(f"{name} {kind} {array.shape} {len(content)} ".encode() + content)
@@ -176,7 +176,7 @@ def _digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
-    """What :func:`write_result_file` wrote, checked for damage and against the network: an ``Inversion``'s attributes.
+    """Read the attributes of an ``Inversion`` from a file; check them for damage and against the network.
 
     Raises:
         InputError: see :func:`unrelu.load_result`.
@@ -189,7 +189,7 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
         return _result(table, network, operator)
     except InputError:
         raise
-    # PyTorch's errors about shapes are RuntimeErrors, of which RecursionError is one.
+    # PyTorch raises RuntimeErrors for shapes; RecursionError is one, too.
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise InputError(f"{path}: the result is damaged ({error}); save it again") from None
 
@@ -231,7 +231,7 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
 
 
 def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output: Shape) -> None:
-    """Refuse columns of other shapes, or with numbers that these can never be."""
+    """Refuse columns with wrong shapes or impossible numbers."""
     z, k = columns["z"], math.prod(latent)
     if z.shape != (size, k) or columns["reconstruction"].shape != (size, *output):
         raise ValueError(f"z has shape {z.shape}, y has {size} observations of {k} latent coordinates")
@@ -291,7 +291,7 @@ def _noise(table: Table) -> Noise:
 
 
 def _value(array: npt.NDArray[Any]) -> Any:
-    """A text, a number or an array of numbers."""
+    """Return a text, a number or an array of numbers."""
     if array.dtype.kind == "U":
         return _text(array)
     return array if array.ndim else array.item()
@@ -329,26 +329,26 @@ def _shape(array: npt.NDArray[Any]) -> Shape:
 
 
 def _array(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
-    """An array of the kind that is written."""
+    """Return an array, which must have this type."""
     if array.dtype != np.dtype(kind):
         raise TypeError(f"entries are {array.dtype}, not {np.dtype(kind)}")
     return np.ascontiguousarray(array)
 
 
 def _one(array: npt.NDArray[Any], kind: Any) -> Any:
-    """A single number."""
+    """Return a single number."""
     return _array(array.reshape(()), kind).item()
 
 
 def _texts(array: npt.NDArray[Any]) -> list[str]:
-    """Texts, without what would steer a terminal."""
+    """Return texts, without control characters for a terminal."""
     if array.dtype.kind != "U":
         raise TypeError(f"entries are {array.dtype}, not text")
     return ["".join(c if c.isprintable() or c == "\n" else "?" for c in text) for text in array.ravel().tolist()]
 
 
 def _text(array: npt.NDArray[Any]) -> str:
-    """A single text."""
+    """Return a single text."""
     (text,) = _texts(array)
     return text.replace("\n", "?")
 

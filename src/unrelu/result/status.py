@@ -1,4 +1,4 @@
-"""How an inversion ended, what that means, and what to do next."""
+"""Statuses: how an inversion ended, what that means, and what to do next."""
 
 from __future__ import annotations
 
@@ -65,23 +65,23 @@ class Status(enum.Enum):
         return self.name
 
 
-# These are earned by the residual, not claimed by a method.
+# Statuses that follow from the residual; a method cannot claim them.
 JUDGED = frozenset({
     Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER,
     Status.NO_BETTER_THAN_CHANCE,
 })  # fmt: skip
-# These speak of a code.
+# Statuses of observations that have a code.
 HAS_CODE = JUDGED | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
-# These say of a method that it was cut off or broke down, which is what to mend before its misfit means anything.
+# Statuses of a method that was stopped early or broke down: its misfit says nothing until that is fixed.
 CUT_OFF = frozenset(
     {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
 )
-# The search's own endings, which claim nothing about the size of the misfit.
+# Statuses with which the search ends; they say nothing about the size of the misfit.
 SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
 
 
 def message_of(status: Status, p_value: float, confidence: float, freedom: int) -> str:
-    """What the status of an observation means, with the number that decided it."""
+    """Return the meaning of an observation's status, with the number that decided it."""
     if status is Status.NOT_UNIQUE:
         return f"{status.value} ({freedom} free dimensions)"
     if status in (Status.NOISE_LEVEL, Status.MISFIT):

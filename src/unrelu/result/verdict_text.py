@@ -1,6 +1,6 @@
-"""Verdicts in words: one observation in a few sentences, a batch as a table of statuses with its worst observations.
+"""Print verdicts: one observation in a few sentences, a batch as a table of statuses and its worst observations.
 
-What is printed of a result of :func:`unrelu.invert` and of a run comes from here, from the same columns.
+Results of :func:`unrelu.invert` and of runs are printed here, from the same columns.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _STATUSES, _WORST = 4, 5
 _MEANING = 64
 # The method that looks for the best code, and the confidence at which it stops by default.
 _SEARCHING, _SURE = "auto", 0.99
-# Bounds that are named.
+# The most bounds that are named.
 _NAMED = 5
-# How the message of a code begins whose residual is smaller than the stated noise can leave.
+# The beginning of a message about a residual that is too small for the stated noise.
 TOO_LARGE = "the stated noise is too large, or in another unit"
 _LEFT = ("status", "meaning")
 _IMAGES = ("observed", "reconstruction", "residual")
@@ -37,19 +37,19 @@ _IMAGES = ("observed", "reconstruction", "residual")
 
 @dataclass(frozen=True, eq=False)
 class VerdictSummary:
-    """What a printed verdict says about a batch.
+    """Everything that a printed verdict of a batch contains.
 
     Attributes:
-        columns: of the verdict, (B,) each, by the names of :class:`~unrelu.Inversion`'s attributes, ``status`` as
-            names, with ``residual``, the norm of y - A G(z).
-        meanings: what each status means.
-        method: that found the codes.
-        noise: what was stated, or "".
-        norm: of the residual.
-        k: latent coordinates.
+        columns: columns of the verdict, (B,) each, named like the attributes of :class:`~unrelu.Inversion`; ``status``
+            has names, and ``residual`` is the norm of y - A G(z).
+        meanings: the meaning of each status.
+        method: the method that found the codes.
+        noise: the stated noise, or "".
+        norm: the norm of the residual.
+        k: number of latent coordinates.
         active: the bounds that codes are at, (B, k), as in ``scipy.optimize``.
-        places: what observations are numbered by, (B,); by default 0, 1, ...
-        code, largest: of a single observation its code, (k,), and the largest entry of its residual.
+        places: the numbers of the observations, (B,); by default 0, 1, ...
+        code, largest: for a single observation, its code, (k,), and the largest entry of its residual.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -68,11 +68,11 @@ class VerdictSummary:
 
     @property
     def judged(self) -> bool:
-        """Whether there are p-values, as noise was stated."""
+        """Whether there are p-values, because noise was stated."""
         return bool(np.isfinite(self.columns["p_value"]).any())
 
     def worst_first(self) -> npt.NDArray[np.intp]:
-        """Observations from the worst on: no success first, without a code, small p-values, large residuals."""
+        """Observations, worst first: those without success, without a code, with small p-values, large residuals."""
         c = self.columns
         p = np.nan_to_num(c["p_value"], nan=2.0)
         residual = np.where(np.isfinite(c["residual"]), c["residual"], np.inf)
@@ -92,18 +92,18 @@ class VerdictSummary:
         return rows
 
     def row(self, i: int) -> list[str]:
-        """Index, status, p-value where there are any, residual and confidence of an observation."""
+        """Index, status, p-value (if there are any), residual and confidence of an observation."""
         c = self.columns
         p = [probability(c["p_value"][i])] if self.judged else []
         place = i if self.places is None else self.places[i]
         return [str(place), str(c["status"][i]), *p, number(float(c["residual"][i])), probability(c["confidence"][i])]
 
     def headings(self) -> list[str]:
-        """Of :meth:`row`."""
+        """The headings of :meth:`row`."""
         return ["index", "status", *(["p-value"] if self.judged else []), f"residual ({self.norm})", "confidence"]
 
     def title(self) -> str:
-        """How many observations, by which method, and how many of them were successful."""
+        """The number of observations, the method, and the number of successes."""
         good = int(np.sum(self.columns["success"]))
         noise = f", noise {self.noise}" if self.noise else ""
         return f"{count(len(self), 'observation')}, method {self.method}{noise}: {good} successful" + (
@@ -111,7 +111,7 @@ class VerdictSummary:
         )
 
     def excess(self) -> str:
-        """That the stated noise is larger than the residuals can be, where it is; the rest of a title."""
+        """The end of a title if the stated noise is too large for residuals, else empty."""
         at = sum(str(message).startswith(TOO_LARGE) for message in self.columns["message"])
         if not at:
             return ""
@@ -146,7 +146,7 @@ def batch_lines(summary: VerdictSummary) -> list[str]:
 
 
 def batch_html(summary: VerdictSummary, shown: npt.NDArray[np.intp], images: Sequence[Sequence[str]]) -> str:
-    """A batch as HTML: the table of statuses, and a table of those that are shown with their images."""
+    """A batch as HTML: the table of statuses, and a table of the observations in ``shown`` with their images."""
     statuses = html_table(["status", "count", "share", "meaning"], summary.statuses(), _LEFT)
     which = "" if len(shown) == len(summary) else f"<p>the worst {len(shown)}:</p>"
     rows = [summary.row(i) + list(cells) for i, cells in zip(shown, images, strict=True)]
@@ -158,7 +158,7 @@ def batch_html(summary: VerdictSummary, shown: npt.NDArray[np.intp], images: Seq
 
 
 def observation_html(summary: VerdictSummary, images: Sequence[str]) -> str:
-    """One observation as HTML: what :func:`observation_lines` says, and its images."""
+    """One observation as HTML: the content of :func:`observation_lines`, and its images."""
     verdict = "successful" if summary.columns["success"][0] else "no success"
     entries = [[name, text] for name, text in _entries(summary) if text]
     words = html_table(["verdict", verdict], entries, ("verdict", verdict))
@@ -191,7 +191,7 @@ def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
 
 
 def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataFrame:
-    """The columns as a pandas data frame whose rows are named by the observations' indices.
+    """Return the columns as a pandas data frame, indexed by observation.
 
     Raises:
         MissingPackageError: pandas is not installed.
@@ -214,7 +214,7 @@ def _confidence(value: float, method: str) -> str:
 
 
 def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
-    """What is known of other codes near one with this rank of A J, (k latent coordinates), in words."""
+    """Say in words what is known about other codes near a code; ``rank`` is that of A J."""
     if rank < 0:
         return "unknown"
     of = f"(rank {rank} of {k})"
