@@ -412,7 +412,7 @@ class Inversion:
 
         >>> import unrelu
         >>> net = unrelu.zoo.load("mnist-relu")
-        >>> figure = unrelu.invert(net, unrelu.zoo.digits()[0][:3], "lm", noise="gaussian:0.2").plot([0, 2])
+        >>> figure = unrelu.invert(net, unrelu.zoo.digits()[0][:3].reshape(3, 784), "lm").plot([0, 2])
         >>> len(figure.axes)  # two rows of three, and the colour bar
         7
         """
