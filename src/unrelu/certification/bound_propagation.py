@@ -155,24 +155,24 @@ def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tupl
     nothing = np.full(k, -np.inf), np.full(k, np.inf)
     if n < k or not (np.isfinite(low).all() and np.isfinite(high).all()):
         return nothing
-    inverse, left = chain.inverse(layer), _left(chain, layer)
-    if not float(left.max()) < 0.5:
+    inverse, error = chain.inverse(layer), _inverse_error(chain, layer)
+    if not float(error.max()) < 0.5:
         return nothing
     rounding, size = 4 * (n + 8) * _UNIT, np.abs(inverse)
     center = inverse @ ((low + high) / 2 - bias)
     reach = size @ ((high - low) / 2) * (1 + rounding)
     reach = reach + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
-    largest = 1.001 * float((np.abs(center) + reach).max()) / (1 - float(left.max()))
-    reach = reach + 1.001 * left * largest
+    largest = 1.001 * float((np.abs(center) + reach).max()) / (1 - float(error.max()))
+    reach = reach + 1.001 * error * largest
     return center - reach, center + reach
 
 
-def _left(chain: CertifiedChain, layer: int) -> Array:
+def _inverse_error(chain: CertifiedChain, layer: int) -> Array:
     """The row sums of |I - P W|, rounded upwards, with P the pseudo-inverse of a layer."""
     weight, inverse = chain.weights[layer], chain.inverse(layer)
     rounding = 4 * (len(weight) + 8) * _UNIT
-    left = np.abs(np.eye(len(inverse)) - inverse @ weight) + rounding * (np.abs(inverse) @ np.abs(weight))
-    return np.asarray(left.sum(axis=1))
+    error = np.abs(np.eye(len(inverse)) - inverse @ weight) + rounding * (np.abs(inverse) @ np.abs(weight))
+    return np.asarray(error.sum(axis=1))
 
 
 def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
@@ -214,7 +214,7 @@ def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> flo
         return math.inf
     size = np.abs(chain.inverse(0))
     rho = float((np.abs(mu @ weight) + 2 * (len(bias) + 4) * _UNIT * (mu @ np.abs(weight))).sum())
-    share = 1.001 * float((size @ (rho / mu) + _left(chain, 0)).max())
+    share = 1.001 * float((size @ (rho / mu) + _inverse_error(chain, 0)).max())
     if not share < 0.5:
         return math.inf
     return 1.001 * float((size @ (high + bias + float(mu @ (high + bias)) / mu)).max()) / (1 - share)

@@ -200,29 +200,29 @@ def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **st
     from unrelu.display.text_tables import text_table
 
     network = reading.network(model)
-    seen = unrelu.inspect(network, **stated)
+    found = unrelu.inspect(network, **stated)
     if json:
         shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
-        verdict = {name: getattr(seen, name) for name in ("verdict", "recommended", "provable")}
-        leave("inspect", {"model": model, **shapes, **asdict(seen), **verdict})
+        verdict = {name: getattr(found, name) for name in ("verdict", "recommended", "provable")}
+        leave("inspect", {"model": model, **shapes, **asdict(found), **verdict})
     headings = ("layer", "map", "activation", "in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact")
     rows = [
         [
             str(i), layer.name, layer.activation, str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}",
             "yes" if layer.expands else "no", share(layer.determined, digits=0),
         ]
-        for i, layer in enumerate(seen.layers, 1)
+        for i, layer in enumerate(found.layers, 1)
     ]  # fmt: skip
     show(
         json,
         f"{model}: latent {network.latent_shape} to output {network.output_shape}",
         "\n".join(text_table(headings, rows, ("map", "activation"))),
-        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {seen.samples} sampled codes "
+        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {found.samples} sampled codes "
         "for which at least as many outputs as inputs determine their pre-activation\n",
-        f"identifiable  {share(seen.identifiable, digits=0)} of sampled codes",
-        f"expect        {seen.verdict}",
-        f"method        {seen.recommended}",
-        f"certify       {seen.provable}",
+        f"identifiable  {share(found.identifiable, digits=0)} of sampled codes",
+        f"expect        {found.verdict}",
+        f"method        {found.recommended}",
+        f"certify       {found.provable}",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from unrelu._version import __version__
 
-_left: list[dict[str, Any]] = []
+_documents: list[dict[str, Any]] = []
 
 
 def asked_for(arguments: Sequence[str]) -> bool:
@@ -25,12 +25,12 @@ def asked_for(arguments: Sequence[str]) -> bool:
 
 def leave(command: str, document: Mapping[str, Any]) -> None:
     """Leave the document of a command, in place of an earlier one."""
-    _left[:] = [{"command": command, "version": __version__, **document}]
+    _documents[:] = [{"command": command, "version": __version__, **document}]
 
 
 def leave_error(kind: str, message: str, status: int) -> None:
     """Leave the document of an error, in place of a command's document."""
-    _left[:] = [{"error": {"type": kind, "message": message, "status": status}}]
+    _documents[:] = [{"error": {"type": kind, "message": message, "status": status}}]
 
 
 def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -40,8 +40,8 @@ def counted(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def taken() -> str:
     """Take the document away as one line; empty if there is none."""
-    text = "".join(json.dumps(_plain(document), allow_nan=False) + "\n" for document in _left)
-    _left.clear()
+    text = "".join(json.dumps(_plain(document), allow_nan=False) + "\n" for document in _documents)
+    _documents.clear()
     return text
 
 

@@ -212,15 +212,15 @@ class _Pattern:
         pre, e = self.around.pre[self.decided :], np.eye(len(self.expand))[self._open + self.decided :]
         normals = _product(np.vstack([pre - e, -e, self.below]), self.expand)
         basis = null_space(_product(self.equal, self.expand))
-        seen = constraints_on(normals, basis)
-        size = np.linalg.norm(seen, axis=1)
+        restricted = constraints_on(normals, basis)
+        size = np.linalg.norm(restricted, axis=1)
         tight = size == 0
         if not tight.all():
-            found = always_tight(seen[~tight] / size[~tight, None], np.zeros(int((~tight).sum())))
+            found = always_tight(restricted[~tight] / size[~tight, None], np.zeros(int((~tight).sum())))
             if found is None:
                 return None
             tight[~tight] = found
-            basis = basis @ null_space(seen[tight])
+            basis = basis @ null_space(restricted[tight])
         # If e = v in the whole cone, the active pattern contains the inactive one; if e = 0, the reverse.
         always_active, always_inactive = tight[:1].any(), tight[len(pre) : len(pre) + 1].any()
         return basis, [True] if always_active else [False] if always_inactive else [True, False]

@@ -46,7 +46,7 @@ from unrelu.search.sample_cache import SampleCache, is_large
 _REACH, _CHOICE = 0.87, 4.25
 # The most principal directions in the second test, and the least share of noise that the fit leaves in each. Tuned on
 # the same decoders, for real digits.
-_DIRECTIONS, _LEFT = 32, 0.3
+_DIRECTIONS, _NOISE_LEFT = 32, 0.3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
 # The least share of noise in an entry. A smaller share is not known well enough to divide by it.
@@ -85,28 +85,28 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
     if large and not problem.prior:
         return GoodnessOfFit(used, shape)
     free = problem.bounds.active(z) == 0
-    for rows, tangents in jacobians(problem.network, z, problem.operator):
-        r, m = residual[rows], problem.observed[rows]
-        j = tangents.numpy() * free[rows, :, None]
+    for part, tangents in jacobians(problem.network, z, problem.operator):
+        r, m = residual[part], problem.observed[part]
+        j = tangents.numpy() * free[part, :, None]
         squares, vectors = np.linalg.eigh(j @ j.transpose(0, 2, 1))
         squares = np.where(squares > 1e-14 * squares[:, -1:], squares, 0.0)
-        variance = np.full(len(rows), noise.level**2) if gaussian else None
-        share, used[rows] = _effective(problem, z[rows], squares, m, r, variance)
+        variance = np.full(len(part), noise.level**2) if gaussian else None
+        share, used[part] = _effective(problem, z[part], squares, m, r, variance)
         if variance is None or large:
             continue
         weights = np.where(squares > 0, share / np.where(squares > 0, squares, 1.0), 0.0)
         half = np.sqrt(weights)[:, :, None] * (vectors.transpose(0, 2, 1) @ j)  # H = half^T half
-        left = np.maximum(m - used[rows], 0.0)
-        kept = (1 - (half * half).sum(axis=1)) * (left / np.maximum(m - share.sum(axis=1), _KEPT))[:, None]
+        remaining = np.maximum(m - used[part], 0.0)
+        kept = (1 - (half * half).sum(axis=1)) * (remaining / np.maximum(m - share.sum(axis=1), _KEPT))[:, None]
         largest = _largest(r, m, noise.level * np.sqrt(np.maximum(kept, _KEPT)))
-        shape[rows, 0] = np.where(left > _TESTABLE, largest, np.nan)
-        basis = _principal(problem, rows)
+        shape[part, 0] = np.where(remaining > _TESTABLE, largest, np.nan)
+        basis = _principal(problem, part)
         if basis is not None:
-            shape[rows, 1] = _structure(r, left, half, basis)
+            shape[part, 1] = _structure(r, remaining, half, basis)
     return GoodnessOfFit(used, shape)
 
 
-def chance(residual: Array, y: Array, seen: npt.NDArray[np.bool_], used: Array) -> Array:
+def chance(residual: Array, y: Array, observed: npt.NDArray[np.bool_], used: Array) -> Array:
     r"""The probability that a fit with u degrees of freedom explains white noise as well as it explains y, (B,).
 
     For white noise about its own mean, :math:`|r|_2^2 / |y - \bar y|_2^2` has the distribution
@@ -115,17 +115,17 @@ def chance(residual: Array, y: Array, seen: npt.NDArray[np.bool_], used: Array) 
     Args:
         residual: y - A G(z), (B, m), 0 where nothing was observed.
         y: (B, m).
-        seen: which entries were observed, (B, m).
+        observed: which entries were observed, (B, m).
         used: u, (B,).
     """
-    m = seen.sum(axis=1)
-    mean = np.where(seen, y, 0.0).sum(axis=1) / np.maximum(m, 1)
+    m = observed.sum(axis=1)
+    mean = np.where(observed, y, 0.0).sum(axis=1) / np.maximum(m, 1)
     size = np.abs(y).max(axis=1, initial=np.finfo(float).tiny)[:, None]
-    about = np.square(np.where(seen, (y - mean[:, None]) / size, 0.0)).sum(axis=1)
+    about = np.square(np.where(observed, (y - mean[:, None]) / size, 0.0)).sum(axis=1)
     with np.errstate(over="ignore", invalid="ignore"):
-        left = np.square(residual / size).sum(axis=1)
-    testable = (m - 1 - used > 0) & (left < about)
-    ratio = np.divide(left, about, out=np.ones_like(left), where=testable)
+        energy = np.square(residual / size).sum(axis=1)
+    testable = (m - 1 - used > 0) & (energy < about)
+    ratio = np.divide(energy, about, out=np.ones_like(energy), where=testable)
     p = betainc(np.maximum(m - 1 - used, 1e-3) / 2, np.maximum(used, 1e-3) / 2, ratio)
     return np.where(testable, p, 1.0)
 
@@ -170,7 +170,7 @@ def _largest(r: Array, m: npt.NDArray[np.int64], size: Array) -> Array:
     return np.where(np.isfinite(largest), -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16))), np.nan)
 
 
-def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:
+def _structure(r: Array, remaining: Array, half: Array, basis: Array) -> Array:
     """The p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m)."""
     along = half @ basis.transpose(0, 2, 1)  # (b, k, q)
     kept = np.eye(basis.shape[1]) - along.transpose(0, 2, 1) @ along  # the noise that the fit leaves
@@ -180,24 +180,24 @@ def _structure(r: Array, left: Array, half: Array, basis: Array) -> Array:
         scores = (vectors.transpose(0, 2, 1) @ (basis @ unit[:, :, None]))[:, :, 0]
     # Directions in which the fit leaves enough noise, and at most half of the remaining degrees of freedom.
     order = np.arange(shares.shape[1], 0, -1)
-    chosen = (shares > _LEFT) & (order <= (left / 2)[:, None])
+    chosen = (shares > _NOISE_LEFT) & (order <= (remaining / 2)[:, None])
     count = chosen.sum(axis=1)
     share = np.where(chosen, scores**2 / np.where(chosen, shares, 1.0), 0.0).sum(axis=1)
     free = count.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        p = betaincc(np.maximum(free, 0.1) / 2, np.maximum(left - free, 0.1) / 2, np.minimum(share, 1.0))
+        p = betaincc(np.maximum(free, 0.1) / 2, np.maximum(remaining - free, 0.1) / 2, np.minimum(share, 1.0))
     return np.where((count > 0) & np.isfinite(share), p, np.nan)
 
 
-def _principal(problem: Problem, rows: npt.NDArray[np.intp]) -> Array | None:
+def _principal(problem: Problem, part: npt.NDArray[np.intp]) -> Array | None:
     """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none."""
     model, operator = SampleCache.of(problem.network, problem.bounds).measured_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
-    some = operator.take(rows)
+    own = operator.take(part)
     chosen: Tensor = directions[order[: 2 * _DIRECTIONS]].to("cpu", torch.float64)
-    seen = some.to(torch.float64, torch.device("cpu")).tangents(chosen.expand(len(rows) if some.count else 1, -1, -1))
-    _, lengths, principal = np.linalg.svd(seen.numpy(), full_matrices=False)
+    measured = own.to(torch.float64, torch.device("cpu")).tangents(chosen.expand(len(part) if own.count else 1, -1, -1))
+    _, lengths, principal = np.linalg.svd(measured.numpy(), full_matrices=False)
     spanned = int((lengths > _ROUNDING * lengths[:, :1]).sum(axis=1).min())
-    count = min(_DIRECTIONS, int(problem.observed[rows].min()) // 2, spanned)
+    count = min(_DIRECTIONS, int(problem.observed[part].min()) // 2, spanned)
     return principal[:, :count] if count else None

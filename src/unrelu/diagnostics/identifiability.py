@@ -169,11 +169,11 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     exact, measured, unit = _equilibrated(network, measured)
     rank, dimension, sigma, margin = _examined(exact, batch, measured)
     sigma = np.ldexp(sigma, -unit)
-    seen = Identifiability(rank, sigma, dimension, margin, dimension == 0, exact, codes, measured)
+    found = Identifiability(rank, sigma, dimension, margin, dimension == 0, exact, codes, measured)
     if codes.ndim == 2:
-        return seen
+        return found
     names = ("rank", "sigma_min", "dimension", "margin", "identifiable")
-    return replace(seen, **{name: getattr(seen, name)[0].item() for name in names})
+    return replace(found, **{name: getattr(found, name)[0].item() for name in names})
 
 
 @computing()
@@ -224,10 +224,10 @@ def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Genera
 
 def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
     """Yield the finite codes and their indices, in chunks whose Jacobians fit in memory."""
-    rows = max(1, _CHUNK // (network.latent_dim * max(network.width, operator.width)))
+    together = max(1, _CHUNK // (network.latent_dim * max(network.width, operator.width)))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
-    for begin in range(0, len(finite), rows):
-        part = finite[begin : begin + rows]
+    for begin in range(0, len(finite), together):
+        part = finite[begin : begin + together]
         yield part, torch.from_numpy(z[part])
 
 
@@ -351,12 +351,12 @@ def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
     _, k, m = tangents.shape
     smallest, sure = _by_gram(tangents)
     rank = np.where(sure, k, -1)
-    rows = np.flatnonzero(~sure & torch.isfinite(tangents).flatten(1).all(dim=1).numpy())
+    rest = np.flatnonzero(~sure & torch.isfinite(tangents).flatten(1).all(dim=1).numpy())
     smallest[~sure] = np.nan
-    if len(rows):
-        values = torch.linalg.svdvals(tangents[torch.from_numpy(rows)])
-        rank[rows] = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1).numpy()
-        smallest[rows] = values[:, -1].numpy() if m >= k else 0.0
+    if len(rest):
+        values = torch.linalg.svdvals(tangents[torch.from_numpy(rest)])
+        rank[rest] = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1).numpy()
+        smallest[rest] = values[:, -1].numpy() if m >= k else 0.0
     return smallest, rank
 
 

@@ -81,8 +81,8 @@ class ObservationPanels:
     def residual_scale(self) -> float:
         """The largest residual, at most the range of the observations; 1 if all residuals are 0 or unknown."""
         low, high = self.observed_range
-        left = np.abs(self.residual)
-        largest = float(np.max(left, where=np.isfinite(left), initial=0.0))
+        sizes = np.abs(self.residual)
+        largest = float(np.max(sizes, where=np.isfinite(sizes), initial=0.0))
         return min(largest, high - low) or 1.0
 
     def figure(self, title: str) -> ObservationFigure:

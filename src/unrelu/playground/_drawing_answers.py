@@ -165,10 +165,10 @@ def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str,
     """
     if not np.isfinite(result.z).all():
         return []
-    left = result.residual("l2") / math.sqrt(visible)
+    size = result.residual("l2") / math.sqrt(visible)
     return [
         ("Fit", f"p-value {probability(result.p_value)}" if noise else "not judged: the noise is unknown"),
-        ("Residual", f"{number(left)} a pixel (root mean square), largest {number(result.residual('linf'))}"),
+        ("Residual", f"{number(size)} a pixel (root mean square), largest {number(result.residual('linf'))}"),
         ("Confidence", _confidence(result.confidence)),
         ("Uniqueness", uniqueness(result.identifiable, result.rank, result.freedom, result.problem.network.latent_dim)),
     ]

@@ -90,8 +90,8 @@ class LocalServer(ThreadingHTTPServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
 
-    def answer(self, path: str, body: bytes, left: Callable[[], bool]) -> dict[str, Any]:
-        """The answer to a request to ``/invert`` or ``/picture``; a search ends early if its sender has ``left``.
+    def answer(self, path: str, body: bytes, closed: Callable[[], bool]) -> dict[str, Any]:
+        """The answer to a request to ``/invert`` or ``/picture``; ``closed`` tells that nobody waits for it.
 
         Raises:
             UnreluError: the request is invalid.
@@ -102,7 +102,7 @@ class LocalServer(ThreadingHTTPServer):
             return picture(generator, request)
         with self._turn():
             self._prepare(generator)
-            return answer(generator, request, lambda: self.stopping.is_set() or left())
+            return answer(generator, request, lambda: self.stopping.is_set() or closed())
 
     def prepare(self) -> None:
         """Compile kernels and draw samples for the first searches, one generator after the other."""
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         def content() -> tuple[bytes, str]:
             if self.path not in ("/invert", "/picture"):
                 raise _RefusedError(HTTPStatus.NOT_FOUND, "there is nothing to ask here")
-            answer = self.server.answer(self.path, self._body(), self._left)
+            answer = self.server.answer(self.path, self._body(), self._closed)
             return json.dumps(answer, allow_nan=False).encode(), "application/json"
 
         stated = self.headers.get("Content-Length", "")
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._unread = 0
         return self.rfile.read(size)
 
-    def _left(self) -> bool:
+    def _closed(self) -> bool:
         """Whether the other end has closed the connection, as the page does when it sends a newer request."""
         try:
             readable, _, _ = select([self.connection], [], [], 0)
