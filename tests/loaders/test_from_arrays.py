@@ -234,7 +234,7 @@ def test_multilayer_perceptrons_of_scikit_learn(model):
     net = from_arrays(model.fit(X, Y))
     np.testing.assert_allclose(net(X), model.predict(X), rtol=1e-9, atol=1e-9)
     assert len(net.layers) in (2, 3)
-    with pytest.raises(ModelError, match=r"does not go with MLPRegressor.*, which says its own"):
+    with pytest.raises(ModelError, match=r"does not go with MLPRegressor.*, which has its own"):
         from_arrays(model, activation="relu")
 
 

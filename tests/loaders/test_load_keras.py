@@ -185,8 +185,8 @@ def test_branches_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"class_name": "VAE"}, "is a VAE, a class of its own, whose code no file holds. Save the decoder"),
-        ({"module": "mine", "registered_name": "mine>Sequential"}, "is a class of its own"),
+        ({"class_name": "VAE"}, "is a VAE, a custom class, whose code is not in the file. Save its decoder"),
+        ({"module": "mine", "registered_name": "mine>Sequential"}, "is a custom class"),
         ({"config": {}}, r"its configuration is not what Keras writes \(KeyError"),
         ({"config": 5}, "its configuration is not what Keras writes"),
         ({"config": {"layers": []}}, "its configuration is not what Keras writes"),
@@ -279,7 +279,7 @@ def test_a_decoder_is_picked_out_of_a_model_with_code_of_its_own(tmp_path):
 def test_a_model_says_its_activations_itself(tmp_path):
     path = written(tmp_path / "a.keras", CHAIN[:2], "Keras 3")
     with pytest.raises(
-        OptionError, match="activation='tanh' does not go with the file of a whole model, which says it"
+        OptionError, match="activation='tanh' does not go with the file of a whole model, which stores it"
     ):
         load(path, activation="tanh")
 

@@ -101,7 +101,7 @@ REFUSED = [
         [node("Dropout", ["x"], ["h", "mask"]), node("Cast", ["mask"], ["y"], to=1, name="c")],
         [4],
         {},
-        r"node 'c' \(Cast\) takes 'mask', a second output, as of Dropout",
+        r"node 'c' \(Cast\) takes 'mask', a second output such as Dropout's mask",
     ),
     (
         [node("Cast", ["x"], ["h"], to=7), node("Cast", ["h"], ["y"], to=1)],

@@ -160,7 +160,7 @@ class SizeLimit(TorchDispatchMode):
         for x in result if isinstance(result, tuple | list) else (result,):
             if isinstance(x, Tensor) and (size := 8 * x.numel() // self.count) > self.max_bytes:
                 raise UnsupportedModelError(
-                    f"makes of one code a tensor that would take {shown_size(size)}, by {func}; at most "
+                    f"makes a tensor that would take {shown_size(size)} for one code, by {func}; at most "
                     f"{shown_size(self.max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if you trust "
                     "the file"
                 )

@@ -50,7 +50,7 @@ def from_keras(config: Any, arrays: Arrays, max_bytes: int) -> Network:
         model = _Layer.read(config)
         if model.kind not in _MODELS:
             raise UnsupportedModelError(
-                f"is a {model.kind}, a class of its own, whose code no file holds. Save the decoder in it by itself, "
+                f"is a {model.kind}, a custom class, whose code is not in the file. Save its decoder alone, "
                 "vae.decoder.save('decoder.keras'), or pick its weights with layers=[...] and activation="
             )
         if (count := model.count()) > _LAYERS:
@@ -91,7 +91,7 @@ class _Layer:
         if not re.match(r"(tf_|tensorflow\.)?(keras|python\.keras)\b", module) or ">" in registered:
             kind = registered.rpartition(">")[2] or kind
             raise UnsupportedModelError(
-                f"layer {name!r} ({kind}) is a class of its own, whose code no file holds; Keras' own layers are read"
+                f"layer {name!r} ({kind}) is a custom class, whose code is not in the file; use Keras' own layers"
             )
         return cls(kind, name, settings, config.get("inbound_nodes") or [])
 

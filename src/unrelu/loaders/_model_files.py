@@ -170,7 +170,7 @@ def _read(
         if config is not None and layers is None:
             if activation is not None:
                 raise OptionError(
-                    f"{file}: activation={activation!r} does not go with the file of a whole model, which says it; "
+                    f"{file}: activation={activation!r} does not go with the file of a whole model, which stores it; "
                     "leave it out, or pick from its weights with layers=[...] (--layers)"
                 )
             return from_keras(config, arrays, max_bytes)

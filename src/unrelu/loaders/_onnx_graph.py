@@ -189,7 +189,7 @@ class _Graph:
                     )
                 if missing := [name for name in node.input if name not in values]:
                     raise UnsupportedModelError(
-                        f"takes {missing[0]!r}, a second output, as of Dropout; it has no meaning here"
+                        f"takes {missing[0]!r}, a second output such as Dropout's mask, which is not supported"
                     )
                 inputs = [values[name] for name in node.input]
                 found = self._called(node, inputs, recorder) if live else self._fold(node, inputs, sizes)

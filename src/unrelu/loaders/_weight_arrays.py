@@ -162,7 +162,7 @@ def _of_estimator(model: Any, activation: Activations | None) -> Network:
     if unknown := [name for name in stored if name not in names]:
         raise UnsupportedModelError(f"{perceptron} has the activation {unknown[0]!r}; supported are {', '.join(names)}")
     if activation is not None:
-        raise ModelError(f"activation={activation!r} does not go with {perceptron}, which says its own; leave it out")
+        raise ModelError(f"activation={activation!r} does not go with {perceptron}, which has its own; leave it out")
     pairs = zip(perceptron.coefs_, perceptron.intercepts_, strict=True)
     steps = [
         (f"coefs_[{i}]", dense(f"coefs_[{i}]", coefs.T, f"intercepts_[{i}]", intercepts))
