@@ -131,14 +131,11 @@ def test_unstated_noise_is_unknown_and_measured_in_l2():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "cauchy:1",
-            "noise='cauchy:1': use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or 'negative-binomial:R'",
-        ),
+        ("cauchy:1", "noise='cauchy:1': use one of 'uniform:LEVEL', 'gaussian:LEVEL', 'outliers:LEVEL', 'poisson'"),
         ("poisson:1", "poisson has no level; write 'poisson'"),
         ("negative-binomial", "the level '' is not a number; write e.g. 'negative-binomial:0.1'"),
         ("negative-binomial:0", "the shape r must be above 0, got 0"),
-        (0.1, "noise=0.1: use 'uniform:A'"),
+        (0.1, "noise=0.1: use one of 'uniform:LEVEL'"),
         ("", "noise='': use"),
         ("uniform", "the level '' is not a number; write e.g. 'uniform:0.1'"),
         ("gaussian:x", "the level 'x' is not a number; write e.g. 'gaussian:0.1'"),

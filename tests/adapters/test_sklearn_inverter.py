@@ -264,7 +264,7 @@ def test_a_method_that_finds_no_code_leaves_nan():
         ({"method": "best"}, OptionError, "method 'best' is unknown; use one of auto"),
         ({"options": {"speed": 1}}, OptionError, "method 'auto' has no option 'speed'; it takes confidence"),
         ({"options": 3}, OptionError, "options=3 must be a dictionary"),
-        ({"noise": "cauchy:1"}, InputError, "noise='cauchy:1': use 'uniform:A'"),
+        ({"noise": "cauchy:1"}, InputError, "noise='cauchy:1': use one of 'uniform:LEVEL'"),
         ({"norm": "l3"}, InputError, "norm='l3' is unknown"),
         ({"prior": -1.0}, InputError, "prior=-1 must be finite and at least 0"),
         ({"time_limit": 0}, InputError, "time_limit=0 must be above 0 seconds"),

@@ -24,9 +24,10 @@ import numpy.typing as npt
 from unrelu.certification._triangle_relaxation import Relaxation
 from unrelu.certification.bound_propagation import Lemma, level_region, region_of
 from unrelu.certification.bound_tightening import Probing, backward_bounds, decided, latent_bounds, obbt_lemmas
-from unrelu.certification.certified_chain import EXACT, CertifiedChain
+from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Vertex
 from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
+from unrelu.problem import EXACT
 from unrelu.runtime.array_types import Array
 
 Signs = npt.NDArray[np.int8]

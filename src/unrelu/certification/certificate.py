@@ -26,7 +26,7 @@ from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
-from unrelu.problem import Problem
+from unrelu.problem import EXACT, Problem
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES
@@ -136,7 +136,7 @@ class Certificate:
     @property
     def gap(self) -> float:
         """(upper - lower) / max(upper, 1e-8 max|y|)."""
-        return (self.upper - self.lower) / (max(self.upper, 1e-8 * self.scale) or 1.0)
+        return (self.upper - self.lower) / (max(self.upper, EXACT * self.scale) or 1.0)
 
     @property
     def message(self) -> str:

@@ -20,10 +20,9 @@ from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
+from unrelu.problem import EXACT
 from unrelu.runtime.array_types import Array
 
-# A fit with an error below this share of the data is exact.
-EXACT = 1e-8
 # The most entries of a layer's matrix; linear programs on larger ones take minutes.
 _LARGEST_LAYER = 2**24
 

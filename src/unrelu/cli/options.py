@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ METHODS = (
     "projected",
 )  # fmt: skip
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
-NOISE = ("uniform:", "gaussian:", "outliers:", "poisson", "negative-binomial:")
+_SOURCES = sorted((Path(__file__).parent.parent / "measurements").glob("*_noise.py"))
+NOISE = tuple(name for path in _SOURCES for name in re.findall(r'^    name.* = "([\w-]+)"$', path.read_text(), re.M))
 _MODEL_FILES = (".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pth", ".safetensors", ".npz", os.sep)
 
 

@@ -22,10 +22,8 @@ from unrelu.measurements.equilibration import equilibrate
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Layer, Network
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Counts, Flags
 from unrelu.runtime.host import computing
-
-Counts = npt.NDArray[np.int64]
 
 # Numbers in the Jacobians held at once.
 _CHUNK = 2**22

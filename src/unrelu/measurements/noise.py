@@ -21,15 +21,12 @@ from scipy.special import gammaincc
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Counts, Flags
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
 
-Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
-# The stated noise does not explain a residual whose p-value is below this.
-SIGNIFICANCE = 0.01
 # Simulated observations from which the distribution of a deviance is estimated.
 _DRAWS = 200
 # The models by name.
@@ -159,15 +156,21 @@ class Noise(ABC):
         kind, colon, level = str(noise).partition(":")
         model = MODELS.get(kind)
         if model is None:
+            forms = ", ".join(f"'{name}:LEVEL'" if known.levelled() else f"'{name}'" for name, known in MODELS.items())
             raise InputError(
-                f"noise={shown(noise)}: use 'uniform:A', 'gaussian:S', 'outliers:P', 'poisson' or "
-                f"'negative-binomial:R', e.g. 'uniform:0.1', or an object such as unrelu.Uniform(0.1){_meant(noise)}"
+                f"noise={shown(noise)}: use one of {forms}, e.g. 'uniform:0.1', or an object such as "
+                f"unrelu.Uniform(0.1){_meant(noise)}"
             )
-        if any(f.name == "level" and f.init for f in fields(model)):
+        if model.levelled():
             return model(level)
         if colon:
             raise InputError(f"noise={noise!r}: {kind} has no level; write {kind!r}")
         return model()
+
+    @classmethod
+    def levelled(cls) -> bool:
+        """Whether the model has a level."""
+        return any(f.name == "level" and f.init for f in fields(cls))
 
     @classmethod
     def built_in(cls) -> bool:

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.pictures import ENDINGS
-from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.report._charts import curve, histogram
 from unrelu.report.certificates import meaning
 from unrelu.result import Status
 from unrelu.runs import Record, Run
-from unrelu.runtime.words import count
+from unrelu.runtime.words import SIGNIFICANCE, count
 
 # Indices that are shown of a status or a message, and messages that are shown.
 _FIRST = 8

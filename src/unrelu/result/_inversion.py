@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.noise import SIGNIFICANCE, Fit
+from unrelu.measurements.noise import Fit
 from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import Jacobians, Problem, norms
 from unrelu.result._residual_tests import together
@@ -28,7 +28,7 @@ from unrelu.result.verdict_text import (
     observation_lines,
 )
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.words import count, probability
+from unrelu.runtime.words import CONFIDENT, SIGNIFICANCE, count, probability
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from unrelu.display.observation_figure import ObservationFigure
 
 
-# The least confidence of a success without stated noise.
-_CONFIDENT = 0.99
 # The largest probability that white noise would be fitted as well, for a success without stated noise.
 _CHANCE = 1e-3
 
@@ -246,7 +244,7 @@ class Inversion:
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         states[fits] = Status.EXACT_FIT
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
-        confident = (confidence >= _CONFIDENT) & ~unseen & ~out_of_distribution & (factor == 0)
+        confident = (confidence >= CONFIDENT) & ~unseen & ~out_of_distribution & (factor == 0)
         success = explained if stated else exact | confident
         success &= np.isfinite(self.z).all(axis=1)  # whatever the method reports
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaincc, chdtri, ndtri
 
-from unrelu.runtime.array_types import Array
-
-Counts = npt.NDArray[np.int64]
+from unrelu.runtime.array_types import Array, Counts
 
 # Weights of the tests of a residual's size, its largest entry and its structure, which is the weakest test.
 _WEIGHTS = np.array([0.45, 0.45, 0.1])

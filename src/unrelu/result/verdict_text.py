@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import MissingPackageError
-from unrelu.runtime.words import count, duration, number, probability, share
+from unrelu.runtime.words import CONFIDENT, count, duration, number, probability, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # Rows of the tables of a batch: a printed result has at most 15 lines.
 _STATUSES, _WORST = 4, 5
 _MEANING = 64
-# The method that looks for the best code, and the confidence at which it stops by default.
-_SEARCHING, _SURE = "auto", 0.99
+# The method that looks for the best code.
+_SEARCHING = "auto"
 # The most bounds that are named.
 _NAMED = 5
 # The beginning of a message about a residual that is too small for the stated noise.
@@ -207,7 +207,7 @@ def _confidence(value: float, method: str) -> str:
     if not math.isfinite(value):
         why = "it is of least squares" if method == _SEARCHING else f"{method} does not look for a better code"
         return f"unknown: {why}"
-    more = "; the search stopped at its budget: raise rounds" if method == _SEARCHING and value < _SURE else ""
+    more = "; the search stopped at its budget: raise rounds" if method == _SEARCHING and value < CONFIDENT else ""
     if value == 0:
         return f"0: nothing says that no code has an objective more than 1% lower{more}"
     return f"{probability(value)} that no code has an objective more than 1% lower{more}"

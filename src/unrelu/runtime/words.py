@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _NONE = "\u2013"  # a dash
-# Thresholds: from the first p-value on a fit explains y, from the second confidence on a search is sure.
-_LIMITS = (0.01, 0.99)
+# From this p-value on a code explains y under the stated noise, and from this confidence on a search is sure.
+SIGNIFICANCE, CONFIDENT = 0.01, 0.99
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -89,4 +89,6 @@ def probability(value: float) -> str:
     if 0 < value < 1e-99 or 0.9995 <= value < 1:
         return "<1e-99" if value < 0.5 else ">0.999"
     texts = (f"{value:.{digits}g}" for digits in range(3, 18))
-    return next(text for text in texts if all((float(text) >= limit) == (value >= limit) for limit in _LIMITS))
+    return next(
+        text for text in texts if all((float(text) >= limit) == (value >= limit) for limit in (SIGNIFICANCE, CONFIDENT))
+    )

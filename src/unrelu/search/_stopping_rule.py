@@ -20,11 +20,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from unrelu.runtime.array_types import Array, Flags
-
-Counts = npt.NDArray[np.int64]
+from unrelu.runtime.array_types import Array, Counts, Flags
 
 # The number of restarts, and of perturbations of each, after each round. The number of descents doubles or triples from
 # round to round. For the same number of descents, few long restarts find as much as many short ones, but many say more

@@ -8,6 +8,7 @@ from unrelu.errors import OptionError
 from unrelu.local_search.option_checks import at_least
 from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.runtime.words import CONFIDENT
 from unrelu.search._joint_search import JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
 
@@ -54,7 +55,7 @@ class Search:
         OptionError: an option has a value it cannot take.
     """
 
-    confidence: float = 0.99
+    confidence: float = CONFIDENT
     rounds: int | None = None
     max_iterations: int | None = None
     max_programs: int = 100

@@ -27,9 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaln
 
-from unrelu.runtime.array_types import Array
-
-Counts = npt.NDArray[np.int64]
+from unrelu.runtime.array_types import Array, Counts
 
 # Objectives this close relative to each other are the same optimum.
 SAME = 1e-2

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,11 +18,9 @@ from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObser
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Counts, Flags, Index
 from unrelu.search._stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
 from unrelu.search.sample_cache import SampleCache
-
-Counts = npt.NDArray[np.int64]
 
 # Smoothing schedule: widths, as fractions of the size of a layer's outputs; one step with each.
 _WIDTHS = np.geomspace(1.0, 0.02, 8)

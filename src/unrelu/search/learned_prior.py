@@ -42,6 +42,7 @@ from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import CONFIDENT
 from unrelu.search._joint_search import JointSearch
 from unrelu.search._stopping_rule import ROUNDS, effort
 from unrelu.search.confidence import FLAT, SAME, Hits, Prior, confidence, learned
@@ -74,8 +75,6 @@ _WHITE_SHARE = 0.3
 # shares of wrong answers among the sure ones were 7, 3.6, 3 and 2.1%, on real digits and fourteen decoders, six of them
 # with saturating outputs.
 _FURTHEST = 10.0
-# An observation with this confidence is searched one more round, and then no further.
-_SURE = 0.99
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
 
@@ -158,7 +157,7 @@ class Simulation:
             self.ends[rounds] = search.ends.copy()
             going &= ~sure  # after one round more than a search makes, which may show that its answer is wrong
             search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
-            sure |= search.probability >= _SURE
+            sure |= search.probability >= CONFIDENT
             going &= search.rule.affordable(search.spent())
         made = search.made * (1 + search.perturbations)
         search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
@@ -179,7 +178,7 @@ class Simulation:
         """For which observations a search with this prior is sure, and for which it is sure and wrong, (b,) each."""
         sure, wrong = np.zeros(int(observations.sum()), dtype=bool), np.zeros(int(observations.sum()), dtype=bool)
         for rounds, ends in self.ends.items():
-            enough = ~sure & (prior.confidence(rounds, self.hits(rounds, observations, of_truth=False)) >= _SURE)
+            enough = ~sure & (prior.confidence(rounds, self.hits(rounds, observations, of_truth=False)) >= CONFIDENT)
             lowest = ends[observations].min(axis=1)
             missed = (self.search.f[observations] < (1 - SAME) * lowest) & (lowest > self.search.rounding[observations])
             wrong |= enough & missed

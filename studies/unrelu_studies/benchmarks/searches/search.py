@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from unrelu._invert import invert
-from unrelu.measurements.noise import SIGNIFICANCE
+from unrelu.runtime.words import SIGNIFICANCE
 from unrelu.search.sample_cache import SampleCache
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.searches import search_norms

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from scipy.stats import kstest, norm
 
 from unrelu import zoo
-from unrelu.measurements.noise import SIGNIFICANCE
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import SIGNIFICANCE
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.benchmarks.trained_decoders import family_tables
 from unrelu_studies.kit.families.family_observations import MEASURED, NOISE, FamilyObservations, observe
