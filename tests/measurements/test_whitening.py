@@ -416,3 +416,19 @@ def test_weights_of_an_operator_pass_the_dot_test(each):
     normal, gain = operator.normalised()
     torch.testing.assert_close(normal.forward(x) * gain, operator.forward(x))
     assert operator.count == (B if each else 0)
+
+
+@pytest.mark.parametrize("method", ["auto", "lm", "linf", "l1"])
+@pytest.mark.parametrize("sizes", [ONE, SIZES], ids=["shared", "each its own"])
+@pytest.mark.parametrize("rows", [N, 25], ids=["all", "some"])
+def test_sizes_are_those_of_the_entries_of_y_where_a_matrix_picks_outputs(method, sizes, rows):
+    """The same data in the order of the outputs, by a mask, and in another order, by a matrix."""
+    picked = stream("test order").permutation(N)[:rows]
+    mask = np.isin(np.arange(N), picked)
+    y = noisy(sizes=sizes)
+    noise = unrelu.Gaussian(sizes)
+    masked = unrelu.invert(NET, np.where(mask, y, np.nan), method, operator=mask, noise=noise)
+    noise = unrelu.Gaussian(sizes[..., picked])
+    permuted = unrelu.invert(NET, y[:, picked], method, operator=unrelu.Matrix(np.eye(N)[picked]), noise=noise)
+    np.testing.assert_allclose(permuted.fun, masked.fun, rtol=1e-4)
+    np.testing.assert_array_equal(permuted.status, masked.status)

@@ -52,6 +52,13 @@ def test_every_chunk_is_an_inversion_with_its_own_seed(finished):
     assert (finished.read("seconds") > 0).all()
 
 
+def test_a_run_prints_its_verdict(finished):
+    lines = str(finished).splitlines()
+    assert lines[0] == f"Run in {finished.folder}"
+    assert lines[1].startswith(f"{SIZE} observations, method lm")
+    assert "<table" in finished._repr_html_()
+
+
 def test_the_verdict_of_a_run_is_that_of_invert(tmp_path):
     """With stated noise, and of a search: an observation of its own, one that is too noisy, one that is no output."""
     y = np.stack([Y[0], Y[1] + 0.3 * np.cos(np.arange(20)), np.arange(20.0)])

@@ -29,7 +29,7 @@ METHODS = (
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 _SOURCES = sorted((Path(__file__).parent.parent / "measurements").glob("*_noise.py"))
 NOISE = tuple(name for path in _SOURCES for name in re.findall(r'^    name.* = "([\w-]+)"$', path.read_text(), re.M))
-_MODEL_FILES = (".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pth", ".safetensors", ".npz", os.sep)
+_MODEL_FILES = (".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pt2", ".pth", ".safetensors", ".npz", os.sep)
 
 
 def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -49,7 +49,7 @@ def models(incomplete: str) -> list[str]:
 Model = Annotated[
     str,
     typer.Argument(
-        help="A model file (.onnx .keras .h5 .pt .pth .safetensors .npz), or a name of the zoo such as mnist-relu.",
+        help="A model file (.onnx .keras .h5 .pt .pt2 .pth .safetensors .npz), or a name of the zoo, e.g. mnist-relu.",
         autocompletion=models,
     ),
 ]

@@ -45,15 +45,16 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
     if shown is None:
         matrix, bias = operator.folded(last.matrix, last.bias)
         shared = replace(last, matrix=matrix, bias=bias)
-        whole: OutputIndex = slice(None)
-        found: list[tuple[LayerSystem, Array, OutputIndex]] = [(shared, y, whole) for y in problem.y]
+        found = [(shared, y) for y in problem.y]
     else:
         different = {id(outputs): outputs for outputs, _ in shown}
         systems = {key: restricted(last, outputs) for key, outputs in different.items()}
-        found = [(systems[id(outputs)], values, outputs) for outputs, values in shown]
+        found = [(systems[id(outputs)], values) for outputs, values in shown]
     if weights is None:
-        return [(system, values) for system, values, _ in found]
-    return [(scaled(system, w[outputs]), values) for (system, values, outputs), w in zip(found, weights, strict=True)]
+        return found
+    shown = operator.observed_outputs(weights)
+    each = list(weights) if shown is None else [values for _, values in shown]
+    return [(scaled(system, w), values) for (system, values), w in zip(found, each, strict=True)]
 
 
 def check_observed(problem: Problem, method: str, activation: Activation) -> None:

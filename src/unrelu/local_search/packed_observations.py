@@ -39,9 +39,8 @@ class PackedLayer(NamedTuple):
     weight: Array | None = None
 
     def outputs(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
-        """The layer with only some of its outputs."""
-        weight = None if self.weight is None else self.weight[index]
-        return PackedLayer(self.matrix[index], self.bias[index], self.activation.of(index), self.size, weight)
+        """The layer with only some of its outputs, without weights."""
+        return PackedLayer(self.matrix[index], self.bias[index], self.activation.of(index), self.size)
 
 
 class PackedNetwork(NamedTuple):
@@ -119,12 +118,13 @@ class PackedObservations:
             else:
                 a = inner.matrix()
                 layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
-        if weights is not None and not operator.count:
-            layers[-1] = layers[-1]._replace(weight=weights[0])
-        # The weights of each observation, if they differ.
-        self._weights = weights if operator.count else None
+        shown = None if weights is None else inner.observed_outputs(weights)
+        # The weights of the entries of each observation, and whether all observations have the same.
+        self._weights = weights if shown is None else [values for _, values in shown]
+        self._alike = weights is None or not operator.count
         self._layers = layers
-        self._packed: tuple[object, PackedNetwork] = (None, PackedNetwork.of(layers, dtype))
+        # What the network was packed for: at first, the outputs without weights.
+        self._packed: tuple[object, PackedNetwork] = (self, PackedNetwork.of(layers, dtype))
 
     @property
     def layout(self) -> npt.NDArray[np.int64]:
@@ -134,10 +134,10 @@ class PackedObservations:
     def of(self, i: int) -> tuple[PackedNetwork, Numbers]:
         """The network whose outputs are the entries of observation ``i``, and the observation."""
         entries, y = (None, self.y[i]) if self._shown is None else self._shown[i]
-        if self._weights is not None or self._packed[0] is not entries:
+        if not self._alike or self._packed[0] is not entries:
             last = self._layers[-1]
+            last = last if entries is None else last.outputs(entries)
             if self._weights is not None:
                 last = last._replace(weight=self._weights[i])
-            last = last if entries is None else last.outputs(entries)
             self._packed = (entries, PackedNetwork.of([*self._layers[:-1], last], self._dtype))
         return self._packed[1], y.astype(self._dtype)

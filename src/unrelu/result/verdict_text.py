@@ -112,7 +112,7 @@ class VerdictSummary:
 
     def excess(self) -> str:
         """The end of a title if the stated noise is too large for residuals, else empty."""
-        at = sum(str(message).startswith(TOO_LARGE) for message in self.columns["message"])
+        at = sum(str(message).startswith(TOO_LARGE) for message in self.columns.get("message", ()))
         if not at:
             return ""
         return f"; {TOO_LARGE}" + (f", of {count(at, 'observation')}" if len(self) > 1 else "")
