@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.certification.certified_chain import obstacle
 from unrelu.diagnostics.identifiability import local_rank
@@ -15,6 +14,7 @@ from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason
 from unrelu.models.affine import Reshape
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import share
@@ -147,7 +147,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     return Inspection(layers, samples, exact, identifiable, refused, start, unprovable, undecided)
 
 
-def _layers(network: Network, z: npt.NDArray[np.float64]) -> tuple[tuple[LayerInspection, ...], float]:
+def _layers(network: Network, z: Array) -> tuple[tuple[LayerInspection, ...], float]:
     """Inspect each layer; return also the fraction of codes with enough active outputs in all of them."""
     every = np.ones(len(z), dtype=bool)
     layers = []

@@ -22,7 +22,7 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
 
 # Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
@@ -203,7 +203,7 @@ def _diagnosed(result: Inversion) -> Inversion:
     return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, lambda: _directions(result))
 
 
-def _directions(result: Inversion) -> Iterator[tuple[npt.NDArray[np.intp], Array]]:
+def _directions(result: Inversion) -> Iterator[tuple[Index, Array]]:
     """Yield the Jacobians of A G at the codes, (b, k, m), some at a time; 0 along coordinates at a bound."""
     problem = result.problem
     free = problem.bounds.active(result.z) == 0
@@ -211,7 +211,7 @@ def _directions(result: Inversion) -> Iterator[tuple[npt.NDArray[np.intp], Array
         yield rows, tangents.numpy() * free[rows, :, None]
 
 
-def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:
     r"""Whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
 
     If y is exact, |r|_2 / sigma_min bounds the error of z. The rank counts singular values down to 1e-10 of the
@@ -232,7 +232,7 @@ def _determined(result: Inversion, sigma: Array, rows: npt.NDArray[np.intp]) -> 
     return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])
 
 
-def _rounding(problem: Problem, z: Array, x: Array, rows: npt.NDArray[np.intp]) -> Array:
+def _rounding(problem: Problem, z: Array, x: Array, rows: Index) -> Array:
     """Estimate the norms of the rounding errors of y and A G(z), (b,), at codes (b, k) with outputs x (b, n).
 
     Errors of G can be much larger than those of y where terms cancel. They are estimated by evaluating G in the other

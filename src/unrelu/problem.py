@@ -23,12 +23,12 @@ from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, reshaping, shown
 
-Jacobians = Callable[[], Iterator[tuple[npt.NDArray[np.intp], Array]]]
+Jacobians = Callable[[], Iterator[tuple[Index, Array]]]
 
 # A residual below this share of max|y| is an exact fit.
 EXACT = 1e-8
@@ -338,12 +338,12 @@ class Problem:
                 f"noise={self.noise} has a deviance: use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
             )
 
-    def part(self, rows: npt.NDArray[np.intp], control: Control | None = None, z0: Array | None = None) -> Problem:
+    def part(self, observations: Index, control: Control | None = None, z0: Array | None = None) -> Problem:
         """The problem of some observations, with its own control if one is given; ``z0`` replaces the starts."""
         return replace(
-            self, y=self.y[rows], operator=self.operator.take(rows), single=False, z0=z0,
-            noise=self.noise.take(rows, self.operator.shape, self.size), control=control or self.control,
-            given=self.given and self.given.part(rows),
+            self, y=self.y[observations], operator=self.operator.take(observations), single=False, z0=z0,
+            noise=self.noise.take(observations, self.operator.shape, self.size), control=control or self.control,
+            given=self.given and self.given.part(observations),
         )  # fmt: skip
 
     def residual(self, z: Array) -> Array:
@@ -395,11 +395,11 @@ class Problem:
             stored = (self.y == self.y.astype(np.float32)).all(axis=1) & (self.y != np.rint(self.y)).any(axis=1)
         return np.where(stored, single, EXACT)
 
-    def fits_exactly(self, z: Array) -> npt.NDArray[np.bool_]:
+    def fits_exactly(self, z: Array) -> Flags:
         """Whether codes (B, k) fit exactly, (B,), see :meth:`is_exact`."""
         return self.is_exact(self.residual(z))
 
-    def is_exact(self, residual: Array) -> npt.NDArray[np.bool_]:
+    def is_exact(self, residual: Array) -> Flags:
         """Whether ``|r|_inf <= 1e-8 max|y|``, (B,); for data of single precision :attr:`tolerance` is larger.
 
         If all entries of y are 0, the limit is the rounding error of typical outputs.
@@ -449,7 +449,7 @@ class Problem:
         return np.asarray(np.abs(self.y).max(axis=1))
 
     @cached_property
-    def looks_noiseless(self) -> npt.NDArray[np.bool_]:
+    def looks_noiseless(self) -> Flags:
         """Whether no entry shows noise, (B,): all are in the range of the output's activation, up to rounding.
 
         All False if that says nothing about noise: the range has no lower end, the layers are not known, A mixes
@@ -471,7 +471,7 @@ class Problem:
         return not self.noise.stated and self.norm == "l2" and not self.prior
 
     @cached_property
-    def observed(self) -> npt.NDArray[np.int64]:
+    def observed(self) -> Integers:
         """The number of observed entries of each observation, (B,)."""
         return np.asarray(self.operator.seen(self.size).sum(axis=1), dtype=np.int64)
 
@@ -500,7 +500,7 @@ def norms(r: Array, norm: str) -> Array:
         return np.asarray(scale * np.linalg.norm(r / scale[:, None], axis=1))
 
 
-def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, npt.NDArray[np.bool_]]:
+def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, Flags]:
     """Return observations as (B, m), whether it was one without a batch axis, and which entries are known, (B, m)."""
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))

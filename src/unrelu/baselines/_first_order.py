@@ -15,6 +15,7 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Inversion, Status
+from unrelu.runtime.array_types import Integers
 
 # Maps codes (a, k) and their numbers in the batch (a,) to the codes after a step (a, k), and which have converged (a,).
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -29,14 +30,14 @@ class Descent(NamedTuple):
     """How the codes ended.
 
     Attributes:
-        z: the codes, (b, k); a code that diverged is the last one before.
+        z: the codes, (b, k); where the descent diverged, its last finite code.
         status: CONVERGED, DIVERGED, or why the others stopped: ITERATION_LIMIT, TIME_LIMIT, STOPPED; (b,).
         nit: the number of steps, (b,).
     """
 
     z: Tensor
     status: npt.NDArray[np.object_]
-    nit: npt.NDArray[np.int64]
+    nit: Integers
 
     @property
     def halted(self) -> bool:

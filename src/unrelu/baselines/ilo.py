@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
+from unrelu.runtime.array_types import Integers
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Ilo:
 
     def _intermediate(
         self, problem: Problem, objective: SquaredError, network: Network, rounds: list[int], z: Tensor
-    ) -> tuple[Tensor, Descent, npt.NDArray[np.int64]]:
+    ) -> tuple[Tensor, Descent, Integers]:
         """Run the rounds after the first, and invert the last h; return a code, the last descent, and all steps."""
         layers, h, before = network.layers, z, rounds[0]
         nit = np.zeros(len(z), dtype=np.int64)

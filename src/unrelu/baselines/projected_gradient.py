@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from unrelu.baselines._first_order import ASTRONOMICAL, need_adjoint
@@ -22,7 +21,7 @@ from unrelu.measurements import IdentityOperator
 from unrelu.measurements.noise import UnknownNoise
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.array_types import Array, Flags, Index
 
 # Shah and Hegde project by Adam from the last code: learning rate 0.1, 100 steps.
 _SEARCHES: dict[str, Callable[[Problem], Inversion]] = {
@@ -188,7 +187,7 @@ class _Run:
         self.best[observations[better]], self.objective[observations[better]] = z[better], objective[better]
         self.retire(observations[converged], Status.CONVERGED, nit)
 
-    def retire(self, observations: Index | npt.NDArray[np.bool_], why: Status, nit: int | None = None) -> None:
+    def retire(self, observations: Index | Flags, why: Status, nit: int | None = None) -> None:
         """End observations with a status."""
         self.active[observations], self.status[observations] = False, why
         if nit is not None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.certification.proof import BoundsAt, MultiplierRows, Proof, ProofStatus
 from unrelu.errors import InputError
+from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.file_reading import check_limit, read_json, read_npz
 from unrelu.runtime.file_writing import write_npz, write_whole
 
@@ -39,7 +39,7 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _integers(value: Any) -> npt.NDArray[np.int64]:
+def _integers(value: Any) -> Integers:
     """Whole numbers exactly as written, in a flat array."""
     found = np.asarray(value).reshape(-1)
     if found.size and found.dtype.kind not in "iu":
@@ -47,7 +47,7 @@ def _integers(value: Any) -> npt.NDArray[np.int64]:
     return found.astype(np.int64)
 
 
-def _floats(value: Any) -> npt.NDArray[np.float64]:
+def _floats(value: Any) -> Array:
     return np.asarray(value).astype(np.float64)
 
 

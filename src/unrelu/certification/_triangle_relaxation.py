@@ -23,9 +23,8 @@ import numpy.typing as npt
 
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Flags, Integers
 
-Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
 
 # Kinds of rows. INACTIVE: h >= c u; ACTIVE: h >= u; CHORD: h <= chord; SIGN: u in an interval; ERROR: v with delta or
@@ -55,14 +54,14 @@ class RelaxationRows:
     p: Array
     q: Array
     scale: Array
-    kind: Index
-    neuron: Index
+    kind: Integers
+    neuron: Integers
 
     @classmethod
     def of(
         cls,
         kind: int,
-        neuron: Index,
+        neuron: Integers,
         scale: Array | float,
         matrix: Array,
         lo: Array | float,
@@ -94,7 +93,7 @@ class Relaxation:
     def __init__(self, chain: CertifiedChain, region: Region, signs: Signs) -> None:
         self.chain, self.region, self.signs = chain, region, signs
         undecided = chain.bent & (signs == 0)
-        self.undecided: Index = np.flatnonzero(undecided[: chain.ends[-2]])
+        self.undecided: Integers = np.flatnonzero(undecided[: chain.ends[-2]])
         self.delta = chain.norm == "linf"
         self.size = chain.latent_dim + len(self.undecided) + self.delta
         self.column = np.full(int(chain.ends[-1]), -1)
@@ -141,7 +140,7 @@ class Relaxation:
         ]
         return h, constant, rows
 
-    def _targets(self) -> tuple[Index, Array]:
+    def _targets(self) -> tuple[Integers, Array]:
         """The numbers of the outputs among all neurons, and the v at which the error of each is smallest."""
         chain, y, c = self.chain, self.chain.y, self.chain.slopes[-1]
         least = np.where(y > 0, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
@@ -236,7 +235,7 @@ class Relaxation:
             on[outputs], off[outputs] = open_ & (v < 0), open_ & (v > 0)
         return on, off
 
-    def multipliers(self, index: Index, y: Array, extra: Array | None = None) -> Multipliers:
+    def multipliers(self, index: Integers, y: Array, extra: Array | None = None) -> Multipliers:
         """The multipliers of a bound from those of some rows.
 
         Args:

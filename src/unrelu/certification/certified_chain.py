@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
@@ -21,7 +20,7 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import EXACT
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Integers
 
 # The most entries of a layer's matrix; linear programs on larger ones take minutes.
 _LARGEST_LAYER = 2**24
@@ -74,7 +73,7 @@ class CertifiedChain:
         return self.bounds.lower + half, np.ldexp(1.0, np.frexp(half)[1])
 
     @cached_property
-    def ends(self) -> npt.NDArray[np.int64]:
+    def ends(self) -> Integers:
         """The ends of the layers when neurons of all layers are numbered consecutively, beginning with 0, (d + 1,)."""
         return np.concatenate([[0], np.cumsum([len(b) for b in self.biases])]).astype(np.int64)
 
@@ -88,7 +87,7 @@ class CertifiedChain:
         return np.split(values, self.ends[1:-1])
 
     @cached_property
-    def bent(self) -> npt.NDArray[np.bool_]:
+    def bent(self) -> Flags:
         """Which neurons have a kink that matters, (N,): all hidden neurons with c < 1.
 
         For "l1" also outputs whose error is not convex: those with y > 0 and c < 1.

@@ -22,10 +22,9 @@ from unrelu.certification.safe_bounds import Multipliers
 from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.streams import stream
 
-Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
 # The most pivots, and the number of operations between two checks of the clock.
 _PIVOTS, _CHUNK = 20_000, 2e8
@@ -76,21 +75,21 @@ class WorkingRows:
 
     def _gather(self) -> None:
         chosen, (m, n) = np.flatnonzero(self._inside), self._rows.matrix.shape
-        self.chosen: Index = chosen
-        self.index: Index = np.concatenate([chosen, m + np.arange(n)])
-        self.local: Index = np.full(m + n, -1)
+        self.chosen: Integers = chosen
+        self.index: Integers = np.concatenate([chosen, m + np.arange(n)])
+        self.local: Integers = np.full(m + n, -1)
         self.local[self.index] = np.arange(len(self.index))
         self.matrix = np.ascontiguousarray(self._rows.matrix[chosen])
         self.norms, self.q = self._norms[chosen], self._rows.q[chosen]
 
-    def include(self, numbers: Index) -> None:
+    def include(self, numbers: Integers) -> None:
         """Add rows to the working set."""
         new = numbers[~self._inside[numbers]]
         if len(new):
             self._inside[new] = True
             self._gather()
 
-    def missing(self, x: Array, lo: Array, hi: Array) -> Index:
+    def missing(self, x: Array, lo: Array, hi: Array) -> Integers:
         """The rows outside the working set that a point violates."""
         r = self._rows.matrix @ x
         gap = np.maximum(lo - r, r - hi)
@@ -108,7 +107,7 @@ class Vertex:
         ray: one more row and its multiplier if the constraints are infeasible; else -1, 0.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: Integers
     upper: Flags
     state: npt.NDArray[np.int8]
     y: Array
@@ -161,7 +160,7 @@ class NodeProgram:
         self._last: Vertex | None = None
         self._parent: tuple[Vertex, Array] | None = None
 
-    def _places(self, chosen: Flags) -> Index:
+    def _places(self, chosen: Flags) -> Integers:
         """The row of each neuron among the chosen rows; -1 if it has none."""
         place = np.full(int(self.relaxation.chain.ends[-1]), -1)
         place[self.relaxation.rows.neuron[chosen]] = np.flatnonzero(chosen)

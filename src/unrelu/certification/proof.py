@@ -18,12 +18,11 @@ import numpy.typing as npt
 from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, safe_multipliers
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Integers
 
 # A proof is complete when its gap is at most this.
 GAP = 1e-6
 
-Index = npt.NDArray[np.int64]
 Signs = npt.NDArray[np.int8]
 
 
@@ -67,8 +66,8 @@ class MultiplierRows:
         outputs, total: lengths of kappa and s.
     """
 
-    pointer: Index
-    index: Index
+    pointer: Integers
+    index: Integers
     value: Array
     outputs: int
     total: int
@@ -127,15 +126,15 @@ class Proof:
 
     level: float
     reach: float
-    lemma_kind: Index
-    lemma_index: Index
+    lemma_kind: Integers
+    lemma_index: Integers
     lemma_rows: MultiplierRows
-    parent: Index
-    neuron: Index
-    sign: Index
-    leaf: Index
+    parent: Integers
+    neuron: Integers
+    sign: Integers
+    leaf: Integers
     leaf_rows: MultiplierRows
-    open_leaf: Index
+    open_leaf: Integers
     open_rows: MultiplierRows
 
     def lower(self, chain: CertifiedChain) -> float:
@@ -150,7 +149,7 @@ class Proof:
         for region, multipliers in zip(self._parts(chain, self.leaf), self.leaf_rows, strict=True):
             yield lower_bound(chain, region, multipliers).within(region.radius)
 
-    def _parts(self, chain: CertifiedChain, leaves: Index) -> Iterator[Region]:
+    def _parts(self, chain: CertifiedChain, leaves: Integers) -> Iterator[Region]:
         """Yield the regions of some leaves, from the lemmas and the decisions of each leaf and its ancestors."""
         full = self.regions(chain).full
         signs = np.zeros((len(self.parent), int(chain.ends[-1])), dtype=np.int8)
@@ -221,7 +220,7 @@ class Proof:
         return all(0 <= kind <= BALANCE and 0 <= index < limits.get(kind, int(chain.ends[-1])) for kind, index in pairs)
 
 
-def _is_tree(parent: Index, neuron: Index, sign: Index, neurons: int) -> bool:
+def _is_tree(parent: Integers, neuron: Integers, sign: Integers, neurons: int) -> bool:
     """Whether the root is first, parents precede children, and a parent has two children: both signs of one neuron."""
     nodes = np.stack([parent, neuron, sign], axis=1)
     rest = nodes[1:]

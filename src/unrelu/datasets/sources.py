@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.file_reading import MAX_BYTES, shown_size
 
 Shape = tuple[int, ...]
 # Which entries of observations count, (B, n).
-Entries = npt.NDArray[np.bool_]
+Entries = Flags
 # Neighbouring observations: the index of the first, and their stored values, or why the only one cannot be read.
 Part = tuple[int, npt.NDArray[Any] | str]
 

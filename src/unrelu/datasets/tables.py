@@ -83,7 +83,7 @@ class Table(ABC):
 
     @abstractmethod
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """Make the columns that are missing, or not of their full size, without rows; the others stay as they are.
+        """Create the columns that are missing or not of their full size, empty; the others stay as they are.
 
         ``attributes`` are kept with the table where the format can. A StorageError says that there is too little space,
         or that the folder cannot be written.

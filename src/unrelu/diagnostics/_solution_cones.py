@@ -87,7 +87,7 @@ class KinkMap(NamedTuple):
 
 
 def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, outward: Array) -> KinkMap | None:
-    """f near a code (1, k); None if more than MOST_NEURONS neurons are at their kink.
+    """A G near a code (1, k), as a function of the step; None if more than MOST_NEURONS neurons are at their kink.
 
     Args:
         network: G in double precision, which decides which neurons are at their kink.

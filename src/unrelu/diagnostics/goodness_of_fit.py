@@ -30,7 +30,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import betainc, betaincc, ndtr
 from torch import Tensor
@@ -38,7 +37,7 @@ from torch import Tensor
 from unrelu.diagnostics.identifiability import jacobians
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.search.sample_cache import SampleCache, is_large
 
 # c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
@@ -71,7 +70,7 @@ class GoodnessOfFit(NamedTuple):
     shape: Array
 
 
-def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArray[np.int64]) -> GoodnessOfFit:
+def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers) -> GoodnessOfFit:
     """The effective degrees of freedom of codes (B, k) with residuals (B, m), and tests of the residuals' shape.
 
     For large generators, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,).
@@ -106,7 +105,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: npt.NDArr
     return GoodnessOfFit(used, shape)
 
 
-def chance(residual: Array, y: Array, observed: npt.NDArray[np.bool_], used: Array) -> Array:
+def chance(residual: Array, y: Array, observed: Flags, used: Array) -> Array:
     r"""The probability that a fit with u degrees of freedom explains white noise as well as it explains y, (B,).
 
     For white noise about its own mean, :math:`|r|_2^2 / |y - \bar y|_2^2` has the distribution
@@ -141,7 +140,7 @@ def _straight(problem: Problem) -> bool:
 
 
 def _effective(
-    problem: Problem, z: Array, squares: Array, m: npt.NDArray[np.int64], r: Array, variance: Array | None
+    problem: Problem, z: Array, squares: Array, m: Integers, r: Array, variance: Array | None
 ) -> tuple[Array, Array]:
     """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None if it is not stated."""
     straight = _straight(problem)
@@ -162,7 +161,7 @@ def _effective(
     return share, used
 
 
-def _largest(r: Array, m: npt.NDArray[np.int64], size: Array) -> Array:
+def _largest(r: Array, m: Integers, size: Array) -> Array:
     """The p-value of the largest entry of residuals (b, m) with these standard deviations, (b, m)."""
     with np.errstate(over="ignore", invalid="ignore"):
         largest = np.abs(r / size).max(axis=1)
@@ -189,7 +188,7 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array) -> Array:
     return np.where((count > 0) & np.isfinite(share), p, np.nan)
 
 
-def _principal(problem: Problem, part: npt.NDArray[np.intp]) -> Array | None:
+def _principal(problem: Problem, part: Index) -> Array | None:
     """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none."""
     model, operator = SampleCache.of(problem.network, problem.bounds).measured_by(problem.operator)
     directions = model.parts[2]

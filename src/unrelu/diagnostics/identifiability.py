@@ -22,7 +22,7 @@ from unrelu.measurements.equilibration import equilibrate
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Layer, Network
-from unrelu.runtime.array_types import Array, Counts, Flags
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
 
 # Numbers in the Jacobians held at once.
@@ -177,7 +177,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 @computing()
 def local_rank(
     network: Generator, z: Array, operator: Operator | None = None, bounds: Bounds | None = None
-) -> tuple[Counts, Counts, Array]:
+) -> tuple[Integers, Integers, Array]:
     r"""Rank of A J, freedom and the smallest singular value (to at least 1e-3) at codes (B, k): (B,) each.
 
     The freedom is the dimension of the set of codes near z with the same observation A G(z). The code is identifiable
@@ -207,7 +207,7 @@ def local_rank(
     return rank, free, np.ldexp(sigma, -unit)
 
 
-def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
+def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[Index, Tensor]]:
     """Yield the transposed Jacobians of A G at the finite codes, (b, k, m), float64, in chunks with their indices."""
     exact = network.to(torch.float64, "cpu")
     for part, codes in _chunks(exact, z, operator):
@@ -220,7 +220,7 @@ def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Genera
     return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
 
 
-def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[npt.NDArray[np.intp], Tensor]]:
+def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[Index, Tensor]]:
     """Yield the finite codes and their indices, in chunks whose Jacobians fit in memory."""
     together = max(1, _CHUNK // (network.latent_dim * max(network.width, operator.width)))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
@@ -231,7 +231,7 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 def _examined(
     network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None
-) -> tuple[Counts, Counts, Array, Array]:
+) -> tuple[Integers, Integers, Array, Array]:
     """Rank, dimension, smallest singular value and margin of all codes."""
     # Outward normals of the active bounds, zero elsewhere.
     outward = np.zeros((len(z), 0, z.shape[1]))
@@ -344,7 +344,7 @@ def certain(network: Network, single: Network, z: Tensor, operator: Operator) ->
     return smallest, sure & regions.finite
 
 
-def spectrum(tangents: Tensor) -> tuple[Array, Counts]:
+def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
     """The smallest of the k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite."""
     _, k, m = tangents.shape
     smallest, sure = _by_gram(tangents)

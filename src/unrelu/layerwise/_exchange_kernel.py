@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.lp.dense_linear_algebra import ROUTINES
@@ -26,10 +25,10 @@ from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, complete_ba
 from unrelu.lp.highs import LinearProgram
 from unrelu.lp.interior_point import largest_violation_steps, violation_sum_steps
 from unrelu.lp.lp_status import LpStatus
-from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import abandoned
 
-Mask = npt.NDArray[np.bool_]
+Mask = Flags
 Matrix: TypeAlias = Array | sparse.csr_array
 
 # The most interior-point steps. They end when basic constraints outweigh the others by this power of two: earlier for

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.errors import InputError
 from unrelu.models.activations import Activation
 from unrelu.models.network import Layer
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 
 # A matrix with at most this many entries is dense even if it comes from a convolution.
 DENSE_ENTRIES = 4_000_000
@@ -180,7 +179,7 @@ class Rows:
     threshold: float
 
     @property
-    def two_sided(self) -> npt.NDArray[np.bool_]:
+    def two_sided(self) -> Flags:
         """Whether a row has both sides: for a ReLU, whether the neuron is classified as active."""
         return np.isfinite(self.low) & np.isfinite(self.high)
 

@@ -7,12 +7,11 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg, sparse
 from scipy.sparse.linalg import LinearOperator, cg
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 
 _NEWTON_STEPS = 200
 # A rough point takes at most _ROUGH_STEPS; it ends when a step is predicted to gain at most the fraction _ROUGH of f.
@@ -154,14 +153,14 @@ class NewtonMatrices:
         self.system, self.ridge = system, ridge
         size = 0 if sparse.issparse(system.matrix) else system.n_in
         self._curvature, self._matrix, self._largest = np.zeros(system.n_out), np.zeros((size, size)), 0.0
-        self._factor: tuple[npt.NDArray[np.bool_], Array, Array] | None = None
+        self._factor: tuple[Flags, Array, Array] | None = None
 
     def diagonal(self, curvature: Array) -> Array:
         """H_ii, half the second derivatives, (k,), above 0."""
         matrix = self.system.matrix
         return np.asarray((matrix * matrix).T @ curvature) + np.finfo(float).tiny
 
-    def direction(self, curvature: Array, signed: Array, gradient: Array, free: npt.NDArray[np.bool_]) -> Array:
+    def direction(self, curvature: Array, signed: Array, gradient: Array, free: Flags) -> Array:
         """Solve H d = -gradient on the free coordinates, zero on the others; the shortest d if H is singular.
 
         If H is badly conditioned, the equivalent least-squares problem min_d |D^(1/2) W d + D^(-1/2) s|_2, with
@@ -189,7 +188,7 @@ class NewtonMatrices:
         direction[free] = best / sizes
         return direction
 
-    def _factorised(self, curvature: Array, free: npt.NDArray[np.bool_]) -> tuple[Array, Array] | None:
+    def _factorised(self, curvature: Array, free: Flags) -> tuple[Array, Array] | None:
         """The Cholesky factor of H on the free coordinates, scaled to a diagonal of 1, and that diagonal's square root.
 
         None if H is too badly conditioned.

@@ -15,7 +15,7 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Integers
 
 # The most chord steps.
 _STEPS = 8
@@ -240,7 +240,7 @@ class LevenbergMarquardt:
         z[start.timed_out & (steps == 0)] = np.nan
         return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
 
-    def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
+    def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Run from codes z0 (B, k); return the codes reached, how each run ended, and the steps it took."""
         watch = Watch(problem.control, lambda: _progress(state))
         objective = SquaredError.of(problem)

@@ -21,7 +21,7 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import small
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import abandoned, cores, in_threads
 from unrelu.runtime.streams import stream
 
@@ -83,7 +83,7 @@ class NormDescent:
 
     def minimise(
         self, problem: Problem, z0: Array, norm: str | None = None
-    ) -> tuple[Array, npt.NDArray[np.object_], npt.NDArray[np.int64]]:
+    ) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Descend from codes z0, (B, k); return the codes, how each run ended, and the number of programs it solved.
 
         No code is worse than its start. A start that is not finite is returned, with status NO_CODE. The callback is

@@ -12,7 +12,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Index, Integers
 
 Numbers = npt.NDArray[np.floating[Any]]
 
@@ -38,7 +38,7 @@ class PackedLayer(NamedTuple):
     size: float
     weight: Array | None = None
 
-    def outputs(self, index: npt.NDArray[np.intp] | slice) -> PackedLayer:
+    def outputs(self, index: Index | slice) -> PackedLayer:
         """The layer with only some of its outputs, without weights."""
         return PackedLayer(self.matrix[index], self.bias[index], self.activation.of(index), self.size)
 
@@ -53,7 +53,7 @@ class PackedNetwork(NamedTuple):
     """
 
     numbers: Numbers
-    layout: npt.NDArray[np.int64]
+    layout: Integers
     sizes: Array
 
     @classmethod
@@ -127,7 +127,7 @@ class PackedObservations:
         self._packed: tuple[object, PackedNetwork] = (self, PackedNetwork.of(layers, dtype))
 
     @property
-    def layout(self) -> npt.NDArray[np.int64]:
+    def layout(self) -> Integers:
         """The layout of the network, see :class:`PackedNetwork`."""
         return self._packed[1].layout
 

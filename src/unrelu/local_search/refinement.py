@@ -32,7 +32,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
@@ -54,7 +53,7 @@ from unrelu.lp.compilation import compile_by
 from unrelu.lp.dense_linear_algebra import copy, dot, jit
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
-from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.array_types import Array, Index, Integers
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, and the longest
 # and shortest step, in units of the proposed one.
@@ -231,7 +230,7 @@ def refine_packed(weights, layout, widths, ends, work, y, prior, most, vectors, 
     return reason
 
 
-def room(layout: npt.NDArray[np.int64]) -> tuple[Array, npt.NDArray[np.int64], Array]:
+def room(layout: Integers) -> tuple[Array, Integers, Array]:
     """The widths, ends and work of :func:`refine_packed` for networks of this layout."""
     ends = np.concatenate([[0, layout[0, INPUTS]], layout[:, OUTPUTS]]).cumsum()
     return np.zeros(len(layout)), ends, np.zeros((5, ends[-1] + 2 * ROOM))
@@ -356,7 +355,7 @@ class _Refinement:
         optimal = torch.from_numpy(self.optimal).to(self.like.device)
         return Refined(self._tensor(self.vectors[:, Z]), self._tensor(self.numbers[:, F]), steps, optimal)
 
-    def _step_together(self, some: Index) -> npt.NDArray[np.int64]:
+    def _step_together(self, some: Index) -> Integers:
         """Make one trial step of some codes, by PyTorch; return why they end."""
         aimed = self.vectors[some, Z] + self.numbers[some, _LENGTH, None] * self.vectors[some, P]
         trial = np.clip(aimed, *self.box)
@@ -366,7 +365,7 @@ class _Refinement:
         codes = zip(some, f, cut, strict=True)
         return np.array([accept(self.vectors[i], self.numbers[i], self.box, *there) for i, *there in codes])
 
-    def _step_apart(self, some: Index, most: int, stopped: Stop) -> npt.NDArray[np.int64]:
+    def _step_apart(self, some: Index, most: int, stopped: Stop) -> Integers:
         """Make compiled steps of some codes, one code after another, until they end; return why."""
         assert self.packed is not None
         reasons, observations = np.full(len(some), _GOES_ON), self.observations.numpy()

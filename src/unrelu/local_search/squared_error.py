@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from unrelu.measurements import Operator
 from unrelu.measurements.noise import Likelihood
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.streams import torch_stream
 
 # The most numbers held at once in Jacobians, or in the layers of a gradient: 128 MiB of float64.
@@ -78,7 +76,7 @@ class SquaredError:
         """Codes as a tensor of the right type."""
         return torch.tensor(z, dtype=self.network.dtype, device=self.network.device)
 
-    def index(self, observations: npt.NDArray[np.intp]) -> Tensor:
+    def index(self, observations: Index) -> Tensor:
         """Numbers of observations as a tensor on the right device."""
         return torch.from_numpy(observations.copy()).to(self.y.device)
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Integers
 
 LAYER_METHODS: dict[str, type[LayerMethod]] = {
     "exact": Exact,
@@ -37,8 +36,8 @@ class StartingCodes(NamedTuple):
     """
 
     z: Array
-    nit: npt.NDArray[np.int64]
-    timed_out: npt.NDArray[np.bool_]
+    nit: Integers
+    timed_out: Flags
     stopped: bool = False
 
 

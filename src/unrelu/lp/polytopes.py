@@ -7,12 +7,11 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg, sparse
 
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 
 # Singular values below this fraction of the largest count as zero.
 _RANK_TOLERANCE = 1e-10
@@ -130,7 +129,7 @@ def _deepest(normals: Array, slack: Array) -> LinearProgram:
     )
 
 
-def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> npt.NDArray[np.bool_] | None:
+def always_tight(normals: Array, slack: Array, time_limit: float = math.inf) -> Flags | None:
     """Which rows of normals v <= slack are equations at every feasible v; None if the program was not solved.
 
     max sum s_i subject to normals v + s <= tau slack, 0 <= s <= 1, tau >= 1. If row i has a positive slack at some

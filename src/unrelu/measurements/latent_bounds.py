@@ -28,7 +28,7 @@ from unrelu.models.affine import Affine, Scale, Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.words import shown
 
 # The least distance of two bounds, so that dividing by it does not overflow.
@@ -91,7 +91,7 @@ class Bounds:
         return not (np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
 
     @property
-    def boxed(self) -> npt.NDArray[np.bool_]:
+    def boxed(self) -> Flags:
         """Which coordinates have two finite bounds, (k,)."""
         return np.isfinite(self.lower) & np.isfinite(self.upper)
 
@@ -130,7 +130,7 @@ class Bounds:
         """-1 where a code (..., k) is at its lower bound, 1 at its upper bound, else 0, as in scipy.optimize."""
         return np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0)).astype(np.int8)
 
-    def within(self, z: Array, distance: float) -> npt.NDArray[np.intp]:
+    def within(self, z: Array, distance: float) -> Index:
         """The coordinates of a code (k,) that are at most this far from a bound."""
         return np.flatnonzero((z - self.lower <= distance) | (self.upper - z <= distance))
 

@@ -30,12 +30,12 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
 # The observed outputs of an observation, as an index into the rows of the last layer.
-OutputIndex = npt.NDArray[np.intp] | slice
+OutputIndex = Index | slice
 _Code = Callable[[Array], Array]
 
 
@@ -98,7 +98,7 @@ class Operator(ABC):
         """The number of observations that it is made for; 0 if all share one map."""
         return 0
 
-    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> Operator:
+    def take(self, observations: Index | Tensor) -> Operator:
         """The operator of some of the observations; itself if all share one."""
         return self
 
@@ -113,7 +113,7 @@ class Operator(ABC):
         """Whether A selects entries of the output without mixing them."""
         return self.output_shaped or self.selection() is not None
 
-    def selection(self) -> npt.NDArray[np.intp] | None:
+    def selection(self) -> Index | None:
         """The entries that A selects, (m,), if it mixes none, else None. A mask has ``kept`` instead."""
         return None
 
@@ -125,7 +125,7 @@ class Operator(ABC):
         chosen = slice(None) if self.output_shaped else self.selection()
         return None if chosen is None else [(chosen, row) for row in y]
 
-    def seen(self, size: int) -> npt.NDArray[np.bool_]:
+    def seen(self, size: int) -> Flags:
         """Which entries of ``size`` observations are not hidden, (size, m)."""
         return np.ones((size, self.m), dtype=bool)
 
@@ -273,13 +273,13 @@ class MaskOperator(Operator):
     def count(self) -> int:
         return len(self.kept) if self.kept.dim() == 2 else 0
 
-    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> MaskOperator:
-        return replace(self, kept=_of_rows(self.kept, rows))
+    def take(self, observations: Index | Tensor) -> MaskOperator:
+        return replace(self, kept=_part_of(self.kept, observations))
 
     def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
         return replace(self, kept=self.kept.to(device=device, dtype=dtype))
 
-    def seen(self, size: int) -> npt.NDArray[np.bool_]:
+    def seen(self, size: int) -> Flags:
         return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
 
     def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]]:
@@ -335,7 +335,7 @@ class MatrixOperator(Operator):
     def matrix(self) -> Array:
         return np.ascontiguousarray(self.weight.cpu().double().numpy())
 
-    def selection(self) -> npt.NDArray[np.intp] | None:
+    def selection(self) -> Index | None:
         return _picked(sparse.csr_array(self.matrix()))
 
     def in_units(self, before: int, after: int) -> MatrixOperator:
@@ -385,7 +385,7 @@ class SparseOperator(Operator):
     def to(self, dtype: torch.dtype, device: torch.device) -> SparseOperator:
         return replace(self, dtype=dtype, device=device)
 
-    def selection(self) -> npt.NDArray[np.intp] | None:
+    def selection(self) -> Index | None:
         return _picked(self.csr)
 
     @cached_property
@@ -453,13 +453,13 @@ class WeightedOperator(Operator):
     def count(self) -> int:
         return len(self.weight) if self.weight.dim() == 2 else self.inner.count
 
-    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> WeightedOperator:
-        return WeightedOperator(self.inner.take(rows), _of_rows(self.weight, rows))
+    def take(self, observations: Index | Tensor) -> WeightedOperator:
+        return WeightedOperator(self.inner.take(observations), _part_of(self.weight, observations))
 
     def to(self, dtype: torch.dtype, device: torch.device) -> WeightedOperator:
         return WeightedOperator(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
 
-    def seen(self, size: int) -> npt.NDArray[np.bool_]:
+    def seen(self, size: int) -> Flags:
         return np.asarray(self.inner.seen(size) & (self.weight.cpu().numpy() > 0))
 
     @property
@@ -553,14 +553,14 @@ def _beside_directions(weight: Tensor) -> Tensor:
     return weight[:, None, :] if weight.dim() == 2 else weight
 
 
-def _of_rows(weight: Tensor, rows: npt.NDArray[np.intp] | Tensor) -> Tensor:
+def _part_of(weight: Tensor, observations: Index | Tensor) -> Tensor:
     """Weights (m,) as they are; from weights (B, m) those of some observations."""
     if weight.dim() == 1:
         return weight
-    return weight[torch.as_tensor(rows, dtype=torch.long, device=weight.device)]
+    return weight[torch.as_tensor(observations, dtype=torch.long, device=weight.device)]
 
 
-def _picked(csr: sparse.csr_array) -> npt.NDArray[np.intp] | None:
+def _picked(csr: sparse.csr_array) -> Index | None:
     csr = csr.copy()
     csr.eliminate_zeros()
     if (np.diff(csr.indptr) == 1).all() and (csr.data == 1).all():

@@ -15,17 +15,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import gammaincc
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.runtime.array_types import Array, Counts, Flags
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
-
-Rows = npt.NDArray[np.intp]
 
 # Simulated observations from which the distribution of a deviance is estimated.
 _DRAWS = 200
@@ -68,10 +65,10 @@ class Fit:
     used: Array
     scale: Array
     prior: float = 0.0
-    jacobians: Callable[[], Iterator[tuple[Rows, Array]]] | None = None
+    jacobians: Callable[[], Iterator[tuple[Index, Array]]] | None = None
 
     @property
-    def observed(self) -> Counts:
+    def observed(self) -> Integers:
         """The number of observed entries m, (B,)."""
         return np.asarray(self.seen.sum(axis=1))
 
@@ -252,10 +249,10 @@ class Noise(ABC):
             f"that shape, or {(size, *observation)}, one for each of the {size} observations"
         )
 
-    def take(self, rows: npt.NDArray[np.intp], observation: tuple[int, ...], size: int) -> Noise:
+    def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
         """The model for some of ``size`` observations; itself if all share one."""
         shared = not isinstance(self.level, np.ndarray) or self.spread(observation, size).ndim == 1
-        return self if shared else replace(self, level=self.level[rows])
+        return self if shared else replace(self, level=self.level[observations])
 
     def _finite(self, clean: Array) -> Array:
         """The levels of entries for observations (B, m), with 0 in place of infinity."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.models.generator import Generator
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 
 # The number of observations that are examined.
 _SEEN = 64
@@ -137,7 +137,7 @@ def dtype_of(values: object) -> np.dtype[Any]:
 def check_scale(
     network: Generator,
     values: Array,
-    seen: npt.NDArray[np.bool_] | None = None,
+    seen: Flags | None = None,
     *,
     dtype: npt.DTypeLike = np.float64,
     scaling: Scaling | None = None,

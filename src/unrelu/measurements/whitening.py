@@ -11,17 +11,16 @@ whose size S_j is infinite counts as not observed. Sizes that are all the same n
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.linalg import solve_triangular
 
 from unrelu.errors import InputError
 from unrelu.measurements.linear_operators import Operator, WeightedOperator
 from unrelu.measurements.noise import Noise
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 
 
-def known_entries(noise: Noise, operator: Operator, size: int) -> npt.NDArray[np.bool_]:
+def known_entries(noise: Noise, operator: Operator, size: int) -> Flags:
     """Which entries of ``size`` observations are observed with an error of finite size, (size, m).
 
     Raises:

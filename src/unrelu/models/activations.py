@@ -18,7 +18,7 @@ import torch
 from scipy.special import expit, logit
 
 from unrelu.errors import ModelError
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Index
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,11 @@ class Activation:
         """The slope below zero of each of n outputs, (n,); NaN for sigmoid and tanh."""
         return np.array(np.broadcast_to(self.slope, (n,)))
 
-    def kinks(self, n: int) -> npt.NDArray[np.bool_]:
+    def kinks(self, n: int) -> Flags:
         """Which of n outputs have a kink at 0, (n,)."""
         return np.asarray((self.slopes(n) != 1) & (not self.smooth))
 
-    def of(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Activation:
+    def of(self, index: Index | Flags | slice) -> Activation:
         """The activation restricted to the outputs in ``index``."""
         return Activation(self.name, self.slope[index]) if self.slope.ndim else self
 

@@ -19,7 +19,7 @@ from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 from unrelu.models.generator import Generator, Rounding, by, read_only, rounding_line, to_numpy
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count
@@ -186,7 +186,7 @@ class Network(Generator):
         return [to_numpy(x) for _, x in self._shaped_layers(z)]
 
     @computing()
-    def pattern(self, z: npt.ArrayLike) -> list[npt.NDArray[np.bool_]]:
+    def pattern(self, z: npt.ArrayLike) -> list[Flags]:
         """The ReLU configuration: for every layer, where the pre-activation is positive, shaped like :meth:`trace`."""
         return [(u > 0).cpu().numpy() for u, _ in self._shaped_layers(z)]
 

@@ -79,7 +79,7 @@ def standardised(network: Network, input_scale: object, output_scale: object, ou
 
 
 def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[Transform]) -> Network:
-    """The network between transforms: those of a code are applied first to last, those of an output undone in reverse.
+    """The network with its inputs transformed, first to last, and the transforms of its outputs undone, last to first.
 
     The maps become part of the first and the last layer. If the last activation is not the identity, the maps after it
     form one more layer.

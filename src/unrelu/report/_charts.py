@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.ticker import MaxNLocator
 
+from unrelu.runtime.array_types import Flags, Index
 from unrelu.runtime.words import number, power
 
 Array = npt.NDArray[np.floating[Any]]
@@ -62,11 +63,7 @@ class Histogram:
 
 
 def histogram(
-    title: str,
-    unit: str,
-    values: npt.NDArray[Any],
-    success: npt.NDArray[np.bool_],
-    mark: tuple[float, str] | None = None,
+    title: str, unit: str, values: npt.NDArray[Any], success: Flags, mark: tuple[float, str] | None = None
 ) -> Histogram:
     """Count values (n,), logarithmically where they are positive and spread over more than a factor of 10.
 
@@ -140,7 +137,7 @@ def curve(values: Array, x: Array | None = None, low: float = 0.0, high: float =
     return Curve(tuple(" ".join(f"{across[i]:.1f},{up[i]:.2f}" for i in part) for part in parts), last)
 
 
-def _extremes(values: Array) -> npt.NDArray[np.intp]:
+def _extremes(values: Array) -> Index:
     """Indices that keep the look of a long curve: the first and last, and in every piece the least and the largest."""
     if len(values) <= _POINTS:
         return np.arange(len(values))

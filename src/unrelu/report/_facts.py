@@ -142,7 +142,7 @@ def _measured(run: Run) -> str:
 
 
 def script(run: Run) -> str:
-    """A whole script; it goes on with the run if that is not finished.
+    """A script that repeats the run, or resumes it if it is not finished.
 
     What the folder does not keep, such as a generator that was built in Python, is left as ``...`` with a comment.
     """

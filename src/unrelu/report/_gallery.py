@@ -27,7 +27,7 @@ from unrelu.report._facts import here, opened
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
 from unrelu.runs.chunk_work import Observations
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.words import number
 
 # Observations shown of each kind.
@@ -92,7 +92,7 @@ def gallery(run: Run, observations: FoundData) -> dict[str, Any] | None:
     }
 
 
-def _chosen(scores: npt.NDArray[Any]) -> list[tuple[str, npt.NDArray[np.intp]]]:
+def _chosen(scores: npt.NDArray[Any]) -> list[tuple[str, Index]]:
     """Places of the worst, median and best finite scores, (n,); of few, all of them from the worst on."""
     known = np.flatnonzero(np.isfinite(scores))
     order = known[np.argsort(scores[known], kind="stable")]

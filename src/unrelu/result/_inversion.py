@@ -27,7 +27,7 @@ from unrelu.result.verdict_text import (
     observation_html,
     observation_lines,
 )
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.words import CONFIDENT, SIGNIFICANCE, count, probability
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Inversion:
         seconds: wall time of each observation; an equal share of the time of those that were inverted together.
         method: the method's name.
         freedom: the dimension of the set of codes near z that fit equally well, if the fit is exact and the dimension
-            could be determined; else -1. At kinks it is a lower bound.
+            could be determined; else -1. At kinks it is the largest dimension over the sign patterns that
+            meet there, a lower bound if there are more than 256.
         rank: the rank of A J, J the Jacobian of G at z; -1 without a code.
         identifiable: whether no other code near z has the same A G(z): usually, that the rank is k. An exact fit must
             also determine z to 1e-6 of its length (1e-3 in single precision), given its residual and the least singular
@@ -199,9 +200,9 @@ class Inversion:
 
     def with_diagnostics(
         self,
-        rank: npt.NDArray[np.int64],
-        freedom: npt.NDArray[np.int64],
-        identifiable: npt.NDArray[np.bool_],
+        rank: Integers,
+        freedom: Integers,
+        identifiable: Flags,
         used: Array,
         shape: Array | None = None,
         chance: Array | None = None,
@@ -254,7 +255,7 @@ class Inversion:
         messages = [judged.message_for(i, factor[i], bool(excessive[i])) for i in range(problem.size)]
         return replace(judged, message=np.array(messages, dtype=object))
 
-    def _outlying(self, residual: Array, used: Array, fitting: npt.NDArray[np.bool_]) -> Array:
+    def _outlying(self, residual: Array, used: Array, fitting: Flags) -> Array:
         """Outlying residuals as multiples of the batch's noise level, (B,); 0 for all others.
 
         Codes in ``fitting`` fit exactly, or should, and are left out of the estimate.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import betaincc, chdtri, ndtri
 
-from unrelu.runtime.array_types import Array, Counts
+from unrelu.runtime.array_types import Array, Integers
 
 # Weights of the tests of a residual's size, its largest entry and its structure, which is the weakest test.
 _WEIGHTS = np.array([0.45, 0.45, 0.1])
@@ -14,7 +14,7 @@ _ROOTS, _OF_ROOTS = np.polynomial.legendre.leggauss(48)
 _POINTS, _OF_POINTS = ((_ROOTS + 1) / 2) ** 3, 1.5 * _OF_ROOTS * ((_ROOTS + 1) / 2) ** 2
 
 
-def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
+def together(size: Array, shape: Array, m: Integers, used: Array) -> Array:
     r"""Return one p-value of a residual's size, (B,), and shape, (B, 2): that of the least of the three, weighted.
 
     It is the probability that noise leaves a smaller :math:`x = \min_i p_i / w_i`. The structure is assumed to be
@@ -45,7 +45,7 @@ def together(size: Array, shape: Array, m: Counts, used: Array) -> Array:
     return np.asarray(np.where(np.isnan(shape).all(axis=1) | np.isnan(size), size, p))
 
 
-def _largest_above(below: Array, m: Counts, left: Array) -> Array:
+def _largest_above(below: Array, m: Integers, left: Array) -> Array:
     """The probability, given a p-value of the size above ``below[:, 0]``, that the largest entry's is below the other.
 
     Args:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.display.observation_figure import ObservationPanels
 from unrelu.display.pixels import Shape, drawn_shape
@@ -16,9 +15,7 @@ from unrelu.measurements import Operator
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.whitening import known_entries
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array
-
-Rows = npt.NDArray[np.intp]
+from unrelu.runtime.array_types import Array, Index
 
 # Height of a thumbnail, in pixels.
 _THUMBNAIL = 84
@@ -27,7 +24,7 @@ _ROUGHER = 1.5
 
 
 def panels(
-    problem: Problem, reconstruction: Array, rows: Rows, labels: Sequence[str], shape: Sequence[int] | None = None
+    problem: Problem, reconstruction: Array, rows: Index, labels: Sequence[str], shape: Sequence[int] | None = None
 ) -> ObservationPanels:
     """Return the panels of some observations of a batch, without whitening.
 
@@ -61,7 +58,7 @@ def panels(
     )
 
 
-def thumbnails(problem: Problem, reconstruction: Array, rows: Rows) -> list[list[Html]]:
+def thumbnails(problem: Problem, reconstruction: Array, rows: Index) -> list[list[Html]]:
     """Return images of observation, reconstruction and residual for some observations, as HTML."""
     if not len(rows):
         return []

@@ -29,7 +29,7 @@ from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.status import Status
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 
@@ -96,9 +96,9 @@ class AbsentOperator(Operator):
         """B, the number of observations."""
         return len(self.outputs)
 
-    def take(self, rows: npt.NDArray[np.intp] | Tensor) -> AbsentOperator:
+    def take(self, observations: Index | Tensor) -> AbsentOperator:
         """The values of some of the observations."""
-        return replace(self, outputs=self.outputs[rows], measured=self.measured[rows])
+        return replace(self, outputs=self.outputs[observations], measured=self.measured[observations])
 
     def forward(self, x: Tensor) -> Tensor:
         """A x if x are the outputs of the result; an error for any others."""

@@ -7,6 +7,7 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.runtime.array_types import Flags
 from unrelu.runtime.words import probability
 
 
@@ -91,6 +92,6 @@ def message_of(status: Status, p_value: float, confidence: float, freedom: int) 
     return str(status.value)
 
 
-def among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> npt.NDArray[np.bool_]:
+def among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> Flags:
     """Which statuses are in the group, (B,)."""
     return np.array([state in group for state in states])

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import MissingPackageError
+from unrelu.runtime.array_types import Index
 from unrelu.runtime.words import CONFIDENT, count, duration, number, probability, share
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class VerdictSummary:
     norm: str
     k: int
     active: npt.NDArray[np.int8] | None = None
-    places: npt.NDArray[np.intp] | None = None
+    places: Index | None = None
     code: Any = None
     largest: float = math.nan
 
@@ -71,7 +72,7 @@ class VerdictSummary:
         """Whether there are p-values, because noise was stated."""
         return bool(np.isfinite(self.columns["p_value"]).any())
 
-    def worst_first(self) -> npt.NDArray[np.intp]:
+    def worst_first(self) -> Index:
         """Observations, worst first: those without success, without a code, with small p-values, large residuals."""
         c = self.columns
         p = np.nan_to_num(c["p_value"], nan=2.0)
@@ -145,7 +146,7 @@ def batch_lines(summary: VerdictSummary) -> list[str]:
     ]
 
 
-def batch_html(summary: VerdictSummary, shown: npt.NDArray[np.intp], images: Sequence[Sequence[str]]) -> str:
+def batch_html(summary: VerdictSummary, shown: Index, images: Sequence[Sequence[str]]) -> str:
     """A batch as HTML: the table of statuses, and a table of the observations in ``shown`` with their images."""
     statuses = html_table(["status", "count", "share", "meaning"], summary.statuses(), _LEFT)
     which = "" if len(shown) == len(summary) else f"<p>the worst {len(shown)}:</p>"
@@ -190,7 +191,7 @@ def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
     ]
 
 
-def data_frame(columns: Mapping[str, Any], index: npt.NDArray[np.intp]) -> DataFrame:
+def data_frame(columns: Mapping[str, Any], index: Index) -> DataFrame:
     """Return the columns as a pandas data frame, indexed by observation.
 
     Raises:

@@ -16,8 +16,8 @@ from unrelu.runs.chunk_work import Outcome, Task, Work
 from unrelu.runtime.file_writing import storing
 from unrelu.runtime.interrupts import fresh_processes, without_interrupts
 
-# From tasks to what became of them, in any order, and to words on what goes wrong meanwhile. When the event is set,
-# those that have begun are finished.
+# Computes tasks, and yields their outcomes in any order, and texts about failed workers. After the event is set, only
+# the tasks that were handed out are finished.
 Engine = Callable[[Sequence[Task], threading.Event], Iterator[Outcome | str]]
 
 # Tasks handed out for each worker: one at work, and one that waits for it.

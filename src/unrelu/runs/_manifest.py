@@ -1,4 +1,4 @@
-"""``manifest.json``: what a run computes, so that no other run goes on with it."""
+"""``manifest.json``: what a run computes, so that no other run resumes it."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ _SIZES = {
 def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
     """All that decides the results of a run, as JSON has it, with hashes of the network and of the data's first chunk.
 
-    Every chunk records a hash of its own data; that of the first tells another data set before any work. ``names``,
-    under which the user knows the model, data and masks, need not be equal, like the machine.
+    Every chunk records a hash of its own data; that of the first tells another data set before any work. A run can be
+    resumed with other ``names``, those of the user for model, data and masks, and on another machine.
     """
     network, source = work.network, work.source
     found = {

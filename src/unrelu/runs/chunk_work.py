@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu._invert import invert
 from unrelu.datasets.result_folders import numbers_of
@@ -30,7 +29,7 @@ from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion, Status, message_of
 from unrelu.runs.journal import Record
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import computing, on_one_core
 from unrelu.runtime.streams import stream
 
@@ -101,9 +100,9 @@ class Settled:
     """A chunk whose results are in the table.
 
     Attributes:
-        record: of it.
-        how: "computed"; "kept", of an earlier run; or "repaired", computed again since its results were damaged, or
-            since it had observations that could not be read and have changed.
+        record: the journal's record of the chunk.
+        how: "computed"; "kept" from an earlier run; or "repaired": computed again, because its results were damaged or
+            because observations that could not be read have changed.
     """
 
     record: Record
@@ -230,8 +229,8 @@ class Work:
         return columns, {start + i: text for i, text in said.items()}, {start + i: messages[i] for i in messages}
 
     def _inverted(
-        self, y: Array, seen: Entries, good: npt.NDArray[np.intp], seed: int, errors: dict[int, str]
-    ) -> list[tuple[npt.NDArray[np.intp], Inversion]]:
+        self, y: Array, seen: Entries, good: Index, seed: int, errors: dict[int, str]
+    ) -> list[tuple[Index, Inversion]]:
         """The inversion of all good observations; where it fails, of each alone, and why of those that fail."""
         if not len(good):
             return []

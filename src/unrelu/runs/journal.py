@@ -1,7 +1,7 @@
 """``chunks.jsonl``: a line for every finished chunk, written when its rows are in the table; and ``data.json``.
 
-That one has a hash of every chunk's observations, from before the first was computed: data that change between a stop
-and the next start are noticed, though nothing was computed of them.
+``data.json`` has a hash of the observations of every chunk, taken before the first is computed. So a change of the data
+between a stop and the next start is noticed, even in chunks that were not computed yet.
 """
 
 from __future__ import annotations

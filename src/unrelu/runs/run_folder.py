@@ -22,6 +22,7 @@ from unrelu.result import Status, message_of
 from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame
 from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records
+from unrelu.runtime.array_types import Index
 from unrelu.runtime.file_writing import locked
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Run:
         return VerdictSummary(columns, meanings, self.manifest["method"], noise, norm, k, places=self.indices)
 
     @cached_property
-    def indices(self) -> npt.NDArray[np.intp]:
+    def indices(self) -> Index:
         """Indices of the observations of the finished chunks, in order.
 
         Others do not count: their rows may be empty, or of a chunk that was not recorded.

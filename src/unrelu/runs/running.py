@@ -47,7 +47,7 @@ _SEEN = 64
 
 @dataclass(frozen=True)
 class Moment:
-    """What a run tells while it goes on.
+    """The progress of a run.
 
     Attributes:
         text: a warning, or "".
@@ -96,8 +96,8 @@ def run(
     r"""Invert a whole data set into a folder, so that it can be stopped, killed and started again.
 
     Observations are inverted in chunks, each as ``unrelu.invert(network, y[start:stop], ...)`` with a seed of its own,
-    from ``seed`` and its index. The rows of a chunk are written, then recorded. The same call again goes on where the
-    last one ended; results, but for ``seconds``, have the same bits however often it was interrupted, in whatever order
+    from ``seed`` and its index. The rows of a chunk are written, then recorded. The same call again resumes the run;
+    results, but for ``seconds``, have the same bits however often it was interrupted, in whatever order
     and by however many workers the chunks were computed (on machines that compute alike: the same libraries and kind of
     processor). An observation that cannot be read or inverted has status ERROR and NaN codes, and does not stop the
     others.
@@ -106,17 +106,17 @@ def run(
         network: G. It is sent once to every worker.
         data: the observations: a path or URL for :func:`unrelu.datasets.open_source` (``.npy``, ``.npz``, HDF5, Zarr, a
             folder of images), or an array (B, ...), or a :class:`~unrelu.datasets.Source`. Workers read them.
-            They have the generator's output shape, but for axes of length 1, or are flat; with an operator, its shape.
-        output: a folder for the results, on a disk that all workers see. If it holds the same run, that goes on.
+            They have the generator's output shape, up to axes of length 1, or are flat; with an operator, its shape.
+        output: a folder for the results, on a disk that all workers see. If it holds the same run, that run is resumed.
         method: a name of the registry, see :func:`unrelu.invert`.
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
-        masks: a mask for every observation, in place of ``operator``: from what ``data`` can be.
-        noise, bounds, norm, prior: as for :func:`unrelu.invert`; of noise no arrays.
+        masks: a mask for every observation, in place of ``operator``, in any form that ``data`` can have.
+        noise, bounds, norm, prior: as for :func:`unrelu.invert`; the noise has no arrays.
         seed: seed of every random choice.
-        time_limit: seconds for each chunk; what is reached then depends on the machine.
+        time_limit: seconds for each chunk. The results then depend on the machine.
         chunk: observations that are inverted together. Results depend on it.
-        workers: processes on this machine, of one thread each; by default one a core. 1: this process, which is the
-            default in a daemon, such as a worker of a pool, as it cannot start others.
+        workers: processes on this machine, of one thread each; by default one a core. 1 computes in this process. That
+            is the default in a daemon, such as a worker of a pool, which cannot start processes.
         scheduler: run on a Dask cluster instead: the address of its scheduler ("tcp://..."), ``"local:N"`` for N
             processes on this machine, or a ``distributed.Client``. Its workers may die, and join.
         array: name of the array in a store of several.
@@ -352,11 +352,11 @@ def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
 
 
 def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder holds the same run, which goes on."""
+    """Whether the folder holds the same run, which is resumed."""
     begun = _begun(folder, overwrite)
     if begun and (different := differences(begun, wanted)):
         raise InputError(
-            f"{folder} holds another run: {'; '.join(different)}; ask for the same to go on with it, choose another "
+            f"{folder} holds another run: {'; '.join(different)}; repeat its call to resume it, choose another "
             "folder, or pass --overwrite to begin again"
         )
     return begun is not None

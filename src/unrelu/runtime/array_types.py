@@ -6,4 +6,4 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
-Counts = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]

@@ -174,7 +174,7 @@ class JointSearch:
         wanted = self.rule.next(self.spent(), self._outlying)
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
         observations = np.flatnonzero(wanted & (self.rounds == fewest))
-        # Noiseless observations have made restarts in rounds that the others skipped.
+        # Noiseless observations already have restarts of the first rounds, which the others skipped.
         made = self.made[observations]
         return np.asarray(observations[made == made.min(initial=self.ends.shape[1])])
 

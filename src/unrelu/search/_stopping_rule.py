@@ -5,11 +5,12 @@ finished (:class:`StoppingRule`) when
 
 1. its code fits exactly, or
 2. its confidence is as high as was asked for, or
-3. no further round is affordable: the user's number of rounds is reached; or, if none is stated, the next round would
-   exceed the budget of the :class:`Schedule` in time or rounds, or more restarts would hardly raise the confidence.
+3. the user's number of rounds is reached, or
+4. no number is stated, and the next round would exceed the budget of the :class:`Schedule` in time or rounds, or more
+   restarts would hardly raise the confidence.
 
-When all are finished, those whose residual stands out from the noise level of the batch are searched further, while a
-round is affordable. The rest of the budget goes to perturbations of the best restart. A time limit or the callback ends
+When all are finished, those whose residual stands out from the noise level of the batch are searched further, up to
+3 and 4. The rest of the budget goes to perturbations of the best restart. A time limit or the callback ends
 the whole search (:class:`~unrelu.local_search.halting.Watch`).
 """
 
@@ -21,11 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unrelu.runtime.array_types import Array, Counts, Flags
+from unrelu.runtime.array_types import Array, Flags, Integers
 
-# The number of restarts, and of perturbations of each, after each round. The number of descents doubles or triples from
-# round to round. For the same number of descents, few long restarts find as much as many short ones, but many say more
-# about what was missed. Each round beyond the last adds _FURTHER restarts.
+# The number of restarts, and of perturbations of each, after each round. For the same number of descents, few long
+# restarts find as much as many short ones, but many say more about what was missed. Each round beyond the last adds
+# _FURTHER restarts.
 ROUNDS = (
     (1, 0), (2, 0), (4, 0), (6, 0), (6, 2), (6, 8), (6, 32), (12, 32), (12, 64), (12, 128), (12, 256),
 )  # fmt: skip
@@ -43,7 +44,7 @@ def effort(rounds: int) -> tuple[int, int]:
     return restarts + _FURTHER * max(0, rounds - len(ROUNDS)), perturbations
 
 
-def _descents(rounds: Counts) -> Counts:
+def _descents(rounds: Integers) -> Integers:
     """The number of descents after ``rounds``, at least one, (b,)."""
     return np.array([restarts * (1 + each) for restarts, each in map(effort, rounds.tolist())], dtype=np.int64)
 
@@ -97,7 +98,7 @@ class Spent(NamedTuple):
         confidence: the probability that the code is the best.
     """
 
-    rounds: Counts
+    rounds: Integers
     microseconds: Array
     exact: Flags
     noiseless: Flags
@@ -118,7 +119,7 @@ class StoppingRule:
     confidence: float = 1.0
     rounds: int | None = None
 
-    def begin(self, noiseless: Flags) -> Counts:
+    def begin(self, noiseless: Flags) -> Integers:
         """The number of rounds that observations (b,) skip at the beginning."""
         return np.where(noiseless | (self.rounds is not None), 0, self.schedule.first - 1)
 
@@ -148,7 +149,7 @@ class StoppingRule:
         going = affordable & ~self.finished(spent)
         return going if going.any() else affordable & outlying()
 
-    def perturbations(self, spent: Spent) -> Counts:
+    def perturbations(self, spent: Spent) -> Integers:
         """The number of perturbations of the best restart that the budget allows, (b,), a power of two or 0."""
         if not np.isfinite(self.schedule.microseconds):
             return np.zeros(len(spent.rounds), dtype=np.int64)

@@ -22,8 +22,8 @@ class Search:
     independent draws of the codes given the observation, by a Gaussian model of 4,096 samples of the generator
     (:class:`~unrelu.search._search_starts.SearchStarts`). Where few restarts agree, they go on by basin hopping: each
     perturbs its code by 0.1 to 10 times its length, descends again, and keeps the lower code. The user's codes ``z0``
-    start further descents, which do not count for the confidence. So does the code of ``exact``, found layer by layer,
-    if no noise is visible and the first restart is no exact fit.
+    start further descents, and so does the code that ``exact`` finds layer by layer, if no noise is visible and the
+    first restart is no exact fit. These descents do not count for the confidence.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
     (:mod:`~unrelu.search._stopping_rule`). The confidence follows from where the restarts ended: how many at the best

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaln
 
-from unrelu.runtime.array_types import Array, Counts
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 
 # Objectives this close relative to each other are the same optimum.
 SAME = 1e-2
@@ -47,12 +46,12 @@ _PSEUDO = 1.5
 class Hits(NamedTuple):
     """The numbers of restarts that ended in the best optimum, and in the second best one seen, and of all restarts."""
 
-    best: Counts
-    second: Counts
-    restarts: Counts
+    best: Integers
+    second: Integers
+    restarts: Integers
 
     @classmethod
-    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Counts | None = None) -> Hits:
+    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Integers | None = None) -> Hits:
         """Count the ends (B, n), infinite where a restart failed, within 1% of the best known objective (B,).
 
         Objectives up to ``zero`` (B,) are rounding and count as equal. ``restarts``, (B,), were made, by default n.
@@ -64,12 +63,12 @@ class Hits(NamedTuple):
         made = np.full(len(ends), ends.shape[1]) if restarts is None else restarts
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 
-    def take(self, observations: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Hits:
+    def take(self, observations: Index | Flags) -> Hits:
         """The counts of some observations."""
         return Hits(*(count[observations] for count in self))
 
 
-def _share(restarts: Counts, ended: Counts) -> Array:
+def _share(restarts: Integers, ended: Integers) -> Array:
     """E q^a (1 - q)^(n - a) at the points of the grid, (B, T): a of n restarts ended in an optimum."""
     n, a = restarts[:, None].astype(np.float64), ended[:, None].astype(np.float64)
     return np.asarray(np.exp(betaln(ALPHA + a, BETA + n - a) - betaln(ALPHA, BETA)))

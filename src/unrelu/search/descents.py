@@ -18,7 +18,7 @@ from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObser
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array, Counts, Flags, Index
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.search._stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
 from unrelu.search.sample_cache import SampleCache
 
@@ -89,14 +89,14 @@ class Descents(ABC):
     @staticmethod
     @abstractmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Whether these descents suit a problem that no kind before them in :data:`KINDS` suits."""
+        """Whether these descents suit a problem; kinds earlier in :data:`KINDS` are asked first."""
 
-    def microseconds(self, steps: Counts) -> Array:
+    def microseconds(self, steps: Integers) -> Array:
         """The processor time of ``steps``; 0 if there is no estimate."""
         return np.zeros(len(steps))
 
     @abstractmethod
-    def improve(self, start: Start, enough: Array, watch: Watch) -> Counts:
+    def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
 
         Args:
@@ -125,7 +125,7 @@ def lengths(z: Array) -> Array:
     return np.asarray(np.maximum(np.sqrt(np.square(z).mean(axis=-1, keepdims=True)), SHORTEST_CODE))
 
 
-def step_terms(layout: Counts) -> Array:
+def step_terms(layout: Integers) -> Array:
     """The terms of the time of a step on a packed network, (5,).
 
     1, the number of layers, that of weights, outputs times latent coordinates squared (normal equations), and latent
@@ -154,11 +154,11 @@ class CompiledDescents(Descents):
         self.packed = PackedObservations(problem.network, problem.operator, problem.y)
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
 
-    def microseconds(self, steps: Counts) -> Array:
+    def microseconds(self, steps: Integers) -> Array:
         """See :meth:`Descents.microseconds`."""
         return np.asarray(float(step_terms(self.packed.layout) @ STEP_COST) * steps)
 
-    def improve(self, start: Start, enough: Array, watch: Watch) -> Counts:
+    def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
@@ -193,12 +193,12 @@ class BatchDescents(Descents):
         smoothed = (cache.smoothed(float(width), objective.network) for width in self.widths)
         self._smoothed = [replace(objective, network=network) for network in smoothed]
 
-    def microseconds(self, steps: Counts) -> Array:
+    def microseconds(self, steps: Integers) -> Array:
         """See :meth:`Descents.microseconds`."""
         network = self.objective.network
         return np.asarray((_BATCH_COST[0] + _BATCH_COST[1] * network.latent_dim * network.work) * steps)
 
-    def improve(self, start: Start, enough: Array, watch: Watch) -> Counts:
+    def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         floor = np.broadcast_to(enough[:, None], start.f.shape)
@@ -222,7 +222,7 @@ class BatchDescents(Descents):
 
     def _descend(
         self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
-    ) -> tuple[Array, Array, Counts]:
+    ) -> tuple[Array, Array, Integers]:
         """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
         each, at, floor = self.objective.index(observations), self.objective.tensor(z), self.objective.tensor(enough)
         steps, state = torch.zeros_like(each), None
@@ -260,7 +260,7 @@ class NonlinearDescents(BatchDescents):
 class DevianceDescents(BatchDescents):
     """Batch descents for noise with a deviance, such as counts, with more restarts, and perturbations.
 
-    Small networks are searched this way too, since the kernel only minimises squares.
+    They are for small dense networks, whose compiled kernel minimises squares only.
 
     A strongly smoothed ReLU puts out more than the exact one. To fit small counts, a descent would turn it off for
     good, so the smoothing schedule begins at a small width.
@@ -309,8 +309,8 @@ class LimitedMemoryDescents(BatchDescents):
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
         """See :meth:`Descents.refined`. Single precision resolves all that there is to gain.
 
-        A few restarts are refined side by side, which costs little more than one: restarts of nearly equal objectives
-        may end at different kinks, with different objectives. The worse half is given up again and again.
+        A few restarts are refined side by side, because restarts of nearly equal objectives may end at different kinks.
+        That costs little more than one. The worse half is given up again and again.
         """
         z = z[:, :_REFINED]
         left, where = z.shape[1], self.objective.index(np.repeat(observations, z.shape[1]))

@@ -18,7 +18,7 @@ from unrelu.local_search.option_checks import at_least
 from unrelu.measurements import WeightedOperator
 from unrelu.problem import Control, Problem, Progress
 from unrelu.result import Status
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Integers
 
 # The floor of the residuals begins at the largest one and ends at this fraction of it.
 _LAST_FLOOR = 1e-3
@@ -50,7 +50,7 @@ class Reweighted:
     def __post_init__(self) -> None:
         at_least(1, rounds=self.rounds, steps=self.steps)
 
-    def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.int64]]:
+    def minimise(self, problem: Problem, z0: Array) -> tuple[Array, Integers]:
         """Start from codes z0 (B, k), usually the l2 solutions; return the codes and the steps taken, (B,).
 
         No code is worse in l1 than its start. At the time limit, or if the callback asks to stop, the best codes so far

@@ -14,12 +14,12 @@ from importlib.resources import as_file, files
 from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from unrelu.errors import ModelError
 from unrelu.loaders import from_torch
 from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.host import computing
 from unrelu.runtime.words import nearest
 from unrelu.zoo.architectures import ARCHITECTURES, LATENT_DIM
@@ -63,7 +63,7 @@ def card(name: str) -> str:
     return (files(__name__) / "weights" / f"{name}.md").read_text(encoding="utf-8")
 
 
-def digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def digits() -> tuple[Array, Integers]:
     """100 real MNIST digits held out of training: images (100, 28, 28) with values in [0, 1], and labels (100,).
 
     Source: MNIST, by Yann LeCun, Corinna Cortes and Christopher J. C. Burges.
@@ -72,7 +72,7 @@ def digits() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         return data["images"] / 255.0, data["labels"].astype(np.int64)
 
 
-def observations(name: str) -> npt.NDArray[np.float64]:
+def observations(name: str) -> Array:
     """The held-out digits, ``(100, *output_shape)``, in the generator's range of pixel values.
 
     Raises:
