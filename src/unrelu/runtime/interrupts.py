@@ -4,8 +4,8 @@ This happens on Ctrl-C in ``unrelu run``, and on SIGTERM, which batch systems se
 
 1. :func:`interruptible`, which ``cli.run_progress.watching`` installs, prints that the run is stopping and sets an
    event. The callback of the run then returns True, and ``runs.running`` sets the event of the engine.
-2. The engine (``runs._local_workers``, ``runs._cluster``) hands out no further chunk. It waits for those that are handed
-   out, at most two for each worker, and records them as usual. Workers ignore the signal: they are started within
+2. The engine (``runs._local_workers``, ``runs._cluster``) hands out no further chunk. It waits for those handed out,
+   at most two for each worker, and records them as usual. Workers ignore the signal: they are started within
    :func:`without_interrupts`.
 3. The run returns unfinished, and the command ends with status 130. The same command continues the run.
 4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` terminates the workers. Recorded chunks are
