@@ -57,7 +57,7 @@ _PLAIN: dict[str, tuple[Any, Any]] = {
     **dict.fromkeys(("lower", "upper", "eps", "radius", "seconds", "scale"), (float, float)),
 }  # fmt: skip
 # Functions to read the entries of a proof, by their annotated types.
-_READ: dict[Any, Any] = {"float": float, "int": _whole, "Index": _integers, "Array": _floats}
+_READ: dict[Any, Any] = {"float": float, "int": _whole, "Integers": _integers, "Array": _floats}
 
 
 def digest(certificate: Any) -> str:
