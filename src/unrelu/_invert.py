@@ -74,9 +74,10 @@ def invert(
             bound. Codes stay within them, and random starts are uniform between two finite bounds. ``active_bounds``
             says which bounds a code is at.
         norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or
-            "linf" (:math:`|r|_\infty`), r = y - A G(z). Residuals are whitened if the noise is an array or has a
-            covariance. By default, "auto" uses the norm of the noise (linf for uniform, l1 for outliers, l2 otherwise),
-            and all other methods report what they minimise. Noise with a deviance, such as counts, has no other norm.
+            "linf" (:math:`|r|_\infty`), r = y - A G(z). By default, "auto" uses the norm of the noise (linf for
+            uniform, l1 for outliers, l2 otherwise), and all other methods report what they minimise. Residuals are
+            whitened if the noise is an array or has a covariance. Noise with a deviance, such as counts, has no other
+            norm.
         prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. For Gaussian
             noise S, the weight S^2 makes z the most probable code under z ~ N(0, I). That weight is 1 if S is an array
             or a covariance is given, and for counts: their objectives are chi-square and the deviance.

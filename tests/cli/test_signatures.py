@@ -36,7 +36,7 @@ def test_help_is_the_first_clause_of_the_docstring_without_markup():
     noise, norm, time_limit, workers = (option.default.help for option in options)
     assert '"uniform:A" (|e_j| <= A)' in noise
     assert "`" not in noise + norm
-    assert 'By default "auto" takes that of the noise' in norm
+    assert 'By default, "auto" uses the norm of the noise' in norm
     assert time_limit == "Seconds for the whole batch."
     assert workers.startswith("Processes on this machine, of one thread each; by default one a core")
     assert [option.annotation for option in options] == [str | None, str | None, float | None, int | None]
