@@ -256,7 +256,7 @@ def test_hidden_kinks_of_full_rank_whatever_their_signs_are_told_without_the_reg
     expected = unrelu.identifiability(kinked, [1.0, 1.0])
     assert (expected.rank, expected.dimension) == (2, 0)
     code, whole = torch.ones((1, 2), dtype=torch.float64), read_operator(None, (8,), (1, 8))
-    sigma, sure = certain(kinked, kinked.to(torch.float32), code, whole)
+    sigma, sure = certain(kinked, kinked.to(torch.float32), code, whole, np.ones(1, dtype=bool))
     assert sure[0]
     assert sigma[0] == pytest.approx(expected.sigma_min, rel=1e-3)
 
