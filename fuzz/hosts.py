@@ -145,6 +145,7 @@ def settings() -> dict[str, Any]:
         "gradients": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "autocast": torch.is_autocast_enabled("cpu"),
+        "subnormal numbers": sys.float_info.min * 0.5 > 0,
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
         "floating-point errors": np.geterr(),
@@ -336,6 +337,16 @@ def default_device(device: str) -> Iterator[None]:
 
 
 @contextmanager
+def flushed_subnormals() -> Iterator[None]:
+    """Subnormal numbers flushed to zero by this thread."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
 def thread_count(count: int) -> Iterator[None]:
     """PyTorch's number of threads."""
     before = torch.get_num_threads()
@@ -399,6 +410,7 @@ HOSTS: dict[str, Trial] = {
     },
     "inference mode": functools.partial(under, torch.inference_mode),
     "no_grad": functools.partial(under, torch.no_grad),
+    "subnormals flushed": functools.partial(under, flushed_subnormals),
     "NumPy raises": functools.partial(under, functools.partial(np.errstate, all="raise")),
     **{f"{n} threads": functools.partial(under, functools.partial(thread_count, n)) for n in (1, 3, 8)},
     "interrupted": interrupted,

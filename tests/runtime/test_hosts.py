@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
+import sys
 import threading
 
 import numpy as np
@@ -13,11 +15,13 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import unrelu
-from hosts import HOSTS, changed, default_device, default_dtype, settings, trials
+from hosts import HOSTS, changed, default_device, default_dtype, flushed_subnormals, settings, trials
 from tests.support import random_network
+from unrelu.certification import certificate, certifying
+from unrelu.certification.certified_chain import chain_of
 from unrelu.errors import HostError, OptionError
 from unrelu.methods import METHODS
-from unrelu.runtime.host import computing, in_threads, is_on_one_thread
+from unrelu.runtime.host import computing, flush_subnormals, in_threads, is_on_one_thread
 
 # Those that take seconds to start; `make fuzz` tries them.
 SLOW = {"multiprocessing, spawn", "multiprocessing, forkserver"}
@@ -67,6 +71,7 @@ SETTINGS = {
     "float64": functools.partial(default_dtype, torch.float64),
     "float16": functools.partial(default_dtype, torch.float16),
     "floating-point errors": functools.partial(np.errstate, all="raise"),
+    "subnormals flushed": flushed_subnormals,
 }
 
 
@@ -152,6 +157,89 @@ def test_threads_that_are_started_inside_are_limited(two_threads):
     with computing(one_thread=True):
         assert list(in_threads(lambda _: (torch.get_num_threads(), is_on_one_thread()), range(4), 2)) == [(1, True)] * 4
     assert list(in_threads(lambda _: (torch.get_num_threads(), is_on_one_thread()), range(4), 2)) == [(2, False)] * 4
+
+
+# --- subnormal numbers ------------------------------------------------------------------------------------------------
+
+
+def kept() -> list[bool]:
+    """Whether each of PyTorch's threads keeps subnormal numbers, here, in a convolution and in a derivative."""
+    with torch.enable_grad():
+        x = torch.full((2, 4, 256, 256), 1e-20, requires_grad=True)
+        half = 1e-20 * torch.nn.functional.conv2d(x, torch.eye(4)[:, :, None, None])
+        (slope,) = torch.autograd.grad(half.sum(), x, 1e-20 * torch.ones(()))
+    return [sys.float_info.min * 0.5 > 0, *((part != 0).all().item() for a in (half, slope) for part in a.flatten(1))]
+
+
+def test_subnormals_are_flushed_inside_by_all_threads_of_pytorch_and_as_before_outside(two_threads):
+    assert all(kept())
+    with computing():
+        assert not any(kept())
+        with computing(one_thread=True):
+            assert not any(kept())
+        with flush_subnormals(False):
+            assert all(kept())
+        assert not any(kept())
+    assert all(kept())
+    with pytest.raises(ZeroDivisionError), computing():
+        raise ZeroDivisionError
+    assert all(kept())
+
+
+def test_the_threads_of_one_who_flushes_subnormals_go_on_to(two_threads):
+    with flushed_subnormals():
+        with computing():
+            assert not any(kept())
+        assert sys.float_info.min * 0.5 == 0
+
+
+def test_other_threads_keep_their_subnormals():
+    inside, go_on, seen = threading.Event(), threading.Event(), []
+
+    def other():
+        with computing():
+            seen.append(sys.float_info.min * 0.5)
+            inside.set()
+            go_on.wait(PATIENCE)
+        seen.append(sys.float_info.min * 0.5)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(PATIENCE)
+    assert all(kept())
+    go_on.set()
+    thread.join()
+    assert seen == [0.0, sys.float_info.min * 0.5]
+
+
+def test_a_processor_that_cannot_flush_subnormals_keeps_them(monkeypatch):
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda flush: False)
+    with computing():
+        assert all(kept())
+        assert NETWORK(np.zeros(3)).shape == (20,)
+
+
+@pytest.mark.parametrize("host", [contextlib.nullcontext, flushed_subnormals])
+def test_certificates_are_proved_and_verified_with_subnormals(monkeypatch, host):
+    """Their chains are compared exactly, and their bounds rounded outwards by the smallest subnormal number."""
+    seen = []
+
+    def spied(*args):
+        seen.append(sys.float_info.min * 0.5)
+        return chain_of(*args)
+
+    monkeypatch.setattr(certifying, "chain_of", spied)
+    monkeypatch.setattr(certificate, "chain_of", spied)
+    with host():
+        found = unrelu.certify(NETWORK, Y[0], np.zeros(3), max_nodes=1, box=False)
+        assert found.verify(NETWORK, Y[0])
+    assert seen == [sys.float_info.min * 0.5] * 2
+
+
+def test_numbers_below_the_normal_ones_count_as_zero():
+    network = unrelu.from_arrays([np.full((1, 1), 1e-30)] * 2).to(torch.float32)
+    np.testing.assert_allclose(network([1e23]), 1e-37, rtol=1e-6)
+    assert network([1e21]) == 0
 
 
 # --- the user's own errors --------------------------------------------------------------------------------------------

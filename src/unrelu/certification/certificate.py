@@ -30,6 +30,7 @@ from unrelu.problem import EXACT, Problem
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES
+from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import count, duration, share
 
 # F(z) may differ between machines by this share of the data.
@@ -177,7 +178,8 @@ class Certificate:
 
     def flaw(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> str | None:
         """The first statement that does not follow, in a sentence; None if all follow. See :meth:`verify`."""
-        return next(self._flaws(network, y, operator), None)
+        with flush_subnormals(False):
+            return next(self._flaws(network, y, operator), None)
 
     def _flaws(self, network: Generator, y: npt.ArrayLike, operator: Any) -> Iterator[str]:
         """Yield the statements that do not follow. Only the first one counts, because later checks may rely on it."""

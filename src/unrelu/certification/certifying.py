@@ -21,6 +21,7 @@ from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.host import flush_subnormals
 
 # The level exceeds eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12
@@ -49,6 +50,7 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     return search.tree.proof(level, level, lemmas, kept, search.ends())
 
 
+@flush_subnormals(False)
 def prove(
     network: Generator,
     operator: Operator,
