@@ -24,7 +24,7 @@ from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
-from unrelu.runtime.host import computing
+from unrelu.runtime.host import computing, flush_subnormals
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, reshaping, shown
 
@@ -168,6 +168,7 @@ class Problem:
 
     @classmethod
     @computing()
+    @flush_subnormals(False)
     def build(
         cls,
         network: Generator,
@@ -248,6 +249,7 @@ class Problem:
         """B, the number of observations."""
         return len(self.y)
 
+    @flush_subnormals(False)
     def rescaled(self, value: float, power: int) -> float:
         """Convert a number from the user's units of y^power to the units of this problem."""
         with np.errstate(over="ignore", under="ignore"):
@@ -264,6 +266,7 @@ class Problem:
         key = ("starts", self.seed, number) if number else ("starts", self.seed)
         return self.bounds.draw(stream(*key), (self.size,))
 
+    @flush_subnormals(False)
     def equilibrated(self) -> Problem:
         """The problem in normalised units, see :mod:`unrelu.measurements.equilibration`; itself if it is normalised.
 

@@ -28,6 +28,7 @@ from unrelu.result.verdict_text import (
     observation_lines,
 )
 from unrelu.runtime.array_types import Array, Flags, Integers
+from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import CONFIDENT, SIGNIFICANCE, count, probability
 
 if TYPE_CHECKING:
@@ -286,6 +287,7 @@ class Inversion:
         residual = self.problem.residual_of(self.reconstruction)
         return replace(self, fun=self.problem.objective_of(residual, self.z, norm), norm=norm)
 
+    @flush_subnormals(False)
     def in_units_of(self, problem: Problem) -> Inversion:
         """The same result for ``problem``; this one is for its :meth:`~unrelu.problem.Problem.equilibrated` form."""
         units = self.problem.units

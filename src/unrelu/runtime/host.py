@@ -90,8 +90,9 @@ def computing(one_thread: bool = False) -> Iterator[None]:
 def flush_subnormals(flush: bool = True) -> Iterator[None]:
     """Whether this thread replaces subnormal numbers by zero: below 2^-126 in single, 2^-1022 in double precision.
 
-    PyTorch's convolutions take up to twenty times as long where numbers are subnormal. Bounds with outward rounding
-    need subnormal numbers, and compute with ``flush=False``. A processor that cannot flush them keeps them.
+    PyTorch's convolutions take up to twenty times as long where numbers are subnormal. With ``flush=False``, they are
+    kept: for bounds with outward rounding, and for exact changes of units. A processor that cannot flush them keeps
+    them.
 
     The mode holds for this thread and the pool of threads that PyTorch's operations use here. It is restored
     afterwards. No other thread is affected.
