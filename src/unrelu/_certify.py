@@ -17,7 +17,7 @@ from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
 from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements.noise import Noise
-from unrelu.models.generator import Generator, numbers
+from unrelu.models.generator import Generator
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
@@ -125,14 +125,14 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
             problem.network, given, operator=problem.operator, noise=problem.noise, norm=norm, seed=problem.seed,
             callback=reporting, scale="none", bounds=problem.bounds.ends,
         )  # fmt: skip
-    codes = numbers(result.z if isinstance(result, Inversion) else result, "result")
-    if codes.shape not in (shape, shape[1:]) or (codes.ndim == 1 and problem.size > 1):
-        few = problem.size == 1 and codes.ndim == 2 and codes.shape[1] == shape[1]
-        pick = ": of a batch's result the code of this observation, result.z[i]" if few else ""
+    codes = problem.network.flat_codes(result.z if isinstance(result, Inversion) else result, "result")
+    codes = np.atleast_2d(codes)
+    if len(codes) != problem.size:
+        pick = ": of a batch's result the code of this observation, result.z[i]" if problem.size == 1 else ""
         raise InputError(
-            f"result has codes of shape {codes.shape}; y has {count(problem.size, 'observation')}, pass {shape}{pick}"
+            f"result has {count(len(codes), 'code')}, y {count(problem.size, 'observation')}: pass "
+            f"{(problem.size, *problem.network.latent_shape)}{pick}"
         )
-    codes = codes.reshape(shape)
     known = np.isfinite(codes).all(axis=1, keepdims=True)
     codes = np.where(known, codes, problem.bounds.quantile(np.full(shape, 0.5)))
     problem.bounds.check(codes, "result")

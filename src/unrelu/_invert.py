@@ -81,7 +81,7 @@ def invert(
         prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. For Gaussian
             noise S, the weight S^2 makes z the most probable code under z ~ N(0, I). That weight is 1 if S is an array
             or a covariance is given, and for counts: their objectives are chi-square and the deviance.
-        z0: codes to start from, (k,) or (B, k), for methods that take a start.
+        z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             whole batch, so an observation alone may have other starts than within a batch.
         time_limit: seconds for the whole batch; observations not reached have NaN codes and the status TIME_LIMIT.
@@ -245,6 +245,6 @@ def _rounding(problem: Problem, z: Array, x: Array, rows: Index) -> Array:
         return np.asarray(of_data)
     single = network.dtype == torch.float32
     ratio = 1.0 if single else double / torch.finfo(torch.float32).eps
-    again = network.to(torch.float64 if single else torch.float32, "cpu")(z).reshape(len(z), -1)
+    again = network.to(torch.float64 if single else torch.float32, "cpu").outputs(z).reshape(len(z), -1)
     of_outputs = np.linalg.norm(problem.operator.take(rows).values(again - x), axis=1)
     return np.asarray(np.maximum(of_data, np.where(np.isfinite(of_outputs), ratio * of_outputs, np.inf)))

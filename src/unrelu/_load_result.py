@@ -85,7 +85,7 @@ def _flaw(result: Inversion) -> str | None:
     if not problem.size:
         return None
     share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
-    outputs, kept = (x.reshape(problem.size, -1) for x in (problem.network(result.z), result.reconstruction))
+    outputs, kept = (x.reshape(problem.size, -1) for x in (problem.network.outputs(result.z), result.reconstruction))
     off = np.abs(np.nan_to_num(outputs - kept)).max(axis=1) > share * np.maximum(_size(outputs), problem.scale)
     off |= (np.isfinite(outputs) != np.isfinite(kept)).any(axis=1)
     if off.any():

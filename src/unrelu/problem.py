@@ -52,7 +52,7 @@ class Progress:
         method: the name of the method.
         nit: iterations so far (layer-wise methods: of the current observation).
         done, total: number of finished observations, and of all observations.
-        z: the codes so far, (B, k); NaN where there is none yet. It is a copy.
+        z: the codes so far, ``(B, *latent_shape)``; NaN where there is none yet. It is a copy.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -125,7 +125,7 @@ class Control:
 class Problem:
     """The problem to find z with A G(z) close to y.
 
-    Build it with :meth:`build`. Inside, everything is a batch of flat vectors.
+    Build it with :meth:`build`. Inside, everything is a batch of flat vectors, codes included.
 
     Attributes:
         network: G.
@@ -226,7 +226,7 @@ class Problem:
         starts = _starts(network, z0, len(values))
         if starts is not None:
             box.check(starts)
-        control = Control(_seconds(time_limit), callback)
+        control = Control(_seconds(time_limit), callback and _in_latent_shape(callback, network))
         problem = cls(
             network, values, stated, norm, measurement, weight, single, starts, int(seed), control, bounds=box
         )
@@ -351,7 +351,7 @@ class Problem:
 
     def residual(self, z: Array) -> Array:
         """The residuals at codes (B, k), (B, m), see :meth:`residual_of`."""
-        return self.residual_of(self.network(z))
+        return self.residual_of(self.network.outputs(z))
 
     def residual_of(self, x: Array) -> Array:
         """y - A x, (B, m), for outputs x (B, ...), or signed roots of deviances; 0 at hidden entries."""
@@ -555,17 +555,18 @@ def _weight(prior: float, norm: str) -> float:
 def _starts(network: Generator, z0: npt.ArrayLike | None, size: int) -> Array | None:
     if z0 is None:
         return None
-    k = network.latent_dim
-    array = numbers(z0, "z0")
-    if array.shape not in ((k,), (size, k)):
-        call = reshaping("z0", array.shape, (k,))
-        raise InputError(
-            f"z0 has shape {array.shape}; pass ({k},) for all observations or ({size}, {k}) for each"
-            + (f": {call}" if call else "")
-        )
+    array = network.flat_codes(z0, "z0")
+    if array.ndim == 2 and len(array) != size:
+        one, each = network.latent_shape, (size, *network.latent_shape)
+        raise InputError(f"z0 has {len(array)} codes; pass {one} for all observations or {each}, one for each")
     if not np.isfinite(array).all():
         raise InputError("z0 has NaN or infinite entries; start from finite codes")
-    return np.array(np.broadcast_to(array, (size, k)))
+    return np.array(np.broadcast_to(array, (size, network.latent_dim)))
+
+
+def _in_latent_shape(callback: Callable[[Progress], Any], network: Generator) -> Callable[[Progress], Any]:
+    """The callback, which is given codes in the shape of codes; methods report flat ones."""
+    return lambda progress: callback(replace(progress, z=progress.z.reshape(-1, *network.latent_shape)))
 
 
 def _seconds(time_limit: float | None) -> float:

@@ -274,8 +274,8 @@ def test_pictures_show_all_of_the_way_and_for_which_codes():
         ({"max_nodes": True}, OptionError, r"max_nodes=True"),
         ({"noise": "uniform:-1"}, InputError, r"uniform:-1"),
         ({"operator": np.ones(9, dtype=bool)}, InputError, r"9"),
-        ({"result": np.zeros(4)}, InputError, r"result has codes of shape \(4,\)"),
-        ({"result": np.zeros((2, 3))}, InputError, r"result has codes of shape \(2, 3\)"),
+        ({"result": np.zeros(4)}, InputError, r"result has shape \(4,\); this network takes codes of shape \(3,\)"),
+        ({"result": np.zeros((2, 3))}, InputError, r"result has 2 codes, y 1 observation: pass \(1, 3\)"),
         ({"time_limit": -1.0}, ValueError, r"time_limit"),
     ],
 )

@@ -130,7 +130,7 @@ class GeneratorReconstructor(Reconstructor):
             flat = flat.reshape(-1, *self.network.output_shape)
         found = invert(self.network, flat, self.method, operator=operator, **arguments)
         self.inversion = found
-        missing = np.isnan(found.z[:, 0])
+        missing = np.asarray(np.isnan(found.z.reshape(len(y), -1)).any(axis=1))
         if missing.any():
             first = int(np.flatnonzero(missing)[0])
             warnings.warn(

@@ -135,7 +135,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return self
 
     def transform(self, X: Any) -> Any:
-        """Return latent codes, (N, k), for observations (N, m).
+        """Return latent codes, flat as scikit-learn has tables, (N, k), for observations (N, m).
 
         A row without a code is NaN, which most estimators refuse. One ``ConvergenceWarning`` names rows without a code
         and rows whose search did not converge. :meth:`invert` returns the status of every row.
@@ -146,7 +146,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             UnsupportedModelError: the method cannot invert this generator, or not under this operator.
             ValueError: X is not a table of numbers like that of :meth:`fit`; raised by scikit-learn.
         """
-        return self._warned(X).z
+        result = self._warned(X)
+        return result.z.reshape(result.problem.size, -1)
 
     def invert(self, X: Any) -> Inversion:
         """Return the whole result for observations (N, m): code, objective, status and identifiability of every row.
@@ -174,7 +175,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 f"X has {codes.shape[1]} features; the generator takes codes of {self.network_.latent_dim}: pass "
                 "what transform returned"
             )
-        return self.network_(codes).reshape(len(codes), -1)
+        return self.network_.outputs(codes).reshape(len(codes), -1)
 
     def score(self, X: Any, y: Any = None) -> float:
         r"""Return minus the root mean square residual of a row, averaged over rows; the best score is 0.
@@ -254,7 +255,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _warned(self, X: Any) -> Inversion:
         result = self.invert(X)
-        missing = np.isnan(result.z[:, 0])
+        missing = np.asarray(np.isnan(result.z.reshape(result.problem.size, -1)).any(axis=1))
         unfinished = missing | np.array([status in _UNFINISHED for status in result.status])
         if unfinished.any():
             kinds = {status: np.flatnonzero(unfinished & (result.status == status)) for status in Status}

@@ -157,7 +157,7 @@ class _Run:
         x = np.zeros((len(observations), self.problem.network.output_dim))
         there = np.isfinite(self.z[observations]).all(axis=1)
         if there.any():
-            x[there] = self.problem.network(self.z[observations][there]).reshape(-1, x.shape[1])
+            x[there] = self.problem.network.outputs(self.z[observations][there]).reshape(-1, x.shape[1])
         r = part.y - part.operator.values(x)
         return x + self.step * np.asarray(part.operator.adjoint(torch.tensor(r)))
 

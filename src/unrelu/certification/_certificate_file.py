@@ -142,7 +142,7 @@ def _fields(table: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the history has {len(moments):,} moments")
     return values | {
         "z": _floats(table["z"]), "status": ProofStatus[str(table["status"])],
-        **{name: _floats(table[name]).reshape(-1, 2) if name in table else None for name in ("box", "bounds")},
+        **{name: _floats(table[name]) if name in table else None for name in ("box", "bounds")},
         **{name: _part(Proof, table, name) if f"{name}.level" in table else None for name in ("proof", "box_proof")},
         "exponents": tuple(_integers(table.get("exponents", [])).tolist()),
         "history": tuple(BoundsAt(float(s), _whole(n), float(a), float(b)) for s, n, a, b in moments),

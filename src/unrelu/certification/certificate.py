@@ -25,6 +25,7 @@ from unrelu.display.text_tables import html_table, named_lines, shortened, text_
 from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import EXACT, Problem
 from unrelu.result.verdict_text import uniqueness
@@ -50,14 +51,15 @@ class Certificate:
         lower: no code has a smaller F. This follows from multipliers with outward rounding, not from a solver's claim.
         upper: F at ``z``.
         gap: (upper - lower) / max(upper, 1e-8 max|y|); closed at 1e-6.
-        z: the best known code, (k,); at least as good as the given code.
+        z: the best known code, ``latent_shape``; at least as good as the given code.
         status, message: how the proof ended.
         norm: the norm of F.
         identifiable, rank: whether no other code near z and within ``bounds`` has the same A G(z), and the rank of A J
             at z. Both refer to the linear regions that meet at z, see :class:`~unrelu.Identifiability`.
         eps: the stated bound on \|e_j\|, NaN if none was stated.
-        box: an interval for each latent coordinate, (k, 2). They contain every z with \|y - A G(z)\|_inf <= eps;
-            (inf, -inf) if there is no such z. None without eps, if no box was requested, or if the time ran out.
+        box: an interval for each latent coordinate, ``(*latent_shape, 2)``. They contain every z with
+            \|y - A G(z)\|_inf <= eps; (inf, -inf) if there is no such z. None without eps, if no box was requested, or
+            if the time ran out.
         radius: infinite if bounds and box hold for all codes. Otherwise they hold for codes with \|z_i\| <= radius,
             as there is a direction of the code in which no bound could be proved.
         nodes: number of solved relaxations.
@@ -66,7 +68,7 @@ class Certificate:
         exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.equilibration`. Outputs of layer
             l are multiplied by 2^exponents[l]. Empty if the proofs are in the units of the network.
         proof, box_proof: the proofs that :meth:`verify` checks.
-        bounds: lower and upper bounds of the codes considered, (k, 2); None for all codes.
+        bounds: lower and upper bounds of the codes considered, ``(*latent_shape, 2)``; None for all codes.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -118,7 +120,7 @@ class Certificate:
             (self.status.name, self.message),
             ("error", f"{self.upper:.6g} ({self.norm}) at the code z; {bound} (gap {self.gap:.2g})"),
             ("box", self._box_in_words()),
-            ("uniqueness", uniqueness(self.identifiable, self.rank, -1, len(self.z))),
+            ("uniqueness", uniqueness(self.identifiable, self.rank, -1, self.z.size)),
             ("effort", relaxations),
             ("check", "c.verify(network, y), from the multipliers that are stored" if self.proof else ""),
         ]
@@ -126,9 +128,9 @@ class Certificate:
     def _box_in_words(self) -> str:
         if self.box is None:
             return ""
-        if (self.box[:, 0] > self.box[:, 1]).any():
+        if (self.box[..., 0] > self.box[..., 1]).any():
             return f"empty: no code has errors up to {self.eps:.6g}"
-        widths = self.box[:, 1] - self.box[:, 0]
+        widths = self.box[..., 1] - self.box[..., 0]
         return (
             f"every code with errors up to {self.eps:.6g} is in c.box, intervals of width {widths.min():.3g} to "
             f"{widths.max():.3g}"
@@ -156,7 +158,7 @@ class Certificate:
         if np.abs(self.z).max() > self.radius:
             return False
         return (self.norm == "linf" and self.lower > self.eps) or (
-            self.box is not None and bool((self.box[:, 0] > self.box[:, 1]).any())
+            self.box is not None and bool((self.box[..., 0] > self.box[..., 1]).any())
         )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
@@ -188,29 +190,31 @@ class Certificate:
         if self.norm not in ("linf", "l1"):
             yield f"norm {self.norm!r} is neither 'linf' nor 'l1'"
         values, measured = observed(network, y, operator)
-        k = network.latent_dim
-        if self.z.shape != (k,) or not np.isfinite(self.z).all():
-            yield f"z has shape {self.z.shape}, the network takes ({k},)"
+        shape = network.latent_shape
+        if self.z.shape != shape or not np.isfinite(self.z).all():
+            yield f"z has shape {self.z.shape}, the network takes {shape}"
+        if self.box is not None and self.box.shape != (*shape, 2):
+            yield f"the multipliers prove another box, of shape {(*shape, 2)}, not {self.box.shape}"
         bounds = None
         if self.bounds is not None:
-            if self.bounds.shape != (k, 2) or not np.isfinite(self.bounds).all():
-                yield f"bounds have shape {self.bounds.shape}; finite ones of shape ({k}, 2) are needed"
-            bounds = Bounds(*self.bounds.T)
+            if self.bounds.shape != (*shape, 2) or not np.isfinite(self.bounds).all():
+                yield f"bounds have shape {self.bounds.shape}; finite ones of shape {(*shape, 2)} are needed"
+            bounds = Bounds(*self.bounds.reshape(-1, 2).T)
             if not (bounds.lower < bounds.upper).all():
                 yield "a lower bound is not below the upper one"
-            if not ((self.z >= bounds.lower) & (self.z <= bounds.upper)).all():
+            if not ((self.z.reshape(-1) >= bounds.lower) & (self.z.reshape(-1) <= bounds.upper)).all():
                 yield "z is outside of the bounds"
         if not math.isfinite(self.upper):
             yield f"upper is {self.upper}"
-        chain = chain_of(network, measured, values, self.norm, bounds)
+        chain, flat = chain_of(network, measured, values, self.norm, bounds), self.of_shape((network.latent_dim,))
         if not self.exponents:
-            yield from _flaws_of_code(self, chain, network, measured)
+            yield from _flaws_of_code(flat, chain, network, measured)
             return
         scaled = chain.in_units(self.exponents)
         if scaled is None:
             yield f"its units, {self.exponents}, are none of this network"
         else:
-            yield from _flaws_of_code(self.times_power(self.exponents[-1]), scaled, network, measured)
+            yield from _flaws_of_code(flat.times_power(self.exponents[-1]), scaled, network, measured)
 
     def times_power(self, exponent: int) -> Certificate:
         """The same certificate with all numbers in units of y multiplied by 2^exponent."""
@@ -223,6 +227,11 @@ class Certificate:
             numbers: dict[str, Any] = {name: times(getattr(self, name)) for name in names}
             history = tuple(replace(m, lower=times(m.lower), upper=times(m.upper)) for m in self.history)
         return replace(self, **numbers, history=history)
+
+    def of_shape(self, latent_shape: Shape) -> Certificate:
+        """The same certificate with codes, box and bounds of this shape; proofs are found and checked on flat codes."""
+        box, bounds = (None if ends is None else ends.reshape(*latent_shape, 2) for ends in (self.box, self.bounds))
+        return replace(self, z=self.z.reshape(latent_shape), box=box, bounds=bounds)
 
     def save(self, path: str | Path) -> None:
         """Write to a .json or .npz file, with all numbers exact.

@@ -94,7 +94,8 @@ def prove(
         bounds=None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
     )  # fmt: skip
     status = next((status for status, holds in conclusions(certificate, chain) if holds), certificate.status)
-    certificate = replace(certificate.times_power(-unit), exponents=exponents, status=status)
+    certificate = certificate.of_shape(network.latent_shape).times_power(-unit)
+    certificate = replace(certificate, exponents=exponents, status=status)
     return replace(certificate, _digest=digest(certificate))
 
 

@@ -110,8 +110,8 @@ def invert(
             prepare_output(output, overwrite)
         with progress_bar(quiet, method, problem.size) as (callback, interrupted):
             result = unrelu.invert(network, given.y, method, callback=callback, **stated, **options)
-    codes = np.atleast_2d(result.z)
-    failed = int((~np.isfinite(codes).all(axis=1)).sum())
+    codes = result.z[None] if problem.single else result.z
+    failed = int((~np.isfinite(codes.reshape(problem.size, -1)).all(axis=1)).sum())
     if json:
         rows = [{**row, "z": z} for row, z in zip(records(result, given.names), codes, strict=True)]
         document = {

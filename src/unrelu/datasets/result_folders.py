@@ -44,7 +44,7 @@ def check_own_files(folder: Path) -> None:
 
 
 def write_result(folder: Path, result: Inversion, names: Sequence[str] | None = None) -> None:
-    """Write ``codes.npy``, (k,) or (B, k), ``reconstructions.npy`` and ``results.jsonl``.
+    """Write ``codes.npy``, ``reconstructions.npy`` and ``results.jsonl``; arrays are shaped as in the result.
 
     ``names`` are those of the files that the observations were read from.
     """
@@ -77,7 +77,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
     ``name`` is that of its file, None where observations have none; ``index`` tells them apart.
     """
     problem = result.problem
-    numbers = numbers_of(result, problem.differences_of(problem.network(np.atleast_2d(result.z))))
+    numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
     verdict = {name: numbers.pop(name) for name in ("success", "p_value", "confidence")}
     states = [str(status) for status in np.atleast_1d(result.status)]
     columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}
@@ -88,7 +88,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
-    """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, (k,) if ``single`` or (B, k).
+    """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, one code if ``single``.
 
     Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
     """
@@ -108,7 +108,7 @@ def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, A
     names = ("lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds")
     found = []
     for i, c in enumerate(certificates):
-        box = None if c.box is None else [[_number(float(end)) for end in ends] for ends in c.box]
+        box = None if c.box is None else _numbers(c.box.tolist())
         bounds = None if c.bounds is None else c.bounds.tolist()
         more = {"box": box, "bounds": bounds, "out_of_range": c.out_of_range}
         row = {"index": i, "status": c.status.name, **{name: getattr(c, name) for name in names}, **more}
@@ -124,6 +124,10 @@ def write_records(path: Path, rows: Iterable[Mapping[str, Any]], advice: str = _
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as JSON has it: Python's numbers in place of NumPy's, and None for those that are not finite."""
     return {name: _number(value) for name, value in row.items()}
+
+
+def _numbers(value: Any) -> Any:
+    return [_numbers(part) for part in value] if isinstance(value, list) else _number(value)
 
 
 def _number(value: Any) -> Any:

@@ -51,11 +51,11 @@ class Column:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def columns_of(latent_dim: int, output_shape: Shape) -> tuple[Column, ...]:
+def columns_of(latent_shape: Shape, output_shape: Shape) -> tuple[Column, ...]:
     """The columns of an inversion: those of :class:`~unrelu.Inversion`, with the residuals in three norms."""
     numbers = ("p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
     return (
-        Column("codes", (latent_dim,), "<f8"),
+        Column("codes", latent_shape, "<f8"),
         Column("reconstructions", output_shape, "<f8"),
         Column("status", (), "|u1"),
         Column("success", (), "|b1"),

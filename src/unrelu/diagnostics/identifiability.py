@@ -21,7 +21,7 @@ from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.equilibration import equilibrate
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
@@ -124,7 +124,7 @@ class Identifiability:
 
     @computing()
     def directions(self, index: int = 0) -> Array:
-        """An orthonormal basis of the free latent directions at code ``index``, (k, dimension); (k, 0) if unknown.
+        """An orthonormal basis of the free directions of the flat code ``index``, (k, dimension); (k, 0) if unknown.
 
         A G is constant along them. At kinks the code can only move within a cone, and this is a basis of its span.
 
@@ -145,7 +145,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 
     Args:
         network: G. Of an opaque generator only the Jacobian is used, and there is no margin.
-        z: codes, (k,) or (B, k); for example ``r.z`` of a result.
+        z: a code or a batch of codes, ``(B, *latent_shape)``; for example ``r.z`` of a result.
         operator: A, as for :func:`unrelu.invert`, or ``r.problem.operator`` of a result. Pass masks as booleans, and a
             matrix of zeros and ones as a SciPy sparse matrix.
 
@@ -157,10 +157,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     >>> unrelu.identifiability(net, [0.5])
     Identifiability(rank=1, sigma_min=2.23606797749979, dimension=0, margin=0.5, identifiable=True)
     """
-    codes = numbers(z, "z")
-    k = as_generator(network).latent_dim
-    if codes.ndim not in (1, 2) or codes.shape[-1] != k:
-        raise InputError(f"z has shape {codes.shape}; this network takes codes of shape ({k},) or (B, {k})")
+    codes, k = as_generator(network).flat_codes(z), network.latent_dim
     measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape), network)
     batch = codes.reshape(-1, k)
     if measured.count not in (0, len(batch)):

@@ -23,6 +23,7 @@ from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import reshaping
 
 # Numbers of one layer that a forward pass over a large batch holds in memory at once: 64 MiB of float64.
 _CHUNK = 2**23
@@ -60,8 +61,8 @@ class Generator(ABC):
     differentiated. Methods that search the latent space accept both.
 
     Attributes:
-        latent_shape: shape of one latent code inside the generator. Users pass a code as a vector of
-            ``latent_dim = prod(latent_shape)`` numbers.
+        latent_shape: shape of one latent code. Codes are also taken flat, as ``latent_dim = prod(latent_shape)``
+            numbers.
         output_shape: shape of one output.
         width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
@@ -114,36 +115,70 @@ class Generator(ABC):
 
     @computing()
     def __call__(self, z: npt.ArrayLike) -> Array:
-        """G(z): codes (k,) or (B, k) to outputs ``output_shape`` or ``(B, *output_shape)``.
+        """G(z): a code to an output, ``output_shape``, or a batch of codes to ``(B, *output_shape)``.
+
+        Args:
+            z: ``latent_shape`` or ``(B, *latent_shape)``; or flat, (k,) or (B, k). An array of the shape of one code is
+                one code, even if that shape is (1, k).
 
         Raises:
-            InputError: z is not made of real numbers, or does not end in k of them.
+            InputError: z is not made of real numbers, or has another shape.
         """
-        codes = self.as_codes(z)
-        chunks = torch.split(codes.reshape(-1, self.latent_dim), max(1, _CHUNK // self.width))
-        x = torch.cat([self.forward(c) for c in chunks])
-        return to_numpy(x).reshape(*codes.shape[:-1], *self.output_shape)
+        codes = self.flat_codes(z)
+        return self.outputs(codes.reshape(-1, self.latent_dim)).reshape(*codes.shape[:-1], *self.output_shape)
+
+    @computing()
+    def outputs(self, z: npt.ArrayLike) -> Array:
+        """G(z), ``(B, *output_shape)``, where z is a batch in any case: (B, k) or ``(B, *latent_shape)``.
+
+        Raises:
+            InputError: z is not made of real numbers, or has another shape.
+        """
+        codes = torch.tensor(self.flat_codes(z, batch=True), dtype=self.dtype, device=self.device)
+        x = torch.cat([self.forward(part) for part in torch.split(codes, max(1, _CHUNK // self.width))])
+        return to_numpy(x).reshape(len(codes), *self.output_shape)
 
     @computing()
     def jacobian(self, z: npt.ArrayLike) -> Array:
-        """dG/dz, (n, k) or (B, n, k), on the flattened output; at a kink, the slope for negative arguments."""
+        """dG/dz, (n, k) or (B, n, k), of the flattened output by the flattened code.
+
+        At a kink it is the slope for negative arguments. ``z`` is that of :meth:`__call__`.
+        """
         codes = self.as_codes(z)
         _, tangents = self.linearize(codes.reshape(-1, self.latent_dim))
         return to_numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
 
     def as_codes(self, z: npt.ArrayLike) -> Tensor:
-        """Convert codes, (k,) or (B, k), to a tensor with the dtype and device of this generator.
+        """Codes, as :meth:`__call__` takes them, as a tensor of this generator's dtype and device: (k,) or (B, k).
 
         Raises:
-            InputError: z is not made of real numbers, or does not end in k of them.
+            InputError: z is not made of real numbers, or has another shape.
         """
-        codes = numbers(z, "z")
-        if codes.ndim not in (1, 2) or codes.shape[-1] != self.latent_dim:
-            raise InputError(
-                f"z has shape {codes.shape}; this network takes codes of shape ({self.latent_dim},) "
-                f"or (B, {self.latent_dim})"
-            )
-        return torch.tensor(codes, dtype=self.dtype, device=self.device)
+        return torch.tensor(self.flat_codes(z), dtype=self.dtype, device=self.device)
+
+    def flat_codes(self, z: npt.ArrayLike, name: str = "z", batch: bool = False) -> Array:
+        """One code, (k,), or a batch, (B, k), from an array of ``latent_shape``, ``(B, *latent_shape)``, or flat.
+
+        ``batch`` says that it is a batch in any case, and ``name`` is that of the argument, for messages.
+
+        Raises:
+            InputError: z is not made of real numbers, or has another shape.
+        """
+        codes, shapes = numbers(z, name), (self.latent_shape, (self.latent_dim,))
+        if codes.shape in shapes and not batch:
+            return codes.reshape(self.latent_dim)
+        if codes.ndim and codes.shape[1:] in shapes:
+            return codes.reshape(len(codes), self.latent_dim)
+        call = reshaping(name, codes.shape, self.latent_shape)
+        several = ", ".join(map(str, ("B", *self.latent_shape)))
+        raise InputError(
+            f"{name} has shape {codes.shape}; this network takes codes of shape {self.latent_shape} or ({several})"
+            + (f": {call}" if call else "")
+        )
+
+    def shaped(self, codes: Array) -> Array:
+        """Flat codes (..., k) in the shape of codes, ``(..., *latent_shape)``."""
+        return codes.reshape(*codes.shape[:-1], *self.latent_shape)
 
     @cached_property
     def work(self) -> int:
@@ -161,13 +196,13 @@ class Generator(ABC):
 
     @property
     def typical_codes(self) -> Array:
-        """16 fixed draws of z ~ N(0, I), (16, k)."""
+        """16 fixed draws of z ~ N(0, I), flat, (16, k)."""
         return stream("typical output").standard_normal((16, self.latent_dim))
 
     @cached_property
     def typical_outputs(self) -> Array:
         """G(z), flat, (16, n), for :attr:`typical_codes`; read-only."""
-        return read_only(self(self.typical_codes).reshape(16, -1))
+        return read_only(self.outputs(self.typical_codes).reshape(16, -1))
 
     @property
     def typical_output(self) -> float:

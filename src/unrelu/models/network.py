@@ -125,8 +125,7 @@ class Network(Generator):
 
     Args:
         layers: the layers, from the latent code to the output.
-        latent_shape: shape of one latent code inside the generator. Users pass a code as a vector of
-            ``latent_dim = prod(latent_shape)`` numbers.
+        latent_shape: shape of one latent code.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: see :class:`~unrelu.Generator`.
 

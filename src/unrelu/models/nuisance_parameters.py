@@ -82,7 +82,7 @@ class ExtendedGenerator(Generator):
     # --- codes and parameters --------------------------------------------------------------------------------------
 
     def split(self, z: npt.ArrayLike) -> tuple[Array, dict[str, Any]]:
-        """The codes of :attr:`base`, (k,) or (B, k), and the parameters by name, each a number or (B,).
+        """The codes of :attr:`base`, in its ``latent_shape``, and the parameters by name, each a number or (B,).
 
         Raises:
             InputError: z is not a code of this generator.
@@ -91,10 +91,10 @@ class ExtendedGenerator(Generator):
         k = self.base.latent_dim
         low, high = self.bounds.T
         values = low + (high - low) * special.ndtr(codes[..., k:])
-        return codes[..., :k], {name: values[..., i][()] for i, name in enumerate(self.names)}
+        return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.names)}
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
-        """Join codes of :attr:`base`, (k,) or (B, k), and parameters, a number or (B,) each, to (k + p,) or (B, k + p).
+        """Join codes of :attr:`base` and parameters, a number or (B,) each, to codes (k + p,) or (B, k + p).
 
         Raises:
             InputError: z is not a code of :attr:`base`, or a parameter is out of its bounds or has another shape.

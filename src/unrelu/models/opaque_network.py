@@ -41,7 +41,7 @@ class OpaqueNetwork(Generator):
     Args:
         module: the generator, frozen, in evaluation mode, in ``dtype`` on ``device``. It maps (B, \*latent_shape) to
             (B, \*output_shape), each code on its own. It is not copied: pass a copy.
-        latent_shape: shape of one latent code inside the module. Users pass a code as ``latent_dim`` numbers.
+        latent_shape: shape of one latent code.
         reason: why it is not a chain of layers, with the name of the node that breaks the chain.
         output_shape: shape of one output.
         width: the size of the largest tensor in the evaluation of one code.

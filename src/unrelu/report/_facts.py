@@ -63,7 +63,7 @@ def question(run: Run) -> list[Fact]:
     given = ", ".join(f"{name}={value!r}" for name, value in sorted(options.items()))
     return [
         Fact("model", about.get("model") or "a network from Python (its name was not recorded)"),
-        Fact("maps", f"{count(model['latent_dim'])} latent coordinates to {_shape(model['output_shape'])} outputs"),
+        Fact("maps", f"codes of {_shape(model['latent_shape'])} to outputs of {_shape(model['output_shape'])}"),
         Fact("data", str(about["data"])),
         Fact("holds", f"{count(data['size'], 'observation')} of shape {_shape(data['shape'])}, {data['dtype']}"),
         Fact("scaled to", "not scaled" if data["scale"] == "none" else f"[{data['scale'].replace(',', ', ')}]"),

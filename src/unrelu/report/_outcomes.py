@@ -105,6 +105,7 @@ def identifiability(run: Run, jacobian: str) -> dict[str, Any]:
         "jacobian": jacobian,
         "identifiable": int(identifiable.sum()),
         "ranks": [] if many else listed,
+        "full_rank": math.prod(run.manifest["model"]["latent_shape"]),
         "rank_histogram": histogram(title, "rank", rank[found], identifiable[found]) if many else None,
         "without_code": int((~found).sum()),
         "free": int((run.column("freedom") > 0).sum()),

@@ -110,11 +110,11 @@ def draw_box(certificate: Certificate, name: str = "") -> Figure:
     """
     if certificate.box is None:
         raise InputError("the certificate has no box: state noise='uniform:A' when certifying")
-    k = len(certificate.z)
+    k = certificate.z.size
     figure = Figure(figsize=(5.5, 1.2 + 0.2 * k), layout="constrained")
     axis = figure.subplots()
     place = np.arange(1, k + 1)
-    low, high = certificate.box.T
+    low, high = certificate.box.reshape(k, 2).T
     if (low > high).any():
         title = f"no code explains the observation within {certificate.eps:g}: the box is empty"
     else:
@@ -124,7 +124,7 @@ def draw_box(certificate: Certificate, name: str = "") -> Figure:
         title += "\n(among codes within their bounds)"
     if np.isfinite(certificate.radius):
         title += f"\n(among codes with |z_i| <= {certificate.radius:g})"
-    axis.plot(certificate.z, place, "o", color=_COLORS[1], markersize=4, label="best code")
+    axis.plot(certificate.z.reshape(k), place, "o", color=_COLORS[1], markersize=4, label="best code")
     axis.set(yticks=place, ylim=(k + 0.7, 0.3), xlabel="value", ylabel="latent coordinate")
     axis.tick_params(labelsize=8)
     axis.grid(axis="x", color="0.92", zorder=0)

@@ -58,7 +58,7 @@ class Inversion:
     result of several. ``len(r)`` and iteration work for a batch.
 
     Attributes:
-        z: codes, (k,) or (B, k). NaN for an observation that was not reached before a limit.
+        z: codes, ``latent_shape`` or ``(B, *latent_shape)``. NaN for an observation not reached before a limit.
         reconstruction: G(z), in the network's output shape.
         fun: the objective at z, in ``norm``, with the prior. If the noise was stated as an array or a covariance, it is
             that of whitened residuals (chi-square in l2); for counts it is the deviance.
@@ -143,7 +143,7 @@ class Inversion:
 
         Args:
             problem: the problem that was solved.
-            z: codes, (B, k); rows with NaN are failures.
+            z: codes, (B, k) or ``(B, *latent_shape)``; those with NaN are failures.
             method: a name to report.
             status: how the method ended, one for all or (B,).
             nit: iterations, one number or (B,).
@@ -159,8 +159,9 @@ class Inversion:
             OptionError: a status is not a :class:`Status`, or a confidence is not a probability.
         """
         z, size, k = np.array(z, dtype=np.float64), problem.size, problem.network.latent_dim
-        if z.shape != (size, k):
+        if z.shape not in ((size, k), (size, *problem.network.latent_shape)):
             raise InputError(f"z has shape {z.shape}; a method returns one code a row, ({size}, {k})")
+        z = z.reshape(size, k)
         reached = np.isfinite(z).all(axis=1)
         states = np.full(size, None, dtype=object)
         states[:] = status
@@ -173,7 +174,7 @@ class Inversion:
             raise OptionError(
                 f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
             )
-        x = problem.network(z)
+        x = problem.network.outputs(z)
         reached &= np.isfinite(x).reshape(size, -1).all(axis=1)
         residual = problem.residual_of(x)
         share = problem.control.elapsed() / size
@@ -248,7 +249,7 @@ class Inversion:
         states[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
         confident = (confidence >= CONFIDENT) & ~unseen & ~out_of_distribution & (factor == 0)
         success = explained if stated else exact | confident
-        success &= np.isfinite(self.z).all(axis=1)  # whatever the method reports
+        success &= np.isfinite(self._codes).all(axis=1)  # whatever the method reports
         judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -264,7 +265,7 @@ class Inversion:
         problem = self.problem
         if not (self.pool and problem.tells_level):
             return np.zeros(problem.size)
-        energy = problem.objective_of(residual, self.z, "l2")
+        energy = problem.objective_of(residual, self._codes, "l2")
         return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
 
     def message_for(self, i: int, factor: float, excessive: bool) -> str:
@@ -285,7 +286,7 @@ class Inversion:
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in this norm."""
         residual = self.problem.residual_of(self.reconstruction)
-        return replace(self, fun=self.problem.objective_of(residual, self.z, norm), norm=norm)
+        return replace(self, fun=self.problem.objective_of(residual, self._codes, norm), norm=norm)
 
     @flush_subnormals(False)
     def in_units_of(self, problem: Problem) -> Inversion:
@@ -293,7 +294,7 @@ class Inversion:
         units = self.problem.units
         if self.problem is problem:
             return self
-        z = units.codes(self.z)
+        z = units.codes(self._codes)
         with np.errstate(over="ignore", under="ignore"):
             reconstruction = np.ldexp(self.reconstruction, -units.output)
             fun = np.ldexp(self.fun, -units.data * (2 if self.norm == "l2" else 1))
@@ -315,11 +316,21 @@ class Inversion:
         return replace(lost, message=np.full(problem.size, f"could not be inverted: {why}", dtype=object))
 
     def shaped(self) -> Inversion:
-        """The result for the caller: without the batch axis if y was one observation without it."""
+        """The result for the caller: codes in their shape, and no batch axis if y was one observation without it.
+
+        Methods work with flat codes, (B, k), and so does all that comes before this call.
+        """
+        z = self.problem.network.shaped(self._codes)
+        shaped = self if z.shape == self.z.shape else replace(self, z=z)
         if not self.problem.single:
-            return self
-        first = {name: getattr(self, name)[0] for name in _PER_OBSERVATION if name != "ended"}
-        return replace(self, **{name: x.item() if isinstance(x, np.generic) else x for name, x in first.items()})
+            return shaped
+        first = {name: getattr(shaped, name)[0] for name in _PER_OBSERVATION if name != "ended"}
+        return replace(shaped, **{name: x.item() if isinstance(x, np.generic) else x for name, x in first.items()})
+
+    @property
+    def _codes(self) -> Array:
+        """The codes of the batch, flat, (B, k)."""
+        return self.z.reshape(self.problem.size, self.problem.network.latent_dim)
 
     def _batched(self) -> Inversion:
         """The result with a batch axis."""
@@ -449,7 +460,7 @@ class Inversion:
         """Return the verdict as a pandas data frame: a row for each observation, a column for each number.
 
         Args:
-            codes: whether to add the coordinates of z as columns z0, z1, ...
+            codes: whether to add the coordinates of the flattened z as columns z0, z1, ...
 
         Raises:
             MissingPackageError: pandas is not installed.
@@ -460,7 +471,7 @@ class Inversion:
         >>> frame[["status", "success", "z0"]].values.tolist()
         [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
         """
-        columns, z = self._columns(), np.atleast_2d(self.z)
+        columns, z = self._columns(), self._codes
         if codes:
             columns |= {f"z{j}": z[:, j] for j in range(z.shape[1])}
         return data_frame(columns, np.arange(self.problem.size))
@@ -476,11 +487,11 @@ class Inversion:
 
     def _summary(self) -> VerdictSummary:
         """Everything that a printed verdict contains."""
-        problem, z = self.problem.given or self.problem, np.atleast_2d(self.z)
+        problem, z = self.problem.given or self.problem, self._codes
         active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
         meanings = {status.name: status.value for status in np.atleast_1d(self.status)}
-        own = (self.z, float(self._differences("linf")[0])) if self.problem.single else ()
+        own = (z[0], float(self._differences("linf")[0])) if self.problem.single else ()
         return VerdictSummary(self._columns(), meanings, self.method, noise, self.norm, z.shape[1], active, None, *own)
 
     def _differences(self, norm: str) -> Array:
@@ -491,7 +502,7 @@ class Inversion:
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:
         """The bounds that z is at, shaped like z: -1 lower, 1 upper, 0 neither, as in scipy.optimize."""
-        return self.problem.bounds.active(self.z)
+        return self.problem.bounds.active(self._codes).reshape(self.z.shape)
 
     def residual(self, norm: str = "l2") -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
@@ -501,7 +512,7 @@ class Inversion:
         """
         if norm not in ("l2", "l1", "linf"):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
-        values = norms(self.problem.differences_of(self.problem.network(np.atleast_2d(self.z))), norm)
+        values = norms(self.problem.differences_of(self.problem.network.outputs(self._codes)), norm)
         return float(values[0]) if self.problem.single else values
 
 

@@ -67,7 +67,7 @@ class AbsentGenerator(Generator):
             "the result was loaded without its network, which this needs: unrelu.load_result(path, network)"
         )
 
-    __call__ = forward = linearize = to = _missing
+    __call__ = outputs = forward = linearize = to = _missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +140,8 @@ def _table(result: Mapping[str, Any]) -> dict[str, Any]:
     network, operator, (noise, kept) = problem.network, problem.operator, problem.noise.saved()
     code = operator.stored is None
     arrays = {"measured": problem.mean_of(result["reconstruction"])} if code else operator.saved()
+    columns: Table = {name: np.asarray(result[name], kind) for name, kind in _KINDS.items()}
+    columns["z"] = columns["z"].reshape(-1, *network.latent_shape)
     table: dict[str, Any] = {
         "format": _FORMAT, "version": __version__, **{name: result[name] for name in ("method", "norm", "pool")},
         "options": json.dumps(dict(result["options"]), default=str), "problem.norm": problem.norm,
@@ -148,7 +150,7 @@ def _table(result: Mapping[str, Any]) -> dict[str, Any]:
         "network.latent_shape": np.array(network.latent_shape, np.int64),
         "network.output_shape": np.array(network.output_shape, np.int64),
         "network.dtype": str(network.dtype).removeprefix("torch."),
-        "y": problem.y, **{name: np.asarray(result[name], kind) for name, kind in _KINDS.items()},
+        "y": problem.y, **columns,
         **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _STATUSES},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
         "noise": noise, **{f"noise.{name}": value for name, value in kept.items()},
@@ -222,6 +224,7 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
         result[name] = np.array([Status[text] for text in _texts(table[name])], dtype=object)
     result["message"] = np.array(_texts(table["message"]), dtype=object)
     result["problem"] = _problem(table, result, network, operator)
+    result["z"] = result["z"].reshape(-1, result["problem"].network.latent_dim)
     result["options"], result["method"] = json.loads(_text(table["options"])), str(table["method"])
     if not isinstance(result["options"], dict):
         raise TypeError("options are no dictionary")
@@ -233,8 +236,8 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
 def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output: Shape) -> None:
     """Refuse columns with wrong shapes or impossible numbers."""
     z, k = columns["z"], math.prod(latent)
-    if z.shape != (size, k) or columns["reconstruction"].shape != (size, *output):
-        raise ValueError(f"z has shape {z.shape}, y has {size} observations of {k} latent coordinates")
+    if z.shape != (size, *latent) or columns["reconstruction"].shape != (size, *output):
+        raise ValueError(f"z has shape {z.shape}, y has {size} observations of codes {latent}")
     for name in {*_KINDS, *_STATUSES, "message"} - {"z", "reconstruction"}:
         if columns[name].shape != (size,):
             raise ValueError(f"{name} has shape {columns[name].shape}, y has {size} observations")

@@ -28,7 +28,7 @@ _FORMAT = "unrelu run 1"
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
 # What a manifest says, and of which types: a damaged or forged one is told at once, not by what it leads to.
 _ENTRIES: dict[str, tuple[type, ...]] = {
-    "version": (str,), "model": (dict,), "model.sha256": (str,), "model.latent_dim": (int,),
+    "version": (str,), "model": (dict,), "model.sha256": (str,), "model.latent_shape": (list,),
     "model.output_shape": (list,), "data": (dict,), "data.size": (int,), "data.shape": (list,), "data.dtype": (str,),
     "data.resized": (list, type(None)), "data.scale": (str,), "data.sha256": (str,), "operator": _TEXT,
     "masks": (bool,), "method": (str,), "options": (dict,), "noise": _TEXT, "norm": _TEXT, "prior": (int, float),
@@ -45,7 +45,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 # Those that memory is taken by.
 _SIZES = {
-    "model.latent_dim", "model.output_shape", "data.size", "data.shape", "data.resized", "chunk", "about.opened.size"
+    "model.latent_shape", "model.output_shape", "data.size", "data.shape", "data.resized", "chunk", "about.opened.size"
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
         "version": __version__,
         "model": {
             "sha256": fingerprint(network),
-            "latent_dim": network.latent_dim,
+            "latent_shape": network.latent_shape,
             "output_shape": network.output_shape,
         },
         "data": {
@@ -148,7 +148,7 @@ def _check(manifest: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {_short(manifest[name])}")
     if manifest["results"] not in FORMATS:
         raise ValueError(f"results is {_short(manifest['results'])}")
-    _check_bounds(manifest.get("bounds"), manifest["model"]["latent_dim"])
+    _check_bounds(manifest.get("bounds"), math.prod(manifest["model"]["latent_shape"]))
     Noise.parse(manifest["noise"])
     Scaling.parse(manifest["data"]["scale"])
 

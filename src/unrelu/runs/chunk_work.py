@@ -206,9 +206,10 @@ class Work:
         self.table.write(start, columns)
         digests = self.table.digests(columns)
         counts = Counter(STATUSES[code - 1] for code in columns["status"].tolist())
+        found = np.isfinite(columns["codes"]).reshape(stop - start, -1).all(axis=1)
         return Record(
             chunk, start, stop, data, digests["result"], digests["seconds"], dict(sorted(counts.items())),
-            int(columns["success"].sum()), int((~np.isfinite(columns["codes"]).all(axis=1)).sum()),
+            int(columns["success"].sum()), int((~found).sum()),
             time.perf_counter() - began, f"{socket.gethostname()}:{os.getpid()}", time.time(), errors, messages,
         )  # fmt: skip
 

@@ -85,7 +85,7 @@ class Run:
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
         meanings = {status.name: status.value for status in Status}
-        noise, k = self.manifest["noise"] or "", int(self.manifest["model"]["latent_dim"])
+        noise, k = self.manifest["noise"] or "", math.prod(self.manifest["model"]["latent_shape"])
         return VerdictSummary(columns, meanings, self.manifest["method"], noise, norm, k, places=self.indices)
 
     @cached_property
@@ -150,9 +150,10 @@ class Run:
         return {i: text for _, record in sorted(self.records.items()) for i, text in record.errors.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Entries start to stop - 1 of a column: "codes" (B, k), "reconstructions" (B, \\*output_shape), "status"
-        (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success", "p_value", "confidence",
-        "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds".
+        """Entries start to stop - 1 of a column: "codes" (B, \\*latent_shape), "reconstructions"
+        (B, \\*output_shape), "status" (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success",
+        "p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank",
+        "identifiable", "nit", "seconds".
 
         Raises:
             InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
@@ -204,7 +205,7 @@ def open_run(folder: str | Path) -> Run:
         raise InputError(f"a run is opened by the path of its folder, got {type(folder).__name__}")
     folder = Path(folder)
     manifest = read_manifest(folder)
-    columns = columns_of(int(manifest["model"]["latent_dim"]), tuple(manifest["model"]["output_shape"]))
+    columns = columns_of(tuple(manifest["model"]["latent_shape"]), tuple(manifest["model"]["output_shape"]))
     kind = FORMATS[manifest["results"]]
     table = kind(str(folder), int(manifest["data"]["size"]), int(manifest["chunk"]), columns)
 

@@ -182,7 +182,7 @@ def run(
     usual = "npy" if source.size <= _SMALL and scheduler is None else "zarr"
     kind = results or (begun["results"] if begun else usual)
     chunk = min(int(chunk), source.size)
-    columns = columns_of(network.latent_dim, network.output_shape)
+    columns = columns_of(network.latent_shape, network.output_shape)
     work = Work(
         network, source, masked, Scaling.parse(scale), measured,
         FORMATS[kind](os.path.abspath(output), source.size, chunk, columns), chunk, method,
@@ -371,7 +371,7 @@ def _untouched(folder: Path) -> bool:
 
 def forget(folder: Path, journal: BinaryIO) -> None:
     """Remove what a run before has written into the folder; other files stay."""
-    columns = [f"columns/{column.name}.npy" for column in columns_of(1, ())]
+    columns = [f"columns/{column.name}.npy" for column in columns_of((), ())]
     try:
         for name in (MANIFEST, DIGESTS, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html", *columns):
             (folder / name).unlink(missing_ok=True)

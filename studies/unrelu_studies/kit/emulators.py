@@ -143,7 +143,7 @@ def emulator(name: str) -> Network:
 
 def observed(network: Generator, truth: Array, noisy: bool, seed: int, name: str) -> tuple[Array, Array]:
     """Observations (B, n), and the deviation of each output's noise, (n,): ones where there is none."""
-    y = network(truth)
+    y = network.outputs(truth)
     if not noisy:
         return y, np.ones(y.shape[1])
     low, high = np.log(NOISE)

@@ -44,8 +44,8 @@ def measure(command: Command, noisy: bool) -> dict[str, Any]:
         begin = time.process_time()
         codes["trf x1"] = np.array([_fit(network, *pair, sigma, most) for pair in zip(y, starts, strict=True)])
         seconds["trf x1"] = time.process_time() - begin
-    misfit = {method: np.square((y - network(z)) / sigma).sum(axis=1) for method, z in codes.items()}
-    size, at_truth = np.square(y / sigma).sum(axis=1), np.square((y - network(truth)) / sigma).sum(axis=1)
+    misfit = {method: np.square((y - network.outputs(z)) / sigma).sum(axis=1) for method, z in codes.items()}
+    size, at_truth = np.square(y / sigma).sum(axis=1), np.square((y - network.outputs(truth)) / sigma).sum(axis=1)
     return {
         "emulator": GENGLI, "noisy": noisy, "observations": count, "evaluations": most,
         "residual": {m: np.sqrt(f / size).tolist() for m, f in misfit.items()},
