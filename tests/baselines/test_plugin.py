@@ -35,7 +35,7 @@ def test_one_step_goes_back_through_the_transposed_weights(network):
     result = unrelu.invert(network, y, "plugin", max_iterations=1, **options)
     w1, w2 = map(dense, network.layers)
     r = y - network(z0).reshape(2, -1) @ a.T
-    np.testing.assert_allclose(result.z, z0 + 0.01 * (r @ a @ w2 @ w1 - 0.3 * z0), rtol=1e-10)
+    np.testing.assert_allclose(result.z.reshape(2, k), z0 + 0.01 * (r @ a @ w2 @ w1 - 0.3 * z0), rtol=1e-10)
     np.testing.assert_allclose(weight_product(network).numpy(), (w2 @ w1).T, atol=1e-12)
     assert result.nit.tolist() == [1, 1]
 

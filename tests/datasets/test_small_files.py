@@ -187,7 +187,7 @@ def test_json_lines_are_valid_and_nan_is_null(tmp_path, result):
 @pytest.mark.parametrize("single", [True, False])
 def test_a_result_is_written_as_its_caller_sees_it(tmp_path, single):
     network = image_network()
-    z = np.random.default_rng(0).standard_normal((2, 3))
+    z = np.random.default_rng(0).standard_normal((2, 3, 1, 1))
     y = network(z)
     problem = Problem.build(network, y[0] if single else y)
     result = Inversion.of(problem, z[:1] if single else z, method="mine").shaped()

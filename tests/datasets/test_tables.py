@@ -14,7 +14,7 @@ from unrelu.datasets.tables import FORMATS, NpyTable, ZarrTable, columns_of
 from unrelu.errors import InputError, StorageError
 
 SIZE, CHUNK = 11, 4
-COLUMNS = columns_of(3, (2, 5))
+COLUMNS = columns_of((3,), (2, 5))
 
 
 def table(kind, folder):
