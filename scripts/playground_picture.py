@@ -26,6 +26,7 @@ def main() -> None:
             page.get_by_text(name, exact=True).click()
             answered.wait_for()
         page.get_by_label("Add to the picture").fill("0.1")
+        page.get_by_label("Standard deviation").fill("0.1")
         page.get_by_label("Brush").fill("5")
         box = page.locator("#observation").bounding_box()
         assert box is not None

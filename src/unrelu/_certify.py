@@ -16,7 +16,7 @@ from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
 from unrelu.lp.compilation import compile_simplex
-from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise import Noise, UnknownNoise
 from unrelu.models.generator import Generator
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
@@ -96,8 +96,8 @@ def certify(
         raise OptionError(f"max_nodes={max_nodes!r} must be a whole number of at least 1")
     with computing(one_thread=small(network)):
         problem = Problem.build(
-            network, y, operator=operator, noise=noise, bounds=bounds, seed=seed, time_limit=time_limit,
-            callback=callback, scale=scale,
+            network, y, operator=operator, noise=noise or UnknownNoise(), bounds=bounds, seed=seed,
+            time_limit=time_limit, callback=callback, scale=scale,
         )  # fmt: skip
         problem.bounds.check_finite()
         certifiable(network, problem.operator)

@@ -17,6 +17,7 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make, refuse, registered_name
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -44,7 +45,7 @@ def invert(
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
     progress: bool | str = False,
-    scale: str | tuple[float, float] | None = None,
+    scale: str | tuple[float, float] | Scaling | None = None,
     **options: Any,
 ) -> Inversion:
     r"""Find latent codes z with A G(z) close to y = A G(z*) + e.
@@ -65,11 +66,13 @@ def invert(
             :class:`unrelu.Matrix` of it. For a nonlinear measurement, a differentiable function of PyTorch or a module,
             which maps each output of (B, \*output_shape) independently to (B, \*m).
         noise: the model of e, in units of y after ``scale``: None (unknown), "uniform:A" (:math:`|e_j| \le A`),
-            "gaussian:S" (standard deviation S), "outliers:P" (a fraction P of arbitrary errors), and for counts
-            "poisson" or "negative-binomial:R"; or an object: :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a
-            number, an array or a covariance, :class:`unrelu.Outliers`, :class:`unrelu.Poisson`,
-            :class:`unrelu.NegativeBinomial`. A success with stated noise is a p-value of at least 0.01. Without, it is
-            an exact fit, or a confidence of at least 0.99 for a code that explains y better than chance would.
+            "gaussian:S" (standard deviation S), "outliers:P" (a fraction P of arbitrary errors), "rounding:A" (errors
+            of at most A, fitted by least squares), and for counts "poisson" or "negative-binomial:R"; or an object:
+            :class:`unrelu.Uniform` or :class:`unrelu.Gaussian` of a number, an array or a covariance,
+            :class:`unrelu.Outliers`, :class:`unrelu.Poisson`, :class:`unrelu.NegativeBinomial`. A success with stated
+            noise is a p-value of at least 0.01. Without, it is an exact fit, or a confidence of at least 0.99 for a
+            code that explains y better than chance would. Integers of 8 or 16 bits with ``scale`` tell their noise:
+            they are rounded, and cut off at the ends of the scale.
         bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite for no
             bound. Codes stay within them, and random starts are uniform between two finite bounds. ``active_bounds``
             says which bounds a code is at.

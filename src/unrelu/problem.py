@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.measurements import Operator, read_operator
+from unrelu.measurements import ClippedOperator, Operator, read_operator
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
-from unrelu.measurements.noise import Fit, Noise
+from unrelu.measurements.noise import Fit, Noise, UnknownNoise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.generator import Generator, as_generator, numbers
@@ -183,7 +183,7 @@ class Problem:
         seed: int = 0,
         time_limit: float | None = None,
         callback: Callable[[Progress], Any] | None = None,
-        scale: str | tuple[float, float] | None = None,
+        scale: str | tuple[float, float] | Scaling | None = None,
     ) -> Problem:
         """Check all arguments and make a problem; the parameters are those of :func:`unrelu.invert`.
 
@@ -208,9 +208,10 @@ class Problem:
             )
         if measurement.output_shaped:
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
-        rounding = None if stated.stated or scaling.ends or not measurement.selects else network.rounding
-        if rounding is not None and rounding.stored(values):
-            stated = RoundingNoise(rounding.level, precision=rounding.name, given=rounding.level)
+        if noise is None and measurement.selects:
+            stated = _rounding(network, values, scaling, dtype)
+            if scaling.ends is not None and stated.stated:
+                measurement = ClippedOperator.of(measurement, network, scaling.ends, stated.size)
         if isinstance(network, Network) and measurement.selects:
             stated.check_range(*network.layers[-1].activation.range)
         if stated.likelihood is not None and norm != "l2":
@@ -541,6 +542,17 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
     noise.check(values)
     values.setflags(write=False)
     return values, single, seen
+
+
+def _rounding(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeLike) -> Noise:
+    """The noise that the observations tell: rounding errors of their type; unknown noise if they tell none."""
+    step, own = scaling.step(dtype), network.rounding
+    if step is not None:
+        return RoundingNoise.of_integers(step, dtype)
+    if own is not None and scaling.ends is None and own.stored(values):
+        numbers_of = f"numbers of {own.name}, in which the module computes"
+        return RoundingNoise(own.level, precision=numbers_of, given=own.level)
+    return UnknownNoise()
 
 
 def _weight(prior: float, norm: str) -> float:

@@ -100,7 +100,8 @@ def test_an_existing_picture_is_replaced_only_where_that_is_asked_for(run):
 
 
 def test_no_code_is_no_picture(run):
-    arguments = ("invert", "mnist-relu", "digit.png", "-o", "out.png", "--method", "linf", "--time-limit", "1e-9")
+    limited = ("--method", "linf", "--time-limit", "1e-9")
+    arguments = ("invert", "mnist-relu", "digit.png", "-o", "out.png", "--noise", "uniform:0.1", *limited)
     code, out, _ = run(*arguments)
     assert code == 1
     assert "out.png is not written, as no code was found" in out
@@ -167,3 +168,43 @@ def test_values_beyond_black_and_white_are_cut(tmp_path):
 def test_a_generator_of_no_scale_asks_for_it():
     with pytest.raises(InputError, match=r"which is none of \[0, 1\], \[-1, 1\] and \[0, 255\]: .* e\.g\. --scale 0,"):
         scale_of(unrelu.from_arrays([[[200.0], [-100.0], [30.0]]]))
+
+
+@pytest.mark.parametrize(("model", "ends"), [("mnist-relu", (0, 1)), ("mnist-dcgan", (-1, 1))])
+def test_its_own_picture_is_a_success_and_a_run_says_the_same(run, model, ends):
+    """A picture of 8 bits is rounded, and a ReLU's values above white are cut off."""
+    Path("folder").mkdir()
+    net, (low, high) = unrelu.zoo.load(model), ends
+    z = np.random.default_rng(1).standard_normal(20)
+    pixels = {
+        "own": np.clip((net(z).reshape(28, 28) - low) / (high - low), 0, 1),
+        "stranger": unrelu.zoo.digits()[0][4].reshape(28, 28),
+    }
+    for name, values in pixels.items():
+        Image.fromarray(np.rint(255 * values).astype(np.uint8)).save(f"folder/{name}.png")
+    one = {}
+    for name, success in (("own", True), ("stranger", False)):
+        code, out, err = run("invert", model, f"folder/{name}.png", "-o", f"{name}.png", "--json")
+        assert code == 0, err
+        (one[name],) = json.loads(out)["observations"]
+        assert one[name]["success"] is success
+        assert "the rounding of integers of 8 bits" in one[name]["message"]
+    assert np.abs(written("own.png").astype(int) - written("folder/own.png")).max() <= 2
+    assert np.abs(np.array(one["own"]["z"]) - z).max() < 0.1
+    assert run("run", model, "folder", "-o", "out", "--workers", "1", "--quiet")[0] == 0
+    rows = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    for row, name in zip(rows, pixels, strict=True):
+        assert {key: row[key] for key in ("name", "status", "success", "message")} == {
+            "name": f"{name}.png", **{key: one[name][key] for key in ("status", "success", "message")},
+        }  # fmt: skip
+    found = np.load("out/codes.npy")[0]  # from other random starts to the same optimum, up to where descents end
+    np.testing.assert_allclose(found, one["own"]["z"], rtol=0, atol=1e-3)
+
+
+def test_the_picture_of_the_readme_is_the_generators_own():
+    """The first picture command there ends in a success."""
+    root = Path(__file__).parents[2]
+    assert "unrelu invert mnist-relu docs/digit.png -o out.png" in (root / "README.md").read_text()
+    net = unrelu.zoo.load("mnist-relu")
+    made = net(0.7 * np.random.default_rng(4).standard_normal(net.latent_dim)).reshape(28, 28)
+    np.testing.assert_array_equal(written(root / "docs/digit.png"), np.rint(255 * np.clip(made, 0, 1)))

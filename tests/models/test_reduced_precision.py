@@ -47,8 +47,8 @@ def test_its_own_outputs_are_explained_by_its_rounding(name, dtype):
     r = unrelu.invert(net, y)
     assert r.success.all()
     assert {s.name for s in r.status} == {"NOISE_LEVEL"}
-    level = f"'gaussian:{net.rounding.level:.2g}'"
-    assert all("noise= was not stated" in m and level in m for m in r.message)
+    level = f"'rounding:{net.rounding.level:.2g}'"
+    assert all("noise= was not passed" in m and level in m for m in r.message)
 
 
 def test_other_observations_are_judged_as_ever():
@@ -70,7 +70,7 @@ def test_errors_beyond_the_rounding_are_a_misfit_that_says_what_was_taken():
     noisy = torch.from_numpy(y + 0.1 * np.random.default_rng(0).standard_normal(y.shape)).half().double().numpy()
     r = unrelu.invert(net, noisy)
     assert {s.name for s in r.status} == {"MISFIT"}
-    assert all("state noise= if y has other errors" in m for m in r.message)
+    assert all("pass noise= if y has other errors" in m for m in r.message)
 
 
 def test_modules_in_single_precision_have_none():

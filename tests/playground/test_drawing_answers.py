@@ -82,10 +82,42 @@ def test_stated_noise_judges(digits, kind):
     stated = {"kind": kind, "level": 0.1}
     own = answered(digits, digits.picture("sample", 3) + noise, noise=stated)
     assert (own["status"], own["success"]) == ("NOISE_LEVEL", True)
+    if kind == "uniform":
+        sure = said(own["facts"])["Confidence"]
+        assert sure == "unknown: it is computed for least squares, not for the largest error"
     drawn = answered(digits, seven(), noise={**stated, "level": 0.03})
     assert (drawn["status"], drawn["success"]) == ("MISFIT", False)
-    assert "does not explain" in drawn["verdict"]
+    assert drawn["verdict"].endswith("does not explain yours: the stated noise would not leave what is left over.")
     assert float(said(drawn["facts"])["Fit"].removeprefix("p-value ").lstrip("<")) < 0.01
+
+
+@pytest.mark.parametrize("level", [0.02, 0.1, 0.2, 0.5])
+@pytest.mark.parametrize("shown", ["sample", "noisy", "drawn"])
+def test_the_sentence_agrees_with_the_facts(digits, shown, level):
+    """What is said of the size of the residual is what the facts say, whatever was drawn and stated."""
+    sample = digits.picture("sample", 3)
+    noisy = sample + 0.1 * np.random.default_rng(0).standard_normal(784)
+    found = answered(
+        digits, {"sample": sample, "noisy": noisy, "drawn": seven()}[shown], noise={"kind": "gaussian", "level": level}
+    )
+    sentence, facts = found["verdict"], said(found["facts"])
+    size = float(facts["Residual"].partition(" ")[0])
+    assert found["success"] == ("p-value" in facts["Fit"] and float(facts["Fit"].split()[-1].lstrip("<>")) >= 0.01)
+    assert ("does not explain" in sentence) == (not found["success"])
+    assert ("exactly" in sentence) == facts["Fit"].startswith("exact") == (shown == "sample")
+    if "less than the stated noise" in sentence or "smaller than the stated noise" in sentence:
+        assert size < level
+    if found["success"] and size < 0.5 * level:
+        assert "less than the stated noise would leave" in sentence or "exactly" in sentence
+
+
+def test_what_chance_would_explain_is_said_in_the_words_of_the_page(digits):
+    white = np.random.default_rng(0).standard_normal(784)
+    found = answered(digits, white)
+    assert (found["status"], found["success"]) == ("NO_BETTER_THAN_CHANCE", False)
+    assert found["verdict"].endswith("than it would of random pixels. State the noise to judge it.")
+    assert said(found["facts"])["Fit"] == "not judged: the noise is unknown"
+    assert "noise=" not in found["verdict"]
 
 
 def test_a_search_that_is_cut_off_says_so(generators):

@@ -113,6 +113,10 @@ def test_a_drawn_digit_is_answered(visit):
     visitor.stroke(SEVEN)
     drawn = visitor.pixels("observation")[..., 0] / 255
     assert np.abs(drawn - seven()).mean() < 0.03
+    assert visitor.page.get_by_label("Standard deviation").input_value() == "0.2"  # it is stated from the beginning
+    assert visitor.text("status") == "MISFIT"
+    assert "smaller than the stated noise, but not spread as noise is" in visitor.text("sentence")
+    visitor.pick("Unknown")
     assert visitor.text("status") == "NO_EXACT_FIT"
     assert list(visitor.facts) == ["Fit", "Residual", "Confidence", "Uniqueness"]
     answered = visitor.pixels("reconstruction")[..., 0] / 255
@@ -125,9 +129,10 @@ def test_a_drawn_digit_is_answered(visit):
 
 
 def test_hiding_and_noise(visit):
-    visitor = visit()
+    visitor = visit().pick("Unknown")
     visitor.press("Let it draw one")
     assert visitor.text("status") == "EXACT_FIT"
+    assert visitor.facts["Fit"] == "exact"
     whole = visitor.pixels("reconstruction")
     visitor.pick("Hide").stroke([(0.2, 0.35), (0.8, 0.35)])
     hidden = (visitor.pixels("observation") == HIDDEN).all(axis=-1)
@@ -140,6 +145,10 @@ def test_hiding_and_noise(visit):
     assert visitor.facts["Fit"] == "not judged: the noise is unknown"
     visitor.pick("Gaussian")
     assert visitor.text("status") == "NOISE_LEVEL"
+    assert "less than the stated noise would leave" in visitor.text("sentence")
+    visitor.page.get_by_label("Standard deviation").fill("0.1")
+    visitor.settled()
+    assert visitor.text("sentence").endswith("the stated noise could leave what is left over.")
     assert visitor.page.locator("#verdict").get_attribute("data-kind") == "good"
     visitor.page.get_by_label("Standard deviation").fill("0.05")
     visitor.settled()

@@ -382,9 +382,11 @@ def test_names_of_images_are_escaped(tmp_path):
 
     folder = images(tmp_path, np.zeros((1, 8, 8), np.uint8))
     (tmp_path / "images" / "000.PNG").rename(tmp_path / "images" / "<i>x: y.png")
-    run(tmp_path / "out", folder)
+    run(tmp_path / "out", folder, scale="0,1")
     page = Page(write_report(tmp_path / "out"))
     assert "Observation 0 <i>x: y.png" in page.text
+    assert "rounding:0.00196" in page.text
+    assert "as data of uint8 are rounded" in page.text
     assert not page.all("i")
 
 

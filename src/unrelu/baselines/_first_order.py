@@ -94,6 +94,6 @@ def need_adjoint(problem: Problem, method: str) -> None:
     problem.refuse_likelihood(method)
     if not problem.operator.linear:
         raise UnsupportedModelError(
-            f"method={method!r} needs the adjoint of A, but operator= is a function, which has none: use "
+            f"method={method!r} needs the adjoint of A, but {problem.operator.unweighted.refused}, so it has none: use "
             "method='auto' or 'lm'"
         )

@@ -67,8 +67,8 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
         return
     if not problem.operator.linear:
         raise UnsupportedModelError(
-            f"method={method!r} inverts layer by layer, but operator= is a function, which is not taken to be "
-            "linear, so the last layer and the measurement together are no layer: use method='auto' or 'lm'"
+            f"method={method!r} inverts layer by layer, but {problem.operator.unweighted.refused}, so the last layer "
+            "and the measurement together are no layer: use method='auto' or 'lm'"
         )
     whitened = "noise= with entries that differ or are correlated weighs or"
     what = whitened if problem.given else "operator="

@@ -1,21 +1,24 @@
-"""Nonlinear measurements: differentiable functions of the generator's output."""
+"""Nonlinear measurements: differentiable functions of the generator's output, and outputs cut off as in a picture."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
-from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.linear_operators import MaskOperator, Operator, WeightedOperator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.streams import stream
 
 _TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
@@ -97,6 +100,124 @@ class NonlinearOperator(Operator):
     def in_units(self, before: int, after: int) -> NonlinearOperator:
         """2^after h(2^before x)."""
         return replace(self, before=self.before + before, after=self.after + after)
+
+
+@dataclass(frozen=True, eq=False)
+class ClippedOperator(Operator):
+    r"""y = min(max(x, low), high): outputs as a picture shows them, between black and white; a mask may hide entries.
+
+    Attributes:
+        shape: the network's output shape.
+        low, high: the values of black and white.
+        kept: 0 or 1, (n,) for all observations or (B, n) for each; None if nothing is hidden.
+        whole: the same measurement without the mask; None if there is no mask.
+        exponent: of a power of two that multiplies the measurement, in other units than the user's.
+    """
+
+    shape: Shape
+    low: float
+    high: float
+    kept: Tensor | None = None
+    whole: ClippedOperator | None = None
+    exponent: int = 0
+    n: int = field(init=False)
+    m: int = field(init=False)
+    kind: ClassVar[str] = "clipped"
+    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {"kept": np.bool_, "ends": np.float64}
+    refused: ClassVar[str] = (
+        "y is a picture of integers, and black and white cut off outputs of the generator (pass noise= to compare them "
+        "as they are)"
+    )
+    output_shaped: ClassVar[bool] = True
+    selects: ClassVar[bool] = False
+    linear = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", math.prod(self.shape))
+        object.__setattr__(self, "m", self.n)
+
+    @classmethod
+    def of(cls, inner: Operator, network: Generator, ends: tuple[float, float], room: float) -> Operator:
+        """What a picture with these values of black and white shows of the outputs that ``inner`` observes.
+
+        It is ``inner`` itself if it is a matrix, or if typical outputs exceed the ends by no more than ``room``.
+        """
+        (low, high), outputs = ends, network.typical_outputs
+        if not inner.output_shaped or max(low - outputs.min(), outputs.max() - high) <= room:
+            return inner
+        whole = cls(network.output_shape, low, high)
+        return replace(whole, kept=inner.kept, whole=whole) if isinstance(inner, MaskOperator) else whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The measurement, (B, n) -> (B, n), differentiable by PyTorch."""
+        return self._kept(x.clamp(self.low, self.high) * 2.0**self.exponent)
+
+    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The measurement, (B, n), and its derivatives along directions t, (B, k, n) -> (B, k, n)."""
+        slopes = self._kept(((x > self.low) & (x < self.high)).to(t.dtype) * 2.0**self.exponent)
+        return self.forward(x), t * slopes[:, None, :]
+
+    def _kept(self, y: Tensor) -> Tensor:
+        return y if self.kept is None else y * self.kept
+
+    def tangents(self, t: Tensor) -> Tensor:
+        """Not defined without an output; see :meth:`linearize`."""
+        raise UnsupportedModelError(self.refused)
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        """Not defined."""
+        raise UnsupportedModelError(self.refused)
+
+    @property
+    def count(self) -> int:
+        """See :attr:`Operator.count`."""
+        return 0 if self.kept is None or self.kept.dim() == 1 else len(self.kept)
+
+    def take(self, observations: Index | Tensor) -> ClippedOperator:
+        """See :meth:`Operator.take`."""
+        if self.kept is None or not self.count:
+            return self
+        return replace(self, kept=self.kept[torch.as_tensor(observations, device=self.kept.device)])
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> ClippedOperator:
+        """See :meth:`Operator.to`."""
+        return self if self.kept is None else replace(self, kept=self.kept.to(device=device, dtype=dtype))
+
+    def seen(self, size: int) -> Flags:
+        """See :meth:`Operator.seen`."""
+        kept = self.weights(size)
+        return super().seen(size) if kept is None else kept > 0
+
+    @property
+    def unweighted(self) -> Operator:
+        """The measurement without the mask."""
+        return self.whole or self
+
+    def weights(self, size: int) -> Array | None:
+        """The mask, (size, n); None without one."""
+        return None if self.kept is None else np.broadcast_to(self.kept.cpu().double().numpy(), (size, self.n))
+
+    def around(self, inner: Operator) -> Operator:
+        """Another operator with the mask of this one."""
+        return inner if self.kept is None else WeightedOperator(inner, self.kept)
+
+    def in_units(self, before: int, after: int) -> ClippedOperator:
+        """2^after clip(2^before x)."""
+        low, high = (math.ldexp(end, -before) for end in (self.low, self.high))
+        whole = self.whole and self.whole.in_units(before, after)
+        return replace(self, low=low, high=high, whole=whole, exponent=self.exponent + before + after)
+
+    def saved(self) -> dict[str, npt.NDArray[Any]]:
+        """See :meth:`Operator.saved`; without a mask, one that hides nothing."""
+        kept = np.ones(self.n, dtype=bool) if self.kept is None else self.kept.cpu().numpy() > 0
+        return {"kept": kept, "ends": np.array([self.low, self.high])}
+
+    @classmethod
+    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """See :meth:`Operator.restored`."""
+        low, high = map(float, arrays["ends"])
+        whole = cls(shape, low, high)
+        return replace(whole, kept=torch.from_numpy(arrays["kept"]).double(), whole=whole)
 
 
 def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Generator | None) -> NonlinearOperator:

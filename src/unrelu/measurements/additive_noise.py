@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 from scipy.special import bdtrc, chdtr, chdtrc
 
@@ -127,14 +127,6 @@ class Gaussian(Noise):
     def __str__(self) -> str:
         return super().__str__() if self.covariance is None else f"gaussian:covariance{self.factor.shape}"
 
-    @classmethod
-    def of_fields(cls, text: str, values: Mapping[str, Any]) -> Noise:
-        """See :meth:`Noise.of_fields`; the rounding of a module is stored with its ``precision``."""
-        if "precision" not in values:
-            return cls(**values)
-        level = Noise.parse(text).level
-        return RoundingNoise(level, precision=str(values["precision"]), given=level)
-
     def times_power_of_two(self, exponent: int) -> Self:
         """The model of 2^exponent e; a standard deviation that underflows becomes the smallest positive number."""
         with np.errstate(over="ignore", under="ignore"):
@@ -189,30 +181,46 @@ class Gaussian(Noise):
 
 @dataclass(frozen=True, eq=False)
 class RoundingNoise(Gaussian):
-    """The rounding errors of a module in half precision or bfloat16, which ``noise=None`` means for such a module.
+    r"""Rounding errors of at most A: half a grey level for a picture, 0.5/255 of the range for one of 8 bits.
 
-    The model applies if all entries of y are numbers of the module's type, as if the module computed them.
+    The objective is :math:`|r|_2^2`. How rounding errors are distributed depends on the picture: a uniform background
+    has the same error everywhere. The p-value is therefore that of Gaussian errors with the standard deviation A, the
+    largest root mean square that they can have. It is near 1 for most rounded outputs. The shape of the residual is not
+    tested.
+
+    ``noise=None`` means this model where y tells its rounding: integers of 8 or 16 bits that ``scale`` maps to the
+    range of the generator's outputs; or numbers of half precision or bfloat16, for a module that computes in it.
 
     Args:
-        level: see :class:`~unrelu.models.generator.Rounding`.
-        precision: the type in words.
-        given: the level in the units of y.
+        level: A, in units of y.
+        precision: what y is made of, if y told the rounding; empty if it was stated.
+        given: A in the user's units, if y told it.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> r = unrelu.invert(net, [0.667, 0.0, 0.333], noise="rounding:0.0005")
+    >>> r.status.name, r.success
+    ('NOISE_LEVEL', True)
     """
 
     precision: str = ""
-    given: float = math.nan
-    shaped: ClassVar[bool] = False  # rounding errors are not Gaussian
+    given: float = 0.0
+    name: ClassVar[str] = "rounding"
+    shaped: ClassVar[bool] = False
 
-    def saved(self) -> tuple[str, dict[str, Any]]:
-        """See :meth:`Noise.saved`."""
-        return str(self), {"precision": self.precision}
+    @classmethod
+    def of_integers(cls, step: float, dtype: npt.DTypeLike) -> RoundingNoise:
+        """The rounding of integers of a type, of which neighbours are ``step`` apart in the units of y."""
+        return cls(step / 2, precision=f"integers of {8 * np.dtype(dtype).itemsize} bits", given=step / 2)
 
     @property
     def note(self) -> str:
         """What messages say about it."""
+        if not self.precision:
+            return ""
         return (
-            f"; noise= was not stated, and y is made of numbers of {self.precision}, in which the module computes: "
-            f"noise was taken to be its rounding, 'gaussian:{self.given:.2g}'; state noise= if y has other errors"
+            f"; noise= was not passed, so the noise is what y tells, the rounding of {self.precision}, "
+            f"'rounding:{self.given:.2g}'; pass noise= if y has other errors"
         )
 
 

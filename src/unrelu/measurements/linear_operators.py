@@ -53,6 +53,7 @@ class Operator(ABC):
         kind: its name in files.
         output_shaped: whether an observation has the shape of an output, with hidden entries if any.
         portable: whether it can be sent to another process.
+        refused: why methods that need a linear map refuse it, for messages.
         present: whether it can be evaluated; False in a result that was loaded without its operator.
         stored: names and types of the arrays that a file keeps (:meth:`saved`); None if the operator is code.
     """
@@ -64,6 +65,7 @@ class Operator(ABC):
     kind: ClassVar[str] = "code"
     output_shaped: ClassVar[bool] = False
     portable: ClassVar[bool] = True
+    refused: ClassVar[str] = "operator= is a function, which is not taken to be linear"
     present: ClassVar[bool] = True
     stored: ClassVar[Mapping[str, type[np.generic]] | None] = None
 

@@ -67,7 +67,7 @@ class Scaling:
     checked: bool = True
 
     @classmethod
-    def parse(cls, text: str | tuple[float, float] | None) -> Scaling:
+    def parse(cls, text: str | tuple[float, float] | Scaling | None) -> Scaling:
         """Read a scaling: text ``LOW,HIGH`` such as ``-1,1``, or a pair; None leaves values as they are.
 
         ``"none"`` also leaves them as they are, and turns off the comparison with the generator's outputs.
@@ -75,6 +75,8 @@ class Scaling:
         Raises:
             InputError: the text is not two finite numbers, the lower one first.
         """
+        if isinstance(text, Scaling):
+            return text
         if text is None or (isinstance(text, str) and text.strip() == "none"):
             return cls(checked=text is None)
         try:
@@ -111,6 +113,18 @@ class Scaling:
             return values
         (low, high), (a, b) = self.ends, own
         return low + (values - a) * ((high - low) / (b - a))
+
+    def stored(self, values: Array, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Stored values as 8- or 16-bit integers again, if they are mapped from these; else unchanged."""
+        return values if self.step(dtype) is None else values.astype(dtype)
+
+    def step(self, dtype: npt.DTypeLike) -> float | None:
+        """The distance of neighbouring mapped values of 8- or 16-bit integers; None for other types and no map."""
+        stored = np.dtype(dtype)
+        own = own_range(stored) if stored.kind in "iu" else None
+        if self.ends is None or own is None:
+            return None
+        return (self.ends[1] - self.ends[0]) / (own[1] - own[0])
 
     def __str__(self) -> str:
         return "none" if self.ends is None else ",".join(repr(end).removesuffix(".0") for end in self.ends)

@@ -14,7 +14,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.operator_arguments import Mask
 from unrelu.playground._picture_generators import PictureGenerator
 from unrelu.result import Inversion, Status
-from unrelu.result.verdict_text import uniqueness
+from unrelu.result.verdict_text import TOO_LARGE, uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, number, probability
 
@@ -93,7 +93,7 @@ def answer(generator: PictureGenerator, request: dict[str, Any], stopped: Callab
         "status": str(result.status),
         "success": bool(result.success),
         "verdict": verdict(result, noise),
-        "facts": facts(result, noise, int(mask.sum())),
+        "facts": facts(result, int(mask.sum())),
         "seconds": round(float(result.seconds), 4),
         "cut_off": result.status is Status.TIME_LIMIT,
         "reconstruction": result.reconstruction.reshape(-1).tolist() if found else None,
@@ -132,16 +132,29 @@ _VERDICTS: dict[Status, str] = {
     Status.EXACT_FIT: "The generator draws the visible picture exactly.",
     Status.NOT_UNIQUE: "The generator draws the visible picture exactly, with many codes: too little is visible to "
     "tell which.",
-    Status.NOISE_LEVEL: "The generator explains the picture: what is left over is no more than the stated noise.",
-    Status.MISFIT: "The generator does not explain the picture: what is left over is more than the stated noise.",
+    Status.NOISE_LEVEL: "The generator explains the picture: the stated noise could leave what is left over.",
+    Status.MISFIT: "The nearest picture that was found does not explain yours: the stated noise would not leave what "
+    "is left over.",
     Status.NO_EXACT_FIT: "The generator does not draw this picture exactly; the nearest that was found is shown. State "
     "the noise to judge it.",
+    Status.NO_BETTER_THAN_CHANCE: "The nearest picture that was found explains no more of yours than it would of "
+    "random pixels. State the noise to judge it.",
     Status.REFOUND: "The nearest picture that was found, by several independent searches. State the noise to "
     "judge whether it explains yours.",
     Status.FOUND_ONCE: "The nearest picture that was found, by one search only. State the noise to judge whether it "
     "explains yours.",
     Status.LEAST_SQUARES: "The nearest picture that was found, by least squares.",
+    Status.STOPPED: "The nearest picture that was found before the search was stopped.",
     Status.FLAT: "The generator's picture does not change with its code here: draw something it knows better.",
+}
+
+
+# The verdict where the residual is far smaller than the stated noise would leave it, by success.
+_BELOW_THE_NOISE = {
+    True: "The generator explains the picture: what is left over is less than the stated noise would leave. State less "
+    "noise to judge it more sharply.",
+    False: "The nearest picture that was found does not explain yours: what is left over is smaller than the stated "
+    "noise, but not spread as noise is.",
 }
 
 
@@ -150,33 +163,40 @@ def verdict(result: Inversion, noise: str | None) -> str:
     if result.status is Status.TIME_LIMIT and not np.isfinite(result.z).all():
         return "No picture was found before the time was over. Search longer."
     if result.status is Status.TIME_LIMIT:
-        judged = " It does not explain yours yet." if noise and not result.success else ""
+        judged = " It does not explain yours yet." if noise else ""
         return f"The nearest picture that was found before the time was over.{judged} Search longer to be surer."
+    if result.message.startswith(TOO_LARGE):
+        return _BELOW_THE_NOISE[bool(result.success)]
     return _VERDICTS.get(result.status, f"{result.message[:1].upper()}{result.message[1:]}.")
 
 
-def facts(result: Inversion, noise: str | None, visible: int) -> list[tuple[str, str]]:
+def facts(result: Inversion, visible: int) -> list[tuple[str, str]]:
     """The facts behind the verdict, as names and texts.
 
     Args:
         result: the inversion of one picture.
-        noise: the stated noise.
         visible: the number of observed entries.
     """
     if not np.isfinite(result.z).all():
         return []
     size = result.residual("l2") / math.sqrt(visible)
     return [
-        ("Fit", f"p-value {probability(result.p_value)}" if noise else "not judged: the noise is unknown"),
+        ("Fit", _fit(result)),
         ("Residual", f"{number(size)} a pixel (root mean square), largest {number(result.residual('linf'))}"),
-        ("Confidence", _confidence(result.confidence)),
+        ("Confidence", _confidence(result.confidence, result.norm)),
         ("Uniqueness", uniqueness(result.identifiable, result.rank, result.freedom, result.problem.network.latent_dim)),
     ]
 
 
-def _confidence(value: float) -> str:
+def _fit(result: Inversion) -> str:
+    exact = ["exact"] if result.status in (Status.EXACT_FIT, Status.NOT_UNIQUE) else []
+    tested = [f"p-value {probability(result.p_value)}"] if math.isfinite(result.p_value) else []
+    return ", ".join(exact + tested) or "not judged: the noise is unknown"
+
+
+def _confidence(value: float, norm: str) -> str:
     if not math.isfinite(value):
-        return "unknown for least squares"
+        return "unknown: it is computed for least squares" + (", not for the largest error" if norm == "linf" else "")
     if value == 0:
         return "0: another code may fit better"
     return f"{probability(value)} that no other code fits better by more than 1%"

@@ -108,7 +108,8 @@ class PictureGenerator:
         Grey is on the scale of the outputs, but no code draws it exactly, so the search tries all kinds of starts.
         """
         grey = np.full(self.network.output_shape, (self.low + self.high) / 2)
-        for noise in (None, f"uniform:{0.1 * (self.high - self.low)}"):
+        span = self.high - self.low
+        for noise in (f"gaussian:{0.2 * span}", None, f"uniform:{0.1 * span}"):  # the page opens with the first
             invert(self.network, grey, noise=noise, scale="none", time_limit=_PREPARING, callback=lambda _: stopped())
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unrelu import zoo
-from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
 from unrelu.runs import Run
 from unrelu.runtime.words import count
@@ -70,7 +69,7 @@ def question(run: Run) -> list[Fact]:
         Fact("measured", _measured(run)),
         Fact("method", manifest["method"], code=True),
         Fact("options", given or "its defaults", code=bool(options)),
-        Fact("noise", manifest["noise"] or "not stated", code=bool(manifest["noise"])),
+        Fact("noise", _noise(run), code=bool(manifest["noise"])),
         Fact("bounds", _bounds(manifest.get("bounds"))),
         Fact("norm", ", ".join(_norm(run))),
         Fact("prior", f"{manifest['prior']:g} |z|²" if manifest["prior"] else "none"),
@@ -98,7 +97,7 @@ def machine(run: Run) -> list[Fact]:
 def objective(run: Run) -> str:
     """What the column of that name holds."""
     (norm, _), prior = _norm(run), run.manifest["prior"]
-    if Noise.parse(run.manifest["noise"]).likelihood is not None:
+    if run.noise.likelihood is not None:
         return "deviance" + (f" + {prior:g} |z|²" if prior else "")
     if norm == "l2":
         return "squared l2 residual" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
@@ -108,12 +107,18 @@ def objective(run: Run) -> str:
 def _norm(run: Run) -> tuple[str, str]:
     """The norm of the objective that the run reports, and why: asked for, of the method, or of the noise."""
     manifest = run.manifest
-    entry, noise = METHODS.get(manifest["method"]), Noise.parse(manifest["noise"])
+    entry, noise = METHODS.get(manifest["method"]), run.noise
     if manifest["norm"]:
         return manifest["norm"], "as asked for"
     if entry is not None and entry.norm != "noise":
         return entry.norm, f"that of {manifest['method']}"
-    return noise.norm, f"that of {noise.name} noise" if manifest["noise"] else "as no noise is stated"
+    return noise.norm, f"that of {noise.name} noise" if noise.stated else "as no noise is stated"
+
+
+def _noise(run: Run) -> str:
+    """The noise, and whether the type of the data told it."""
+    told = f"{run.noise}, as data of {run.manifest['data']['dtype']} are rounded" if run.noise.stated else "not stated"
+    return run.manifest["noise"] or told
 
 
 def _shape(shape: list[int]) -> str:

@@ -21,7 +21,6 @@ from unrelu.display.pixels import Pixels, Shape, differences, drawn_shape, png_u
 from unrelu.errors import InputError, UnreluError
 from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import Operator
-from unrelu.measurements.picture_scale import Scaling
 from unrelu.report._charts import curve
 from unrelu.report._facts import here, opened
 from unrelu.result.fingerprint import fingerprint
@@ -211,8 +210,10 @@ class FoundData:
             return Observed(str(i), problem=str(error))
 
     def measured(self, x: Array) -> Array | None:
-        """A x, (m,), of a flat output x, (n,); None if A is not known."""
-        return None if self.operator is None else self.operator.values(x[None])[0]
+        """A x, (m,), of a flat output x, (n,), cut off where rounded data are; None if A is not known."""
+        told = self.run.noise.stated and not self.run.manifest["noise"]
+        shown = x if self.run.scaling.ends is None or not told else np.clip(x, *self.run.scaling.ends)
+        return None if self.operator is None else self.operator.values(shown[None])[0]
 
     def _same(self, data: Observations, chunk: int) -> bool:
         if chunk not in self._compared:
@@ -244,8 +245,7 @@ def find_data(run: Run, data: Any = None, masks: Any = None, operator: Any = Non
         measured = _operator(run, operator)
     else:
         measured = attempt("What A G(z) is cannot be shown", _noted_operator)
-    scaling = Scaling.parse(run.manifest["data"]["scale"])
-    found = None if source is None else Observations(source, mask_source, measured, scaling)
+    found = None if source is None else Observations(source, mask_source, measured, run.scaling)
     return FoundData(run, found, measured, tuple(problems))
 
 

@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unrelu._version import __version__
 from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Noise
 from unrelu.methods import METHODS
 from unrelu.report._charts import Histogram, histogram
 from unrelu.report._facts import machine, masked, objective, opened, question, script
@@ -102,7 +101,7 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
         "directory": opened(run)["directory"],
         "outcomes": outcomes(run),
         "above": above_noise(run),
-        "kinds": _FIT_KINDS if manifest["noise"] else _KINDS,
+        "kinds": _FIT_KINDS if run.noise.stated else _KINDS,
         "messages": shown,
         "more_messages": rest,
         "spreads": spreads,
@@ -133,7 +132,7 @@ def _columns(run: Run, fit: str) -> dict[str, str]:
         "objective": objective(run),
         "nit": "iterations of an observation",
     }
-    if run.manifest["noise"]:
+    if run.noise.stated:
         columns["p_value"] = "probability that the stated noise leaves as large a residual"
     else:
         columns["confidence"] = "that no code has an objective more than 1% lower"
@@ -156,7 +155,7 @@ def _expected(run: Run, column: str) -> float | None:
 
     With S of Gaussian noise and A of uniform noise in m observed entries: S sqrt(m), A sqrt(m / 3), and at most A.
     """
-    noise, entries = Noise.parse(run.manifest["noise"]), math.prod(run.manifest["data"]["shape"])
+    noise, entries = run.noise, math.prod(run.manifest["data"]["shape"])
     sizes = {"residual_l2": math.sqrt(noise.mean_square * entries), "residual_linf": noise.bound}
     size = sizes.get(column, math.nan)
     return None if masked(run) or math.isnan(size) else size

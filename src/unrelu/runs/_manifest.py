@@ -150,6 +150,7 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"results is {_short(manifest['results'])}")
     _check_bounds(manifest.get("bounds"), math.prod(manifest["model"]["latent_shape"]))
     Noise.parse(manifest["noise"])
+    np.dtype(manifest["data"]["dtype"])
     Scaling.parse(manifest["data"]["scale"])
 
 

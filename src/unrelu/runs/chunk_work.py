@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -118,7 +118,8 @@ class Work:
 
     Attributes:
         network: G.
-        source, masks, scaling: of :class:`Observations`.
+        source, masks, scaling: of :class:`Observations`. The scaling is not checked: the run was, as a whole, and a
+            chunk of dark pictures is no reason to end it.
         operator: as :func:`unrelu.invert` takes it, for all observations alike.
         table: of the results.
         chunk: observations that are inverted together; with ``seed``, it settles every random choice.
@@ -215,7 +216,7 @@ class Work:
 
     def _columns(self, start: int, stop: int, seed: int) -> tuple[dict[str, Any], dict[int, str], dict[int, str]]:
         """A chunk's columns; by index in the data set, every error, and the messages that columns do not tell."""
-        batch, seen = self.observations.read(start, stop)
+        batch, seen = replace(self.observations, scaling=Scaling()).read(start, stop)
         errors, messages = dict(batch.problems), dict[int, str]()
         good = np.array([i for i in range(stop - start) if i not in errors], dtype=np.intp)
         columns = {c.name: np.full((stop - start, *c.shape), c.empty, dtype=c.dtype) for c in self.table.columns}
@@ -238,10 +239,9 @@ class Work:
         operator = self.measured if self.masks is None else Mask(seen[good])
         stated = self.stated | {"bounds": Bounds.of_plain(self.stated.get("bounds"))}
         try:
-            # The run was checked as a whole: a chunk of dark pictures is no reason to end it, so scale="none".
             result = invert(
-                self.network, y[good], self.method, operator=operator, seed=seed, scale="none",
-                **stated, **self.options,
+                self.network, self.scaling.stored(y[good], self.source.dtype), self.method, operator=operator,
+                seed=seed, scale=self.scaling, **stated, **self.options,
             )  # fmt: skip
         except (HostError, MemoryError, OptionError, UnsupportedModelError):  # these are of the run
             raise

@@ -18,6 +18,9 @@ import numpy.typing as npt
 from unrelu.datasets.result_folders import plain
 from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
+from unrelu.measurements.additive_noise import RoundingNoise
+from unrelu.measurements.noise import Noise
+from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import Status, message_of
 from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame
 from unrelu.runs._manifest import read_manifest
@@ -85,8 +88,21 @@ class Run:
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
         meanings = {status.name: status.value for status in Status}
-        noise, k = self.manifest["noise"] or "", math.prod(self.manifest["model"]["latent_shape"])
+        noise = str(self.noise) if self.noise.stated else ""
+        k = math.prod(self.manifest["model"]["latent_shape"])
         return VerdictSummary(columns, meanings, self.manifest["method"], noise, norm, k, places=self.indices)
+
+    @cached_property
+    def scaling(self) -> Scaling:
+        """The map from stored values to the scale of the generator's outputs."""
+        return Scaling.parse(self.manifest["data"]["scale"])
+
+    @cached_property
+    def noise(self) -> Noise:
+        """The noise that was stated, or the rounding that the type of the data tells."""
+        noise, dtype = self.manifest["noise"], self.manifest["data"]["dtype"]
+        step = self.scaling.step(dtype)
+        return Noise.parse(noise) if noise or step is None else RoundingNoise.of_integers(step, dtype)
 
     @cached_property
     def indices(self) -> Index:

@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.opening import open_masks, open_source
+from unrelu.datasets.pictures import Folder
 from unrelu.datasets.result_folders import check_own_files, write_records
 from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
@@ -26,7 +27,7 @@ from unrelu.errors import HostError, InputError, OptionError, OutputExistsError,
 from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
-from unrelu.measurements.picture_scale import Scaling, check_scale
+from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.methods import METHODS, Method, make, refuse
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem
@@ -123,6 +124,7 @@ def run(
         size: (height, width) to resize images to.
         scale: as for :func:`unrelu.invert`: (low, high), or "LOW,HIGH", map the data's own range to this one. Data on
             another scale than the generator are an error, by the first 64 observations; "none" takes them as they are.
+            By default, the pictures of a folder are mapped to the scale of the generator, all others are left alone.
         max_bytes: the most that a ``.npz`` file, an observation or a chunk of a store may take once decompressed; see
             :func:`unrelu.datasets.open_source`.
         results: "npy" (``codes.npy``, ``reconstructions.npy``, ``results.jsonl``) or "zarr" (``results.zarr``). By
@@ -175,7 +177,8 @@ def run(
         "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm, "prior": prior,
         "time_limit": time_limit,
     }  # fmt: skip
-    measured = _check_data(network, source, masked, operator, stated | {"bounds": box.ends, "seed": seed}, chosen)
+    stated_once = stated | {"bounds": box.ends, "seed": seed, "scale": scale}
+    measured, scaling = _check_data(network, source, masked, operator, stated_once, chosen)
     folder = Path(output)
     _check_outside(folder, source, masked)
     begun = _begun(folder, overwrite)
@@ -184,12 +187,12 @@ def run(
     chunk = min(int(chunk), source.size)
     columns = columns_of(network.latent_shape, network.output_shape)
     work = Work(
-        network, source, masked, Scaling.parse(scale), measured,
+        network, source, masked, replace(scaling, checked=False), measured,
         FORMATS[kind](os.path.abspath(output), source.size, chunk, columns), chunk, method,
         {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()},
         {name: _plain(value) for name, value in stated.items()}, int(seed),
     )  # fmt: skip
-    _check_range(work)
+    _check_range(work, scaling)
     wanted = manifest_of(work, _known(work, array, size) | (names or {}))
     _goes_on(folder, wanted, overwrite)
     check_own_files(folder)
@@ -245,10 +248,12 @@ def _anywhere(data: Any) -> Any:
 
 def _check_data(
     network: Generator, source: Source, masks: Source | None, operator: Any, stated: dict[str, Any], method: Method
-) -> Any:
+) -> tuple[Any, Scaling]:
     """Refuse observations, masks and an operator that do not belong together, or what the method cannot invert.
 
-    Returns the operator as the workers get it: checked, and code written out as a matrix where that is small.
+    Returns:
+        The operator as the workers get it: checked, and code written out as a matrix where that is small. And the
+        scaling, which for a folder of pictures is that of the generator by default.
     """
     as_generator(network)
     if masks is not None and operator is not None:
@@ -266,11 +271,15 @@ def _check_data(
     )
     if masks is not None:
         _check_shape("masks", masks, network.output_shape, "the generator puts out")
-    refuse(method, Problem.build(network, np.zeros((1, measured.m)), operator=measured, scale="none", **stated))
+    scaling = Scaling.parse(stated["scale"])
+    if stated["scale"] is None and isinstance(source, Folder) and measured.output_shaped:
+        scaling = scale_of(network)
+    blank, unchecked = np.zeros((1, measured.m), dtype=source.dtype), replace(scaling, checked=False)
+    refuse(method, Problem.build(network, blank, operator=measured, **stated | {"scale": unchecked}))
     if operator is None:
-        return None
+        return None, scaling
     # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
-    return measured if measured.portable else operator
+    return measured if measured.portable else operator, scaling
 
 
 def _check_outside(folder: Path, *sources: Source | None) -> None:
@@ -293,13 +302,12 @@ def _check_shape(what: str, source: Source, wanted: tuple[int, ...], who: str) -
         )
 
 
-def _check_range(work: Work) -> None:
+def _check_range(work: Work, scaling: Scaling) -> None:
     """Refuse data that are on another scale than the generator, by their first observations."""
-    work.scaling.apply(np.zeros(0), work.source.dtype)
     if work.measured.output_shaped:  # measured values have units of their own
         batch, seen = work.observations.read(0, min(_SEEN, work.source.size))
         trim = Noise.parse(work.stated["noise"]).outliers
-        check_scale(work.network, batch.values, seen, dtype=work.source.dtype, scaling=work.scaling, trim=trim)
+        check_scale(work.network, batch.values, seen, dtype=work.source.dtype, scaling=scaling, trim=trim)
 
 
 # --- the folder and the work ------------------------------------------------------------------------------------------

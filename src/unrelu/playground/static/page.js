@@ -260,8 +260,8 @@ function showLevels() {
   by("stated").hidden = kind === "unknown";
   by("stated-name").textContent = kind === "uniform" ? "At most" : "Standard deviation";
   by("noise-note").textContent = kind === "unknown"
-    ? "Of unknown noise, only an exact fit or a confident search is a success."
-    : "Stated noise decides what a good fit is: a p-value of at least 0.01.";
+    ? "Without stated noise, a success is an exact fit, or a confidence of at least 0.99 in a fit that is no chance."
+    : "With stated noise, a success is a p-value of at least 0.01: such noise could leave what is left over.";
   for (const id of ["added", "level"]) document.querySelector(`output[for="${id}"]`).value = (by(id).value * range()).toFixed(2);
   document.querySelector('output[for="brush"]').value = Number(by("brush").value).toFixed(1);
 }
