@@ -131,7 +131,10 @@ def test_unstated_noise_is_unknown_and_measured_in_l2():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cauchy:1", "noise='cauchy:1': use one of 'uniform:LEVEL', 'gaussian:LEVEL', 'outliers:LEVEL', 'poisson'"),
+        (
+            "cauchy:1",
+            "noise='cauchy:1': use one of 'uniform:LEVEL', 'gaussian:LEVEL', 'rounding:LEVEL', 'outliers:LEVEL'",
+        ),
         ("poisson:1", "poisson has no level; write 'poisson'"),
         ("negative-binomial", "the level '' is not a number; write e.g. 'negative-binomial:0.1'"),
         ("negative-binomial:0", "the shape r must be above 0, got 0"),

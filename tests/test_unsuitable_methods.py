@@ -118,7 +118,7 @@ def test_measurements_that_make_no_layer_of_the_last_one(case, method, options):
 def test_steps_by_an_adjoint_that_is_not_there(method):
     y = np.tanh(WIDE(np.ones(3)))
     message = refused(WIDE, y, method, {}, operator=saturated)
-    assert "needs the adjoint of A, but operator= is a function, which has none" in message
+    assert "needs the adjoint of A, but operator= is a function, which is not taken to be linear" in message
     run_what_is_named(message, WIDE, y, operator=saturated)
 
 

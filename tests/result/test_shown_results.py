@@ -15,6 +15,7 @@ import pytest
 import unrelu
 from tests.support import image_network, random_network
 from unrelu.errors import MissingPackageError, OptionError
+from unrelu.measurements.picture_scale import black_and_white
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.runtime.streams import stream
@@ -228,10 +229,29 @@ def test_pictures_have_three_columns_and_a_symmetric_colour_bar():
 def test_observed_and_reconstruction_share_their_colours():
     result = found(IMAGE, batch=2)
     seen, made, _ = axes_of(result.plot([1]))
-    low, high = result.problem.y[1].min(), result.problem.y[1].max()
+    low, high = black_and_white(IMAGE)
+    assert (low, high) == (-1, 1)
     for ax, x in ((seen, result.problem.y[1]), (made, result.reconstruction[1])):
         expected = np.round(255 * np.clip((x.reshape(6, 6) - low) / (high - low), 0, 1))
         np.testing.assert_array_equal(ax.images[0].get_array()[..., 0], expected)
+
+
+@pytest.mark.parametrize(("activation", "ends"), [("sigmoid", "black 0, white 1"), ("tanh", "black -1, white 1")])
+def test_pictures_are_drawn_in_the_range_of_the_generator(activation, ends, tmp_path):
+    """A dim picture stays dim, alone or beside a bright one; without the generator its own range is drawn."""
+    weight = 0.2 * stream("dim").standard_normal((64, 3))
+    dim = unrelu.from_arrays([weight], activation=activation)
+    dim = replace(dim, layers=(replace(dim.layers[0], affine=reshaped(dim.layers[0].affine, (1, 8, 8))),))
+    result = found(dim, batch=2)
+    _, made, _ = axes_of(result.plot([0]))
+    assert made.get_title() == f"reconstruction\n{ends}"
+    assert np.ptp(made.images[0].get_array()[..., 0].astype(float)) < 120
+    assert (
+        result.plot([0]).axes[1].images[0].get_array().tolist() == result.plot().axes[1].images[0].get_array().tolist()
+    )
+    result.save(tmp_path / "r.npz")
+    _, made, _ = axes_of(unrelu.load_result(tmp_path / "r.npz").plot([0]))
+    assert ends not in made.get_title()
 
 
 def test_colours_are_drawn_as_colours():

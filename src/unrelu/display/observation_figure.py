@@ -51,6 +51,7 @@ class ObservationPanels:
         observation, output: the picture shapes of y and G(z), or None to draw curves.
         alike: whether the entries of an observation are entries of the output.
         sizes: sizes of the errors, (B, m), or None if they are not known.
+        ends: the values of black and white in pictures of outputs; None draws them in the range of what is shown.
     """
 
     labels: Sequence[str]
@@ -61,6 +62,7 @@ class ObservationPanels:
     output: Shape | None
     alike: bool
     sizes: Array | None = None
+    ends: tuple[float, float] | None = None
 
     @property
     def residual(self) -> Array:
@@ -70,11 +72,15 @@ class ObservationPanels:
     @property
     def observed_range(self) -> tuple[float, float]:
         """The range of the colours of observations, or of the axis of their curves."""
+        if self.ends is not None and self.alike and self.observation is not None:
+            return self.ends
         return value_range([self.observed] if self.observation is not None else [self.observed, self.fitted])
 
     @property
     def output_range(self) -> tuple[float, float]:
         """The same for outputs; equal to :attr:`observed_range` if observations are entries of outputs."""
+        if self.ends is not None and self.output is not None:
+            return self.ends
         return self.observed_range if self.alike else value_range([self.outputs], 0.5, 99.5)
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.models.generator import Generator
+from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags
 
 # The number of observations that are examined.
@@ -229,8 +230,7 @@ def scale_of(network: Generator) -> Scaling:
     Raises:
         InputError: its outputs are on none of the scales of pictures.
     """
-    bottom, top = _ends_of(network.typical_outputs)
-    own = _scale(bottom, top, _OUTPUTS)
+    own, (bottom, top) = _own_scale(network), _ends_of(network.typical_outputs)
     if own is None:
         raise InputError(
             f"outputs of the generator go from {bottom:.3g} to {top:.3g}, which is none of [0, 1], [-1, 1] and "
@@ -238,6 +238,25 @@ def scale_of(network: Generator) -> Scaling:
             f"outputs, as scale=(LOW, HIGH), e.g. --scale 0,{top:.3g}"
         )
     return Scaling(own)
+
+
+def black_and_white(network: Generator) -> tuple[float, float]:
+    """The values of black and white to draw outputs with, alike for all of them.
+
+    They are the ends of the generator's scale of pictures, or else the least and the largest typical output.
+    """
+    outputs = network.typical_outputs
+    low, high = _own_scale(network) or (float(outputs.min()), float(outputs.max()))
+    return (low, high) if low < high else (low - 0.5, low + 0.5)
+
+
+def _own_scale(network: Generator) -> _Ends | None:
+    """The range of a sigmoid or tanh at the end, or the scale of pictures that typical outputs are on; None if none."""
+    if isinstance(network, Network):
+        low, high = (float(end.max()) for end in network.layers[-1].activation.range)
+        if math.isfinite(low) and math.isfinite(high):
+            return low, high
+    return _scale(*_ends_of(network.typical_outputs), _OUTPUTS)
 
 
 def _ends_of(outputs: Array) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,12 @@ Array = npt.NDArray[np.floating[Any]]
 
 # At most so many bars, wide enough to be seen at the width of a phone; of n values, at most 2 sqrt(n), but so many.
 _BARS, _FEWEST = 40, 8
-# Values within a factor of this have a linear scale.
+# Values of which nine tenths are within a factor of this have a linear scale.
 _NARROW = 10.0
+# The middle nine tenths of the values.
+_MIDDLE = (0.05, 0.95)
+# A bar of values beyond the axis stands apart by the width of a bar.
+_APART = 2
 # At most so many labels below.
 _LABELS = 6
 # Edges and labels are multiples of these times a power of ten.
@@ -55,19 +59,36 @@ class Histogram:
     bars: tuple[Bar, ...] = ()
     ticks: tuple[Tick, ...] = ()
     mark: Tick | None = None
+    below: Bar | None = None  # outliers beyond the axis, from the least of them to the largest
+    above: Bar | None = None
+
+    @property
+    def placed(self) -> list[tuple[int, Bar]]:
+        """All bars and their places from the left, in widths of a bar; those beyond the axis stand apart."""
+        first = _APART if self.below else 0
+        inner = list(enumerate(self.bars, first))
+        last = [(first + len(self.bars) + 1, self.above)] if self.above else []
+        return ([(0, self.below)] if self.below else []) + inner + last
+
+    @property
+    def width(self) -> int:
+        """The width of the chart, in widths of a bar."""
+        return 1 + max((at for at, _ in self.placed), default=0)
 
     @property
     def most(self) -> int:
         """The count of the highest bar."""
-        return max((bar.success + bar.other for bar in self.bars), default=0)
+        return max((bar.success + bar.other for _, bar in self.placed), default=0)
 
 
 def histogram(
     title: str, unit: str, values: npt.NDArray[Any], success: Flags, mark: tuple[float, str] | None = None
 ) -> Histogram:
-    """Count values (n,), logarithmically where they are positive and spread over more than a factor of 10.
+    """Count values (n,), on a logarithmic scale if the middle nine tenths of them spread over more than a factor of 10.
 
-    ``success`` (n,) says which of them ended with success; ``mark`` is a value to draw a line at, and its label.
+    The axis has the values that are at most as far from the middle nine tenths as these are wide, so that they have at
+    least a third of it; the others are counted in a bar below or above it. ``success`` (n,) says which of the values
+    ended with success; ``mark`` is a value to draw a line at, and its label. The axis reaches to it.
     """
     known = np.isfinite(values)
     zeros = known & (values == 0)
@@ -75,21 +96,41 @@ def histogram(
     unknown = len(values) - int(known.sum())
     if not shown.any():
         return Histogram(title, unit, int(zeros.sum()), unknown)
-    marked = [mark[0]] if mark is not None and 0 < mark[0] < math.inf else []
-    within = np.array([values[shown].min(), values[shown].max(), *marked], dtype=float)
-    log = bool(within.min() > 0 and within.max() > _NARROW * within.min())
+    middle = np.quantile(values[shown], _MIDDLE, method="inverted_cdf")
+    log = bool(values[shown].min() > 0 and middle[1] > _NARROW * middle[0])
     if not log and zeros.any():
-        within, shown, zeros = np.append(within, 0.0), known, np.zeros_like(zeros)
+        shown, zeros = known, np.zeros_like(zeros)
     place, back = (np.log10, lambda x: 10.0**x) if log else (np.asarray, np.asarray)
-    edges = _edges(place(within), min(_BARS, max(_FEWEST, round(2 * math.sqrt(shown.sum())))))
+    marked = [float(place(mark[0]))] if mark is not None and 0 < mark[0] < math.inf else []
+    at, won = place(values[shown].astype(float)), success[shown]
+    first, last = _limits(at, marked)
+    inside = (at >= first) & (at <= last)
+    edges = _edges(np.append(at[inside], marked), min(_BARS, max(_FEWEST, round(2 * math.sqrt(inside.sum())))))
     # Rounding may put an extreme just beyond its edge.
-    inside = np.clip(place(values[shown]), edges[0], edges[-1])
-    won, lost = (np.histogram(inside[chosen[shown]], edges)[0].tolist() for chosen in (success, ~success))
-    bars = tuple(map(Bar, back(edges[:-1]).tolist(), back(edges[1:]).tolist(), won, lost))
-    line = [(float(place(value)), mark[1]) for value in marked] if mark else []
-    scale = "logarithmic" if log else "linear"
-    ticks = _ticks(_labels(edges, log), edges)
-    return Histogram(title, unit, int(zeros.sum()), unknown, scale, bars, ticks, next(iter(_ticks(line, edges)), None))
+    kept = np.clip(at, edges[0], edges[-1])
+    counts = [np.histogram(kept[inside & chosen], edges)[0].tolist() for chosen in (won, ~won)]
+    bars = tuple(map(Bar, back(edges[:-1]).tolist(), back(edges[1:]).tolist(), *counts))
+    drawn = Histogram(
+        title, unit, int(zeros.sum()), unknown, "logarithmic" if log else "linear", bars,
+        below=_beyond(values[shown], won, at < first), above=_beyond(values[shown], won, at > last),
+    )  # fmt: skip
+    line = _ticks([(marked[0], mark[1])] if mark and marked else [], edges, drawn)
+    return replace(drawn, ticks=_ticks(_labels(edges, log), edges, drawn), mark=next(iter(line), None))
+
+
+def _limits(at: Array, marked: list[float]) -> tuple[float, float]:
+    """The places between which values are on the axis; all of them if nine tenths are equal."""
+    low, high = np.quantile(at, _MIDDLE, method="inverted_cdf")
+    width = (high - low) or math.inf
+    return min(low - width, *marked, low), max(high + width, *marked, high)
+
+
+def _beyond(values: Array, success: Flags, chosen: Flags) -> Bar | None:
+    """A bar of the chosen values; None if there are none."""
+    if not chosen.any():
+        return None
+    found, won = values[chosen], int(success[chosen].sum())
+    return Bar(float(found.min()), float(found.max()), won, len(found) - won)
 
 
 def _edges(within: Array, most: int) -> Array:
@@ -111,9 +152,13 @@ def _labels(edges: Array, log: bool) -> list[tuple[float, str]]:
     return [(at, number(at) if abs(at) < 1e3 else f"{at:,.6g}") for at in places]
 
 
-def _ticks(labels: list[tuple[float, str]], edges: Array) -> tuple[Tick, ...]:
-    placed = (Tick(float((at - edges[0]) / (edges[-1] - edges[0])), label) for at, label in labels)
-    return tuple(tick for tick in placed if -1e-9 <= tick.place <= 1 + 1e-9)
+def _ticks(labels: list[tuple[float, str]], edges: Array, drawn: Histogram) -> tuple[Tick, ...]:
+    """Labels on the axis, at their places in the whole chart."""
+    first, bars = _APART if drawn.below else 0, len(drawn.bars)
+    shares = ((float((at - edges[0]) / (edges[-1] - edges[0])), label) for at, label in labels)
+    return tuple(
+        Tick((first + share * bars) / drawn.width, label) for share, label in shares if -1e-9 <= share <= 1 + 1e-9
+    )
 
 
 class Curve(NamedTuple):

@@ -406,6 +406,9 @@ class Inversion:
     ) -> ObservationFigure:
         """Draw observation, reconstruction and residual, a row for each observation, with common scales.
 
+        Black and white are the ends of the generator's own range: those of a sigmoid or tanh at its end, of the scale
+        of pictures that its outputs are on, or the least and the largest of typical outputs.
+
         Outputs (H, W), (1, H, W) and (3, H, W) are drawn as pictures. So are flat ones with a square number of entries
         that vary as in a picture. All others are curves. Hidden entries stay blank. The colours of residuals are
         symmetric about 0.

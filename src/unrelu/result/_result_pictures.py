@@ -13,8 +13,10 @@ from unrelu.display.text_tables import Html
 from unrelu.errors import OptionError
 from unrelu.measurements import Operator
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.picture_scale import black_and_white
 from unrelu.measurements.whitening import known_entries
 from unrelu.problem import Problem
+from unrelu.result.result_file import AbsentGenerator
 from unrelu.runtime.array_types import Array, Index
 
 # Height of a thumbnail, in pixels.
@@ -55,6 +57,7 @@ def panels(
         output,
         alike,
         _sizes(stated.noise, operator, size),
+        None if isinstance(stated.network, AbsentGenerator) or output is None else black_and_white(stated.network),
     )
 
 
