@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
+from unrelu.search.sequence import check_sequence, track
 
 # Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
 _BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
@@ -41,6 +43,7 @@ def invert(
     norm: str | None = None,
     prior: float = 0.0,
     z0: npt.ArrayLike | None = None,
+    sequence: bool = False,
     seed: int = 0,
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
@@ -85,6 +88,10 @@ def invert(
             noise S, the weight S^2 makes z the most probable code under z ~ N(0, I). That weight is 1 if S is an array
             or a covariance is given, and for counts: their objectives are chi-square and the deviance.
         z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start.
+        sequence: whether each observation starts from the code of the one before, as the frames of a slow video may.
+            "auto" makes one descent from there, and keeps its end if it explains y under the stated noise, or exactly.
+            The confidence of such a code is NaN, because nothing was compared with it, except for an exact fit. All
+            other observations are searched as ever. Further methods that take a start make one run from that code.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             whole batch, so an observation alone may have other starts than within a batch.
         time_limit: seconds for the whole batch; observations not reached have NaN codes and the status TIME_LIMIT.
@@ -133,7 +140,9 @@ def invert(
         )  # fmt: skip
         ready = problem.equilibrated()
         refuse(run, ready)
-        result = _solved(run, ready, norm, name)
+        check_sequence(sequence, run, problem, z0)
+        solved = _solved_in_sequence if sequence else _solved
+        result = solved(run, ready, norm, name)
         return replace(result.in_units_of(problem), options=_asked(run, options)).shaped()
 
 
@@ -157,14 +166,35 @@ def judged_again(result: Inversion) -> Inversion:
     return _diagnosed(again).in_units_of(stated)
 
 
-def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
+def _solved_in_sequence(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
+    """Run the method on the observations one after another, see :func:`~unrelu.search.sequence.track`.
+
+    The codes are diagnosed together. Those of a single descent that are no success after all are searched.
+    """
+    found, descended = track(partial(_solved, norm=norm, name=name, diagnose=lambda result: result), run, problem)
+    judged = _diagnosed_alone(found)
+    failed = np.flatnonzero(descended & ~judged.success)
+    if not len(failed) or problem.control.expired() or problem.control.halted:
+        return judged
+    again = _solved(run, problem.part(failed, z0=judged.z[failed]), norm, name)
+    return judged.with_part(failed, again)
+
+
+def _solved(
+    run: Method,
+    problem: Problem,
+    norm: str | None,
+    name: str | None,
+    diagnose: Callable[[Inversion], Inversion] | None = None,
+) -> Inversion:
     """Run the method and diagnose its result. After a numerical breakdown, run each observation alone.
 
     Errors of the caller's own method, which has no ``name``, are not caught.
     """
+    diagnose = diagnose or _diagnosed
     try:
         result = _checked(run(problem), problem)
-        return _diagnosed(result if norm is None else result.measured_in(norm))
+        return diagnose(result if norm is None else result.measured_in(norm))
     except _BREAKDOWNS as error:
         if name is None or problem.control.raised(error):
             raise
@@ -173,8 +203,19 @@ def _solved(run: Method, problem: Problem, norm: str | None, name: str | None) -
     parts = []
     for i in range(problem.size):
         start = None if problem.z0 is None else problem.z0[[i]]
-        parts.append(_solved(run, problem.part(np.array([i]), z0=start), norm, name))
+        parts.append(_solved(run, problem.part(np.array([i]), z0=start), norm, name, diagnose))
     return Inversion.joined(parts, problem)
+
+
+def _diagnosed_alone(result: Inversion) -> Inversion:
+    """Diagnose a result. After a numerical breakdown, diagnose each observation alone."""
+    try:
+        return _diagnosed(result)
+    except _BREAKDOWNS as error:
+        if result.problem.size == 1:
+            return Inversion.failed(result.problem, result.method, str(error))
+    parts = [_diagnosed_alone(result[[i]]) for i in range(len(result))]
+    return Inversion.joined(parts, result.problem)
 
 
 def _checked(result: object, problem: Problem) -> Inversion:

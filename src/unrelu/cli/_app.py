@@ -52,7 +52,7 @@ def _root(
 # cache. Most of it is importing libraries. For `run`, two workers share it.
 @command(
     app,
-    ("_invert.py", "invert", "method noise norm prior seed time_limit scale"),
+    ("_invert.py", "invert", "method noise norm prior sequence seed time_limit scale"),
     examples=(
         "mnist-relu photo.png -o out.png -- a picture of 28 x 28 pixels, 6 s",
         "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 100 digits (100, 784), 8 s",
@@ -94,6 +94,7 @@ def invert(
     from unrelu.datasets.pictures import is_picture
     from unrelu.datasets.result_folders import prepare_output, records, write_result
     from unrelu.datasets.small_files import read_bounds, read_measurement
+    from unrelu.search.sequence import check_sequence
 
     options, method, limit = options_of(option), stated.pop("method"), reading.limit
     chosen = unrelu.methods.make(method, options)
@@ -102,8 +103,9 @@ def invert(
     stated |= {
         "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit), "scale": given.scale,
     }  # fmt: skip
-    problem = unrelu.Problem.build(network, given.y, **stated)
+    problem = unrelu.Problem.build(network, given.y, **{n: v for n, v in stated.items() if n != "sequence"})
     unrelu.methods.refuse(chosen, problem)
+    check_sequence(stated["sequence"], chosen, problem, None)
     write = picture_writer(output, given, problem.size, network, overwrite) if is_picture(output) else None
     with removed_if_empty(output):
         if write is None:

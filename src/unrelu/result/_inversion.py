@@ -27,7 +27,7 @@ from unrelu.result.verdict_text import (
     observation_html,
     observation_lines,
 )
-from unrelu.runtime.array_types import Array, Flags, Integers
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import CONFIDENT, SIGNIFICANCE, count, probability
 
@@ -254,7 +254,10 @@ class Inversion:
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
         with np.errstate(over="ignore", invalid="ignore"):
             excessive = fitted & problem.noise.too_large_for(fit)
-        messages = [judged.message_for(i, factor[i], bool(excessive[i])) for i in range(problem.size)]
+        messages = [
+            self.message[i] if state is Status.ERROR else judged.message_for(i, factor[i], bool(excessive[i]))
+            for i, state in enumerate(states)
+        ]
         return replace(judged, message=np.array(messages, dtype=object))
 
     def _outlying(self, residual: Array, used: Array, fitting: Flags) -> Array:
@@ -307,6 +310,13 @@ class Inversion:
             name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_OBSERVATION
         }
         return replace(parts[0], problem=problem, **columns)
+
+    def with_part(self, observations: Index, part: Inversion) -> Inversion:
+        """The result of a batch in which ``part`` replaces that of some observations."""
+        columns: dict[str, Any] = {name: np.array(getattr(self, name)) for name in _PER_OBSERVATION}
+        for name, column in columns.items():
+            column[observations] = getattr(part, name)
+        return replace(self, **columns)
 
     @classmethod
     def failed(cls, problem: Problem, method: str, why: str) -> Inversion:

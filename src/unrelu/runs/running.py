@@ -230,6 +230,11 @@ def _check_options(
             "this script was started again by a worker process that it had started; put what it does under "
             "if __name__ == '__main__':, or pass workers=1"
         )
+    if "sequence" in options:
+        raise OptionError(
+            f"sequence={options['sequence']!r}: a run computes its chunks in any order, so that no observation can "
+            "start from the one before; call unrelu.invert on each sequence"
+        )
     made = make(method, options)
     for name, value in (("chunk", chunk), ("workers", 1 if workers is None else workers)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:

@@ -258,8 +258,17 @@ class JointSearch:
             self.exact = self.problem.fits_exactly(z0)
             self.z[self.exact], self.f[self.exact] = z0[self.exact], 0.0
         others = np.flatnonzero(~self.exact)
-        if len(others) and not self.watch():
+        if not len(others):
+            return
+        codes = self.objective.tensor(z0[others])
+        self._keep(
+            others, z0[others], self.objective.values(codes, self.objective.index(others)).cpu().double().numpy()
+        )
+        if self.rule.rounds == 0 and self.descents.refines and self.problem.noise.noisy:
+            return  # the refinement makes the same steps
+        if not self.watch():
             self.descend_from(others, z0[others])
+            self._confirm_exact()
 
     def hits(self) -> Hits:
         """How many restarts of every observation ended in the best and the second best optimum."""
@@ -336,8 +345,8 @@ class JointSearch:
     def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:
         """Refine codes to first-order optima, (b, k), and say whether each is at one, (b,)."""
         if self.descents.refines and (self.f[observations] > _EXACT * self.size[observations]).all():
-            ends = self.restarts[observations[:, None], np.argsort(self.ends[observations], axis=1)]
-            ends[:, 0] = self.z[observations]
+            ends = self.restarts[observations[:, None], np.argsort(self.ends[observations], axis=1)[:, 1:]]
+            ends = np.concatenate([self.z[observations, None], ends], axis=1)
             return self.descents.refined(observations, ends, most or _REFINED_LARGE, self.watch)
         found = refine(*self._in_double(observations), most or _REFINED, self.watch)
         return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from unrelu.errors import OptionError
@@ -41,7 +42,7 @@ class Search:
         confidence: the search of an observation stops at this confidence.
         rounds: the largest number of rounds, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end
             within 0.04 seconds of processor time, 0.12 if no noise is visible; the time left is spent on perturbations
-            of the best restart. Where descents are not compiled, fewer.
+            of the best restart. Where descents are not compiled, fewer. 0 makes a descent from ``z0`` alone.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
             gradient. None: 3,000, or 1,000 for large generators. A code not optimal by then is an ITERATION_LIMIT.
         max_programs: linear programs of a descent in l1 or linf.
@@ -65,15 +66,23 @@ class Search:
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
             raise OptionError(f"confidence={self.confidence} must be a probability, above 0 and at most 1")
-        at_least(1, rounds=self.rounds, max_iterations=self.max_iterations, max_programs=self.max_programs)
+        at_least(0, rounds=self.rounds)
+        at_least(1, max_iterations=self.max_iterations, max_programs=self.max_programs)
+
+    def check(self, problem: Problem) -> None:
+        """Raise an error if there is nothing to start from."""
+        if self.rounds == 0 and problem.z0 is None:
+            raise OptionError("rounds=0 makes no restarts: pass codes to start from, z0=, or rounds of at least 1")
 
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
-        learned = LearnedConfidence(problem) if self.learn else flat_confidence
+        self.check(problem)
+        learned = LearnedConfidence(problem) if self.learn and self.rounds != 0 else flat_confidence
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
         z, status = run.refined(self.max_iterations, self.max_programs)
+        confidence = run.confidence() if self.rounds != 0 else math.nan
         return Inversion.of(
-            problem, z, method="auto", status=status, nit=run.steps, confidence=run.confidence(), pool=self.pool
+            problem, z, method="auto", status=status, nit=run.steps, confidence=confidence, pool=self.pool
         )

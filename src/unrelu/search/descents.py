@@ -322,7 +322,7 @@ class LimitedMemoryDescents(BatchDescents):
             f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
             left, most, halved = left // 2, most - _HALVED_AFTER, halved + _HALVED_AFTER
             state.retire((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
-        surely = max(0, min(most, _REFINED_SURELY - halved) - LAST_STEPS)
+        surely = max(0, min(most, _REFINED_SURELY - halved) - LAST_STEPS) if z.shape[1] > 1 else 0
         f, most = state.run(surely, watch).f, most - surely
         arrived = torch.zeros_like(state.done)
         while most > 0 and not arrived.all() and not watch():
