@@ -227,7 +227,8 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         (("net.npz", "y.npy", "-O", "=3"), "--option '=3': write name=value"),
         (("net.npz", "y.npy", "-O", "speed=3"), "method 'auto' has no option 'speed'; it takes confidence"),
         (("net.npz", "y.npy", "-O", "rounds=many"), "option rounds='many' of method 'auto' must be a whole number"),
-        (("net.npz", "y.npy", "-O", "rounds=0"), "rounds=0 must be at least 1"),
+        (("net.npz", "y.npy", "-O", "rounds=-1"), "rounds=-1 must be at least 0"),
+        (("net.npz", "y.npy", "-O", "rounds=0"), "rounds=0 makes no restarts"),
         (
             ("net.npz", "y.npy", "--method", "ilo", "-O", "steps=1.5"),
             "option steps=1.5 of method 'ilo' must be a string or a whole number",

@@ -43,7 +43,7 @@ def check_sequence(sequence: object, method: object, problem: Problem, z0: npt.A
     if z0 is not None and np.size(z0) != problem.network.latent_dim:
         raise InputError(
             f"z0 has shape {np.shape(z0)}: with sequence=True, observations start from the code of the one before; "
-            f"pass a code ({problem.network.latent_dim},) for the first, or leave z0= out"
+            f"pass a code {problem.network.latent_shape} for the first, or leave z0= out"
         )
 
 
