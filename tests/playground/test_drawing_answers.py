@@ -112,6 +112,9 @@ def test_the_sentence_agrees_with_the_facts(digits, shown, level):
 
 
 def test_what_chance_would_explain_is_said_in_the_words_of_the_page(digits):
+    own = digits.picture("sample", 3) + 0.1 * np.random.default_rng(0).standard_normal(784)
+    sure = answered(digits, own)
+    assert (sure["success"], sure["verdict"].startswith("No picture of the generator is nearer")) == (True, True)
     white = np.random.default_rng(0).standard_normal(784)
     found = answered(digits, white)
     assert (found["status"], found["success"]) == ("NO_BETTER_THAN_CHANCE", False)

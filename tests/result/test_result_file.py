@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -77,7 +78,8 @@ def test_without_the_network_a_result_can_be_looked_at_and_no_more(tmp_path):
     result.save(tmp_path / "result.npz")
     loaded = unrelu.load_result(tmp_path / "result.npz")
     assert loaded.plot()._repr_png_()
-    assert loaded._repr_html_() == result._repr_html_()
+    texts = [re.sub('base64,[^"]*', "", shown._repr_html_()) for shown in (loaded, result)]
+    assert texts[0] == texts[1]  # pictures are drawn in their own range, as that of the generator is not known
     assert loaded.to_frame().equals(result.to_frame())
     with pytest.raises(InputError, match=r"loaded without its network, .*: unrelu\.load_result\(path, network\)"):
         loaded.residual()

@@ -162,6 +162,8 @@ def verdict(result: Inversion, noise: str | None) -> str:
     """The verdict on one picture in a sentence."""
     if result.status is Status.TIME_LIMIT and not np.isfinite(result.z).all():
         return "No picture was found before the time was over. Search longer."
+    if result.success and result.status in (Status.TIME_LIMIT, Status.REFOUND, Status.FOUND_ONCE):
+        return "No picture of the generator is nearer, as sure as the confidence says. State the noise to judge it."
     if result.status is Status.TIME_LIMIT:
         judged = " It does not explain yours yet." if noise else ""
         return f"The nearest picture that was found before the time was over.{judged} Search longer to be surer."
