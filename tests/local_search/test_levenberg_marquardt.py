@@ -135,3 +135,30 @@ def test_a_stop_in_the_layerwise_start_ends_it_at_once(call):
 def test_bad_options(options, message):
     with pytest.raises(OptionError, match=message):
         unrelu.invert(random_network((3, 8), seed=0), np.zeros(8), "lm", **options)
+
+
+@pytest.mark.parametrize("norm_of_step", [0.0, 0.05, 1.0])
+def test_it_ends_at_a_local_optimum_also_at_kinks(norm_of_step):
+    """BFGS with a line search of its own lowers no code by more than 1e-5 of the objective."""
+    from scipy.optimize import minimize
+
+    network = random_network((6, 20, 60), seed=21, bias=True)
+    rng = np.random.default_rng(21)
+    truth = rng.standard_normal((12, 6))
+    y = network(truth) + 0.3 * rng.standard_normal((12, 60))
+    z0 = truth + norm_of_step * rng.standard_normal(truth.shape)
+    result = unrelu.invert(network, y, "lm", z0=z0, noise="gaussian:0.3")
+    assert set(result.ended) == {Status.CONVERGED}
+    for z, observed, f in zip(result.z, y, result.fun, strict=True):
+        further = minimize(lambda z: ((network(z) - observed) ** 2).sum(), z, method="BFGS")  # noqa: B023
+        assert further.fun >= (1 - 1e-5) * f
+
+
+def test_from_a_converged_code_it_takes_no_step():
+    network = random_network((6, 20, 60), activation="tanh", seed=22)
+    rng = np.random.default_rng(22)
+    y = network(rng.standard_normal((4, 6))) + 0.1 * rng.standard_normal((4, 60))
+    first = unrelu.invert(network, y, "lm")
+    again = unrelu.invert(network, y, "lm", z0=first.z)
+    np.testing.assert_allclose(again.fun, first.fun, rtol=1e-12)
+    assert again.nit.max() <= 3

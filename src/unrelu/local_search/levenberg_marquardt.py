@@ -11,12 +11,15 @@ from torch import Tensor
 
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
+from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array, Integers
 
+# A descent may end where a step is predicted to gain less than this fraction of f; a refinement goes on from there.
+ENOUGH_DECREASE = 1e-2
 # The most chord steps.
 _STEPS = 8
 # Chord steps end when one does not reduce f to this fraction; f is rounding if outputs are off by so many units.
@@ -198,18 +201,19 @@ def chord_steps(
 
 @dataclass(frozen=True)
 class LevenbergMarquardt:
-    r"""Minimise ``|y - A G(z)|_2^2 + prior |z|^2`` by damped Gauss-Newton steps.
+    r"""Minimise ``|y - A G(z)|_2^2 + prior |z|^2`` by damped Gauss-Newton steps, then refine to a local optimum.
 
     .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
 
-    The damping mu follows Nielsen's update. All observations are refined at once, and each stops on its own. ReLU kinks
-    are ignored: J is the Jacobian of the current linear region. The result is a local optimum, which depends on the
-    start.
+    The damping mu follows Nielsen's update. All observations move at once, and each stops on its own. The steps ignore
+    ReLU kinks: J is the Jacobian of the current linear region. Where one is predicted to gain less than 1% of the
+    objective, :mod:`~unrelu.local_search.refinement` goes on to first-order optimality, at kinks by the one-sided
+    derivatives. The result is a local optimum, which depends on the start.
 
     Args:
         start: where to start if no ``z0`` is given: "random" (N(0, I) from the seed), "zero", or a layer-wise method
             ("linf", "l1", "relaxed", "least_squares", "exact").
-        max_iterations: the largest number of steps tried, accepted or not.
+        max_iterations: the largest number of steps tried, accepted or not, those of the refinement included.
         damping: the first mu, as a fraction of the mean diagonal of J^T J.
 
     Raises:
@@ -219,7 +223,7 @@ class LevenbergMarquardt:
     """
 
     start: str = "random"
-    max_iterations: int = 200
+    max_iterations: int = 3000
     damping: float = 1e-2
 
     def __post_init__(self) -> None:
@@ -246,11 +250,20 @@ class LevenbergMarquardt:
         objective = SquaredError.of(problem)
         every, exact = objective.index(np.arange(problem.size)), 1e-30 * (objective.y * objective.y).sum(dim=1)
         start = objective.tensor(np.nan_to_num(z0))
-        state = LevenbergMarquardtSteps(objective, start, every, damping=self.damping, enough=exact)
+        state = LevenbergMarquardtSteps(
+            objective, start, every, damping=self.damping, tiny_decrease=ENOUGH_DECREASE, enough=exact, foresee=True
+        )
         state.run(self.max_iterations, watch)
+        flat, done = state.done & state.flat(), state.done.clone()
+        left = torch.nonzero(state.done & ~flat & (state.f > exact))[:, 0]
+        if len(left):
+            most = self.max_iterations - int(state.steps[left].max())
+            found = refine(objective, state.z[left], every[left], exact[left], most, watch)
+            state.z[left], state.f[left], done[left] = found.z, found.f, found.optimal
+            state.steps[left] += found.steps
         status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)
-        status[state.done.cpu().numpy()] = Status.CONVERGED
-        status[(state.done & state.flat()).cpu().numpy()] = Status.FLAT
+        status[done.cpu().numpy()] = Status.CONVERGED
+        status[flat.cpu().numpy()] = Status.FLAT
         status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
         return _codes(state), status, state.steps.cpu().numpy()
 

@@ -420,8 +420,8 @@ class _Refinement:
         k = self.vectors.shape[2]
         inverse = np.eye(k) if b is None else _inverse(b)
         if b is None:
-            length = max(_norm(self.vectors[i, Z]) / np.sqrt(k), SHORTEST_CODE)
-            inverse *= _FIRST * length / max(_norm(self.vectors[i, G]), np.finfo(np.float64).tiny)
+            length = _FIRST * max(_norm(self.vectors[i, Z]) / np.sqrt(k), SHORTEST_CODE)
+            inverse *= length / max(_norm(self.vectors[i, G]), length * np.finfo(np.float64).tiny)
         self.vectors[i, H : H + k] = inverse
         self.numbers[i, _STUCK] = 0.0
         aim(self.vectors[i], self.numbers[i], self.box)

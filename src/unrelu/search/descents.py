@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb
 from unrelu.local_search.halting import Steps, Watch
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
+from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
@@ -24,14 +24,13 @@ from unrelu.search.sample_cache import SampleCache
 
 # Smoothing schedule: widths, as fractions of the size of a layer's outputs; one step with each.
 _WIDTHS = np.geomspace(1.0, 0.02, 8)
-# Steps on the exact generator after those, and the decrease at which they end.
+# Steps on the exact generator after those.
 _EXACT_STEPS = 16
-_ENOUGH_DECREASE = 1e-2
 # Microseconds of a step, for each of the :func:`step_terms`.
 STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # Microseconds of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
 _BATCH_COST = (70.0, 3e-5)
-# _ENOUGH_DECREASE for large generators.
+# ENOUGH_DECREASE for large generators.
 _ENOUGH_DECREASE_LARGE = 3e-3
 # Of a refinement: the codes refined side by side, the steps after which half of them are given up, the steps before
 # convergence is tested, and the predicted decrease at which a code ends.
@@ -166,7 +165,7 @@ class CompiledDescents(Descents):
             if watch():
                 break
             network, y = self.packed.of(observation)
-            limits = np.array([_EXACT_STEPS, _ENOUGH_DECREASE, enough[i], np.inf])
+            limits = np.array([_EXACT_STEPS, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
                 *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
                 start.f[i], start.perturbations[i], steps[i],
@@ -241,7 +240,7 @@ class BatchDescents(Descents):
         if objective is not self.objective:
             return LevenbergMarquardtSteps(objective, z, observations, damping=damping, tiny_decrease=1e-4)
         return LevenbergMarquardtSteps(
-            objective, z, observations, damping=damping, tiny_decrease=_ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
+            objective, z, observations, damping=damping, tiny_decrease=ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
             enough=enough,
         )  # fmt: skip
 
@@ -303,7 +302,7 @@ class LimitedMemoryDescents(BatchDescents):
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
 
     def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
-        decrease = _ENOUGH_DECREASE_LARGE if objective is self.objective else _ENOUGH_DECREASE
+        decrease = _ENOUGH_DECREASE_LARGE if objective is self.objective else ENOUGH_DECREASE
         return LimitedMemorySteps(objective, z, observations, self.inverse[observations], decrease, enough)
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
