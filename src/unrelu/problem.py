@@ -201,7 +201,7 @@ class Problem:
         tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not weight))
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
-        if scaling.ends is not None and not measurement.selects:
+        if scaling.ends is not None and not (measurement.selects or measurement.output_shaped):
             raise InputError(
                 f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
                 "generator's own scale, or scale y and the operator together"

@@ -157,6 +157,22 @@ def test_values_are_scaled_as_the_generator_expects(finished, tmp_path):
     np.testing.assert_allclose(run.read("codes"), finished.read("codes"), rtol=0, atol=1e-6)
 
 
+def test_integers_tell_their_rounding_as_they_do_in_invert(tmp_path):
+    low, high = float(Y.min()), float(np.quantile(Y, 0.95))  # what is larger is cut off
+    stored = np.rint(255 * np.clip((Y - low) / (high - low), 0, 1)).astype(np.uint8)
+    masks = np.random.default_rng(5).uniform(size=Y.shape) < 0.8
+    run = small_run(tmp_path / "out", data=stored, scale=(low, high), masks=masks, noise=None, method="auto")
+    assert run.manifest["noise"] is None
+    assert str(run.noise) == f"rounding:{(high - low) / 510!r}"
+    assert f"noise {run.noise}" in str(run)
+    alone = unrelu.invert(
+        NETWORK, stored[:CHUNK], operator=unrelu.Mask(masks[:CHUNK]), scale=(low, high), seed=chunk_seed(7, 0)
+    )
+    np.testing.assert_array_equal(run.read("codes", 0, CHUNK), alone.z)
+    np.testing.assert_array_equal(run.read("p_value", 0, CHUNK), alone.p_value)
+    assert alone.success.any()
+
+
 def test_threads_of_this_process_are_as_before(tmp_path):
     before = torch.get_num_threads()
     try:

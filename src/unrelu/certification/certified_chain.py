@@ -179,8 +179,8 @@ def certifiable(network: Generator, operator: Operator) -> Network:
     reason = obstacle(network)
     if not operator.linear:
         raise UnsupportedModelError(
-            "operator= is a function, which is not taken to be linear: what is certified is a minimum over "
-            "piecewise linear layers, so pass a linear measurement as a matrix, a mask or a pair of functions"
+            f"{operator.unweighted.refused}: what is certified is a minimum over piecewise linear layers, so pass a "
+            "linear measurement as a matrix, a mask or a pair of functions"
         )
     if reason or not isinstance(network, Network):
         raise UnsupportedModelError(
