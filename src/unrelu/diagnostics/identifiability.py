@@ -6,6 +6,7 @@ neurons are at their kink, :mod:`~unrelu.diagnostics._solution_cones` is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.linalg import get_lapack_funcs
+from scipy.special import chdtri
 from torch import Tensor
 
 from unrelu.diagnostics._solution_cones import RANK_TOLERANCE, KinkMap, at_kink, kink_map, picks, solution_cones
@@ -25,6 +27,8 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
+from unrelu.runtime.streams import torch_stream
+from unrelu.search.sample_cache import is_large
 
 # Numbers in the Jacobians held at once.
 _CHUNK = 2**22
@@ -35,6 +39,10 @@ _GRAM_SHARE = 1e-6
 # The rank is k if LAPACK's estimate of the reciprocal condition number of J J^T is above this: single precision has an
 # error of about 1e-7, and estimates are rarely off by more than a factor of ten.
 _CONDITION = 1e-5
+# Random products that bound the error of a Jacobian, and how rarely the bound fails.
+_PROBES, _UNLIKELY = 4, 1e-6
+# A function is affine if its second difference is below this share of the first: roundings of single precision are.
+_AFFINE = 1e-3
 # Outside this range, squares in J J^T may overflow or underflow.
 _GRAM_RANGE = (1e-200, 1e200)
 
@@ -199,7 +207,8 @@ def local_rank(
     kinks are not known, and the freedom is k - rank A J. An active bound acts like a kink: the code can move to one
     side only.
 
-    This agrees with :func:`identifiability`, and is much faster if the rank is clearly k.
+    This agrees with :func:`identifiability`, and is much faster if the rank is clearly k. For a large generator without
+    known layers, the singular value is then a lower bound, at least half of it (:func:`certain_in_single`).
     """
     exact, measured, unit = _equilibrated(network, operator)
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
@@ -209,6 +218,9 @@ def local_rank(
         single = exact.to(torch.float32)
         for part, codes in _chunks(exact, z, measured):
             sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), wanted[part])
+    elif is_large(network):
+        for i in np.flatnonzero(np.isfinite(z).all(axis=1)):
+            sigma[i], sure[i] = certain_in_single(exact, torch.from_numpy(z[[i]]), measured.take(np.array([i])))
     rest = np.flatnonzero(~sure)
     if len(rest):
         rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), bounds)
@@ -358,6 +370,45 @@ def certain(network: Network, single: Network, z: Tensor, operator: Operator, wa
     return smallest, sure & regions.finite
 
 
+def certain_in_single(network: Generator, z: Tensor, operator: Operator) -> tuple[float, bool]:
+    r"""A lower bound on the smallest singular value of A J at a code (1, k), and whether it proves the rank k.
+
+    The bound is the smallest singular value of a Jacobian J' in single precision, less a bound on the error of A J'.
+    With :math:`\Delta = A J - A J'` and draws :math:`u_i \sim N(0, I)`,
+
+    .. math:: \sum_{i=1}^q |\Delta^T u_i|_2^2 \ge |\Delta|_2^2 \, \chi^2_q,
+
+    where the right side has a chi-square variable of q degrees of freedom. Dividing by its quantile of one in a million
+    gives a bound on :math:`|\Delta|_2`. The :math:`J^T u_i` are reverse passes in double precision. The bound counts as
+    proof if the error is at most half of the singular value.
+    """
+    single, measured = network.tangent_at(z).to(torch.float32), operator.to(torch.float32, z.device)
+    try:
+        tangents = measured.linearize(*_linearized(single, z.float()))[1]
+    except RuntimeError:  # a module with constants of its own in double precision
+        return np.nan, False
+    least, sure = _by_gram(tangents)
+    draws = torch.randn(_PROBES, 1, operator.m, generator=torch_stream("probes of the Jacobian"), dtype=torch.float64)
+    with torch.enable_grad():
+        leaf = z.clone().requires_grad_()
+        values = (operator.forward(network.forward(leaf)) * draws).sum(dim=(1, 2))
+        exact = torch.cat([torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in values])
+    off = exact - draws[:, 0] @ tangents[0].double().T
+    error = math.sqrt(float(off.square().sum()) / chdtri(_PROBES, 1 - _UNLIKELY))
+    return float(least[0]) - error, bool(sure[0]) and error <= 0.5 * float(least[0])
+
+
+@torch.no_grad()
+def _linearized(network: Generator, z: Tensor) -> tuple[Tensor, Tensor]:
+    """G(z) and the transposed Jacobian, (1, k, n), at a code (1, k): differences of outputs if G is affine."""
+    unit = torch.eye(z.shape[1], dtype=z.dtype)
+    x, ahead, behind = network.forward(torch.cat([z, z + unit.sum(dim=0), z - unit.sum(dim=0)]))
+    if torch.linalg.vector_norm(ahead + behind - 2 * x) > _AFFINE * torch.linalg.vector_norm(ahead - x):
+        return network.linearize(z)
+    parts = torch.split(z + unit, max(1, _CHUNK // network.width))
+    return x[None], torch.cat([network.forward(part) - x for part in parts])[None]
+
+
 def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
     """The smallest of the k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite."""
     _, k, m = tangents.shape
@@ -373,8 +424,12 @@ def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
 
 
 def _by_gram(tangents: Tensor) -> tuple[Array, Flags]:
-    """The smallest singular value from the eigenvalues of J J^T, (B,), and whether it is reliable."""
-    gram = tangents @ tangents.transpose(1, 2)
+    """The smallest singular value from the eigenvalues of J J^T, (B,), and whether it is reliable.
+
+    Products are summed in double precision, some outputs at a time.
+    """
+    parts = torch.split(tangents, max(1, _CHUNK // max(1, tangents.shape[:2].numel())), dim=2)
+    gram: Tensor = sum((p := part.double()) @ p.transpose(1, 2) for part in parts)  # type: ignore[assignment]
     usable = torch.isfinite(gram).flatten(1).all(dim=1)
     values = torch.linalg.eigvalsh(torch.where(usable[:, None, None], gram, torch.zeros_like(gram)))
     least, most = values[:, 0], values[:, -1]

@@ -293,6 +293,10 @@ class GeneratorInUnits(Generator):
         base = self.base.smoothed(share)
         return self if base is self.base else replace(self, base=base)
 
+    def tangent_at(self, z: Tensor) -> Generator:
+        """The same with the activations of G replaced by their tangents at t, (1, k)."""
+        return replace(self, base=self.base.tangent_at(self.shift + self.factor * z))
+
     def forward(self, z: Tensor) -> Tensor:
         """2^exponent G(shift + factor t), (B, k) -> (B, n)."""
         return times_power(self.base.forward(self.shift + self.factor * z), self.exponent)

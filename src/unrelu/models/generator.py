@@ -213,6 +213,10 @@ class Generator(ABC):
         """The generator with kinks smoothed by ``share`` of the size of each layer; unchanged if layers are unknown."""
         return self
 
+    def tangent_at(self, z: Tensor) -> Generator:
+        """The generator with the activations that are found replaced by their tangents at a code z, (1, k)."""
+        return self
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {by(self.latent_shape)} -> {by(self.output_shape)}>"
 

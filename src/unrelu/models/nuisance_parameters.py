@@ -79,6 +79,10 @@ class ExtendedGenerator(Generator):
         base = self.base.smoothed(share)
         return self if base is self.base else replace(self, base=base)
 
+    def tangent_at(self, z: Tensor) -> Generator:
+        """The extension of the base with its activations replaced by their tangents at z, (1, k + p)."""
+        return replace(self, base=self.base.tangent_at(z[:, : self.base.latent_dim]))
+
     # --- codes and parameters --------------------------------------------------------------------------------------
 
     def split(self, z: npt.ArrayLike) -> tuple[Array, dict[str, Any]]:

@@ -1,0 +1,135 @@
+"""Activations inside opaque generators: every call is found, and its tangent is the generator's derivative."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.opaque_modules import made
+from unrelu.loaders import from_torch
+from unrelu.measurements.equilibration import equilibrate
+from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
+from unrelu.models._activation_calls import ActivationCalls
+from unrelu.models.nuisance_parameters import extend
+from unrelu.models.opaque_network import OpaqueNetwork
+
+Z = np.random.default_rng(0).standard_normal((1, 3))
+
+
+class Ways(nn.Module):
+    """One layer, whose activation is called in one way, beside a linear branch."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.first, self.beside, self.last = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(8, 10)
+        self.activation = activation
+
+    def forward(self, z):
+        return self.last(self.activation(self.first(z)) + self.beside(z))
+
+
+def left_in_place(u):
+    torch.relu_(u)
+    return u
+
+
+# As in programs of torch.export; a module that holds it cannot be copied.
+AN_OPERATOR = torch.ops.aten.relu.default
+WAYS = {
+    "a module": (nn.ReLU(), 0.0),
+    "in place": (nn.ReLU(inplace=True), 0.0),
+    "a function": (torch.relu, 0.0),
+    "a method": (lambda u: u.relu(), 0.0),
+    "a method in place": (lambda u: u.relu_(), 0.0),
+    "of which nothing is taken": (left_in_place, 0.0),
+    "an operator": (AN_OPERATOR, 0.0),
+    "leaky": (nn.LeakyReLU(0.3), 0.3),
+    "leaky, in place": (nn.LeakyReLU(0.3, inplace=True), 0.3),
+    "leaky, by position": (lambda u: functional.leaky_relu(u, 0.3, True), 0.3),
+    "leaky, by default": (functional.leaky_relu, 0.01),
+    "leaky, by name": (lambda u: functional.leaky_relu(input=u, negative_slope=0.3), 0.3),
+    "above one": (lambda u: functional.leaky_relu(u, 1.5), 1.5),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rectifiers_are_found_however_they_are_called(way):
+    function, slope = WAYS[way]
+    seen = []
+
+    def substitute(call, u, activation):
+        seen.append((call, activation.slope.item()))
+        return torch.full_like(u, 7.0)
+
+    u = torch.tensor([-1.0, 2.0])
+    with ActivationCalls(substitute):
+        assert function(u.clone()).tolist() == [7.0, 7.0]
+    assert seen == [(0, slope)]
+    np.testing.assert_allclose(function(u.clone()), [-slope, 2.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function", [*(way for way, _ in WAYS.values() if way is not AN_OPERATOR), nn.Tanh(), nn.Sigmoid()]
+)
+def test_the_generator_with_tangents_is_affine_with_the_same_output_and_jacobian(function):
+    network = from_torch(made(lambda: Ways(function)), latent_shape=3)
+    if not isinstance(network, OpaqueNetwork):
+        network = OpaqueNetwork(made(lambda: Ways(function)).double(), (3,), "", (10,), 8)
+    z, steps = torch.from_numpy(Z), torch.from_numpy(np.random.default_rng(1).standard_normal((5, 3)))
+    straight = network.tangent_at(z)
+    x, tangents = network.linearize(z)
+    np.testing.assert_allclose(straight.forward(z), x, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(straight.forward(z + steps) - x, steps @ tangents[0], rtol=1e-9, atol=1e-11)
+    single = straight.to(torch.float32).forward((z + steps).float())
+    np.testing.assert_allclose(single, straight.forward(z + steps), rtol=1e-4, atol=1e-5)
+
+
+def test_generators_around_it_have_its_tangents():
+    base = from_torch(made(lambda: Ways(torch.relu)), latent_shape=3)
+    bounds = Bounds.parse((-2.0, 3.0), (3,))
+    large = OpaqueNetwork(nn.Sequential(base.module, _Times(1e5)), (3,), "", (10,), 8)
+    for network in (on_coordinates(base, Coordinates.of(bounds)), equilibrate(large).network, extend(base, scale=True)):
+        z = torch.from_numpy(np.random.default_rng(2).standard_normal((1, network.latent_dim)))
+        x, tangents = network.linearize(z)
+        straight = network.tangent_at(z)
+        y, same = straight.linearize(z + 0.5 * torch.eye(network.latent_dim)[:1])
+        np.testing.assert_allclose(straight.forward(z), x, rtol=1e-12, atol=1e-12)
+        if network.latent_dim == 3:
+            np.testing.assert_allclose(same, tangents, rtol=1e-9, atol=1e-11)
+        assert y.shape == x.shape
+
+
+class _Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return self.factor * x
+
+
+class Viewed(nn.Module):
+    """A convolution whose output is viewed, which takes a certain order in memory."""
+
+    def __init__(self, view):
+        super().__init__()
+        self.first, self.conv = nn.Linear(3, 32), nn.Conv2d(2, 4, 3, padding=1)
+        self.view = view
+
+    def forward(self, z):
+        x = torch.relu(self.conv(self.first(z).view(-1, 2, 4, 4)))
+        x = x + torch.tanh(x)
+        return x.view(len(z), -1) if self.view else x
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_convolutions_in_single_precision_compute_the_same_with_the_channels_last(view):
+    network = from_torch(made(lambda: Viewed(view)), latent_shape=3)
+    assert isinstance(network, OpaqueNetwork)
+    z = np.random.default_rng(0).standard_normal((5, 3))
+    single = network.to(torch.float32)
+    np.testing.assert_allclose(single(z), network(z), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(single.jacobian(z), network.jacobian(z), rtol=1e-4, atol=1e-5)
