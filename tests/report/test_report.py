@@ -385,7 +385,7 @@ def test_names_of_images_are_escaped(tmp_path):
     run(tmp_path / "out", folder, scale="0,1")
     page = Page(write_report(tmp_path / "out"))
     assert "Observation 0 <i>x: y.png" in page.text
-    assert "rounding:0.00196" in page.text
+    assert "rounding:0.00392" in page.text
     assert "as data of uint8 are rounded" in page.text
     assert not page.all("i")
 

@@ -163,7 +163,7 @@ def test_integers_tell_their_rounding_as_they_do_in_invert(tmp_path):
     masks = np.random.default_rng(5).uniform(size=Y.shape) < 0.8
     run = small_run(tmp_path / "out", data=stored, scale=(low, high), masks=masks, noise=None, method="auto")
     assert run.manifest["noise"] is None
-    assert str(run.noise) == f"rounding:{(high - low) / 510!r}"
+    assert str(run.noise) == f"rounding:{(high - low) / 255!r}"
     assert f"noise {run.noise}" in str(run)
     alone = unrelu.invert(
         NETWORK, stored[:CHUNK], operator=unrelu.Mask(masks[:CHUNK]), scale=(low, high), seed=chunk_seed(7, 0)

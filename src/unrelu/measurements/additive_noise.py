@@ -181,12 +181,12 @@ class Gaussian(Noise):
 
 @dataclass(frozen=True, eq=False)
 class RoundingNoise(Gaussian):
-    r"""Rounding errors of at most A: half a grey level for a picture, 0.5/255 of the range for one of 8 bits.
+    r"""Rounding errors of at most A: a grey level for a picture, 1/255 of the range for one of 8 bits.
 
-    The objective is :math:`|r|_2^2`. How rounding errors are distributed depends on the picture: a uniform background
-    has the same error everywhere. The p-value is therefore that of Gaussian errors with the standard deviation A, the
-    largest root mean square that they can have. It is near 1 for most rounded outputs. The shape of the residual is not
-    tested.
+    A picture does not say whether its values were rounded or truncated: some programs leave half a level, some a whole
+    one. How the errors are distributed depends on the picture: an even background has the same error everywhere. The
+    objective is :math:`|r|_2^2`. The p-value is that of Gaussian errors with the standard deviation A, the largest root
+    mean square that the errors can have. It is near 1 for most pictures. The shape of the residual is not tested.
 
     ``noise=None`` means this model where y tells its rounding: integers of 8 or 16 bits that ``scale`` maps to the
     range of the generator's outputs; or numbers of half precision or bfloat16, for a module that computes in it.
@@ -210,8 +210,8 @@ class RoundingNoise(Gaussian):
 
     @classmethod
     def of_integers(cls, step: float, dtype: npt.DTypeLike) -> RoundingNoise:
-        """The rounding of integers of a type, of which neighbours are ``step`` apart in the units of y."""
-        return cls(step / 2, precision=f"integers of {8 * np.dtype(dtype).itemsize} bits", given=step / 2)
+        """The rounding or truncation of integers of a type; ``step`` is the distance of neighbours in units of y."""
+        return cls(step, precision=f"integers of {8 * np.dtype(dtype).itemsize} bits", given=step)
 
     @property
     def note(self) -> str:
