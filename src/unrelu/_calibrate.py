@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.whitening import known_entries
-from unrelu.models.generator import Generator, as_generator
+from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.runtime.host import computing
@@ -49,6 +50,7 @@ def calibrate(
     observations: int = 200,
     data: npt.ArrayLike | None = None,
     seed: int = 0,
+    device: torch.device | str | None = None,
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
@@ -73,6 +75,7 @@ def calibrate(
             learned from them is used if residuals exceed the stated noise, and if no noise is stated. The prior learned
             from simulations is used if the noise explains y.
         seed: seed of codes and noise.
+        device: as in :func:`unrelu.invert`; the prior is used for searches on the same device.
 
     Returns:
         A :class:`Calibration`, for ``data`` if they are given.
@@ -86,7 +89,7 @@ def calibrate(
     >>> unrelu.calibrate(net, noise="gaussian:0.1").wrong
     0.0
     """
-    as_generator(network)
+    network = placed(network, device)
     if isinstance(observations, bool) or not isinstance(observations, int) or observations < _FEWEST:
         raise OptionError(f"observations={observations!r} must be an integer of at least {_FEWEST}")
     stated = Noise.parse(noise)

@@ -20,7 +20,7 @@ from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make, refuse, registered_name
-from unrelu.models.generator import Generator
+from unrelu.models.generator import Generator, placed
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
@@ -45,6 +45,7 @@ def invert(
     z0: npt.ArrayLike | None = None,
     sequence: bool = False,
     seed: int = 0,
+    device: torch.device | str | None = None,
     time_limit: float | None = None,
     callback: Callable[[Progress], Any] | None = None,
     progress: bool | str = False,
@@ -94,6 +95,8 @@ def invert(
             other observations are searched as ever. Further methods that take a start make one run from that code.
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             whole batch, so an observation alone may have other starts than within a batch.
+        device: where to compute, e.g. "cuda"; None is where the network is. Results are NumPy arrays. Bits differ from
+            those of the CPU (docs/gpu.md).
         time_limit: seconds for the whole batch; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
@@ -117,9 +120,10 @@ def invert(
     Raises:
         InputError: y, operator, z0, bounds, noise, norm, prior or scale cannot be used, or y is on another scale than
             the generator.
-        OptionError: a method or option is unknown, or has the wrong type.
+        OptionError: a method or option is unknown, or has the wrong type; or a device is not available.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
-        HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there.
+        HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there; or the memory
+            of the device is full.
 
     If the arithmetic breaks down for an observation (the LP solver fails, a matrix cannot be factored, or numbers
     overflow), its code is NaN, its status is ERROR, and its message is the reason. The other observations are not
@@ -131,7 +135,7 @@ def invert(
     >>> r.z, r.status.name, r.message
     (array([0.5]), 'EXACT_FIT', 'fits the observation exactly, to numerical precision')
     """
-    run = make(method, options)
+    run, network = make(method, options), placed(network, device)
     name = registered_name(method)
     with reporting(progress, name or "inversion", callback) as reported, computing(one_thread=small(network)):
         problem = Problem.build(

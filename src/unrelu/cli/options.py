@@ -99,6 +99,9 @@ class Reading:
             help="Bytes that a file may take once it is decompressed; larger ones are refused unread (default: 4 GiB).",
         ),
     ] = None
+    device: Annotated[
+        str | None, typer.Option(help="Where to compute: cpu (default), cuda, cuda:1, ... as PyTorch names devices.")
+    ] = None
 
     @property
     def limit(self) -> int:
@@ -108,7 +111,14 @@ class Reading:
         return self.max_bytes or MAX_BYTES
 
     def network(self, model: str) -> Generator:
-        """Load a network of the zoo by its name, or from a file."""
+        """Load a network of the zoo by its name, or from a file, to its device."""
+        from unrelu.runtime.devices import usable
+
+        place = None if self.device is None else usable(self.device)
+        network = self._network(model)
+        return network if place is None else network.to(device=place)
+
+    def _network(self, model: str) -> Generator:
         layers, activation = self.layers, self.activation
         if model in unrelu.zoo.names() and not Path(model).exists():
             if layers or activation or self.latent_shape:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders._keras_layers import by_layer, from_keras
@@ -35,6 +36,7 @@ from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
 from unrelu.models.torch_callables import GeneratorCall
+from unrelu.runtime.devices import usable
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
@@ -58,6 +60,7 @@ def load(
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,
+    device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork:
     """Read a network from a file. No file can run code, have other files read, or fill the memory.
 
@@ -96,6 +99,7 @@ def load(
         max_bytes: the most bytes that the tensors may take, as stored and as float64; 4 GiB by default.
         input_scale, output_scale, output_basis: how inputs and outputs were standardised or projected for training; see
             :func:`unrelu.from_arrays`.
+        device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
         ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or not a regular
@@ -103,7 +107,8 @@ def load(
             data.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, a layer's name is unknown, or ``activation`` is needed.
-        OptionError: an option does not apply to this kind of file, or ``max_bytes`` is not a number of bytes.
+        OptionError: an option does not apply to this kind of file, ``max_bytes`` is not a number of bytes, or
+            ``device`` is not available.
 
     Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and Keras.
 
@@ -118,6 +123,10 @@ def load(
       layer  kind   shape   activation  parameters  expansion
           1  Dense  2 -> 3  relu                 9        1.5
     """
+    if device is not None:
+        place = usable(device)
+        found = load(path, layers, activation, latent_shape, max_bytes, input_scale, output_scale, output_basis)
+        return found.to(device=place)
     file = _path(path)
     suffix = file.suffix.lower()
     if suffix not in (known := (*_GRAPHS, *_KERAS, *_READERS)):

@@ -35,6 +35,7 @@ from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.reduced_precision import with_rounding
 from unrelu.models.torch_callables import CalledModule, GeneratorCall, Output, as_module, code_name
 from unrelu.models.torch_opaque import check_mode, opaque
+from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing, forkable_lock
 
 _ELEMENTWISE_MODULES = (
@@ -63,6 +64,7 @@ def from_torch(
     output: Output = None,
     inputs: Mapping[str, Any] | None = None,
     seed: int | None = None,
+    device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork:
     r"""Read the layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` of a PyTorch module.
 
@@ -92,9 +94,11 @@ def from_torch(
         seed: fixes the random numbers that the module draws by ``torch.randn``, ``rand``, their ``_like``, ``normal_``
             and ``uniform_`` (the noise inputs of a StyleGAN); every code has the same ones. With None, a module that
             draws random numbers is refused.
+        device: where the generator and searches on it are computed, e.g. "cuda"; None is the CPU, wherever the module
+            is.
 
     Raises:
-        OptionError: ``output``, ``inputs`` or ``seed`` has a wrong type.
+        OptionError: ``output``, ``inputs`` or ``seed`` has a wrong type, or ``device`` is not available.
         UnsupportedModelError: the module is neither a chain of layers nor a differentiable generator; the message
             says what breaks the chain and what failed in the trial.
         ModelError: the module is in training mode, shapes do not fit, weights are not finite, or ``latent_shape`` is
@@ -107,6 +111,9 @@ def from_torch(
     >>> net.output_shape
     (5,)
     """
+    if device is not None:
+        place = usable(device)
+        return from_torch(module, latent_shape, output=output, inputs=inputs, seed=seed).to(device=place)
     call = GeneratorCall.parse(output, inputs, seed)
     given = None if latent_shape is None else code_shape(latent_shape)
     if isinstance(module, torch.export.ExportedProgram):

@@ -157,7 +157,7 @@ class Observation:
 
     def trace(self, z: Array) -> Trace:
         """The u and v of codes (b, k)."""
-        x = torch.as_tensor(z, dtype=torch.float64, device=self.network.device)
+        x = torch.as_tensor(z, dtype=torch.float64)
         kinks, last = [np.empty((len(z), 0))], len(self.network.layers) - 1
         with torch.no_grad():
             for i, layer in enumerate(self.network.layers):
@@ -171,7 +171,7 @@ class Observation:
     def regions(self, z: Array, kinks: Index) -> AdjacentRegions:
         """The linear regions around a code (k,) at which the given kinks, ascending numbers, meet."""
         m, k, last = len(kinks), len(z), len(self.network.layers) - 1
-        x = torch.as_tensor(z[None, :], dtype=torch.float64, device=self.network.device)
+        x = torch.as_tensor(z[None, :], dtype=torch.float64)
         tangents = torch.eye(k + m, k).to(x)
         rows, values = np.zeros((m, k + m)), np.zeros(m)
         with torch.no_grad():
@@ -196,8 +196,8 @@ class Observation:
 
 
 def observations(problem: Problem) -> list[Observation]:
-    """The observations of a problem; they share the network."""
-    network = as_chain(problem.network, problem.norm).to(torch.float64)
+    """The observations of a problem; they share the network, which is on the host, as linear programs are."""
+    network = as_chain(problem.network, problem.norm).to(torch.float64, "cpu")
     operator, shown = problem.operator.to(torch.float64, network.device), problem.operator.observed_outputs(problem.y)
     last = network.layers[-1].activation
     keeps = last.convex and shown is not None
@@ -225,7 +225,7 @@ def _through(operator: Operator, x: Tensor) -> Array:
 
 
 def _numpy(x: Tensor) -> Array:
-    array: Array = x.cpu().numpy()
+    array: Array = x.numpy()
     return array
 
 

@@ -14,6 +14,7 @@ from unrelu.measurements.noise import Likelihood
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.devices import room
 from unrelu.runtime.streams import torch_stream
 
 # The most numbers held at once in Jacobians, or in the layers of a gradient: 128 MiB of float64.
@@ -66,7 +67,7 @@ class SquaredError:
     @property
     def jacobians(self) -> int:
         """The number of Jacobians that are held at once."""
-        return max(1, _CHUNK // (self._width * self.network.latent_dim))
+        return max(1, room(self.y.device, _CHUNK) // (self._width * self.network.latent_dim))
 
     @property
     def _width(self) -> int:
@@ -159,7 +160,7 @@ class SquaredError:
 
     def _chunks(self, z: Tensor, observations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and their observations in parts for which the values of eight layers are at most _CHUNK numbers."""
-        size = max(1, _CHUNK // (8 * self._width))
+        size = max(1, room(self.y.device, _CHUNK) // (8 * self._width))
         return zip(torch.split(z, size), torch.split(observations, size), strict=True)
 
     # --- normal equations ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from unrelu.errors import InputError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.devices import room, usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import reshaping
@@ -104,12 +106,7 @@ class Generator(ABC):
         dtype = self.dtype if dtype is None else dtype
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
-        try:
-            place = torch.device(self.device if device is None else device)
-            torch.empty(0, device=place)
-        except (AssertionError, RuntimeError, TypeError) as error:
-            raise OptionError(f"device={device!r} cannot be used: {error}") from None
-        return dtype, place
+        return dtype, usable(self.device if device is None else device, dtype)
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -135,7 +132,9 @@ class Generator(ABC):
             InputError: z is not made of real numbers, or has another shape.
         """
         codes = torch.tensor(self.flat_codes(z, batch=True), dtype=self.dtype, device=self.device)
-        x = torch.cat([self.forward(part) for part in torch.split(codes, max(1, _CHUNK // self.width))])
+        x = torch.cat(
+            [self.forward(part) for part in torch.split(codes, max(1, room(self.device, _CHUNK) // self.width))]
+        )
         return to_numpy(x).reshape(len(codes), *self.output_shape)
 
     @computing()
@@ -271,6 +270,25 @@ def as_generator(network: object) -> Generator:
     return network
 
 
+# By generator: the same on other devices. What a search learns of a generator is cached with that object.
+_placed: weakref.WeakKeyDictionary[Generator, dict[torch.device, Generator]] = weakref.WeakKeyDictionary()
+
+
+def placed(network: object, device: torch.device | str | None) -> Generator:
+    """The generator on a device, the same object at every call; as it is for None.
+
+    Raises:
+        OptionError: it is no generator, or the device is not available.
+    """
+    found = as_generator(network)
+    if device is None or (place := usable(device, found.dtype)) == found.device:
+        return found
+    others = _placed.setdefault(found, {})
+    if place not in others:
+        others[place] = found.to(device=place)
+    return others[place]
+
+
 def _made_of(network: object) -> str:
     """The end of an error message: the call that makes a generator of ``network``."""
     if isinstance(network, str | os.PathLike):
@@ -328,7 +346,8 @@ def by(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def rounding_line(network: Generator) -> str:
-    """The line on rounding in the printed form of a generator; empty without rounding."""
-    found = network.rounding
-    return f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""
+def evaluation_lines(network: Generator) -> str:
+    """The lines on rounding and on the device in the printed form of a generator; empty without both, on the CPU."""
+    found, place = network.rounding, "" if network.device.type == "cpu" else f"\n  computed on {network.device}"
+    rounding = f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""
+    return rounding + place

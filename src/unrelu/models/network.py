@@ -18,7 +18,7 @@ from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
-from unrelu.models.generator import Generator, Rounding, by, read_only, rounding_line, to_numpy
+from unrelu.models.generator import Generator, Rounding, by, evaluation_lines, read_only, to_numpy
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -255,7 +255,7 @@ class Network(Generator):
 
     def __str__(self) -> str:
         """A table of the layers: kind, shape, activation, parameters and expansion (outputs / inputs)."""
-        return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)]) + rounding_line(self)
+        return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)]) + evaluation_lines(self)
 
     def _repr_html_(self) -> str:
         return f"<div><p>{escape(self._title())}</p>{html_table(_HEADINGS, self._table(), _TEXT)}</div>"

@@ -16,9 +16,10 @@ from torch.backends import mha
 from unrelu.errors import UnsupportedModelError
 from unrelu.models._activation_calls import ActivationCalls, Substitute, tangents_of
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, Rounding, by, rounding_line
+from unrelu.models.generator import Generator, Rounding, by, evaluation_lines
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
+from unrelu.runtime.devices import room
 from unrelu.runtime.host import Shared, computing, forkable_lock
 
 # Bytes of the tangents of one tensor that are computed at once. Half as many and twice as many are slower.
@@ -106,7 +107,7 @@ class OpaqueNetwork(Generator):
             return torch.func.jvp(function, (z,), (direction.expand_as(z),))
 
         function = partial(self._flat, module=self._running)
-        together = max(1, _CHUNK // (self.dtype.itemsize * self.width * max(1, len(z))))
+        together = max(1, room(self.device, _CHUNK) // (self.dtype.itemsize * self.width * max(1, len(z))))
         with plain_attention(), _forward_mode:
             _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
@@ -160,7 +161,7 @@ class OpaqueNetwork(Generator):
         name = getattr(self.module, "title", type(self.module).__name__)
         return (
             f"OpaqueNetwork {by(self.latent_shape)} -> {by(self.output_shape)}: {name}, {mode} Jacobian\n"
-            f"  no chain of layers: {self.reason}{rounding_line(self)}"
+            f"  no chain of layers: {self.reason}{evaluation_lines(self)}"
         )
 
 

@@ -33,7 +33,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    name = type(value).__name__
+    name = "Tensor" if isinstance(value, Tensor) else type(value).__name__
     yield _FORMER.get(name, name).encode()
     if isinstance(value, Tensor):
         yield from _parts(value.detach().cpu().numpy())
@@ -63,7 +63,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif is_dataclass(value):
         yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
     elif isinstance(value, _PLAIN):
-        yield repr(value).encode()
+        yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU
     else:
         raise TypeError(f"a {type(value).__name__} has no fingerprint")
 

@@ -117,7 +117,8 @@ def run(
         time_limit: seconds for each chunk. The results then depend on the machine.
         chunk: observations that are inverted together. Results depend on it.
         workers: processes on this machine, of one thread each; by default one a core. 1 computes in this process. That
-            is the default in a daemon, such as a worker of a pool, which cannot start processes.
+            is the default for a network on a GPU, which workers would share, and in a daemon, such as a worker of a
+            pool, which cannot start processes.
         scheduler: run on a Dask cluster instead: the address of its scheduler ("tcp://..."), ``"local:N"`` for N
             processes on this machine, or a ``distributed.Client``. Its workers may die, and join.
         array: name of the array in a store of several.
@@ -334,7 +335,8 @@ def _known(work: Work, array: str | None, size: tuple[int, int] | None) -> dict[
 
 def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextManager[Engine]:
     daemon = multiprocessing.current_process().daemon
-    count = min(workers or (1 if daemon else cores()), work.chunks)
+    here = daemon or work.network.device.type != "cpu"
+    count = min(workers or (1 if here else cores()), work.chunks)
     local = isinstance(scheduler, str) and scheduler.startswith("local:")
     if daemon and (count > 1 or local):
         asked = f"scheduler={scheduler!r}" if local else f"workers={workers}"

@@ -51,7 +51,7 @@ def computing(one_thread: bool = False) -> Iterator[None]:
 
     For the calling thread: no autocast, no inference mode, gradients allowed, the CPU as default device, NumPy's
     floating-point errors not raised, subnormal numbers flushed to zero. The default dtype is shared by the process, so
-    our code always states its own.
+    our code always states its own. For the process: products in single precision keep all their digits.
 
     A forked process always uses one thread for linear algebra. Its copy of OpenMP's pool has none of the parent's
     threads and would wait for them forever.
@@ -60,7 +60,7 @@ def computing(one_thread: bool = False) -> Iterator[None]:
         one_thread: run BLAS and PyTorch on one thread.
 
     Raises:
-        HostError: PyTorch cannot compute this in a forked process.
+        HostError: PyTorch cannot compute this in a forked process, or the memory of the device is full.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
@@ -74,9 +74,16 @@ def computing(one_thread: bool = False) -> Iterator[None]:
             stack.enter_context(np.errstate(**_ERRORS))
         if (one_thread or os.getpid() != _first_process) and not is_on_one_thread():
             stack.enter_context(_limited())
+        if torch.cuda.is_initialized() or torch.get_float32_matmul_precision() != "highest":  # type: ignore[no-untyped-call]
+            stack.enter_context(_full_precision())
         stack.enter_context(flush_subnormals())
         try:
             yield
+        except torch.OutOfMemoryError as error:
+            said = str(error).partition("\n")[0]
+            raise HostError(
+                f"the memory of the device is full ({said}); invert fewer observations at once, or on the CPU"
+            ) from error
         except RuntimeError as error:
             if not str(error).startswith(_OF_THE_PARENT):
                 raise
@@ -286,6 +293,25 @@ def _limited() -> Iterator[None]:
             library.set_num_threads(own if own > 1 else process)
 
 
+@contextmanager
+def _single_precision() -> Iterator[None]:
+    """Switch TensorFloat-32 and bfloat16 off, which PyTorch may compute in in place of single precision.
+
+    On a GPU, convolutions do so by default. Their 10 or 7 binary digits, in place of 23, are not what searches and
+    their tolerances take single precision for.
+    """
+    libraries: Any = torch.backends
+    kinds = (libraries.cuda.matmul, libraries.cudnn.conv, libraries.cudnn.rnn, libraries.mkldnn.matmul)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
 def _set_threads(library: Any, count: int) -> None:
     """Set the number of threads of a BLAS library, even if another thread set it before."""
     # threadpoolctl silently ignores changes of OpenBLAS by all threads but one, until this one is cleared.
@@ -330,5 +356,6 @@ def _libraries() -> ThreadpoolController:
 
 
 _one_thread = Shared(_one_thread_each)
+_full_precision = Shared(_single_precision)
 # The process id of the process that was not forked; 0 if this module was imported in a fork.
 _first_process = 0 if _began_as_fork() else os.getpid()

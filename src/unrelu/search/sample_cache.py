@@ -12,6 +12,7 @@ from torch import Tensor
 from unrelu.measurements import IdentityOperator, Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
+from unrelu.runtime.devices import room
 from unrelu.runtime.streams import stream, torch_stream
 
 # A generator is large if a Jacobian, which is k forward passes, takes at least this many multiplications.
@@ -41,7 +42,7 @@ def is_large(network: Generator) -> bool:
 def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
     """The codes, and their outputs, in the precision of the generator."""
     codes = codes.to(network.device, network.dtype)
-    parts = torch.split(codes, max(1, _NUMBERS // (4 * network.width)))
+    parts = torch.split(codes, max(1, room(network.device, _NUMBERS) // (4 * network.width)))
     return codes, torch.cat([network.forward(part) for part in parts])
 
 

@@ -1,0 +1,53 @@
+"""The devices that PyTorch computes on: which can be used, and how much of a batch fits into one at a time."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from unrelu.errors import OptionError
+
+# The limits of batches are those of a host, of which this much memory is taken for granted.
+_OF_A_HOST = 2**31
+
+
+def usable(device: torch.device | str | int, dtype: torch.dtype = torch.float64) -> torch.device:
+    """The device of this name, with its number.
+
+    Raises:
+        OptionError: there is none, it holds no numbers of this type, or it computes nothing; the message names those
+            that are available.
+    """
+    try:
+        found = torch.empty(0, dtype=dtype, device=torch.device(device)).device
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise _unusable(device, str(error).partition("\n")[0]) from None
+    if found.type == "meta":
+        raise _unusable(device, "its tensors have no numbers")
+    return torch.device("cpu") if found.type == "cpu" else found
+
+
+def _unusable(device: object, why: str) -> OptionError:
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    others = [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())] if kind else []
+    known = ", ".join(map(repr, ["cpu", *others]))
+    return OptionError(f"device={device!r} cannot be used ({why.rstrip('.')}); available here: {known}")
+
+
+def room(device: torch.device, numbers: int) -> int:
+    """How many numbers a batch may hold at once on a device, where a host may hold so many.
+
+    It grows in proportion to the device's memory, so that a GPU has enough to do. It does not depend on the memory that
+    is free, because sums of batches of other sizes are rounded differently.
+    """
+    return numbers * max(1, _memory(device) // _OF_A_HOST)
+
+
+@cache
+def _memory(device: torch.device) -> int:
+    """The bytes of a device's memory; 0 for the host, and where they are not known."""
+    if device.type == "cpu":
+        return 0
+    properties = getattr(torch.get_device_module(device), "get_device_properties", None)
+    return int(getattr(properties(device), "total_memory", 0)) if properties else 0

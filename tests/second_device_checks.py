@@ -1,0 +1,130 @@
+"""What ``test_devices`` asserts, computed in a process with a second device and printed as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import unrelu
+from tests import second_device
+from unrelu.models.generator import placed
+from unrelu.result.fingerprint import fingerprint
+
+DEVICE = second_device.NAME
+START = np.random.default_rng(4).standard_normal((3, 3))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 12).double(), nn.Linear(12, 12).double()
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        h = nn.functional.leaky_relu(self.inner(z), 0.3)
+        return h + self.outer(h) + torch.linspace(0.0, 1.0, 12, dtype=z.dtype, device=z.device)
+
+
+def generators() -> dict[str, unrelu.Generator]:
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    convolutional = nn.Sequential(nn.ConvTranspose2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 2, 2)).double()
+    dense = unrelu.from_arrays([rng.standard_normal((12, 3)), rng.standard_normal((20, 12))])
+    return {
+        "dense": dense,
+        "convolutional": unrelu.from_torch(convolutional.eval(), (3, 1, 1)),
+        "branching": unrelu.from_torch(Branching().eval(), 3),
+        "extended": unrelu.extend(
+            unrelu.from_arrays([rng.standard_normal((8, 2)), rng.standard_normal((20, 8))]), scale=True
+        ),
+    }
+
+
+def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
+    rng = np.random.default_rng(1)
+    dense = nets["dense"]
+    mask = unrelu.Mask(np.arange(20) > 3)
+    rows = rng.standard_normal((12, 20))
+    matrix = unrelu.Matrix(rows)
+    counts = unrelu.from_arrays([rng.standard_normal((8, 3)), np.abs(rng.standard_normal((20, 8)))])
+    asked = {
+        "auto": (dense, "auto", {}),
+        "auto, convolutional": (nets["convolutional"], "auto", {}),
+        "auto, branching": (nets["branching"], "auto", {}),
+        "auto, extended": (nets["extended"], "auto", {}),
+        "auto, bounds": (dense, "auto", {"bounds": (-4, 4)}),
+        "auto, mask": (dense, "auto", {"operator": mask}),
+        "auto, matrix": (dense, "auto", {"operator": matrix}),
+        "auto, squares": (dense, "auto", {"operator": lambda x: x[:, :15] ** 2 + x[:, :15]}),
+        "auto, uniform": (dense, "auto", {"noise": "uniform:0.001"}),
+        "auto, different errors": (dense, "auto", {"noise": unrelu.Gaussian(np.linspace(0.01, 0.02, 20))}),
+        "auto, counts": (counts, "auto", {"noise": unrelu.Poisson()}),
+        "linf": (dense, "linf", {}),
+        "lm": (dense, "lm", {"z0": START}),
+        "adam": (dense, "adam", {"z0": START, "max_iterations": 20, "restarts": 1}),
+        "gradient_descent": (dense, "gradient_descent", {"z0": START, "max_iterations": 20}),
+        "ilo": (dense, "ilo", {"z0": START, "steps": 10}),
+        "plugin": (dense, "plugin", {"z0": START, "max_iterations": 20}),
+        "projected": (dense, "projected", {"z0": START, "max_iterations": 2}),
+    }
+    found = {}
+    for name, (net, method, options) in asked.items():
+        x, operator = net(START.reshape(3, *net.latent_shape) + 0.01), options.get("operator")
+        y = x @ rows.T if operator is matrix else operator(x) if callable(operator) else x
+        y = np.rint(10 * y) if "counts" in name else y
+        here, there = (unrelu.invert(net, y, method, device=device, **options) for device in (None, DEVICE))
+        found[name] = {
+            "here": [s.name for s in here.status], "there": [s.name for s in there.status],
+            "off": float(np.nanmax(np.abs(here.fun - there.fun) / (1 + np.abs(here.fun)))),
+            "device": str(there.problem.network.device),
+        }  # fmt: skip
+    return found
+
+
+def waits(nets: dict[str, unrelu.Generator]) -> dict[str, list[int]]:
+    """How often the host waits for 2 and for 16 observations."""
+    found = {}
+    for name, net in (("dense", nets["dense"]), ("branching", nets["branching"])):
+        counts = []
+        unrelu.invert(net, net(np.ones((1, 3))), device=DEVICE)
+        for size in (2, 16):
+            z = np.random.default_rng(2).standard_normal((size, 3))
+            second_device.waited_for.clear()
+            unrelu.invert(net, net(z), "lm", z0=z + 0.1, device=DEVICE)
+            counts.append(sum(second_device.waited_for.values()))
+        found[name] = counts
+    return found
+
+
+def main() -> None:
+    """Print everything."""
+    second_device.register()
+    nets, document = generators(), {"kinds": {}}
+    for name, net in nets.items():
+        z, there = np.random.default_rng(3).standard_normal((4, net.latent_dim)), net.to(device=DEVICE)
+        document["kinds"][name] = {
+            "outputs": float(np.abs(there(z) - net(z)).max()),
+            "jacobian": float(np.abs(there.jacobian(z) - net.jacobian(z)).max()),
+        }
+    document["inversions"] = inversions(nets)
+    document["waits"] = waits(nets)
+    net = nets["branching"]
+    there = placed(net, DEVICE)
+    document["cached"] = placed(net, torch.device(DEVICE, 0)) is there
+    document["fingerprints"], document["printed"] = [fingerprint(net), fingerprint(there)], str(there)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "r.npz"
+        unrelu.invert(net, net(np.eye(3)), device=DEVICE).save(path)
+        document["loaded"] = [s.name for s in unrelu.load_result(path, net).status]
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    main()

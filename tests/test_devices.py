@@ -1,0 +1,164 @@
+"""Generators on another device: what is computed there, what is refused, and how often the host waits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import unrelu
+from unrelu.errors import HostError, OptionError
+from unrelu.models.generator import placed
+from unrelu.result.fingerprint import fingerprint
+from unrelu.runtime import devices
+from unrelu.runtime.devices import room
+from unrelu.runtime.host import computing
+
+MODULE = nn.Sequential(nn.Linear(2, 5), nn.ReLU()).eval()
+NET = unrelu.from_torch(MODULE)
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+# --- what is refused, and what is kept --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: NET.to(device="cuda"),
+        lambda: unrelu.from_torch(nn.Flatten(), 3, device="cuda"),  # before the module is looked at
+        lambda: unrelu.load("no such file.npz", device="cuda"),
+        lambda: unrelu.invert(NET, "no observation", device="cuda"),
+        lambda: unrelu.calibrate(NET, noise="gaussian:0.1", device="cuda"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_before_any_work(call):
+    with pytest.raises(
+        OptionError, match=r"device='cuda' cannot be used \(Torch not compiled.*\); available here: 'cpu'"
+    ):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("device", "why"), [("meta", "its tensors have no numbers"), ("gpu", "device type"), (1.5, ""), ("cuda:99", "")]
+)
+def test_what_is_no_device_is_refused(device, why):
+    with pytest.raises(OptionError, match=rf"device={device!r} cannot be used \(.*{why}.*available here: 'cpu'"):
+        unrelu.invert(NET, NET([0.5, 1.0]), device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu"), None])
+def test_the_cpu_is_where_a_network_is(device):
+    assert placed(NET, device) is NET
+    r = unrelu.invert(NET, NET([0.5, 1.0]), device=device)
+    assert r.problem.network is NET
+    assert NET.to(device=device).device == torch.device("cpu")
+    assert unrelu.from_torch(MODULE, device=device).device == torch.device("cpu")
+
+
+def test_the_memory_of_a_device_decides_how_much_it_takes_at_once(monkeypatch):
+    class Module:
+        @staticmethod
+        def get_device_properties(device):
+            return type("Properties", (), {"total_memory": 80 * 2**30 + device.index})
+
+    assert room(torch.device("cpu"), 2**24) == 2**24
+    monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
+    try:
+        assert room(torch.device("cuda", 3), 2**24) == 40 * 2**24
+    finally:
+        devices._memory.cache_clear()
+
+
+def test_a_full_memory_is_an_error_of_ours():
+    with (
+        pytest.raises(HostError, match=r"memory of the device is full \(CUDA out of memory\. Tried.*at once"),
+        computing(),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+
+
+def test_single_precision_is_not_less_inside():
+    matmul = torch.backends.mkldnn.matmul
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        reduced = matmul.fp32_precision
+        with computing():
+            assert (matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == ("ieee", "ieee")
+        assert matmul.fp32_precision == reduced
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+# --- a device whose tensors do not mix with those of the CPU ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict:
+    """What ``second_device_checks`` found in a process with a second device."""
+    pytest.importorskip("torch.utils.backend_registration")
+    script = Path(__file__).parent / "second_device_checks.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_outputs_and_jacobians_are_those_of_the_cpu(seen):
+    assert set(seen["kinds"]) >= {"dense", "convolutional", "branching", "extended"}
+    for off in seen["kinds"].values():
+        assert off["outputs"] < 1e-12
+        assert off["jacobian"] < 1e-10
+
+
+def test_every_method_inverts_there_with_the_same_verdict(seen):
+    for name, found in seen["inversions"].items():
+        assert found["device"] == "second:0", name
+        assert found["here"] == found["there"], name
+        assert found["off"] < 1e-5, name
+
+
+def test_the_host_waits_a_few_times_a_step_and_not_once_a_code(seen):
+    for name, (few, many) in seen["waits"].items():
+        assert many <= 1.5 * few + 20, name
+
+
+def test_results_are_saved_and_loaded_without_the_device(seen):
+    assert seen["loaded"] == ["EXACT_FIT"] * 3
+    assert seen["fingerprints"][0] == seen["fingerprints"][1]
+    assert "computed on second:0" in seen["printed"]
+    assert seen["cached"]
+
+
+# --- where there is a GPU ---------------------------------------------------------------------------------------------
+
+
+@on_gpu
+@pytest.mark.parametrize("method", ["auto", "lm", "adam"])
+def test_a_gpu_finds_the_same_codes(method):
+    rng = np.random.default_rng(0)
+    net = unrelu.from_arrays([rng.standard_normal((12, 3)), rng.standard_normal((30, 12))])
+    z = rng.standard_normal((4, 3))
+    r = unrelu.invert(net, net(z), method, device="cuda", **({} if method == "auto" else {"z0": z + 0.01}))
+    assert isinstance(r.z, np.ndarray)
+    assert r.problem.network.device.type == "cuda"
+    np.testing.assert_allclose(r.z, z, atol=1e-2 if method == "adam" else 1e-6)
+    assert fingerprint(r.problem.network) == fingerprint(net)
+
+
+@on_gpu
+def test_a_convolutional_generator_on_a_gpu():
+    module = nn.Sequential(nn.ConvTranspose2d(4, 8, 4), nn.ReLU(), nn.ConvTranspose2d(8, 3, 4, 2)).double().eval()
+    net = unrelu.from_torch(module, (4, 1, 1), device="cuda")
+    z = np.random.default_rng(1).standard_normal((3, 4, 1, 1))
+    np.testing.assert_allclose(net(z), net.to(device="cpu")(z), atol=1e-12)
+    r = unrelu.invert(net, net(z))
+    assert [s.name for s in r.status] == ["EXACT_FIT"] * 3
