@@ -55,7 +55,9 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     strangers = [x for x in given if not isinstance(x, Second) and x.dim()]
     if own and strangers and name not in _COPIES:
         raise RuntimeError(f"{operation}: tensors are on {NAME} and on {strangers[0].device}")
-    if name in _WAITED_FOR or (name.startswith(("index", "_index")) and any(x.dtype == torch.bool for x in given[1:])):
+    indices = args[1] if name.startswith(("index", "_index", "_unsafe_index")) and len(args) > 1 else ()
+    masks = [x for x in indices if isinstance(x, Tensor) and x.dtype == torch.bool] if isinstance(indices, list) else ()
+    if name in _WAITED_FOR or masks:
         waited_for[name] += 1
     place = kwargs.get("device")
     to_host = place is not None and torch.device(place).type != NAME

@@ -17,6 +17,7 @@ import unrelu
 from tests import second_device
 from unrelu.models.generator import placed
 from unrelu.result.fingerprint import fingerprint
+from unrelu.search import sample_cache
 
 DEVICE = second_device.NAME
 START = np.random.default_rng(4).standard_normal((3, 3))
@@ -63,8 +64,10 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
         "auto, mask": (dense, "auto", {"operator": mask}),
         "auto, matrix": (dense, "auto", {"operator": matrix}),
         "auto, squares": (dense, "auto", {"operator": lambda x: x[:, :15] ** 2 + x[:, :15]}),
-        "auto, uniform": (dense, "auto", {"noise": "uniform:0.001"}),
-        "auto, different errors": (dense, "auto", {"noise": unrelu.Gaussian(np.linspace(0.01, 0.02, 20))}),
+        "auto, uniform": (dense, "auto", {"noise": "uniform:0.1"}),
+        "auto, outliers": (dense, "auto", {"noise": "outliers:0.1"}),
+        "auto, gaussian": (nets["branching"], "auto", {"noise": "gaussian:0.1"}),
+        "auto, large": (nets["convolutional"].to(torch.float64), "auto", {"noise": "gaussian:0.1"}),
         "auto, counts": (counts, "auto", {"noise": unrelu.Poisson()}),
         "linf": (dense, "linf", {}),
         "lm": (dense, "lm", {"z0": START}),
@@ -74,11 +77,12 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
         "plugin": (dense, "plugin", {"z0": START, "max_iterations": 20}),
         "projected": (dense, "projected", {"z0": START, "max_iterations": 2}),
     }
-    found = {}
+    found, large = {}, sample_cache._LARGE
     for name, (net, method, options) in asked.items():
         x, operator = net(START.reshape(3, *net.latent_shape) + 0.01), options.get("operator")
         y = x @ rows.T if operator is matrix else operator(x) if callable(operator) else x
-        y = np.rint(10 * y) if "counts" in name else y
+        y = np.rint(10 * y) if "counts" in name else y + ("noise" in options) * rng.uniform(-0.09, 0.09, y.shape)
+        sample_cache._LARGE = 1 if "large" in name else large  # from there on, a Jacobian counts as expensive
         here, there = (unrelu.invert(net, y, method, device=device, **options) for device in (None, DEVICE))
         found[name] = {
             "here": [s.name for s in here.status], "there": [s.name for s in there.status],
@@ -89,17 +93,13 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
 
 
 def waits(nets: dict[str, unrelu.Generator]) -> dict[str, list[int]]:
-    """How often the host waits for 2 and for 16 observations."""
-    found = {}
-    for name, net in (("dense", nets["dense"]), ("branching", nets["branching"])):
-        counts = []
-        unrelu.invert(net, net(np.ones((1, 3))), device=DEVICE)
-        for size in (2, 16):
-            z = np.random.default_rng(2).standard_normal((size, 3))
-            second_device.waited_for.clear()
-            unrelu.invert(net, net(z), "lm", z0=z + 0.1, device=DEVICE)
-            counts.append(sum(second_device.waited_for.values()))
-        found[name] = counts
+    """How often the host waits for results of ``lm`` and ``adam``, and the steps that they make."""
+    net, found = nets["branching"], {}
+    y = net(START) + 0.1
+    for method, options in (("lm", {}), ("adam", {"restarts": 1, "max_iterations": 30})):
+        second_device.waited_for.clear()
+        result = unrelu.invert(net, y, method, z0=START, device=DEVICE, **options)
+        found[method] = [sum(second_device.waited_for.values()), int(result.nit.max())]
     return found
 
 
@@ -115,6 +115,10 @@ def main() -> None:
         }
     document["inversions"] = inversions(nets)
     document["waits"] = waits(nets)
+    dense, code = nets["dense"], np.full(3, 0.5)
+    certificate = unrelu.certify(dense.to(device=DEVICE), dense(code) + 0.01, code, noise="uniform:0.02", max_nodes=20)
+    document["verified"] = certificate.verify(dense, dense(code) + 0.01)
+    document["identifiable"] = unrelu.identifiability(dense.to(device=DEVICE), code).identifiable
     net = nets["branching"]
     there = placed(net, DEVICE)
     document["cached"] = placed(net, torch.device(DEVICE, 0)) is there

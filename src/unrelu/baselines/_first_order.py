@@ -66,6 +66,9 @@ def descend(
         reached = inside(reached)
         lost = ~arrived & ~(reached.norm(dim=1) < ASTRONOMICAL)
         going = ~arrived & ~lost
+        if going.all():  # on a GPU, the only result of a step that the host waits for
+            z[active] = reached
+            continue
         z[active[going]] = reached[going]
         for ended, reason in ((arrived, Status.CONVERGED), (lost, Status.DIVERGED)):
             if ended.any():

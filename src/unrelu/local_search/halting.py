@@ -55,22 +55,24 @@ class Watch:
 class Steps(ABC):
     """Codes that descend an objective.
 
+    On a GPU, the host waits for results only where it has to know them: which codes are active, once a step.
+
     Attributes:
         objective: f.
         z: codes, (b, k).
         observations: the observation of each code, (b,).
         f: values, (b,).
         enough: values of f below which a code is finished, (b,).
-        active: the numbers of codes that are not finished.
         done: whether each code is finished, (b,).
         steps: steps tried for each code, accepted or not, (b,).
     """
 
+    _active: Tensor | None
+
     def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, f: Tensor, enough: Tensor) -> None:
         self.objective, self.z, self.observations, self.f, self.enough = objective, z.clone(), observations, f, enough
         self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        self.done, self.active = f <= enough, torch.arange(0)
-        self.retire(self.done)
+        self.done, self._active = f <= enough, None
 
     def run(self, steps: int, stop: Stop | None = None) -> Self:
         """Make at most ``steps`` steps of every code; ``stop`` is asked before each."""
@@ -84,7 +86,17 @@ class Steps(ABC):
     def step(self) -> None:
         """Make one trial step of every active code."""
 
-    def retire(self, codes: Tensor) -> None:
-        """Finish some codes, given by their numbers or a mask over all."""
-        self.done[codes] = True
-        self.active = torch.nonzero(~self.done)[:, 0]
+    @property
+    def active(self) -> Tensor:
+        """The numbers of codes that are not finished."""
+        if self._active is None:
+            self._active = torch.nonzero(~self.done)[:, 0]
+        return self._active
+
+    def retire(self, finished: Tensor, at: Tensor | None = None) -> None:
+        """Finish codes where a mask is true: one over all codes, or over those of numbers ``at``."""
+        if at is None:
+            self.done |= finished
+        else:
+            self.done[at] |= finished
+        self._active = None

@@ -98,7 +98,7 @@ class LevenbergMarquardtSteps(Steps):
             s = self.objective.clip(z + s) - z
             predicted = -(s * (2 * gradient + (gram @ s[:, :, None])[:, :, 0])).sum(dim=1)
         if self.foresee:
-            ahead = ~self._arrived(at, predicted)
+            ahead = torch.nonzero(~self._arrived(at, predicted))[:, 0]
             at, z, f, s, predicted = at[ahead], z[ahead], f[ahead], s[ahead], predicted[ahead]
             if not len(at):
                 return
@@ -131,7 +131,7 @@ class LevenbergMarquardtSteps(Steps):
         """Whether a hardly damped step is predicted to lower f by only a tiny fraction; such codes are finished."""
         undamped = self.damping[at] <= 0.1 * self.gram[at].diagonal(dim1=1, dim2=2).mean(dim=1)
         arrived = undamped & (predicted <= self.tiny_decrease * self.f[at])
-        self.retire(at[arrived])
+        self.retire(arrived, at)
         return arrived
 
     def _update_damping(self, at: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
@@ -148,7 +148,7 @@ class LevenbergMarquardtSteps(Steps):
         tiny |= size < self.tiny_step * (self.z[at].norm(dim=1) + 1e-3)
         tiny |= ~better & (self.damping[at] > 1e12 * curvature)
         self.small[at] = torch.where(tiny, self.small[at] + 1, torch.zeros_like(self.small[at]))
-        self.retire(at[(self.small[at] >= 2) | (self.f[at] <= self.enough[at])])
+        self.retire((self.small[at] >= 2) | (self.f[at] <= self.enough[at]), at)
 
     def flat(self) -> Tensor:
         """Whether codes are on a plateau and no good fits, (b,)."""

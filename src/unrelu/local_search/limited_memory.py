@@ -53,8 +53,9 @@ class LimitedMemorySteps(Steps):
         direction = free * self._newton(at, free * self.gradient[at])
         promised = 0.5 * (direction * self.gradient[at]).sum(dim=1)
         ahead = promised > self.tiny_decrease * self.f[at]
-        self.retire(at[~ahead])
-        at, direction = at[ahead], direction[ahead]
+        self.retire(~ahead, at)
+        kept = torch.nonzero(ahead)[:, 0]
+        at, direction = at[kept], direction[kept]
         if not len(at):
             return
         s = self.objective.clip(self.z[at] - self._length[at, None] * direction) - self.z[at]
@@ -67,7 +68,7 @@ class LimitedMemorySteps(Steps):
         self.steps[at] += 1
         self._length[at] = torch.where(better, torch.ones_like(f), _SHORTER * self._length[at])
         self._failed[at] = torch.where(better, 0, self._failed[at] + 1)
-        self.retire(at[(self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS)])
+        self.retire((self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS), at)
 
     def _newton(self, at: Tensor, gradient: Tensor) -> Tensor:
         """H grad f, (a, k), by the two-loop recursion."""
@@ -90,7 +91,7 @@ class LimitedMemorySteps(Steps):
         usable = torch.isfinite(product) & (product > torch.finfo(s.dtype).eps * s.norm(dim=1) * y.norm(dim=1))
         pair = (torch.zeros_like(self.z), torch.zeros_like(self.z), torch.zeros_like(self.f))
         for kept, new in zip(pair, (s, y, 1 / product), strict=True):
-            kept[at[usable]] = new[usable]
+            kept[at] = torch.where(usable[:, None] if new.dim() == 2 else usable, new, torch.zeros_like(new))
         self._pairs = [*self._pairs[1 - _MEMORY :], pair]
         scale = product / (y * self._along(at, y)).sum(dim=1)
         self._scale[at] = torch.where(usable & torch.isfinite(scale), scale, self._scale[at])
