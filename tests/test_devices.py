@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import unrelu
+from unrelu.cli import process
 from unrelu.errors import HostError, OptionError
 from unrelu.models.generator import placed
 from unrelu.result.fingerprint import fingerprint
@@ -97,6 +98,26 @@ def test_single_precision_is_not_less_inside():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", ["inspect", "invert", "certify", "run"])
+def test_the_command_line_refuses_a_device_that_is_not_there(command, monkeypatch, capsys):
+    data = [] if command == "inspect" else ["no file.npy", "-o", "no folder"]
+    monkeypatch.setattr(sys, "argv", ["unrelu", command, "mnist-relu", *data, "--device", "cuda"])
+    with pytest.raises(SystemExit) as end:
+        process.main()
+    assert end.value.code == 2
+    if command != "certify":  # which reads its data first
+        assert "device='cuda' cannot be used" in capsys.readouterr().err
+
+
+def test_the_command_line_computes_where_it_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["unrelu", "inspect", "mnist-relu", "--samples", "2", "--device", "cpu", "--json"])
+    with pytest.raises(SystemExit) as end:
+        process.main()
+    assert not end.value.code
+    assert json.loads(capsys.readouterr().out)["latent_shape"] == [20]
 
 
 # --- a device whose tensors do not mix with those of the CPU ----------------------------------------------------------

@@ -11,7 +11,7 @@
     ├── OutputExistsError (FileExistsError)  an output folder that would be overwritten
     ├── StorageError (OSError)           results that cannot be written: a full disk, a folder without permission
     ├── MissingPackageError (ModuleNotFoundError)  an optional package that is not installed
-    ├── HostError (RuntimeError)         a task that this process cannot do, as it is forked or a daemon
+    ├── HostError (RuntimeError)         a task that this process cannot do: it is forked or a daemon, or memory is full
     └── SolverError (RuntimeError)       an LP solver that refused its input or broke down
 
 Every message shows the offending value and says what to do about it. Each class also derives from the built-in
