@@ -36,7 +36,7 @@ def _unusable(device: object, why: str) -> OptionError:
 
 
 def room(device: torch.device, numbers: int) -> int:
-    """How many numbers a batch may hold at once on a device, where a host may hold so many.
+    """How many numbers, or bytes, a batch may hold at once on a device, where a host may hold so many.
 
     It grows in proportion to the device's memory, so that a GPU has enough to do. It does not depend on the memory that
     is free, because sums of batches of other sizes are rounded differently.
