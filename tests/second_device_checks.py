@@ -15,7 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import unrelu
 from tests import second_device
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
+from unrelu.local_search.limited_memory import LimitedMemorySteps
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import placed
+from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.search import sample_cache
 
@@ -93,14 +97,25 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
 
 
 def waits(nets: dict[str, unrelu.Generator]) -> dict[str, list[int]]:
-    """How often the host waits for results of ``lm`` and ``adam``, and the steps that they make."""
-    net, found = nets["branching"], {}
-    y = net(START) + 0.1
-    for method, options in (("lm", {}), ("adam", {"restarts": 1, "max_iterations": 30})):
+    """How often the host waits for the results of descents, and the steps that they make."""
+    net = nets["branching"].to(device=DEVICE)
+    y = np.array([net(z) for z in START]) + np.random.default_rng(5).standard_normal((3, 12))
+    objective = SquaredError.of(Problem.build(net, y))
+    at = objective.tensor(START), objective.index(np.arange(3))
+    inverse = torch.eye(3, dtype=torch.float64).to(DEVICE).expand(3, -1, -1)
+    floor = torch.zeros(3, dtype=torch.float64).to(DEVICE)
+    states = {
+        "Levenberg-Marquardt": LevenbergMarquardtSteps(objective, *at, foresee=True),
+        "L-BFGS": LimitedMemorySteps(objective, *at, inverse, 1e-13, floor),
+    }
+    found = {}
+    for name, state in states.items():
         second_device.waited_for.clear()
-        result = unrelu.invert(net, y, method, z0=START, device=DEVICE, **options)
-        found[method] = [sum(second_device.waited_for.values()), int(result.nit.max())]
-    return found
+        state.run(12)
+        found[name] = [sum(second_device.waited_for.values()), int(state.steps.max())]
+    second_device.waited_for.clear()
+    adam = unrelu.invert(net, y, "adam", z0=START, restarts=1, max_iterations=30)
+    return found | {"adam": [sum(second_device.waited_for.values()), int(adam.nit.max())]}
 
 
 def main() -> None:
