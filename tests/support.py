@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numba
 import numpy as np
 import torch
 
@@ -37,6 +38,11 @@ def rounding(network: Network, z: np.ndarray) -> float:
         steepest = max(1.0, float(np.max(np.abs(layer.activation.slope), initial=0)))
         size = steepest * (size @ matrix.T + np.abs(layer.bias()))
     return 2 * EPS * terms * float(size.max(initial=1.0))
+
+
+def compiled(function):
+    """A function that only compiled ones can call, so that Python can call it."""
+    return numba.njit(lambda *arguments: function(*arguments))  # noqa: PLW0108
 
 
 def tensor(rng: np.random.Generator, *shape: int) -> torch.Tensor:

@@ -11,16 +11,21 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from tests.support import EPS
+from tests.support import EPS, compiled
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerSystem, _exchange_kernel, layer_program, rows
 from unrelu.layerwise.layer_program import largest_beside, largest_response, least_squares_start, least_violation
 from unrelu.layerwise.optimality import prove
-from unrelu.lp.dense_linear_algebra import ROUTINES, factorise, gram, inverse, solve_factorised
-from unrelu.lp.interior_point import decided, largest_violation_steps, least_squares_point, violation_sum_steps
+from unrelu.lp import dense_linear_algebra, interior_point
+from unrelu.lp.dense_linear_algebra import ROUTINES
+from unrelu.lp.interior_point import largest_violation_steps, least_squares_point, violation_sum_steps
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 
+factorise, gram, inverse, solve_factorised = (
+    compiled(getattr(dense_linear_algebra, name)) for name in ("factorise", "gram", "inverse", "solve_factorised")
+)
+decided = compiled(interior_point.decided)
 NORMS = pytest.mark.parametrize("norm", ["linf", "l1"])
 BOXES = ((-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0), (-np.inf, 0.0))
 

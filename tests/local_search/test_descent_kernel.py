@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unrelu
-from tests.support import random_network
+from tests.support import compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, room
 from unrelu.local_search.packed_observations import (
     PIECEWISE_LINEAR,
     TANH,
@@ -22,6 +22,7 @@ from unrelu.local_search.packed_observations import (
     PackedObservations,
 )
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
@@ -64,6 +65,9 @@ MEASUREMENTS = {
     "entries": np.eye(N)[[3, 1, 4, 15, 9]],
     "matrix": drawn(12, N),
 }
+forward, residual, jacobian, normal_equations, reflected = map(
+    compiled, (kernel.forward, kernel.residual, kernel._jacobian, kernel._normal_equations, kernel._reflected)
+)
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -89,16 +93,15 @@ class Evaluation:
         (numbers, layout, sizes), y = packed(problem, row)
         self.ends = np.concatenate([[0, layout[0, kernel.INPUTS]], layout[:, kernel.OUTPUTS]]).cumsum()
         self.u, self.x, self.slopes = np.zeros((3, self.ends[-1]), dtype=np.float32)
-        kernel.forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
+        forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
-        self.f = kernel.residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.prior)
-        moved = np.zeros(max(self.ends), dtype=np.int64)
-        scratch = np.zeros(max(layout[:, kernel.INPUTS] * layout[:, kernel.OUTPUTS]), dtype=np.float32)
-        count, rows = kernel._jacobian(numbers, layout, self.ends, self.slopes, moved, scratch)
+        self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.prior)
+        _, moved, on, _, part, _, _, _, square, *both = room(layout)
+        count, rows = jacobian(ROUTINES, numbers, layout, self.ends, self.slopes, moved, on, part, *both)
         self.jacobian = np.zeros((len(y), len(z)))
-        self.jacobian[moved[:count]] = rows
+        self.jacobian[moved[:count]] = rows[:count]
         self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))
-        kernel._normal_equations(count, rows, moved, r, z, problem.prior, self.gram, self.gradient)
+        normal_equations(ROUTINES, count, rows, moved, r, z, problem.prior, square, self.gram, self.gradient)
 
 
 def system(problem, row, z, width=0.0):
@@ -118,8 +121,8 @@ def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf),
     steps = np.zeros(len(z), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_perturb(
-        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior, np.array(limits), box, z,
-        f, perturbations, steps,
+        ROUTINES, *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior,
+        np.array(limits), box, z, f, perturbations, steps, room(network.layout),
     )  # fmt: skip
     return z, f, steps
 
@@ -387,7 +390,7 @@ def test_a_coordinate_is_mirrored_at_its_bounds_in_numpy_as_in_the_kernel(low, h
     low, high = min(low, high), max(low, high)
     if low in (high, np.inf) or high == -np.inf:
         low, high = -1.0, 1.0
-    found = kernel._reflected(value, low, high)
+    found = reflected(value, low, high)
     assert low <= found <= high
     bounds = Bounds(np.array([low]), np.array([high]))
     assert bounds.reflect(np.array([value]))[0] == found
@@ -397,11 +400,11 @@ def test_a_coordinate_is_mirrored_at_its_bounds_in_numpy_as_in_the_kernel(low, h
         assert found == pytest.approx(2 * (low if value < low else high) - value)
     # Mirroring is continuous: it brings no two numbers further apart.
     near = value + 0.3
-    distance = abs(kernel._reflected(near, low, high) - found)
+    distance = abs(reflected(near, low, high) - found)
     assert distance <= 0.3 * (1 + 1e-9) + 8 * np.spacing(abs(value) + min(high - low, 1e9))
     # And mirrored twice it comes back: a period of two widths.
     if np.isfinite(high - low):
-        again = kernel._reflected(value + 2 * (high - low), low, high)
+        again = reflected(value + 2 * (high - low), low, high)
         assert again == pytest.approx(found, abs=16 * np.spacing(abs(value) + 4 * (high - low)))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from unrelu.lp import compilation
 from unrelu.lp.compilation import compile_by, compile_kernels
-from unrelu.lp.dense_linear_algebra import jit
+from unrelu.lp.dense_linear_algebra import kernel
 
 SCRIPT = """
 from unrelu.lp.compilation import compile_kernels
@@ -38,7 +38,7 @@ def test_a_function_without_a_folder_for_its_cache_compiles_all_the_same():
     """As in an installation that is read-only; a function without a file has no folder either."""
     made = {}
     exec(compile("def double(x):\n    return 2 * x\n", "<nowhere>", "exec"), made)
-    double = jit(made["double"])
+    double = kernel(made["double"])
     assert double(2.0) == 4.0
     assert double.stats.cache_path is None
 

@@ -10,18 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import compiled
+from unrelu.lp import exchange_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES, inverse
-from unrelu.lp.exchange_simplex import (
-    EXHAUSTED,
-    OPTIMAL,
-    SINGULAR,
-    UNBOUNDED,
-    basis_matrix,
-    complete_basis,
-    entering,
-    exchange,
-)
+from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, UNBOUNDED, complete_basis, exchange
 
+basis_matrix, entering, inverse = map(compiled, (exchange_simplex.basis_matrix, exchange_simplex.entering, inverse))
 PENALTY, EDGE = 1e3, 3.0
 MANY = 100_000
 

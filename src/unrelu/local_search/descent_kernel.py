@@ -9,6 +9,7 @@ does not depend on the other codes of its batch, not even in its rounding.
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,9 @@ from unrelu.local_search.packed_observations import (
     PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by
-from unrelu.lp.dense_linear_algebra import clear, copy, jit
+from unrelu.lp.dense_linear_algebra import PLAIN, ROUTINES, SGEMM, TRANSPOSED, call, copy, jit, kernel
 from unrelu.models.activations import Activation
+from unrelu.runtime.array_types import Integers
 
 Single = npt.NDArray[np.float32]
 
@@ -41,6 +43,7 @@ _PATIENCE, _TRUST = 2, 2.0
 SHORTEST_CODE = 1e-3
 # A step is tiny if it is shorter than this fraction of the code.
 _TINY_STEP = 1e-9
+_ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 # Numbers left free on either side of an array that is written: more than one pass of a vectorised loop handles.
 ROOM = 256
 
@@ -48,18 +51,6 @@ ROOM = 256
 # Loops below run over slices from 0 on, since Numba does not vectorise loops whose index may be negative. A vectorised
 # loop first checks whether the array it writes is close in memory to those it reads. If so, it runs number by number,
 # which sums in another order. Room around written arrays makes the rounding independent of their place in memory.
-
-
-@jit
-def doubles(size):
-    """An array of ``size`` numbers in double precision, far from other arrays."""
-    return np.empty(size + 2 * ROOM)[ROOM : ROOM + size]
-
-
-@jit
-def _singles(size):
-    """An array of ``size`` numbers in single precision, far from other arrays."""
-    return np.empty(size + 2 * ROOM, np.float32)[ROOM : ROOM + size]
 
 
 @jit
@@ -129,23 +120,30 @@ def residual(x, end, y, r, z, prior):
 
 
 @jit
-def _jacobian(numbers, layout, ends, slopes, moved, scratch):
-    """Return the number c of non-zero rows of J and these rows, (c, k); write their numbers into ``moved``."""
+def _nonzero(derivatives, on):
+    """Write the numbers of the non-zero derivatives into ``on``; return how many there are."""
+    count = 0
+    for i in range(len(derivatives)):
+        if derivatives[i] != 0:
+            on[count] = i
+            count += 1
+    return count
+
+
+@jit
+def _jacobian(routines, numbers, layout, ends, slopes, moved, on, part, rows, above):
+    """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
+
+    ``part``, ``rows`` and ``above`` are work arrays, the last two with k columns.
+    """
     k = layout[0, INPUTS]
     count = k
     for j in range(k):
         moved[j] = j
-    rows = np.empty((0, 0), np.float32)
     for layer in range(len(layout)):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
-        on = np.empty(outputs, np.uint64)  # unsigned, so that the loops over it are vectorised
-        c = 0
-        for i in range(outputs):
-            if derivatives[i] != 0:
-                on[c] = i
-                c += 1
-        part = scratch[: count * c].reshape(count, c)
+        c = _nonzero(derivatives, on)
         for b in range(count):
             row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
             if c == outputs:
@@ -154,7 +152,14 @@ def _jacobian(numbers, layout, ends, slopes, moved, scratch):
             else:
                 for a in range(c):
                     part[b, a] = row[on[a]] * derivatives[on[a]]
-        rows = part.T.copy() if layer == 0 else np.dot(part.T, rows)
+        if layer == 0:
+            for a in range(c):
+                for b in range(k):
+                    rows[a, b] = part[b, a]
+        else:
+            width = part.shape[1]
+            call(routines[SGEMM], (PLAIN, TRANSPOSED, k, c, count, _ONE, rows, k, part, width, _ZERO, above, k))
+            rows, above = above, rows
         count = c
         for a in range(c):
             moved[a] = on[a]
@@ -162,19 +167,21 @@ def _jacobian(numbers, layout, ends, slopes, moved, scratch):
 
 
 @jit
-def _normal_equations(count, rows, moved, r, z, prior, gram, gradient):
-    """Write J^T J + prior I and J^T r + prior z."""
-    k = len(z)
-    product = np.dot(rows.T, rows)
+def _normal_equations(routines, count, rows, moved, r, z, prior, square, gram, gradient):
+    """Write J^T J + prior I and J^T r + prior z; return the mean of the diagonal. ``square`` is a work array."""
+    k, trace = len(z), 0.0
+    call(routines[SGEMM], (PLAIN, TRANSPOSED, k, k, count, _ONE, rows, k, rows, k, _ZERO, square, k))
     for i in range(k):
         gradient[i] = prior * z[i]
         for j in range(k):
-            gram[i, j] = product[i, j]
+            gram[i, j] = square[i, j]
         gram[i, i] += prior
+        trace += gram[i, i]
     for a in range(count):
         value = np.float64(r[moved[a]])
         for i in range(k):
             gradient[i] += value * rows[a, i]
+    return trace / k
 
 
 @jit
@@ -241,25 +248,27 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 
 @jit
-def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, damping, work):
-    """Make at most ``most`` damped Gauss-Newton steps from z, in place, on the network with these widths.
+def _steps(routines, numbers, layout, widths, y, prior, limits, box, exact, z, damping, work):
+    """Make damped Gauss-Newton steps from z, in place, on the network with these widths.
 
     Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
-    damping stands for the default of a first step.
+    damping stands for the default of a first step. On a smoothed network, not ``exact``, one step is made.
 
     Returns f, the last damping and the number of steps.
     """
-    ends, u, x, slopes, scratch, moved, r, other, gram, gradient, factor, step, trial = work
-    k, last = len(z), ends[len(layout)]
-    tiny_decrease, enough, ceiling = limits[1], limits[2], limits[3]
+    ends, moved, on, layers, part, vectors, gram, factor, square, first, second = work
+    k, m, last = len(z), len(y), ends[len(layout)]
+    u, x, slopes, r, other = layers[1], layers[2], layers[3], layers[4, :m], layers[5, :m]
+    gradient, step, trial = vectors[1, :k], vectors[2, :k], vectors[3, :k]
+    most, tiny_decrease, enough, ceiling = limits[0] if exact else 1.0, limits[1], limits[2], limits[3]
     forward(numbers, layout, widths, z, ends, u, x, slopes)
     f = residual(x, last, y, r, z, prior)
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
     while steps < most and small < 2 and f > enough:
         if stale:
-            count, rows = _jacobian(numbers, layout, ends, slopes, moved, scratch)
-            _normal_equations(count, rows, moved, r, z, prior, gram, gradient)
-            stale, mean = False, np.trace(gram) / k
+            count, rows = _jacobian(routines, numbers, layout, ends, slopes, moved, on, part, first, second)
+            mean = _normal_equations(routines, count, rows, moved, r, z, prior, square, gram, gradient)
+            stale = False
             _hold(gram, gradient, z, box)
             if damping < 0:
                 damping = max(_DAMPING * mean, _TINY)
@@ -292,60 +301,29 @@ def _steps(numbers, layout, widths, y, prior, limits, box, most, exact, z, dampi
     return f, damping, steps
 
 
-@jit
-def _descend(numbers, layout, sizes, schedule, y, prior, limits, box, z, work):
-    """Descend from z, in place: one step at each width of the schedule, then steps on the exact network.
-
-    ``limits``: the most steps on the exact network, the fraction of f that is a tiny decrease, an f that is small
-    enough, and an f that the descent must reach: it is given up if its next step is predicted to gain too little.
-
-    Returns f and the number of steps.
-    """
-    widths = np.zeros(len(layout), np.float32)
-    damping, total = -1.0, 0
-    for width in schedule:
-        for layer in range(len(layout)):
-            widths[layer] = width * sizes[layer]
-        _, damping, steps = _steps(numbers, layout, widths, y, prior, limits, box, 1, False, z, damping, work)
-        total += steps
-    clear(widths)
-    f, _, steps = _steps(numbers, layout, widths, y, prior, limits, box, int(limits[0]), True, z, damping, work)
-    return f, total + steps
-
-
-@jit
-def _room(layout, outputs):
-    """The work arrays of :func:`_steps`; the first says where the layers end in the others."""
-    d, k = len(layout), layout[0, INPUTS]
-    ends = np.zeros(d + 2, np.int64)
-    largest, widest = 1, k
-    ends[1] = k
-    for layer in range(d):
-        inputs, here = layout[layer, INPUTS], layout[layer, OUTPUTS]
-        ends[layer + 2] = ends[layer + 1] + here
-        largest, widest = max(largest, inputs * here), max(widest, here)
-    return (
-        ends, _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(ends[d + 1]), _singles(largest),
-        np.empty(widest, np.int64), _singles(outputs), _singles(outputs),
-        doubles(k * k).reshape(k, k), doubles(k), doubles(k * k).reshape(k, k), doubles(k), doubles(k),
-    )  # fmt: skip
-
-
-@jit
-def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps):
+@kernel
+def descend_and_perturb(
+    routines, numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps, work
+):
     """Descend from codes z (c, k), then from the best code so far plus each perturbation (c, h, k), kept if lower.
 
-    A perturbation is in units of the root mean square of its code. All codes are inside a box (2, k). A finite f (c,)
-    says that z is the end of a descent already. Written in place: z, f, and the number of steps, (c,).
+    A descent makes one step at each width of the schedule, then steps on the exact network. Perturbed codes begin on
+    the exact network. A perturbation is in units of the root mean square of its code. All codes are inside a box
+    (2, k). A finite f (c,) says that z is the end of a descent already. Written in place: z, f, and the number of
+    steps, (c,).
+
+    ``limits``: the most steps on the exact network, the fraction of f that is a tiny decrease, an f that is small
+    enough, and an f that a descent must reach, which is set here: a descent is given up if its next step is predicted
+    to gain too little.
+    ``work`` is the :func:`room` of the layout.
     """
-    k, own = layout[0, INPUTS], limits.copy()
-    work, code = _room(layout, len(y)), doubles(layout[0, INPUTS])
+    k, widths, stages = z.shape[1], np.empty(len(layout), np.float32), len(schedule)
+    code = work[5][4, :k]
     for i in range(len(z)):
         begin = 0
-        if not np.isfinite(f[i]):
+        if not f[i] < np.inf:
             begin, f[i] = -1, np.inf
         for turn in range(begin, perturbations.shape[1]):
-            widths = schedule if turn < 0 else schedule[:0]
             if turn < 0:
                 copy(z[i], code)
             elif f[i] <= limits[2]:
@@ -355,12 +333,39 @@ def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box,
                 for j in range(k):
                     aimed = z[i, j] + length * perturbations[i, turn, j]
                     code[j] = _reflected(aimed, box[0, j], box[1, j])
-            own[3] = f[i]
-            reached, count = _descend(numbers, layout, sizes, widths, y, prior, own, box, code, work)
-            steps[i] += count
+            limits[3], damping, reached = f[i], -1.0, np.inf
+            for stage in range(0 if turn < 0 else stages, stages + 1):
+                for layer in range(len(layout)):
+                    widths[layer] = schedule[stage] * sizes[layer] if stage < stages else 0.0
+                reached, damping, count = _steps(
+                    routines, numbers, layout, widths, y, prior, limits, box, stage == stages, code, damping, work
+                )
+                steps[i] += count
             if reached < f[i]:
                 f[i] = reached
                 copy(code, z[i])
+
+
+Work: TypeAlias = tuple[npt.NDArray[Any], ...]
+
+
+def room(layout: Integers) -> Work:
+    """The work arrays of :func:`descend_and_perturb`; the first says where the layers end in the others.
+
+    All arrays that are written are :data:`ROOM` apart, so the first row of an array of rows stays empty.
+    """
+
+    def apart(kind: type[np.floating[Any]], *shape: int) -> npt.NDArray[Any]:
+        return np.empty(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
+
+    k, d, double, single = int(layout[0, INPUTS]), len(layout), np.float64, np.float32
+    ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
+    widest = max(k, layout[:, OUTPUTS].max())
+    return (
+        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), single),
+        apart(single, layout[:, INPUTS].max(), widest), np.empty((5, k + ROOM)), apart(double, k, k),
+        apart(double, k, k), apart(single, k, k), apart(single, widest, k), apart(single, widest, k),
+    )  # fmt: skip
 
 
 def compile_descents() -> None:
@@ -374,6 +379,7 @@ def _smallest_descent() -> None:
     network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)])
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
     steps = np.zeros(1, dtype=np.int64)
-    y, far = np.ones(1, dtype=np.float32), np.full(1, np.inf)
+    y, far, work = np.ones(1, dtype=np.float32), np.full(1, np.inf), room(network.layout)
     box = np.array([[-np.inf], [np.inf]])
-    descend_and_perturb(*network, one[0], y, 0.0, limits, box, one.copy(), far, np.ones((1, 1, 1)), steps)
+    no_perturbations = np.ones((1, 1, 1))
+    descend_and_perturb(ROUTINES, *network, one[0], y, 0.0, limits, box, one.copy(), far, no_perturbations, steps, work)

@@ -50,7 +50,7 @@ from unrelu.local_search.packed_observations import (
 )
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.compilation import compile_by
-from unrelu.lp.dense_linear_algebra import copy, dot, jit
+from unrelu.lp.dense_linear_algebra import copy, dot, jit, kernel
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Index, Integers
@@ -104,7 +104,7 @@ def _free(z, g, low, high):
     return not ((z <= low and g > 0) or (z >= high and g < 0))
 
 
-@jit
+@kernel
 def aim(vectors, numbers, box):
     """Set the direction of a code to -H grad f, in the coordinates not held at a bound, and its length to 1."""
     z, g, p, free, low, high = vectors[Z], vectors[G], vectors[P], vectors[_WORK], box[0], box[1]
@@ -141,7 +141,7 @@ def _learn(vectors):
             row[b] += one * s[a] * s[b] - hy[a] * s[b] - s[a] * hy[b]
 
 
-@jit
+@kernel
 def accept(vectors, numbers, box, f, cut):
     """Accept the trial point of a code, with objective f, or choose another length along the direction.
 
@@ -202,7 +202,7 @@ def _backward(weights, layout, ends, slopes, back):
                 back[below + j] = dot(weights[begin + j * outputs : begin + (j + 1) * outputs], there)
 
 
-@jit
+@kernel
 def refine_packed(weights, layout, widths, ends, work, y, prior, most, vectors, numbers, box):
     """Make steps of one code on a packed network in double precision, until they end or are ``most`` in all.
 

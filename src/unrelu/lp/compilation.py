@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 import threading
@@ -60,6 +61,9 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
         message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
         message.daemon = True
         message.start()
+        # Numba makes so many objects that the collector would look at everything in memory again and again.
+        collecting = gc.isenabled()
+        gc.disable()
         try:
             run()
         except (EOFError, pickle.UnpicklingError):
@@ -69,6 +73,8 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
             run()
         finally:
             message.cancel()
+            if collecting:
+                gc.enable()
         _compiled.add(what)
 
 

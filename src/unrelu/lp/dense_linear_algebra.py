@@ -13,74 +13,80 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.cgutils import alloca_once_value
 from numba.extending import get_cython_function_address, intrinsic
 
 # Sums may be reordered and multiply-adds fused, but NaN, infinities and division follow IEEE.
 _compiled: Any = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
-def jit(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., Any], **options: bool) -> Any:
     """Compile a function to run without the GIL, and cache it on disk if there is a folder for that."""
     try:
-        return _compiled(cache=True)(function)
+        return _compiled(cache=True, **options)(function)
     except RuntimeError:
         # Numba finds no folder that it may write to; :func:`~unrelu.lp.compilation.compile_kernels` says so.
-        return _compiled()(function)
+        return _compiled(**options)(function)
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a function that only compiled functions call. It has no entry for Python, where a call would crash.
+
+    Entries take a quarter of the time that the compilation of a small function takes.
+    """
+    return kernel(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 # Numbers below this are finite. np.isfinite computes x - x, which reordering replaces by 0, so comparisons are used.
 _HUGE = 1e300
-# A basis counts as singular if the norm of a row times that of its edge is larger.
-_LARGEST_INVERSE = 1e8
-_U, _N = ord("U"), ord("N")
+# A basis counts as singular if the square of the norm of a row times that of its edge is larger.
+_LARGEST_INVERSE = 1e16
+# Arguments of the Fortran routines.
+UPPER, PLAIN, TRANSPOSED = (np.uint8(ord(letter)) for letter in "UNT")
 
 
 def _addresses() -> tuple[int, ...]:
     """Addresses of SciPy's BLAS and LAPACK routines, which compiled functions take as ``routines``.
 
-    Numba has no symmetric product (dsyrk is faster than a general one), and its factorisations compile slowly. The
-    addresses are arguments so that they are not in the cached files.
+    Numba's own wrappers of them compile slowly. The addresses are arguments so that they are not in the cached files.
     """
-    names = (("blas", "dsyrk"), ("lapack", "dpotrf"), ("lapack", "dgetrf"), ("lapack", "dgetri"))
+    names = (
+        ("blas", "dsyrk"),
+        ("blas", "dgemv"),
+        ("blas", "sgemm"),
+        ("lapack", "dpotrf"),
+        ("lapack", "dgetrf"),
+        ("lapack", "dgetri"),
+    )
     return tuple(get_cython_function_address(f"scipy.linalg.cython_{library}", name) for library, name in names)
 
 
 ROUTINES = _addresses()
+_DSYRK, _DGEMV, SGEMM, _DPOTRF, _DGETRF, _DGETRI = range(len(ROUTINES))
 
 
-def _call(typing_context, address, arrays):
-    """Call the Fortran routine at an address with pointers to the data of a tuple of arrays."""
+def _call(typing_context, address, arguments):
+    """Call the Fortran routine at an address with pointers to the data of arrays, and to numbers."""
 
     def generate(context, builder, signature, values):
         target, packed = values
         pointers = []
         for i, kind in enumerate(signature.args[1]):
-            array = context.make_array(kind)(context, builder, builder.extract_value(packed, i))
-            pointers.append(builder.bitcast(array.data, ir.IntType(8).as_pointer()))
+            value = builder.extract_value(packed, i)
+            if isinstance(kind, types.Array):
+                pointer = context.make_array(kind)(context, builder, value).data
+            else:
+                long = value.type == ir.IntType(64)
+                pointer = alloca_once_value(builder, builder.trunc(value, ir.IntType(32)) if long else value)
+            pointers.append(builder.bitcast(pointer, ir.IntType(8).as_pointer()))
         routine = ir.FunctionType(ir.VoidType(), [p.type for p in pointers])
         builder.call(builder.inttoptr(target, routine.as_pointer()), pointers)
         return context.get_dummy_value()
 
-    return types.void(address, arrays), generate
+    return types.void(address, arguments), generate
 
 
 call: Any = intrinsic(_call)
-
-
-@jit
-def integer(value):
-    """A number as an argument of a Fortran routine."""
-    array = np.empty(1, np.int32)
-    array[0] = value
-    return array
-
-
-@jit
-def letter(value):
-    """A character as an argument of a Fortran routine."""
-    array = np.empty(1, np.uint8)
-    array[0] = value
-    return array
 
 
 @jit
@@ -103,8 +109,7 @@ def gram(routines, matrix, weight, negligible, scaled, out):
             scaled[count, i] = root * matrix[j, i]
         count += 1
     # In Fortran's order, ``scaled`` is k x count, and the upper triangle is our lower one.
-    columns, height, one, zero = integer(k), integer(count), np.ones(1), np.zeros(1)
-    call(routines[0], (letter(_U), letter(_N), columns, height, one, scaled, columns, zero, out, columns))
+    call(routines[_DSYRK], (UPPER, PLAIN, k, count, 1.0, scaled, k, 0.0, out, k))
 
 
 @jit
@@ -123,7 +128,7 @@ def clear(x):
 
 @jit
 def copy(source, target):
-    """target = source, of the same size, as a loop: assigning to a slice compiles its error message too, in seconds."""
+    """target = source, of the same size, as a loop: assigning to a slice compiles its error message too."""
     for i in range(len(target)):
         target[i] = source[i]
 
@@ -135,6 +140,26 @@ def dot(x, y):
     for i in range(len(x)):
         total += x[i] * y[i]
     return total
+
+
+@jit
+def matvec(routines, matrix, x, out):
+    """out = W x."""
+    n, k = matrix.shape
+    if k == 0:
+        clear(out)
+    else:
+        call(routines[_DGEMV], (TRANSPOSED, k, n, 1.0, matrix, k, x, 1, 0.0, out, 1))
+
+
+@jit
+def rmatvec(routines, matrix, x, out):
+    """out = W^T x."""
+    n, k = matrix.shape
+    if n == 0:
+        clear(out)
+    else:
+        call(routines[_DGEMV], (PLAIN, k, n, 1.0, matrix, k, x, 1, 0.0, out, 1))
 
 
 @jit
@@ -150,7 +175,7 @@ def factorise(routines, matrix, ridge):
     mean = 0.0
     for i in range(k):
         mean += matrix[i, i] / k
-    factor, size, failed = np.empty((k, k)), integer(k), integer(0)
+    factor, failed = np.empty((k, k)), np.empty(1, np.int32)
     for _ in range(7):
         if k == 0 or not abs(mean) < _HUGE:
             break
@@ -158,7 +183,7 @@ def factorise(routines, matrix, ridge):
             for j in range(i + 1):
                 factor[i, j] = matrix[i, j]
             factor[i, i] += ridge * mean + 1e-300
-        call(routines[1], (letter(_U), size, factor, size, failed))
+        call(routines[_DPOTRF], (UPPER, k, factor, k, failed))
         if failed[0] == 0:
             total = 0.0
             for i in range(k):
@@ -173,9 +198,9 @@ def factorise(routines, matrix, ridge):
 def solve_factorised(factor, rhs):
     """Solve L L^T x = rhs."""
     k = len(rhs)
-    x = rhs.copy()
+    x = np.empty(k)
     for i in range(k):
-        total = x[i]
+        total = rhs[i]
         for j in range(i):
             total -= factor[i, j] * x[j]
         x[i] = total / factor[i, i]
@@ -200,13 +225,15 @@ def inverse(routines, matrix):
     for i in range(k):
         for j in range(k):
             result[j, i] = matrix[i, j]
-    size, failed, pivots, work = integer(k), integer(0), np.empty(k, np.int32), np.empty(64 * k)
-    call(routines[2], (size, size, result, size, pivots, failed))
+    # The pivots, and whether the routine has failed.
+    pivots, work = np.empty(k + 1, np.int32), np.empty(64 * k)
+    failed = pivots[k:]
+    call(routines[_DGETRF], (k, k, result, k, pivots, failed))
     if failed[0] != 0:
         return result, False
-    call(routines[3], (size, result, size, pivots, work, integer(64 * k), failed))
+    call(routines[_DGETRI], (k, result, k, pivots, work, 64 * k, failed))
     ok = failed[0] == 0
     for i in range(k):
         # Written so that NaN is not ok.
-        ok = ok and dot(result[i], result[i]) * dot(matrix[i], matrix[i]) < _LARGEST_INVERSE**2
+        ok = ok and dot(result[i], result[i]) * dot(matrix[i], matrix[i]) < _LARGEST_INVERSE
     return result, ok

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, clear, dot, inverse, jit
+from unrelu.lp.dense_linear_algebra import advance, clear, copy, dot, inverse, jit, kernel, matvec, rmatvec
 
 OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
 
@@ -53,7 +53,7 @@ def basis_row(rows, column, j):
     return row
 
 
-@jit
+@kernel
 def invert_basis(routines, rows, column, basis, edges):
     """Set ``edges`` to the transposed inverse of the basic rows; return whether it exists."""
     inverted, ok = inverse(routines, basis_matrix(rows, column, basis))
@@ -64,7 +64,7 @@ def invert_basis(routines, rows, column, basis, edges):
     return ok
 
 
-@jit
+@kernel
 def complete_basis(rows, column, order, basis):
     """Choose the basis from the rows in ``order``, skipping those that depend on earlier ones; return their number.
 
@@ -145,7 +145,7 @@ def entering(slope, length, index, weight, count):
     return -1
 
 
-@jit
+@kernel
 def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, state, limit):
     """Minimise from the vertex of ``basis``.
 
@@ -182,15 +182,17 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
     while True:
         if fresh:
             # One step of refinement with the updated inverse is usually accurate enough.
-            if not restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
+            if not restart(
+                routines, rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner
+            ):
                 if not invert_basis(routines, rows, column, basis, edges):
                     return v, pivots, SINGULAR
-                restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
+                restart(routines, rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
             fresh, exact = False, True
         leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
         if leaving < 0:
             if exact and shift is original:
-                y[basis] = inner
+                scatter(inner, basis, y)
                 return v, pivots, OPTIMAL
             if exact:
                 shift = original
@@ -202,7 +204,9 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
             return v, pivots, EXHAUSTED
         edge = np.zeros(k)
         advance(edge, sign, edges[leaving])
-        count = break_points(rows, lo, hi, column, basic, edge, norm[leaving], size, r, y, move, length, index, weight)
+        count = break_points(
+            routines, rows, lo, hi, column, basic, edge, norm[leaving], size, r, y, move, length, index, weight
+        )
         at = entering(slope, length, index, weight, count)
         if at < 0:
             return v, pivots, UNBOUNDED
@@ -216,9 +220,16 @@ def exchange(routines, rows, shift, lo, hi, allowed, column, gradient, basis, ed
         advance(v, length[at], edge)
         advance(r, length[at], move)
         swap(rows, lo, hi, column, basis, basic, leaving, sign, index[at], length[at], r, y, g)
-        update(edges, basis_row(rows, column, index[at]), leaving, g, norm, inner)
+        update(routines, edges, basis_row(rows, column, index[at]), leaving, g, norm, inner)
         pivots, exact = pivots + 1, False
         fresh = pivots % _REFACTOR == 0
+
+
+@jit
+def scatter(values, index, out):
+    """out[index] = values."""
+    for i in range(len(index)):
+        out[index[i]] = values[i]
 
 
 @jit
@@ -245,57 +256,57 @@ def swap(rows, lo, hi, column, basis, basic, leaving, sign, into, step, r, y, g)
 @jit
 def moved(shift, number):
     """The shift with each break point moved by a different small amount, so that at most K of them meet in a point."""
-    result = shift.copy()
+    result = np.empty(len(shift))
     for j in range(len(shift)):
         place = 0.6180339887498949 * (j + 1) + 0.7548776662466927 * number
-        result[j] += _MOVED * (place - np.floor(place) - 0.5)
+        result[j] = shift[j] + _MOVED * (place - np.floor(place) - 0.5)
     return result
 
 
 @jit
-def residuals(rows, shift, column, v, r):
+def residuals(routines, rows, shift, column, v, r):
     """Write A v + s into ``r``."""
     m = rows.shape[0]
-    first = np.dot(rows, v)
+    matvec(routines, rows, v, r)
     for j in range(m):
-        r[j] = first[j] + shift[j]
+        r[j] += shift[j]
     for j in range(len(column)):
         r[m + j] = v[column[j]] + shift[m + j]
 
 
 @jit
-def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
+def restart(routines, rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
     """Compute the vertex, its residuals, the multipliers and their gradient from the inverse of the basis.
 
     The vertex and the basic multipliers are refined once; returns whether they are then accurate.
     """
     m, k = rows.shape
-    basic_r, error, scale = np.empty(k), 0.0, 1.0
+    basic_r, change, rest, error, scale = np.empty(k), np.empty(k), np.empty(k), 0.0, 1.0
     clear(v)
     for turn in range(3):
-        residuals(rows, shift, column, v, r)
+        residuals(routines, rows, shift, column, v, r)
         error = 0.0
         for i in range(k):
             basic_r[i] = r[basis[i]]
             error = max(error, abs(basic_r[i]))
         if turn < 2:
             scale = max(scale, error)
-            advance(v, -1.0, np.dot(edges.T, basic_r))
+            rmatvec(routines, edges, basic_r, change)
+            advance(v, -1.0, change)
     for j in range(len(r)):
         if basic[j]:
             y[j], r[j] = 0.0, 0.0
         elif abs(r[j]) > _ZERO or (y[j] != hi[j] and y[j] != lo[j]):
             y[j] = hi[j] if r[j] > 0.0 else lo[j]
-    pull = np.dot(rows.T, y[:m])
+    rmatvec(routines, rows, y, g)
+    advance(g, 1.0, gradient)
     size, left = 0.0, 0.0
-    for i in range(k):
-        g[i] = gradient[i] + pull[i]
-        inner[i] = 0.0
+    clear(inner)
     for j in range(len(column)):
         g[column[j]] += y[m + j]
-    rest = g.copy()
+    copy(g, rest)
     for _ in range(2):
-        change = np.dot(edges, rest)
+        matvec(routines, edges, rest, change)
         advance(inner, -1.0, change)
         for i in range(k):
             add(rows, column, basis[i], -change[i], rest)
@@ -323,12 +334,10 @@ def steepest(basis, lo, hi, allowed, norm, inner):
 
 
 @jit
-def break_points(rows, lo, hi, column, basic, edge, norm, size, r, y, move, length, index, weight):
+def break_points(routines, rows, lo, hi, column, basic, edge, norm, size, r, y, move, length, index, weight):
     """List the rows whose residuals reach zero along the edge, with the step lengths and changes of slope there."""
     m = rows.shape[0]
-    first = np.dot(rows, edge)
-    for j in range(m):
-        move[j] = first[j]
+    matvec(routines, rows, edge, move)
     for j in range(len(column)):
         move[m + j] = edge[column[j]]
     count = 0
@@ -366,10 +375,11 @@ def flip(rows, lo, hi, column, j, y, g):
 
 
 @jit
-def update(edges, row, leaving, g, norm, inner):
+def update(routines, edges, row, leaving, g, norm, inner):
     """Update the edges, their norms and the multipliers after ``row`` has taken the place ``leaving`` in the basis."""
     k = len(edges)
-    factors, new = np.dot(edges, row), np.zeros(k)
+    factors, new = np.empty(k), np.zeros(k)
+    matvec(routines, edges, row, factors)
     advance(new, 1.0 / factors[leaving], edges[leaving])
     for i in range(k):
         edge, factor = edges[i], factors[i]

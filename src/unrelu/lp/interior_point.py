@@ -18,9 +18,23 @@ the vertex of the heaviest rows.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, clear, dot, factorise, gram, jit, solve_factorised
+from unrelu.lp.dense_linear_algebra import (
+    advance,
+    clear,
+    copy,
+    dot,
+    factorise,
+    gram,
+    jit,
+    kernel,
+    matvec,
+    rmatvec,
+    solve_factorised,
+)
 
 # With this many rows for each unknown, the first point is good; the ridges for more and for fewer rows.
 _AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
@@ -56,22 +70,22 @@ def active_rows(r, up, down, violated, active):
 
 @jit
 def hold(normal, force, h, held):
-    """Fix the held coordinates: move them to the right-hand side, and replace their equations by the identity."""
+    """Fix coordinates, ``held`` = 1: move them to the right-hand side, and replace their equations by the identity."""
     k = len(h)
     for i in range(k):
         for j in range(i + 1):
-            if held[i] and not held[j]:
+            if held[i] > held[j]:
                 force[j] -= normal[i, j] * h[i]
-            elif held[j] and not held[i]:
+            elif held[j] > held[i]:
                 force[i] -= normal[i, j] * h[j]
-            if held[i] or held[j]:
+            if held[i] + held[j] > 0.0:
                 normal[i, j] = 1.0 if i == j else 0.0
     for i in range(k):
-        if held[i]:
+        if held[i] > 0.0:
             force[i] = h[i]
 
 
-@jit
+@kernel
 def least_squares_point(routines, matrix, center, up, down, lower, upper):
     """A least-squares point of the rows with two sides, (k,), moved inside the bounds.
 
@@ -79,8 +93,8 @@ def least_squares_point(routines, matrix, center, up, down, lower, upper):
     rows and fixes those coordinates. With few rows the point may be far away, so the ridge is larger.
     """
     n, k = matrix.shape
-    h, held, normal, scaled = np.zeros(k), np.zeros(k, np.bool_), np.zeros((k, k)), np.empty((n, k))
-    active, r, side, moved = np.zeros(n), np.zeros(n), np.empty(n), False
+    h, held, normal, scaled = np.zeros(k), np.zeros(k), np.empty((k, k)), np.empty((n, k))
+    active, r, side, force, moved = np.zeros(n), np.zeros(n), np.empty(n), np.empty(k), False
     for turn in range(_ROUNDS):
         count, changed = active_rows(r, up, down, turn > 0, active)
         if turn > 0 and changed <= 0.02 * count and not moved:
@@ -88,7 +102,7 @@ def least_squares_point(routines, matrix, center, up, down, lower, upper):
         for j in range(n):
             side[j] = active[j] * center[j]
         gram(routines, matrix, active, 0.5, scaled, normal)
-        force = np.dot(matrix.T, side)
+        rmatvec(routines, matrix, side, force)
         if turn > 0:
             hold(normal, force, h, held)
         ample = count > _AMPLE * k
@@ -98,27 +112,26 @@ def least_squares_point(routines, matrix, center, up, down, lower, upper):
         h = solve_factorised(factor, force)
         for i in range(k):
             if h[i] < lower[i] or h[i] > upper[i]:
-                h[i], held[i], moved = min(max(h[i], lower[i]), upper[i]), True, True
+                h[i], held[i], moved = min(max(h[i], lower[i]), upper[i]), 1.0, True
         if ample and not moved:
             break
-        r = np.dot(matrix, h)
+        matvec(routines, matrix, h, r)
         advance(r, -1.0, center)
     return h
 
 
 @jit
-def residuals(matrix, w, r0):
-    """W w + r0."""
-    r = np.dot(matrix, w)
+def residuals(routines, matrix, w, r0, r):
+    """Write W w + r0 into ``r``."""
+    matvec(routines, matrix, w, r)
     advance(r, 1.0, r0)
-    return r
 
 
 @jit
 def inner_point(lower, upper):
     """The point nearest to 0 that is well inside the bounds."""
     k = len(lower)
-    w = np.zeros(k)
+    w = np.empty(k)
     for i in range(k):
         margin = min(_MARGIN, 0.25 * (upper[i] - lower[i]))
         w[i] = min(max(0.0, lower[i] + margin), upper[i] - margin)
@@ -131,9 +144,10 @@ def bound_pairs(lower, upper):
     k = len(lower)
     index, sign, side, slope, count = np.empty(2 * k, np.int64), np.empty(2 * k), np.empty(2 * k), np.zeros(2 * k), 0
     for i in range(k):
-        for end, way in ((lower[i], -1.0), (upper[i], 1.0)):
+        for above in range(2):
+            end = upper[i] if above else lower[i]
             if abs(end) < np.inf:
-                index[count], sign[count], side[count] = i, way, end
+                index[count], sign[count], side[count] = i, 1.0 if above else -1.0, end
                 count += 1
     return index[:count], sign[:count], side[:count], slope[:count]
 
@@ -143,10 +157,11 @@ def side_pairs(up, down):
     """The existing sides of rows as sign (r[index] - side) <= slope d with side 0."""
     n = len(up)
     index, sign, side, slope, count = np.empty(2 * n, np.int64), np.empty(2 * n), np.zeros(2 * n), np.empty(2 * n), 0
-    for slopes, way in ((up, 1.0), (down, -1.0)):
+    for below in range(2):
+        slopes = down if below else up
         for j in range(n):
             if slopes[j] > 0.0:
-                index[count], sign[count], slope[count] = j, way, slopes[j]
+                index[count], sign[count], slope[count] = j, -1.0 if below else 1.0, slopes[j]
                 count += 1
     return index[:count], sign[:count], side[:count], slope[:count]
 
@@ -198,10 +213,10 @@ def bound_weights(bounds, w, s, t, barrier):
 
 
 @jit
-def set_aims(aim, target, ds, dt):
-    """Set the aim of the product of every pair: the target minus the second-order term of the predictor."""
+def set_aims(aim, target, share, ds, dt):
+    """Set the aim of the product of every pair: the target minus a share of the second-order term of the predictor."""
     for i in range(len(aim)):
-        aim[i] = target - ds[i] * dt[i]
+        aim[i] = target - share * ds[i] * dt[i]
 
 
 @jit
@@ -220,7 +235,8 @@ def centred(s, t, ds, dt, total):
     primal, dual, after = min(1.0, longest(s, ds)), min(1.0, longest(t, dt)), 0.0
     for i in range(len(s)):
         after += (s[i] + primal * ds[i]) * (t[i] + dual * dt[i])
-    return total / len(s) * (after / total) ** 3
+    share = after / total
+    return total / len(s) * share * share * share
 
 
 @jit
@@ -242,21 +258,22 @@ def decided(scores, barrier, k):
     With fewer than 2 k rows and bounds, the second rank is halfway between k and their number. Scores are counted in
     bins a factor of two wide, which is accurate enough and needs no sorting.
     """
-    bins, count = np.zeros(_BINS, np.int64), 0
-    for values in (scores, barrier):
+    bins, count = np.zeros(_BINS), 0
+    for bounds in range(2):
+        values = barrier if bounds else scores
         for j in range(len(values)):
             if values[j] > 0.0:
-                place = int(np.log2(values[j])) + _BINS // 2
-                bins[min(max(place, 0), _BINS - 1)] += 1
+                place = int(math.log2(values[j])) + _BINS // 2
+                bins[min(max(place, 0), _BINS - 1)] += 1.0
                 count += 1
     if count <= k:
         return np.inf
-    ranks = k // 2, min((3 * k) // 2, (k + count) // 2)
-    high, above, at = -1, 0, _BINS
-    while above <= ranks[1]:
+    rank = min((3 * k) // 2, (k + count) // 2)
+    high, above, at = -1, 0.0, _BINS
+    while above <= rank:
         at -= 1
         above += bins[at]
-        if high < 0 and above > ranks[0]:
+        if high < 0 and above > k // 2:
             high = at
     return float(high - at)
 
@@ -294,7 +311,7 @@ def sum_weights(r, lo, hi, y, s, t, weight):
     return objective
 
 
-@jit
+@kernel
 def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
     """Make at most ``limit`` interior-point steps for the sum, until basic rows outweigh others by 2^``tolerance``.
 
@@ -304,13 +321,14 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
     n, k = matrix.shape
     bounds = bound_pairs(lower, upper)
     size = 2 * n + len(bounds[0])
-    scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
+    scaled, normal, barrier = np.empty((n, k)), np.empty((k, k)), np.zeros(k)
     s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
     y, weight, rho, pull, scores = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    w, dw = inner_point(lower, upper), np.zeros(k)
-    r = residuals(matrix, w, r0)
+    w, dw, force, r, move = inner_point(lower, upper), np.zeros(k), np.empty(k), np.empty(n), np.empty(n)
+    residuals(routines, matrix, w, r0, r)
     mu = sum_start(r, lo, hi, cap, y, s)
-    bound_multipliers(bounds, np.dot(matrix.T, y), w, mu, s[2 * n :], t[2 * n :])
+    rmatvec(routines, matrix, y, force)
+    bound_multipliers(bounds, force, w, mu, s[2 * n :], t[2 * n :])
     primal, dual = 1.0, 1.0
     for step in range(limit + 1):
         objective = sum_weights(r, lo, hi, y, s, t, weight)
@@ -325,17 +343,16 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
         factor, ok = normal_factor(routines, matrix, weight, barrier, min(primal, dual), scaled, normal)
         if not ok:
             break
-        ds[:], dt[:] = 0.0, 0.0
         for phase in range(2):
             # dy = D (W dw - rho), and the right-hand side is W^T (D rho - y).
-            set_aims(aim, target, ds, dt)
+            set_aims(aim, target, float(phase), ds, dt)
             for j in range(n):
                 rho[j] = aim[j] / t[j] - aim[n + j] / t[n + j] - r[j]
                 pull[j] = weight[j] * rho[j] - y[j]
-            force = np.dot(matrix.T, pull)
+            rmatvec(routines, matrix, pull, force)
             pair_force(bounds, aim[2 * n :], s[2 * n :], force)
             dw = solve_factorised(factor, force)
-            move = np.dot(matrix, dw)
+            matvec(routines, matrix, dw, move)
             for j in range(n):
                 dy = weight[j] * (move[j] - rho[j])
                 dt[j], dt[n + j] = -dy, dy
@@ -349,7 +366,7 @@ def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, 
         advance(s, primal, ds)
         advance(y, dual, dt[n : 2 * n])
         advance(t, dual, dt)
-        r = residuals(matrix, w, r0)
+        residuals(routines, matrix, w, r0, r)
     return w, weight, barrier
 
 
@@ -424,48 +441,49 @@ def within_sides(up, down, y, weight):
 
 
 @jit
-def bound_by_multipliers(matrix, factor, weight, barrier, up, down, bounds, r, w, t, y, level):
+def bound_by_multipliers(routines, matrix, factor, given, barrier, up, down, bounds, r, w, t, y, level):
     """Change the multipliers y of rows so that they prove a bound above ``level``; return whether they do.
 
     With g = W^T y and bounds l <= w' <= u, d >= (y.r + min_w' g.(w' - w)) / sum (p y+ + q y-) at any w'. Entries of g
     must vanish where there is no bound. ``t`` are estimates of the multipliers of the bounds. The rest of g is removed
-    by a change of y, computed with the last normal matrix, W^T diag(weight) W + diag(barrier). That matrix lacks the
+    by a change of y, computed with the last normal matrix, W^T diag(given) W + diag(barrier). That matrix lacks the
     rows of smallest weight and those that lose their multiplier, so the change is repeated while it helps.
     """
     n, k = matrix.shape
-    held, weight, small = np.zeros(k), weight.copy(), _VANISHED / np.sqrt(max(n, 1))
+    held, weight, small = np.zeros(k), np.empty(n), _VANISHED / np.sqrt(max(n, 1))
+    rest, move, bounded = np.empty(k), np.empty(n), np.zeros(k)
+    copy(given, weight)
     for i in range(len(t)):
         held[bounds[0][i]] += bounds[1][i] * t[i]
     total, left = within_sides(up, down, y, weight), np.inf
-    rest = np.dot(matrix.T, y)
+    rmatvec(routines, matrix, y, rest)
     for _ in range(_CORRECTIONS):
         advance(rest, 1.0, held)
         change = solve_factorised(factor, rest)
-        move = np.dot(matrix, change)
+        matvec(routines, matrix, change, move)
         for j in range(n):
             y[j] -= weight[j] * move[j]
         for i in range(k):
             held[i] -= barrier[i] * change[i]
         total, before, left = within_sides(up, down, y, weight), left, 0.0
-        rest = np.dot(matrix.T, y)
+        rmatvec(routines, matrix, y, rest)
         for i in range(k):
             left = max(left, abs(rest[i] + held[i]))
         if left <= small * total or left > _HELPS * before or dot(y, r) <= level * total:
             break
     bound = dot(y, r)
-    free = np.ones(k, np.bool_)
     for i in range(len(t)):
         at, sign = bounds[0][i], bounds[1][i]
         if sign * rest[at] < 0.0:
             bound += rest[at] * (bounds[2][i] - w[at])
-            free[at] = False
+            bounded[at] = 1.0
     for i in range(k):
-        if free[i] and abs(rest[i]) > small * total:
+        if bounded[i] == 0.0 and abs(rest[i]) > small * total:
             return False
     return total > 0.0 and bound > level * total
 
 
-@jit
+@kernel
 def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit, level):
     """Make at most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
 
@@ -479,17 +497,17 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
     """
     n, k = matrix.shape
     bounds, sides = bound_pairs(lower, upper), side_pairs(up, down)
-    m = len(sides[0])
-    size = m + len(bounds[0])
-    scaled, normal, barrier = np.empty((n, k)), np.zeros((k, k)), np.zeros(k)
+    m, size = len(sides[0]), len(sides[0]) + len(bounds[0])
+    scaled, normal, barrier = np.empty((n, k)), np.empty((k, k)), np.zeros(k)
     s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
     pull, both, tilt, scores, y = np.zeros(n), np.empty(n), np.empty(n), np.zeros(2 * n), np.zeros(n)
-    w, dw, dd = inner_point(lower, upper), np.zeros(k), 0.0
-    r = residuals(matrix, w, r0)
+    w, dw, dd, force, border = inner_point(lower, upper), np.zeros(k), 0.0, np.empty(k), np.empty(k)
+    r, move, primal, dual = np.empty(n), np.empty(n), 1.0, 1.0
+    residuals(routines, matrix, w, r0, r)
     d = largest_start(sides, r, t, pull)
     largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
-    bound_multipliers(bounds, np.dot(matrix.T, pull), w, dot(s[:m], t[:m]) / m, s[m:], t[m:])
-    primal, dual = 1.0, 1.0
+    rmatvec(routines, matrix, pull, force)
+    bound_multipliers(bounds, force, w, dot(s[:m], t[:m]) / m, s[m:], t[m:])
     for step in range(limit + 1):
         corner = largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
         bound_weights(bounds, w, s[m:], t[m:], barrier)
@@ -501,20 +519,20 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
         factor, ok = normal_factor(routines, matrix, both, barrier, min(primal, dual), scaled, normal)
         if not ok:
             break
-        border = np.dot(matrix.T, tilt)
+        rmatvec(routines, matrix, tilt, border)
         column = solve_factorised(factor, border)
         pivot = max(corner - dot(border, column), 1e-14 * corner)
-        ds[:], dt[:] = 0.0, 0.0
         for phase in range(2):
-            set_aims(aim, target, ds, dt)
+            set_aims(aim, target, float(phase), ds, dt)
             clear(pull)
             right = pair_force(sides, aim, s, pull) - 1.0
-            force = np.dot(matrix.T, pull)
+            rmatvec(routines, matrix, pull, force)
             pair_force(bounds, aim[m:], s[m:], force)
             dw = solve_factorised(factor, force)
             dd = (right - dot(border, dw)) / pivot
             advance(dw, -dd, column)
-            pair_direction(sides, np.dot(matrix, dw), dd, aim, s, t, ds, dt)
+            matvec(routines, matrix, dw, move)
+            pair_direction(sides, move, dd, aim, s, t, ds, dt)
             pair_direction(bounds, dw, 0.0, aim[m:], s[m:], t[m:], ds[m:], dt[m:])
             if phase == 0:
                 target = centred(s, t, ds, dt, total)
@@ -522,10 +540,10 @@ def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper,
         advance(w, primal, dw)
         d += primal * dd
         advance(t, dual, dt)
-        r = residuals(matrix, w, r0)
+        residuals(routines, matrix, w, r0, r)
         if level >= 0.0:
             row_multipliers(sides, t, y)
-            if bound_by_multipliers(matrix, factor, both, barrier, up, down, bounds, r, w, t[m:], y, level):
+            if bound_by_multipliers(routines, matrix, factor, both, barrier, up, down, bounds, r, w, t[m:], y, level):
                 break
             clear(y)
     return w, d, scores, barrier, y

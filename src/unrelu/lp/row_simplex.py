@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, clear, dot, jit
+from unrelu.lp.dense_linear_algebra import advance, clear, copy, dot, jit, kernel, matvec
 from unrelu.lp.exchange_simplex import invert_basis
 
 OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
@@ -39,7 +39,7 @@ _FARTHEST = 1e12
 
 
 @jit
-def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
+def vertex(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
     """Write x, r = A x and the basic multipliers y, by the inverse; return the objective."""
     m, k = rows.shape
     clear(x)
@@ -47,9 +47,9 @@ def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
         j = basis[i]
         if j < m:
             advance(x, hi[j] if upper[i] else lo[j], edges[i])
-    r[:] = np.dot(rows, x)
-    rest = g.copy()
-    value = 0.0
+    matvec(routines, rows, x, r)
+    rest, value = np.empty(k), 0.0
+    copy(g, rest)
     for j in range(m):
         if state[j] > 0:
             advance(rest, -p[j], rows[j])
@@ -57,7 +57,7 @@ def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
         elif state[j] < 0:
             advance(rest, q[j], rows[j])
             value -= q[j] * hi[j]
-    y[:] = np.dot(edges, rest)
+    matvec(routines, edges, rest, y)
     for i in range(k):
         j = basis[i]
         if j < m:
@@ -68,9 +68,12 @@ def vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
 @jit
 def vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y):
     """As :func:`vertex`, but compute the inverse first; return the objective and whether there is an inverse."""
-    if not invert_basis(routines, rows, np.arange(len(basis)), basis, edges):
+    artificial = np.empty(len(basis), np.int64)
+    for i in range(len(basis)):
+        artificial[i] = i
+    if not invert_basis(routines, rows, artificial, basis, edges):
         return -np.inf, False
-    return vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
+    return vertex(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y), True
 
 
 @jit
@@ -144,7 +147,7 @@ def leaving(m, lo, hi, p, q, basis, upper, alpha, y, sign):
     return place, step
 
 
-@jit
+@kernel
 def dual_simplex(
     routines, rows, norms, lo, hi, p, q, g, basis, upper, state, edges, fresh, y, x, r, ray, cutoff, limit
 ):
@@ -173,7 +176,9 @@ def dual_simplex(
         scaled to reach it), LIMIT or SINGULAR (also if the basis is not dual feasible); the objective; pivots.
     """
     m, k = rows.shape
-    alpha, move, weight = np.empty(k), np.empty(m), norms * norms + 1e-300
+    alpha, move, weight = np.empty(k), np.empty(m), np.empty(m)
+    for j in range(m):
+        weight[j] = norms[j] * norms[j] + 1e-300
     basic = marked(basis, m)
     ray[0], ray[1] = -1.0, 0.0
     value, usable = begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y)
@@ -196,7 +201,7 @@ def dual_simplex(
             return LIMIT, value, pivots
         pivots, since = pivots + 1, since + 1
         sign = 1.0 if gap > 0.0 else -1.0
-        alpha[:] = np.dot(edges, rows[entering])
+        matvec(routines, edges, rows[entering], alpha)
         place, step = leaving(m, lo, hi, p, q, basis, upper, alpha, y, sign)
         own = own_room(entering, sign, state, p, q)
         if own <= step and own < np.inf:
@@ -220,7 +225,7 @@ def dual_simplex(
         if out < m:
             basic[out] = False
             state[out] = left_at(place, out, m, lo, hi, p, q, upper, -sign * alpha[place])
-        move[:] = np.dot(rows, edges[place])
+        matvec(routines, rows, edges[place], move)
         advance(x, gap / alpha[place], edges[place])
         advance(r, gap / alpha[place], move)
         weigh(weight, move, alpha[place], entering, out, m)
@@ -237,7 +242,7 @@ def begin(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x,
     """
     m = len(rows)
     if not fresh:
-        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        value = vertex(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if allowed(m, lo, hi, p, q, basis, upper, y):
             return value, True
     value, usable = vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
@@ -261,7 +266,7 @@ def allowed(m, lo, hi, p, q, basis, upper, y):
 def again(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, fresh, x, r, y):
     """Compute the vertex anew, by the updated inverse if that is accurate; return as :func:`vertex_from_scratch`."""
     if not fresh:
-        value = vertex(rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
+        value = vertex(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
         if accurate(lo, hi, basis, upper, x, r):
             return value, True
     return vertex_from_scratch(routines, rows, lo, hi, p, q, g, basis, upper, state, edges, x, r, y)
@@ -390,7 +395,7 @@ def lengths(edges, size):
         size[i] = np.sqrt(dot(edges[i], edges[i]))
 
 
-@jit
+@kernel
 def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh, y, x, r, limit):
     """Go from a feasible vertex to the minimum of g.x subject to lo <= A x <= hi.
 
@@ -401,11 +406,13 @@ def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh,
     """
     m, k = rows.shape
     basic = marked(basis, m)
-    state, hard = np.zeros(m, np.int8), np.full(m, np.inf)
-    alpha, move, size = np.empty(k), np.empty(m), np.empty(k)
+    state, hard = np.empty(m, np.int8), np.empty(m)
+    for j in range(m):
+        state[j], hard[j] = 0, np.inf
+    alpha, edge, move, size = np.empty(k), np.empty(k), np.empty(m), np.empty(k)
     pivots, since = 0, 0
     if not fresh:
-        vertex(rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)
+        vertex(routines, rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)
     elif not vertex_from_scratch(routines, rows, lo, hi, hard, hard, g, basis, upper, state, edges, x, r, y)[1]:
         return SINGULAR, -np.inf, 0
     while True:
@@ -421,8 +428,9 @@ def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh,
         if pivots >= limit:
             return LIMIT, -np.inf, pivots
         pivots, since = pivots + 1, since + 1
-        move[:] = np.dot(rows, edges[place])
-        move *= sign
+        clear(edge)
+        advance(edge, sign, edges[place])
+        matvec(routines, rows, edge, move)
         entering, step = blocking(r, move, lo, hi, basic, norms, size[place])
         out = basis[place]
         own = hi[out] - lo[out] if out < m else np.inf
@@ -430,15 +438,15 @@ def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh,
             if own == np.inf:
                 return LIMIT, -np.inf, pivots
             # The row reaches its other side before another row is met.
-            advance(x, sign * own, edges[place])
+            advance(x, own, edge)
             advance(r, own, move)
             upper[place] = not upper[place]
             continue
-        advance(x, sign * step, edges[place])
+        advance(x, step, edge)
         advance(r, step, move)
         if out < m:
             basic[out] = False
-        alpha[:] = np.dot(edges, rows[entering])
+        matvec(routines, edges, rows[entering], alpha)
         multiplier = y[place] / alpha[place]
         advance(y, -multiplier, alpha)
         y[place] = multiplier

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, room
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -161,14 +162,18 @@ class CompiledDescents(Descents):
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
+        layout = self.packed.layout
+        work = room(layout)
         for i, observation in enumerate(start.observations.tolist()):
             if watch():
                 break
             network, y = self.packed.of(observation)
+            if network.layout is not layout:
+                layout, work = network.layout, room(network.layout)
             limits = np.array([_EXACT_STEPS, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
-                *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
-                start.f[i], start.perturbations[i], steps[i],
+                ROUTINES, *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
+                start.f[i], start.perturbations[i], steps[i], work,
             )  # fmt: skip
         return np.asarray(steps.sum(axis=1))
 
