@@ -108,6 +108,32 @@ def test_several_outputs_and_inputs():
         unrelu.from_torch(program, 7, output=0)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_module_of_a_program_has_the_layers_of_the_program(dynamic):
+    program = exported(made(chain), (4,), dynamic)
+    net, direct, z = unrelu.from_torch(program.module()), unrelu.from_torch(made(chain)), np.ones((3, 4))
+    assert isinstance(net, unrelu.Network)
+    assert [str(layer) for layer in net.layers] == [str(layer) for layer in unrelu.from_torch(program).layers]
+    np.testing.assert_allclose(net(z), direct(z), rtol=1e-12)
+    with pytest.raises(ModelError, match=r"latent_shape=\(7,\), but the program takes codes of shape \(4,\)"):
+        unrelu.from_torch(program.module(), 7)
+
+
+def test_the_module_of_a_program_that_counts_its_calls():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, z):
+            self.calls.add_(1)
+            return (z.exp(), z, z.exp())
+
+    program, z = torch.export.export(Counting(), (torch.zeros(1, 3),)), np.ones((2, 3))
+    for given in (program, program.module()):
+        np.testing.assert_allclose(unrelu.from_torch(given, output=2)(z), np.exp(z))
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

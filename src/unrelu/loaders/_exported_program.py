@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders._graph_recorder import FixedBatchModule
@@ -105,22 +105,27 @@ def _has_effect(node: fx.Node) -> bool:
     return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)
 
 
-def read_program(program: torch.export.ExportedProgram) -> tuple[nn.Module, Shape]:
-    """Return a program that this process exported or loaded, as a module, and the shape of one code."""
-    signature, nodes = program.graph_signature, {node.name: node for node in program.graph.nodes}
-    inputs = [spec for spec in signature.input_specs if not isinstance(spec.arg, ConstantArgument)]
-    codes = [spec.arg.name for spec in inputs if spec.kind == InputKind.USER_INPUT]
+def is_program(module: object) -> TypeGuard[fx.GraphModule]:
+    """Whether a module is that of a program, ``program.module()``: its graph says what shape its inputs have."""
+    if not isinstance(module, fx.GraphModule):
+        return False
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return bool(inputs) and all("val" in node.meta for node in inputs)
+
+
+def read_program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
+    """Return the module of a program that this process exported or loaded as one of our own, and the shape of a code."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    codes = [name for name, node in nodes.items() if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)]
     found = Program(codes, lambda name: [n if isinstance(n, int) else None for n in nodes[name].meta["val"].shape])
-    for spec in inputs:
-        if spec.kind != InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
-            held = program.constants if spec.target in program.constants else program.state_dict
-            found.add_constant(spec.arg.name, held[str(spec.target)])
-    for node in program.graph.nodes:
-        if node.op == "call_function":
+    for name, node in nodes.items():
+        if node.op == "get_attr":
+            found.add_constant(name, attrgetter(node.target)(program))
+        elif node.op == "call_function":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: found.nodes.get(n.name))
-            found.add_call(node.name, node.target, args, dict(kwargs))
-    outputs = [s.arg.name for s in signature.output_specs if s.kind == OutputKind.USER_OUTPUT]
-    return found.module(outputs), found.shape
+            found.add_call(name, node.target, args, dict(kwargs))
+    outputs = program.graph.output_node().args[0]
+    return found.module([node.name for node in outputs if isinstance(node, fx.Node)]), found.shape
 
 
 def _node(graph: fx.Graph, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:

@@ -25,7 +25,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
-from unrelu.loaders._exported_program import read_program
+from unrelu.loaders._exported_program import is_program, read_program
 from unrelu.loaders._graph_recorder import FixedBatchModule
 from unrelu.loaders._torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
@@ -78,7 +78,7 @@ def from_torch(
 
     Args:
         module: the generator: a module, a function of a tensor (also a lambda, a partial, or a bound method such as
-            ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram``. Layers are the modules in
+            ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram`` or its ``module()``. Layers are the modules in
             :data:`unrelu.loaders._torch_operations.MODULES`, the functions and tensor methods that do the same,
             reshaping, cropping, padding with zeros, and adding or multiplying by constants. Modules and tensors that a
             function uses are copied too.
@@ -117,6 +117,8 @@ def from_torch(
     call = GeneratorCall.parse(output, inputs, seed)
     given = None if latent_shape is None else code_shape(latent_shape)
     if isinstance(module, torch.export.ExportedProgram):
+        module = module.module()
+    if is_program(module):
         return from_program(*read_program(module), given, call)
     module = _called(module, call, given)
     return with_rounding(_network(module, call, given), module)
