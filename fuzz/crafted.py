@@ -15,6 +15,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,6 +102,8 @@ def read_run(path: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
+    "full model": partial(unrelu.load, activation="relu"),
+    "full data": open_source,
     "model": read_model,
     "data": read_data,
     "array": read_array,
@@ -158,7 +161,17 @@ def npy_of_negative_size(folder: Path, canary: Path) -> Path:
     return written(folder / "y.npy", header("'<f8'", "(-1, 5)") + bytes(800))
 
 
-@crafted("array", r"at most 32 axes")
+@crafted("array", r"states the shape \(True, 3\); a shape is at most 32 whole numbers")
+def npy_with_a_truth_value_for_a_size(folder: Path, canary: Path) -> Path:
+    return written(folder / "y.npy", header("'<f8'", "(True, 3)") + bytes(24))
+
+
+@crafted("model", r"W0 states the shape \(True, 3\)")
+def npz_with_a_truth_value_for_a_size(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "a.npz", {"W0.npy": header("'<f8'", "(True, 3)") + bytes(24)})
+
+
+@crafted("array", r"at most 32 whole numbers")
 def npy_of_many_axes(folder: Path, canary: Path) -> Path:
     return written(folder / "y.npy", header("'<f8'", f"({'1, ' * 60})") + bytes(8))
 
@@ -239,6 +252,25 @@ def npz_bomb(folder: Path, canary: Path) -> Path:
 @crafted("data", r"would decompress to 65 MiB")
 def npz_bomb_of_observations(folder: Path, canary: Path) -> Path:
     return zipped(folder / "y.npz", {"y.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
+
+
+@crafted("full model", r"would decompress to 381.5 MiB, 1,02\d times as much, as a decompression bomb does")
+def npz_of_20000_by_20000_zeros(folder: Path, canary: Path) -> Path:
+    return zeros(folder / "a.npz", "W0.npy", 20000)
+
+
+@crafted("full data", r"would decompress to 77.25 MiB, 1,02\d times as much")
+def npz_of_9000_observations_of_zeros(folder: Path, canary: Path) -> Path:
+    return zeros(folder / "y.npz", "y.npy", 9000)
+
+
+def zeros(path: Path, name: str, rows: int) -> Path:
+    """Fewer bytes than may be read of any other file."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(name, "w") as stream:
+        stream.write(header("'|u1'", f"({rows}, {rows})"))
+        for _ in range(rows):
+            stream.write(bytes(rows))
+    return path
 
 
 @crafted("model", r"is compressed in another way than zlib's")
@@ -837,7 +869,7 @@ def run_folder(folder: Path, **entries: Any) -> Path:
         at = folder if len(shape) > 1 else folder / "columns"
         np.save(at / f"{name}.npy", np.ones(shape, kinds.get(name, "f8")))
     manifest = {
-        "format": "unrelu run 1", "version": "0", "model": {"sha256": "", "latent_dim": 3, "output_shape": [4]},
+        "format": "unrelu run 1", "version": "0", "model": {"sha256": "", "latent_shape": [3], "output_shape": [4]},
         "data": {"size": 2, "shape": [4], "dtype": "float64", "resized": None, "scale": "none", "sha256": ""},
         "operator": None, "masks": False, "method": "lm", "options": {}, "noise": None, "norm": None, "prior": 0.0,
         "time_limit": None, "seed": 0, "chunk": 2, "results": "npy", "statuses": ["EXACT_FIT"],

@@ -31,6 +31,9 @@ MAX_BYTES = 2**32
 _JSON_EXPANDS = 32
 # Bytes that are decompressed at once, so that a member is not in memory twice.
 _PIECE = 2**24
+# Compressed files may be larger than _SMALL in memory only if they are at most _DENSER times as large as on disk. Deflate
+# reaches 1,030 times for nothing but zeros; weights of which one in a thousand is not zero reach 330.
+_SMALL, _DENSER = 2**26, 500
 # The most characters in the name of an array.
 _NAME = 1000
 # The most axes that every version of NumPy supports.
@@ -172,8 +175,10 @@ def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
         raise InputError(f"{where} holds Python objects, which could run code (allow_pickle=False); save numbers")
     if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
         raise InputError(f"{where} has entries of type {_short(dtype)}; save real numbers")
-    if len(shape) > _AXES or any(n < 0 for n in shape):
-        raise InputError(f"{where} states the shape {_short(tuple(shape))}; it has at most {_AXES} axes, none negative")
+    if len(shape) > _AXES or any(isinstance(n, bool) or n < 0 for n in shape):
+        raise InputError(
+            f"{where} states the shape {_short(tuple(shape))}; a shape is at most {_AXES} whole numbers, none negative"
+        )
     if math.prod(max(1, n) for n in shape) * dtype.itemsize >= 2**62:
         raise InputError(f"{where} states the shape {_short(tuple(shape))}, which no memory can hold")
 
@@ -236,14 +241,20 @@ def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfil
     return found
 
 
-def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, max_bytes: int) -> None:
-    """Refuse members that would decompress to more than ``max_bytes`` in total."""
+def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, size: int, max_bytes: int) -> None:
+    """Refuse members that would decompress to more than ``max_bytes`` in total, or to far more than the file's size."""
     members = list(members)
     if (total := sum(info.file_size for info in members)) > max_bytes:
         largest = max(members, key=lambda info: info.file_size)
         raise InputError(
             f"{where} would decompress to {shown_size(total)} ({largest.filename!r} alone to "
             f"{shown_size(largest.file_size)}); {_limit(max_bytes)}"
+        )
+    if total > max(_SMALL, _DENSER * size):
+        raise InputError(
+            f"{where} has {shown_size(size)} and would decompress to {shown_size(total)}, {total // max(size, 1):,} times "
+            f"as much, as a decompression bomb does; at most {_DENSER} times are read: if you trust the file, save it "
+            "again without compression"
         )
 
 
@@ -254,12 +265,12 @@ def read_npz(
 
     Together they may have at most ``max_bytes``, which is checked before they are read.
     """
-    with opened(path) as (stream, _):
+    with opened(path) as (stream, size):
         try:
             with zipfile.ZipFile(stream) as archive:
                 members = {name.removesuffix(".npy"): info for name, info in zip_members(archive, path).items()}
                 chosen = list(members) if choose is None else choose(list(members))
-                check_members([members[name] for name in chosen], path, max_bytes)
+                check_members([members[name] for name in chosen], path, size, max_bytes)
                 return {name: _member(archive, members[name], f"{path}: {name}") for name in chosen}
         except (InputError, MemoryError):
             raise

@@ -83,7 +83,7 @@ def _check_zip(stream: IO[bytes], size: int, file: Path, max_bytes: int) -> None
                 f"If you trust its author, unrelu.from_torch(torch.jit.load({str(file)!r}), latent_shape=...) runs it; "
                 f"else {_WAY_OUT}"
             )
-        check_members(members.values(), file, max_bytes)
+        check_members(members.values(), file, size, max_bytes)
         # PyTorch takes the first folder for the root and ignores the case of names, so neither may be ambiguous.
         if len({name.partition("/")[0] for name in members}) > 1 or len({n.lower() for n in members}) < len(members):
             raise ModelFileError(f"the file holds more than one archive; {_WAY_OUT}")

@@ -65,11 +65,11 @@ def _unzipped(file: Path, max_bytes: int) -> tuple[Any, bytes]:
     """Return the configuration in a ``.keras`` file, and the bytes of the HDF5 file in it."""
     way_out = f"save it anew with model.save({file.name!r})"
     kind = readable("readable .keras file", way_out)
-    with kind, opened(file) as (stream, _), zipfile.ZipFile(stream) as archive:
+    with kind, opened(file) as (stream, size), zipfile.ZipFile(stream) as archive:
         members = zip_members(archive, file)
         if missing := [name for name in (_CONFIG, _WEIGHTS) if name not in members]:
             raise ModelFileError(f"holds no {missing[0]!r}, but {', '.join(members) or 'nothing'}; {way_out}")
-        check_members([members[name] for name in (_CONFIG, _WEIGHTS)], file, max_bytes)
+        check_members([members[name] for name in (_CONFIG, _WEIGHTS)], file, size, max_bytes)
         return _parsed(archive.read(_CONFIG), max_bytes), archive.read(_WEIGHTS)
 
 

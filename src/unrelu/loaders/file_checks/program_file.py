@@ -64,7 +64,7 @@ def read_program_file(file: Path, max_bytes: int) -> tuple[nn.Module, Shape]:
     kind = ".pt2 file of torch.export.save of this version of PyTorch"
     with readable(kind), zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = zip_members(archive, file)
-        check_members(members.values(), file, max_bytes)
+        check_members(members.values(), file, len(content), max_bytes)
         records = {name.partition("/")[2]: name for name in members}
         module, shape = _Reader(archive, records, max_bytes).module()
     _check_sizes(module, shape, max_bytes)
