@@ -85,3 +85,17 @@ def test_there_must_be_codes_to_look_at(samples):
 def test_there_must_be_a_generator_to_look_at():
     with pytest.raises(OptionError, match="network is a Linear; make one with"):
         inspect(torch.nn.Linear(2, 3))
+
+
+def test_it_prints_as_a_table_and_what_to_expect():
+    network = random_network((10, 21, 44), "leaky_relu:0.1")
+    seen = inspect(network, 20)
+    lines = str(seen).splitlines()
+    assert lines[0].split() == ["layer", "map", "activation", "in", "out", "out/in", ">=", "2.1", "exact"]
+    assert lines[1].split() == ["1", "Dense", "leaky_relu:0.1", "10", "21", "2.10", "yes", "100%"]
+    assert lines[2].split()[-3:] == ["2.10", "no", "100%"]
+    assert f"expect        {seen.verdict}" in str(seen)
+    assert "identifiable  100% of 20 sampled codes" in str(seen)
+    assert all(len(line) <= 100 for line in lines)
+    assert seen._repr_html_().startswith("<pre>  layer  map")
+    assert "&gt;= 2.1" in seen._repr_html_()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
 from unrelu.certification.certified_chain import obstacle
 from unrelu.diagnostics.identifiability import local_rank
+from unrelu.display.text_tables import named_lines, text_table
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.layerwise import Exact
 from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason
@@ -23,6 +25,8 @@ from unrelu.runtime.words import share
 ASSUMED_EXPANSION = 2.1
 # With more undecided neurons than this, proofs for the zoo's networks took longer than minutes.
 _MANY = 300
+# The most lines of one fact in print; a reason names all layers that it concerns.
+_LINES = 10
 # A thousand samples estimate fractions to about a per cent; a request for more than this many is a mistake.
 _MOST_SAMPLES = 1_000_000
 
@@ -52,7 +56,7 @@ class LayerInspection:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A network, evaluated at codes drawn from N(0, I).
+    """A network, evaluated at codes drawn from N(0, I). It prints as a table of its layers, and what to expect.
 
     Attributes:
         layers: its layers; empty for an :class:`~unrelu.OpaqueNetwork`, whose layers are not known.
@@ -107,6 +111,33 @@ class Inspection:
         if self.undecided > _MANY:
             return f"bounds on {what}; they seldom meet with {self.undecided} hidden neurons to decide"
         return f"{what}: {self.undecided} hidden neurons to decide"
+
+    def __str__(self) -> str:
+        headings = ("layer", "map", "activation", "in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact")
+        rows = [
+            (
+                str(i), layer.name, layer.activation, str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}",
+                "yes" if layer.expands else "no", share(layer.determined, digits=0),
+            )
+            for i, layer in enumerate(self.layers, 1)
+        ]  # fmt: skip
+        table = [
+            *text_table(headings, rows, ("map", "activation")),
+            *named_lines([("", f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of "
+                               f"{self.samples} sampled codes for which at least as many outputs as inputs determine "
+                               "their pre-activation")]),
+            "",
+        ]  # fmt: skip
+        facts = [
+            ("identifiable", f"{share(self.identifiable, digits=0)} of {self.samples} sampled codes"),
+            ("expect", self.verdict),
+            ("method", self.recommended),
+            ("certify", self.provable),
+        ]
+        return "\n".join([*(table if rows else []), *named_lines(facts, _LINES)])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 @computing()

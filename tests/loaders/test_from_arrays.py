@@ -17,7 +17,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from tests.loaders.loader_checks import codes, layers_reproduce
 from unrelu import loaders
-from unrelu.errors import ModelError
+from unrelu.errors import ModelError, OptionError
 from unrelu.loaders import from_arrays
 from unrelu.models.activations import Activation
 
@@ -177,10 +177,13 @@ def test_dictionaries_of_layers_with_scales():
     [
         (
             {"a": LAYERS[0], "b": LAYERS[1]},
-            r"nothing says in which order its layers, a \(3, 3\), b .*from_arrays\(\[params",
+            r"nothing says in which order its layers, a \(3, 3\), b .*; pass layers=\[...\] in that order",
         ),
         ({"a": LAYERS[0] | {"kernel": np.ones((3, 3, 1))}}, "layer 'a' is a convolution.* neither stride"),
-        ({"Dense_0": _dense(3, 4, 0), "Dense_1": _dense(3, 4, 0)}, "layer 'Dense_1' has shape .* takes 3 inputs"),
+        (
+            {"Dense_0": _dense(3, 4, 0), "Dense_1": _dense(3, 4, 0)},
+            r"order its layers, Dense_0 \(3, 4\), Dense_1 \(3, 4\)",
+        ),
         (
             [LAYERS[0], {"scale": np.ones(3), "bias": np.ones(3), "mean": np.ones(3), "var": np.ones(3)}],
             "acts before the",
@@ -193,6 +196,65 @@ def test_dictionaries_of_layers_with_scales():
 def test_refusals_of_dictionaries(tree, message):
     with pytest.raises(ModelError, match=message):
         from_arrays(tree, activation="relu")
+
+
+def _named(shapes):
+    """Layers of these shapes; the numbers, or names, say how they are stored."""
+    return {name: _dense(*shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "order"),
+    [
+        ({"Dense_0": (5, 9), "Dense_1": (3, 5)}, ["Dense_1", "Dense_0"]),
+        ({"Dense_0": (6, 9), "Dense_1": (5, 6), "Dense_2": (3, 5)}, ["Dense_2", "Dense_1", "Dense_0"]),
+        ({"Dense_0": (5, 6), "Dense_1": (3, 5), "Dense_2": (6, 9)}, ["Dense_1", "Dense_0", "Dense_2"]),
+        ({"Dense_0": (5, 9), "Dense_1": (5, 5), "Dense_2": (3, 5)}, ["Dense_2", "Dense_1", "Dense_0"]),
+        # Numbers come first: equal shapes in the middle could be in another order.
+        ({f"Dense_{i}": s for i, s in enumerate([(3, 5), (5, 5), (5, 5), (5, 9)])}, [f"Dense_{i}" for i in range(4)]),
+        ({"out": (5, 9), "hidden": (3, 5)}, ["hidden", "out"]),
+    ],
+)
+def test_shapes_say_the_order_where_numbers_do_not(shapes, order):
+    layers = _named(shapes)
+    net, z = from_arrays({"params": layers}, activation="relu"), np.ones((2, 3))
+    np.testing.assert_allclose(net(z), _relu_chain([layers[name] for name in order], z), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"Dense_0": (3, 5), "Dense_1": (5, 3)},  # from 3 to 3, or from 5 to 5
+        {"Dense_0": (5, 9), "Dense_1": (5, 5), "Dense_2": (5, 5), "Dense_3": (3, 5)},
+        {"out": (5, 9), "one": (3, 5), "other": (3, 5)},
+        {"out": (5, 9), "one": (3, 4)},
+    ],
+)
+def test_several_orders_are_asked_for(shapes):
+    layers = _named(shapes)
+    with pytest.raises(ModelError, match=r"nothing says in which order its layers, .*; pass layers=\[...\]"):
+        from_arrays(layers, activation="relu")
+    order = [name for name in layers if name != "other"][::-1]
+    if shapes[order[0]] != (3, 4):
+        z = np.ones((2, len(layers[order[0]]["kernel"])))
+        net = from_arrays(layers, activation="relu", layers=order)
+        np.testing.assert_allclose(net(z), _relu_chain([layers[name] for name in order], z), rtol=1e-10)
+
+
+def test_layers_of_a_dictionary_are_picked():
+    both = {"params": {"encoder": {"Dense_0": _dense(9, 3, 0)}, "decoder": _named({"Dense_0": (3, 5), "out": (5, 9)})}}
+    z, decoder = np.ones((2, 3)), both["params"]["decoder"]
+    for layers in ("decoder", "decoder/", ["decoder/Dense_0", "decoder/out"]):
+        net = from_arrays(both, activation="relu", layers=layers)
+        np.testing.assert_allclose(net(z), _relu_chain([decoder["Dense_0"], decoder["out"]], z), rtol=1e-10)
+    with pytest.raises(ModelError, match="there is no layer 'fc'; its layers are encoder/Dense_0, decoder/Dense_0"):
+        from_arrays(both, activation="relu", layers=["fc"])
+    with pytest.raises(ModelError, match="they begin with 'decoder', 'encoder': pass one of these"):
+        from_arrays(both, activation="relu", layers="generator")
+    with pytest.raises(OptionError, match="layers must be a list of layer names"):
+        from_arrays(both, activation="relu", layers=[1])
+    with pytest.raises(OptionError, match="picks from a dictionary; weights is a list"):
+        from_arrays(LAYERS, activation="relu", layers=["Dense_0"])
 
 
 def test_a_dictionary_needs_its_activations():

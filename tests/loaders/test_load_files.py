@@ -90,7 +90,7 @@ def test_layers_are_picked_by_name(tmp_path, name):
     path = saved(tmp_path / name, vae.double().state_dict())
     decoder = nn.Sequential(vae["fc3"], nn.ReLU(), vae["fc4"], nn.Sigmoid())
     check_same_as_module(load(path, layers=["fc3", "fc4"], activation=["relu", "sigmoid"]), decoder)
-    with pytest.raises(ModelError, match=r"no layer 'fc5' in the file; its layers are fc1, .*fc4"):
+    with pytest.raises(ModelError, match=r"no layer 'fc5'; its layers are fc1, .*fc4"):
         load(path, layers=["fc3", "fc5"])
     with pytest.raises(
         ModelError,
@@ -275,8 +275,7 @@ def test_kernels_are_transposed_and_sorted_by_their_numbers(tmp_path, separator)
     np.savez(tmp_path / "a.npz", **arrays)
     same(load(tmp_path / "a.npz", activation="relu"))
     np.savez(tmp_path / "a.npz", **{name.replace("_2", "_x"): a for name, a in arrays.items()})
-    with pytest.raises(ModelError, match=r"nothing says in which order its layers, .*dense_x \(5, 7\).*; pass layers="):
-        load(tmp_path / "a.npz", activation="relu")
+    same(load(tmp_path / "a.npz", activation="relu"))  # in the only order in which the shapes chain
     same(load(tmp_path / "a.npz", layers=[name.replace("_2", "_x") for name in names], activation="relu"))
 
 
@@ -337,9 +336,7 @@ def test_several_state_dicts(tmp_path):
     ):
         load(path)
     check_same_as_module(load(path, layers=["generator.0", "generator.2"], activation="relu"), m)
-    with pytest.raises(
-        ModelError, match=r"no layer '0' in the file; its layers are generator\.0, generator\.2, critic"
-    ):
+    with pytest.raises(ModelError, match=r"no layer '0'; its layers are generator\.0, generator\.2, critic"):
         load(path, layers=["0"])
 
 

@@ -8,6 +8,7 @@ import pytest
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import read_npz
 
+
 def test_what_deflate_makes_small_is_read_up_to_five_hundred_times(tmp_path):
     """A pruned layer, one entry of a thousand of which is not zero, is no bomb; the limit counts from 64 MiB."""
     rng, path = np.random.default_rng(0), tmp_path / "a.npz"

@@ -20,7 +20,6 @@ from unrelu.cli._signatures import command
 from unrelu.cli.json_output import counted, leave
 from unrelu.cli.terminal import end, options_of, progress_bar, removed_if_empty, show, size_of
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.runtime.words import share
 
 if TYPE_CHECKING:
     from unrelu.models.generator import Generator
@@ -198,34 +197,13 @@ def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **st
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
     from dataclasses import asdict
 
-    from unrelu._inspect import ASSUMED_EXPANSION
-    from unrelu.display.text_tables import text_table
-
     network = reading.network(model)
     found = unrelu.inspect(network, **stated)
     if json:
         shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
         verdict = {name: getattr(found, name) for name in ("verdict", "recommended", "provable")}
         leave("inspect", {"model": model, **shapes, **asdict(found), **verdict})
-    headings = ("layer", "map", "activation", "in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact")
-    rows = [
-        [
-            str(i), layer.name, layer.activation, str(layer.n_in), str(layer.n_out), f"{layer.expansion:.2f}",
-            "yes" if layer.expands else "no", share(layer.determined, digits=0),
-        ]
-        for i, layer in enumerate(found.layers, 1)
-    ]  # fmt: skip
-    show(
-        json,
-        f"{model}: latent {network.latent_shape} to output {network.output_shape}",
-        "\n".join(text_table(headings, rows, ("map", "activation"))),
-        f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {found.samples} sampled codes "
-        "for which at least as many outputs as inputs determine their pre-activation\n",
-        f"identifiable  {share(found.identifiable, digits=0)} of sampled codes",
-        f"expect        {found.verdict}",
-        f"method        {found.recommended}",
-        f"certify       {found.provable}",
-    )
+    show(json, f"{model}: latent {network.latent_shape} to output {network.output_shape}", str(found))
 
 
 @command(

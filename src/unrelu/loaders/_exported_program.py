@@ -114,7 +114,7 @@ def is_program(module: object) -> TypeGuard[fx.GraphModule]:
 
 
 def read_program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
-    """Return the module of a program that this process exported or loaded as one of our own, and the shape of a code."""
+    """Return the module of a program that this process exported or loaded as one of ours, and the shape of a code."""
     nodes = {node.name: node for node in program.graph.nodes}
     codes = [name for name, node in nodes.items() if node.op == "placeholder" and isinstance(node.meta["val"], Tensor)]
     found = Program(codes, lambda name: [n if isinstance(n, int) else None for n in nodes[name].meta["val"].shape])
@@ -124,7 +124,7 @@ def read_program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
         elif node.op == "call_function":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: found.nodes.get(n.name))
             found.add_call(name, node.target, args, dict(kwargs))
-    outputs = program.graph.output_node().args[0]
+    outputs: Any = program.graph.output_node().args[0]
     return found.module([node.name for node in outputs if isinstance(node, fx.Node)]), found.shape
 
 

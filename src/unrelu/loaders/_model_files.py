@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,16 +16,19 @@ from unrelu.loaders._torch_graph import from_program
 from unrelu.loaders._weight_arrays import (
     Activations,
     Entry,
+    Layers,
     Named,
     NamedLayer,
+    check_layers,
+    chosen,
     from_names,
     grouped,
     matrices,
     names_and_shapes,
     natural,
     numbered,
-    of_kernels,
     tensors,
+    under,
     unnamed,
 )
 from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
@@ -45,7 +47,6 @@ _LONGEST = 4000
 _GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
 
-Layers = str | Sequence[str] | None
 # The tensors of a file by layer, and the activations that it stores.
 Contents = tuple[Named, str | list[str] | None]
 
@@ -84,8 +85,8 @@ def load(
     used), nor the geometry of convolutions, which are refused. A batch normalisation acts before the activation of the
     matrix that it follows. In Keras and Flax it may act after it, so it is read from whole models only. A ``weight`` is
     (outputs, inputs). A ``kernel`` of Keras or Flax is (inputs, outputs). Layers with kernels are sorted by number:
-    ``dense``, ``dense_1``, ..., ``dense_10``. If their names differ in more than numbers, ``layers`` must state the
-    order.
+    ``dense``, ``dense_1``, ..., ``dense_10``. If they do not chain so, or if their names differ in more than numbers,
+    they are in the only order in which their shapes chain; if there are several, ``layers`` must state it.
 
     Args:
         path: the file.
@@ -194,25 +195,19 @@ def _read(
 
 def _of_weights(file: Path, named: Named, layers: Layers, activation: Activations | None, max_bytes: int) -> Network:
     """Return the network of named weights; ``activation`` was passed, or is stored in the file for these layers."""
-    way_out, picked = "pass layers=[...] in that order", layers
-    if isinstance(layers, str):
-        picked = list(of_kernels(_under(named, layers), False, way_out))
-    named = of_kernels(named, picked is not None, way_out)
-    if missing := [name for name in picked or () if name not in named]:
-        raise ModelError(f"there is no layer {missing[0]!r} in the file; its layers are {', '.join(named)}")
-    chosen = list(named.items()) if picked is None else [(name, named[name]) for name in picked]
-    _check_size(chosen, max_bytes)
+    read = chosen(named, layers)
+    _check_size(read, max_bytes)
     try:
         # Errors of the tensors come first, so that the call that the message below suggests works.
-        network = from_names(chosen, "relu" if activation is None else activation)
+        network = from_names(read, "relu" if activation is None else activation)
     except ModelError as error:
-        if picked is not None:
+        if layers is not None:
             raise
-        contents = f"The file holds {names_and_shapes(chosen)}; pass layers=[...] to pick the decoder's layers"
+        contents = f"The file holds {names_and_shapes(read)}; pass layers=[...] to pick the decoder's layers"
         raise type(error)(f"{error}. {contents}") from error
     if activation is not None:
         return network
-    read = matrices(chosen)
+    read = matrices(read)
     each = ["relu"] * (len(read) - 1) + ["sigmoid"]
     written = str(each).replace("'", '"') if len(read) == 2 else f'["relu"] * {len(read) - 1} + ["sigmoid"]'
     call = f'unrelu.load({str(file)!r}, {"" if layers is None else f"layers={layers!r}, "}activation="relu")'
@@ -229,22 +224,8 @@ def _of_picked(stored: str | list[str] | None, named: Named, layers: Layers) -> 
     own = [name for name, _ in matrices(list(named.items()))]
     if isinstance(stored, str) or stored is None or layers is None or len(stored) != len(own):
         return stored
-    picked = list(_under(named, layers)) if isinstance(layers, str) else layers
+    picked = list(under(named, layers)) if isinstance(layers, str) else layers
     return [stored[own.index(name)] for name in picked if name in own]
-
-
-def _under(named: Named, prefix: str) -> Named:
-    """Return the layers whose names begin with ``prefix``, in the order of the file."""
-    start = prefix.rstrip("./")
-    found = {name: held for name, held in named.items() if name == start or name.startswith((f"{start}.", f"{start}/"))}
-    if not found:
-        begun = sorted({re.split(r"[./]", name)[0] for name in named})
-        likely = next((name for name in begun if "dec" in name), begun[0])
-        raise ModelError(
-            f"no layer's name begins with layers={prefix!r}; they begin with {', '.join(map(repr, begun))}: pass one "
-            f"of these, e.g. layers='{likely}.'"
-        )
-    return found
 
 
 def _shortened(error: Exception) -> str:
@@ -288,12 +269,7 @@ def _check_options(
         if value is not None and not fits:
             why = "the graph says it" if suffix in _GRAPHS else "the file says it"
             raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
-    if layers is not None and (
-        not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)
-    ):
-        raise OptionError(
-            f"layers must be a list of layer names, or what they begin with, such as 'decoder.', got {layers!r}"
-        )
+    check_layers(layers)
 
 
 def _npz(file: Path, several: bool, max_bytes: int) -> Contents:

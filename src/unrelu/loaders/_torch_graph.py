@@ -78,10 +78,10 @@ def from_torch(
 
     Args:
         module: the generator: a module, a function of a tensor (also a lambda, a partial, or a bound method such as
-            ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram`` or its ``module()``. Layers are the modules in
-            :data:`unrelu.loaders._torch_operations.MODULES`, the functions and tensor methods that do the same,
-            reshaping, cropping, padding with zeros, and adding or multiplying by constants. Modules and tensors that a
-            function uses are copied too.
+            ``model.decode``), a program of ``torch.jit``, or an ``ExportedProgram`` or its ``module()``. Layers are the
+            modules in :data:`unrelu.loaders._torch_operations.MODULES`, the functions and tensor methods that do the
+            same, reshaping, cropping, padding with zeros, and adding or multiplying by constants. Modules and tensors
+            that a function uses are copied too.
         latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k means
             ``(k,)``. None infers (k,) from a ``Linear(in_features=k)`` that takes the code, or from the sizes that the
             code is reshaped to. A convolution fits any height and width, so the shape must be passed if the first

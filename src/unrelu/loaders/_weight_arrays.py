@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy.typing as npt
 from torch import Tensor
 
-from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
+from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders._torch_operations import Part, float64, normalisation
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale, check_finite
@@ -23,6 +24,8 @@ from unrelu.runtime.host import computing
 
 Activations = str | Activation | Sequence[str | Activation]
 Entry = Tensor | npt.NDArray[Any]
+# Names of layers in order, what they begin with, or None for all.
+Layers = str | Sequence[str] | None
 # Tensors by layer, and within a layer by "weight", "bias", "running_mean", ...
 Named = Mapping[str, Mapping[str, Entry]]
 NamedLayer = tuple[str, Mapping[str, Entry]]
@@ -45,6 +48,8 @@ def from_arrays(
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,
+    *,
+    layers: Layers = None,
 ) -> Network:
     r"""Make a multilayer perceptron, :math:`x_i = \phi_i(W_i x_{i-1} + b_i)`, from its matrices.
 
@@ -61,7 +66,8 @@ def from_arrays(
 
             - a dictionary with the names of Flax, Keras or PyTorch, nested or flat: ``{"params": {"Dense_0":
               {"kernel": ..., "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}).
-              Pass a list of dictionaries, in order, if the names of layers differ in more than their numbers.
+              Kernels are in the order of their numbers, or else in the only order in which their shapes chain: in
+              ``Dense(9)(relu(Dense(5)(z)))`` the outer layer has the lower number. A list of dictionaries is in order.
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
               ``TransformedTargetRegressor``. It has its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
@@ -73,8 +79,11 @@ def from_arrays(
             ``Pipeline``, PCA included, are inverted from the last to the first.
         output_basis: :math:`(C, \bar x)`, of shapes (m, n) and (n,), if the network's outputs are m coefficients; or a
             fitted ``PCA``.
+        layers: names of layers of a dictionary to pick, in the order in which they are applied, such as ``["Dense_1",
+            "Dense_0"]``; or what their names begin with, ``"decoder"``. None takes all layers.
 
     Raises:
+        OptionError: ``layers`` is neither, or ``weights`` is no dictionary.
         ModelError: shapes do not chain, an entry is not a finite real number, an activation is unknown or missing, a
             standard deviation is not positive, or an object is not fitted or is not an affine map.
 
@@ -96,10 +105,16 @@ def from_arrays(
       layer  kind   shape   activation  parameters  expansion
           1  Dense  1 -> 3  relu                 6          3
     """
+    check_layers(layers)
+    if layers is not None and not isinstance(weights, Mapping):
+        raise OptionError(
+            f"layers={layers!r} picks from a dictionary; weights is a {type(weights).__name__}: leave layers out"
+        )
     if _is_tree(weights) or hasattr(weights, "predict"):
         if biases is not None:
             raise ModelError(f"biases do not go with a {type(weights).__name__}, which holds its own; leave them out")
-        network = (_of_tree if _is_tree(weights) else _of_estimator)(weights, activation)
+        tree = _is_tree(weights)
+        network = _of_tree(weights, layers, activation) if tree else _of_estimator(weights, activation)
     else:
         network = _of_matrices(weights, biases, "relu" if activation is None else activation)
     return standardised(network, input_scale, output_scale, output_basis)
@@ -125,15 +140,12 @@ def _is_tree(weights: Any) -> bool:
     return isinstance(weights[0] if listed else weights, Mapping)
 
 
-def _of_tree(weights: Any, activation: Activations | None) -> Network:
+def _of_tree(weights: Any, picked: Layers, activation: Activations | None) -> Network:
     """Return the network of nested dictionaries; those in a list are applied in order."""
-    way_out = (
-        "pass a list of the layers' dictionaries in that order, from_arrays([params['hidden'], params['out']], ...)"
-    )
     layers: list[NamedLayer] = []
     for i, tree in enumerate([weights] if isinstance(weights, Mapping) else weights):
-        found = of_kernels(grouped(dict(_leaves(tree, ""))), False, way_out)
-        layers += [(name if isinstance(weights, Mapping) else f"{i}/{name}", held) for name, held in found.items()]
+        found = chosen(grouped(dict(_leaves(tree, ""))), picked)
+        layers += [(name if isinstance(weights, Mapping) else f"{i}/{name}", held) for name, held in found]
     network = from_names(layers, activation or "relu")
     if activation is None:
         raise ModelError(
@@ -347,25 +359,102 @@ def grouped(flat: Mapping[str, Entry]) -> Named:
     return layers
 
 
-def of_kernels(named: Named, picked: bool, way_out: str) -> Named:
-    """Rename the kernels of Keras and Flax to PyTorch's weights; other layers are returned as they are.
-
-    A kernel is (inputs, outputs), the transpose of a weight. Neither Keras nor Flax stores the order of layers, and
-    JAX sorts dictionaries by name, ``Dense_10`` before ``Dense_2``. So layers whose names differ only in their numbers
-    are sorted by number: ``dense``, ``dense_1``, ... Any other layers must be ``picked``, in order.
+def check_layers(layers: object) -> None:
+    """Check the type of ``layers``.
 
     Raises:
-        ModelError: nothing determines the order; the message ends in ``way_out``.
+        OptionError: it is neither a list of names nor what names begin with.
+    """
+    if layers is not None and (
+        not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)
+    ):
+        raise OptionError(
+            f"layers must be a list of layer names, or what they begin with, such as 'decoder.', got {layers!r}"
+        )
+
+
+def chosen(named: Named, layers: Layers) -> list[NamedLayer]:
+    """Return the layers of these names in this order, or those whose names begin so, or all.
+
+    Raises:
+        ModelError: there is no such layer, or nothing says in which order they are applied.
+    """
+    picked = list(_of_kernels(under(named, layers), False)) if isinstance(layers, str) else layers
+    named = _of_kernels(named, picked is not None)
+    if missing := [name for name in picked or () if name not in named]:
+        raise ModelError(f"there is no layer {missing[0]!r}; its layers are {', '.join(named)}")
+    return list(named.items()) if picked is None else [(name, named[name]) for name in picked]
+
+
+def under(named: Named, prefix: str) -> Named:
+    """Return the layers whose names begin with ``prefix``, in the same order."""
+    start = prefix.rstrip("./")
+    found = {name: held for name, held in named.items() if name == start or name.startswith((f"{start}.", f"{start}/"))}
+    if not found:
+        begun = sorted({re.split(r"[./]", name)[0] for name in named})
+        likely = next((name for name in begun if "dec" in name), begun[0])
+        raise ModelError(
+            f"no layer's name begins with layers={prefix!r}; they begin with {', '.join(map(repr, begun))}: pass one "
+            f"of these, e.g. layers='{likely}.'"
+        )
+    return found
+
+
+def _of_kernels(named: Named, picked: bool) -> Named:
+    """Rename the kernels of Keras and Flax to PyTorch's weights; other layers are returned as they are.
+
+    A kernel is (inputs, outputs), the transpose of a weight. Layers that are not ``picked`` are put in order.
     """
     if not any("kernel" in held for held in named.values()):
         return named
-    if not picked:
-        kinds = {re.sub(r"_?\d+", "", name) for name in named}
-        if len(kinds) > 1:
-            layers = names_and_shapes(named.items())
-            raise ModelError(f"nothing says in which order its layers, {layers}, are applied; {way_out}")
-        named = {name: named[name] for name in sorted(named, key=natural)}
-    return {name: dict(_as_weight(key, array) for key, array in held.items()) for name, held in named.items()}
+    names = named if picked else _in_order(named)
+    return {name: dict(_as_weight(key, array) for key, array in named[name].items()) for name in names}
+
+
+def _in_order(named: Named) -> list[str]:
+    """Return the names of layers with kernels in the order in which they are applied.
+
+    Neither Keras nor Flax stores it, and JAX sorts dictionaries by name, ``Dense_10`` before ``Dense_2``. Layers whose
+    names differ only in their numbers are in the order of these, if the kernels chain so. Otherwise they are in the
+    only order in which they do: of nested calls, the outer layer is made first.
+    """
+    order = sorted(named, key=natural)
+    shapes = {name: tuple(held["kernel"].shape) if "kernel" in held else () for name, held in named.items()}
+    numbered, matrices = (
+        len({re.sub(r"_?\d+", "", name) for name in named}) == 1,
+        {len(s) for s in shapes.values()} == {2},
+    )
+    if numbered and (not matrices or _chain(order, shapes)):
+        either = matrices and len(set(shapes.values())) > 1 and _chain(order[::-1], shapes)
+        order = [] if either else order
+    else:
+        order = _by_shapes(shapes) if matrices else []
+    if not order:
+        raise ModelError(
+            f"nothing says in which order its layers, {names_and_shapes(named.items())}, are applied; pass "
+            "layers=[...] in that order"
+        )
+    return order
+
+
+def _chain(order: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return all(shapes[one][1] == shapes[next_][0] for one, next_ in pairwise(order))
+
+
+def _by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Return the only order in which kernels (inputs, outputs) chain; empty if there is none, or maybe several."""
+    left, order = dict(shapes), list[str]()
+    widths = {a for a, b in shapes.values() if a != b} - {b for a, b in shapes.values() if a != b}
+    while len(widths) == 1 and left:
+        (width,) = widths
+        fit = [name for name, (a, _) in left.items() if a == width]
+        # A square kernel keeps the width, so it comes before the kernel that changes it.
+        square = [name for name in fit if left[name][1] == width]
+        if len(square) > 1 or len(fit) - len(square) > 1 or not fit:
+            return []
+        order.append((square or fit)[0])
+        widths = {left.pop(order[-1])[1]}
+    return [] if left else order
 
 
 def _as_weight(key: str, array: Entry) -> tuple[str, Entry]:

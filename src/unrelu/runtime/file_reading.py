@@ -31,8 +31,8 @@ MAX_BYTES = 2**32
 _JSON_EXPANDS = 32
 # Bytes that are decompressed at once, so that a member is not in memory twice.
 _PIECE = 2**24
-# Compressed files may be larger than _SMALL in memory only if they are at most _DENSER times as large as on disk. Deflate
-# reaches 1,030 times for nothing but zeros; weights of which one in a thousand is not zero reach 330.
+# What is larger than _SMALL once decompressed may be at most _DENSER times as large as its file. Deflate reaches 1,030
+# times for nothing but zeros, and 330 times for weights of which one in a thousand is not zero.
 _SMALL, _DENSER = 2**26, 500
 # The most characters in the name of an array.
 _NAME = 1000
@@ -252,9 +252,9 @@ def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, size: i
         )
     if total > max(_SMALL, _DENSER * size):
         raise InputError(
-            f"{where} has {shown_size(size)} and would decompress to {shown_size(total)}, {total // max(size, 1):,} times "
-            f"as much, as a decompression bomb does; at most {_DENSER} times are read: if you trust the file, save it "
-            "again without compression"
+            f"{where} has {shown_size(size)} and would decompress to {shown_size(total)}, "
+            f"{total // max(size, 1):,} times as much, as a decompression bomb does; at most {_DENSER} times are read: "
+            "if you trust the file, save it again without compression"
         )
 
 
