@@ -87,7 +87,7 @@ def test_the_first_interrupt_finishes_the_chunks_at_work(folder, undisturbed):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopping when the running chunks are finished" in said
-    assert "run the same command again to go on" in said
+    assert "run the same command again to resume" in said
     assert "Traceback" not in said
     assert 0 < len(chunks(out)) < CHUNKS
     status = subprocess.run(command("status", "out"), cwd=folder, capture_output=True, text=True, check=True).stdout

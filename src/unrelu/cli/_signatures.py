@@ -18,6 +18,7 @@ from typing import Any
 import typer
 
 from unrelu.cli.options import COMPLETED
+from unrelu.errors import UnreluError
 
 _LIBRARY = Path(__file__).parent.parent
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.M)
@@ -29,6 +30,16 @@ _PLAIN = (
     (r"\\le\b", "<="),
     (r"_\\infty", "_inf"),
 )
+
+
+def in_options(message: str, names: Sequence[str]) -> str:
+    """A message of the library with its arguments as options: ``noise=0.1`` as ``--noise 0.1``."""
+    message = re.sub(r"\b\w+=\S* \((--[a-z-]+)\)", r"\1", message)  # messages that name the option themselves
+    spelt = {name: f"--{name.replace('_', '-')}" for name in names}
+    pattern = rf"(?<![\w.-])({'|'.join(names)})=(\S?)"
+    return re.sub(
+        pattern, lambda m: f"{spelt[m[1]]}{' ' if m[2] not in ('', ';', ',', ':', ')') else ''}{m[2]}", message
+    )
 
 
 @cache
@@ -92,7 +103,11 @@ def command(
 
         def run(**values: Any) -> None:
             made = {name: group(**{p.name: values.pop(p.name) for p in fields[name]}) for name, group in groups.items()}
-            function(**made, **values)
+            try:
+                function(**made, **values)
+            except UnreluError as error:
+                error.args = (in_options(str(error), [p.name for p in options]),)
+                raise
 
         required = [p for p in extra if p.default is Parameter.empty]
         options = [*required, *taken, *(p for p in extra if p.default is not Parameter.empty)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from unrelu.display.progress_bar import bar_of
 from unrelu.display.text_tables import text_table
 from unrelu.result import Status
 from unrelu.runs import Moment, Run, Settled
-from unrelu.runtime.interrupts import interruptible
+from unrelu.runtime.interrupts import STOPS, interruptible
 
 # The most errors that are printed for one chunk and for a whole run; the report has all.
 _ERRORS, _ALL_ERRORS = 3, 10
@@ -103,7 +102,7 @@ def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
     first = "stopping when the running chunks are finished (Ctrl-C again to end at once)"
     second = "ended at once; run the same command again to resume from the last finished chunk"
     messages = ("", "") if quiet else (first, second)
-    with interruptible(*messages, signals=(signal.SIGINT, signal.SIGTERM)) as interrupted:
+    with interruptible(*messages, signals=STOPS) as interrupted:
         watcher = Watcher(Console(stderr=True, quiet=quiet), folder, interrupted)
         try:
             yield watcher

@@ -11,6 +11,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -34,14 +35,23 @@ def _meant(noise: object) -> str:
     """A suggestion of what an unknown ``noise`` may mean, for the end of a message."""
     if isinstance(noise, type) and issubclass(noise, Noise):
         return f"; {noise.__name__} is the class, make an object of it: unrelu.{noise.__name__}(0.1)"
-    if isinstance(noise, int | float | np.number) and not isinstance(noise, bool):
-        level = f"{float(noise):g}"
+    level = _number(noise)
+    if level is not None:
         return f"; is it a standard deviation, 'gaussian:{level}', or the largest error, 'uniform:{level}'?"
     if isinstance(noise, np.ndarray | list):
         return "; of standard deviations one an entry, pass unrelu.Gaussian(array)"
     words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))
     found = nearest(words[0], MODELS)
     return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found
+
+
+def _number(noise: object) -> str | None:
+    """A number, or the text of one, as text; else None."""
+    if isinstance(noise, bool) or not isinstance(noise, int | float | np.number | str):
+        return None
+    with suppress(ValueError):
+        return f"{float(noise):g}"
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +164,8 @@ class Noise(ABC):
         model = MODELS.get(kind)
         if model is None:
             forms = ", ".join(f"'{name}:LEVEL'" if known.levelled() else f"'{name}'" for name, known in MODELS.items())
-            raise InputError(
-                f"noise={shown(noise)}: use one of {forms}, e.g. 'uniform:0.1', or an object such as "
-                f"unrelu.Uniform(0.1){_meant(noise)}"
-            )
+            objects = "" if isinstance(noise, str) else ", or an object such as unrelu.Uniform(0.1)"
+            raise InputError(f"noise={shown(noise)}: use one of {forms}, e.g. 'uniform:0.1'{objects}{_meant(noise)}")
         if model.levelled():
             return model(level)
         if colon:

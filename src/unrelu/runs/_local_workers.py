@@ -14,7 +14,7 @@ from pathlib import Path
 from unrelu.errors import OptionError, SolverError
 from unrelu.runs.chunk_work import Outcome, Task, Work
 from unrelu.runtime.file_writing import storing
-from unrelu.runtime.interrupts import fresh_processes, without_interrupts
+from unrelu.runtime.interrupts import STOPS, fresh_processes, without_interrupts
 
 # Computes tasks, and yields their outcomes in any order, and texts about failed workers. After the event is set, only
 # the tasks that were handed out are finished.
@@ -87,7 +87,7 @@ def _through(
 ) -> Iterator[Outcome]:  # fmt: skip
     """What becomes of the tasks, which go from ``left`` to ``begun``, so many at a time, until they are finished."""
     while begun or (left and not stopping.is_set()):
-        with without_interrupts():
+        with without_interrupts(STOPS):
             while left and len(begun) < most and not stopping.is_set():
                 future = pool.submit(_settle, left[0])
                 begun[future] = left.popleft()

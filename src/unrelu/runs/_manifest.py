@@ -121,7 +121,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error!r}; restore it, or pass --overwrite to begin again") from error
+        raise InputError(
+            f"{path} is damaged: {error!r}; restore it, or pass overwrite=True (--overwrite) to begin again"
+        ) from error
     return manifest
 
 

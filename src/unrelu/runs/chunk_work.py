@@ -189,7 +189,7 @@ class Work:
         start, stop = self.span(chunk)
         return InputError(
             f"observations {start} to {stop - 1} of {self.source.location} are not those that the run began with; "
-            "bring the data set back, choose another folder, or pass --overwrite to begin again"
+            "bring the data set back, choose another folder, or pass overwrite=True (--overwrite) to begin again"
         )
 
     def _compute(self, chunk: int, data: str) -> Record:

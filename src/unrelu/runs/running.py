@@ -362,7 +362,9 @@ def _begun(folder: Path, overwrite: bool) -> dict[str, Any] | None:
     except OSError as error:
         raise InputError(f"{folder} is no folder for results: {error.strerror}; name another one") from error
     if not (folder / MANIFEST).is_file():
-        raise OutputExistsError(f"{folder} exists and holds no run; choose another folder, or pass --overwrite")
+        raise OutputExistsError(
+            f"{folder} exists and holds no run; choose another folder, or pass overwrite=True (--overwrite)"
+        )
     return read_manifest(folder)
 
 
@@ -372,7 +374,7 @@ def _goes_on(folder: Path, wanted: dict[str, Any], overwrite: bool) -> bool:
     if begun and (different := differences(begun, wanted)):
         raise InputError(
             f"{folder} holds another run: {'; '.join(different)}; repeat its call to resume it, choose another "
-            "folder, or pass --overwrite to begin again"
+            "folder, or pass overwrite=True (--overwrite) to begin again"
         )
     return begun is not None
 

@@ -5,10 +5,10 @@ This happens on Ctrl-C in ``unrelu run``, and on SIGTERM, which batch systems se
 1. :func:`interruptible`, which ``cli.run_progress.watching`` installs, prints that the run is stopping and sets an
    event. The callback of the run then returns True, and ``runs.running`` sets the event of the engine.
 2. The engine (``runs._local_workers``, ``runs._cluster``) hands out no further chunk. It waits for those handed out,
-   at most two for each worker, and records them as usual. Workers ignore the signal: they are started within
-   :func:`without_interrupts`.
+   at most two for each worker, and records them as usual. Local workers ignore both signals, which terminals and batch
+   systems send to all processes; those of Dask ignore Ctrl-C. They are started within :func:`without_interrupts`.
 3. The run returns unfinished, and the command ends with status 130. The same command continues the run.
-4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` terminates the workers. Recorded chunks are
+4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` kills the workers. Recorded chunks are
    kept, the others are computed again.
 """
 
@@ -23,6 +23,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import Any
+
+# What stops a run in order: Ctrl-C, and the signal of batch systems.
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -64,16 +67,16 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C until the end of the context, and permanently in processes started in it, if the system can.
+def without_interrupts(signals: tuple[int, ...] = (signal.SIGINT,)) -> Iterator[None]:
+    """Block signals until the end of the context, and permanently in processes started in it, if the system can.
 
-    Otherwise Ctrl-C would kill a process that is just starting.
+    Otherwise they would kill a process that is just starting.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks signals again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(signals))
     try:
         yield
     finally:
@@ -96,15 +99,16 @@ def fresh_processes(workers: int, begin: Callable[..., None], *arguments: Any) -
         yield pool
     except BaseException:
         for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
+            process.kill()  # as they ignore SIGTERM
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin(begin: Callable[..., None], *arguments: Any) -> None:
-    """Set up a fresh process: ignore Ctrl-C, end when the parent has died, and compute on one thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Set up a fresh process: ignore Ctrl-C and SIGTERM, end when the parent has died, and compute on one thread."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch  # noqa: PLC0415 -- commands set up Ctrl-C before anything heavy is imported
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
