@@ -96,7 +96,7 @@ def invert(
         seed: the same call with the same seed on the same machine gives the same bits. Random starts are drawn for the
             whole batch, so an observation alone may have other starts than within a batch.
         device: where to compute, e.g. "cuda"; None is where the network is. Results are NumPy arrays. Bits differ from
-            those of the CPU (docs/gpu.md).
+            those of the CPU, and on a GPU they may differ between calls.
         time_limit: seconds for the whole batch; observations not reached have NaN codes and the status TIME_LIMIT.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it

@@ -134,10 +134,10 @@ def test_the_script_computes_the_same(tmp_path, monkeypatch):
 
 
 def test_a_script_without_processes_needs_no_guard_and_the_zoo_is_named(tmp_path):
-    names = {"model": "mnist-relu", "command": "unrelu run mnist-relu y.npy -o out --workers=1"}
+    names = {"model": "mnist-relu", "command": "unrelu run mnist-relu y.npy -o out --workers=1 --device cuda"}
     run(tmp_path / "out", saved(tmp_path, observations(2)), names=names)
     shown = scripts(Page(write_report(tmp_path / "out")))
-    assert shown.startswith("import unrelu\n\nnetwork = unrelu.zoo.load('mnist-relu')\nunrelu.run(\n")
+    assert shown.startswith("import unrelu\n\nnetwork = unrelu.zoo.load('mnist-relu').to(device='cuda')\nunrelu.run(\n")
     assert "__main__" not in shown
     assert "    workers=1,\n" in shown
 

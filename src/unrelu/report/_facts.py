@@ -174,8 +174,9 @@ def _network(run: Run, flags: dict[str, str]) -> str:
     model = run.manifest["about"].get("model")
     if not model:
         return "...  # the generator, which was made in Python"
+    place = f".to(device={flags['device']!r})" if "device" in flags else ""
     if model in zoo.names():
-        return f"unrelu.zoo.load({model!r})"
+        return f"unrelu.zoo.load({model!r}){place}"
     words = [repr(here(run, model))]
     if "layers" in flags:
         words.append(f"layers={[name.strip() for name in flags['layers'].split(',')]!r}")
@@ -184,7 +185,7 @@ def _network(run: Run, flags: dict[str, str]) -> str:
         words.append(f"activation={each if len(each) > 1 else each[0]!r}")
     if re.fullmatch(r"[0-9, ]+", flags.get("latent-shape", "")):
         words.append(f"latent_shape=({flags['latent-shape']},)")
-    return f"unrelu.load({', '.join(words)})"
+    return f"unrelu.load({', '.join(words)}){place}"
 
 
 def _stored(location: str | None, name: str, body: list[str]) -> str:

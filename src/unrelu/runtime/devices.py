@@ -19,20 +19,22 @@ def usable(device: torch.device | str | int, dtype: torch.dtype = torch.float64)
         OptionError: there is none, it holds no numbers of this type, or it computes nothing; the message names those
             that are available.
     """
+    found = _found(device, dtype)
+    if isinstance(found, torch.device):
+        return torch.device("cpu") if found.type == "cpu" else found
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    others = [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())] if kind else []
+    known = ", ".join(repr(name) for name in ("cpu", *others) if isinstance(_found(name, dtype), torch.device))
+    raise OptionError(f"device={device!r} cannot be used ({found.rstrip('.')}); available here: {known}")
+
+
+def _found(device: torch.device | str | int, dtype: torch.dtype) -> torch.device | str:
+    """The device, or why it cannot be used."""
     try:
         found = torch.empty(0, dtype=dtype, device=torch.device(device)).device
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise _unusable(device, str(error).partition("\n")[0]) from None
-    if found.type == "meta":
-        raise _unusable(device, "its tensors have no numbers")
-    return torch.device("cpu") if found.type == "cpu" else found
-
-
-def _unusable(device: object, why: str) -> OptionError:
-    kind = torch.accelerator.current_accelerator(check_available=True)
-    others = [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())] if kind else []
-    known = ", ".join(map(repr, ["cpu", *others]))
-    return OptionError(f"device={device!r} cannot be used ({why.rstrip('.')}); available here: {known}")
+        return str(error).partition("\n")[0]
+    return "its tensors have no numbers" if found.type == "meta" else found
 
 
 def room(device: torch.device, numbers: int) -> int:
