@@ -158,7 +158,7 @@ def test_noise_that_makes_no_sense_is_refused(text, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"norm": "l3"}, InputError, "norm='l3' is unknown; use 'l2', 'l1' or 'linf'"),
+        ({"norm": "l3"}, InputError, "norm='l3' is unknown; use 'l2', 'l1', 'linf' or 'huber:D'"),
         ({"norm": 2}, InputError, "norm=2 is unknown"),
         ({"z0": np.zeros(2)}, InputError, r"z0 has shape \(2,\); this network takes codes of shape \(3,\) or \(B, 3\)"),
         ({"z0": np.zeros((3, 3))}, InputError, r"z0 has 3 codes; pass \(3,\) for all observations or \(4, 3\)"),

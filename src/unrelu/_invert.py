@@ -41,6 +41,7 @@ def invert(
     noise: Noise | str | None = None,
     bounds: Any = None,
     norm: str | None = None,
+    loss: Callable[..., Any] | None = None,
     prior: float = 0.0,
     z0: npt.ArrayLike | None = None,
     sequence: bool = False,
@@ -80,11 +81,16 @@ def invert(
         bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite for no
             bound. Codes stay within them, and random starts are uniform between two finite bounds. ``active_bounds``
             says which bounds a code is at.
-        norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`) or
-            "linf" (:math:`|r|_\infty`), r = y - A G(z). By default, "auto" uses the norm of the noise (linf for
-            uniform, l1 for outliers, l2 otherwise), and all other methods report what they minimise. Residuals are
-            whitened if the noise is an array or has a covariance. Noise with a deviance, such as counts, has no other
-            norm.
+        norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`), "linf"
+            (:math:`|r|_\infty`) or "huber:D" (squares up to D, linear beyond), r = y - A G(z). By default, "auto" uses
+            the norm of the noise (linf for uniform, l1 for outliers, l2 otherwise), and all other methods report what
+            they minimise. The Huber loss (:mod:`~unrelu.measurements.losses`) is for methods by gradients; "huber" has
+            D = 1.345 standard deviations of the stated noise. Residuals are whitened if the noise is an array or has a
+            covariance. Noise with a deviance, such as counts, has no other norm.
+        loss: a differentiable function of PyTorch, or a module, that is minimised in place of a norm. It maps
+            reconstructions and observations, in this order and of the same shape (b, ...), to losses (b,), at least 0;
+            both are 0 where a mask hides them. ``fun`` is then the loss, and ``confidence`` is about it. All else that
+            a result says is about the residual, as ever: the loss itself is judged by nothing.
         prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. For Gaussian
             noise S, the weight S^2 makes z the most probable code under z ~ N(0, I). That weight is 1 if S is an array
             or a covariance is given, and for counts: their objectives are chi-square and the deviance.
@@ -118,8 +124,8 @@ def invert(
         their status is OUTLIER, which is not a success. ``pool=False`` judges each observation alone.
 
     Raises:
-        InputError: y, operator, z0, bounds, noise, norm, prior or scale cannot be used, or y is on another scale than
-            the generator.
+        InputError: y, operator, z0, bounds, noise, norm, loss, prior or scale cannot be used, or y is on another scale
+            than the generator.
         OptionError: a method or option is unknown, or has the wrong type; or a device is not available.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
         HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there; or the memory
@@ -139,14 +145,15 @@ def invert(
     name = registered_name(method)
     with reporting(progress, name or "inversion", callback) as reported, computing(one_thread=small(network)):
         problem = Problem.build(
-            network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, prior=prior, z0=z0, seed=seed,
+            network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, loss=loss, prior=prior, z0=z0,
+            seed=seed,
             time_limit=time_limit, callback=reported, scale=scale,
         )  # fmt: skip
         ready = problem.equilibrated()
         refuse(run, ready)
         check_sequence(sequence, run, problem, z0)
         solved = _solved_in_sequence if sequence else _solved
-        result = solved(run, ready, norm, name)
+        result = solved(run, ready, None if ready.stated_loss else norm, name)
         return replace(result.in_units_of(problem), options=_asked(run, options)).shaped()
 
 

@@ -18,6 +18,7 @@ from unrelu.measurements import ClippedOperator, Operator, read_operator
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
+from unrelu.measurements.losses import Huber, Loss, OwnLoss
 from unrelu.measurements.noise import Fit, Noise, UnknownNoise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
@@ -39,7 +40,10 @@ _LARGEST = 1e100
 # Up to this exponent of two, numbers a million times smaller than the largest still have 53 binary digits.
 _REPRESENTED = 940
 
-_NORMS = ("l2", "l1", "linf")
+_NORMS = ("l2", "l1", "linf", "huber", "huber:D")
+
+# The power of the unit of y in each objective.
+DEGREES = {"l2": 2, "l1": 1, "linf": 1, Huber.name: Huber.degree, OwnLoss.name: OwnLoss.degree}
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Problem:
         y: observations, (B, m), float64, read-only; 0 at hidden entries.
         noise: the model of e = y - A G(z*).
         norm: the norm of the objective, with r = y - A G(z): ``|r|_2^2 + prior |z|^2`` ("l2"), ``|r|_1`` ("l1"),
-            ``|r|_inf`` ("linf").
+            ``|r|_inf`` ("linf"); "huber" or "loss" where ``stated_loss`` takes the place of ``|r|_2^2``.
         operator: A.
         prior: weight of ``|z|^2`` in the l2 objective.
         single: whether y is one observation without a batch axis.
@@ -142,6 +146,7 @@ class Problem:
         control: time limit and callback.
         units: the units of y, the outputs, the noise and the codes, if they are not those of the user.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
+        stated_loss: the Huber loss or the user's own; None for a norm or a deviance.
 
     If the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
 
@@ -165,6 +170,7 @@ class Problem:
     control: Control = field(default_factory=Control)
     units: Units = field(default_factory=Units)
     given: Problem | None = None
+    stated_loss: Loss | None = None
 
     @classmethod
     @computing()
@@ -176,6 +182,7 @@ class Problem:
         *,
         noise: Noise | str | None = None,
         norm: str | None = None,
+        loss: Callable[..., Any] | None = None,
         operator: Any = None,
         bounds: Any = None,
         prior: float = 0.0,
@@ -194,9 +201,7 @@ class Problem:
         as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape)
-        if norm is not None and norm not in _NORMS:
-            raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1' or 'linf'{nearest(norm, _NORMS)}")
-        norm = norm or stated.norm
+        norm, stated_loss = _norm(norm, loss, stated)
         weight = _weight(prior, norm)
         tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not weight))
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
@@ -215,8 +220,9 @@ class Problem:
         if isinstance(network, Network) and measurement.selects:
             stated.check_range(*network.layers[-1].activation.range)
         if stated.likelihood is not None and norm != "l2":
+            argument = "loss=" if norm == "loss" else "norm="
             raise InputError(
-                f"norm={norm!r}: noise={stated} compares observations by their deviance; leave norm= out with it"
+                f"norm={norm!r}: noise={stated} compares observations by their deviance; leave {argument} out with it"
             )
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
             raise OptionError(f"seed={shown(seed)} must be an integer of at least 0, below 2**63; pass e.g. seed=0")
@@ -229,9 +235,10 @@ class Problem:
             box.check(starts)
         control = Control(_seconds(time_limit), callback and _in_latent_shape(callback, network))
         problem = cls(
-            network, values, stated, norm, measurement, weight, single, starts, int(seed), control, bounds=box
-        )
-        return problem.whitened()
+            network, values, stated, norm, measurement, weight, single, starts, int(seed), control, bounds=box,
+            stated_loss=stated_loss,
+        )  # fmt: skip
+        return problem.whitened() if loss is None else problem.with_loss(loss)
 
     def whitened(self) -> Problem:
         """The whitened problem, see :mod:`unrelu.measurements.whitening`; itself if it needs no whitening.
@@ -244,6 +251,38 @@ class Problem:
         alike, measured, y = whitened(self.noise, self.operator, self.y)
         y.setflags(write=False)
         return replace(self, noise=alike, operator=measured, y=y, given=self)
+
+    def with_loss(self, function: Callable[..., Any]) -> Problem:
+        """The same problem, in which a function of (reconstruction, y) is minimised.
+
+        Raises:
+            OptionError: it cannot be called.
+            InputError: it is no loss (:meth:`~unrelu.measurements.losses.OwnLoss.read`), or errors differ by entry.
+        """
+        if self.noise.entrywise:
+            raise InputError(
+                f"loss= compares y and the reconstruction as they are, and noise={self.noise} weighs their entries: "
+                "state one number, or use norm='huber'"
+            )
+        y = torch.from_numpy(self.y[[0, -1]])
+        return replace(
+            self, stated_loss=OwnLoss.read(function, y, torch.from_numpy(self._usual[:2]), self.operator.shape)
+        )
+
+    @property
+    def loss(self) -> Loss | None:
+        """What is minimised in place of the sum of squares; None for norms."""
+        return self.stated_loss or self.noise.likelihood
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether descents minimise the objective itself; in l1 and linf, they minimise that of l2 first."""
+        return self.norm not in ("l1", "linf")
+
+    @property
+    def descent_norm(self) -> str:
+        """The norm of what methods by gradients minimise."""
+        return self.norm if self.stated_loss else "l2"
 
     @property
     def size(self) -> int:
@@ -292,7 +331,7 @@ class Problem:
         noise = self.noise.times_power_of_two(data)
         with np.errstate(over="ignore"):
             y = np.ldexp(self.y, data) if data else self.y
-            prior = float(np.ldexp(self.prior, 2 * data))
+            prior = float(np.ldexp(self.prior, data * DEGREES[self.norm]))
         if not np.abs(y).max() <= _LARGEST:
             first = int(np.argmin(np.abs(y).max(axis=1) <= _LARGEST))
             largest = float(np.abs(self.y[first]).max())
@@ -313,6 +352,7 @@ class Problem:
         return replace(
             self, network=found.network, operator=found.operator, y=y, noise=noise,
             prior=prior, units=found.units,
+            stated_loss=self.stated_loss and self.stated_loss.times_power_of_two(data),
         )  # fmt: skip
 
     def _on_coordinates(self) -> Problem:
@@ -330,12 +370,17 @@ class Problem:
             z0=None if self.z0 is None else latent.coordinates(self.z0),
         )  # fmt: skip
 
-    def refuse_likelihood(self, method: str) -> None:
-        """Refuse noise with a deviance, on behalf of a method for additive errors.
+    def refuse_loss(self, method: str) -> None:
+        """Refuse what is no norm, on behalf of a method for additive errors.
 
         Raises:
-            UnsupportedModelError: the noise has a deviance, as counts have.
+            UnsupportedModelError: the noise has a deviance, as counts have, or a loss is stated.
         """
+        if self.stated_loss is not None:
+            stated = "loss=" if self.norm == "loss" else f"norm={self.norm!r}"
+            raise UnsupportedModelError(
+                f"method={method!r} does not minimise {stated}: use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
+            )
         if self.noise.likelihood is not None:
             raise UnsupportedModelError(
                 f"method={method!r} is for errors that are added to the output and compared in a norm; "
@@ -373,7 +418,7 @@ class Problem:
         return np.where(known_entries(stated.noise, stated.operator, len(r)), r, 0.0) if self.given else r
 
     def objective(self, z: Array, norm: str | None = None) -> Array:
-        """The objective at codes (B, k), (B,): ``|r|_2^2 + prior |z|^2``, ``|r|_1`` or ``|r|_inf``."""
+        """The objective at codes (B, k), (B,), in the norm of the problem or another one, see :attr:`norm`."""
         return self.objective_of(self.residual(z), z, norm)
 
     def objective_of(self, residual: Array, z: Array, norm: str | None = None) -> Array:
@@ -382,8 +427,18 @@ class Problem:
         if norm == "linf":
             return np.asarray(r.max(axis=1))
         with np.errstate(over="ignore"):  # a diverged code may be astronomically large
-            misfit = np.asarray((r * r if norm == "l2" else r).sum(axis=1))
-            return misfit + self.prior * (z * z).sum(axis=1) if norm == "l2" and self.prior else misfit
+            if norm == "l1":
+                return np.asarray(r.sum(axis=1))
+            misfit = np.asarray((r * r).sum(axis=1)) if norm == "l2" else self._losses(self.y - residual)
+            return misfit + self.prior * (z * z).sum(axis=1) if self.prior else misfit
+
+    def _losses(self, mean: Array) -> Array:
+        """The stated losses of measurements (B, m), (B,); NaN where none is known, as in a result from a file."""
+        if self.stated_loss is None:
+            return np.full(len(mean), np.nan)
+        y, seen = (torch.tensor(each, dtype=torch.float64) for each in (self.y, self.operator.seen(len(mean))))
+        with torch.no_grad():
+            return self.stated_loss.total(y, torch.tensor(mean), seen).numpy()
 
     @cached_property
     def tolerance(self) -> Array:
@@ -445,7 +500,10 @@ class Problem:
     @cached_property
     def energy(self) -> Array:
         """The size of the objective for codes that explain nothing, (B,), see :meth:`Noise.energy`."""
-        return self.noise.energy(self.y)
+        if self.stated_loss is None:
+            return self.noise.energy(self.y)
+        losses = self._losses(np.where(self.operator.seen(self.size), self._usual[: self.size], 0.0))
+        return np.maximum(losses, np.finfo(np.float64).tiny)
 
     @cached_property
     def scale(self) -> Array:
@@ -489,6 +547,14 @@ class Problem:
             if self.operator.count:  # each observation has its own operator, so each needs an output
                 x = x[np.arange(self.size) % len(x)]
         return float(np.abs(self.operator.values(x)).max())
+
+    @cached_property
+    def _usual(self) -> Array:
+        """A x for typical outputs x, one for each observation, at least two, (B, m)."""
+        x, operator = self.network.typical_outputs, self.operator
+        if self.size == 1:
+            operator = operator.take(np.zeros(2, dtype=np.int64))
+        return operator.values(x[np.arange(max(2, self.size)) % len(x)])
 
 
 def norms(r: Array, norm: str) -> Array:
@@ -555,11 +621,25 @@ def _rounding(network: Generator, values: Array, scaling: Scaling, dtype: npt.DT
     return UnknownNoise()
 
 
+def _norm(norm: str | None, loss: object, noise: Noise) -> tuple[str, Loss | None]:
+    """The norm, by default that of the noise, and the Huber loss if it is that."""
+    if loss is not None:
+        if norm is not None:
+            raise InputError(f"norm={norm!r}: loss= is minimised in its place; leave one of them out")
+        return "loss", None
+    if norm is not None and str(norm).partition(":")[0] not in _NORMS[:4]:
+        raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1', 'linf' or 'huber:D'{nearest(norm, _NORMS)}")
+    if norm is None or not norm.startswith(Huber.name):
+        return norm or noise.norm, None
+    known = math.sqrt(noise.mean_square) if not noise.entrywise else 1.0  # whitening follows
+    return Huber.name, Huber.parse(norm, known)
+
+
 def _weight(prior: float, norm: str) -> float:
     weight = _number("prior", prior, "a number, the weight of |z|^2")
     if not 0 <= weight < math.inf:
         raise InputError(f"prior={weight:g} must be finite and at least 0")
-    if weight and norm != "l2":
+    if weight and norm in ("l1", "linf"):
         raise InputError(f"prior={weight:g} is a term of the l2 objective; the norm here is {norm!r}, pass norm='l2'")
     return weight
 

@@ -55,7 +55,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         operator: A, for all rows: a mask, a matrix, ..., as in :func:`unrelu.invert`.
         noise: the noise of X, as in :func:`unrelu.invert`.
         bounds: bounds of the codes, as in :func:`unrelu.invert`.
-        norm: "l2", "l1" or "linf"; by default that of the noise.
+        norm: "l2", "l1", "linf" or "huber:D"; by default that of the noise.
         prior: weight of :math:`|z|_2^2` in the l2 objective.
         hide_nan: whether NaN entries of X count as not observed. Codes are then found from the other entries, and
             ``inverse_transform(transform(X))`` fills in the NaN entries. By default they are an error.

@@ -89,12 +89,12 @@ def descend_from_start(
     start = objective.tensor(problem.start())
     run = descend(start, step, iterations, problem.control, report, objective.clip)
     codes = run.z.cpu().double().numpy()
-    return Inversion.of(problem, codes, method=method, status=run.status, nit=run.nit, norm="l2")
+    return Inversion.of(problem, codes, method=method, status=run.status, nit=run.nit, norm=problem.descent_norm)
 
 
 def need_adjoint(problem: Problem, method: str) -> None:
     """Raise an error for counts and for measurements without an adjoint, which the method needs."""
-    problem.refuse_likelihood(method)
+    problem.refuse_loss(method)
     if not problem.operator.linear:
         raise UnsupportedModelError(
             f"method={method!r} needs the adjoint of A, but {problem.operator.unweighted.refused}, so it has none: use "

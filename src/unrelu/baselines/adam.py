@@ -99,7 +99,7 @@ class Adam:
             status[(run.status.reshape(-1, batch) == halt).any(axis=0)] = halt
         nit = run.nit.reshape(-1, batch).sum(axis=0)
         codes = run.z.cpu().double().numpy()[kept]
-        return Inversion.of(problem, codes, method="adam", status=status, nit=nit, norm="l2")
+        return Inversion.of(problem, codes, method="adam", status=status, nit=nit, norm=problem.descent_norm)
 
 
 class AdamSteps:

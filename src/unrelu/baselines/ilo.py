@@ -110,7 +110,7 @@ class Ilo:
             changed = better.cpu().numpy() | np.array([s in HALTS for s in run.status])
             status, nit = np.where(changed, run.status, status), nit + more
         codes = z.cpu().double().numpy()
-        return Inversion.of(problem, codes, method="ilo", status=status, nit=nit, norm="l2")
+        return Inversion.of(problem, codes, method="ilo", status=status, nit=nit, norm=problem.descent_norm)
 
     def _intermediate(
         self, problem: Problem, objective: SquaredError, network: Network, rounds: list[int], z: Tensor

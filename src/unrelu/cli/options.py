@@ -37,7 +37,11 @@ def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 # Completion of the library's parameters, by their names.
-COMPLETED = {"method": _beginning(METHODS), "noise": _beginning(NOISE), "norm": _beginning(("l2", "l1", "linf"))}
+COMPLETED = {
+    "method": _beginning(METHODS),
+    "noise": _beginning(NOISE),
+    "norm": _beginning(("l2", "l1", "linf", "huber")),
+}
 
 
 def models(incomplete: str) -> list[str]:

@@ -127,7 +127,7 @@ class Layerwise:
             raise InputError(
                 f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
             )
-        problem.refuse_likelihood(self.name)
+        problem.refuse_loss(self.name)
 
     def __call__(self, problem: Problem) -> Inversion:
         """Invert the observations of the problem, in one thread for each core."""

@@ -237,18 +237,18 @@ class LevenbergMarquardt:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Refine the starting codes of every observation."""
-        start = starting_codes(problem, self.start)
+        start, norm = starting_codes(problem, self.start), problem.descent_norm
         if start.stopped:
-            return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm="l2")
+            return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm=norm)
         z, status, steps = self.minimise(problem, start.z)
         z[start.timed_out & (steps == 0)] = np.nan
-        return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm="l2")
+        return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm=norm)
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Run from codes z0 (B, k); return the codes reached, how each run ended, and the steps it took."""
         watch = Watch(problem.control, lambda: _progress(state))
         objective = SquaredError.of(problem)
-        every, exact = objective.index(np.arange(problem.size)), 1e-30 * (objective.y * objective.y).sum(dim=1)
+        every, exact = objective.index(np.arange(problem.size)), objective.tensor(1e-30 * problem.energy)
         start = objective.tensor(np.nan_to_num(z0))
         state = LevenbergMarquardtSteps(
             objective, start, every, damping=self.damping, tiny_decrease=ENOUGH_DECREASE, enough=exact, foresee=True

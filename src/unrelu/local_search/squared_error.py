@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
-from unrelu.measurements.noise import Likelihood
+from unrelu.measurements.losses import Loss
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Index
@@ -25,8 +25,8 @@ _CHUNK = 2**24
 class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
 
-    If the noise has a likelihood (:class:`~unrelu.measurements.noise.Likelihood`), deviances take the place of squares,
-    and J^T J is weighted.
+    Another loss (:class:`~unrelu.measurements.losses.Loss`), such as a deviance, may take the place of the squares, and
+    J^T J is then weighted.
 
     Codes (b, k) come with ``observations`` (b,), the observation of each code; an observation may have several codes.
 
@@ -34,7 +34,7 @@ class SquaredError:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
         prior: the weight of ``|z|^2``.
         box: lower and upper bounds of codes, (k,) each; None without bounds.
-        likelihood: the likelihood of noise with a deviance; None for squares.
+        loss: what takes the place of the squares; None for squares.
     """
 
     network: Generator
@@ -42,7 +42,7 @@ class SquaredError:
     y: Tensor
     prior: float = 0.0
     box: tuple[Tensor, Tensor] | None = None
-    likelihood: Likelihood | None = None
+    loss: Loss | None = None
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
@@ -51,14 +51,13 @@ class SquaredError:
         y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
         bounds = problem.bounds
         box = None if bounds.none else (torch.tensor(bounds.lower).to(y), torch.tensor(bounds.upper).to(y))
-        return cls(
-            network, problem.operator.to(network.dtype, network.device), y, problem.prior, box, problem.noise.likelihood
-        )
+        loss = problem.loss and problem.loss.to(network.dtype, network.device)
+        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior, box, loss)
 
     @property
     def squares(self) -> bool:
-        """Whether f is a sum of squares, not of deviances."""
-        return self.likelihood is None
+        """Whether f is a sum of squares."""
+        return self.loss is None
 
     @cached_property
     def _seen(self) -> Tensor:
@@ -71,7 +70,7 @@ class SquaredError:
 
     @property
     def _width(self) -> int:
-        return max(self.network.width, self.operator.width)
+        return max(self.network.width, self.operator.width, self.loss.width if self.loss else 0)
 
     def tensor(self, z: Array) -> Tensor:
         """Codes as a tensor of the right type."""
@@ -113,11 +112,11 @@ class SquaredError:
         return self.operator.take(observations).forward(self.network.forward(z))
 
     def _misfit(self, mean: Tensor, observations: Tensor) -> Tensor:
-        """|A x - y|_2^2 or the deviance, (b,), of measurements A x, (b, m)."""
-        if self.likelihood is None:
+        """|A x - y|_2^2 or another loss, (b,), of measurements A x, (b, m)."""
+        if self.loss is None:
             r = mean - self.y[observations]
             return (r * r).sum(dim=1)
-        return (self._seen[observations] * self.likelihood.deviance(self.y[observations], mean)).sum(dim=1)
+        return self.loss.total(self.y[observations], mean, self._seen[observations])
 
     @torch.no_grad()
     def values(self, z: Tensor, observations: Tensor) -> Tensor:
@@ -177,10 +176,10 @@ class SquaredError:
 
     def _system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, tangents = self.operator.take(observations).linearize(*self.network.linearize(z))
-        if self.likelihood is None:
+        if self.loss is None:
             r, weighted = mean - self.y[observations], tangents
         else:
-            r, weight = self.likelihood.scoring(self.y[observations], mean)
+            r, weight = self.loss.scoring(self.y[observations], mean)
             weighted = tangents * weight[:, None, :]
         gram, gradient = weighted @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
         f = self._misfit(mean, observations)

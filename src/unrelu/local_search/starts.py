@@ -49,7 +49,7 @@ def check_start(problem: Problem, start: str) -> None:
     """
     if problem.z0 is None and start in LAYER_METHODS:
         try:
-            Layerwise(LAYER_METHODS[start](), start).check(replace(problem, prior=0.0))
+            Layerwise(LAYER_METHODS[start](), start).check(replace(problem, prior=0.0, stated_loss=None))
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"start={start!r}: {error}, with start='random'") from None
 
@@ -67,7 +67,7 @@ def starting_codes(problem: Problem, start: str) -> StartingCodes:
     if start == "zero":
         return StartingCodes(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
     control = problem.control.part(lambda progress: replace(progress, done=0))
-    found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, control=control))
+    found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, stated_loss=None, control=control))
     z = np.where(np.isfinite(found.z), found.z, problem.start())
     timed_out = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
     return StartingCodes(z, found.nit, timed_out, control.halted)

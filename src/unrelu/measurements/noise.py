@@ -21,6 +21,7 @@ from scipy.special import gammaincc
 from torch import Tensor
 
 from unrelu.errors import InputError
+from unrelu.measurements.losses import Loss
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
@@ -362,7 +363,7 @@ class Noise(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Likelihood(Noise):
+class Likelihood(Noise, Loss):
     r"""A model that compares observations with their means mu = A G(z) by a deviance, twice the loss of log-likelihood.
 
     .. math:: D(y, \mu) = \sum_j d(y_j, \mu_j), \qquad d(y, \mu) = 2 \max_m \log p(y | m) - 2 \log p(y | \mu)
@@ -386,6 +387,10 @@ class Likelihood(Noise):
     def likelihood(self) -> Likelihood:
         """Itself."""
         return self
+
+    def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
+        """The deviances D of observations, (b,)."""
+        return (seen * self.deviance(y, mean)).sum(dim=1)
 
     def residuals(self, y: Array, mean: Array) -> Array:
         """Signed square roots of the deviance, (B, m)."""

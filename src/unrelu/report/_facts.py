@@ -101,7 +101,9 @@ def objective(run: Run) -> str:
         return "deviance" + (f" + {prior:g} |z|²" if prior else "")
     if norm == "l2":
         return "squared l2 residual" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
-    return _OBJECTIVES[norm] + ", units of the data"
+    if norm in _OBJECTIVES:
+        return _OBJECTIVES[norm] + ", units of the data"
+    return f"Huber loss ({norm})" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
 
 
 def _norm(run: Run) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.measurements.pooled_noise import too_large
-from unrelu.problem import Jacobians, Problem, norms
+from unrelu.problem import DEGREES, Jacobians, Problem, norms
 from unrelu.result._residual_tests import together
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
@@ -300,7 +300,7 @@ class Inversion:
         z = units.codes(self._codes)
         with np.errstate(over="ignore", under="ignore"):
             reconstruction = np.ldexp(self.reconstruction, -units.output)
-            fun = np.ldexp(self.fun, -units.data * (2 if self.norm == "l2" else 1))
+            fun = np.ldexp(self.fun, -units.data * DEGREES[self.norm])
         return replace(self, z=z, reconstruction=reconstruction, fun=fun, problem=problem)
 
     @classmethod
@@ -494,7 +494,7 @@ class Inversion:
         batch = vars(self._batched())
         special = {
             "status": np.array([status.name for status in batch["status"]], dtype=object),
-            "residual": self._differences(self.norm),
+            "residual": self._differences(_residual_norm(self.norm)),
         }
         return {name: special[name] if name in special else batch[name] for name in _COLUMNS}
 
@@ -505,7 +505,9 @@ class Inversion:
         noise = str(problem.noise) if problem.noise.stated else ""
         meanings = {status.name: status.value for status in np.atleast_1d(self.status)}
         own = (z[0], float(self._differences("linf")[0])) if self.problem.single else ()
-        return VerdictSummary(self._columns(), meanings, self.method, noise, self.norm, z.shape[1], active, None, *own)
+        return VerdictSummary(
+            self._columns(), meanings, self.method, noise, _residual_norm(self.norm), z.shape[1], active, None, *own
+        )
 
     def _differences(self, norm: str) -> Array:
         """``|y - A G(z)|`` from the reconstructions, (B,)."""
@@ -531,6 +533,11 @@ class Inversion:
 
 # The attributes with an entry for each observation.
 _PER_OBSERVATION = [f.name for f in fields(Inversion) if f.name not in ("method", "problem", "options", "norm", "pool")]
+
+
+def _residual_norm(norm: str) -> str:
+    """The norm in which residuals are printed: l2 for a loss that is no norm."""
+    return norm if norm in ("l1", "linf") else "l2"
 
 
 def _label(batch: Inversion, i: int, numbered: bool) -> str:

@@ -23,10 +23,11 @@ from unrelu._version import __version__
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.losses import Huber
 from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
-from unrelu.problem import Control, Problem
+from unrelu.problem import DEGREES, Control, Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.status import Status
 from unrelu.runtime.array_types import Array, Index
@@ -44,7 +45,7 @@ _KINDS = {
     "identifiable": np.bool_,
 }  # fmt: skip
 _STATUSES = ("status", "ended")
-_NORMS = ("l2", "l1", "linf")
+_NORMS = tuple(DEGREES)
 _LONGEST_NAME = 80
 # The kind of a measurement given as code, which files do not contain.
 _CODE = "code"
@@ -144,7 +145,8 @@ def _table(result: Mapping[str, Any]) -> dict[str, Any]:
     columns["z"] = columns["z"].reshape(-1, *network.latent_shape)
     table: dict[str, Any] = {
         "format": _FORMAT, "version": __version__, **{name: result[name] for name in ("method", "norm", "pool")},
-        "options": json.dumps(dict(result["options"]), default=str), "problem.norm": problem.norm,
+        "options": json.dumps(dict(result["options"]), default=str),
+        "problem.norm": str(problem.stated_loss or problem.norm),
         "problem.prior": problem.prior, "problem.seed": problem.seed, "problem.single": result["problem"].single,
         "network": getattr(network, "known_fingerprint", None) or fingerprint(network),
         "network.latent_shape": np.array(network.latent_shape, np.int64),
@@ -230,7 +232,7 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
         raise TypeError("options are no dictionary")
     if not is_name(result["method"]):
         raise ValueError(f"a method is {result['method'][:20]!r}")
-    return result | {"norm": _one_of(_NORMS, table["norm"]), "pool": bool(_one(table["pool"], np.bool_))}
+    return result | {"norm": _one_of(_NORMS, _text(table["norm"])), "pool": bool(_one(table["pool"], np.bool_))}
 
 
 def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output: Shape) -> None:
@@ -281,9 +283,11 @@ def _problem(table: Table, columns: Mapping[str, Any], network: Generator | None
     if not 0 <= prior < math.inf or seed < 0:
         raise ValueError(f"the prior is {prior}, the seed {seed}")
     ends = _array(table["bounds"], np.float64) if "bounds" in table else None
+    norm = _text(table["problem.norm"])
+    loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
     problem = Problem(
-        network, y, _noise(table), _one_of(_NORMS, table["problem.norm"]), measured, prior, single, None, seed,
-        Control(), bounds=Bounds.parse(None if ends is None else tuple(ends), (math.prod(latent),)),
+        network, y, _noise(table), _one_of(_NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
+        Control(), stated_loss=loss, bounds=Bounds.parse(None if ends is None else tuple(ends), (math.prod(latent),)),
     )  # fmt: skip
     return problem.whitened() if measured.present else problem
 
@@ -356,7 +360,7 @@ def _text(array: npt.NDArray[Any]) -> str:
     return text.replace("\n", "?")
 
 
-def _one_of(allowed: Sequence[str], value: npt.NDArray[Any]) -> str:
-    if (text := _text(value)) not in allowed:
+def _one_of(allowed: Sequence[str], text: str) -> str:
+    if text not in allowed:
         raise ValueError(f"a norm is {text[:20]!r}")
     return text

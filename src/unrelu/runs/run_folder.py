@@ -84,7 +84,7 @@ class Run:
 
     def _summary(self) -> VerdictSummary:
         """What is said of it in words."""
-        norm = self.manifest["norm"] or "l2"
+        norm = self.manifest["norm"] if self.manifest["norm"] in ("l1", "linf") else "l2"
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
         meanings = {status.name: status.value for status in Status}

@@ -120,7 +120,7 @@ class JointSearch:
 
     def _progress(self) -> Progress:
         # In l1 and linf, an observation is only finished after its descent in that norm.
-        done = int(self.sure.sum()) if self.problem.norm == "l2" else 0
+        done = int(self.sure.sum()) if self.problem.differentiable else 0
         return Progress("auto", int(self.steps.max()), done, self.problem.size, self.z.copy())
 
     # --- rounds -------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ class JointSearch:
 
     def confidence(self) -> Array:
         """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the restarts are of l2."""
-        return self.probability if self.problem.norm == "l2" else np.full(self.problem.size, np.nan)
+        return self.probability if self.problem.differentiable else np.full(self.problem.size, np.nan)
 
     def _flat(self, observations: Index) -> Flags:
         """Whether the best codes of some observations are on a plateau, (b,)."""
@@ -370,8 +370,8 @@ class JointSearch:
         status[flat], self.probability[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # Confidence in l2 says nothing about another norm.
-            status[~self.sure | (self.problem.norm != "l2")] = self.watch.reason
-        elif self.problem.norm != "l2":
+            status[~self.sure | (not self.problem.differentiable)] = self.watch.reason
+        elif not self.problem.differentiable:
             return self._in_norm(status, max_programs)
         return self.z, status
 

@@ -64,7 +64,7 @@ class SearchStarts:
 
     def learn(self, objectives: Array) -> None:
         """Estimate the noise from the residuals of the best codes so far, given their |r|^2, (B,)."""
-        if not self.problem.noise.stated:
+        if not self.problem.noise.stated and self.objective.squares:
             found = self._rounded(objectives / self.problem.observed + _ESTIMATE_NOISE * self._samples.spread)
             self._variance = np.where(np.isfinite(found), found, self._variance)
 

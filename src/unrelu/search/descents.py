@@ -276,7 +276,7 @@ class DevianceDescents(BatchDescents):
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
         """Whether only the deviance prevents compiled descents."""
-        return not objective.squares and CompiledDescents.suits(problem, cache, replace(objective, likelihood=None))
+        return not objective.squares and CompiledDescents.suits(problem, cache, replace(objective, loss=None))
 
 
 class LimitedMemoryDescents(BatchDescents):
@@ -305,6 +305,10 @@ class LimitedMemoryDescents(BatchDescents):
         inverse = model.posterior(operator, objective.y, variance)[1]
         variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
         self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
+        if objective.loss is not None:
+            mean = objective.operator.values(np.repeat(problem.network.typical_outputs[:1], len(objective.y), axis=0))
+            weight = objective.loss.scoring(objective.y, objective.tensor(mean))[1].mean(dim=1)
+            self.inverse = self.inverse / weight[:, None, None]
 
     def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
         decrease = _ENOUGH_DECREASE_LARGE if objective is self.objective else ENOUGH_DECREASE
