@@ -146,8 +146,7 @@ def invert(
     with reporting(progress, name or "inversion", callback) as reported, computing(one_thread=small(network)):
         problem = Problem.build(
             network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, loss=loss, prior=prior, z0=z0,
-            seed=seed,
-            time_limit=time_limit, callback=reported, scale=scale,
+            seed=seed, time_limit=time_limit, callback=reported, scale=scale,
         )  # fmt: skip
         ready = problem.equilibrated()
         refuse(run, ready)
