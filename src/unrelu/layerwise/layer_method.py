@@ -95,8 +95,8 @@ def first_threshold(system: LayerSystem, target: Array, threshold: float | None)
     """
     span = 1.0 if system.activation.smooth else 0.0
     bias = 1e-3 * float(np.abs(system.bias).max(initial=0.0))
-    scale = max(float(np.abs(target).max()), span, bias, np.finfo(float).tiny / _SMALLEST)
-    return max(_SMALLEST * scale, threshold or 0.0)
+    scale = max(float(np.abs(target).max()), span, bias)
+    return max(_SMALLEST * scale, np.finfo(float).tiny, threshold or 0.0)
 
 
 def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSolution]:
