@@ -109,7 +109,7 @@ def test_the_command_line_refuses_a_device_that_is_not_there(command, monkeypatc
         process.main()
     assert end.value.code == 2
     if command != "certify":  # which reads its data first
-        assert "device='cuda' cannot be used" in capsys.readouterr().err
+        assert "--device 'cuda' cannot be used" in capsys.readouterr().err
 
 
 def test_the_command_line_computes_where_it_is_told(monkeypatch, capsys):
