@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.words import count
+from unrelu.runtime.work_clock import now
 
 
 def certify(
@@ -147,7 +147,7 @@ def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes
         visited = max(visited, nodes)
         return control.stopped(lambda: Progress("certify", visited, index, problem.size, np.tile(z, (problem.size, 1))))
 
-    end = time.perf_counter() + (0.0 if control.halted else control.time_limit)
+    end = now() + (0.0 if control.halted else control.time_limit)
     limits = Limits(end, max_nodes, stop)
     operator = problem.operator.take(np.array([index]))
     return prove(

@@ -23,9 +23,10 @@ from unrelu.methods import Method, make, refuse, registered_name
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress
-from unrelu.result import Inversion
+from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
+from unrelu.search.auto import first_starts
 from unrelu.search.sequence import check_sequence, track
 
 # Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
@@ -103,7 +104,10 @@ def invert(
             whole batch, so an observation alone may have other starts than within a batch.
         device: where to compute, e.g. "cuda"; None is where the network is. Results are NumPy arrays. Bits differ from
             those of the CPU, and on a GPU they may differ between calls.
-        time_limit: seconds for the whole batch; observations not reached have NaN codes and the status TIME_LIMIT.
+        time_limit: seconds for the whole batch. The clock stands still while kernels are compiled, once for each
+            installation. Observations not finished by then have the status TIME_LIMIT and their best code so far. If
+            there is none, it is the code that a search would start from: ``z0``, or the mean of the codes given the
+            observation by a Gaussian model of the generator's samples, which may take some of its own time.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.
@@ -204,6 +208,8 @@ def _solved(
     diagnose = diagnose or _diagnosed
     try:
         result = _checked(run(problem), problem)
+        if name is not None:
+            result = _with_starts(result)
         return diagnose(result if norm is None else result.measured_in(norm))
     except _BREAKDOWNS as error:
         if name is None or problem.control.raised(error):
@@ -215,6 +221,20 @@ def _solved(
         start = None if problem.z0 is None else problem.z0[[i]]
         parts.append(_solved(run, problem.part(np.array([i]), z0=start), norm, name, diagnose))
     return Inversion.joined(parts, problem)
+
+
+def _with_starts(result: Inversion) -> Inversion:
+    """The result, in which observations that the time limit left without a code have the first start of a search."""
+    problem = result.problem
+    left = np.flatnonzero((result.status == Status.TIME_LIMIT) & np.isnan(result.z).any(axis=1))
+    if not len(left):
+        return result
+    z = result.z.copy()
+    z[left] = first_starts(problem.part(left, z0=None if problem.z0 is None else problem.z0[left]))
+    return Inversion.of(
+        problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
+        seconds=result.seconds, confidence=result.confidence, pool=result.pool,
+    )  # fmt: skip
 
 
 def _diagnosed_alone(result: Inversion) -> Inversion:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,6 +27,7 @@ from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing, flush_subnormals
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, reshaping, shown
+from unrelu.runtime.work_clock import now
 
 Jacobians = Callable[[], Iterator[tuple[Index, Array]]]
 
@@ -77,7 +77,7 @@ class Control:
 
     time_limit: float = math.inf
     callback: Callable[[Progress], Any] | None = None
-    _start: float = field(default_factory=time.perf_counter)
+    _start: float = field(default_factory=now)
     _stops: list[bool] = field(default_factory=list)
     _raised: list[BaseException] = field(default_factory=list)
 
@@ -87,7 +87,7 @@ class Control:
 
     def elapsed(self) -> float:
         """Seconds since the start."""
-        return time.perf_counter() - self._start
+        return now() - self._start
 
     def remaining(self) -> float:
         """Seconds left; not below 0."""

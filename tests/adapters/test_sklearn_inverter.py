@@ -232,13 +232,13 @@ def test_random_states_are_those_of_scikit_learn():
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "without"), [("auto", 12), ("lm", 0)])  # lm has its starts
-def test_rows_that_are_not_finished_are_told(method, without):
+@pytest.mark.parametrize("method", ["auto", "lm"])
+def test_rows_that_are_not_finished_are_told(method):
     inverter = LatentInverter(NETWORK, method, time_limit=1e-9).fit(X)
-    message = rf"12 of 12 rows ended early, {without} without a code \(NaN\). TIME_LIMIT in 12, first in row 0: stopped"
+    message = r"12 of 12 rows ended early, 0 without a code \(NaN\). TIME_LIMIT in 12, first in row 0: stopped"
     with pytest.warns(ConvergenceWarning, match=message):
         codes = inverter.transform(X)
-    assert np.isnan(codes).all(axis=1).sum() == without
+    assert np.isfinite(codes).all()  # the starts
 
 
 def test_a_method_that_finds_no_code_leaves_nan():

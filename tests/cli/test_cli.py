@@ -165,13 +165,13 @@ def test_noise_norm_and_seed_reach_the_problem(run):
     assert all(row["objective"] == row["residual_l1"] for row in rows())
 
 
-def test_a_time_limit_is_reported_and_what_was_not_reached_is_null(run):
+def test_a_time_limit_is_reported_and_what_was_not_reached_has_a_start(run):
     code, out, err = run("invert", "net.npz", "noisy.npy", "-o", "out", "--method", "linf", "--time-limit", "1e-9")
-    assert code == 1
-    assert err.endswith("4 of 4 observations failed, their messages are in out/results.jsonl\n")
+    assert code == 0
+    assert "failed" not in err
     assert "TIME_LIMIT" in out
-    assert {row["objective"] for row in rows()} == {None}
-    assert np.isnan(np.load("out/codes.npy")).all()
+    assert all(row["objective"] > 0 for row in rows())
+    assert np.isfinite(np.load("out/codes.npy")).all()
 
 
 def test_quiet_prints_nothing(run):

@@ -13,6 +13,7 @@ import pytest
 from unrelu.lp import compilation
 from unrelu.lp.compilation import compile_by, compile_kernels
 from unrelu.lp.dense_linear_algebra import kernel
+from unrelu.runtime.work_clock import now
 
 SCRIPT = """
 from unrelu.lp.compilation import compile_kernels
@@ -30,7 +31,8 @@ def test_kernels_are_compiled_once_with_a_word_and_cached(tmp_path):
         for _ in range(2)
     )
     assert first.stdout.split() == ["0", "1"]
-    assert "compiling its kernels" in first.stderr
+    assert "compiles its kernels" in first.stderr
+    assert not second.stderr
     assert second.stdout.split() == ["1", "0"]
 
 
@@ -44,15 +46,45 @@ def test_a_function_without_a_folder_for_its_cache_compiles_all_the_same():
 
 
 @pytest.mark.parametrize(
-    ("folder", "message"), [(None, "NUMBA_CACHE_DIR"), ("somewhere", "once for each installation")]
+    ("folder", "message"), [(None, "NUMBA_CACHE_DIR"), ("somewhere", "kept for this installation")]
 )
-def test_the_message_says_whether_there_is_a_cache(folder, message, monkeypatch):
+def test_the_message_says_whether_there_is_a_cache(folder, message, monkeypatch, tmp_path):
     logged = threading.Event()
     monkeypatch.setattr(compilation, "_compiled", set())
+    monkeypatch.setattr(compilation, "_said", False)
+    monkeypatch.setattr(compilation, "_NOTE", tmp_path / "note")
     monkeypatch.setattr(compilation, "_PATIENCE", 0.0)
     monkeypatch.setattr(compilation._LOG, "warning", lambda text: logged.set() if message in text else None)
     compile_by(lambda: logged.wait(30), folder, "kernels")
     assert logged.is_set()
+
+
+def test_the_message_is_shown_once_for_an_installation(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(compilation, "_NOTE", tmp_path / "note")
+    monkeypatch.setattr(compilation._LOG, "warning", said.append)
+    for process in range(2):
+        monkeypatch.setattr(compilation, "_said", False)
+        for _ in range(2):
+            compilation._say("somewhere")
+        assert len(said) == 1, process
+    for _ in range(2):
+        monkeypatch.setattr(compilation, "_said", False)
+        compilation._say(None)  # without a folder, every process compiles
+    assert len(said) == 3
+
+
+def test_the_clock_of_time_limits_stands_still_meanwhile(monkeypatch):
+    monkeypatch.setattr(compilation, "_compiled", set())
+    seen = []
+    before, real = now(), time.perf_counter()
+    compile_by(lambda: (time.sleep(0.2), seen.append(now())), None, "kernels")
+    after, passed = now(), time.perf_counter() - real
+    assert before <= seen[0] <= after
+    assert after - before <= passed - 0.2 + 1e-6
+    with pytest.raises(ZeroDivisionError):
+        compile_by(lambda: 1 / 0, None, "others")
+    assert now() > after  # it goes on
 
 
 def test_damaged_files_of_the_cache_are_thrown_away(monkeypatch, tmp_path):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import heapq
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +28,7 @@ from unrelu.certification.node_program import Limits, NodeProgram, Vertex
 from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
 from unrelu.problem import EXACT
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.work_clock import now
 
 Signs = npt.NDArray[np.int8]
 
@@ -99,7 +99,7 @@ class BranchAndBound:
 
     def __init__(self, chain: CertifiedChain, z: Array, limits: Limits) -> None:
         self.chain, self.limits = chain, limits
-        self._start, self.visited = time.perf_counter(), 0
+        self._start, self.visited = now(), 0
         self.history: list[BoundsAt] = []
         self.stopped: str | None = None
         self._sharpened = False
@@ -173,7 +173,7 @@ class BranchAndBound:
         last = self.history[-1] if self.history else BoundsAt(0.0, 0, 0.0, math.inf)
         lower = max(min(bound, self.level), last.lower)
         if lower > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
-            self.history.append(BoundsAt(time.perf_counter() - self._start, self.visited, lower, self.upper))
+            self.history.append(BoundsAt(now() - self._start, self.visited, lower, self.upper))
 
     def _tighten_bounds(self) -> bool:
         """Compute intervals; restart the tree with them if the root's bound improves enough."""

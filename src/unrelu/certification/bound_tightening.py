@@ -14,7 +14,6 @@ Computing 6 (1994).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable
 
 import numpy as np
@@ -42,6 +41,7 @@ from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import OPTIMAL, dual_simplex
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.work_clock import now
 
 Signs = npt.NDArray[np.int8]
 # Passes over the undecided neurons.
@@ -61,15 +61,15 @@ def decided(chain: CertifiedChain, region: Region) -> Signs:
 def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as possible.
 
-    No program begins after ``end``, by ``time.perf_counter()``. A code with bounds needs no lemmas. A ReLU layer l is
-    bounded by max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high.
+    No program begins after ``end``, by ``now()``. A code with bounds needs no lemmas. A ReLU layer l is bounded by
+    max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high.
     """
     compile_simplex()
     lemmas: list[Lemma] = []
     if chain.bounds is None and math.isfinite(backward_propagation(chain, level, lemmas).radius):
         return lemmas
     for layer in range(chain.depth - 2, -1, -1):
-        if chain.slopes[layer].any() or time.perf_counter() > end:
+        if chain.slopes[layer].any() or now() > end:
             return lemmas
         region, cost = backward_propagation(chain, level, lemmas), -np.ones(len(chain.biases[layer]))
         found = _program(chain, region, layer + 1, cost, positive=True)
@@ -91,7 +91,7 @@ def latent_bounds(chain: CertifiedChain, level: float, lemmas: list[Lemma], end:
     latent: list[Lemma] = []
     for index in range(2 * k):
         found = _program(chain, region, 0, functional(chain, LATENT, index)["towards"], positive=False)
-        if found is None or time.perf_counter() > end:
+        if found is None or now() > end:
             return []
         latent.append(Lemma(LATENT, index, found))
     return latent

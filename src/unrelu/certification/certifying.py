@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +21,7 @@ from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinate
 from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
+from unrelu.runtime.work_clock import now
 
 # The level exceeds eps by these shares of eps and of the data, so that errors of exactly eps are below it.
 _MORE, _OF_DATA = 1e-9, 1e-12
@@ -77,12 +77,12 @@ def prove(
         eps = float(np.ldexp(eps, unit))
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
     interval, box_proof, box_radius = enclosed or (None, None, math.inf)
-    begin = time.perf_counter()
+    begin = now()
     search = BranchAndBound(chain, z, limits)
     if not search.exact:
         search.run()
     proof = search.tree.proof(search.level, search.reach, search.lemmas) if search.visited else None
-    seconds = time.perf_counter() - begin
+    seconds = now() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
     # The history has the solver's bounds of open nodes, which may exceed the proved bound.
     history = tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
@@ -110,8 +110,8 @@ def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array,
     """The box of all codes with errors up to eps, its proof and its radius; None if the time ran out."""
     if limits.over():
         return None
-    largest, now = replace(chain, norm="linf"), time.perf_counter()
-    some = replace(limits, end=min(limits.end, now + _SHARE * (limits.end - now)))
+    largest, begin = replace(chain, norm="linf"), now()
+    some = replace(limits, end=min(limits.end, begin + _SHARE * (limits.end - begin)))
     proof = enclosure(largest, eps, some)
     box, radius = proof.box(largest), proof.radius(largest)
     if math.isfinite(radius) and some.over():

@@ -10,7 +10,6 @@ simplex method, techniques for a fast and stable implementation", PhD thesis, Pa
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.streams import stream
+from unrelu.runtime.work_clock import now
 
 Signs = npt.NDArray[np.int8]
 # The most pivots, and the number of operations between two checks of the clock.
@@ -38,7 +38,7 @@ class Limits:
     """The limits of a search.
 
     Attributes:
-        end: end time, by ``time.perf_counter()``.
+        end: end time, by :func:`~unrelu.runtime.work_clock.now`.
         nodes: the most nodes.
         stop: called with the number of nodes at every node, and with -1 within long programs; True stops the search.
     """
@@ -51,13 +51,13 @@ class Limits:
         """The limit that is reached: "callback", "time", "nodes" or None; ``needed`` seconds are still required."""
         if self.stop is not None and self.stop(nodes):
             return "callback"
-        if time.perf_counter() + needed >= self.end:
+        if now() + needed >= self.end:
             return "time"
         return "nodes" if nodes >= self.nodes else None
 
     def over(self) -> bool:
         """Whether to stop in the middle of a node."""
-        return time.perf_counter() >= self.end or (self.stop is not None and self.stop(-1))
+        return now() >= self.end or (self.stop is not None and self.stop(-1))
 
 
 class WorkingRows:

@@ -13,7 +13,6 @@ working set grows by those whose break point was crossed.
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from typing import NamedTuple, TypeAlias
 
@@ -27,6 +26,7 @@ from unrelu.lp.interior_point import largest_violation_steps, violation_sum_step
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import abandoned
+from unrelu.runtime.work_clock import now
 
 Mask = Flags
 Matrix: TypeAlias = Array | sparse.csr_array
@@ -336,7 +336,7 @@ def optimise(program: KernelProgram, sizes: Array, basis: Basis | None = None, e
         program: a program with a dense matrix.
         sizes: the squared norms of the rows of its matrix, (n,).
         basis: the basis of a similar program.
-        end: the end of the time allowed, by ``time.perf_counter()``.
+        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
     """
     total, size = program.shape
     units = program.units
@@ -389,13 +389,13 @@ def optimise(program: KernelProgram, sizes: Array, basis: Basis | None = None, e
 
 def over(end: float) -> bool:
     """Whether the time is up, or the caller has given up."""
-    return time.perf_counter() > end or abandoned()
+    return now() > end or abandoned()
 
 
 def steps_within(program: KernelProgram, end: float) -> int:
     """The number of interior-point steps that there is time for, at 10 billion multiplications a second."""
     total, size = program.shape
-    return max(1, int(min(_STEPS, 1e10 * max(0.0, end - time.perf_counter()) / (total * size**2))))
+    return max(1, int(min(_STEPS, 1e10 * max(0.0, end - now()) / (total * size**2))))
 
 
 def _independent(vectors: Array, column: Index, local: Index, key: Array, edges: Array) -> Index:

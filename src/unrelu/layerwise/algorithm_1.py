@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from unrelu.layerwise.one_sided_least_squares import ROUGH_RIDGE, NewtonMatrices
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.work_clock import now
 
 # The factor for rounding in the test delta <= eps.
 _SLACK = 1 + 1e-9
@@ -67,7 +67,7 @@ class LInf:
         noise: Noise | None = None,
     ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`."""
-        end = time.perf_counter() + time_limit
+        end = now() + time_limit
         first = first_threshold(system, target, threshold)
         search = _Search(system, target, first, self.alpha, end)
         point = None
@@ -164,14 +164,14 @@ class _Search:
     def _compare(self, step: int) -> bool:
         """Whether a step is feasible, by a point or multipliers that prove it."""
         eps = self.epsilon(step)
-        limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, eps)
+        limit, layer_rows = self.end - now(), rows(self.system, self.target, eps)
         return self._learn(step, largest_beside(self.system, layer_rows, eps * _SLACK, self.point, limit))
 
     def _minimum(self, step: int) -> bool:
         """Whether a step is feasible, by its smallest delta without the cap delta <= eps."""
         if step in self.answers:
             return self._feasible(step, self.answers[step])
-        limit, layer_rows = self.end - time.perf_counter(), rows(self.system, self.target, self.epsilon(step))
+        limit, layer_rows = self.end - now(), rows(self.system, self.target, self.epsilon(step))
         error = float(layer_rows.violation(self.system.matrix @ self.point).max(initial=0.0))
         near = Answer(self.point, error, 0.0, LpStatus.FAILED, 0) if error <= _ALIKE * self.epsilon(step) else None
         answer = least_violation(self.system, layer_rows, "linf", limit, near)
@@ -198,7 +198,7 @@ class _Search:
         return True
 
     def _over(self) -> bool:
-        self.limited = self.limited or time.perf_counter() >= self.end
+        self.limited = self.limited or now() >= self.end
         return self.limited or self.failed
 
 
@@ -212,7 +212,7 @@ def least_squares_fit(system: LayerSystem, target: Array, first: float, end: flo
     Args:
         system, target: the layer, and its output.
         first: the smallest threshold, above 0.
-        end: the end of the time allowed, by ``time.perf_counter()``.
+        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
     """
     count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
     threshold = max(first, float(np.partition(target, -count - 1)[-count - 1]))
@@ -229,7 +229,7 @@ def least_squares_fit(system: LayerSystem, target: Array, first: float, end: flo
             best, settled, lowest = h, error > (1 - _SETTLED) * lowest, error
         else:
             settled = True
-        if settled or error <= first or time.perf_counter() >= end:
+        if settled or error <= first or now() >= end:
             break
         threshold = error
     return best

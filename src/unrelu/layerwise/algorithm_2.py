@@ -6,7 +6,6 @@ They solve different convex problems at a threshold, which grows in the same way
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -30,6 +29,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.work_clock import now
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400
@@ -90,7 +90,7 @@ class _GrowingThreshold(ABC):
         self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
     ) -> LayerSolution:
         """What :meth:`__call__` returns, for a rescaled layer."""
-        end = time.perf_counter() + time_limit
+        end = now() + time_limit
         eps = self.start(system, target, threshold, noise, end)
         stated = noise is not None and noise.ceiling > 0
         bounded = noise is not None and noise.bound <= eps
@@ -103,7 +103,7 @@ class _GrowingThreshold(ABC):
             constraints = rows(system, target, eps)
             if best is not None and before is not None and self.sides_alone and constraints.same_sides(before):
                 break
-            answer = self.solve(system, constraints, end - time.perf_counter(), warm_start)
+            answer = self.solve(system, constraints, end - now(), warm_start)
             before, warm_start = constraints, answer
             pivots, solves = pivots + answer.pivots, solves + 1
             if answer.status is LpStatus.INFEASIBLE:
@@ -117,7 +117,7 @@ class _GrowingThreshold(ABC):
                 best = (error, answer, eps)
                 if answer.status is not LpStatus.OPTIMAL:
                     break
-            limited = time.perf_counter() >= end
+            limited = now() >= end
             if limited:
                 break
             if stated and best is not None:
@@ -244,7 +244,7 @@ class LeastSquares(_GrowingThreshold):
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The smallest sum of squared errors."""
-        h, objective, steps = one_sided_least_squares(system, constraints, time.perf_counter() + time_limit)
+        h, objective, steps = one_sided_least_squares(system, constraints, now() + time_limit)
         return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)
 
 
@@ -260,7 +260,7 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
         system, target: the layer, and its output.
         first: the smallest threshold, above 0.
         norm: of the error, "l2", "l1" or "linf".
-        end: the end of the time allowed, by ``time.perf_counter()``.
+        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
 
     Returns:
         The threshold, and its point, roughly.
@@ -277,7 +277,7 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
                 continue
             h, _, _ = one_sided_least_squares(system, constraints, end, h, matrices)
             error, before = output_error(system, target, h, norm), constraints
-        if error > _WORSE * lowest + ZERO * scale or time.perf_counter() >= end:
+        if error > _WORSE * lowest + ZERO * scale or now() >= end:
             break
         lowest = min(error, lowest)
         if lowest >= (1 - _BETTER) * error - ZERO * scale:

@@ -6,7 +6,6 @@ The measurement becomes a part of the last layer.
 from __future__ import annotations
 
 import math
-import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +27,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
+from unrelu.runtime.work_clock import now
 
 # Layer-wise starts are not used for a network with a layer of more entries.
 _ENTRIES = 4_000_000
@@ -156,8 +156,8 @@ class Layerwise:
         """What :meth:`_one` returns, and the seconds it took; TIME_LIMIT if the time is up."""
         if problem.control.expired():
             return None, Status.TIME_LIMIT, 0, 0.0
-        begin = time.perf_counter()
-        return *self._one([*hidden, observed[0]], observed[1], problem), time.perf_counter() - begin
+        begin = now()
+        return *self._one([*hidden, observed[0]], observed[1], problem), now() - begin
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """Invert one observation; return its code or None, how it ended, and the number of programs solved."""

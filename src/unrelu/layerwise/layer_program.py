@@ -8,7 +8,6 @@ attempt starts from the best point of the one before. An answer is optimal only 
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +28,7 @@ from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.interior_point import least_squares_point
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.work_clock import now
 
 # Attempts of the kernel, then of HiGHS, each around the best point so far.
 _KERNEL, _HIGHS = 3, 4
@@ -243,7 +243,7 @@ class _Response(_Problem):
     def contradiction(self, end: float) -> Answer | None:
         """INFEASIBLE with the smallest feasible eps, if a bound proves that to be above this one."""
         upper_sides = replace(self.rows, low=np.full_like(self.rows.low, -np.inf))
-        closest = least_violation(self.system, upper_sides, "linf", end - time.perf_counter())
+        closest = least_violation(self.system, upper_sides, "linf", end - now())
         if closest.bound <= (1 - _FEASIBLE) * self.rows.threshold:
             return None
         return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, fallback=False, basis=None)
@@ -267,9 +267,9 @@ def by_highs(program: KernelProgram, end: float) -> Optimum:
     """Solve the dual by the simplex of HiGHS; wide programs by its interior point, by the simplex if that fails."""
     wide = program.shape[1] > _WIDE_FOR_SIMPLEX
     dual = program.dual()
-    solution = solve(dual, end - time.perf_counter(), "ipm" if wide else "simplex")
+    solution = solve(dual, end - now(), "ipm" if wide else "simplex")
     if wide and solution.status is LpStatus.FAILED:
-        solution = solve(dual, end - time.perf_counter())
+        solution = solve(dual, end - now())
     w = solution.row_dual[: program.matrix.shape[1]]
     return Optimum(w, program.from_dual(_refined(dual, solution.x)), solution.status, solution.iterations)
 
@@ -316,7 +316,7 @@ def least_violation(
         SolverError: HiGHS refuses the program, and there is no other point.
     """
     check_norm(norm)
-    end = time.perf_counter() + time_limit
+    end = now() + time_limit
     start, basis = (warm_start.h, warm_start.basis) if warm_start else (None, None)
     return _Violation(system, rows, norm).solved(start, basis, end)
 
@@ -332,12 +332,12 @@ def largest_beside(system: LayerSystem, rows: Rows, level: float, start: Array, 
         level: at least 0, in units of the output.
         start: an h near the minimum.
     """
-    end, found = time.perf_counter() + time_limit, None
+    end, found = now() + time_limit, None
     if takes_kernel(system):
         found = _compared(_Violation(system, rows, "linf"), level, system.inside(start), end)
         if found.objective <= level or found.bound > level:
             return found
-    return least_violation(system, rows, "linf", end - time.perf_counter(), found)
+    return least_violation(system, rows, "linf", end - now(), found)
 
 
 def _compared(problem: _Violation, level: float, h: Array, end: float) -> Answer:
@@ -372,7 +372,7 @@ def largest_response(
     Raises:
         SolverError: HiGHS refuses the program.
     """
-    end = time.perf_counter() + time_limit
+    end = now() + time_limit
     weight = np.where(np.isfinite(rows.high), np.abs(rows.target) / rows.high_slope, 0.0)
     side = rows.high + rows.high_slope * rows.threshold
     # If x is 0 or far smaller than the biases, in units of eps the sides would be out of the solver's range.

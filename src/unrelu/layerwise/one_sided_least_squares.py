@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.work_clock import now
 
 _NEWTON_STEPS = 200
 # A rough point takes at most _ROUGH_STEPS; it ends when a step is predicted to gain at most the fraction _ROUGH of f.
@@ -41,7 +41,7 @@ def one_sided_least_squares(
     step for the coordinates that are not held at a bound. It is projected onto the bounds, and shortened until it
     decreases the objective enough.
 
-    The first point is ``start``, or 0. When ``time.perf_counter()`` passes ``end``, the current point is returned.
+    The first point is ``start``, or 0. When ``now()`` passes ``end``, the current point is returned.
     ``shared`` are matrices that problems with similar rows share; if they have a ridge, the point is a rough one.
 
     Returns:
@@ -56,7 +56,7 @@ def one_sided_least_squares(
     h = system.inside(np.zeros(system.n_in) if start is None else start)
     signed, curvature, f = _errors(rows, np.asarray(system.matrix @ h))
     step = 0
-    while step < steps and time.perf_counter() < end:
+    while step < steps and now() < end:
         gradient = np.asarray(system.matrix.T @ signed)
         direction = _feasible_direction(matrices, curvature, signed, gradient, h)
         if -float(gradient @ direction) <= promised * f + 1e-30 * scale**2:

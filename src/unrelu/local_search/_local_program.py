@@ -7,7 +7,6 @@ piecewise linear activations has a kink at u = 0; on each side of it, v is a dif
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -30,6 +29,7 @@ from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.streams import stream
+from unrelu.runtime.work_clock import now
 
 # A value is zero if it is less than this fraction of the size of its layer's values.
 _ROUNDING = 1e-9
@@ -351,7 +351,7 @@ class LocalProgram:
         Args:
             sides: one for each kink; a bound is on.
             radius: of the box, in units of the code: for u_j, relative to the length of its gradient.
-            end: the end of the time allowed, by ``time.perf_counter()``.
+            end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
 
         Raises:
             SolverError: the LP solver refuses a program.
@@ -428,7 +428,7 @@ class _Solver:
             self.system = LayerSystem(matrix, np.zeros(n), Activation("identity"), self.lower, self.upper)
         if warm_start is None:
             warm_start = Answer(np.zeros(len(self.lower)), np.inf, 0.0, LpStatus.FAILED, 0)
-        left = self.end - time.perf_counter()
+        left = self.end - now()
         answer = least_violation(self.system, rows.around(self.v), self.local.norm, left, warm_start)
         self.programs += 1
         self.timed_out |= answer.status is LpStatus.LIMIT

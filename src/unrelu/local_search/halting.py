@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Self
@@ -13,6 +12,7 @@ from torch import Tensor
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Control, Progress
 from unrelu.result import Status
+from unrelu.runtime.work_clock import now
 
 # Called between steps; returns whether to stop.
 Stop = Callable[[], bool]
@@ -31,14 +31,14 @@ class Watch:
 
     def __init__(self, control: Control, progress: Callable[[], Progress]) -> None:
         self._control, self._progress = control, progress
-        self._last = time.perf_counter()
+        self._last = now()
         self._longest = 0.0
         self.reason: Status | None = None
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        now = time.perf_counter()
-        self._longest, self._last = max(self._longest, now - self._last), now
+        at = now()
+        self._longest, self._last = max(self._longest, at - self._last), at
         if self.reason is not None:
             return True
         if self._control.expired() or self._control.remaining() < self._longest:
@@ -49,7 +49,7 @@ class Watch:
 
     def rest(self) -> None:
         """Do not count the time since the last call as a step."""
-        self._last = time.perf_counter()
+        self._last = now()
 
 
 class Steps(ABC):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import abandoned, cores, in_threads
 from unrelu.runtime.streams import stream
+from unrelu.runtime.work_clock import now
 
 # Lengths tried along a step: 1, 1/2, ..., 2^-9.
 _LENGTHS = 0.5 ** np.arange(10)
@@ -125,7 +125,7 @@ class NormDescent:
             return z, Status.TIME_LIMIT, 0
         if not np.isfinite(z).all():
             return z, Status.NO_CODE, 0
-        end = time.perf_counter() + control.remaining()
+        end = now() + control.remaining()
         run = _Descent(observation, bounds.clip(z), norm, self, end, bounds)
         status = run.status()
         return run.z, status, run.programs
@@ -218,7 +218,7 @@ class _Descent:
         while waiting:
             if self.programs >= self.options.max_programs:
                 raise _End(Status.ITERATION_LIMIT)
-            if time.perf_counter() >= self.end or abandoned():
+            if now() >= self.end or abandoned():
                 raise _End(Status.TIME_LIMIT)
             sides = waiting.pop()
             proposal = local.propose(sides, self.radius, self.end)

@@ -13,31 +13,38 @@ from pathlib import Path
 
 import numpy as np
 
+from unrelu._version import __version__
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.exchange_simplex import exchange, invert_basis
 from unrelu.lp.interior_point import largest_violation_steps, least_squares_point, violation_sum_steps
 from unrelu.lp.row_simplex import dual_simplex, primal_simplex
 from unrelu.runtime.host import forkable_lock
+from unrelu.runtime.work_clock import standing_still
 
 _LOG = getLogger("unrelu")
 # Loading kernels from the cache takes a third of a second; only a longer time is worth a message.
 _PATIENCE = 1.0
-_MESSAGE = "unrelu is loading its kernels, or compiling them: up to 15 seconds, once for each installation"
+_MESSAGE = (
+    "unrelu compiles its kernels before their first use, which takes some seconds; they are kept for this installation"
+)
 _EVERY_TIME = (
-    "unrelu is compiling its kernels: up to 15 seconds in every process, as there is no folder to keep them in; "
+    "unrelu compiles its kernels, which takes some seconds in every process, as there is no folder to keep them in; "
     "set NUMBA_CACHE_DIR to one that can be written"
 )
+# An empty file beside the compiled kernels, which says that the message has been shown.
+_NOTE = f"compiling-{__version__}.said"
 
 # Held while compiling: a process forked at that time would wait for the compiler forever.
 _lock = forkable_lock()
 _compiled: set[str] = set()
+_said = False
 
 
 def compile_kernels(norm: str) -> None:
     """Compile the kernels for the programs of a norm, or load them from the cache beside the installed files.
 
-    If this takes more than a second, the logger "unrelu" says so at level WARNING. Damaged files of the cache are
-    replaced.
+    If this takes more than a second, the logger "unrelu" says so at level WARNING, once for each installation. The
+    clock of time limits stands still. Damaged files of the cache are replaced.
     """
     compile_by(partial(_run_exchange, norm), exchange.stats.cache_path, norm)
 
@@ -58,14 +65,15 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
     with _lock:
         if what in _compiled:
             return
-        message = threading.Timer(_PATIENCE, _LOG.warning, [_MESSAGE if folder else _EVERY_TIME])
+        message = threading.Timer(_PATIENCE, _say, [folder])
         message.daemon = True
         message.start()
         # Numba makes so many objects that the collector would look at everything in memory again and again.
         collecting = gc.isenabled()
         gc.disable()
         try:
-            run()
+            with standing_still():
+                run()
         except (EOFError, pickle.UnpicklingError):
             # A killed process or a full disk may have left incomplete files.
             for path in Path(folder or "").glob("*.nb[ci]"):
@@ -76,6 +84,23 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
             if collecting:
                 gc.enable()
         _compiled.add(what)
+
+
+def _say(folder: str | None) -> None:
+    """Say that kernels are compiled, unless it was said in this process or in this installation."""
+    global _said  # noqa: PLW0603 -- once a process
+    if not _said and (folder is None or _is_new(Path(exchange.stats.cache_path or folder))):
+        _LOG.warning(_EVERY_TIME if folder is None else _MESSAGE)
+    _said = True
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether nothing was said in this installation before, whose kernels are in ``folder``; from now on it was."""
+    try:
+        (folder / _NOTE).touch(exist_ok=False)
+    except OSError as error:
+        return not isinstance(error, FileExistsError)
+    return True
 
 
 def _run_exchange(norm: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy import linalg, sparse
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.work_clock import now
 
 # Singular values below this fraction of the largest count as zero.
 _RANK_TOLERANCE = 1e-10
@@ -59,7 +59,7 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
     Raises:
         SolverError: HiGHS refuses a program.
     """
-    end = time.perf_counter() + time_limit
+    end = now() + time_limit
     start, basis = _solve_equations(polytope.equal, polytope.equal_side)
 
     def without_point(status: LpStatus) -> DeepestPoint:
@@ -76,7 +76,7 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
             return without_point(LpStatus.INFEASIBLE)
         return DeepestPoint(start, start, basis.shape[1], LpStatus.OPTIMAL)
     normals = constraints_on(polytope.below, basis)
-    solution = solve(_deepest(normals, slack), end - time.perf_counter())
+    solution = solve(_deepest(normals, slack), end - now())
     if solution.status is not LpStatus.OPTIMAL:
         return without_point(solution.status)
     v, depth = solution.x[:-1], solution.x[-1]
@@ -86,7 +86,7 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
     if depth <= tolerance:
         # At the deepest point, slacks are either zero or clearly positive.
         left = slack - normals @ v
-        tight = always_tight(normals, np.where(left <= tolerance, 0.0, left), end - time.perf_counter())
+        tight = always_tight(normals, np.where(left <= tolerance, 0.0, left), end - now())
         if tight is None:
             return without_point(LpStatus.LIMIT)
         dimension = null_space(normals[tight]).shape[1]

@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from unrelu.errors import OptionError
 from unrelu.local_search.option_checks import at_least
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.result import Inversion
+from unrelu.result import Inversion, Status
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import CONFIDENT
 from unrelu.search._joint_search import JointSearch, by_agreement, flat_confidence
+from unrelu.search._search_starts import SearchStarts
 from unrelu.search.learned_prior import LearnedConfidence
+from unrelu.search.sample_cache import SampleCache
+
+
+def first_starts(problem: Problem) -> Array:
+    """The code of each observation at which a search would begin, (B, k): the user's, or the first of its starts."""
+    if problem.z0 is not None:
+        return problem.z0
+    starts = SearchStarts(problem, SampleCache.of(problem.network, problem.bounds), SquaredError.of(problem))
+    return starts.codes(np.arange(problem.size), 0, 1)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,9 @@ class Search:
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
         z, status = run.refined(self.max_iterations, self.max_programs)
+        left = np.flatnonzero((status == Status.TIME_LIMIT) & np.isnan(z).any(axis=1))
+        if len(left):
+            z[left] = run.starts.codes(left, 0, 1)[:, 0]
         confidence = run.confidence() if self.rounds != 0 else math.nan
         return Inversion.of(
             problem, z, method="auto", status=status, nit=run.steps, confidence=confidence, pool=self.pool
