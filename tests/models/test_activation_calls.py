@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,40 @@ def test_the_generator_with_tangents_is_affine_with_the_same_output_and_jacobian
     np.testing.assert_allclose(straight.forward(z + steps) - x, steps @ tangents[0], rtol=1e-9, atol=1e-11)
     single = straight.to(torch.float32).forward((z + steps).float())
     np.testing.assert_allclose(single, straight.forward(z + steps), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.3, inplace=True)])
+def test_it_is_smoothed_as_a_chain_is_by_the_sizes_of_its_layers(activation):
+    module = made(lambda: nn.Sequential(nn.Linear(3, 9), activation, nn.Linear(9, 7), activation, nn.Linear(7, 10)))
+    chain = from_torch(module, latent_shape=3)
+    opaque = OpaqueNetwork(module.double().requires_grad_(False), (3,), "", (10,), 9)
+    z = torch.from_numpy(np.random.default_rng(1).standard_normal((6, 3)))
+    # The sizes of a chain are those of other draws.
+    sizes = [float(np.sqrt(np.square(np.maximum(u, 0)).mean())) for u in _arguments(chain, opaque.typical_codes)]
+    widths = [*(0.4 * size for size in sizes), 0.0]
+    layers = [
+        replace(layer, activation=layer.activation.smoothed(width))
+        for layer, width in zip(chain.layers, widths, strict=True)
+    ]
+    expected, smoothed = replace(chain, layers=tuple(layers)), opaque.smoothed(0.4)
+    for found, wanted in zip(smoothed.linearize(z), expected.linearize(z), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+    leaf = z.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(smoothed.forward(leaf).sum(), leaf)
+    np.testing.assert_allclose(gradient, expected.linearize(z)[1].sum(dim=2), rtol=1e-9, atol=1e-12)
+    assert np.abs(smoothed(z.numpy()) - opaque(z.numpy())).max() > 1e-3
+
+
+def _arguments(chain, z):
+    """The arguments of the hidden activations, and so the outputs of the affine maps."""
+    outputs = [z, *chain.trace(z)]
+    return [layer.matrix().dot(h.T).T + layer.bias() for layer, h in zip(chain.layers[:-1], outputs, strict=False)]
+
+
+def test_a_generator_without_kinks_is_its_smoothed_one():
+    for function in (torch.sin, torch.tanh):
+        network = from_torch(made(lambda function=function: Ways(function)), latent_shape=3)
+        assert network.smoothed(0.5) is network
 
 
 def test_generators_around_it_have_its_tangents():

@@ -15,6 +15,7 @@ from torch.backends import mha
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models._activation_calls import ActivationCalls, Substitute, tangents_of
+from unrelu.models.activations import Activation
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, Rounding, by, evaluation_lines
 from unrelu.models.module_copies import frozen, replica
@@ -127,7 +128,44 @@ class OpaqueNetwork(Generator):
 
     def tangent_at(self, z: Tensor) -> OpaqueNetwork:
         """The generator with every ReLU, LeakyReLU, sigmoid and tanh replaced by its tangent at a code z, (1, k)."""
-        return replace(self, substitute=tangents_of(lambda: self.forward(z)))
+        return self._with(tangents_of(lambda: self.forward(z)))
+
+    def smoothed(self, share: float) -> OpaqueNetwork:
+        """The generator with the kinks that are found smoothed by ``share`` times the size of each layer's outputs.
+
+        Itself if there are none. Source: as for a chain of layers, :meth:`unrelu.Network.smoothed`.
+        """
+        sizes = self._rectified_sizes
+
+        def smooth(call: int, u: Tensor, activation: Activation) -> Tensor:
+            if call >= len(sizes) or not sizes[call]:
+                return activation.forward(u)
+            # One product in the derivative, where PyTorch would differentiate seven operations.
+            smoothed, at = activation.smoothed(share * sizes[call]), u.detach()
+            x = smoothed.forward(at)
+            return (u - at) * smoothed.derivative(at, x) + x
+
+        return self._with(smooth) if any(sizes) else self
+
+    @cached_property
+    def _rectified_sizes(self) -> tuple[float, ...]:
+        """Root mean square of max(u, 0) in each call, at the typical codes; 0 where there is no kink."""
+        sizes: list[float] = []
+
+        def record(call: int, u: Tensor, activation: Activation) -> Tensor:
+            sizes.append(0.0 if activation.smooth else float(torch.relu(u).square().mean().sqrt()))
+            return activation.forward(u)
+
+        z = torch.tensor(self.typical_codes, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            self._with(record).forward(z)
+        return tuple(sizes)
+
+    def _with(self, substitute: Substitute) -> OpaqueNetwork:
+        """The generator with other activations, and the same weights in memory."""
+        other = replace(self, substitute=substitute)
+        vars(other).update(_running=self._running, _fast=self._fast)
+        return other
 
     def _flat(self, z: Tensor, module: nn.Module) -> Tensor:
         with nullcontext() if self.substitute is None else ActivationCalls(self.substitute):
