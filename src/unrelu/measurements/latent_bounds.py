@@ -289,7 +289,7 @@ class GeneratorInUnits(Generator):
         return GeneratorInUnits(base, shift, factor, self.exponent)
 
     def smoothed(self, share: float) -> Generator:
-        """The same with G smoothed; itself if the layers of G are not known."""
+        """The same with G smoothed; itself if no kinks of G are found."""
         base = self.base.smoothed(share)
         return self if base is self.base else replace(self, base=base)
 

@@ -209,7 +209,7 @@ class Generator(ABC):
         return float(np.abs(self.typical_outputs).max())
 
     def smoothed(self, share: float) -> Generator:
-        """The generator with kinks smoothed by ``share`` of the size of each layer; unchanged if layers are unknown."""
+        """The generator with kinks smoothed by ``share`` of the size of each layer; itself if none are found."""
         return self
 
     def tangent_at(self, z: Tensor) -> Generator:

@@ -75,7 +75,7 @@ class ExtendedGenerator(Generator):
         return replace(self, base=base, function=function, dtype=dtype, device=device)
 
     def smoothed(self, share: float) -> Generator:
-        """The extension of the smoothed base; unchanged if the layers of the base are not known."""
+        """The extension of the smoothed base; unchanged if no kinks of the base are found."""
         base = self.base.smoothed(share)
         return self if base is self.base else replace(self, base=base)
 
