@@ -114,7 +114,8 @@ def test_the_kinks_that_are_rounded_off_are_those_of_the_generator():
     z = net.join(codes(NETWORK), scale=1.5)
     np.testing.assert_allclose(net.smoothed(0.3)(z), 1.5 * NETWORK.smoothed(0.3)(codes(NETWORK)), atol=1e-12)
     opaque = unrelu.extend(OPAQUE["residual"], scale=True)
-    assert opaque.smoothed(0.3) is opaque
+    kinks = OPAQUE["residual"].smoothed(0.3)
+    assert (opaque.smoothed(0.3) is opaque) == (kinks is OPAQUE["residual"])
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------

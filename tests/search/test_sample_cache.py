@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.opaque_modules import Residual, made
 from tests.support import random_network
 from unrelu import zoo
+from unrelu.loaders import from_torch
 from unrelu.measurements import read_operator
 from unrelu.search import sample_cache as cache_module
 from unrelu.search.sample_cache import SampleCache
@@ -204,8 +206,9 @@ def test_a_bank_is_built_once_for_a_network():
         torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
-def test_a_bank_goes_with_its_network():
-    network = random_network((3, 8, 12), seed=6)
+@pytest.mark.parametrize("branches", [False, True])
+def test_a_bank_goes_with_its_network(branches):
+    network = from_torch(made(Residual), latent_shape=5) if branches else random_network((3, 8, 12), seed=6)
     cache = SampleCache.of(network)
     cache.smoothed(0.1, network)
     gone = weakref.ref(cache)
