@@ -194,10 +194,19 @@ def classify_codes(output):
     assert with_prior > without + 10
 
 
+def follow_video(output):
+    explained, searched = numbers(r"(\d+) of 16 frames", output)[0][0], re.search(r"starts: \[(.*)\]", output)[1]
+    assert explained >= 14
+    assert {"0", "8"} <= set(searched.split(", "))
+    assert len(searched.split(", ")) <= 6
+    assert "frame 8: MISFIT" in output
+    assert numbers(r"at most (\S+) a pixel", output)[0][0] < 0.05
+
+
 PROMISES = [
     denoise, inpaint, compressed_sensing, super_resolution, check_uniqueness, prove, data_set, your_own_decoder,
     fit_spectrum, tutorial, deblur, outliers, count_photons, phase_retrieval, nuisance_parameters, compare_methods,
-    state_the_noise, what_is_left_open, calibrate_confidence, classify_codes,
+    state_the_noise, what_is_left_open, calibrate_confidence, classify_codes, follow_video,
 ]  # fmt: skip
 
 
