@@ -140,9 +140,9 @@ def test_every_method_is_offered_and_runs(run, method):
 
 
 def test_options_reach_the_method(run):
-    arguments = ("invert", "net.npz", "noisy.npy", "--method", "lm", "-O", "max_iterations=1", "-O", "start=zero")
+    arguments = ("invert", "net.npz", "noisy.npy", "--method", "lm", "-O", "max_iterations=1", "-O", "damping=0.5")
     assert run(*arguments, "-o", "out")[0] == 0
-    expected = unrelu.invert(unrelu.load("net.npz"), np.load("noisy.npy"), "lm", max_iterations=1, start="zero")
+    expected = unrelu.invert(unrelu.load("net.npz"), np.load("noisy.npy"), "lm", max_iterations=1, damping=0.5)
     np.testing.assert_array_equal(np.load("out/codes.npy"), expected.z)
     assert {row["nit"] for row in rows()} == {1}
 
@@ -518,7 +518,7 @@ def test_commands_of_the_studies_say_where_to_get_it(monkeypatch):
     [
         (("--noise", "0.1"), "is it a standard deviation, 'gaussian:0.1', or the largest error, 'uniform:0.1'?"),
         (("--noise", "gaus:0.1"), "error: --noise 'gaus:0.1': use one of "),
-        (("--norm", "l3"), "error: --norm 'l3' is unknown; use 'l2', 'l1' or 'linf'"),
+        (("--norm", "l3"), "error: --norm 'l3' is unknown; use 'l2', 'l1', 'linf' or 'huber:D'"),
         (("--prior", "1", "--method", "linf"), "error: --prior 1: --method 'linf' inverts layers, which have no"),
         (("--time-limit", "0"), "error: --time-limit 0 must be above 0 seconds"),
         (("--max-bytes", "100"), "pass a larger --max-bytes if you trust the file"),

@@ -381,7 +381,7 @@ def test_another_run_is_refused_with_the_differences(finished, tmp_path):
     other = unrelu.from_arrays([w * 2 for w in (np.eye(8, 3), np.ones((20, 8)))])
     for change, said in (
         ({"seed": 8}, "seed is 7, asked for is 8"),
-        ({"max_iterations": 9}, "options.max_iterations is 200, asked for is 9"),
+        ({"max_iterations": 9}, "options.max_iterations is 3000, asked for is 9"),
         ({"chunk": 6}, "chunk is 5, asked for is 6"),
         ({"data": Y[:-1]}, "data.size is 23, asked for is 22"),
         ({"data": Y + 1}, 'data.sha256 is "'),
