@@ -31,7 +31,7 @@ class Watch:
 
     def __init__(self, control: Control, progress: Callable[[], Progress]) -> None:
         self._control, self._progress = control, progress
-        self._last = now()
+        self._begin = self._last = now()
         self._longest = 0.0
         self.reason: Status | None = None
 
@@ -46,6 +46,11 @@ class Watch:
         elif self._control.stopped(self._progress):
             self.reason = Status.STOPPED
         return self.reason is not None
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since the watch was made."""
+        return now() - self._begin
 
     def rest(self) -> None:
         """Do not count the time since the last call as a step."""

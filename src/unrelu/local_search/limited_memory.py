@@ -12,37 +12,33 @@ from unrelu.local_search.squared_error import SquaredError
 _MEMORY = 10
 # A step that does not lower f is tried again at the fraction _SHORTER of its length, at most _TRIALS times.
 _SHORTER, _TRIALS = 0.25, 8
+# The root mean square of the first step, at most: codes are drawn from N(0, I).
+_FIRST = 0.03
 
 
 class LimitedMemorySteps(Steps):
     r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2 by steps along -H grad f.
 
-    H is an approximate inverse Hessian: a given matrix M, scaled by s'y / y'My, and updated by the last steps s and the
-    changes y of the gradient along them. Where G is expensive and k large, a Jacobian costs as much as dozens of such
-    steps. A code is finished when f is small, when its next step is predicted to gain little, or when no fraction of
-    that step lowers f. Coordinates held at a bound stay there, and steps end inside the bounds.
+    H is an approximate inverse Hessian: s'y / y'y I, updated by the last steps s and the changes y of the gradient along
+    them. Where G is expensive and k large, a Jacobian costs as much as hundreds of such steps. A code is finished when
+    f is small, when its next step is predicted to gain little, or when no fraction of that step lowers f. Coordinates
+    held at a bound stay there, and steps end inside the bounds.
 
     Args:
-        inverse: M, (b, k, k).
         tiny_decrease: a code is finished when its next step is predicted to lower f by less than this fraction.
 
     Source: Nocedal and Wright, Numerical Optimization (2006), algorithm 7.4 (the two-loop recursion).
     """
 
     def __init__(
-        self,
-        objective: SquaredError,
-        z: Tensor,
-        observations: Tensor,
-        inverse: Tensor,
-        tiny_decrease: float,
-        enough: Tensor,
+        self, objective: SquaredError, z: Tensor, observations: Tensor, tiny_decrease: float, enough: Tensor
     ) -> None:
         f, self.gradient = objective.gradient(z, observations)
         super().__init__(objective, z, observations, f, enough)
         self.retire(~torch.isfinite(f))
-        self.inverse, self.tiny_decrease = inverse, tiny_decrease
-        self._scale, self._length = torch.ones_like(f), torch.ones_like(f)
+        self.tiny_decrease = tiny_decrease
+        longest, size = _FIRST * z.shape[1] ** 0.5, self.gradient.norm(dim=1)
+        self._scale, self._length = longest / size.clamp_min(longest), torch.ones_like(f)
         self._failed = torch.zeros_like(self.steps)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s and y, (b, k), and 1 / s'y; 0 without a pair
 
@@ -77,13 +73,10 @@ class LimitedMemorySteps(Steps):
         for s, y, curvature in reversed(self._pairs):
             weights.append(curvature[at] * (s[at] * q).sum(dim=1))
             q -= weights[-1][:, None] * y[at]
-        q = self._scale[at, None] * self._along(at, q)
+        q = self._scale[at, None] * q
         for (s, y, curvature), weight in zip(self._pairs, reversed(weights), strict=True):
             q += (weight - curvature[at] * (y[at] * q).sum(dim=1))[:, None] * s[at]
         return q
-
-    def _along(self, at: Tensor, vectors: Tensor) -> Tensor:
-        return (self.inverse[at] @ vectors[:, :, None])[:, :, 0]
 
     def _learn(self, at: Tensor, s: Tensor, y: Tensor) -> None:
         """Keep pairs of positive curvature, also of rejected steps; with these, H stays positive definite."""
@@ -93,5 +86,5 @@ class LimitedMemorySteps(Steps):
         for kept, new in zip(pair, (s, y, 1 / product), strict=True):
             kept[at] = torch.where(usable[:, None] if new.dim() == 2 else usable, new, torch.zeros_like(new))
         self._pairs = [*self._pairs[1 - _MEMORY :], pair]
-        scale = product / (y * self._along(at, y)).sum(dim=1)
+        scale = product / y.square().sum(dim=1)
         self._scale[at] = torch.where(usable & torch.isfinite(scale), scale, self._scale[at])

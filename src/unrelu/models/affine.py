@@ -280,8 +280,18 @@ class Affine:
         return replace(self, steps=tuple(step.mapped(change) for step in self.steps))
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Affine:
-        """A copy with its tensors converted."""
-        return self.mapped(lambda _, tensor: tensor.to(dtype=dtype, device=device))
+        """A copy with its tensors converted.
+
+        PyTorch computes convolutions in single precision on the CPU up to twice as fast in its channels-last format.
+        """
+        fast = dtype == torch.float32 and device.type == "cpu"
+        return self.mapped(
+            lambda _, tensor: tensor.to(
+                dtype=dtype,
+                device=device,
+                memory_format=torch.channels_last if fast and tensor.dim() == 4 else torch.preserve_format,
+            )
+        )
 
     def apply(self, h: Tensor, constant: bool = True) -> Tensor:
         """A h + b, or A h alone, for h of shape (B, n_in)."""

@@ -76,11 +76,12 @@ class JointSearch:
         by_layer: whether a code of ``exact`` was tried, (B,).
         probability: the confidence that the best code is the best of all, (B,).
         refuted: objectives of codes that proved to be no exact fits, (B,).
+        enough: objectives at which a descent may end, (B,).
 
     Args:
         problem: an equilibrated problem.
         judge: returns the confidence of some observations of a search, (b,).
-        enough: the confidence that ends the search of an observation.
+        sure: the confidence that ends the search of an observation.
         rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
     """
@@ -89,17 +90,18 @@ class JointSearch:
         self,
         problem: Problem,
         judge: Callable[[JointSearch, Index], Array] = flat_confidence,
-        enough: float = 1.0,
+        sure: float = 1.0,
         rounds: int | None = None,
         pool: bool = False,
     ) -> None:
         self.problem, self.judge, self.pool, self.size = problem, judge, pool, problem.energy
+        self.enough = _ZERO * self.size
         self.cache = SampleCache.of(problem.network, problem.bounds)
         single = self.cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
         self.objective = SquaredError.of(problem, self.cache.single if single else problem.network)
         self.descents = Descents.of(problem, self.cache, self.objective)
         self.starts = SearchStarts(problem, self.cache, self.objective)
-        self.rule = StoppingRule(self.descents.schedule, enough, rounds)
+        self.rule = StoppingRule(self.descents.schedule, sure, rounds)
         self.rounds = self.rule.begin(problem.looks_noiseless)
         n, k = problem.size, problem.network.latent_dim
         self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
@@ -217,7 +219,7 @@ class JointSearch:
 
     def _descend(self, start: Start) -> None:
         """Descend from some codes, in place."""
-        enough = _ZERO * self.size[start.observations]
+        enough = self.enough[start.observations]
         self.steps[start.observations] += self.descents.improve(start, enough, self.watch)
 
     def _keep(self, observations: Index, z: Array, f: Array) -> None:

@@ -61,7 +61,8 @@ class Schedule:
         hopeless: after this number of rounds, further ones are made only at a confidence of at least 0.8.
         microseconds: the budget of an observation. The rest after all rounds is spent on the best restart.
         noiseless_times: the factor of that budget if an exact fit exists.
-        learned: whether the confidence is learned by simulation, which takes as long as 50 searches.
+        simulated: the number of simulated observations from which the confidence is learned.
+        once: whether each of them is restarted once, and not searched as a user's observation and one round further.
     """
 
     first: int = 1
@@ -71,20 +72,22 @@ class Schedule:
     hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
     noiseless_times: float = 3.0
-    learned: bool = False
+    simulated: int = 28
+    once: bool = True
 
 
 # Tuned on the decoders of ``unrelu_studies.kit.trained_families.TUNE`` and the generators to tune on of ``unrelu
 # benchmark hard``: the best codes are found within the budget, and at most half of the observations of the hardest
 # generators are left without confidence.
-COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, learned=True)
+COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, simulated=48, once=False)
 # A descent of a large network costs as much as all restarts of a small one. Two restarts that agree have a confidence
 # of 0.62; if they do not agree, there are four. Smaller networks, mostly convolutional, get more rounds.
 BATCH = Schedule(first=2, last=6, doubtful=0.6, microseconds=1.1e4, noiseless_times=10.0)
 # Nonlinear measurements and counts add optima of their own, so these get more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
-# A restart takes half a second, and the first few say the most.
-LIMITED_MEMORY = Schedule(first=3, last=3, noiseless=1)
+# A restart takes a tenth of a second and more, and the first few say the most. With six that agree, a confidence of
+# 0.99 takes 28 simulated observations, if a restart of each ends in its best optimum.
+LIMITED_MEMORY = Schedule(first=4, last=4, noiseless=0)
 
 
 class Spent(NamedTuple):

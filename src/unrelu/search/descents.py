@@ -32,15 +32,12 @@ STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # Microseconds of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
 _BATCH_COST = (70.0, 3e-5)
 # ENOUGH_DECREASE for large generators.
-_ENOUGH_DECREASE_LARGE = 3e-3
+_ENOUGH_DECREASE_LARGE = 3e-5
 # Of a refinement: the codes refined side by side, the steps after which half of them are given up, the steps before
 # convergence is tested, and the predicted decrease at which a code ends.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
 # A code has converged if its last steps together gained less than this fraction of its objective.
 LAST_STEPS, CONVERGED = 10, 1e-3
-# The least residual variance of the linear model, as a fraction of the variance of an output: the inverse Hessian is
-# computed in single precision.
-_LEAST_VARIANCE = 1e-3
 
 
 class Start(NamedTuple):
@@ -280,39 +277,20 @@ class DevianceDescents(BatchDescents):
 
 
 class LimitedMemoryDescents(BatchDescents):
-    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as dozens of its steps.
-
-    Attributes:
-        inverse: the first inverse Hessians, (B, k, k): covariances of the codes under the generator's linear model.
-    """
+    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as hundreds of its steps."""
 
     schedule = LIMITED_MEMORY
     refines = True
-    widths = np.array([1.0, 0.2])
-    steps_each = 3
-    exact_steps = 60
+    widths = np.empty(0)
+    exact_steps = 200
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
         """Whether a Jacobian is expensive."""
         return cache.large
 
-    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
-        super().__init__(problem, cache, objective)
-        self._smoothed = [each for each in self._smoothed if each.network is not objective.network]
-        model, operator = cache.measured_by(objective.operator)
-        variance = objective.prior + _LEAST_VARIANCE * model.spread
-        inverse = model.posterior(operator, objective.y, variance)[1]
-        variance = max(variance + model.parts[-1], torch.finfo(inverse.dtype).tiny)
-        self.inverse = (inverse / (2 * variance)).to(objective.y).expand(len(objective.y), -1, -1)
-        if objective.loss is not None:
-            mean = objective.operator.values(np.repeat(problem.network.typical_outputs[:1], len(objective.y), axis=0))
-            weight = objective.loss.scoring(objective.y, objective.tensor(mean))[1].mean(dim=1)
-            self.inverse = self.inverse / weight[:, None, None]
-
     def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
-        decrease = _ENOUGH_DECREASE_LARGE if objective is self.objective else ENOUGH_DECREASE
-        return LimitedMemorySteps(objective, z, observations, self.inverse[observations], decrease, enough)
+        return LimitedMemorySteps(objective, z, observations, _ENOUGH_DECREASE_LARGE, enough)
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
         """See :meth:`Descents.refined`. Single precision resolves all that there is to gain.
@@ -324,7 +302,7 @@ class LimitedMemoryDescents(BatchDescents):
         left, where = z.shape[1], self.objective.index(np.repeat(observations, z.shape[1]))
         codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
         floor = torch.zeros_like(codes[:, 0])
-        state = LimitedMemorySteps(self.objective, codes, where, self.inverse[where], _REFINED_DECREASE, floor)
+        state = LimitedMemorySteps(self.objective, codes, where, _REFINED_DECREASE, floor)
         halved = 0
         while left > 1 and most > _HALVED_AFTER:
             f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])

@@ -1,8 +1,9 @@
 r"""The prior of the confidence on one generator, learned by simulation: how far agreement of restarts can be trusted.
 
 Observations are simulated, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds. They are
-searched like those of a user, and one round further. A descent from z belongs to the search, so the best optimum is
+searched as those of a user, and one round further. A descent from z belongs to the search, so the best optimum is
 known. For each round, :func:`unrelu.search.confidence.learned` learns from the number of restarts that ended in it.
+Where a search costs more, there are fewer observations, with one restart each.
 
 Real observations are seldom outputs of the generator. For an observation out of distribution, e contains the difference
 of two other outputs, with their entries in a random order. Without bounds, z is up to ten times as long: where outputs
@@ -49,19 +50,22 @@ from unrelu.search.confidence import FLAT, SAME, Hits, Prior, confidence, learne
 from unrelu.search.sample_cache import SampleCache
 
 _LOG = getLogger("unrelu")
-# The number of simulated observations of one level of noise. If agreement misleads on none of n, its confidence is
-# about 1 - 1 / 6 n.
-_OBSERVATIONS = 48
 # An observation is in distribution if its residual is at most this multiple of the stated noise.
 _EXPLAINED = 1.5
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 2
+_RECIPE = 3
 # An observation is out of distribution if N(0, I) draws a code as long as its code with less than this probability.
 _FAR = 1e-3
 # The weights in a file sum to 1 up to _ROUNDING, and the file is no larger than that of a hundred rounds.
 _ROUNDING, _LARGEST_FILE = 1e-6, 2**20
+# Where observations are restarted once: the restarts, without perturbations, of those of which the first one missed.
+_AGAIN = (6, 0)
+# With one restart each, there are up to _BATCHES of simulated observations, until _ALL_AGREE gives enough confidence or
+# the best codes of more than _FEW are hard to find.
+_BATCHES, _FEW = 3, 3
+_ALL_AGREE = Hits(np.array([6]), np.array([0]), np.array([6]))
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
@@ -113,7 +117,12 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
     if problem.bounds.none:
         further = np.exp(stream("simulated lengths", *keys).uniform(0, np.log(_FURTHEST), (count, 1)))
         z[:count] *= np.where(structured > 0, further, 1.0)
-    x, *others = (problem.network(part).reshape(count, -1) for part in np.split(z, 3))
+    cache = SampleCache.of(problem.network, problem.bounds)
+    network = cache.single if cache.large and cache.fits else problem.network
+    x, *others = (
+        network(part).reshape(count, -1) if needed else np.zeros((count, network.output_dim))
+        for part, needed in zip(np.split(z, 3), (True, *[bool(structured.any())] * 2), strict=True)
+    )
     clean, rng, seen = operator.values(x), stream("simulated noise", *keys), operator.seen(count)
     if problem.noise.likelihood is not None:
         y = problem.noise.draw(clean, rng)
@@ -139,14 +148,34 @@ class Simulation:
     Attributes:
         search: the search of all observations, with descents from their true codes.
         ends: the objectives at which restarts had ended after each number of rounds, (B, restarts).
+
+    Args:
+        problem: the simulated observations.
+        truth: their codes, (B, k); None if they are not known.
+        once: whether each observation is restarted once, or six times if the first restart misses the best code.
+            Restarts then end within 1% of it. Otherwise, observations are searched as those of a user, and one round
+            further.
     """
 
-    def __init__(self, problem: Problem, truth: Array | None) -> None:
+    def __init__(self, problem: Problem, truth: Array | None, once: bool = False) -> None:
         self.search = JointSearch(problem)
         self.ends: dict[int, Array] = {}
-        search, observations = self.search, np.arange(problem.size)
+        observations = np.arange(problem.size)
         if truth is not None:
-            search.descend_from(observations, truth)
+            self.search.descend_from(observations, truth)
+        if once:
+            self.search.enough = np.where(np.isfinite(self.search.f), (1 + SAME) * self.search.f, self.search.enough)
+            self.search.advance(observations, *effort(1))
+            missed = np.flatnonzero(self.search.ends[:, 0] > self.search.enough)
+            if len(missed):
+                self.search.advance(missed, *_AGAIN)
+            self.ends[1] = self.search.ends.copy()
+        else:
+            self._search()
+
+    def _search(self) -> None:
+        """Search all observations until they are sure, and one round further."""
+        search, problem = self.search, self.search.problem
         going, sure = np.ones(problem.size, dtype=bool), np.zeros(problem.size, dtype=bool)
         search.rounds[:] = search.descents.schedule.first - 1
         while going.any() and not search.watch():
@@ -217,8 +246,7 @@ def _cycled(operator: Operator, count: int) -> Operator:
 class LearnedConfidence:
     """The confidence of observations of one problem, by a prior for the level of their noise.
 
-    A prior is learned at its first use, if the schedule of the descents says so. Otherwise, or if a time limit leaves
-    too little time, the prior is flat.
+    A prior is learned at its first use. If a time limit leaves too little time, the prior is flat.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -269,11 +297,10 @@ class LearnedConfidence:
     def _prior(self, level: Level, search: JointSearch) -> Prior:
         if level not in self._priors:
             known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
-            if key not in known and search.descents.schedule.learned and not search.rule.quick:
+            if key not in known and not search.rule.quick:
                 path = _folder() / f"{sha256((key + fingerprint(self.problem.network)).encode()).hexdigest()}.npz"
                 prior = _read(path)
-                seconds = _OBSERVATIONS * search.descents.schedule.microseconds / 1e6
-                if prior is None and seconds < _SHARE_OF_TIME * self.problem.control.remaining():
+                if prior is None and self._affordable(search):
                     prior = self.learn(level, search)
                     _write(path, prior)
                 if prior is None:
@@ -282,17 +309,35 @@ class LearnedConfidence:
             self._priors[level] = known.get(key) or Prior({})
         return self._priors[level]
 
+    def _affordable(self, search: JointSearch) -> bool:
+        """Whether a simulation ends in time, if it takes as long as the search of as many observations."""
+        plan, left = search.descents.schedule, self.problem.control.remaining()
+        seconds = plan.microseconds / 1e6 if np.isfinite(plan.microseconds) else search.watch.elapsed / search.problem.size
+        return left == np.inf or plan.simulated * seconds < _SHARE_OF_TIME * left
+
     def learn(self, level: Level, search: JointSearch) -> Prior | None:
-        """The prior from a simulation; None if the time limit or the callback stopped it."""
+        """The prior from simulations; None if the time limit or the callback stopped one."""
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
+        plan = search.descents.schedule
+        control = self.problem.control.part(lambda _: search.report())
+        control = replace(control, time_limit=_SHARE_OF_TIME * control.time_limit)
+        hits: list[Hits] = []
         try:
-            problem, truth = simulated(self.problem, level, _OBSERVATIONS)
-            control = self.problem.control.part(lambda _: search.report())
-            control = replace(control, time_limit=_SHARE_OF_TIME * control.time_limit)
-            simulation = Simulation(replace(problem, control=control), truth)
-            return None if simulation.search.watch.reason else simulation.prior()
+            for batch in range(_BATCHES):
+                problem, truth = simulated(self.problem, level, plan.simulated, batch)
+                simulation = Simulation(replace(problem, control=control), truth, plan.once)
+                if simulation.search.watch.reason:
+                    return None
+                if not plan.once:
+                    return simulation.prior()
+                hits.append(simulation.hits(1))
+                prior = learned(Hits.joined(hits))
+                misses = sum(int((each.best < each.restarts / 2).sum()) for each in hits)
+                if misses > _FEW or confidence(prior, _ALL_AGREE)[0] >= CONFIDENT:
+                    break
+            return Prior({1: prior})
         finally:
             timer.cancel()
 
@@ -312,7 +357,7 @@ def prior_key(problem: Problem, level: Level) -> str:
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else str(problem.stated_loss or "")
-    digest.update(f"{__version__} {_RECIPE} {ROUNDS} {_OBSERVATIONS} {level} {problem.prior!r} {counts}".encode())
+    digest.update(f"{__version__} {_RECIPE} {ROUNDS} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from unrelu.runtime.devices import room
 from unrelu.runtime.streams import stream, torch_stream
 
 # A generator is large if a Jacobian, which is k forward passes, takes at least this many multiplications.
-_LARGE = 10**9
+_LARGE = 3 * 10**7
 # The number of samples; fewer if their outputs exceed _NUMBERS entries (256 MiB), but at least _FEWEST.
 _SAMPLES = 4096
 _FEWEST = 64
@@ -63,22 +63,17 @@ class GaussianModel:
 
     Attributes:
         z, x: (N, k) and (N, n).
-        linear: the transposed Jacobian, (k, n), which takes the place of F for a large generator; else None.
     """
 
     z: Tensor
     x: Tensor
-    linear: Tensor | None = None
 
     def measured(self, operator: Operator) -> GaussianModel:
         """The model whose x are measurements of these outputs, for an operator that is not linear."""
         own = operator.to(self.x.dtype, self.x.device)
         size = max(1, _NUMBERS // (4 * max(own.width, 1)))
         x = _bounded(torch.cat([own.forward(part) for part in torch.split(self.x, size)]))
-        linear = self.linear
-        if linear is not None:
-            linear = own.linearize(self.x.mean(dim=0)[None], linear[None])[1][0]
-        return GaussianModel(self.z, x, linear)
+        return GaussianModel(self.z, x)
 
     @cached_property
     def spread(self) -> float:
@@ -88,8 +83,6 @@ class GaussianModel:
     @cached_property
     def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         """Means of x (n,) and z (k,), F^T (r, n), P^T (r, k), and the mean variance of x that F does not explain."""
-        if self.linear is not None:
-            return self._linear_model(self.linear)
         count, n = self.x.shape
         mean_x, mean_z = self.x.mean(dim=0), self.z.mean(dim=0)
         x, z = self.x - mean_x, self.z - mean_z
@@ -103,15 +96,6 @@ class GaussianModel:
         scores = scores @ (rotation / deviations)
         left = float((x.square().sum() / count - variances.sum()).clamp_min(0) / n)
         return mean_x, mean_z, (rotation * deviations).T @ basis.T, scores.T @ z / count, left
-
-    def _linear_model(self, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-        """x ~ mean + c J z: s is z itself, and the factor c is fitted to the samples."""
-        mean, unit = self.x.mean(dim=0), torch.eye(len(tangents)).to(tangents)
-        x, linear = self.x - mean, (self.z @ tangents).nan_to_num(0.0, 0.0, 0.0)
-        tiny = torch.finfo(x.dtype).tiny
-        length = ((x * linear).sum() / linear.square().sum().clamp_min(tiny)).clamp_min(0.0)
-        left = float((x - length * linear).square().mean())
-        return mean, torch.zeros_like(unit[0]), length * tangents, unit, left
 
     def posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
         r"""Mean (B, k) and covariance (B or 1, k, k) of the codes of observations y (B, m) under the Gaussian model.
@@ -158,7 +142,7 @@ class SampleCache:
     r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model of both.
 
     Coordinates with two finite bounds are uniform between them. For a large generator, draws cost more than descents,
-    so it has few, and its model is a linearisation.
+    so it has few.
 
     The draws do not depend on the seed of a search: they describe the generator, and new draws for every chunk of a
     data set would cost as much as inverting it.
@@ -186,8 +170,7 @@ class SampleCache:
             self.fits = False
         if not self.fits:
             z, x = _outputs(network, codes)
-        linear = self._linearised(self.single if self.fits else network, z) if self.large else None
-        self.model = GaussianModel(z, _bounded(x), linear)
+        self.model = GaussianModel(z, _bounded(x))
         self._measured: weakref.WeakKeyDictionary[Operator, GaussianModel] = weakref.WeakKeyDictionary()
 
     @classmethod
@@ -227,9 +210,3 @@ class SampleCache:
         if smoothed is not network:  # else the cache would keep its generator alive, and the generator the cache
             self._smoothed[key] = smoothed
         return smoothed
-
-    def _linearised(self, network: Generator, z: Tensor) -> Tensor:
-        """The transposed Jacobian, (k, n): at z = 0 of the smoothed generator, or at a sample if it has no layers."""
-        smoothed = self.smoothed(1.0, network)
-        at = z[:1] if smoothed is network else torch.zeros_like(z[:1])
-        return smoothed.linearize(at)[1][0].detach()
