@@ -1,4 +1,4 @@
-"""``auto`` on generators whose Jacobians are much work: descents by gradients, a linear model in place of samples."""
+"""``auto`` on generators whose Jacobians are much work: descents by gradients, from short starts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,6 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
         Descents.of(found.problem, SampleCache.of(again), SquaredError.of(found.problem)), LimitedMemoryDescents
     )
     assert (found.fun <= expected.fun * 1.01).all()  # codes at different kinks of one optimum
-    assert (found.confidence < 0.99).all()  # four restarts are not enough
 
 
 def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch):
@@ -105,29 +104,15 @@ def test_a_plateau_is_told(large):
     assert result.confidence == 0
 
 
-def test_the_linear_model_is_that_of_a_linear_generator():
-    """Nothing is left over, and the mean of the posterior is the truth, as far as 64 samples tell that of x."""
-    network = random_network((4, 30), activation="identity", seed=2)
-    cache = SampleCache(network)
-    cache.model = replace(cache.model, linear=cache._linearised(cache.single, cache.model.z))
-    z = np.random.default_rng(5).standard_normal((3, 4))
-    problem = Problem.build(network, network(z))
-    objective = SquaredError.of(problem, cache.single)
-    mean, covariance = cache.model.posterior(objective.operator, objective.y, 1e-6)
-    np.testing.assert_allclose(mean, z, atol=0.05)
-    assert float(torch.linalg.eigvalsh(covariance[0]).max()) < 1e-3
-    assert cache.model.parts[-1] < 1e-3
-
-
 def test_work_is_counted_by_layers_as_by_operations():
     for network in (image_network(), random_network((4, 20, 50))):
         assert network.work == Generator.work.func(network)
 
 
-def test_the_zoo_has_no_large_generator():
+def test_only_pictures_of_the_zoo_have_a_large_generator():
     for name in unrelu.zoo.names():
         network = unrelu.zoo.load(name)
-        assert not SampleCache.of(network).large
+        large = SampleCache.of(network).large
         problem = Problem.build(network, np.zeros(network.output_shape))
-        if name == "mnist-dcgan":
-            assert type(Descents.of(problem, SampleCache.of(network), SquaredError.of(problem))) is BatchDescents
+        kind = type(Descents.of(problem, SampleCache.of(network), SquaredError.of(problem)))
+        assert (kind is LimitedMemoryDescents) == large == (name == "mnist-dcgan")

@@ -11,6 +11,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 
 import unrelu
 from tests.support import random_network
@@ -343,9 +344,7 @@ def test_exact_fits_need_no_prior(learned_of):
     assert not learned_of
 
 
-def test_generators_without_layers_have_a_flat_prior_until_they_are_calibrated(learned_of):
-    torch = pytest.importorskip("torch")
-
+def test_generators_without_layers_are_learned_from_few_restarts_until_they_are_calibrated(learned_of):
     class Shifted(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -354,15 +353,29 @@ def test_generators_without_layers_have_a_flat_prior_until_they_are_calibrated(l
         def forward(self, z):
             return self.linear(z + torch.relu(z))
 
+    torch.manual_seed(0)
     network = unrelu.from_torch(Shifted(), (K,))
     assert isinstance(network, Generator)
     y = noisy(network, 0.05)
-    before = unrelu.invert(network, y)
-    assert not learned_of
-    assert (before.confidence < 0.99).all()
+    flat = unrelu.invert(network, y, noise="gaussian:0.05", learn=False)
+    before = unrelu.invert(network, y, noise="gaussian:0.05")
+    assert learned_of
+    assert (before.confidence > flat.confidence).all()
     unrelu.calibrate(network, noise="gaussian:0.05", observations=60)
     after = unrelu.invert(network, y, noise="gaussian:0.05")
     assert (after.confidence > before.confidence).all()
+
+
+def test_a_restart_that_misses_is_made_again_and_a_restart_that_hits_is_not():
+    problem = Problem.build(rough(), noisy(rough()), noise="gaussian:0.1").equilibrated()
+    level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
+    simulation = Simulation(*simulated(problem, level, 28), once=True)
+    made = np.isfinite(simulation.ends[1]).sum(axis=1)
+    first = simulation.ends[1][:, 0] <= simulation.search.enough
+    assert set(made[first]) == {1}
+    assert set(made[~first]) <= {6}
+    hits = simulation.hits(1)
+    assert (hits.restarts == made).all()
 
 
 def test_a_word_is_said_where_it_takes_long(monkeypatch, caplog):

@@ -312,7 +312,9 @@ class LearnedConfidence:
     def _affordable(self, search: JointSearch) -> bool:
         """Whether a simulation ends in time, if it takes as long as the search of as many observations."""
         plan, left = search.descents.schedule, self.problem.control.remaining()
-        seconds = plan.microseconds / 1e6 if np.isfinite(plan.microseconds) else search.watch.elapsed / search.problem.size
+        seconds = (
+            plan.microseconds / 1e6 if np.isfinite(plan.microseconds) else search.watch.elapsed / search.problem.size
+        )
         return left == np.inf or plan.simulated * seconds < _SHARE_OF_TIME * left
 
     def learn(self, level: Level, search: JointSearch) -> Prior | None:
