@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,7 @@ from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.search import sample_cache
-from unrelu.search.descents import BatchDescents, Descents, LimitedMemoryDescents
+from unrelu.search.descents import Descents, LimitedMemoryDescents
 from unrelu.search.sample_cache import SampleCache
 
 

@@ -19,10 +19,10 @@ _FIRST = 0.03
 class LimitedMemorySteps(Steps):
     r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2 by steps along -H grad f.
 
-    H is an approximate inverse Hessian: s'y / y'y I, updated by the last steps s and the changes y of the gradient along
-    them. Where G is expensive and k large, a Jacobian costs as much as hundreds of such steps. A code is finished when
-    f is small, when its next step is predicted to gain little, or when no fraction of that step lowers f. Coordinates
-    held at a bound stay there, and steps end inside the bounds.
+    H is an approximate inverse Hessian: s'y / y'y I, updated by the last steps s and the changes y of the gradient
+    along them. Where G is expensive and k large, a Jacobian costs as much as hundreds of such steps. A code is finished
+    when f is small, when its next step is predicted to gain little, or when no fraction of that step lowers f.
+    Coordinates held at a bound stay there, and steps end inside the bounds.
 
     Args:
         tiny_decrease: a code is finished when its next step is predicted to lower f by less than this fraction.
@@ -73,7 +73,7 @@ class LimitedMemorySteps(Steps):
         for s, y, curvature in reversed(self._pairs):
             weights.append(curvature[at] * (s[at] * q).sum(dim=1))
             q -= weights[-1][:, None] * y[at]
-        q = self._scale[at, None] * q
+        q *= self._scale[at, None]
         for (s, y, curvature), weight in zip(self._pairs, reversed(weights), strict=True):
             q += (weight - curvature[at] * (y[at] * q).sum(dim=1))[:, None] * s[at]
         return q

@@ -368,6 +368,10 @@ class JointSearch:
             if len(some) and not self.watch.reason:
                 self.z[some], optimal = self._at_optimum(some, most)
                 status[some[~optimal]] = Status.ITERATION_LIMIT
+        if self.descents.refines and len(observations) and not self.watch.reason:
+            at = self.objective.index(observations)
+            self.f[observations] = self.objective.values(self.objective.tensor(self.z[observations]), at).cpu().numpy()
+            self._confirm_exact()
         flat = observations[self._flat(observations)]
         status[flat], self.probability[flat] = Status.FLAT, 0.0
         if self.watch.reason:

@@ -48,9 +48,10 @@ class SearchStarts:
     The first start of an observation is its posterior mean under the Gaussian model of the samples
     (:meth:`~unrelu.search.sample_cache.GaussianModel.posterior`). One of four starts is drawn from :math:`N(0, s^2 I)`,
     s from 1 to 3, log-uniform, and the others from the posterior :math:`N(\hat z, \Sigma)`. For a large generator the
-    model would cost more than descents, so these starts are from :math:`N(0, 0.3^2 I)`. A perturbation of a code z is :math:`t \, |z|_2 / \sqrt k \; \xi`, with :math:`\xi \sim N(0, I)` and t from 0.1 to 10, log-uniform. Coordinates
-    beyond a bound are reflected at it, and random starts are uniform between two bounds. Each observation has its own
-    random stream, so its starts do not depend on the other observations.
+    model would cost more than descents, so these other starts are drawn from :math:`N(0, 0.3^2 I)`. A perturbation of a
+    code z is :math:`t \, |z|_2 / \sqrt k \; \xi`, with :math:`\xi \sim N(0, I)` and t from 0.1 to 10, log-uniform.
+    Coordinates beyond a bound are reflected at it, and random starts are uniform between two bounds. Each observation
+    has its own random stream, so its starts do not depend on the other observations.
     """
 
     def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:

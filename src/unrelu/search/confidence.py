@@ -19,7 +19,7 @@ J. American Statistical Association 73 (1978).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,11 +62,6 @@ class Hits(NamedTuple):
         second = np.isfinite(others) & (others <= (1 + SAME) * lowest[:, None])
         made = np.full(len(ends), ends.shape[1]) if restarts is None else restarts
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Hits]) -> Hits:
-        """The counts of several sets of observations, one after the other."""
-        return cls(*(np.concatenate(counts) for counts in zip(*parts, strict=True)))
 
     def take(self, observations: Index | Flags) -> Hits:
         """The counts of some observations."""

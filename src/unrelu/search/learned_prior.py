@@ -61,11 +61,7 @@ _FAR = 1e-3
 # The weights in a file sum to 1 up to _ROUNDING, and the file is no larger than that of a hundred rounds.
 _ROUNDING, _LARGEST_FILE = 1e-6, 2**20
 # Where observations are restarted once: the restarts, without perturbations, of those of which the first one missed.
-_AGAIN = (6, 0)
-# With one restart each, there are up to _BATCHES of simulated observations, until _ALL_AGREE gives enough confidence or
-# the best codes of more than _FEW are hard to find.
-_BATCHES, _FEW = 3, 3
-_ALL_AGREE = Hits(np.array([6]), np.array([0]), np.array([6]))
+_AGAIN = (3, 0)
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
@@ -152,7 +148,7 @@ class Simulation:
     Args:
         problem: the simulated observations.
         truth: their codes, (B, k); None if they are not known.
-        once: whether each observation is restarted once, or six times if the first restart misses the best code.
+        once: whether each observation is restarted once, or three times if the first restart misses the best code.
             Restarts then end within 1% of it. Otherwise, observations are searched as those of a user, and one round
             further.
     """
@@ -318,28 +314,17 @@ class LearnedConfidence:
         return left == np.inf or plan.simulated * seconds < _SHARE_OF_TIME * left
 
     def learn(self, level: Level, search: JointSearch) -> Prior | None:
-        """The prior from simulations; None if the time limit or the callback stopped one."""
+        """The prior from a simulation; None if the time limit or the callback stopped it."""
         timer = threading.Timer(_PATIENCE, _say_once)
         timer.daemon = True
         timer.start()
         plan = search.descents.schedule
         control = self.problem.control.part(lambda _: search.report())
         control = replace(control, time_limit=_SHARE_OF_TIME * control.time_limit)
-        hits: list[Hits] = []
         try:
-            for batch in range(_BATCHES):
-                problem, truth = simulated(self.problem, level, plan.simulated, batch)
-                simulation = Simulation(replace(problem, control=control), truth, plan.once)
-                if simulation.search.watch.reason:
-                    return None
-                if not plan.once:
-                    return simulation.prior()
-                hits.append(simulation.hits(1))
-                prior = learned(Hits.joined(hits))
-                misses = sum(int((each.best < each.restarts / 2).sum()) for each in hits)
-                if misses > _FEW or confidence(prior, _ALL_AGREE)[0] >= CONFIDENT:
-                    break
-            return Prior({1: prior})
+            problem, truth = simulated(self.problem, level, plan.simulated)
+            simulation = Simulation(replace(problem, control=control), truth, plan.once)
+            return None if simulation.search.watch.reason else simulation.prior()
         finally:
             timer.cancel()
 
