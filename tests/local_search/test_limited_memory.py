@@ -56,7 +56,7 @@ def test_a_linear_problem_ends_at_the_least_squares_solution():
 def test_the_first_step_is_short():
     f, truth = objective(unit=1e3)
     state = descend(f, truth + 1.0).run(1)
-    assert (np.linalg.norm(state.z.numpy() - truth - 1.0, axis=1) <= 0.031 * K**0.5).all()
+    assert (np.linalg.norm(state.z.numpy() - truth - 1.0, axis=1) <= 0.101 * K**0.5).all()
 
 
 def test_no_step_raises_the_objective_and_each_code_stops_on_its_own():

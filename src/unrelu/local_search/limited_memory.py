@@ -13,7 +13,7 @@ _MEMORY = 10
 # A step that does not lower f is tried again at the fraction _SHORTER of its length, at most _TRIALS times.
 _SHORTER, _TRIALS = 0.25, 8
 # The root mean square of the first step, at most: codes are drawn from N(0, I).
-_FIRST = 0.03
+_FIRST = 0.1
 
 
 class LimitedMemorySteps(Steps):

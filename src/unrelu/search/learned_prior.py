@@ -224,8 +224,10 @@ def spread_of(problem: Problem) -> float:
 def distinct(operator: Operator) -> tuple[npt.NDArray[np.float32], Index]:
     """The measurement of a fixed output by each distinct operator, (d, m), and the first observation with it, (d,)."""
     probe = stream("a fixed output").standard_normal(operator.n)
-    measured = operator.values(np.tile(probe, (max(1, operator.count), 1)))
-    return np.unique(measured.astype(np.float32), axis=0, return_index=True)
+    measured = operator.values(np.tile(probe, (max(1, operator.count), 1))).astype(np.float32)
+    if len(measured) == 1:  # np.unique is slow on long rows
+        return measured, np.zeros(1, dtype=np.int64)
+    return np.unique(measured, axis=0, return_index=True)
 
 
 def _cycled(operator: Operator, count: int) -> Operator:
