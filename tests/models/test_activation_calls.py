@@ -123,6 +123,24 @@ def test_a_generator_without_kinks_is_its_smoothed_one():
         assert network.smoothed(0.5) is network
 
 
+class OneByOne(nn.Module):
+    """Takes one code at a time under ``vmap``, as ONNX graphs of a fixed batch size."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 8)
+
+    def forward(self, z):
+        return torch.func.vmap(lambda row: torch.relu(self.first(row)) + row.sum())(z)
+
+
+def test_activations_within_vmap_are_left_as_they_are():
+    network = OpaqueNetwork(made(OneByOne).double().requires_grad_(False), (3,), "", (8,), 8)
+    z = torch.from_numpy(Z)
+    assert network.smoothed(0.5) is network
+    torch.testing.assert_close(network.tangent_at(z).forward(3 * z), network.forward(3 * z))
+
+
 def test_generators_around_it_have_its_tangents():
     base = from_torch(made(lambda: Ways(torch.relu)), latent_shape=3)
     bounds = Bounds.parse((-2.0, 3.0), (3,))
@@ -169,3 +187,6 @@ def test_convolutions_in_single_precision_compute_the_same_with_the_channels_las
     single = network.to(torch.float32)
     np.testing.assert_allclose(single(z), network(z), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(single.jacobian(z), network.jacobian(z), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        network.to(torch.float32).smoothed(0.3)(z), network.smoothed(0.3)(z), rtol=1e-4, atol=1e-5
+    )

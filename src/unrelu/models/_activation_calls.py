@@ -8,6 +8,7 @@ module of ``torch.jit`` are out of reach.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -61,20 +62,34 @@ class ActivationCalls(TorchFunctionMode):
         return u.copy_(x) if changed else x
 
 
-def tangents_of(function: Callable[[], Any]) -> Substitute:
-    """The tangents of all activations that ``function`` calls, at the arguments that they get there."""
+def recorded(function: Callable[[], Any], look: Callable[[Tensor, Activation], None]) -> bool:
+    """Call ``function``, and ``look(u, phi)`` at each of its activations; return whether all u could be looked at.
+
+    Within ``torch.func.vmap``, by which some modules take one code at a time, they have no numbers.
+    """
+
+    def record(call: int, u: Tensor, activation: Activation) -> Tensor:
+        u.data_ptr()  # raises within vmap
+        look(u, activation)
+        return activation.forward(u)
+
+    with torch.no_grad(), suppress(RuntimeError), ActivationCalls(record):
+        function()
+        return True
+    return False
+
+
+def tangents_of(function: Callable[[], Any]) -> Substitute | None:
+    """The tangents of all activations that ``function`` calls, at their arguments there; None if they are not known."""
     slopes: list[Tensor] = []
     offsets: list[Tensor] = []
 
-    def record(call: int, u: Tensor, activation: Activation) -> Tensor:
+    def look(u: Tensor, activation: Activation) -> None:
         x = activation.forward(u)
         slopes.append(activation.derivative(u, x))
         offsets.append(x - slopes[-1] * u)
-        return x
 
     def tangent(call: int, u: Tensor, activation: Activation) -> Tensor:
         return torch.addcmul(offsets[call].to(u.dtype), slopes[call].to(u.dtype), u)
 
-    with torch.no_grad(), ActivationCalls(record):
-        function()
-    return tangent
+    return tangent if recorded(function, look) else None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.backends import mha
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.models._activation_calls import ActivationCalls, Substitute, tangents_of
+from unrelu.models._activation_calls import ActivationCalls, Substitute, recorded, tangents_of
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, Rounding, by, evaluation_lines
@@ -128,7 +128,8 @@ class OpaqueNetwork(Generator):
 
     def tangent_at(self, z: Tensor) -> OpaqueNetwork:
         """The generator with every ReLU, LeakyReLU, sigmoid and tanh replaced by its tangent at a code z, (1, k)."""
-        return self._with(tangents_of(lambda: self.forward(z)))
+        fast = self._fast  # made outside of the record
+        return self._with(tangents_of(lambda: self._flat(z, fast)))
 
     def smoothed(self, share: float) -> OpaqueNetwork:
         """The generator with the kinks that are found smoothed by ``share`` times the size of each layer's outputs.
@@ -152,16 +153,14 @@ class OpaqueNetwork(Generator):
         """Root mean square of max(u, 0) in each call, at the typical codes; 0 where there is no kink."""
         sizes: list[float] = []
 
-        def record(call: int, u: Tensor, activation: Activation) -> Tensor:
+        def look(u: Tensor, activation: Activation) -> None:
             sizes.append(0.0 if activation.smooth else float(torch.relu(u).square().mean().sqrt()))
-            return activation.forward(u)
 
         z = torch.tensor(self.typical_codes, dtype=self.dtype, device=self.device)
-        with torch.no_grad():
-            self._with(record).forward(z)
-        return tuple(sizes)
+        fast = self._fast  # made outside of the record
+        return tuple(sizes) if recorded(lambda: self._flat(z, fast), look) else ()
 
-    def _with(self, substitute: Substitute) -> OpaqueNetwork:
+    def _with(self, substitute: Substitute | None) -> OpaqueNetwork:
         """The generator with other activations, and the same weights in memory."""
         other = replace(self, substitute=substitute)
         vars(other).update(_running=self._running, _fast=self._fast)
