@@ -48,6 +48,7 @@ def rows(quick: bool, seed: int, names: tuple[str, ...] = VIDEOS) -> list[dict[s
 
 
 def _row(name: str, quick: bool, seed: int) -> dict[str, Any]:
+    network: Generator
     if name == "DCGAN":
         module = generator("normalised", _CHANNELS, seed)
         network = unrelu.from_torch(module, latent_shape=(100, 1, 1))
