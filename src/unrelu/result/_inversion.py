@@ -88,7 +88,7 @@ class Inversion:
             also determine z to 1e-6 of its length (1e-3 in single precision), given its residual and the least singular
             value. A distant code may still fit as well. See :func:`unrelu.identifiability`.
         options: the options of the method, defaults included.
-        norm: the norm of ``fun``.
+        norm: the norm of ``fun``: "l2", "l1", "linf"; or "huber" or "loss" (:mod:`unrelu.measurements.losses`).
         pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.
         ended: the status that the method reported, (B,), before the residual was judged.
 
