@@ -14,7 +14,6 @@ from unrelu.certification.certified_chain import certifiable
 from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
-from unrelu.lp.compilation import compile_simplex
 from unrelu.measurements.noise import Noise, UnknownNoise
 from unrelu.models.generator import Generator
 from unrelu.models.network import small
@@ -109,7 +108,6 @@ def certify(
             )
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")
-        compile_simplex()
         codes = _codes(problem, result, norm)
         found = Certificates(_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size))
     return found[0] if problem.single else found

@@ -262,7 +262,7 @@ def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path
 def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
     from unrelu.cli import _demonstration
     from unrelu_studies.benchmarks.layer_programs import layer_instances, whole_network
-    from unrelu_studies.benchmarks.processes import cold_start
+    from unrelu_studies.benchmarks.processes import first_call
     from unrelu_studies.benchmarks.proofs import certify
     from unrelu_studies.benchmarks.searches import search_norms
 
@@ -279,7 +279,7 @@ def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
         search_norms.draw_uniform(2, seed)
         search_norms.draw_outliers(2, seed)
     whole_network.observation(0, 0)
-    cold_start.first_calls()
+    first_call.first_call("certify")
     assert {"demo, truth", "demo, noise", "layer, noise", "certify, truth", "search, weights"} <= purposes(drawn)
     assert_no_users_draws(drawn)
 

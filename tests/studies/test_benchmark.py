@@ -429,14 +429,13 @@ def test_an_inversion_that_broke_down_has_no_ratio():
 
 
 @pytest.mark.long
-def test_cold_start_runs_two_processes_and_writes_their_times(tmp_path):
+def test_first_call_runs_two_processes_and_says_once_that_kernels_are_compiled(tmp_path):
     console = Console(file=io.StringIO(), width=100)
-    assert running.run(Command("cold-start", None, True, 0), tmp_path / "out", False, console)
-    numbers = json.loads((tmp_path / "out" / "cold-start.json").read_text(encoding="utf-8"))
-    assert [row["cache"] for row in numbers["processes"]] == ["empty", "filled"]
-    for row in numbers["processes"]:
-        assert row["process"] > row["importing"] + row["first_l1"] + row["first_linf"] > 0
-    assert f"written to {tmp_path}/out/: cold-start.json" in console.file.getvalue().replace("\n", "")
+    assert running.run(Command("first_call", None, True, 0), tmp_path / "out", False, console)
+    numbers = json.loads((tmp_path / "out" / "first_call.json").read_text(encoding="utf-8"))
+    found = [(row["call"], row["cache"], row["messages"], row["code"]) for row in numbers["rows"]]
+    assert found == [("auto", "empty", 1, True), ("auto", "filled", 0, True)]
+    assert f"written to {tmp_path}/out/: first_call.json" in console.file.getvalue().replace("\n", "")
 
 
 # --- a run that is stopped --------------------------------------------------------------------------------------------

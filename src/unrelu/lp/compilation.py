@@ -15,7 +15,7 @@ import numpy as np
 
 from unrelu._version import __version__
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.exchange_simplex import exchange, invert_basis
+from unrelu.lp.exchange_simplex import complete_basis, exchange, invert_basis
 from unrelu.lp.interior_point import largest_violation_steps, least_squares_point, violation_sum_steps
 from unrelu.lp.row_simplex import dual_simplex, primal_simplex
 from unrelu.runtime.host import forkable_lock
@@ -46,7 +46,9 @@ def compile_kernels(norm: str) -> None:
     If this takes more than a second, the logger "unrelu" says so at level WARNING, once for each installation. The
     clock of time limits stands still. Damaged files of the cache are replaced.
     """
-    compile_by(partial(_run_exchange, norm), exchange.stats.cache_path, norm)
+    folder = exchange.stats.cache_path
+    compile_by(partial(_run_interior_point, norm), folder, norm)
+    compile_by(_run_exchange, folder, "exchange")
 
 
 def compile_simplex() -> None:
@@ -103,16 +105,22 @@ def _is_new(folder: Path) -> bool:
     return True
 
 
-def _run_exchange(norm: str) -> None:
-    """Solve a program of three rows and one unknown."""
-    matrix, r, one, zero = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3), np.zeros(3)
+def _run_interior_point(norm: str) -> None:
+    """Approach the optimum of a program of three rows and one unknown."""
+    matrix, r, one = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3)
     lower, upper = np.zeros(1), np.ones(1)
-    column, basis, edges = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1))
     least_squares_point(ROUTINES, matrix, r, one, one, lower, upper)
     if norm == "linf":
         largest_violation_steps(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2, -1.0)
     else:
         violation_sum_steps(ROUTINES, matrix, r, one, -one, one, 1.0, lower, upper, 1.0, 2)
+
+
+def _run_exchange() -> None:
+    """Solve that program, from the basis of its first row."""
+    matrix, r, one, zero = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3), np.zeros(3)
+    column, basis, edges = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1))
+    complete_basis(matrix, column, np.zeros(1, np.int64), basis)
     invert_basis(ROUTINES, matrix, column, basis, edges)
     shift, lo, hi, y = np.append(r, 0.0), np.append(-one, 0.0), np.append(one, 0.0), np.zeros(4)
     state = np.zeros(3, np.int64)

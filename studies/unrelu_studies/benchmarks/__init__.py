@@ -13,7 +13,7 @@ BENCHMARKS = {
     "layer_methods": "layer_programs.layer_methods",
     "throughput": "layer_programs.two_threads",
     "network": "layer_programs.whole_network",
-    "cold-start": "processes.cold_start",
+    "first_call": "processes.first_call",
     "search": "searches.search",
     "certify": "proofs.certify",
     "startup": "processes.startup",

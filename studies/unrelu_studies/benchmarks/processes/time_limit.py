@@ -30,7 +30,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     digits = unrelu.zoo.observations(name)[: command.count(COUNT, QUICK_COUNT)]
     y = digits + 0.1 * stream("time limit, noise", command.seed, name).normal(size=digits.shape)
     solve = partial(unrelu.invert, network, method=method, time_limit=_limit(command))
-    solve(y[:1])  # compiles: `cold-start` measures that
+    solve(y[:1])  # compiles: `first_call` measures that
     result, seconds = timed(partial(solve, y))
     stopped = int((result.status == unrelu.Status.TIME_LIMIT).sum())
     return {"generator": name, "method": method, "seconds": seconds, "stopped": stopped}
