@@ -54,8 +54,8 @@ def calibrate(
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
-    ``invert`` with method "auto" learns this by itself, from 48 simulated observations, if descents are cheap. This
-    function uses more observations, also those of your own, and works for all generators and for counts.
+    ``invert`` with method "auto" learns this by itself, from 48 simulated observations, or from one restart of 32 where
+    descents are not compiled. This function uses more observations and restarts, also observations of your own.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, and y = A G(z) + e is inverted as by "auto", with one
     more round after the confidence is reached. The prior of :mod:`unrelu.search.confidence` is learned from the number
