@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import unrelu
-from unrelu_studies.benchmarks.benchmark import load
-from unrelu_studies.benchmarks.searches.large import WEIGHTS, generator
+from unrelu_studies.benchmarks.benchmark import Command, load
+from unrelu_studies.benchmarks.searches.convolutional_generators import WEIGHTS, generator, residual_generator
 
 
 def test_the_generator_is_that_of_the_tutorial():
@@ -34,5 +34,23 @@ def test_the_table_states_ratios_and_the_worse_residual():
         "weights": "He", "noise": 0.1, "adam": 4.0, "first": 2.0, "second": 1.0, "residual_adam": 0.5,
         "residual": [0.25, 0.3], "confidence": [0.9, 0.8],
     }  # fmt: skip
-    table = load("large").blocks["large"]({"rows": [row]})
+    table = load("large").blocks["large"]({"adam": [row]})
     assert "| He | 0.1 | 4.0 | 0.50 | 0.25 | 5.0e-01 | 3.0e-01 | -4e-01 | 0.80 |" in table
+
+
+def test_the_residual_generator_branches_and_comes_from_the_seed():
+    one, again, other = (residual_generator(True, seed) for seed in (1, 1, 2))
+    z = torch.ones(1, 128)
+    assert one(z).shape == (1, 3, 8, 8)
+    assert torch.equal(one(z), again(z))
+    assert not torch.equal(one(z), other(z))
+    assert "branches" in str(unrelu.from_torch(one, latent_shape=(128,)))
+
+
+def test_answers_of_dense_networks_are_judged_by_other_searches():
+    benchmark = load("large")
+    command = Command("large", None, True, 3)
+    row = benchmark.measure(command, ("confidence", "100-300-1000"))["confidence"][0]
+    assert row["observations"] == 2
+    assert 0 <= row["wrong"] <= row["sure"] <= 2
+    assert "| 100-300-1000 | 2 |" in benchmark.blocks["large confidence"]({"confidence": [row]})
