@@ -62,7 +62,8 @@ class UpsamplingBlock(nn.Module):
         """(B, n_in, h, h) to (B, n_out, 2 h, 2 h)."""
         h = self.convolutions[0](F.interpolate(F.relu(self.normalisations[0](x)), scale_factor=2))
         h = self.convolutions[1](F.relu(self.normalisations[1](h)))
-        return torch.as_tensor(h + self.skip(F.interpolate(x, scale_factor=2)))
+        x = h + self.skip(F.interpolate(x, scale_factor=2))
+        return x
 
 
 def residual_generator(quick: bool, seed: int) -> nn.Module:
