@@ -195,9 +195,9 @@ def test_arguments_of_a_call_come_before_those_of_the_reconstructor():
 
 def test_observations_without_a_code_are_images_of_nan():
     physics = PHYSICS["inpainting"]()
-    model = GeneratorReconstructor(DIGITS, callback=lambda progress: True)
+    model = GeneratorReconstructor(DIGITS)
     with pytest.warns(RuntimeWarning, match="3 of 3 observations have no code and are images of NaN, first 0: stopped"):
-        assert model(physics(IMAGES), physics).isnan().all()
+        assert model(physics(IMAGES), physics, callback=lambda progress: True).isnan().all()
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

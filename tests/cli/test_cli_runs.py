@@ -83,7 +83,7 @@ def test_a_method_that_does_not_suit_the_generator_is_refused_before_the_folder_
         code, out, err = run(command, "mnist-dcgan", "digits.npy", "-o", "out", "--method", method)
         assert (code, out) == (2, "")
         assert (large if method == "exact" else narrow) in err
-        assert "'lm'" in err.partition("use method=")[2]
+        assert "'lm'" in err.partition("use --method ")[2]
         assert not Path("out").exists()
 
 
@@ -244,7 +244,7 @@ def stores(files) -> None:
         (("net.npz", "torn.npz"), "torn.npz is not a readable .npz archive"),
         (("net.npz", "nowhere.zarr"), "nowhere.zarr does not exist"),
         (("net.npz", "data.csv"), "data.csv is no data set; pass a .npy, .npz, .h5 or .hdf5 file, a Zarr store"),
-        (("net.npz", "several.zarr"), "holds the arrays a, b; say which with array="),
+        (("net.npz", "several.zarr"), "holds the arrays a, b; say which with --array"),
         (("net.npz", "several.zarr", "--array", "c"), "has no array 'c'; it holds a, b"),
         (("net.npz", "https://127.0.0.1:9/y.npy"), "only Zarr stores are read from URLs"),
         (("nonsense", "y.npy"), "nonsense: no such file; the zoo has"),
@@ -252,16 +252,16 @@ def stores(files) -> None:
         (("net.npz", "y.npy", "--method", "lmm"), "method 'lmm' is unknown"),
         (("net.npz", "y.npy", "-O", "max_iteration=3"), "method 'auto' has no option 'max_iteration'; it takes "),
         (("net.npz", "y.npy", "-O", "rounds"), "--option 'rounds': write name=value"),
-        (("net.npz", "y.npy", "--noise", "gauss:1"), "noise='gauss:1'"),
+        (("net.npz", "y.npy", "--noise", "gauss:1"), "--noise 'gauss:1'"),
         (("net.npz", "y.npy", "--scale", "0-1"), "scale '0-1' is not LOW,HIGH"),
         (("net.npz", "y.npy", "--size", "28"), "--size '28' is not HEIGHT,WIDTH"),
         (("net.npz", "y.npy", "--size", "28,28"), "resizes images only"),
-        (("net.npz", "y.npy", "--results", "csv"), "results='csv' is unknown"),
+        (("net.npz", "y.npy", "--results", "csv"), "--results 'csv' is unknown"),
         (("net.npz", "y.npy", "--mask", "y.npy", "--operator", "y.npy"), "were both given"),
         (("net.npz", "y.npy", "--dask", "2"), "--dask 2: write local:N"),
         (("net.npz", "y.npy", "--dask", "local:0"), "write local:N"),
         (("net.npz", "y.npy", "--dask", "local:2", "--scheduler", "tcp://h:1"), "were both given"),
-        (("net.npz", "y.npy", "--dask", "local:2", "--workers", "2"), "workers=2 is for this machine"),
+        (("net.npz", "y.npy", "--dask", "local:2", "--workers", "2"), "--workers 2 is for this machine"),
     ],
 )
 def test_bad_input_is_named(run, arguments, said):

@@ -116,6 +116,8 @@ class Reading:
 
     def network(self, model: str) -> Generator:
         """Load a network of the zoo by its name, or from a file, to its device."""
+        import numpy as np  # noqa: F401 # PyTorch imports it where an interrupt is lost
+
         from unrelu.runtime.devices import usable
 
         place = None if self.device is None else usable(self.device)
