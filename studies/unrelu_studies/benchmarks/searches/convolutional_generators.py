@@ -67,17 +67,19 @@ class UpsamplingBlock(nn.Module):
 
 
 def residual_generator(quick: bool, seed: int) -> nn.Module:
-    """A residual generator, 128 to 3 x 128 x 128, with PyTorch's first weights and the statistics of some batches."""
+    """A residual generator, 128 to 3 x 128 x 128, with weights as PyTorch draws them and the statistics of some batches."""
     channels = _QUICK_RESIDUAL if quick else (_RESIDUAL[0], *_RESIDUAL)
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=torch_stream("large, residual", seed))))
-        blocks = [UpsamplingBlock(a, b) for a, b in pairwise(channels)]
-        last = channels[-1]
-        module = nn.Sequential(
-            nn.Linear(RESIDUAL_LATENT, channels[0] * _SMALLEST**2),
-            nn.Unflatten(1, (channels[0], _SMALLEST, _SMALLEST)),
-            *blocks, nn.BatchNorm2d(last), nn.ReLU(), nn.Conv2d(last, 3, 3, 1, 1), nn.Tanh(),
-        ).requires_grad_(False)  # fmt: skip
-        for _ in range(_BATCHES):
-            module(torch.randn(_BATCH // 4, RESIDUAL_LATENT))
+    random, last = torch_stream("large, residual", seed), channels[-1]
+    module = nn.Sequential(
+        nn.Linear(RESIDUAL_LATENT, channels[0] * _SMALLEST**2),
+        nn.Unflatten(1, (channels[0], _SMALLEST, _SMALLEST)),
+        *(UpsamplingBlock(a, b) for a, b in pairwise(channels)),
+        nn.BatchNorm2d(last), nn.ReLU(), nn.Conv2d(last, 3, 3, 1, 1), nn.Tanh(),
+    ).requires_grad_(False)  # fmt: skip
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=random)
+            nn.init.zeros_(torch.as_tensor(layer.bias))
+    for _ in range(_BATCHES):
+        module(torch.randn(_BATCH // 4, RESIDUAL_LATENT, generator=random))
     return module.eval()

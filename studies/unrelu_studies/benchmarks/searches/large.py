@@ -153,7 +153,7 @@ def _confidence(command: Command, name: str) -> dict[str, Any]:
     else:
         sizes = [int(size) // (10 if command.quick else 1) for size in name.split("-")]
         random = stream("large, dense", name, seed)
-        weights = [random.normal(0, (2 / k) ** 0.5, (n, k)) for k, n in pairwise(sizes)]
+        weights = [(2 / k) ** 0.5 * random.standard_normal((n, k)) for k, n in pairwise(sizes)]
         network = unrelu.from_arrays(weights)
     count = command.count(_JUDGED if name in DENSE else _JUDGED // 3, _QUICK_JUDGED)
     truth = stream("large, codes", name, seed).standard_normal((count, network.latent_dim))
