@@ -67,7 +67,7 @@ class UpsamplingBlock(nn.Module):
 
 
 def residual_generator(quick: bool, seed: int) -> nn.Module:
-    """A residual generator, 128 to 3 x 128 x 128, with weights as PyTorch draws them and the statistics of some batches."""
+    """A residual generator, 128 to 3 x 128 x 128, weights as PyTorch draws them, statistics of some batches."""
     channels = _QUICK_RESIDUAL if quick else (_RESIDUAL[0], *_RESIDUAL)
     random, last = torch_stream("large, residual", seed), channels[-1]
     module = nn.Sequential(

@@ -152,8 +152,8 @@ def _confidence(command: Command, name: str) -> dict[str, Any]:
         network = _picture(command, name, seed)[1]
     else:
         sizes = [int(size) // (10 if command.quick else 1) for size in name.split("-")]
-        random = stream("large, dense", name, seed)
-        weights = [(2 / k) ** 0.5 * random.standard_normal((n, k)) for k, n in pairwise(sizes)]
+        rng = stream("large, dense", name, seed)
+        weights = [(2 / k) ** 0.5 * rng.standard_normal((n, k)) for k, n in pairwise(sizes)]
         network = unrelu.from_arrays(weights)
     count = command.count(_JUDGED if name in DENSE else _JUDGED // 3, _QUICK_JUDGED)
     truth = stream("large, codes", name, seed).standard_normal((count, network.latent_dim))

@@ -28,8 +28,8 @@ _SIZES, _QUICK_SIZES = (16, 64, 256, 4096), (8, 32, 256)
 
 def dense(sizes: tuple[int, ...], seed: int) -> Generator:
     """A decoder with ReLUs and sigmoid outputs, and weights N(0, 2 / n) for n inputs."""
-    random = stream("slow videos, weights", seed)
-    weights = [(2 / k) ** 0.5 * random.standard_normal((n, k)) for k, n in pairwise(sizes)]
+    rng = stream("slow videos, weights", seed)
+    weights = [(2 / k) ** 0.5 * rng.standard_normal((n, k)) for k, n in pairwise(sizes)]
     return unrelu.from_arrays(weights, activation=["relu"] * (len(weights) - 1) + ["sigmoid"])
 
 
