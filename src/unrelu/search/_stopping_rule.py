@@ -85,9 +85,9 @@ COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, sim
 BATCH = Schedule(first=2, last=6, doubtful=0.6, microseconds=1.1e4, noiseless_times=10.0)
 # Nonlinear measurements and counts add optima of their own, so these get more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
-# A restart takes a tenth of a second and more, and the first few say the most. With six that agree, a confidence of
-# 0.99 takes 32 simulated observations, if the first restarts of at most two of them miss their best optima.
-LIMITED_MEMORY = Schedule(first=4, last=4, noiseless=0)
+# A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32 simulated
+# observations end in their best optima, four that agree have a confidence of 0.99; if two of them miss, six have.
+LIMITED_MEMORY = Schedule(first=3, last=4, noiseless=0)
 
 
 class Spent(NamedTuple):
