@@ -75,17 +75,22 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
         gc.disable()
         try:
             with standing_still():
-                run()
-        except (EOFError, pickle.UnpicklingError):
-            # A killed process or a full disk may have left incomplete files.
-            for path in Path(folder or "").glob("*.nb[ci]"):
-                path.unlink(missing_ok=True)
-            run()
+                _repaired(run, folder)
         finally:
             message.cancel()
             if collecting:
                 gc.enable()
         _compiled.add(what)
+
+
+def _repaired(run: Callable[[], None], folder: str | None) -> None:
+    """Call ``run``; again without the files of the cache, if a killed process or a full disk has damaged them."""
+    try:
+        run()
+    except (EOFError, pickle.UnpicklingError):
+        for path in Path(folder or "").glob("*.nb[ci]"):
+            path.unlink(missing_ok=True)
+        run()
 
 
 def _say(folder: str | None) -> None:
