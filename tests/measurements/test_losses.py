@@ -124,7 +124,7 @@ def test_its_best_code_is_a_local_optimum_of_the_function(network, loss):
     _, y = data(network, size=2, outliers=0.0)
     result = unrelu.invert(network, y, loss=loss)
     assert result.norm == "loss"
-    assert np.isfinite(result.confidence).all()
+    assert (result.confidence < 0.8).all(), "nothing is learned, so agreement is not trusted"
     alone = unrelu.invert(network, y[0], loss=loss)
     assert alone.fun == pytest.approx(result.fun[0], rel=1e-4)
     assert np.isnan(result.p_value).all()

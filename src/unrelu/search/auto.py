@@ -11,7 +11,7 @@ from unrelu.errors import OptionError
 from unrelu.local_search.option_checks import at_least
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.result import Inversion, Status
+from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import CONFIDENT
 from unrelu.search._joint_search import JointSearch, by_agreement, flat_confidence
@@ -65,6 +65,7 @@ class Search:
             (:func:`~unrelu.measurements.pooled_noise.too_large`) is searched further. If it still stands out after all
             rounds, it is an ``OUTLIER``. Use False for observations that do not belong together.
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
+            Nothing is learned for the Huber loss and ``loss=``.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -91,14 +92,13 @@ class Search:
     def __call__(self, problem: Problem) -> Inversion:
         """Search for the best code of every observation."""
         self.check(problem)
-        learned = LearnedConfidence(problem) if self.learn and self.rounds != 0 else flat_confidence
+        # Levels of noise are those of squares, and two losses of one's own cannot be told apart.
+        learns = self.learn and self.rounds != 0 and problem.stated_loss is None
+        learned = LearnedConfidence(problem) if learns else flat_confidence
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
         z, status = run.refined(self.max_iterations, self.max_programs)
-        left = np.flatnonzero((status == Status.TIME_LIMIT) & np.isnan(z).any(axis=1))
-        if len(left):
-            z[left] = run.starts.codes(left, 0, 1)[:, 0]
         confidence = run.confidence() if self.rounds != 0 else math.nan
         return Inversion.of(
             problem, z, method="auto", status=status, nit=run.steps, confidence=confidence, pool=self.pool

@@ -133,8 +133,7 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
     noise = problem.noise
     if noise.likelihood is None:  # what is learned depends on the level alone, not on the noise of the first user
         noise = UnknownNoise() if level.excess is None else Gaussian(spread * NOISE_STEP**level.noise)
-    norm = problem.norm if problem.differentiable else "l2"
-    alike = replace(problem, y=y, operator=operator, noise=noise, norm=norm, single=False, seed=0)
+    alike = replace(problem, y=y, operator=operator, noise=noise, norm="l2", single=False, seed=0)
     return replace(alike, z0=None, control=Control(), given=None), z[:count]
 
 
@@ -272,7 +271,7 @@ class LearnedConfidence:
         An observation in distribution has a residual that the noise explains, and a code no longer than N(0, I) draws.
         """
         problem, spread = self.problem, self._spread
-        if problem.loss is not None:
+        if problem.noise.likelihood is not None:
             return [Level(0, 0)] * len(observations)
         left = np.maximum(problem.observed[observations] - problem.network.latent_dim, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -345,7 +344,7 @@ def prior_key(problem: Problem, level: Level) -> str:
     """A digest of everything that a prior of the network depends on."""
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
-    counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else str(problem.stated_loss or "")
+    counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
     digest.update(f"{__version__} {_RECIPE} {ROUNDS} {level} {problem.prior!r} {counts}".encode())
     return digest.hexdigest()
 
