@@ -102,11 +102,10 @@ def waits(nets: dict[str, unrelu.Generator]) -> dict[str, list[int]]:
     y = np.array([net(z) for z in START]) + np.random.default_rng(5).standard_normal((3, 12))
     objective = SquaredError.of(Problem.build(net, y))
     at = objective.tensor(START), objective.index(np.arange(3))
-    inverse = torch.eye(3, dtype=torch.float64).to(DEVICE).expand(3, -1, -1)
     floor = torch.zeros(3, dtype=torch.float64).to(DEVICE)
     states = {
         "Levenberg-Marquardt": LevenbergMarquardtSteps(objective, *at, foresee=True),
-        "L-BFGS": LimitedMemorySteps(objective, *at, inverse, 1e-13, floor),
+        "L-BFGS": LimitedMemorySteps(objective, *at, 1e-13, floor),
     }
     found = {}
     for name, state in states.items():

@@ -317,7 +317,7 @@ def traced(folder: Path) -> Case:
     return {"path": str(path)}, outputs
 
 
-@builder("an ExportedProgram")
+@builder("an ExportedProgram, or its `program.module()`")
 def program(folder: Path) -> Case:
     _, outputs = of(module := mlp())
     return {"program": exported(module, (4,))}, outputs
