@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import unrelu
 from tests.support import compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, room
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
 from unrelu.local_search.packed_observations import (
     PIECEWISE_LINEAR,
     TANH,
@@ -96,7 +96,7 @@ class Evaluation:
         forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
         self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.prior)
-        _, moved, on, _, part, _, _, _, square, *both = room(layout)
+        _, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
         count, rows = jacobian(ROUTINES, numbers, layout, self.ends, self.slopes, moved, on, part, *both)
         self.jacobian = np.zeros((len(y), len(z)))
         self.jacobian[moved[:count]] = rows[:count]
@@ -122,7 +122,7 @@ def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf),
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_perturb(
         ROUTINES, *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior,
-        np.array(limits), box, z, f, perturbations, steps, room(network.layout),
+        np.array(limits), box, z, f, perturbations, steps, work_arrays(network.layout),
     )  # fmt: skip
     return z, f, steps
 

@@ -315,7 +315,7 @@ def descend_and_perturb(
     ``limits``: the most steps on the exact network, the fraction of f that is a tiny decrease, an f that is small
     enough, and an f that a descent must reach, which is set here: a descent is given up if its next step is predicted
     to gain too little.
-    ``work`` is the :func:`room` of the layout.
+    ``work`` is the :func:`work_arrays` of the layout.
     """
     k, widths, stages = z.shape[1], np.empty(len(layout), np.float32), len(schedule)
     code = work[5][4, :k]
@@ -349,7 +349,7 @@ def descend_and_perturb(
 Work: TypeAlias = tuple[npt.NDArray[Any], ...]
 
 
-def room(layout: Integers) -> Work:
+def work_arrays(layout: Integers) -> Work:
     """The work arrays of :func:`descend_and_perturb`; the first says where the layers end in the others.
 
     All arrays that are written are :data:`ROOM` apart, so the first row of an array of rows stays empty.
@@ -379,7 +379,7 @@ def _smallest_descent() -> None:
     network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)])
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
     steps = np.zeros(1, dtype=np.int64)
-    y, far, work = np.ones(1, dtype=np.float32), np.full(1, np.inf), room(network.layout)
+    y, far, work = np.ones(1, dtype=np.float32), np.full(1, np.inf), work_arrays(network.layout)
     box = np.array([[-np.inf], [np.inf]])
     no_perturbations = np.ones((1, 1, 1))
     descend_and_perturb(ROUTINES, *network, one[0], y, 0.0, limits, box, one.copy(), far, no_perturbations, steps, work)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, room
+from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, work_arrays
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
@@ -160,13 +160,13 @@ class CompiledDescents(Descents):
         steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
         layout = self.packed.layout
-        work = room(layout)
+        work = work_arrays(layout)
         for i, observation in enumerate(start.observations.tolist()):
             if watch():
                 break
             network, y = self.packed.of(observation)
             if network.layout is not layout:
-                layout, work = network.layout, room(network.layout)
+                layout, work = network.layout, work_arrays(network.layout)
             limits = np.array([_EXACT_STEPS, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
                 ROUTINES, *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
