@@ -3,9 +3,9 @@ Calibrate the confidence
 ========================
 
 ``confidence`` is the probability that no code fits better. It rests on how many independent restarts end in the best
-optimum, and on how far such agreement can be trusted on this generator. ``unrelu.invert`` learns that by itself where
-descents are cheap, from a few simulated observations whose best codes are known. ``unrelu.calibrate`` learns it from
-more, for generators of any kind, or from data of your own. Here the measurement leaves much open, half of the outputs
+optimum, and on how far such agreement can be trusted on this generator. ``unrelu.invert`` learns that by itself, from a
+few simulated observations whose best codes are known. ``unrelu.calibrate`` learns it from more, or from data of your
+own. Here the measurement leaves much open, half of the outputs
 of a small random network with noise of a tenth of their spread, so that the confidence matters.
 """
 

@@ -54,8 +54,9 @@ def calibrate(
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
-    ``invert`` with method "auto" learns this by itself, from 48 simulated observations, or from one restart of 32 where
-    descents are not compiled. This function uses more observations and restarts, also observations of your own.
+    ``invert`` with method "auto" learns this by itself, from 48 simulated observations. Where descents are not
+    compiled, it uses 32, and mostly one restart of each. This function uses more observations and restarts, also
+    observations of your own.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, and y = A G(z) + e is inverted as by "auto", with one
     more round after the confidence is reached. The prior of :mod:`unrelu.search.confidence` is learned from the number

@@ -106,8 +106,8 @@ def invert(
             those of the CPU, and on a GPU they may differ between calls.
         time_limit: seconds for the whole batch. The clock stands still while kernels are compiled, once for each
             installation. Observations not finished by then have the status TIME_LIMIT and their best code so far. If
-            there is none, it is the code that a search would start from: ``z0``, or the mean of the codes given the
-            observation by a Gaussian model of the generator's samples, which may take some of its own time.
+            there is none, it is the code that a search would start from: ``z0``, or the first start of "auto", which
+            may take some time of its own.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.

@@ -80,13 +80,13 @@ class Schedule:
 # benchmark hard``: the best codes are found within the budget, and at most half of the observations of the hardest
 # generators are left without confidence.
 COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, simulated=48, once=False)
-# A descent of a large network costs as much as all restarts of a small one. Two restarts that agree have a confidence
-# of 0.62; if they do not agree, there are four. Smaller networks, mostly convolutional, get more rounds.
+# A descent may cost as much as all restarts of a small dense network. There are two restarts, or four if these do not
+# agree, and more rounds where steps take little time, as on small convolutional networks.
 BATCH = Schedule(first=2, last=6, doubtful=0.6, microseconds=1.1e4, noiseless_times=10.0)
 # Nonlinear measurements and counts add optima of their own, so these get more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
-# A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32 simulated
-# observations end in their best optima, four that agree have a confidence of 0.99; if two of them miss, six have.
+# A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32
+# simulated observations end in their best optima, four that agree have a confidence of 0.99; if two miss, six have.
 LIMITED_MEMORY = Schedule(first=3, last=4, noiseless=0)
 
 
