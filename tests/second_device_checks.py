@@ -22,6 +22,7 @@ from unrelu.models.generator import placed
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.search import sample_cache
+from unrelu.search.learned_prior import Level, prior_key
 
 DEVICE = second_device.NAME
 START = np.random.default_rng(4).standard_normal((3, 3))
@@ -136,6 +137,7 @@ def main() -> None:
     net = nets["branching"]
     there = placed(net, DEVICE)
     document["cached"] = placed(net, torch.device(DEVICE, 0)) is there
+    document["priors"] = [prior_key(Problem.build(each, net(code)), Level(0, 0)) for each in (net, there)]
     document["fingerprints"], document["printed"] = [fingerprint(net), fingerprint(there)], str(there)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "r.npz"

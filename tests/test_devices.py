@@ -163,6 +163,7 @@ def test_proofs_and_diagnostics_take_a_network_that_is_there(seen):
 def test_results_are_saved_and_loaded_without_the_device(seen):
     assert seen["loaded"] == ["EXACT_FIT"] * 3
     assert seen["fingerprints"][0] == seen["fingerprints"][1]
+    assert seen["priors"][0] != seen["priors"][1], "it is searched in another way there"
     assert "computed on second:0" in seen["printed"]
     assert seen["cached"]
 

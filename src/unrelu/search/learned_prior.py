@@ -341,11 +341,12 @@ def keep(problem: Problem, level: Level, prior: Prior) -> None:
 
 
 def prior_key(problem: Problem, level: Level) -> str:
-    """A digest of everything that a prior of the network depends on."""
+    """A digest of everything that a prior depends on beside the network; its device decides how it is searched."""
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
-    digest.update(f"{__version__} {_RECIPE} {ROUNDS} {level} {problem.prior!r} {counts}".encode())
+    device = problem.network.device.type
+    digest.update(f"{__version__} {_RECIPE} {ROUNDS} {level} {problem.prior!r} {counts} {device}".encode())
     return digest.hexdigest()
 
 
