@@ -151,8 +151,8 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
 
 # Arguments of unrelu.invert, and names that other libraries or methods use for arguments and options.
 _ARGUMENTS = (
-    "operator", "noise", "bounds", "norm", "loss", "prior", "z0", "sequence", "seed", "device", "time_limit", "callback",
-    "progress", "scale",
+    "operator", "noise", "bounds", "norm", "loss", "prior", "z0", "sequence", "seed", "device", "time_limit",
+    "callback", "progress", "scale",
 )  # fmt: skip
 _ALIASES = {
     "mask": "operator", "physics": "operator", "measurement": "operator", "sigma": "noise", "std": "noise",

@@ -20,7 +20,6 @@ from unrelu.search._stopping_rule import (
     LIMITED_MEMORY,
     NONLINEAR,
     ROUNDS,
-    Schedule,
     Spent,
     StoppingRule,
     effort,
@@ -128,13 +127,6 @@ def test_where_an_exact_fit_is_to_be_found_there_are_more_rounds():
     assert not goes_on(BATCH, rounds=BATCH.last, confidence=0.9)
     assert goes_on(BATCH, rounds=BATCH.last, confidence=0.9, noiseless=True)
     assert not goes_on(BATCH, rounds=BATCH.last + BATCH.noiseless, confidence=0.9, noiseless=True)
-
-
-def test_doubtful_observations_have_one_round_more_whatever_it_costs():
-    schedule = Schedule(first=1, last=4, doubtful=0.6, microseconds=10.0)
-    assert goes_on(schedule, rounds=1, confidence=0.59, microseconds=1e9)
-    assert not goes_on(schedule, rounds=1, confidence=0.6, microseconds=1e9)
-    assert not goes_on(schedule, rounds=2, confidence=0.0, microseconds=1e9)
 
 
 @given(st.integers(0, 30), st.integers(1, 30), st.floats(0, 1e12), st.booleans(), st.sampled_from(list(SCHEDULES)))

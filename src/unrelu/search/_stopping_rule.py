@@ -56,7 +56,6 @@ class Schedule:
     Attributes:
         first: the round that observations with visible noise begin with. Without noise, one restart may fit exactly.
         last: the largest number of rounds, if the user states none.
-        doubtful: an observation with less confidence after the first round gets one more, whatever it costs.
         noiseless: the number of further rounds if an exact fit exists and was not found.
         hopeless: after this number of rounds, further ones are made only at a confidence of at least 0.8.
         microseconds: the budget of an observation. The rest after all rounds is spent on the best restart.
@@ -67,7 +66,6 @@ class Schedule:
 
     first: int = 1
     last: int = 2
-    doubtful: float = 0.0
     noiseless: int = 2
     hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
@@ -80,9 +78,9 @@ class Schedule:
 # benchmark hard``: the best codes are found within the budget, and at most half of the observations of the hardest
 # generators are left without confidence.
 COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, simulated=48, once=False)
-# A descent may cost as much as all restarts of a small dense network. There are two restarts, or four if these do not
-# agree, and more rounds where steps take little time, as on small convolutional networks.
-BATCH = Schedule(first=2, last=6, doubtful=0.6, microseconds=1.1e4, noiseless_times=10.0)
+# A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
+# a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks.
+BATCH = Schedule(first=3, last=6, microseconds=1.1e4, noiseless_times=10.0)
 # Nonlinear measurements and counts add optima of their own, so these get more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
 # A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32
@@ -144,7 +142,7 @@ class StoppingRule:
         within = spent.microseconds * growth <= self._budget(spent)
         within &= (spent.rounds < plan.hopeless) | (spent.confidence >= _HOPEFUL)
         within &= spent.rounds < plan.last + plan.noiseless * spent.noiseless
-        return np.asarray((spent.rounds < plan.first + (spent.confidence < plan.doubtful)) | within)
+        return np.asarray((spent.rounds < plan.first) | within)
 
     def next(self, spent: Spent, outlying: Callable[[], Flags]) -> Flags:
         """Which observations are searched further, (b,); when all are finished, those that stand out from the batch."""
