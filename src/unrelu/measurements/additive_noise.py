@@ -120,7 +120,7 @@ class Gaussian(Noise):
         object.__setattr__(self, "level", _sizes(self.level, self.name))
         if not isinstance(self.level, np.ndarray) and not 0 < self.level < math.inf:
             raise InputError(
-                f"noise={self}: the standard deviation must be finite and above 0, got {self.level:g}; "
+                f"noise={self}: its size must be finite and above 0, got {self.level:g}; "
                 "state none where y has no errors, or 'uniform:0'"
             )
 
