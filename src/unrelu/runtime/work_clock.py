@@ -6,24 +6,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# When the clock was stopped, if it stands still, and the seconds that it has stood still before.
-_stopped_at: float | None = None
-_stood = 0.0
+# When the clock was stopped, if it stands still, and the seconds that it has stood still before. Other threads read
+# both at once, so that the clock never goes back.
+_state: tuple[float | None, float] = (None, 0.0)
 
 
 def now() -> float:
     """Seconds from an arbitrary origin."""
-    at = _stopped_at
-    return (time.perf_counter() if at is None else at) - _stood
+    stopped_at, stood = _state
+    return (time.perf_counter() if stopped_at is None else stopped_at) - stood
 
 
 @contextmanager
 def standing_still() -> Iterator[None]:
     """Stop the clock, for all threads. The caller sees to it that one thread does so at a time."""
-    global _stopped_at, _stood  # noqa: PLW0603 -- the clock of the process
-    _stopped_at = time.perf_counter()
+    global _state  # noqa: PLW0603 -- the clock of the process
+    begin, stood = time.perf_counter(), _state[1]
+    _state = (begin, stood)
     try:
         yield
     finally:
-        _stood += time.perf_counter() - _stopped_at
-        _stopped_at = None
+        _state = (None, stood + time.perf_counter() - begin)
