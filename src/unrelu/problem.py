@@ -107,7 +107,8 @@ class Control:
         if self.callback is None or self.halted:
             return self.halted
         try:
-            stop = self.callback(progress())
+            with flush_subnormals(False):
+                stop = self.callback(progress())
         except BaseException as error:
             self._raised.append(error)
             raise
@@ -314,8 +315,8 @@ class Problem:
         codes with bounds are in standard coordinates (:mod:`unrelu.measurements.latent_bounds`).
 
         Raises:
-            InputError: y or the noise is 1e100 times larger than the generator's outputs, or the outputs themselves are
-                too large or too small for double precision.
+            InputError: y or the noise is 1e100 times larger than the generator's outputs, y is 1e100 times smaller and
+                not 0, or the outputs themselves are too large or too small for double precision.
         """
         if not self.bounds.none:
             return self._on_coordinates()
@@ -338,6 +339,13 @@ class Problem:
             raise InputError(
                 f"y has entries up to {largest:.1e} in observation {first}, more than {_LARGEST:.0e} times what the "
                 "generator puts out, so that squares overflow; scale it, or leave it out"
+            )
+        largest = np.abs(y).max(axis=1)
+        if ((largest > 0) & (largest < 1 / _LARGEST)).any():
+            first = int(np.flatnonzero((largest > 0) & (largest < 1 / _LARGEST))[0])
+            raise InputError(
+                f"y has no entry above {float(np.abs(self.y[first]).max()):.1e} in observation {first}, less than "
+                f"{1 / _LARGEST:.0e} times what the generator puts out, so that squares vanish; scale it"
             )
         if noise.size > _LARGEST:
             raise InputError(

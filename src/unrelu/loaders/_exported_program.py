@@ -26,6 +26,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "flatten.using_ints": torch.flatten, "leaky_relu.default": F.leaky_relu, "linear.default": F.linear,
     "matmul.default": torch.matmul, "mul.Tensor": torch.mul, "neg.default": torch.neg, "pad.default": F.pad,
     "pixel_shuffle.default": F.pixel_shuffle, "prelu.default": F.prelu, "relu.default": torch.relu,
+    "relu_.default": torch.relu, "leaky_relu_.default": F.leaky_relu, "sigmoid_.default": torch.sigmoid,
+    "tanh_.default": torch.tanh,
     "sigmoid.default": torch.sigmoid, "sub.Tensor": torch.sub, "tanh.default": torch.tanh,
     "unsqueeze.default": torch.unsqueeze,
 }  # fmt: skip
@@ -68,7 +70,16 @@ class Program:
         self.nodes = {inputs[0]: self._graph.placeholder("z")}
 
     def add_constant(self, name: str, tensor: Tensor) -> None:
-        """Add a weight or another constant."""
+        """Add a weight or another constant.
+
+        Raises:
+            UnsupportedModelError: it is no tensor.
+        """
+        if not isinstance(tensor, Tensor):
+            raise UnsupportedModelError(
+                f"the program has a graph of its own at node {name!r}, as torch.cond, torch.autocast and torch.no_grad "
+                "leave them; pass the module itself"
+            )
         own = f"own_{len(self.nodes)}"
         self._root.register_buffer(own, tensor.detach().clone())
         self.nodes[name] = self._graph.get_attr(own)

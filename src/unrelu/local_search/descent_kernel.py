@@ -360,10 +360,10 @@ def work_arrays(layout: Integers) -> Work:
 
     k, d, double, single = int(layout[0, INPUTS]), len(layout), np.float64, np.float32
     ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
-    widest = max(k, layout[:, OUTPUTS].max())
+    widest = max(k, int(layout[:, OUTPUTS].max()))
     return (
         ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), single),
-        apart(single, layout[:, INPUTS].max(), widest), np.empty((5, k + ROOM)), apart(double, k, k),
+        apart(single, int(layout[:, INPUTS].max()), widest), np.empty((5, k + ROOM)), apart(double, k, k),
         apart(double, k, k), apart(single, k, k), apart(single, widest, k), apart(single, widest, k),
     )  # fmt: skip
 

@@ -163,9 +163,7 @@ class OwnLoss(Loss):
                 "by .flatten(1).mean(1), not over the batch"
             )
         loss = cls(function)
-        values = loss.total(y, mean, torch.ones_like(y))
-        if (values < 0).any():
-            raise InputError(f"loss= gives {float(values.min()):g}; it must be at least 0: add a constant to it")
+        loss.total(y, mean, torch.ones_like(y))
         return loss
 
     def __str__(self) -> str:
@@ -176,6 +174,8 @@ class OwnLoss(Loss):
         own = self.function.dtype
         pair = torch.cat([mean, y], dim=1).to(own)
         values: Tensor = self.function.forward(pair * 2.0**-self.exponent if self.exponent else pair)[:, 0].to(mean)
+        if (values < 0).any():
+            raise InputError(f"loss= gives {float(values.min()):g}; it must be at least 0: add a constant to it")
         return values
 
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:

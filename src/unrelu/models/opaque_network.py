@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,8 @@ class OpaqueNetwork(Generator):
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the supported mode."""
         if self.forward_mode:
-            return self.push(z, directions.transpose(0, 1))
+            with suppress(NotImplementedError):  # in this precision, an operation may have no forward-mode formula
+                return self.push(z, directions.transpose(0, 1))
         with plain_attention(), torch.enable_grad():
             codes = z.detach().requires_grad_(True)
             x = self._flat(codes, self._running)
@@ -186,11 +187,11 @@ class OpaqueNetwork(Generator):
         some of PyTorch's formulas use ``view``.
         """
         if self.dtype == torch.float32 and self.device.type == "cpu" and any(map(_is_kernel, self.module.parameters())):
-            module: nn.Module = frozen(self.module, self.dtype, self.device)
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # not in PyTorch's types
+            module: Any = frozen(self.module, self.dtype, self.device)
+            module.to(memory_format=torch.channels_last)
             with suppress(RuntimeError), torch.no_grad():
                 module(torch.zeros(2, *self.latent_shape, dtype=self.dtype))
-                return module
+                return cast(nn.Module, module)
         return self._running
 
     def __str__(self) -> str:

@@ -32,7 +32,7 @@ def _found(device: torch.device | str | int, dtype: torch.dtype) -> torch.device
     """The device, or why it cannot be used."""
     try:
         found = torch.empty(0, dtype=dtype, device=torch.device(device)).device
-    except (AssertionError, RuntimeError, TypeError) as error:
+    except (AssertionError, ImportError, RuntimeError, TypeError) as error:
         return str(error).partition("\n")[0]
     return "its tensors have no numbers" if found.type == "meta" else found
 

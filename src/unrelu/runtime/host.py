@@ -102,7 +102,7 @@ def flush_subnormals(flush: bool = True) -> Iterator[None]:
     them.
 
     The mode holds for this thread and the pool of threads that PyTorch's operations use here. It is restored
-    afterwards. No other thread is affected.
+    afterwards. Other threads are not affected, but threads that are started meanwhile begin in it.
     """
     if _flushes() == flush:
         yield

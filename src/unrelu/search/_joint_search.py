@@ -38,8 +38,8 @@ _UNITS = 20
 _NUMBERS = 2**22
 # In l1 the l2 code is only a start, so this many agreeing restarts are enough.
 _AGREE = 2
-# The most steps in double precision to an exact fit.
-_EXACT_FIT_STEPS = 200
+# The most steps in double precision to an exact fit; a Jacobian of a large generator is expensive.
+_EXACT_FIT_STEPS, _EXACT_FIT_STEPS_LARGE = 200, 10
 # A larger prior needs double precision.
 _LARGEST_PRIOR = 1e12
 # The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average. Large generators
@@ -341,7 +341,7 @@ class JointSearch:
         left = torch.nonzero(~arrived if self.cache.large else f > exact)[:, 0]
         if len(left):
             state = LevenbergMarquardtSteps(objective, z[left], where[left], damping=1e-4, enough=exact[left])
-            z[left] = state.run(_EXACT_FIT_STEPS, self.watch).z
+            z[left] = state.run(_EXACT_FIT_STEPS_LARGE if self.cache.large else _EXACT_FIT_STEPS, self.watch).z
         return z.cpu().double().numpy()
 
     def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,19 +55,26 @@ def _measure(command: Command, unit: Unit) -> list[dict[str, Any]]:
 def first_call(call: str) -> dict[str, float]:
     """Seconds of the first call in this process, whether it gave a code, and the number of messages."""
     messages: list[str] = []
-    logging.getLogger("unrelu").addFilter(lambda record: messages.append(record.getMessage()) is not None)
+
+    def kept(record: logging.LogRecord) -> bool:
+        messages.append(record.getMessage())
+        return False
+
+    logging.getLogger("unrelu").addFilter(kept)
+    run: Callable[[], Any]
+    found: Any
     if call == "certify":
         shapes = ((12, 3), (20, 12))
         network = unrelu.from_arrays([stream("first call, weights", i).normal(size=s) for i, s in enumerate(shapes)])
         y = network(stream("first call, code").normal(size=3))
-        found, seconds = timed(partial(unrelu.certify, network, y))
+        run = partial(unrelu.certify, network, y)
     else:
         network, y = unrelu.zoo.load("mnist-relu"), unrelu.zoo.observations("mnist-relu")[0]
         if "noise" in call:
             y = y + stream("first call, noise").normal(0, 0.1, y.shape)
         limit = _LIMIT if "limit" in call else None
         run = partial(unrelu.invert, network, y, call.split(",", maxsplit=1)[0], time_limit=limit)
-        found, seconds = timed(run)
+    found, seconds = timed(run)
     code = bool(np.isfinite(found.z).all()) and math.isfinite(seconds)
     return {"seconds": seconds, "code": code, "messages": len(messages)}
 
