@@ -340,9 +340,9 @@ class Problem:
                 f"y has entries up to {largest:.1e} in observation {first}, more than {_LARGEST:.0e} times what the "
                 "generator puts out, so that squares overflow; scale it, or leave it out"
             )
-        largest = np.abs(y).max(axis=1)
-        if ((largest > 0) & (largest < 1 / _LARGEST)).any():
-            first = int(np.flatnonzero((largest > 0) & (largest < 1 / _LARGEST))[0])
+        tiny = np.asarray(y.any(axis=1) & ~(np.abs(y) >= 1 / _LARGEST).any(axis=1))
+        if tiny.any():
+            first = int(np.flatnonzero(tiny)[0])
             raise InputError(
                 f"y has no entry above {float(np.abs(self.y[first]).max()):.1e} in observation {first}, less than "
                 f"{1 / _LARGEST:.0e} times what the generator puts out, so that squares vanish; scale it"
