@@ -58,9 +58,10 @@ def first_call(call: str) -> dict[str, float]:
 
     def kept(record: logging.LogRecord) -> bool:
         messages.append(record.getMessage())
-        return False
+        return True
 
-    logging.getLogger("unrelu").addFilter(kept)
+    logger = logging.getLogger("unrelu")
+    logger.addFilter(kept)
     run: Callable[[], Any]
     found: Any
     if call == "certify":
@@ -74,7 +75,10 @@ def first_call(call: str) -> dict[str, float]:
             y = y + stream("first call, noise").normal(0, 0.1, y.shape)
         limit = _LIMIT if "limit" in call else None
         run = partial(unrelu.invert, network, y, call.split(",", maxsplit=1)[0], time_limit=limit)
-    found, seconds = timed(run)
+    try:
+        found, seconds = timed(run)
+    finally:
+        logger.removeFilter(kept)
     code = bool(np.isfinite(found.z).all()) and math.isfinite(seconds)
     return {"seconds": seconds, "code": code, "messages": len(messages)}
 
