@@ -41,9 +41,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no G
     ],
 )
 def test_a_device_that_is_not_there_is_refused_before_any_work(call):
-    with pytest.raises(
-        OptionError, match=r"device='cuda' cannot be used \(.+\); available here: 'cpu'"
-    ):
+    with pytest.raises(OptionError, match=r"device='cuda' cannot be used \(.+\); available here: 'cpu'"):
         call()
 
 

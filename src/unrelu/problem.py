@@ -214,7 +214,8 @@ class Problem:
             )
         if measurement.output_shaped:
             check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
-        if noise is None and measurement.selects:
+        # Of outputs that a matrix picks, it is not known what black and white cut off.
+        if noise is None and (measurement.output_shaped or (measurement.selects and scaling.ends is None)):
             stated = _rounding(network, values, scaling, dtype)
             if scaling.ends is not None and stated.stated:
                 measurement = ClippedOperator.of(measurement, network, scaling.ends, stated.size)

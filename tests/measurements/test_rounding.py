@@ -159,3 +159,11 @@ def test_units_masks_and_files(operator):
     for undefined in (operator.adjoint, operator.tangents):
         with pytest.raises(UnsupportedModelError, match="black and white"):
             undefined(x)
+
+
+def test_integers_that_a_matrix_picks_tell_no_noise(truth):
+    """What black and white cut off is modelled for pictures and masks only."""
+    picks = unrelu.Matrix(np.eye(80)[::2])
+    y = stored(truth[1])[:, ::2]
+    problem = Problem.build(NET, y, operator=picks, scale=ENDS)
+    assert not problem.noise.stated
