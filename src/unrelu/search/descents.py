@@ -32,7 +32,7 @@ STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
 # Microseconds of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
 _BATCH_COST = (70.0, 3e-5)
 # ENOUGH_DECREASE for large generators.
-_ENOUGH_DECREASE_LARGE = 1e-4
+_ENOUGH_DECREASE_LARGE = 3e-5
 # Of a refinement: the codes refined side by side, the steps after which half of them are given up, the steps before
 # convergence is tested, and the predicted decrease at which a code ends.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
@@ -282,7 +282,7 @@ class LimitedMemoryDescents(BatchDescents):
     schedule = LIMITED_MEMORY
     refines = True
     widths = np.empty(0)
-    exact_steps = 120
+    exact_steps = 200
 
     @staticmethod
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
