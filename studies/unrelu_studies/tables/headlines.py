@@ -32,7 +32,7 @@ def headlines(results: Path) -> str:
         *_hard(numbers("hard")["rows"]),
         *_families(numbers("families")["search"]),
         *_emulators(numbers("emulators")["rows"]),
-        _large(numbers("large")["rows"]),
+        _large(numbers("large")["adam"]),
         *_layers(numbers("layers")["summary"]),
         _certify(numbers("certify")["summary"]),
     ]
