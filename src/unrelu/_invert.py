@@ -173,11 +173,15 @@ def judged_again(result: Inversion) -> Inversion:
     stated, problem = result.problem, result.problem.equilibrated()
     latent = problem.units.latent
     z = result.z if latent is None else latent.coordinates(result.z)
-    again = Inversion.of(
+    return _diagnosed(_with_codes(result, problem, z)).in_units_of(stated)
+
+
+def _with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
+    """The result with other codes, whose verdict is computed from them."""
+    return Inversion.of(
         problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
         seconds=result.seconds, confidence=result.confidence, pool=result.pool,
     )  # fmt: skip
-    return _diagnosed(again).in_units_of(stated)
 
 
 def _solved_in_sequence(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
@@ -231,10 +235,7 @@ def _with_starts(result: Inversion) -> Inversion:
         return result
     z = result.z.copy()
     z[left] = first_starts(problem.part(left, z0=None if problem.z0 is None else problem.z0[left]))
-    return Inversion.of(
-        problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
-        seconds=result.seconds, confidence=result.confidence, pool=result.pool,
-    )  # fmt: skip
+    return _with_codes(result, problem, z)
 
 
 def _diagnosed_alone(result: Inversion) -> Inversion:

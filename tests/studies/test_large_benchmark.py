@@ -7,7 +7,7 @@ import torch
 
 import unrelu
 from unrelu_studies.benchmarks.benchmark import Command, load
-from unrelu_studies.benchmarks.searches.convolutional_generators import WEIGHTS, generator, residual_generator
+from unrelu_studies.benchmarks.large_generators.convolutional_generators import WEIGHTS, generator, residual_generator
 
 
 def test_the_generator_is_that_of_the_tutorial():

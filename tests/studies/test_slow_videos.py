@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrelu_studies.benchmarks.searches.slow_videos import VIDEOS, dense, rows, slow_video
+from unrelu_studies.benchmarks.large_generators.slow_videos import VIDEOS, dense, rows, slow_video
 
 
 def test_frames_change_slowly():

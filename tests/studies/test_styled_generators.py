@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unrelu_studies.benchmarks.searches.styled_generators import GENERATORS, generator, rows
+from unrelu_studies.benchmarks.large_generators.styled_generators import GENERATORS, generator, rows
 
 
 @pytest.mark.parametrize("name", GENERATORS)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
-from unrelu.measurements.pooled_noise import too_large
 from unrelu.problem import DEGREES, Jacobians, Problem, norms
 from unrelu.result._residual_tests import together
+from unrelu.result.pooled_noise import too_large
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
 from unrelu.result.verdict_text import (
@@ -152,7 +152,7 @@ class Inversion:
                 method that searches.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
             pool: whether to estimate the noise level from the residuals of the batch if none is stated; residuals that
-                are too large for it are outliers (:func:`~unrelu.measurements.pooled_noise.too_large`).
+                are too large for it are outliers (:func:`~unrelu.result.pooled_noise.too_large`).
 
         Raises:
             InputError: z has another shape.

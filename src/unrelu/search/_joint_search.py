@@ -16,10 +16,10 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, cho
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
-from unrelu.measurements.pooled_noise import too_large
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
+from unrelu.result.pooled_noise import too_large
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.search._search_starts import SearchStarts, cheap_by_layer
 from unrelu.search._stopping_rule import Spent, StoppingRule, effort

@@ -66,7 +66,7 @@ class Search:
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether a batch of at least 20 observations estimates its noise level together, if none is stated (l2, no
             prior). An observation whose residual stands out from it
-            (:func:`~unrelu.measurements.pooled_noise.too_large`) is searched further. If it still stands out after all
+            (:func:`~unrelu.result.pooled_noise.too_large`) is searched further. If it still stands out after all
             rounds, it is an ``OUTLIER``. Use False for observations that do not belong together.
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
             Nothing is learned for the Huber loss and ``loss=``.

@@ -180,8 +180,7 @@ class BatchDescents(Descents):
 
     schedule = BATCH
     widths: ClassVar[Array] = _WIDTHS
-    # Steps with each smoothed generator, and on the exact one.
-    steps_each: ClassVar[int] = 1
+    # Steps on the exact generator, after one with each smoothed one.
     exact_steps: ClassVar[int] = _EXACT_STEPS
 
     @staticmethod
@@ -230,7 +229,7 @@ class BatchDescents(Descents):
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
-            state = self._steps(objective, at, each, floor, state).run(self.steps_each)
+            state = self._steps(objective, at, each, floor, state).run(1)
             at, steps = state.z, steps + state.steps
         state = self._steps(self.objective, at, each, floor, state).run(self.exact_steps, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)

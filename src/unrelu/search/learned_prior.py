@@ -115,19 +115,22 @@ def simulated(problem: Problem, level: Level, count: int, seed: int = 0) -> tupl
         z[:count] *= np.where(structured > 0, further, 1.0)
     cache = SampleCache.of(problem.network, problem.bounds)
     network = cache.single if cache.large and cache.fits else problem.network
-    x, *others = (
-        network(part).reshape(count, -1) if needed else np.zeros((count, network.output_dim))
-        for part, needed in zip(np.split(z, 3), (True, *[bool(structured.any())] * 2), strict=True)
-    )
-    clean, rng, seen = operator.values(x), stream("simulated noise", *keys), operator.seen(count)
+    own, *others = np.split(z, 3)
+    clean = operator.values(network.outputs(own).reshape(count, -1))
+    rng, seen = stream("simulated noise", *keys), operator.seen(count)
     if problem.noise.likelihood is not None:
         y = problem.noise.draw(clean, rng)
     else:
-        order = stream("simulated order", *keys).permuted(np.tile(np.arange(x.shape[1]), (count, 1)), axis=1)
-        one, other = (operator.values(np.take_along_axis(each, order, axis=1)) for each in others)
-        apart = np.where(seen, one - other, 0.0)
-        size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
-        y = clean + structured * apart / np.where(size > 0, size, 1.0) + white * rng.standard_normal(clean.shape)
+        y = clean
+        if structured.any():
+            entries = np.tile(np.arange(network.output_dim), (count, 1))
+            order = stream("simulated order", *keys).permuted(entries, axis=1)
+            x = (network.outputs(each).reshape(count, -1) for each in others)
+            one, other = (operator.values(np.take_along_axis(each, order, axis=1)) for each in x)
+            apart = np.where(seen, one - other, 0.0)
+            size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
+            y = y + structured * apart / np.where(size > 0, size, 1.0)
+        y = y + white * rng.standard_normal(clean.shape)
     y = np.where(seen, y, 0.0)
     y.setflags(write=False)
     noise = problem.noise

@@ -12,7 +12,6 @@ from torch import Tensor
 from unrelu.measurements import IdentityOperator, Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
-from unrelu.models.opaque_network import unchained
 from unrelu.runtime.devices import room
 from unrelu.runtime.streams import stream, torch_stream
 
@@ -199,12 +198,7 @@ class SampleCache:
         return self._measured[operator], IdentityOperator(operator.shape, operator.m)
 
     def smoothed(self, width: float, network: Generator) -> Generator:
-        """``network``, the generator in some precision, smoothed with this width; cached.
-
-        A large generator without known layers stays as it is: smoothing did not help there (docs/notes/search.md).
-        """
-        if self.large and unchained(network) is not None:
-            return network
+        """``network``, the generator in some precision, smoothed with this width; cached."""
         key = (width, network.dtype)
         smoothed = self._smoothed[key] if key in self._smoothed else network.smoothed(width)
         if smoothed is not network:  # else the cache would keep its generator alive, and the generator the cache

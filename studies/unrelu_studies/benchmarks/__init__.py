@@ -20,7 +20,7 @@ BENCHMARKS = {
     "verdict": "searches.verdict",
     "hard": "searches.hard",
     "families": "trained_decoders.families",
-    "large": "searches.large",
+    "large": "large_generators.large",
     "emulators": "measurements.emulator_fits",
     "recovery": "searches.recovery",
     "identifiability": "searches.told_identifiable",

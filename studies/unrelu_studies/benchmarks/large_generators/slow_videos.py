@@ -12,7 +12,7 @@ import numpy.typing as npt
 import unrelu
 from unrelu.models.generator import Generator
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.searches.convolutional_generators import generator
+from unrelu_studies.benchmarks.large_generators.convolutional_generators import generator
 from unrelu_studies.kit.timing import one_thread, processor_seconds, timed
 
 Array = npt.NDArray[np.float64]

@@ -23,8 +23,8 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.streams import stream, torch_stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
-from unrelu_studies.benchmarks.searches import slow_videos, styled_generators
-from unrelu_studies.benchmarks.searches.convolutional_generators import (
+from unrelu_studies.benchmarks.large_generators import slow_videos, styled_generators
+from unrelu_studies.benchmarks.large_generators.convolutional_generators import (
     LATENT,
     RESIDUAL_LATENT,
     WEIGHTS,
