@@ -8,10 +8,13 @@ from scipy import stats
 
 import unrelu
 from tests.support import random_network
+from unrelu import zoo
 from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
 from unrelu.result._residual_tests import together
 from unrelu.runtime.streams import stream
+from unrelu.search import sample_cache
+from unrelu.search.sample_cache import is_expensive, is_large
 
 NET = random_network((3, 12, 40), bias=True)
 
@@ -124,3 +127,17 @@ def test_an_entry_too_large_for_the_noise_is_told_beside_a_small_residual():
     assert 1e-6 < p[0] < 1e-5
     tiny = together(np.array([1e-200]), np.array([[1e-190, 0.5]]), observed, used)
     assert 0 < tiny[0] < 1e-180
+
+
+def test_generators_searched_by_gradients_have_all_tests_unless_a_jacobian_is_expensive(monkeypatch):
+    network = zoo.load("mnist-dcgan")
+    assert is_large(network)
+    assert not is_expensive(network)
+    z = stream("test, searched by gradients").standard_normal((2, network.latent_dim))
+    y = network(z) + 0.1 * stream("test, its noise").standard_normal((2, *network.output_shape))
+    problem = Problem.build(network, y, noise="gaussian:0.1")
+    residual, rank = problem.residual(z), np.full(2, network.latent_dim)
+    found = goodness_of_fit(problem, z, residual, rank)
+    assert np.isfinite(found.shape).all()
+    monkeypatch.setattr(sample_cache, "_EXPENSIVE", 0)
+    assert np.isnan(goodness_of_fit(problem, z, residual, rank).shape).all()

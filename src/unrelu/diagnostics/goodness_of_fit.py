@@ -38,7 +38,7 @@ from unrelu.diagnostics.identifiability import jacobians
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
-from unrelu.search.sample_cache import SampleCache, is_large
+from unrelu.search.sample_cache import SampleCache, is_expensive
 
 # c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
 # scikit-learn's digits with dropout, weight decay, strong KL, all activations, k = 5 to 16, and random weights.
@@ -73,15 +73,15 @@ class GoodnessOfFit(NamedTuple):
 def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers) -> GoodnessOfFit:
     """The effective degrees of freedom of codes (B, k) with residuals (B, m), and tests of the residuals' shape.
 
-    For large generators, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,).
+    Where a Jacobian is expensive, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,).
     """
     used, shape = np.maximum(rank, 0).astype(np.float64), np.full((len(z), 2), np.nan)
     noise = problem.noise
     gaussian = noise.shaped
     if not gaussian and noise.stated:
         return GoodnessOfFit(used, shape)
-    large = is_large(problem.network)
-    if large and not problem.prior:
+    expensive = is_expensive(problem.network)
+    if expensive and not problem.prior:
         return GoodnessOfFit(used, shape)
     free = problem.bounds.active(z) == 0
     for part, tangents in jacobians(problem.network, z, problem.operator):
@@ -91,7 +91,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
         squares = np.where(squares > 1e-14 * squares[:, -1:], squares, 0.0)
         variance = np.full(len(part), noise.level**2) if gaussian else None
         share, used[part] = _effective(problem, z[part], squares, m, r, variance)
-        if variance is None or large:
+        if variance is None or expensive:
             continue
         weights = np.where(squares > 0, share / np.where(squares > 0, squares, 1.0), 0.0)
         half = np.sqrt(weights)[:, :, None] * (vectors.transpose(0, 2, 1) @ j)  # H = half^T half

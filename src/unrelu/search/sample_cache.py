@@ -17,10 +17,14 @@ from unrelu.runtime.streams import stream, torch_stream
 
 # A generator is large if a Jacobian, which is k forward passes, takes at least this many multiplications.
 _LARGE = 3 * 10**7
-# The number of samples; fewer if their outputs exceed _NUMBERS entries (256 MiB), but at least _FEWEST.
+# From so many on, a verdict does without a Jacobian in double precision.
+_EXPENSIVE = 10**9
+# The number of samples; fewer if their outputs exceed _NUMBERS entries (256 MiB), or take more than _WORK
+# multiplications, some tenths of a second; but at least _FEWEST.
 _SAMPLES = 4096
 _FEWEST = 64
 _NUMBERS = 2**26
+_WORK = 4 * 10**9
 # The number of principal directions of the outputs, and of the power iterations that find them.
 _DIRECTIONS, _SWEEPS = 128, 2
 # Squares of numbers outside this range overflow or vanish in single precision.
@@ -37,6 +41,11 @@ def fits_single(size: float) -> bool:
 def is_large(network: Generator) -> bool:
     """Whether a Jacobian is expensive. Work is counted, not timed, so that a search does not depend on the clock."""
     return network.latent_dim * network.work >= _LARGE
+
+
+def is_expensive(network: Generator) -> bool:
+    """Whether a Jacobian in double precision costs more than the search."""
+    return network.latent_dim * network.work >= _EXPENSIVE
 
 
 def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,8 +149,7 @@ class GaussianModel:
 class SampleCache:
     r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model of both.
 
-    Coordinates with two finite bounds are uniform between them. For a large generator, draws cost more than descents,
-    so it has few.
+    Coordinates with two finite bounds are uniform between them.
 
     The draws do not depend on the seed of a search: they describe the generator, and new draws for every chunk of a
     data set would cost as much as inverting it.
@@ -155,7 +163,7 @@ class SampleCache:
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
         self.large = is_large(network)
-        count = _FEWEST if self.large else max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim))
+        count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim, _WORK // max(network.work, 1)))
         if bounds is None or bounds.none:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
         else:
