@@ -29,6 +29,7 @@ from .measurements.count_noise import Poisson as Poisson
 from .models.generator import Generator as Generator
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend
+from .posterior.draws import Posterior as Posterior
 from .problem import Problem as Problem
 from .problem import Progress as Progress
 from .result import Inversion as Inversion

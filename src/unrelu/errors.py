@@ -14,6 +14,8 @@
     ├── HostError (RuntimeError)         a task that this process cannot do: it is forked or a daemon, or memory is full
     └── SolverError (RuntimeError)       an LP solver that refused its input or broke down
 
+    NotMixedWarning (UserWarning)        means or intervals of chains that have not mixed
+
 Every message shows the offending value and says what to do about it. Each class also derives from the built-in
 exception that a caller expects, so ``except ValueError`` works.
 
@@ -71,3 +73,7 @@ class HostError(UnreluError, RuntimeError):
 
 class SolverError(UnreluError, RuntimeError):
     """An LP solver refused its input, or its result is not a solution."""
+
+
+class NotMixedWarning(UserWarning):
+    """Means, standard deviations or intervals are of Markov chains that have not mixed."""

@@ -1,4 +1,4 @@
-"""Statuses: how an inversion ended, what that means, and what to do next."""
+"""Statuses: how an inversion or a posterior ended, what that means, and what to do next."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unrelu.runtime.words import probability
 
 
 class Status(enum.Enum):
-    """How an inversion ended; the value says what to do next.
+    """How an inversion or a posterior ended; the value says what to do next.
 
     >>> import unrelu
     >>> print(unrelu.Status.TIME_LIMIT, "-", unrelu.Status.TIME_LIMIT.value)
@@ -61,6 +61,9 @@ class Status(enum.Enum):
     SOLVER_FAILED = (
         "a layer's program could not be solved to its optimum; the weights may be badly conditioned: use method='lm'"
     )
+
+    MIXED = "the chains agree; nothing shows that a part of the posterior was missed"
+    NOT_MIXED = "the chains have not mixed: raise draws, or state more of the code by prior= or bounds="
 
     def __str__(self) -> str:
         return self.name

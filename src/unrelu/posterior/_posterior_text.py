@@ -1,0 +1,206 @@
+"""Print posteriors: first whether the chains have mixed, then what their draws say."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from unrelu.display.text_tables import named_lines, shortened, text_table
+from unrelu.models.affine import Shape
+from unrelu.posterior._sampled_chains import Mixing, SampledChains
+from unrelu.posterior.convergence import ESS, RHAT
+from unrelu.result import Status
+from unrelu.runtime.array_types import Array
+from unrelu.runtime.words import count, duration, number, share
+
+# Rows of the tables of a batch, and characters of the meaning of a status.
+_STATUSES, _WORST, _MEANING = 4, 5, 64
+# The most modes whose weights are printed.
+_MODES = 5
+# What is said in place of a status if the sampling was cut short.
+_CUT_SHORT = {
+    Status.TIME_LIMIT: "stopped at the time limit before the chains agreed: raise time_limit",
+    Status.STOPPED: "stopped by the callback before the chains agreed; the draws are those so far",
+    Status.ERROR: "could not be sampled: the draws are not finite",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PosteriorSummary:
+    """Everything that a printed posterior contains.
+
+    Attributes:
+        chains: the draws of a batch.
+        means, deviations: those of the codes, (B, k).
+        weights: the weights of the modes with their standard errors, the heaviest first, for each observation.
+    """
+
+    chains: SampledChains
+    means: Array
+    deviations: Array
+    weights: Sequence[Sequence[tuple[float, float]]]
+
+
+def message_of(mixing: Mixing, shape: Shape) -> str:
+    """The meaning of a status, with the numbers that decided it, and what to do; ``shape`` is that of a code."""
+    status = mixing.status
+    text = _CUT_SHORT.get(status, str(status.value))
+    if not mixing.draws:
+        return text if status is Status.ERROR else f"{text} (no draws)"
+    if status is Status.MIXED:
+        return (
+            f"{text} (R-hat at most {_rhat(mixing.worst('rhat')[0])}, at least {_size(mixing.worst('ess')[0])} "
+            f"effective draws and {_size(mixing.worst('tail_ess')[0])} in the tails)"
+        )
+    return f"{text} ({'; '.join(_failures(mixing, shape))}){_advice(mixing)}"
+
+
+def _failures(mixing: Mixing, shape: Shape) -> list[str]:
+    """The statistics beyond their limits."""
+    rhat, place = mixing.worst("rhat")
+    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {_name(place, shape)}, not at most {RHAT}"]
+    for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
+        size, place = mixing.worst(name)
+        if not size >= ESS:
+            found.append(f"{_size(size)} {what} at {_name(place, shape)}, not {ESS}")
+    return found
+
+
+def _advice(mixing: Mixing) -> str:
+    """How many draws would be enough, if the chains agree and only their number is too small."""
+    least = min(mixing.worst("ess")[0], mixing.worst("tail_ess")[0])
+    if mixing.status is not Status.NOT_MIXED or not mixing.worst("rhat")[0] <= RHAT or not least > 0:
+        return ""
+    return f"; the chains agree, and draws={number(math.ceil(1.2 * mixing.draws * ESS / least))} may be enough"
+
+
+def _rhat(value: float) -> str:
+    """R-hat with three decimals; a value above the limit is not rounded to it."""
+    if not math.isfinite(value):
+        return "infinite" if value > 0 else "unknown"
+    text = f"{value:.3f}"
+    return text if (float(text) <= RHAT) == (value <= RHAT) else f"{value:.6f}"
+
+
+def _size(value: float) -> str:
+    """A sample size as a whole number, rounded down."""
+    return f"{math.floor(value):,}" if math.isfinite(value) else "an unknown number of"
+
+
+def _name(place: int, shape: Shape) -> str:
+    """The name of a coordinate of the flattened code; after the last one comes the log-likelihood."""
+    if place >= math.prod(shape):
+        return "the log-likelihood"
+    return f"z[{', '.join(str(i) for i in np.unravel_index(place, shape))}]"
+
+
+# --- one observation --------------------------------------------------------------------------------------------------
+
+
+def observation_lines(summary: PosteriorSummary) -> list[str]:
+    """One observation in at most 15 lines."""
+    return [title(summary), *named_lines(observation_entries(summary))]
+
+
+def title(summary: PosteriorSummary) -> str:
+    """The number of observations, and whether the chains have mixed."""
+    chains, of = summary.chains, sizes_of(summary.chains)
+    mixed = sum(chains.mixing(i).status is Status.MIXED for i in range(chains.size))
+    if chains.problem.single:
+        return f"Posterior of one observation, {of}: {'mixed' if mixed else 'not mixed, do not rely on these numbers'}"
+    return f"Posteriors of {count(chains.size, 'observation')}, {of}: {mixed} mixed ({share(mixed, chains.size)})"
+
+
+def sizes_of(chains: SampledChains) -> str:
+    """The numbers of chains and of their draws."""
+    return f"{count(chains.z.shape[1], 'chain')} of {count(int(chains.lengths.max(initial=0)), 'draw')}"
+
+
+def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
+    """The lines about one observation, as names and texts."""
+    chains, shape = summary.chains, summary.chains.problem.network.latent_shape
+    mixing = chains.mixing(0)
+    entries = [(mixing.status.name, message_of(mixing, shape))]
+    if mixing.draws:
+        entries += [
+            ("mean", _vector(summary.means[0])),
+            ("deviation", _vector(summary.deviations[0])),
+            ("modes", _modes(summary.weights[0], len(chains.best[0]))),
+            ("chains", _starts(mixing, int(chains.from_prior.sum()), len(chains.from_prior))),
+        ]
+    evidence, error = float(chains.log_evidence[0]), float(chains.log_evidence_error[0])
+    uncertain = f" ± {number(error)}" if math.isfinite(error) else ""
+    accepted = chains.acceptance[0]
+    effort = f"{share(accepted)} accepted, " if math.isfinite(accepted) else ""
+    return [
+        *entries,
+        ("evidence", f"log p(y) = {evidence:.6g}{uncertain}" if math.isfinite(evidence) else ""),
+        ("prior", "" if chains.prior is None else str(chains.prior)),
+        ("effort", effort + duration(float(chains.seconds[0]))),
+    ]
+
+
+def _vector(values: Array) -> str:
+    return np.array2string(values, precision=3, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
+
+
+def _modes(weights: Sequence[tuple[float, float]], known: int) -> str:
+    """The weights of the modes with draws, and how many have none."""
+    empty = known - len(weights)
+    without = f"; {count(empty, 'further optimum')[:-2]}{'um' if empty == 1 else 'a'} without draws" if empty else ""
+    if len(weights) == 1:
+        return f"1{without}"
+    shown = ", ".join(f"{number(w)} ± {number(e)}" for w, e in weights[:_MODES])
+    more = f", and {len(weights) - _MODES} lighter" if len(weights) > _MODES else ""
+    return f"{len(weights)}, of weight {shown}{more}{without}"
+
+
+def _starts(mixing: Mixing, prior: int, chains: int) -> str:
+    """How the chains from the prior and those from the search agree, each among themselves."""
+    parts = [(chains - prior, "the search", mixing.rhat_from_search), (prior, "the prior", mixing.rhat_from_prior)]
+    shown = [
+        f"{n} from {start}"
+        + (f" (R-hat among them {_rhat(rhat)})" if n > 1 and mixing.status is not Status.MIXED else "")
+        for n, start, rhat in parts
+        if n
+    ]
+    return ", ".join(shown)
+
+
+# --- a batch ----------------------------------------------------------------------------------------------------------
+
+
+def batch_lines(summary: PosteriorSummary) -> list[str]:
+    """A batch in at most 15 lines."""
+    chains = summary.chains
+    mixings = [chains.mixing(i) for i in range(chains.size)]
+    statuses = Counter(mixing.status for mixing in mixings).most_common(_STATUSES)
+    meanings = [
+        [s.name, count(n), share(n, chains.size), shortened(_CUT_SHORT.get(s, str(s.value)), _MEANING)]
+        for s, n in statuses
+    ]
+    rhats = np.array([mixing.worst("rhat")[0] for mixing in mixings])
+    order = np.argsort(-np.nan_to_num(rhats, nan=np.inf, posinf=np.inf), kind="stable")
+    rows = [_row(summary, int(i)) for i in order[:_WORST]]
+    which = "all, worst first" if chains.size <= _WORST else f"the worst {_WORST}"
+    seconds = float(np.nansum(chains.seconds))
+    return [
+        title(summary),
+        *text_table(["status", "count", "share", "meaning"], meanings, ("status", "meaning")),
+        f"  {which}:",
+        *text_table(["index", "status", "R-hat", "effective", "in tails", "modes"], rows, ("status",)),
+        f"  time {duration(seconds)}, {duration(seconds / max(1, chains.size))} each",
+    ]
+
+
+def _row(summary: PosteriorSummary, i: int) -> list[str]:
+    mixing = summary.chains.mixing(i)
+    sizes = [mixing.worst(name)[0] for name in ("ess", "tail_ess")]
+    texts = [f"{math.floor(size):,}" if math.isfinite(size) else number(None) for size in sizes]
+    rhat = mixing.worst("rhat")[0]
+    shown = _rhat(rhat) if math.isfinite(rhat) else number(None)
+    return [str(i), mixing.status.name, shown, *texts, count(len(summary.weights[i]))]

@@ -1,0 +1,406 @@
+"""A posterior as draws of codes: means, intervals, reconstructions and modes; whether the chains have mixed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import NotMixedWarning, OptionError
+from unrelu.posterior._posterior_text import PosteriorSummary, batch_lines, message_of, observation_lines, sizes_of
+from unrelu.posterior._sampled_chains import SampledChains
+from unrelu.posterior.convergence import error_of_mean
+from unrelu.problem import Problem
+from unrelu.result import Status
+from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.words import count, nearest, shown
+
+# What intervals can be of.
+_QUANTITIES = ("z", "reconstruction")
+# Intervals of reconstructions are of so many draws, fewer where the outputs have more numbers than the second (1 GiB).
+_OUTPUTS, _NUMBERS = 2000, 2**27
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A mode of a posterior: an optimum that the search found, and the draws that belong to it.
+
+    Attributes:
+        weight: the share of the draws.
+        weight_error: its Monte Carlo standard error, from the effective sample size of the share.
+        z: the best code, ``latent_shape``.
+        covariance: the covariance of its draws, (k, k); NaN for a single draw.
+    """
+
+    weight: float
+    weight_error: float
+    z: Array
+    covariance: Array
+
+
+class Posterior:
+    r"""Draws from p(z | y) for one observation or a batch, by several Markov chains, see :func:`unrelu.posterior`.
+
+    Arrays have the batch's leading shape, (B, ...), for a batch only. ``print(p)`` says what was found, and first of
+    all whether the chains have mixed. ``p[i]`` is the posterior of observation i; a slice, a boolean mask or an array
+    of indices gives those of several. ``len(p)`` and iteration work for a batch.
+
+    If the chains have not mixed, their draws are not draws from the posterior. Then :attr:`mean`, :attr:`std`,
+    :attr:`covariance` and :meth:`interval` give a :class:`~unrelu.errors.NotMixedWarning`.
+
+    Samplers make it of flat draws ``z``, (B, C, D, k), for C chains of D draws, and of ``log_likelihood`` and ``mode``,
+    (B, C, D); ``best`` has the best codes of the modes of each observation, (M, k), which ``mode`` counts. Draws of an
+    observation that was cut short are NaN at the end. ``ended`` is the status with which it was. One number of
+    ``seconds`` is shared equally.
+
+    >>> import numpy
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
+    >>> z = 0.5 + 0.1 * numpy.random.default_rng([2, 7]).standard_normal((1, 4, 1000, 1))
+    >>> p = unrelu.Posterior(
+    ...     problem=unrelu.Problem.build(net, [1.0, 0.5], noise="gaussian:0.2"), z=z,
+    ...     log_likelihood=-((z - 0.5) ** 2)[..., 0], mode=numpy.zeros((1, 4, 1000)), best=[[[0.5]]],
+    ...     from_prior=[False, False, True, True]
+    ... )
+    >>> p.status.name, p.mean.round(2), p.std.round(2), p.modes[0].weight
+    ('MIXED', array([0.5]), array([0.1]), 1.0)
+    """
+
+    def __init__(
+        self,
+        *,
+        problem: Problem,
+        z: Array,
+        log_likelihood: Array,
+        mode: npt.ArrayLike,
+        best: Sequence[Array],
+        from_prior: npt.ArrayLike,
+        log_evidence: npt.ArrayLike = np.nan,
+        log_evidence_error: npt.ArrayLike = np.nan,
+        ended: Any = None,
+        prior: Any = None,
+        seconds: npt.ArrayLike = 0.0,
+        acceptance: npt.ArrayLike = np.nan,
+    ) -> None:
+        size = problem.size
+        states = np.full(size, None, dtype=object)
+        states[:] = ended
+        time = np.asarray(seconds, dtype=np.float64)
+        evidence, error, accepted = (
+            np.array(np.broadcast_to(np.asarray(each, dtype=np.float64), (size,)))
+            for each in (log_evidence, log_evidence_error, acceptance)
+        )
+        self.chains = SampledChains(
+            problem=problem,
+            z=np.asarray(z, dtype=np.float64),
+            log_likelihood=np.asarray(log_likelihood, dtype=np.float64),
+            mode=np.asarray(mode, dtype=np.int64),
+            best=[np.asarray(codes, dtype=np.float64) for codes in best],
+            from_prior=np.asarray(from_prior, dtype=np.bool_),
+            log_evidence=evidence,
+            log_evidence_error=error,
+            ended=states,
+            prior=prior,
+            seconds=time if time.ndim else np.full(size, float(time) / max(1, size)),
+            acceptance=accepted,
+        )
+
+    @classmethod
+    def of(cls, chains: SampledChains) -> Posterior:
+        """The posterior of these chains."""
+        made = cls.__new__(cls)
+        made.chains = chains
+        return made
+
+    @property
+    def problem(self) -> Problem:
+        """The problem as it was stated."""
+        return self.chains.problem
+
+    # --- draws --------------------------------------------------------------------------------------------------------
+
+    @property
+    def z(self) -> Array:
+        """The draws, ``(chain, draw, *latent_shape)``; NaN where an observation of a batch was cut short."""
+        shaped = self.problem.network.shaped(self.chains.z)
+        return shaped[0, :, : self.chains.lengths[0] or None] if self._single else shaped
+
+    @property
+    def log_likelihood(self) -> Array:
+        """log p(y | z) of each draw, up to a constant of y, (chain, draw): minus half the chi-square or deviance."""
+        values = self.chains.log_likelihood
+        return values[0, :, : self.chains.lengths[0] or None] if self._single else values
+
+    @property
+    def from_prior(self) -> Flags:
+        """Which chains began at draws from the prior, (chain,); the others began at what the search found."""
+        return self.chains.from_prior
+
+    @property
+    def log_evidence(self) -> Any:
+        """log p(y), up to the constant of :attr:`log_likelihood`; NaN if it was not computed."""
+        return self._each(self.chains.log_evidence)
+
+    @property
+    def log_evidence_error(self) -> Any:
+        """The standard error of :attr:`log_evidence`."""
+        return self._each(self.chains.log_evidence_error)
+
+    @property
+    def acceptance(self) -> Any:
+        """The share of the proposals that was accepted."""
+        return self._each(self.chains.acceptance)
+
+    @property
+    def seconds(self) -> Any:
+        """Wall time of each observation."""
+        return self._each(self.chains.seconds)
+
+    @property
+    def _single(self) -> bool:
+        return self.problem.single
+
+    def _each(self, values: Any) -> Any:
+        """Values of the batch, or of the one observation."""
+        first = values[0] if self._single else values
+        return first.item() if isinstance(first, np.generic) else first
+
+    # --- the verdict --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def status(self) -> Any:
+        """MIXED if over all coordinates and the log-likelihood R-hat <= 1.01 and both sample sizes are at least 400.
+
+        Otherwise NOT_MIXED; TIME_LIMIT or STOPPED if the sampling was cut short; ERROR if it failed.
+        """
+        return self._each(self._statuses)
+
+    @cached_property
+    def message(self) -> Any:
+        """The meaning of the status, with the numbers that decided it, and what to do."""
+        shape = self.problem.network.latent_shape
+        texts = [message_of(self.chains.mixing(i), shape) for i in range(self.chains.size)]
+        return self._each(np.array(texts, dtype=object))
+
+    @property
+    def rhat(self) -> Array:
+        """Rank-normalised split R-hat of each coordinate over all chains, (k,)."""
+        return self._statistic("rhat")
+
+    @property
+    def ess(self) -> Array:
+        """Effective sample size of the bulk of each coordinate, (k,)."""
+        return self._statistic("ess")
+
+    @property
+    def tail_ess(self) -> Array:
+        """Effective sample size of the tails of each coordinate, (k,)."""
+        return self._statistic("tail_ess")
+
+    def _statistic(self, name: str) -> Array:
+        values = [getattr(self.chains.mixing(i).coordinates, name) for i in range(self.chains.size)]
+        return np.asarray(self._each(np.array(values).reshape(self.chains.size, self.problem.network.latent_dim)))
+
+    @cached_property
+    def _statuses(self) -> npt.NDArray[np.object_]:
+        states = np.full(self.chains.size, None, dtype=object)
+        states[:] = [self.chains.mixing(i).status for i in range(self.chains.size)]
+        return states
+
+    def _warn(self, what: str) -> None:
+        """Warn the caller of a public method if the chains have not mixed."""
+        bad = np.flatnonzero([status is not Status.MIXED for status in self._statuses])
+        if not len(bad):
+            return
+        first = int(bad[0])
+        whose = "" if self._single else f" of {len(bad)} of {count(self.chains.size, 'observation')}"
+        at = "" if self._single else f"observation {first}: "
+        said = message_of(self.chains.mixing(first), self.problem.network.latent_shape)
+        warnings.warn(f"{what}{whose} are not those of the posterior; {at}{said}", NotMixedWarning, stacklevel=3)
+
+    # --- what the draws say -------------------------------------------------------------------------------------------
+
+    @property
+    def mean(self) -> Array:
+        """The mean of the codes, ``latent_shape``."""
+        self._warn("means")
+        return self._of_codes(self.means)
+
+    @property
+    def std(self) -> Array:
+        """The standard deviations of the coordinates, ``latent_shape``."""
+        self._warn("standard deviations")
+        return self._of_codes(self.deviations)
+
+    @property
+    def covariance(self) -> Array:
+        """The covariance of the flattened codes, (k, k)."""
+        self._warn("covariances")
+        return np.asarray(self._each(self.covariances))
+
+    @cached_property
+    def means(self) -> Array:
+        """The means of the flat codes, (B, k), without a warning."""
+        return np.array([_mean(self._flat(i)) for i in range(self.chains.size)])
+
+    @property
+    def deviations(self) -> Array:
+        """The standard deviations of the flat codes, (B, k), without a warning."""
+        return np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
+
+    @cached_property
+    def covariances(self) -> Array:
+        """The covariances of the flat codes, (B, k, k), without a warning."""
+        return np.array([_covariance(self._flat(i)) for i in range(self.chains.size)])
+
+    def interval(self, level: float, of: str = "z") -> tuple[Array, Array]:
+        """Equal-tailed intervals, one a number: the posterior has (1 - level) / 2 on either side.
+
+        Args:
+            level: the probability of each interval, between 0 and 1.
+            of: "z" for the coordinates of the code, "reconstruction" for the entries of G(z).
+
+        Returns:
+            (lower, upper), of the shape of a code or an output.
+
+        Raises:
+            OptionError: ``level`` is not between 0 and 1, or ``of`` is unknown.
+            InputError: the posterior was loaded without its network, and the interval is of reconstructions.
+        """
+        if isinstance(level, bool) or not isinstance(level, int | float | np.number) or not 0 < level < 1:
+            raise OptionError(f"level={shown(level)} is a probability between 0 and 1; pass e.g. 0.9")
+        if of not in _QUANTITIES:
+            raise OptionError(f"of={shown(of)} is unknown; use 'z' or 'reconstruction'{nearest(of, _QUANTITIES)}")
+        self._warn("intervals")
+        network = self.problem.network
+        shape = network.latent_shape if of == "z" else network.output_shape
+        probabilities = ((1 - level) / 2, (1 + level) / 2)
+        ends = np.full((2, self.chains.size, *shape), np.nan)
+        for i in range(self.chains.size):
+            draws = network.shaped(self._flat(i)) if of == "z" else self._outputs(i)
+            if len(draws):
+                ends[:, i] = np.quantile(draws, probabilities, axis=0)
+        return np.asarray(self._each(ends[0])), np.asarray(self._each(ends[1]))
+
+    def reconstructions(self, count: int) -> Array:
+        """G(z) of evenly spaced draws, ``(count, *output_shape)``; NaN for an observation without draws.
+
+        Raises:
+            OptionError: ``count`` is not a whole number from 1 to the number of draws.
+            InputError: the posterior was loaded without its network.
+        """
+        most = int(np.prod(self.chains.z.shape[1:3]))
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        if not whole or not 1 <= count <= most:
+            raise OptionError(f"count={shown(count)} must be a whole number from 1 to {most}, the number of draws")
+        network = self.problem.network
+        found = np.full((self.chains.size, int(count), *network.output_shape), np.nan)
+        for i in range(self.chains.size):
+            draws = _spaced(self._flat(i), int(count))
+            if len(draws):
+                found[i] = network.outputs(draws)
+        return np.asarray(self._each(found))
+
+    @cached_property
+    def modes(self) -> Any:
+        """The modes that draws belong to, the heaviest first: a tuple of :class:`Mode`, or a list of tuples."""
+        found = [self._modes(i) for i in range(self.chains.size)]
+        return found[0] if self._single else found
+
+    def _modes(self, i: int) -> tuple[Mode, ...]:
+        draws, label = self.chains.kept(i), self.chains.kept_modes(i)
+        present = np.unique(label)
+        if not len(present):
+            return ()
+        belongs = (label[..., None] == present).astype(np.float64)
+        weights, errors = belongs.mean(axis=(0, 1)), error_of_mean(belongs)
+        best = self.problem.network.shaped(self.chains.best[i])
+        made = [
+            Mode(float(w), float(e), best[m], _covariance(draws[label == m]))
+            for m, w, e in zip(present, weights, errors, strict=True)
+        ]
+        return tuple(sorted(made, key=lambda mode: -mode.weight))
+
+    def _flat(self, i: int) -> Array:
+        """The draws of all chains of an observation, one after the other, (N, k)."""
+        draws = self.chains.kept(i)
+        return draws.reshape(-1, draws.shape[2])
+
+    def _outputs(self, i: int) -> Array:
+        """G(z) of evenly spaced draws, as many as intervals are of, (count, *output_shape)."""
+        draws = self._flat(i)
+        most = min(_OUTPUTS, max(2, _NUMBERS // self.problem.network.output_dim), len(draws))
+        return self.problem.network.outputs(_spaced(draws, most))
+
+    def _of_codes(self, values: Array) -> Array:
+        """Flat numbers (B, k) in the shape of codes."""
+        return np.asarray(self._each(self.problem.network.shaped(values)))
+
+    # --- a batch as a sequence ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if self._single:
+            raise TypeError("a posterior of one observation has no len(); pass a batch, y[None], for one with arrays")
+        return self.chains.size
+
+    def __bool__(self) -> bool:
+        """Whether there is any observation; ``status`` says whether its chains have mixed."""
+        return self.chains.size > 0
+
+    def __iter__(self) -> Iterator[Posterior]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Posterior:
+        """The posterior of one observation, or of several by a slice, a boolean mask (B,) or an array of indices.
+
+        Raises:
+            TypeError: this is the posterior of one observation, without a batch axis.
+            IndexError: there is no such observation, or the index is not an integer, slice, mask or array of integers.
+        """
+        if self._single:
+            raise TypeError("a posterior of one observation cannot be indexed: p.z, p.mean, ... are that observation's")
+        chosen = np.arange(len(self))[index]
+        if chosen.ndim > 1:
+            raise IndexError(f"a posterior is indexed by observations, p[3], p[[3, 7]]; got {shown(index)}")
+        return Posterior.of(self.chains.take(np.atleast_1d(chosen), single=not chosen.ndim))
+
+    # --- printing -----------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        of = sizes_of(self.chains)
+        if self._single:
+            return f"<Posterior: one observation, {self.status.name}, {of}>"
+        mixed = sum(status is Status.MIXED for status in self._statuses)
+        return f"<Posterior: {count(self.chains.size, 'observation')}, {mixed} mixed, {of}>"
+
+    def __str__(self) -> str:
+        """What was found, in at most 15 lines."""
+        lines = observation_lines if self._single else batch_lines
+        return "\n".join(lines(self._summary()))
+
+    def _summary(self) -> PosteriorSummary:
+        modes = [self.modes] if self._single else self.modes
+        weights = [[(mode.weight, mode.weight_error) for mode in each] for each in modes]
+        return PosteriorSummary(self.chains, self.means, self.deviations, weights)
+
+
+def _spaced(draws: Array, count: int) -> Array:
+    """Evenly spaced rows, (count, ...); the same row repeatedly if there are fewer."""
+    rows = ((np.arange(count) + 0.5) * len(draws) / count).astype(np.intp)
+    return draws[rows] if len(draws) else draws
+
+
+def _mean(draws: Array) -> Array:
+    """The mean of draws (N, k), (k,); NaN without draws."""
+    return draws.mean(axis=0) if len(draws) else np.full(draws.shape[1], np.nan)
+
+
+def _covariance(draws: Array) -> Array:
+    """The covariance of draws (N, k), (k, k); NaN for fewer than two."""
+    k = draws.shape[1]
+    return np.cov(draws, rowvar=False).reshape(k, k) if len(draws) > 1 else np.full((k, k), np.nan)
