@@ -17,6 +17,7 @@ from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make, refuse, registered_name
@@ -43,7 +44,7 @@ def invert(
     bounds: Any = None,
     norm: str | None = None,
     loss: Callable[..., Any] | None = None,
-    prior: float = 0.0,
+    prior: float | Normal = 0.0,
     z0: npt.ArrayLike | None = None,
     sequence: bool = False,
     seed: int = 0,
@@ -92,9 +93,11 @@ def invert(
             reconstructions and observations, in this order and of the same shape (b, ...), to losses (b,), at least 0;
             both are 0 where a mask hides them. ``fun`` is then the loss, and ``confidence`` is about it. All else that
             a result says is about the residual, as ever: the loss itself is judged by nothing.
-        prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. For Gaussian
-            noise S, the weight S^2 makes z the most probable code under z ~ N(0, I). That weight is 1 if S is an array
-            or a covariance is given, and for counts: their objectives are chi-square and the deviance.
+        prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. Or
+            :class:`unrelu.Normal`, the distribution of codes, which asks for the most probable code under the stated
+            noise: the objective is :math:`|r|_2^2 + S^2 |(z - mean) / std|_2^2` for Gaussian noise S. The weight is 1
+            in place of S^2 if S is an array or a covariance is given, and for counts: their objectives are chi-square
+            and the deviance. Random starts are then drawn from this distribution, where there are no bounds.
         z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start.
         sequence: whether each observation starts from the code of the one before, as the frames of a slow video may.
             "auto" makes one descent from there, and keeps its end if it explains y under the stated noise, or exactly.

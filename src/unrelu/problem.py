@@ -15,6 +15,7 @@ import torch
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import ClippedOperator, Operator, read_operator
 from unrelu.measurements.additive_noise import RoundingNoise
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.measurements.losses import Huber, Loss, OwnLoss
@@ -139,7 +140,7 @@ class Problem:
         norm: the norm of the objective, with r = y - A G(z): ``|r|_2^2 + prior |z|^2`` ("l2"), ``|r|_1`` ("l1"),
             ``|r|_inf`` ("linf"); "huber" or "loss" where ``stated_loss`` takes the place of ``|r|_2^2``.
         operator: A.
-        prior: weight of ``|z|^2`` in the l2 objective.
+        prior: weight of ``|z|^2`` in the l2 objective, or of ``|(z - mean) / std|^2`` with ``normal``.
         single: whether y is one observation without a batch axis.
         z0: starting codes (B, k), or None.
         seed: seed of every random choice.
@@ -148,6 +149,8 @@ class Problem:
         units: the units of y, the outputs, the noise and the codes, if they are not those of the user.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
         stated_loss: the Huber loss or the user's own; None for a norm or a deviance.
+        normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
+            normalised units it is N(0, I).
 
     If the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
 
@@ -172,6 +175,7 @@ class Problem:
     units: Units = field(default_factory=Units)
     given: Problem | None = None
     stated_loss: Loss | None = None
+    normal: Normal | None = None
 
     @classmethod
     @computing()
@@ -186,7 +190,7 @@ class Problem:
         loss: Callable[..., Any] | None = None,
         operator: Any = None,
         bounds: Any = None,
-        prior: float = 0.0,
+        prior: float | Normal = 0.0,
         z0: npt.ArrayLike | None = None,
         seed: int = 0,
         time_limit: float | None = None,
@@ -203,8 +207,12 @@ class Problem:
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape)
         norm, stated_loss = _norm(norm, loss, stated)
-        weight = _weight(prior, norm)
-        tried = network if box.none else on_coordinates(network, Coordinates.of(box, scaled=not weight))
+        normal = prior.of_shape(network.latent_shape) if isinstance(prior, Normal) else None
+        if normal is not None:
+            normal.refuse(stated, norm)
+        weight = _weight(prior, norm) if not isinstance(prior, Normal) else 0.0
+        latent = _coordinates(box, weight, normal)
+        tried = network if latent is None else on_coordinates(network, latent)
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
         if scaling.ends is not None and not (measurement.selects or measurement.output_shaped):
@@ -240,7 +248,8 @@ class Problem:
             network, values, stated, norm, measurement, weight, single, starts, int(seed), control, bounds=box,
             stated_loss=stated_loss,
         )  # fmt: skip
-        return problem.whitened() if loss is None else problem.with_loss(loss)
+        whitened = problem.whitened() if loss is None else problem.with_loss(loss)
+        return whitened if normal is None else whitened.with_normal(normal)
 
     def whitened(self) -> Problem:
         """The whitened problem, see :mod:`unrelu.measurements.whitening`; itself if it needs no whitening.
@@ -270,6 +279,22 @@ class Problem:
         return replace(
             self, stated_loss=OwnLoss.read(function, y, torch.from_numpy(self._usual[:2]), self.operator.shape)
         )
+
+    def with_normal(self, normal: Normal) -> Problem:
+        """The same whitened problem with this distribution of codes, of arrays (k,), which asks for the most probable.
+
+        Raises:
+            InputError: the noise has no density.
+        """
+        normal.refuse(self.noise, self.norm)
+        weight = self.noise.dispersion_parameter
+        given = self.given and replace(self.given, normal=normal, prior=weight)
+        return replace(self, normal=normal, prior=weight, given=given)
+
+    @property
+    def stated_prior(self) -> str:
+        """The prior as messages show it."""
+        return f"{self.prior:g}" if self.normal is None else "Normal"
 
     @property
     def loss(self) -> Loss | None:
@@ -313,14 +338,15 @@ class Problem:
         """The problem in normalised units, see :mod:`unrelu.measurements.equilibration`; itself if it is normalised.
 
         Methods solve this problem, so their tolerances do not depend on units. Its codes are the user's, except that
-        codes with bounds are in standard coordinates (:mod:`unrelu.measurements.latent_bounds`).
+        codes with bounds or a normal prior are in standard coordinates (:mod:`unrelu.measurements.latent_bounds`).
 
         Raises:
             InputError: y or the noise is 1e100 times larger than the generator's outputs, y is 1e100 times smaller and
                 not 0, or the outputs themselves are too large or too small for double precision.
         """
-        if not self.bounds.none:
-            return self._on_coordinates()
+        latent = _coordinates(self.bounds, self.prior, self.normal)
+        if latent is not None:
+            return self._on_coordinates(latent)
         if self.noise.likelihood is not None:
             return self  # data with a deviance, such as counts, have a fixed unit
         found = equilibrate(self.network, self.operator)
@@ -334,6 +360,7 @@ class Problem:
         with np.errstate(over="ignore"):
             y = np.ldexp(self.y, data) if data else self.y
             prior = float(np.ldexp(self.prior, data * DEGREES[self.norm]))
+            prior = noise.dispersion_parameter if self.normal else prior
         if not np.abs(y).max() <= _LARGEST:
             first = int(np.argmin(np.abs(y).max(axis=1) <= _LARGEST))
             largest = float(np.abs(self.y[first]).max())
@@ -364,15 +391,12 @@ class Problem:
             stated_loss=self.stated_loss and self.stated_loss.times_power_of_two(data),
         )  # fmt: skip
 
-    def _on_coordinates(self) -> Problem:
-        """The equilibrated problem in standard coordinates of bounded codes, see :class:`Coordinates`.
-
-        With a prior, the coordinates are the codes themselves, because the prior is a function of |z|^2.
-        """
-        latent = Coordinates.of(self.bounds, scaled=not self.prior)
+    def _on_coordinates(self, latent: Coordinates) -> Problem:
+        """The equilibrated problem in coordinates in which bounded codes, or the prior of codes, are standard."""
         unbounded = replace(
-            self, network=on_coordinates(self.network, latent), bounds=Bounds.parse(None, self.network.latent_shape)
-        ).equilibrated()
+            self, network=on_coordinates(self.network, latent), bounds=Bounds.parse(None, self.network.latent_shape),
+            normal=self.normal and Normal(),
+        ).equilibrated()  # fmt: skip
         control = self.control.part(lambda progress: replace(progress, z=latent.codes(progress.z)))
         return replace(
             unbounded, bounds=latent.standard, control=control, units=replace(unbounded.units, latent=latent),
@@ -439,7 +463,8 @@ class Problem:
             if norm == "l1":
                 return np.asarray(r.sum(axis=1))
             misfit = np.asarray((r * r).sum(axis=1)) if norm == "l2" else self._losses(self.y - residual)
-            return misfit + self.prior * (z * z).sum(axis=1) if self.prior else misfit
+            t = z if self.normal is None else self.normal.standardised(z)
+            return misfit + self.prior * (t * t).sum(axis=1) if self.prior else misfit
 
     def _losses(self, mean: Array) -> Array:
         """The stated losses of measurements (B, m), (B,); NaN where none is known, as in a result from a file."""
@@ -644,8 +669,18 @@ def _norm(norm: str | None, loss: object, noise: Noise) -> tuple[str, Loss | Non
     return Huber.name, Huber.parse(norm, known)
 
 
+def _coordinates(bounds: Bounds, weight: float, normal: Normal | None) -> Coordinates | None:
+    """The coordinates that are searched in place of codes; None for the codes themselves.
+
+    With a prior that is a weight of |z|^2, bounded codes stay as they are.
+    """
+    if normal is not None and not normal.standard:
+        return Coordinates.of_prior(bounds, normal)
+    return None if bounds.none else Coordinates.of(bounds, scaled=not weight and normal is None)
+
+
 def _weight(prior: float, norm: str) -> float:
-    weight = _number("prior", prior, "a number, the weight of |z|^2")
+    weight = _number("prior", prior, "a number, the weight of |z|^2, or unrelu.Normal(mean, std)")
     if not 0 <= weight < math.inf:
         raise InputError(f"prior={weight:g} must be finite and at least 0")
     if weight and norm in ("l1", "linf"):

@@ -95,6 +95,11 @@ def test_nothing_needs_attention_where_everything_fits(tmp_path):
         ({"method": "auto", "noise": "outliers:0.1"}, "l1, that of outliers noise", "l1 residual, the sum"),
         ({"norm": "linf"}, "linf, as asked for", "linf residual, its largest entry"),
         ({"method": "auto", "prior": 0.5}, "l2, as no noise is stated", "squared l2 residual + 0.5 |z|²"),
+        (
+            {"prior": unrelu.Normal(1, 2), "noise": "gaussian:0.1"},
+            "l2, that of lm",
+            "squared l2 residual + 0.01 |(z - mean) / std|²",
+        ),
     ],
 )
 def test_the_norm_and_the_objective_are_named(tmp_path, given, norm, objective):
@@ -102,6 +107,14 @@ def test_the_norm_and_the_objective_are_named(tmp_path, given, norm, objective):
     page = Page(write_report(tmp_path / "out"))
     assert f"norm {norm}" in page.text
     assert f"objective {objective}" in page.text
+
+
+def test_the_script_has_the_prior(tmp_path):
+    prior = unrelu.Normal(1, 2)
+    run(tmp_path / "out", saved(tmp_path, observations(2)), noise="gaussian:0.1", prior=prior)
+    page = Page(write_report(tmp_path / "out"))
+    assert "prior Normal(1, 2), the most probable code" in page.text
+    assert "prior=unrelu.Normal(mean=1.0, std=2.0)" in scripts(page)
 
 
 def test_the_script_computes_the_same(tmp_path, monkeypatch):

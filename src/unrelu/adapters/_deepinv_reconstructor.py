@@ -13,6 +13,7 @@ from torch import Tensor
 from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.measurements import Mask
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.noise import Noise
 from unrelu.methods import Method, make
 from unrelu.models.affine import Shape
@@ -75,7 +76,7 @@ class GeneratorReconstructor(Reconstructor):
         noise: Noise | str | None = "physics",
         bounds: Any = None,
         norm: str | None = None,
-        prior: float = 0.0,
+        prior: float | Normal = 0.0,
         seed: int = 0,
         time_limit: float | None = None,
         scale: str | tuple[float, float] | None = None,

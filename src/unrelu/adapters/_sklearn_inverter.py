@@ -13,6 +13,7 @@ import torch
 from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.measurements import Mask, Operator, read_operator
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make
@@ -56,7 +57,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         noise: the noise of X, as in :func:`unrelu.invert`.
         bounds: bounds of the codes, as in :func:`unrelu.invert`.
         norm: "l2", "l1", "linf" or "huber:D"; by default that of the noise.
-        prior: weight of :math:`|z|_2^2` in the l2 objective.
+        prior: weight of :math:`|z|_2^2` in the l2 objective, or :class:`unrelu.Normal`, as in :func:`unrelu.invert`.
         hide_nan: whether NaN entries of X count as not observed. Codes are then found from the other entries, and
             ``inverse_transform(transform(X))`` fills in the NaN entries. By default they are an error.
         time_limit: seconds for each call.
@@ -87,7 +88,7 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         noise: Noise | str | None = None,
         bounds: Any = None,
         norm: str | None = None,
-        prior: float = 0.0,
+        prior: float | Normal = 0.0,
         hide_nan: bool = False,
         time_limit: float | None = None,
         random_state: int | np.random.RandomState | None = 0,

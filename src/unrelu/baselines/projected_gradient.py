@@ -80,7 +80,7 @@ class Projected:
             return
         if problem.prior:
             raise InputError(
-                f"prior={problem.prior:g}: projection={self.projection!r} inverts layers, which have no |z|^2; "
+                f"prior={problem.stated_prior}: projection={self.projection!r} inverts layers, which have no |z|^2; "
                 "use projection='lm'"
             )
         layers = Layerwise(LAYER_METHODS[self.projection](), "projected")

@@ -125,7 +125,8 @@ class Layerwise:
     def _check_objective(self, problem: Problem) -> None:
         if problem.prior:
             raise InputError(
-                f"prior={problem.prior:g}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
+                f"prior={problem.stated_prior}: method={self.name!r} inverts layers, which have no |z|^2; use "
+                "'auto' or 'lm'"
             )
         problem.refuse_loss(self.name)
 

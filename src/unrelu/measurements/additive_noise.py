@@ -45,6 +45,7 @@ class Uniform(Noise):
 
     name: ClassVar[str] = "uniform"
     norm: ClassVar[str] = "linf"
+    without_density: ClassVar[str] = "makes all errors up to its bound equally probable"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "level", _sizes(self.level, self.name))
@@ -109,6 +110,7 @@ class Gaussian(Noise):
     name: ClassVar[str] = "gaussian"
     shaped: ClassVar[bool] = True
     reach: ClassVar[float] = 2.0
+    without_density: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
@@ -152,6 +154,11 @@ class Gaussian(Noise):
                 f"noise={self} is of {len(self.factor)} entries, an observation has {m} (shape {observation})"
             )
         return np.asarray(np.sqrt((self.factor**2).sum(axis=1)))
+
+    @property
+    def dispersion_parameter(self) -> float:
+        """S^2 of errors of one size; errors of different sizes and correlated ones are whitened first."""
+        return math.nan if self.entrywise or self.without_density else self.level**2
 
     @property
     def mean_square(self) -> float:
@@ -207,6 +214,7 @@ class RoundingNoise(Gaussian):
     given: float = 0.0
     name: ClassVar[str] = "rounding"
     shaped: ClassVar[bool] = False
+    without_density: ClassVar[str] = "does not say how its errors are distributed"
 
     @classmethod
     def of_integers(cls, step: float, dtype: npt.DTypeLike) -> RoundingNoise:
@@ -244,6 +252,7 @@ class Outliers(Noise):
 
     name: ClassVar[str] = "outliers"
     norm: ClassVar[str] = "l1"
+    without_density: ClassVar[str] = "leaves the size of its errors open"
 
     def __post_init__(self) -> None:
         super().__post_init__()

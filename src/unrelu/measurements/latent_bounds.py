@@ -1,11 +1,12 @@
-r"""Bounds of latent codes, lower <= z <= upper, and standard coordinates for codes with bounds.
+r"""Bounds of latent codes, lower <= z <= upper, and standard coordinates for codes with bounds or a normal prior.
 
 Searches expect codes that are about N(0, I), but the parameters of an emulator have physical units: a temperature of
 4,000 to 8,000, say, and an abundance of -2.5 to 0.5. If both bounds of a coordinate are finite, then t with
 
 .. math:: z_j = \frac{l_j + u_j}{2} + \frac{u_j - l_j}{\sqrt{12}} \, t_j, \qquad |t_j| \le \sqrt 3,
 
-has mean 0 and variance 1 for z uniform between the bounds. A step in t then means the same in all coordinates.
+has mean 0 and variance 1 for z uniform between the bounds. A step in t then means the same in all coordinates. With a
+prior z ~ N(mean, diag(std^2)), whether there are bounds or not, t = (z - mean) / std.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import InputError
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.linear_operators import times_power
 from unrelu.models.affine import Affine, Scale, Shape
 from unrelu.models.generator import Generator, numbers
@@ -209,12 +211,33 @@ class Coordinates:
 
     @classmethod
     def of(cls, bounds: Bounds, scaled: bool = True) -> Coordinates:
-        """Standard coordinates for these bounds; with ``scaled=False``, t = z."""
+        """Coordinates in which uniform codes between these bounds are standard; with ``scaled=False``, t = z."""
         boxed = bounds.boxed & scaled
         with np.errstate(invalid="ignore"):
             shift = np.where(boxed, bounds.lower + 0.5 * (bounds.upper - bounds.lower), 0.0)
             factor = np.where(boxed, (bounds.upper - bounds.lower) / (2 * _HALF), 1.0)
         lower, upper = np.where(boxed, -_HALF, bounds.lower), np.where(boxed, _HALF, bounds.upper)
+        return cls(shift, factor, bounds, Bounds(lower, upper))
+
+    @classmethod
+    def of_prior(cls, bounds: Bounds, prior: Normal) -> Coordinates:
+        """Coordinates in which the prior is N(0, I).
+
+        Raises:
+            InputError: two bounds are the same number, or exceed the range of numbers, in standard deviations.
+        """
+        shift, factor = (np.broadcast_to(each, bounds.lower.shape) for each in (prior.mean, prior.std))
+        with np.errstate(over="ignore"):
+            lower, upper = prior.standardised(bounds.lower), prior.standardised(bounds.upper)
+        lost = ~(lower < upper) | (np.isinf(lower) & np.isfinite(bounds.lower))
+        lost |= np.isinf(upper) & np.isfinite(bounds.upper)
+        if lost.any():
+            j = int(np.argmax(lost))
+            raise InputError(
+                f"bounds: coordinate {j} is between {bounds.lower[j]:g} and {bounds.upper[j]:g}, which are "
+                f"{lower[j]:g} and {upper[j]:g} standard deviations from the mean of prior={prior}: too far to compute "
+                "with; state a prior of the size of the bounds"
+            )
         return cls(shift, factor, bounds, Bounds(lower, upper))
 
     def codes(self, t: Array) -> Array:

@@ -106,6 +106,7 @@ class Noise(ABC):
         stated: whether anything is known about e.
         shaped: whether residuals are tested by their shape (largest entry and structure), not only by their size.
         reach: nearly all errors are below this multiple of :attr:`size`.
+        without_density: why the model has no density that its l2 objective is the logarithm of; empty if it has one.
     """
 
     level: Any = None
@@ -114,6 +115,7 @@ class Noise(ABC):
     stated: ClassVar[bool] = True
     shaped: ClassVar[bool] = False
     reach: ClassVar[float] = 1.0
+    without_density: ClassVar[str] = "does not say how probable an error is"
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -311,6 +313,11 @@ class Noise(ABC):
         return math.nan
 
     @property
+    def dispersion_parameter(self) -> float:
+        """phi, where -2 log p(y | z) is the l2 objective divided by phi, but for a constant; NaN without a density."""
+        return math.nan
+
+    @property
     def outliers(self) -> float:
         """The fraction of entries that may be arbitrarily wrong."""
         return 0.0
@@ -374,6 +381,13 @@ class Likelihood(Noise, Loss):
 
     Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance) and 2.5 (Fisher scoring).
     """
+
+    without_density: ClassVar[str] = ""
+
+    @property
+    def dispersion_parameter(self) -> float:
+        """1: the deviance is -2 log p(y | z), but for a constant."""
+        return 1.0
 
     @abstractmethod
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
@@ -444,6 +458,10 @@ class UnknownNoise(Noise):
     level: float = math.nan
     name: ClassVar[str] = "unknown"
     stated: ClassVar[bool] = False
+    without_density: ClassVar[str] = "is not stated"
+
+    def __str__(self) -> str:
+        return "None"
 
     def __post_init__(self) -> None:
         pass

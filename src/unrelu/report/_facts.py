@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unrelu import zoo
+from unrelu.measurements.code_prior import Normal
 from unrelu.methods import METHODS
 from unrelu.runs import Run
 from unrelu.runtime.words import count
@@ -72,7 +73,7 @@ def question(run: Run) -> list[Fact]:
         Fact("noise", _noise(run), code=bool(manifest["noise"])),
         Fact("bounds", _bounds(manifest.get("bounds"))),
         Fact("norm", ", ".join(_norm(run))),
-        Fact("prior", f"{manifest['prior']:g} |z|²" if manifest["prior"] else "none"),
+        Fact("prior", _prior(manifest["prior"])),
         Fact("seed", str(manifest["seed"]), code=True),
         Fact("chunk", f"{count(manifest['chunk'], 'observation')}, inverted together"),
         Fact("time limit", f"{manifest['time_limit']:g} s a chunk" if manifest["time_limit"] else "none"),
@@ -96,14 +97,25 @@ def machine(run: Run) -> list[Fact]:
 
 def objective(run: Run) -> str:
     """What the column of that name holds."""
-    (norm, _), prior = _norm(run), run.manifest["prior"]
+    (norm, _), prior, term = _norm(run), run.manifest["prior"], ""
+    if isinstance(prior, dict):
+        weight = run.noise.dispersion_parameter
+        term = f" + {'' if weight == 1 else f'{weight:g} '}|(z - mean) / std|²"
+    elif prior:
+        term = f" + {prior:g} |z|²"
     if run.noise.likelihood is not None:
-        return "deviance" + (f" + {prior:g} |z|²" if prior else "")
+        return f"deviance{term}"
     if norm == "l2":
-        return "squared l2 residual" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
+        return f"squared l2 residual{term}, squared units of the data"
     if norm in _OBJECTIVES:
         return _OBJECTIVES[norm] + ", units of the data"
-    return f"Huber loss ({norm})" + (f" + {prior:g} |z|²" if prior else "") + ", squared units of the data"
+    return f"Huber loss ({norm}){term}, squared units of the data"
+
+
+def _prior(prior: float | dict[str, Any]) -> str:
+    if isinstance(prior, dict):
+        return f"{Normal.of_plain(prior)}, the most probable code"
+    return f"{prior:g} |z|²" if prior else "none"
 
 
 def _norm(run: Run) -> tuple[str, str]:
@@ -165,11 +177,18 @@ def script(run: Run) -> str:
     if manifest["masks"]:
         words.append(f"masks={masks}")
     given = _given(run) | ({"workers": int(workers)} if workers.isdigit() else {})
-    words += [f"{name}={value!r}" for name, value in given.items()]
+    words += [f"{name}={_literal(name, value)}" for name, value in given.items()]
     body += ["unrelu.run(", *(f"{_INDENT}{word}," for word in words), ")"]
     if workers != "1":  # workers are processes, which import this script
         body = ['if __name__ == "__main__":', *(_INDENT + line for line in body)]
     return "\n".join([*imports, "", *body])
+
+
+def _literal(name: str, value: Any) -> str:
+    """The source of an argument, as JSON has its value."""
+    if name == "prior" and isinstance(value, dict):
+        return f"unrelu.Normal({', '.join(f'{key}={each!r}' for key, each in value.items())})"
+    return repr(value)
 
 
 def _network(run: Run, flags: dict[str, str]) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from unrelu._version import __version__
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.losses import Huber
 from unrelu.measurements.noise import Noise
@@ -159,6 +160,8 @@ def _table(result: Mapping[str, Any]) -> dict[str, Any]:
         "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
         **{f"operator.{name}": array for name, array in arrays.items()},
     }  # fmt: skip
+    if problem.normal is not None:
+        table["problem.normal"] = np.stack([problem.normal.mean, problem.normal.std])
     if not problem.bounds.none:
         table["bounds"] = np.stack([problem.bounds.lower, problem.bounds.upper])
     return table
@@ -289,7 +292,12 @@ def _problem(table: Table, columns: Mapping[str, Any], network: Generator | None
         network, y, _noise(table), _one_of(_NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
         Control(), stated_loss=loss, bounds=Bounds.parse(None if ends is None else tuple(ends), (math.prod(latent),)),
     )  # fmt: skip
-    return problem.whitened() if measured.present else problem
+    problem = problem.whitened() if measured.present else problem
+    if "problem.normal" not in table:
+        return problem
+    mean, std = _array(table["problem.normal"], np.float64)
+    normal = Normal(mean, std).of_shape((math.prod(latent),))
+    return problem.with_normal(normal) if measured.present else replace(problem, normal=normal)
 
 
 def _noise(table: Table) -> Noise:

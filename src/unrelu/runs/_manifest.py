@@ -14,6 +14,7 @@ import numpy as np
 from unrelu._version import __version__
 from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
@@ -31,7 +32,7 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "version": (str,), "model": (dict,), "model.sha256": (str,), "model.latent_shape": (list,),
     "model.output_shape": (list,), "data": (dict,), "data.size": (int,), "data.shape": (list,), "data.dtype": (str,),
     "data.resized": (list, type(None)), "data.scale": (str,), "data.sha256": (str,), "operator": _TEXT,
-    "masks": (bool,), "method": (str,), "options": (dict,), "noise": _TEXT, "norm": _TEXT, "prior": (int, float),
+    "masks": (bool,), "method": (str,), "options": (dict,), "noise": _TEXT, "norm": _TEXT, "prior": (int, float, dict),
     "time_limit": _NUMBER, "seed": (int,), "chunk": (int,), "results": (str,), "statuses": (list,), "about": (dict,),
     "about.data": (str,),
 }  # fmt: skip
@@ -146,8 +147,10 @@ def _check(manifest: dict[str, Any]) -> None:
     if odd := [name for name in manifest["options"] if not name.isidentifier()]:
         raise ValueError(f"options has {odd[0]!r}")
     for name in ("prior", "time_limit", "seed"):
-        if not abs(manifest[name] or 0) < 2**1000:
+        if not isinstance(manifest[name], dict) and not abs(manifest[name] or 0) < 2**1000:
             raise ValueError(f"{name} is {_short(manifest[name])}")
+    if isinstance(manifest["prior"], dict):
+        Normal.of_plain(manifest["prior"]).of_shape(tuple(manifest["model"]["latent_shape"]))
     if manifest["results"] not in FORMATS:
         raise ValueError(f"results is {_short(manifest['results'])}")
     _check_bounds(manifest.get("bounds"), math.prod(manifest["model"]["latent_shape"]))

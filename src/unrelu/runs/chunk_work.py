@@ -23,6 +23,7 @@ from unrelu.datasets.sources import Batch, Entries, Source
 from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.picture_scale import Scaling
@@ -237,7 +238,8 @@ class Work:
         if not len(good):
             return []
         operator = self.measured if self.masks is None else Mask(seen[good])
-        stated = self.stated | {"bounds": Bounds.of_plain(self.stated.get("bounds"))}
+        prior = Normal.of_plain(self.stated["prior"])
+        stated = self.stated | {"bounds": Bounds.of_plain(self.stated.get("bounds")), "prior": prior}
         try:
             result = invert(
                 self.network, self.scaling.stored(y[good], self.source.dtype), self.method, operator=operator,

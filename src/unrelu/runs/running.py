@@ -25,6 +25,7 @@ from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
 from unrelu.measurements import read_operator
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
@@ -78,7 +79,7 @@ def run(
     noise: Noise | str | None = None,
     bounds: Any = None,
     norm: str | None = None,
-    prior: float = 0.0,
+    prior: float | Normal = 0.0,
     seed: int = 0,
     time_limit: float | None = None,
     chunk: int = 256,
@@ -175,10 +176,10 @@ def run(
         )
     box = Bounds.parse(bounds, as_generator(network).latent_shape)
     stated = {
-        "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm, "prior": prior,
-        "time_limit": time_limit,
+        "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm,
+        "prior": prior.plain() if isinstance(prior, Normal) else prior, "time_limit": time_limit,
     }  # fmt: skip
-    stated_once = stated | {"bounds": box.ends, "seed": seed, "scale": scale}
+    stated_once = stated | {"bounds": box.ends, "prior": prior, "seed": seed, "scale": scale}
     measured, scaling = _check_data(network, source, masked, operator, stated_once, chosen)
     folder = Path(output)
     _check_outside(folder, source, masked)
