@@ -19,7 +19,7 @@ from tests.support import random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.latent_bounds import Bounds, Coordinates
 from unrelu.runtime.streams import stream
-from unrelu.search._joint_search import JointSearch
+from unrelu.search.joint_search import JointSearch
 from unrelu.search.auto import Search
 
 # Units as far apart as those of an emulator's parameters.

@@ -19,7 +19,7 @@ from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
 from unrelu.search import _stopping_rule, descents
-from unrelu.search._joint_search import JointSearch
+from unrelu.search.joint_search import JointSearch
 from unrelu.search.descents import BatchDescents, CompiledDescents
 
 SIZES = (5, 30, 120)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support import image_network, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search._joint_search import JointSearch
+from unrelu.search.joint_search import JointSearch
 from unrelu.search._stopping_rule import (
     BATCH,
     COMPILED,

@@ -1,0 +1,124 @@
+r"""Codes as functions of standard normal coordinates, so that every prior is N(0, I).
+
+With F the distribution function of a coordinate of the code under its prior, and :math:`\Phi` that of N(0, 1),
+
+.. math:: z_j = F_j^{-1}(\Phi(t_j)), \qquad t \sim N(0, I)
+
+has the prior distribution. For N(m, s^2) this is m + s t, and for codes uniform between bounds l and u it is
+:math:`l + (u - l) \Phi(t)`. Between bounds a normal prior is truncated. A sampler in t needs no walls.
+
+Source: the probability integral transform; Rosenblatt, "Remarks on a multivariate transformation", Annals of
+Mathematical Statistics 23 (1952).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from unrelu.errors import InputError
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.runtime.array_types import Array, Flags
+
+# Coordinates t of codes at a bound are at most this large: the probability beyond is 3e-7.
+_EDGE = 5.0
+# Bounds must hold at least this share of the prior.
+_LEAST_SHARE = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class CodePrior:
+    """The prior of codes: normal, truncated to the bounds, or uniform between them.
+
+    Attributes:
+        mean, std: those of the normal distribution, (k,).
+        bounds: the bounds of codes.
+        uniform: which coordinates are uniform between their bounds, (k,).
+    """
+
+    mean: Array
+    std: Array
+    bounds: Bounds
+    uniform: Flags
+
+    @classmethod
+    def of(cls, bounds: Bounds, mean: Array | None = None, std: Array | None = None) -> CodePrior:
+        """N(mean, std^2) within bounds; without a mean: uniform between two finite bounds, else N(0, 1).
+
+        Raises:
+            InputError: the bounds hold next to nothing of the prior.
+        """
+        zero = np.zeros(len(bounds.lower))
+        if mean is None or std is None:
+            return cls(zero, zero + 1, bounds, bounds.boxed)._checked()
+        return cls(zero + mean, zero + std, bounds, zero > 0)._checked()
+
+    def _checked(self) -> CodePrior:
+        below, above = self._outside()
+        share = np.where(self.uniform, 1.0, 1 - below - above)
+        if not (share >= _LEAST_SHARE).all():
+            j = int(np.argmin(share))
+            raise InputError(
+                f"bounds: coordinate {j} is between {self.bounds.lower[j]:g} and {self.bounds.upper[j]:g}, which holds "
+                f"next to nothing of its prior, N({self.mean[j]:g}, {self.std[j]:g}^2); state another prior= or bounds="
+            )
+        return self
+
+    @property
+    def standard(self) -> bool:
+        """Whether it is N(0, I)."""
+        return self.affine and not self.mean.any() and bool((self.std == 1).all())
+
+    @property
+    def affine(self) -> bool:
+        """Whether no coordinate has a bound, so that codes are mean + std t."""
+        return self.bounds.none
+
+    def _outside(self) -> tuple[Array, Array]:
+        """The probabilities below and above the bounds under the normal distribution, (k,) each."""
+        with np.errstate(over="ignore"):
+            return (
+                ndtr((self.bounds.lower - self.mean) / self.std),
+                ndtr((self.mean - self.bounds.upper) / self.std),
+            )
+
+    def codes(self, t: Array) -> Array:
+        """z for coordinates t, (..., k)."""
+        if self.affine:
+            return self.mean + self.std * t
+        below, above = self._outside()
+        inside = 1 - below - above
+        # In the upper half, probabilities are counted from above: close to 1 they would be rounded.
+        lower, upper = below + inside * ndtr(t), above + inside * ndtr(-t)
+        z = self.mean + self.std * np.where(t < 0, ndtri(lower), -ndtri(upper))
+        low, high = (np.where(self.uniform, end, 0.0) for end in (self.bounds.lower, self.bounds.upper))
+        half = (high - low) * ndtr(-np.abs(t))
+        return self.bounds.clip(np.where(self.uniform, np.where(t < 0, low + half, high - half), z))
+
+    def slopes(self, t: Array, z: Array) -> Array:
+        """dz/dt at coordinates t with codes z, (..., k)."""
+        if self.affine:
+            return np.broadcast_to(self.std, t.shape)
+        below, above = self._outside()
+        density = np.exp(-0.5 * t * t)
+        low, high = (np.where(self.uniform, end, 0.0) for end in (self.bounds.lower, self.bounds.upper))
+        of_uniform = (high - low) * density / np.sqrt(2 * np.pi)
+        standardised = np.where(self.uniform, 0.0, (z - self.mean) / self.std)
+        of_normal = self.std * (1 - below - above) * np.exp(0.5 * (standardised * standardised - t * t))
+        return np.where(self.uniform, of_uniform, of_normal)
+
+    def coordinates(self, z: Array) -> Array:
+        """t for codes z (..., k) within the bounds; for codes at a bound, t is cut off at 5 standard deviations."""
+        if self.affine:
+            return (z - self.mean) / self.std
+        below, above = self._outside()
+        inside = 1 - below - above
+        low, high = (np.where(self.uniform, end, 0.0) for end in (self.bounds.lower, self.bounds.upper))
+        standardised = np.where(self.uniform, 0.0, (z - self.mean) / self.std)
+        width = np.where(self.uniform, high - low, 1.0)
+        under = np.where(self.uniform, (z - low) / width, (ndtr(standardised) - below) / inside)
+        over = np.where(self.uniform, (high - z) / width, (ndtr(-standardised) - above) / inside)
+        t = np.where(under < over, ndtri(np.clip(under, 0, 1)), -ndtri(np.clip(over, 0, 1)))
+        return np.clip(t, -_EDGE, _EDGE)

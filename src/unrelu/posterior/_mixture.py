@@ -1,0 +1,185 @@
+r"""A mixture of multivariate t distributions, one around each optimum, with the prior as a further component.
+
+The sampler proposes jumps between modes from it, and takes the metrics of its trajectories from its components.
+
+Each component begins as the Gaussian variational approximation of the posterior around an optimum. With U the negative
+logarithm of the density, its mean m and precision P satisfy
+
+.. math:: E \, \nabla U(t) = 0, \qquad E \, \nabla^2 U(t) = P, \qquad t \sim N(m, P^{-1}),
+
+where the Gauss-Newton matrix takes the place of the Hessian. The Laplace approximation takes both at the optimum alone.
+Across kinks that is one linear region of many, and where kinks are dense, its precision is far too small in some
+directions: trajectories then need steps several times shorter. Component weights are proportional to exp(ELBO).
+
+Sources: Opper and Archambeau, "The variational Gaussian approximation revisited", Neural Computation 21 (2009); Khan and
+Rue, "The Bayesian learning rule", J. Machine Learning Research 24 (2023), for the natural-gradient steps; Peel and
+McLachlan, "Robust mixture modelling using the t distribution", Statistics and Computing 10 (2000), for EM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.special import gammaln, logsumexp
+
+from unrelu.posterior._target import Target
+from unrelu.runtime.array_types import Array, Index
+
+# Degrees of freedom of the t distributions. The tails of a Gaussian are too thin: chains then stay for long where the
+# mixture has next to no density.
+_FREEDOM = 20.0
+# The share of the prior in the mixture.
+_PRIOR = 0.02
+# Steps of the variational approximation, and pairs of draws of each.
+_STEPS, _PAIRS = 10, 4
+# Two components are one if the means are closer than this, in standard deviations.
+_SAME = 1.5
+# Components with a smaller share of the weight are left out.
+_LEAST = 1e-4
+# EM: its steps, and the number of draws that a component's covariance before counts as, for each coordinate.
+_EM_STEPS, _PSEUDO = 3, 4
+# The share of the weights before in those after EM.
+_KEPT = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """sum_i w_i t_20(t; m_i, (C_i^T C_i)^-1) and the prior N(0, I), whose share is 0.02.
+
+    Attributes:
+        means: m, (M, k).
+        whiteners: C, (M, k, k).
+        weights: w, (M,), whose sum is 1.
+    """
+
+    means: Array
+    whiteners: Array
+    weights: Array
+
+    @cached_property
+    def factors(self) -> Array:
+        """C^-1, (M, k, k)."""
+        return np.asarray(np.linalg.inv(self.whiteners))
+
+    @cached_property
+    def _constants(self) -> Array:
+        k = self.means.shape[1]
+        of_t = gammaln((_FREEDOM + k) / 2) - gammaln(_FREEDOM / 2) - k / 2 * np.log(_FREEDOM * np.pi)
+        log_determinants = np.linalg.slogdet(self.whiteners)[1]
+        return np.asarray(np.log((1 - _PRIOR) * self.weights) + log_determinants + of_t)
+
+    @cached_property
+    def _stacked(self) -> tuple[Array, Array]:
+        """All C as one matrix, (k, M k), and C m, (M k,)."""
+        k = self.means.shape[1]
+        return self.whiteners.reshape(-1, k).T.copy(), np.einsum("mij,mj->mi", self.whiteners, self.means).ravel()
+
+    def distances(self, t: Array) -> Array:
+        """|C (t - m)|^2 at coordinates t (c, k), (c, M)."""
+        matrix, shift = self._stacked
+        return np.asarray(np.square((t @ matrix - shift).reshape(len(t), len(self.means), -1)).sum(axis=2))
+
+    def logs(self, t: Array) -> Array:
+        """The logarithms of the weighted densities of the components at t (c, k), (c, M)."""
+        k = self.means.shape[1]
+        return np.asarray(self._constants - 0.5 * (_FREEDOM + k) * np.log1p(self.distances(t) / _FREEDOM))
+
+    def evaluated(self, t: Array) -> tuple[Array, Array]:
+        """The logarithms of the density at t (c, k), (c,), and of the shares of the components in it, (c, M)."""
+        logs, k = self.logs(t), t.shape[1]
+        of_components = logsumexp(logs, axis=1)
+        of_prior = np.log(_PRIOR) - 0.5 * np.square(t).sum(axis=1) - k / 2 * np.log(2 * np.pi)
+        return np.logaddexp(of_components, of_prior), logs - of_components[:, None]
+
+    def draw(self, count: int, rng: np.random.Generator) -> Array:
+        """Draws, (count, k)."""
+        k = self.means.shape[1]
+        shares = np.append((1 - _PRIOR) * self.weights, _PRIOR)
+        which = rng.choice(len(shares), count, p=shares / shares.sum())
+        normal = rng.standard_normal((count, k))
+        stretch = np.sqrt(_FREEDOM / rng.chisquare(_FREEDOM, count))
+        own = np.minimum(which, len(self.means) - 1)
+        drawn = self.means[own] + stretch[:, None] * np.einsum("cij,cj->ci", self.factors[own], normal)
+        return np.where((which == len(self.means))[:, None], normal, drawn)
+
+    def some(self, index: Index) -> Mixture:
+        """The mixture of some components."""
+        weights = self.weights[index]
+        return Mixture(self.means[index], self.whiteners[index], weights / weights.sum())
+
+    def fitted(self, draws: Array) -> Mixture:
+        """The mixture after steps of EM on draws of the posterior, (c, k).
+
+        The components before count as draws of their own, and components that hold next to none are left out.
+        """
+        (count, k), before = draws.shape, self
+        pseudo, mixture = _PSEUDO * k, self
+        covariances = self.factors @ self.factors.transpose(0, 2, 1)
+        squares = (draws[:, :, None] * draws[:, None, :]).reshape(count, -1)
+        for _ in range(_EM_STEPS):
+            distances, logs = mixture.distances(draws), mixture.logs(draws)
+            shares = np.exp(logs - logsumexp(logs, axis=1, keepdims=True))
+            held = shares.sum(axis=0)
+            # A t distribution is a mixture of Gaussians; draws far away count less.
+            near = shares * (_FREEDOM + k) / (_FREEDOM + distances)
+            total = near.sum(axis=0)
+            sums = near.T @ draws
+            means = (sums + before.means) / (total + 1)[:, None]
+            around = (near.T @ squares).reshape(-1, k, k) - sums[:, :, None] * means[:, None, :]
+            around = around - means[:, :, None] * sums[:, None, :] + total[:, None, None] * _outer(means)
+            around = around + _outer(means - before.means)
+            covariance = (around + pseudo * covariances) / (held + pseudo)[:, None, None]
+            weights = (1 - _KEPT) * held / count + _KEPT * before.weights
+            mixture = Mixture(means, _whiteners_of(covariance), weights / weights.sum())
+        return mixture.some(np.flatnonzero(mixture.weights >= _LEAST))
+
+
+def _outer(vectors: Array) -> Array:
+    return np.asarray(vectors[:, :, None] * vectors[:, None, :])
+
+
+def _whiteners_of(covariances: Array) -> Array:
+    return np.asarray(np.linalg.inv(np.linalg.cholesky(covariances)))
+
+
+def separate(order: Index, means: Array, whiteners: Array) -> Index:
+    """Those components, in this order, whose means are not within 1.5 standard deviations of one before."""
+    kept: list[int] = []
+    for i in order.tolist():
+        away = np.einsum("mij,mj->mi", whiteners[kept], means[i] - means[kept])
+        if not (np.square(away).sum(axis=1) < _SAME**2).any():
+            kept.append(i)
+    return np.array(kept, dtype=np.int64)
+
+
+def variational(target: Target, means: Array, precisions: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """The Gaussian variational approximations around optima: means, whiteners, and ELBOs up to a constant, (M,).
+
+    Args:
+        target: the density.
+        means, precisions: where to begin, (M, k) and (M, k, k).
+    """
+    count, k = means.shape
+    for step in range(_STEPS):
+        factors = _factors(precisions)
+        normal = rng.standard_normal((count, _PAIRS, k))
+        normal = np.concatenate([normal, -normal], axis=1)
+        at = means[:, None] + np.einsum("mij,mpj->mpi", factors, normal)
+        _, gradients, curvatures = target.curvatures(at.reshape(-1, k))
+        gradient = gradients.reshape(count, -1, k).mean(axis=1)
+        rate = min(0.7, 2 / (step + 2))
+        precisions = (1 - rate) * precisions + rate * curvatures.reshape(count, -1, k, k).mean(axis=1)
+        means = means - rate * np.linalg.solve(precisions, gradient[:, :, None])[:, :, 0]
+    factors = _factors(precisions)
+    normal = rng.standard_normal((count, 2 * _PAIRS, k))
+    normal = np.concatenate([normal, -normal], axis=1)
+    at = means[:, None] + np.einsum("mij,mpj->mpi", factors, normal)
+    energies = target.energies(at.reshape(-1, k)).reshape(count, -1).mean(axis=1)
+    return means, np.linalg.inv(factors), np.linalg.slogdet(factors)[1] - energies
+
+
+def _factors(precisions: Array) -> Array:
+    """S with S S^T the inverse of each precision."""
+    return np.asarray(np.linalg.inv(np.linalg.cholesky(precisions)).transpose(0, 2, 1))

@@ -1,0 +1,87 @@
+"""The first mixture of a sampler: the optima that descents find, each with its variational approximation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import logsumexp
+
+from unrelu.posterior._mixture import Mixture, separate, variational
+from unrelu.posterior._target import Target
+from unrelu.runtime.array_types import Array, Index
+
+# The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
+_RESTARTS, _FOUND_ONCE = 16, 0.05
+# Optima with an energy this much above the lowest one are left out, as are components with an ELBO so much lower.
+_FAR, _FAINT = 15.0, 9.0
+# The most components.
+_COMPONENTS = 128
+
+
+class Found(NamedTuple):
+    """Where chains begin.
+
+    Attributes:
+        mixture: the mixture.
+        starts: coordinates of the chains, (c, k).
+        from_prior: which chains began at a draw of the prior, (c,).
+    """
+
+    mixture: Mixture
+    starts: Array
+    from_prior: Array
+
+
+def starting_mixture(target: Target, chains: int, most: int, rng: np.random.Generator) -> Found:
+    """Find optima of the density, and begin half of the chains at them, the others at descents from the prior.
+
+    Args:
+        target: the density.
+        chains: c.
+        most: the largest number of restarts.
+        rng: for the draws of the prior and the variational approximations.
+    """
+    from_prior = np.arange(chains) >= (chains + 1) // 2
+    ended = target.descended(rng.standard_normal((int(from_prior.sum()), target.k)))
+    restarts = min(_RESTARTS, most)
+    while True:
+        points = np.concatenate([ended, target.optima(restarts)])
+        means, precisions, once = _laplace(target, points, len(ended))
+        if once <= _FOUND_ONCE or restarts >= most or target.watch():
+            break
+        restarts = min(2 * restarts, most)
+    means, whiteners, bounds = variational(target, means, precisions, rng)
+    order = np.argsort(-bounds)
+    kept = separate(order[bounds[order] >= bounds.max() - _FAINT], means, whiteners)
+    own = _nearest(ended, means, whiteners)
+    every = np.concatenate([kept, np.setdiff1d(own, kept)])
+    mixture = Mixture(means[every], whiteners[every], np.exp(bounds[every] - logsumexp(bounds[every])))
+    found = np.resize(means[kept], (chains - len(ended), target.k))
+    return Found(mixture, np.concatenate([found, ended]), from_prior)
+
+
+def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
+    """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
+
+    The first ``own`` points are kept in any case. Weights are those of the Laplace approximation.
+    """
+    energies = target.energies(points)
+    order = np.argsort(energies, kind="stable")
+    near = order[(energies[order] <= energies[order[0]] + _FAR) | (order < own)]
+    near = near[np.isfinite(energies[near])]
+    points, energies = points[near], energies[near]
+    _, _, precisions = target.curvatures(points)
+    whiteners = np.linalg.cholesky(precisions).transpose(0, 2, 1)
+    kept = separate(np.arange(len(points)), points, whiteners)
+    counts = np.bincount(_nearest(points, points[kept], whiteners[kept]), minlength=len(kept))
+    logs = -energies[kept] - np.linalg.slogdet(whiteners[kept])[1]
+    weights = np.exp(logs - logsumexp(logs))
+    wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < _COMPONENTS)
+    return points[kept[wanted]], precisions[kept[wanted]], float(weights[counts == 1].sum())
+
+
+def _nearest(points: Array, means: Array, whiteners: Array) -> Index:
+    """The component of the least Mahalanobis distance from each point, (c,)."""
+    away = [np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in zip(means, whiteners, strict=True)]
+    return np.asarray(np.argmin(away, axis=0), dtype=np.int64)

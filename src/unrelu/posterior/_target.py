@@ -1,0 +1,178 @@
+r"""The posterior density of one observation, in coordinates t in which the prior is N(0, I).
+
+.. math:: U(t) = \frac{D(y, A G(z(t)))}{2 T} + \frac{|t|^2}{2}, \qquad p(t | y) \propto e^{-U(t)}
+
+D is the sum of squared residuals and T the variance of the noise; for whitened residuals and for a deviance T is 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from unrelu.errors import InputError
+from unrelu.local_search.halting import Watch
+from unrelu.local_search.packed_observations import PackedObservations, packable
+from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements.additive_noise import Gaussian
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.models.network import Network
+from unrelu.posterior._code_prior import CodePrior
+from unrelu.posterior._packed_gradients import PackedGradients
+from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array
+from unrelu.runtime.host import flush_subnormals
+from unrelu.search.descents import Start
+from unrelu.search.joint_search import JointSearch
+
+_ONE = np.zeros(1, dtype=np.int64)
+
+
+def check_noise(problem: Problem) -> None:
+    """Refuse noise without a density.
+
+    Raises:
+        InputError: no noise is stated, its size is 0, or its model does not say how errors are distributed.
+    """
+    noise = problem.noise
+    if not noise.stated:
+        raise InputError(
+            "noise=None: how far the truth can be depends on the noise; state it, e.g. noise='gaussian:0.1', "
+            "unrelu.Gaussian(array) with a standard deviation for each entry, or 'poisson' for counts"
+        )
+    if noise.likelihood is None and type(noise) is not Gaussian:
+        raise InputError(
+            f"noise={noise} does not say how errors are distributed, so there is no posterior density: state "
+            "noise='gaussian:S', or counts"
+        )
+    if noise.likelihood is None and not noise.size > 0:
+        raise InputError(f"noise={noise}: without noise the posterior has no density; state a size above 0")
+
+
+class Target:
+    """U of one observation.
+
+    Args:
+        problem: the problem as stated, of one observation.
+        prior: the prior of codes.
+    """
+
+    def __init__(self, problem: Problem, prior: CodePrior) -> None:
+        self.prior, self.k = prior, problem.network.latent_dim
+        # Starts and bounds are not part of the density.
+        free = Bounds.parse(None, problem.network.latent_shape)
+        self._likelihood = replace(problem, bounds=free, prior=0.0, z0=None).equilibrated()
+        noise = self._likelihood.noise
+        self._temperature = 1.0 if noise.likelihood is not None else noise.size**2
+        self._objective = SquaredError.of(self._likelihood)
+        self._packed: PackedGradients | None = None
+        network, operator = self._likelihood.network, self._likelihood.operator
+        if packable(network, operator):
+            assert isinstance(network, Network)
+            packed, y = PackedObservations(network, operator, self._likelihood.y, np.float64).of(0)
+            self._packed, self._y = PackedGradients(packed), y
+        self._search = problem.equilibrated()
+        self._started = JointSearch(self._search)
+
+    def codes(self, t: Array) -> Array:
+        """z at coordinates t, (..., k)."""
+        return self.prior.codes(t)
+
+    # --- the density --------------------------------------------------------------------------------------------------
+
+    def energies(self, t: Array) -> Array:
+        """U at coordinates t (c, k), (c,); infinite where it is not a number."""
+        return self._total(self._misfits(self.prior.codes(t)), t)
+
+    def log_likelihoods(self, t: Array) -> Array:
+        """-D / (2 T) at coordinates t (c, k), (c,)."""
+        return -self._misfits(self.prior.codes(t)) / (2 * self._temperature)
+
+    def gradients(self, t: Array) -> tuple[Array, Array]:
+        """U at coordinates t (c, k), (c,), and its gradients, (c, k)."""
+        z = self.prior.codes(t)
+        if self._packed is None:
+            misfit, gradient = (
+                x.cpu().double().numpy() for x in self._objective.gradient(self._objective.tensor(z), self._rows(z))
+            )
+        else:
+            misfit, derivatives = self._scored(self._packed.outputs(z))
+            gradient = self._packed.gradients(derivatives)
+        slope = gradient * self.prior.slopes(t, z) / (2 * self._temperature)
+        return self._total(misfit, t), np.where(np.isfinite(slope), slope, 0.0) + t
+
+    def curvatures(self, t: Array) -> tuple[Array, Array, Array]:
+        """U, (c,), its gradient, (c, k), and J^T W J / T + I, (c, k, k), at coordinates t (c, k).
+
+        J is the Jacobian of A G(z(t)), and W the Fisher information of the noise. The matrix is the Gauss-Newton
+        approximation of the Hessian, and positive definite.
+        """
+        z = self.prior.codes(t)
+        gram, half, misfit = (
+            x.cpu().double().numpy() for x in self._objective.system(self._objective.tensor(z), self._rows(z))
+        )
+        slopes = self.prior.slopes(t, z)
+        information = gram * (slopes[:, :, None] * slopes[:, None, :]) / self._temperature + np.eye(self.k)
+        return self._total(misfit, t), half * slopes / self._temperature + t, information
+
+    def _total(self, misfit: Array, t: Array) -> Array:
+        with np.errstate(over="ignore"):
+            total = misfit / (2 * self._temperature) + 0.5 * np.square(t).sum(axis=1)
+        return np.where(np.isfinite(total), total, np.inf)
+
+    def _rows(self, z: Array) -> torch.Tensor:
+        return self._objective.index(np.zeros(len(z), dtype=np.int64))
+
+    def _misfits(self, z: Array) -> Array:
+        """D at codes z (c, k), (c,)."""
+        if self._packed is None:
+            values = self._objective.values(self._objective.tensor(z), self._rows(z))
+            return values.cpu().double().numpy()
+        outputs = self._packed.outputs(z)
+        loss = self._objective.loss
+        if loss is None:
+            return np.square(outputs - self._y).sum(axis=1)
+        mean, y = torch.from_numpy(outputs.copy()), torch.from_numpy(self._y).expand(len(z), -1)
+        return loss.total(y, mean, torch.ones_like(mean)).numpy()
+
+    def _scored(self, outputs: Array) -> tuple[Array, Array]:
+        """D, (c,), and its derivatives by the outputs, (c, m)."""
+        loss = self._objective.loss
+        if loss is None:
+            r = outputs - self._y
+            return np.square(r).sum(axis=1), 2 * r
+        mean, y = torch.from_numpy(outputs.copy()), torch.from_numpy(self._y).expand(len(outputs), -1)
+        half, _ = loss.scoring(y, mean)
+        return loss.total(y, mean, torch.ones_like(mean)).numpy(), 2 * half.numpy()
+
+    # --- its optima ---------------------------------------------------------------------------------------------------
+
+    @property
+    def watch(self) -> Watch:
+        """Asked whether to stop."""
+        return self._started.watch
+
+    def optima(self, restarts: int) -> Array:
+        """The coordinates where this many descents from the starts of ``auto`` ended, (c, k)."""
+        self._started.advance(_ONE, restarts, 0)
+        ends = self._started.restarts[0][np.isfinite(self._started.ends[0])]
+        return self._coordinates(ends)
+
+    def descended(self, t: Array) -> Array:
+        """The coordinates where descents from t (c, k) ended, (c, k)."""
+        z = self._latent(self.prior.codes(t))
+        start = Start(_ONE, z[None].copy(), np.full((1, len(z)), np.inf), np.empty((1, *z.shape[:1], 0, self.k)), False)
+        self._started.descents.improve(start, np.zeros(1), self._started.watch)
+        ended = np.where(np.isfinite(start.f[0])[:, None], start.z[0], z)
+        return self._coordinates(ended)
+
+    def _latent(self, z: Array) -> Array:
+        latent = self._search.units.latent
+        return z if latent is None else latent.coordinates(z)
+
+    def _coordinates(self, z: Array) -> Array:
+        latent = self._search.units.latent
+        with flush_subnormals(False):
+            return self.prior.coordinates(z if latent is None else latent.codes(z))
