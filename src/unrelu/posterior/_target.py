@@ -168,6 +168,11 @@ class Target:
         ended = np.where(np.isfinite(start.f[0])[:, None], start.z[0], z)
         return self._coordinates(ended)
 
+    def lower(self, t: Array) -> Array:
+        """The ends of descents from t (c, k) where they are lower, else t."""
+        ended = self.descended(t)
+        return np.where((self.energies(ended) < self.energies(t))[:, None], ended, t)
+
     def _latent(self, z: Array) -> Array:
         latent = self._search.units.latent
         return z if latent is None else latent.coordinates(z)

@@ -1,7 +1,12 @@
-r"""Sampling the posterior of one observation: warm-up, rounds of draws until chains agree, modes, and evidence.
+r"""Sampling the posterior of one observation: warm-up, rounds of draws until the chains agree, modes, and the evidence.
 
-A round ends with the check of :mod:`~unrelu.posterior.convergence` over all chains. If they do not agree, the mixture is
-fitted to the draws, the draws are left out, and the next round makes twice as many transitions for each draw.
+After each round of draws, :mod:`~unrelu.posterior.convergence` compares the chains. If they do not agree, the mixture
+is fitted to the draws, the draws are discarded, and the next round makes twice as many transitions for each draw. Within
+a round nothing is adapted, so its chains are Markov chains.
+
+The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
+posterior, by bridge sampling. Source: Meng and Wong, "Simulating ratios of normalizing constants via a simple identity",
+Statistica Sinica 6 (1996).
 """
 
 from __future__ import annotations
@@ -9,30 +14,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit, logsumexp
 
-from unrelu.posterior._code_prior import CodePrior
 from unrelu.posterior._mixture import Mixture
+from unrelu.posterior._sampled_chains import Mixing
 from unrelu.posterior._starting_mixture import starting_mixture
 from unrelu.posterior._target import Target
 from unrelu.posterior._transitions import Chains, Transitions
-from unrelu.posterior.convergence import bulk_ess, mixed
-from unrelu.problem import Problem
+from unrelu.posterior.convergence import ESS, ess_of_mean
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
 
-# Transitions of the two parts of the warm-up. After each the mixture is fitted to the draws.
+# Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws.
 _WARM_UP = (60, 140)
 # Transitions between rounds, in which the length of steps adapts to the fitted mixture.
 _ADAPTED = 40
 # The most transitions for each draw.
 _MOST_THINNED = 8
-# One descent for so many draws of all chains.
-_DRAWS_A_START = 8
-# Two components belong to one mode if the density on the segment between them is nowhere below a tenth of the lower end.
-_DIP, _ALONG, _NEIGHBOURS = np.log(10.0), 9, 5
-# The evidence is not stated if it rests on fewer effective draws of the mixture.
-_FEWEST_EFFECTIVE = 50.0
+# Up to one restart of the search for so many draws of all chains.
+_DRAWS_A_RESTART = 8
+# Two components belong to one mode if the density on the segment between their means, at so many points, is nowhere
+# below a tenth of that at the lower end. Each is compared with so many of the nearest others.
+_DIP, _POINTS, _NEIGHBOURS = float(np.log(10.0)), 9, 5
+# Bridge sampling: its iterations, and the largest standard error of the logarithm that is reported.
+_ITERATIONS, _LARGEST_ERROR = 50, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,17 +47,18 @@ class Sample:
     """Draws of one observation.
 
     Attributes:
-        z: codes, (chain, draw, k).
+        t: coordinates, (chain, draw, k).
         log_likelihood: (chain, draw).
         mode: the number of the mode of each draw, (chain, draw).
-        best: the best code of each mode, (M, k).
+        best: coordinates of the best code of each mode, (M, k).
         from_prior: which chains began at a draw of the prior, (chain,).
-        log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error.
+        log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
+            NaN where the error is above one half.
         acceptance: the mean probability with which trajectories were accepted.
         ended: why sampling was cut short; None if it was not.
     """
 
-    z: Array
+    t: Array
     log_likelihood: Array
     mode: Integers
     best: Array
@@ -59,3 +67,154 @@ class Sample:
     log_evidence_error: float
     acceptance: float
     ended: Status | None
+
+
+def sample(target: Target, draws: int, chains: int, rng: np.random.Generator) -> Sample:
+    """Sample the posterior of one observation.
+
+    Args:
+        target: its density.
+        draws: the number of draws of each chain.
+        chains: the number of chains.
+        rng: all random numbers are drawn from it.
+    """
+    found = starting_mixture(target, chains, max(chains, draws * chains // _DRAWS_A_RESTART), rng)
+    sampler = _Sampler(target, found.mixture, found.starts, found.from_prior, rng)
+    for count in _WARM_UP:
+        if not sampler.warm_up(count):
+            return sampler.sample()
+    thinning = 1
+    while sampler.round(draws, thinning) and draws * chains >= ESS and thinning < _MOST_THINNED and not sampler.mixed:
+        thinning *= 2
+    return sampler.sample()
+
+
+class _Sampler:
+    """The chains of one observation, and the draws that are kept of them.
+
+    Attributes:
+        t, energies: the draws, (c, draw, k), and their U, (c, draw).
+        proposed: the logarithms of p / q of the proposals of jumps of that time.
+        drawn_from: the mixture q of that time.
+    """
+
+    def __init__(
+        self, target: Target, mixture: Mixture, starts: Array, from_prior: Flags, rng: np.random.Generator
+    ) -> None:
+        self.target, self.mixture, self.from_prior = target, mixture, from_prior
+        self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
+        self.drawn_from, self.proposed = mixture, np.empty(0)
+        self.t, self.energies, self.acceptance = np.empty((len(starts), 0, target.k)), np.empty((len(starts), 0)), np.nan
+
+    def warm_up(self, count: int) -> bool:
+        """Make transitions that adapt, and fit the mixture; whether there is time to go on."""
+        self._run(count, 1, adapt=True)
+        if self.t.shape[1] > 1:
+            self._fit(self.t[:, self.t.shape[1] // 2 :])
+        return self.target.watch.reason is None
+
+    def round(self, draws: int, thinning: int) -> bool:
+        """Fit the mixture to the draws of the round before, if any, and draw anew; whether there is time to go on."""
+        if thinning > 1:
+            self._fit(self.t)
+        before = self.t, self.energies, self.drawn_from, self.proposed, self.acceptance
+        self._run(_ADAPTED, 1, adapt=True)
+        self._run(draws, thinning)
+        if self.t.shape[1] < draws and thinning > 1:  # a whole round says more than a part of the next
+            self.t, self.energies, self.drawn_from, self.proposed, self.acceptance = before
+        return self.target.watch.reason is None
+
+    def _run(self, draws: int, thinning: int, adapt: bool = False) -> None:
+        """Make transitions and keep every one of ``thinning``, until the watch says stop."""
+        self.transitions.begin(self.mixture)
+        t, energies = [], []
+        for _ in range(draws):
+            for _ in range(thinning):
+                self.transitions.move(self.state, adapt)
+            t.append(self.state.t)
+            energies.append(self.state.energies)
+            if self.target.watch():
+                break
+        self.t, self.energies = np.stack(t, axis=1), np.stack(energies, axis=1)
+        self.drawn_from, self.proposed = self.mixture, np.concatenate(self.transitions.proposed)
+        self.acceptance = float(np.mean(self.transitions.trajectories))
+
+    def _fit(self, draws: Array) -> None:
+        self.mixture = self.mixture.fitted(draws.reshape(-1, draws.shape[2]))
+        self.state = Chains.at(self.state.t, self.target, self.mixture)
+
+    @property
+    def log_likelihood(self) -> Array:
+        """(c, draw)."""
+        return 0.5 * np.square(self.t).sum(axis=2) - self.energies
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the chains agree."""
+        z = self.target.codes(self.t)
+        return Mixing.of(z, self.log_likelihood, self.from_prior, None).status is Status.MIXED
+
+    def sample(self) -> Sample:
+        """The draws, with their modes and the evidence."""
+        mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
+        evidence, error = _log_evidence(self.drawn_from, self.t, self.energies, self.proposed)
+        return Sample(
+            self.t, self.log_likelihood, mode, best, self.from_prior, evidence, error, self.acceptance,
+            self.target.watch.reason,
+        )  # fmt: skip
+
+
+def _modes(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple[Integers, Array]:
+    """The number of the mode of each draw, (c, draw), and the best coordinates in each mode, (M, k)."""
+    flat, u = t.reshape(-1, t.shape[2]), energies.ravel()
+    component = mixture.logs(flat).argmax(axis=1)
+    used, label = np.unique(component, return_inverse=True)
+    lowest = np.array([np.flatnonzero(label == i)[u[label == i].argmin()] for i in range(len(used))])
+    ends, whiteners = flat[lowest], mixture.whiteners[used]
+    pairs = _neighbours(ends, whiteners)
+    share = np.arange(1, _POINTS + 1)[:, None, None] / (_POINTS + 1)
+    between = (1 - share) * ends[pairs[:, 0]] + share * ends[pairs[:, 1]]
+    highest = target.energies(between.reshape(-1, t.shape[2])).reshape(_POINTS, -1).max(axis=0, initial=-np.inf)
+    joined = pairs[highest <= u[lowest][pairs].max(axis=1) + _DIP]
+    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(used), len(used)))
+    count, group = connected_components(graph, directed=False)
+    mode = group[label]
+    best = np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)])
+    return mode.reshape(energies.shape), target.lower(best)
+
+
+def _neighbours(points: Array, whiteners: Array) -> Integers:
+    """Pairs of each component and the nearest others, (p, 2)."""
+    away = np.einsum("aij,abj->abi", whiteners, points[None] - points[:, None])
+    distance = np.square(away).sum(axis=2)
+    np.fill_diagonal(distance, np.inf)
+    nearest = np.argsort(distance, axis=1)[:, : min(_NEIGHBOURS, len(points) - 1)]
+    return np.stack([np.repeat(np.arange(len(points)), nearest.shape[1]), nearest.ravel()], axis=1)
+
+
+def _log_evidence(mixture: Mixture, t: Array, energies: Array, proposed: Array) -> tuple[float, float]:
+    """The logarithm of the evidence by bridge sampling, and its standard error.
+
+    Args:
+        t, energies: draws of the posterior, (c, draw, k), and their U.
+        proposed: -U - log q of draws of the mixture q.
+    """
+    k = t.shape[2]
+    of_draws = (-energies.ravel() - mixture.evaluated(t.reshape(-1, k))[0]).reshape(energies.shape)
+    effective = float(ess_of_mean(expit(of_draws - np.median(of_draws))[..., None])[0])
+    if not effective > 1 or not len(proposed):
+        return np.nan, np.nan
+    odds, log_z = np.log(effective / len(proposed)), float(np.median(of_draws))
+    for _ in range(_ITERATIONS):
+        # Each draw counts by the probability that it came from the other of the two densities.
+        above = logsumexp(_log_expit(proposed - log_z + odds) - odds) - np.log(len(proposed))
+        below = logsumexp(_log_expit(log_z - odds - of_draws)) - np.log(of_draws.size)
+        log_z += float(above - below)
+    first, second = expit(proposed - log_z + odds), expit(log_z - odds - of_draws)
+    error = np.sqrt(first.var() / first.mean() ** 2 / len(proposed) + second.var() / second.mean() ** 2 / effective)
+    constant = -0.5 * k * np.log(2 * np.pi)
+    return (log_z + constant, float(error)) if error <= _LARGEST_ERROR else (np.nan, np.nan)
+
+
+def _log_expit(x: Array) -> Array:
+    return -np.logaddexp(0.0, -x)
