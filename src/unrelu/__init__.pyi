@@ -10,6 +10,7 @@ from ._certify import certify as certify
 from ._inspect import inspect as inspect
 from ._invert import invert as invert
 from ._load_result import load_result as load_result
+from ._posterior import posterior as posterior
 from .adapters import LatentInverter as LatentInverter
 from .certification.certificate import Certificate as Certificate
 from .certification.certificate import Certificates as Certificates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,16 +12,162 @@ import numpy.typing as npt
 import torch
 
 from unrelu.display.progress_bar import reporting
-from unrelu.errors import OptionError
+from unrelu.errors import InputError, OptionError
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
-from unrelu.posterior._code_prior import CodePrior
-from unrelu.posterior._target import Target, check_noise
+from unrelu.posterior._prior_transform import PriorTransform
+from unrelu.posterior._target import Target
 from unrelu.posterior.draws import Posterior
-from unrelu.posterior.sampling import Sample, sample
+from unrelu.posterior.sampling import Sample, from_prior_of, sample
 from unrelu.problem import Problem, Progress
+from unrelu.result import Status
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
+from unrelu.runtime.work_clock import now
+
+
+def posterior(
+    network: Generator,
+    y: npt.ArrayLike,
+    *,
+    noise: Noise | str | None = None,
+    operator: Any = None,
+    bounds: Any = None,
+    prior: Normal | None = None,
+    draws: int = 1000,
+    chains: int = 8,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    time_limit: float | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    progress: bool | str = False,
+    scale: str | tuple[float, float] | Scaling | None = None,
+) -> Posterior:
+    r"""Draw codes z from their posterior distribution given y = A G(z) + e.
+
+    .. math:: p(z | y) \propto p(y | z) \, p(z), \qquad \log p(y | z) = -\tfrac12 D(y, A \, G(z)) + c
+
+    D is chi-square for Gaussian noise and the deviance for counts. :func:`unrelu.invert` gives one code, and says how
+    good it is; the draws say what else the code and the output could be. The chains find several modes, and they say so
+    where they have not mixed.
+
+    Args:
+        network: G, see :func:`unrelu.invert`.
+        y: one observation or a batch, see :func:`unrelu.invert`. Observations of a batch are sampled one after another.
+        noise: the model of e: "gaussian:S", :class:`unrelu.Gaussian` of a number, an array or a covariance, "poisson",
+            "negative-binomial:R", or your own :class:`~unrelu.measurements.noise.Likelihood`. It must be stated.
+        operator: A, see :func:`unrelu.invert`.
+        bounds: (lower, upper), see :func:`unrelu.invert`. Draws stay within them.
+        prior: the distribution of codes, :class:`unrelu.Normal`; truncated where there are bounds. By default, codes
+            are uniform between two finite bounds, and N(0, 1) otherwise.
+        draws: the number of draws of each chain.
+        chains: the number of chains, at least 2. Half of them begin at optima that the search found, the others where
+            descents from draws of the prior end.
+        seed: the same call with the same seed on the same machine gives the same draws. Those of an observation do not
+            depend on the rest of its batch.
+        device: where to compute, see :func:`unrelu.invert`.
+        time_limit: seconds for the whole batch. The clock stands still while kernels are compiled. An observation that
+            is stopped keeps its draws so far.
+        callback: called with a :class:`~unrelu.problem.Progress` between transitions; the run stops when it returns
+            True, and draws so far are kept.
+        progress: whether to draw a bar, see :func:`unrelu.invert`.
+        scale: see :func:`unrelu.invert`.
+
+    Returns:
+        A :class:`~unrelu.posterior.draws.Posterior`. Its status is MIXED if the chains agree: R-hat is at most 1.01,
+        and bulk and tail effective sample sizes are at least 400, for all coordinates and the log-likelihood.
+
+    Raises:
+        InputError: y, operator, bounds, noise, prior or scale cannot be used; no noise is stated, or it has no density.
+        OptionError: draws, chains, seed, a time limit, callback or device has a wrong type or value.
+        UnsupportedModelError: the generator cannot be differentiated.
+
+    Source: see :mod:`unrelu.posterior.sampling`.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")  # G(z) = (2 z, z)
+    >>> p = unrelu.posterior(net, [1.0, 0.5], noise="gaussian:0.5", draws=500)
+    >>> p.status.name, p.mean.round(1), p.std.round(1)  # mean 10 / 21, variance 1 / 21
+    ('MIXED', array([0.5]), array([0.2]))
+    """
+    place = placed(network, device)
+    _check(prior, draws, chains)
+    stated = _with_density(Noise.parse(noise))
+    with reporting(progress, "posterior", callback) as reported, computing(one_thread=small(place)):
+        problem = Problem.build(
+            place, y, operator=operator, noise=stated, bounds=bounds, seed=seed, time_limit=time_limit,
+            callback=reported, scale=scale, prior=Normal() if prior is None and bounds is None else prior or 0.0,
+        )  # fmt: skip
+        transform = PriorTransform.of(problem.bounds, problem.normal)
+        samples, seconds = [], []
+        for i in range(problem.size):
+            begin = now()
+            samples.append(_sampled(problem, i, transform, draws, chains))
+            seconds.append(now() - begin)
+        return _joined(problem, samples, np.array(seconds), draws, chains)
+
+
+def _check(prior: object, draws: object, chains: object) -> None:
+    """Refuse options of the wrong type or value."""
+    if prior is not None and not isinstance(prior, Normal):
+        raise OptionError(f"prior={shown(prior)} must be a distribution of codes, unrelu.Normal(mean, std), or None")
+    for name, value, least in (("draws", draws, 4), ("chains", chains, 2)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not value >= least:
+            raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}")
+
+
+def _with_density(noise: Noise) -> Noise:
+    """The noise, if it has a density.
+
+    Raises:
+        InputError: no noise is stated, or it does not say how errors are distributed.
+    """
+    if noise.without_density:
+        raise InputError(
+            f"noise={noise} {noise.without_density}; how far the truth can be depends on the noise: state 'gaussian:S', "
+            "unrelu.Gaussian(array) with a standard deviation for each entry, or 'poisson' for counts"
+        )
+    return noise
+
+
+def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> Sample | None:
+    """Sample observation i of a batch; None if the time was over before, or if the arithmetic broke down."""
+    control = problem.control
+    if control.expired() or control.halted:
+        return None
+    part = control.part(lambda progress: replace(progress, method="posterior", done=i, total=problem.size))
+    own = problem.part(np.array([i]), control=part)
+    # The observation itself is the key, so that its draws do not depend on its place in a batch.
+    key = hashlib.sha256(own.y.tobytes()).hexdigest()
+    target = Target(own, transform)
+    return sample(target, draws, chains, stream("posterior", problem.seed, key))
+
+
+def _joined(problem: Problem, samples: list[Sample | None], seconds: Array, draws: int, chains: int) -> Posterior:
+    """The posterior of a batch; draws that were not made are NaN."""
+    size, k = problem.size, problem.network.latent_dim
+    z, likelihood = np.full((size, chains, draws, k), np.nan), np.full((size, chains, draws), np.nan)
+    mode = np.zeros((size, chains, draws), dtype=np.int64)
+    evidence, error, acceptance = (np.full(size, np.nan) for _ in range(3))
+    ended = np.full(size, None, dtype=object)
+    best: list[Array] = []
+    for i, found in enumerate(samples):
+        if found is None:
+            ended[i] = Status.STOPPED if problem.control.halted else Status.TIME_LIMIT
+            best.append(np.empty((0, k)))
+            continue
+        count = found.z.shape[1]
+        z[i, :, :count], likelihood[i, :, :count], mode[i, :, :count] = found.z, found.log_likelihood, found.mode
+        evidence[i], error[i], acceptance[i] = found.log_evidence, found.log_evidence_error, found.acceptance
+        ended[i] = found.ended
+        best.append(found.best)
+    return Posterior(
+        problem=problem, z=z, log_likelihood=likelihood, mode=mode, best=best, from_prior=from_prior_of(chains),
+        log_evidence=evidence, log_evidence_error=error, ended=ended, prior=problem.normal, seconds=seconds,
+        acceptance=acceptance,
+    )  # fmt: skip

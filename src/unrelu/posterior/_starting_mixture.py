@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy.special import logsumexp
 
 from unrelu.posterior._mixture import Mixture, separate, variational
 from unrelu.posterior._target import Target
-from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.array_types import Array, Flags, Index
 
 # The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
 _RESTARTS, _FOUND_ONCE = 16, 0.05
@@ -19,30 +17,20 @@ _FAR, _FAINT = 15.0, 9.0
 _COMPONENTS = 128
 
 
-class Found(NamedTuple):
-    """Where chains begin.
-
-    Attributes:
-        mixture: the mixture.
-        starts: coordinates of the chains, (c, k).
-        from_prior: which chains began at a draw of the prior, (c,).
-    """
-
-    mixture: Mixture
-    starts: Array
-    from_prior: Array
-
-
-def starting_mixture(target: Target, chains: int, most: int, rng: np.random.Generator) -> Found:
-    """Find optima of the density, and begin half of the chains at them, the others at descents from the prior.
+def starting_mixture(
+    target: Target, from_prior: Flags, most: int, rng: np.random.Generator
+) -> tuple[Mixture, Array]:
+    """The mixture around the optima that were found, the heaviest of which chains begin at.
 
     Args:
         target: the density.
-        chains: c.
+        from_prior: which chains begin at a descent from a draw of the prior, (c,).
         most: the largest number of restarts.
         rng: for the draws of the prior and the variational approximations.
+
+    Returns:
+        The mixture, and the coordinates of the chains, (c, k).
     """
-    from_prior = np.arange(chains) >= (chains + 1) // 2
     ended = target.descended(rng.standard_normal((int(from_prior.sum()), target.k)))
     restarts = min(_RESTARTS, most)
     while True:
@@ -57,8 +45,9 @@ def starting_mixture(target: Target, chains: int, most: int, rng: np.random.Gene
     own = _nearest(ended, means, whiteners)
     every = np.concatenate([kept, np.setdiff1d(own, kept)])
     mixture = Mixture(means[every], whiteners[every], np.exp(bounds[every] - logsumexp(bounds[every])))
-    found = np.resize(means[kept], (chains - len(ended), target.k))
-    return Found(mixture, np.concatenate([found, ended]), from_prior)
+    starts = np.resize(means[kept], (len(from_prior), target.k))
+    starts[from_prior] = ended
+    return mixture, starts
 
 
 def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:

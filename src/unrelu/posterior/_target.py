@@ -2,7 +2,7 @@ r"""The posterior density of one observation, in coordinates t in which the prio
 
 .. math:: U(t) = \frac{D(y, A G(z(t)))}{2 T} + \frac{|t|^2}{2}, \qquad p(t | y) \propto e^{-U(t)}
 
-D is the sum of squared residuals and T the variance of the noise; for whitened residuals and for a deviance T is 1.
+D is the sum of squared residuals or the deviance, and T the dispersion parameter of the noise.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from unrelu.errors import InputError
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.additive_noise import Gaussian
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import Network
-from unrelu.posterior._code_prior import CodePrior
+from unrelu.posterior._prior_transform import PriorTransform
 from unrelu.posterior._packed_gradients import PackedGradients
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
@@ -30,27 +28,6 @@ from unrelu.search.joint_search import JointSearch
 _ONE = np.zeros(1, dtype=np.int64)
 
 
-def check_noise(problem: Problem) -> None:
-    """Refuse noise without a density.
-
-    Raises:
-        InputError: no noise is stated, its size is 0, or its model does not say how errors are distributed.
-    """
-    noise = problem.noise
-    if not noise.stated:
-        raise InputError(
-            "noise=None: how far the truth can be depends on the noise; state it, e.g. noise='gaussian:0.1', "
-            "unrelu.Gaussian(array) with a standard deviation for each entry, or 'poisson' for counts"
-        )
-    if noise.likelihood is None and type(noise) is not Gaussian:
-        raise InputError(
-            f"noise={noise} does not say how errors are distributed, so there is no posterior density: state "
-            "noise='gaussian:S', or counts"
-        )
-    if noise.likelihood is None and not noise.size > 0:
-        raise InputError(f"noise={noise}: without noise the posterior has no density; state a size above 0")
-
-
 class Target:
     """U of one observation.
 
@@ -59,13 +36,12 @@ class Target:
         prior: the prior of codes.
     """
 
-    def __init__(self, problem: Problem, prior: CodePrior) -> None:
+    def __init__(self, problem: Problem, prior: PriorTransform) -> None:
         self.prior, self.k = prior, problem.network.latent_dim
-        # Starts and bounds are not part of the density.
+        # The prior is part of the coordinates.
         free = Bounds.parse(None, problem.network.latent_shape)
-        self._likelihood = replace(problem, bounds=free, prior=0.0, z0=None).equilibrated()
-        noise = self._likelihood.noise
-        self._temperature = 1.0 if noise.likelihood is not None else noise.size**2
+        self._likelihood = replace(problem, bounds=free, prior=0.0, normal=None).equilibrated()
+        self._temperature = self._likelihood.noise.dispersion_parameter
         self._objective = SquaredError.of(self._likelihood)
         self._packed: PackedGradients | None = None
         network, operator = self._likelihood.network, self._likelihood.operator

@@ -47,22 +47,20 @@ class Sample:
     """Draws of one observation.
 
     Attributes:
-        t: coordinates, (chain, draw, k).
+        z: codes, (chain, draw, k).
         log_likelihood: (chain, draw).
         mode: the number of the mode of each draw, (chain, draw).
-        best: coordinates of the best code of each mode, (M, k).
-        from_prior: which chains began at a draw of the prior, (chain,).
+        best: the best code of each mode, (M, k).
         log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
             NaN where the error is above one half.
         acceptance: the mean probability with which trajectories were accepted.
         ended: why sampling was cut short; None if it was not.
     """
 
-    t: Array
+    z: Array
     log_likelihood: Array
     mode: Integers
     best: Array
-    from_prior: Flags
     log_evidence: float
     log_evidence_error: float
     acceptance: float
@@ -78,8 +76,10 @@ def sample(target: Target, draws: int, chains: int, rng: np.random.Generator) ->
         chains: the number of chains.
         rng: all random numbers are drawn from it.
     """
-    found = starting_mixture(target, chains, max(chains, draws * chains // _DRAWS_A_RESTART), rng)
-    sampler = _Sampler(target, found.mixture, found.starts, found.from_prior, rng)
+    from_prior = from_prior_of(chains)
+    most = max(chains, draws * chains // _DRAWS_A_RESTART)
+    mixture, starts = starting_mixture(target, from_prior, most, rng)
+    sampler = _Sampler(target, mixture, starts, from_prior, rng)
     for count in _WARM_UP:
         if not sampler.warm_up(count):
             return sampler.sample()
@@ -159,9 +159,14 @@ class _Sampler:
         mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
         evidence, error = _log_evidence(self.drawn_from, self.t, self.energies, self.proposed)
         return Sample(
-            self.t, self.log_likelihood, mode, best, self.from_prior, evidence, error, self.acceptance,
-            self.target.watch.reason,
+            self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best), evidence, error,
+            self.acceptance, self.target.watch.reason,
         )  # fmt: skip
+
+
+def from_prior_of(chains: int) -> Flags:
+    """Which chains begin at a draw of the prior: the second half of them, (chains,)."""
+    return np.arange(chains) >= (chains + 1) // 2
 
 
 def _modes(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple[Integers, Array]:

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from unrelu.errors import InputError
+from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.runtime.array_types import Array, Flags
 
@@ -29,8 +30,8 @@ _LEAST_SHARE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class CodePrior:
-    """The prior of codes: normal, truncated to the bounds, or uniform between them.
+class PriorTransform:
+    """Codes with a normal prior, truncated to the bounds, or uniform between them, as functions of t ~ N(0, I).
 
     Attributes:
         mean, std: those of the normal distribution, (k,).
@@ -44,18 +45,17 @@ class CodePrior:
     uniform: Flags
 
     @classmethod
-    def of(cls, bounds: Bounds, mean: Array | None = None, std: Array | None = None) -> CodePrior:
-        """N(mean, std^2) within bounds; without a mean: uniform between two finite bounds, else N(0, 1).
+    def of(cls, bounds: Bounds, normal: Normal | None) -> PriorTransform:
+        """The normal distribution within bounds; with None, uniform between two finite bounds, else N(0, 1) within one.
 
         Raises:
             InputError: the bounds hold next to nothing of the prior.
         """
         zero = np.zeros(len(bounds.lower))
-        if mean is None or std is None:
-            return cls(zero, zero + 1, bounds, bounds.boxed)._checked()
-        return cls(zero + mean, zero + std, bounds, zero > 0)._checked()
+        stated = normal or Normal()
+        return cls(zero + stated.mean, zero + stated.std, bounds, bounds.boxed & (normal is None))._checked()
 
-    def _checked(self) -> CodePrior:
+    def _checked(self) -> PriorTransform:
         below, above = self._outside()
         share = np.where(self.uniform, 1.0, 1 - below - above)
         if not (share >= _LEAST_SHARE).all():
@@ -65,11 +65,6 @@ class CodePrior:
                 f"next to nothing of its prior, N({self.mean[j]:g}, {self.std[j]:g}^2); state another prior= or bounds="
             )
         return self
-
-    @property
-    def standard(self) -> bool:
-        """Whether it is N(0, I)."""
-        return self.affine and not self.mean.any() and bool((self.std == 1).all())
 
     @property
     def affine(self) -> bool:
