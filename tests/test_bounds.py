@@ -19,8 +19,8 @@ from tests.support import random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.latent_bounds import Bounds, Coordinates
 from unrelu.runtime.streams import stream
-from unrelu.search.joint_search import JointSearch
 from unrelu.search.auto import Search
+from unrelu.search.joint_search import JointSearch
 
 # Units as far apart as those of an emulator's parameters.
 LOWER, UPPER = np.array([-1.0, -2.0, 0.0, 10.0, -50.0]), np.array([1.0, 2.0, 1e-3, 20.0, 50.0])

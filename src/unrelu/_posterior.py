@@ -18,9 +18,8 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
-from unrelu.posterior._prior_transform import PriorTransform
-from unrelu.posterior._target import Target
 from unrelu.posterior.draws import Posterior
+from unrelu.posterior.prior_transform import PriorTransform
 from unrelu.posterior.sampling import Sample, from_prior_of, sample
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
@@ -129,7 +128,7 @@ def _with_density(noise: Noise) -> Noise:
     """
     if noise.without_density:
         raise InputError(
-            f"noise={noise} {noise.without_density}; how far the truth can be depends on the noise: state 'gaussian:S', "
+            f"noise={noise} {noise.without_density}; how far the truth can be depends on it: state 'gaussian:S', "
             "unrelu.Gaussian(array) with a standard deviation for each entry, or 'poisson' for counts"
         )
     return noise
@@ -144,8 +143,7 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     own = problem.part(np.array([i]), control=part)
     # The observation itself is the key, so that its draws do not depend on its place in a batch.
     key = hashlib.sha256(own.y.tobytes()).hexdigest()
-    target = Target(own, transform)
-    return sample(target, draws, chains, stream("posterior", problem.seed, key))
+    return sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
 
 
 def _joined(problem: Problem, samples: list[Sample | None], seconds: Array, draws: int, chains: int) -> Posterior:

@@ -19,8 +19,8 @@ from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
 from unrelu.search import _stopping_rule, descents
-from unrelu.search.joint_search import JointSearch
 from unrelu.search.descents import BatchDescents, CompiledDescents
+from unrelu.search.joint_search import JointSearch
 
 SIZES = (5, 30, 120)
 both = pytest.mark.parametrize("way", [CompiledDescents, BatchDescents])

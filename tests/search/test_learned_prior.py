@@ -20,8 +20,8 @@ from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
-from unrelu.search.joint_search import JointSearch
 from unrelu.search.confidence import FLAT, Hits, Prior, confidence
+from unrelu.search.joint_search import JointSearch
 from unrelu.search.learned_prior import (
     NOISE_STEP,
     LearnedConfidence,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.support import image_network, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search.joint_search import JointSearch
 from unrelu.search._stopping_rule import (
     BATCH,
     COMPILED,
@@ -32,6 +31,7 @@ from unrelu.search.descents import (
     LimitedMemoryDescents,
     NonlinearDescents,
 )
+from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
 
 SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": LIMITED_MEMORY}

@@ -11,8 +11,8 @@ where the Gauss-Newton matrix takes the place of the Hessian. The Laplace approx
 Across kinks that is one linear region of many, and where kinks are dense, its precision is far too small in some
 directions: trajectories then need steps several times shorter. Component weights are proportional to exp(ELBO).
 
-Sources: Opper and Archambeau, "The variational Gaussian approximation revisited", Neural Computation 21 (2009); Khan and
-Rue, "The Bayesian learning rule", J. Machine Learning Research 24 (2023), for the natural-gradient steps; Peel and
+Sources: Opper and Archambeau, "The variational Gaussian approximation revisited", Neural Computation 21 (2009); Khan
+and Rue, "The Bayesian learning rule", J. Machine Learning Research 24 (2023), for the natural-gradient steps; Peel and
 McLachlan, "Robust mixture modelling using the t distribution", Statistics and Computing 10 (2000), for EM.
 """
 
@@ -154,7 +154,9 @@ def separate(order: Index, means: Array, whiteners: Array) -> Index:
     return np.array(kept, dtype=np.int64)
 
 
-def variational(target: Target, means: Array, precisions: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+def variational(
+    target: Target, means: Array, precisions: Array, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
     """The Gaussian variational approximations around optima: means, whiteners, and ELBOs up to a constant, (M,).
 
     Args:
@@ -177,7 +179,7 @@ def variational(target: Target, means: Array, precisions: Array, rng: np.random.
     normal = np.concatenate([normal, -normal], axis=1)
     at = means[:, None] + np.einsum("mij,mpj->mpi", factors, normal)
     energies = target.energies(at.reshape(-1, k)).reshape(count, -1).mean(axis=1)
-    return means, np.linalg.inv(factors), np.linalg.slogdet(factors)[1] - energies
+    return means, np.asarray(np.linalg.inv(factors), dtype=np.float64), np.linalg.slogdet(factors)[1] - energies
 
 
 def _factors(precisions: Array) -> Array:

@@ -25,7 +25,7 @@ def _forward_rows(numbers, layout, widths, ends, z, u, x, slopes):
 
 @kernel
 def _backward_rows(numbers, layout, ends, slopes, back):
-    """Replace the derivatives by outputs, at the ends of the rows of ``back``, by those by codes, at their beginnings."""
+    """Write the derivatives by codes at the beginnings of rows, from those by outputs at their ends."""
     for i in range(len(back)):
         backward(numbers, layout, ends, slopes[i], back[i])
 

@@ -17,9 +17,7 @@ _FAR, _FAINT = 15.0, 9.0
 _COMPONENTS = 128
 
 
-def starting_mixture(
-    target: Target, from_prior: Flags, most: int, rng: np.random.Generator
-) -> tuple[Mixture, Array]:
+def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.random.Generator) -> tuple[Mixture, Array]:
     """The mixture around the optima that were found, the heaviest of which chains begin at.
 
     Args:
@@ -61,7 +59,7 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     near = near[np.isfinite(energies[near])]
     points, energies = points[near], energies[near]
     _, _, precisions = target.curvatures(points)
-    whiteners = np.linalg.cholesky(precisions).transpose(0, 2, 1)
+    whiteners: Array = np.linalg.cholesky(precisions).transpose(0, 2, 1).astype(np.float64, copy=False)
     kept = separate(np.arange(len(points)), points, whiteners)
     counts = np.bincount(_nearest(points, points[kept], whiteners[kept]), minlength=len(kept))
     logs = -energies[kept] - np.linalg.slogdet(whiteners[kept])[1]
@@ -72,5 +70,7 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
 
 def _nearest(points: Array, means: Array, whiteners: Array) -> Index:
     """The component of the least Mahalanobis distance from each point, (c,)."""
-    away = [np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in zip(means, whiteners, strict=True)]
+    away = [
+        np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in zip(means, whiteners, strict=True)
+    ]
     return np.asarray(np.argmin(away, axis=0), dtype=np.int64)

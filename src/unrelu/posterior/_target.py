@@ -17,8 +17,8 @@ from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import Network
-from unrelu.posterior._prior_transform import PriorTransform
 from unrelu.posterior._packed_gradients import PackedGradients
+from unrelu.posterior.prior_transform import PriorTransform
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
@@ -64,7 +64,7 @@ class Target:
 
     def log_likelihoods(self, t: Array) -> Array:
         """-D / (2 T) at coordinates t (c, k), (c,)."""
-        return -self._misfits(self.prior.codes(t)) / (2 * self._temperature)
+        return np.asarray(-self._misfits(self.prior.codes(t)) / (2 * self._temperature))
 
     def gradients(self, t: Array) -> tuple[Array, Array]:
         """U at coordinates t (c, k), (c,), and its gradients, (c, k)."""
@@ -109,7 +109,7 @@ class Target:
         outputs = self._packed.outputs(z)
         loss = self._objective.loss
         if loss is None:
-            return np.square(outputs - self._y).sum(axis=1)
+            return np.asarray(np.square(outputs - self._y).sum(axis=1))
         mean, y = torch.from_numpy(outputs.copy()), torch.from_numpy(self._y).expand(len(z), -1)
         return loss.total(y, mean, torch.ones_like(mean)).numpy()
 

@@ -9,7 +9,7 @@ probability
 
 .. math:: \min\Big(1, \frac{r_i(t')}{r_i(t)} \exp(U(t) + |m|^2/2 - U(t') - |m'|^2/2)\Big).
 
-This is Hamiltonian Monte Carlo on the joint density :math:`p(t) r_i(t)` for fixed i, and drawing i anew is a Gibbs step.
+This is Hamiltonian Monte Carlo on the joint density :math:`p(t) r_i(t)` for fixed i. Drawing i anew is a Gibbs step.
 Each mode thus has a metric of its own, and the chain is exact whatever the kinks of G. The length of steps varies from
 trajectory to trajectory.
 

@@ -1,12 +1,12 @@
 r"""Sampling the posterior of one observation: warm-up, rounds of draws until the chains agree, modes, and the evidence.
 
 After each round of draws, :mod:`~unrelu.posterior.convergence` compares the chains. If they do not agree, the mixture
-is fitted to the draws, the draws are discarded, and the next round makes twice as many transitions for each draw. Within
-a round nothing is adapted, so its chains are Markov chains.
+is fitted to the draws, the draws are discarded, and the next round makes twice as many transitions for each draw.
+Within a round nothing is adapted, so its chains are Markov chains.
 
 The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
-posterior, by bridge sampling. Source: Meng and Wong, "Simulating ratios of normalizing constants via a simple identity",
-Statistica Sinica 6 (1996).
+posterior, by bridge sampling. Source: Meng and Wong, "Simulating ratios of normalizing constants via a simple
+identity", Statistica Sinica 6 (1996).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from unrelu.posterior._starting_mixture import starting_mixture
 from unrelu.posterior._target import Target
 from unrelu.posterior._transitions import Chains, Transitions
 from unrelu.posterior.convergence import ESS, ess_of_mean
+from unrelu.posterior.prior_transform import PriorTransform
+from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
 
@@ -67,16 +69,17 @@ class Sample:
     ended: Status | None
 
 
-def sample(target: Target, draws: int, chains: int, rng: np.random.Generator) -> Sample:
+def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng: np.random.Generator) -> Sample:
     """Sample the posterior of one observation.
 
     Args:
-        target: its density.
+        problem: the problem as stated, of one observation.
+        prior: the prior of codes.
         draws: the number of draws of each chain.
         chains: the number of chains.
         rng: all random numbers are drawn from it.
     """
-    from_prior = from_prior_of(chains)
+    target, from_prior = Target(problem, prior), from_prior_of(chains)
     most = max(chains, draws * chains // _DRAWS_A_RESTART)
     mixture, starts = starting_mixture(target, from_prior, most, rng)
     sampler = _Sampler(target, mixture, starts, from_prior, rng)
@@ -104,7 +107,11 @@ class _Sampler:
         self.target, self.mixture, self.from_prior = target, mixture, from_prior
         self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
         self.drawn_from, self.proposed = mixture, np.empty(0)
-        self.t, self.energies, self.acceptance = np.empty((len(starts), 0, target.k)), np.empty((len(starts), 0)), np.nan
+        self.t, self.energies, self.acceptance = (
+            np.empty((len(starts), 0, target.k)),
+            np.empty((len(starts), 0)),
+            np.nan,
+        )
 
     def warm_up(self, count: int) -> bool:
         """Make transitions that adapt, and fit the mixture; whether there is time to go on."""
@@ -146,7 +153,7 @@ class _Sampler:
     @property
     def log_likelihood(self) -> Array:
         """(c, draw)."""
-        return 0.5 * np.square(self.t).sum(axis=2) - self.energies
+        return np.asarray(0.5 * np.square(self.t).sum(axis=2) - self.energies)
 
     @property
     def mixed(self) -> bool:

@@ -14,8 +14,8 @@ from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import CONFIDENT
-from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
 from unrelu.search._search_starts import SearchStarts
+from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
 from unrelu.search.sample_cache import SampleCache
 

@@ -44,9 +44,9 @@ from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import CONFIDENT
-from unrelu.search.joint_search import JointSearch
 from unrelu.search._stopping_rule import ROUNDS, effort
 from unrelu.search.confidence import FLAT, SAME, Hits, Prior, confidence, learned
+from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
 
 _LOG = getLogger("unrelu")

@@ -53,9 +53,9 @@ class PriorTransform:
         """
         zero = np.zeros(len(bounds.lower))
         stated = normal or Normal()
-        return cls(zero + stated.mean, zero + stated.std, bounds, bounds.boxed & (normal is None))._checked()
+        return cls(zero + stated.mean, zero + stated.std, bounds, bounds.boxed & (normal is None))
 
-    def _checked(self) -> PriorTransform:
+    def __post_init__(self) -> None:
         below, above = self._outside()
         share = np.where(self.uniform, 1.0, 1 - below - above)
         if not (share >= _LEAST_SHARE).all():
@@ -64,7 +64,6 @@ class PriorTransform:
                 f"bounds: coordinate {j} is between {self.bounds.lower[j]:g} and {self.bounds.upper[j]:g}, which holds "
                 f"next to nothing of its prior, N({self.mean[j]:g}, {self.std[j]:g}^2); state another prior= or bounds="
             )
-        return self
 
     @property
     def affine(self) -> bool:
@@ -74,10 +73,7 @@ class PriorTransform:
     def _outside(self) -> tuple[Array, Array]:
         """The probabilities below and above the bounds under the normal distribution, (k,) each."""
         with np.errstate(over="ignore"):
-            return (
-                ndtr((self.bounds.lower - self.mean) / self.std),
-                ndtr((self.mean - self.bounds.upper) / self.std),
-            )
+            return (ndtr((self.bounds.lower - self.mean) / self.std), ndtr((self.mean - self.bounds.upper) / self.std))
 
     def codes(self, t: Array) -> Array:
         """z for coordinates t, (..., k)."""
@@ -89,8 +85,8 @@ class PriorTransform:
         lower, upper = below + inside * ndtr(t), above + inside * ndtr(-t)
         z = self.mean + self.std * np.where(t < 0, ndtri(lower), -ndtri(upper))
         low, high = (np.where(self.uniform, end, 0.0) for end in (self.bounds.lower, self.bounds.upper))
-        half = (high - low) * ndtr(-np.abs(t))
-        return self.bounds.clip(np.where(self.uniform, np.where(t < 0, low + half, high - half), z))
+        half: Array = (high - low) * ndtr(-np.abs(t))
+        return np.asarray(self.bounds.clip(np.where(self.uniform, np.where(t < 0, low + half, high - half), z)))
 
     def slopes(self, t: Array, z: Array) -> Array:
         """dz/dt at coordinates t with codes z, (..., k)."""
@@ -102,7 +98,7 @@ class PriorTransform:
         of_uniform = (high - low) * density / np.sqrt(2 * np.pi)
         standardised = np.where(self.uniform, 0.0, (z - self.mean) / self.std)
         of_normal = self.std * (1 - below - above) * np.exp(0.5 * (standardised * standardised - t * t))
-        return np.where(self.uniform, of_uniform, of_normal)
+        return np.asarray(np.where(self.uniform, of_uniform, of_normal))
 
     def coordinates(self, z: Array) -> Array:
         """t for codes z (..., k) within the bounds; for codes at a bound, t is cut off at 5 standard deviations."""
@@ -116,4 +112,4 @@ class PriorTransform:
         under = np.where(self.uniform, (z - low) / width, (ndtr(standardised) - below) / inside)
         over = np.where(self.uniform, (high - z) / width, (ndtr(-standardised) - above) / inside)
         t = np.where(under < over, ndtri(np.clip(under, 0, 1)), -ndtri(np.clip(over, 0, 1)))
-        return np.clip(t, -_EDGE, _EDGE)
+        return np.asarray(np.clip(t, -_EDGE, _EDGE))
