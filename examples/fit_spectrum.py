@@ -77,12 +77,11 @@ print(f"{r.status}, success {r.success}, p-value {r.p_value:.2f}, confidence {r.
 print(f"chi-square {r.fun:.0f} of {np.isfinite(sigma).sum()} pixels, at a bound: {np.abs(r.active_bounds).sum()}")
 
 # %%
-# Error bars: the inverse of J^T diag(1 / sigma^2) J, with the Jacobian by central differences.
+# Error bars, from the linear region of the fit: how far the noise can move it there.
 
-step = 1e-4 * (upper - lower)
-jacobian = np.array([(net(r.z + h) - net(r.z - h)) / (2 * h.sum()) for h in np.diag(step)])
-deviation = np.sqrt(np.diag(np.linalg.inv((jacobian / sigma) @ (jacobian / sigma).T)))
-for name, value, error, true in zip(NAMES, r.z, deviation, truth, strict=True):
+local = r.laplace()
+print(local)
+for name, value, error, true in zip(NAMES, r.z, local.std, truth, strict=True):
     print(f"  {name:16} {value:8.2f} +- {error:.2f}, true {true:g}")
 
 figure, axes = plt.subplots(2, 1, figsize=(8, 4), sharex=True, layout="constrained", height_ratios=[2, 1])

@@ -402,6 +402,10 @@ class Likelihood(Noise, Loss):
         """Itself."""
         return self
 
+    def fisher_information(self, y: Tensor, mean: Tensor) -> Tensor:
+        """The Fisher information of an entry about its mean, of the shape of y: by default, the weight of its step."""
+        return self.scoring(y, mean)[1]
+
     def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
         """The deviances D of observations, (b,)."""
         return (seen * self.deviance(y, mean)).sum(dim=1)

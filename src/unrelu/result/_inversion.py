@@ -15,6 +15,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.problem import DEGREES, Jacobians, Problem, norms
 from unrelu.result._residual_tests import together
+from unrelu.result.laplace_approximation import Laplace, laplace_approximation
 from unrelu.result.pooled_noise import too_large
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
@@ -513,6 +514,33 @@ class Inversion:
         """``|y - A G(z)|`` from the reconstructions, (B,)."""
         outputs = self.reconstruction[None] if self.problem.single else self.reconstruction
         return norms(self.problem.differences_of(outputs), norm)
+
+    def laplace(self) -> Laplace:
+        r"""How far the truth can be from z under the stated noise, by the linear region of z: standard deviations.
+
+        .. math:: C = (J^T W J + P)^{-1}, \qquad \operatorname{std} G(z) = \sqrt{\operatorname{diag}(J_G C J_G^T)}
+
+        with the Jacobians J of A G and J_G of G, the Fisher information W of the noise and the inverse covariance P of
+        the prior (:mod:`unrelu.result.laplace_approximation`). Coordinates at a bound are held there. Without a prior,
+        variances are infinite where the data leave z open.
+
+        It is local. It knows neither the kinks around the linear region nor any other optimum, so the truth may be
+        farther away. The time is that of a Jacobian, k derivatives of G, for each code.
+
+        Returns:
+            A :class:`~unrelu.result.laplace_approximation.Laplace`, with arrays shaped as in this result.
+
+        Raises:
+            InputError: the noise is not stated, or has no density (uniform, outliers, rounding); the codes minimise
+                another norm than l2; or the result was loaded without its network.
+
+        >>> import unrelu
+        >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])  # G(z) = relu((2 z, -z, z))
+        >>> local = unrelu.invert(net, [1.1, 0.0, 0.4], noise="gaussian:0.1").laplace()
+        >>> local.std.round(4), local.reconstruction_std.round(4)  # 0.1 / sqrt(2^2 + 1^2)
+        (array([0.0447]), array([0.0894, 0.    , 0.0447]))
+        """
+        return laplace_approximation(self.problem, self._codes, self.norm)
 
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:

@@ -1,0 +1,343 @@
+"""The Laplace approximation: against closed forms, numerical second derivatives, Fisher information and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import unrelu
+from tests.support import random_network
+from unrelu.errors import InputError
+from unrelu.measurements.count_noise import NegativeBinomial, Poisson
+from unrelu.problem import Problem
+from unrelu.result import Inversion
+from unrelu.result.laplace_approximation import information
+
+S = 0.3
+MEAN, STD = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0.5, 2.0, 0.1, 1.3])
+SIZES = np.random.default_rng(1).uniform(0.2, 0.6, 12)
+FACTOR = 0.3 * np.eye(12) + 0.05 * np.tri(12)
+NOISE = {
+    "number": (unrelu.Gaussian(S), np.eye(12) / S**2),
+    "array": (unrelu.Gaussian(SIZES), np.diag(1 / SIZES**2)),
+    "covariance": (unrelu.Gaussian(covariance=FACTOR @ FACTOR.T), np.linalg.inv(FACTOR @ FACTOR.T)),
+}
+PRIORS = {
+    "none": (0.0, np.zeros(4)),
+    "normal": (unrelu.Normal(MEAN, STD), 1 / STD**2),
+    "number": (0.5, None),  # precision: the number, in units of the noise's dispersion parameter
+}
+
+
+def linear(scale=1.0):
+    rng = np.random.default_rng(2)
+    matrix = scale * rng.normal(size=(12, 4))
+    network = unrelu.from_arrays([matrix], activation="identity")
+    return network, matrix, network(MEAN + STD * rng.normal(size=(3, 4))) + scale * S * rng.normal(size=(3, 12))
+
+
+def check(found, covariance, jacobian, rtol=1e-8):
+    np.testing.assert_allclose(found.covariance, covariance, rtol=rtol, atol=rtol * covariance.max())
+    np.testing.assert_allclose(found.std.ravel(), np.sqrt(np.diag(covariance)), rtol=rtol)
+    of_outputs = np.sqrt(np.diag(jacobian @ covariance @ jacobian.T))
+    np.testing.assert_allclose(found.reconstruction_std.ravel(), of_outputs, rtol=rtol, atol=rtol * of_outputs.max())
+
+
+@pytest.mark.parametrize("of_codes", PRIORS)
+@pytest.mark.parametrize("case", NOISE)
+def test_of_a_linear_generator_it_is_the_posterior(case, of_codes):
+    network, matrix, y = linear()
+    noise, precision = NOISE[case]
+    prior, inverse = PRIORS[of_codes]
+    if inverse is None:
+        inverse = np.full(4, prior / (S**2 if case == "number" else 1.0))
+    r = unrelu.invert(network, y, noise=noise, prior=prior)
+    found = r.laplace()
+    exact = np.linalg.inv(matrix.T @ precision @ matrix + np.diag(inverse))
+    assert found.covariance.shape == (3, 4, 4)
+    assert found.std.shape == r.z.shape
+    assert found.reconstruction_std.shape == r.reconstruction.shape
+    for i in range(3):
+        check(r[i].laplace(), exact, matrix)
+        np.testing.assert_array_equal(found.covariance[i], r[i].laplace().covariance)
+    assert found.decrement.max() < 1e-5
+
+
+def hessian(function, z, step=1e-3):
+    """Second derivatives by central differences of a function that is smooth within 2 steps of z."""
+    k = len(z)
+    unit, found = step * np.eye(k), np.empty((k, k))
+    for i in range(k):
+        for j in range(k):
+            a, b = unit[i], unit[j]
+            found[i, j] = (function(z + a + b) - function(z + a - b) - function(z - a + b) + function(z - a - b)) / 4
+    return found / step**2
+
+
+def curved():
+    matrix = torch.from_numpy(np.random.default_rng(3).normal(size=(4, 15)))
+    return unrelu.from_torch(lambda z: torch.sin(z) @ matrix.to(z) + z.sum(1, keepdim=True) ** 2, latent_shape=4)
+
+
+GENERATORS = {
+    "leaky": lambda: random_network((4, 12, 15), "leaky_relu", seed=4, bias=True),
+    "sigmoid": lambda: random_network((4, 12, 15), "sigmoid", seed=5, bias=True),
+    "relu, tanh": lambda: random_network((4, 12, 15), "relu", seed=6, bias=True, last="tanh"),
+    "opaque": curved,
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_it_is_the_second_derivative_of_the_log_density(name):
+    """With y = A G(z*) and a prior about z*, the residual is 0, so that curved generators agree as well."""
+    network = GENERATORS[name]()
+    rng = np.random.default_rng(7)
+    z, operator = rng.normal(size=4), rng.normal(size=(9, 15))
+    prior = unrelu.Normal(z, STD)
+    r = unrelu.invert(network, operator @ network(z).ravel(), "lm", noise="gaussian:0.3", prior=prior,
+                      operator=operator, z0=z)  # fmt: skip
+    np.testing.assert_allclose(r.z, z, atol=1e-6)
+    if name == "leaky":
+        assert unrelu.identifiability(network, z).margin > 4e-3
+
+    def half_minus_log_density(code):
+        gap = operator @ (network(code) - network(z)).ravel()
+        return 0.5 * (gap @ gap / S**2 + np.sum(((code - z) / STD) ** 2))
+
+    jacobian = network.jacobian(z)
+    # Differences of a fourth derivative of about 10 (S^-2), at steps of 1e-3, are off by about 1e-5.
+    check(r.laplace(), np.linalg.inv(hessian(half_minus_log_density, z)), jacobian, rtol=2e-3)
+
+
+@pytest.mark.parametrize("noise", [Poisson(), NegativeBinomial(3.0)])
+def test_counts_have_their_fisher_information(noise):
+    rng = np.random.default_rng(8)
+    matrix, shift = rng.normal(size=(20, 3)), np.full(20, 12.0)
+    network = unrelu.from_arrays([matrix], [shift], activation="identity")
+    y = noise.draw(network(0.5 * rng.normal(size=(2, 3))), rng)
+    r = unrelu.invert(network, y, noise=noise, prior=unrelu.Normal(0, 2))
+    assert (r.reconstruction > 1).all()
+    for i, result in enumerate(r):
+        mean = result.reconstruction
+        variance = mean if isinstance(noise, Poisson) else mean + mean**2 / 3
+        check(result.laplace(), np.linalg.inv(matrix.T @ (matrix / variance[:, None]) + np.eye(3) / 4), matrix)
+        score = matrix.T @ ((mean - y[i]) / variance) + result.z / 4
+        newton = np.sqrt(score @ result.laplace().covariance @ score)
+        np.testing.assert_allclose(result.laplace().decrement, newton, atol=1e-9)
+        assert newton < 1e-4
+
+
+@pytest.mark.parametrize("noise", [Poisson(), NegativeBinomial(3.0)])
+@pytest.mark.parametrize("mean", [-1e-3, 5e-4, 0.02, 0.7, 6.0])
+def test_the_information_is_the_variance_of_the_score(noise, mean):
+    counts = np.arange(400.0)
+    replaced = mean if mean >= 1e-3 else 1e-3 * np.exp(mean / 1e-3 - 1)
+    known = stats.poisson(replaced) if isinstance(noise, Poisson) else stats.nbinom(3.0, 3.0 / (3.0 + replaced))
+    y, means = torch.from_numpy(counts), torch.full((400,), mean, dtype=torch.float64)
+    score = noise.scoring(y, means)[0].numpy()
+    expected = known.pmf(counts) @ score**2
+    np.testing.assert_allclose(noise.fisher_information(y, means)[0], expected, rtol=1e-9)
+
+
+def test_a_model_of_ones_own_has_the_weight_of_its_step():
+    class Laplacian(unrelu.measurements.Likelihood):
+        name = "smooth absolute"
+
+        def deviance(self, y, mean):
+            return 2 * (torch.sqrt(1 + (mean - y) ** 2) - 1)
+
+        def scoring(self, y, mean):
+            root = torch.sqrt(1 + (mean - y) ** 2)
+            return (mean - y) / root, 1 / root
+
+        def draw(self, clean, rng):
+            return clean + rng.laplace(size=clean.shape)
+
+    network, matrix, y = linear()
+    r = unrelu.invert(network, y[0], "lm", noise=Laplacian(1.0))
+    weight = 1 / np.sqrt(1 + (y[0] - r.reconstruction) ** 2)
+    check(r.laplace(), np.linalg.inv(matrix.T @ (weight[:, None] * matrix)), matrix)
+
+
+def test_errors_of_simulated_codes_have_this_covariance():
+    """Codes from the prior, observations of them, and how far the most probable codes are from the true ones."""
+    network, matrix, _ = linear()
+    rng, size = np.random.default_rng(9), 3000
+    prior = unrelu.Normal(MEAN, STD)
+    true = MEAN + STD * rng.normal(size=(size, 4))
+    y = true @ matrix.T + S * rng.normal(size=(size, 12))
+    r = unrelu.invert(network, y, "lm", noise=f"gaussian:{S}", prior=prior)
+    whitened = np.linalg.solve(np.linalg.cholesky(r[0].laplace().covariance), (true - r.z).T)
+    assert np.abs(whitened @ whitened.T / size - np.eye(4)).max() < 5 * np.sqrt(2 / size)
+    off = (true @ matrix.T - r.reconstruction) / r[0].laplace().reconstruction_std
+    assert np.abs((off**2).mean(axis=0) - 1).max() < 5 * np.sqrt(2 / size)
+
+
+def partly_open():
+    """Codes enter as z0 + z1 and z2; the last output, which is hidden, is z0. z3 is in none."""
+    matrix = np.array([[1.0, 1, 0, 0], [2, 2, 1, 0], [0, 0, 3, 0], [1, 1, -1, 0], [1, 0, 0, 0]])
+    return unrelu.from_arrays([matrix], activation="identity"), matrix, np.arange(5) < 4
+
+
+def test_what_the_data_leave_open_is_infinite_and_what_does_not_move_is_finite():
+    network, matrix, seen = partly_open()
+    r = unrelu.invert(network, network(np.array([1.0, 2, 3, 4])), "lm", noise="gaussian:0.1", operator=seen)
+    found = r.laplace()
+    np.testing.assert_array_equal(np.isinf(found.std), [True, True, False, True])
+    np.testing.assert_array_equal(np.isinf(found.reconstruction_std), ~seen)
+    assert found.covariance[0, 1] == -np.inf
+    assert np.isfinite(found.covariance[[0, 0, 1, 2], [2, 3, 3, 3]]).all()
+    # The same in coordinates (z0 + z1, z2), of which nothing is open.
+    reduced = matrix[:4, 1:3]
+    exact = 0.01 * np.linalg.inv(reduced.T @ reduced)
+    np.testing.assert_allclose(found.std[2] ** 2, exact[1, 1], rtol=1e-9)
+    expected = np.sqrt(np.diag(reduced @ exact @ reduced.T))
+    np.testing.assert_allclose(found.reconstruction_std[seen], expected, rtol=1e-9)
+    assert "3 of 4 infinite: nothing determines them" in str(found)
+
+
+def test_it_is_the_limit_of_ever_wider_priors():
+    network, _, seen = partly_open()
+    y = network(np.array([1.0, 2, 3, 4]))
+    none, wide, wider = (
+        unrelu.invert(network, y, "lm", noise="gaussian:0.1", operator=seen, prior=prior).laplace()
+        for prior in (0.0, unrelu.Normal(0, 1e4), unrelu.Normal(0, 1e5))
+    )
+    finite = np.isfinite(none.covariance)
+    np.testing.assert_allclose(wider.covariance[finite], none.covariance[finite], atol=1e-4)
+    grown = wider.covariance[~finite] / wide.covariance[~finite]
+    np.testing.assert_allclose(grown, 100, rtol=1e-3)
+    np.testing.assert_array_equal(np.sign(wider.covariance[~finite]), np.sign(none.covariance[~finite]))
+
+
+def test_a_prior_determines_what_the_data_leave_open():
+    network, matrix, seen = partly_open()
+    prior = unrelu.Normal(MEAN, STD)
+    r = unrelu.invert(network, network(MEAN), "lm", noise="gaussian:0.1", operator=seen, prior=prior)
+    observed = matrix[:4]
+    check(r.laplace(), np.linalg.inv(observed.T @ observed / 0.01 + np.diag(1 / STD**2)), matrix, rtol=1e-7)
+    np.testing.assert_allclose(r.laplace().std[3], STD[3], rtol=1e-9)
+
+
+def test_much_is_known_beside_little():
+    """Data that are 1e8 times more precise than the prior leave it what they do not see."""
+    network, _, seen = partly_open()
+    r = unrelu.invert(network, network(MEAN), "lm", noise="gaussian:1e-8", operator=seen, prior=unrelu.Normal(MEAN, 1))
+    np.testing.assert_allclose(r.laplace().std[[0, 1, 3]], [0.5**0.5, 0.5**0.5, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("prior", [0.0, unrelu.Normal(MEAN, STD), 0.5])
+def test_coordinates_at_a_bound_are_held_there(prior):
+    network, matrix, y = linear()
+    free = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior).z
+    bounds = np.array([-np.inf, -10, free[2] + 0.3, -10]), np.array([np.inf, 10, free[2] + 0.9, free[3] - 0.2])
+    r = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior, bounds=bounds)
+    found = r.laplace()
+    np.testing.assert_array_equal(found.held, [False, False, True, True])
+    inverse = 1 / STD**2 if isinstance(prior, unrelu.Normal) else np.full(4, prior / S**2)
+    exact = np.zeros((4, 4))
+    exact[:2, :2] = np.linalg.inv((matrix.T @ matrix / S**2 + np.diag(inverse))[:2, :2])
+    check(found, exact, matrix)
+    assert found.decrement < 1e-4
+    assert "2 at a bound, held there" in str(found)
+
+
+def test_every_coordinate_may_be_held():
+    network, _, y = linear()
+    found = unrelu.invert(network, y[0], "lm", noise=f"gaussian:{S}", bounds=(50.0, 51.0)).laplace()
+    np.testing.assert_array_equal(found.std, np.zeros(4))
+    np.testing.assert_array_equal(found.reconstruction_std, np.zeros(12))
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e-6, 1e9])
+@pytest.mark.parametrize("prior", [0.0, unrelu.Normal(MEAN, STD)])
+def test_it_does_not_depend_on_units(scale, prior):
+    (network, _, y), (other, _, there) = linear(), linear(scale)
+    one = unrelu.invert(network, y, "lm", noise=f"gaussian:{S}", prior=prior).laplace()
+    same = unrelu.invert(other, there, "lm", noise=unrelu.Gaussian(S * scale), prior=prior).laplace()
+    np.testing.assert_allclose(same.covariance, one.covariance, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(same.reconstruction_std, scale * one.reconstruction_std, rtol=1e-9)
+
+
+def test_a_code_off_the_optimum_says_how_far():
+    network, matrix, y = linear()
+    problem = Problem.build(network, y[0], noise=f"gaussian:{S}")
+    best = np.linalg.lstsq(matrix, y[0], rcond=None)[0]
+    z = best + np.array([0.1, 0, 0, -0.2])
+    found = Inversion.of(problem, z[None], method="mine").shaped().laplace()
+    expected = np.sqrt((z - best) @ np.linalg.inv(found.covariance) @ (z - best))
+    np.testing.assert_allclose(found.decrement, expected, rtol=1e-9)
+
+
+def test_an_observation_without_a_code_has_none():
+    network, _, y = linear()
+    problem = Problem.build(network, y, noise=f"gaussian:{S}")
+    z = np.array([[1.0, 1, 1, 1], [np.nan] * 4, [0.0, 0, 0, 0]])
+    found = Inversion.of(problem, z, method="mine").laplace()
+    assert np.isnan(found.std).any(axis=1).tolist() == [False, True, False]
+    assert np.isnan(found.reconstruction_std[1]).all()
+    assert repr(found) == "<Laplace: 3 observations, 4 coordinates>"
+
+
+def test_codes_keep_their_shape():
+    matrix = torch.from_numpy(np.random.default_rng(10).normal(size=(4, 6)))
+    network = unrelu.from_torch(lambda z: (torch.sin(0.3 * z).flatten(1) @ matrix.to(z)).reshape(-1, 2, 3), (2, 2))
+    r = unrelu.invert(network, network(np.ones((2, 2))), "lm", noise="gaussian:0.1", prior=unrelu.Normal())
+    found = r.laplace()
+    assert (found.z.shape, found.std.shape, found.held.shape) == ((2, 2), (2, 2), (2, 2))
+    assert (found.covariance.shape, found.reconstruction_std.shape) == ((4, 4), (2, 3))
+    assert isinstance(found.decrement, float)
+    assert repr(found) == "<Laplace: one observation, 4 coordinates>"
+
+
+def test_of_a_saved_result(tmp_path):
+    network, _, y = linear()
+    r = unrelu.invert(network, y, noise=unrelu.Gaussian(SIZES), prior=unrelu.Normal(MEAN, STD))
+    r.save(tmp_path / "r.npz")
+    again = unrelu.load_result(tmp_path / "r.npz", network)
+    np.testing.assert_array_equal(again.laplace().covariance, r.laplace().covariance)
+    with pytest.raises(InputError, match="loaded without its network"):
+        unrelu.load_result(tmp_path / "r.npz").laplace()
+
+
+def test_information_at_many_codes_of_an_observation():
+    network = random_network((4, 12, 15), "leaky_relu", seed=11, bias=True)
+    rng = np.random.default_rng(12)
+    y, z = network(rng.normal(size=(2, 4))), rng.normal(size=(5, 4))
+    seen = rng.random((2, 15)) < 0.7
+    problem = Problem.build(network, y, noise="gaussian:0.3", operator=unrelu.Mask(seen)).equilibrated()
+    of = np.array([1, 1, 0, 1, 0])
+    found = information(problem, z, of)
+    for i in range(5):
+        jacobian = network.jacobian(z[i])[seen[of[i]]]
+        np.testing.assert_allclose(found[i], jacobian.T @ jacobian / S**2, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "follows from the noise, and noise=None is not stated; state 'gaussian:S' or counts"),
+        ({"noise": "uniform:0.5"}, "noise=uniform:0.5 makes all errors up to its bound equally probable"),
+        ({"noise": "outliers:0.1"}, "noise=outliers:0.1 leaves the size of its errors open"),
+        ({"noise": "rounding:0.1"}, "noise=rounding:0.1 does not say how its errors are distributed"),
+        ({"noise": "gaussian:0.3", "norm": "huber"}, "these codes minimise 'huber': invert with norm='l2'"),
+        ({"noise": "gaussian:0.3", "method": "linf"}, "these codes minimise 'linf'"),
+    ],
+)
+def test_what_has_none(options, message):
+    network, _, y = linear()
+    result = unrelu.invert(network, y, **options)
+    with pytest.raises(InputError, match=message):
+        result.laplace()
+
+
+def test_what_it_says():
+    network, _, y = linear()
+    r = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=unrelu.Normal(MEAN, STD))
+    lines = str(r.laplace()).splitlines()
+    assert lines[0] == "Laplace approximation, from the linear region of z alone: it knows no kink and no other optimum"
+    assert [line.split()[0] for line in lines[1:]] == ["code", "reconstruction", "optimum"]
+    low, high = (f"{x:.3g}" for x in (r.laplace().std.min(), r.laplace().std.max()))
+    assert f"standard deviations {low} to {high}" in lines[1]
