@@ -83,15 +83,25 @@ class Mixture:
 
     def logs(self, t: Array) -> Array:
         """The logarithms of the weighted densities of the components at t (c, k), (c, M)."""
+        return self._logs(self.distances(t))
+
+    def _logs(self, distances: Array) -> Array:
         k = self.means.shape[1]
-        return np.asarray(self._constants - 0.5 * (_FREEDOM + k) * np.log1p(self.distances(t) / _FREEDOM))
+        return np.asarray(self._constants - 0.5 * (_FREEDOM + k) * np.log1p(distances / _FREEDOM))
 
     def evaluated(self, t: Array) -> tuple[Array, Array]:
-        """The logarithms of the density at t (c, k), (c,), and of the shares of the components in it, (c, M)."""
-        logs, k = self.logs(t), t.shape[1]
-        of_components = logsumexp(logs, axis=1)
+        r"""The logarithms of the density q at t (c, k), (c,), and of the probabilities r of the components, (c, M).
+
+        :math:`r_i \propto 1 / (1 + |C_i (t - m_i)|^2 / k)`: which metric a trajectory takes. The shares of components
+        in the density would do, but they change along a trajectory where components overlap, and it is then rejected.
+        """
+        k, distances = t.shape[1], self.distances(t)
         of_prior = np.log(_PRIOR) - 0.5 * np.square(t).sum(axis=1) - k / 2 * np.log(2 * np.pi)
-        return np.logaddexp(of_components, of_prior), logs - of_components[:, None]
+        near = -np.log1p(distances / k)
+        return (
+            np.logaddexp(logsumexp(self._logs(distances), axis=1), of_prior),
+            near - logsumexp(near, axis=1, keepdims=True),
+        )
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
         """Draws, (count, k)."""

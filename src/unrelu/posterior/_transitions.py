@@ -3,7 +3,7 @@ r"""Transitions that leave the posterior invariant: Hamiltonian Monte Carlo, and
 **Jumps.** A draw t' from the mixture q is accepted with probability
 :math:`\min(1, p(t') q(t) / (p(t) q(t')))` (the independence sampler).
 
-**Trajectories.** A component i of the mixture is drawn with probability :math:`r_i(t)`, its share of the density at t.
+**Trajectories.** A component i of the mixture is drawn with probability :math:`r_i(t)`; near ones are probable.
 Leapfrog steps in the metric of its covariance lead from t with momentum m to t' with m', which is accepted with
 probability
 
@@ -44,13 +44,13 @@ class Chains:
     Attributes:
         t: coordinates, (c, k).
         energies: U, (c,).
-        log_mixture, log_shares: see :meth:`Mixture.evaluated`.
+        log_mixture, log_metrics: see :meth:`Mixture.evaluated`.
     """
 
     t: Array
     energies: Array
     log_mixture: Array
-    log_shares: Array
+    log_metrics: Array
 
     @classmethod
     def at(cls, t: Array, target: Target, mixture: Mixture) -> Chains:
@@ -62,11 +62,11 @@ class Chains:
         self.t = np.where(accepted[:, None], others.t, self.t)
         self.energies = np.where(accepted, others.energies, self.energies)
         self.log_mixture = np.where(accepted, others.log_mixture, self.log_mixture)
-        self.log_shares = np.where(accepted[:, None], others.log_shares, self.log_shares)
+        self.log_metrics = np.where(accepted[:, None], others.log_metrics, self.log_metrics)
 
     def part(self, rows: slice) -> Chains:
         """Some of the chains."""
-        return Chains(self.t[rows], self.energies[rows], self.log_mixture[rows], self.log_shares[rows])
+        return Chains(self.t[rows], self.energies[rows], self.log_mixture[rows], self.log_metrics[rows])
 
 
 class Transitions:
@@ -123,12 +123,12 @@ class Transitions:
         """Make a trajectory of every chain; return the probabilities with which they are accepted, (c,)."""
         (count, k), rng = chains.t.shape, self._rng
         # The Gumbel-max trick draws from the shares of the components.
-        component = (chains.log_shares + rng.gumbel(size=chains.log_shares.shape)).argmax(axis=1)
+        component = (chains.log_metrics + rng.gumbel(size=chains.log_metrics.shape)).argmax(axis=1)
         factors, each = self._mixture.factors[component], np.arange(count)
         momentum, t = rng.standard_normal((count, k)), chains.t
         step = self.step * np.exp(_JITTER * rng.standard_normal((count, 1)))
         energies, gradient = self.target.gradients(t)
-        before = energies + 0.5 * np.square(momentum).sum(axis=1) - chains.log_shares[each, component]
+        before = energies + 0.5 * np.square(momentum).sum(axis=1) - chains.log_metrics[each, component]
         with np.errstate(over="ignore", invalid="ignore"):
             momentum = momentum - 0.5 * step * _times(gradient, factors)
             for i in range(self.steps):
@@ -138,7 +138,7 @@ class Transitions:
                 momentum = momentum - (0.5 if last else 1.0) * step * _times(gradient, factors)
             t = np.where(np.isfinite(t), t, 0.0)
             ended = Chains(t, energies, *self._mixture.evaluated(t))
-            after = energies + 0.5 * np.square(momentum).sum(axis=1) - ended.log_shares[each, component]
+            after = energies + 0.5 * np.square(momentum).sum(axis=1) - ended.log_metrics[each, component]
             gain = before - after
         gain = np.where(np.isfinite(gain), gain, -np.inf)
         chains.accept(np.log(rng.random(count)) < gain, ended)
