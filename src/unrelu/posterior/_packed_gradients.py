@@ -46,7 +46,7 @@ class PackedGradients:
             u, x, slopes, back = (np.zeros((len(z), self._ends[-1] + 2 * ROOM)) for _ in range(4))
             self._arrays = u, x, slopes, back
         u, x, slopes, _ = self._arrays
-        _forward_rows(self._numbers, self._layout, self._widths, self._ends, np.ascontiguousarray(z), u, x, slopes)
+        _forward_rows(self._numbers, self._layout, self._widths, self._ends, z, u, x, slopes)
         return x[:, self._ends[-2] : self._ends[-1]]
 
     def gradients(self, derivatives: Array) -> Array:
