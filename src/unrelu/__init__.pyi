@@ -31,7 +31,6 @@ from .measurements.count_noise import Poisson as Poisson
 from .models.generator import Generator as Generator
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend
-from .posterior.draws import Posterior as Posterior
 from .problem import Problem as Problem
 from .problem import Progress as Progress
 from .result import Inversion as Inversion
@@ -39,5 +38,6 @@ from .result import Status as Status
 from .runs import Run as Run
 from .runs import open_run as open_run
 from .runs import run as run
+from .sampling.draws import Posterior as Posterior
 
 __version__: str

@@ -18,9 +18,6 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
-from unrelu.posterior.draws import Posterior
-from unrelu.posterior.prior_transform import PriorTransform
-from unrelu.posterior.sampling import Sample, from_prior_of, sample
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array
@@ -28,6 +25,9 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 from unrelu.runtime.work_clock import now
+from unrelu.sampling.draws import Posterior
+from unrelu.sampling.prior_transform import PriorTransform
+from unrelu.sampling.sampler import Sample, from_prior_of, sample
 
 
 def posterior(
@@ -78,7 +78,7 @@ def posterior(
         scale: see :func:`unrelu.invert`.
 
     Returns:
-        A :class:`~unrelu.posterior.draws.Posterior`. Its status is MIXED if the chains agree: R-hat is at most 1.01,
+        A :class:`~unrelu.sampling.draws.Posterior`. Its status is MIXED if the chains agree: R-hat is at most 1.01,
         and bulk and tail effective sample sizes are at least 400, for all coordinates and the log-likelihood.
 
     Raises:
@@ -86,7 +86,7 @@ def posterior(
         OptionError: draws, chains, seed, a time limit, callback or device has a wrong type or value.
         UnsupportedModelError: the generator cannot be differentiated.
 
-    Source: see :mod:`unrelu.posterior.sampling`.
+    Source: see :mod:`unrelu.sampling.sampler`.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")  # G(z) = (2 z, z)

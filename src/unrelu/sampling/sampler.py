@@ -1,6 +1,6 @@
 r"""Sampling the posterior of one observation: warm-up, rounds of draws until the chains agree, modes, and the evidence.
 
-After each round of draws, :mod:`~unrelu.posterior.convergence` compares the chains. If they do not agree, the mixture
+After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. If they do not agree, the mixture
 is fitted to the draws, the draws are discarded, and the next round makes twice as many transitions for each draw.
 Within a round nothing is adapted, so its chains are Markov chains.
 
@@ -18,16 +18,16 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, logsumexp
 
-from unrelu.posterior._mixture import Mixture
-from unrelu.posterior._sampled_chains import Mixing
-from unrelu.posterior._starting_mixture import starting_mixture
-from unrelu.posterior._target import Target
-from unrelu.posterior._transitions import Chains, Transitions
-from unrelu.posterior.convergence import ESS, ess_of_mean
-from unrelu.posterior.prior_transform import PriorTransform
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
+from unrelu.sampling._mixture import Mixture
+from unrelu.sampling._sampled_chains import Mixing
+from unrelu.sampling._starting_mixture import starting_mixture
+from unrelu.sampling._target import Target
+from unrelu.sampling._transitions import Chains, Transitions
+from unrelu.sampling.convergence import ESS, ess_of_mean
+from unrelu.sampling.prior_transform import PriorTransform
 
 # Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws.
 _WARM_UP = (60, 140)

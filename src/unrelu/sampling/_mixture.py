@@ -24,8 +24,8 @@ from functools import cached_property
 import numpy as np
 from scipy.special import gammaln
 
-from unrelu.posterior._target import Target
 from unrelu.runtime.array_types import Array, Index
+from unrelu.sampling._target import Target
 
 # Degrees of freedom of the t distributions. The tails of a Gaussian are too thin: chains then stay for long where the
 # mixture has next to no density.
@@ -98,10 +98,7 @@ class Mixture:
         k, distances = t.shape[1], self.distances(t)
         of_prior = np.log(_PRIOR) - 0.5 * np.square(t).sum(axis=1) - k / 2 * np.log(2 * np.pi)
         near = -np.log1p(distances / k)
-        return (
-            np.logaddexp(_log_sums(self._logs(distances)), of_prior),
-            near - _log_sums(near)[:, None],
-        )
+        return (np.logaddexp(_log_sums(self._logs(distances)), of_prior), near - _log_sums(near)[:, None])
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
         """Draws, (count, k)."""

@@ -11,11 +11,11 @@ import numpy as np
 
 from unrelu.display.text_tables import named_lines, shortened, text_table
 from unrelu.models.affine import Shape
-from unrelu.posterior._sampled_chains import Mixing, SampledChains
-from unrelu.posterior.convergence import ESS, RHAT
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, duration, number, share
+from unrelu.sampling._sampled_chains import Mixing, SampledChains
+from unrelu.sampling.convergence import ESS, RHAT
 
 # Rows of the tables of a batch, and characters of the meaning of a status.
 _STATUSES, _WORST, _MEANING = 4, 5, 64

@@ -11,8 +11,8 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from unrelu.errors import InputError
-from unrelu.posterior.convergence import ESS, RHAT, Convergence, convergence_of, error_of_mean, ess_of_mean
 from unrelu.runtime.streams import stream
+from unrelu.sampling.convergence import ESS, RHAT, Convergence, convergence_of, error_of_mean, ess_of_mean
 
 
 def autoregressive(chains: int, draws: int, k: int, correlation: float) -> np.ndarray:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tests.posterior.known_posteriors import NET, known, normal_draws
+from tests.sampling.known_posteriors import NET, known, normal_draws
 from tests.support import random_network
 from unrelu import Status
 from unrelu.errors import InputError, NotMixedWarning, OptionError
-from unrelu.posterior.convergence import convergence_of
 from unrelu.runtime.streams import stream
+from unrelu.sampling.convergence import convergence_of
 
 
 def mixture(weight: float = 0.7, correlation: float = 0.0) -> np.ndarray:

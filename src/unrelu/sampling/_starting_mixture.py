@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import logsumexp
 
-from unrelu.posterior._mixture import Mixture, separate, variational
-from unrelu.posterior._target import Target
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.sampling._mixture import Mixture, separate, variational
+from unrelu.sampling._target import Target
 
 # The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
 _RESTARTS, _FOUND_ONCE = 16, 0.05

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.posterior.convergence import Convergence, convergence_of
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.sampling.convergence import Convergence, convergence_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unrelu.posterior._mixture import Mixture
-from unrelu.posterior._target import Target
 from unrelu.runtime.array_types import Array
+from unrelu.sampling._mixture import Mixture
+from unrelu.sampling._target import Target
 
 # The length of a trajectory in whitened coordinates, about a quarter of a period, and the fewest and most steps of one.
 _LENGTH, _FEWEST, _MOST = 1.5, 4, 32

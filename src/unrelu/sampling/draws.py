@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import NotMixedWarning, OptionError
-from unrelu.posterior._posterior_text import PosteriorSummary, batch_lines, message_of, observation_lines, sizes_of
-from unrelu.posterior._sampled_chains import SampledChains
-from unrelu.posterior.convergence import error_of_mean
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import count, nearest, shown
+from unrelu.sampling._posterior_text import PosteriorSummary, batch_lines, message_of, observation_lines, sizes_of
+from unrelu.sampling._sampled_chains import SampledChains
+from unrelu.sampling.convergence import error_of_mean
 
 # What intervals can be of.
 _QUANTITIES = ("z", "reconstruction")

@@ -17,11 +17,11 @@ from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import Network
-from unrelu.posterior._packed_gradients import PackedGradients
-from unrelu.posterior.prior_transform import PriorTransform
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
+from unrelu.sampling._packed_gradients import PackedGradients
+from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.search.descents import Start
 from unrelu.search.joint_search import JointSearch
 
