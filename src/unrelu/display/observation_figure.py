@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -25,10 +26,10 @@ from unrelu.runtime.words import number
 
 # Inches: height of a row of pictures, height of a row of curves, width of a curve, width of the label of a row.
 _PICTURE, _CURVE, _LONG, _MARGIN = 1.5, 1.7, 4.2, 1.4
-# The palette of Okabe and Ito.
-_OBSERVED, _FITTED, _RESIDUAL = "#7f7f7f", "#0072b2", "#d55e00"
-_SMALL = 8
-# Curves of at most so many entries are drawn with dots, which stay visible below other curves.
+# The palette of Okabe and Ito: observations, reconstructions, and what is neither.
+OBSERVED, FITTED, OTHER = "#7f7f7f", "#0072b2", "#d55e00"
+SMALL = 8
+# PanelCurves of at most so many entries are drawn with dots, which stay visible below other curves.
 _DOTS = 150
 
 
@@ -96,83 +97,78 @@ class ObservationPanels:
         columns = self._columns()
         if self.alike and self.observation is None:
             del columns[1]  # the observed curve has the reconstruction beside it
-        widths = [column.width for column in columns]
-        height = _CURVE if any(column.shape is None for column in columns) else _PICTURE
-        count = len(self.labels)
-        figure = ObservationFigure(
-            figsize=(sum(widths) + _MARGIN + 0.6, height * count + 0.7),
-            layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04),
-            dpi=100,
-        )
-        hidden = self.observation is not None and bool(np.isnan(self.observed).any())
-        figure.suptitle(f"{title}; light blue was not observed" if hidden else title, fontsize=10)
-        axes = figure.subplots(count, len(columns), squeeze=False, width_ratios=widths)
-        for column, places in zip(columns, axes.T, strict=True):
-            places[0].set_title(column.heading, fontsize=9)
-            for i, ax in enumerate(places):
-                column.draw(ax, i, last=i == count - 1)
-        for ax, label in zip(axes[:, 0], self.labels, strict=True):
-            ax.set_ylabel(label, fontsize=_SMALL, rotation=0, ha="right", va="center", labelpad=8)
+        figure, axes = draw_columns(columns, self.labels, self.titled(title))
         if self.observation is not None:
             colours = ScalarMappable(Normalize(*columns[-1].ends), DIVERGING)
-            bar = figure.colorbar(colours, ax=axes[:, -1], shrink=0.9, fraction=0.1, aspect=12 * count)
-            bar.ax.tick_params(labelsize=_SMALL)
+            bar = figure.colorbar(colours, ax=axes[:, -1], shrink=0.9, fraction=0.1, aspect=12 * len(self.labels))
+            bar.ax.tick_params(labelsize=SMALL)
         return figure
+
+    def titled(self, title: str) -> str:
+        """The title, with the meaning of the colour of hidden entries if there are any in a picture."""
+        hidden = self.observation is not None and bool(np.isnan(self.observed).any())
+        return f"{title}; light blue was not observed" if hidden else title
 
     def thumbnails(self, i: int) -> list[str]:
         """The observation, its reconstruction and its residual, as small pictures in URIs."""
         return [column.thumbnail(i) for column in self._columns()]
 
-    def _columns(self) -> list[_Column]:
+    def _columns(self) -> list[PanelColumn]:
         measured, scale = "G(z)" if self.alike else "A G(z)", self.residual_scale
         rest = f"residual y \N{MINUS SIGN} {measured}"
         if self.observation is None:
             data, rest = f"observed, and {measured}", rest + (", band: stated noise" if self.sizes is not None else "")
         else:
-            data = _scaled("observed", self.observed_range)
+            data = scaled("observed", self.observed_range)
             rest += "\nlargest of the channels" if self.observation[0] > 1 else ""
-        output = "reconstruction" if self.output is None else _scaled("reconstruction", self.output_range)
-        fitted = _Curves(self.fitted, _FITTED, "reconstruction" if self.alike else measured, 1.2)
+        output = "reconstruction" if self.output is None else scaled("reconstruction", self.output_range)
+        band = None if self.sizes is None else (-self.sizes, self.sizes)
+        observed = PanelCurves(self.observed, OBSERVED, "observed", dotted=True)
+        outputs = PanelCurves(self.outputs, FITTED, "reconstruction", 1.2)
+        fitted = PanelCurves(self.fitted, FITTED, "reconstruction" if self.alike else measured, 1.2)
         return [
-            _Column(data, self.observation, self.observed_range, _Curves(self.observed, _OBSERVED, "observed"), fitted),
-            _Column(output, self.output, self.output_range, _Curves(self.outputs, _FITTED, "reconstruction", 1.2)),
-            _Column(rest, self.observation, (-scale, scale), _Curves(self.residual, _RESIDUAL), None, True, self.sizes),
+            PanelColumn(data, self.observation, self.observed_range, observed, (fitted,)),
+            PanelColumn(output, self.output, self.output_range, outputs),
+            PanelColumn(rest, self.observation, (-scale, scale), PanelCurves(self.residual, OTHER), (), True, band),
         ]
 
 
-class _Curves(NamedTuple):
-    """One curve for each observation, (B, n), with a colour, a name and a width."""
+class PanelCurves(NamedTuple):
+    """One curve for each observation, (B, n), with a colour, a name, a width, and dots if it is short."""
 
     values: Array
     colour: str
     name: str = ""
     width: float = 0.8
+    dotted: bool = False
 
-    def plot(self, ax: Axes, i: int, marker: str = "") -> None:
+    def plot(self, ax: Axes, i: int) -> None:
         """Draw curve i, with gaps where values are unknown; a single value between two gaps is a dot."""
         y = self.values[i]
         known = np.isfinite(y)
         alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
         shown = np.where(known, y, np.nan)
+        marker = "." if self.dotted and len(y) <= _DOTS else ""
         ax.plot(shown, color=self.colour, linewidth=self.width, label=self.name, marker=marker)
         if alone.any():
             ax.plot(np.flatnonzero(alone), y[alone], ".", color=self.colour, markersize=2)
 
 
 @dataclass(frozen=True, eq=False)
-class _Column:
+class PanelColumn:
     """One column: pictures of ``shape``, or curves if it is None; ``ends`` is the range of the colours or the axis.
 
-    ``signed`` values are drawn in the colours of differences; their curves have a band of the errors' sizes, if known.
+    Curves may have others ``beside`` them, and a band from lower to upper curves, (B, n) each. ``signed`` values are
+    drawn in the colours of differences.
     """
 
     heading: str
     shape: Shape | None
     ends: tuple[float, float]
-    curves: _Curves
-    beside: _Curves | None = None
+    curves: PanelCurves
+    beside: tuple[PanelCurves, ...] = ()
     signed: bool = False
-    band: Array | None = None
+    band: tuple[Array, Array] | None = None
 
     @property
     def width(self) -> float:
@@ -191,22 +187,22 @@ class _Column:
             ax.set(xticks=[], yticks=[])
             return
         if self.band is not None:
-            sizes = np.where(np.isfinite(self.band[i]), self.band[i], np.nan)
-            ax.fill_between(np.arange(len(sizes)), -sizes, sizes, color=HIDDEN, alpha=0.5, linewidth=0, step="mid")
+            low, high = (np.where(np.isfinite(end[i]), end[i], np.nan) for end in self.band)
+            ax.fill_between(np.arange(len(low)), low, high, color=HIDDEN, alpha=0.5, linewidth=0, step="mid")
         if self.signed:
             ax.axhline(0.0, color="black", linewidth=0.6)
-        self.curves.plot(ax, i, "." if self.beside and self.curves.values.shape[1] <= _DOTS else "")
-        if self.beside:
-            self.beside.plot(ax, i)
-            if i == 0:
-                ax.legend(fontsize=_SMALL - 1, loc="best", frameon=False)
+        self.curves.plot(ax, i)
+        for curves in self.beside:
+            curves.plot(ax, i)
+        if i == 0 and any(curves.name for curves in self.beside):
+            ax.legend(fontsize=SMALL - 1, loc="best", frameon=False)
         _limit(ax, *self.ends)
-        ax.tick_params(labelsize=_SMALL, labelbottom=last)
+        ax.tick_params(labelsize=SMALL, labelbottom=last)
         ax.margins(x=0.01)
         for side in ("top", "right"):
             ax.spines[side].set_visible(False)
         if last:
-            ax.set_xlabel("entry", fontsize=_SMALL)
+            ax.set_xlabel("entry", fontsize=SMALL)
 
     def thumbnail(self, i: int) -> str:
         """The picture, or the curve without axes, as a small PNG file in a URI."""
@@ -215,9 +211,32 @@ class _Column:
         figure = Figure(figsize=(1.4, 0.84), dpi=100)
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set_axis_off()
-        self.curves._replace(width=0.8).plot(ax, i)
+        self.curves._replace(width=0.8, dotted=False).plot(ax, i)
         _limit(ax, *self.ends)
         return uri_of(png_of(figure, transparent=True))
+
+
+def draw_columns(
+    columns: Sequence[PanelColumn], labels: Sequence[str], title: str
+) -> tuple[ObservationFigure, npt.NDArray[np.object_]]:
+    """Draw columns, with one row for each label; return the figure and its axes, (rows, columns)."""
+    widths = [column.width for column in columns]
+    height = _CURVE if any(column.shape is None for column in columns) else _PICTURE
+    rows = len(labels)
+    figure = ObservationFigure(
+        figsize=(sum(widths) + _MARGIN + 0.6, height * rows + 0.7),
+        layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04),
+        dpi=100,
+    )
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(rows, len(columns), squeeze=False, width_ratios=widths)
+    for column, places in zip(columns, axes.T, strict=True):
+        places[0].set_title(column.heading, fontsize=9)
+        for i, ax in enumerate(places):
+            column.draw(ax, i, last=i == rows - 1)
+    for ax, label in zip(axes[:, 0], labels, strict=True):
+        ax.set_ylabel(label, fontsize=SMALL, rotation=0, ha="right", va="center", labelpad=8)
+    return figure, axes
 
 
 def png_of(figure: Figure, **options: Any) -> bytes:
@@ -227,7 +246,8 @@ def png_of(figure: Figure, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def _scaled(name: str, ends: tuple[float, float]) -> str:
+def scaled(name: str, ends: tuple[float, float]) -> str:
+    """A heading with the values of black and white."""
     return f"{name}\nblack {number(ends[0])}, white {number(ends[1])}"
 
 

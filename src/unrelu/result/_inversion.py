@@ -403,7 +403,7 @@ class Inversion:
 
     def _repr_html_(self) -> str:
         """For notebooks: the verdict with thumbnails of at most 8 observations, the worst of a batch."""
-        from unrelu.result._result_pictures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
+        from unrelu.result.result_pictures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
 
         summary, batch = self._summary(), self._batched()
         shown = summary.worst_first()[:_DRAWN]
@@ -442,17 +442,10 @@ class Inversion:
         >>> len(figure.axes)  # two rows of three, and the colour bar
         7
         """
-        from unrelu.result._result_pictures import panels  # noqa: PLC0415 -- Matplotlib, where it is used
+        from unrelu.result.result_pictures import drawn_rows, panels  # noqa: PLC0415 -- Matplotlib, where it is used
 
-        if isinstance(max_observations, bool) or not isinstance(max_observations, int) or max_observations < 1:
-            raise OptionError(f"max_observations={max_observations!r} must be a whole number of at least 1")
         batch, single = self._batched(), self.problem.single
-        if single and observations is not None:
-            raise IndexError(f"observations={observations!r}: there is one observation; leave it out")
-        rows = np.atleast_1d(np.arange(len(batch))[slice(None) if observations is None else observations])
-        if not rows.size:
-            raise IndexError(f"observations={observations!r}: there is nothing to draw")
-        rows = rows.ravel()[:max_observations]
+        rows = drawn_rows(self.problem, observations, max_observations)
         labels = [_label(batch, int(i), numbered=not single) for i in rows]
         title = f"method {self.method}" if single else f"{len(rows)} of {len(batch)} observations, method {self.method}"
         return panels(batch.problem, batch.reconstruction, rows, labels, shape).figure(title)

@@ -6,10 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
-from unrelu.display.text_tables import named_lines, shortened, text_table
+from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.models.affine import Shape
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array
@@ -19,6 +20,7 @@ from unrelu.sampling.convergence import ESS, RHAT
 
 # Rows of the tables of a batch, and characters of the meaning of a status.
 _STATUSES, _WORST, _MEANING = 4, 5, 64
+_LEFT = ("status", "meaning")
 # The most modes whose weights are printed.
 _MODES = 5
 # What is said in place of a status if the sampling was cut short.
@@ -62,11 +64,11 @@ def message_of(mixing: Mixing, shape: Shape) -> str:
 def _failures(mixing: Mixing, shape: Shape) -> list[str]:
     """The statistics beyond their limits."""
     rhat, place = mixing.worst("rhat")
-    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {_name(place, shape)}, not at most {RHAT}"]
+    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place, shape)}, not at most {RHAT}"]
     for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
         size, place = mixing.worst(name)
         if not size >= ESS:
-            found.append(f"{_size(size)} {what} at {_name(place, shape)}, not {ESS}")
+            found.append(f"{_size(size)} {what} at {name_of(place, shape)}, not {ESS}")
     return found
 
 
@@ -91,7 +93,7 @@ def _size(value: float) -> str:
     return f"{math.floor(value):,}" if math.isfinite(value) else "an unknown number of"
 
 
-def _name(place: int, shape: Shape) -> str:
+def name_of(place: int, shape: Shape) -> str:
     """The name of a coordinate of the flattened code; after the last one comes the log-likelihood."""
     if place >= math.prod(shape):
         return "the log-likelihood"
@@ -171,11 +173,36 @@ def _starts(mixing: Mixing, prior: int, chains: int) -> str:
     return ", ".join(shown)
 
 
+def observation_html(summary: PosteriorSummary) -> str:
+    """One observation as HTML, with the content of :func:`observation_lines`."""
+    name = summary.chains.mixing(0).status.name
+    entries = [[name, text] for name, text in observation_entries(summary) if text]
+    return f"<div>{html_table(['posterior', name], entries, ('posterior', name))}<p>{escape(title(summary))}</p></div>"
+
+
 # --- a batch ----------------------------------------------------------------------------------------------------------
 
 
 def batch_lines(summary: PosteriorSummary) -> list[str]:
     """A batch in at most 15 lines."""
+    statuses, worst, which, ending = _tables(summary)
+    return [
+        title(summary), *text_table(*statuses, _LEFT), f"  {which}:", *text_table(*worst, _LEFT), f"  {ending}"
+    ]  # fmt: skip
+
+
+def batch_html(summary: PosteriorSummary) -> str:
+    """The same as HTML."""
+    statuses, worst, which, ending = _tables(summary)
+    tables = f"{html_table(*statuses, _LEFT)}<p>{which}:</p>{html_table(*worst, _LEFT)}"
+    return f"<div><p>{escape(title(summary))}</p>{tables}<p>{escape(ending)}</p></div>"
+
+
+_Cells = tuple[list[str], list[list[str]]]
+
+
+def _tables(summary: PosteriorSummary) -> tuple[_Cells, _Cells, str, str]:
+    """The tables of statuses and of the worst observations, each headings and rows, which they are, and the times."""
     chains = summary.chains
     mixings = [chains.mixing(i) for i in range(chains.size)]
     statuses = Counter(mixing.status for mixing in mixings).most_common(_STATUSES)
@@ -188,13 +215,12 @@ def batch_lines(summary: PosteriorSummary) -> list[str]:
     rows = [_row(summary, int(i)) for i in order[:_WORST]]
     which = "all, worst first" if chains.size <= _WORST else f"the worst {_WORST}"
     seconds = float(np.nansum(chains.seconds))
-    return [
-        title(summary),
-        *text_table(["status", "count", "share", "meaning"], meanings, ("status", "meaning")),
-        f"  {which}:",
-        *text_table(["index", "status", "R-hat", "effective", "in tails", "modes"], rows, ("status",)),
-        f"  time {duration(seconds)}, {duration(seconds / max(1, chains.size))} each",
-    ]
+    return (
+        (["status", "count", "share", "meaning"], meanings),
+        (["index", "status", "R-hat", "effective", "in tails", "modes"], rows),
+        which,
+        f"time {duration(seconds)}, {duration(seconds / max(1, chains.size))} each",
+    )
 
 
 def _row(summary: PosteriorSummary, i: int) -> list[str]:

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.errors import NotMixedWarning, OptionError
+from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, OptionError
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.words import count, nearest, shown
-from unrelu.sampling._posterior_text import PosteriorSummary, batch_lines, message_of, observation_lines, sizes_of
+from unrelu.sampling._posterior_text import (
+    PosteriorSummary,
+    batch_html,
+    batch_lines,
+    message_of,
+    name_of,
+    observation_html,
+    observation_lines,
+    sizes_of,
+)
 from unrelu.sampling._sampled_chains import SampledChains
 from unrelu.sampling.convergence import error_of_mean
 
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+    from unrelu.display.observation_figure import ObservationFigure
+
 # What intervals can be of.
 _QUANTITIES = ("z", "reconstruction")
-# Intervals of reconstructions are of so many draws, fewer where the outputs have more numbers than the second (1 GiB).
-_OUTPUTS, _NUMBERS = 2000, 2**27
+# Intervals and pictures of reconstructions are of so many draws, fewer if their outputs had more than 2^27 numbers.
+_OUTPUTS, _NUMBERS = 1000, 2**27
+# Coordinates of a corner plot by default.
+_CORNER = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,13 +396,125 @@ class Posterior:
 
     def __str__(self) -> str:
         """What was found, in at most 15 lines."""
-        lines = observation_lines if self._single else batch_lines
-        return "\n".join(lines(self._summary()))
+        return "\n".join(observation_lines(self._summary()) if self._single else batch_lines(self._summary()))
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the same as a table."""
+        return observation_html(self._summary()) if self._single else batch_html(self._summary())
 
     def _summary(self) -> PosteriorSummary:
         modes = [self.modes] if self._single else self.modes
         weights = [[(mode.weight, mode.weight_error) for mode in each] for each in modes]
         return PosteriorSummary(self.chains, self.means, self.deviations, weights)
+
+    # --- pictures and other libraries ---------------------------------------------------------------------------------
+
+    def plot(
+        self, observations: Any = None, max_observations: int = 8, shape: tuple[int, ...] | None = None
+    ) -> ObservationFigure:
+        """Draw observation, mean, standard deviation and four draws of G(z), a row for each observation.
+
+        Curves are drawn with a band of 90% intervals; what is drawn as a picture, and how, is that of
+        :meth:`unrelu.Inversion.plot`. The numbers are those of up to 1,000 evenly spaced draws.
+
+        Args:
+            observations: an index or several; None for the first ones.
+            max_observations: the most rows; further observations are not drawn.
+            shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
+
+        Returns:
+            A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
+
+        Raises:
+            OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
+            IndexError: there is no such observation.
+            InputError: the posterior was loaded without its network.
+        """
+        from unrelu.result.result_pictures import drawn_rows  # noqa: PLC0415
+        from unrelu.sampling._posterior_pictures import posterior_figure  # noqa: PLC0415 -- Matplotlib, where it is used
+
+        rows = drawn_rows(self.problem, observations, max_observations)
+        names = [status.name for status in self._statuses[rows]]
+        labels = names if self._single else [f"{i}\n{name}" for i, name in zip(rows, names, strict=True)]
+        of = "" if self._single else f"{len(rows)} of {count(self.chains.size, 'observation')}, "
+        batch = replace(self.problem, single=False)
+        outputs = [self._outputs(int(i)) for i in rows]
+        return posterior_figure(batch, outputs, rows, labels, f"posterior: {of}{sizes_of(self.chains)}", shape)
+
+    def plot_corner(self, coordinates: Sequence[int] | None = None) -> ObservationFigure:
+        """Draw coordinates of the code in pairs, as dots, and the histogram of each, with its 90% interval.
+
+        Each mode has a colour, and a cross at its best code.
+
+        Args:
+            coordinates: places in the flattened code; None for the first five.
+
+        Returns:
+            A Matplotlib figure, as :meth:`plot`.
+
+        Raises:
+            OptionError: a coordinate is not a whole number, not one of the code's, or named twice.
+            TypeError: this is a batch; ``p[i].plot_corner()`` draws one of its observations.
+            InputError: there are no draws.
+        """
+        from unrelu.sampling._posterior_pictures import corner_figure  # noqa: PLC0415 -- Matplotlib, where it is used
+
+        if not self._single:
+            raise TypeError("a corner plot is of one observation: p[i].plot_corner()")
+        chosen = self._coordinates(coordinates)
+        draws, label = self._flat(0), self.chains.kept_modes(0).ravel()
+        if not len(draws):
+            raise InputError(f"there are no draws to plot: {self.message}")
+        shape = self.problem.network.latent_shape
+        names = [name_of(int(j), shape) for j in chosen]
+        present, place, counts = np.unique(label, return_inverse=True, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        modes = [(counts[m] / len(label), self.chains.best[0][present[m]]) for m in order]
+        title = f"{self.status.name}: {sizes_of(self.chains)}"
+        return corner_figure(draws, chosen, names, np.argsort(order)[place], modes, title)
+
+    def _coordinates(self, coordinates: Any) -> Index:
+        """Check the coordinates of a corner plot."""
+        k = self.problem.network.latent_dim
+        if coordinates is None:
+            return np.arange(min(k, _CORNER))
+        given = list(coordinates) if isinstance(coordinates, Sequence | np.ndarray) else [coordinates]
+        whole = all(isinstance(j, int | np.integer) and not isinstance(j, bool) for j in given)
+        if not whole or not given or len(set(given)) < len(given) or not all(0 <= j < k for j in given):
+            raise OptionError(
+                f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {k - 1}, places in the "
+                "flattened code; pass e.g. [0, 1]"
+            )
+        return np.array(given, dtype=np.intp)
+
+    def to_arviz(self) -> DataTree:
+        """Convert to the ``xarray.DataTree`` that ArviZ takes.
+
+        Its groups are ``posterior`` with ``z``, ``sample_stats`` with ``log_likelihood`` (the sum over all entries of
+        y) and ``mode``, and ``observed_data`` with ``y``. Draws have the dimensions chain and draw; those of a batch,
+        then observation.
+
+        Raises:
+            MissingPackageError: arviz-base is not installed.
+        """
+        try:
+            from arviz_base import from_dict  # noqa: PLC0415 -- an optional package
+        except ImportError as error:
+            raise MissingPackageError('to_arviz() needs arviz-base: pip install "unrelu[arviz]"') from error
+        fields = {"z": self.z, "log_likelihood": self.log_likelihood, "mode": self.chains.mode}
+        batch: list[str] = [] if self._single else ["observation"]
+        if self._single:
+            fields["mode"] = self.chains.mode[0, :, : fields["z"].shape[1]]
+        else:
+            fields = {name: np.moveaxis(values, 0, 2) for name, values in fields.items()}
+        z = {"z": fields.pop("z")}
+        stated = self.problem.given or self.problem
+        dims = {
+            "z": [*batch, *(f"z_{i}" for i in range(len(self.problem.network.latent_shape)))],
+            **dict.fromkeys(fields, batch), "y": [*batch, "entry"],
+        }  # fmt: skip
+        y = {"y": stated.y[0] if self._single else stated.y}
+        return from_dict({"posterior": z, "sample_stats": fields, "observed_data": y}, dims=dims)
 
 
 def _spaced(draws: Array, count: int) -> Array:

@@ -1,9 +1,10 @@
-"""Choose the arrays and shapes that the pictures of a result are drawn from."""
+"""Choose the observations, arrays and shapes that the pictures of a result are drawn from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,23 @@ from unrelu.runtime.array_types import Array, Index
 _THUMBNAIL = 84
 # In a picture, vertical neighbours differ by at most this many times as much as horizontal ones.
 _ROUGHER = 1.5
+
+
+def drawn_rows(problem: Problem, observations: Any, most: object) -> Index:
+    """Return the indices of the observations that are drawn: those that a user asks for, or the first ones for None.
+
+    Raises:
+        OptionError: ``most``, the argument ``max_observations``, is not a whole number of at least 1.
+        IndexError: there is no such observation.
+    """
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise OptionError(f"max_observations={most!r} must be a whole number of at least 1")
+    if problem.single and observations is not None:
+        raise IndexError(f"observations={observations!r}: there is one observation; leave it out")
+    rows = np.atleast_1d(np.arange(problem.size)[slice(None) if observations is None else observations])
+    if not rows.size:
+        raise IndexError(f"observations={observations!r}: there is nothing to draw")
+    return np.asarray(rows.ravel()[:most])
 
 
 def panels(
