@@ -119,7 +119,7 @@ class _Linearised(NamedTuple):
     gradient: Array
 
 
-def _linearised(problem: Problem, z: Array, observations: Index) -> Iterator[_Linearised]:
+def _linearised(problem: Problem, z: Array) -> Iterator[_Linearised]:
     """Linearise an equilibrated problem at the finite codes, in chunks."""
     exact, likelihood = problem.network.to(torch.float64, "cpu"), problem.noise.likelihood
     together = max(1, _CHUNK // (exact.latent_dim * max(exact.width, problem.operator.width)))
@@ -127,8 +127,8 @@ def _linearised(problem: Problem, z: Array, observations: Index) -> Iterator[_Li
     for begin in range(0, len(finite), together):
         part = finite[begin : begin + together]
         x, outputs = exact.linearize(torch.from_numpy(z[part]))
-        mean, tangents = problem.operator.take(observations[part]).linearize(x, outputs)
-        y = torch.from_numpy(problem.y[observations[part]])
+        mean, tangents = problem.operator.take(part).linearize(x, outputs)
+        y = torch.from_numpy(problem.y[part])
         if likelihood is None:
             level = math.sqrt(problem.noise.dispersion_parameter)
             weighted, slope = tangents / level, (mean - y) / level
@@ -137,26 +137,6 @@ def _linearised(problem: Problem, z: Array, observations: Index) -> Iterator[_Li
             weighted = tangents * likelihood.fisher_information(y, mean).sqrt()[:, None, :]
             gradient = tangents @ likelihood.scoring(y, mean)[0][:, :, None]
         yield _Linearised(part, outputs.numpy(), weighted.numpy(), gradient[:, :, 0].numpy())
-
-
-@computing()
-def information(problem: Problem, z: Array, observations: Index | None = None) -> Array:
-    r"""The Fisher information :math:`J^T W J` of the data about codes z (C, k), (C, k, k); NaN where z is.
-
-    Args:
-        problem: an equilibrated problem (:meth:`~unrelu.problem.Problem.equilibrated`) whose noise has a density. z and
-            the information are in its coordinates.
-        z: codes.
-        observations: the observation of each code, (C,); by default the i-th code is of the i-th observation.
-
-    Raises:
-        InputError: the noise has no density.
-    """
-    _refuse(problem)
-    found = np.full((*z.shape, z.shape[1]), np.nan)
-    for linear in _linearised(problem, z, np.arange(len(z)) if observations is None else observations):
-        found[linear.part] = linear.weighted @ linear.weighted.transpose(0, 2, 1)
-    return found
 
 
 def _refuse(problem: Problem) -> None:
@@ -188,7 +168,7 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     covariance, deviations = np.full((batch, k, k), np.nan), np.full((batch, size), np.nan)
     decrement = np.full(batch, np.nan)
     precision = 1.0 if normal.normal else normal.prior / normal.noise.dispersion_parameter
-    for linear in _linearised(normal, t, np.arange(batch)):
+    for linear in _linearised(normal, t):
         for i, outputs, weighted, gradient in zip(*linear, strict=True):
             free = ~held[i]
             spread = _Spread.of(weighted[free], precision)
