@@ -380,6 +380,11 @@ class Problem:
                 f"noise={self.noise} is more than {_LARGEST:.0e} times what the generator "
                 "puts out, so that squares overflow; state the noise in the units of y"
             )
+        if self.normal is not None and not prior > 0:
+            raise InputError(
+                f"noise={self.noise} is so far below what the generator puts out that its square underflows, and the "
+                "prior would weigh nothing beside it; state larger noise, or no prior"
+            )
         if not prior < math.inf:
             raise InputError(f"prior={self.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2")
         if found.network is self.network and found.operator is self.operator:

@@ -319,6 +319,7 @@ def test_of_masks_that_differ():
         ({"noise": "uniform:0.5"}, "noise=uniform:0.5 makes all errors up to its bound equally probable"),
         ({"noise": "outliers:0.1"}, "noise=outliers:0.1 leaves the size of its errors open"),
         ({"noise": "rounding:0.1"}, "noise=rounding:0.1 does not say how its errors are distributed"),
+        ({"noise": "gaussian:1e-200"}, "noise=gaussian:1e-200 is so far below what the generator puts out"),
         ({"noise": "gaussian:0.3", "norm": "huber"}, "these codes minimise 'huber': invert with norm='l2'"),
         ({"noise": "gaussian:0.3", "method": "linf"}, "these codes minimise 'linf'"),
     ],

@@ -158,7 +158,7 @@ class Gaussian(Noise):
     @property
     def dispersion_parameter(self) -> float:
         """S^2 of errors of one size; errors of different sizes and correlated ones are whitened first."""
-        return math.nan if self.entrywise or self.without_density else self.level**2
+        return math.nan if self.entrywise or self.without_density else self.level * self.level
 
     @property
     def mean_square(self) -> float:
