@@ -164,8 +164,8 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     normal = problem.equilibrated()
     if not normal.noise.dispersion_parameter > 0:
         raise InputError(
-            f"noise={problem.noise} is so far below what the generator puts out that its square underflows; state larger "
-            "noise"
+            f"noise={problem.noise} is so far below what the generator puts out that its square underflows; state "
+            "larger noise"
         )
     latent, size, (batch, k) = normal.units.latent, problem.network.output_dim, z.shape
     t, factor = (z, np.ones(k)) if latent is None else (latent.coordinates(z), latent.factor)
