@@ -103,8 +103,8 @@ class CountNoise(Likelihood):
         weight = torch.where(within, curvature, slope / (mean - y))
         return slope, torch.where((y == 0) & (mean < 1), torch.ones_like(y), weight)
 
-    def fisher_information(self, y: Tensor, mean: Tensor) -> Tensor:
-        """1 / V(mu), of the shape of y; of a mean below f, that of the positive mean that replaces it."""
+    def fisher_information(self, mean: Tensor) -> Tensor:
+        """1 / V(mu); of a mean below f, that of the positive mean that replaces it."""
         positive = _positive(mean)
         slope = torch.where(mean >= _FLOOR, torch.ones_like(mean), positive / _FLOOR)
         information: Tensor = slope * slope / self.variance_of(positive)

@@ -402,9 +402,15 @@ class Likelihood(Noise, Loss):
         """Itself."""
         return self
 
-    def fisher_information(self, y: Tensor, mean: Tensor) -> Tensor:
-        """The Fisher information of an entry about its mean, of the shape of y: by default, the weight of its step."""
-        return self.scoring(y, mean)[1]
+    def fisher_information(self, mean: Tensor) -> Tensor:
+        """The Fisher information of entries with these means (b, m), (b, m): by default, the mean square of the score.
+
+        The mean is that of 200 simulated observations.
+        """
+        clean, rng, total = mean.numpy(), stream("fisher information"), torch.zeros_like(mean)
+        for _ in range(_DRAWS):
+            total += self.scoring(torch.from_numpy(self.draw(clean, rng)), mean)[0].square()
+        return total / _DRAWS
 
     def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
         """The deviances D of observations, (b,)."""

@@ -134,7 +134,7 @@ def _linearised(problem: Problem, z: Array) -> Iterator[_Linearised]:
             weighted, slope = tangents / level, (mean - y) / level
             gradient = weighted @ slope[:, :, None]
         else:
-            weighted = tangents * likelihood.fisher_information(y, mean).sqrt()[:, None, :]
+            weighted = tangents * likelihood.fisher_information(mean).sqrt()[:, None, :]
             gradient = tangents @ likelihood.scoring(y, mean)[0][:, :, None]
         yield _Linearised(part, outputs.numpy(), weighted.numpy(), gradient[:, :, 0].numpy())
 
