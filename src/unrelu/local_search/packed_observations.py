@@ -135,9 +135,14 @@ class PackedObservations:
         """The network whose outputs are the entries of observation ``i``, and the observation."""
         entries, y = (None, self.y[i]) if self._shown is None else self._shown[i]
         if not self._alike or self._packed[0] is not entries:
-            last = self._layers[-1]
-            last = last if entries is None else last.outputs(entries)
-            if self._weights is not None:
-                last = last._replace(weight=self._weights[i])
-            self._packed = (entries, PackedNetwork.of([*self._layers[:-1], last], self._dtype))
+            self._packed = (entries, PackedNetwork.of(self.layers(i)[0], self._dtype))
         return self._packed[1], y.astype(self._dtype)
+
+    def layers(self, i: int) -> tuple[list[PackedLayer], Array]:
+        """The layers whose outputs are the entries of observation ``i``, and the observation."""
+        entries, y = (None, self.y[i]) if self._shown is None else self._shown[i]
+        last = self._layers[-1]
+        last = last if entries is None else last.outputs(entries)
+        if self._weights is not None:
+            last = last._replace(weight=self._weights[i])
+        return [*self._layers[:-1], last], y

@@ -186,7 +186,7 @@ def accept(vectors, numbers, box, f, cut):
 
 
 @jit
-def backward(weights, layout, ends, slopes, back):
+def _backward(weights, layout, ends, slopes, back):
     """The reverse pass: from the derivatives with respect to the outputs, at the end of ``back``, to the code's."""
     for above in range(len(layout)):
         layer = len(layout) - 1 - above
@@ -223,7 +223,7 @@ def refine_packed(weights, layout, widths, ends, work, y, prior, most, vectors, 
         f = residual(x, last, y, r, trial, prior)
         for j in range(len(y)):
             back[last + j] = 2 * r[j]
-        backward(weights, layout, ends, slopes, back)
+        _backward(weights, layout, ends, slopes, back)
         for j in range(k):
             there[j] = back[j] + 2 * prior * trial[j]
         reason = accept(vectors, numbers, box, f, cuts > 0)

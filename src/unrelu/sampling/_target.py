@@ -20,7 +20,7 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
-from unrelu.sampling._packed_gradients import PackedGradients
+from unrelu.sampling._dense_layers import DenseLayers
 from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.search.descents import Start
 from unrelu.search.joint_search import JointSearch
@@ -43,12 +43,12 @@ class Target:
         self._likelihood = replace(problem, bounds=free, prior=0.0, normal=None).equilibrated()
         self._temperature = self._likelihood.noise.dispersion_parameter
         self._objective = SquaredError.of(self._likelihood)
-        self._packed: PackedGradients | None = None
+        self._layers: DenseLayers | None = None
         network, operator = self._likelihood.network, self._likelihood.operator
         if packable(network, operator):
             assert isinstance(network, Network)
-            packed, y = PackedObservations(network, operator, self._likelihood.y, np.float64).of(0)
-            self._packed, self._y = PackedGradients(packed), y
+            layers, self._y = PackedObservations(network, operator, self._likelihood.y).layers(0)
+            self._layers = DenseLayers(layers)
         self._search = problem.equilibrated()
         self._started = JointSearch(self._search)
 
@@ -69,13 +69,13 @@ class Target:
     def gradients(self, t: Array) -> tuple[Array, Array]:
         """U at coordinates t (c, k), (c,), and its gradients, (c, k)."""
         z = self.prior.codes(t)
-        if self._packed is None:
+        if self._layers is None:
             misfit, gradient = (
                 x.cpu().double().numpy() for x in self._objective.gradient(self._objective.tensor(z), self._rows(z))
             )
         else:
-            misfit, derivatives = self._scored(self._packed.outputs(z))
-            gradient = self._packed.gradients(derivatives)
+            misfit, derivatives = self._scored(self._layers.outputs(z, differentiated=True))
+            gradient = self._layers.gradients(derivatives)
         slope = gradient * self.prior.slopes(t, z) / (2 * self._temperature)
         return self._total(misfit, t), np.where(np.isfinite(slope), slope, 0.0) + t
 
@@ -103,14 +103,14 @@ class Target:
 
     def _misfits(self, z: Array) -> Array:
         """D at codes z (c, k), (c,)."""
-        if self._packed is None:
+        if self._layers is None:
             values = self._objective.values(self._objective.tensor(z), self._rows(z))
             return values.cpu().double().numpy()
-        outputs = self._packed.outputs(z)
+        outputs = self._layers.outputs(z)
         loss = self._objective.loss
         if loss is None:
             return np.asarray(np.square(outputs - self._y).sum(axis=1))
-        mean, y = torch.from_numpy(outputs.copy()), torch.from_numpy(self._y).expand(len(z), -1)
+        mean, y = torch.from_numpy(outputs), torch.from_numpy(self._y).expand(len(z), -1)
         return loss.total(y, mean, torch.ones_like(mean)).numpy()
 
     def _scored(self, outputs: Array) -> tuple[Array, Array]:
@@ -119,7 +119,7 @@ class Target:
         if loss is None:
             r = outputs - self._y
             return np.square(r).sum(axis=1), 2 * r
-        mean, y = torch.from_numpy(outputs.copy()), torch.from_numpy(self._y).expand(len(outputs), -1)
+        mean, y = torch.from_numpy(outputs), torch.from_numpy(self._y).expand(len(outputs), -1)
         half, _ = loss.scoring(y, mean)
         return loss.total(y, mean, torch.ones_like(mean)).numpy(), 2 * half.numpy()
 

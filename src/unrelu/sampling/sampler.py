@@ -26,11 +26,12 @@ from unrelu.sampling._sampled_chains import Mixing
 from unrelu.sampling._starting_mixture import starting_mixture
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
-from unrelu.sampling.convergence import ESS, ess_of_mean
+from unrelu.sampling.convergence import ESS, convergence_of, ess_of_mean
 from unrelu.sampling.prior_transform import PriorTransform
 
-# Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws.
-_WARM_UP = (60, 140)
+# Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. The last
+# part is left out if the least effective sample size of the part before is at least this share of its draws.
+_WARM_UP, _EFFICIENT = (60, 140, 280), 0.1
 # Transitions between rounds, in which the length of steps adapts to the fitted mixture.
 _ADAPTED = 40
 # The most transitions for each draw.
@@ -84,10 +85,17 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
     mixture, starts = starting_mixture(target, from_prior, most, rng)
     sampler = _Sampler(target, mixture, starts, from_prior, rng)
     for count in _WARM_UP:
+        if count == _WARM_UP[-1] and sampler.efficiency >= _EFFICIENT:
+            break
         if not sampler.warm_up(count):
             return sampler.sample()
     thinning = 1
-    while sampler.round(draws, thinning) and draws * chains >= ESS and thinning < _MOST_THINNED and not sampler.mixed:
+    while (
+        sampler.round(draws, thinning)
+        and draws * chains >= ESS
+        and thinning < _MOST_THINNED
+        and sampler.mixing.status is not Status.MIXED
+    ):
         thinning *= 2
     return sampler.sample()
 
@@ -156,10 +164,16 @@ class _Sampler:
         return np.asarray(0.5 * np.square(self.t).sum(axis=2) - self.energies)
 
     @property
-    def mixed(self) -> bool:
+    def mixing(self) -> Mixing:
         """Whether the chains agree."""
-        z = self.target.codes(self.t)
-        return Mixing.of(z, self.log_likelihood, self.from_prior, None).status is Status.MIXED
+        return Mixing.of(self.target.codes(self.t), self.log_likelihood, self.from_prior, None)
+
+    @property
+    def efficiency(self) -> float:
+        """The least effective sample size of the second half of the draws, as a share of their number."""
+        late = self.t[:, self.t.shape[1] // 2 :]
+        found = convergence_of(late)
+        return float(np.minimum(found.ess, found.tail_ess).min()) / (late.shape[0] * late.shape[1])
 
     def sample(self) -> Sample:
         """The draws, with their modes and the evidence."""
