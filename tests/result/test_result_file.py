@@ -37,6 +37,8 @@ CASES = {
     "uniform": {"noise": "uniform:0.2", "bounds": ([-1.0, -2.0, -3.0], 1.5), "norm": "linf"},
     "masks": {"operator": unrelu.Mask(stream("saved results", 4).random((4, 20)) < 0.8), "noise": "gaussian:0.05"},
     "prior": {"prior": 0.01, "seed": 5},
+    "normal": {"prior": unrelu.Normal([0.5, 0, 0], 2.0), "noise": "gaussian:0.05", "bounds": (-1.0, 2.0)},
+    "normal, sizes": {"prior": unrelu.Normal(), "noise": unrelu.Gaussian(SIZES)},
     "matrix": {"operator": MATRIX},
     "sparse": {"operator": sparse.csr_array(MATRIX * (MATRIX > 0))},
 }
@@ -217,6 +219,8 @@ def test_a_method_of_ones_own_keeps_its_name_if_it_is_one(tmp_path):
         ({"norm": "l7"}, "damaged .a norm is 'l7'"),
         ({"noise": "gaussian:-1"}, "noise=gaussian"),
         ({"fun": None}, "damaged .'fun'"),
+        ({"problem__normal": np.ones((2, 4))}, r"damaged .the prior has shape \(2, 4\)"),
+        ({"problem__normal": np.zeros((2, 3))}, "damaged .* or numbers that are no mean and std"),
         ({"confidence": np.full(4, 7.0)}, "damaged .confidence is 7.0, which is not from 0 to 1"),
         ({"nit": np.full(4, -7)}, "damaged .nit is -7"),
         ({"nit": np.full(4, 2.0)}, "damaged .entries are float64, not int64"),

@@ -132,7 +132,14 @@ def test_rows_that_are_not_there_are_told(finished, start, stop):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("prior", 10**400), ("time_limit", 10**400), ("statuses", []), ("statuses", ["EXACT_FIT"])]
+    ("name", "value"),
+    [
+        ("prior", 10**400),
+        ("prior", {"sigma": 1.0}),
+        ("time_limit", 10**400),
+        ("statuses", []),
+        ("statuses", ["EXACT_FIT"]),
+    ],
 )
 def test_a_manifest_that_no_run_writes_is_told(finished, tmp_path, name, value):
     out = copy(finished, tmp_path / "out")

@@ -295,8 +295,10 @@ def _problem(table: Table, columns: Mapping[str, Any], network: Generator | None
     problem = problem.whitened() if measured.present else problem
     if "problem.normal" not in table:
         return problem
-    mean, std = _array(table["problem.normal"], np.float64)
-    normal = Normal(mean, std).of_shape((math.prod(latent),))
+    kept = _array(table["problem.normal"], np.float64)
+    if kept.shape != (2, math.prod(latent)) or not (np.isfinite(kept).all() and (kept[1] > 0).all()):
+        raise ValueError(f"the prior has shape {kept.shape}, or numbers that are no mean and std")
+    normal = Normal(*kept)
     return problem.with_normal(normal) if measured.present else replace(problem, normal=normal)
 
 

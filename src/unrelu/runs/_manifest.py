@@ -146,11 +146,13 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"statuses are {_short(manifest['statuses'])}")
     if odd := [name for name in manifest["options"] if not name.isidentifier()]:
         raise ValueError(f"options has {odd[0]!r}")
-    for name in ("prior", "time_limit", "seed"):
-        if not isinstance(manifest[name], dict) and not abs(manifest[name] or 0) < 2**1000:
-            raise ValueError(f"{name} is {_short(manifest[name])}")
-    if isinstance(manifest["prior"], dict):
-        Normal.of_plain(manifest["prior"]).of_shape(tuple(manifest["model"]["latent_shape"]))
+    prior = manifest["prior"]
+    for name, value in (("prior", prior), ("time_limit", manifest["time_limit"]), ("seed", manifest["seed"])):
+        known = value.keys() == {"mean", "std"} if isinstance(value, dict) else abs(value or 0) < 2**1000
+        if not known:
+            raise ValueError(f"{name} is {_short(value)}")
+    if isinstance(prior, dict):
+        Normal.of_plain(prior).of_shape(tuple(manifest["model"]["latent_shape"]))
     if manifest["results"] not in FORMATS:
         raise ValueError(f"results is {_short(manifest['results'])}")
     _check_bounds(manifest.get("bounds"), math.prod(manifest["model"]["latent_shape"]))
