@@ -70,6 +70,14 @@ def test_what_the_page_names_exists():
         assert pkgutil.resolve_name(f"unrelu.{name}"), name
 
 
+def test_no_folder_has_the_name_of_a_public_function():
+    """Importing a folder makes it an attribute of the package, in place of the function."""
+    stub = (SOURCE / "__init__.pyi").read_text(encoding="utf-8")
+    names = set(re.findall(r"^from \.\w[\w.]* import (\w+)", stub, re.M))
+    assert {"invert", "posterior", "Network"} <= names
+    assert not names & {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+
+
 def test_the_check_sees_imports():
     """Against a check that passes because it finds nothing."""
     assert {"models", "errors"} <= rows_imported(SOURCE / "problem.py")

@@ -166,6 +166,6 @@ def _joined(problem: Problem, samples: list[Sample | None], seconds: Array, draw
         best.append(found.best)
     return Posterior(
         problem=problem, z=z, log_likelihood=likelihood, mode=mode, best=best, from_prior=from_prior_of(chains),
-        log_evidence=evidence, log_evidence_error=error, ended=ended, prior=problem.normal, seconds=seconds,
+        log_evidence=evidence, log_evidence_error=error, ended=ended, seconds=seconds,
         acceptance=acceptance,
     )  # fmt: skip

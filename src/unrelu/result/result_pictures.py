@@ -17,7 +17,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import black_and_white
 from unrelu.measurements.whitening import known_entries
 from unrelu.problem import Problem
-from unrelu.result.result_file import AbsentGenerator
+from unrelu.result.saved_problem import AbsentGenerator
 from unrelu.runtime.array_types import Array, Index
 
 # Height of a thumbnail, in pixels.

@@ -125,7 +125,7 @@ def sizes_of(chains: SampledChains) -> str:
 def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
     """The lines about one observation, as names and texts."""
     chains, shape = summary.chains, summary.chains.problem.network.latent_shape
-    mixing = chains.mixing(0)
+    mixing, normal = chains.mixing(0), chains.problem.normal
     entries = [(mixing.status.name, message_of(mixing, shape))]
     if mixing.draws:
         entries += [
@@ -141,7 +141,7 @@ def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
     return [
         *entries,
         ("evidence", f"log p(y) = {evidence:.6g}{uncertain}" if math.isfinite(evidence) else ""),
-        ("prior", "" if chains.prior is None else str(chains.prior)),
+        ("prior", "uniform within the bounds" if normal is None else str(normal)),
         ("effort", effort + duration(float(chains.seconds[0]))),
     ]
 

@@ -31,7 +31,6 @@ class SampledChains:
         log_evidence, log_evidence_error: log p(y), up to the same constant, and its standard error, (B,); NaN if it
             was not computed.
         ended: why the sampling of an observation was cut short, (B,) statuses; None if it was not.
-        prior: the normal prior of codes; None for codes that are uniform within bounds.
         seconds: wall time of each observation, (B,).
         acceptance: the share of proposals that was accepted, (B,).
     """
@@ -45,7 +44,6 @@ class SampledChains:
     log_evidence: Array
     log_evidence_error: Array
     ended: npt.NDArray[np.object_]
-    prior: Any
     seconds: Array
     acceptance: Array
     _mixing: dict[int, Mixing] = field(default_factory=dict, init=False)
@@ -99,11 +97,14 @@ class SampledChains:
         """The modes of these draws, (C, d)."""
         return self.mode[i, :, : self.lengths[i]]
 
+    def kept_likelihood(self, i: int) -> Array:
+        """The log-likelihoods of these draws, (C, d)."""
+        return self.log_likelihood[i, :, : self.lengths[i]]
+
     def mixing(self, i: int) -> Mixing:
         """Whether the chains of an observation have mixed."""
         if i not in self._mixing:
-            likelihood = self.log_likelihood[i, :, : self.lengths[i]]
-            self._mixing[i] = Mixing.of(self.kept(i), likelihood, self.from_prior, self.ended[i])
+            self._mixing[i] = Mixing.of(self.kept(i), self.kept_likelihood(i), self.from_prior, self.ended[i])
         return self._mixing[i]
 
 

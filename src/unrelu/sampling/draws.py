@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from unrelu.sampling._posterior_text import (
 )
 from unrelu.sampling._sampled_chains import SampledChains
 from unrelu.sampling.convergence import error_of_mean
+from unrelu.sampling.posterior_file import write_posterior_file
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -99,7 +101,6 @@ class Posterior:
         log_evidence: npt.ArrayLike = np.nan,
         log_evidence_error: npt.ArrayLike = np.nan,
         ended: Any = None,
-        prior: Any = None,
         seconds: npt.ArrayLike = 0.0,
         acceptance: npt.ArrayLike = np.nan,
     ) -> None:
@@ -121,7 +122,6 @@ class Posterior:
             log_evidence=evidence,
             log_evidence_error=error,
             ended=states,
-            prior=prior,
             seconds=time if time.ndim else np.full(size, float(time) / max(1, size)),
             acceptance=accepted,
         )
@@ -407,7 +407,7 @@ class Posterior:
         weights = [[(mode.weight, mode.weight_error) for mode in each] for each in modes]
         return PosteriorSummary(self.chains, self.means, self.deviations, weights)
 
-    # --- pictures and other libraries ---------------------------------------------------------------------------------
+    # --- pictures, files and other libraries --------------------------------------------------------------------------
 
     def plot(
         self, observations: Any = None, max_observations: int = 8, shape: tuple[int, ...] | None = None
@@ -486,6 +486,19 @@ class Posterior:
                 "flattened code; pass e.g. [0, 1]"
             )
         return np.array(given, dtype=np.intp)
+
+    def save(self, path: str | Path) -> None:
+        """Write the posterior to a ``.npz`` file, which :func:`unrelu.load_posterior` reads and verifies.
+
+        The file contains the draws with their log-likelihoods and modes, y, noise, bounds, prior, operator, the
+        version, the network's fingerprint and a digest. Nothing is pickled. The file appears complete or not at all.
+
+        Raises:
+            InputError: the suffix is not .npz, the folder does not exist, or the posterior was loaded without its
+                network.
+            StorageError: the disk is full or cannot be written to.
+        """
+        write_posterior_file(Path(path), self.chains)
 
     def to_arviz(self) -> DataTree:
         """Convert to the ``xarray.DataTree`` that ArviZ takes.

@@ -1,0 +1,139 @@
+"""Files of arrays, ``.npz``, with a format, the version that wrote it, and a digest. Nothing is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu._version import __version__
+from unrelu.errors import InputError
+from unrelu.models.affine import Shape
+from unrelu.runtime.file_reading import read_npz
+from unrelu.runtime.file_writing import write_npz
+
+Table = dict[str, npt.NDArray[Any]]
+Content = TypeVar("Content")
+
+_ADVICE = "free space, or name another file"
+# What files hold, and what reads it.
+_READERS = {
+    "result": "unrelu.load_result(path)",
+    "posterior": "unrelu.load_posterior(path)",
+    "certificate": "unrelu.Certificate.load(path)",
+}
+
+
+def write_array_file(path: Path, table: Mapping[str, Any], what: str) -> None:
+    """Write a "result" or a "posterior" as arrays, texts and numbers; the file appears complete or not at all.
+
+    Raises:
+        InputError: the suffix is not .npz, or the folder does not exist.
+        StorageError: the disk is full or cannot be written to.
+    """
+    if path.suffix != ".npz":
+        raise InputError(f"{path}: save a {what} as .npz, e.g. {path.with_suffix('.npz')}")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    arrays = {name: np.asarray(value) for name, value in table.items()}
+    arrays |= {"format": np.array(_format(what)), "version": np.array(__version__)}
+    write_npz(path, {**arrays, "digest": np.array(digest(arrays))}, _ADVICE)
+
+
+def read_array_file(path: Path, max_bytes: int, what: str, restore: Callable[[Table], Content]) -> Content:
+    """Read what :func:`write_array_file` wrote; ``restore`` makes it of the arrays, and refuses what it cannot be.
+
+    Raises:
+        InputError: the file does not exist, is damaged or truncated, of a later version, or of something else.
+    """
+    table = read_npz(path, max_bytes, choose=lambda names: _with_format(path, names, what))
+    _check_format(path, table, what)
+    try:
+        if text_of(table["digest"]) != digest(table):
+            raise ValueError("its numbers are not those that it was written with")
+        return restore(table)
+    except InputError:
+        raise
+    # PyTorch raises RuntimeErrors for shapes; RecursionError is one, too.
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{path}: the {what} is damaged ({error}); save it again") from None
+
+
+def _format(what: str) -> str:
+    return f"unrelu {what} 1"
+
+
+def _with_format(path: Path, names: Sequence[str], what: str) -> Sequence[str]:
+    if "format" not in names:
+        shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+        raise InputError(f"{path} holds no {what} but arrays {shown}; pass a file that {what[0]}.save(path) wrote")
+    return names
+
+
+def _check_format(path: Path, table: Table, what: str) -> None:
+    found, known = str(table["format"])[:80], _format(what)
+    if found == known:
+        return
+    for other, reader in _READERS.items():
+        if found.startswith(f"unrelu {other} ") and other != what:
+            raise InputError(f"{path} holds a {other}: {reader}")
+    if found.startswith(f"unrelu {what} "):
+        version = repr(str(table.get("version", "a later version"))[:20]).strip("'")
+        raise InputError(
+            f"{path} is of format {found!r}, written by unrelu {version}; unrelu {__version__} reads {known!r}: "
+            "install that version"
+        )
+    raise InputError(f"{path} holds no {what}; its format is {found!r}, not {known!r}")
+
+
+def digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of all arrays with their names, as hexadecimal digits."""
+    found = hashlib.sha256()
+    for name in sorted(table.keys() - {"digest"}):
+        array = table[name]
+        # The dtype of text depends on its longest entry, and NumPy does not restore it for single entries.
+        content = "\0".join(array.ravel().tolist()).encode() if array.dtype.kind == "U" else array.tobytes()
+        kind = "text" if array.dtype.kind == "U" else array.dtype.str
+        found.update(f"{name} {kind} {array.shape} {len(content)} ".encode() + content)
+    return found.hexdigest()
+
+
+# --- entries of a table -----------------------------------------------------------------------------------------------
+
+
+def shape_of(array: npt.NDArray[Any]) -> Shape:
+    """Return a shape: positive whole numbers."""
+    shape = tuple(int(n) for n in array_of(array, np.int64).ravel())
+    if any(n < 1 for n in shape) or math.prod(shape) >= 2**48:
+        raise ValueError(f"a shape is {shape!r:.60}")
+    return shape
+
+
+def array_of(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
+    """Return an array, which must have this type."""
+    if array.dtype != np.dtype(kind):
+        raise TypeError(f"entries are {array.dtype}, not {np.dtype(kind)}")
+    return np.ascontiguousarray(array)
+
+
+def number_of(array: npt.NDArray[Any], kind: Any) -> Any:
+    """Return a single number."""
+    return array_of(array.reshape(()), kind).item()
+
+
+def texts_of(array: npt.NDArray[Any]) -> list[str]:
+    """Return texts, without control characters for a terminal."""
+    if array.dtype.kind != "U":
+        raise TypeError(f"entries are {array.dtype}, not text")
+    return ["".join(c if c.isprintable() or c == "\n" else "?" for c in text) for text in array.ravel().tolist()]
+
+
+def text_of(array: npt.NDArray[Any]) -> str:
+    """Return a single text."""
+    (text,) = texts_of(array)
+    return text.replace("\n", "?")

@@ -1,0 +1,143 @@
+"""Posteriors as files: the draws with their log-likelihoods and modes, and the problem.
+
+As in the file of a result, the network is not in it but its fingerprint. The likeliest draw of each observation is kept
+with its output, which shows whether a network is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from unrelu.errors import InputError
+from unrelu.models.generator import Generator
+from unrelu.problem import Problem
+from unrelu.result import Status
+from unrelu.result.array_file import Table, array_of, read_array_file, texts_of, write_array_file
+from unrelu.result.saved_problem import problem_arrays, read_problem, sizes_in
+from unrelu.runtime.array_types import Array
+from unrelu.sampling._sampled_chains import SampledChains
+
+# Arrays of a file, and their types.
+_KINDS = {
+    "z": np.float64, "log_likelihood": np.float64, "mode": np.int64, "from_prior": np.bool_, "log_evidence": np.float64,
+    "log_evidence_error": np.float64, "seconds": np.float64, "acceptance": np.float64, "likeliest": np.float64,
+}  # fmt: skip
+# Why a sampling can have been cut short; an empty text is that it was not.
+_ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Status.STOPPED, Status.ERROR)}}
+# Draws of each observation whose log-likelihoods are computed again, and by which share of themselves they may be off,
+# in double and in single precision.
+_CHECKED, _DOUBLE, _SINGLE = 16, 1e-6, 1e-3
+
+
+def write_posterior_file(path: Path, chains: SampledChains) -> None:
+    """Write the draws of a batch; the file appears complete or not at all.
+
+    Raises:
+        InputError: the suffix is not .npz, the folder does not exist, or the posterior was loaded without its network.
+        StorageError: the disk is full or cannot be written to.
+    """
+    problem = chains.problem
+    outputs = problem.network.outputs(_likeliest(chains))
+    counts = np.array([len(codes) for codes in chains.best], dtype=np.int64)
+    table: dict[str, Any] = {
+        **problem_arrays(problem, outputs),
+        **{name: getattr(chains, name) for name in _KINDS if name != "likeliest"}, "likeliest": outputs,
+        "ended": np.array([status.name if status else "" for status in chains.ended], dtype=np.str_),
+        "best": np.concatenate([np.zeros((0, problem.network.latent_dim)), *chains.best]), "best.counts": counts,
+    }  # fmt: skip
+    write_array_file(path, table, "posterior")
+
+
+def read_posterior_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> SampledChains:
+    """Read the draws of a batch; check them for damage, and against the network if it is given.
+
+    Raises:
+        InputError: see :func:`unrelu.load_posterior`.
+    """
+
+    def restore(table: Table) -> SampledChains:
+        chains, outputs = _chains(table, network, operator)
+        flaw = None if network is None else _flaw(chains, outputs)
+        if flaw:
+            raise InputError(f"{path}: {flaw}; load it without the network to look at it")
+        return chains
+
+    return read_array_file(path, max_bytes, "posterior", restore)
+
+
+def _chains(table: Table, network: Generator | None, operator: Any) -> tuple[SampledChains, Array]:
+    """The draws in a table, and the outputs of the likeliest ones."""
+    size, latent, output = sizes_in(table)
+    found: dict[str, Any] = {name: array_of(table[name], kind) for name, kind in _KINDS.items()}
+    outputs, k = found.pop("likeliest"), math.prod(latent)
+    found["ended"] = np.array([_ENDED[text] for text in texts_of(table["ended"])], dtype=object)
+    best, counts = array_of(table["best"], np.float64), array_of(table["best.counts"], np.int64)
+    if outputs.shape != (size, *output):
+        raise ValueError(f"likeliest has shape {outputs.shape}, not {(size, *output)}")
+    if counts.shape != (size,) or (counts < 0).any() or best.shape != (counts.sum(), k) or not np.isfinite(best).all():
+        raise ValueError(f"best has shape {best.shape}, or codes that are not finite")
+    if found["z"].ndim != 4 or found["z"].shape[::3] != (size, k):  # before arrays of k numbers are made
+        raise ValueError(f"z has shape {found['z'].shape}, y has {size} observations of codes {latent}")
+    _check_ranges(found)
+    problem = read_problem(table, outputs, network, operator, "posterior")
+    if ((found["z"] < problem.bounds.lower) | (found["z"] > problem.bounds.upper)).any():
+        raise ValueError("a draw is outside of the bounds")
+    return SampledChains(problem=problem, best=np.split(best, np.cumsum(counts)[:-1]), **found), outputs
+
+
+def _check_ranges(found: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse impossible numbers."""
+    most = {"log_likelihood": math.inf, "log_evidence": math.inf, "log_evidence_error": math.inf, "acceptance": 1.0}
+    for name, high in most.items():
+        low = -math.inf if name in ("log_likelihood", "log_evidence") else 0.0
+        bad = (found[name] < low) | (found[name] > high) | (found[name] == math.inf)
+        if bad.any():
+            raise ValueError(f"{name} is {found[name][bad][0]}, which is not from {low} to {high}")
+    if not (np.isfinite(found["seconds"]) & (found["seconds"] >= 0)).all():
+        raise ValueError("seconds are not numbers of at least 0")
+
+
+def _likeliest(chains: SampledChains) -> Array:
+    """The likeliest draw of each observation, (B, k); NaN without draws."""
+    found = np.full((chains.size, chains.z.shape[3]), np.nan)
+    for i in range(chains.size):
+        likelihood = chains.kept_likelihood(i)
+        if likelihood.size:
+            found[i] = chains.kept(i).reshape(-1, found.shape[1])[np.argmax(likelihood)]
+    return found
+
+
+def _flaw(chains: SampledChains, outputs: Array) -> str | None:
+    """A sentence about the first number that does not follow from the draws; None if all that are checked do."""
+    problem = chains.problem
+    if not problem.operator.present:
+        return "the operator is code, which no file holds: pass operator= as well"
+    share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
+    again = problem.network.outputs(_likeliest(chains))
+    size = np.nanmax(np.abs(again), initial=0.0)
+    same = np.isclose(again, outputs, rtol=0, atol=share * size, equal_nan=True).reshape(chains.size, -1).all(axis=1)
+    if not same.all():
+        return f"G(z) of the likeliest draw of observation {int(np.argmin(same))} is another one than in the file"
+    for i in range(chains.size):
+        kept = chains.kept_likelihood(i).ravel()
+        if not kept.size:
+            continue
+        places = ((np.arange(_CHECKED) + 0.5) * kept.size / _CHECKED).astype(np.intp)
+        found = _log_likelihoods(problem, i, chains.kept(i).reshape(kept.size, -1)[places])
+        off = found - kept[places]  # the same everywhere: a constant of y is left open
+        if not np.ptp(off) <= share * max(1.0, float(np.abs(found).max())):
+            return f"the log-likelihoods of observation {i} are not those of its draws"
+    return None
+
+
+def _log_likelihoods(problem: Problem, i: int, z: Array) -> Array:
+    """log p(y | z) of codes (N, k) for observation i, up to a constant of y, (N,)."""
+    residual = problem.part(np.full(len(z), i)).residual(z)
+    return np.asarray(-0.5 * np.square(residual).sum(axis=1) / problem.noise.dispersion_parameter)

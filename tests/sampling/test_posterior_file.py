@@ -1,0 +1,249 @@
+"""Posteriors that are saved: what comes back, what is refused, and which numbers are computed again."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+import unrelu
+from tests.result.test_result_file import forged
+from tests.sampling.known_posteriors import NET, normal_draws
+from tests.support import random_network
+from unrelu import Status
+from unrelu.errors import InputError, OptionError, StorageError
+from unrelu.runtime import file_writing
+
+Y = NET(normal_draws(3, 3)) + 0.05 * normal_draws(3, 20)
+CASES = {
+    "gaussian": {"noise": "gaussian:0.3"},
+    "sizes": {"noise": unrelu.Gaussian(0.3 + 0.1 * np.abs(normal_draws(3, 20)))},
+    "covariance": {"noise": unrelu.Gaussian(covariance=0.1 * np.eye(20) + 0.01)},
+    "counts": {"noise": "poisson"},
+    "bounds": {"noise": "gaussian:0.3", "bounds": ([-9.0, -8.0, -7.0], 9.0)},
+    "prior": {"noise": "gaussian:0.3", "prior": unrelu.Normal([0.5, 0.0, -0.5], 2.0)},
+    "masks": {"noise": "gaussian:0.3", "operator": unrelu.Mask(normal_draws(3, 20) > -0.5)},
+    "matrix": {"noise": "gaussian:0.3", "operator": normal_draws(7, 20)},
+    "function": {"noise": "gaussian:0.3", "operator": torch.tanh},
+}
+
+
+def of_case(name: str, draws: int = 120) -> unrelu.Posterior:
+    """A posterior with draws from no sampler, and the log-likelihoods that they have, plus a constant."""
+    options, y, network = CASES[name], Y, NET
+    if name == "matrix":
+        y = Y @ options["operator"].T
+    elif name == "function":
+        y = np.tanh(Y)
+    elif name == "counts":
+        network, y = random_network((3, 8, 20), bias=True, last="sigmoid"), np.rint(np.abs(Y))
+    problem = unrelu.Problem.build(network, y, seed=7, **options)
+    z = normal_draws(3, 4, draws, 3)
+    likelihood = np.zeros(z.shape[:3])
+    for i in range(3):
+        residual = problem.part(np.full(4 * draws, i)).residual(z[i].reshape(-1, 3))
+        misfit = np.square(residual).sum(axis=1) / problem.noise.dispersion_parameter
+        likelihood[i] = i - 0.5 * misfit.reshape(4, draws)
+    return unrelu.Posterior(
+        problem=problem, z=z, log_likelihood=likelihood, mode=(z[..., 0] > 0).astype(int),
+        best=[np.stack([-np.ones(3), np.ones(3)])] * 2 + [np.ones((3, 3))], from_prior=[False, False, True, True],
+        log_evidence=[1.0, 2.0, np.nan], log_evidence_error=[0.1, 0.2, np.nan], seconds=6.0,
+    )  # fmt: skip
+
+
+PLAIN = of_case("gaussian")
+READ = ("z", "log_likelihood", "rhat", "ess", "tail_ess", "status", "message", "log_evidence", "log_evidence_error",
+        "seconds", "acceptance", "from_prior", "means", "covariances")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_saved_comes_back(tmp_path, name):
+    p, path = of_case(name), tmp_path / "posterior.npz"
+    operator = {"operator": torch.tanh} if name == "function" else {}
+    for part in (p, p[1], p[[2, 0]]):
+        part.save(path)
+        for again in (unrelu.load_posterior(path), unrelu.load_posterior(path, p.problem.network, **operator)):
+            for field in READ:
+                np.testing.assert_array_equal(getattr(again, field), getattr(part, field))
+            assert str(again) == str(part)
+            assert again.problem.seed == 7
+        np.testing.assert_array_equal(again.reconstructions(5), part.reconstructions(5))
+    for one, other in zip(p[0].modes, unrelu.load_posterior(path)[1].modes, strict=True):
+        assert (one.weight, one.weight_error) == (other.weight, other.weight_error)
+        np.testing.assert_array_equal(one.covariance, other.covariance)
+
+
+def test_sampled_posteriors_come_back(tmp_path):
+    """The log-likelihoods of the sampler are those that are checked."""
+    for index, (noise, network) in enumerate((("gaussian:0.3", NET), ("poisson", of_case("counts").problem.network))):
+        y = np.rint(np.abs(Y[0])) if index else Y[0]
+        p = unrelu.posterior(network, y, noise=noise, draws=20, chains=4)
+        p.save(tmp_path / "posterior.npz")
+        again = unrelu.load_posterior(tmp_path / "posterior.npz", network)
+        np.testing.assert_array_equal(again.z, p.z)
+        assert str(again) == str(p)
+
+
+def test_observations_that_were_cut_short_or_failed_come_back(tmp_path):
+    chains = PLAIN.chains
+    z, ended = chains.z.copy(), np.array([None, Status.STOPPED, Status.ERROR], dtype=object)
+    z[1, :, 50:], z[2] = np.nan, np.nan
+    fields = {"best": chains.best, "from_prior": chains.from_prior, "log_likelihood": chains.log_likelihood}
+    p = unrelu.Posterior(problem=PLAIN.problem, z=z, mode=chains.mode, ended=ended, **fields)
+    p.save(tmp_path / "posterior.npz")
+    for network in (None, NET):
+        again = unrelu.load_posterior(tmp_path / "posterior.npz", network)
+        assert again.status[1:].tolist() == [Status.STOPPED, Status.ERROR]
+        assert again[1].z.shape == (4, 50, 3)
+        assert str(again) == str(p)
+
+
+def test_without_the_network_what_concerns_codes_is_there(tmp_path):
+    path = tmp_path / "posterior.npz"
+    PLAIN[0].save(path)
+    loaded = unrelu.load_posterior(path)
+    assert loaded.plot_corner()._repr_png_()
+    for use in (loaded.plot, lambda: loaded.reconstructions(2), lambda: loaded.save(path)):
+        with pytest.raises(InputError, match=r"posterior was loaded without its network, .*load_posterior\(path, net"):
+            use()
+
+
+def test_another_network_or_operator_is_told(tmp_path):
+    path = tmp_path / "posterior.npz"
+    PLAIN.save(path)
+    with pytest.raises(InputError, match="posterior was found on another network: the fingerprint"):
+        unrelu.load_posterior(path, random_network((3, 8, 20), "leaky_relu:0.1", bias=True))
+    with pytest.raises(OptionError, match="network is a str"):
+        unrelu.load_posterior(path, "decoder.onnx")
+    with pytest.raises(InputError, match="operator= is in the file"):
+        unrelu.load_posterior(path, NET, operator=torch.tanh)
+    of_case("function").save(path)
+    with pytest.raises(InputError, match="pass operator= as well"):
+        unrelu.load_posterior(path, NET)
+    with pytest.raises(InputError, match="not the one that the posterior was measured with"):
+        unrelu.load_posterior(path, NET, operator=torch.sigmoid)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("z", lambda a: a + 0.01, "G.z. of the likeliest draw of observation 0 is another one"),
+        ("z", lambda a: np.where(a == a[1].max(), a, 1.1 * a), "likeliest draw|the log-likelihoods of observation"),
+        ("log_likelihood", lambda a: 0.5 * a, "the log-likelihoods of observation 0 are not those of its draws"),
+        ("likeliest", lambda a: a + 1e-3, "the likeliest draw of observation 0 is another one"),
+    ],
+)
+def test_numbers_that_do_not_follow_from_the_draws_are_told(tmp_path, name, change, said):
+    path = tmp_path / "posterior.npz"
+    PLAIN.save(path)
+    forged(path, **{name: change})
+    assert unrelu.load_posterior(path).z.shape == (3, 4, 120, 3)
+    with pytest.raises(InputError, match=f"({said}).*; load it without the network to look at it"):
+        unrelu.load_posterior(path, NET)
+    PLAIN.save(path)
+    forged(path, digest=False, **{name: change})
+    with pytest.raises(InputError, match=r"damaged .its numbers are not those that it was written with"):
+        unrelu.load_posterior(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "unrelu posterior 9", "version": "9.9"}, "'unrelu posterior 9', written by unrelu 9.9; .* install"),
+        ({"format": "unrelu result 1"}, r"holds a result: unrelu\.load_result"),
+        ({"format": "unrelu certificate 1"}, r"holds a certificate: unrelu\.Certificate\.load"),
+        ({"format": "something"}, "holds no posterior; its format is 'something'"),
+        ({"z": np.zeros((2, 4, 120, 3))}, "damaged .z has shape"),
+        ({"z": np.zeros((3, 4, 3))}, "damaged .z has shape"),
+        ({"z": np.zeros((3, 4, 120, 3), dtype=np.float32)}, "damaged .entries are float32"),
+        ({"z": None}, "damaged .'z'"),
+        ({"log_likelihood": np.zeros((3, 4, 119))}, "log_likelihood has shape"),
+        ({"log_likelihood": np.full((3, 4, 120), np.inf)}, "damaged .log_likelihood is inf"),
+        ({"mode": np.full((3, 4, 120), 3)}, "mode of observation 0 goes up to 3"),
+        ({"mode": np.full((3, 4, 120), -1)}, "mode of observation 0"),
+        ({"from_prior": np.zeros(5, dtype=bool)}, "from_prior has shape"),
+        ({"acceptance": np.full(3, 1.5)}, "damaged .acceptance is 1.5"),
+        ({"log_evidence_error": np.full(3, -1.0)}, "damaged .log_evidence_error is -1.0"),
+        ({"seconds": np.full(3, np.nan)}, "damaged .seconds are not"),
+        ({"seconds": np.zeros(2)}, "seconds has shape"),
+        ({"ended": np.array(["MIXED", "", ""])}, "damaged .'MIXED'"),
+        ({"ended": np.array(["", ""])}, "ended has shape"),
+        ({"best.counts": np.array([2, 2, -1])}, "damaged .best has shape"),
+        ({"best.counts": np.array([2, 2, 4])}, "damaged .best has shape"),
+        ({"best": np.full((7, 3), np.nan)}, "damaged .best has shape"),
+        ({"likeliest": np.zeros((3, 19))}, "damaged .likeliest has shape"),
+        ({"network.latent_shape": np.array([2**40])}, "damaged .best has shape"),
+        ({"network.output_shape": np.array([2**40, 2**40])}, "damaged .a shape is"),
+        ({"y": np.zeros((3, 7))}, "damaged .y has shape"),
+        ({"problem.single": np.array(True)}, "damaged .y has shape"),
+        ({"bounds": np.array([[0.0] * 3, [1.0] * 3])}, "damaged .a draw is outside of the bounds"),
+        ({"noise": "gaussian:-1"}, "noise=gaussian"),
+        ({"operator": "magic"}, "damaged .the operator is 'magic'"),
+    ],
+)  # fmt: skip
+def test_files_that_hold_something_else_are_refused(tmp_path, changes, message):
+    path = tmp_path / "posterior.npz"
+    PLAIN.save(path)
+    forged(path, **{name.replace(".", "__"): value for name, value in changes.items()})
+    with pytest.raises(InputError, match=message):
+        unrelu.load_posterior(path)
+
+
+def test_files_that_are_no_posteriors_are_refused(tmp_path):
+    path = tmp_path / "posterior.npz"
+    np.savez(path, weights=np.zeros(3))
+    with pytest.raises(InputError, match=r"holds no posterior but arrays weights; pass a file that p\.save"):
+        unrelu.load_posterior(path)
+    np.savez(path, format=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match="Python objects, which could run code"):
+        unrelu.load_posterior(path)
+    with pytest.raises(InputError, match="by the path of its file, got int"):
+        unrelu.load_posterior(7)
+    PLAIN.save(path)
+    with pytest.raises(InputError, match="at most 1000 bytes"):
+        unrelu.load_posterior(path, max_bytes=1000)
+    with pytest.raises(InputError, match=r"holds a posterior: unrelu\.load_posterior\(path\)"):
+        unrelu.load_result(path)
+
+
+def test_every_cut_and_every_flipped_byte_is_an_error_of_ours_or_changes_nothing(tmp_path):
+    path = tmp_path / "posterior.npz"
+    part = of_case("gaussian", draws=8)
+    part.save(path)
+    content = path.read_bytes()
+    rng = unrelu.runtime.streams.stream("damaged posteriors")
+    for i in range(40):
+        damaged = bytearray(content)
+        if i % 2:
+            damaged = damaged[: int(rng.integers(len(content)))]
+        else:
+            damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            again = unrelu.load_posterior(path)
+        except InputError:
+            continue
+        assert str(again) == str(part)
+
+
+@pytest.mark.parametrize("name", ["posterior.pkl", "posterior", "none/posterior.npz"])
+def test_posteriors_are_saved_as_npz_in_a_folder_that_is_there(tmp_path, name):
+    with pytest.raises(InputError, match=r"save a posterior as \.npz|there is no folder"):
+        PLAIN.save(tmp_path / name)
+
+
+def test_a_posterior_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "posterior.npz"
+    PLAIN.save(path)
+    before = path.read_bytes()
+
+    def full(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file_writing.os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device; free space"):
+        PLAIN[0].save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["posterior.npz"]
