@@ -22,6 +22,7 @@ from unrelu.display.pixels import value_range
 from unrelu.problem import Problem
 from unrelu.result.result_pictures import panels
 from unrelu.runtime.array_types import Array, Index, Integers
+from unrelu.runtime.words import share
 
 # Draws that are shown, and the probability of the band of curves.
 DRAWN, BAND = 4, 0.9
@@ -137,7 +138,7 @@ def corner_figure(
     ends = np.quantile(shown, ((1 - BAND) / 2, (1 + BAND) / 2), axis=0)
     apart = range(min(len(modes), _COLOURED))
     groups, marks = [label == i for i in apart], [modes[i][1][coordinates] for i in apart]
-    called = [f"mode of weight {modes[i][0]:.2g}" for i in apart]
+    called = [f"mode of weight {share(modes[i][0])}" for i in apart]
     if len(modes) > _COLOURED:
         groups.append(label >= _COLOURED)
         marks.append(np.full(len(coordinates), np.nan))

@@ -135,12 +135,12 @@ def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
             ("chains", _starts(mixing, int(chains.from_prior.sum()), len(chains.from_prior))),
         ]
     evidence, error = float(chains.log_evidence[0]), float(chains.log_evidence_error[0])
-    uncertain = f" ± {number(error)}" if math.isfinite(error) else ""
+    uncertain = f" ± {error:.2g}" if math.isfinite(error) else ""
     accepted = chains.acceptance[0]
     effort = f"{share(accepted)} accepted, " if math.isfinite(accepted) else ""
     return [
         *entries,
-        ("evidence", f"log p(y) = {evidence:.6g}{uncertain}" if math.isfinite(evidence) else ""),
+        ("evidence", f"log p(y) = {evidence:.6g}{uncertain}, up to a constant of y" if math.isfinite(evidence) else ""),
         ("prior", "uniform within the bounds" if normal is None else str(normal)),
         ("effort", effort + duration(float(chains.seconds[0]))),
     ]
@@ -156,14 +156,17 @@ def _modes(weights: Sequence[tuple[float, float]], known: int) -> str:
     without = f"; {count(empty, 'further optimum')[:-2]}{'um' if empty == 1 else 'a'} without draws" if empty else ""
     if len(weights) == 1:
         return f"1{without}"
-    shown = ", ".join(f"{number(w)} ± {number(e)}" for w, e in weights[:_MODES])
+    shown = ", ".join(f"{share(w)} ± {share(e)}" for w, e in weights[:_MODES])
     more = f", and {len(weights) - _MODES} lighter" if len(weights) > _MODES else ""
     return f"{len(weights)}, of weight {shown}{more}{without}"
 
 
 def _starts(mixing: Mixing, prior: int, chains: int) -> str:
-    """How the chains from the prior and those from the search agree, each among themselves."""
-    parts = [(chains - prior, "the search", mixing.rhat_from_search), (prior, "the prior", mixing.rhat_from_prior)]
+    """Where chains began; if they have not mixed, also how those of the same kind agree among themselves."""
+    parts = [
+        (chains - prior, "optima of the search", mixing.rhat_from_search),
+        (prior, "descents from the prior", mixing.rhat_from_prior),
+    ]
     shown = [
         f"{n} from {start}"
         + (f" (R-hat among them {_rhat(rhat)})" if n > 1 and mixing.status is not Status.MIXED else "")

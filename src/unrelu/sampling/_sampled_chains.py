@@ -27,7 +27,8 @@ class SampledChains:
         log_likelihood: log p(y | z) of each draw, up to a constant of y, (B, C, D).
         mode: the number of the mode that each draw belongs to, (B, C, D).
         best: the best codes of the modes, (M_i, k) for observation i.
-        from_prior: the chains that began at draws from the prior, (C,); the others began at what the search found.
+        from_prior: the chains that began where descents from draws of the prior ended, (C,); the others began at optima
+            that the search found.
         log_evidence, log_evidence_error: log p(y), up to the same constant, and its standard error, (B,); NaN if it
             was not computed.
         ended: why the sampling of an observation was cut short, (B,) statuses; None if it was not.
@@ -121,8 +122,8 @@ class Mixing:
         draws: the number of draws of each chain.
         coordinates: the statistics of the coordinates, (k,).
         likelihood: those of the log-likelihood, (1,); empty if it is the same everywhere.
-        rhat_from_prior, rhat_from_search: the largest R-hat among the chains that began at draws from the prior, and
-            among the others; NaN for fewer than two.
+        rhat_from_prior, rhat_from_search: the largest R-hat among the chains ``from_prior``, and among the others; NaN
+            for fewer than two.
         ended: why the sampling was cut short, or None.
     """
 

@@ -154,7 +154,7 @@ class Posterior:
 
     @property
     def from_prior(self) -> Flags:
-        """Which chains began at draws from the prior, (chain,); the others began at what the search found."""
+        """The chains that began where descents from draws of the prior ended, (chain,); the others at found optima."""
         return self.chains.from_prior
 
     @property
