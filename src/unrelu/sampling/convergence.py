@@ -40,6 +40,8 @@ RHAT, ESS = 1.01, 400
 _TAILS = (0.05, 0.95)
 # Fewer draws of a chain, or chains, have no statistics.
 _DRAWS, _CHAINS = 4, 2
+# Coordinates of so many draws are computed at a time, which stay in the cache of the processor: 256 KiB.
+_BLOCK = 2**15
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,20 +72,29 @@ def convergence_of(draws: Array) -> Convergence:
     """
     x = _coordinates(draws)
     chains, count, k = draws.shape
+    block = max(1, _BLOCK // max(1, chains * count))
+    parts = [_statistics(x[j : j + block]) for j in range(0, k, block)]
+    return Convergence(*np.concatenate([np.empty((3, 0)), *parts], axis=1))
+
+
+def _statistics(x: Array) -> Array:
+    """R-hat, bulk and tail sample sizes of (k, chain, draw), (3, k)."""
+    k, chains, count = x.shape
     found = np.full((3, k), np.nan)
     known = ~np.isnan(x).any(axis=(1, 2))
-    if count >= _DRAWS and chains and known.any():
-        x = x[known]
-        split = _halves(x)
-        scores, ordered = _normal_scores(split)
-        ends = np.quantile(ordered if split.size == x.size else x.reshape(len(x), -1), _TAILS, axis=1)
-        found[1, known] = _effective(scores)
-        found[2, known] = np.min([_effective(_halves((x <= end[:, None, None]).astype(np.float64))) for end in ends], 0)
-        if chains >= _CHAINS:
-            with np.errstate(invalid="ignore"):  # distances between infinite draws
-                folded = np.abs(split - np.median(ordered, axis=1)[:, None, None])
-            found[0, known] = np.maximum(_potential_scale_reduction(scores), _folded(folded))
-    return Convergence(*found)
+    if count < _DRAWS or not chains or not known.any():
+        return found
+    x = x[known]
+    split = _halves(x)
+    scores, ordered = _normal_scores(split)
+    ends = np.quantile(ordered if split.size == x.size else x.reshape(len(x), -1), _TAILS, axis=1)
+    found[1, known] = _effective(scores)
+    found[2, known] = np.min([_effective(_halves((x <= end[:, None, None]).astype(np.float64))) for end in ends], 0)
+    if chains >= _CHAINS:
+        with np.errstate(invalid="ignore"):  # distances between infinite draws
+            folded = np.abs(split - np.median(ordered, axis=1)[:, None, None])
+        found[0, known] = np.maximum(_potential_scale_reduction(scores), _folded(folded))
+    return found
 
 
 def ess_of_mean(draws: Array) -> Array:
@@ -122,21 +133,21 @@ def _normal_scores(x: Array) -> tuple[Array, Array]:
     """Normal scores of (k, M, n), in its shape, and the sorted draws, (k, M n)."""
     flat = x.reshape(len(x), -1)
     k, size = flat.shape
-    order = np.argsort(flat, axis=1)
-    order += np.arange(k)[:, None] * size
-    ordered = flat.ravel()[order]
+    rows = np.arange(k)[:, None] * size
+    order = np.argsort(flat, axis=1) + rows
+    ordered = flat.reshape(-1)[order]
     scores = np.empty(x.shape)
-    scores.reshape(-1)[order.reshape(-1)] = _table(size)[_double_ranks(ordered)]
+    scores.reshape(-1)[order] = _table(size)[_double_ranks(ordered) - 2 * rows]
     return scores, ordered
 
 
 def _double_ranks(ordered: Array) -> Integers:
-    """Twice the average rank, from 0, of sorted values (k, N), flat: the sum of the first and last place of a tie."""
+    """The first plus the last place of the tie of each of sorted values (k, N), in the flattened array."""
     begins = np.ones(ordered.shape, dtype=bool)
     np.not_equal(ordered[:, 1:], ordered[:, :-1], out=begins[:, 1:])
     first = np.flatnonzero(begins)
     counts = np.diff(first, append=ordered.size)
-    return np.repeat(2 * (first % ordered.shape[1]) + counts - 1, counts)
+    return np.repeat(2 * first + counts - 1, counts).reshape(ordered.shape)
 
 
 @lru_cache(maxsize=4)
