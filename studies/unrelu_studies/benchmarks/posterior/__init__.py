@@ -1,0 +1,1 @@
+"""Posterior draws: exact cases, simulation-based calibration, negative controls, speed beside samplers of others."""

@@ -1,0 +1,174 @@
+"""Simulation-based calibration: ranks of codes, of the log-likelihood and of ten outputs among posterior draws.
+
+The same test is applied to the negative controls. Chains never start at the truth: truths, noise and samplers have
+streams of their own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu_studies.benchmarks.benchmark import Command, Results
+from unrelu_studies.benchmarks.posterior.control_samplers import CONTROLS
+from unrelu_studies.benchmarks.posterior.posterior_cells import CELLS, OURS, PosteriorCell, cell
+from unrelu_studies.benchmarks.posterior.rank_statistics import THINNED, Calibration, ranks, thinned
+from unrelu_studies.kit.markdown_tables import aims, form, per_cent, table
+from unrelu_studies.kit.random_instances import draw_seed, random
+from unrelu_studies.kit.timing import one_thread, processor_seconds
+from unrelu_studies.kit.unit_runner import Unit
+
+Array = npt.NDArray[np.float64]
+
+# Problems of a cell, of the slow one, of a control, and of a quick run; so many to a unit.
+PROBLEMS, _SLOW, _OF_CONTROLS, _QUICK, TOGETHER = 500, 100, 200, 4, 25
+_SLOW_CELLS = ("DCGAN",)
+# Cells that the controls are tried on: one with kinks, one with several modes.
+CONTROLLED = ("plain VAE, half of the pixels", "plain VAE, 25 Gaussian measurements")
+_OUTPUTS = 10
+# An output is one of ten if its deviation over the prior is at least this share of the largest.
+_ALIVE = 0.1
+# What is aimed at: coverage of 90% intervals, and the share of quantities with p > .01.
+COVERAGE, UNIFORM = (0.88, 0.92), 0.95
+
+
+def units(command: Command) -> list[Unit]:
+    """Batches of problems of the cells, and of the controls."""
+    found: list[Unit] = []
+    for name in CELLS:
+        count = command.count(_SLOW if name in _SLOW_CELLS else PROBLEMS, _QUICK)
+        found += [("calibration", OURS, name, first) for first in range(0, count, TOGETHER)]
+    for control in CONTROLS:
+        count = command.count(_OF_CONTROLS, _QUICK)
+        found += [("calibration", control, name, first) for name in CONTROLLED for first in range(0, count, TOGETHER)]
+    return found
+
+
+def measure(command: Command, way: str, name: str, first: int) -> Results:
+    """Ranks (B, q) of some problems, and how the sampling of each ended."""
+    about = cell(name)
+    most = _OF_CONTROLS if way in CONTROLS else _SLOW if name in _SLOW_CELLS else PROBLEMS
+    count = min(TOGETHER, command.count(most, _QUICK) - first)
+    truth, y = about.simulated(count, command.seed, name, first)
+    begin = processor_seconds()
+    with one_thread():
+        if way in CONTROLS:
+            z = CONTROLS[way](about, y, 1, THINNED, draw_seed(random("posterior control", command.seed, name, first)))
+            held = {"status": ["MIXED"] * count}
+        else:
+            z, held = _sampled(about, truth, y, draw_seed(random("posterior sampler", command.seed, name, first)))
+    seconds = processor_seconds() - begin
+    outputs = chosen_outputs(about, name)
+    rng = random("posterior ties", command.seed, way, name, first)
+    found = [ranks(*_quantities(about, draws, t, seen, outputs), rng).tolist()
+             for draws, t, seen in zip(map(thinned, z), truth, about.seen(y), strict=True)]  # fmt: skip
+    return {"calibration": [{"way": way, "cell": name, "first": first, "ranks": found, "seconds": seconds, **held}]}
+
+
+def _sampled(about: PosteriorCell, truth: Array, y: Array, seed: int) -> tuple[Array, Results]:
+    """Draws (B, C, D, k), with the status of each and whether its 90% intervals hold the truth, (B, k)."""
+    found = about.sampled(y, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # intervals of chains that have not mixed warn
+        low, high = (np.asarray(end).reshape(truth.shape) for end in found.interval(0.9))
+    z = np.asarray(found.z)
+    return z.reshape(*z.shape[:3], -1), {
+        "status": [one.status.name for one in found], "inside": ((low <= truth) & (truth <= high)).tolist(),
+    }  # fmt: skip
+
+
+def chosen_outputs(about: PosteriorCell, name: str) -> npt.NDArray[np.int64]:
+    """Ten outputs that differ from code to code, seen or not."""
+    rng = random("posterior outputs", name)
+    codes = rng.standard_normal((200, about.network.latent_dim))
+    if about.bounds is not None:
+        codes = about.bounds[0] + (about.bounds[1] - about.bounds[0]) * rng.random(codes.shape)
+    deviation = about.network.outputs(codes).reshape(len(codes), -1).std(axis=0)
+    alive = np.flatnonzero(deviation >= _ALIVE * deviation.max())
+    return np.asarray(rng.permutation(alive)[:_OUTPUTS])
+
+
+def _quantities(
+    about: PosteriorCell, draws: Array, truth: Array, seen: Array, outputs: npt.NDArray[np.int64]
+) -> tuple[Array, Array]:
+    """Codes, log-likelihood and outputs of draws (L, k), (L, k + 11), and of the truth, (k + 11,)."""
+    codes = np.vstack([draws, truth])
+    x = about.network.outputs(codes).reshape(len(codes), -1)[:, outputs]
+    whole = np.hstack([codes, about.log_likelihood(codes, seen)[:, None], x])
+    return whole[:-1], whole[-1]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def summary(rows: Sequence[Results]) -> list[Results]:
+    """A row for each sampler and cell."""
+    found = []
+    for way, name in dict.fromkeys((r["way"], r["cell"]) for r in rows):
+        group = [r for r in rows if (r["way"], r["cell"]) == (way, name)]
+        every = np.array([row for r in group for row in r["ranks"]])
+        status = [s for r in group for s in r["status"]]
+        mixed = np.array([s == "MIXED" for s in status])
+        inside = np.array([row for r in group for row in r.get("inside", [])], dtype=bool)
+        found.append({
+            "way": way, "cell": name, "seconds": sum(r["seconds"] for r in group) / len(every),
+            "status": {s: status.count(s) for s in dict.fromkeys(status)},
+            "mixed": Calibration.of(every[mixed])._asdict(), "others": Calibration.of(every[~mixed])._asdict(),
+            "interval": float(inside[mixed].mean()) if len(inside) and mixed.any() else None,
+        })  # fmt: skip
+    return found
+
+
+def calibrated(row: Results) -> bool:
+    """Whether a sampler passes on a cell, by its draws that have mixed."""
+    return bool(
+        row["mixed"]["coverage"] is not None
+        and COVERAGE[0] <= row["mixed"]["coverage"] <= COVERAGE[1]
+        and row["mixed"]["uniform"] >= UNIFORM
+    )
+
+
+def _lines(rows: Sequence[Results], first: str) -> str:
+    head = (
+        first, "problems mixed", "coverage of 90% intervals", "quantities with p > .01", "smallest p", "not mixed",
+        "their coverage", "seconds a problem",
+    )  # fmt: skip
+    return table(head, (
+        (
+            r["cell"] if first == "cell" else f"{r['way']}; {r['cell']}", r["mixed"]["problems"],
+            per_cent(r["mixed"]["coverage"]), per_cent(r["mixed"]["uniform"]), form(r["mixed"]["least"], ".2g"),
+            r["others"]["problems"], per_cent(r["others"]["coverage"]), f"{r['seconds']:.2g}",
+        )
+        for r in rows
+    ))  # fmt: skip
+
+
+def calibration_table(results: Results) -> str:
+    """Of the sampler of the package."""
+    return _lines([r for r in results["calibration"] if r["way"] == OURS], "cell")
+
+
+def calibration_aims(results: Results) -> str:
+    """Whether its cells pass."""
+    rows = [r for r in results["calibration"] if r["way"] == OURS and r["mixed"]["problems"]]
+    cover = [r["mixed"]["coverage"] for r in rows]
+    uniform = [r["mixed"]["uniform"] for r in rows]
+    inside = [r["interval"] for r in rows if r["interval"] is not None]
+    return aims([
+        ("90% of the ranks are the middle 90 of 100 in 88 to 92%, every cell",
+         f"{per_cent(min(cover))} to {per_cent(max(cover))}", COVERAGE[0] <= min(cover) <= max(cover) <= COVERAGE[1]),
+        ("`interval(0.9)` covers codes in 88 to 92%, every cell",
+         f"{per_cent(min(inside))} to {per_cent(max(inside))}",
+         COVERAGE[0] <= min(inside) <= max(inside) <= COVERAGE[1]),
+        ("p > .01 in at least 95% of the quantities, every cell", f"{per_cent(min(uniform))} at least",
+         min(uniform) >= UNIFORM),
+    ])  # fmt: skip
+
+
+def controls_table(results: Results) -> str:
+    """Of the negative controls."""
+    return _lines([r for r in results["calibration"] if r["way"] != OURS], "sampler")

@@ -1,0 +1,249 @@
+r"""Samplers of others, on the posterior of a decoder relu(W_2 relu(W_1 z)) under Gaussian noise.
+
+Each is compiled, and run on a first observation before it is timed. All chains start at draws from the prior.
+
+* ``NumPyro NUTS``: dense metric, learned in its warm-up, in double precision on the CPU (Phan, Pradhan and Jankowiak,
+  2019; Hoffman and Gelman, 2014).
+* ``nutpie``: its NUTS on a function compiled by Numba that returns the density and its gradient.
+* ``pCN``: preconditioned Crank-Nicolson with :math:`z' = \sqrt{1 - \beta^2} z + \beta \xi`, beta adapted in the first
+  half of the iterations to an acceptance of .25 (Cotter, Roberts, Stuart and White, 2013).
+* ``elliptical slice``: no parameters (Murray, Adams and MacKay, 2010).
+
+NumPyro and nutpie are no dependencies of the package: ``pip install numpyro nutpie``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.lp.dense_linear_algebra import jit, kernel
+from unrelu_studies.kit.random_instances import random
+from unrelu_studies.kit.timing import processor_seconds, timed
+
+Array = npt.NDArray[np.float64]
+
+# Chains, iterations of warm-up and draws of a chain, of NUTS.
+_NUTS, _QUICK_NUTS = (4, 500, 1000), (2, 50, 50)
+# Chains and iterations of a random walk; the first half is left out.
+_CHAINS = 8
+_WALK, _QUICK_WALK = 20_000, 500
+# Every so many iterations of a random walk one is kept, or its files would be what takes time.
+_EVERY = 10
+# The jumps' acceptance that is aimed at, and how fast their size follows it.
+_ACCEPTANCE, _RATE = 0.25, 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class DenseDecoder:
+    """y = relu(W_2 relu(W_1 z)) + e, e ~ N(0, sigma^2), z ~ N(0, I).
+
+    Attributes:
+        w1, w2: (h, k) and (m, h).
+        sigma: the noise.
+    """
+
+    w1: Array
+    w2: Array
+    sigma: float
+
+
+class PeerRun(NamedTuple):
+    """Draws (chain, draw, k), and the seconds of the processor for them, warm-up and all."""
+
+    z: Array
+    seconds: float
+
+
+# --- random walks -----------------------------------------------------------------------------------------------------
+
+
+@jit
+def _log_likelihood(w1, w2, sigma, y, z):
+    """-|relu(W_2 relu(W_1 z)) - y|^2 / 2 sigma^2 of one code, (k,)."""
+    x = np.dot(w2, np.maximum(np.dot(w1, z), 0.0))
+    total = 0.0
+    for i in range(len(y)):
+        total += (max(x[i], 0.0) - y[i]) ** 2
+    return -0.5 * total / sigma**2
+
+
+@kernel
+def crank_nicolson(w1, w2, sigma, y, z, seed, iterations, every):
+    """Draws of one chain from the code z, (iterations / 2 / every, k)."""
+    np.random.seed(seed)  # noqa: NPY002 -- the only generator of compiled functions that is seeded by a number
+    log_beta, current = math.log(0.2), _log_likelihood(w1, w2, sigma, y, z)
+    half, count = iterations // 2, 0
+    kept = np.empty((half // every, len(z)))
+    for i in range(iterations):
+        beta = math.exp(log_beta)
+        proposal = math.sqrt(1 - beta * beta) * z + beta * np.random.standard_normal(len(z))  # noqa: NPY002
+        there = _log_likelihood(w1, w2, sigma, y, proposal)
+        accepted = math.log(np.random.random()) < there - current  # noqa: NPY002
+        if accepted:
+            z, current = proposal, there
+        if i < half:
+            log_beta = min(log_beta + _RATE * ((1.0 if accepted else 0.0) - _ACCEPTANCE), -1e-3)
+        elif (i - half) % every == every - 1:
+            kept[count] = z
+            count += 1
+    return kept
+
+
+@kernel
+def elliptical_slices(w1, w2, sigma, y, z, seed, iterations, every):
+    """Draws of one chain from the code z, (iterations / 2 / every, k)."""
+    np.random.seed(seed)  # noqa: NPY002
+    current = _log_likelihood(w1, w2, sigma, y, z)
+    half, count = iterations // 2, 0
+    kept = np.empty((half // every, len(z)))
+    for i in range(iterations):
+        nu = np.random.standard_normal(len(z))  # noqa: NPY002
+        level = current + math.log(np.random.random())  # noqa: NPY002
+        angle = 2 * math.pi * np.random.random()  # noqa: NPY002
+        low, high = angle - 2 * math.pi, angle
+        while True:
+            proposal = math.cos(angle) * z + math.sin(angle) * nu
+            there = _log_likelihood(w1, w2, sigma, y, proposal)
+            if there > level or high - low < 1e-12:
+                z, current = proposal, there
+                break
+            if angle < 0:
+                low = angle
+            else:
+                high = angle
+            angle = low + (high - low) * np.random.random()  # noqa: NPY002
+        if i >= half and (i - half) % every == every - 1:
+            kept[count] = z
+            count += 1
+    return kept
+
+
+def _walk(step: Callable[..., Array]) -> Callable[[DenseDecoder, Array, int, bool], PeerRun]:
+    def run(decoder: DenseDecoder, y: Array, seed: int, quick: bool) -> PeerRun:
+        iterations = _QUICK_WALK if quick else _WALK
+        starts = _starts(decoder, seed, _CHAINS)
+        chains, seconds = timed(
+            lambda: [
+                step(decoder.w1, decoder.w2, decoder.sigma, y, z, seed + i, iterations, _EVERY)
+                for i, z in enumerate(starts)
+            ],
+            processor_seconds,
+        )
+        return PeerRun(np.stack(chains), seconds)
+
+    return run
+
+
+def _starts(decoder: DenseDecoder, seed: int, chains: int) -> Array:
+    return random("posterior peers' starts", seed).standard_normal((chains, decoder.w1.shape[1]))
+
+
+# --- NUTS -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _numpyro(chains: int, warm_up: int, draws: int) -> Any:
+    """Its sampler, whose compiled functions take the observation as an argument."""
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    jax = importlib.import_module("jax")
+    numpyro = importlib.import_module("numpyro")
+    jax.config.update("jax_enable_x64", True)
+    jnp, distributions = jax.numpy, numpyro.distributions
+
+    def model(w1: Any, w2: Any, sigma: Any, y: Any) -> None:
+        z = numpyro.sample("z", distributions.Normal(0.0, 1.0).expand([w1.shape[1]]).to_event(1))
+        r = jax.nn.relu(w2 @ jax.nn.relu(w1 @ z)) - y
+        numpyro.factor("likelihood", -0.5 * jnp.sum(r**2) / sigma**2)
+
+    return numpyro.infer.MCMC(
+        numpyro.infer.NUTS(model, dense_mass=True), num_warmup=warm_up, num_samples=draws, num_chains=chains,
+        chain_method="sequential", progress_bar=False, jit_model_args=True,
+    )  # fmt: skip
+
+
+def numpyro_nuts(decoder: DenseDecoder, y: Array, seed: int, quick: bool) -> PeerRun:
+    """NumPyro's NUTS with a dense metric."""
+    size = _QUICK_NUTS if quick else _NUTS
+    sampler = _numpyro(*size)
+    jax = importlib.import_module("jax")
+    starts = {"z": _starts(decoder, seed, size[0])}
+
+    def run() -> Array:
+        sampler.run(jax.random.PRNGKey(seed), decoder.w1, decoder.w2, decoder.sigma, y, init_params=starts)
+        return np.asarray(sampler.get_samples(group_by_chain=True)["z"])
+
+    return PeerRun(*timed(run, processor_seconds))
+
+
+@kernel
+def density_and_gradient(z, w1, w2, sigma, y):
+    """log p(z | y) up to a constant, and its gradient, of one code."""
+    a = np.dot(w1, z)
+    u = np.dot(w2, np.maximum(a, 0.0))
+    r = np.where(u > 0, np.maximum(u, 0.0) - y, 0.0)
+    value = -0.5 * (np.maximum(u, 0.0) - y) @ (np.maximum(u, 0.0) - y) / sigma**2 - 0.5 * z @ z
+    g = np.dot(w2.T, r) * (a > 0)
+    return value, -np.dot(w1.T, g) / sigma**2 - z
+
+
+@cache
+def _nutpie(k: int) -> Any:
+    """Its model, whose data are given later."""
+    pyfunc = importlib.import_module("nutpie.compiled_pyfunc")
+    nothing = np.zeros((0, 0))
+    return pyfunc.from_pyfunc(
+        k, lambda: density_and_gradient, lambda *seeds: lambda z, **data: {"z": z}, [np.dtype(np.float64)], [(k,)],
+        ["z"], shared_data={"w1": nothing, "w2": nothing, "sigma": 1.0, "y": np.zeros(0)},
+    )  # fmt: skip
+
+
+def nutpie_nuts(decoder: DenseDecoder, y: Array, seed: int, quick: bool) -> PeerRun:
+    """nutpie's NUTS with its own metric."""
+    nutpie = importlib.import_module("nutpie")
+    chains, warm_up, draws = _QUICK_NUTS if quick else _NUTS
+    model = _nutpie(decoder.w1.shape[1]).with_data(w1=decoder.w1, w2=decoder.w2, sigma=decoder.sigma, y=y)
+
+    def run() -> Array:
+        found = nutpie.sample(
+            model, draws=draws, tune=warm_up, chains=chains, cores=1, seed=seed, progress_bar=False, save_warmup=False
+        )
+        return np.asarray(found.posterior["z"].values)
+
+    return PeerRun(*timed(run, processor_seconds))
+
+
+@dataclass(frozen=True)
+class SamplerPeer:
+    """A sampler of others.
+
+    Attributes:
+        run: on a decoder, an observation (m,), a seed, and whether it is to be quick.
+        needs: the module that it needs, "" for none.
+        slow: whether it is given fewer observations.
+    """
+
+    run: Callable[[DenseDecoder, Array, int, bool], PeerRun]
+    needs: str = ""
+    slow: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can be run."""
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
+
+
+SAMPLER_PEERS = {
+    "NumPyro NUTS": SamplerPeer(numpyro_nuts, "numpyro", True),
+    "nutpie": SamplerPeer(nutpie_nuts, "nutpie", True),
+    "pCN": SamplerPeer(_walk(crank_nicolson)),
+    "elliptical slice": SamplerPeer(_walk(elliptical_slices)),
+}
