@@ -96,8 +96,9 @@ def benchmark(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the instances; the default is that of the report.")
     ] = REPORT_SEED,
-    generator: Annotated[
-        list[str] | None, typer.Option(help="search: a generator to measure, again for another. [default: all]")
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="search: a generator to measure; posterior: a part; again for another. [default: all]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
@@ -112,16 +113,16 @@ def benchmark(
     from rich.console import Console
 
     from unrelu_studies.benchmarks.benchmark import Command, load, run
-    from unrelu_studies.benchmarks.searches.search_cells import GENERATORS
 
-    load(measurement)
-    if unknown := set(generator or ()) - set(GENERATORS):
-        raise OptionError(f"--generator {min(unknown)!r} is unknown; use some of {', '.join(GENERATORS)}")
+    parts = load(measurement).parts
+    if unknown := set(part or ()) - set(parts):
+        known = f"use some of {', '.join(parts)}" if parts else f"{measurement} has none"
+        raise OptionError(f"--part {min(unknown)!r} is unknown; {known}")
     folder = output or Path(f"benchmark-{measurement}")
     console = Console(quiet=quiet, stderr=json)
     # The tables would lose digits where the output is a file or the terminal narrow.
     console.width = max(console.width, 120)
-    command = Command(measurement, instances, quick, seed, tuple(generator or ()))
+    command = Command(measurement, instances, quick, seed, tuple(part or ()))
     with removed_if_empty(folder):
         finished = run(command, folder, overwrite, console)
     if json:

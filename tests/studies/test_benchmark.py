@@ -71,7 +71,7 @@ def records(quick) -> list[dict]:
 def test_the_quick_run_measures_every_combination_of_two_layers(quick, records):
     folder, _, numbers = quick
     assert sorted(p.name for p in folder.iterdir()) == ["layers.json", "layers.png", "layers.svg"]
-    given = {"measurement": "layers", "instances": None, "quick": True, "seed": REPORT_SEED, "generators": []}
+    given = {"measurement": "layers", "instances": None, "quick": True, "seed": REPORT_SEED, "parts": []}
     assert numbers["command"] == given
     assert set(numbers["machine"]) >= {
         "processor",

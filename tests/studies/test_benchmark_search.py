@@ -318,7 +318,7 @@ def test_only_the_generators_that_were_asked_for_are_measured(tmp_path):
 
 
 def test_unknown_generators_are_refused(tmp_path):
-    arguments = ["benchmark", "search", "--generator", "mnist-rely", "--output", str(tmp_path / "out")]
+    arguments = ["benchmark", "search", "--part", "mnist-rely", "--output", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code != 0
     assert "'mnist-rely' is unknown; use some of mnist-relu," in str(done.exception)

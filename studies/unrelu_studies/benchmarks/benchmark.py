@@ -47,14 +47,14 @@ class Command:
         instances: how many of each kind; None: as many as the measurement thinks right.
         quick: few instances of small layers.
         seed: of the instances.
-        generators: those of the search; all if there are none.
+        parts: of the measurement; all if there are none.
     """
 
     measurement: str
     instances: int | None
     quick: bool
     seed: int
-    generators: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     def count(self, full: int, quick: int) -> int:
         """As many as were asked for, or as the measurement thinks right."""
@@ -76,11 +76,13 @@ class Benchmark:
     """Something to measure.
 
     Attributes:
-        units: of a command, the pieces of work; they run one after another in this process.
+        units: of a command, the pieces of work.
         measure: what a unit gives, as JSON has it.
         blocks: tables of the documentation by name, the first word of which is the benchmark's.
         collect: the numbers that are written, of the parts of all units in order.
         draw: the picture of them, if there is one.
+        parts: what a command can choose of it, by name.
+        workers: processes of a full run, each on one core; 1: units run one after another in this process.
     """
 
     units: Callable[[Command], Sequence[Unit]]
@@ -88,6 +90,8 @@ class Benchmark:
     blocks: Mapping[str, Render]
     collect: Callable[[Command, list[Any]], Results] = rows_of
     draw: Callable[[Results], Figure] | None = None
+    parts: tuple[str, ...] = ()
+    workers: int = 1
 
 
 def load(name: str) -> Benchmark:
@@ -112,7 +116,8 @@ def execute(
     name = command.measurement
     head = {**plain(asdict(command)), "version": __version__}
     with keeping_what_is_finished(folder):
-        work = StudyRun(name, head, benchmark.units(command), partial(benchmark.measure, command))
+        workers = 1 if command.quick else benchmark.workers
+        work = StudyRun(name, head, benchmark.units(command), partial(benchmark.measure, command), workers)
         parts = run_units(work, folder, report)
         if parts is None:
             return None

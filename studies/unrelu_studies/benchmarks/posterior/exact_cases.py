@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ def small_cell(k: int, index: int, seed: int) -> PosteriorCell:
     """A random ReLU generator with k codes, k to 2 k + 1 outputs and noise of a tenth to .4 of their size."""
     rng = random("posterior weights", seed, k, index)
     sizes = (k, *_WIDTHS[k], k + index % (k + 2))
-    weights = [rng.standard_normal((b, a)) * math.sqrt(2 / a) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    weights = [rng.standard_normal((b, a)) * math.sqrt(2 / a) for a, b in pairwise(sizes)]
     biases = [0.7 * rng.standard_normal(b) for b in sizes[1:]]
     network = from_arrays(weights, biases, activation=["relu"] * (len(weights) - 1) + ["identity"])
     spread = float(network(rng.standard_normal((1000, k))).std(axis=0).mean())
@@ -58,14 +59,16 @@ def folded_cell(folds: int, index: int, seed: int, k: int = 5) -> PosteriorCell:
     w2 = rng.standard_normal((n, hidden)) * math.sqrt(2 / hidden)
     b1 = 0.5 * rng.standard_normal(hidden)
     network = from_arrays(
-        [first, np.hstack([w1, w1 * sign]), w2], [np.zeros(2 * k), b1, np.zeros(n)], activation=["relu"] * 2 + ["identity"]
+        [first, np.hstack([w1, w1 * sign]), w2],
+        [np.zeros(2 * k), b1, np.zeros(n)],
+        activation=["relu"] * 2 + ["identity"],
     )
     return PosteriorCell(network, Gaussian(0.2 * float(network(rng.standard_normal((500, k))).std())))
 
 
-def linear_cell(k: int, seed: int) -> PosteriorCell:
+def linear_cell(k: int, index: int, seed: int) -> PosteriorCell:
     """G(z) = W z + b with half as many outputs as codes, so that the prior matters."""
-    rng = random("posterior linear", seed, k)
+    rng = random("posterior linear", seed, k, index)
     network = from_arrays([rng.standard_normal((k // 2 + 1, k))], [rng.standard_normal(k // 2 + 1)], "identity")
     return PosteriorCell(network, Gaussian(0.5))
 
@@ -107,7 +110,7 @@ def compared_with_symmetry(folds: int, z: Array, modes: Sequence[StatedMode]) ->
 
     def weights(codes: Array, each: Array) -> Array:
         signs = (codes[:, :folds] > 0) @ (1 << np.arange(folds))
-        return np.bincount(signs, each, minlength=1 << folds)
+        return np.bincount(signs, each, minlength=1 << folds).astype(np.float64)
 
     share = 0.5**folds
     drawn = weights(z, np.full(len(z), 1 / len(z)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from unrelu_studies.benchmarks.benchmark import Command, Results
 from unrelu_studies.benchmarks.posterior.control_samplers import CONTROLS
 from unrelu_studies.benchmarks.posterior.exact_cases import (
+    BINS,
     DISTANCE,
     DRAWS,
     INDEPENDENT,
@@ -35,6 +36,9 @@ Array = npt.NDArray[np.float64]
 SMALL, FOLDED, LINEAR, _QUICK = 10, 3, 3, 1
 CODES, FOLDS, LINEAR_SIZES = (1, 2, 3), (1, 2, 3, 4), (4, 20)
 _CHAINS = 8
+NETS: dict[str, Callable[[int, int, int], PosteriorCell]] = {
+    "small": small_cell, "folded": folded_cell, "linear": linear_cell,
+}  # fmt: skip
 
 
 class _Drawn(NamedTuple):
@@ -63,7 +67,9 @@ def units(command: Command) -> list[Unit]:
         small, folds = (CODES, FOLDS) if ours else (CODES[1:2], FOLDS[:2])
         found: list[Unit] = [("small", k, i) for k in small for i in range(command.count(SMALL, _QUICK))]
         found += [("folded", j, i) for j in folds for i in range(command.count(FOLDED, _QUICK))]
-        return found + ([("linear", k, i) for k in LINEAR_SIZES for i in range(command.count(LINEAR, _QUICK))] if ours else [])
+        return found + (
+            [("linear", k, i) for k in LINEAR_SIZES for i in range(command.count(LINEAR, _QUICK))] if ours else []
+        )
 
     return [("exact", way, *unit) for way in (OURS, *CONTROLS) for unit in kinds(way == OURS)]
 
@@ -71,7 +77,7 @@ def units(command: Command) -> list[Unit]:
 def measure(command: Command, way: str, kind: str, size: int, index: int) -> Results:
     """One net."""
     seed = command.seed
-    about = {"small": small_cell, "folded": folded_cell}[kind](size, index, seed) if kind != "linear" else linear_cell(size, seed)
+    about = NETS[kind](size, index, seed)
     y = about.simulated(1, seed, f"{kind} {size}", index).y
     with one_thread():
         drawn, seconds = timed(
@@ -129,8 +135,8 @@ def small_table(results: Results) -> str:
                 f"{np.mean([r['seconds'] for r in group]):.2g}",
             ))  # fmt: skip
     said = (
-        f"{DRAWS:,} draws of 8 chains. Total variation over {20} bins of equal probability; that many independent draws "
-        f"have {INDEPENDENT:.4f} on average. Largest differences, of the nets that mixed:"
+        f"{DRAWS:,} draws of {_CHAINS} chains. Total variation over {BINS} bins of equal probability; that many "
+        f"independent draws have {INDEPENDENT:.4f} on average. Largest differences, of the nets that mixed:"
     )
     head = (
         "nets", "number", "mixed", "with several modes", "total variation", "weights of modes, by the draws",
@@ -149,7 +155,8 @@ def exact_aims(results: Results) -> str:
          all(r["status"] == "MIXED" for r in results_of_ours(results))),
         (f"total variation of every marginal at most {DISTANCE}", f"{_largest(near, 'distance'):.4f} at most",
          _largest(near, "distance") <= DISTANCE),
-        (f"weights of modes within {WEIGHT}", f"{_largest(near, 'stated'):.3f} at most", _largest(near, "stated") <= WEIGHT),
+        (f"weights of modes within {WEIGHT}", f"{_largest(near, 'stated'):.3f} at most",
+         _largest(near, "stated") <= WEIGHT),
         ("every mode of folded nets is found", f"{found} of {len(folded)}", found == len(folded)),
         (f"their weights within {WEIGHT}", f"{_largest(symmetric, 'stated'):.3f} at most",
          _largest(symmetric, "stated") <= WEIGHT),

@@ -99,7 +99,8 @@ class PosteriorCell:
             x = x[:, torch.from_numpy(self.operator.ravel())]
         elif self.operator is not None:
             x = x @ torch.from_numpy(self.operator).T
-        return 0.5 * (((y - x) / self.noise.size).square().sum(dim=1) + z.square().sum(dim=1))
+        energy: Tensor = 0.5 * (((y - x) / self.noise.size).square().sum(dim=1) + z.square().sum(dim=1))
+        return energy
 
     def simulated(self, count: int, seed: int, name: str, first: int = 0) -> Simulated:
         """``count`` codes and observations from number ``first`` on, each from streams of its own."""

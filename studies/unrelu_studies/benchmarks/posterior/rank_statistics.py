@@ -24,7 +24,7 @@ THINNED, BINS = 99, 20
 def thinned(draws: Array, count: int = THINNED) -> Array:
     """Evenly spaced draws of all chains, (count, ...) of (chain, draw, ...)."""
     flat = draws.reshape(-1, *draws.shape[2:])
-    return flat[np.linspace(0, len(flat) - 1, count).astype(int)]
+    return np.asarray(flat[np.linspace(0, len(flat) - 1, count).astype(int)])
 
 
 def ranks(draws: Array, truth: Array, rng: np.random.Generator) -> Integers:

@@ -15,7 +15,6 @@ NumPyro and nutpie are no dependencies of the package: ``pip install numpyro nut
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.lp.dense_linear_algebra import jit, kernel
+from unrelu_studies.benchmarks.posterior.compiled_walks import crank_nicolson, density_and_gradient, elliptical_slices
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
 
@@ -38,8 +37,6 @@ _CHAINS = 8
 _WALK, _QUICK_WALK = 20_000, 500
 # Every so many iterations of a random walk one is kept, or its files would be what takes time.
 _EVERY = 10
-# The jumps' acceptance that is aimed at, and how fast their size follows it.
-_ACCEPTANCE, _RATE = 0.25, 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,67 +61,6 @@ class PeerRun(NamedTuple):
 
 
 # --- random walks -----------------------------------------------------------------------------------------------------
-
-
-@jit
-def _log_likelihood(w1, w2, sigma, y, z):
-    """-|relu(W_2 relu(W_1 z)) - y|^2 / 2 sigma^2 of one code, (k,)."""
-    x = np.dot(w2, np.maximum(np.dot(w1, z), 0.0))
-    total = 0.0
-    for i in range(len(y)):
-        total += (max(x[i], 0.0) - y[i]) ** 2
-    return -0.5 * total / sigma**2
-
-
-@kernel
-def crank_nicolson(w1, w2, sigma, y, z, seed, iterations, every):
-    """Draws of one chain from the code z, (iterations / 2 / every, k)."""
-    np.random.seed(seed)  # noqa: NPY002 -- the only generator of compiled functions that is seeded by a number
-    log_beta, current = math.log(0.2), _log_likelihood(w1, w2, sigma, y, z)
-    half, count = iterations // 2, 0
-    kept = np.empty((half // every, len(z)))
-    for i in range(iterations):
-        beta = math.exp(log_beta)
-        proposal = math.sqrt(1 - beta * beta) * z + beta * np.random.standard_normal(len(z))  # noqa: NPY002
-        there = _log_likelihood(w1, w2, sigma, y, proposal)
-        accepted = math.log(np.random.random()) < there - current  # noqa: NPY002
-        if accepted:
-            z, current = proposal, there
-        if i < half:
-            log_beta = min(log_beta + _RATE * ((1.0 if accepted else 0.0) - _ACCEPTANCE), -1e-3)
-        elif (i - half) % every == every - 1:
-            kept[count] = z
-            count += 1
-    return kept
-
-
-@kernel
-def elliptical_slices(w1, w2, sigma, y, z, seed, iterations, every):
-    """Draws of one chain from the code z, (iterations / 2 / every, k)."""
-    np.random.seed(seed)  # noqa: NPY002
-    current = _log_likelihood(w1, w2, sigma, y, z)
-    half, count = iterations // 2, 0
-    kept = np.empty((half // every, len(z)))
-    for i in range(iterations):
-        nu = np.random.standard_normal(len(z))  # noqa: NPY002
-        level = current + math.log(np.random.random())  # noqa: NPY002
-        angle = 2 * math.pi * np.random.random()  # noqa: NPY002
-        low, high = angle - 2 * math.pi, angle
-        while True:
-            proposal = math.cos(angle) * z + math.sin(angle) * nu
-            there = _log_likelihood(w1, w2, sigma, y, proposal)
-            if there > level or high - low < 1e-12:
-                z, current = proposal, there
-                break
-            if angle < 0:
-                low = angle
-            else:
-                high = angle
-            angle = low + (high - low) * np.random.random()  # noqa: NPY002
-        if i >= half and (i - half) % every == every - 1:
-            kept[count] = z
-            count += 1
-    return kept
 
 
 def _walk(step: Callable[..., Array]) -> Callable[[DenseDecoder, Array, int, bool], PeerRun]:
@@ -182,17 +118,6 @@ def numpyro_nuts(decoder: DenseDecoder, y: Array, seed: int, quick: bool) -> Pee
         return np.asarray(sampler.get_samples(group_by_chain=True)["z"])
 
     return PeerRun(*timed(run, processor_seconds))
-
-
-@kernel
-def density_and_gradient(z, w1, w2, sigma, y):
-    """log p(z | y) up to a constant, and its gradient, of one code."""
-    a = np.dot(w1, z)
-    u = np.dot(w2, np.maximum(a, 0.0))
-    r = np.where(u > 0, np.maximum(u, 0.0) - y, 0.0)
-    value = -0.5 * (np.maximum(u, 0.0) - y) @ (np.maximum(u, 0.0) - y) / sigma**2 - 0.5 * z @ z
-    g = np.dot(w2.T, r) * (a > 0)
-    return value, -np.dot(w1.T, g) / sigma**2 - z
 
 
 @cache

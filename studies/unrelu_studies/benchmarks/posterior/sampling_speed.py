@@ -41,7 +41,7 @@ _DIGITS = 10
 def units(command: Command) -> list[Unit]:
     """A sampler with all of its observations each; peers that are not installed are left out."""
     peers = [name for name, peer in SAMPLER_PEERS.items() if peer.installed]
-    return [("speed", name) for name in (OURS, *peers)] + [("speed", "digits")]
+    return [("speed", name) for name in (OURS, *peers, "digits")]
 
 
 @cache
@@ -150,7 +150,7 @@ def speed_aims(results: Results) -> str:
     digits, (draws, limit, least) = results["digits"], DIGIT
     seconds, ess = max(r["seconds"] for r in digits), min(r["ess"] for r in digits)
     rows.append((
-        f"{draws:,} draws of a digit in {limit:g} s, {least:g} of them effective", f"{seconds:.2g} s at most, {ess:.0f} at least",
-        seconds <= limit and ess >= least,
+        f"{draws:,} draws of a digit in {limit:g} s, {least:g} of them effective",
+        f"{seconds:.2g} s at most, {ess:.0f} at least", seconds <= limit and ess >= least,
     ))  # fmt: skip
     return aims(rows)

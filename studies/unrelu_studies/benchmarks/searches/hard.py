@@ -50,7 +50,7 @@ BINS = np.linspace(0.0, 1.0, 11)
 
 def _units(command: Command) -> list[Unit]:
     """A generator, a measurement and a noise each."""
-    names = command.generators or (("10-30-60 relu 6", "6-10-12-16-40 relu 7") if command.quick else REPORT)
+    names = command.parts or (("10-30-60 relu 6", "6-10-12-16-40 relu 7") if command.quick else REPORT)
     return [(name, *cell) for name in names for cell in (*DETERMINED, *AMBIGUOUS)]
 
 

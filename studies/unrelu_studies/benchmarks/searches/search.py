@@ -62,7 +62,7 @@ class Ended:
 def _units(command: Command) -> list[Unit]:
     """A cell each; then the parts of the other norms."""
     chosen = [c for c in (QUICK_CELLS if command.quick else cells())
-              if not command.generators or c.generator in command.generators]  # fmt: skip
+              if not command.parts or c.generator in command.parts]  # fmt: skip
     norms: list[Unit] = [("norms", part) for part in search_norms.PARTS]
     return [*[("cell", c.generator, c.measurement, c.noise) for c in chosen], *norms]
 
@@ -287,4 +287,5 @@ BENCHMARK = Benchmark(
     },
     collect=_collect,
     draw=draw_outcomes,
+    parts=GENERATORS,
 )

@@ -53,7 +53,7 @@ _SPIKES = 4
 
 def _units(command: Command) -> list[Unit]:
     """A question, a family, and what the question is asked of."""
-    names = command.generators or (QUICK_FAMILIES if command.quick else tuple(REPORT))
+    names = command.parts or (QUICK_FAMILIES if command.quick else tuple(REPORT))
     zoo_names = zoo.names()[:1] if command.quick else zoo.names()
     units: list[Unit] = [("optimum", name, "half") for name in zoo_names]
     for name in names:
