@@ -23,9 +23,11 @@ from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
 
-# Problems of a cell, of the slow one, of a control, and of a quick run; so many to a unit.
-PROBLEMS, _SLOW, _OF_CONTROLS, _QUICK, TOGETHER = 500, 100, 200, 4, 25
-_SLOW_CELLS = ("DCGAN",)
+# Problems of a cell, of slow ones, of a control, and of a quick run; so many to a unit.
+PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 500, 200, 4, 25
+_SLOW = {"DCGAN": 100, "plain VAE, 25 Gaussian measurements": 100}
+# Draws of each of 8 chains: enough for an effective size of 400.
+_DRAWS = 150
 # Cells that the controls are tried on: one with kinks, one with several modes.
 CONTROLLED = ("plain VAE, half of the pixels", "plain VAE, 25 Gaussian measurements")
 _OUTPUTS = 10
@@ -39,19 +41,23 @@ def units(command: Command) -> list[Unit]:
     """Batches of problems of the cells, and of the controls."""
     found: list[Unit] = []
     for name in CELLS:
-        count = command.count(_SLOW if name in _SLOW_CELLS else PROBLEMS, _QUICK)
+        count = _problems(command, OURS, name)
         found += [("calibration", OURS, name, first) for first in range(0, count, TOGETHER)]
     for control in CONTROLS:
-        count = command.count(_OF_CONTROLS, _QUICK)
-        found += [("calibration", control, name, first) for name in CONTROLLED for first in range(0, count, TOGETHER)]
+        for name in CONTROLLED:
+            count = _problems(command, control, name)
+            found += [("calibration", control, name, first) for first in range(0, count, TOGETHER)]
     return found
+
+
+def _problems(command: Command, way: str, name: str) -> int:
+    return command.count(_SLOW.get(name, PROBLEMS) if way == OURS else _OF_CONTROLS, _QUICK)
 
 
 def measure(command: Command, way: str, name: str, first: int) -> Results:
     """Ranks (B, q) of some problems, and how the sampling of each ended."""
     about = cell(name)
-    most = _OF_CONTROLS if way in CONTROLS else _SLOW if name in _SLOW_CELLS else PROBLEMS
-    count = min(TOGETHER, command.count(most, _QUICK) - first)
+    count = min(TOGETHER, _problems(command, way, name) - first)
     truth, y = about.simulated(count, command.seed, name, first)
     begin = processor_seconds()
     with one_thread():
@@ -70,7 +76,7 @@ def measure(command: Command, way: str, name: str, first: int) -> Results:
 
 def _sampled(about: PosteriorCell, truth: Array, y: Array, seed: int) -> tuple[Array, Results]:
     """Draws (B, C, D, k), with the status of each and whether its 90% intervals hold the truth, (B, k)."""
-    found = about.sampled(y, seed=seed)
+    found = about.sampled(y, seed=seed, draws=_DRAWS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # intervals of chains that have not mixed warn
         low, high = (np.asarray(end).reshape(truth.shape) for end in found.interval(0.9))
@@ -83,10 +89,8 @@ def _sampled(about: PosteriorCell, truth: Array, y: Array, seed: int) -> tuple[A
 def chosen_outputs(about: PosteriorCell, name: str) -> npt.NDArray[np.int64]:
     """Ten outputs that differ from code to code, seen or not."""
     rng = random("posterior outputs", name)
-    codes = rng.standard_normal((200, about.network.latent_dim))
-    if about.bounds is not None:
-        codes = about.bounds[0] + (about.bounds[1] - about.bounds[0]) * rng.random(codes.shape)
-    deviation = about.network.outputs(codes).reshape(len(codes), -1).std(axis=0)
+    x = about.network.outputs(about.drawn(rng, 200))
+    deviation = x.reshape(len(x), -1).std(axis=0)
     alive = np.flatnonzero(deviation >= _ALIVE * deviation.max())
     return np.asarray(rng.permutation(alive)[:_OUTPUTS])
 

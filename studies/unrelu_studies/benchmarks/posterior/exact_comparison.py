@@ -36,6 +36,8 @@ Array = npt.NDArray[np.float64]
 SMALL, FOLDED, LINEAR, _QUICK = 10, 3, 3, 1
 CODES, FOLDS, LINEAR_SIZES = (1, 2, 3), (1, 2, 3, 4), (4, 20)
 _CHAINS = 8
+# The coordinates that are folded are at least this far from the fold.
+_APART = 0.7
 NETS: dict[str, Callable[[int, int, int], PosteriorCell]] = {
     "small": small_cell, "folded": folded_cell, "linear": linear_cell,
 }  # fmt: skip
@@ -78,7 +80,7 @@ def measure(command: Command, way: str, kind: str, size: int, index: int) -> Res
     """One net."""
     seed = command.seed
     about = NETS[kind](size, index, seed)
-    y = about.simulated(1, seed, f"{kind} {size}", index).y
+    y = _observation(about, kind, size, index, seed)
     with one_thread():
         drawn, seconds = timed(
             lambda: _drawn(way, about, y, draw_seed(random("posterior exact", seed, kind, size, index))),
@@ -97,6 +99,15 @@ def measure(command: Command, way: str, kind: str, size: int, index: int) -> Res
         "log_evidence": drawn.evidence, "ess": None if drawn.ess is None else float(drawn.ess.min()), **found,
     }  # fmt: skip
     return {"exact": [row]}
+
+
+def _observation(about: PosteriorCell, kind: str, size: int, index: int, seed: int) -> Array:
+    """One observation of a net, (1, m); of a folded one from a code whose signs matter, so that its modes are apart."""
+    name = f"{kind} {size}"
+    truth = about.simulated(1, seed, name, index).truth
+    if kind == "folded":
+        truth[:, :size] += np.copysign(_APART, truth[:, :size])
+    return about.observed(truth, seed, name, index).y
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

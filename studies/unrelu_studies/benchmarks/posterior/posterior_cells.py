@@ -20,6 +20,7 @@ from unrelu import Gaussian, Poisson, from_arrays, zoo
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
+from unrelu_studies.kit.families.trained_families import family_network
 from unrelu_studies.kit.random_instances import gaussian_measurements, random
 from unrelu_studies.kit.trained_generators import plain_vae
 
@@ -29,6 +30,9 @@ Array = npt.NDArray[np.float64]
 DECODER = "plain-vae-1"
 # The sampler of the package among others.
 OURS = "unrelu.posterior"
+# Trained families of 8 x 8 pixels, on which nothing is tuned.
+_LEAKY, _SIGMOID = "leaky .2, dropout, 10-50-50", "sigmoid out, dropout, 12-64-128"
+_RELU = "ReLU out, weight decay, 10-40-80"
 # Counts of a bright pixel, and of the background.
 _INK, _BACKGROUND = 20.0, 1.0
 
@@ -104,15 +108,21 @@ class PosteriorCell:
 
     def simulated(self, count: int, seed: int, name: str, first: int = 0) -> Simulated:
         """``count`` codes and observations from number ``first`` on, each from streams of its own."""
-        k = self.network.latent_dim
-        truth, y = np.empty((count, k)), []
-        for i in range(count):
-            rng = random("posterior truth", seed, name, first + i)
-            truth[i] = rng.standard_normal(k)
-            if self.bounds is not None:
-                truth[i] = self.bounds[0] + (self.bounds[1] - self.bounds[0]) * rng.random(k)
-        mean = self.measured(self.network.outputs(truth))
-        for i, row in enumerate(mean):
+        truth = np.array([self.drawn(random("posterior truth", seed, name, first + i), 1)[0] for i in range(count)])
+        return self.observed(truth, seed, name, first)
+
+    def drawn(self, rng: np.random.Generator, count: int) -> Array:
+        """Codes from the prior, (count, k)."""
+        size = (count, self.network.latent_dim)
+        if self.bounds is None:
+            return rng.standard_normal(size)
+        lower, upper = self.bounds
+        return np.asarray(lower + (upper - lower) * rng.random(size))
+
+    def observed(self, truth: Array, seed: int, name: str, first: int = 0) -> Simulated:
+        """Observations of codes (B, k), which have the numbers from ``first`` on."""
+        count, y = len(truth), []
+        for i, row in enumerate(self.measured(self.network.outputs(truth))):
             rng = random("posterior noise", seed, name, first + i)
             if isinstance(self.noise, Gaussian):
                 y.append(row + self.noise.size * rng.standard_normal(len(row)))
@@ -160,17 +170,17 @@ def _bounded_emulator() -> PosteriorCell:
 
 
 def _counts() -> PosteriorCell:
-    """Photons on a digit: its bright pixels expect some, and the background one."""
-    vae = plain_vae(DECODER)
-    weights = [np.asarray(layer.matrix()) for layer in vae.layers]
-    return PosteriorCell(from_arrays(weights, activation="relu", output_scale=(_BACKGROUND, _INK)), Poisson())
+    """Photons on a digit of 8 x 8 pixels: its bright pixels expect some, and the background one."""
+    layers = family_network(_RELU).layers
+    weights, biases = [np.asarray(layer.matrix()) for layer in layers], [layer.bias() for layer in layers]
+    return PosteriorCell(from_arrays(weights, biases, "relu", output_scale=(_BACKGROUND, _INK)), Poisson())
 
 
 CELLS: dict[str, Callable[[], PosteriorCell]] = {
     "plain VAE, half of the pixels": partial(masked_decoder, 0.5, 0.1),
     "plain VAE, 25 Gaussian measurements": partial(measured_decoder, 25, 0.1),
-    "LeakyReLU, a tenth of the pixels": partial(_decoder, partial(zoo.load, "mnist-leaky"), 0.1, "mnist-leaky"),
-    "sigmoid, a tenth of the pixels": partial(_decoder, partial(zoo.load, "mnist-sigmoid"), 0.1, "mnist-sigmoid"),
+    "LeakyReLU, a tenth of the pixels": partial(_decoder, partial(family_network, _LEAKY), 0.1, _LEAKY),
+    "sigmoid, a tenth of the pixels": partial(_decoder, partial(family_network, _SIGMOID), 0.1, _SIGMOID),
     "emulator in bounds": _bounded_emulator,
     "Poisson counts": _counts,
     "DCGAN": partial(_decoder, partial(zoo.load, "mnist-dcgan"), 1.0, "mnist-dcgan"),
