@@ -15,7 +15,7 @@ import numpy.typing as npt
 from unrelu_studies.benchmarks.benchmark import Command, Results
 from unrelu_studies.benchmarks.posterior.control_samplers import CONTROLS
 from unrelu_studies.benchmarks.posterior.posterior_cells import CELLS, OURS, PosteriorCell, cell
-from unrelu_studies.benchmarks.posterior.rank_statistics import THINNED, Calibration, ranks, thinned
+from unrelu_studies.benchmarks.posterior.rank_statistics import THINNED, RankSummary, ranks, thinned
 from unrelu_studies.kit.markdown_tables import aims, form, per_cent, table
 from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.timing import one_thread, processor_seconds
@@ -120,7 +120,7 @@ def summary(rows: Sequence[Results]) -> list[Results]:
         found.append({
             "way": way, "cell": name, "seconds": sum(r["seconds"] for r in group) / len(every),
             "status": {s: status.count(s) for s in dict.fromkeys(status)},
-            "mixed": Calibration.of(every[mixed])._asdict(), "others": Calibration.of(every[~mixed])._asdict(),
+            "mixed": RankSummary.of(every[mixed])._asdict(), "others": RankSummary.of(every[~mixed])._asdict(),
             "interval": float(inside[mixed].mean()) if len(inside) and mixed.any() else None,
         })  # fmt: skip
     return found

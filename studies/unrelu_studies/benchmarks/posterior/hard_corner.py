@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.posterior.convergence import convergence_of, error_of_mean
+from unrelu.sampling.convergence import convergence_of, error_of_mean
 from unrelu_studies.benchmarks.benchmark import Command, Results
 from unrelu_studies.benchmarks.posterior.control_samplers import hmc_from
 from unrelu_studies.benchmarks.posterior.posterior_cells import PosteriorCell, measured_decoder

@@ -51,7 +51,7 @@ def covered(found: Integers, level: float = 0.9, draws: int = THINNED) -> npt.ND
     return np.asarray((found >= outside) & (found <= draws - outside))
 
 
-class Calibration(NamedTuple):
+class RankSummary(NamedTuple):
     """What ranks of one cell say.
 
     Attributes:
@@ -67,7 +67,7 @@ class Calibration(NamedTuple):
     least: float
 
     @classmethod
-    def of(cls, found: Integers) -> Calibration:
+    def of(cls, found: Integers) -> RankSummary:
         """Of ranks (N, q)."""
         p = uniformity(found)
         if not len(found):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import unrelu
 from unrelu import zoo
 from unrelu.models.network import Network
-from unrelu.posterior.convergence import convergence_of
+from unrelu.sampling.convergence import convergence_of
 from unrelu_studies.benchmarks.benchmark import Command, Results
 from unrelu_studies.benchmarks.posterior.posterior_cells import OURS, masked_decoder
 from unrelu_studies.benchmarks.posterior.sampler_peers import SAMPLER_PEERS, DenseDecoder, PeerRun
