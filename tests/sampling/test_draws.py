@@ -114,7 +114,7 @@ def test_chains_that_agree_are_mixed():
 def test_chains_at_other_places_are_not_mixed_and_warn():
     assert APART.status is Status.NOT_MIXED
     assert "R-hat is 2." in APART.message
-    assert "at z[1], not at most 1.01" in APART.message
+    assert "at z[1], above 1.01" in APART.message
     for read, what in (
         (lambda p: p.mean, "means"),
         (lambda p: p.std, "standard deviations"),

@@ -64,11 +64,12 @@ def message_of(mixing: Mixing, shape: Shape) -> str:
 def _failures(mixing: Mixing, shape: Shape) -> list[str]:
     """The statistics beyond their limits."""
     rhat, place = mixing.worst("rhat")
-    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place, shape)}, not at most {RHAT}"]
+    above = "" if math.isnan(rhat) else f", above {RHAT}"
+    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place, shape)}{above}"]
     for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
         size, place = mixing.worst(name)
         if not size >= ESS:
-            found.append(f"{_size(size)} {what} at {name_of(place, shape)}, not {ESS}")
+            found.append(f"{_size(size)} {what} at {name_of(place, shape)}, fewer than {ESS}")
     return found
 
 

@@ -46,12 +46,12 @@ _CORNER = 5
 
 @dataclass(frozen=True, eq=False)
 class Mode:
-    """A mode of a posterior: an optimum that the search found, and the draws that belong to it.
+    """A mode of a posterior, and the draws that belong to it.
 
     Attributes:
-        weight: the share of the draws.
-        weight_error: its Monte Carlo standard error, from the effective sample size of the share.
-        z: the best code, ``latent_shape``.
+        weight: the share of the draws that belong to it, an estimate of its probability.
+        weight_error: the Monte Carlo standard error of the weight, from the effective sample size of the indicator.
+        z: its best code, ``latent_shape``.
         covariance: the covariance of its draws, (k, k); NaN for a single draw.
     """
 
@@ -76,17 +76,13 @@ class Posterior:
     observation that was cut short are NaN at the end. ``ended`` is the status with which it was. One number of
     ``seconds`` is shared equally.
 
-    >>> import numpy
     >>> import unrelu
-    >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
-    >>> z = 0.5 + 0.1 * numpy.random.default_rng([2, 7]).standard_normal((1, 4, 1000, 1))
-    >>> p = unrelu.Posterior(
-    ...     problem=unrelu.Problem.build(net, [1.0, 0.5], noise="gaussian:0.2"), z=z,
-    ...     log_likelihood=-((z - 0.5) ** 2)[..., 0], mode=numpy.zeros((1, 4, 1000)), best=[[[0.5]]],
-    ...     from_prior=[False, False, True, True]
-    ... )
-    >>> p.status.name, p.mean.round(2), p.std.round(2), p.modes[0].weight
-    ('MIXED', array([0.5]), array([0.1]), 1.0)
+    >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")  # G(z) = (2 z, z)
+    >>> p = unrelu.posterior(net, [1.0, 0.5], noise="gaussian:0.5", draws=500)  # z is N(10 / 21, 1 / 21)
+    >>> p
+    <Posterior: one observation, MIXED, 8 chains of 500 draws>
+    >>> p.mean.round(1), [end.round(1) for end in p.interval(0.9)], p.modes[0].weight
+    (array([0.5]), [array([0.1]), array([0.8])], 1.0)
     """
 
     def __init__(
