@@ -66,6 +66,7 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
         "auto, branching": (nets["branching"], "auto", {}),
         "auto, extended": (nets["extended"], "auto", {}),
         "auto, bounds": (dense, "auto", {"bounds": (-4, 4)}),
+        "auto, prior": (dense, "auto", {"prior": unrelu.Normal([0.5, 0, -1], 2.0), "noise": "gaussian:0.1"}),
         "auto, mask": (dense, "auto", {"operator": mask}),
         "auto, matrix": (dense, "auto", {"operator": matrix}),
         "auto, squares": (dense, "auto", {"operator": lambda x: x[:, :15] ** 2 + x[:, :15]}),
@@ -136,6 +137,13 @@ def main() -> None:
     document["identifiable"] = unrelu.identifiability(dense.to(device=DEVICE), code).identifiable
     net = nets["branching"]
     there = placed(net, DEVICE)
+    here, away = (
+        unrelu.invert(
+            net, net(code), "lm", z0=code, noise="gaussian:0.1", prior=unrelu.Normal(), device=device
+        ).laplace()
+        for device in (None, DEVICE)
+    )
+    document["deviations"] = float(np.abs(away.std / here.std - 1).max())
     document["cached"] = placed(net, torch.device(DEVICE, 0)) is there
     document["priors"] = [prior_key(Problem.build(each, net(code)), Level(0, 0)) for each in (net, there)]
     document["fingerprints"], document["printed"] = [fingerprint(net), fingerprint(there)], str(there)

@@ -156,6 +156,7 @@ def test_the_host_waits_two_or_three_times_a_step(seen):
 def test_proofs_and_diagnostics_take_a_network_that_is_there(seen):
     assert seen["verified"]
     assert seen["identifiable"]
+    assert seen["deviations"] < 1e-5
 
 
 def test_results_are_saved_and_loaded_without_the_device(seen):
