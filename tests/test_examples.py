@@ -203,10 +203,45 @@ def follow_video(output):
     assert numbers(r"at most (\S+) a pixel", output)[0][0] < 0.05
 
 
+def few_measurements(output):
+    assert output.count("NOISE_LEVEL, the posterior MIXED") == 3
+    best, mean, expected = (
+        [value for (value,) in numbers(rf"distance {what}.*: (\S+)", output)]
+        for what in ("of the best fit", "of the mean", "to be expected")
+    )
+    assert best[0] > 2 * mean[0]  # with few measurements, the best fit is far from the true code
+    assert expected == sorted(expected, reverse=True)
+    assert all(0.4 < error / told < 1.6 for error, told in zip(mean, expected, strict=True))
+    assert min(inside for (inside,) in numbers(r"hold (\d+) of 20", output)) >= 15
+
+
+def hidden_pixels(output):
+    assert "6 mixed (100%)" in output
+    assert numbers(r"hold (\d+)% of the hidden", output)[0][0] >= 80
+    best, mean = (error for (error,) in numbers(r"error of the .*: (\S+) a hidden pixel", output))
+    expected = numbers(r"error to be expected.*: (\S+)", output)[0][0]
+    assert mean < best
+    assert 0.5 < mean / expected < 1.5
+
+
+def sampled_too_seldom(output):
+    assert "MIXED" in output
+    assert "not mixed" not in output
+    ((drawn, exact),) = numbers(r"above half a hertz: (\S+) of the draws, (\S+) exactly", output)
+    assert abs(drawn - exact) < 0.05
+    assert 0.3 < exact < 0.7
+    found = numbers(r"\): (\S+) \+- (\S+), exactly (\S+) \+- (\S+)", output)
+    assert len(found) == 3
+    for mean, deviation, exactly, spread in found:
+        assert abs(mean - exactly) < 0.1 * spread
+        assert abs(deviation - spread) < 0.1 * spread
+
+
 PROMISES = [
     denoise, inpaint, compressed_sensing, super_resolution, check_uniqueness, prove, data_set, your_own_decoder,
     fit_spectrum, tutorial, deblur, outliers, count_photons, phase_retrieval, nuisance_parameters, compare_methods,
-    state_the_noise, what_is_left_open, calibrate_confidence, classify_codes, follow_video,
+    state_the_noise, what_is_left_open, calibrate_confidence, classify_codes, follow_video, few_measurements,
+    hidden_pixels, sampled_too_seldom,
 ]  # fmt: skip
 
 
@@ -290,7 +325,11 @@ def test_the_check_allows_public_names():
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_is_short_and_has_a_title(script):
     source = script.read_text(encoding="utf-8")
-    assert 20 <= len(source.splitlines()) <= (130 if script.stem in ("tutorial", "fit_spectrum") else 80)
+    assert (
+        20
+        <= len(source.splitlines())
+        <= (130 if script.stem in ("tutorial", "fit_spectrum", "sampled_too_seldom") else 80)
+    )
     title, line, *_ = (ast.get_docstring(ast.parse(source)) or "").splitlines()
     assert set(line) == {"="}
     assert len(line) >= len(title)
