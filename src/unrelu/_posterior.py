@@ -95,8 +95,7 @@ def posterior(
     ('MIXED', array([0.5]), array([0.2]))
     """
     place = placed(network, device)
-    _check(prior, draws, chains)
-    stated = _with_density(Noise.parse(noise))
+    stated = checked(noise, prior, draws, chains)
     with reporting(progress, "posterior", callback) as reported, computing(one_thread=small(place)):
         problem = Problem.build(
             place, y, operator=operator, noise=stated, bounds=bounds, seed=seed, time_limit=time_limit,
@@ -108,30 +107,31 @@ def posterior(
             begin = now()
             samples.append(_sampled(problem, i, transform, draws, chains))
             seconds.append(now() - begin)
-        return _joined(problem, samples, np.array(seconds), draws, chains)
+        return _joined(problem, samples, np.array(seconds), chains)
 
 
-def _check(prior: object, draws: object, chains: object) -> None:
-    """Refuse options of the wrong type or value."""
-    if prior is not None and not isinstance(prior, Normal):
-        raise OptionError(f"prior={shown(prior)} must be a distribution of codes, unrelu.Normal(mean, std), or None")
-    for name, value, least in (("draws", draws, 4), ("chains", chains, 2)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not value >= least:
-            raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}")
-
-
-def _with_density(noise: Noise) -> Noise:
-    """The noise, if it has a density.
+def checked(noise: Noise | str | None, prior: object, draws: object, chains: object = 2) -> Noise:
+    """The noise, if there is a posterior under it.
 
     Raises:
         InputError: no noise is stated, or it does not say how errors are distributed.
+        OptionError: an option has a wrong type or value.
     """
-    if noise.without_density:
+    if prior is not None and not isinstance(prior, Normal):
+        raise OptionError(
+            f"prior={shown(prior)} must be a distribution of codes, unrelu.Normal(mean, std) (--prior MEAN,STD), or "
+            "left out"
+        )
+    for name, value, least in (("draws", draws, 4), ("chains", chains, 2)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not value >= least:
+            raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}")
+    stated = Noise.parse(noise)
+    if stated.without_density:
         raise InputError(
-            f"noise={noise} {noise.without_density}; how far the truth can be depends on it: state 'gaussian:S', "
+            f"noise={stated} {stated.without_density}; how far the truth can be depends on it: state 'gaussian:S', "
             "unrelu.Gaussian(array) with a standard deviation for each entry, or 'poisson' for counts"
         )
-    return noise
+    return stated
 
 
 def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> Sample | None:
@@ -146,9 +146,10 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     return sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
 
 
-def _joined(problem: Problem, samples: list[Sample | None], seconds: Array, draws: int, chains: int) -> Posterior:
-    """The posterior of a batch; draws that were not made are NaN."""
+def _joined(problem: Problem, samples: list[Sample | None], seconds: Array, chains: int) -> Posterior:
+    """The posterior of a batch; draws that were made of others but not of an observation are NaN."""
     size, k = problem.size, problem.network.latent_dim
+    draws = max((found.z.shape[1] for found in samples if found is not None), default=0)
     z, likelihood = np.full((size, chains, draws, k), np.nan), np.full((size, chains, draws), np.nan)
     mode = np.zeros((size, chains, draws), dtype=np.int64)
     evidence, error, acceptance = (np.full(size, np.nan) for _ in range(3))

@@ -17,6 +17,11 @@ ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE.partition("## JSON")[2].
 OBSERVATION = re.findall(r"`(\w+)`", PAGE.partition("An observation of `invert`")[2].partition("`name` is that")[0])
 
 
+POSTERIOR = re.findall(
+    r"`(\w+)`", PAGE.partition("One of `certify`")[2].partition("best code. One")[2].partition("\n\n")[0]
+)
+
+
 def documented(command: str) -> set[str]:
     of_status = re.findall(r"`(\w+)`", ROWS["status"]) if command == "run" else []
     words = re.sub(r"\([^()]*\)|those of `status`", "", ROWS[command])
@@ -39,6 +44,7 @@ def test_every_document_has_the_documented_keys(run):
     small = ("--method", "lm", "--json")
     documents = {
         "inspect": run("inspect", "net.npz", "--json"),
+        "posterior": run("posterior", "net.npz", "y.npy", "-o", "draws", "--noise", "gaussian:0.1", "--json"),
         "invert": run("invert", "net.npz", "y.npy", "-o", "codes", *small),
         "certify": run("certify", "net.npz", "y.npy", "-o", "proofs", "--codes", "codes", "--max-nodes", "2", "--json"),
         "run": run("run", "net.npz", "y.npy", "-o", "run", "--workers", "1", "--chunk", "3", *small),
@@ -61,6 +67,7 @@ def test_every_document_has_the_documented_keys(run):
     assert found["certify"]["observations"][1]["lower"] is not None
     assert [record["how"] for record in found["run"]["records"]] == ["computed"] * 2
     assert found["report"]["page"].endswith("report.html")
+    assert {"posterior", *found["posterior"]["observations"][0], "weight", "weight_error", "z"} == {*POSTERIOR}
 
 
 def test_progress_goes_to_standard_error(run):

@@ -18,7 +18,7 @@ import unrelu
 from unrelu.cli import options as opt
 from unrelu.cli._signatures import command
 from unrelu.cli.json_output import counted, leave
-from unrelu.cli.terminal import end, options_of, progress_bar, removed_if_empty, show, size_of
+from unrelu.cli.terminal import UNMIXED, end, options_of, progress_bar, removed_if_empty, show, size_of
 from unrelu.errors import InputError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _root(
 # cache. Most of it is importing libraries. For `run`, two workers share it.
 @command(
     app,
-    ("_invert.py", "invert", "method noise norm prior sequence seed time_limit scale"),
+    ("_invert.py", "invert", "method noise norm sequence seed time_limit scale"),
     examples=(
         "mnist-relu photo.png -o out.png -- a picture of 28 x 28 pixels, 6 s",
         "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 100 digits (100, 784), 8 s",
@@ -73,6 +73,7 @@ def invert(
     ],
     option: opt.Options = None,
     bounds: opt.Bounds = None,
+    prior: opt.Prior = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
     size: opt.Size = None,
@@ -92,7 +93,7 @@ def invert(
     from unrelu.cli._picture_inversion import picture_writer, read_given
     from unrelu.datasets.pictures import is_picture
     from unrelu.datasets.result_folders import prepare_output, records, write_result
-    from unrelu.datasets.small_files import read_bounds, read_measurement
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_prior
     from unrelu.search.sequence import check_sequence
 
     options, method, limit = options_of(option), stated.pop("method"), reading.limit
@@ -100,7 +101,8 @@ def invert(
     network = reading.network(model)
     given = read_given(data, network, size_of(size), stated["scale"], operator is not None, limit)
     stated |= {
-        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit), "scale": given.scale,
+        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
+        "prior": read_prior(prior, limit) or 0.0, "scale": given.scale,
     }  # fmt: skip
     problem = unrelu.Problem.build(network, given.y, **{n: v for n, v in stated.items() if n != "sequence"})
     unrelu.methods.refuse(chosen, problem)
@@ -192,6 +194,63 @@ def certify(
     end(0, len(certificates), interrupted.is_set(), None)
 
 
+@command(
+    app,
+    ("_posterior.py", "posterior", "noise draws chains seed time_limit scale"),
+    examples=("mnist-relu digit.npy -o draws --noise gaussian:0.1 -- a digit (784,), 6 s",),
+)
+def posterior(
+    model: opt.Model,
+    reading: opt.Reading,
+    data: Annotated[
+        Path,
+        typer.Argument(help="Observations: a picture (.png, .jpg), or a .npy or .npz file, one or a batch (B, ...)."),
+    ],
+    output: opt.OutputFolder,
+    bounds: opt.Bounds = None,
+    prior: opt.CodePrior = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
+    size: opt.Size = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+    **stated: Any,
+) -> None:
+    """Draw codes from their posterior distribution: what else the observations in DATA could be.
+
+    The folder gets posterior.npz (all draws, for unrelu.load_posterior), results.jsonl (one line per observation: its
+    status, mean, standard deviation, 90% interval and modes) and posterior.png. The exit status is 1 if the chains of
+    an observation have not mixed. Ctrl-C stops the sampling and writes the draws so far; a second Ctrl-C ends at once.
+    """
+    from unrelu.cli._picture_inversion import read_given
+    from unrelu.datasets.result_folders import posterior_records, prepare_output, write_posterior
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_prior
+
+    limit = reading.limit
+    network = reading.network(model)
+    given = read_given(data, network, size_of(size), stated["scale"], operator is not None, limit)
+    stated |= {
+        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
+        "prior": read_prior(prior, limit), "scale": given.scale,
+    }  # fmt: skip
+    with removed_if_empty(output):
+        prepare_output(output, overwrite)
+        with progress_bar(quiet, "posterior", 1) as (callback, interrupted):
+            result = unrelu.posterior(network, given.y, callback=callback, **stated)
+    rows = posterior_records(result, given.names)
+    mixed = sum(row["status"] == unrelu.Status.MIXED.name for row in rows)
+    if json:
+        document = {
+            "output": output, "size": len(rows), "mixed": mixed, "counts": counted(rows),
+            "interrupted": interrupted.is_set(), "seconds": result.problem.control.elapsed(), "observations": rows,
+        }  # fmt: skip
+        leave("posterior", document)
+    write_posterior(output, result, rows)
+    show(quiet or json, given.description, result, f"written to {output}/: posterior.npz results.jsonl posterior.png")
+    end(len(rows) - mixed, len(rows), interrupted.is_set(), output / "results.jsonl", UNMIXED)
+
+
 @command(app, ("_inspect.py", "inspect", "samples"), examples=("mnist-relu -- a 20-60-784 network, 6 s",))
 def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **stated: Any) -> None:
     """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
@@ -208,8 +267,8 @@ def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **st
 
 @command(
     app,
-    ("_invert.py", "invert", "method noise norm prior scale"),
-    ("runs/running.py", "run", "seed time_limit chunk workers scheduler array results overwrite"),
+    ("_invert.py", "invert", "method noise norm scale"),
+    ("runs/running.py", "run", "posterior seed time_limit chunk workers scheduler array results overwrite"),
     examples=(
         "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 1,000 digits (1000, 784), 30 s; the same line resumes "
         "after a stop",
@@ -225,6 +284,7 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run resumes in it.")],
     option: opt.Options = None,
     bounds: opt.Bounds = None,
+    prior: opt.Prior = None,
     mask: Annotated[
         str | None,
         typer.Option(help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one."),
@@ -246,7 +306,7 @@ def run(
     gets the status ERROR and does not stop the others; the exit status is then 1.
     """
     from unrelu.cli.run_progress import summary, watching
-    from unrelu.datasets.small_files import read_bounds, read_measurement
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_prior
 
     options, limit, scheduler = options_of(option), reading.limit, stated.pop("scheduler")
     if scheduler and dask:
@@ -261,14 +321,15 @@ def run(
     with watching(quiet, output) as watcher:
         found = unrelu.run(
             network, data, output, operator=read_measurement(one, operator, limit), masks=None if one else mask,
-            bounds=read_bounds(bounds, limit), scheduler=scheduler or dask, size=size_of(size), max_bytes=limit,
-            callback=watcher, names=names, **stated, **options,
+            bounds=read_bounds(bounds, limit), prior=read_prior(prior, limit) or 0.0, scheduler=scheduler or dask,
+            size=size_of(size), max_bytes=limit, callback=watcher, names=names, **stated, **options,
         )  # fmt: skip
         watcher.end(found)
     if json:
         leave("run", {**summary(found), "records": watcher.records, "warnings": watcher.warnings})
     messages = "results.jsonl" if found.manifest["results"] == "npy" and found.finished else "chunks.jsonl"
     end(found.failed, found.done, not found.finished, output / messages)
+    end(found.done - found.mixed if found.mixed is not None else 0, found.done, False, output / messages, UNMIXED)
 
 
 def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:

@@ -74,6 +74,11 @@ Bounds = Annotated[
         "and upper."
     ),
 ]
+_NORMAL = "MEAN,STD of normal codes for every coordinate, or a .npz with arrays mean and std"
+CodePrior = Annotated[
+    str | None, typer.Option("--prior", help=f"{_NORMAL} (default: 0,1, or uniform between two finite bounds).")
+]
+Prior = Annotated[str | None, typer.Option(help=f"{_NORMAL}; or a number, the weight of |z|^2 in the objective.")]
 MaskFile = Annotated[Path | None, typer.Option(help="0/1 masks (.npy, .npz): entries under a 0 are ignored.")]
 OperatorFile = Annotated[
     Path | None, typer.Option(help="Matrix A (.npy, or .npz of scipy.sparse) that the outputs were measured with.")

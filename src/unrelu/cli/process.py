@@ -2,7 +2,8 @@
 
 ====  ==============================================================================================================
 0     done
-1     done, but at least one observation failed and has no code. The last line on standard error says how many
+1     done, but at least one observation failed and has no code, or its posterior has not mixed. The last line on
+      standard error says how many
 2     wrong use, or the command cannot be carried out: unusable files, a full disk, a missing package
 130   interrupted; the results found so far are written
 ====  ==============================================================================================================

@@ -115,7 +115,7 @@ def summary(run: Run) -> dict[str, Any]:
     return {
         "folder": str(run.folder), "finished": run.finished, "running": run.running, "chunks": run.chunks,
         "finished_chunks": len(run.records), "size": run.size, "done": run.done, "success": run.success,
-        "counts": run.counts, "failed": run.failed, "errors": len(run.errors),
+        "counts": run.counts, "mixed": run.mixed, "failed": run.failed, "errors": len(run.errors),
     }  # fmt: skip
 
 
@@ -145,6 +145,7 @@ def _counts(run: Run) -> list[str]:
     return [
         f"{run.done} observations, {run.success} with success",
         *text_table(("status", "count", "meaning"), rows, ("status", "meaning")),
+        *([] if run.mixed is None else [f"{run.mixed} of {run.done} posteriors have mixed"]),
         f"{seconds:.1f} s of work; written to {run.folder}/: {written}",
         *([f"`unrelu report {run.folder}` writes a page on them"] if run.finished else ()),
     ]

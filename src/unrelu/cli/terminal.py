@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from unrelu.problem import Progress
 
 
+# What is said of observations with which a command ends with status 1, before the name of a file.
+FAILED, UNMIXED = "observations failed, their messages are in", "posteriors have not mixed, see"
+
+
 def size_of(text: str | None) -> tuple[int, int] | None:
     """Parse the value of ``--size``: (height, width)."""
     if text is None:
@@ -82,10 +86,10 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def end(failed: int, size: int, interrupted: bool, messages: Path | None) -> None:
-    """End a command with exit status 130, 1 or 0; print how many observations failed and which file has messages."""
+def end(failed: int, size: int, interrupted: bool, messages: Path | None, what: str = FAILED) -> None:
+    """End a command with exit status 130, 1 or 0; print how many observations failed, and which file says more."""
     if failed and messages is not None:
-        print(f"{failed} of {size} observations failed, their messages are in {messages}", file=sys.stderr)
+        print(f"{failed} of {size} {what} {messages}", file=sys.stderr)
     if interrupted or failed:
         raise typer.Exit(130 if interrupted else 1)
 

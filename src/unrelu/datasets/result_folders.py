@@ -16,7 +16,10 @@ from unrelu.problem import norms
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_writing import storing, write_whole
+from unrelu.sampling.draws import Posterior
 
+# The probability of the intervals in files.
+INTERVAL = 0.9
 # What to do where results cannot be written.
 _ADVICE = "free space, or name another folder"
 
@@ -85,6 +88,56 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
         row = {column: values[i] for column, values in columns.items()}
         name = None if names is None else names[i]
         yield plain({"index": i, "name": name, "method": result.method, "seed": problem.seed, **row})
+
+
+def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``posterior.npz``, ``posterior.png`` and ``results.jsonl``, whose rows are :func:`posterior_records`."""
+    with storing(folder, _ADVICE):
+        posterior.save(folder / "posterior.npz")
+        posterior.plot().savefig(folder / "posterior.png", dpi=150)
+        write_records(folder / "results.jsonl", rows)
+
+
+def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One dictionary for each observation; ``names`` are those of their files.
+
+    The statistics are the worst over all coordinates and the log-likelihood.
+    """
+    problem = posterior.problem
+    numbers = numbers_of_posterior(posterior)
+    modes = [posterior.modes] if problem.single else posterior.modes
+    codes = {name: numbers.pop(name).tolist() for name in ("mean", "std", "lower", "upper")}
+    columns = {
+        "message": np.atleast_1d(posterior.message),
+        **numbers,
+        **{
+            name: np.atleast_1d(getattr(posterior, name))
+            for name in ("log_evidence", "log_evidence_error", "acceptance", "seconds")
+        },
+    }
+    found = []
+    for i, status in enumerate(np.atleast_1d(posterior.status)):
+        row = {"index": i, "name": None if names is None else names[i], "seed": problem.seed, "status": str(status)}
+        made = [{"weight": mode.weight, "weight_error": mode.weight_error, "z": mode.z.tolist()} for mode in modes[i]]
+        row |= plain({name: values[i] for name, values in columns.items()})
+        found.append(row | {name: _numbers(values[i]) for name, values in codes.items()} | {"modes": made})
+    return found
+
+
+def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
+    """What the draws say of each observation, by the names of columns: of codes (B, \\*latent_shape), others (B,)."""
+    chains, network = posterior.chains, posterior.problem.network
+    lower, upper = posterior.intervals(INTERVAL)
+    worst = {
+        name: [chains.mixing(i).worst(name)[0] for i in range(chains.size)] for name in ("rhat", "ess", "tail_ess")
+    }
+    return {
+        "mean": network.shaped(posterior.means),
+        "std": network.shaped(posterior.deviations),
+        "lower": lower,
+        "upper": upper,
+        **{name: np.array(values, dtype=np.float64) for name, values in worst.items()},
+    }
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from unrelu.errors import InputError
 from unrelu.measurements import Mask, Matrix
+from unrelu.measurements.code_prior import Normal
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_npy, read_npz, shown_size
 
 
@@ -63,25 +64,40 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = 
 
 def read_bounds(text: str | None, max_bytes: int = MAX_BYTES) -> tuple[Any, Any] | None:
     """What ``bounds=`` of :func:`unrelu.invert` takes, from LOW,HIGH or a ``.npz`` file with arrays lower and upper."""
+    return None if text is None else _pair(text, "bounds", ("lower", "upper"), "LOW,HIGH", "-1,1 or 0,inf", max_bytes)
+
+
+def read_prior(text: str | None, max_bytes: int = MAX_BYTES) -> float | Normal | None:
+    """What ``prior=`` takes: a weight from one number, a distribution from MEAN,STD or a ``.npz`` of mean and std."""
     if text is None:
         return None
+    try:
+        return float(text)
+    except ValueError:
+        return Normal(*_pair(text, "prior", ("mean", "std"), "MEAN,STD", "0,2", max_bytes))
+
+
+def _pair(text: str, option: str, names: tuple[str, str], form: str, example: str, max_bytes: int) -> tuple[Any, Any]:
+    """Two numbers, or two arrays of these names from a ``.npz`` file."""
     if text.lower().endswith(".npz"):
 
-        def chosen(names: list[str]) -> list[str]:
-            if not {"lower", "upper"} <= set(names):
-                raise InputError(f"{text} holds {', '.join(names) or 'no arrays'}; name the bounds 'lower' and 'upper'")
-            return ["lower", "upper"]
+        def chosen(held: list[str]) -> list[str]:
+            if not set(names) <= set(held):
+                raise InputError(
+                    f"{text} holds {', '.join(held) or 'no arrays'}; name the {option} {names[0]!r} and {names[1]!r}"
+                )
+            return list(names)
 
-        ends = read_npz(text, check_limit(max_bytes), chosen)
-        return ends["lower"], ends["upper"]
+        arrays = read_npz(text, check_limit(max_bytes), chosen)
+        return arrays[names[0]], arrays[names[1]]
     try:
-        low, high = (float(end) for end in text.split(","))
+        first, second = (float(number) for number in text.split(","))
     except ValueError:
         raise InputError(
-            f"--bounds {text!r}: write LOW,HIGH, numbers for all coordinates such as -1,1 or 0,inf, or name a .npz "
-            "file with arrays lower and upper"
+            f"--{option} {text!r}: write {form}, numbers for all coordinates such as {example}, or name a .npz file "
+            f"with arrays {names[0]} and {names[1]}"
         ) from None
-    return low, high
+    return first, second
 
 
 def _sparse(path: Path, max_bytes: int) -> sparse.csr_array:

@@ -28,8 +28,8 @@ from unrelu.runtime.file_writing import storing
 Values = Mapping[str, npt.NDArray[Any]]
 # What to do where results cannot be written.
 AGAIN = "what is finished is kept: mend that, and run it again"
-# The only column of a Zarr group that gains by compression.
-_COMPRESSED = "reconstructions"
+# The columns of a Zarr group that gain by compression.
+_COMPRESSED = ("reconstructions", "reconstruction_std")
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ class Column:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def columns_of(latent_shape: Shape, output_shape: Shape) -> tuple[Column, ...]:
-    """The columns of an inversion: those of :class:`~unrelu.Inversion`, with the residuals in three norms."""
+def columns_of(latent_shape: Shape, output_shape: Shape, posterior: bool = False) -> tuple[Column, ...]:
+    """The columns of an inversion: those of :class:`~unrelu.Inversion`, with the residuals in three norms.
+
+    With ``posterior``, also those of draws of the code: mean, standard deviation and the ends of the interval of each
+    coordinate, the standard deviation of each output, how the sampling ended, and its statistics.
+    """
     numbers = ("p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
     return (
         Column("codes", latent_shape, "<f8"),
@@ -65,6 +69,16 @@ def columns_of(latent_shape: Shape, output_shape: Shape) -> tuple[Column, ...]:
         Column("identifiable", (), "|b1"),
         Column("nit", (), "<i8"),
         Column("seconds", (), "<f8"),
+        *(_posterior_columns(latent_shape, output_shape) if posterior else ()),
+    )
+
+
+def _posterior_columns(latent_shape: Shape, output_shape: Shape) -> tuple[Column, ...]:
+    return (
+        *(Column(name, latent_shape, "<f8") for name in ("mean", "std", "lower", "upper")),
+        Column("reconstruction_std", output_shape, "<f8"),
+        Column("posterior_status", (), "|u1"),
+        *(Column(name, (), "<f8") for name in ("rhat", "ess", "tail_ess")),
     )
 
 
@@ -194,7 +208,7 @@ class NpyTable(Table):
 class ZarrTable(Table):
     """``results.zarr``, a Zarr group of format 3 with an array for every column, in chunks of ``chunk`` rows.
 
-    Chunks are files of their own, so machines that share the folder do not disturb each other. Reconstructions are
+    Chunks are files of their own, so machines that share the folder do not disturb each other. Outputs are
     compressed, at level 1, which costs less than Zarr's own choice. A chunk of any other column is its numbers in
     little-endian order and no more (the ``bytes`` codec of Zarr v3), so that :meth:`write` writes its file as it is: by
     way of Zarr a kilobyte takes much longer.
@@ -219,7 +233,7 @@ class ZarrTable(Table):
         for column in self.columns:
             if _is_whole(group.get(column.name), (self.size, *column.shape), column.dtype):
                 continue
-            compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name == _COMPRESSED else None
+            compressors = [zarr.codecs.ZstdCodec(level=1)] if column.name in _COMPRESSED else None
             names = ("observation", *(f"{column.name}_{i}" for i in range(len(column.shape))))
             group.create_array(
                 column.name, shape=(self.size, *column.shape), chunks=(self.chunk, *column.shape),
@@ -233,7 +247,7 @@ class ZarrTable(Table):
             os.stat(Path(self._location, "zarr.json"))  # a store that is gone is not begun anew
             for column in self.columns:
                 rows, place = np.ascontiguousarray(values[column.name], dtype=column.dtype), self._location
-                if column.name == _COMPRESSED:
+                if column.name in _COMPRESSED:
                     zarr.open_array(f"{place}/{column.name}", mode="r+")[start : start + len(rows)] = rows
                     continue
                 # Its chunk is c/index/0/...; chunks have one length, so the last one is filled up.

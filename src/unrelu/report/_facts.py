@@ -74,6 +74,7 @@ def question(run: Run) -> list[Fact]:
         Fact("bounds", _bounds(manifest.get("bounds"))),
         Fact("norm", ", ".join(_norm(run))),
         Fact("prior", _prior(manifest["prior"])),
+        *_posterior(manifest["posterior"]),
         Fact("seed", str(manifest["seed"]), code=True),
         Fact("chunk", f"{count(manifest['chunk'], 'observation')}, inverted together"),
         Fact("time limit", f"{manifest['time_limit']:g} s a chunk" if manifest["time_limit"] else "none"),
@@ -110,6 +111,10 @@ def objective(run: Run) -> str:
     if norm in _OBJECTIVES:
         return _OBJECTIVES[norm] + ", units of the data"
     return f"Huber loss ({norm}){term}, squared units of the data"
+
+
+def _posterior(draws: int) -> list[Fact]:
+    return [Fact("posterior", f"{count(draws, 'draw')} of each chain")] if draws else []
 
 
 def _prior(prior: float | dict[str, Any]) -> str:
@@ -231,7 +236,11 @@ def _operator(run: Run, imports: list[str]) -> str:
 def _given(run: Run) -> dict[str, Any]:
     """The arguments by name, those of the method among them."""
     manifest, how = run.manifest, opened(run)
-    stated = {name: manifest[name] for name in ("noise", "bounds", "norm", "prior", "time_limit") if manifest.get(name)}
+    stated = {
+        name: manifest[name]
+        for name in ("noise", "bounds", "norm", "prior", "posterior", "time_limit")
+        if manifest.get(name)
+    }
     always = {name: manifest[name] for name in ("seed", "chunk", "results")} | {"scale": manifest["data"]["scale"]}
     in_file = {name: how[name] for name in ("array", "size") if how[name]}
     return {**stated, **always, **in_file, **manifest["options"]}

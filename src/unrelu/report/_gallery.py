@@ -23,6 +23,7 @@ from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import Operator
 from unrelu.report._charts import curve
 from unrelu.report._facts import here, opened
+from unrelu.result import Status
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
 from unrelu.runs.chunk_work import Observations
@@ -35,12 +36,16 @@ _WORST, _MEDIAN, _BEST = 6, 3, 3
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """An observation: what is said of it, x (n,), and, where they are known, y, A x and their difference (m,)."""
+    """An observation: what is said of it, x (n,), and, where they are known, y, A x and their difference (m,).
+
+    The deviation, (n,), is that of the posterior of x, if it has mixed.
+    """
 
     card: dict[str, Any]
     x: Array
     y: Array | None
     predicted: Array | None
+    deviation: Array | None
 
     @property
     def difference(self) -> Array | None:
@@ -55,6 +60,7 @@ class _Look:
     observation: Shape | None
     outputs: tuple[float, float]
     observations: tuple[float, float]
+    deviations: tuple[float, float]
 
 
 def criterion(run: Run) -> str:
@@ -78,11 +84,13 @@ def gallery(run: Run, observations: FoundData) -> dict[str, Any] | None:
     look = _look(run, members)
     drawn = [_group(title, group, look) for title, group in groups]
     low, high = look.outputs
+    deviated = any(one.deviation is not None for one in members)
     return {
         "column": column,
         "groups": drawn,
         "low": low,  # the values that are black and white
         "high": high,
+        "deviation": look.deviations[1] if deviated else math.nan,  # the standard deviation that is white
         "pictures": any("src" in panel for group in drawn for card in group["cards"] for panel in card["panels"]),
         "hidden": any(one.y is not None and np.isnan(one.y).any() for one in members),
         # Whether observations are measurements of the output, not its entries.
@@ -109,7 +117,11 @@ def _shown(run: Run, i: int, column: str, observations: FoundData) -> _Shown:
     score, status, success = (run.read(name, i, i + 1)[0] for name in (column, "status", "success"))
     card = {"index": i, "name": observed.name, "problem": observed.problem}
     card |= {"score": float(score), "status": str(status), "success": bool(success)}
-    return _Shown(card, x, observed.values, observations.measured(x))
+    card["posterior"] = str(run.read("posterior_status", i, i + 1)[0]) if run.mixed is not None else ""
+    deviation = None
+    if card["posterior"] == Status.MIXED.name:
+        deviation = run.read("reconstruction_std", i, i + 1)[0].ravel()
+    return _Shown(card, x, observed.values, observations.measured(x), deviation)
 
 
 def _look(run: Run, members: Sequence[_Shown]) -> _Look:
@@ -122,7 +134,8 @@ def _look(run: Run, members: Sequence[_Shown]) -> _Look:
     seen = [one.y for one in members if one.y is not None]
     observed = value_range(seen, 0, 100)
     outputs = observed if alike and seen else value_range([one.x for one in members], 1, 99)
-    return _Look(output, observation, outputs, observed)
+    deviations = value_range([np.zeros(1), *(one.deviation for one in members if one.deviation is not None)])
+    return _Look(output, observation, outputs, observed, deviations)
 
 
 def _group(title: str, members: Sequence[_Shown], look: _Look) -> dict[str, Any]:
@@ -148,6 +161,10 @@ def _panels(one: _Shown, look: _Look, scale: float) -> list[dict[str, Any]]:
         panels.append(_picture("reconstruction", who, values(one.x, look.output, *look.outputs)))
     elif look.observation is not None or d is None or len(d) != len(one.x):
         panels.append(_plot("reconstruction", who, {"fit": one.x}, look.outputs))
+    if one.deviation is not None and look.output is not None:
+        panels.append(_picture("standard deviation", who, values(one.deviation, look.output, *look.deviations)))
+    elif one.deviation is not None:
+        panels.append(_plot("standard deviation", who, {"deviation": one.deviation}, look.deviations))
     if d is not None and np.isfinite(scale):
         end = scale or 1.0
         if look.observation is None:

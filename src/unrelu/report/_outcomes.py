@@ -19,7 +19,7 @@ from unrelu.runs import Record, Run
 from unrelu.runtime.words import SIGNIFICANCE, count
 
 # Indices that are shown of a status or a message, and messages that are shown.
-_FIRST = 8
+FIRST = 8
 _MESSAGES = 20
 # Up to so many different ranks are listed; of more there is a histogram.
 _RANKS = 12
@@ -53,7 +53,7 @@ def outcomes(run: Run) -> list[dict[str, Any]]:
     for name, size in run.counts.items():
         having = states == name
         kind = "error" if name == Status.ERROR.name else "success" if success[having].all() else "other"
-        first = run.indices[having][:_FIRST].tolist()
+        first = run.indices[having][:FIRST].tolist()
         found.append({"name": name, "size": size, "meaning": meaning(Status, name), "kind": kind, "first": first})
     return sorted(found, key=lambda outcome: (outcome["kind"] != "success", -outcome["size"], outcome["name"]))
 
@@ -64,7 +64,7 @@ def above_noise(run: Run) -> tuple[int, list[int]]:
     They are those with a p-value below 1%, whatever their status says of how the search ended.
     """
     found = run.indices[run.column("p_value") < SIGNIFICANCE]  # NaN without a code, or without stated noise
-    return len(found), found[:_FIRST].tolist()
+    return len(found), found[:FIRST].tolist()
 
 
 def messages(run: Run) -> tuple[list[dict[str, Any]], int]:
@@ -77,7 +77,7 @@ def messages(run: Run) -> tuple[list[dict[str, Any]], int]:
         name, text = _parted(index, message)
         group = groups.setdefault(re.sub(r"\d+", "0", text), {"text": text, "size": 0, "first": []})
         group["size"] += 1
-        if len(group["first"]) < _FIRST:
+        if len(group["first"]) < FIRST:
             group["first"].append(name)
     ordered = sorted(groups.values(), key=lambda group: -group["size"])
     return ordered[:_MESSAGES], sum(group["size"] for group in ordered[_MESSAGES:])

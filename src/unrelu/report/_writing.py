@@ -17,6 +17,7 @@ from unrelu.report._charts import Histogram, histogram
 from unrelu.report._facts import machine, masked, objective, opened, question, script
 from unrelu.report._gallery import FoundData, criterion, find_data, gallery
 from unrelu.report._outcomes import above_noise, identifiability, known, messages, outcomes, spread_of, throughput
+from unrelu.report._posteriors import posteriors
 from unrelu.report.certificates import certificates
 from unrelu.runs import Run, open_run
 from unrelu.runtime import words
@@ -114,6 +115,7 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
         "norm": _NORMS[ordered],
         "residuals": _residuals(run, ordered, fit),
         **identifiability(run, "J" if fit == "G(z)" else "A J"),
+        "posteriors": posteriors(run),
         "certificates": certificates(run.folder),
         "throughput": throughput(run),
         "gallery": gallery(run, observations),

@@ -33,8 +33,8 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "model.output_shape": (list,), "data": (dict,), "data.size": (int,), "data.shape": (list,), "data.dtype": (str,),
     "data.resized": (list, type(None)), "data.scale": (str,), "data.sha256": (str,), "operator": _TEXT,
     "masks": (bool,), "method": (str,), "options": (dict,), "noise": _TEXT, "norm": _TEXT, "prior": (int, float, dict),
-    "time_limit": _NUMBER, "seed": (int,), "chunk": (int,), "results": (str,), "statuses": (list,), "about": (dict,),
-    "about.data": (str,),
+    "posterior": (int,), "time_limit": _NUMBER, "seed": (int,), "chunk": (int,), "results": (str,),
+    "statuses": (list,), "about": (dict,), "about.data": (str,),
 }  # fmt: skip
 # What may be missing: the bounds, which manifests of earlier versions do not have, and most of "about".
 _OPTIONAL: dict[str, tuple[type, ...]] = {
@@ -78,6 +78,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
         "method": work.method,
         "options": work.options,
         **work.stated,
+        "posterior": work.draws,
         "seed": work.seed,
         "chunk": work.chunk,
         "results": work.table.format,
@@ -146,13 +147,13 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"statuses are {_short(manifest['statuses'])}")
     if odd := [name for name in manifest["options"] if not name.isidentifier()]:
         raise ValueError(f"options has {odd[0]!r}")
-    prior = manifest["prior"]
-    for name, value in (("prior", prior), ("time_limit", manifest["time_limit"]), ("seed", manifest["seed"])):
+    for name in ("prior", "time_limit", "seed", "posterior"):
+        value = manifest[name]
         known = value.keys() == {"mean", "std"} if isinstance(value, dict) else abs(value or 0) < 2**1000
         if not known:
             raise ValueError(f"{name} is {_short(value)}")
-    if isinstance(prior, dict):
-        Normal.of_plain(prior).of_shape(tuple(manifest["model"]["latent_shape"]))
+    if isinstance(manifest["prior"], dict):
+        Normal.of_plain(manifest["prior"]).of_shape(tuple(manifest["model"]["latent_shape"]))
     if manifest["results"] not in FORMATS:
         raise ValueError(f"results is {_short(manifest['results'])}")
     _check_bounds(manifest.get("bounds"), math.prod(manifest["model"]["latent_shape"]))

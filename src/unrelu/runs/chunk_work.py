@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from unrelu._invert import invert
-from unrelu.datasets.result_folders import numbers_of
+from unrelu._posterior import posterior
+from unrelu.datasets.result_folders import numbers_of, numbers_of_posterior
 from unrelu.datasets.sources import Batch, Entries, Source
 from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
@@ -33,6 +34,8 @@ from unrelu.runs.journal import Record
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import computing, on_one_core
 from unrelu.runtime.streams import stream
+from unrelu.runtime.work_clock import now
+from unrelu.sampling.draws import Posterior
 
 # Numbers that stand for a status in the column: their places here, from 1 on. 0 is an observation not inverted yet.
 STATUSES = tuple(status.name for status in Status)
@@ -128,6 +131,7 @@ class Work:
         stated: ``noise``, ``bounds``, ``norm``, ``prior`` and ``time_limit`` of :func:`unrelu.invert`, as JSON has
             them; the limit is for a chunk.
         seed: of the run.
+        draws: draws of each chain of the posterior of every observation; 0 for no posteriors.
     """
 
     network: Generator
@@ -141,6 +145,7 @@ class Work:
     options: dict[str, Any]
     stated: dict[str, Any]
     seed: int
+    draws: int = 0
 
     @property
     def chunks(self) -> int:
@@ -227,6 +232,14 @@ class Work:
                 columns[name][part] = np.reshape(values, (len(part), *columns[name].shape[1:]))
             for i, text, failed in _messages(result):
                 (errors if failed else messages)[int(part[i])] = text
+        if self.draws:
+            columns["posterior_status"][:] = STATUSES.index(Status.ERROR.name) + 1
+            for i, found in self._sampled(batch.values, seen, good):
+                if isinstance(found, str):
+                    messages[i] = f"{messages.get(i) or _told(columns, i)}; its posterior could not be sampled: {found}"
+                    continue
+                for name, values in _posterior_results(found).items():
+                    columns[name][i] = np.reshape(values, columns[name].shape[1:])
         names = {i: self.source.file_name(start + i) for i in errors}
         said = {i: errors[i] if names[i] is None else f"{names[i]}: {errors[i]}" for i in sorted(errors)}
         return columns, {start + i: text for i, text in said.items()}, {start + i: messages[i] for i in messages}
@@ -254,6 +267,26 @@ class Work:
             return [found for i in good for found in self._inverted(y, seen, np.array([i]), seed, errors)]
         return [(good, result)]
 
+    def _sampled(self, y: Array, seen: Entries, good: Index) -> Iterator[tuple[int, Posterior | str]]:
+        """The posterior of each good observation, or why there is none."""
+        begin, limit = now(), self.stated["time_limit"]
+        for i in good.tolist():
+            left = None if limit is None else max(limit - (now() - begin), np.finfo(float).tiny)
+            try:
+                found = posterior(
+                    self.network, self.scaling.stored(y[i : i + 1], self.source.dtype), noise=self.stated["noise"],
+                    operator=self.measured if self.masks is None else Mask(seen[i : i + 1]),
+                    bounds=Bounds.of_plain(self.stated.get("bounds")),
+                    prior=Normal.of_plain(self.stated["prior"]) or None, draws=self.draws, seed=self.seed,
+                    time_limit=left, scale=self.scaling,
+                )  # fmt: skip
+            except (HostError, MemoryError, OptionError, UnsupportedModelError):  # these are of the run
+                raise
+            except Exception as error:  # the arithmetic may break down in many ways on one observation
+                yield i, _said(error)
+            else:
+                yield i, found
+
 
 def chunk_seed(seed: int, chunk: int) -> int:
     """The seed of a chunk, below 2**63, from a stream of the pair, so that chunks share no random numbers."""
@@ -266,6 +299,20 @@ def _results(result: Inversion) -> dict[str, Any]:
     status = np.array([STATUSES.index(status.name) + 1 for status in result.status])
     numbers = numbers_of(result, residual)
     return {"codes": result.z, "reconstructions": result.reconstruction, "status": status, **numbers}
+
+
+def _posterior_results(found: Posterior) -> dict[str, Any]:
+    """The columns of the posterior of one observation."""
+    status = STATUSES.index(found.status[0].name) + 1
+    return {
+        **numbers_of_posterior(found), "reconstruction_std": found.output_deviations[0], "posterior_status": status,
+    }  # fmt: skip
+
+
+def _told(columns: dict[str, Any], i: int) -> str:
+    """The message that the columns of observation i tell."""
+    status = Status[STATUSES[columns["status"][i] - 1]]
+    return message_of(status, *(columns[name][i] for name in ("p_value", "confidence", "freedom")))
 
 
 def _messages(result: Inversion) -> Iterator[tuple[int, str, bool]]:

@@ -161,6 +161,13 @@ class Run:
         return sum(record.failed for record in self.records.values())
 
     @cached_property
+    def mixed(self) -> int | None:
+        """How many posteriors have mixed chains; None without posteriors."""
+        if not self.manifest["posterior"]:
+            return None
+        return int((self.column("posterior_status") == Status.MIXED.name).sum())
+
+    @cached_property
     def errors(self) -> dict[int, str]:
         """The message of every observation with status ERROR, by its index."""
         return {i: text for _, record in sorted(self.records.items()) for i, text in record.errors.items()}
@@ -169,13 +176,14 @@ class Run:
         """Entries start to stop - 1 of a column: "codes" (B, \\*latent_shape), "reconstructions"
         (B, \\*output_shape), "status" (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success",
         "p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank",
-        "identifiable", "nit", "seconds".
+        "identifiable", "nit", "seconds"; with posteriors also "mean", "std", "lower", "upper" (B, \\*latent_shape),
+        "reconstruction_std" (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
 
         Raises:
             InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
         """
         values = self.table.read(name, start, stop)
-        if name != "status":
+        if name not in ("status", "posterior_status"):
             return values
         names = np.array(["", *self.manifest["statuses"]])
         if values.size and values.max() >= len(names):
@@ -221,7 +229,8 @@ def open_run(folder: str | Path) -> Run:
         raise InputError(f"a run is opened by the path of its folder, got {type(folder).__name__}")
     folder = Path(folder)
     manifest = read_manifest(folder)
-    columns = columns_of(tuple(manifest["model"]["latent_shape"]), tuple(manifest["model"]["output_shape"]))
+    latent, output = (tuple(manifest["model"][name]) for name in ("latent_shape", "output_shape"))
+    columns = columns_of(latent, output, manifest["posterior"] > 0)
     kind = FORMATS[manifest["results"]]
     table = kind(str(folder), int(manifest["data"]["size"]), int(manifest["chunk"]), columns)
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from unrelu._posterior import checked
 from unrelu.datasets.opening import open_masks, open_source
 from unrelu.datasets.pictures import Folder
 from unrelu.datasets.result_folders import check_own_files, write_records
@@ -43,6 +44,8 @@ from unrelu.runtime.host import computing, cores
 
 # Up to so many observations, results are .npy files unless asked otherwise.
 _SMALL = 100_000
+# Observations of a chunk by default, and of one with posteriors, each of which takes seconds.
+_CHUNK, _WITH_POSTERIORS = 256, 16
 # Observations whose range is compared with that of the generator.
 _SEEN = 64
 
@@ -80,9 +83,10 @@ def run(
     bounds: Any = None,
     norm: str | None = None,
     prior: float | Normal = 0.0,
+    posterior: int = 0,
     seed: int = 0,
     time_limit: float | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
     workers: int | None = None,
     scheduler: Any = None,
     array: str | None = None,
@@ -114,9 +118,15 @@ def run(
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``, in any form that ``data`` can have.
         noise, bounds, norm, prior: as for :func:`unrelu.invert`; the noise has no arrays.
+        posterior: draws of each chain of the posterior of every observation, which fill the columns mean, std, lower
+            and upper (90% intervals), reconstruction_std, posterior_status, rhat, ess and tail_ess. By default 0, for
+            none. The draws are those of :func:`unrelu.posterior` of the observation with this seed. They need stated
+            noise, and a prior that is a distribution, if any.
         seed: seed of every random choice.
-        time_limit: seconds for each chunk. The results then depend on the machine.
-        chunk: observations that are inverted together. Results depend on it.
+        time_limit: seconds for each chunk, and as many again for its posteriors. The results then depend on the
+            machine.
+        chunk: observations that are inverted together. Codes depend on it, draws do not. By default 256, and 16 with
+            posteriors.
         workers: processes on this machine, of one thread each; by default one a core. 1 computes in this process. That
             is the default for a network on a GPU, which workers would share, and in a daemon, such as a worker of a
             pool, which cannot start processes.
@@ -163,7 +173,9 @@ def run(
     """
     if not isinstance(output, str | os.PathLike):
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
+    chunk = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else chunk
     chosen = _check_options(method, options, chunk, workers, scheduler, results)
+    _check_posterior(posterior, noise, prior)
     source = open_source(_anywhere(data), array, size, max_bytes=max_bytes)
     masked = None
     if masks is not None:
@@ -187,12 +199,12 @@ def run(
     usual = "npy" if source.size <= _SMALL and scheduler is None else "zarr"
     kind = results or (begun["results"] if begun else usual)
     chunk = min(int(chunk), source.size)
-    columns = columns_of(network.latent_shape, network.output_shape)
+    columns = columns_of(network.latent_shape, network.output_shape, posterior > 0)
     work = Work(
         network, source, masked, replace(scaling, checked=False), measured,
         FORMATS[kind](os.path.abspath(output), source.size, chunk, columns), chunk, method,
         {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()},
-        {name: _plain(value) for name, value in stated.items()}, int(seed),
+        {name: _plain(value) for name, value in stated.items()}, int(seed), int(posterior),
     )  # fmt: skip
     _check_range(work, scaling)
     wanted = manifest_of(work, _known(work, array, size) | (names or {}))
@@ -246,6 +258,14 @@ def _check_options(
     if results is not None and results not in list(FORMATS):
         raise OptionError(f"results={results!r} is unknown; use {' or '.join(map(repr, FORMATS))}")
     return made
+
+
+def _check_posterior(draws: Any, noise: Any, prior: float | Normal) -> None:
+    """Refuse posteriors that cannot be sampled."""
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 0:
+        raise OptionError(f"posterior={draws!r} must be a number of draws of each chain such as 1000, or 0 for none")
+    if draws:
+        checked(noise, prior or None, int(draws))
 
 
 def _anywhere(data: Any) -> Any:
@@ -389,7 +409,7 @@ def _untouched(folder: Path) -> bool:
 
 def forget(folder: Path, journal: BinaryIO) -> None:
     """Remove what a run before has written into the folder; other files stay."""
-    columns = [f"columns/{column.name}.npy" for column in columns_of((), ())]
+    columns = [f"columns/{column.name}.npy" for column in columns_of((), (), posterior=True)]
     try:
         for name in (MANIFEST, DIGESTS, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html", *columns):
             (folder / name).unlink(missing_ok=True)

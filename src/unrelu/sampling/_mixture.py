@@ -68,7 +68,8 @@ class Mixture:
         k = self.means.shape[1]
         of_t = gammaln((_FREEDOM + k) / 2) - gammaln(_FREEDOM / 2) - k / 2 * np.log(_FREEDOM * np.pi)
         log_determinants = np.linalg.slogdet(self.whiteners)[1]
-        return np.asarray(np.log((1 - _PRIOR) * self.weights) + log_determinants + of_t)
+        with np.errstate(divide="ignore"):  # a component that no draw belongs to
+            return np.asarray(np.log((1 - _PRIOR) * self.weights) + log_determinants + of_t)
 
     @cached_property
     def _stacked(self) -> tuple[Array, Array]:

@@ -289,6 +289,11 @@ class Posterior:
         if of not in _QUANTITIES:
             raise OptionError(f"of={shown(of)} is unknown; use 'z' or 'reconstruction'{nearest(of, _QUANTITIES)}")
         self._warn("intervals")
+        lower, upper = self.intervals(level, of)
+        return np.asarray(self._each(lower)), np.asarray(self._each(upper))
+
+    def intervals(self, level: float, of: str = "z") -> tuple[Array, Array]:
+        """The ends of :meth:`interval` for a batch, (B, ...), without a warning."""
         network = self.problem.network
         shape = network.latent_shape if of == "z" else network.output_shape
         probabilities = ((1 - level) / 2, (1 + level) / 2)
@@ -297,7 +302,14 @@ class Posterior:
             draws = network.shaped(self._flat(i)) if of == "z" else self._outputs(i)
             if len(draws):
                 ends[:, i] = np.quantile(draws, probabilities, axis=0)
-        return np.asarray(self._each(ends[0])), np.asarray(self._each(ends[1]))
+        return ends[0], ends[1]
+
+    @property
+    def output_deviations(self) -> Array:
+        """The standard deviations of G(z), (B, \\*output_shape), of as many draws as intervals, without a warning."""
+        shape = self.problem.network.output_shape
+        outputs = (self._outputs(i) for i in range(self.chains.size))
+        return np.array([draws.std(axis=0) if len(draws) else np.full(shape, np.nan) for draws in outputs])
 
     def reconstructions(self, count: int) -> Array:
         """G(z) of evenly spaced draws, ``(count, *output_shape)``; NaN for an observation without draws.
