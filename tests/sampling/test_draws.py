@@ -173,6 +173,37 @@ def test_draws_after_a_stop_and_failed_observations_are_left_out():
     assert len(str(p).splitlines()) <= 15
 
 
+@pytest.mark.parametrize(("chains", "draws"), [(4, 0), (4, 3), (0, 5), (1, 1)])
+def test_chains_too_short_to_compare_say_so(chains, draws):
+    p = known(normal_draws(1, chains, draws, 3), single=True)
+    assert p.status is Status.NOT_MIXED
+    assert "of each chain, too few to compare them)" in p.message or chains == 0
+    assert "not mixed" in str(p)
+    assert np.isnan(p.rhat).all()
+
+
+def test_the_prior_is_printed():
+    for fields, said in (
+        ({}, "N(0, 1)"),
+        ({"bounds": (-9, 9)}, "uniform within the bounds"),
+        ({"bounds": (-9, np.inf)}, "N(0, 1) within the bounds"),
+        ({"bounds": (-9, [9, np.inf, 9])}, "uniform between two bounds, N(0, 1) for coordinates without"),
+    ):
+        p = known(normal_draws(1, 4, 20, 3), single=True, **fields)
+        assert any(" ".join(line.split()) == f"prior {said}" for line in str(p).replace("Normal", "N").splitlines())
+
+
+def test_a_batch_without_observations():
+    p = known(normal_draws(2, 4, 20, 3))[np.zeros(2, dtype=bool)]
+    assert len(p) == 0
+    assert not p
+    assert str(p) == "Posterior of no observation"
+    assert p.mean.shape == p.std.shape == p.rhat.shape == (0, 3)
+    assert p.interval(0.9)[0].shape == (0, 3)
+    assert p.covariance.shape == (0, 3, 3)
+    assert p.modes == []
+
+
 def test_a_single_chain_is_not_mixed():
     p = known(normal_draws(1, 1, 1000, 3), single=True)
     assert p.status is Status.NOT_MIXED

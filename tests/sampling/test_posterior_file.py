@@ -62,7 +62,7 @@ READ = ("z", "log_likelihood", "rhat", "ess", "tail_ess", "status", "message", "
 def test_what_is_saved_comes_back(tmp_path, name):
     p, path = of_case(name), tmp_path / "posterior.npz"
     operator = {"operator": torch.tanh} if name == "function" else {}
-    for part in (p, p[1], p[[2, 0]]):
+    for part in (p, p[np.zeros(3, dtype=bool)], p[1], p[[2, 0]]):
         part.save(path)
         for again in (unrelu.load_posterior(path), unrelu.load_posterior(path, p.problem.network, **operator)):
             for field in READ:

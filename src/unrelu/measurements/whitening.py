@@ -66,9 +66,9 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
     L is divided by the root mean variance D, so that the matrix is about the size of A, and 1 / D becomes a weight.
     """
     seen = operator.seen(len(y))
-    if (seen != seen[0]).any():
+    if (seen != seen[:1]).any():
         raise InputError(f"noise={noise} is for observations that show the same entries; pass one mask for all")
-    shown = np.flatnonzero(seen[0])
+    shown = np.flatnonzero(seen.all(axis=0))
     largest = float(np.abs(factor[shown]).max())
     scale = largest * float(np.sqrt(((factor[shown] / largest) ** 2).sum(axis=1).mean()))
     if len(shown) < operator.m:

@@ -218,7 +218,7 @@ def _operator(table: Table, y: Array, outputs: Array, network: Generator, given:
             return known.restored(shape, arrays)
     if kind != _CODE:
         raise ValueError(f"the operator is {kind[:20]!r}")
-    flat, measured = outputs.reshape(len(outputs), -1), array_of(table["operator.measured"], np.float64)
+    flat, measured = outputs.reshape(len(outputs), network.output_dim), array_of(table["operator.measured"], np.float64)
     if measured.shape != y.shape:
         raise ValueError(f"y has shape {y.shape}, A G(z) {measured.shape}")
     if given is None:

@@ -11,12 +11,14 @@ from html import escape
 import numpy as np
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
+from unrelu.measurements.code_prior import Normal
 from unrelu.models.affine import Shape
+from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, duration, number, share
 from unrelu.sampling._sampled_chains import Mixing, SampledChains
-from unrelu.sampling.convergence import ESS, RHAT
+from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 
 # Rows of the tables of a batch, and characters of the meaning of a status.
 _STATUSES, _WORST, _MEANING = 4, 5, 64
@@ -51,8 +53,9 @@ def message_of(mixing: Mixing, shape: Shape) -> str:
     """The meaning of a status, with the numbers that decided it, and what to do; ``shape`` is that of a code."""
     status = mixing.status
     text = _CUT_SHORT.get(status, str(status.value))
-    if not mixing.draws:
-        return text if status is Status.ERROR else f"{text} (no draws)"
+    if mixing.draws < DRAWS:
+        few = f"{text} ({count(mixing.draws, 'draw')} of each chain, too few to compare them)"
+        return text if status is Status.ERROR else few
     if status is Status.MIXED:
         return (
             f"{text} (R-hat at most {_rhat(mixing.worst('rhat')[0])}, at least {_size(mixing.worst('ess')[0])} "
@@ -68,7 +71,7 @@ def _failures(mixing: Mixing, shape: Shape) -> list[str]:
     found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place, shape)}{above}"]
     for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
         size, place = mixing.worst(name)
-        if not size >= ESS:
+        if size < ESS:
             found.append(f"{_size(size)} {what} at {name_of(place, shape)}, fewer than {ESS}")
     return found
 
@@ -91,7 +94,7 @@ def _rhat(value: float) -> str:
 
 def _size(value: float) -> str:
     """A sample size as a whole number, rounded down."""
-    return f"{math.floor(value):,}" if math.isfinite(value) else "an unknown number of"
+    return f"{math.floor(value):,}"
 
 
 def name_of(place: int, shape: Shape) -> str:
@@ -115,6 +118,8 @@ def title(summary: PosteriorSummary) -> str:
     mixed = sum(chains.mixing(i).status is Status.MIXED for i in range(chains.size))
     if chains.problem.single:
         return f"Posterior of one observation, {of}: {'mixed' if mixed else 'not mixed, do not rely on these numbers'}"
+    if not chains.size:
+        return "Posterior of no observation"
     return f"Posteriors of {count(chains.size, 'observation')}, {of}: {mixed} mixed ({share(mixed, chains.size)})"
 
 
@@ -126,7 +131,7 @@ def sizes_of(chains: SampledChains) -> str:
 def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
     """The lines about one observation, as names and texts."""
     chains, shape = summary.chains, summary.chains.problem.network.latent_shape
-    mixing, normal = chains.mixing(0), chains.problem.normal
+    mixing = chains.mixing(0)
     entries = [(mixing.status.name, message_of(mixing, shape))]
     if mixing.draws:
         entries += [
@@ -142,9 +147,19 @@ def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
     return [
         *entries,
         ("evidence", f"log p(y) = {evidence:.6g}{uncertain}, up to a constant of y" if math.isfinite(evidence) else ""),
-        ("prior", "uniform within the bounds" if normal is None else str(normal)),
+        ("prior", _prior(chains.problem)),
         ("effort", effort + duration(float(chains.seconds[0]))),
     ]
+
+
+def _prior(problem: Problem) -> str:
+    """The distribution of codes, as :func:`unrelu.posterior` defines it."""
+    bounds, normal = problem.bounds, problem.normal
+    if normal is None and bounds.boxed.all():
+        return "uniform within the bounds"
+    if normal is None and bounds.boxed.any():
+        return "uniform between two bounds, N(0, 1) for coordinates without"
+    return str(normal or Normal()) + ("" if bounds.none else " within the bounds")
 
 
 def _vector(values: Array) -> str:
@@ -189,6 +204,8 @@ def observation_html(summary: PosteriorSummary) -> str:
 
 def batch_lines(summary: PosteriorSummary) -> list[str]:
     """A batch in at most 15 lines."""
+    if not summary.chains.size:
+        return [title(summary)]
     statuses, worst, which, ending = _tables(summary)
     return [
         title(summary), *text_table(*statuses, _LEFT), f"  {which}:", *text_table(*worst, _LEFT), f"  {ending}"

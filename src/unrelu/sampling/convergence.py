@@ -39,7 +39,7 @@ RHAT, ESS = 1.01, 400
 # The probabilities of the quantiles whose effective sample sizes are the tail's.
 _TAILS = (0.05, 0.95)
 # Fewer draws of a chain, or chains, have no statistics.
-_DRAWS, _CHAINS = 4, 2
+DRAWS, _CHAINS = 4, 2
 # Coordinates of so many draws are computed at a time, which stay in the cache of the processor: 256 KiB.
 _BLOCK = 2**15
 
@@ -82,7 +82,7 @@ def _statistics(x: Array) -> Array:
     k, chains, count = x.shape
     found = np.full((3, k), np.nan)
     known = ~np.isnan(x).any(axis=(1, 2))
-    if count < _DRAWS or not chains or not known.any():
+    if count < DRAWS or not chains or not known.any():
         return found
     x = x[known]
     split = _halves(x)
@@ -102,7 +102,7 @@ def ess_of_mean(draws: Array) -> Array:
     x = _coordinates(draws)
     found = np.full(len(x), np.nan)
     known = np.isfinite(x).all(axis=(1, 2))
-    if x.shape[2] >= _DRAWS and x.shape[1] and known.any():
+    if x.shape[2] >= DRAWS and x.shape[1] and known.any():
         found[known] = _effective(_halves(x[known]))
     return found
 
@@ -110,7 +110,7 @@ def ess_of_mean(draws: Array) -> Array:
 def error_of_mean(draws: Array) -> Array:
     """The Monte Carlo standard error of the mean of draws (chain, draw, k), (k,)."""
     chains, count, k = draws.shape
-    if chains * count < _DRAWS:
+    if chains * count < DRAWS:
         return np.full(k, np.nan)
     with np.errstate(invalid="ignore"):  # infinite draws
         return np.asarray(np.std(draws, axis=(0, 1), ddof=1) / np.sqrt(ess_of_mean(draws)))

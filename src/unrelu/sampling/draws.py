@@ -258,7 +258,8 @@ class Posterior:
     @cached_property
     def means(self) -> Array:
         """The means of the flat codes, (B, k), without a warning."""
-        return np.array([_mean(self._flat(i)) for i in range(self.chains.size)])
+        found = [_mean(self._flat(i)) for i in range(self.chains.size)]
+        return np.array(found).reshape(len(found), self.problem.network.latent_dim)
 
     @property
     def deviations(self) -> Array:
@@ -268,10 +269,13 @@ class Posterior:
     @cached_property
     def covariances(self) -> Array:
         """The covariances of the flat codes, (B, k, k), without a warning."""
-        return np.array([_covariance(self._flat(i)) for i in range(self.chains.size)])
+        found, k = [_covariance(self._flat(i)) for i in range(self.chains.size)], self.problem.network.latent_dim
+        return np.array(found).reshape(len(found), k, k)
 
     def interval(self, level: float, of: str = "z") -> tuple[Array, Array]:
         """Equal-tailed intervals, one a number: the posterior has (1 - level) / 2 on either side.
+
+        Those of reconstructions are of up to 1,000 evenly spaced draws.
 
         Args:
             level: the probability of each interval, between 0 and 1.

@@ -89,7 +89,7 @@ def _chains(table: Table, network: Generator | None, operator: Any) -> tuple[Sam
     problem = read_problem(table, outputs, network, operator, "posterior")
     if ((found["z"] < problem.bounds.lower) | (found["z"] > problem.bounds.upper)).any():
         raise ValueError("a draw is outside of the bounds")
-    return SampledChains(problem=problem, best=np.split(best, np.cumsum(counts)[:-1]), **found), outputs
+    return SampledChains(problem=problem, best=np.split(best, np.cumsum(counts))[:-1], **found), outputs
 
 
 def _check_ranges(found: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -119,6 +119,8 @@ def _flaw(chains: SampledChains, outputs: Array) -> str | None:
     problem = chains.problem
     if not problem.operator.present:
         return "the operator is code, which no file holds: pass operator= as well"
+    if not chains.size:
+        return None
     share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
     again = problem.network.outputs(_likeliest(chains))
     size = np.nanmax(np.abs(again), initial=0.0)
