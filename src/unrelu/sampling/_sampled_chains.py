@@ -122,8 +122,8 @@ class Mixing:
         draws: the number of draws of each chain.
         coordinates: the statistics of the coordinates, (k,).
         likelihood: those of the log-likelihood, (1,); empty if it is the same everywhere.
-        rhat_from_prior, rhat_from_search: the largest R-hat among the chains ``from_prior``, and among the others; NaN
-            for fewer than two.
+        rhat_from_prior, rhat_from_search: the largest R-hat among the chains ``from_prior``, and among the others, if
+            they have not mixed; else NaN, as for fewer than two.
         ended: why the sampling was cut short, or None.
     """
 
@@ -139,9 +139,12 @@ class Mixing:
         """Judge draws (C, D, k) with their log-likelihoods, (C, D)."""
         varies = bool(log_likelihood.size) and float(log_likelihood.min()) < float(log_likelihood.max())
         likelihood = log_likelihood[..., None] if varies else log_likelihood[..., None][..., :0]
+        found = cls(z.shape[1], convergence_of(z), convergence_of(likelihood), np.nan, np.nan, ended)
+        if found.status is Status.MIXED:
+            return found
         both = np.concatenate([z, likelihood], axis=2)
         prior, search = (float(convergence_of(both[group]).rhat.max()) for group in (from_prior, ~from_prior))
-        return cls(z.shape[1], convergence_of(z), convergence_of(likelihood), prior, search, ended)
+        return replace(found, rhat_from_prior=prior, rhat_from_search=search)
 
     @property
     def status(self) -> Status:
