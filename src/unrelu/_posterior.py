@@ -58,8 +58,9 @@ def posterior(
     Args:
         network: G, see :func:`unrelu.invert`.
         y: one observation or a batch, see :func:`unrelu.invert`. Observations of a batch are sampled one after another.
-        noise: the model of e: "gaussian:S", :class:`unrelu.Gaussian` of a number, an array or a covariance, "poisson",
-            "negative-binomial:R", or your own :class:`~unrelu.measurements.noise.Likelihood`. It must be stated.
+        noise: the model of e: "gaussian:S", "poisson" or "negative-binomial:R"; or :class:`unrelu.Gaussian` of a
+            number, an array or a covariance, or your own :class:`~unrelu.measurements.noise.Likelihood`. It must be
+            stated.
         operator: A, see :func:`unrelu.invert`.
         bounds: (lower, upper), see :func:`unrelu.invert`. Draws stay within them.
         prior: the distribution of codes, :class:`unrelu.Normal`; truncated where there are bounds. By default, codes

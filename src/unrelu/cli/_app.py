@@ -196,7 +196,8 @@ def certify(
 
 @command(
     app,
-    ("_posterior.py", "posterior", "noise draws chains seed time_limit scale"),
+    ("_posterior.py", "posterior", "noise draws chains seed time_limit"),
+    ("_invert.py", "invert", "scale"),
     examples=("mnist-relu digit.npy -o draws --noise gaussian:0.1 -- a digit (784,), 6 s",),
 )
 def posterior(
