@@ -65,6 +65,14 @@ def test_reconstructions_are_those_of_evenly_spaced_draws():
     np.testing.assert_allclose(((outputs < lower) | (outputs > upper)).mean(axis=0)[smooth], 0.5, atol=0.05)
 
 
+def test_draws_cannot_be_changed_behind_the_numbers_that_follow_from_them():
+    with pytest.raises(ValueError, match="read-only"):
+        GOOD.z[0] = 0
+    z = normal_draws(1, 4, 20, 3).copy()
+    known(z)
+    z[0] = 0  # the array of the caller stays as it is
+
+
 def test_codes_have_the_latent_shape():
     p = known(normal_draws(2, 4, 300, 3), network=replace(NET, latent_shape=(3, 1)))
     assert p.z.shape == (2, 4, 300, 3, 1)

@@ -60,6 +60,10 @@ class SampledChains:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"{name} has shape {getattr(self, name).shape}; that of these draws is {shape}")
+        for name in ("z", *shapes):  # what follows from the draws is computed once
+            frozen = getattr(self, name).view()
+            frozen.setflags(write=False)
+            object.__setattr__(self, name, frozen)
         if len(self.best) != size:
             raise InputError(f"best has the modes of {len(self.best)} observations; there are {size}")
         for i, codes in enumerate(self.best):
