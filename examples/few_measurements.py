@@ -1,6 +1,6 @@
 """
-How far can the truth be?
-=========================
+A digit from few measurements
+=============================
 
 The same digit from 25, 50 and 100 random weighted sums of its pixels. ``invert`` gives one code, the one that fits
 best. With few measurements, others fit about as well, and the best fit need not be near the true code. ``posterior``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -140,7 +141,12 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     control = problem.control
     if control.expired() or control.halted:
         return None
-    part = control.part(lambda progress: replace(progress, method="posterior", done=i, total=problem.size))
+    steps = itertools.count(1)  # of the search and of the chains
+
+    def report(progress: Progress) -> Progress:
+        return replace(progress, method="posterior", nit=next(steps), done=i, total=problem.size)
+
+    part = control.part(report)
     own = problem.part(np.array([i]), control=part)
     # The observation itself is the key, so that its draws do not depend on its place in a batch.
     key = hashlib.sha256(own.y.tobytes()).hexdigest()

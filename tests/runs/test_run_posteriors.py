@@ -35,6 +35,7 @@ def test_the_columns_are_the_numbers_of_the_function(finished):
         assert finished.read("ess")[i] <= p.ess.min()
         assert finished.read("tail_ess")[i] <= p.tail_ess.min()
     assert finished.mixed == 4
+    assert str(finished).splitlines()[0].endswith("; 4 of 4 posteriors have mixed")
 
 
 def test_draws_do_not_depend_on_chunks_or_stops(finished, tmp_path):

@@ -304,7 +304,7 @@ def run(
 
     Run the same command again to resume: finished chunks are kept, and the results are identical to the last bit.
     Ctrl-C finishes the running chunks; a second Ctrl-C ends at once. An observation that cannot be read or inverted
-    gets the status ERROR and does not stop the others; the exit status is then 1.
+    gets the status ERROR and does not stop the others; the exit status is then 1, as where a posterior has not mixed.
     """
     from unrelu.cli.run_progress import summary, watching
     from unrelu.datasets.small_files import read_bounds, read_measurement, read_prior

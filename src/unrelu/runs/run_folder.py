@@ -65,12 +65,17 @@ class Run:
 
     def __str__(self) -> str:
         """The statuses of the finished chunks, and their worst observations, in at most 15 lines."""
-        return "\n".join([f"Run in {self.folder}", *batch_lines(self._summary())][:15])
+        return "\n".join([self._title, *batch_lines(self._summary())][:15])
+
+    @property
+    def _title(self) -> str:
+        mixed = "" if self.mixed is None else f"; {self.mixed} of {self.done} posteriors have mixed"
+        return f"Run in {self.folder}{mixed}"
 
     def _repr_html_(self) -> str:
         summary = self._summary()
         worst = summary.worst_first()[:_WORST]
-        return f"<div><p>Run in {escape(str(self.folder))}</p>{batch_html(summary, worst, [[]] * len(worst))}</div>"
+        return f"<div><p>{escape(self._title)}</p>{batch_html(summary, worst, [[]] * len(worst))}</div>"
 
     def to_frame(self) -> DataFrame:
         """The verdict as a pandas data frame: a row for each observation of the finished chunks.

@@ -118,15 +118,15 @@ def run(
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``, in any form that ``data`` can have.
         noise, bounds, norm, prior: as for :func:`unrelu.invert`; the noise has no arrays.
-        posterior: draws of each chain of the posterior of every observation, which fill the columns mean, std, lower
-            and upper (90% intervals), reconstruction_std, posterior_status, rhat, ess and tail_ess. By default 0, for
-            none. The draws are those of :func:`unrelu.posterior` of the observation with this seed. They need stated
-            noise, and a prior that is a distribution, if any.
+        posterior: draws of each chain of the posterior of every observation, for the columns mean, std, lower and upper
+            (90% intervals), reconstruction_std, posterior_status, rhat, ess and tail_ess; 0 is for none. The draws
+            are those of :func:`unrelu.posterior` of the observation with this seed. They need stated noise, and a
+            prior that is a distribution, if any.
         seed: seed of every random choice.
         time_limit: seconds for each chunk, and as many again for its posteriors. The results then depend on the
             machine.
-        chunk: observations that are inverted together. Codes depend on it, draws do not. By default 256, and 16 with
-            posteriors.
+        chunk: observations that are inverted together; by default 256, and 16 with posteriors. Codes depend on it,
+            draws do not.
         workers: processes on this machine, of one thread each; by default one a core. 1 computes in this process. That
             is the default for a network on a GPU, which workers would share, and in a daemon, such as a worker of a
             pool, which cannot start processes.
