@@ -173,7 +173,7 @@ class _Sampler:
         """The least effective sample size of the second half of the draws, as a share of their number."""
         late = self.t[:, self.t.shape[1] // 2 :]
         found = convergence_of(late)
-        return float(np.minimum(found.ess, found.tail_ess).min()) / (late.shape[0] * late.shape[1])
+        return float(np.minimum(found.ess, found.tail_ess).min() / (late.shape[0] * late.shape[1]))
 
     def sample(self) -> Sample:
         """The draws, with their modes and the evidence."""
