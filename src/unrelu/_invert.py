@@ -31,7 +31,7 @@ from unrelu.search.auto import first_starts
 from unrelu.search.sequence import check_sequence, track
 
 # Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
-_BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
+BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
 def invert(
@@ -218,7 +218,7 @@ def _solved(
         if name is not None:
             result = _with_starts(result)
         return diagnose(result if norm is None else result.measured_in(norm))
-    except _BREAKDOWNS as error:
+    except BREAKDOWNS as error:
         if name is None or problem.control.raised(error):
             raise
         if problem.size == 1:
@@ -245,7 +245,7 @@ def _diagnosed_alone(result: Inversion) -> Inversion:
     """Diagnose a result. After a numerical breakdown, diagnose each observation alone."""
     try:
         return _diagnosed(result)
-    except _BREAKDOWNS as error:
+    except BREAKDOWNS as error:
         if result.problem.size == 1:
             return Inversion.failed(result.problem, result.method, str(error))
     parts = [_diagnosed_alone(result[[i]]) for i in range(len(result))]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unrelu._invert import BREAKDOWNS
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.code_prior import Normal
@@ -136,11 +137,11 @@ def checked(noise: Noise | str | None, prior: object, draws: object, chains: obj
     return stated
 
 
-def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> Sample | None:
-    """Sample observation i of a batch; None if the time was over before, or if the arithmetic broke down."""
+def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> Sample | Status:
+    """Sample observation i of a batch; why there are no draws if the time was over, or the arithmetic broke down."""
     control = problem.control
     if control.expired() or control.halted:
-        return None
+        return Status.STOPPED if control.halted else Status.TIME_LIMIT
     steps = itertools.count(1)  # of the search and of the chains
 
     def report(progress: Progress) -> Progress:
@@ -150,10 +151,15 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     own = problem.part(np.array([i]), control=part)
     # The observation itself is the key, so that its draws do not depend on its place in a batch.
     key = hashlib.sha256(own.y.tobytes()).hexdigest()
-    return sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
+    try:
+        return sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
+    except BREAKDOWNS as error:
+        if control.raised(error):
+            raise
+        return Status.ERROR
 
 
-def _joined(problem: Problem, samples: list[Sample | None], seconds: Array, chains: int) -> Posterior:
+def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, chains: int) -> Posterior:
     """The posterior of a batch; draws that were made of others but not of an observation are NaN."""
     size, k = problem.size, problem.network.latent_dim
     draws = max((found.z.shape[1] for found in samples if found is not None), default=0)
@@ -163,8 +169,8 @@ def _joined(problem: Problem, samples: list[Sample | None], seconds: Array, chai
     ended = np.full(size, None, dtype=object)
     best: list[Array] = []
     for i, found in enumerate(samples):
-        if found is None:
-            ended[i] = Status.STOPPED if problem.control.halted else Status.TIME_LIMIT
+        if isinstance(found, Status):
+            ended[i] = found
             best.append(np.empty((0, k)))
             continue
         count = found.z.shape[1]

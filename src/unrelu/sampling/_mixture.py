@@ -34,6 +34,10 @@ _FREEDOM = 20.0
 _PRIOR = 0.02
 # Steps of the variational approximation, and pairs of draws of each.
 _STEPS, _PAIRS = 10, 4
+# The number of Jacobians that one approximation takes.
+JACOBIANS = 2 * _STEPS * _PAIRS
+# The most numbers held at once in the curvatures of one step.
+_NUMBERS = 2**24
 # Two components are one if the means are closer than this, in standard deviations.
 _SAME = 1.5
 # Components with a smaller share of the weight are left out.
@@ -69,7 +73,8 @@ class Mixture:
         of_t = gammaln((_FREEDOM + k) / 2) - gammaln(_FREEDOM / 2) - k / 2 * np.log(_FREEDOM * np.pi)
         log_determinants = np.linalg.slogdet(self.whiteners)[1]
         with np.errstate(divide="ignore"):  # a component that no draw belongs to
-            return np.asarray(np.log((1 - _PRIOR) * self.weights) + log_determinants + of_t)
+            shares = np.log(np.maximum((1 - _PRIOR) * self.weights, np.finfo(np.float64).tiny))
+        return np.asarray(shares + log_determinants + of_t)
 
     @cached_property
     def _stacked(self) -> tuple[Array, Array]:
@@ -125,7 +130,6 @@ class Mixture:
         (count, k), before = draws.shape, self
         pseudo, mixture = _PSEUDO * k, self
         covariances = self.factors @ self.factors.transpose(0, 2, 1)
-        squares = (draws[:, :, None] * draws[:, None, :]).reshape(count, -1)
         for _ in range(_EM_STEPS):
             distances, logs = mixture.distances(draws), mixture.logs(draws)
             shares = np.exp(logs - _log_sums(logs)[:, None])
@@ -135,9 +139,10 @@ class Mixture:
             total = near.sum(axis=0)
             sums = near.T @ draws
             means = (sums + before.means) / (total + 1)[:, None]
-            around = (near.T @ squares).reshape(-1, k, k) - sums[:, :, None] * means[:, None, :]
-            around = around - means[:, :, None] * sums[:, None, :] + total[:, None, None] * _outer(means)
-            around = around + _outer(means - before.means)
+            around = _outer(means - before.means)
+            for i, (mean, share) in enumerate(zip(means, near.T, strict=True)):
+                away = draws - mean
+                around[i] += (away * share[:, None]).T @ away
             covariance = (around + pseudo * covariances) / (held + pseudo)[:, None, None]
             weights = (1 - _KEPT) * held / count + _KEPT * before.weights
             mixture = Mixture(means, _whiteners_of(covariance), weights / weights.sum())
@@ -178,7 +183,15 @@ def variational(
         means, precisions: where to begin, (M, k) and (M, k, k).
     """
     count, k = means.shape
+    if count * 2 * _PAIRS * k * k > _NUMBERS and count > 1:
+        first, second = (
+            variational(target, means[half], precisions[half], rng)
+            for half in (slice(None, count // 2), slice(count // 2, None))
+        )
+        return tuple(np.concatenate(pair) for pair in zip(first, second, strict=True))  # type: ignore[return-value]
     for step in range(_STEPS):
+        if target.watch():
+            break
         factors = _factors(precisions)
         normal = rng.standard_normal((count, _PAIRS, k))
         normal = np.concatenate([normal, -normal], axis=1)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.sampling._mixture import Mixture, separate, variational
+from unrelu.sampling._mixture import JACOBIANS, Mixture, separate, variational
 from unrelu.sampling._target import Target
 
 # The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
@@ -15,6 +15,9 @@ _RESTARTS, _FOUND_ONCE = 16, 0.05
 _FAR, _FAINT = 15.0, 9.0
 # The most components.
 _COMPONENTS = 128
+# Draws at which log p / q is so much above its median are starts of further components: the most that are added at a
+# time, and the limits of the logarithms of their weights.
+_UNDERCOVERED, _ADDED, _NEW_WEIGHTS = 3.0, 24, (-7.0, -1.5)
 
 
 def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.random.Generator) -> tuple[Mixture, Array]:
@@ -48,6 +51,37 @@ def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.rando
     return mixture, starts
 
 
+def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: np.random.Generator) -> Mixture:
+    """The mixture with further components where draws show that its density is too low.
+
+    Draws t (c, k) with energies U (c,) at which p / q is largest are the starts of variational approximations. Those
+    that end apart from all components are added, with the weights that their ELBOs give them.
+
+    Source: Raftery and Bao, "Estimating and projecting trends in HIV/AIDS generalized epidemics using incremental
+    mixture importance sampling", Biometrics 66 (2010), which adds components at the largest importance weights.
+    """
+    ratios = -energies - mixture.evaluated(t)[0]
+    usual, k = float(np.median(ratios)), target.k
+    near, covered = mixture.distances(t).argmin(axis=1), ratios - usual < _UNDERCOVERED
+    chosen: list[int] = []
+    most = target.affordable(_ADDED, JACOBIANS)
+    while len(chosen) < most and not covered.all():
+        i = int(np.argmax(np.where(covered, -np.inf, ratios)))
+        chosen.append(i)
+        covered |= np.square((t - t[i]) @ mixture.whiteners[near[i]].T).sum(axis=1) <= k
+    if not chosen:
+        return mixture
+    precisions = target.curvatures(t[chosen])[2]
+    means, whiteners, bounds = variational(target, t[chosen], precisions, rng)
+    means, whiteners = np.concatenate([mixture.means, means]), np.concatenate([mixture.whiteners, whiteners])
+    known = len(mixture.means)
+    kept = separate(np.arange(len(means)), means, whiteners)
+    # exp(ELBO) is a lower bound of the integral of exp(-U) over the component, and ``usual`` estimates the whole.
+    logs = bounds[kept[kept >= known] - known] + 0.5 * k * (1 + np.log(2 * np.pi)) - usual
+    weights = np.concatenate([mixture.weights[kept[kept < known]], np.exp(np.clip(logs, *_NEW_WEIGHTS))])
+    return Mixture(means[kept], whiteners[kept], weights / weights.sum())
+
+
 def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
     """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
 
@@ -56,7 +90,8 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     energies = target.energies(points)
     order = np.argsort(energies, kind="stable")
     near = order[(energies[order] <= energies[order[0]] + _FAR) | (order < own)]
-    near = near[np.isfinite(energies[near])]
+    most = target.affordable(_COMPONENTS, JACOBIANS)
+    near = near[np.isfinite(energies[near])][: 4 * most]
     points, energies = points[near], energies[near]
     _, _, precisions = target.curvatures(points)
     whiteners: Array = np.linalg.cholesky(precisions).transpose(0, 2, 1).astype(np.float64, copy=False)
@@ -64,7 +99,7 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     counts = np.bincount(_nearest(points, points[kept], whiteners[kept]), minlength=len(kept))
     logs = -energies[kept] - np.linalg.slogdet(whiteners[kept])[1]
     weights = np.exp(logs - logsumexp(logs))
-    wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < _COMPONENTS)
+    wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < most)
     return points[kept[wanted]], precisions[kept[wanted]], float(weights[counts == 1].sum())
 
 

@@ -25,6 +25,8 @@ from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.search.descents import Start
 from unrelu.search.joint_search import JointSearch
 
+# The most multiplications of the Jacobians of all components, which take some seconds.
+_WORK = 2e10
 _ONE = np.zeros(1, dtype=np.int64)
 
 
@@ -92,6 +94,11 @@ class Target:
         slopes = self.prior.slopes(t, z)
         information = gram * (slopes[:, :, None] * slopes[:, None, :]) / self._temperature + np.eye(self.k)
         return self._total(misfit, t), half * slopes / self._temperature + t, information
+
+    def affordable(self, wanted: int, jacobians: int) -> int:
+        """How many of the wanted components are affordable, at least one, if each takes so many Jacobians."""
+        each = jacobians * self.k * max(self._likelihood.network.work, 1)
+        return max(1, min(wanted, int(_WORK // each)))
 
     def _total(self, misfit: Array, t: Array) -> Array:
         with np.errstate(over="ignore"):

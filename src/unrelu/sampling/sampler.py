@@ -23,14 +23,15 @@ from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._sampled_chains import Mixing
-from unrelu.sampling._starting_mixture import starting_mixture
+from unrelu.sampling._starting_mixture import extended, starting_mixture
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
 from unrelu.sampling.convergence import ESS, convergence_of, ess_of_mean
 from unrelu.sampling.prior_transform import PriorTransform
 
-# Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. The last
-# part is left out if the least effective sample size of the part before is at least this share of its draws.
+# Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. Where the
+# least effective sample size is below this share of the draws, the mixture has further components, and the warm-up its
+# last part.
 _WARM_UP, _EFFICIENT = (60, 140, 280), 0.1
 # Transitions between rounds, in which the length of steps adapts to the fitted mixture.
 _ADAPTED = 40
@@ -112,7 +113,7 @@ class _Sampler:
     def __init__(
         self, target: Target, mixture: Mixture, starts: Array, from_prior: Flags, rng: np.random.Generator
     ) -> None:
-        self.target, self.mixture, self.from_prior = target, mixture, from_prior
+        self.target, self.mixture, self.from_prior, self._rng = target, mixture, from_prior, rng
         self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
         self.drawn_from, self.proposed = mixture, np.empty(0)
         self.t, self.energies, self.acceptance = (
@@ -125,13 +126,13 @@ class _Sampler:
         """Make transitions that adapt, and fit the mixture; whether there is time to go on."""
         self._run(count, 1, adapt=True)
         if self.t.shape[1] > 1:
-            self._fit(self.t[:, self.t.shape[1] // 2 :])
+            self._fit(self.t.shape[1] // 2)
         return self.target.watch.reason is None
 
     def round(self, draws: int, thinning: int) -> bool:
         """Fit the mixture to the draws of the round before, if any, and draw anew; whether there is time to go on."""
         if thinning > 1:
-            self._fit(self.t)
+            self._fit(0)
         before = self.t, self.energies, self.drawn_from, self.proposed, self.acceptance
         self._run(_ADAPTED, 1, adapt=True)
         self._run(draws, thinning)
@@ -154,8 +155,12 @@ class _Sampler:
         self.drawn_from, self.proposed = self.mixture, np.concatenate(self.transitions.proposed)
         self.acceptance = float(np.mean(self.transitions.trajectories))
 
-    def _fit(self, draws: Array) -> None:
-        self.mixture = self.mixture.fitted(draws.reshape(-1, draws.shape[2]))
+    def _fit(self, first: int) -> None:
+        """Fit the mixture to the draws from number ``first`` on, with further components if they are inefficient."""
+        draws, energies = self.t[:, first:].reshape(-1, self.target.k), self.energies[:, first:].ravel()
+        if self.efficiency < _EFFICIENT:
+            self.mixture = extended(self.target, self.mixture, draws, energies, self._rng)
+        self.mixture = self.mixture.fitted(draws)
         self.state = Chains.at(self.state.t, self.target, self.mixture)
 
     @property
