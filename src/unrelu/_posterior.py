@@ -162,7 +162,7 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
 def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, chains: int) -> Posterior:
     """The posterior of a batch; draws that were made of others but not of an observation are NaN."""
     size, k = problem.size, problem.network.latent_dim
-    draws = max((found.z.shape[1] for found in samples if found is not None), default=0)
+    draws = max((found.z.shape[1] for found in samples if isinstance(found, Sample)), default=0)
     z, likelihood = np.full((size, chains, draws, k), np.nan), np.full((size, chains, draws), np.nan)
     mode = np.zeros((size, chains, draws), dtype=np.int64)
     evidence, error, acceptance = (np.full(size, np.nan) for _ in range(3))
