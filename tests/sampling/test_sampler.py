@@ -14,6 +14,7 @@ import unrelu
 from tests.support import random_network
 from unrelu import Status
 from unrelu.errors import InputError, OptionError
+from unrelu.models.activations import Activation
 from unrelu.runtime.streams import stream
 
 LINE = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")  # G(z) = (2 z, z)
@@ -55,7 +56,9 @@ def test_a_linear_generator_has_the_posterior_of_the_normal_equations():
     assert p.status is Status.MIXED
     assert len(p.modes) == 1
     np.testing.assert_allclose((p.mean - expected) / deviations, 0.0, atol=6 / np.sqrt(p.ess.min()))
-    np.testing.assert_allclose(p.covariance / np.outer(deviations, deviations), covariance / np.outer(deviations, deviations), atol=0.12)
+    np.testing.assert_allclose(
+        p.covariance / np.outer(deviations, deviations), covariance / np.outer(deviations, deviations), atol=0.12
+    )
     evidence = _log_normal(y, matrix @ mean, matrix @ np.diag(std**2) @ matrix.T + 0.49 * np.eye(6))
     assert abs(p.log_evidence - (evidence + 3 * np.log(2 * np.pi * 0.49))) < 0.05
 
@@ -112,8 +115,7 @@ def folded(j, k=3):
     second = np.concatenate([head, head[:, :j]], axis=1)
     slope = np.ones(k + j)  # the rest stays as it is
     slope[:j], slope[k:] = 0.0, 0.0
-    first = unrelu.from_arrays([first, second], activation=[unrelu.models.activations.Activation("prelu", slope), "identity"])
-    return first
+    return unrelu.from_arrays([first, second], activation=[Activation("prelu", slope), "identity"])
 
 
 @pytest.mark.parametrize("j", [1, 2, 3])
@@ -127,3 +129,150 @@ def test_all_modes_of_equal_weight_are_found(j):
     np.testing.assert_allclose([mode.weight for mode in p.modes], 2.0**-j, atol=0.03)
     signs = {tuple(np.sign(mode.z[:j])) for mode in p.modes}
     assert len(signs) == 2**j
+
+
+# --- priors, bounds and noise -----------------------------------------------------------------------------------------
+
+
+def test_codes_between_bounds_are_uniform_before_the_data():
+    p = unrelu.posterior(LINE, [1.0, 0.5], noise="gaussian:0.5", bounds=(0.3, 0.7))
+    # N(.5, .05) on [.3, .7]
+    truncated = _truncated(0.5, np.sqrt(0.25 / 5), 0.3, 0.7)
+    assert p.status is Status.MIXED
+    assert p.z.min() >= 0.3
+    assert p.z.max() <= 0.7
+    np.testing.assert_allclose([p.mean[0], p.std[0]], truncated, atol=0.008)
+
+
+def test_a_normal_prior_is_truncated_to_the_bounds():
+    p = unrelu.posterior(LINE, [1.0, 0.5], noise="gaussian:0.5", bounds=(0.6, np.inf), prior=unrelu.Normal(0.2, 0.5))
+    precision = 5 / 0.25 + 1 / 0.25
+    mean = (2.5 / 0.25 + 0.2 / 0.25) / precision
+    assert p.status is Status.MIXED
+    assert p.z.min() >= 0.6
+    np.testing.assert_allclose([p.mean[0], p.std[0]], _truncated(mean, precision**-0.5, 0.6, 9.0), atol=0.01)
+
+
+def _truncated(mean, std, low, high):
+    """Mean and standard deviation of N(mean, std^2) between low and high, by quadrature."""
+    z = np.linspace(low, high, 20001)
+    weights = norm.pdf(z, mean, std)
+    weights /= weights.sum()
+    centre = weights @ z
+    return centre, np.sqrt(weights @ np.square(z - centre))
+
+
+def test_noise_of_entries_and_a_mask_count_as_they_should():
+    sigma = np.array([0.2, 0.4, np.inf, 0.3])
+    net = random_network((1, 6, 4), seed=5)
+    y = net(np.array([0.7])) + 0.1
+    p = unrelu.posterior(net, y, noise=unrelu.Gaussian(sigma), operator=np.array([1.0, 1.0, 1.0, 0.0]))
+    z = np.linspace(-6, 6, 6001)
+    logs = -0.5 * np.square((net(z[:, None]) - y)[:, :2] / sigma[:2]).sum(axis=1) + norm.logpdf(z)
+    weights = np.exp(logs - logsumexp(logs))
+    assert p.status is Status.MIXED
+    deviation = np.sqrt(weights @ np.square(z - weights @ z))
+    assert abs(p.mean[0] - weights @ z) < 6 * deviation / np.sqrt(p.ess[0])
+
+
+def test_counts_have_the_posterior_of_their_likelihood():
+    net = unrelu.from_arrays([np.array([[3.0], [1.0], [2.0]])], biases=[np.array([4.0, 6.0, 5.0])])
+    y = np.array([9.0, 5.0, 8.0])
+    p = unrelu.posterior(net, y, noise="poisson")
+    z = np.linspace(-6, 6, 6001)
+    means = np.maximum(net(z[:, None]), 1e-3)
+    logs = (y * np.log(means) - means).sum(axis=1) + norm.logpdf(z)
+    weights = np.exp(logs - logsumexp(logs))
+    assert p.status is Status.MIXED
+    deviation = np.sqrt(weights @ np.square(z - weights @ z))
+    assert abs(p.mean[0] - weights @ z) < 6 * deviation / np.sqrt(p.ess[0])
+    assert abs(p.std[0] / deviation - 1) < 0.1
+
+
+# --- reproducibility and limits ---------------------------------------------------------------------------------------
+
+
+def test_draws_do_not_depend_on_the_batch():
+    net = random_network((2, 8, 5), seed=6)
+    y = net(stream("test batch").standard_normal((3, 2))) + 0.1
+    sizes = np.array([[0.3, 0.2, 0.3, 0.4, 0.3]] * 3) * np.array([[1.0], [1.1], [1.2]])
+    for noise, own in (("gaussian:0.3", "gaussian:0.3"), (unrelu.Gaussian(sizes), unrelu.Gaussian(sizes[1]))):
+        batch = quiet(lambda noise=noise: unrelu.posterior(net, y, noise=noise, draws=50))
+        alone = quiet(lambda own=own: unrelu.posterior(net, y[1], noise=own, draws=50))
+        np.testing.assert_array_equal(batch.z[1], alone.z)
+        assert (batch.z[0] != batch.z[1]).all()
+
+
+def test_the_seed_decides_the_draws():
+    first, again, other = (
+        quiet(lambda seed=seed: unrelu.posterior(LINE, [1.0, 0.5], noise="gaussian:0.5", draws=20, seed=seed))
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first.z, again.z)
+    assert (first.z != other.z).any()
+
+
+def test_few_draws_are_never_said_to_have_mixed():
+    p = unrelu.posterior(LINE, [1.0, 0.5], noise="gaussian:0.5", draws=30, chains=4)
+    assert p.status is Status.NOT_MIXED
+    assert p.z.shape == (4, 30, 1)
+
+
+def test_a_stop_keeps_the_draws_so_far():
+    calls = []
+
+    def stop(progress):
+        calls.append(progress.method)
+        return len(calls) > 300
+
+    p = unrelu.posterior(LINE, [[1.0, 0.5], [0.2, 0.1]], noise="gaussian:0.5", callback=stop)
+    assert p[0].status is Status.STOPPED
+    assert 0 < p[0].z.shape[1] < 1000
+    assert np.isfinite(p[0].z).all()
+    assert p[1].status is Status.STOPPED
+    assert np.isnan(p.z[1]).all()
+    assert set(calls) == {"posterior"}
+
+
+def test_a_time_limit_ends_the_sampling():
+    net = random_network((4, 30, 20), seed=7)
+    y = net(np.ones(4))
+    p = unrelu.posterior(net, np.stack([y, y + 0.1]), noise="gaussian:0.1", time_limit=0.05, draws=100_000)
+    assert {status.name for status in p.status} <= {"TIME_LIMIT", "MIXED"}
+    assert p[1].status is Status.TIME_LIMIT
+
+
+def test_an_error_of_the_callback_is_raised():
+    def fail(progress):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        unrelu.posterior(LINE, [1.0, 0.5], noise="gaussian:0.5", callback=fail)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"noise": None}, InputError, "noise=None is not stated"),
+        ({"noise": "uniform:0.1"}, InputError, "equally probable"),
+        ({"noise": "outliers:0.1"}, InputError, "noise=outliers:0.1"),
+        ({"noise": "gaussian:0"}, InputError, "noise"),
+        ({"prior": 1.0}, OptionError, "unrelu.Normal"),
+        ({"prior": unrelu.Normal(np.zeros(3))}, InputError, r"shape \(3,\)"),
+        ({"draws": 0}, OptionError, "draws=0"),
+        ({"draws": 10.0}, OptionError, "draws=10.0"),
+        ({"chains": 1}, OptionError, "chains=1"),
+        ({"seed": -1}, OptionError, "seed=-1"),
+        ({"bounds": (30.0, 31.0), "prior": unrelu.Normal()}, InputError, "next to nothing"),
+        ({"bounds": (1.0, 0.0)}, InputError, "not below"),
+        ({"y": [1.0, np.nan]}, InputError, "NaN"),
+        ({"y": [1.0, 2.0, 3.0]}, InputError, "shape"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, error, message):
+    given = {"y": [1.0, 0.5], "noise": "gaussian:0.5"} | arguments
+    with pytest.raises(error, match=message):
+        unrelu.posterior(LINE, given.pop("y"), **given)
