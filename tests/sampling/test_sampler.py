@@ -234,6 +234,23 @@ def test_a_stop_keeps_the_draws_so_far():
     assert set(calls) == {"posterior"}
 
 
+def test_progress_counts_steps_and_observations():
+    seen = []
+    p = unrelu.posterior(LINE, [[1.0, 0.5], [0.2, 0.1]], noise="gaussian:0.5", draws=60, callback=seen.append)
+    assert {(each.method, each.total) for each in seen} == {("posterior", 2)}
+    for i in range(len(p)):
+        steps = [each.nit for each in seen if each.done == i]
+        assert steps == list(range(1, len(steps) + 1))
+        assert len(steps) > 60
+
+
+def test_draws_that_nobody_made_take_no_memory():
+    p = unrelu.posterior(
+        LINE, [1.0, 0.5], noise="gaussian:0.5", draws=10**9, callback=lambda progress: progress.nit > 300
+    )
+    assert p.chains.z.shape[2] == p.z.shape[1] <= 300
+
+
 def test_a_time_limit_ends_the_sampling():
     net = random_network((4, 30, 20), seed=7)
     y = net(np.ones(4))
