@@ -144,6 +144,11 @@ def test_codes_between_bounds_are_uniform_before_the_data():
     np.testing.assert_allclose([p.mean[0], p.std[0]], truncated, atol=0.008)
 
 
+def test_the_best_code_of_uniform_codes_is_the_one_that_fits_best():
+    p = unrelu.posterior(LINE, [2.0, 1.0], noise="gaussian:0.5", bounds=(0.3, 0.7))  # z = 1 fits, 0.7 is the bound
+    assert [mode.z.round(4).tolist() for mode in p.modes] == [[0.7]]
+
+
 def test_a_normal_prior_is_truncated_to_the_bounds():
     p = unrelu.posterior(LINE, [1.0, 0.5], noise="gaussian:0.5", bounds=(0.6, np.inf), prior=unrelu.Normal(0.2, 0.5))
     precision = 5 / 0.25 + 1 / 0.25
@@ -197,8 +202,8 @@ def test_draws_do_not_depend_on_the_batch():
     y = net(stream("test batch").standard_normal((3, 2))) + 0.1
     sizes = np.array([[0.3, 0.2, 0.3, 0.4, 0.3]] * 3) * np.array([[1.0], [1.1], [1.2]])
     for noise, own in (("gaussian:0.3", "gaussian:0.3"), (unrelu.Gaussian(sizes), unrelu.Gaussian(sizes[1]))):
-        batch = quiet(lambda noise=noise: unrelu.posterior(net, y, noise=noise, draws=50))
-        alone = quiet(lambda own=own: unrelu.posterior(net, y[1], noise=own, draws=50))
+        batch = quiet(lambda noise=noise: unrelu.posterior(net, y, noise=noise, draws=40))
+        alone = quiet(lambda own=own: unrelu.posterior(net, y[1], noise=own, draws=40))
         np.testing.assert_array_equal(batch.z[1], alone.z)
         assert (batch.z[0] != batch.z[1]).all()
 
@@ -249,6 +254,19 @@ def test_draws_that_nobody_made_take_no_memory():
         LINE, [1.0, 0.5], noise="gaussian:0.5", draws=10**9, callback=lambda progress: progress.nit > 300
     )
     assert p.chains.z.shape[2] == p.z.shape[1] <= 300
+
+
+def test_a_stop_in_the_warm_up_gives_no_posterior():
+    def sampled(most):
+        stop = lambda progress: steps.append(progress.nit) or progress.nit >= most  # noqa: E731
+        return quiet(lambda: unrelu.posterior(LINE, [1.0, 0.5], noise="gaussian:0.5", draws=20, callback=stop))
+
+    steps = []
+    assert sampled(10**6).z.shape == (8, 20, 1)
+    p = sampled(max(steps) - 20 - 40 - 10)  # before the draws and the adaptation, at the end of the warm-up
+    assert p.z.shape == (8, 1, 1)
+    assert p.status is Status.STOPPED
+    assert "too few" in p.message
 
 
 def test_a_time_limit_ends_the_sampling():

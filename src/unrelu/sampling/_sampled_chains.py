@@ -33,7 +33,7 @@ class SampledChains:
             was not computed.
         ended: why the sampling of an observation was cut short, (B,) statuses; None if it was not.
         seconds: wall time of each observation, (B,).
-        acceptance: the share of proposals that was accepted, (B,).
+        acceptance: the mean probability with which trajectories were accepted, (B,).
     """
 
     problem: Problem

@@ -76,7 +76,7 @@ def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: n
     means, whiteners = np.concatenate([mixture.means, means]), np.concatenate([mixture.whiteners, whiteners])
     known = len(mixture.means)
     kept = separate(np.arange(len(means)), means, whiteners)
-    # exp(ELBO) is a lower bound of the integral of exp(-U) over the component, and ``usual`` estimates the whole.
+    # exp(ELBO) is about the integral of exp(-U) around the component, and ``usual`` estimates the whole.
     logs = bounds[kept[kept >= known] - known] + 0.5 * k * (1 + np.log(2 * np.pi)) - usual
     weights = np.concatenate([mixture.weights[kept[kept < known]], np.exp(np.clip(logs, *_NEW_WEIGHTS))])
     return Mixture(means[kept], whiteners[kept], weights / weights.sum())

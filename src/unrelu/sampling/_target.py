@@ -64,9 +64,14 @@ class Target:
         """U at coordinates t (c, k), (c,); infinite where it is not a number."""
         return self._total(self._misfits(self.prior.codes(t)), t)
 
-    def log_likelihoods(self, t: Array) -> Array:
-        """-D / (2 T) at coordinates t (c, k), (c,)."""
-        return np.asarray(-self._misfits(self.prior.codes(t)) / (2 * self._temperature))
+    def code_energies(self, t: Array, energies: Array) -> Array:
+        """-log p(z | y), up to a constant, at coordinates t (c, k) with these U, (c,).
+
+        It differs from U by log dz/dt, and so has its minimum elsewhere if codes are not linear functions of t.
+        """
+        if self.prior.affine:
+            return energies
+        return np.asarray(energies - 0.5 * np.square(t).sum(axis=1) + self.prior.energies(self.prior.codes(t)))
 
     def gradients(self, t: Array) -> tuple[Array, Array]:
         """U at coordinates t (c, k), (c,), and its gradients, (c, k)."""
@@ -84,8 +89,8 @@ class Target:
     def curvatures(self, t: Array) -> tuple[Array, Array, Array]:
         """U, (c,), its gradient, (c, k), and J^T W J / T + I, (c, k, k), at coordinates t (c, k).
 
-        J is the Jacobian of A G(z(t)), and W the Fisher information of the noise. The matrix is the Gauss-Newton
-        approximation of the Hessian, and positive definite.
+        J is the Jacobian of A G(z(t)), and W the identity or the weights of Gauss-Newton steps for the deviance. The
+        matrix approximates the Hessian, and is positive definite.
         """
         z = self.prior.codes(t)
         gram, half, misfit = (
@@ -152,9 +157,10 @@ class Target:
         return self._coordinates(ended)
 
     def lower(self, t: Array) -> Array:
-        """The ends of descents from t (c, k) where they are lower, else t."""
+        """The ends of descents from t (c, k) where the code is more probable, else t."""
         ended = self.descended(t)
-        return np.where((self.energies(ended) < self.energies(t))[:, None], ended, t)
+        after, before = (self.code_energies(each, self.energies(each)) for each in (ended, t))
+        return np.where((after < before)[:, None], ended, t)
 
     def _latent(self, z: Array) -> Array:
         latent = self._search.units.latent

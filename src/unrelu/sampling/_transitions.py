@@ -34,7 +34,7 @@ _LENGTH, _FEWEST, _MOST = 1.5, 4, 32
 # The standard deviation of the logarithm of the length of steps.
 _JITTER = 0.2
 # The mean probability of acceptance that the length of steps is adapted to; the first gain of the adaptation.
-ACCEPTANCE, _GAIN = 0.8, 0.3
+_ACCEPTANCE, _GAIN = 0.8, 0.3
 
 
 @dataclass(eq=False)
@@ -75,7 +75,7 @@ class Transitions:
     Attributes:
         step: the length of leapfrog steps in whitened coordinates.
         proposed: the logarithms of p / q, unnormalised, of all proposals of jumps since the last :meth:`begin`.
-        jumps, trajectories: the mean probabilities with which they were accepted, of each transition since then.
+        trajectories: the mean probabilities with which trajectories were accepted, of each transition since then.
     """
 
     def __init__(self, target: Target, mixture: Mixture, rng: np.random.Generator) -> None:
@@ -87,7 +87,6 @@ class Transitions:
         """Count anew, with another mixture if one is given."""
         self._mixture = mixture or self._mixture
         self.proposed: list[Array] = []
-        self.jumps: list[float] = []
         self.trajectories: list[float] = []
 
     @property
@@ -102,7 +101,7 @@ class Transitions:
         self.trajectories.append(float(accepted.mean()))
         if adapt:
             self._adapted += 1
-            self.step *= float(np.exp(_GAIN / self._adapted**0.6 * (accepted.mean() - ACCEPTANCE)))
+            self.step *= float(np.exp(_GAIN / self._adapted**0.6 * (accepted.mean() - _ACCEPTANCE)))
 
     def _jump(self, chains: Chains) -> None:
         count, tries = len(chains.t), self.steps
@@ -110,14 +109,10 @@ class Transitions:
         proposals = Chains.at(drawn, self.target, self._mixture)
         self.proposed.append(-proposals.energies - proposals.log_mixture)
         uniform = self._rng.random((tries, count))
-        accepted = 0
         for i in range(tries):
             others = proposals.part(slice(i * count, (i + 1) * count))
             gain = chains.energies - others.energies + chains.log_mixture - others.log_mixture
-            moved = np.log(uniform[i]) < gain
-            chains.accept(moved, others)
-            accepted += int(moved.sum())
-        self.jumps.append(accepted / (count * tries))
+            chains.accept(np.log(uniform[i]) < gain, others)
 
     def _follow(self, chains: Chains) -> Array:
         """Make a trajectory of every chain; return the probabilities with which they are accepted, (c,)."""

@@ -51,7 +51,7 @@ class Mode:
     Attributes:
         weight: the share of the draws that belong to it, an estimate of its probability.
         weight_error: the Monte Carlo standard error of the weight, from the effective sample size of the indicator.
-        z: its best code, ``latent_shape``.
+        z: the most probable code found in it, ``latent_shape``.
         covariance: the covariance of its draws, (k, k); NaN for a single draw.
     """
 
@@ -165,7 +165,7 @@ class Posterior:
 
     @property
     def acceptance(self) -> Any:
-        """The share of the proposals that was accepted."""
+        """The mean probability with which trajectories were accepted."""
         return self._each(self.chains.acceptance)
 
     @property

@@ -88,6 +88,10 @@ class PriorTransform:
         half: Array = (high - low) * ndtr(-np.abs(t))
         return np.asarray(self.bounds.clip(np.where(self.uniform, np.where(t < 0, low + half, high - half), z)))
 
+    def energies(self, z: Array) -> Array:
+        """-log p(z), up to a constant, for codes z (..., k) within the bounds, (...)."""
+        return np.asarray(0.5 * np.where(self.uniform, 0.0, np.square((z - self.mean) / self.std)).sum(axis=-1))
+
     def slopes(self, t: Array, z: Array) -> Array:
         """dz/dt at coordinates t with codes z, (..., k)."""
         if self.affine:

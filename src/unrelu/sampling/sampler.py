@@ -5,8 +5,11 @@ is fitted to the draws, the draws are discarded, and the next round makes twice 
 Within a round nothing is adapted, so its chains are Markov chains.
 
 The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
-posterior, by bridge sampling. Source: Meng and Wong, "Simulating ratios of normalizing constants via a simple
-identity", Statistica Sinica 6 (1996).
+posterior, by bridge sampling.
+
+Sources: Meng and Wong, "Simulating ratios of normalizing constants via a simple identity", Statistica Sinica 6 (1996);
+for the standard error, Frühwirth-Schnatter, "Estimating marginal likelihoods for mixture and Markov switching models
+using bridge sampling techniques", Econometrics Journal 7 (2004).
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ _ADAPTED = 40
 _MOST_THINNED = 8
 # Up to one restart of the search for so many draws of all chains.
 _DRAWS_A_RESTART = 8
-# Two components belong to one mode if the density on the segment between their means, at so many points, is nowhere
-# below a tenth of that at the lower end. Each is compared with so many of the nearest others.
+# Two components belong to one mode if the density on the segment between their best draws, at so many points, is
+# nowhere below a tenth of that at the lower end. Each is compared with so many of the nearest others.
 _DIP, _POINTS, _NEIGHBOURS = float(np.log(10.0)), 9, 5
 # Bridge sampling: its iterations, and the largest standard error of the logarithm that is reported.
 _ITERATIONS, _LARGEST_ERROR = 50, 0.5
@@ -54,7 +57,7 @@ class Sample:
         z: codes, (chain, draw, k).
         log_likelihood: (chain, draw).
         mode: the number of the mode of each draw, (chain, draw).
-        best: the best code of each mode, (M, k).
+        best: the most probable code found in each mode, (M, k).
         log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
             NaN where the error is above one half.
         acceptance: the mean probability with which trajectories were accepted.
@@ -89,7 +92,7 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
         if count == _WARM_UP[-1] and sampler.efficiency >= _EFFICIENT:
             break
         if not sampler.warm_up(count):
-            return sampler.sample()
+            break  # a round of a single draw follows: those of the warm-up are not draws from the posterior
     thinning = 1
     while (
         sampler.round(draws, thinning)
@@ -196,7 +199,7 @@ def from_prior_of(chains: int) -> Flags:
 
 
 def _modes(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple[Integers, Array]:
-    """The number of the mode of each draw, (c, draw), and the best coordinates in each mode, (M, k)."""
+    """The number of the mode of each draw, (c, draw), and the coordinates of the best code of each mode, (M, k)."""
     flat, u = t.reshape(-1, t.shape[2]), energies.ravel()
     component = mixture.logs(flat).argmax(axis=1)
     used, label = np.unique(component, return_inverse=True)
@@ -209,7 +212,7 @@ def _modes(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple
     joined = pairs[highest <= u[lowest][pairs].max(axis=1) + _DIP]
     graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(used), len(used)))
     count, group = connected_components(graph, directed=False)
-    mode = group[label]
+    mode, u = group[label], target.code_energies(flat, u)
     best = np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)])
     return mode.reshape(energies.shape), target.lower(best)
 
