@@ -32,7 +32,7 @@ def partly(tmp_path_factory) -> unrelu.Run:
 
 def test_it_says_how_many_have_mixed_and_what_to_do_with_the_others(partly):
     page = Page(write_report(partly.folder))
-    assert "posterior 150 draws of each chain" in page.text
+    assert "posterior 150 draws of each chain; codes Normal(0, 1)" in page.text
     assert "posteriors mixed 2 of 5" in page.text
     assert "the chains of 2 (40.0%) have mixed: nothing shows that a part of the posterior was missed" in page.text
     assert "Posteriors that have not mixed: 3 observations" in page.text
@@ -73,8 +73,12 @@ def test_a_page_of_mixed_posteriors_and_one_without(partly, tmp_path):
 
 
 def test_nothing_is_said_to_have_mixed_where_nothing_has(tmp_path):
-    made = run(tmp_path / "out", saved(tmp_path, observations(2, 40)), 40, **ASKED | {"posterior": 5})
+    given = ASKED | {"posterior": 5, "prior": unrelu.Normal(0.5, 2.0)}
+    made = run(tmp_path / "out", saved(tmp_path, observations(2, 40)), 40, **given)
     page = Page(write_report(made.folder))
     assert "posteriors mixed 0 of 2" in page.text
     assert "nothing shows that" not in page.text
     assert not [image for image in page.all("img") if "standard deviation" in image["alt"]]
+    assert "posterior 5 draws of each chain; codes Normal(0.5, 2)" in page.text
+    run(tmp_path / "within", saved(tmp_path, observations(2)), **ASKED | {"posterior": 5, "bounds": (-3, 3)})
+    assert "codes uniform between two finite bounds" in Page(write_report(tmp_path / "within")).text

@@ -74,7 +74,7 @@ def question(run: Run) -> list[Fact]:
         Fact("bounds", _bounds(manifest.get("bounds"))),
         Fact("norm", ", ".join(_norm(run))),
         Fact("prior", _prior(manifest["prior"])),
-        *_posterior(manifest["posterior"]),
+        *_posterior(manifest),
         Fact("seed", str(manifest["seed"]), code=True),
         Fact("chunk", f"{count(manifest['chunk'], 'observation')}, inverted together"),
         Fact("time limit", f"{manifest['time_limit']:g} s a chunk" if manifest["time_limit"] else "none"),
@@ -113,8 +113,14 @@ def objective(run: Run) -> str:
     return f"Huber loss ({norm}){term}, squared units of the data"
 
 
-def _posterior(draws: int) -> list[Fact]:
-    return [Fact("posterior", f"{count(draws, 'draw')} of each chain")] if draws else []
+def _posterior(manifest: dict[str, Any]) -> list[Fact]:
+    """The draws, and the distribution of codes before anything was measured."""
+    draws, prior, bounds = manifest["posterior"], manifest["prior"], manifest.get("bounds")
+    if not draws:
+        return []
+    usual = "Normal(0, 1)" if bounds is None else "uniform between two finite bounds, otherwise Normal(0, 1)"
+    codes = str(Normal.of_plain(prior)) if isinstance(prior, dict) else usual
+    return [Fact("posterior", f"{count(draws, 'draw')} of each chain; codes {codes}")]
 
 
 def _prior(prior: float | dict[str, Any]) -> str:
