@@ -177,10 +177,11 @@ def test_an_observation_does_not_depend_on_the_others(name):
 
 
 def test_the_noise_is_what_is_stated():
+    assert np.shape(cell("emulator in bounds").noise.level) == (28,)
     for name in ("LeakyReLU, a tenth of the pixels", "emulator in bounds"):
         about = cell(name)
         truth, y = about.simulated(40, SEED, name)
-        off = (about.seen(y) - about.measured(about.network.outputs(truth))) / about.noise.size
+        off = (about.seen(y) - about.measured(about.network.outputs(truth))) / about.noise.level
         assert off.std() == pytest.approx(1, abs=0.1)
 
 

@@ -73,7 +73,7 @@ def _expansion(cell: PosteriorCell, seen: Array, z: Array) -> tuple[Array, Array
         jacobian = jacobian[:, cell.operator.ravel()]
     elif cell.operator is not None:
         jacobian = cell.operator @ jacobian
-    size = np.broadcast_to(cell.noise.size, seen.shape[1:])
+    size = np.broadcast_to(cell.noise.level, seen.shape[1:])
     r = (cell.measured(cell.network.outputs(z)) - seen) / size
     scaled = jacobian / size[:, None]
     energy = 0.5 * (np.square(r).sum(axis=1) + np.square(z).sum(axis=1))

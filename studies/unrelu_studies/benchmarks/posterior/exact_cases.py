@@ -80,7 +80,7 @@ def linear_posterior(cell: PosteriorCell, seen: Array) -> tuple[Array, Array, fl
     """
     assert isinstance(cell.network, Network)
     (layer,) = cell.network.layers
-    w, sigma = np.asarray(layer.matrix()), float(cell.noise.size)
+    w, sigma = np.asarray(layer.matrix()), float(cell.noise.level)
     r = seen - layer.bias()
     covariance = np.linalg.inv(w.T @ w / sigma**2 + np.eye(w.shape[1]))
     whole = w @ w.T + sigma**2 * np.eye(len(w))

@@ -90,7 +90,7 @@ class PosteriorCell:
         """log p(y | z) up to a constant of y, of codes (N, k) and entries (m,) that were seen, (N,)."""
         mean = self.measured(self.network.outputs(z))
         if isinstance(self.noise, Gaussian):
-            return np.asarray(-0.5 * np.square((y - mean) / self.noise.size).sum(axis=1))
+            return np.asarray(-0.5 * np.square((y - mean) / self.noise.level).sum(axis=1))
         return np.asarray((y * np.log(mean) - mean).sum(axis=1))
 
     def energy(self, z: Tensor, y: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class PosteriorCell:
             x = x[:, torch.from_numpy(self.operator.ravel())]
         elif self.operator is not None:
             x = x @ torch.from_numpy(self.operator).T
-        energy: Tensor = 0.5 * (((y - x) / self.noise.size).square().sum(dim=1) + z.square().sum(dim=1))
+        energy: Tensor = 0.5 * (((y - x) / self.noise.level).square().sum(dim=1) + z.square().sum(dim=1))
         return energy
 
     def simulated(self, count: int, seed: int, name: str, first: int = 0) -> Simulated:
@@ -125,7 +125,7 @@ class PosteriorCell:
         for i, row in enumerate(self.measured(self.network.outputs(truth))):
             rng = random("posterior noise", seed, name, first + i)
             if isinstance(self.noise, Gaussian):
-                y.append(row + self.noise.size * rng.standard_normal(len(row)))
+                y.append(row + self.noise.level * rng.standard_normal(len(row)))
             else:
                 y.append(rng.poisson(row).astype(float))
         if self.operator is None or self.operator.dtype == bool:

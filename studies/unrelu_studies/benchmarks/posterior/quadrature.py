@@ -22,8 +22,8 @@ _REACH, _DEPTH = 6.0, 14.0
 _COARSE = {1: 401, 2: 201, 3: 81}
 _FINE = {1: 4001, 2: 701, 3: 141}
 _CHUNK = 1 << 18
-# Maxima count as two modes if the density falls by this factor, e^1, between them.
-_PROMINENCE = 1.0
+# Maxima count as two modes if the density falls to a tenth of the lower one between them, as the package has it.
+_PROMINENCE = float(np.log(10.0))
 
 
 @dataclass(frozen=True, eq=False)
