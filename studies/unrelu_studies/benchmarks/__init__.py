@@ -24,6 +24,7 @@ BENCHMARKS = {
     "emulators": "measurements.emulator_fits",
     "recovery": "searches.recovery",
     "identifiability": "searches.told_identifiable",
+    "posterior": "posterior.posterior_draws",
     "baselines": "searches.baselines",
     "prior": "searches.prior",
     "phase_retrieval": "measurements.phase_retrieval",

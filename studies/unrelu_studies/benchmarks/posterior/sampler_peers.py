@@ -34,9 +34,9 @@ Array = npt.NDArray[np.float64]
 _NUTS, _QUICK_NUTS = (4, 500, 1000), (2, 50, 50)
 # Chains and iterations of a random walk; the first half is left out.
 _CHAINS = 8
-_WALK, _QUICK_WALK = 20_000, 500
+_WALK, _QUICK_WALK = 100_000, 2_000
 # Every so many iterations of a random walk one is kept, or its files would be what takes time.
-_EVERY = 10
+_EVERY = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,5 +170,5 @@ SAMPLER_PEERS = {
     "NumPyro NUTS": SamplerPeer(numpyro_nuts, "numpyro", True),
     "nutpie": SamplerPeer(nutpie_nuts, "nutpie", True),
     "pCN": SamplerPeer(_walk(crank_nicolson)),
-    "elliptical slice": SamplerPeer(_walk(elliptical_slices)),
+    "elliptical slice": SamplerPeer(_walk(elliptical_slices), slow=True),
 }
