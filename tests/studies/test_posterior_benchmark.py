@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import unrelu
+from unrelu.cli._app import app
 from unrelu_studies.benchmarks.benchmark import Command
 from unrelu_studies.benchmarks.posterior import calibration, exact_comparison
 from unrelu_studies.benchmarks.posterior.calibration import calibrated, summary
@@ -22,7 +26,8 @@ from unrelu_studies.benchmarks.posterior.exact_cases import (
     linear_posterior,
     small_cell,
 )
-from unrelu_studies.benchmarks.posterior.posterior_cells import CELLS, PosteriorCell, cell
+from unrelu_studies.benchmarks.posterior.posterior_cells import CELLS, OURS, PosteriorCell, cell
+from unrelu_studies.benchmarks.posterior.posterior_draws import BENCHMARK, PARTS
 from unrelu_studies.benchmarks.posterior.quadrature import GridPosterior
 from unrelu_studies.benchmarks.posterior.rank_statistics import (
     covered,
@@ -32,6 +37,7 @@ from unrelu_studies.benchmarks.posterior.rank_statistics import (
     thinned,
     uniformity,
 )
+from unrelu_studies.kit.numbers_file import plain
 
 SEED = 4
 
@@ -269,3 +275,81 @@ def test_every_unit_of_the_controls_can_be_measured():
     (row,) = exact_comparison.measure(command, *units[1][1:])["exact"]
     assert (row["kind"], row["size"], row["found"]) == ("folded", 1, 1)
     assert exact_comparison.control_rows({"exact": [row]})[0] == ("Laplace approximation", "0 of 0", "0 of 1")
+
+
+def test_every_part_has_its_units_and_the_sampler_is_measured_against_what_is_known():
+    command = Command("posterior", 1, True, SEED)
+    assert {unit[0] for unit in BENCHMARK.units(command)} == set(PARTS) == set(BENCHMARK.parts)
+    units = [unit for unit in BENCHMARK.units(replace(command, parts=("exact",))) if unit[1] == OURS]
+    assert {unit[0] for unit in units} == {"exact"}
+    chosen = [unit for unit in units if unit[2:4] in (("folded", 1), ("linear", 4))]
+    found = BENCHMARK.collect(command, [BENCHMARK.measure(command, unit) for unit in chosen])
+    assert [row["status"] for row in found["exact"]] == ["MIXED", "MIXED"]
+    folded, linear = found["exact"]
+    assert folded["found"] == 2
+    assert folded["stated"] < exact_comparison.WEIGHT
+    assert max(linear["mean"], linear["variance"]) < 5
+    assert BENCHMARK.blocks["posterior speed"](found) == "Not measured."
+
+
+def test_the_sampler_is_calibrated_by_its_draws_that_mixed():
+    command = Command("posterior", 2, True, SEED)
+    name = "LeakyReLU, a tenth of the pixels"
+    found = BENCHMARK.collect(command, [BENCHMARK.measure(command, ("calibration", OURS, name, 0))])
+    (row,) = found["calibration"]
+    assert row["mixed"]["problems"] + row["others"]["problems"] == 2
+    assert f"| {name} | 2 |" in BENCHMARK.blocks["posterior calibration"](plain(found))
+
+
+def test_laplace_is_wrong_where_its_deviations_are():
+    rows = [{"share": 1.0, "sigma": sigma, "observations": 1, "ratios": [0.96, 1.0, off]}
+            for sigma, off in ((0.1, 0.5), (0.01, 1.04))]  # fmt: skip
+    render = BENCHMARK.blocks["posterior laplace"]
+    text = render({"laplace": rows})
+    assert "median | 0.0% off at most; 100% of the coordinates are within | yes |" in text
+    assert "| 100% | 0.1 | 1 | 0.960 | 0.546 | 0.996 | 0.500 to 1.000 | 67% |" in text
+    assert "nothing mixed | - |" in render({"laplace": [{**rows[1], "ratios": []}]})
+
+
+def corner_row(status: str, off: float, shift: float) -> dict:
+    rng = np.random.default_rng([5, 8, int(1000 * off)])
+    pair = rng.standard_normal((2, 3)) + np.array([[0.0], [shift]])
+    row = {"status": status, "seconds": 2.0, "ess": 500.0, "rhat": 1.0, "modes": 2, "judged": True}
+    again = {"long": "MIXED", "across": 1.0, "off": off} if status == "MIXED" else {}
+    return {**row, **again, "mean": pair.tolist(), "draw": pair.tolist()}
+
+
+def test_the_hard_corner_says_what_mixed_and_what_a_longer_run_contradicts():
+    render = BENCHMARK.blocks["posterior corner"]
+    right = [corner_row("MIXED", 0.01 * i, 0.0) for i in range(19)] + [corner_row("NOT_MIXED", 0.5, 0.0)]
+    text = render({"corner": right})
+    assert "| mixed within 10 s: 90% | 95% | yes |" in text
+    assert "times as long | 0 of 19 | yes |" in text
+    assert text.count("| yes |") == 4
+    wrong = [corner_row("MIXED", 6.0 + i, 3.0) for i in range(20)]
+    assert "times as long | 20 of 20 | no |" in render({"corner": wrong})
+    assert render({"corner": wrong}).count("| no |") == 3
+
+
+def test_speed_is_compared_on_the_observations_that_both_had():
+    def row(sampler: str, index: int, seconds: float, ess: float) -> dict:
+        return {"sampler": sampler, "index": index, "seconds": seconds, "draws": 100, "ess": ess, "rhat": 1.0}
+
+    rows = [row(OURS, i, 1.0, 600.0 * (i + 1)) for i in range(3)] + [
+        row("pCN", 0, 2.0, 60.0),
+        row("nutpie", 1, 1.0, 600.0),
+    ]
+    text = BENCHMARK.blocks["posterior speed"]({
+        "speed": rows, "digits": [{"seconds": 1.0, "ess": 500.0, "status": "MIXED"}]
+    })  # fmt: skip
+    assert "| 20 times pCN | 20 | yes |" in text
+    assert "| 5 times nutpie | 2 | no |" in text
+    assert "| 5 times NumPyro NUTS | - | - |" in text
+    assert "Not installed: NumPyro NUTS, elliptical slice." in text
+
+
+def test_an_unknown_part_is_refused():
+    done = CliRunner().invoke(app, ["benchmark", "posterior", "--part", "speeed"])
+    assert "--part 'speeed' is unknown; use some of exact, calibration," in str(done.exception)
+    done = CliRunner().invoke(app, ["benchmark", "layers", "--part", "exact"])
+    assert "--part 'exact' is unknown; layers has none" in str(done.exception)

@@ -158,6 +158,8 @@ def calibration_table(results: Results) -> str:
 def calibration_aims(results: Results) -> str:
     """Whether its cells pass."""
     rows = [r for r in results["calibration"] if r["way"] == OURS and r["mixed"]["problems"]]
+    if not rows:
+        return "No problem has mixed."
     cover = [r["mixed"]["coverage"] for r in rows]
     uniform = [r["mixed"]["uniform"] for r in rows]
     inside = [r["interval"] for r in rows]
