@@ -46,7 +46,6 @@ def posteriors(run: Run) -> dict[str, Any] | None:
     ]
     each = np.median(std.reshape(len(std), -1), axis=1) if len(std) else np.zeros(0)
     return {
-        "draws": run.manifest["posterior"],
         "statuses": statuses,
         "unmixed": [status for status in statuses if status["name"] != Status.MIXED.name],
         "spreads": {
