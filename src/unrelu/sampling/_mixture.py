@@ -95,16 +95,20 @@ class Mixture:
         k = self.means.shape[1]
         return np.asarray(self._constants - 0.5 * (_FREEDOM + k) * np.log1p(distances / _FREEDOM))
 
-    def evaluated(self, t: Array) -> tuple[Array, Array]:
-        r"""The logarithms of the density q at t (c, k), (c,), and of the probabilities r of the components, (c, M).
-
-        :math:`r_i \propto 1 / (1 + |C_i (t - m_i)|^2 / k)`: which metric a trajectory takes. The shares of components
-        in the density would do, but they change along a trajectory where components overlap, and it is then rejected.
-        """
-        k, distances = t.shape[1], self.distances(t)
+    def log_density(self, t: Array) -> Array:
+        """log q at coordinates t (c, k), (c,)."""
+        k = t.shape[1]
         of_prior = np.log(_PRIOR) - 0.5 * np.square(t).sum(axis=1) - k / 2 * np.log(2 * np.pi)
-        near = -np.log1p(distances / k)
-        return (np.logaddexp(_log_sums(self._logs(distances)), of_prior), near - _log_sums(near)[:, None])
+        return np.asarray(np.logaddexp(_log_sums(self.logs(t)), of_prior))
+
+    def log_metrics(self, t: Array) -> Array:
+        r"""log r at coordinates t (c, k), (c, M): how probably a trajectory takes the metric of each component.
+
+        :math:`r_i \propto 1 / (1 + |C_i (t - m_i)|^2 / k)`. The shares of components in the density would do, but they
+        change along a trajectory where components overlap, and it is then rejected.
+        """
+        near = -np.log1p(self.distances(t) / t.shape[1])
+        return np.asarray(near - _log_sums(near)[:, None])
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
         """Draws, (count, k)."""

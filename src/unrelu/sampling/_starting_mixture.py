@@ -60,7 +60,7 @@ def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: n
     Source: Raftery and Bao, "Estimating and projecting trends in HIV/AIDS generalized epidemics using incremental
     mixture importance sampling", Biometrics 66 (2010), which adds components at the largest importance weights.
     """
-    ratios = -energies - mixture.evaluated(t)[0]
+    ratios = -energies - mixture.log_density(t)
     usual, k = float(np.median(ratios)), target.k
     near, covered = mixture.distances(t).argmin(axis=1), ratios - usual < _UNDERCOVERED
     chosen: list[int] = []

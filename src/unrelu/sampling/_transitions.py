@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._target import Target
 
@@ -37,36 +37,32 @@ _JITTER = 0.2
 _ACCEPTANCE, _GAIN = 0.8, 0.3
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Chains:
-    """The states of chains.
+    """The states of chains, or proposals for them.
 
     Attributes:
         t: coordinates, (c, k).
         energies: U, (c,).
-        log_mixture, log_metrics: see :meth:`Mixture.evaluated`.
+        log_density: log q of the mixture, (c,).
     """
 
     t: Array
     energies: Array
-    log_mixture: Array
-    log_metrics: Array
+    log_density: Array
 
     @classmethod
     def at(cls, t: Array, target: Target, mixture: Mixture) -> Chains:
         """Chains at t (c, k)."""
-        return cls(t, target.energies(t), *mixture.evaluated(t))
+        return cls(t, target.energies(t), mixture.log_density(t))
 
-    def accept(self, accepted: Array, others: Chains) -> None:
-        """Move the chains where ``accepted`` (c,) is true."""
-        self.t = np.where(accepted[:, None], others.t, self.t)
-        self.energies = np.where(accepted, others.energies, self.energies)
-        self.log_mixture = np.where(accepted, others.log_mixture, self.log_mixture)
-        self.log_metrics = np.where(accepted[:, None], others.log_metrics, self.log_metrics)
-
-    def part(self, rows: slice) -> Chains:
-        """Some of the chains."""
-        return Chains(self.t[rows], self.energies[rows], self.log_mixture[rows], self.log_metrics[rows])
+    def moved(self, accepted: Flags, others: Chains) -> Chains:
+        """The states of the others where ``accepted`` (c,) is true."""
+        return Chains(
+            np.where(accepted[:, None], others.t, self.t),
+            np.where(accepted, others.energies, self.energies),
+            np.where(accepted, others.log_density, self.log_density),
+        )
 
 
 class Transitions:
@@ -94,51 +90,56 @@ class Transitions:
         """The number of leapfrog steps of a trajectory, and of proposals of jumps between two trajectories."""
         return int(np.clip(np.rint(_LENGTH / self.step), _FEWEST, _MOST))
 
-    def move(self, chains: Chains, adapt: bool = False) -> None:
+    def move(self, chains: Chains, adapt: bool = False) -> Chains:
         """Propose jumps, then a trajectory, of every chain; ``adapt`` changes the length of steps afterwards."""
-        self._jump(chains)
-        accepted = self._follow(chains)
+        chains, accepted = self._followed(self._jumped(chains))
         self.trajectories.append(float(accepted.mean()))
         if adapt:
             self._adapted += 1
             self.step *= float(np.exp(_GAIN / self._adapted**0.6 * (accepted.mean() - _ACCEPTANCE)))
+        return chains
 
-    def _jump(self, chains: Chains) -> None:
+    def _jumped(self, chains: Chains) -> Chains:
+        """Propose one jump of every chain after the other, as many as a trajectory has steps."""
         count, tries = len(chains.t), self.steps
-        drawn = self._mixture.draw(count * tries, self._rng)
-        proposals = Chains.at(drawn, self.target, self._mixture)
-        self.proposed.append(-proposals.energies - proposals.log_mixture)
-        uniform = self._rng.random((tries, count))
+        proposals = Chains.at(self._mixture.draw(count * tries, self._rng), self.target, self._mixture)
+        ratios = (-proposals.energies - proposals.log_density).reshape(tries, count)
+        self.proposed.append(ratios.ravel())
+        uniform = np.log(self._rng.random((tries, count)))
+        current, last = -chains.energies - chains.log_density, np.full(count, -1)
         for i in range(tries):
-            others = proposals.part(slice(i * count, (i + 1) * count))
-            gain = chains.energies - others.energies + chains.log_mixture - others.log_mixture
-            chains.accept(np.log(uniform[i]) < gain, others)
+            moved = uniform[i] < ratios[i] - current
+            current, last = np.where(moved, ratios[i], current), np.where(moved, i, last)
+        rows = np.maximum(last, 0) * count + np.arange(count)
+        return chains.moved(
+            last >= 0, Chains(*(x[rows] for x in (proposals.t, proposals.energies, proposals.log_density)))
+        )
 
-    def _follow(self, chains: Chains) -> Array:
-        """Make a trajectory of every chain; return the probabilities with which they are accepted, (c,)."""
-        (count, k), rng = chains.t.shape, self._rng
-        # The Gumbel-max trick draws from the shares of the components.
-        component = (chains.log_metrics + rng.gumbel(size=chains.log_metrics.shape)).argmax(axis=1)
-        factors, each = self._mixture.factors[component], np.arange(count)
-        momentum, t = rng.standard_normal((count, k)), chains.t
+    def _followed(self, chains: Chains) -> tuple[Chains, Array]:
+        """Make a trajectory of every chain; return the probabilities with which they were accepted too, (c,)."""
+        (count, k), rng, each = chains.t.shape, self._rng, np.arange(len(chains.t))
+        log_metrics = self._mixture.log_metrics(chains.t)
+        # The Gumbel-max trick draws a component with these probabilities.
+        component = (log_metrics + rng.gumbel(size=log_metrics.shape)).argmax(axis=1)
+        factors, momentum, t = self._mixture.factors[component], rng.standard_normal((count, k)), chains.t
         step = self.step * np.exp(_JITTER * rng.standard_normal((count, 1)))
         energies, gradient = self.target.gradients(t)
-        before = energies + 0.5 * np.square(momentum).sum(axis=1) - chains.log_metrics[each, component]
+        before = energies + 0.5 * np.square(momentum).sum(axis=1) - log_metrics[each, component]
+        steps = self.steps
         with np.errstate(over="ignore", invalid="ignore"):
             momentum = momentum - 0.5 * step * _times(gradient, factors)
-            for i in range(self.steps):
-                t = t + step * np.einsum("cij,cj->ci", factors, momentum)
+            for i in range(steps):
+                t = t + step * (factors @ momentum[:, :, None])[:, :, 0]
                 energies, gradient = self.target.gradients(t)
-                last = i + 1 == self.steps
-                momentum = momentum - (0.5 if last else 1.0) * step * _times(gradient, factors)
+                momentum = momentum - (1.0 if i + 1 < steps else 0.5) * step * _times(gradient, factors)
             t = np.where(np.isfinite(t), t, 0.0)
-            ended = Chains(t, energies, *self._mixture.evaluated(t))
-            after = energies + 0.5 * np.square(momentum).sum(axis=1) - ended.log_metrics[each, component]
+            log_metrics = self._mixture.log_metrics(t)
+            after = energies + 0.5 * np.square(momentum).sum(axis=1) - log_metrics[each, component]
             gain = before - after
         gain = np.where(np.isfinite(gain), gain, -np.inf)
-        chains.accept(np.log(rng.random(count)) < gain, ended)
-        return np.exp(np.minimum(gain, 0.0))
+        ended = Chains(t, energies, self._mixture.log_density(t))
+        return chains.moved(np.log(rng.random(count)) < gain, ended), np.exp(np.minimum(gain, 0.0))
 
 
 def _times(gradient: Array, factors: Array) -> Array:
-    return np.asarray(np.einsum("ci,cij->cj", gradient, factors))
+    return np.asarray((gradient[:, None, :] @ factors)[:, 0])

@@ -149,7 +149,7 @@ class _Sampler:
         t, energies = [], []
         for _ in range(draws):
             for _ in range(thinning):
-                self.transitions.move(self.state, adapt)
+                self.state = self.transitions.move(self.state, adapt)
             t.append(self.state.t)
             energies.append(self.state.energies)
             if self.target.watch():
@@ -234,7 +234,7 @@ def _log_evidence(mixture: Mixture, t: Array, energies: Array, proposed: Array) 
         proposed: -U - log q of draws of the mixture q.
     """
     k = t.shape[2]
-    of_draws = (-energies.ravel() - mixture.evaluated(t.reshape(-1, k))[0]).reshape(energies.shape)
+    of_draws = (-energies.ravel() - mixture.log_density(t.reshape(-1, k))).reshape(energies.shape)
     effective = float(ess_of_mean(expit(of_draws - np.median(of_draws))[..., None])[0])
     if not effective > 1 or not len(proposed):
         return np.nan, np.nan
