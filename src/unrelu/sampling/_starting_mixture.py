@@ -10,7 +10,7 @@ from unrelu.sampling._mixture import JACOBIANS, Mixture, separate, variational
 from unrelu.sampling._target import Target
 
 # The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
-_RESTARTS, _FOUND_ONCE = 16, 0.05
+_RESTARTS, _FOUND_ONCE = 64, 0.05
 # Optima with an energy this much above the lowest one are left out, as are components with an ELBO so much lower.
 _FAR, _FAINT = 15.0, 9.0
 # The most components.
@@ -85,7 +85,8 @@ def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: n
 def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
     """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
 
-    The first ``own`` points are kept in any case. Weights are those of the Laplace approximation.
+    An optimum was found again if another point has at most the mean squared distance of a draw, k; kinks split a mode
+    into several optima. The first ``own`` points are kept in any case. Weights are those of the Laplace approximation.
     """
     energies = target.energies(points)
     order = np.argsort(energies, kind="stable")
@@ -96,16 +97,19 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     _, _, precisions = target.curvatures(points)
     whiteners: Array = np.linalg.cholesky(precisions).transpose(0, 2, 1).astype(np.float64, copy=False)
     kept = separate(np.arange(len(points)), points, whiteners)
-    counts = np.bincount(_nearest(points, points[kept], whiteners[kept]), minlength=len(kept))
+    once = (_distances(points, points[kept], whiteners[kept]) <= target.k).sum(axis=0) <= 1
     logs = -energies[kept] - np.linalg.slogdet(whiteners[kept])[1]
     weights = np.exp(logs - logsumexp(logs))
     wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < most)
-    return points[kept[wanted]], precisions[kept[wanted]], float(weights[counts == 1].sum())
+    return points[kept[wanted]], precisions[kept[wanted]], float(weights[once].sum())
 
 
 def _nearest(points: Array, means: Array, whiteners: Array) -> Index:
     """The component of the least Mahalanobis distance from each point, (c,)."""
-    away = [
-        np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in zip(means, whiteners, strict=True)
-    ]
-    return np.asarray(np.argmin(away, axis=0), dtype=np.int64)
+    return np.asarray(np.argmin(_distances(points, means, whiteners), axis=1), dtype=np.int64)
+
+
+def _distances(points: Array, means: Array, whiteners: Array) -> Array:
+    """The squared Mahalanobis distances of points from components, (c, M)."""
+    each = zip(means, whiteners, strict=True)
+    return np.stack([np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in each], axis=1)
