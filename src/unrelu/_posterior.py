@@ -67,7 +67,8 @@ def posterior(
         bounds: (lower, upper), see :func:`unrelu.invert`. Draws stay within them.
         prior: the distribution of codes, :class:`unrelu.Normal`; truncated where there are bounds. By default, codes
             are uniform between two finite bounds, and N(0, 1) otherwise.
-        draws: the number of draws of each chain.
+        draws: the number of draws of each chain. Where 400 draws or more of all chains have not mixed, they are
+            discarded, and new ones are made with 2, 4 and at last 8 transitions of the sampler for each.
         chains: the number of chains, at least 2. Half of them begin at optima that the search found, the others where
             descents from draws of the prior end.
         seed: the same call with the same seed on the same machine gives the same draws. Those of an observation do not

@@ -68,7 +68,7 @@ class Posterior:
     all whether the chains have mixed. ``p[i]`` is the posterior of observation i; a slice, a boolean mask or an array
     of indices gives those of several. ``len(p)`` and iteration work for a batch.
 
-    If the chains have not mixed, their draws are not draws from the posterior. Then :attr:`mean`, :attr:`std`,
+    If the chains have not mixed, their draws may not represent the posterior. Then :attr:`mean`, :attr:`std`,
     :attr:`covariance` and :meth:`interval` give a :class:`~unrelu.errors.NotMixedWarning`.
 
     Samplers make it of flat draws ``z``, (B, C, D, k), for C chains of D draws, and of ``log_likelihood`` and ``mode``,
@@ -233,7 +233,7 @@ class Posterior:
         whose = "" if self._single else f" of {len(bad)} of {count(self.chains.size, 'observation')}"
         at = "" if self._single else f"observation {first}: "
         said = message_of(self.chains.mixing(first), self.problem.network.latent_shape)
-        warnings.warn(f"{what}{whose} are not those of the posterior; {at}{said}", NotMixedWarning, stacklevel=3)
+        warnings.warn(f"{what}{whose} may not be those of the posterior; {at}{said}", NotMixedWarning, stacklevel=3)
 
     # --- what the draws say -------------------------------------------------------------------------------------------
 
