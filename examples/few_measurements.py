@@ -29,7 +29,7 @@ y = matrix @ clean + noise
 rows = []
 for m in (25, 50, 100):
     r = unrelu.invert(net, y[:m], operator=matrix[:m], noise="gaussian:0.05")
-    p = unrelu.posterior(net, y[:m], operator=matrix[:m], noise="gaussian:0.05", draws=200)
+    p = unrelu.posterior(net, y[:m], operator=matrix[:m], noise="gaussian:0.05", draws=400)
     lower, upper = p.interval(0.9)
     inside = np.sum((lower <= truth) & (truth <= upper))
     print(f"{m} measurements: the best fit is {r.status}, the posterior {p.status}")

@@ -23,7 +23,7 @@ y = np.where(seen, clean + noise.normal(0, 0.1, clean.shape), np.nan)
 # %%
 # A batch of posteriors prints how many of them have mixed.
 
-p = unrelu.posterior(net, y, operator=seen, noise="gaussian:0.1", draws=200)
+p = unrelu.posterior(net, y, operator=seen, noise="gaussian:0.1", draws=400)
 print(p)
 
 # %%

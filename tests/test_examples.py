@@ -217,7 +217,7 @@ def few_measurements(output):
 
 def hidden_pixels(output):
     assert "6 mixed (100%)" in output
-    assert numbers(r"hold (\d+)% of the hidden", output)[0][0] >= 80
+    assert numbers(r"hold (\d+)% of the \d+ hidden", output)[0][0] >= 80
     best, mean = (error for (error,) in numbers(r"error of the .*: (\S+) a hidden pixel", output))
     expected = numbers(r"error to be expected.*: (\S+)", output)[0][0]
     assert mean < best
