@@ -83,6 +83,19 @@ def test_draws_of_one_coordinate_have_the_density_on_a_grid(activation):
     assert abs(p.log_evidence - evidence) < 0.05
 
 
+def test_modes_are_found_again_and_again_without_crowding_out_others():
+    # Five tent maps, one after the other, of a code within [-2, 2]: 32 modes of one width.
+    tents = [np.array([[0.25, -0.25], [0.25, -0.25]])] + 4 * [np.array([[2.0, -4.0], [2.0, -4.0]])]
+    weights = [np.ones((2, 1)), *tents, np.array([[2.0, -4.0]])]
+    biases = [np.array([2.0, -2.0]), *(np.array([0.0, -0.5]) for _ in tents), np.zeros(1)]
+    net = unrelu.from_arrays(weights, biases)
+    p = unrelu.posterior(net, np.array([0.3]), noise="gaussian:0.02")
+    evidence = grid_posterior(net, np.array([0.3]), 0.02, count=400_001)[2]
+    assert p.status is Status.MIXED
+    assert len(p.modes) == 32
+    assert abs(p.log_evidence - evidence) < 0.03
+
+
 def test_an_opaque_generator_has_the_same_posterior():
     net = random_network((2, 6, 5), seed=4)
     weights = [torch.tensor(layer.matrix()) for layer in net.layers]

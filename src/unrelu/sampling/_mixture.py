@@ -39,7 +39,7 @@ JACOBIANS = 2 * _STEPS * _PAIRS
 # The most numbers held at once in the curvatures of one step.
 _NUMBERS = 2**24
 # Two components are one if the means are closer than this, in standard deviations.
-_SAME = 1.5
+SAME = 1.5
 # Components with a smaller share of the weight are left out.
 _LEAST = 1e-4
 # EM: its steps, and the number of draws that a component's covariance before counts as, for each coordinate.
@@ -172,7 +172,7 @@ def separate(order: Index, means: Array, whiteners: Array) -> Index:
     kept: list[int] = []
     for i in order.tolist():
         away = np.einsum("mij,mj->mi", whiteners[kept], means[i] - means[kept])
-        if not (np.square(away).sum(axis=1) < _SAME**2).any():
+        if not (np.square(away).sum(axis=1) < SAME**2).any():
             kept.append(i)
     return np.array(kept, dtype=np.int64)
 

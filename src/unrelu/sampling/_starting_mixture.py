@@ -6,13 +6,15 @@ import numpy as np
 from scipy.special import logsumexp
 
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.sampling._mixture import JACOBIANS, Mixture, separate, variational
+from unrelu.sampling._mixture import JACOBIANS, SAME, Mixture, separate, variational
 from unrelu.sampling._target import Target
 
 # The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
 _RESTARTS, _FOUND_ONCE = 64, 0.05
 # Optima with an energy this much above the lowest one are left out, as are components with an ELBO so much lower.
 _FAR, _FAINT = 15.0, 9.0
+# Points whose curvatures are computed at a time.
+_AT_ONCE = 64
 # The most components.
 _COMPONENTS = 128
 # Draws at which log p / q is so much above its median are starts of further components: the most that are added at a
@@ -92,16 +94,33 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     order = np.argsort(energies, kind="stable")
     near = order[(energies[order] <= energies[order[0]] + _FAR) | (order < own)]
     most = target.affordable(_COMPONENTS, JACOBIANS)
-    near = near[np.isfinite(energies[near])][: 4 * most]
+    near = near[np.isfinite(energies[near])]
     points, energies = points[near], energies[near]
-    _, _, precisions = target.curvatures(points)
+    kept, precisions = _distinct(target, points, 4 * most)
     whiteners: Array = np.linalg.cholesky(precisions).transpose(0, 2, 1).astype(np.float64, copy=False)
-    kept = separate(np.arange(len(points)), points, whiteners)
-    once = (_distances(points, points[kept], whiteners[kept]) <= target.k).sum(axis=0) <= 1
-    logs = -energies[kept] - np.linalg.slogdet(whiteners[kept])[1]
+    once = (_distances(points, points[kept], whiteners) <= target.k).sum(axis=0) <= 1
+    logs = -energies[kept] - np.linalg.slogdet(whiteners)[1]
     weights = np.exp(logs - logsumexp(logs))
     wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < most)
-    return points[kept[wanted]], precisions[kept[wanted]], float(weights[once].sum())
+    return points[kept[wanted]], precisions[wanted], float(weights[once].sum())
+
+
+def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
+    """Which points (c, k) are distinct, at most so many, each the first of its copies, and their precisions, (M, k, k).
+
+    Descents end in the same optima again and again; the curvature is computed of few copies.
+    """
+    kept: Index = np.empty(0, dtype=np.int64)
+    precisions, left = np.empty((0, target.k, target.k)), np.arange(len(points))
+    while len(left) and len(kept) < most:
+        some, left = np.split(left, [_AT_ONCE])
+        precisions = np.concatenate([precisions, target.curvatures(points[some])[2]])
+        every = np.concatenate([kept, some])
+        whiteners: Array = np.linalg.cholesky(precisions).transpose(0, 2, 1).astype(np.float64, copy=False)
+        new = separate(np.arange(len(every)), points[every], whiteners)
+        kept, precisions = every[new], precisions[new]
+        left = left[(_distances(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
+    return kept, precisions
 
 
 def _nearest(points: Array, means: Array, whiteners: Array) -> Index:
