@@ -9,7 +9,7 @@ logarithm of the density, its mean m and precision P satisfy
 
 where the Gauss-Newton matrix takes the place of the Hessian. The Laplace approximation takes both at the optimum alone.
 Across kinks that is one linear region of many, and where kinks are dense, its precision is far too small in some
-directions: trajectories then need steps several times shorter. Component weights are proportional to exp(ELBO).
+directions: trajectories then need steps several times shorter. The first weights are proportional to exp(ELBO).
 
 Sources: Opper and Archambeau, "The variational Gaussian approximation revisited", Neural Computation 21 (2009); Khan
 and Rue, "The Bayesian learning rule", J. Machine Learning Research 24 (2023), for the natural-gradient steps; Peel and
@@ -30,7 +30,7 @@ from unrelu.sampling._target import Target
 # Degrees of freedom of the t distributions. The tails of a Gaussian are too thin: chains then stay for long where the
 # mixture has next to no density.
 _FREEDOM = 20.0
-# The share of the prior in the mixture.
+# The share of the prior in the mixture, from which chains can jump to where no component is.
 _PRIOR = 0.02
 # Steps of the variational approximation, and pairs of draws of each.
 _STEPS, _PAIRS = 10, 4
@@ -50,7 +50,7 @@ _KEPT = 0.2
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """sum_i w_i t_20(t; m_i, (C_i^T C_i)^-1) and the prior N(0, I), whose share is 0.02.
+    """q(t) = 0.98 sum_i w_i t_20(t; m_i, (C_i^T C_i)^-1) + 0.02 N(t; 0, I).
 
     Attributes:
         means: m, (M, k).

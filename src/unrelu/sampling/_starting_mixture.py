@@ -11,7 +11,8 @@ from unrelu.sampling._target import Target
 
 # The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
 _RESTARTS, _FOUND_ONCE = 64, 0.05
-# Optima with an energy this much above the lowest one are left out, as are components with an ELBO so much lower.
+# Optima with an energy this much above the lowest one are left out, as are components with an ELBO so much lower, about
+# one in 10,000 of the weight.
 _FAR, _FAINT = 15.0, 9.0
 # Points whose curvatures are computed at a time.
 _AT_ONCE = 64
@@ -88,7 +89,7 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
 
     An optimum was found again if another point has at most the mean squared distance of a draw, k; kinks split a mode
-    into several optima. The first ``own`` points are kept in any case. Weights are those of the Laplace approximation.
+    into several optima. The first ``own`` points are kept however high they are. Weights are those of the Laplace approximation.
     """
     energies = target.energies(points)
     order = np.argsort(energies, kind="stable")

@@ -10,8 +10,8 @@ probability
 .. math:: \min\Big(1, \frac{r_i(t')}{r_i(t)} \exp(U(t) + |m|^2/2 - U(t') - |m'|^2/2)\Big).
 
 This is Hamiltonian Monte Carlo on the joint density :math:`p(t) r_i(t)` for fixed i. Drawing i anew is a Gibbs step.
-Each mode thus has a metric of its own, and the chain is exact whatever the kinks of G. The length of steps varies from
-trajectory to trajectory.
+Each mode thus has a metric of its own. Leapfrog steps are reversible and keep volume across kinks of G as well, so the
+posterior is invariant. The length of steps varies from trajectory to trajectory.
 
 Sources: Pompe, Holmes and Latuszynski, "A framework for adaptive MCMC targeting multimodal distributions", Annals of
 Statistics 48 (2020), for the auxiliary component and jumps; Neal, "MCMC using Hamiltonian dynamics", Handbook of Markov
