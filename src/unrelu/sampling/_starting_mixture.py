@@ -89,7 +89,8 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
 
     An optimum was found again if another point has at most the mean squared distance of a draw, k; kinks split a mode
-    into several optima. The first ``own`` points are kept however high they are. Weights are those of the Laplace approximation.
+    into several optima. The first ``own`` points are kept however high they are. Weights are those of the Laplace
+    approximation.
     """
     energies = target.energies(points)
     order = np.argsort(energies, kind="stable")
