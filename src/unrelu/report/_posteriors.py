@@ -12,15 +12,10 @@ from unrelu.report._charts import histogram
 from unrelu.report._outcomes import FIRST, spread_of
 from unrelu.report.certificates import meaning
 from unrelu.result import Status
+from unrelu.result.status import meaning_of_posterior
 from unrelu.runs import Run
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count
-
-# Meanings of statuses that end inversions, too.
-_MEANINGS = {
-    Status.TIME_LIMIT.name: "stopped at the time limit before the chains agreed: raise time_limit",
-    Status.ERROR.name: "could not be read or sampled",
-}
 
 
 def posteriors(run: Run) -> dict[str, Any] | None:
@@ -38,7 +33,7 @@ def posteriors(run: Run) -> dict[str, Any] | None:
             "name": name,
             "size": size,
             "kind": "success" if name == Status.MIXED.name else "error" if name == Status.ERROR.name else "other",
-            "meaning": _MEANINGS.get(name) or meaning(Status, name),
+            "meaning": _meaning(name),
             "first": run.indices[states == name][:FIRST].tolist(),
             "worst": _worst(run.column("rhat")[states == name], run.column("ess")[states == name]),
         }
@@ -58,6 +53,13 @@ def posteriors(run: Run) -> dict[str, Any] | None:
             "Median standard deviation of a code's coordinates", "units of the code", each, np.ones(len(each), bool)
         ),
     }
+
+
+def _meaning(name: str) -> str:
+    """What the status of a posterior of a run says; an error may be that of reading the observation."""
+    if name == Status.ERROR.name:
+        return "could not be read or sampled"
+    return meaning_of_posterior(Status[name]) if name in Status.__members__ else meaning(Status, name)
 
 
 def _worst(rhat: Array, ess: Array) -> str:

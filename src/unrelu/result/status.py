@@ -80,6 +80,12 @@ HAS_CODE = JUDGED | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status
 CUT_OFF = frozenset(
     {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
 )
+# What the statuses of inversions mean of a posterior.
+_OF_POSTERIORS = {
+    Status.TIME_LIMIT: "stopped at the time limit before the chains agreed: raise time_limit",
+    Status.STOPPED: "stopped by the callback before the chains agreed; the draws are those so far",
+    Status.ERROR: "could not be sampled: the draws are not finite",
+}
 # Statuses with which the search ends; they say nothing about the size of the misfit.
 SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
 
@@ -93,6 +99,11 @@ def message_of(status: Status, p_value: float, confidence: float, freedom: int) 
     if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
         return f"{status.value} (confidence {probability(confidence)})"
     return str(status.value)
+
+
+def meaning_of_posterior(status: Status) -> str:
+    """Return the meaning of the status of a posterior."""
+    return _OF_POSTERIORS.get(status, str(status.value))
 
 
 def among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> Flags:

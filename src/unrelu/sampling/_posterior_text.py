@@ -15,6 +15,7 @@ from unrelu.measurements.code_prior import Normal
 from unrelu.models.affine import Shape
 from unrelu.problem import Problem
 from unrelu.result import Status
+from unrelu.result.status import meaning_of_posterior
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, duration, number, share
 from unrelu.sampling._sampled_chains import Mixing, SampledChains
@@ -25,12 +26,6 @@ _STATUSES, _WORST, _MEANING = 4, 5, 64
 _LEFT = ("status", "meaning")
 # The most modes whose weights are printed.
 _MODES = 5
-# What is said in place of a status if the sampling was cut short.
-_CUT_SHORT = {
-    Status.TIME_LIMIT: "stopped at the time limit before the chains agreed: raise time_limit",
-    Status.STOPPED: "stopped by the callback before the chains agreed; the draws are those so far",
-    Status.ERROR: "could not be sampled: the draws are not finite",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +47,7 @@ class PosteriorSummary:
 def message_of(mixing: Mixing, shape: Shape) -> str:
     """The meaning of a status, with the numbers that decided it, and what to do; ``shape`` is that of a code."""
     status = mixing.status
-    text = _CUT_SHORT.get(status, str(status.value))
+    text = meaning_of_posterior(status)
     if mixing.draws < DRAWS:
         few = f"{text} ({count(mixing.draws, 'draw')} of each chain, too few to compare them)"
         return text if status is Status.ERROR else few
@@ -228,8 +223,7 @@ def _tables(summary: PosteriorSummary) -> tuple[_Cells, _Cells, str, str]:
     mixings = [chains.mixing(i) for i in range(chains.size)]
     statuses = Counter(mixing.status for mixing in mixings).most_common(_STATUSES)
     meanings = [
-        [s.name, count(n), share(n, chains.size), shortened(_CUT_SHORT.get(s, str(s.value)), _MEANING)]
-        for s, n in statuses
+        [s.name, count(n), share(n, chains.size), shortened(meaning_of_posterior(s), _MEANING)] for s, n in statuses
     ]
     rhats = np.array([mixing.worst("rhat")[0] for mixing in mixings])
     order = np.argsort(-np.nan_to_num(rhats, nan=np.inf, posinf=np.inf), kind="stable")
