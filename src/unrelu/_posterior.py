@@ -75,7 +75,7 @@ def posterior(
             depend on the rest of its batch.
         device: where to compute, see :func:`unrelu.invert`.
         time_limit: seconds for the whole batch. The clock stands still while kernels are compiled. An observation that
-            is stopped keeps its draws so far.
+            is stopped keeps its draws so far, and one of each chain if it is stopped during the warm-up.
         callback: called with a :class:`~unrelu.problem.Progress` between transitions; the run stops when it returns
             True, and draws so far are kept.
         progress: whether to draw a bar, see :func:`unrelu.invert`.
