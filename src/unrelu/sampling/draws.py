@@ -160,7 +160,7 @@ class Posterior:
 
     @property
     def log_evidence_error(self) -> Any:
-        """The standard error of :attr:`log_evidence`."""
+        """The standard error of :attr:`log_evidence`; it says nothing of chains that have not mixed."""
         return self._each(self.chains.log_evidence_error)
 
     @property
@@ -336,7 +336,11 @@ class Posterior:
 
     @cached_property
     def modes(self) -> Any:
-        """The modes that draws belong to, the heaviest first: a tuple of :class:`Mode`, or a list of tuples."""
+        """The modes that draws belong to, the heaviest first: a tuple of :class:`Mode`, or a list of tuples.
+
+        Parts of the posterior are one mode if the density on the segment between their best draws falls to no less than
+        a tenth of that at the lower end, or if a chain of such parts joins them.
+        """
         found = [self._modes(i) for i in range(self.chains.size)]
         return found[0] if self._single else found
 
