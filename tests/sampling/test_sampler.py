@@ -120,6 +120,17 @@ def test_an_opaque_generator_has_the_same_posterior():
     assert abs(p.log_evidence - (logsumexp(logs) + 2 * np.log(axis[1] - axis[0]) - np.log(2 * np.pi))) < 0.05
 
 
+def test_codes_whose_outputs_are_not_numbers_have_no_density():
+    net = unrelu.from_torch(lambda z: torch.sqrt(z + 3.2) * torch.ones(3, dtype=z.dtype), latent_shape=(1,))
+    p = unrelu.posterior(net, [0.5, 0.6, 0.7], noise="gaussian:0.8", draws=300)
+    z = np.linspace(-3.2, 6.0, 20001)
+    weights = np.exp(-0.5 * np.square((np.sqrt(z + 3.2)[:, None] - [0.5, 0.6, 0.7]) / 0.8).sum(axis=1) - 0.5 * z * z)
+    weights /= weights.sum()
+    assert p.status is Status.MIXED
+    assert p.z.min() >= -3.2
+    assert abs(p.mean[0] - weights @ z) < 6 * p.std[0] / np.sqrt(p.ess[0])
+
+
 def folded(j, k=3):
     """H(|z_1|, ..., |z_j|, the rest), whose posterior has 2^j modes of equal weight."""
     rng = stream("test folded", j)

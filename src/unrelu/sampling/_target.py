@@ -98,7 +98,10 @@ class Target:
         )
         slopes = self.prior.slopes(t, z)
         information = gram * (slopes[:, :, None] * slopes[:, None, :]) / self._temperature + np.eye(self.k)
-        return self._total(misfit, t), half * slopes / self._temperature + t, information
+        gradient, known = half * slopes / self._temperature, np.isfinite(information.sum(axis=(1, 2), keepdims=True))
+        # Where outputs are not numbers, only the prior is known.
+        information = np.where(known, information, np.eye(self.k))
+        return self._total(misfit, t), np.where(np.isfinite(gradient), gradient, 0.0) + t, information
 
     def affordable(self, wanted: int, jacobians: int) -> int:
         """How many of the wanted components are affordable, at least one, if each takes so many Jacobians."""
