@@ -166,7 +166,7 @@ def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, ch
     draws = max((found.z.shape[1] for found in samples if isinstance(found, Sample)), default=0)
     z, likelihood = np.full((size, chains, draws, k), np.nan), np.full((size, chains, draws), np.nan)
     mode = np.zeros((size, chains, draws), dtype=np.int64)
-    evidence, error, acceptance = (np.full(size, np.nan) for _ in range(3))
+    evidence, error, acceptance, missed = (np.full(size, np.nan) for _ in range(4))
     ended = np.full(size, None, dtype=object)
     best: list[Array] = []
     for i, found in enumerate(samples):
@@ -177,10 +177,10 @@ def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, ch
         count = found.z.shape[1]
         z[i, :, :count], likelihood[i, :, :count], mode[i, :, :count] = found.z, found.log_likelihood, found.mode
         evidence[i], error[i], acceptance[i] = found.log_evidence, found.log_evidence_error, found.acceptance
-        ended[i] = found.ended
+        ended[i], missed[i] = found.ended, found.overlooked
         best.append(found.best)
     return Posterior(
         problem=problem, z=z, log_likelihood=likelihood, mode=mode, best=best, from_prior=from_prior_of(chains),
         log_evidence=evidence, log_evidence_error=error, ended=ended, seconds=seconds,
-        acceptance=acceptance,
+        acceptance=acceptance, overlooked=missed,
     )  # fmt: skip

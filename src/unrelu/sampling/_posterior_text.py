@@ -18,7 +18,7 @@ from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, duration, number, share
-from unrelu.sampling._sampled_chains import Mixing, SampledChains
+from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing, SampledChains
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 
 # Rows of the tables of a batch, and characters of the meaning of a status.
@@ -68,13 +68,19 @@ def _failures(mixing: Mixing, shape: Shape) -> list[str]:
         size, place = mixing.worst(name)
         if size < ESS:
             found.append(f"{_size(size)} {what} at {name_of(place, shape)}, fewer than {ESS}")
+    if mixing.overlooked > OVERLOOKED:
+        found.append(
+            f"further descents found optima with about {mixing.overlooked:.0%} of the posterior, and no draw near"
+        )
+    elif mixing.agree:
+        found.append("the chains agree, and there was no time to look for optima that they have overlooked")
     return found
 
 
 def _advice(mixing: Mixing) -> str:
     """How many draws would be enough, if the chains agree and only their number is too small."""
     least = min(mixing.worst("ess")[0], mixing.worst("tail_ess")[0])
-    if mixing.status is not Status.NOT_MIXED or not mixing.worst("rhat")[0] <= RHAT or not least > 0:
+    if mixing.status is not Status.NOT_MIXED or mixing.agree or not mixing.worst("rhat")[0] <= RHAT or not least > 0:
         return ""
     return f"; the chains agree, and draws={number(math.ceil(1.2 * mixing.draws * ESS / least))} may be enough"
 

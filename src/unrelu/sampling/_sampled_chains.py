@@ -16,6 +16,9 @@ from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.sampling.convergence import Convergence, convergence_of
 
+# Chains have mixed if at most this share of the posterior was overlooked.
+OVERLOOKED = 0.02
+
 
 @dataclass(frozen=True, eq=False)
 class SampledChains:
@@ -34,6 +37,8 @@ class SampledChains:
         ended: why the sampling of an observation was cut short, (B,) statuses; None if it was not.
         seconds: wall time of each observation, (B,).
         acceptance: the mean probability with which trajectories were accepted, (B,).
+        overlooked: the estimated share of the posterior at optima that further descents found, and near which there is
+            no draw, (B,); NaN if they were not made, because the chains do not agree or the sampling was cut short.
     """
 
     problem: Problem
@@ -47,6 +52,7 @@ class SampledChains:
     ended: npt.NDArray[np.object_]
     seconds: Array
     acceptance: Array
+    overlooked: Array
     _mixing: dict[int, Mixing] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +61,7 @@ class SampledChains:
             raise InputError(f"z has shape {self.z.shape}; draws are ({size}, chains, draws, {k})")
         batch, chains = self.z.shape[:3], self.z.shape[1]
         shapes = {"log_likelihood": batch, "mode": batch, "from_prior": (chains,)}
-        for name in ("log_evidence", "log_evidence_error", "ended", "seconds", "acceptance"):
+        for name in ("log_evidence", "log_evidence_error", "ended", "seconds", "acceptance", "overlooked"):
             shapes[name] = (size,)
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
@@ -109,12 +115,14 @@ class SampledChains:
     def mixing(self, i: int) -> Mixing:
         """Whether the chains of an observation have mixed."""
         if i not in self._mixing:
-            self._mixing[i] = Mixing.of(self.kept(i), self.kept_likelihood(i), self.from_prior, self.ended[i])
+            self._mixing[i] = Mixing.of(
+                self.kept(i), self.kept_likelihood(i), self.from_prior, self.ended[i], self.overlooked[i]
+            )
         return self._mixing[i]
 
 
 _PER_OBSERVATION = (
-    "z", "log_likelihood", "mode", "log_evidence", "log_evidence_error", "ended", "seconds", "acceptance",
+    "z", "log_likelihood", "mode", "log_evidence", "log_evidence_error", "ended", "seconds", "acceptance", "overlooked",
 )  # fmt: skip
 
 
@@ -129,6 +137,7 @@ class Mixing:
         rhat_from_prior, rhat_from_search: the largest R-hat among the chains ``from_prior``, and among the others, if
             they have not mixed; else NaN, as for fewer than two.
         ended: why the sampling was cut short, or None.
+        overlooked: the share of the posterior near which there is no draw.
     """
 
     draws: int
@@ -137,23 +146,31 @@ class Mixing:
     rhat_from_prior: float
     rhat_from_search: float
     ended: Status | None
+    overlooked: float
 
     @classmethod
-    def of(cls, z: Array, log_likelihood: Array, from_prior: Flags, ended: Status | None) -> Mixing:
+    def of(
+        cls, z: Array, log_likelihood: Array, from_prior: Flags, ended: Status | None, overlooked: float = 0.0
+    ) -> Mixing:
         """Judge draws (C, D, k) with their log-likelihoods, (C, D)."""
         varies = bool(log_likelihood.size) and float(log_likelihood.min()) < float(log_likelihood.max())
         likelihood = log_likelihood[..., None] if varies else log_likelihood[..., None][..., :0]
-        found = cls(z.shape[1], convergence_of(z), convergence_of(likelihood), np.nan, np.nan, ended)
-        if found.status is Status.MIXED:
+        found = cls(z.shape[1], convergence_of(z), convergence_of(likelihood), np.nan, np.nan, ended, float(overlooked))
+        if found.agree:
             return found
         both = np.concatenate([z, likelihood], axis=2)
         prior, search = (float(convergence_of(both[group]).rhat.max()) for group in (from_prior, ~from_prior))
         return replace(found, rhat_from_prior=prior, rhat_from_search=search)
 
     @property
+    def agree(self) -> bool:
+        """Whether all statistics are within their limits."""
+        return bool(self.coordinates.mixed.all() and self.likelihood.mixed.all())
+
+    @property
     def status(self) -> Status:
-        """MIXED if all statistics are within their limits; else why it ended early, or NOT_MIXED."""
-        if self.coordinates.mixed.all() and self.likelihood.mixed.all():
+        """MIXED if the chains agree and next to nothing was overlooked; else why it ended early, or NOT_MIXED."""
+        if self.agree and self.overlooked <= OVERLOOKED:
             return Status.MIXED
         return self.ended or Status.NOT_MIXED
 

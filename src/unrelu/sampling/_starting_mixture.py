@@ -75,14 +75,64 @@ def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: n
     if not chosen:
         return mixture
     precisions = target.curvatures(t[chosen])[2]
-    means, whiteners, bounds = variational(target, t[chosen], precisions, rng)
+    return _with(mixture, *variational(target, t[chosen], precisions, rng), usual)
+
+
+def overlooked(
+    target: Target, mixture: Mixture, t: Array, log_z: float, rng: np.random.Generator
+) -> tuple[float, Mixture]:
+    """The share of the posterior at optima near which there is no draw, and the mixture with components there.
+
+    As many descents as a search begins with are made: half from further starts of ``auto``, half from draws of the
+    prior. The integral over an optimum is estimated by its ELBO. A draw is near if its squared Mahalanobis distance is
+    at most k, the mean of that of draws. The share is NaN if the watch says stop.
+
+    Args:
+        target: the density.
+        mixture: the mixture that the draws were made with.
+        t: draws of the posterior, (c, k).
+        log_z: the logarithm of the integral of exp(-U).
+        rng: for the draws of the prior, and the variational approximations.
+    """
+    half = _RESTARTS // 2
+    points = np.concatenate([target.further_optima(half), target.descended(rng.standard_normal((half, target.k)))])
+    energies = target.energies(points)
+    points = points[np.isfinite(energies) & (energies <= energies.min() + _FAR)]
+    if target.watch() or not len(points):
+        return np.nan, mixture
+    most = target.affordable(_COMPONENTS, JACOBIANS)
+    distinct, precisions = _distinct(target, points, 4 * most)
+    new = np.flatnonzero(_unknown(t, points[distinct], _whiteners(precisions)))[:most]
+    if not len(new):
+        return 0.0, mixture
+    means, whiteners, bounds = variational(target, points[distinct[new]], precisions[new], rng)
+    distinct = separate(np.argsort(-bounds), means, whiteners)
+    distinct = distinct[_unknown(t, means[distinct], whiteners[distinct])]
+    mass = float(np.exp(bounds[distinct] + _of_gaussian(target.k) - log_z).sum())
+    if target.watch.reason or not len(distinct):
+        return (np.nan if target.watch.reason else 0.0), mixture
+    return mass / (1 + mass), _with(mixture, means[distinct], whiteners[distinct], bounds[distinct], log_z)
+
+
+def _unknown(t: Array, means: Array, whiteners: Array) -> Flags:
+    """Which components have no draw t (c, k) near them, (M,)."""
+    each = zip(means, whiteners, strict=True)
+    return np.array([np.square((t - mean) @ whitener.T).sum(axis=1).min() > t.shape[1] for mean, whitener in each])
+
+
+def _with(mixture: Mixture, means: Array, whiteners: Array, bounds: Array, log_z: float) -> Mixture:
+    """The mixture with those variational approximations that lie apart from all its components."""
     means, whiteners = np.concatenate([mixture.means, means]), np.concatenate([mixture.whiteners, whiteners])
-    known = len(mixture.means)
+    known, k = len(mixture.means), means.shape[1]
     kept = separate(np.arange(len(means)), means, whiteners)
-    # exp(ELBO) is about the integral of exp(-U) around the component, and ``usual`` estimates the whole.
-    logs = bounds[kept[kept >= known] - known] + 0.5 * k * (1 + np.log(2 * np.pi)) - usual
+    logs = bounds[kept[kept >= known] - known] + _of_gaussian(k) - log_z
     weights = np.concatenate([mixture.weights[kept[kept < known]], np.exp(np.clip(logs, *_NEW_WEIGHTS))])
     return Mixture(means[kept], whiteners[kept], weights / weights.sum())
+
+
+def _of_gaussian(k: int) -> float:
+    """What is added to a bound of :func:`variational` for the logarithm of the integral of exp(-U) over a component."""
+    return 0.5 * k * (1 + float(np.log(2 * np.pi)))
 
 
 def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
@@ -99,7 +149,7 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     near = near[np.isfinite(energies[near])]
     points, energies = points[near], energies[near]
     kept, precisions = _distinct(target, points, 4 * most)
-    whiteners: Array = np.linalg.cholesky(precisions).transpose(0, 2, 1).astype(np.float64, copy=False)
+    whiteners = _whiteners(precisions)
     once = (_distances(points, points[kept], whiteners) <= target.k).sum(axis=0) <= 1
     logs = -energies[kept] - np.linalg.slogdet(whiteners)[1]
     weights = np.exp(logs - logsumexp(logs))
@@ -118,11 +168,16 @@ def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
         some, left = np.split(left, [_AT_ONCE])
         precisions = np.concatenate([precisions, target.curvatures(points[some])[2]])
         every = np.concatenate([kept, some])
-        whiteners: Array = np.linalg.cholesky(precisions).transpose(0, 2, 1).astype(np.float64, copy=False)
+        whiteners = _whiteners(precisions)
         new = separate(np.arange(len(every)), points[every], whiteners)
         kept, precisions = every[new], precisions[new]
         left = left[(_distances(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
     return kept, precisions
+
+
+def _whiteners(precisions: Array) -> Array:
+    """C with C^T C = P for precisions P, (M, k, k)."""
+    return np.asarray(np.linalg.cholesky(precisions).transpose(0, 2, 1), dtype=np.float64)
 
 
 def _nearest(points: Array, means: Array, whiteners: Array) -> Index:

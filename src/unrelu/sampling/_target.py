@@ -151,6 +151,13 @@ class Target:
         ends = self._started.restarts[0][np.isfinite(self._started.ends[0])]
         return self._coordinates(ends)
 
+    def further_optima(self, restarts: int) -> Array:
+        """The coordinates where so many further descents from the starts of ``auto`` ended, (c, k)."""
+        made = int(self._started.made[0])
+        self._started.advance(_ONE, made + restarts, 0)
+        new = slice(made, made + restarts)
+        return self._coordinates(self._started.restarts[0, new][np.isfinite(self._started.ends[0, new])])
+
     def descended(self, t: Array) -> Array:
         """The coordinates where descents from t (c, k) ended, (c, k)."""
         z = self._latent(self.prior.codes(t))

@@ -99,14 +99,15 @@ class Posterior:
         ended: Any = None,
         seconds: npt.ArrayLike = 0.0,
         acceptance: npt.ArrayLike = np.nan,
+        overlooked: npt.ArrayLike = 0.0,
     ) -> None:
         size = problem.size
         states = np.full(size, None, dtype=object)
         states[:] = ended
         time = np.asarray(seconds, dtype=np.float64)
-        evidence, error, accepted = (
+        evidence, error, accepted, missed = (
             np.array(np.broadcast_to(np.asarray(each, dtype=np.float64), (size,)))
-            for each in (log_evidence, log_evidence_error, acceptance)
+            for each in (log_evidence, log_evidence_error, acceptance, overlooked)
         )
         self.chains = SampledChains(
             problem=problem,
@@ -120,6 +121,7 @@ class Posterior:
             ended=states,
             seconds=time if time.ndim else np.full(size, float(time) / max(1, size)),
             acceptance=accepted,
+            overlooked=missed,
         )
 
     @classmethod
@@ -169,6 +171,15 @@ class Posterior:
         return self._each(self.chains.acceptance)
 
     @property
+    def overlooked(self) -> Any:
+        """The estimated share of the posterior at optima that further descents found, and near which there is no draw.
+
+        The descents are made when the chains agree; NaN if they do not, or if the sampling was cut short. If they find
+        more than 0.02, the chains are sampled anew with jumps there.
+        """
+        return self._each(self.chains.overlooked)
+
+    @property
     def seconds(self) -> Any:
         """Wall time of each observation."""
         return self._each(self.chains.seconds)
@@ -186,7 +197,9 @@ class Posterior:
 
     @cached_property
     def status(self) -> Any:
-        """MIXED if over all coordinates and the log-likelihood R-hat <= 1.01 and both sample sizes are at least 400.
+        """MIXED if the chains agree, and at most 2% of the posterior was overlooked (:attr:`overlooked`).
+
+        They agree if over all coordinates and the log-likelihood R-hat <= 1.01 and both sample sizes are at least 400.
 
         Otherwise NOT_MIXED; TIME_LIMIT or STOPPED if the sampling was cut short; ERROR if it failed.
         """

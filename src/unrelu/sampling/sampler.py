@@ -25,8 +25,8 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.sampling._mixture import Mixture
-from unrelu.sampling._sampled_chains import Mixing
-from unrelu.sampling._starting_mixture import extended, starting_mixture
+from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing
+from unrelu.sampling._starting_mixture import extended, overlooked, starting_mixture
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
 from unrelu.sampling.convergence import ESS, convergence_of, ess_of_mean
@@ -61,6 +61,8 @@ class Sample:
         log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
             NaN where the error is above one half.
         acceptance: the mean probability with which trajectories were accepted.
+        overlooked: the share of the posterior at optima that further descents found, and near which there is no draw;
+            NaN if the chains do not agree, or the time was over.
         ended: why sampling was cut short; None if it was not.
     """
 
@@ -71,6 +73,7 @@ class Sample:
     log_evidence: float
     log_evidence_error: float
     acceptance: float
+    overlooked: float
     ended: Status | None
 
 
@@ -94,12 +97,9 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
         if not sampler.warm_up(count):
             break  # a round of a single draw follows: those of the warm-up are not draws from the posterior
     thinning = 1
-    while (
-        sampler.round(draws, thinning)
-        and draws * chains >= ESS
-        and thinning < _MOST_THINNED
-        and sampler.mixing.status is not Status.MIXED
-    ):
+    while sampler.round(draws, thinning):
+        if sampler.finished() or draws * chains < ESS or thinning >= _MOST_THINNED:
+            break
         thinning *= 2
     return sampler.sample()
 
@@ -110,6 +110,7 @@ class _Sampler:
     Attributes:
         t, energies: the draws, (c, draw, k), and their U, (c, draw).
         proposed: the logarithms of p / q of the proposals of jumps of that time.
+        overlooked: see :class:`Sample`.
         drawn_from: the mixture q of that time.
     """
 
@@ -118,7 +119,7 @@ class _Sampler:
     ) -> None:
         self.target, self.mixture, self.from_prior, self._rng = target, mixture, from_prior, rng
         self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
-        self.drawn_from, self.proposed = mixture, np.empty(0)
+        self.drawn_from, self.proposed, self.overlooked = mixture, np.empty(0), np.nan
         self.t, self.energies, self.acceptance = (
             np.empty((len(starts), 0, target.k)),
             np.empty((len(starts), 0)),
@@ -171,10 +172,15 @@ class _Sampler:
         """(c, draw)."""
         return np.asarray(0.5 * np.square(self.t).sum(axis=2) - self.energies)
 
-    @property
-    def mixing(self) -> Mixing:
-        """Whether the chains agree."""
-        return Mixing.of(self.target.codes(self.t), self.log_likelihood, self.from_prior, None)
+    def finished(self) -> bool:
+        """Whether the chains agree, and further descents find next to nothing that they have overlooked."""
+        self.overlooked = np.nan
+        z = self.target.codes(self.t)
+        if not Mixing.of(z, self.log_likelihood, self.from_prior, None).agree:
+            return False
+        t, (log_z, _) = self.t.reshape(-1, self.target.k), self._evidence()
+        self.overlooked, self.mixture = overlooked(self.target, self.mixture, t, log_z, self._rng)
+        return self.overlooked <= OVERLOOKED
 
     @property
     def efficiency(self) -> float:
@@ -186,11 +192,17 @@ class _Sampler:
     def sample(self) -> Sample:
         """The draws, with their modes and the evidence."""
         mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
-        evidence, error = _log_evidence(self.drawn_from, self.t, self.energies, self.proposed)
+        log_z, error = self._evidence()
+        known = error <= _LARGEST_ERROR
         return Sample(
-            self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best), evidence, error,
-            self.acceptance, self.target.watch.reason,
+            self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best),
+            log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan, error if known else np.nan,
+            self.acceptance, self.overlooked, self.target.watch.reason,
         )  # fmt: skip
+
+    def _evidence(self) -> tuple[float, float]:
+        """The logarithm of the integral of exp(-U), and its standard error."""
+        return _log_evidence(self.drawn_from, self.t, self.energies, self.proposed)
 
 
 def from_prior_of(chains: int) -> Flags:
@@ -227,7 +239,7 @@ def _neighbours(points: Array, whiteners: Array) -> Integers:
 
 
 def _log_evidence(mixture: Mixture, t: Array, energies: Array, proposed: Array) -> tuple[float, float]:
-    """The logarithm of the evidence by bridge sampling, and its standard error.
+    """The logarithm of the integral of exp(-U) by bridge sampling, and its standard error.
 
     Args:
         t, energies: draws of the posterior, (c, draw, k), and their U.
@@ -246,8 +258,7 @@ def _log_evidence(mixture: Mixture, t: Array, energies: Array, proposed: Array) 
         log_z += float(above - below)
     first, second = expit(proposed - log_z + odds), expit(log_z - odds - of_draws)
     error = np.sqrt(first.var() / first.mean() ** 2 / len(proposed) + second.var() / second.mean() ** 2 / effective)
-    constant = -0.5 * k * np.log(2 * np.pi)
-    return (log_z + constant, float(error)) if error <= _LARGEST_ERROR else (np.nan, np.nan)
+    return log_z, float(error)
 
 
 def _log_expit(x: Array) -> Array:
