@@ -84,8 +84,9 @@ def overlooked(
     """The share of the posterior at optima near which there is no draw, and the mixture with components there.
 
     As many descents as a search begins with are made: half from further starts of ``auto``, half from draws of the
-    prior. The integral over an optimum is estimated by its ELBO. A draw is near if its squared Mahalanobis distance is
-    at most k, the mean of that of draws. The share is NaN if the watch says stop.
+    prior. The share is that of the optima that these find: there may be many more than can be found. The integral over
+    an optimum is estimated by its ELBO, or by Laplace's method where there are draws. A draw is near if its squared
+    Mahalanobis distance is at most k, the mean of that of draws. The share is NaN if the watch says stop.
 
     Args:
         target: the density.
@@ -102,16 +103,19 @@ def overlooked(
         return np.nan, mixture
     most = target.affordable(_COMPONENTS, JACOBIANS)
     distinct, precisions = _distinct(target, points, 4 * most)
-    new = np.flatnonzero(_unknown(t, points[distinct], _whiteners(precisions)))[:most]
+    unknown = _unknown(t, points[distinct], _whiteners(precisions))
+    logs = _laplace_masses(target.energies(points[distinct]), precisions)[~unknown]
+    new = np.flatnonzero(unknown)[:most]
     if not len(new):
         return 0.0, mixture
     means, whiteners, bounds = variational(target, points[distinct[new]], precisions[new], rng)
     distinct = separate(np.argsort(-bounds), means, whiteners)
     distinct = distinct[_unknown(t, means[distinct], whiteners[distinct])]
     mass = float(np.exp(bounds[distinct] + _of_gaussian(target.k) - log_z).sum())
+    found = min(1.0, float(np.exp(logs - log_z).sum()))
     if target.watch.reason or not len(distinct):
         return (np.nan if target.watch.reason else 0.0), mixture
-    return mass / (1 + mass), _with(mixture, means[distinct], whiteners[distinct], bounds[distinct], log_z)
+    return mass / (found + mass), _with(mixture, means[distinct], whiteners[distinct], bounds[distinct], log_z)
 
 
 def _unknown(t: Array, means: Array, whiteners: Array) -> Flags:
@@ -173,6 +177,12 @@ def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
         kept, precisions = every[new], precisions[new]
         left = left[(_distances(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
     return kept, precisions
+
+
+def _laplace_masses(energies: Array, precisions: Array) -> Array:
+    """The logarithms of the integrals of exp(-U) around optima by Laplace's method, (M,)."""
+    k = precisions.shape[1]
+    return np.asarray(-energies - 0.5 * np.linalg.slogdet(precisions)[1] + 0.5 * k * np.log(2 * np.pi))
 
 
 def _whiteners(precisions: Array) -> Array:
