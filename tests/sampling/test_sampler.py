@@ -92,7 +92,7 @@ def test_modes_are_found_again_and_again_without_crowding_out_others():
     p = unrelu.posterior(net, np.array([0.3]), noise="gaussian:0.02")
     evidence = grid_posterior(net, np.array([0.3]), 0.02, count=400_001)[2]
     assert p.status is Status.MIXED
-    assert len(p.modes) == 32
+    assert len(p.modes) >= 30  # those at the ends have a weight of 1%, and 2% may be overlooked
     assert abs(p.log_evidence - evidence) < 0.03
 
 
@@ -153,6 +153,26 @@ def test_all_modes_of_equal_weight_are_found(j):
     np.testing.assert_allclose([mode.weight for mode in p.modes], 2.0**-j, atol=0.03)
     signs = {tuple(np.sign(mode.z[:j])) for mode in p.modes}
     assert len(signs) == 2**j
+
+
+def test_chains_that_agree_without_most_of_the_modes_have_not_mixed():
+    # One tent for each of ten coordinates: 1,024 modes, of which descents find some hundreds.
+    k, eye = 10, np.eye(10)
+    first = np.repeat(eye, 2, axis=0)
+    tent = np.kron(eye, np.array([[0.25, -0.25], [0.25, -0.25]]))
+    last = np.kron(eye, np.array([[2.0, -4.0]]))
+    biases = [np.tile([2.0, -2.0], k), np.tile([0.0, -0.5], k), np.zeros(k)]
+    net = unrelu.from_arrays([first, tent, last], biases)
+    p = unrelu.posterior(net, np.full(k, 0.3), noise="gaussian:0.02", draws=100)
+    assert p.status is Status.NOT_MIXED
+    assert p.overlooked > 0.02 or p.rhat.max() > 1.01
+    assert np.isnan(p.log_evidence)
+
+
+def test_an_observation_too_far_away_for_double_precision_is_an_error():
+    p = unrelu.posterior(LINE, [1.0, 9.0], noise="gaussian:1e-9")
+    assert p.status is Status.ERROR
+    assert "out of the generator's range" in p.message
 
 
 # --- priors, bounds and noise -----------------------------------------------------------------------------------------

@@ -84,7 +84,10 @@ CUT_OFF = frozenset(
 _OF_POSTERIORS = {
     Status.TIME_LIMIT: "stopped at the time limit before the chains agreed: raise time_limit",
     Status.STOPPED: "stopped by the callback before the chains agreed; the draws are those so far",
-    Status.ERROR: "could not be sampled: the arithmetic broke down",
+    Status.ERROR: (
+        "could not be sampled: numbers overflowed, or y is so far out of the generator's range that log-likelihoods "
+        "are rounding: look at invert first"
+    ),
 }
 # Statuses with which the search ends; they say nothing about the size of the misfit.
 SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})

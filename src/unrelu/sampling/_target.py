@@ -103,6 +103,11 @@ class Target:
         information = np.where(known, information, np.eye(self.k))
         return self._total(misfit, t), np.where(np.isfinite(gradient), gradient, 0.0) + t, information
 
+    def rounding(self, t: Array) -> float:
+        """The rounding error of D / (2 T) at the lowest of these coordinates, (c, k), half a unit in its last place."""
+        lowest = float(self._misfits(self.prior.codes(t)).min()) / (2 * self._temperature)
+        return float(0.5 * torch.finfo(self._objective.y.dtype).eps * lowest)
+
     def affordable(self, wanted: int, jacobians: int) -> int:
         """How many of the wanted components are affordable, at least one, if each takes so many Jacobians."""
         each = jacobians * self.k * max(self._likelihood.network.work, 1)

@@ -33,8 +33,9 @@ from unrelu.sampling._target import Target
 _LENGTH, _FEWEST, _MOST = 1.5, 4, 32
 # The standard deviation of the logarithm of the length of steps.
 _JITTER = 0.2
-# The mean probability of acceptance that the length of steps is adapted to; the first gain of the adaptation.
-_ACCEPTANCE, _GAIN = 0.8, 0.3
+# The mean probability of acceptance that the length of steps is adapted to; the first gain of the adaptation, and the
+# number of its transitions that count when it goes on with another mixture.
+_ACCEPTANCE, _GAIN, _ANEW = 0.8, 0.3, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,8 @@ class Transitions:
 
     def begin(self, mixture: Mixture | None = None) -> None:
         """Count anew, with another mixture if one is given."""
-        self._mixture = mixture or self._mixture
+        if mixture is not None:
+            self._mixture, self._adapted = mixture, min(self._adapted, _ANEW)
         self.proposed: list[Array] = []
         self.trajectories: list[float] = []
 

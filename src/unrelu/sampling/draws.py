@@ -157,7 +157,7 @@ class Posterior:
 
     @property
     def log_evidence(self) -> Any:
-        """log p(y), up to the constant of :attr:`log_likelihood`; NaN if it was not computed."""
+        """log p(y), up to the constant of :attr:`log_likelihood`; NaN if the chains have not mixed."""
         return self._each(self.chains.log_evidence)
 
     @property

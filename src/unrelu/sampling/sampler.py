@@ -45,6 +45,8 @@ _DRAWS_A_RESTART = 8
 # Two components belong to one mode if the density on the segment between their best draws, at so many points, is
 # nowhere below a tenth of that at the lower end. Each is compared with so many of the nearest others.
 _DIP, _POINTS, _NEIGHBOURS = float(np.log(10.0)), 9, 5
+# The largest rounding error of a log-likelihood: it is accepted and rejected by their differences.
+_ROUNDING = 0.05
 # Bridge sampling: its iterations, and the largest standard error of the logarithm that is reported.
 _ITERATIONS, _LARGEST_ERROR = 50, 0.5
 
@@ -59,7 +61,7 @@ class Sample:
         mode: the number of the mode of each draw, (chain, draw).
         best: the most probable code found in each mode, (M, k).
         log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
-            NaN where the error is above one half.
+            NaN where the error is above one half, or if the chains have not mixed.
         acceptance: the mean probability with which trajectories were accepted.
         overlooked: the share of the posterior at optima that further descents found, and near which there is no draw;
             NaN if the chains do not agree, or the time was over.
@@ -86,10 +88,16 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
         draws: the number of draws of each chain.
         chains: the number of chains.
         rng: all random numbers are drawn from it.
+
+    Raises:
+        FloatingPointError: y is so far from all outputs, in units of the noise, that log-likelihoods are rounding.
     """
     target, from_prior = Target(problem, prior), from_prior_of(chains)
     most = max(chains, draws * chains // _DRAWS_A_RESTART)
     mixture, starts = starting_mixture(target, from_prior, most, rng)
+    rounding = target.rounding(mixture.means)
+    if rounding > _ROUNDING:
+        raise FloatingPointError(f"log-likelihoods are rounded by {rounding:.2g}")
     sampler = _Sampler(target, mixture, starts, from_prior, rng)
     for count in _WARM_UP:
         if count == _WARM_UP[-1] and sampler.efficiency >= _EFFICIENT:
@@ -193,7 +201,7 @@ class _Sampler:
         """The draws, with their modes and the evidence."""
         mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
         log_z, error = self._evidence()
-        known = error <= _LARGEST_ERROR
+        known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         return Sample(
             self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best),
             log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan, error if known else np.nan,
