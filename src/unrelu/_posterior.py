@@ -72,7 +72,7 @@ def posterior(
         chains: the number of chains, at least 2. Half of them begin at optima that the search found, the others where
             descents from draws of the prior end.
         seed: the same call with the same seed on the same machine gives the same draws. Those of an observation do not
-            depend on the rest of its batch.
+            depend on the rest of its batch, up to rounding where observations have masks of their own.
         device: where to compute, see :func:`unrelu.invert`.
         time_limit: seconds for the whole batch. The clock stands still while kernels are compiled. An observation that
             is stopped keeps its draws so far, and one of each chain if it is stopped during the warm-up.
@@ -83,7 +83,8 @@ def posterior(
 
     Returns:
         A :class:`~unrelu.sampling.draws.Posterior`. Its status is MIXED if the chains agree: R-hat is at most 1.01,
-        and bulk and tail effective sample sizes are at least 400, for all coordinates and the log-likelihood.
+        and bulk and tail effective sample sizes are at least 400, for all coordinates and the log-likelihood. Further
+        descents must then find at most 2% of the posterior at optima that no draw is near.
 
     Raises:
         InputError: y, operator, bounds, noise, prior or scale cannot be used; no noise is stated, or it has no density.

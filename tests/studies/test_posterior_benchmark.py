@@ -314,7 +314,7 @@ def test_laplace_is_wrong_where_its_deviations_are():
 def corner_row(status: str, off: float, shift: float) -> dict:
     rng = np.random.default_rng([5, 8, int(1000 * off)])
     pair = rng.standard_normal((2, 3)) + np.array([[0.0], [shift]])
-    row = {"status": status, "seconds": 2.0, "ess": 500.0, "rhat": 1.0, "modes": 2, "judged": True}
+    row = {"status": status, "seconds": 2.0, "ess": 500.0, "rhat": 1.0, "modes": 2, "generator": "a"}
     again = {"long": "MIXED", "across": 1.0, "off": off} if status == "MIXED" else {}
     return {**row, **again, "mean": pair.tolist(), "draw": pair.tolist()}
 
@@ -323,7 +323,7 @@ def test_the_hard_corner_says_what_mixed_and_what_a_longer_run_contradicts():
     render = BENCHMARK.blocks["posterior corner"]
     right = [corner_row("MIXED", 0.01 * i, 0.0) for i in range(19)] + [corner_row("NOT_MIXED", 0.5, 0.0)]
     text = render({"corner": right})
-    assert "| mixed within 10 s: 90% | 95% | yes |" in text
+    assert "| `a`: mixed within 10 s: 90% | 95% | yes |" in text
     assert "times as long | 0 of 19 | yes |" in text
     assert text.count("| yes |") == 4
     wrong = [corner_row("MIXED", 6.0 + i, 3.0) for i in range(20)]

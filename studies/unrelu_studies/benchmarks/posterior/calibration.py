@@ -25,9 +25,12 @@ Array = npt.NDArray[np.float64]
 
 # Problems of a cell, of slow ones, of a control, and of a quick run; so many to a unit.
 PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 500, 200, 4, 25
-_SLOW = {"DCGAN": 100, "plain VAE, 25 Gaussian measurements": 100, "emulator in bounds": 200}
-# Draws of each of 8 chains: enough for an effective size of 400.
-_DRAWS = 150
+_SLOW = {
+    "DCGAN": 100, "plain VAE, 25 Gaussian measurements": 50, "emulator in bounds": 100,
+    "bundled LeakyReLU, a tenth of the pixels": 50, "bundled sigmoid, a tenth of the pixels": 50,
+}  # fmt: skip
+# Draws of each of 8 chains: enough for R-hat to be told from 1.01.
+_DRAWS = 250
 # Cells that the controls are tried on: one with kinks, one with several modes.
 CONTROLLED = ("plain VAE, half of the pixels", "plain VAE, 25 Gaussian measurements")
 _OUTPUTS = 10

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from unrelu.sampling.convergence import convergence_of, error_of_mean
 from unrelu_studies.benchmarks.benchmark import Command, Results
 from unrelu_studies.benchmarks.posterior.control_samplers import hmc_from
-from unrelu_studies.benchmarks.posterior.posterior_cells import PosteriorCell, measured_decoder
+from unrelu_studies.benchmarks.posterior.posterior_cells import DECODER, PosteriorCell, measured_decoder
 from unrelu_studies.benchmarks.posterior.rank_statistics import same_distribution, same_mean, thinned
 from unrelu_studies.kit.markdown_tables import aims, form, per_cent, table
 from unrelu_studies.kit.random_instances import draw_seed, random
@@ -25,8 +25,8 @@ from unrelu_studies.kit.unit_runner import Unit
 Array = npt.NDArray[np.float64]
 
 MEASUREMENTS, SIGMA, LIMIT = 20, 0.02, 10.0
-# Observations whose mixing is judged, those that are sampled again, and data sets of the two kinds of chains.
-JUDGED, AGAIN, DATA_SETS, _QUICK, TOGETHER = 100, 20, 200, 2, 10
+# Observations of each generator, those that are sampled again, and so many to a unit.
+OBSERVED, AGAIN, _QUICK, TOGETHER = {"mnist-relu": 60, DECODER: 20}, 4, 2, 5
 TIMES = 10
 # Runs differ where a mean differs by more standard errors than this, in 21 quantities of some dozen observations.
 _ERRORS = 5.0
@@ -36,14 +36,18 @@ _EXACT = 50
 
 
 def units(command: Command) -> list[Unit]:
-    """Some data sets each."""
-    return [("corner", first) for first in range(0, command.count(DATA_SETS, _QUICK), TOGETHER)]
+    """Some observations of a generator each."""
+    return [
+        ("corner", name, first)
+        for name, count in OBSERVED.items()
+        for first in range(0, command.count(count, _QUICK), TOGETHER)
+    ]
 
 
-def measure(command: Command, first: int) -> Results:
-    """Data sets from number ``first`` on."""
-    about = measured_decoder(MEASUREMENTS, SIGMA)
-    count = min(TOGETHER, command.count(DATA_SETS, _QUICK) - first)
+def measure(command: Command, name: str, first: int) -> Results:
+    """Observations of a generator from number ``first`` on."""
+    about = measured_decoder(MEASUREMENTS, SIGMA, name)
+    count = min(TOGETHER, command.count(OBSERVED[name], _QUICK) - first)
     truth, y = about.simulated(count, command.seed, _NAME, first)
     with one_thread():
         exact = hmc_from(about, y, truth, 1, _EXACT, draw_seed(random(_NAME, command.seed, "exact", first)))[:, 0]
@@ -56,7 +60,7 @@ def measure(command: Command, first: int) -> Results:
             ours, theirs = (_quantities(about, draws, y[i]) for draws in (thinned(z, 2 * _EXACT), exact[i]))
             drawn = int(random(_NAME, command.seed, "pair", place).integers(len(ours)))
             rows.append({
-                **row, "judged": place < JUDGED, "mean": [ours.mean(axis=0).tolist(), theirs.mean(axis=0).tolist()],
+                **row, "generator": name, "mean": [ours.mean(axis=0).tolist(), theirs.mean(axis=0).tolist()],
                 "draw": [ours[drawn].tolist(), theirs[-1].tolist()],
             })  # fmt: skip
     return {"corner": rows}
@@ -106,46 +110,52 @@ def _compared(rows: list[Results]) -> tuple[Array, Array]:
 
 def corner_table(results: Results) -> str:
     """How runs ended, and what longer ones say."""
-    judged = [r for r in results["corner"] if r["judged"]]
     rows = []
-    for status in sorted({r["status"] for r in judged}):
-        group = [r for r in judged if r["status"] == status]
+    for name, status in sorted({(r["generator"], r["status"]) for r in results["corner"]}):
+        group = [r for r in results["corner"] if (r["generator"], r["status"]) == (name, status)]
         again = [r for r in group if "off" in r]
         rows.append((
-            f"`{status}`", len(group), f"{np.median([r['seconds'] for r in group]):.2g}",
+            f"`{name}`", f"`{status}`", len(group), f"{np.median([r['seconds'] for r in group]):.2g}",
             f"{max(r['seconds'] for r in group):.2g}", f"{np.median([r['ess'] for r in group]):.0f}",
             f"{np.median([r['rhat'] for r in group]):.3f}", f"{np.median([r['modes'] for r in group]):.0f}", len(again),
             form(max((r["across"] for r in again), default=None), ".3f"),
             form(max((r["off"] for r in again), default=None), ".1f"),
         ))  # fmt: skip
     head = (
-        "status", "observations", "seconds, median", "at most", "least effective draws, median", "R-hat, median",
-        "modes, median", "sampled again", "R-hat across both at most", "means apart, standard errors at most",
+        "generator", "status", "observations", "seconds, median", "at most", "least effective draws, median",
+        "R-hat, median", "modes, median", "sampled again", "R-hat across both at most",
+        "means apart, standard errors at most",
     )  # fmt: skip
     return table(head, rows)
 
 
 def corner_aims(results: Results) -> str:
     """What the issue asks of the hard corner."""
-    judged = [r for r in results["corner"] if r["judged"]]
+    rows: list[tuple[str, str, bool | None]] = []
+    for name in sorted({r["generator"] for r in results["corner"]}):
+        rows += _aims_of(name, [r for r in results["corner"] if r["generator"] == name])
+    return aims(rows)
+
+
+def _aims_of(name: str, judged: list[Results]) -> list[tuple[str, str, bool | None]]:
     share = sum(r["status"] == "MIXED" for r in judged) / len(judged)
     again = [r for r in judged if "off" in r]
     wrong = sum(r["off"] > _ERRORS or r["across"] > 1.05 for r in again)
-    mixed = [r for r in results["corner"] if r["status"] == "MIXED"]
+    mixed = [r for r in judged if r["status"] == "MIXED"]
     rows: list[tuple[str, str, bool | None]] = [
-        (f"mixed within {LIMIT:g} s: 90%", per_cent(share), share >= 0.9),
+        (f"`{name}`: mixed within {LIMIT:g} s: 90%", per_cent(share), share >= 0.9),
         (
-            f"of mixed ones none differs from a run {TIMES} times as long",
+            f"`{name}`: of mixed ones none differs from a run {TIMES} times as long",
             f"{wrong} of {len(again)}",
             not wrong if again else None,
         ),
     ]
-    for what, group in ((f"all {len(results['corner'])}", results["corner"]), (f"the {len(mixed)} mixed ones", mixed)):
+    for what, group in ((f"all {len(judged)}", judged), (f"the {len(mixed)} mixed ones", mixed)):
         if len(group) > 1:
             single, mean = _compared(group)
             least = len(single) * float(min(single.min(), mean.min())) * 2
             rows.append((
-                f"chains from the truth and from the search alike, over {what}: p of the energy; least of all, "
-                "times their number", f"{min(single[0], mean[0]):.2g}; {min(least, 1):.2g}", least >= 0.01,
+                f"`{name}`: chains from the truth and from the search alike, over {what}: p of the energy; least of "
+                "all, times their number", f"{min(single[0], mean[0]):.2g}; {min(least, 1):.2g}", least >= 0.01,
             ))  # fmt: skip
-    return aims(rows)
+    return rows

@@ -148,9 +148,9 @@ def _decoder(load: Callable[[], Network], share: float, name: str, sigma: float 
     return PosteriorCell(network, Gaussian(sigma), None if share == 1 else _pixels(network, share, name))
 
 
-def measured_decoder(count: int, sigma: float) -> PosteriorCell:
-    """The decoder by so many Gaussian measurements."""
-    network = plain_vae(DECODER)
+def measured_decoder(count: int, sigma: float, name: str = DECODER) -> PosteriorCell:
+    """The decoder, or a bundled one, by so many Gaussian measurements."""
+    network = plain_vae(DECODER) if name == DECODER else zoo.load(name)
     matrix = gaussian_measurements(count, network.output_dim, random("posterior measurements", count))
     return PosteriorCell(network, Gaussian(sigma), matrix)
 
@@ -181,6 +181,10 @@ CELLS: dict[str, Callable[[], PosteriorCell]] = {
     "plain VAE, 25 Gaussian measurements": partial(measured_decoder, 25, 0.1),
     "LeakyReLU, a tenth of the pixels": partial(_decoder, partial(family_network, _LEAKY), 0.1, _LEAKY),
     "sigmoid, a tenth of the pixels": partial(_decoder, partial(family_network, _SIGMOID), 0.1, _SIGMOID),
+    "bundled LeakyReLU, a tenth of the pixels": partial(_decoder, partial(zoo.load, "mnist-leaky"), 0.1, "mnist-leaky"),
+    "bundled sigmoid, a tenth of the pixels": partial(
+        _decoder, partial(zoo.load, "mnist-sigmoid"), 0.1, "mnist-sigmoid"
+    ),
     "emulator in bounds": _bounded_emulator,
     "Poisson counts": _counts,
     "DCGAN": partial(_decoder, partial(zoo.load, "mnist-dcgan"), 1.0, "mnist-dcgan"),
