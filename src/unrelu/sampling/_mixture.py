@@ -72,8 +72,8 @@ class Mixture:
         k = self.means.shape[1]
         of_t = gammaln((_FREEDOM + k) / 2) - gammaln(_FREEDOM / 2) - k / 2 * np.log(_FREEDOM * np.pi)
         log_determinants = np.linalg.slogdet(self.whiteners)[1]
-        with np.errstate(divide="ignore"):  # a component that no draw belongs to
-            shares = np.log(np.maximum((1 - _PRIOR) * self.weights, np.finfo(np.float64).tiny))
+        # A component that no draw belongs to may have a weight of 0.
+        shares = np.log(np.maximum((1 - _PRIOR) * self.weights, np.finfo(np.float64).tiny))
         return np.asarray(shares + log_determinants + of_t)
 
     @cached_property

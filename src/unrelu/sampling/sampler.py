@@ -1,8 +1,9 @@
 r"""Sampling the posterior of one observation: warm-up, rounds of draws until the chains agree, modes, and the evidence.
 
-After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. If they do not agree, the mixture
-is fitted to the draws, the draws are discarded, and the next round makes twice as many transitions for each draw.
-Within a round nothing is adapted, so its chains are Markov chains.
+After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. If they agree, further descents
+look for modes that all of them have overlooked. If they do not agree, or there are such modes, the mixture is fitted to
+the draws and has components at those modes, the draws are discarded, and the next round makes twice as many transitions
+for each draw. Within a round nothing is adapted, so its chains are Markov chains.
 
 The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
 posterior, by bridge sampling.
@@ -25,8 +26,8 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.sampling._mixture import Mixture
+from unrelu.sampling._mixture_components import extended, overlooked, starting_mixture
 from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing
-from unrelu.sampling._starting_mixture import extended, overlooked, starting_mixture
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
 from unrelu.sampling.convergence import ESS, convergence_of, ess_of_mean
@@ -128,11 +129,8 @@ class _Sampler:
         self.target, self.mixture, self.from_prior, self._rng = target, mixture, from_prior, rng
         self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
         self.drawn_from, self.proposed, self.overlooked = mixture, np.empty(0), np.nan
-        self.t, self.energies, self.acceptance = (
-            np.empty((len(starts), 0, target.k)),
-            np.empty((len(starts), 0)),
-            np.nan,
-        )
+        self.t, self.energies = np.empty((len(starts), 0, target.k)), np.empty((len(starts), 0))
+        self.acceptance = np.nan
 
     def warm_up(self, count: int) -> bool:
         """Make transitions that adapt, and fit the mixture; whether there is time to go on."""

@@ -1,4 +1,4 @@
-"""The first mixture of a sampler: the optima that descents find, each with its variational approximation."""
+"""The components of the mixture: around optima before sampling, where draws lack density, and where there are none."""
 
 from __future__ import annotations
 
