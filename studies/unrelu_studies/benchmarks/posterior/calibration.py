@@ -24,10 +24,10 @@ from unrelu_studies.kit.unit_runner import Unit
 Array = npt.NDArray[np.float64]
 
 # Problems of a cell, of slow ones, of a control, and of a quick run; so many to a unit.
-PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 500, 200, 4, 25
+PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 500, 100, 4, 25
 _SLOW = {
-    "DCGAN": 100, "plain VAE, 25 Gaussian measurements": 50, "emulator in bounds": 100,
-    "bundled LeakyReLU, a tenth of the pixels": 50, "bundled sigmoid, a tenth of the pixels": 50,
+    "DCGAN": 100, "plain VAE, 25 Gaussian measurements": 25, "emulator in bounds": 50,
+    "bundled LeakyReLU, a tenth of the pixels": 25, "bundled sigmoid, a tenth of the pixels": 25,
 }  # fmt: skip
 # Draws of each of 8 chains: enough for R-hat to be told from 1.01.
 _DRAWS = 250
