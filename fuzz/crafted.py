@@ -872,7 +872,7 @@ def run_folder(folder: Path, **entries: Any) -> Path:
         "format": "unrelu run 1", "version": "0", "model": {"sha256": "", "latent_shape": [3], "output_shape": [4]},
         "data": {"size": 2, "shape": [4], "dtype": "float64", "resized": None, "scale": "none", "sha256": ""},
         "operator": None, "masks": False, "method": "lm", "options": {}, "noise": None, "norm": None, "prior": 0.0,
-        "time_limit": None, "seed": 0, "chunk": 2, "results": "npy", "statuses": ["EXACT_FIT"],
+        "time_limit": None, "seed": 0, "chunk": 2, "results": "npy", "statuses": ["EXACT_FIT"], "posterior": 0,
         "about": {"data": "data"},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest | entries))

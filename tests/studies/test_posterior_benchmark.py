@@ -38,6 +38,7 @@ from unrelu_studies.benchmarks.posterior.rank_statistics import (
     uniformity,
 )
 from unrelu_studies.kit.numbers_file import plain
+from unrelu_studies.kit.random_instances import random
 
 SEED = 4
 
@@ -208,7 +209,7 @@ def two_codes() -> tuple[PosteriorCell, np.ndarray, GridPosterior]:
 def test_random_walks_have_the_posterior_of_the_grid(two_codes, walk):
     about, y, grid = two_codes
     w1, w2 = (np.ascontiguousarray(layer.matrix()) for layer in about.network.layers)
-    z = walk(w1, w2, 0.5, y[0], np.zeros(2), 3, 60_000, 5)
+    z = walk(w1, w2, 0.5, y[0], np.zeros(2), random("test random walk"), 60_000, 5)
     assert z.shape == (6000, 2)
     assert grid.marginal_distance(z, 10).max() < 0.06
 

@@ -23,17 +23,16 @@ def _log_likelihood(w1, w2, sigma, y, z):
 
 
 @kernel
-def crank_nicolson(w1, w2, sigma, y, z, seed, iterations, every):
+def crank_nicolson(w1, w2, sigma, y, z, rng, iterations, every):
     """Draws of one chain from the code z, (iterations / 2 / every, k)."""
-    np.random.seed(seed)  # noqa: NPY002 -- the only generator of compiled functions that is seeded by a number
     log_beta, current = math.log(0.2), _log_likelihood(w1, w2, sigma, y, z)
     half, count = iterations // 2, 0
     kept = np.empty((half // every, len(z)))
     for i in range(iterations):
         beta = math.exp(log_beta)
-        proposal = math.sqrt(1 - beta * beta) * z + beta * np.random.standard_normal(len(z))  # noqa: NPY002
+        proposal = math.sqrt(1 - beta * beta) * z + beta * rng.standard_normal(len(z))
         there = _log_likelihood(w1, w2, sigma, y, proposal)
-        accepted = math.log(np.random.random()) < there - current  # noqa: NPY002
+        accepted = math.log(rng.random()) < there - current
         if accepted:
             z, current = proposal, there
         if i < half:
@@ -45,16 +44,15 @@ def crank_nicolson(w1, w2, sigma, y, z, seed, iterations, every):
 
 
 @kernel
-def elliptical_slices(w1, w2, sigma, y, z, seed, iterations, every):
+def elliptical_slices(w1, w2, sigma, y, z, rng, iterations, every):
     """Draws of one chain from the code z, (iterations / 2 / every, k)."""
-    np.random.seed(seed)  # noqa: NPY002
     current = _log_likelihood(w1, w2, sigma, y, z)
     half, count = iterations // 2, 0
     kept = np.empty((half // every, len(z)))
     for i in range(iterations):
-        nu = np.random.standard_normal(len(z))  # noqa: NPY002
-        level = current + math.log(np.random.random())  # noqa: NPY002
-        angle = 2 * math.pi * np.random.random()  # noqa: NPY002
+        nu = rng.standard_normal(len(z))
+        level = current + math.log(rng.random())
+        angle = 2 * math.pi * rng.random()
         low, high = angle - 2 * math.pi, angle
         while True:
             proposal = math.cos(angle) * z + math.sin(angle) * nu
@@ -66,7 +64,7 @@ def elliptical_slices(w1, w2, sigma, y, z, seed, iterations, every):
                 low = angle
             else:
                 high = angle
-            angle = low + (high - low) * np.random.random()  # noqa: NPY002
+            angle = low + (high - low) * rng.random()
         if i >= half and (i - half) % every == every - 1:
             kept[count] = z
             count += 1

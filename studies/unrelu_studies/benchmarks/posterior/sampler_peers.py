@@ -69,7 +69,9 @@ def _walk(step: Callable[..., Array]) -> Callable[[DenseDecoder, Array, int, boo
         starts = _starts(decoder, seed, _CHAINS)
         chains, seconds = timed(
             lambda: [
-                step(decoder.w1, decoder.w2, decoder.sigma, y, z, seed + i, iterations, _EVERY)
+                step(
+                    decoder.w1, decoder.w2, decoder.sigma, y, z, random("posterior walks", seed, i), iterations, _EVERY
+                )
                 for i, z in enumerate(starts)
             ],
             processor_seconds,
