@@ -144,6 +144,11 @@ def main() -> None:
         for device in (None, DEVICE)
     )
     document["deviations"] = float(np.abs(away.std / here.std - 1).max())
+    drawn = [unrelu.posterior(net, net(code), noise="gaussian:0.5", draws=300, device=each) for each in (None, DEVICE)]
+    document["posteriors"] = {
+        "statuses": [p.status.name for p in drawn], "device": str(drawn[1].problem.network.device),
+        "means": float(np.abs((drawn[0].mean - drawn[1].mean) / drawn[0].std).max()),
+    }  # fmt: skip
     document["cached"] = placed(net, torch.device(DEVICE, 0)) is there
     document["priors"] = [prior_key(Problem.build(each, net(code)), Level(0, 0)) for each in (net, there)]
     document["fingerprints"], document["printed"] = [fingerprint(net), fingerprint(there)], str(there)

@@ -153,6 +153,13 @@ def test_the_host_waits_two_or_three_times_a_step(seen):
         assert waits <= most * steps + 3, method
 
 
+def test_posteriors_are_sampled_there(seen):
+    found = seen["posteriors"]
+    assert found["statuses"] == ["MIXED", "MIXED"]
+    assert found["device"] == "second:0"
+    assert found["means"] < 0.3  # two samples of at least 400 effective draws
+
+
 def test_proofs_and_diagnostics_take_a_network_that_is_there(seen):
     assert seen["verified"]
     assert seen["identifiable"]
