@@ -2,8 +2,8 @@ r"""Sampling the posterior of one observation: warm-up, rounds of draws until th
 
 After each round of draws, :mod:`~unrelu.sampling.convergence` compares the chains. If they agree, further descents
 look for modes that all of them have overlooked. If they do not agree, or there are such modes, the mixture is fitted to
-the draws and has components at those modes, the draws are discarded, and the next round makes twice as many transitions
-for each draw. Within a round nothing is adapted, so its chains are Markov chains.
+the draws and has components at those modes, the draws are discarded, and another round begins; from the third on, they
+make twice as many transitions for each draw. Within a round nothing is adapted, so its chains are Markov chains.
 
 The evidence comes from the proposals of jumps, which are independent draws of the mixture, and from the draws of the
 posterior, by bridge sampling.
@@ -39,8 +39,8 @@ from unrelu.sampling.prior_transform import PriorTransform
 _WARM_UP, _EFFICIENT = (60, 140, 280), 0.1
 # Transitions between rounds, in which the length of steps adapts to the fitted mixture.
 _ADAPTED = 40
-# The most transitions for each draw.
-_MOST_THINNED = 8
+# Transitions for each draw, in each round. The second is as long as the first, because its mixture is a better one.
+_THINNING = (1, 1, 2, 4, 8)
 # Up to one restart of the search for so many draws of all chains.
 _DRAWS_A_RESTART = 8
 # Two components belong to one mode if the density on the segment between their best draws, at so many points, is
@@ -105,11 +105,9 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
             break
         if not sampler.warm_up(count):
             break  # a round of a single draw follows: those of the warm-up are not draws from the posterior
-    thinning = 1
-    while sampler.round(draws, thinning):
-        if sampler.finished() or draws * chains < ESS or thinning >= _MOST_THINNED:
+    for number, thinning in enumerate(_THINNING):
+        if not sampler.round(draws, thinning, number) or sampler.finished() or draws * chains < ESS:
             break
-        thinning *= 2
     return sampler.sample()
 
 
@@ -139,14 +137,14 @@ class _Sampler:
             self._fit(self.t.shape[1] // 2)
         return self.target.watch.reason is None
 
-    def round(self, draws: int, thinning: int) -> bool:
+    def round(self, draws: int, thinning: int, number: int) -> bool:
         """Fit the mixture to the draws of the round before, if any, and draw anew; whether there is time to go on."""
-        if thinning > 1:
+        if number:
             self._fit(0)
         before = self.t, self.energies, self.drawn_from, self.proposed, self.acceptance
         self._run(_ADAPTED, 1, adapt=True)
         self._run(draws, thinning)
-        if self.t.shape[1] < draws and thinning > 1:  # a whole round says more than a part of the next
+        if self.t.shape[1] < draws and number:  # a whole round says more than a part of the next
             self.t, self.energies, self.drawn_from, self.proposed, self.acceptance = before
         return self.target.watch.reason is None
 

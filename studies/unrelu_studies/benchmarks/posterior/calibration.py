@@ -23,11 +23,11 @@ from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
 
-# Problems of a cell, of slow ones, of a control, and of a quick run; so many to a unit.
-PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 500, 100, 4, 25
-_SLOW = {
-    "DCGAN": 100, "plain VAE, 25 Gaussian measurements": 25, "emulator in bounds": 50,
-    "bundled LeakyReLU, a tenth of the pixels": 25, "bundled sigmoid, a tenth of the pixels": 25,
+# Problems of a cell, of a control, and of a quick run; so many to a unit.
+PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 250, 50, 4, 25
+_FEWER = {
+    "LeakyReLU, a tenth of the pixels": 100, "sigmoid, a tenth of the pixels": 175, "Poisson counts": 200,
+    "emulator in bounds": 25, "DCGAN": 25, "plain VAE, 25 Gaussian measurements": 10,
 }  # fmt: skip
 # Draws of each of 8 chains: enough for R-hat to be told from 1.01.
 _DRAWS = 250
@@ -54,7 +54,7 @@ def units(command: Command) -> list[Unit]:
 
 
 def _problems(command: Command, way: str, name: str) -> int:
-    return command.count(_SLOW.get(name, PROBLEMS) if way == OURS else _OF_CONTROLS, _QUICK)
+    return command.count(_FEWER.get(name, PROBLEMS) if way == OURS else _OF_CONTROLS, _QUICK)
 
 
 def measure(command: Command, way: str, name: str, first: int) -> Results:

@@ -181,10 +181,6 @@ CELLS: dict[str, Callable[[], PosteriorCell]] = {
     "plain VAE, 25 Gaussian measurements": partial(measured_decoder, 25, 0.1),
     "LeakyReLU, a tenth of the pixels": partial(_decoder, partial(family_network, _LEAKY), 0.1, _LEAKY),
     "sigmoid, a tenth of the pixels": partial(_decoder, partial(family_network, _SIGMOID), 0.1, _SIGMOID),
-    "bundled LeakyReLU, a tenth of the pixels": partial(_decoder, partial(zoo.load, "mnist-leaky"), 0.1, "mnist-leaky"),
-    "bundled sigmoid, a tenth of the pixels": partial(
-        _decoder, partial(zoo.load, "mnist-sigmoid"), 0.1, "mnist-sigmoid"
-    ),
     "emulator in bounds": _bounded_emulator,
     "Poisson counts": _counts,
     "DCGAN": partial(_decoder, partial(zoo.load, "mnist-dcgan"), 1.0, "mnist-dcgan"),

@@ -28,7 +28,7 @@ from unrelu_studies.kit.unit_runner import Unit
 Array = npt.NDArray[np.float64]
 
 # Observations, of slow peers, and of a quick run.
-OBSERVATIONS, OF_SLOW, _QUICK = 100, 4, 1
+OBSERVATIONS, OF_SLOW, _QUICK = 50, 4, 1
 SHARE, SIGMA = 0.5, 0.1
 _NAME = "posterior speed"
 # Aims: our rate by the peer's.
