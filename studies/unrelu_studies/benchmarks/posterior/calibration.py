@@ -24,10 +24,10 @@ from unrelu_studies.kit.unit_runner import Unit
 Array = npt.NDArray[np.float64]
 
 # Problems of a cell, of a control, and of a quick run; so many to a unit.
-PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 200, 50, 4, 25
+PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 175, 50, 4, 25
 _FEWER = {
-    "LeakyReLU, a tenth of the pixels": 100, "sigmoid, a tenth of the pixels": 125, "Poisson counts": 100,
-    "emulator in bounds": 25, "DCGAN": 10, "plain VAE, 25 Gaussian measurements": 10,
+    "LeakyReLU, a tenth of the pixels": 100, "sigmoid, a tenth of the pixels": 100, "Poisson counts": 100,
+    "emulator in bounds": 10, "DCGAN": 10, "plain VAE, 25 Gaussian measurements": 10,
 }  # fmt: skip
 # Draws of each of 8 chains: enough for R-hat to be told from 1.01.
 _DRAWS = 250

@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 
 MEASUREMENTS, SIGMA, LIMIT = 20, 0.02, 10.0
 # Observations of each generator, those that are sampled again, and so many to a unit.
-OBSERVED, AGAIN, _QUICK, TOGETHER = {"mnist-relu": 25, DECODER: 5}, 1, 2, 5
+OBSERVED, AGAIN, _QUICK, TOGETHER = {"mnist-relu": 15, DECODER: 5}, 1, 2, 5
 TIMES = 10
 # Runs differ where a mean differs by more standard errors than this, in 21 quantities of some dozen observations.
 _ERRORS = 5.0
