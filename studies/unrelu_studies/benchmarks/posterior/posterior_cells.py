@@ -1,7 +1,8 @@
 """Generators, measurements and noise whose posteriors are sampled, and observations simulated from them.
 
 The sampler was tuned on other observations of the hard corner, of `mnist-relu` and of the plain VAE, and its costs were
-looked at on all cells while it was written: these generators are not unseen. Truths, noise, measurements and samplers have streams of their own.
+looked at on all cells while it was written: these generators are not unseen. Truths, noise, measurements and samplers
+have streams of their own.
 """
 
 from __future__ import annotations
