@@ -121,7 +121,7 @@ def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int
     """Return a problem with simulated observations: outputs of the generator with noise."""
     if operator.count:
         operator = operator.take(np.arange(count) % operator.count)
-    box = Bounds.parse(bounds, network.latent_shape)
+    box = Bounds.parse(bounds, network.latent_shape, network.latent_names)
     z = box.draw(stream("calibration codes", seed), (count,))
     clean = operator.values(network.outputs(z).reshape(count, -1))
     known_entries(noise, operator, count)  # refuses noise levels of another shape

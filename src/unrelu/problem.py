@@ -205,7 +205,7 @@ class Problem:
         """
         as_generator(network)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape)
+        stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
         norm, stated_loss = _norm(norm, loss, stated)
         normal = prior.of_shape(network.latent_shape) if isinstance(prior, Normal) else None
         if normal is not None:

@@ -122,3 +122,12 @@ def test_an_interrupt_is_a_document(run, monkeypatch):
 
 def test_without_the_option_there_is_no_document(run):
     assert "{" not in run("invert", "net.npz", "y.npy", "-o", "out", "--method", "lm")[1]
+
+
+def test_names_of_coordinates_come_with_their_values(run):
+    arguments = ("net.npz", "y.npy", "-o", "codes", "--method", "lm", "--names", "h, omega_b,n_s", "--json")
+    rows = one_document(run("invert", *arguments)[1])["observations"]
+    assert [list(row["parameters"]) for row in rows] == [["h", "omega_b", "n_s"]] * 4
+    assert [list(row["parameters"].values()) for row in rows] == [row["z"] for row in rows]
+    arguments = ("net.npz", "y.npy", "-o", "out", "--names", "h,h,n_s", "--json")
+    assert "'h' is that of two coordinates" in one_document(run("invert", *arguments)[1])["error"]["message"]

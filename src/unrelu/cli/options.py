@@ -101,6 +101,9 @@ class Reading:
     latent_shape: Annotated[
         str | None, typer.Option(help="Shape of a latent code, if the file does not state it: 64,1,1")
     ] = None
+    names: Annotated[
+        str | None, typer.Option(help="Names of the latent coordinates: temperature,metallicity (default: the file's).")
+    ] = None
     max_bytes: Annotated[
         int | None,
         typer.Option(
@@ -127,6 +130,8 @@ class Reading:
 
         place = None if self.device is None else usable(self.device)
         network = self._network(model)
+        if self.names is not None:
+            network = network.named([name.strip() for name in self.names.split(",")])
         return network if place is None else network.to(device=place)
 
     def _network(self, model: str) -> Generator:

@@ -77,17 +77,25 @@ def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
 def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """One dictionary an observation: what happened to it, and its residuals, recomputed from z.
 
-    ``name`` is that of its file, None where observations have none; ``index`` tells them apart.
+    ``name`` is that of its file, None where observations have none; ``index`` tells them apart. ``parameters`` are its
+    code by name, if coordinates have names.
     """
     problem = result.problem
     numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
     verdict = {name: numbers.pop(name) for name in ("success", "p_value", "confidence")}
     states = [str(status) for status in np.atleast_1d(result.status)]
     columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}
+    named = {}
+    if problem.network.coordinate_names:
+        named = {name: np.atleast_1d(values) for name, values in result.parameters.items()}
     for i in range(problem.size):
         row = {column: values[i] for column, values in columns.items()}
         name = None if names is None else names[i]
-        yield plain({"index": i, "name": name, "method": result.method, "seed": problem.seed, **row})
+        parameters = {name: _number(values[i]) for name, values in named.items()}
+        yield {
+            **plain({"index": i, "name": name, "method": result.method, "seed": problem.seed, **row}),
+            **({"parameters": parameters} if named else {}),
+        }
 
 
 def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -101,7 +109,8 @@ def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[s
 def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """One dictionary for each observation; ``names`` are those of their files.
 
-    The statistics are the worst over all coordinates and the log-likelihood.
+    The statistics are the worst over all coordinates and the log-likelihood. If coordinates have names, ``parameters``
+    are mean, standard deviation and interval by name.
     """
     problem = posterior.problem
     numbers = numbers_of_posterior(posterior)
@@ -121,6 +130,20 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
         made = [{"weight": mode.weight, "weight_error": mode.weight_error, "z": mode.z.tolist()} for mode in modes[i]]
         row |= plain({name: values[i] for name, values in columns.items()})
         found.append(row | {name: _numbers(values[i]) for name, values in codes.items()} | {"modes": made})
+        if problem.network.coordinate_names:
+            found[-1]["parameters"] = _by_name(posterior, i)
+    return found
+
+
+def _by_name(posterior: Posterior, i: int) -> dict[str, dict[str, Any]]:
+    """Mean, standard deviation and the ends of the interval of each parameter of observation i."""
+    found = {}
+    for name, values in posterior.parameters.items():
+        draws = values[i] if values.ndim > 2 else values
+        draws = draws[np.isfinite(draws)]
+        lower, upper = np.quantile(draws, ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)) if draws.size else (np.nan, np.nan)
+        mean, std = (draws.mean(), draws.std(ddof=1)) if draws.size > 1 else (np.nan, np.nan)
+        found[name] = plain({"mean": mean, "std": std, "lower": lower, "upper": upper})
     return found
 
 

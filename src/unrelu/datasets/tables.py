@@ -51,9 +51,10 @@ class Column:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-def columns_of(latent_shape: Shape, output_shape: Shape, posterior: bool = False) -> tuple[Column, ...]:
+def columns_of(latent_shape: Shape, output_shape: Shape, posterior: bool = False, named: int = 0) -> tuple[Column, ...]:
     """The columns of an inversion: those of :class:`~unrelu.Inversion`, with the residuals in three norms.
 
+    ``named`` is the number of coordinates if they have names: the column "parameters" is what is reported by name.
     With ``posterior``, also those of draws of the code: mean, standard deviation and the ends of the interval of each
     coordinate, the standard deviation of each output, how the sampling ended, and its statistics.
     """
@@ -69,6 +70,7 @@ def columns_of(latent_shape: Shape, output_shape: Shape, posterior: bool = False
         Column("identifiable", (), "|b1"),
         Column("nit", (), "<i8"),
         Column("seconds", (), "<f8"),
+        *([Column("parameters", (named,), "<f8")] if named else []),
         *(_posterior_columns(latent_shape, output_shape) if posterior else ()),
     )
 

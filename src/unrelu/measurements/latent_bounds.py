@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,7 @@ from unrelu.models.generator import Generator, numbers
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.runtime.words import shown
+from unrelu.runtime.words import nearest, shown
 
 # The least distance of two bounds, so that dividing by it does not overflow.
 _SHORTEST = 1e-290
@@ -45,22 +46,28 @@ class Bounds:
 
     Attributes:
         lower, upper: (k,), infinite where there is no bound.
+        names: the names of the coordinates, (k,), "" for one without; or empty.
     """
 
     lower: Array
     upper: Array
+    names: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, bounds: Any, shape: Shape) -> Bounds:
+    def parse(cls, bounds: Any, shape: Shape, names: tuple[str, ...] = ()) -> Bounds:
         """Read bounds of codes of this shape: None, (lower, upper) of numbers or arrays, or ``scipy.optimize.Bounds``.
+
+        Where coordinates have names, they can also be a dictionary {name: (lower, upper)} of those with bounds.
 
         Raises:
             InputError: ``bounds`` is not a pair, has entries that are not real numbers, or a wrong shape; a lower bound
-                is not below the upper one; or their distance overflows or is too small.
+                is not below the upper one; their distance overflows or is too small; or a name is unknown.
         """
         k = math.prod(shape)
         if bounds is None:
-            return cls(np.full(k, -np.inf), np.full(k, np.inf))
+            return cls(np.full(k, -np.inf), np.full(k, np.inf), names)
+        if isinstance(bounds, Mapping):
+            bounds = _by_name(bounds, k, names)
         try:
             lower, upper = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
         except (TypeError, ValueError):
@@ -70,10 +77,11 @@ class Bounds:
                 call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
             raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
         below, above = _end(lower, "lower", shape), _end(upper, "upper", shape)
+        found = cls(below, above, names)
         if not (below < above).all():
             j = int(np.flatnonzero(~(below < above))[0])
             raise InputError(
-                f"bounds: coordinate {j} has the lower bound {below[j]:g}, which is not below the upper one, "
+                f"bounds: {found.called(j)} has the lower bound {below[j]:g}, which is not below the upper one, "
                 f"{above[j]:g}; pass (lower, upper) in this order, with some room between them"
             )
         with np.errstate(over="ignore"):
@@ -82,10 +90,15 @@ class Bounds:
         if odd.any():
             j = int(np.argmax(odd))
             raise InputError(
-                f"bounds: coordinate {j} is between {below[j]:g} and {above[j]:g}, whose distance, {distance[j]:g}, is "
-                "out of the range of numbers; use -inf or inf where there is no bound"
+                f"bounds: {found.called(j)} is between {below[j]:g} and {above[j]:g}, whose distance, {distance[j]:g}, "
+                "is out of the range of numbers; use -inf or inf where there is no bound"
             )
-        return cls(below, above)
+        return found
+
+    def called(self, coordinate: int) -> str:
+        """A coordinate in messages, by its place, and by its name if it has one."""
+        name = self.names[coordinate] if self.names else ""
+        return f"coordinate {coordinate}" + (f" ({name})" if name else "")
 
     @property
     def none(self) -> bool:
@@ -164,7 +177,7 @@ class Bounds:
         if not (self.none or self.boxed.all()):
             j = int(np.argmin(self.boxed))
             raise InputError(
-                f"bounds: coordinate {j} is between {self.lower[j]:g} and {self.upper[j]:g}; proofs need two finite "
+                f"bounds: {self.called(j)} is between {self.lower[j]:g} and {self.upper[j]:g}; proofs need two finite "
                 "ends of every coordinate: state them all, or pass bounds=(-inf, inf) for a proof about all codes"
             )
 
@@ -180,9 +193,38 @@ class Bounds:
             code, low, high = (float(x) for x in (z0[i, j], self.lower[j], self.upper[j]))
             digits = "g" if f"{code:g}" not in (f"{low:g}", f"{high:g}") else ".17g"
             raise InputError(
-                f"{name} of observation {i} has {code:{digits}} at coordinate {j}, outside of bounds "
+                f"{name} of observation {i} has {code:{digits}} at {self.called(j)}, outside of bounds "
                 f"[{low:g}, {high:g}]; start inside, or widen them"
             )
+
+
+def _by_name(bounds: Mapping[Any, Any], k: int, names: tuple[str, ...]) -> tuple[Array, Array]:
+    """Lower and upper bounds (k,) from pairs by name."""
+    lower, upper = np.full(k, -np.inf), np.full(k, np.inf)
+    for name, ends in bounds.items():
+        pair = numbers(ends, f"bounds: {name}")
+        if pair.shape != (2,):
+            raise InputError(f"bounds: {shown(name)} has {shown(ends)}; pass a pair of numbers, (lower, upper)")
+        j = place_of(name, names, "bounds")
+        lower[j], upper[j] = pair
+    return lower, upper
+
+
+def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
+    """The coordinate of that name.
+
+    Raises:
+        InputError: no coordinate has it; ``argument`` is that in which it was passed.
+    """
+    known = [each for each in names if each]
+    if not known:
+        raise InputError(f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...])")
+    if name not in known:
+        raise InputError(
+            f"{argument}: {shown(name)} is no coordinate of the generator; those with names are {', '.join(known)}"
+            f"{nearest(name, known)}"
+        )
+    return names.index(str(name))
 
 
 def _end(values: Any, name: str, shape: Shape) -> Array:
@@ -234,7 +276,7 @@ class Coordinates:
         if lost.any():
             j = int(np.argmax(lost))
             raise InputError(
-                f"bounds: coordinate {j} is between {bounds.lower[j]:g} and {bounds.upper[j]:g}, which are "
+                f"bounds: {bounds.called(j)} is between {bounds.lower[j]:g} and {bounds.upper[j]:g}, which are "
                 f"{lower[j]:g} and {upper[j]:g} standard deviations from the mean of prior={prior}: too far to compute "
                 "with; state a prior of the size of the bounds"
             )

@@ -6,7 +6,8 @@ import math
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -25,7 +26,7 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import room, usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import reshaping
+from unrelu.runtime.words import count, is_name, listed, reshaping, shown
 
 # Numbers of one layer that a forward pass over a large batch holds in memory at once: 64 MiB of float64.
 _CHUNK = 2**23
@@ -69,6 +70,8 @@ class Generator(ABC):
         width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
+        coordinate_names: the names of the latent coordinates, (k,), see :meth:`named`; "" for one without. Empty if
+            none has a name.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -82,6 +85,7 @@ class Generator(ABC):
     dtype: torch.dtype
     device: torch.device
     rounding: Rounding | None = None
+    coordinate_names: tuple[str, ...] = ()
 
     @property
     def latent_dim(self) -> int:
@@ -107,6 +111,60 @@ class Generator(ABC):
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
         return dtype, usable(self.device if device is None else device, dtype)
+
+    # --- names of coordinates ----------------------------------------------------------------------------------
+
+    def named(self, names: Sequence[str]) -> Self:
+        """The same generator with names of its latent coordinates, for results, tables, plots, bounds and priors.
+
+        Args:
+            names: k different names, in the order of the flattened code; "" for a coordinate without.
+
+        Raises:
+            OptionError: they are not k texts, or a name occurs twice or cannot be printed.
+
+        >>> import unrelu
+        >>> net = unrelu.from_arrays([[[2.0, 0.0], [1.0, 1.0]]], activation="identity").named(["slope", "height"])
+        >>> unrelu.invert(net, [1.0, 0.75]).parameters
+        {'slope': 0.5, 'height': 0.25}
+        """
+        given = list(names) if isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) else []
+        k = self.latent_dim
+        if len(given) != k or not all(isinstance(name, str) for name in given):
+            raise OptionError(
+                f"names={shown(names)} must be {count(k, 'text')}, one for each latent coordinate, in their order"
+            )
+        odd = next((name for name in given if name and not is_name(name)), None)
+        if odd is not None:
+            raise OptionError(f"names: {shown(odd)} is no name; use 1 to 80 printable characters, no space at the ends")
+        stated = tuple(map(str, given)) if any(given) else ()
+        made = copy(self)
+        object.__setattr__(made, "coordinate_names", stated)
+        known = made.parameter_names
+        twice = next((name for name in known if known.count(name) > 1), None)
+        if twice is not None:
+            raise OptionError(f"names: {twice!r} is that of two coordinates; give each its own")
+        return made
+
+    def name_of(self, coordinate: int) -> str:
+        """The name of a coordinate of the flattened code, or its place, such as z[3] or z[0, 1, 1]."""
+        name = self.coordinate_names[coordinate] if self.coordinate_names else ""
+        return name or f"z[{', '.join(str(i) for i in np.unravel_index(coordinate, self.latent_shape))}]"
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """:attr:`coordinate_names` without those of nuisance parameters, whose coordinates are in another unit."""
+        return self.coordinate_names
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of the coordinates, (k,), in tables: z0, z1, ... where they have none."""
+        names = self.coordinate_names or ("",) * self.latent_dim
+        return tuple(name or f"z{j}" for j, name in enumerate(names))
+
+    def parameters_of(self, codes: Array) -> Array:
+        """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
+        return codes
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -347,7 +405,8 @@ def by(shape: Shape) -> str:
 
 
 def evaluation_lines(network: Generator) -> str:
-    """The lines on rounding and on the device in the printed form of a generator; empty without both, on the CPU."""
+    """The lines on names, rounding and device in the printed form of a generator; empty without, on the CPU."""
+    names = f"\n  coordinates: {listed(network.parameter_names)}" if network.coordinate_names else ""
     found, place = network.rounding, "" if network.device.type == "cpu" else f"\n  computed on {network.device}"
     rounding = f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""
-    return rounding + place
+    return names + rounding + place

@@ -42,6 +42,7 @@ class ExtendedGenerator(Generator):
         base: G.
         function: f(G(z), t(u)), a function of G(z) and u in one vector.
         names: names of the parameters.
+        coordinate_names: those of G's coordinates, as far as they have names, and of the parameters.
         bounds: bounds of the parameters, (p, 2).
         latent_shape: (k + p,).
         dtype, device: precision and device of the evaluation.
@@ -54,6 +55,7 @@ class ExtendedGenerator(Generator):
     latent_shape: Shape
     dtype: torch.dtype
     device: torch.device
+    coordinate_names: tuple[str, ...] = field(default=(), kw_only=True)
 
     reason = "a generator extended by nuisance parameters is no chain of layers"
 
@@ -93,9 +95,20 @@ class ExtendedGenerator(Generator):
         """
         codes = self.as_codes(z).cpu().double().numpy()
         k = self.base.latent_dim
+        values = self.parameters_of(codes)[..., k:]
+        return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.names)}
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """:attr:`coordinate_names` without those of nuisance parameters, whose coordinates u are in another unit."""
+        return (*self.coordinate_names[: self.base.latent_dim], *("" for _ in self.names))
+
+    def parameters_of(self, codes: Array) -> Array:
+        """What is reported by name of flat codes (..., k + p): t(u) in place of u."""
+        k = self.base.latent_dim
         low, high = self.bounds.T
         values = low + (high - low) * special.ndtr(codes[..., k:])
-        return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.names)}
+        return np.concatenate([self.base.parameters_of(codes[..., :k]), values], axis=-1)
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
         """Join codes of :attr:`base` and parameters, a number or (B,) each, to codes (k + p,) or (B, k + p).
@@ -176,7 +189,7 @@ def extend(
 
     Raises:
         InputError: bounds are not two increasing numbers, or f cannot be used.
-        OptionError: there is no parameter, or there are parameters but no f.
+        OptionError: there is no parameter, there are parameters but no f, or a coordinate of G has a parameter's name.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -202,7 +215,8 @@ def extend(
     table = read_only(list(ends.values()))
     change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table), network)
     k = network.latent_dim
-    return ExtendedGenerator(network, change, tuple(ends), table, (k + len(ends),), network.dtype, network.device)
+    made = ExtendedGenerator(network, change, tuple(ends), table, (k + len(ends),), network.dtype, network.device)
+    return made.named([*(network.coordinate_names or ("",) * k), *ends])
 
 
 def _ends(name: str, given: Any) -> tuple[float, float]:

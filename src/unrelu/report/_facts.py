@@ -64,6 +64,7 @@ def question(run: Run) -> list[Fact]:
     return [
         Fact("model", about.get("model") or "a network from Python (its name was not recorded)"),
         Fact("maps", f"codes of {_shape(model['latent_shape'])} to outputs of {_shape(model['output_shape'])}"),
+        *([Fact("coordinates", ", ".join(run.names))] if run.names else []),
         Fact("data", str(about["data"])),
         Fact("holds", f"{count(data['size'], 'observation')} of shape {_shape(data['shape'])}, {data['dtype']}"),
         Fact("scaled to", "not scaled" if data["scale"] == "none" else f"[{data['scale'].replace(',', ', ')}]"),
@@ -207,6 +208,8 @@ def _network(run: Run, flags: dict[str, str]) -> str:
     if not model:
         return "...  # the generator, which was made in Python"
     place = f".to(device={flags['device']!r})" if "device" in flags else ""
+    if "names" in flags:
+        place = f".named({run.names!r}){place}"
     if model in zoo.names():
         return f"unrelu.zoo.load({model!r}){place}"
     words = [repr(here(run, model))]

@@ -28,7 +28,7 @@ from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
 from unrelu.runs.chunk_work import Observations
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.words import number
+from unrelu.runtime.words import listed, number
 
 # Observations shown of each kind.
 _WORST, _MEDIAN, _BEST = 6, 3, 3
@@ -117,6 +117,8 @@ def _shown(run: Run, i: int, column: str, observations: FoundData) -> _Shown:
     score, status, success = (run.read(name, i, i + 1)[0] for name in (column, "status", "success"))
     card = {"index": i, "name": observed.name, "problem": observed.problem}
     card |= {"score": float(score), "status": str(status), "success": bool(success)}
+    values = run.read("parameters", i, i + 1)[0] if run.names else ()
+    card["parameters"] = listed([f"{name} = {value:.5g}" for name, value in zip(run.names, values, strict=True)])
     card["posterior"] = str(run.read("posterior_status", i, i + 1)[0]) if run.mixed is not None else ""
     deviation = None
     if card["posterior"] == Status.MIXED.name:

@@ -27,6 +27,7 @@ from unrelu.result.verdict_text import (
     data_frame,
     observation_html,
     observation_lines,
+    with_parameters,
 )
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import flush_subnormals
@@ -467,9 +468,10 @@ class Inversion:
         """Return the verdict as a pandas data frame: a row for each observation, a column for each number.
 
         Args:
-            codes: whether to add the coordinates of the flattened z as columns z0, z1, ...
+            codes: whether to add :attr:`parameters` as columns.
 
         Raises:
+            InputError: a coordinate has the name of a column of the verdict.
             MissingPackageError: pandas is not installed.
 
         >>> import unrelu
@@ -478,9 +480,10 @@ class Inversion:
         >>> frame[["status", "success", "z0"]].values.tolist()
         [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
         """
-        columns, z = self._columns(), self._codes
+        columns = self._columns()
         if codes:
-            columns |= {f"z{j}": z[:, j] for j in range(z.shape[1])}
+            parameters = self.problem.network.parameters_of(self._codes).T
+            columns = with_parameters(columns, self.problem.network.parameter_names, parameters)
         return data_frame(columns, np.arange(self.problem.size))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -498,10 +501,17 @@ class Inversion:
         active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
         meanings = {status.name: status.value for status in np.atleast_1d(self.status)}
-        own = (z[0], float(self._differences("linf")[0])) if self.problem.single else ()
+        network, own = problem.network, {}
+        if self.problem.single:
+            named = zip(network.coordinate_names, network.parameters_of(z)[0], strict=False)
+            own = {
+                "code": z[0], "largest": float(self._differences("linf")[0]),
+                "parameters": {name: float(value) for name, value in named if name},
+            }  # fmt: skip
         return VerdictSummary(
-            self._columns(), meanings, self.method, noise, _residual_norm(self.norm), z.shape[1], active, None, *own
-        )
+            self._columns(), meanings, self.method, noise, _residual_norm(self.norm), z.shape[1], active,
+            names=[network.name_of(j) for j in range(z.shape[1])], **own,
+        )  # fmt: skip
 
     def _differences(self, norm: str) -> Array:
         """``|y - A G(z)|`` from the reconstructions, (B,)."""
@@ -534,6 +544,17 @@ class Inversion:
         (array([0.0447]), array([0.0894, 0.    , 0.0447]))
         """
         return laplace_approximation(self.problem, self._codes, self.norm)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The coordinates of z by name, each a number or (B,); z0, z1, ... where they have none.
+
+        A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
+        """
+        network = self.problem.network
+        values = network.parameters_of(self._codes)
+        columns = values[0].tolist() if self.problem.single else values.T
+        return dict(zip(network.parameter_names, columns, strict=True))
 
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:

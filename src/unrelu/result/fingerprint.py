@@ -61,7 +61,9 @@ def _parts(value: Any) -> Iterator[bytes]:
         some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
         yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
     elif is_dataclass(value):
-        yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
+        # Names change no number.
+        hashed = [field.name for field in fields(value) if field.name != "coordinate_names"]
+        yield from _parts({name: getattr(value, name) for name in hashed})
     elif isinstance(value, _PLAIN):
         yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU
     else:

@@ -33,7 +33,7 @@ from unrelu.errors import InputError
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
-from unrelu.runtime.words import count, number
+from unrelu.runtime.words import count, listed, number
 
 # Numbers in the Jacobians held at once.
 _CHUNK = 2**22
@@ -59,6 +59,9 @@ class Laplace:
         std: the standard deviations of z, ``latent_shape``. A coordinate at a bound is held there: its own is 0.
         reconstruction_std: the standard deviations of G(z), the output's shape.
         held: which coordinates are at a bound, ``latent_shape``.
+        intervals: one standard deviation to either side of z, (lower, upper) by the names of the coordinates, each a
+            number or (B,); empty if none has a name. For a nuisance parameter (:func:`unrelu.extend`), they are the
+            ends of the parameter.
         decrement: the distance of z from the optimum of the region's quadratic, in standard deviations: the Newton
             decrement :math:`\sqrt{g^T C g}`, with g half the gradient of :math:`-2 \log p`. It should be far below 1.
             It is not where z is no optimum, or an optimum at a kink.
@@ -69,6 +72,7 @@ class Laplace:
     std: Array
     reconstruction_std: Array
     held: Flags
+    intervals: dict[str, tuple[Any, Any]]
     decrement: Any
 
     def __repr__(self) -> str:
@@ -77,13 +81,16 @@ class Laplace:
         return f"<Laplace: {what}, {count(self.covariance.shape[-1], 'coordinate')}>"
 
     def __str__(self) -> str:
-        """The standard deviations in four lines."""
+        """The standard deviations in a few lines; of one observation, those of coordinates with names one by one."""
+        ends = self.intervals if self.covariance.ndim == 2 else {}
+        named = [f"{name} {low:.5g} to {high:.5g}" for name, (low, high) in ends.items()]
         held = int(self.held.sum())
         least, most = _range(np.atleast_1d(self.decrement))
         far = least if least == most else f"{least} to {most}"
         return "\n".join([
             "Laplace approximation, from the linear region of z alone: it knows no kink and no other optimum",
             *named_lines([
+                ("intervals", listed(named)),
                 ("code", _deviations(self.std) + (f"; {held} at a bound, held there" if held else "")),
                 ("reconstruction", _deviations(self.reconstruction_std)),
                 ("optimum", f"{far} standard deviations from z; unless near 0, z is at a kink or no optimum"),
@@ -182,11 +189,15 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
             deviations[i] = spread.deviations(outputs[free])
             decrement[i] = np.linalg.norm(spread.root.T @ (gradient + precision * t[i])[free])
     first: Any = 0 if problem.single else slice(None)
-    std = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    std = deviation = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     of_outputs = np.ldexp(deviations, -normal.units.output).reshape(batch, *problem.network.output_shape)
     codes, std, of_code = (problem.network.shaped(each)[first] for each in (z, std, held.astype(np.float64)))
     off = float(decrement[0]) if problem.single else decrement
-    return Laplace(codes, covariance[first], std, of_outputs[first], of_code > 0, off)
+    network = problem.network
+    lower, upper = (network.parameters_of(z + sign * deviation)[first].T for sign in (-1, 1))
+    named = zip(network.coordinate_names, lower, upper, strict=False)
+    intervals = {name: (low, high) for name, low, high in named if name}
+    return Laplace(codes, covariance[first], std, of_outputs[first], of_code > 0, intervals, off)
 
 
 class _Spread(NamedTuple):

@@ -16,6 +16,7 @@ from unrelu.models.generator import Generator
 from unrelu.result.array_file import Table, array_of, number_of, read_array_file, text_of, texts_of, write_array_file
 from unrelu.result.saved_problem import NORMS, one_of, problem_arrays, read_problem, sizes_in
 from unrelu.result.status import Status
+from unrelu.runtime.words import is_name
 
 # Columns of numbers, (B,) or (B, ...), and their types; statuses and messages are text.
 _KINDS = {
@@ -24,12 +25,6 @@ _KINDS = {
     "identifiable": np.bool_,
 }  # fmt: skip
 _STATUSES = ("status", "ended")
-_LONGEST_NAME = 80
-
-
-def is_name(method: str) -> bool:
-    """Whether a method can have this name: 1 to 80 printable characters, without spaces at the ends."""
-    return 0 < len(method) <= _LONGEST_NAME and method.isprintable() and method == method.strip()
 
 
 def write_result_file(path: Path, result: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import DEGREES, Control, Problem
-from unrelu.result.array_file import Table, array_of, number_of, shape_of, text_of
+from unrelu.result.array_file import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime.array_types import Array, Index
 
@@ -123,6 +123,8 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
         **{f"operator.{name}": array for name, array in arrays.items()},
     }  # fmt: skip
+    if any(network.latent_names):
+        table["network.names"] = np.array(network.latent_names, dtype=np.str_)
     if problem.normal is not None:
         table["problem.normal"] = np.stack([problem.normal.mean, problem.normal.std])
     if not problem.bounds.none:
@@ -162,7 +164,8 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     known = text_of(table["network"])
     if network is None:
         dtype = {"float64": torch.float64, "float32": torch.float32}[text_of(table["network.dtype"])]
-        network = AbsentGenerator(latent, output, dtype, known, what)
+        absent = AbsentGenerator(latent, output, dtype, known, what)
+        network = absent.named(texts_of(table["network.names"])) if "network.names" in table else absent
     elif fingerprint(network) != known:
         raise InputError(
             f"the {what} was found on another network: the fingerprint of its network is {known[:12]}"
@@ -179,12 +182,12 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     prior, seed = float(number_of(table["problem.prior"], np.float64)), int(number_of(table["problem.seed"], np.int64))
     if not 0 <= prior < math.inf or seed < 0:
         raise ValueError(f"the prior is {prior}, the seed {seed}")
-    ends = array_of(table["bounds"], np.float64) if "bounds" in table else None
+    ends = tuple(array_of(table["bounds"], np.float64)) if "bounds" in table else None
     norm = text_of(table["problem.norm"])
     loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
     problem = Problem(
         network, y, _noise(table), one_of(NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
-        Control(), stated_loss=loss, bounds=Bounds.parse(None if ends is None else tuple(ends), (math.prod(latent),)),
+        Control(), stated_loss=loss, bounds=Bounds.parse(ends, (math.prod(latent),), network.latent_names),
     )  # fmt: skip
     problem = problem.whitened() if measured.present else problem
     if "problem.normal" not in table:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
-from unrelu.errors import MissingPackageError
+from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.array_types import Index
-from unrelu.runtime.words import CONFIDENT, count, duration, number, probability, share
+from unrelu.runtime.words import CONFIDENT, count, duration, listed, number, probability, share
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,6 +51,8 @@ class VerdictSummary:
         active: the bounds that codes are at, (B, k), as in ``scipy.optimize``.
         places: the numbers of the observations, (B,); by default 0, 1, ...
         code, largest: for a single observation, its code, (k,), and the largest entry of its residual.
+        names: the names of the coordinates, (k,), and in place of those that have none, their places.
+        parameters: for a single observation, what is reported by name, in the place of these coordinates of its code.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -63,6 +65,8 @@ class VerdictSummary:
     places: Index | None = None
     code: Any = None
     largest: float = math.nan
+    names: Sequence[str] = ()
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.columns["status"])
@@ -176,7 +180,7 @@ def observation_lines(summary: VerdictSummary) -> list[str]:
 def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
     """The lines about one observation, as names and texts."""
     c, known = {name: values[0] for name, values in summary.columns.items()}, np.isfinite(summary.code).all()
-    shown = np.array2string(summary.code, precision=4, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
+    shown = _code(summary)
     p = probability(c["p_value"])
     fit = f"p = {p} under {summary.noise}" if summary.noise else "no noise was stated, so there is no p-value"
     left = f"residual {number(float(c['residual']))} ({summary.norm}), largest entry {number(summary.largest)}; {fit}"
@@ -186,7 +190,7 @@ def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
         ("fit", left if known else "no code, so no fit"),
         ("confidence", _confidence(float(c["confidence"]), summary.method)),
         ("uniqueness", uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), summary.k)),
-        ("active bounds", "" if summary.active is None else _active(summary.active[0])),
+        ("active bounds", "" if summary.active is None else _active(summary.active[0], summary.names)),
         ("effort", f"{count(int(c['nit']), 'iteration')}, {duration(float(c['seconds']))}"),
     ]
 
@@ -202,6 +206,19 @@ def data_frame(columns: Mapping[str, Any], index: Index) -> DataFrame:
     except ImportError as error:
         raise MissingPackageError("to_frame() needs pandas: pip install pandas") from error
     return pandas.DataFrame(dict(columns), index=pandas.Index(index, name="observation"))
+
+
+def with_parameters(columns: Mapping[str, Any], names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
+    """Columns of a verdict and columns of parameters.
+
+    Raises:
+        InputError: a parameter has the name of a column of the verdict.
+    """
+    if twice := [name for name in names if name in columns]:
+        raise InputError(
+            f"the coordinate {twice[0]!r} has the name of a column of the verdict; rename it: network.named([...])"
+        )
+    return {**columns, **dict(zip(names, values, strict=True))}
 
 
 def _confidence(value: float, method: str) -> str:
@@ -228,8 +245,16 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
     return f"the observation does not tell the code to a small part of its length {of}"
 
 
-def _active(active: npt.NDArray[np.int8]) -> str:
+def _code(summary: VerdictSummary) -> str:
+    """A code: an array of the coordinates without names, then the others by name."""
+    unnamed = summary.code[[name not in summary.parameters for name in summary.names]]
+    array = np.array2string(unnamed, precision=4, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
+    named = [f"{name} = {value:.5g}" for name, value in summary.parameters.items()]
+    return listed([*([array] if unnamed.size else []), *named])
+
+
+def _active(active: npt.NDArray[np.int8], names: Sequence[str]) -> str:
     places = np.flatnonzero(active)
-    named = [f"z[{j}] at its {'lower' if active[j] < 0 else 'upper'} bound" for j in places[:_NAMED]]
+    named = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in places[:_NAMED]]
     more = len(places) - len(named)
     return ", ".join(named) + (f" and {more} more" if more else "")

@@ -22,6 +22,7 @@ from unrelu.result.fingerprint import fingerprint
 from unrelu.runs.chunk_work import STATUSES, Work
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
+from unrelu.runtime.words import is_name
 
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 1"
@@ -36,9 +37,10 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
     "posterior": (int,), "time_limit": _NUMBER, "seed": (int,), "chunk": (int,), "results": (str,),
     "statuses": (list,), "about": (dict,), "about.data": (str,),
 }  # fmt: skip
-# What may be missing: the bounds, which manifests of earlier versions do not have, and most of "about".
+# What may be missing: names of coordinates, the bounds, which manifests of earlier versions do not have, and most of
+# "about".
 _OPTIONAL: dict[str, tuple[type, ...]] = {
-    "bounds": (list, type(None)),
+    "bounds": (list, type(None)), "model.names": (list,),
     "about.model": _TEXT, "about.masks": _TEXT, "about.mask": _TEXT, "about.operator": _TEXT, "about.command": _TEXT,
     "about.machine": (dict,), "about.opened": (dict,), "about.opened.data": _TEXT, "about.opened.masks": _TEXT,
     "about.opened.array": _TEXT, "about.opened.size": (list, type(None)), "about.opened.directory": (str,),
@@ -64,6 +66,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
             "sha256": fingerprint(network),
             "latent_shape": network.latent_shape,
             "output_shape": network.output_shape,
+            **({"names": network.parameter_names} if network.coordinate_names else {}),
         },
         "data": {
             "size": source.size,
@@ -145,6 +148,7 @@ def _check(manifest: dict[str, Any]) -> None:
                 raise ValueError(f"{name} is {_short(value)}")
     if not all(isinstance(name, str) for name in manifest["statuses"]) or len(manifest["statuses"]) > 255:
         raise ValueError(f"statuses are {_short(manifest['statuses'])}")
+    _check_names(manifest["model"].get("names", []), math.prod(manifest["model"]["latent_shape"]))
     if odd := [name for name in manifest["options"] if not name.isidentifier()]:
         raise ValueError(f"options has {odd[0]!r}")
     for name in ("prior", "time_limit", "seed", "posterior"):
@@ -167,3 +171,10 @@ def _check_bounds(bounds: list[Any] | None, k: int) -> None:
     ends = Bounds.of_plain(bounds) or ()
     if bounds is not None and (len(ends) != 2 or any(e.shape not in ((), (k,)) or np.isnan(e).any() for e in ends)):
         raise ValueError(f"bounds are {_short(bounds)}")
+
+
+def _check_names(names: list[Any], k: int) -> None:
+    """Refuse what are no names of k coordinates."""
+    each = all(isinstance(name, str) and is_name(name) for name in names) and len(set(names)) == len(names)
+    if names and not (each and len(names) == k):
+        raise ValueError(f"model.names are {_short(names)}")

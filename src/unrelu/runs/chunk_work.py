@@ -298,7 +298,10 @@ def _results(result: Inversion) -> dict[str, Any]:
     residual = result.problem.differences_of(np.reshape(result.reconstruction, (result.problem.size, -1)))
     status = np.array([STATUSES.index(status.name) + 1 for status in result.status])
     numbers = numbers_of(result, residual)
-    return {"codes": result.z, "reconstructions": result.reconstruction, "status": status, **numbers}
+    found = {"codes": result.z, "reconstructions": result.reconstruction, "status": status, **numbers}
+    if result.problem.network.coordinate_names:
+        found["parameters"] = np.stack(list(result.parameters.values()), axis=1)
+    return found
 
 
 def _posterior_results(found: Posterior) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import Status, message_of
-from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame
+from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame, with_parameters
 from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runtime.array_types import Index
@@ -80,12 +80,22 @@ class Run:
     def to_frame(self) -> DataFrame:
         """The verdict as a pandas data frame: a row for each observation of the finished chunks.
 
+        If coordinates have names, the parameters are further columns.
+
         Raises:
-            InputError: a column cannot be read.
+            InputError: a column cannot be read, or a coordinate has its name.
             MissingPackageError: pandas is not installed.
         """
         names = [column.name for column in self.table.columns if not column.shape]
-        return data_frame({name: self.column(name) for name in names}, self.indices)
+        columns = {name: self.column(name) for name in names}
+        if self.names:
+            columns = with_parameters(columns, self.names, self.column("parameters").T)
+        return data_frame(columns, self.indices)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters, (k,); empty if no coordinate has one."""
+        return list(self.manifest["model"].get("names", []))
 
     def _summary(self) -> VerdictSummary:
         """What is said of it in words."""
@@ -181,8 +191,9 @@ class Run:
         """Entries start to stop - 1 of a column: "codes" (B, \\*latent_shape), "reconstructions"
         (B, \\*output_shape), "status" (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success",
         "p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank",
-        "identifiable", "nit", "seconds"; with posteriors also "mean", "std", "lower", "upper" (B, \\*latent_shape),
-        "reconstruction_std" (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
+        "identifiable", "nit", "seconds"; with names of coordinates also "parameters" (B, k), in the order of
+        :attr:`names`; with posteriors also "mean", "std", "lower", "upper" (B, \\*latent_shape), "reconstruction_std"
+        (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
 
         Raises:
             InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
@@ -203,16 +214,18 @@ class Run:
         names = [column.name for column in self.table.columns if not column.shape]
         for record in (self.records[chunk] for chunk in sorted(self.records)):
             values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
+            codes = self.read("parameters", record.start, record.stop).tolist() if self.names else []
             own = record.messages | record.errors
             for i in range(record.stop - record.start):
                 row, index = {name: values[name][i] for name in names}, record.start + i
                 status, numbers = row.pop("status"), (row[name] for name in ("p_value", "confidence", "freedom"))
                 known = Status.__members__.get(status)
                 message = own.get(index) or (status if known is None else message_of(known, *numbers))
+                parameters = plain(dict(zip(self.names, codes[i], strict=True))) if self.names else {}
                 yield plain({
                     "index": index, "name": name_of(index), "method": self.manifest["method"],
                     "seed": self.manifest["seed"], "status": status, "message": message, **row,
-                })  # fmt: skip
+                }) | ({"parameters": parameters} if parameters else {})  # fmt: skip
 
 
 def open_run(folder: str | Path) -> Run:
@@ -235,7 +248,7 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder)
     manifest = read_manifest(folder)
     latent, output = (tuple(manifest["model"][name]) for name in ("latent_shape", "output_shape"))
-    columns = columns_of(latent, output, manifest["posterior"] > 0)
+    columns = columns_of(latent, output, manifest["posterior"] > 0, len(manifest["model"].get("names", ())))
     kind = FORMATS[manifest["results"]]
     table = kind(str(folder), int(manifest["data"]["size"]), int(manifest["chunk"]), columns)
 

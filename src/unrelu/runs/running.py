@@ -186,7 +186,7 @@ def run(
             f"noise={noise}: a run keeps its noise as text, so it is a model of unrelu with one number for all "
             "entries; hide entries that say nothing by operator= or masks=, or call unrelu.invert with arrays"
         )
-    box = Bounds.parse(bounds, as_generator(network).latent_shape)
+    box = Bounds.parse(bounds, as_generator(network).latent_shape, network.latent_names)
     stated = {
         "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm,
         "prior": prior.plain() if isinstance(prior, Normal) else prior, "time_limit": time_limit,
@@ -199,7 +199,9 @@ def run(
     usual = "npy" if source.size <= _SMALL and scheduler is None else "zarr"
     kind = results or (begun["results"] if begun else usual)
     chunk = min(int(chunk), source.size)
-    columns = columns_of(network.latent_shape, network.output_shape, posterior > 0)
+    columns = columns_of(
+        network.latent_shape, network.output_shape, posterior > 0, len(network.coordinate_names)
+    )  # fmt: skip
     work = Work(
         network, source, masked, replace(scaling, checked=False), measured,
         FORMATS[kind](os.path.abspath(output), source.size, chunk, columns), chunk, method,
@@ -409,7 +411,7 @@ def _untouched(folder: Path) -> bool:
 
 def forget(folder: Path, journal: BinaryIO) -> None:
     """Remove what a run before has written into the folder; other files stay."""
-    columns = [f"columns/{column.name}.npy" for column in columns_of((), (), posterior=True)]
+    columns = [f"columns/{column.name}.npy" for column in columns_of((), (), posterior=True, named=1)]
     try:
         for name in (MANIFEST, DIGESTS, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html", *columns):
             (folder / name).unlink(missing_ok=True)

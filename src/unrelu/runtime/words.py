@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _NONE = "\u2013"  # a dash
+_LONGEST_NAME = 80
 # From this p-value on a code explains y under the stated noise, and from this confidence on a search is sure.
 SIGNIFICANCE, CONFIDENT = 0.01, 0.99
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a name: 1 to 80 printable characters, without spaces at the ends."""
+    return 0 < len(text) <= _LONGEST_NAME and text.isprintable() and text == text.strip()
 
 
 def number(value: float | None) -> str:
@@ -23,6 +29,12 @@ def number(value: float | None) -> str:
 def count(value: int, what: str = "") -> str:
     """A whole number with commas and the noun that it counts: "1 chunk", "1,024 chunks"."""
     return f"{value:,}" if not what else f"{value:,} {what}{'' if value == 1 else 's'}"
+
+
+def listed(texts: Sequence[str], most: int = 20) -> str:
+    """The texts with commas, of very many only the first ones."""
+    more = len(texts) - most
+    return ", ".join([*texts[:most], *([f"and {more} more"] if more > 0 else [])])
 
 
 def share(part: float, whole: float = 1, digits: int = 1) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.measurements.code_prior import Normal
-from unrelu.models.affine import Shape
+from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.words import count, duration, number, share
+from unrelu.runtime.words import count, duration, listed, number, share
 from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing, SampledChains
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 
@@ -34,7 +34,7 @@ class PosteriorSummary:
 
     Attributes:
         chains: the draws of a batch.
-        means, deviations: those of the codes, (B, k).
+        means, deviations: those of the codes, (B, k), and of nuisance parameters in place of their coordinates.
         weights: the weights of the modes with their standard errors, the heaviest first, for each observation.
     """
 
@@ -44,8 +44,8 @@ class PosteriorSummary:
     weights: Sequence[Sequence[tuple[float, float]]]
 
 
-def message_of(mixing: Mixing, shape: Shape) -> str:
-    """The meaning of a status, with the numbers that decided it, and what to do; ``shape`` is that of a code."""
+def message_of(mixing: Mixing, network: Generator) -> str:
+    """The meaning of a status, with the numbers that decided it, and what to do; coordinates are those of G's codes."""
     status = mixing.status
     text = meaning_of_posterior(status)
     if mixing.draws < DRAWS:
@@ -56,18 +56,18 @@ def message_of(mixing: Mixing, shape: Shape) -> str:
             f"{text} (R-hat at most {_rhat(mixing.worst('rhat')[0])}, at least {_size(mixing.worst('ess')[0])} "
             f"effective draws and {_size(mixing.worst('tail_ess')[0])} in the tails)"
         )
-    return f"{text} ({'; '.join(_failures(mixing, shape))}){_advice(mixing)}"
+    return f"{text} ({'; '.join(_failures(mixing, network))}){_advice(mixing)}"
 
 
-def _failures(mixing: Mixing, shape: Shape) -> list[str]:
+def _failures(mixing: Mixing, network: Generator) -> list[str]:
     """The statistics beyond their limits."""
     rhat, place = mixing.worst("rhat")
     above = "" if math.isnan(rhat) else f", above {RHAT}"
-    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place, shape)}{above}"]
+    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {_name_of(place, network)}{above}"]
     for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
         size, place = mixing.worst(name)
         if size < ESS:
-            found.append(f"{_size(size)} {what} at {name_of(place, shape)}, fewer than {ESS}")
+            found.append(f"{_size(size)} {what} at {_name_of(place, network)}, fewer than {ESS}")
     if mixing.overlooked > OVERLOOKED:
         found.append(
             f"further descents found optima with about {mixing.overlooked:.0%} of the posterior, and no draw near"
@@ -98,11 +98,9 @@ def _size(value: float) -> str:
     return f"{math.floor(value):,}"
 
 
-def name_of(place: int, shape: Shape) -> str:
+def _name_of(place: int, network: Generator) -> str:
     """The name of a coordinate of the flattened code; after the last one comes the log-likelihood."""
-    if place >= math.prod(shape):
-        return "the log-likelihood"
-    return f"z[{', '.join(str(i) for i in np.unravel_index(place, shape))}]"
+    return "the log-likelihood" if place >= network.latent_dim else network.name_of(place)
 
 
 # --- one observation --------------------------------------------------------------------------------------------------
@@ -131,13 +129,17 @@ def sizes_of(chains: SampledChains) -> str:
 
 def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
     """The lines about one observation, as names and texts."""
-    chains, shape = summary.chains, summary.chains.problem.network.latent_shape
-    mixing = chains.mixing(0)
-    entries = [(mixing.status.name, message_of(mixing, shape))]
+    chains, network = summary.chains, summary.chains.problem.network
+    mixing, mean, deviation = chains.mixing(0), summary.means[0], summary.deviations[0]
+    entries = [(mixing.status.name, message_of(mixing, network))]
     if mixing.draws:
+        names = network.coordinate_names or ("",) * network.latent_dim
+        unnamed = np.array([not name for name in names])
+        named = zip(names, mean, deviation, strict=True)
         entries += [
-            ("mean", _vector(summary.means[0])),
-            ("deviation", _vector(summary.deviations[0])),
+            ("parameters", listed([f"{name} = {m:.5g} ± {d:.2g}" for name, m, d in named if name])),
+            ("mean", _vector(mean[unnamed]) if unnamed.any() else ""),
+            ("deviation", _vector(deviation[unnamed]) if unnamed.any() else ""),
             ("modes", _modes(summary.weights[0], len(chains.best[0]))),
             ("chains", _starts(mixing, int(chains.from_prior.sum()), len(chains.from_prior))),
         ]

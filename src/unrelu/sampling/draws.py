@@ -16,13 +16,12 @@ from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, Opti
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.runtime.words import count, nearest, shown
+from unrelu.runtime.words import count, listed, nearest, shown
 from unrelu.sampling._posterior_text import (
     PosteriorSummary,
     batch_html,
     batch_lines,
     message_of,
-    name_of,
     observation_html,
     observation_lines,
     sizes_of,
@@ -145,6 +144,16 @@ class Posterior:
         return shaped[0, :, : self.chains.lengths[0] or None] if self._single else shaped
 
     @property
+    def parameters(self) -> dict[str, Array]:
+        """The draws by the names of coordinates, (chain, draw) each; z0, z1, ... where they have none.
+
+        A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
+        """
+        network, draws = self.problem.network, self.chains.z
+        values = network.parameters_of(draws[0, :, : self.chains.lengths[0] or None] if self._single else draws)
+        return {name: values[..., j] for j, name in enumerate(network.parameter_names)}
+
+    @property
     def log_likelihood(self) -> Array:
         """log p(y | z) of each draw, up to a constant of y, (chain, draw): minus half the chi-square or deviance."""
         values = self.chains.log_likelihood
@@ -208,8 +217,7 @@ class Posterior:
     @cached_property
     def message(self) -> Any:
         """The meaning of the status, with the numbers that decided it, and what to do."""
-        shape = self.problem.network.latent_shape
-        texts = [message_of(self.chains.mixing(i), shape) for i in range(self.chains.size)]
+        texts = [message_of(self.chains.mixing(i), self.problem.network) for i in range(self.chains.size)]
         return self._each(np.array(texts, dtype=object))
 
     @property
@@ -245,7 +253,7 @@ class Posterior:
         first = int(bad[0])
         whose = "" if self._single else f" of {len(bad)} of {count(self.chains.size, 'observation')}"
         at = "" if self._single else f"observation {first}: "
-        said = message_of(self.chains.mixing(first), self.problem.network.latent_shape)
+        said = message_of(self.chains.mixing(first), self.problem.network)
         warnings.warn(f"{what}{whose} may not be those of the posterior; {at}{said}", NotMixedWarning, stacklevel=3)
 
     # --- what the draws say -------------------------------------------------------------------------------------------
@@ -273,6 +281,15 @@ class Posterior:
         """The means of the flat codes, (B, k), without a warning."""
         found = [_mean(self._flat(i)) for i in range(self.chains.size)]
         return np.array(found).reshape(len(found), self.problem.network.latent_dim)
+
+    @property
+    def statistics(self) -> tuple[Array, Array]:
+        """Means and standard deviations of :attr:`parameters`, (B, k) each, without a warning."""
+        network = self.problem.network
+        draws = [network.parameters_of(self._flat(i)) for i in range(self.chains.size)]
+        means = np.array([_mean(each) for each in draws]).reshape(len(draws), network.latent_dim)
+        deviations = [np.sqrt(np.diag(_covariance(each))) for each in draws]
+        return means, np.array(deviations).reshape(means.shape)
 
     @property
     def deviations(self) -> Array:
@@ -434,7 +451,7 @@ class Posterior:
     def _summary(self) -> PosteriorSummary:
         modes = [self.modes] if self._single else self.modes
         weights = [[(mode.weight, mode.weight_error) for mode in each] for each in modes]
-        return PosteriorSummary(self.chains, self.means, self.deviations, weights)
+        return PosteriorSummary(self.chains, *self.statistics, weights)
 
     # --- pictures, files and other libraries --------------------------------------------------------------------------
 
@@ -470,19 +487,19 @@ class Posterior:
         outputs = [self._outputs(int(i)) for i in rows]
         return posterior_figure(batch, outputs, rows, labels, f"posterior: {of}{sizes_of(self.chains)}", shape)
 
-    def plot_corner(self, coordinates: Sequence[int] | None = None) -> ObservationFigure:
+    def plot_corner(self, coordinates: Sequence[int | str] | None = None) -> ObservationFigure:
         """Draw coordinates of the code in pairs, as dots, and the histogram of each, with its 90% interval.
 
         Each mode has a colour, and a cross at its best code.
 
         Args:
-            coordinates: places in the flattened code; None for the first five.
+            coordinates: places in the flattened code, or names (:attr:`parameters`); None for the first five.
 
         Returns:
             A Matplotlib figure, as :meth:`plot`.
 
         Raises:
-            OptionError: a coordinate is not a whole number, not one of the code's, or named twice.
+            OptionError: a coordinate is not one of the code's, or named twice.
             TypeError: this is a batch; ``p[i].plot_corner()`` draws one of its observations.
             InputError: there are no draws.
         """
@@ -494,25 +511,28 @@ class Posterior:
         draws, label = self._flat(0), self.chains.kept_modes(0).ravel()
         if not len(draws):
             raise InputError(f"there are no draws to plot: {self.message}")
-        shape = self.problem.network.latent_shape
-        names = [name_of(int(j), shape) for j in chosen]
+        network = self.problem.network
+        names = [network.name_of(int(j)) for j in chosen]
         present, place, counts = np.unique(label, return_inverse=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        modes = [(counts[m] / len(label), self.chains.best[0][present[m]]) for m in order]
+        best = network.parameters_of(self.chains.best[0])
+        modes = [(counts[m] / len(label), best[present[m]]) for m in order]
         title = f"{self.status.name}: {sizes_of(self.chains)}"
-        return corner_figure(draws, chosen, names, np.argsort(order)[place], modes, title)
+        return corner_figure(network.parameters_of(draws), chosen, names, np.argsort(order)[place], modes, title)
 
     def _coordinates(self, coordinates: Any) -> Index:
         """Check the coordinates of a corner plot."""
         k = self.problem.network.latent_dim
         if coordinates is None:
             return np.arange(min(k, _CORNER))
+        names = self.problem.network.parameter_names
         given = list(coordinates) if isinstance(coordinates, Sequence | np.ndarray) else [coordinates]
+        given = [names.index(j) if j in names else j for j in given]
         whole = all(isinstance(j, int | np.integer) and not isinstance(j, bool) for j in given)
         if not whole or not given or len(set(given)) < len(given) or not all(0 <= j < k for j in given):
             raise OptionError(
                 f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {k - 1}, places in the "
-                "flattened code; pass e.g. [0, 1]"
+                f"flattened code, or names: {listed(names, 5)}"
             )
         return np.array(given, dtype=np.intp)
 
@@ -532,9 +552,9 @@ class Posterior:
     def to_arviz(self) -> DataTree:
         """Convert to the ``xarray.DataTree`` that ArviZ takes.
 
-        Its groups are ``posterior`` with ``z``, ``sample_stats`` with ``log_likelihood`` (the sum over all entries of
-        y) and ``mode``, and ``observed_data`` with ``y``. Draws have the dimensions chain and draw; those of a batch,
-        then observation.
+        Its groups are ``posterior`` with ``z``, and with the coordinates that have (other) names; ``sample_stats`` with
+        ``log_likelihood`` (the sum over all entries of y) and ``mode``; and ``observed_data`` with ``y``. Draws have
+        the dimensions chain and draw; those of a batch, then observation.
 
         Raises:
             MissingPackageError: arviz-base is not installed.
@@ -543,17 +563,22 @@ class Posterior:
             from arviz_base import from_dict  # noqa: PLC0415 -- an optional package
         except ImportError as error:
             raise MissingPackageError('to_arviz() needs arviz-base: pip install "unrelu[arviz]"') from error
+        network = self.problem.network
         fields = {"z": self.z, "log_likelihood": self.log_likelihood, "mode": self.chains.mode}
         batch: list[str] = [] if self._single else ["observation"]
         if self._single:
             fields["mode"] = self.chains.mode[0, :, : fields["z"].shape[1]]
         else:
             fields = {name: np.moveaxis(values, 0, 2) for name, values in fields.items()}
-        z = {"z": fields.pop("z")}
+        named = {name: draws for name, draws in self.parameters.items() if name in network.coordinate_names}
+        named.pop("z", None)
+        if not self._single:
+            named = {name: np.moveaxis(draws, 0, 2) for name, draws in named.items()}
+        z = {"z": fields.pop("z"), **named}
         stated = self.problem.given or self.problem
         dims = {
             "z": [*batch, *(f"z_{i}" for i in range(len(self.problem.network.latent_shape)))],
-            **dict.fromkeys(fields, batch), "y": [*batch, "entry"],
+            **dict.fromkeys([*fields, *named], batch), "y": [*batch, "entry"],
         }  # fmt: skip
         y = {"y": stated.y[0] if self._single else stated.y}
         return from_dict({"posterior": z, "sample_stats": fields, "observed_data": y}, dims=dims)

@@ -61,8 +61,9 @@ class PriorTransform:
         if not (share >= _LEAST_SHARE).all():
             j = int(np.argmin(share))
             raise InputError(
-                f"bounds: coordinate {j} is between {self.bounds.lower[j]:g} and {self.bounds.upper[j]:g}, which holds "
-                f"next to nothing of its prior, N({self.mean[j]:g}, {self.std[j]:g}^2); state another prior= or bounds="
+                f"bounds: {self.bounds.called(j)} is between {self.bounds.lower[j]:g} and {self.bounds.upper[j]:g}, "
+                f"which holds next to nothing of its prior, N({self.mean[j]:g}, {self.std[j]:g}^2); state another "
+                "prior= or bounds="
             )
 
     @property
