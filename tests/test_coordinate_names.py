@@ -41,7 +41,8 @@ def drawn():
 def test_names_change_no_number():
     assert np.array_equal(PLAIN(TRUTH), NAMED(TRUTH))
     assert fingerprint(PLAIN) == fingerprint(NAMED)
-    assert PLAIN.coordinate_names == () and PLAIN.name_of(1) == "z[1]"
+    assert PLAIN.coordinate_names == ()
+    assert PLAIN.name_of(1) == "z[1]"
 
 
 def test_names_survive_conversions_and_are_printed():
@@ -107,7 +108,8 @@ def test_a_column_of_the_verdict_cannot_be_a_coordinate():
 def test_bounds_by_name():
     r = unrelu.invert(NAMED, Y, "lm", noise="gaussian:0.01", z0=[0.5, -0.4], bounds={"h": (0, 0.5)})
     same = unrelu.invert(NAMED, Y, "lm", noise="gaussian:0.01", z0=[0.5, -0.4], bounds=([0, -np.inf], [0.5, np.inf]))
-    assert np.array_equal(r.z, same.z) and r.z[0] == 0.5
+    assert np.array_equal(r.z, same.z)
+    assert r.z[0] == 0.5
     assert "h at its upper bound" in str(r)
 
 
@@ -181,12 +183,13 @@ def test_a_run_writes_parameters_by_name(tmp_path):
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert json.loads(lines[1])["parameters"]["h"] == again.read("parameters")[1, 0]
     page = write_report(tmp_path / "out", None).read_text()
-    assert "h, omega_b, offset" in page and f"offset = {again.read('parameters')[0, 2]:.5g}" in page
+    assert "h, omega_b, offset" in page
+    assert f"offset = {again.read('parameters')[0, 2]:.5g}" in page
 
 
 def test_another_name_is_another_run(tmp_path):
     unrelu.run(NAMED, Y[None], tmp_path / "out", "lm", workers=1)
-    with pytest.raises(InputError, match="model.names"):
+    with pytest.raises(InputError, match=r"model\.names"):
         unrelu.run(PLAIN, Y[None], tmp_path / "out", "lm", workers=1)
 
 
