@@ -289,6 +289,20 @@ def test_reverse_mode_where_there_is_no_forward_mode(function):
     assert (invert(net, net(z), "auto").residual("linf") < 1e-8).all()
 
 
+def test_group_normalisation_of_channels_that_are_last_in_memory():
+    """As after the attention between the pixels of a decoder of latent diffusion."""
+
+    def normalised(z, w):
+        x = torch.outer(torch.ones(4).to(w), w.sum(1)) * (z @ w.T)[:, :, None]
+        return nn.functional.group_norm(x.reshape(-1, 2, 2, 4).permute(0, 3, 1, 2) ** 2, 2).flatten(1)
+
+    net = from_torch(Function(normalised), 3)
+    assert net.forward_mode
+    z = torch.from_numpy(codes(net))
+    reverse = [torch.autograd.functional.jacobian(lambda c: net.forward(c[None])[0], row) for row in z]
+    np.testing.assert_allclose(net.jacobian(z.numpy()), torch.stack(reverse), rtol=1e-10, atol=1e-11)
+
+
 # --- a chain that is made opaque --------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 from torch.backends import mha
+from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models._activation_calls import ActivationCalls, Substitute, recorded, tangents_of
@@ -110,7 +111,7 @@ class OpaqueNetwork(Generator):
 
         function = partial(self._flat, module=self._running)
         together = max(1, room(self.device, _CHUNK) // (self.dtype.itemsize * self.width * max(1, len(z))))
-        with plain_attention(), _forward_mode:
+        with plain_attention(), _forward_mode, _Normalisations():
             _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
         # Only tangents differ between directions, so x is the same for all.
@@ -239,6 +240,19 @@ def _load_formulas() -> None:
         warnings.filterwarnings("ignore", message=".*torch.jit")  # its category depends on the version of PyTorch
         one = torch.ones(1)
         torch.func.jvp(torch.neg, (one,), (one,))
+
+
+class _Normalisations(TorchFunctionMode):
+    """Gives group normalisation its input in the usual order in memory: PyTorch's forward-mode formula uses ``view``.
+
+    The output of an attention between pixels has its channels last.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by PyTorch in place of each of its functions."""
+        if func in (nn.functional.group_norm, torch.group_norm):
+            args = (args[0].contiguous(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
