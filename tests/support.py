@@ -93,6 +93,9 @@ ACTIVATIONS = {
     "identity": Activation("identity"),
     "sigmoid": Activation("sigmoid"),
     "tanh": Activation("tanh"),
+    "exp": Activation("exp"),
+    "swish": Activation("swish"),
+    "swish_learned": Activation("swish", [-1.1, 0.2, 0.0, 1.7], steepness=[-0.4, 0.0, 3.0, 40.0]),
 }
 MONOTONE = [name for name, activation in ACTIVATIONS.items() if activation.monotone]
 

@@ -215,7 +215,7 @@ def test_parse_fills_in_the_slope_of_the_paper():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gelu", "unknown activation 'gelu'; use one of relu, leaky_relu, prelu, identity, sigmoid, tanh"),
+        ("gelu", "unknown activation 'gelu'; use one of relu, leaky_relu, prelu, identity, swish, sigmoid, tanh, exp"),
         ("", "unknown activation ''"),
         ("leaky_relu:x", "the slope 'x' is not a number"),
         ("leaky_relu:nan", r"slope in \(0, 1\), got nan"),

@@ -29,7 +29,7 @@ METHODS = (
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 _SOURCES = sorted((Path(__file__).parent.parent / "measurements").glob("*_noise.py"))
 NOISE = tuple(name for path in _SOURCES for name in re.findall(r'^    name.* = "([\w-]+)"$', path.read_text(), re.M))
-_MODEL_FILES = (".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pt2", ".pth", ".safetensors", ".npz", os.sep)
+_MODEL_FILES = (".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pt2", ".pth", ".safetensors", ".npz", ".pkl", os.sep)
 
 
 def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -53,7 +53,7 @@ def models(incomplete: str) -> list[str]:
 Model = Annotated[
     str,
     typer.Argument(
-        help="A model file (.onnx .keras .h5 .pt .pt2 .pth .safetensors .npz), or a name of the zoo, e.g. mnist-relu.",
+        help="A model file (.onnx .keras .h5 .pt .pt2 .pth .safetensors .npz .pkl), or a name of the zoo, e.g. mnist-relu.",
         autocompletion=models,
     ),
 ]
@@ -104,6 +104,10 @@ class Reading:
     names: Annotated[
         str | None, typer.Option(help="Names of the latent coordinates: temperature,metallicity (default: the file's).")
     ] = None
+    output_log: Annotated[
+        float | None,
+        typer.Option(help="Base of the logarithms that the file's outputs are, e.g. 10: the network puts out its powers."),
+    ] = None
     max_bytes: Annotated[
         int | None,
         typer.Option(
@@ -137,9 +141,9 @@ class Reading:
     def _network(self, model: str) -> Generator:
         layers, activation = self.layers, self.activation
         if model in unrelu.zoo.names() and not Path(model).exists():
-            if layers or activation or self.latent_shape:
+            if layers or activation or self.latent_shape or self.output_log is not None:
                 raise OptionError(
-                    f"{model} is a network of the zoo; --layers, --activation and --latent-shape are for files"
+                    f"{model} is a network of the zoo; --layers, --activation, --latent-shape and --output-log are for files"
                 )
             return unrelu.zoo.load(model)
         if not Path(model).suffix and not Path(model).exists():
@@ -156,4 +160,5 @@ class Reading:
             activation=activation.split(",") if activation and "," in activation else activation,
             latent_shape=shape,
             max_bytes=self.limit,
+            output_log=self.output_log,
         )

@@ -212,10 +212,10 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
                 f"method={method!r}; use method='lm'"
             )
         if not layer.activation.monotone:
-            lowest = float(layer.activation.slope.min())
+            lowest = "" if layer.activation.smooth else f" ({layer.activation.slope.min():g})"
             raise UnsupportedModelError(
-                f"layer {i} has a PReLU with a negative slope ({lowest:g}): its outputs do not tell the sign of its "
-                "inputs, so it cannot be inverted layer by layer; use method='lm'"
+                f"layer {i} has {_not_monotone(layer.activation)}{lowest}: its outputs do not tell the sign of its inputs, so it cannot "
+                "be inverted layer by layer; use method='lm'"
             )
     return network
 
@@ -243,6 +243,10 @@ def undetermined(network: Network, operator: Operator | None = None) -> str | No
     return None
 
 
+def _not_monotone(activation: Activation) -> str:
+    return f"the activation {activation}" if activation.smooth else "a PReLU with a negative slope"
+
+
 def _overall(statuses: list[Status]) -> Status:
     """The status of an inversion from those of its layers, last layer first; exact fits are judged later."""
     for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
@@ -266,7 +270,7 @@ def layerwise_reason(network: Generator) -> str | None:
             return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
     for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
-            return f"layer {i} has a PReLU with a negative slope"
+            return f"layer {i} has {_not_monotone(layer.activation)}"
         if layer.n_in * layer.n_out > _ENTRIES:
             return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
     return None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
+from unrelu.loaders import _emulator_files as emulator_files
 from unrelu.loaders._keras_layers import by_layer, from_keras
+from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._torch_graph import from_program
 from unrelu.loaders._weight_arrays import (
     Activations,
@@ -33,7 +36,9 @@ from unrelu.loaders._weight_arrays import (
 )
 from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
 from unrelu.loaders.file_checks.keras_file import read_keras
+from unrelu.loaders.file_checks.pickled_arrays import read_pickle, unpickled
 from unrelu.loaders.file_checks.program_file import read_program_file
+from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
@@ -47,8 +52,21 @@ _LONGEST = 4000
 _GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
 
-# The tensors of a file by layer, and the activations that it stores.
-Contents = tuple[Named, str | list[str] | None]
+
+
+class Contents(NamedTuple):
+    """The tensors of a file by layer, and what else it stores.
+
+    Attributes:
+        named: the tensors.
+        activations: one for all layers, or one for each.
+        inputs: the mean and standard deviation of its inputs; its last layer is then linear.
+    """
+
+    named: Named
+    activations: str | list[str] | None = None
+    inputs: tuple[object, object] | None = None
+
 
 
 @computing()
@@ -61,6 +79,7 @@ def load(
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,
+    output_log: float | None = None,
     device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork:
     """Read a network from a file. No file can run code, have other files read, or fill the memory.
@@ -126,11 +145,13 @@ def load(
     """
     if device is not None:
         place = usable(device)
-        found = load(path, layers, activation, latent_shape, max_bytes, input_scale, output_scale, output_basis)
+        found = load(
+            path, layers, activation, latent_shape, max_bytes, input_scale, output_scale, output_basis, output_log
+        )
         return found.to(device=place)
     file = _path(path)
     suffix = file.suffix.lower()
-    if suffix not in (known := (*_GRAPHS, *_KERAS, *_READERS)):
+    if suffix not in (known := (*_GRAPHS, *_KERAS, *_ARRAYS, *_READERS)):
         raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}")
     _check_options(file, suffix, layers, activation, latent_shape)
     max_bytes = check_limit(max_bytes)
@@ -140,8 +161,8 @@ def load(
                 raise InputError(f"{file} is empty")
         network = _read(file, suffix, layers, activation, latent_shape, max_bytes)
         if isinstance(network, OpaqueNetwork):
-            return _unscaled(network, input_scale, output_scale, output_basis)
-        return standardised(network, input_scale, output_scale, output_basis)
+            return _unscaled(network, input_scale, output_scale, output_basis, output_log)
+        return standardised(network, input_scale, output_scale, output_basis, output_log)
     except ModelError as error:
         raise type(error)(f"{file}: {_shortened(error)}") from error
     except InputError as error:  # raised by runtime.file_reading
@@ -155,8 +176,8 @@ def _unscaled(network: OpaqueNetwork, *scales: object) -> OpaqueNetwork:
     """Return a network without known layers; refuse scales, which would become part of its layers."""
     if any(scale is not None for scale in scales):
         raise OptionError(
-            f"input_scale=, output_scale= and output_basis= become part of the first and last layer: {network.reason}; "
-            "scale codes and observations yourself, or have the exported graph do it"
+            "input_scale=, output_scale=, output_basis= and output_log= become part of the first and last layer: "
+            f"{network.reason}; scale codes and observations yourself, or have the exported graph do it"
         )
     return network
 
@@ -184,13 +205,23 @@ def _read(
                     "leave it out, or pick from its weights with layers=[...] (--layers)"
                 )
             return from_keras(config, arrays, max_bytes)
-        named, stored = by_layer(arrays), None
+        read = Contents(by_layer(arrays))
+    elif suffix in _ARRAYS:
+        arrays = _ARRAYS[suffix](file, max_bytes)
+        if (held := emulator_files.named(arrays)) is not None:
+            for name, value in (("layers", layers), ("activation", activation)):
+                if value is not None:
+                    raise OptionError(f"{file}: {name}={value!r} does not go with this emulator, whose file says it")
+            return emulator_files.emulator(held, max_bytes)
+        read = _arrays(arrays)
     else:
-        named, stored = _READERS[suffix](file, layers is not None, max_bytes)
-    if not named:
+        read = _READERS[suffix](file, layers is not None, max_bytes)
+    if not read.named:
         raise ModelFileError("the file holds no weights")
-    activation = _of_picked(stored, named, layers) if activation is None else activation
-    return _of_weights(file, named, layers, activation, max_bytes)
+    activation = _of_picked(read.activations, read.named, layers) if activation is None else activation
+    if read.inputs is not None and isinstance(activation, str | Activation):
+        activation = [activation] * (len(read.named) - 1) + ["identity"]
+    return standardised(_of_weights(file, read.named, layers, activation, max_bytes), read.inputs, None, None)
 
 
 def _of_weights(file: Path, named: Named, layers: Layers, activation: Activations | None, max_bytes: int) -> Network:
@@ -272,18 +303,57 @@ def _check_options(
     check_layers(layers)
 
 
-def _npz(file: Path, several: bool, max_bytes: int) -> Contents:
-    flat: dict[str, Entry] = dict(read_npz(file, max_bytes))
+def _npz(file: Path, max_bytes: int) -> object:
+    """The arrays of an archive; the object itself if it holds one that is pickled."""
+    held = read_npz(file, max_bytes, unpickle=unpickled)
+    return held if held.keys() != {"arr_0"} or isinstance(held["arr_0"], np.ndarray) else held["arr_0"]
+
+
+def _arrays(contents: object) -> Contents:
+    """The tensors of a dictionary of arrays, by the names that arrays have in a .npz, or nested."""
+    if not isinstance(contents, Mapping):
+        size = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
+        raise ModelFileError(
+            f"the file holds a {type(contents).__name__}{size}, no emulator that is known and no dictionary of arrays; "
+            "pass lists of arrays to unrelu.from_arrays"
+        )
+    flat = _flat(contents)
     stored = flat.pop("activation", None)
-    if not flat:
-        raise ModelFileError("the archive holds no weights")
-    named = unnamed(flat) or numbered(flat) or grouped(flat)
     array = np.asarray("" if stored is None else stored)
     if array.dtype.kind != "U" or array.ndim > 1:
         raise ModelFileError(
             f"the entry 'activation' must be a string or a list of strings, got {array.dtype} {array.shape}"
         )
-    return named, array.tolist() or None
+    low, high = (flat.pop(name, None) for name in ("x_min", "x_max"))
+    if not flat:
+        raise ModelFileError("the archive holds no weights")
+    named = unnamed(flat) or numbered(flat) or grouped(flat)
+    if low is None or high is None:
+        return Contents(named, array.tolist() or None)
+    # The Payne: (x - x_min) / (x_max - x_min) - 1/2
+    low, high = (float64(end, name).numpy() for end, name in ((low, "x_min"), (high, "x_max")))
+    return Contents(named, array.tolist() or None, ((low + high) / 2, high - low))
+
+
+def _flat(contents: Mapping[str, object]) -> dict[str, Entry]:
+    """Nested dictionaries of arrays as one, ``params/Dense_0/kernel``. No dictionary is gone through twice."""
+    flat: dict[str, Entry] = {}
+    left, seen = [("", contents)], set[int]()
+    while left:
+        path, held = left.pop()
+        if id(held) in seen:
+            raise ModelFileError(f"the file holds a dictionary twice, {path[:80]!r}; save each array once")
+        seen.add(id(held))
+        for key, value in held.items():
+            name = f"{path}/{key}" if path else key
+            check_names([name], "the file")
+            if isinstance(value, Mapping):
+                left.append((name, value))
+            elif isinstance(value, np.ndarray) or name == "activation":
+                flat[name] = np.asarray(value)
+            else:
+                raise ModelFileError(f"the entry {name[:80]!r} of the file is a {type(value).__name__}, not an array")
+    return flat
 
 
 def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
@@ -314,17 +384,17 @@ def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
         raise ModelFileError(f"not a readable .safetensors file ({type(error).__name__}: {error})") from error
     if not flat:
         raise ModelFileError("the file holds no tensors")
-    return grouped(flat), None
+    return Contents(grouped(flat))
 
 
 def _checkpoint(file: Path, several: bool, max_bytes: int) -> Contents:
     flat = tensors(read_checkpoint(file, max_bytes), several)
     check_names(flat, file)
-    return grouped(flat), None
+    return Contents(grouped(flat))
 
 
+_ARRAYS: dict[str, Callable[[Path, int], object]] = {".npz": _npz, ".pkl": read_pickle, ".pickle": read_pickle}
 _READERS: dict[str, Callable[[Path, bool, int], Contents]] = {
-    ".npz": _npz,
     ".pt": _checkpoint,
     ".pth": _checkpoint,
     ".safetensors": _safetensors,

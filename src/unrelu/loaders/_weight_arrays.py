@@ -36,8 +36,8 @@ _EPS = 1e-5
 _PARAMETERS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 # Flax's collections of variables.
 _COLLECTION = re.compile(r"(?:params|batch_stats)[./]")
-_WEIGHT = re.compile(r"(?:W|w|weight|weights)_?(\d+)")
-_BIAS = re.compile(r"(?:b|bias|biases)_?(\d+)")
+_WEIGHT = re.compile(r"(?:W|w|weight|weights|w_array)_?(\d+)")
+_BIAS = re.compile(r"(?:b|bias|biases|b_array)_?(\d+)")
 
 
 @computing()
@@ -48,6 +48,7 @@ def from_arrays(
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,
+    output_log: float | None = None,
     *,
     layers: Layers = None,
 ) -> Network:
@@ -57,8 +58,8 @@ def from_arrays(
 
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
-    where N is the network as it was trained. Codes z and outputs are then in physical units. The scales and the basis
-    become part of the first and the last layer. Searches take steps in the units of z, so give a parameter of 1e-9
+    where N is the network as it was trained. If these are logarithms to the base a, it is a to this power. Codes z and
+    outputs are then in physical units. The scales and the basis become part of the first and the last layer. Searches take steps in the units of z, so give a parameter of 1e-9
     beside others of 1 in units of 1e-9.
 
     Args:
@@ -71,14 +72,15 @@ def from_arrays(
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
               ``TransformedTargetRegressor``. It has its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
-        activation: ``"relu"``, ``"leaky_relu:0.1"``, ``"sigmoid"``, ``"tanh"`` or ``"identity"`` for every layer, or a
-            list of these, one for each layer. None means ``"relu"`` for a list of matrices; a dictionary needs one.
+        activation: ``"relu"``, ``"leaky_relu:0.1"``, ``"swish"``, ``"sigmoid"``, ``"tanh"``, ``"exp"`` or
+            ``"identity"`` for every layer, or a list of these, one for each layer. None means ``"relu"`` for a list of matrices; a dictionary needs one.
         input_scale: :math:`(\mu_z, \sigma_z)`, each a number or of shape (k,), or a fitted ``StandardScaler``,
             ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA`` or ``Pipeline`` of these.
         output_scale: :math:`(\mu_x, \sigma_x)` of the network's outputs, given in the same ways; the transforms of a
             ``Pipeline``, PCA included, are inverted from the last to the first.
         output_basis: :math:`(C, \bar x)`, of shapes (m, n) and (n,), if the network's outputs are m coefficients; or a
             fitted ``PCA``.
+        output_log: a, the base of the logarithms that the outputs are, such as 10; None if they are none.
         layers: names of layers of a dictionary to pick, in the order in which they are applied, such as ``["Dense_1",
             "Dense_0"]``; or what their names begin with, ``"decoder"``. None takes all layers.
 
@@ -117,7 +119,7 @@ def from_arrays(
         network = _of_tree(weights, layers, activation) if tree else _of_estimator(weights, activation)
     else:
         network = _of_matrices(weights, biases, "relu" if activation is None else activation)
-    return standardised(network, input_scale, output_scale, output_basis)
+    return standardised(network, input_scale, output_scale, output_basis, output_log)
 
 
 def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activation: Activations) -> Network:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from unrelu.local_search.packed_observations import (
     BIAS,
+    EXP,
     INPUTS,
     KIND,
     MATRIX,
@@ -23,6 +24,7 @@ from unrelu.local_search.packed_observations import (
     PIECEWISE_LINEAR,
     SIGMOID,
     SLOPE,
+    SWISH,
     WEIGHT,
     PackedLayer,
     PackedNetwork,
@@ -55,7 +57,7 @@ ROOM = 256
 
 @jit
 def _activate(kind, below, width, u, x, slopes):
-    """Outputs and derivatives of one layer; ``below`` are the slopes below zero."""
+    """Outputs and derivatives of one layer; ``below`` are the slopes below zero, then the steepnesses of a swish."""
     for i in range(len(u)):
         v = u[i]
         if kind == PIECEWISE_LINEAR:
@@ -71,6 +73,13 @@ def _activate(kind, below, width, u, x, slopes):
         elif kind == SIGMOID:
             s = np.float32(1) / (np.float32(1) + np.exp(-v))
             x[i], slopes[i] = s, s * (1 - s)
+        elif kind == EXP:
+            x[i] = slopes[i] = np.exp(v)
+        elif kind == SWISH:
+            c, steep = below[i], below[len(u) + i]
+            s = np.float32(1) / (np.float32(1) + np.exp(-steep * v))
+            gate = c + (1 - c) * s
+            x[i], slopes[i] = gate * v, gate + (1 - c) * steep * v * s * (1 - s)
         else:
             t = np.tanh(v)
             x[i], slopes[i] = t, 1 - t * t
@@ -95,7 +104,7 @@ def forward(numbers, layout, widths, z, ends, u, x, slopes):
                 for i in range(outputs):
                     sums[i] += value * row[i]
         begin = layout[layer, SLOPE]
-        slopes_below = numbers[begin : begin + outputs]
+        slopes_below = numbers[begin : begin + (2 if layout[layer, KIND] == SWISH else 1) * outputs]
         _activate(layout[layer, KIND], slopes_below, widths[layer], sums, x[here:end], slopes[here:end])
         begin = layout[layer, WEIGHT]
         if begin >= 0:

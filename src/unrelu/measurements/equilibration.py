@@ -9,7 +9,8 @@ factor s_i for the output of each layer and s_0 = 1 for the code,
 
 is therefore the same problem with the same codes. The factors are powers of two, so that nothing is rounded. The factor
 is 1 if the outputs of a layer are about 1 already, so most networks do not change. It is also 1 after a sigmoid or
-tanh, whose outputs have a fixed range. In a generator without known layers, only the output has a factor.
+tanh, whose outputs have a fixed range. A swish becomes one whose steepness is divided by s, and after an exp, s is
+applied by adding log s to the bias, which is rounded. In a generator without known layers, only the output has a factor.
 
 Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Salakhutdinov and Srebro, "Path-SGD",
 2015); powers of two as in LAPACK's equilibration routines ``geequb``.
@@ -29,7 +30,7 @@ from torch import Tensor
 from unrelu.errors import ModelError
 from unrelu.measurements.latent_bounds import Coordinates, GeneratorInUnits
 from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
-from unrelu.models.affine import Scale
+from unrelu.models.affine import Affine, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array
@@ -129,16 +130,19 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
     exponents: list[int] = []
     for layer in exact.layers:
         before = exponents[-1] if exponents else 0
-        u = _layer_in_units(layer, before, before).affine.apply(x)  # numbers of the size of the weights
+        scaled = before if layer.activation.scalable else 0
+        rescaled = _layer_in_units(layer, before, scaled)
+        u = rescaled.affine.apply(x)  # numbers of the size of the weights
         if not u.isfinite().all():
             raise ModelError(
                 f"the layer {layer.affine} gives numbers that are not finite: its weights are beyond the range of the "
                 "precision that the network was converted to; keep it in torch.float64"
             )
-        size = _log_size(u.numpy())
-        chosen = 0 if size is None or layer.activation.smooth else _exponent(size - before, 0)
+        x = rescaled.activation.forward(u)
+        size = _log_size((u if layer.activation.scalable else x).numpy())
+        chosen = 0 if size is None or layer.activation.bounded else _exponent(size - scaled, 0)
         exponents.append(chosen)
-        x = _layer_in_units(layer, before, chosen).activation.forward(times_power(u, chosen - before))
+        x = times_power(x, chosen - scaled)
     return tuple(exponents), exponents[-1]
 
 
@@ -172,6 +176,10 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
     """The layer for inputs that are multiplied by 2^before and outputs that are multiplied by 2^after."""
     if not (before or after):
         return layer
+    if after and layer.activation.name == "exp":
+        affine = _layer_in_units(layer, before, 0).affine  # 2^n exp(u) = exp(u + n log 2)
+        shift = Scale(*(_like(affine).new_tensor(value) for value in (1.0, after * math.log(2))))
+        return replace(layer, affine=Affine.compose([*affine.steps, shift], affine.in_shape))
     linear = after - before
 
     def change(name: str, value: Tensor) -> Tensor:
@@ -183,10 +191,12 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
 
     affine = layer.affine.mapped(change)
     if linear:
-        like = next((t for step in affine.steps for t in step.tensors().values()), torch.empty(0, dtype=torch.float64))
-        first = Scale(like.new_tensor(2.0**linear), like.new_tensor(0.0))
+        first = Scale(*(_like(affine).new_tensor(value) for value in (2.0**linear, 0.0)))
         affine = replace(affine, steps=(first, *affine.steps))
-    activation = layer.activation
-    if activation.width:
-        activation = activation.smoothed(math.ldexp(activation.width, after))
-    return Layer(affine, activation)
+    return Layer(affine, layer.activation.scaled(after) if after else layer.activation)
+
+
+def _like(affine: Affine) -> Tensor:
+    """A tensor of the type and on the device of a map's tensors."""
+    held = (tensor for step in affine.steps for tensor in step.tensors().values())
+    return next(held, torch.empty(0, dtype=torch.float64))

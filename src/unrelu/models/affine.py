@@ -73,6 +73,8 @@ class Dense(Step):
             step = step.full(shape)
         elif not isinstance(step, Dense):
             return None
+        elif self.weight.shape[1] * len(step.weight) > self.weight.numel() + step.weight.numel():
+            return None  # a product through a few components is cheaper as two
         # W2 (W1 h + b1) + b2 = (W2 W1) h + (W2 b1 + b2)
         weight = step.apply(self.weight.T, constant=False).T.contiguous()
         if self.bias is None and isinstance(step, Dense):

@@ -307,16 +307,14 @@ class Network(Generator):
 
 
 def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
-    """The activation with a PReLU's slopes broadcast to each of the prod(shape) outputs."""
-    if activation.slope.ndim == 0:
-        return activation
+    """The activation with slopes (and steepnesses) broadcast to each of the prod(shape) outputs."""
     try:
-        slopes = np.broadcast_to(activation.slope, shape)
+        return activation.on(shape)
     except ValueError:
+        named = "PReLU" if activation.name == "prelu" else activation.name
         raise ModelError(
-            f"PReLU slopes of shape {activation.slope.shape} do not fit an output of shape {shape}"
+            f"{named} slopes of shape {activation.slope.shape} do not fit an output of shape {shape}"
         ) from None
-    return Activation(activation.name, slopes.reshape(-1))
 
 
 def small(network: object) -> bool:

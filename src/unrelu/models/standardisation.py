@@ -6,6 +6,7 @@ components. These transforms of training are undone here exactly, so that codes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,16 +67,41 @@ class Transform:
         return torch.from_numpy(np.broadcast_to(values, (n,)).copy())
 
 
-def standardised(network: Network, input_scale: object, output_scale: object, output_basis: object) -> Network:
+def standardised(
+    network: Network, input_scale: object, output_scale: object, output_basis: object, output_log: object = None
+) -> Network:
     """Let the network take codes in physical units and return outputs in physical units.
 
     The arguments are those of :func:`unrelu.from_arrays`.
 
     Raises:
-        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive.
+        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, or
+            the base is no number above 0 other than 1.
     """
+    base = None if output_log is None else _base(output_log)
     outputs = [*_basis(output_basis), *transforms(output_scale, "output_scale")]
-    return surrounded(network, transforms(input_scale, "input_scale"), outputs)
+    made = surrounded(network, transforms(input_scale, "input_scale"), outputs)
+    if base is not None:
+        factor = Scale(*(torch.tensor(value, dtype=torch.float64) for value in (math.log(base), 0.0)))
+        made = Network.chain([*_parts(made), factor, Activation("exp")], made.latent_shape)
+    named = network.coordinate_names and made.latent_dim == network.latent_dim
+    return made.named(network.coordinate_names) if named else made
+
+
+def _base(value: object) -> float:
+    """The base of a logarithm."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < (base := float(value)) < math.inf or base == 1:  # type: ignore[arg-type]
+        raise ModelError(
+            f"output_log={value!r:.60} is the base of the logarithms that the outputs are; pass 10, or numpy.e"
+        )
+    return base
+
+
+def _parts(network: Network) -> list[Step | Activation]:
+    """The parts of a chain, without the identity at its end."""
+    chain = [part for layer in network.layers for part in (*layer.affine.steps, layer.activation)]
+    return chain[:-1] if network.layers[-1].activation.linear else chain
 
 
 def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[Transform]) -> Network:
@@ -84,9 +110,7 @@ def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[
     The maps become part of the first and the last layer. If the last activation is not the identity, the maps after it
     form one more layer.
     """
-    chain: list[Step | Activation] = []
-    for layer in network.layers:
-        chain += [*layer.affine.steps, layer.activation]
+    chain = _parts(network)
     latent, width = network.latent_shape, network.latent_dim
     if inputs:
         chain.insert(0, Reshape(latent))
@@ -95,8 +119,6 @@ def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[
         chain.insert(0, step)
         latent = (width,)
     if outputs:
-        if network.layers[-1].activation.linear:
-            chain.pop()
         chain.append(Reshape((network.output_dim,)))
     width = network.output_dim
     for transform in reversed(outputs):

@@ -21,6 +21,8 @@ from unrelu.runtime.streams import stream
 _CODES, _OUTPUTS = 2, 64
 # Earlier names of renamed classes, by which they are still hashed.
 _FORMER = {"MatrixFreeOperator": "Mapped", "SparseOperator": "Sparse", "IdentityOperator": "Identity"}
+# Fields that classes did not have at first, and that are not hashed where they are None.
+_LATER = ("steepness",)
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -61,9 +63,9 @@ def _parts(value: Any) -> Iterator[bytes]:
         some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
         yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
     elif is_dataclass(value):
-        # Names change no number.
-        hashed = [field.name for field in fields(value) if field.name != "coordinate_names"]
-        yield from _parts({name: getattr(value, name) for name in hashed})
+        held = {field.name: getattr(value, field.name) for field in fields(value)}
+        held.pop("coordinate_names", None)  # names change no number
+        yield from _parts({key: each for key, each in held.items() if not (key in _LATER and each is None)})
     elif isinstance(value, _PLAIN):
         yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU
     else:

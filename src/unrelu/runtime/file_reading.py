@@ -3,7 +3,7 @@
 Every file that a user names is opened here. Only regular files are opened, because a FIFO or a device could block. The
 sizes that a header states are compared with the size of the file and with ``max_bytes`` before memory is allocated.
 Members of zip files are refused by their stated size before they are decompressed, and Python's ``zipfile`` returns no
-more than that size. Nothing is ever unpickled.
+more than that size. Nothing is ever unpickled by Python's ``pickle``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError, ModelError, OptionError
 
 # The default for the largest size of a file after decompression: 4 GiB.
 MAX_BYTES = 2**32
@@ -188,8 +189,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
-    """Read the header of a ``.npy`` file of ``size`` bytes, which has to contain all entries that the header states."""
+def npy_header(stream: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
+    """Read the header of a ``.npy`` file of ``size`` bytes, which has to contain all entries that the header states.
+
+    With ``objects``, entries may be pickled objects, whose number of bytes no header states.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         # Version 3 is only for names in structures, and structures are refused.
@@ -197,6 +201,8 @@ def npy_header(stream: IO[bytes], size: int, where: str) -> Header:
         shape, fortran, dtype = readers[version](stream)
     except Exception as error:  # the parser raises ValueError, KeyError, TypeError, RecursionError, MemoryError, ...
         raise InputError(f"{where} is not a readable .npy array ({_short(error)}); save it with numpy.save") from error
+    if objects and dtype.hasobject:
+        return Header((), dtype, False, stream.tell())
     check_array(shape, dtype, where)
     header = Header(tuple(map(int, shape)), dtype, bool(fortran), stream.tell())
     if header.size > size - header.offset:
@@ -259,11 +265,13 @@ def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, size: i
 
 
 def read_npz(
-    path: str | Path, max_bytes: int = MAX_BYTES, choose: Callable[[list[str]], Sequence[str]] | None = None
-) -> dict[str, npt.NDArray[Any]]:
+    path: str | Path, max_bytes: int = MAX_BYTES, choose: Callable[[list[str]], Sequence[str]] | None = None,
+    unpickle: Callable[[IO[bytes], int, int], Any] | None = None,
+) -> dict[str, npt.NDArray[Any]]:  # fmt: skip
     """The arrays of a ``.npz`` file by name: all, or those that ``choose`` picks from the names.
 
-    Together they may have at most ``max_bytes``, which is checked before they are read.
+    Together they may have at most ``max_bytes``, which is checked before they are read. Pickled objects are refused, or
+    read by ``unpickle(stream, size, max_bytes)``.
     """
     with opened(path) as (stream, size):
         try:
@@ -271,18 +279,23 @@ def read_npz(
                 members = {name.removesuffix(".npy"): info for name, info in zip_members(archive, path).items()}
                 chosen = list(members) if choose is None else choose(list(members))
                 check_members([members[name] for name in chosen], path, size, max_bytes)
-                return {name: _member(archive, members[name], f"{path}: {name}") for name in chosen}
-        except (InputError, MemoryError):
+                read = partial(unpickle, max_bytes=max_bytes) if unpickle else None
+                return {name: _member(archive, members[name], f"{path}: {name}", read) for name in chosen}
+        except (InputError, ModelError, MemoryError):
             raise
         except Exception as error:  # zipfile and zlib raise BadZipFile, EOFError, struct.error, ...
             raise InputError(f"{path} is not a readable .npz archive ({error}); save it with numpy.savez") from error
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> npt.NDArray[Any]:
+def _member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, unpickle: Callable[[IO[bytes], int], Any] | None
+) -> Any:
     with archive.open(info) as stream:
-        npy_header(stream, info.file_size, where)
-        stream.seek(0)
-        array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+        if npy_header(stream, info.file_size, where, unpickle is not None).dtype.hasobject:
+            array = cast(Any, unpickle)(stream, info.file_size)
+        else:
+            stream.seek(0)
+            array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
         if stream.read(1):  # reading to the end verifies the check sum
             raise InputError(f"{where} is longer than its header states; save it again")
         return array

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from unrelu.local_search.packed_observations import PackedLayer
 from unrelu.models.activations import Activation
@@ -44,4 +45,6 @@ def _slopes(activation: Activation, u: Array, x: Array) -> Array:
         return x * (1 - x)
     if activation.name == "tanh":
         return 1 - x * x
+    if activation.smooth:
+        return activation.derivative(torch.from_numpy(u), torch.from_numpy(x)).numpy()
     return np.where(u > 0, 1.0, activation.slope)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 import torch
 
 from unrelu.errors import InputError, ModelFileError
 from unrelu.loaders.file_checks import readable
+from unrelu.loaders.file_checks.pickle_opcodes import BoundedStream, steps
 from unrelu.runtime.file_reading import check_members, opened, shown_size, zip_members
 
 _WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"
@@ -109,7 +109,7 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
     storages: dict[object, int] = {}
     # Five pickles: a magic number, a version, the system, the object, and the keys of the storages.
     for _ in range(5):
-        storages |= scan(_BoundedStream(stream, size))
+        storages |= scan(BoundedStream(stream, size))
         _check_pickle(stream.tell(), max_bytes)
         if stream.tell() == size:  # a plain pickle, which torch.load refuses
             break
@@ -118,18 +118,6 @@ def _check_legacy(stream: IO[bytes], size: int, max_bytes: int) -> None:
             f"its tensors state {shown_size(total)}, the file has {shown_size(size)}: it is cut short or damaged; "
             f"{_WAY_OUT}"
         )
-
-
-class _BoundedStream:
-    """A stream that never reads past its end. Python's reader would allocate the length that a string states."""
-
-    def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream, self._size = stream, size
-        self.readline, self.tell = stream.readline, stream.tell
-
-    def read(self, count: int) -> bytes:
-        """Read up to ``count`` bytes."""
-        return self._stream.read(max(0, min(count, self._size - self._stream.tell())))
 
 
 def _check_pickle(size: int, max_bytes: int) -> None:
@@ -147,11 +135,10 @@ class _Item(NamedTuple):
     size: int = 1
 
 
-_MARK = _Item("mark", 0)
 _OTHER = _Item()
 
 
-def scan(stream: IO[bytes] | _BoundedStream) -> dict[object, int]:
+def scan(stream: IO[bytes] | BoundedStream) -> dict[object, int]:
     """Return the bytes that a pickle states for each storage of tensors, by key, without making its objects.
 
     Raises:
@@ -161,42 +148,17 @@ def scan(stream: IO[bytes] | _BoundedStream) -> dict[object, int]:
     """
     storages: dict[object, int] = {}
     stack: list[_Item] = []
-    memo: dict[Any, _Item] = {}
-    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
-        name = opcode.name
-        if name.endswith("PUT") or name == "MEMOIZE":
-            memo[len(memo) if argument is None else argument] = stack[-1]
-        elif name.endswith("GET"):
-            stack.append(memo[argument])
-        elif name == "DUP":
-            stack.append(stack[-1])
-        elif name == "MARK":
-            stack.append(_MARK)
-        else:
-            taken = _taken(stack, opcode)
-            if name == "BINPERSID":
-                key, size = _storage(taken[0].value)
-                storages[key] = max(size, storages.get(key, 0))
-            elif name in ("REDUCE", "NEWOBJ"):
-                _check_call(taken[0].value, taken[1].value)
-            if "TUPLE" in name:
-                stack.append(_tuple(taken))
-            elif opcode.stack_after:
-                stack.append(_OTHER if argument is None or taken else _Item(argument))
+    for name, argument, taken, gives in steps(stream, stack):
+        if name == "BINPERSID":
+            key, size = _storage(taken[0].value)
+            storages[key] = max(size, storages.get(key, 0))
+        elif name in ("REDUCE", "NEWOBJ"):
+            _check_call(taken[0].value, taken[1].value)
+        if "TUPLE" in name:
+            stack.append(_tuple(taken))
+        elif gives:
+            stack.append(_OTHER if argument is None or taken else _Item(argument))
     return storages
-
-
-def _taken(stack: list[_Item], opcode: pickletools.OpcodeInfo) -> list[_Item]:
-    """Pop what an opcode takes from the stack; return it lowest first, without the mark."""
-    before = [kind.name for kind in opcode.stack_before]
-    taken: list[_Item] = []
-    if "mark" in before:
-        while (item := stack.pop()) is not _MARK:
-            taken.append(item)
-        before = before[: before.index("mark")]
-    for _ in before:
-        taken.append(stack.pop())
-    return taken[::-1]
 
 
 def _tuple(items: list[_Item]) -> _Item:
