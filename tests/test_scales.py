@@ -87,6 +87,36 @@ def test_a_sigmoid_keeps_its_unit():
     assert found.status.tolist() == unrelu.invert(network, network(Z), "lm").status.tolist()
 
 
+@pytest.mark.parametrize("power", [-150, 150])
+def test_a_swish_is_rescaled_with_its_steepness(power):
+    """Its outputs are those of ever steeper or flatter swishes, so that the whole network has one output."""
+    steepness = RNG.uniform(-2, 4, 10)
+    learned = Activation("swish", RNG.uniform(-1, 1, 10), steepness=steepness * 10.0**-power)
+    parts = [*SMALL.layers[0].affine.steps, learned, *SMALL.layers[1].affine.steps]
+    network = scaled(unrelu.Network.chain(parts, (2,)), 0, 10.0**power)
+    found = equilibrate(network)
+    assert np.array_equal(np.ldexp(found.network(Z), -found.units.output), network(Z))
+    assert abs(found.units.layers[0] + np.log2(10.0**power)) < 5
+    assert 1e-3 < found.network.typical_output < 1e3
+
+
+@pytest.mark.parametrize("shift", [-300.0, 300.0])
+def test_the_scale_of_an_exponential_is_in_its_bias(shift):
+    parts = [*SMALL.layers[0].affine.steps, Activation("relu"), *SMALL.layers[1].affine.steps, Activation("exp")]
+    network = unrelu.Network.chain(parts, (2,))
+    last = network.layers[-1]
+    step = last.affine.steps[0]
+    moved = replace(step, bias=(0 if step.bias is None else step.bias) + torch.full((30,), shift, dtype=torch.float64))
+    network = replace(network, layers=(network.layers[0], replace(last, affine=replace(last.affine, steps=(moved,)))))
+    found = equilibrate(network)
+    # The bias has been rounded to eps of its size, which exp turns into a relative error.
+    rounded = 4 * abs(shift) * 2.0**-52
+    np.testing.assert_allclose(np.ldexp(found.network(Z), -found.units.output), network(Z), rtol=rounded)
+    assert abs(found.units.output + shift / np.log(2)) < 20
+    z = Z[0] / 4
+    assert unrelu.invert(network, network(z), seed=0).status is Status.EXACT_FIT
+
+
 @pytest.mark.parametrize("power", [-120, 120])
 def test_of_a_generator_without_layers_the_output_has_a_unit(power):
     factor = 10.0**power

@@ -48,6 +48,13 @@ def prelu_network():
     )
 
 
+def swish_network():
+    """Parameters of every kind, one for each neuron, and a linear end."""
+    first, last = random_network((K, 12, N), seed=3, bias=True).layers
+    learned = Activation("swish", np.linspace(-1.2, 1.5, 12), steepness=np.linspace(4, -3, 12))
+    return Network.chain([*first.affine.steps, learned, *last.affine.steps], (K,))
+
+
 NETWORKS = {
     "relu": random_network((K, 12, N), seed=1, bias=True),
     "relu, no bias": random_network((K, 12, N), seed=1),
@@ -57,6 +64,8 @@ NETWORKS = {
     "sigmoid": random_network((K, 12, N), "sigmoid", seed=5, bias=True),
     "tanh": random_network((K, 12, N), "tanh", seed=6, bias=True),
     "identity": random_network((K, 12, 20, N), seed=7, bias=True, last="identity"),
+    "swish": swish_network(),
+    "exp": random_network((K, 12, N), "swish", seed=8, bias=True, last="exp"),
 }
 MEASUREMENTS = {
     "whole": None,

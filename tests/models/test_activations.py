@@ -103,7 +103,7 @@ def test_smoothed_kinks_survive_pickling(kind):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", ["identity", "sigmoid", "tanh"])
+@pytest.mark.parametrize("kind", ["identity", "sigmoid", "tanh", "exp", "swish_learned"])
 def test_where_there_is_no_kink_nothing_is_rounded(kind):
     assert ACTIVATIONS[kind].smoothed(0.5) is ACTIVATIONS[kind]
 
@@ -181,6 +181,9 @@ def test_values_stay_in_the_range(kind, u):
         ("identity", False, True, True, True, True),
         ("sigmoid", True, False, False, True, True),
         ("tanh", True, False, False, True, True),
+        ("exp", True, False, False, True, True),
+        ("swish", True, False, False, False, False),
+        ("swish_learned", True, False, False, False, False),
     ],
 )
 def test_properties(kind, smooth, linear, convex, invertible, monotone):
@@ -203,7 +206,9 @@ def test_slopes_and_kinks_of_single_outputs(kind):
     np.testing.assert_array_equal(some.slopes(2), slopes[[2, 0]])
 
 
-@pytest.mark.parametrize("text", ["relu", "leaky_relu:0.1", "leaky_relu:0.25", "sigmoid", "tanh", "identity"])
+@pytest.mark.parametrize(
+    "text", ["relu", "leaky_relu:0.1", "leaky_relu:0.25", "sigmoid", "tanh", "identity", "swish", "exp"]
+)
 def test_parse_and_str_are_inverse(text):
     assert str(Activation.parse(text)) == text
 
@@ -254,6 +259,39 @@ def test_pickling_keeps_the_values(kind):
     u = np.array([[-2.0, -1.0, -0.5, 3.0], [1.0, -1.0, 2.0, -3.0]])
     assert str(copy) == str(activation)
     np.testing.assert_array_equal(copy.value(u), activation.value(u))
+
+
+@given(u=arrays(np.float64, (3, 4), elements=st.floats(-50, 50)))
+def test_swish_is_the_formula_of_emulators(u):
+    alpha, beta = np.array([-0.4, 0.0, 3.0, 40.0]), np.array([-1.1, 0.2, 0.0, 1.7])
+    with np.errstate(over="ignore"):
+        formula = (beta + (1 - beta) / (1 + np.exp(-alpha * u))) * u
+    np.testing.assert_allclose(Activation("swish", beta, steepness=alpha).value(u), formula, rtol=1e-13)
+    np.testing.assert_allclose(Activation("swish").value(u), torch.nn.functional.silu(torch.tensor(u)), rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [name for name, activation in ACTIVATIONS.items() if activation.scalable])
+@given(u=vectors, exponent=st.integers(-40, 40))
+def test_scaling_is_exact(kind, u, exponent):
+    activation = ACTIVATIONS[kind].smoothed(0.5)
+    (x, slope), (scaled, scaled_slope) = (
+        values_of(each, v) for each, v in ((activation, u), (activation.scaled(exponent), np.ldexp(u, exponent)))
+    )
+    np.testing.assert_array_equal(scaled, np.ldexp(x, exponent))
+    np.testing.assert_array_equal(scaled_slope, slope)
+
+
+@pytest.mark.parametrize(
+    ("name", "slope", "steepness", "message"),
+    [
+        ("swish", [0.1, np.nan], None, "needs finite slopes"),
+        ("swish", 0.1, [np.inf], r"finite steepness, got \[inf\]"),
+        ("relu", None, 2.0, "takes no steepness, got 2.0; use 'swish'"),
+    ],
+)
+def test_refused_steepness(name, slope, steepness, message):
+    with pytest.raises(ModelError, match=message):
+        Activation(name, slope, steepness=steepness)
 
 
 def test_slopes_are_copied_and_read_only():

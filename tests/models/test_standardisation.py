@@ -54,6 +54,35 @@ def test_inputs_and_outputs_of_scikit_learn(activation, scaler):
     layers_reproduce(both)
 
 
+@pytest.mark.parametrize("activation", NETWORKS)
+@pytest.mark.parametrize("base", [10, np.e, np.float32(2), 0.5])
+def test_logarithms_become_powers(activation, base):
+    network = NETWORKS[activation].named(["a", "b", "c"])
+    net = standardised(network, None, (0.5, 0.1), None, base)
+    np.testing.assert_allclose(net(CODES), float(base) ** (0.5 + 0.1 * network(CODES)), rtol=1e-12)
+    assert len(net.layers) == (2 if activation == "identity" else 3)
+    assert net.coordinate_names == ("a", "b", "c")
+    layers_reproduce(net)
+
+
+@pytest.mark.parametrize("base", [1, 0, -10, np.inf, np.nan, True, "10", [10]])
+def test_refused_bases(base):
+    with pytest.raises(ModelError, match=r"output_log=.* is the base of the logarithms that the outputs are; pass 10"):
+        standardised(NETWORKS["identity"], None, None, None, base)
+
+
+def test_a_product_through_a_few_components_stays_one():
+    """A matrix (200, 30) has more entries than its factors (200, 4) and (4, 30)."""
+    weights = [RANDOM.standard_normal((30, 3)), RANDOM.standard_normal((4, 30))]
+    network = unrelu.from_arrays(weights, activation="identity")
+    basis = RANDOM.standard_normal((4, 200))
+    net = standardised(network, None, None, (basis, 1.0))
+    np.testing.assert_allclose(net(CODES[:, :3]), network(CODES[:, :3]) @ basis + 1, rtol=1e-9)
+    assert net.layers[-1].kind == "Dense + Dense"
+    assert net.layers[-1].parameters == 200 + 200 * 4 + 4 * 30
+    layers_reproduce(net)
+
+
 def test_pairs_are_the_formula():
     network = NETWORKS["identity"]
     mean, std = CODES.mean(axis=0), CODES.std(axis=0)

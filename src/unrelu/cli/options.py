@@ -53,7 +53,7 @@ def models(incomplete: str) -> list[str]:
 Model = Annotated[
     str,
     typer.Argument(
-        help="A model file (.onnx .keras .h5 .pt .pt2 .pth .safetensors .npz .pkl), or a name of the zoo, e.g. mnist-relu.",
+        help="A model file (.onnx .keras .h5 .pt .pt2 .pth .safetensors .npz .pkl), or a name of the zoo: mnist-relu",
         autocompletion=models,
     ),
 ]
@@ -106,7 +106,7 @@ class Reading:
     ] = None
     output_log: Annotated[
         float | None,
-        typer.Option(help="Base of the logarithms that the file's outputs are, e.g. 10: the network puts out its powers."),
+        typer.Option(help="Base of the logarithms that outputs of the file are, e.g. 10, to put out numbers instead."),
     ] = None
     max_bytes: Annotated[
         int | None,
@@ -143,7 +143,8 @@ class Reading:
         if model in unrelu.zoo.names() and not Path(model).exists():
             if layers or activation or self.latent_shape or self.output_log is not None:
                 raise OptionError(
-                    f"{model} is a network of the zoo; --layers, --activation, --latent-shape and --output-log are for files"
+                    f"{model} is a network of the zoo; --layers, --activation, --latent-shape and --output-log are for "
+                    "files"
                 )
             return unrelu.zoo.load(model)
         if not Path(model).suffix and not Path(model).exists():

@@ -87,7 +87,9 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
     for part, tangents in jacobians(problem.network, z, problem.operator):
         r, m = residual[part], problem.observed[part]
         j = tangents.numpy() * free[part, :, None]
-        squares, vectors = np.linalg.eigh(j @ j.transpose(0, 2, 1))
+        with np.errstate(over="ignore"):  # squares of an exponential
+            gram = j @ j.transpose(0, 2, 1)
+        squares, vectors = np.linalg.eigh(np.where(np.isfinite(gram).all(axis=(1, 2), keepdims=True), gram, 0.0))
         squares = np.where(squares > 1e-14 * squares[:, -1:], squares, 0.0)
         variance = np.full(len(part), noise.level**2) if gaussian else None
         share, used[part] = _effective(problem, z[part], squares, m, r, variance)

@@ -214,8 +214,8 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
         if not layer.activation.monotone:
             lowest = "" if layer.activation.smooth else f" ({layer.activation.slope.min():g})"
             raise UnsupportedModelError(
-                f"layer {i} has {_not_monotone(layer.activation)}{lowest}: its outputs do not tell the sign of its inputs, so it cannot "
-                "be inverted layer by layer; use method='lm'"
+                f"layer {i} has {_not_monotone(layer.activation)}{lowest}: its outputs do not "
+                "tell the sign of its inputs, so it cannot be inverted layer by layer; use method='lm'"
             )
     return network
 

@@ -49,7 +49,7 @@ def named(contents: object) -> dict[str, Any] | None:
         names = _ENTRIES[len(contents)]
         held = {name: value for name, value in zip(names, contents, strict=False) if name}
     elif isinstance(contents, Mapping) and {"alphas_", "alphas_0", "hyper_params"} & contents.keys():
-        held = {_ALIASES.get(name, name): value for name, value in contents.items()}
+        held = {_ALIASES.get(name) or name: value for name, value in contents.items()}
         if "training_mean" in held and "pca_mean" not in held:  # then those of the features are of components
             held |= {"pca_mean": held.get("features_mean"), "pca_std": held.get("features_std")}
             held |= {"features_mean": held["training_mean"], "features_std": held.get("training_std")}
@@ -73,7 +73,7 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network:
     if not isinstance(names, list | np.ndarray) or not all(isinstance(name, str) for name in names):
         return network
     try:
-        return network.named(names)
+        return network.named(list(names))
     except OptionError as error:
         raise ModelFileError(f"the names of its parameters: {error}") from error
 
@@ -87,14 +87,13 @@ def _network(held: Mapping[str, Any], max_bytes: int) -> Network:
             biases = [*biases[:-1], np.full_like(biases[-1], biases[-1][-1])]
     else:
         weights, biases, alphas, betas = (
-            _numbered(held, every, each)
-            for every, each in zip(_LAYERS, ("W_", "b_", "alphas_", "betas_"), strict=True)
+            _numbered(held, every, each) for every, each in zip(_LAYERS, ("W_", "b_", "alphas_", "betas_"), strict=True)
         )
         weights = [weight.T for weight in weights]
     if not len(weights) == len(biases) == len(alphas) + 1 == len(betas) + 1:
         raise ModelFileError(
-            f"the file holds {len(weights)} weights, {len(biases)} biases, {len(alphas)} alphas and {len(betas)} betas; "
-            "every layer has a weight and a bias, and all but the last an alpha and a beta"
+            f"the file holds {len(weights)} weights, {len(biases)} biases, {len(alphas)} alphas and {len(betas)} "
+            "betas; every layer has a weight and a bias, and all but the last an alpha and a beta"
         )
     parts = [*weights, *biases, *alphas, *betas, *(value for value in held.values() if isinstance(value, np.ndarray))]
     if (size := 8 * sum(part.size for part in parts)) > max_bytes:

@@ -14,8 +14,8 @@ import torch
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders import _emulator_files as emulator_files
 from unrelu.loaders._keras_layers import by_layer, from_keras
-from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._torch_graph import from_program
+from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import (
     Activations,
     Entry,
@@ -53,7 +53,6 @@ _GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
 
 
-
 class Contents(NamedTuple):
     """The tensors of a file by layer, and what else it stores.
 
@@ -66,7 +65,6 @@ class Contents(NamedTuple):
     named: Named
     activations: str | list[str] | None = None
     inputs: tuple[object, object] | None = None
-
 
 
 @computing()
@@ -84,8 +82,8 @@ def load(
 ) -> Network | OpaqueNetwork:
     """Read a network from a file. No file can run code, have other files read, or fill the memory.
 
-    The suffix selects the format. A file is refused before it is read if it holds pickled objects, states more than it
-    holds, or would take more than ``max_bytes`` once decompressed.
+    The suffix selects the format. A file is refused before it is read if it holds pickled objects other than arrays,
+    states more than it holds, or would take more than ``max_bytes`` once decompressed.
 
     - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
       in a second file beside it, with the name of the model followed by ``.data`` or ``_data``. A graph that branches
@@ -95,7 +93,13 @@ def load(
     - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
-      hold the name of the activation, or one name for each layer.
+      hold the name of the activation, or one name for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it
+      is a network of The Payne: codes are labels in their own units, the last layer is linear, and one ``activation``
+      is that of the others: ``"sigmoid"`` at first, ``"leaky_relu:0.01"`` later.
+    - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with their activation,
+      standardisation, components and names of parameters; or nested dictionaries of arrays. A pickle is read by our own
+      reader, of numbers, text, containers and arrays. The network puts out what it was trained on, which may be
+      logarithms: with ``output_log=10``, their powers. If components are in other files, pass ``output_basis``.
     - ``.keras``, and ``.h5`` of a whole model (need ``unrelu[hdf5]``): Sequential and Functional models of Keras 2 and
       3 whose layers are Dense, activations, normalisations and reshapes. Lambda layers are refused.
     - ``.weights.h5``, and ``.h5`` of weights alone: Dense layers.
@@ -117,20 +121,21 @@ def load(
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
         max_bytes: the most bytes that the tensors may take, as stored and as float64; 4 GiB by default.
-        input_scale, output_scale, output_basis: how inputs and outputs were standardised or projected for training; see
-            :func:`unrelu.from_arrays`.
+        input_scale, output_scale, output_basis, output_log: how inputs and outputs were standardised or projected for
+            training, and the base of the logarithms that outputs are; see :func:`unrelu.from_arrays`. They come on top
+            of what the file holds.
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
         ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or not a regular
-            file; or it holds pickled objects, links to other files, or tensors that are quantized, sparse or without
-            data.
+            file; or it holds pickled objects, links to other files, tensors that are quantized, sparse or without
+            data, or an emulator with entries missing.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, a layer's name is unknown, or ``activation`` is needed.
         OptionError: an option does not apply to this kind of file, ``max_bytes`` is not a number of bytes, or
             ``device`` is not available.
 
-    Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and Keras.
+    Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy, Keras and the emulators' packages.
 
     >>> import os, tempfile
     >>> import numpy as np
@@ -207,13 +212,13 @@ def _read(
             return from_keras(config, arrays, max_bytes)
         read = Contents(by_layer(arrays))
     elif suffix in _ARRAYS:
-        arrays = _ARRAYS[suffix](file, max_bytes)
-        if (held := emulator_files.named(arrays)) is not None:
+        contents = _ARRAYS[suffix](file, max_bytes)
+        if (held := emulator_files.named(contents)) is not None:
             for name, value in (("layers", layers), ("activation", activation)):
                 if value is not None:
                     raise OptionError(f"{file}: {name}={value!r} does not go with this emulator, whose file says it")
             return emulator_files.emulator(held, max_bytes)
-        read = _arrays(arrays)
+        read = _arrays(contents)
     else:
         read = _READERS[suffix](file, layers is not None, max_bytes)
     if not read.named:

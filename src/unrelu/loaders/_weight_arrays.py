@@ -59,8 +59,8 @@ def from_arrays(
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
     where N is the network as it was trained. If these are logarithms to the base a, it is a to this power. Codes z and
-    outputs are then in physical units. The scales and the basis become part of the first and the last layer. Searches take steps in the units of z, so give a parameter of 1e-9
-    beside others of 1 in units of 1e-9.
+    outputs are then in physical units. The scales and the basis become part of the first and the last layer. Searches
+    take steps in the units of z, so give a parameter of 1e-9 beside others of 1 in units of 1e-9.
 
     Args:
         weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
@@ -73,7 +73,8 @@ def from_arrays(
               ``TransformedTargetRegressor``. It has its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
         activation: ``"relu"``, ``"leaky_relu:0.1"``, ``"swish"``, ``"sigmoid"``, ``"tanh"``, ``"exp"`` or
-            ``"identity"`` for every layer, or a list of these, one for each layer. None means ``"relu"`` for a list of matrices; a dictionary needs one.
+            ``"identity"`` for every layer, or a list of these, one for each layer. None means ``"relu"`` for a list of
+            matrices; a dictionary needs one.
         input_scale: :math:`(\mu_z, \sigma_z)`, each a number or of shape (k,), or a fitted ``StandardScaler``,
             ``MinMaxScaler``, ``MaxAbsScaler``, ``RobustScaler``, ``PCA`` or ``Pipeline`` of these.
         output_scale: :math:`(\mu_x, \sigma_x)` of the network's outputs, given in the same ways; the transforms of a

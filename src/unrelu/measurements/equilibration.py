@@ -9,8 +9,8 @@ factor s_i for the output of each layer and s_0 = 1 for the code,
 
 is therefore the same problem with the same codes. The factors are powers of two, so that nothing is rounded. The factor
 is 1 if the outputs of a layer are about 1 already, so most networks do not change. It is also 1 after a sigmoid or
-tanh, whose outputs have a fixed range. A swish becomes one whose steepness is divided by s, and after an exp, s is
-applied by adding log s to the bias, which is rounded. In a generator without known layers, only the output has a factor.
+tanh, whose outputs have a fixed range. The steepness of a swish is divided by s. After an exp, s is applied by adding
+log s to the bias, which is rounded. In a generator without known layers, only the output has a factor.
 
 Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Salakhutdinov and Srebro, "Path-SGD",
 2015); powers of two as in LAPACK's equilibration routines ``geequb``.

@@ -269,8 +269,8 @@ class Activation:
         """phi(u) for pre-activations of shape (..., n)."""
         if self.name in _SMOOTH:
             return np.asarray(_SMOOTH[self.name].value(u))
-        if self.name == "swish":
-            return u * (self.slope + (1 - self.slope) * expit(self.steepness * u))
+        if self.steepness is not None:
+            return np.asarray(u * (self.slope + (1 - self.slope) * expit(self.steepness * u)))
         return np.where(u > 0, u, u * self.slope)
 
     def clip(self, x: Array, margin: float = 0.0) -> Array:

@@ -311,9 +311,10 @@ def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
     try:
         return activation.on(shape)
     except ValueError:
-        named = "PReLU" if activation.name == "prelu" else activation.name
+        steep = "" if activation.steepness is None else f" and steepnesses of shape {activation.steepness.shape}"
+        named = "PReLU" if activation.name == "prelu" else str(activation)
         raise ModelError(
-            f"{named} slopes of shape {activation.slope.shape} do not fit an output of shape {shape}"
+            f"{named} slopes of shape {activation.slope.shape}{steep} do not fit an output of shape {shape}"
         ) from None
 
 

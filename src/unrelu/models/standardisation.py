@@ -100,7 +100,9 @@ def _base(value: object) -> float:
 
 def _parts(network: Network) -> list[Step | Activation]:
     """The parts of a chain, without the identity at its end."""
-    chain = [part for layer in network.layers for part in (*layer.affine.steps, layer.activation)]
+    chain: list[Step | Activation] = []
+    for layer in network.layers:
+        chain += [*layer.affine.steps, layer.activation]
     return chain[:-1] if network.layers[-1].activation.linear else chain
 
 

@@ -266,7 +266,7 @@ def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, size: i
 
 def read_npz(
     path: str | Path, max_bytes: int = MAX_BYTES, choose: Callable[[list[str]], Sequence[str]] | None = None,
-    unpickle: Callable[[IO[bytes], int, int], Any] | None = None,
+    unpickle: Callable[..., Any] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:  # fmt: skip
     """The arrays of a ``.npz`` file by name: all, or those that ``choose`` picks from the names.
 

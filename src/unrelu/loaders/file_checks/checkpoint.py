@@ -20,7 +20,7 @@ import torch
 
 from unrelu.errors import InputError, ModelFileError
 from unrelu.loaders.file_checks import readable
-from unrelu.loaders.file_checks.pickle_opcodes import BoundedStream, steps
+from unrelu.loaders.file_checks._pickle_opcodes import BoundedStream, steps
 from unrelu.runtime.file_reading import check_members, opened, shown_size, zip_members
 
 _WAY_OUT = "save module.state_dict() with torch.save, export to ONNX, or build the module and use unrelu.from_torch"

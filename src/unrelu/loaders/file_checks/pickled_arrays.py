@@ -17,7 +17,7 @@ import numpy as np
 
 from unrelu.errors import InputError, ModelFileError
 from unrelu.loaders.file_checks import readable
-from unrelu.loaders.file_checks.pickle_opcodes import BoundedStream, Step, steps
+from unrelu.loaders.file_checks._pickle_opcodes import BoundedStream, PickleStep, steps
 from unrelu.runtime.file_reading import check_array, opened, shown_size
 
 _WAY_OUT = (
@@ -90,7 +90,7 @@ def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
         raise ValueError("it has no end")
 
 
-def _made(step: Step) -> Any:
+def _made(step: PickleStep) -> Any:
     """What an opcode puts on the stack."""
     name, argument, taken, gives = step
     if name in ("BUILD", "REDUCE"):
@@ -110,7 +110,7 @@ def _made(step: Step) -> Any:
         return _filled(taken[0], taken[1:])
     if "DICT" in name:
         return _filled({}, taken)
-    if gives and not taken and "PERSID" not in name and isinstance(argument, int | float | str | bytes | bytearray):
+    if gives and not taken and name not in ("PERSID", "INST", "EXT1", "EXT2", "EXT4") and argument is not None:
         return argument
     if name == "READONLY_BUFFER":
         return taken[0]
@@ -186,7 +186,7 @@ def _array(entries: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
     held = entries.encode("latin-1") if isinstance(entries, str) else entries
     if math.prod(shape) * dtype.itemsize != len(held):
         raise InputError(
-            f"an array states the shape {str(shape):.80} of {dtype}, {shown_size(math.prod(shape) * dtype.itemsize)}, "
+            f"an array states the shape {shape!s:.80} of {dtype}, {shown_size(math.prod(shape) * dtype.itemsize)}, "
             f"but holds {shown_size(len(held))}: it is cut short or damaged"
         )
     return np.ndarray(shape, dtype, held, order="F" if order == "F" else "C")
@@ -206,7 +206,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _type,
     "_codecs.encode": lambda text, codec: text.encode({"latin1": "latin-1"}[codec]),
     "__builtin__.bytes": lambda: b"",
-    "collections.OrderedDict": lambda: {},
+    "collections.OrderedDict": dict,
     "jax._src.array._reconstruct_array": _of_jax,
     **dict.fromkeys(
         (

@@ -26,7 +26,7 @@ class BoundedStream:
         return self._stream.read(max(0, min(count, self._size - self._stream.tell())))
 
 
-class Step(NamedTuple):
+class PickleStep(NamedTuple):
     """An opcode that makes or changes something.
 
     Attributes:
@@ -42,7 +42,7 @@ class Step(NamedTuple):
     gives: bool
 
 
-def steps(stream: IO[bytes] | BoundedStream, stack: list[Any]) -> Iterator[Step]:
+def steps(stream: IO[bytes] | BoundedStream, stack: list[Any]) -> Iterator[PickleStep]:
     """Yield the opcodes of a pickle; the caller puts on the ``stack`` what each one gives.
 
     Marks, the memo and copies of the top are dealt with here.
@@ -62,7 +62,7 @@ def steps(stream: IO[bytes] | BoundedStream, stack: list[Any]) -> Iterator[Step]
         elif name == "MARK":
             stack.append(_MARK)
         else:
-            yield Step(name, argument, _taken(stack, opcode), bool(opcode.stack_after))
+            yield PickleStep(name, argument, _taken(stack, opcode), bool(opcode.stack_after))
 
 
 def _taken(stack: list[Any], opcode: pickletools.OpcodeInfo) -> list[Any]:

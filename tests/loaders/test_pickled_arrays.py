@@ -1,0 +1,223 @@
+"""Pickles of arrays: what Python's own reader gives for harmless ones, and what hostile ones are refused for."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+from collections import OrderedDict
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from unrelu.errors import InputError, ModelFileError
+from unrelu.loaders.file_checks.pickled_arrays import unpickled
+
+DRAWN = np.random.default_rng(0).normal(size=(3, 4))
+HARMLESS = {
+    "matrix": DRAWN,
+    "single": DRAWN.astype(np.float32).T,
+    "fortran": np.asfortranarray(DRAWN),
+    "big endian": DRAWN.astype(">f8"),
+    "integers": np.arange(3),
+    "words": np.array(["a", "bcd"]),
+    "bytes": np.array([b"ab"]),
+    "truth": np.array([True, False]),
+    "no rows": np.zeros((0, 3)),
+    "no axes": np.array(3.0),
+    "scalars": [np.float32(2.5), np.int64(4), np.bool_(True)],
+    "numbers": [1, 2.5, True, None, -5, 10**40, 1 << 70],
+    "text": ["x", "é", "\u20ac" * 300, b"yy", b""],
+    "containers": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], {}, {"a": [1], "b": {"c": (2, [3])}}],
+    "the same twice": [DRAWN, {"a": DRAWN}, DRAWN],
+}
+
+
+def read(content, max_bytes=2**32):
+    return unpickled(io.BytesIO(content), len(content), max_bytes)
+
+
+def same(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert (one.dtype.newbyteorder("="), one.shape) == (other.dtype.newbyteorder("="), other.shape)
+        np.testing.assert_array_equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key, value in one.items():
+            same(value, other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            same(*pair)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_pickles_are_what_python_reads(name, protocol):
+    content = pickle.dumps(HARMLESS[name], protocol)
+    same(read(content), pickle.loads(content))
+    if protocol < 2:  # text, in which names may have another length
+        same(read(content.replace(b"numpy._core.", b"numpy.core.")), pickle.loads(content))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_arrays_of_objects_are_their_objects(protocol):
+    held = np.empty((), dtype=object)
+    held[()] = {"x": DRAWN, "names": ["p", "q"]}
+    same(read(pickle.dumps(held, protocol)), held.item())
+    several = np.array([DRAWN, "a", None], dtype=object)
+    same(read(pickle.dumps(several, protocol)), list(several))
+
+
+def test_lists_of_tensorflow_and_ordered_dictionaries(monkeypatch):
+    module = ModuleType("tensorflow.python.trackable.data_structures")
+
+    class ListWrapper(list):
+        def __reduce_ex__(self, protocol):
+            return type(self), (list(self),)
+
+    ListWrapper.__module__, ListWrapper.__qualname__, module.ListWrapper = module.__name__, "ListWrapper", ListWrapper
+    for name in ("tensorflow", "tensorflow.python", "tensorflow.python.trackable"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    content = pickle.dumps([ListWrapper([DRAWN]), OrderedDict(a=1)])
+    same(read(content), [[DRAWN], {"a": 1}])
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch code-was-run",)
+
+
+class Reduced:
+    """Pickled as a call of a function, and maybe a state."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __reduce__(self):
+        return self.parts
+
+
+RECONSTRUCT, _, STATE = np.zeros(3).__reduce__()
+
+
+def array(*state):
+    """An array that states this shape, type, order and these entries."""
+    return Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, *state))
+
+
+DOUBLE = np.dtype("f8")
+FOREIGN = "pickled objects other than numbers, text, lists, dictionaries and arrays, which could run code: "
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ([Runs()], FOREIGN + "'posix.system'|nt.system"),
+        ({"a": Runs()}, FOREIGN),
+        (os.system, FOREIGN),
+        (Runs, FOREIGN + "'tests.loaders.test_pickled_arrays.Runs'"),
+        (complex(1, 2), FOREIGN + "'.*complex'"),
+        ({1, 2}, FOREIGN),
+        (slice(1), FOREIGN),
+        (np.zeros(2, dtype=[("a", "f4")]), FOREIGN + "\"an array with entries of type 'V4'\""),
+        (np.datetime64("2020-01-01"), FOREIGN + "\"an array with entries of type 'M8'\""),
+        (np.array([[None, 1]], dtype=object), FOREIGN + "'an array of objects'"),
+        ({1: 2}, "a dictionary with a key of type int"),
+        ({(1, 2): 2}, "a dictionary with a key of type tuple"),
+        (array((10**9,), DOUBLE, False, bytes(8)), r"states the shape \(1000000000,\) of float64, 7.451 GiB, but"),
+        (array((1, 2), DOUBLE, False, bytes(8)), r"states the shape \(1, 2\) of float64, 16 bytes, but holds 8 bytes"),
+        (array((-1, -1), DOUBLE, False, bytes(8)), r"states the shape \(-1, -1\)"),
+        (array((2**40, 2**40), DOUBLE, False, b""), "which no memory can hold"),
+        (array((1,) * 33, DOUBLE, False, bytes(8)), "a shape is at most 32 whole numbers"),
+        (array((True,), DOUBLE, False, bytes(8)), "an array without shape and type of its entries"),
+        (array(3, DOUBLE, False, bytes(24)), "an array without shape and type of its entries"),
+        (array((3,), "f8", False, bytes(24)), "an array without shape and type of its entries"),
+        (array((3,), np.dtype("O"), False, [1, 2]), FOREIGN + "'an array of objects'"),
+        (array((1,), DOUBLE, False, 3), "not a pickle of arrays"),
+        (Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b")), "an array without entries"),
+        (Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, 2)), "not a pickle of arrays"),
+        (Reduced(np.dtype, ("f8,f8",)), FOREIGN),
+        (Reduced(np.dtype, ({"names": ["a"]},)), FOREIGN),
+    ],
+)  # fmt: skip
+def test_everything_else_is_refused(tmp_path, monkeypatch, contents, message, protocol):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ModelFileError, InputError), match=message):
+        read(pickle.dumps(contents, protocol))
+    assert not (tmp_path / "code-was-run").exists()
+
+
+NAME = b"\x8c\x01a"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a pickle of arrays"),
+        (b"\x80\x04", "not a pickle of arrays"),
+        (b"not a pickle", "not a pickle of arrays"),
+        (b".", "not a pickle of arrays"),
+        (b"(.", "finds the mark in place of a value"),
+        (b"(\x85.", "finds the mark in place of a value"),
+        (b"K\x01K\x02s.", "not a pickle of arrays"),
+        (b"K\x01K\x02a.", FOREIGN + "'APPEND'"),
+        (b"}" + NAME + b"u.", "not a pickle of arrays"),
+        (b"}(" + NAME + b"u.", "not a pickle of arrays"),
+        (b"h\x05.", "not a pickle of arrays"),
+        (b"Pabc\n.", FOREIGN + "'PERSID'"),
+        (b"K\x01Q.", FOREIGN + "'BINPERSID'"),
+        (b"\x82\x01.", FOREIGN + "'EXT1'"),
+        (b"(cposix\nsystem\no.", FOREIGN + "'OBJ'"),
+        (b"(iposix\nsystem\n.", FOREIGN + "'INST'"),
+        (b"cposix\nsystem\n)\x81.", FOREIGN + "'NEWOBJ'"),
+        (b"]K\x01b.", FOREIGN + "'list'"),
+        (b"\x97.", FOREIGN + "'NEXT_BUFFER'"),
+        (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.", "not a pickle of arrays"),
+        # Lengths far beyond the end of the file.
+        (b"\x8e" + (2**60).to_bytes(8, "little") + b"a.", "not a pickle of arrays"),
+        (b"\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x01.", "not a pickle of arrays"),
+        (b"X" + (2**32 - 1).to_bytes(4, "little") + b"a.", "not a pickle of arrays"),
+        # Python's own reader makes a memo of this length.
+        (b"K\x01r" + (2**31 - 1).to_bytes(4, "little") + b".", None),
+    ],
+)
+def test_damaged_and_hostile_opcodes(content, message):
+    if message is None:
+        assert read(content) == 1
+        return
+    with pytest.raises(ModelFileError, match=message):
+        read(content)
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends():
+    content = pickle.dumps([DRAWN, {"a": (1, "text")}], 4)
+    for end in range(len(content)):
+        with pytest.raises((ModelFileError, InputError)):
+            read(content[:end])
+
+
+def test_deep_and_shared_containers_are_read_in_linear_time():
+    """A list of a list of ... and one that holds the one before twice, which has 2^50 entries in all."""
+    depth = 100_000
+    deep = read(b"(" * depth + b"l" * depth + b".")
+    assert isinstance(deep, list)
+    shared = b"]" + b"".join(b"q" + bytes([i]) + b"0]h" + bytes([i]) + b"ah" + bytes([i]) + b"a" for i in range(50))
+    assert len(read(shared + b".")) == 2
+    del deep
+
+
+def test_what_is_made_is_limited():
+    content = b"(" + b"]" * 10_000 + b"l."
+    assert len(read(content)) == 10_000
+    with pytest.raises(InputError, match=r"its pickle makes more than 100 objects, of up to 256 bytes each; pass a l"):
+        read(content, len(content) + 100 * 256)
