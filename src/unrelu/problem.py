@@ -150,7 +150,7 @@ class Problem:
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
         stated_loss: the Huber loss or the user's own; None for a norm or a deviance.
         normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
-            normalised units it is N(0, I).
+            normalised units it is N(0, I), or flat in some coordinates.
 
     If the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
 
@@ -207,7 +207,7 @@ class Problem:
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
         norm, stated_loss = _norm(norm, loss, stated)
-        normal = prior.of_shape(network.latent_shape) if isinstance(prior, Normal) else None
+        normal = prior.of_network(network) if isinstance(prior, Normal) else None
         if normal is not None:
             normal.refuse(stated, norm)
         weight = _weight(prior, norm) if not isinstance(prior, Normal) else 0.0
@@ -290,6 +290,12 @@ class Problem:
         weight = self.noise.dispersion_parameter
         given = self.given and replace(self.given, normal=normal, prior=weight)
         return replace(self, normal=normal, prior=weight, given=given)
+
+    @cached_property
+    def weights(self) -> Array:
+        """The weights of ``((z_j - mean_j) / std_j)^2`` in the objective, (k,): 0 where the std is infinite."""
+        std = 1.0 if self.normal is None else self.normal.std
+        return np.where(np.broadcast_to(np.isfinite(std), self.network.latent_dim), self.prior, 0.0)
 
     @property
     def stated_prior(self) -> str:
@@ -400,7 +406,7 @@ class Problem:
         """The equilibrated problem in coordinates in which bounded codes, or the prior of codes, are standard."""
         unbounded = replace(
             self, network=on_coordinates(self.network, latent), bounds=Bounds.parse(None, self.network.latent_shape),
-            normal=self.normal and Normal(),
+            normal=self.normal and self.normal.in_units,
         ).equilibrated()  # fmt: skip
         control = self.control.part(lambda progress: replace(progress, z=latent.codes(progress.z)))
         return replace(
@@ -519,7 +525,7 @@ class Problem:
         # The largest |y| may be an outlier; the size of outputs is not affected by outliers.
         size = np.minimum(self.scale, self._typical)
         used = np.zeros(len(mean)) if used is None else used
-        return Fit(self._residual(mean), mean, self.operator.seen(len(mean)), used, size, self.prior, jacobians)
+        return Fit(self._residual(mean), mean, self.operator.seen(len(mean)), used, size, self.weights, jacobians)
 
     def p_value(self, fit: Fit) -> Array:
         """Goodness of fit under the noise, (B,): :meth:`unrelu.measurements.noise.Noise.p_value`.
@@ -679,9 +685,9 @@ def _coordinates(bounds: Bounds, weight: float, normal: Normal | None) -> Coordi
 
     With a prior that is a weight of |z|^2, bounded codes stay as they are.
     """
-    if normal is not None and not normal.standard:
+    if normal is not None and not (normal.standard and bounds.none):
         return Coordinates.of_prior(bounds, normal)
-    return None if bounds.none else Coordinates.of(bounds, scaled=not weight and normal is None)
+    return None if bounds.none else Coordinates.of(bounds, scaled=not weight)
 
 
 def _weight(prior: float, norm: str) -> float:

@@ -104,13 +104,13 @@ class Evaluation:
         self.u, self.x, self.slopes = np.zeros((3, self.ends[-1]), dtype=np.float32)
         forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
-        self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.prior)
+        self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.weights)
         _, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
         count, rows = jacobian(ROUTINES, numbers, layout, self.ends, self.slopes, moved, on, part, *both)
         self.jacobian = np.zeros((len(y), len(z)))
         self.jacobian[moved[:count]] = rows[:count]
         self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))
-        normal_equations(ROUTINES, count, rows, moved, r, z, problem.prior, square, self.gram, self.gradient)
+        normal_equations(ROUTINES, count, rows, moved, r, z, problem.weights, square, self.gram, self.gradient)
 
 
 def system(problem, row, z, width=0.0):
@@ -130,7 +130,7 @@ def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf),
     steps = np.zeros(len(z), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_perturb(
-        ROUTINES, *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.prior,
+        ROUTINES, *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.weights,
         np.array(limits), box, z, f, perturbations, steps, work_arrays(network.layout),
     )  # fmt: skip
     return z, f, steps

@@ -78,7 +78,7 @@ class Adam:
 
         def gradient(z: Tensor, at: Tensor) -> Tensor:
             f, g = objective.gradient(z, observations[at])
-            errors[at] = torch.nan_to_num(f - objective.prior * (z * z).sum(dim=1), nan=torch.inf, posinf=torch.inf)
+            errors[at] = torch.nan_to_num(f - objective.penalty(z), nan=torch.inf, posinf=torch.inf)
             return g
 
         def best(errors: Tensor) -> Tensor:

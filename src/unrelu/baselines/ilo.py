@@ -120,7 +120,7 @@ class Ilo:
         nit = np.zeros(len(z), dtype=np.int64)
         for depth, steps in enumerate(rounds[1:], 1):
             h = _part(network, layers[depth - 1 : depth]).forward(h).detach()
-            upper = replace(objective, network=_part(network, layers[depth:]), prior=0.0, box=None)
+            upper = replace(objective, network=_part(network, layers[depth:]), prior=None, box=None)
             radius = None if self.radius is None else float(np.ldexp(self.radius, problem.units.layer(depth)))
             run = self._descend(problem, upper, h, steps, _reporter(z, before), radius)
             before, nit = before + steps, nit + run.nit

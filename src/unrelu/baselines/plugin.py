@@ -87,7 +87,7 @@ class Plugin:
         @torch.no_grad()
         def step(z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
             back = objective.backprojection(z, observations) @ weights.T
-            reached = objective.clip(z + eta * (back - objective.prior * z))
+            reached = objective.clip(z + eta * (back - (0 if objective.prior is None else objective.prior * z)))
             return reached, (reached - z).norm(dim=1) <= self.step_tolerance * z.norm(dim=1)
 
         return descend_from_start(problem, objective, step, self.max_iterations, "plugin")

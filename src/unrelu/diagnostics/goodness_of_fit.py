@@ -11,9 +11,10 @@ choose the best of several linear regions, which follows the noise more than a s
 
 .. math:: u = H + g \sqrt{1 - H / m} \sum_i h_i (1 - h_i), \qquad H = \sum_i h_i,
 
-with measured constants c and g. A prior of weight :math:`\lambda` replaces :math:`S^2 / \tau^2` if it is larger. A
-generator without kinks has one region, so u is its rank, or the trace of its hat matrix. Coordinates at a bound are not
-fitted: their columns of J are zero. Without a stated noise, :math:`S^2 = |r|_2^2 / (m - u)`.
+with measured constants c and g. A prior of weight :math:`\lambda` replaces :math:`S^2 / \tau^2` if it is larger; of
+coordinates with different weights, those with larger ones are scaled until all have the same ridge. A generator without
+kinks has one region, so u is its rank, or the trace of its hat matrix. Coordinates at a bound are not fitted: their
+columns of J are zero. Without a stated noise, :math:`S^2 = |r|_2^2 / (m - u)`.
 
 **The shape of the residual.** The first test is of the largest entry, :math:`\max_j r_j^2 / (S^2 \kappa_j)`, by Sidak's
 inequality for m entries. The fit leaves this share of the noise in entry j:
@@ -50,6 +51,8 @@ _DIRECTIONS, _NOISE_LEFT = 32, 0.3
 _ROUNDING = 1e-4
 # The least share of noise in an entry. A smaller share is not known well enough to divide by it.
 _KEPT = 0.05
+# The ridge of coordinates without a prior in an affine map, as a share of the weight of the others.
+_LOOSE = 1e-6
 # With fewer degrees of freedom left, the largest entry is not tested.
 _TESTABLE = 1.5
 # A limit for the lengths of codes of divergent searches, whose squares overflow.
@@ -87,12 +90,21 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
     for part, tangents in jacobians(problem.network, z, problem.operator):
         r, m = residual[part], problem.observed[part]
         j = tangents.numpy() * free[part, :, None]
+        variance = np.full(len(part), noise.level**2) if gaussian else None
+        prior, loose = problem.prior, np.ones_like(z[part])
+        if problem.weights.min() < prior:  # with a prior, the noise is stated
+            assert variance is not None
+            prior *= _LOOSE
+            own = np.maximum(_own_ridge(problem, z[part], variance), prior)[:, None]
+            scaling = own / np.maximum(own, problem.weights)
+            loose = np.where(own > problem.weights, loose, 0.0)
+            j *= np.sqrt(scaling)[:, :, None]
         with np.errstate(over="ignore"):  # squares of an exponential
             gram = j @ j.transpose(0, 2, 1)
         squares, vectors = np.linalg.eigh(np.where(np.isfinite(gram).all(axis=(1, 2), keepdims=True), gram, 0.0))
         squares = np.where(squares > 1e-14 * squares[:, -1:], squares, 0.0)
-        variance = np.full(len(part), noise.level**2) if gaussian else None
-        share, used[part] = _effective(problem, z[part], squares, m, r, variance)
+        loose = (np.square(vectors) * loose[:, :, None]).sum(axis=1)
+        share, used[part] = _effective(problem, z[part], squares, m, r, variance, prior, loose)
         if variance is None or expensive:
             continue
         weights = np.where(squares > 0, share / np.where(squares > 0, squares, 1.0), 0.0)
@@ -141,24 +153,35 @@ def _straight(problem: Problem) -> bool:
     )
 
 
-def _effective(
-    problem: Problem, z: Array, squares: Array, m: Integers, r: Array, variance: Array | None
-) -> tuple[Array, Array]:
-    """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None if it is not stated."""
-    straight = _straight(problem)
+def _own_ridge(problem: Problem, z: Array, level: Array) -> Array:
+    """S^2 / tau^2 for S^2 = ``level``, (b,); 0 if A G is an affine map, which has no kinks."""
+    if _straight(problem):
+        return np.zeros_like(level)
     with np.errstate(over="ignore", invalid="ignore"):
         reach = np.minimum(_REACH * np.maximum(np.sqrt(np.square(z).mean(axis=1)), 1.0), _FARTHEST)
+    return np.asarray(level / reach**2)
+
+
+def _effective(
+    problem: Problem, z: Array, squares: Array, m: Integers, r: Array, variance: Array | None, prior: float,
+    loose: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None if it is not stated.
+
+    ``prior`` is the weight of all directions, and ``loose``, (b, k), the share of each that has no larger one.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
         energy = np.minimum(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf), 1e300)
     used = np.minimum((squares > 0).sum(axis=1), m - 1.0)
     for _ in range(1 if variance is not None else _STEPS):
         level = energy / np.maximum(m - used, 1.0) if variance is None else variance
-        own = np.zeros_like(level) if straight else level / reach**2
-        ridge = np.maximum(own, problem.prior)[:, None]
+        own = _own_ridge(problem, z, level)
+        ridge = np.maximum(own, prior)[:, None]
         share = np.where(squares > 0, squares / np.where(squares > 0, squares + ridge, 1.0), 0.0)
         whole = share.sum(axis=1)
         # A prior that constrains the code more than the kinks do leaves no choice between linear regions.
-        choice = np.divide(own, ridge[:, 0], out=np.zeros_like(own), where=own > problem.prior)
-        between = choice * (share * (1 - share)).sum(axis=1) * np.sqrt(np.maximum(1 - whole / m, 0.0))
+        choice = np.divide(own, ridge[:, 0], out=np.zeros_like(own), where=own > prior)
+        between = choice * (loose * share * (1 - share)).sum(axis=1) * np.sqrt(np.maximum(1 - whole / m, 0.0))
         used = np.maximum(whole, np.minimum(whole + _CHOICE * between, m - 1.0))
     return share, used
 

@@ -116,15 +116,15 @@ def forward(numbers, layout, widths, z, ends, u, x, slopes):
 
 @jit
 def residual(x, end, y, r, z, prior):
-    """Write r = A G(z) - y and return f = |r|^2 + prior |z|^2."""
+    """Write r = A G(z) - y and return f = |r|^2 + sum_j prior_j z_j^2."""
     f = 0.0
     outputs = x[end : end + len(y)]
     for i in range(len(y)):
         r[i] = outputs[i] - y[i]
         f += np.float64(r[i]) * np.float64(r[i])
-    if prior > 0:
-        for j in range(len(z)):
-            f += prior * z[j] * z[j]
+    for j in range(len(z)):
+        if prior[j] > 0:
+            f += prior[j] * z[j] * z[j]
     return f
 
 
@@ -177,14 +177,14 @@ def _jacobian(routines, numbers, layout, ends, slopes, moved, on, part, rows, ab
 
 @jit
 def _normal_equations(routines, count, rows, moved, r, z, prior, square, gram, gradient):
-    """Write J^T J + prior I and J^T r + prior z; return the mean of the diagonal. ``square`` is a work array."""
+    """Write J^T J + diag(prior) and J^T r + prior * z; return the mean of the diagonal. ``square`` is a work array."""
     k, trace = len(z), 0.0
     call(routines[SGEMM], (PLAIN, TRANSPOSED, k, k, count, _ONE, rows, k, rows, k, _ZERO, square, k))
     for i in range(k):
-        gradient[i] = prior * z[i]
+        gradient[i] = prior[i] * z[i]
         for j in range(k):
             gram[i, j] = square[i, j]
-        gram[i, i] += prior
+        gram[i, i] += prior[i]
         trace += gram[i, i]
     for a in range(count):
         value = np.float64(r[moved[a]])
@@ -391,4 +391,6 @@ def _smallest_descent() -> None:
     y, far, work = np.ones(1, dtype=np.float32), np.full(1, np.inf), work_arrays(network.layout)
     box = np.array([[-np.inf], [np.inf]])
     no_perturbations = np.ones((1, 1, 1))
-    descend_and_perturb(ROUTINES, *network, one[0], y, 0.0, limits, box, one.copy(), far, no_perturbations, steps, work)
+    descend_and_perturb(
+        ROUTINES, *network, one[0], y, np.zeros(1), limits, box, one.copy(), far, no_perturbations, steps, work
+    )

@@ -225,7 +225,7 @@ def refine_packed(weights, layout, widths, ends, work, y, prior, most, vectors, 
             back[last + j] = 2 * r[j]
         _backward(weights, layout, ends, slopes, back)
         for j in range(k):
-            there[j] = back[j] + 2 * prior * trial[j]
+            there[j] = back[j] + 2 * prior[j] * trial[j]
         reason = accept(vectors, numbers, box, f, cuts > 0)
     return reason
 
@@ -249,7 +249,7 @@ def _smallest_refinement() -> None:
     box = np.array([[-np.inf], [np.inf]])
     aim(vectors[0], numbers[0], box)
     weights, layout, _ = network
-    refine_packed(weights, layout, *room(layout), np.zeros(1), 0.0, 1, vectors[0], numbers[0], box)
+    refine_packed(weights, layout, *room(layout), np.zeros(1), np.zeros(1), 1, vectors[0], numbers[0], box)
     accept(vectors[0], numbers[0], box, 1.0, False)
 
 
@@ -318,6 +318,7 @@ class _Refinement:
         self.objective, self.like, self.observations = objective, z, observations
         (n, k), box = z.shape, objective.box
         self.box = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
+        self.prior = np.zeros(k) if objective.prior is None else _numpy(objective.prior)
         f, g = self._evaluate(_numpy(z), np.arange(n))
         self.vectors, self.numbers = codes_at(_numpy(z), f, g, _numpy(enough), _remembered(k))
         self.optimal = f <= self.numbers[:, _ENOUGH]
@@ -374,7 +375,7 @@ class _Refinement:
                 break
             (weights, layout, _), y = self.packed.of(int(observations[i]))
             reasons[a] = refine_packed(
-                weights, layout, *room(layout), y, self.objective.prior, most, self.vectors[i], self.numbers[i],
+                weights, layout, *room(layout), y, self.prior, most, self.vectors[i], self.numbers[i],
                 self.box,
             )  # fmt: skip
         return reasons
@@ -392,7 +393,7 @@ class _Refinement:
         return self.observations[torch.from_numpy(some).to(self.observations.device)]
 
     def _gauss_newton(self, some: Index) -> Array:
-        """2 (J^T J + prior I) of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
+        """2 (J^T J + diag(prior)) of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
         gram = 2 * _numpy(self.objective.system(self._tensor(self.vectors[some, Z]), self._observations(some))[0])
         mean = np.einsum("sii->s", gram) / gram.shape[1]
         floor = np.maximum(_FLOOR * mean, np.finfo(float).tiny)

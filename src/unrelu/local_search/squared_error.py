@@ -23,7 +23,7 @@ _CHUNK = 2**24
 
 @dataclass(frozen=True, eq=False)
 class SquaredError:
-    """f(z) = |A G(z) - y|_2^2 + prior |z|^2 for codes z of some observations.
+    """f(z) = |A G(z) - y|_2^2 + sum_j prior_j z_j^2 for codes z of some observations.
 
     Another loss (:class:`~unrelu.measurements.losses.Loss`), such as a deviance, may take the place of the squares, and
     J^T J is then weighted.
@@ -32,7 +32,7 @@ class SquaredError:
 
     Attributes:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
-        prior: the weight of ``|z|^2``.
+        prior: the weights of the squares of the coordinates, (k,); None for zeros.
         box: lower and upper bounds of codes, (k,) each; None without bounds.
         loss: what takes the place of the squares; None for squares.
     """
@@ -40,7 +40,7 @@ class SquaredError:
     network: Generator
     operator: Operator
     y: Tensor
-    prior: float = 0.0
+    prior: Tensor | None = None
     box: tuple[Tensor, Tensor] | None = None
     loss: Loss | None = None
 
@@ -52,7 +52,8 @@ class SquaredError:
         bounds = problem.bounds
         box = None if bounds.none else (torch.tensor(bounds.lower).to(y), torch.tensor(bounds.upper).to(y))
         loss = problem.loss and problem.loss.to(network.dtype, network.device)
-        return cls(network, problem.operator.to(network.dtype, network.device), y, problem.prior, box, loss)
+        prior = torch.tensor(problem.weights).to(y) if problem.prior else None
+        return cls(network, problem.operator.to(network.dtype, network.device), y, prior, box, loss)
 
     @property
     def squares(self) -> bool:
@@ -105,8 +106,11 @@ class SquaredError:
 
     def value(self, z: Tensor, observations: Tensor) -> Tensor:
         """f, (b,), differentiable."""
-        f = self._misfit(self._measured(z, observations), observations)
-        return f + self.prior * (z * z).sum(dim=1) if self.prior else f
+        return self._misfit(self._measured(z, observations), observations) + self.penalty(z)
+
+    def penalty(self, z: Tensor) -> Tensor | float:
+        """The term of the prior in f, (b,)."""
+        return 0.0 if self.prior is None else (self.prior * z * z).sum(dim=1)
 
     def _measured(self, z: Tensor, observations: Tensor) -> Tensor:
         return self.operator.take(observations).forward(self.network.forward(z))
@@ -126,10 +130,10 @@ class SquaredError:
     @torch.no_grad()
     def measure(self, z: Tensor, observations: Tensor) -> Tensor:
         """|A G(z) - y|_2^2 without the prior, (b,); infinite if it is not a number."""
-        return torch.nan_to_num(replace(self, prior=0.0).values(z, observations), nan=torch.inf, posinf=torch.inf)
+        return torch.nan_to_num(replace(self, prior=None).values(z, observations), nan=torch.inf, posinf=torch.inf)
 
     def gradient(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """f, (b,), and 2 J^T (A G(z) - y) + 2 prior z, (b, k); a bounded number of codes at a time."""
+        """f, (b,), and 2 J^T (A G(z) - y) + 2 prior * z, (b, k); a bounded number of codes at a time."""
         return self._reverse(self.value, z, observations)
 
     def sketch(self, z: Tensor, observations: Tensor) -> Tensor:
@@ -169,7 +173,7 @@ class SquaredError:
         return self.operator.take(observations).linearize(*self.network.linearize(z))[1]
 
     def system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """J^T J + prior I (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
+        """J^T J + diag(prior) (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
         chunks = zip(torch.split(z, self.jacobians), torch.split(observations, self.jacobians), strict=True)
         gram, gradient, f = zip(*(self._system(*chunk) for chunk in chunks), strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)
@@ -183,8 +187,8 @@ class SquaredError:
             weighted = tangents * weight[:, None, :]
         gram, gradient = weighted @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
         f = self._misfit(mean, observations)
-        if self.prior:
+        if self.prior is not None:
             gram.diagonal(dim1=1, dim2=2).add_(self.prior)
             gradient = gradient + self.prior * z
-            f = f + self.prior * (z * z).sum(dim=1)
+            f = f + self.penalty(z)
         return gram, gradient, f

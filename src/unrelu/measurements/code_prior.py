@@ -7,12 +7,13 @@ With stated noise, the most probable code (maximum a posteriori) minimises
 where f is the objective without a prior (:math:`|r|_2^2`, chi-square, or the deviance) and :math:`\varphi` the
 dispersion parameter of the noise: S^2 for Gaussian errors of one size S, 1 for whitened errors and for counts. Methods
 search t with z = mean + std t, in which the prior is N(0, I) (:class:`~unrelu.measurements.latent_bounds.Coordinates`).
-Their objective is :math:`f + \varphi |t|_2^2`.
+Their objective is :math:`f + \varphi |t|_2^2`. A coordinate with an infinite std has no term: its prior is flat.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,8 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
-from unrelu.models.generator import numbers
-from unrelu.runtime.array_types import Array
+from unrelu.models.generator import Generator, numbers, place_of
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 
 
@@ -34,13 +35,19 @@ class Normal:
     With stated noise, ``unrelu.invert(net, y, noise="gaussian:0.1", prior=unrelu.Normal())`` asks for the most probable
     code (maximum a posteriori). The weight of the prior follows from the noise.
 
+    Where coordinates have names, both can be dictionaries of the same names, ``unrelu.Normal({"h": 0.67}, {"h":
+    0.01})``. The prior of the other coordinates is then flat, and that of nuisance parameters is uniform in their
+    bounds (:func:`unrelu.extend`).
+
     Args:
         mean: a number, or an array of a code's shape.
-        std: the standard deviation, above 0: a number, or an array of a code's shape.
+        std: the standard deviation, above 0: a number, or an array of a code's shape. It is infinite for coordinates
+            with a flat prior; :func:`unrelu.posterior` needs two finite ``bounds`` of those.
 
     Raises:
-        InputError: mean or std is not finite, std is not above 0, or either is not made of real numbers. The functions
-            that take a prior also raise it if an array has not the shape of a code, or if the noise has no density.
+        InputError: mean is not finite, std is not above 0, or either is not made of real numbers. The functions that
+            take a prior also raise it if an array has not the shape of a code, a name is unknown, every std is
+            infinite, or the noise has no density.
 
     Source: Bayes' rule; for a linear generator, Tikhonov regularisation (ridge regression).
 
@@ -55,8 +62,11 @@ class Normal:
     std: Any = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.mean, Mapping) or self.by_name:
+            self._check_names()
+            return
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _finite(getattr(self, name), name))
+            object.__setattr__(self, name, _real(getattr(self, name), name))
         # 1 / std of a smaller one overflows.
         small = np.argwhere(~(np.asarray(self.std) >= np.finfo(float).tiny))
         if len(small):
@@ -65,6 +75,23 @@ class Normal:
                 f"prior=Normal: std{list(where) if where else ''} is {np.asarray(self.std)[where]:g}, and must be "
                 "above 0; for a coordinate that is known, pass narrow bounds="
             )
+
+    def _check_names(self) -> None:
+        """Make two dictionaries of numbers with the same names, in one order."""
+        if not self.by_name:
+            raise InputError(f"prior=Normal: mean={shown(self.mean)} is by name; name the coordinates in std as well")
+        mean = self.mean if isinstance(self.mean, Mapping) else dict.fromkeys(self.std, self.mean)
+        if set(mean) != set(self.std):
+            raise InputError(
+                f"prior=Normal: mean names {', '.join(map(str, mean))}, and std {', '.join(map(str, self.std))}; name "
+                "the same coordinates in both"
+            )
+        own = [Normal(mean[name], self.std[name]) for name in self.std]
+        if any(np.ndim(each.mean) or np.ndim(each.std) for each in own):
+            raise InputError(f"prior=Normal: mean={shown(mean)}, std={shown(self.std)}; pass a number for each name")
+        for name in ("mean", "std"):
+            values = [getattr(each, name) for each in own]
+            object.__setattr__(self, name, dict(zip(map(str, self.std), values, strict=True)))
 
     def __str__(self) -> str:
         return f"Normal({_text(self.mean)}, {_text(self.std)})"
@@ -75,19 +102,55 @@ class Normal:
         )
 
     def __hash__(self) -> int:
-        return hash(tuple(np.asarray(each).tobytes() for each in (self.mean, self.std)))
+        return hash(str(self.plain()))
 
     @property
     def standard(self) -> bool:
-        """Whether it is N(0, I)."""
-        return not np.any(self.mean) and bool(np.all(np.asarray(self.std) == 1))
+        """Whether it is N(0, I), or flat in some coordinates."""
+        return not np.any(self.mean) and bool(np.all((np.asarray(self.std) == 1) | ~self.proper))
+
+    @property
+    def proper(self) -> Flags:
+        """Which coordinates have a finite standard deviation; the prior of the others is flat."""
+        return np.asarray(np.isfinite(self.std))
+
+    @property
+    def in_units(self) -> Normal:
+        """The distribution of (z - mean) / std: N(0, I), and flat where z is."""
+        return Normal() if np.all(self.proper) else Normal(0.0, np.where(self.proper, 1.0, np.inf))
+
+    @property
+    def by_name(self) -> bool:
+        """Whether it is stated by the names of coordinates."""
+        return isinstance(self.std, Mapping)
+
+    def of_network(self, network: Generator) -> Normal:
+        """The same distribution of flat codes of a generator, with arrays (k,).
+
+        Raises:
+            InputError: mean or std is an array of another shape, a name is unknown, or every std is infinite.
+        """
+        if not self.by_name:
+            return self.of_shape(network.latent_shape)
+        names = network.latent_names
+        mean = np.zeros(network.latent_dim)
+        nuisance = [bool(stated) and not own for stated, own in zip(network.coordinate_names, names, strict=True)]
+        std = np.where(nuisance, 1.0, np.inf) if nuisance else np.full(network.latent_dim, np.inf)
+        for name in self.std:
+            j = place_of(name, names, "prior=Normal")
+            mean[j], std[j] = self.mean[name], self.std[name]
+        return Normal(mean, std).of_shape(network.latent_shape)
 
     def of_shape(self, shape: Shape) -> Normal:
         """The same distribution of flat codes, with arrays (k,); ``shape`` is that of a code.
 
         Raises:
-            InputError: mean or std is an array of another shape.
+            InputError: mean or std is an array of another shape, or every std is infinite.
         """
+        if not np.any(self.proper):
+            raise InputError(
+                f"prior={self} has an infinite std everywhere, so that nothing is known; leave it out, or state bounds="
+            )
         k = math.prod(shape)
         vectors = []
         for name, value in (("mean", self.mean), ("std", self.std)):
@@ -100,8 +163,9 @@ class Normal:
         return Normal(*vectors)
 
     def standardised(self, z: Array) -> Array:
-        """(z - mean) / std for flat codes (..., k)."""
-        return np.asarray((z - self.mean) / self.std)
+        """(z - mean) / std for flat codes (..., k); 0 where the prior is flat."""
+        with np.errstate(invalid="ignore"):
+            return np.where(self.proper, (z - self.mean) / self.std, 0.0)
 
     def refuse(self, noise: Noise, norm: str) -> None:
         """Refuse noise and objectives for which the most probable code is not defined.
@@ -122,24 +186,38 @@ class Normal:
             )
 
     def plain(self) -> dict[str, Any]:
-        """Mean and std for JSON, numbers or lists."""
-        return {name: np.asarray(getattr(self, name)).tolist() for name in ("mean", "std")}
+        """Mean and std for JSON, numbers, lists or dictionaries; infinity is text."""
+
+        def written(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: written(each) for name, each in value.items()}
+            listed = np.asarray(value).tolist()
+            return [written(each) for each in listed] if isinstance(listed, list) else _finite_or_text(listed)
+
+        return {name: written(getattr(self, name)) for name in ("mean", "std")}
 
     @staticmethod
     def of_plain(plain: Any) -> Any:
         """The prior from what JSON has: a distribution from the value of :meth:`plain`; a number stays one."""
-        return Normal(**plain) if isinstance(plain, dict) else plain
+        if not isinstance(plain, dict):
+            return plain
+        return Normal(**{name: np.asarray(value, dtype=np.float64) for name, value in plain.items()})
 
 
-def _finite(value: npt.ArrayLike, name: str) -> float | Array:
-    """A number, or a read-only array of finite numbers."""
+def _finite_or_text(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _real(value: npt.ArrayLike, name: str) -> float | Array:
+    """A number, or a read-only array of numbers; of means, finite ones."""
     array = numbers(value, f"prior=Normal: {name}")
-    bad = np.argwhere(~np.isfinite(array))
+    bad = np.argwhere(~np.isfinite(array) if name == "mean" else np.isnan(array))
     if len(bad):
         where = tuple(map(int, bad[0]))
         raise InputError(
-            f"prior=Normal: {name}{list(where) if where else ''} is {array[where]:g}, and must be finite; for a "
-            "coordinate of which nothing is known, pass a large std"
+            f"prior=Normal: {name}{list(where) if where else ''} is {array[where]:g}, and must be "
+            f"{'finite' if name == 'mean' else 'a number'}; for a coordinate of which nothing is known, pass an "
+            "infinite std"
         )
     if not array.ndim:
         return float(array)
@@ -147,6 +225,8 @@ def _finite(value: npt.ArrayLike, name: str) -> float | Array:
     return array
 
 
-def _text(value: float | Array) -> str:
+def _text(value: float | Array | Mapping[str, float]) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {each:g}' for name, each in value.items())}}}"
     different = np.unique(value)
     return f"array{np.shape(value)}" if len(different) > 1 else f"{different[0]:g}"

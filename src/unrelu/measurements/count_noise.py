@@ -160,13 +160,15 @@ class CountNoise(Likelihood):
         testable = (left[:, :2] > 1e-3 * whole[:, :2]).all(axis=1, keepdims=True)
         return np.where(testable, left, whole)
 
-    def _left(self, whole: Array, mean: Array, seen: Flags, tangents: Array, prior: float, entries: Entries) -> Array:
+    def _left(
+        self, whole: Array, mean: Array, seen: Flags, tangents: Array, prior: Array | float, entries: Entries
+    ) -> Array:
         """The cumulants of one observation after its fit, (3,)."""
         slope = np.where(mean < _FLOOR, mean / _FLOOR, 1.0) * seen
         directions = (tangents * (slope / np.sqrt(self.variance_of(np.where(mean > 0, mean, 1.0))))).T
-        values, vectors = np.linalg.eigh(directions.T @ directions)
+        values, vectors = np.linalg.eigh(directions.T @ directions + prior * np.eye(directions.shape[1]))
         kept = values > 1e-12 * max(float(values.max(initial=0.0)), math.ulp(0.0))
-        half = directions @ (vectors[:, kept] / np.sqrt(values[kept] + prior))
+        half = directions @ (vectors[:, kept] / np.sqrt(values[kept]))
         leverage = (half * half).sum(axis=1)
         fitted = half @ (half.T @ entries.with_score)
         used = float(leverage.sum())

@@ -6,7 +6,7 @@ Searches expect codes that are about N(0, I), but the parameters of an emulator 
 .. math:: z_j = \frac{l_j + u_j}{2} + \frac{u_j - l_j}{\sqrt{12}} \, t_j, \qquad |t_j| \le \sqrt 3,
 
 has mean 0 and variance 1 for z uniform between the bounds. A step in t then means the same in all coordinates. With a
-prior z ~ N(mean, diag(std^2)), whether there are bounds or not, t = (z - mean) / std.
+prior z_j ~ N(mean, std^2), whether there are bounds or not, t_j = (z_j - mean) / std.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from unrelu.errors import InputError
 from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.linear_operators import times_power
 from unrelu.models.affine import Affine, Scale, Shape
-from unrelu.models.generator import Generator, numbers
+from unrelu.models.generator import Generator, numbers, place_of
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.runtime.words import nearest, shown
+from unrelu.runtime.words import shown
 
 # The least distance of two bounds, so that dividing by it does not overflow.
 _SHORTEST = 1e-290
@@ -47,11 +47,13 @@ class Bounds:
     Attributes:
         lower, upper: (k,), infinite where there is no bound.
         names: the names of the coordinates, (k,), "" for one without; or empty.
+        normal: the coordinates whose random codes are N(0, 1), not uniform, between two finite bounds, (k,); or False.
     """
 
     lower: Array
     upper: Array
     names: tuple[str, ...] = ()
+    normal: Flags | bool = False
 
     @classmethod
     def parse(cls, bounds: Any, shape: Shape, names: tuple[str, ...] = ()) -> Bounds:
@@ -110,6 +112,11 @@ class Bounds:
         """Which coordinates have two finite bounds, (k,)."""
         return np.isfinite(self.lower) & np.isfinite(self.upper)
 
+    @property
+    def uniform(self) -> Flags:
+        """The coordinates whose random codes are uniform between two finite bounds, (k,)."""
+        return np.asarray(self.boxed & ~np.asarray(self.normal))
+
     def clip(self, z: Array) -> Array:
         """The nearest codes within the bounds, (..., k)."""
         return z if self.none else np.clip(z, self.lower, self.upper)
@@ -135,10 +142,10 @@ class Bounds:
         return low + (high - low) * p
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-        """Draw codes (*shape, k): uniform between two finite bounds, else N(0, 1), mirrored at the finite bound."""
+        """Draw codes (*shape, k): uniform between two finite bounds, else N(0, 1), mirrored at finite bounds."""
         z = rng.standard_normal((*shape, len(self.lower)))
-        if self.boxed.any():
-            z = np.where(self.boxed, self.quantile(rng.random(z.shape)), z)
+        if self.uniform.any():
+            z = np.where(self.uniform, self.quantile(rng.random(z.shape)), z)
         return self.reflect(z)
 
     def active(self, z: Array) -> npt.NDArray[np.int8]:
@@ -210,23 +217,6 @@ def _by_name(bounds: Mapping[Any, Any], k: int, names: tuple[str, ...]) -> tuple
     return lower, upper
 
 
-def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
-    """The coordinate of that name.
-
-    Raises:
-        InputError: no coordinate has it; ``argument`` is that in which it was passed.
-    """
-    known = [each for each in names if each]
-    if not known:
-        raise InputError(f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...])")
-    if name not in known:
-        raise InputError(
-            f"{argument}: {shown(name)} is no coordinate of the generator; those with names are {', '.join(known)}"
-            f"{nearest(name, known)}"
-        )
-    return names.index(str(name))
-
-
 def _end(values: Any, name: str, shape: Shape) -> Array:
     """The lower or upper bounds (k,) from a number or an array; ``shape`` is that of a code."""
     array, k = numbers(values, f"bounds: {name}"), math.prod(shape)
@@ -263,16 +253,18 @@ class Coordinates:
 
     @classmethod
     def of_prior(cls, bounds: Bounds, prior: Normal) -> Coordinates:
-        """Coordinates in which the prior is N(0, I).
+        """Coordinates in which the prior is N(0, I); those in which it is flat are those of :meth:`of`.
 
         Raises:
             InputError: two bounds are the same number, or exceed the range of numbers, in standard deviations.
         """
-        shift, factor = (np.broadcast_to(each, bounds.lower.shape) for each in (prior.mean, prior.std))
+        flat, proper = cls.of(bounds), np.broadcast_to(prior.proper, bounds.lower.shape)
+        shift, factor = np.where(proper, prior.mean, flat.shift), np.where(proper, prior.std, flat.factor)
         with np.errstate(over="ignore"):
             lower, upper = prior.standardised(bounds.lower), prior.standardised(bounds.upper)
         lost = ~(lower < upper) | (np.isinf(lower) & np.isfinite(bounds.lower))
         lost |= np.isinf(upper) & np.isfinite(bounds.upper)
+        lost &= proper
         if lost.any():
             j = int(np.argmax(lost))
             raise InputError(
@@ -280,7 +272,8 @@ class Coordinates:
                 f"{lower[j]:g} and {upper[j]:g} standard deviations from the mean of prior={prior}: too far to compute "
                 "with; state a prior of the size of the bounds"
             )
-        return cls(shift, factor, bounds, Bounds(lower, upper))
+        lower, upper = np.where(proper, lower, flat.standard.lower), np.where(proper, upper, flat.standard.upper)
+        return cls(shift, factor, bounds, Bounds(lower, upper, normal=proper))
 
     def codes(self, t: Array) -> Array:
         """z for t (..., k): within the bounds exactly, and exactly at a bound where t is at one."""
@@ -302,7 +295,8 @@ _standard: weakref.WeakKeyDictionary[Generator, tuple[bytes, Generator]] = weakr
 def on_coordinates(network: Generator, coordinates: Coordinates) -> Generator:
     """Return G(shift + factor t) as a generator of t; the same coordinates give the same object."""
     bounds, shift, factor = coordinates.of_codes, coordinates.shift, coordinates.factor
-    key = b"".join(a.tobytes() for a in (shift, factor, bounds.lower, bounds.upper))
+    normal = np.asarray(coordinates.standard.normal)
+    key = b"".join(a.tobytes() for a in (shift, factor, bounds.lower, bounds.upper, normal))
     known = _standard.get(network)
     if known is None or known[0] != key:
         known = _standard[network] = key, _composed(network, torch.tensor(shift), torch.tensor(factor))

@@ -65,7 +65,7 @@ class Fit:
         seen: which entries were observed, (B, m).
         used: u, the degrees of freedom that the fit used up, (B,).
         scale: the size of entries without noise, (B,). It must be robust: an outlier in it would hide itself.
-        prior: the weight of ``|z|^2`` in the fit.
+        prior: the weights of the squares of the coordinates in the fit, (k,), or one weight.
         jacobians: yields Jacobians of A G, for some observations at a time: their indices, (b,), and the derivatives
             along the directions that the fit used, (b, k, m). With None, no correction is made for the fit.
     """
@@ -75,7 +75,7 @@ class Fit:
     seen: Flags
     used: Array
     scale: Array
-    prior: float = 0.0
+    prior: Array | float = 0.0
     jacobians: Callable[[], Iterator[tuple[Index, Array]]] | None = None
 
     @property

@@ -26,7 +26,7 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import room, usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import count, is_name, listed, reshaping, shown
+from unrelu.runtime.words import count, is_name, listed, nearest, reshaping, shown
 
 # Numbers of one layer that a forward pass over a large batch holds in memory at once: 64 MiB of float64.
 _CHUNK = 2**23
@@ -362,6 +362,23 @@ def _made_of(network: object) -> str:
     if isinstance(network, np.ndarray | Tensor):
         return "; it comes first, before the observations: unrelu.invert(network, y)"
     return ""
+
+
+def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
+    """The coordinate of that name.
+
+    Raises:
+        InputError: no coordinate has it; ``argument`` is that in which it was passed.
+    """
+    known = [each for each in names if each]
+    if not known:
+        raise InputError(f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...])")
+    if name not in known:
+        raise InputError(
+            f"{argument}: {shown(name)} is no coordinate of the generator; those with names are {', '.join(known)}"
+            f"{nearest(name, known)}"
+        )
+    return names.index(str(name))
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:

@@ -198,9 +198,10 @@ def script(run: Run) -> str:
 
 def _literal(name: str, value: Any) -> str:
     """The source of an argument, as JSON has its value."""
+    text = repr(value)
     if name == "prior" and isinstance(value, dict):
-        return f"unrelu.Normal({', '.join(f'{key}={each!r}' for key, each in value.items())})"
-    return repr(value)
+        text = f"unrelu.Normal({', '.join(f'{key}={each!r}' for key, each in value.items())})"
+    return re.sub(r"'(-?inf)'", r"float('\1')", text) if name in ("prior", "bounds") else text
 
 
 def _network(run: Run, flags: dict[str, str]) -> str:

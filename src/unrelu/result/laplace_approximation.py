@@ -179,11 +179,11 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     held = normal.bounds.active(t) != 0
     covariance, deviations = np.full((batch, k, k), np.nan), np.full((batch, size), np.nan)
     decrement = np.full(batch, np.nan)
-    precision = 1.0 if normal.normal else normal.prior / normal.noise.dispersion_parameter
+    precision = normal.weights / normal.noise.dispersion_parameter
     for linear in _linearised(normal, t):
         for i, outputs, weighted, gradient in zip(*linear, strict=True):
             free = ~held[i]
-            spread = _Spread.of(weighted[free], precision)
+            spread = _Spread.of(weighted[free], precision[free])
             covariance[i] = 0.0
             covariance[i][np.ix_(free, free)] = spread.covariance(factor[free])
             deviations[i] = spread.deviations(outputs[free])
@@ -212,14 +212,17 @@ class _Spread(NamedTuple):
     null: Array
 
     @classmethod
-    def of(cls, weighted: Array, precision: float) -> _Spread:
-        """(J^T W J + precision I)^-1 for J^T W^(1/2), (k, m); from singular values, since squares lose digits."""
-        triangular = np.linalg.qr(weighted.T, mode="r")
+    def of(cls, weighted: Array, precision: Array) -> _Spread:
+        """(J^T W J + diag(p))^-1 for J^T W^(1/2), (k, m), and p; from singular values, since squares lose digits."""
+        least = float(precision.min()) if len(precision) else 0.0
+        # The part of the prior that is the same for all coordinates is added to the squares of the singular values.
+        rows = np.vstack([weighted.T, np.diag(np.sqrt(precision - least))])
+        triangular = np.linalg.qr(rows, mode="r")
         _, found, vectors = np.linalg.svd(triangular, full_matrices=True)
         values = np.zeros(len(weighted))
         values[: len(found)] = found
-        kept = (values > _RANK * values.max(initial=0.0)) | (precision > 0)
-        return cls(vectors[kept].T / np.hypot(values[kept], math.sqrt(precision)), vectors[~kept].T)
+        kept = (values > _RANK * values.max(initial=0.0)) | (least > 0)
+        return cls(vectors[kept].T / np.hypot(values[kept], math.sqrt(least)), vectors[~kept].T)
 
     def covariance(self, factor: Array) -> Array:
         """The covariance of coordinates that are multiplied by factors, (k, k)."""

@@ -193,7 +193,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     if "problem.normal" not in table:
         return problem
     kept = array_of(table["problem.normal"], np.float64)
-    if kept.shape != (2, math.prod(latent)) or not (np.isfinite(kept).all() and (kept[1] > 0).all()):
+    if kept.shape != (2, math.prod(latent)) or not (np.isfinite(kept[0]).all() and (kept[1] > 0).all()):
         raise ValueError(f"the prior has shape {kept.shape}, or numbers that are no mean and std")
     normal = Normal(*kept)
     return problem.with_normal(normal) if measured.present else replace(problem, normal=normal)

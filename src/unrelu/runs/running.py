@@ -41,6 +41,7 @@ from unrelu.runs.run_folder import Run, open_run
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import storing, write_whole
 from unrelu.runtime.host import computing, cores
+from unrelu.sampling.prior_transform import PriorTransform
 
 # Up to so many observations, results are .npy files unless asked otherwise.
 _SMALL = 100_000
@@ -187,6 +188,10 @@ def run(
             "entries; hide entries that say nothing by operator= or masks=, or call unrelu.invert with arrays"
         )
     box = Bounds.parse(bounds, as_generator(network).latent_shape, network.latent_names)
+    if isinstance(prior, Normal) and prior.by_name:
+        prior = prior.of_network(network)
+    if posterior:
+        PriorTransform.of(box, prior.of_network(network) if isinstance(prior, Normal) else None)
     stated = {
         "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm,
         "prior": prior.plain() if isinstance(prior, Normal) else prior, "time_limit": time_limit,

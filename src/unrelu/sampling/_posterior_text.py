@@ -24,8 +24,8 @@ from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 # Rows of the tables of a batch, and characters of the meaning of a status.
 _STATUSES, _WORST, _MEANING = 4, 5, 64
 _LEFT = ("status", "meaning")
-# The most modes whose weights are printed.
-_MODES = 5
+# The most modes whose weights, and coordinates whose normal priors are printed.
+_MODES, _PRIORS = 5, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +162,13 @@ def _prior(problem: Problem) -> str:
         return "uniform within the bounds"
     if normal is None and bounds.boxed.any():
         return "uniform between two bounds, N(0, 1) for coordinates without"
+    if normal is not None and not np.all(normal.proper):
+        network = problem.network
+        stated = [
+            f"{network.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2)"
+            for j in np.flatnonzero(normal.proper)
+        ]
+        return f"{listed(stated, _PRIORS)}, the others uniform within their bounds"
     return str(normal or Normal()) + ("" if bounds.none else " within the bounds")
 
 

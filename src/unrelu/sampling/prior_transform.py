@@ -48,12 +48,23 @@ class PriorTransform:
     def of(cls, bounds: Bounds, normal: Normal | None) -> PriorTransform:
         """The normal distribution within bounds; with None, uniform between two finite bounds, else N(0, 1) within one.
 
+        Coordinates with an infinite standard deviation are uniform between their bounds.
+
         Raises:
-            InputError: the bounds hold next to nothing of the prior.
+            InputError: the bounds hold next to nothing of the prior, or a coordinate with an infinite standard
+                deviation has not two finite ones.
         """
         zero = np.zeros(len(bounds.lower))
         stated = normal or Normal()
-        return cls(zero + stated.mean, zero + stated.std, bounds, bounds.boxed & (normal is None))
+        flat = ~np.broadcast_to(stated.proper, zero.shape)
+        if (flat & ~bounds.boxed).any():
+            j = int(np.argmax(flat & ~bounds.boxed))
+            raise InputError(
+                f"prior: {bounds.called(j)} has an infinite std and is between {bounds.lower[j]:g} and "
+                f"{bounds.upper[j]:g}, which is no distribution; state a finite std, or two finite ends by bounds="
+            )
+        uniform = bounds.boxed & (flat | (normal is None))
+        return cls(zero + stated.mean, np.where(flat, 1.0, stated.std), bounds, uniform)
 
     def __post_init__(self) -> None:
         below, above = self._outside()

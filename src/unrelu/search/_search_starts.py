@@ -84,8 +84,8 @@ class SearchStarts:
         inside = _SHORT * drawn if self._large else self._posterior(observations, number, drawn)
         spread = np.exp(self._uniform(observations, count, 0.0, np.log(_FURTHEST)))[:, :, None]
         random, bounds = spread * drawn, self.problem.bounds
-        if bounds.boxed.any():
-            random = np.where(bounds.boxed, bounds.quantile(ndtr(drawn)), random)
+        if bounds.uniform.any():
+            random = np.where(bounds.uniform, bounds.quantile(ndtr(drawn)), random)
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
     def perturbations(self, observations: Index, restarts: int, count: int) -> Array:

@@ -169,7 +169,7 @@ class CompiledDescents(Descents):
                 layout, work = network.layout, work_arrays(network.layout)
             limits = np.array([_EXACT_STEPS, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
-                ROUTINES, *network, widths, y, self.problem.prior, limits, self._box, start.z[i],
+                ROUTINES, *network, widths, y, self.problem.weights, limits, self._box, start.z[i],
                 start.f[i], start.perturbations[i], steps[i], work,
             )  # fmt: skip
         return np.asarray(steps.sum(axis=1))

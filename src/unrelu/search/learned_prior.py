@@ -347,6 +347,8 @@ def prior_key(problem: Problem, level: Level) -> str:
     """A digest of everything that a prior depends on beside the network; its device decides how it is searched."""
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
+    if problem.normal is not None and (problem.bounds.boxed.any() or not np.all(problem.normal.proper)):
+        digest.update(np.asarray(problem.normal.proper).tobytes())
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
     device = problem.network.device.type
     digest.update(f"{__version__} {_RECIPE} {ROUNDS} {level} {problem.prior!r} {counts} {device}".encode())
