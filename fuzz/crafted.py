@@ -69,6 +69,10 @@ def read_model(path: Path) -> None:
     unrelu.load(path, activation=None if told else "relu", max_bytes=MAX_BYTES)
 
 
+def read_emulator(path: Path) -> None:
+    unrelu.load(path, max_bytes=MAX_BYTES)
+
+
 def read_data(path: Path) -> None:
     source = open_source(path, max_bytes=MAX_BYTES)
     batch = source.read(0, min(source.size, 3))
@@ -105,6 +109,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "full model": partial(unrelu.load, activation="relu"),
     "full data": open_source,
     "model": read_model,
+    "emulator": read_emulator,
     "data": read_data,
     "array": read_array,
     "mask": read_mask,
@@ -315,6 +320,124 @@ def sparse_matrix_with_wild_indices(folder: Path, canary: Path) -> Path:
 def sparse_matrix_of_endless_rows(folder: Path, canary: Path) -> Path:
     members = {"format": np.array(b"coo"), "shape": np.array([10**14, 3]), "data": np.ones(1)}
     members |= {"row": np.array([0]), "col": np.array([0])}
+    return zipped(folder / "a.npz", {f"{name}.npy": npy(value) for name, value in members.items()})
+
+
+# --- emulators and other pickles of arrays ----------------------------------------------------------------------------
+
+
+def emulator(**changed: Any) -> dict[str, Any]:
+    """An emulator 3 -> 4 -> 5 by the names of CosmoPower."""
+    draw = np.random.default_rng(1)
+    held = {"W_0": draw.normal(size=(3, 4)), "W_1": draw.normal(size=(4, 5)), "b_0": np.ones(4), "b_1": np.ones(5)}
+    held |= {"alphas_0": draw.normal(size=4), "betas_0": draw.normal(size=4), "modes": np.arange(5)}
+    held |= {"parameters_mean": np.zeros(3), "parameters_std": np.ones(3), "parameters": ["omega_b", "h", "n_s"]}
+    return held | {"features_mean": np.zeros(5), "features_std": np.ones(5), **changed}
+
+
+def listed_emulator() -> list[Any]:
+    """The same as CosmoPower lists it, with two principal components in 7 modes."""
+    held, moments = emulator(), [np.zeros(5), np.ones(5), np.zeros(7), np.ones(7)]
+    layers = [[held[f"{name}_{i}"] for i in range(2)] for name in ("W", "b")]
+    layers += [[held["alphas_0"]], [held["betas_0"]]]
+    standard = [held["parameters_mean"], held["parameters_std"], *moments]
+    return [*layers, *standard, held["parameters"], 3, np.arange(7), 7, 5, np.ones((5, 7)), [4], 2, [3, 4, 5]]
+
+
+def pickle_of(folder: Path, value: Any, name: str = "a.pkl") -> Path:
+    return written(folder / name, value if isinstance(value, bytes) else pickle.dumps(value, 4))
+
+
+@crafted("emulator", r"could run code: 'posix\.mkdir'; if you trust the file, save its arrays")
+def pickle_that_runs_code(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, Payload(canary))
+
+
+@crafted("emulator", r"could run code: 'posix\.mkdir'")
+def emulator_that_runs_code(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, emulator(modes=Payload(canary)))
+
+
+@crafted("emulator", r"could run code: 'posix\.mkdir'")
+def archive_with_a_dictionary_that_runs_code(folder: Path, canary: Path) -> Path:
+    return zipped(folder / "a.npz", {"arr_0.npy": npy(np.array(emulator(modes=Payload(canary)), dtype=object))})
+
+
+@crafted("emulator", r"could run code: 'builtins\.getattr'")
+def pickle_that_reaches_for_an_attribute(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, b"cbuiltins\ngetattr\n(cnumpy\nload\nX\x08\x00\x00\x00__name__tR.")
+
+
+@crafted("emulator", r"states the shape \(4000000000,\) of float64, 29.8 GiB, but holds 24 bytes")
+def pickle_of_an_endless_array(folder: Path, canary: Path) -> Path:
+    content = pickle.dumps(np.ones(3), 4)
+    return pickle_of(folder, replaced(b"K\x03\x85", b"\x8a\x05" + (4 * 10**9).to_bytes(5, "little") + b"\x85")(content))
+
+
+@crafted("emulator", "not a pickle of arrays, or a truncated one")
+def pickle_of_endless_text(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, b"\x8d" + (2**60).to_bytes(8, "little") + b"a.")
+
+
+@crafted("emulator", "not a pickle of arrays, or a truncated one")
+def pickle_of_an_endless_number(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, b"L" + b"9" * 10**6 + b"L\n.")
+
+
+@crafted("emulator", "the file holds a int, no emulator that is known")
+def pickle_with_an_endless_memo(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, b"K\x01r\xff\xff\xff\x7f.")
+
+
+@crafted("emulator", r"its pickle makes more than 26\d,\d+ objects")
+def pickle_of_very_many_lists(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, b"(" + b"]" * 400_000 + b"l.")
+
+
+@crafted("emulator", "the file holds a list of 1 entries")
+def pickle_of_lists_in_lists(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, b"(" * 100_000 + b"l" * 100_000 + b".")
+
+
+@crafted("emulator", "a dictionary with a key of type tuple")
+def pickle_whose_key_takes_for_ever_to_hash(folder: Path, canary: Path) -> Path:
+    doubled = b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
+    return pickle_of(folder, b"}" + doubled + b"K\x01s.")
+
+
+@crafted("emulator", "holds a dictionary twice")
+def pickle_of_dictionaries_that_double(folder: Path, canary: Path) -> Path:
+    value: Any = {"kernel": np.ones((2, 2))}
+    for _ in range(60):
+        value = {"a": value, "b": value}
+    return pickle_of(folder, value)
+
+
+@crafted("emulator", r"holds an array called .*names have at most 1,000")
+def pickle_of_dictionaries_in_dictionaries(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, b"}" + b"X\x01\x00\x00\x00a}" * 50_000 + b"s" * 50_000 + b".")
+
+
+@crafted("emulator", "could run code: 'an array of objects'")
+def pickle_of_an_array_of_objects(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, emulator(W_0=np.full((3, 4), None)))
+
+
+@crafted("emulator", r"a\.pkl is a named pipe")
+def pickle_that_is_a_pipe(folder: Path, canary: Path) -> Path:
+    os.mkfifo(folder / "a.pkl")
+    return folder / "a.pkl"
+
+
+@crafted("emulator", "the names of its parameters: names: .* is no name")
+def emulator_whose_names_steer_a_terminal(folder: Path, canary: Path) -> Path:
+    return pickle_of(folder, emulator(parameters=["a", "\x1b[2J", "b"]))
+
+
+@crafted("emulator", "input_scale: std has 1 entries that are not positive")
+def network_of_the_payne_without_a_range(folder: Path, canary: Path) -> Path:
+    members = {"w_array_0": np.ones((4, 2)), "b_array_0": np.ones(4), "w_array_1": np.ones((5, 4))}
+    members |= {"x_min": np.zeros(2), "x_max": np.array([1.0, 0.0]), "activation": np.array("relu")}
     return zipped(folder / "a.npz", {f"{name}.npy": npy(value) for name, value in members.items()})
 
 

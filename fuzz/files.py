@@ -208,6 +208,13 @@ def seeds(folder: Path) -> dict[str, tuple[str, Path]]:
 
     arrays = {name.replace(".", "_"): value.numpy() for name, value in state.items()}
     np.savez_compressed(add("npz of a model", "model", "a.npz"), W0=arrays["fc1_weight"], W1=arrays["fc2_weight"])
+    payne = {f"{name}_array_{i}": np.ones((4, 4)[: 1 + (name == "w")]) for i in range(2) for name in "wb"}
+    np.savez(add("npz of The Payne", "model", "a.npz"), x_min=np.zeros(4), x_max=np.ones(4), **payne)
+    np.savez_compressed(add("npz of an emulator", "emulator", "a.npz"), **crafted.emulator())
+    np.savez(add("npz with a pickle", "emulator", "a.npz"), crafted.emulator())
+    for protocol in (0, 4, 5):
+        content = pickle.dumps(crafted.listed_emulator(), protocol)
+        add(f"pickle of protocol {protocol}", "emulator", "a.pkl").write_bytes(content)
     torch.save(state, add("pt", "model", "a.pt"))
     torch.save(state, add("pt before 1.6", "model", "a.pt"), _use_new_zipfile_serialization=False)
     safetensors.torch.save_file(state, add("safetensors", "model", "a.safetensors"))

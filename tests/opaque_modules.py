@@ -89,7 +89,7 @@ class Skip(nn.Module):
         self.images = nn.ModuleList([nn.Conv2d(8, 1, 1), nn.Conv2d(6, 1, 3, padding=1)])
 
     def forward(self, z):
-        x = F.silu(self.enter(z))
+        x = F.gelu(self.enter(z))
         image = F.interpolate(self.images[0](x), scale_factor=2)
         x = F.elu(self.norm(self.up(x)), inplace=True)
         return torch.tanh(image + self.images[1](x))
@@ -118,7 +118,7 @@ GENERATORS = {
     "residual": (made(Residual), (5,), "node 'add' joins two branches"),
     "modulated": (made(Modulated), (6,), "node '.*' calls square"),
     "attention": (made(Attention), (6,), "module 'cross' .MultiheadAttention. joins two branches"),
-    "skip": (made(Skip), (6, 1, 1), "node 'silu' calls silu"),
+    "skip": (made(Skip), (6, 1, 1), "node 'gelu' calls gelu"),
 }
 
 

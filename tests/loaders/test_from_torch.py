@@ -141,6 +141,7 @@ SEQUENTIALS = {
         nn.Linear(3, 4), nn.LeakyReLU(0), nn.Linear(4, 4), nn.LeakyReLU(1.0), nn.Linear(4, 4), nn.LeakyReLU(1.5)
     ),
     "nested": lambda: seq(seq(), seq(seq(nn.Linear(3, 5), nn.ReLU()), nn.Identity()), seq(seq(seq(nn.Linear(5, 4))))),
+    "silu": lambda: seq(nn.Linear(3, 6), nn.SiLU(inplace=True), nn.Linear(6, 8), nn.Unflatten(1, (2, 4)), nn.SiLU()),
     "one layer": lambda: nn.Linear(3, 5),
     "one normalisation after flattening": lambda: seq(nn.Linear(2, 4), nn.Unflatten(1, (4, 1)), nn.BatchNorm1d(4)),
 }
@@ -162,6 +163,14 @@ def test_sequential(name):
     net = from_torch(module, BEGIN_WITH_CONVOLUTIONS.get(name))
     check_same_as_module(net, module)
     layers_reproduce(net)
+
+
+def test_logarithms_of_outputs_may_be_undone_in_the_module():
+    inner = evaluation(seq(nn.Linear(3, 6), nn.SiLU(), nn.Linear(6, 8)))
+    net = from_torch(lambda z: torch.exp(2.5 * inner(z)))
+    assert [str(layer.activation) for layer in net.layers] == ["swish", "exp"]
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(net(z), torch.exp(2.5 * inner(z)).detach(), rtol=1e-12)
 
 
 class Functional(nn.Module):

@@ -77,7 +77,7 @@ def opaque(module, reason, latent_shape=4):
         (lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1], "mixes the batch axis"),
         (lambda m, z: m.fc1(z).chunk(2, 1)[0], r"node 'chunk' calls chunk\(\), not an affine map"),
         (lambda m, z: F.softplus(z), r"'softplus' calls softplus\(\), not an affine map or a known activation$"),
-        (lambda m, z: z.exp(), r"node 'exp' calls exp\(\)"),
+        (lambda m, z: z.cosh(), r"node 'cosh' calls cosh\(\)"),
         (lambda m, z: z.unsqueeze(2).permute(0, 2, 1), r"calls permute\(\)"),
         (lambda m, z: 1 / z, "divides by the data"),
         (lambda m, z: F.linear(m.table, z), r"calls linear\(\) with weights or options taken from the data"),

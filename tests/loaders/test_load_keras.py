@@ -120,6 +120,18 @@ def test_an_activation_may_be_a_layer(tmp_path):
     assert [str(layer.activation) for layer in net.layers] == ["leaky_relu:0.4", "leaky_relu:0.2"]
 
 
+def test_smooth_activations(tmp_path):
+    ends = ["silu", "swish", "exponential"]
+    layers = [dense(name, width, 3, end) for name, width, end in zip("abc", (3, 3, 3), ends, strict=True)]
+    net = load(written(tmp_path / "a.keras", layers, "Keras 3"))
+    assert [str(layer.activation) for layer in net.layers] == ["swish", "swish", "exp"]
+    x = CODES
+    for layer, end in zip(net.layers, ends, strict=True):
+        u = x @ layer.matrix().T + layer.bias()
+        x = np.exp(u) if end == "exponential" else u / (1 + np.exp(-u))
+    np.testing.assert_allclose(net(CODES), x, rtol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [

@@ -40,7 +40,7 @@ OPERATORS = {
     "Einsum": ([node("Einsum", ["x", "w"], ["y"], equation="bi,io->bo")], [4], {"w": numbers(4, 5)}),
     "Elu": ([node("Elu", ["x"], ["y"], alpha=0.7)], [4], {}),
     "Erf": ([node("Erf", ["x"], ["y"])], [4], {}),
-    "Exp": ([node("Exp", ["x"], ["y"])], [4], {}),
+    "Exp": ([node("Exp", ["x"], ["h"]), node("Add", ["h", "x"], ["y"])], [4], {}),
     "Expand": ([node("Expand", ["x", "s"], ["h"]), node("Mul", ["h", "w"], ["y"])], [1, 4],
                {"s": ints(1, 3, 4), "w": numbers(3, 4)}),
     "Gather": ([node("Gather", ["x", "i"], ["y"], axis=1)], [5], {"i": ints(0, -1, 2, 2)}),

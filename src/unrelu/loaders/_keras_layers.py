@@ -392,6 +392,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "exponential": torch.exp,
+    **dict.fromkeys(("silu", "swish"), F.silu),
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
 }
 _READERS: dict[str, Callable[[_Layer, Tensor, _Weights], Tensor]] = {

@@ -440,7 +440,8 @@ def _optional(bias: Tensor | None) -> Tensor | None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 _HANDLERS: dict[str, Handler] = {
-    **{name: _activation(name) for name in ("relu", "sigmoid", "tanh")},
+    **{name: _activation(name) for name in ("relu", "sigmoid", "tanh", "exp")},
+    "silu": _activation("swish"),
     "leaky_relu": leaky_relu,
     "prelu": prelu,
     "linear": linear,
@@ -500,7 +501,7 @@ def mutates(target: Any, kwargs: dict[str, Any]) -> bool:
 # Modules whose forward pass is one call of a function above.
 MODULES: tuple[type[nn.Module], ...] = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d,
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh, nn.Identity,
+    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Identity,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout,
     nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.PixelShuffle, nn.ZeroPad1d, nn.ZeroPad2d,
     nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten,
