@@ -518,6 +518,39 @@ def checkpoint_that_is_large_as_float64(folder: Path, canary: Path) -> Path:
     return saved(folder, {"a.weight": torch.zeros(4096, 4200, dtype=torch.int8)})
 
 
+def heads_of_21cm(folder: Path, slope: Any = 0.1, **weights: Any) -> Path:
+    """A file that says to be 21cmEMU's, with few or wrong weights."""
+    held = {"shared_0.weight": torch.ones(1000, 9)} | {name.replace("__", "."): held for name, held in weights.items()}
+    content = {"model_class": "DefaultEmulatorV1", "negative_slope": slope, "state_dict": held}
+    torch.save(content, folder / "a.pt")
+    return folder / "a.pt"
+
+
+@crafted("emulator", r"the weights are not those of a DefaultEmulatorV1: .*Missing key\(s\) in state_dict")
+def emulator_without_weights(folder: Path, canary: Path) -> Path:
+    return heads_of_21cm(folder)
+
+
+@crafted("emulator", r"the weights are not those of a DefaultEmulatorV1: .*(size mismatch|Unexpected key)")
+def emulator_with_wide_layers(folder: Path, canary: Path) -> Path:
+    return heads_of_21cm(folder, shared_1__weight=torch.ones(2000, 1000), ps_conv_15__weight=torch.ones(8, 8, 99, 99))
+
+
+@crafted("emulator", r"ps_conv_0\.weight \(1000, 256, 4, 2\) is expanded")
+def emulator_with_an_expanded_kernel(folder: Path, canary: Path) -> Path:
+    return heads_of_21cm(folder, ps_conv_0__weight=torch.ones(1).expand(1000, 256, 4, 2))
+
+
+@crafted("emulator", r"has negative_slope=nan; it is a number from 0 to 1")
+def emulator_without_a_slope(folder: Path, canary: Path) -> Path:
+    return heads_of_21cm(folder, slope=float("nan"))
+
+
+@crafted("emulator", r"has no state_dict of real tensors by name")
+def emulator_with_lists_for_weights(folder: Path, canary: Path) -> Path:
+    return heads_of_21cm(folder, tau_0__weight=[[1.0]])
+
+
 def pickled(folder: Path, content: bytes) -> Path:
     return repacked(saved(folder, {"a.weight": torch.ones(2, 2)}), lambda _: b"\x80\x02" + content + b".")
 

@@ -14,8 +14,9 @@ from unrelu.certification.certified_chain import certifiable
 from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError, OptionError
+from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, UnknownNoise
-from unrelu.models.generator import Generator
+from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
@@ -83,6 +84,7 @@ def certify(
     >>> print(f"{c.lower:.4f} <= min F <= {c.upper:.4f}, all codes within the noise: {c.box.round(4)}")
     0.0667 <= min F <= 0.0667, all codes within the noise: [[0.45 0.5 ]]
     """
+    y, noise, operator = joined(as_generator(network), y, noise, operator)
     given = result if isinstance(result, Inversion) else None
     if given is not None:
         stated = given.problem.given or given.problem

@@ -61,6 +61,8 @@ def invert(
         network: G, from :func:`unrelu.load`, :func:`unrelu.from_torch` or :func:`unrelu.from_arrays`.
         y: one observation or a batch (B, ...), in the network's output shape (or flat, (n,)), or in the shape of what
             ``operator`` measures. An array of the output's own shape is one observation, even if that shape is (1, n).
+            If the output has named parts, y, noise and operator may be dictionaries by part
+            (:mod:`unrelu.measurements.named_parts`).
         method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
             "gradient_descent", "adam", "plugin", "ilo", "projected") with its options as keywords; an object of
             :mod:`unrelu.methods` with its options, such as ``LevenbergMarquardt(start="linf")``; or your own callable,

@@ -16,6 +16,7 @@ from unrelu._invert import BREAKDOWNS
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.code_prior import Normal
+from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.generator import Generator, placed
@@ -100,6 +101,7 @@ def posterior(
     ('MIXED', array([0.5]), array([0.2]))
     """
     place = placed(network, device)
+    y, noise, operator = joined(place, y, noise, operator)
     stated = checked(noise, prior, draws, chains)
     with reporting(progress, "posterior", callback) as reported, computing(one_thread=small(place)):
         problem = Problem.build(

@@ -19,6 +19,7 @@ from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.measurements.losses import Huber, Loss, OwnLoss
+from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Noise, UnknownNoise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
@@ -203,7 +204,7 @@ class Problem:
             InputError: a shape, value, operator, noise level, norm, prior or bound cannot be used.
             OptionError: a seed, prior, time limit or callback has the wrong type.
         """
-        as_generator(network)
+        y, noise, operator = joined(as_generator(network), y, noise, operator)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
         stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
         norm, stated_loss = _norm(norm, loss, stated)

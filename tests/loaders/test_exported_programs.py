@@ -240,3 +240,27 @@ def test_truncated(tmp_path, program):
         (tmp_path / "net.pt2").write_bytes(whole[:length])
         with pytest.raises(ModelFileError):
             unrelu.load(tmp_path / "net.pt2")
+
+
+def test_outputs_of_a_program_become_named_parts(tmp_path):
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.one, self.two = nn.Linear(4, 9), nn.Linear(9, 5), nn.Linear(9, 6)
+
+        def forward(self, z):
+            h = torch.tanh(self.trunk(z))
+            return {"one": self.one(h), "two": self.two(h)}
+
+    module = made(Heads)
+    reference = unrelu.from_torch(module, output=["one", "two"])
+    z = codes(reference)
+    program = exported(module, (4,), True)
+    path = saved(tmp_path / "net.pt2", program)
+    named = {"one": 0, "two": 1}
+    for net in (unrelu.from_torch(program, output=named), unrelu.load(path, output=named)):
+        assert net.parts == reference.parts
+        np.testing.assert_allclose(net(z), reference(z), rtol=1e-12)
+    assert isinstance(unrelu.load(path, output=1), Network)
+    with pytest.raises(UnsupportedModelError, match=r"it returns a tuple with 0 \(2, 5\), 1 \(2, 6\); say which"):
+        unrelu.load(path)

@@ -17,7 +17,7 @@ from torch import nn
 
 from tests.loaders.loader_checks import evaluation, layers_reproduce
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
-from unrelu.errors import UnsupportedModelError
+from unrelu.errors import OptionError, UnsupportedModelError
 from unrelu.loaders import from_torch, load
 from unrelu.models.affine import Conv, ConvTranspose, Dense
 from unrelu.models.network import Network
@@ -411,3 +411,30 @@ def test_other_precisions(tmp_path, dtype):
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34.astype(dtype)}, inputs=inputs, outputs=outputs)
     np.testing.assert_array_equal(load(path).layers[0].matrix(), M34.astype(dtype).T)
+
+
+def test_outputs_of_a_graph_become_named_parts(tmp_path):
+    """Nodes that only lead to other outputs are left out, even if they are unknown."""
+    names = [helper.make_tensor_value_info(name, 1, ["b", *shape]) for name, shape in
+             (("mean", [6]), ("map", [2, 3]), ("other", [6]))]  # fmt: skip
+    nodes = [
+        node("MatMul", ["x", "W"], ["u"]), node("Tanh", ["u"], ["h"]), node("MatMul", ["h", "V"], ["mean"]),
+        node("Reshape", ["h", "shape"], ["map"]), node("Hardmax", ["h"], ["other"]),
+    ]  # fmt: skip
+    constants = {"W": numbers(4, 6), "V": numbers(6, 6), "shape": np.array([-1, 2, 3])}
+    path = write(tmp_path / "a.onnx", nodes, [4], constants, outputs=names)
+    z = np.random.default_rng(1).standard_normal((3, 4))
+    h = np.tanh(z @ constants["W"].astype(float))
+    net = load(path, output=["map", "mean"])
+    assert net.parts == {"map": (2, 3), "mean": (6,)}
+    found = net.by_part(net(z))
+    np.testing.assert_allclose(found["map"], h.reshape(3, 2, 3), rtol=1e-12)
+    np.testing.assert_allclose(found["mean"], h @ constants["V"].astype(float), rtol=1e-10)
+    for output in ("mean", 0):
+        alone = load(path, output=output)
+        assert isinstance(alone, Network)
+        np.testing.assert_allclose(alone(z), found["mean"], rtol=1e-12)
+    assert load(path, output={"m": 0}).parts == {"m": (6,)}
+    for output in ("men", 3, -4, {"m": len}):
+        with pytest.raises(OptionError, match="is no name or number of the graph's outputs, mean, map, other"):
+            load(path, output=output)

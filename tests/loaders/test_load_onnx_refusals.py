@@ -258,7 +258,9 @@ def test_inputs_and_outputs(tmp_path):
     nodes = [node("Add", ["x", "c"], ["y"]), node("Relu", ["y"], ["z"])]
     with pytest.raises(UnsupportedModelError, match=r"the graph has 2 inputs \(x, c\); a generator has one"):
         load(write(tmp_path / "a.onnx", nodes, [4], inputs=values("x", "c")))
-    with pytest.raises(UnsupportedModelError, match=r"the graph has 2 outputs \(y, z\); a generator has one"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"the graph has 2 outputs \(y, z\); pass output='name' for one of them"
+    ):
         load(write(tmp_path / "a.onnx", nodes, [4], {"c": C}, outputs=values("y", "z")))
     with pytest.raises(UnsupportedModelError, match=r"the graph has 0 inputs \(none\)"):
         load(write(tmp_path / "a.onnx", [node("Identity", ["c"], ["y"])], [4], {"c": C}, inputs=[]))

@@ -12,8 +12,11 @@ from torch import nn
 
 import unrelu
 from tests.loaders.loader_checks import layers_reproduce
+from tests.opaque_modules import Residual, made
 from tests.support import random_network
 from unrelu.errors import ModelError
+from unrelu.loaders import from_torch
+from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
 
 RANDOM = np.random.default_rng(0)
@@ -176,3 +179,69 @@ def test_refusals(options, message):
     given = {"input_scale": None, "output_scale": None, "output_basis": None} | options
     with pytest.raises(ModelError, match=message):
         standardised(NETWORKS["identity"], **given)
+
+
+# --- generators without known layers, and outputs by part -------------------------------------------------------------
+
+
+def test_scales_surround_a_generator_without_known_layers():
+    body = from_torch(made(lambda: Residual(3, n=8)), 3)
+    mean, std = np.array([0.1, 0.3, 70.0]), np.array([0.05, 0.1, 5.0])
+    basis = RANDOM.standard_normal((8, 20)), RANDOM.standard_normal(20)
+    z = mean + std * RANDOM.standard_normal((4, 3))
+    coefficients = 2.0 + 0.5 * body((z - mean) / std)
+    scaled = standardised(body, (mean, std), (2.0, 0.5), None)
+    projected = standardised(body, (mean, std), (2.0, 0.5), basis)
+    np.testing.assert_allclose(scaled(z), coefficients, rtol=1e-12)
+    np.testing.assert_allclose(projected(z), basis[1] + coefficients @ basis[0], rtol=1e-10)
+    assert isinstance(scaled, OpaqueNetwork)
+    assert standardised(body, None, None, None) is body
+    np.testing.assert_allclose(scaled.to(torch.float32)(z), coefficients, rtol=1e-4)
+    np.testing.assert_allclose(scaled.jacobian(z), 0.5 * body.jacobian((z - mean) / std) / std, rtol=1e-9)
+    r = unrelu.invert(scaled, coefficients[0], "lm", z0=mean)
+    np.testing.assert_allclose((r.z - z[0]) / std, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("body", [NETWORKS["identity"], from_torch(made(lambda: Residual(3, n=9)), 3)])
+def test_scales_by_part(body):
+    net = body.with_parts({"a": 4, "b": (5,)})
+    z = RANDOM.standard_normal((4, net.latent_dim))
+    x, std = net.by_part(net(z)), np.arange(1.0, 6.0)
+    scaled = standardised(net, None, {"b": (np.ones(5), std)}, None)
+    found = scaled.by_part(scaled(z))
+    np.testing.assert_allclose(found["a"], x["a"], rtol=1e-12)
+    np.testing.assert_allclose(found["b"], 1 + std * x["b"], rtol=1e-12)
+    for given, message in (
+        ({"c": (0, 1)}, "output_scale has the part 'c'; those of the output are a, b"),
+        ({"a": (0, np.ones(3))}, r"output_scale\['a'\] has 3 entries, the part has 4; pass as many, or one number"),
+        ({"a": (0, 0)}, r"output_scale\['a'\]: std has 1 entries that are not positive"),
+        ({"a": StandardScaler().fit(OUTPUTS)}, r"output_scale\['a'\] has 9 entries"),
+        ({"a": PCA().fit(OUTPUTS)}, r"output_scale\['a'\] must be a pair"),
+        ({"a": 3.0}, r"output_scale\['a'\] is a float; pass a pair \(mean, std\)"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            standardised(net, None, given, None)
+    with pytest.raises(ModelError, match="output_scale has the part 'a'; the output has none"):
+        standardised(body, None, {"a": (0, 1)}, None)
+
+
+def test_logarithms_by_part():
+    body = from_torch(made(lambda: Residual(3, n=9)), 3).with_parts({"a": 4, "b": 5})
+    z = RANDOM.standard_normal((4, 3))
+    x = body.by_part(body(z))
+    net = standardised(body, (0.0, 2.0), {"b": (1.0, 0.5)}, None, {"b": 10})
+    found = net.by_part(net(2 * z))
+    np.testing.assert_allclose(found["a"], x["a"], rtol=1e-12)
+    np.testing.assert_allclose(found["b"], 10 ** (1 + 0.5 * x["b"]), rtol=1e-11)
+    np.testing.assert_allclose(standardised(body, None, None, None, np.e)(z), np.exp(body(z)), rtol=1e-12)
+    chain = NETWORKS["identity"].with_parts({"a": 4, "b": 5})
+    both = standardised(chain, None, None, None, {"a": 10, "b": 2})
+    y, expected = both.by_part(both(z)), chain.by_part(chain(z))
+    np.testing.assert_allclose(y["a"], 10 ** expected["a"], rtol=1e-11)
+    np.testing.assert_allclose(y["b"], 2 ** expected["b"], rtol=1e-11)
+    with pytest.raises(ModelError, match="is for some parts of a chain of layers"):
+        standardised(chain, None, None, None, {"a": 10})
+    with pytest.raises(ModelError, match="output_log has the part 'c'; those of the output are a, b"):
+        standardised(body, None, None, None, {"c": 10})
+    with pytest.raises(ModelError, match="output_log=1 is the base"):
+        standardised(body, None, None, None, {"a": 1})

@@ -336,3 +336,99 @@ def test_what_a_function_uses_may_hold_itself():
     with torch.no_grad():
         layer.weight.zero_()
     np.testing.assert_array_equal(net(z), before)
+
+
+# --- several outputs as named parts -----------------------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    """A trunk with three heads: a vector, a picture and a number."""
+
+    def __init__(self, kind=dict):
+        super().__init__()
+        self.trunk, self.vector, self.picture = nn.Linear(4, 9), nn.Linear(9, 5), nn.Linear(9, 6)
+        self.kind = kind
+
+    def forward(self, z):
+        h = torch.tanh(self.trunk(z))
+        return self.kind(vector=self.vector(h), picture=self.picture(h).unflatten(1, (2, 3)), number=h[:, 0])
+
+
+HEADS = made(Heads)
+ENDS = {name: x.detach().numpy() for name, x in copy.deepcopy(HEADS).double()(torch.from_numpy(Z)).items()}
+
+
+def as_tuple(vector, picture, number):
+    return (vector, picture, number)
+
+
+@pytest.mark.parametrize("kind", [dict, types.SimpleNamespace])
+@pytest.mark.parametrize("names", [["vector", "picture", "number"], ["number", "vector"], ("picture",)])
+def test_outputs_become_named_parts(kind, names):
+    module = copy.deepcopy(HEADS)
+    module.kind = kind
+    net = unrelu.from_torch(module, 4, output=names)
+    assert list(net.parts) == list(names)
+    found = net.by_part(net(Z))
+    for name in names:
+        np.testing.assert_allclose(found[name], ENDS[name], rtol=1e-12)
+
+
+def test_parts_by_number_and_function_have_names_of_ones_own():
+    module = copy.deepcopy(HEADS)
+    module.kind = as_tuple
+    net = unrelu.from_torch(module, output={"p": 1, "n": -1, "e": lambda x: 10 ** x[0]})
+    found = net.by_part(net(Z))
+    np.testing.assert_allclose(found["p"], ENDS["picture"], rtol=1e-12)
+    np.testing.assert_allclose(found["n"], ENDS["number"], rtol=1e-12)
+    np.testing.assert_allclose(found["e"], 10 ** ENDS["vector"], rtol=1e-12)
+    assert net.parts == {"p": (2, 3), "n": (), "e": (5,)}
+    assert list(unrelu.from_torch(module, output=[2, 0]).parts) == ["2", "0"]
+    r = unrelu.invert(net, {"e": found["e"][0], "n": found["n"][0]})
+    np.testing.assert_allclose(r.z, Z[0], atol=1e-6)
+
+
+def test_a_function_of_the_outputs_keeps_its_own_modules():
+    """Its weights are copied and converted with those of the module."""
+    calibration = made(lambda: nn.Linear(5, 5))
+    wanted = copy.deepcopy(calibration).double()(torch.from_numpy(ENDS["vector"])).detach().numpy()
+    net = unrelu.from_torch(HEADS, 4, output={"a": lambda x: calibration(x["vector"]), "b": "number"})
+    np.testing.assert_allclose(net.by_part(net(Z))["a"], wanted, rtol=1e-12)
+    np.testing.assert_allclose(net.to(torch.float32)(Z), net(Z), rtol=1e-5, atol=1e-6)
+
+
+def test_one_part_of_a_chain_is_read_as_layers():
+    net = unrelu.from_torch(HEADS, 4, output=["vector"])
+    assert isinstance(net, Network)
+    assert net.parts == {"vector": (5,)}
+
+
+def test_without_output_the_message_has_a_call_for_all_parts():
+    with pytest.raises(UnsupportedModelError, match="or all of them as named parts") as caught:
+        unrelu.from_torch(HEADS, 4)
+    listed = re.search(r"output=(\[.*\])", str(caught.value))[1]
+    assert eval(listed) == ["vector", "picture", "number"]
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        (["vector", "vector"], OptionError, "must have a name for each part, and each once"),
+        ([], OptionError, "must have a name for each part"),
+        ([len], OptionError, "must have a name for each part"),
+        ({"a": None}, OptionError, "must have a name for each part"),
+        (["vector", 1.5], OptionError, r"output=\['vector', 1\.5\] must be a name, a number or a function"),
+        ({"a": True}, OptionError, "must be a name, a number or a function"),
+        (["vector", "scale"], UnsupportedModelError, r"returns a dict with .*, which has no output='scale'"),
+        ({"a": lambda x: 3}, UnsupportedModelError, r"part 'a' is an? int; each is one tensor"),
+        ({"a": lambda x: x["vector"].sum()}, UnsupportedModelError, r"parts have shapes \{'a': \(\)\}; the first axis"),
+        (
+            {"a": "vector", "b": lambda x: x["number"][:1]},
+            UnsupportedModelError,
+            r"parts have shapes \{'a': \(2, 5\), 'b': \(1,\)\}; the first axis of all must be the batch",
+        ),
+    ],
+)
+def test_parts_that_cannot_be(output, error, message):
+    with pytest.raises(error, match=message):
+        unrelu.from_torch(HEADS, 4, output=output)

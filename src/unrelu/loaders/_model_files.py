@@ -6,13 +6,14 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders import _emulator_files as emulator_files
+from unrelu.loaders._emulator_21cm import PARAMETERS, SUMMARIES, is_emulator_21cm, read_emulator_21cm
 from unrelu.loaders._keras_layers import by_layer, from_keras
 from unrelu.loaders._torch_graph import from_program
 from unrelu.loaders._torch_operations import float64
@@ -42,7 +43,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
-from unrelu.models.torch_callables import GeneratorCall
+from unrelu.models.torch_callables import GeneratorCall, Output
 from unrelu.runtime.devices import usable
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
@@ -51,6 +52,7 @@ from unrelu.runtime.host import computing
 _LONGEST = 4000
 _GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
+_CHECKPOINTS = (".pt", ".pth")
 
 
 class Contents(NamedTuple):
@@ -78,6 +80,7 @@ def load(
     output_scale: object = None,
     output_basis: object = None,
     output_log: float | None = None,
+    output: Output = None,
     device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork:
     """Read a network from a file. No file can run code, have other files read, or fill the memory.
@@ -123,7 +126,10 @@ def load(
         max_bytes: the most bytes that the tensors may take, as stored and as float64; 4 GiB by default.
         input_scale, output_scale, output_basis, output_log: how inputs and outputs were standardised or projected for
             training, and the base of the logarithms that outputs are; see :func:`unrelu.from_arrays`. They come on top
-            of what the file holds.
+            of what the file holds. If the output has named parts, output_scale and output_log may be dictionaries by
+            part, ``{"tau": 10}``.
+        output: picks one output, or several as named parts, of a graph with several, as in :func:`unrelu.from_torch`:
+            names or numbers of an ONNX graph's, numbers of a program's.
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
@@ -151,22 +157,30 @@ def load(
     if device is not None:
         place = usable(device)
         found = load(
-            path, layers, activation, latent_shape, max_bytes, input_scale, output_scale, output_basis, output_log
+            path,
+            layers,
+            activation,
+            latent_shape,
+            max_bytes,
+            input_scale,
+            output_scale,
+            output_basis,
+            output_log,
+            output,
         )
         return found.to(device=place)
     file = _path(path)
     suffix = file.suffix.lower()
-    if suffix not in (known := (*_GRAPHS, *_KERAS, *_ARRAYS, *_READERS)):
+    if suffix not in (known := (*_GRAPHS, *_KERAS, *_ARRAYS, *_CHECKPOINTS, *_READERS)):
         raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}")
-    _check_options(file, suffix, layers, activation, latent_shape)
+    call = GeneratorCall.parse(output, None, None)
+    _check_options(file, suffix, layers, activation, latent_shape, output)
     max_bytes = check_limit(max_bytes)
     try:
         with opened(file) as (_, size):
             if size == 0:
                 raise InputError(f"{file} is empty")
-        network = _read(file, suffix, layers, activation, latent_shape, max_bytes)
-        if isinstance(network, OpaqueNetwork):
-            return _unscaled(network, input_scale, output_scale, output_basis, output_log)
+        network = _read(file, suffix, layers, activation, latent_shape, max_bytes, call)
         return standardised(network, input_scale, output_scale, output_basis, output_log)
     except ModelError as error:
         raise type(error)(f"{file}: {_shortened(error)}") from error
@@ -177,16 +191,6 @@ def load(
         raise ModelFileError(f"{file} cannot be read: {error}") from error
 
 
-def _unscaled(network: OpaqueNetwork, *scales: object) -> OpaqueNetwork:
-    """Return a network without known layers; refuse scales, which would become part of its layers."""
-    if any(scale is not None for scale in scales):
-        raise OptionError(
-            "input_scale=, output_scale=, output_basis= and output_log= become part of the first and last layer: "
-            f"{network.reason}; scale codes and observations yourself, or have the exported graph do it"
-        )
-    return network
-
-
 def _read(
     file: Path,
     suffix: str,
@@ -194,13 +198,14 @@ def _read(
     activation: Activations | None,
     latent_shape: int | tuple[int, ...] | None,
     max_bytes: int,
+    call: GeneratorCall,
 ) -> Network | OpaqueNetwork:
     if suffix == ".onnx":
         from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
-        return from_onnx(file, latent_shape, max_bytes)
+        return from_onnx(file, latent_shape, max_bytes, call.output)
     if suffix == ".pt2":
-        return from_program(*read_program_file(file, max_bytes), None, GeneratorCall())
+        return from_program(*read_program_file(file, max_bytes), None, call)
     if suffix in _KERAS:
         arrays, config = read_keras(file, max_bytes)
         if config is not None and layers is None:
@@ -214,11 +219,15 @@ def _read(
     elif suffix in _ARRAYS:
         contents = _ARRAYS[suffix](file, max_bytes)
         if (held := emulator_files.named(contents)) is not None:
-            for name, value in (("layers", layers), ("activation", activation)):
-                if value is not None:
-                    raise OptionError(f"{file}: {name}={value!r} does not go with this emulator, whose file says it")
+            _refuse_stated(file, layers, activation)
             return emulator_files.emulator(held, max_bytes)
         read = _arrays(contents)
+    elif suffix in _CHECKPOINTS:
+        checkpoint = read_checkpoint(file, max_bytes)
+        if is_emulator_21cm(checkpoint):
+            _refuse_stated(file, layers, activation)
+            return _emulator_21cm(checkpoint, max_bytes, call)
+        read = _checkpoint(checkpoint, file, layers is not None)
     else:
         read = _READERS[suffix](file, layers is not None, max_bytes)
     if not read.named:
@@ -227,6 +236,12 @@ def _read(
     if read.inputs is not None and isinstance(activation, str | Activation):
         activation = [activation] * (len(read.named) - 1) + ["identity"]
     return standardised(_of_weights(file, read.named, layers, activation, max_bytes), read.inputs, None, None)
+
+
+def _refuse_stated(file: Path, *options: object) -> None:
+    for name, value in zip(("layers", "activation"), options, strict=True):
+        if value is not None:
+            raise OptionError(f"{file}: {name}={value!r} does not go with this emulator, whose file says it")
 
 
 def _of_weights(file: Path, named: Named, layers: Layers, activation: Activations | None, max_bytes: int) -> Network:
@@ -295,12 +310,13 @@ def _check_size(layers: Sequence[NamedLayer], max_bytes: int) -> None:
 
 
 def _check_options(
-    file: Path, suffix: str, layers: Layers, activation: Activations | None, latent_shape: object
+    file: Path, suffix: str, layers: Layers, activation: Activations | None, latent_shape: object, output: object
 ) -> None:
     for name, value, fits in (
         ("layers", layers, suffix not in _GRAPHS),
         ("activation", activation, suffix not in _GRAPHS),
         ("latent_shape", latent_shape, suffix == ".onnx"),
+        ("output", output, suffix in (*_GRAPHS, *_CHECKPOINTS)),
     ):
         if value is not None and not fits:
             why = "the graph says it" if suffix in _GRAPHS else "the file says it"
@@ -392,15 +408,18 @@ def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
     return Contents(grouped(flat))
 
 
-def _checkpoint(file: Path, several: bool, max_bytes: int) -> Contents:
-    flat = tensors(read_checkpoint(file, max_bytes), several)
+def _checkpoint(held: object, file: Path, several: bool) -> Contents:
+    flat = tensors(held, several)
     check_names(flat, file)
     return Contents(grouped(flat))
 
 
+def _emulator_21cm(held: Mapping[str, Any], max_bytes: int, call: GeneratorCall) -> Network | OpaqueNetwork:
+    module = read_emulator_21cm(held)
+    _check_size(list(grouped(module.state_dict()).items()), max_bytes)
+    picked = call if call.output is not None else GeneratorCall.parse(SUMMARIES, None, None)
+    return from_program(module, (len(PARAMETERS),), None, picked).named(PARAMETERS)
+
+
 _ARRAYS: dict[str, Callable[[Path, int], object]] = {".npz": _npz, ".pkl": read_pickle, ".pickle": read_pickle}
-_READERS: dict[str, Callable[[Path, bool, int], Contents]] = {
-    ".pt": _checkpoint,
-    ".pth": _checkpoint,
-    ".safetensors": _safetensors,
-}
+_READERS: dict[str, Callable[[Path, bool, int], Contents]] = {".safetensors": _safetensors}

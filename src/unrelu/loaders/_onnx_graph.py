@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
-from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
+from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, errors_at, read_chain
 from unrelu.loaders._graph_recorder import FixedBatchModule, Recorder, StandIn
 from unrelu.loaders._onnx_functions import FUNCTIONS, Call
@@ -19,6 +19,7 @@ from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.torch_callables import Pick, joined
 from unrelu.models.torch_opaque import opaque
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.streams import stream
@@ -55,12 +56,15 @@ _FOLDED = {
 
 
 def from_onnx(
-    file: Path, latent_shape: int | tuple[int, ...] | None = None, max_bytes: int = MAX_BYTES
+    file: Path,
+    latent_shape: int | tuple[int, ...] | None = None,
+    max_bytes: int = MAX_BYTES,
+    output: Pick | Mapping[str, Pick] | None = None,
 ) -> Network | OpaqueNetwork:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
     ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together, and each
-    tensor.
+    tensor. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it.
 
     Raises:
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
@@ -70,7 +74,7 @@ def from_onnx(
 
     Source: https://onnx.ai/onnx/operators/
     """
-    graph = _Graph(read_model(file, max_bytes), max_bytes)
+    graph = _Graph(read_model(file, max_bytes), max_bytes, output)
     shape, batch = _input_shape(graph.input, latent_shape)
     try:
         batches = BATCHES if batch is None else (batch,)
@@ -83,7 +87,8 @@ def from_onnx(
         except ModelError:
             raise error from None
     found = read_chain(graphs, shape, batches)
-    return found if isinstance(found, Network) else _opaque(graph, shape, batch, str(found))
+    network = found if isinstance(found, Network) else _opaque(graph, shape, batch, str(found))
+    return network.with_parts(graph.parts) if graph.parts else network
 
 
 def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> OpaqueNetwork:
@@ -143,9 +148,14 @@ def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...]
 
 
 class _Graph:
-    """An ONNX graph with one input and one output."""
+    """An ONNX graph with one input.
 
-    def __init__(self, model: onnx.ModelProto, max_bytes: int) -> None:
+    Attributes:
+        outputs: the names of the outputs that are used, by the name of the part that each becomes; one is the output.
+        parts: the shapes of the parts, once the graph was recorded; empty if the output is no part.
+    """
+
+    def __init__(self, model: onnx.ModelProto, max_bytes: int, output: Pick | Mapping[str, Pick] | None) -> None:
         graph = model.graph
         self.opsets = list(model.opset_import)
         self.opset = next((o.version for o in self.opsets if o.domain in ("", "ai.onnx")), 0)
@@ -158,12 +168,13 @@ class _Graph:
         if graph.sparse_initializer:
             raise UnsupportedModelError("the graph has sparse weights; store them as dense tensors")
         inputs = [v for v in graph.input if v.name not in self.constants]
-        for what, values in (("inputs", inputs), ("outputs", list(graph.output))):
-            if len(values) != 1:
-                names = ", ".join(v.name for v in values) or "none"
-                raise UnsupportedModelError(f"the graph has {len(values)} {what} ({names}); a generator has one")
-        self.input, self.output = inputs[0], graph.output[0].name
-        self.nodes = _needed(graph.node, self.output)
+        if len(inputs) != 1:
+            names = ", ".join(v.name for v in inputs) or "none"
+            raise UnsupportedModelError(f"the graph has {len(inputs)} inputs ({names}); a generator has one")
+        self.input, self.parts = inputs[0], dict[str, Shape]()
+        self._named = isinstance(output, Mapping)
+        self.outputs = _chosen([v.name for v in graph.output], output)
+        self.nodes = _needed(graph.node, set(self.outputs.values()))
 
     def module(self, shape: Shape, batch: int) -> fx.GraphModule:
         """The graph for batches of this size as a module; a batch, too, must not make a tensor above the limit."""
@@ -194,9 +205,14 @@ class _Graph:
                 inputs = [values[name] for name in node.input]
                 found = self._called(node, inputs, recorder) if live else self._fold(node, inputs, sizes)
             values |= zip(node.output, found, strict=False)
-        if not isinstance(output := values.get(self.output), StandIn):
-            raise UnsupportedModelError(f"the output {self.output!r} does not depend on the input")
-        return recorder.graph_of(output)
+        ends: dict[str, StandIn] = {}
+        for part, name in self.outputs.items():
+            if not isinstance(value := values.get(name), StandIn):
+                raise UnsupportedModelError(f"the output {name!r} does not depend on the input")
+            ends[part] = value
+        recorder.at("the output")
+        self.parts = {part: value.shape[1:] for part, value in ends.items()} if self._named else {}
+        return recorder.graph_of(joined(ends) if self._named else next(iter(ends.values())))
 
     def _called(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder) -> Sequence[Any]:
         """Record a node that depends on the code, and return its outputs."""
@@ -241,9 +257,27 @@ def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
         raise ModelFileError(f"tensor {tensor.name!r} is damaged: {error}; export it again") from error
 
 
-def _needed(nodes: Sequence[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
-    """Return the nodes that the output depends on, in the order of the graph."""
-    wanted, kept = {output}, []
+def _chosen(names: Sequence[str], output: Pick | Mapping[str, Pick] | None) -> dict[str, str]:
+    """Return the names of the outputs that are used, by the name of the part that each becomes."""
+    if output is None and len(names) != 1:
+        raise UnsupportedModelError(
+            f"the graph has {len(names)} outputs ({', '.join(names) or 'none'}); pass output='name' for one of them, "
+            f"or several as named parts, output={list(names)}"
+        )
+    chosen = {}
+    for part, pick in output.items() if isinstance(output, Mapping) else [("", output or 0)]:
+        if isinstance(pick, int) and -len(names) <= pick < len(names):
+            chosen[part] = names[pick]
+        elif isinstance(pick, str) and pick in names:
+            chosen[part] = pick
+        else:
+            raise OptionError(f"output={pick!r} is no name or number of the graph's outputs, {', '.join(names)}")
+    return chosen
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that the outputs depend on, in the order of the graph."""
+    wanted, kept = set(outputs), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             wanted.update(node.input)

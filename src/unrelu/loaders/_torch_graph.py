@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,7 +29,7 @@ from unrelu.loaders._exported_program import is_program, read_program
 from unrelu.loaders._graph_recorder import FixedBatchModule
 from unrelu.loaders._torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
-from unrelu.models.module_copies import frozen, replica
+from unrelu.models.module_copies import frozen, in_double, replica
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.reduced_precision import with_rounding
@@ -87,7 +87,9 @@ def from_torch(
             code is reshaped to. A convolution fits any height and width, so the shape must be passed if the first
             layer is one: ``(in_channels, 1, 1)`` for a DCGAN.
         output: selects one output of a module that returns several: an attribute or key, ``"sample"``, an index, or a
-            function of everything that it returns.
+            function of everything that it returns. A list of names and numbers, ``["mean", "scale"]``, or a dictionary
+            of names, numbers and functions by name, ``{"mean": 0, "log scale": lambda x: x[1].log()}``, selects
+            several: the output is these named parts (``net.parts``), flattened, one after the other.
         inputs: further inputs by name, ``{"c": one_hot}``, held fixed. A tensor whose first axis is 1 is one entry of
             a batch; any other tensor is an entry without the batch axis. Both are repeated for every code. If the
             module accepts neither, tensors are passed as they are.
@@ -121,7 +123,7 @@ def from_torch(
     if is_program(module):
         return from_program(*read_program(module), given, call)
     module = _called(module, call, given)
-    return with_rounding(_network(module, call, given), module)
+    return _with_parts(with_rounding(_network(module, call, given), module), module)
 
 
 def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
@@ -129,7 +131,16 @@ def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: Gen
     if given not in (None, shape):
         raise ModelError(f"latent_shape={given}, but the program takes codes of shape {shape}; leave it out")
     module = _called(module, call, shape)
-    return with_rounding(_network(module, call, shape), module)
+    return _with_parts(with_rounding(_network(module, call, shape), module), module)
+
+
+def _with_parts(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork:
+    """The network with the parts that its output consists of, if several outputs of the module were asked for."""
+    if not isinstance(module, CalledModule):
+        return network
+    copy = network.module if isinstance(network, OpaqueNetwork) else in_double(module).eval()
+    parts = cast(CalledModule, replica(copy)).parts(torch.zeros(2, *network.latent_shape, dtype=torch.float64))
+    return network.with_parts(parts) if parts else network
 
 
 def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Network | OpaqueNetwork:

@@ -38,6 +38,12 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> Flags:
     return seen
 
 
+def stated_sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
+    """The sizes of the stated errors, (B, m): standard deviations or bounds; None if none are stated."""
+    sizes = noise.spread(operator.shape, size) if noise.entrywise else np.asarray(noise.size)
+    return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None
+
+
 def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operator, Array]:
     """Whiten observations (B, m) with entrywise noise: return the noise, A and y with independent errors of one size.
 

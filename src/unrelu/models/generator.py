@@ -6,11 +6,12 @@ import math
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import room, usable
@@ -72,6 +73,8 @@ class Generator(ABC):
         rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
         coordinate_names: the names of the latent coordinates, (k,), see :meth:`named`; "" for one without. Empty if
             none has a name.
+        parts: the shapes of the named parts of an output, one after the other in the flattened output; empty without
+            them. Observations and noise may be given by part (:mod:`unrelu.measurements.named_parts`).
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -86,6 +89,7 @@ class Generator(ABC):
     device: torch.device
     rounding: Rounding | None = None
     coordinate_names: tuple[str, ...] = ()
+    parts: Mapping[str, Shape] = MappingProxyType({})
 
     @property
     def latent_dim(self) -> int:
@@ -165,6 +169,55 @@ class Generator(ABC):
     def parameters_of(self, codes: Array) -> Array:
         """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
         return codes
+
+    # --- named parts of the output -----------------------------------------------------------------------------
+
+    def with_parts(self, parts: Mapping[str, int | Shape]) -> Self:
+        """The same generator, whose output consists of named parts.
+
+        Args:
+            parts: sizes or shapes of the parts by name, in the order in which the flattened output contains them.
+
+        Raises:
+            ModelError: a size is not a positive integer, or the parts have more or fewer entries than an output.
+
+        >>> import unrelu
+        >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]]).with_parts({"pair": 2, "last": 1})
+        >>> net.by_part(net([0.5]))
+        {'pair': array([1., 0.]), 'last': array([0.5])}
+        """
+        shapes: dict[str, Shape] = {}
+        for name, given in dict(parts).items():
+            shape = tuple(given) if isinstance(given, tuple | list) else (given,)
+            if not isinstance(name, str) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
+                raise ModelError(f"part {name!r} has shape {given!r}; pass a name, and a size or a shape")
+            shapes[name] = tuple(map(int, shape))
+        if (total := sum(map(math.prod, shapes.values()))) != self.output_dim:
+            raise ModelError(f"parts={shapes} have {total} entries, an output has {self.output_dim}")
+        made = copy(self)
+        object.__setattr__(made, "parts", shapes)
+        return made
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Where each part is in the flattened output."""
+        ends = np.cumsum([0, *map(math.prod, self.parts.values())]).tolist()
+        return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.parts)}
+
+    def by_part(self, x: npt.ArrayLike) -> dict[str, Array]:
+        """Split outputs, (..., \\*output_shape) or flat (..., n), into their parts, (..., \\*shape) each.
+
+        Raises:
+            InputError: the output has no named parts, or x has another shape.
+        """
+        array, whole = numbers(x, "x"), self.output_shape
+        if not self.parts:
+            raise InputError(f"outputs of {self!r} have no named parts; name them by with_parts({{'name': size, ...}})")
+        lead = array.shape[: array.ndim - len(whole)] if array.shape[-len(whole) :] == whole else array.shape[:-1]
+        if array.size != math.prod(lead) * self.output_dim:
+            raise InputError(f"x has shape {array.shape}, an output has shape {whole}")
+        flat = array.reshape(*lead, self.output_dim)
+        return {name: flat[..., place].reshape(*lead, *self.parts[name]) for name, place in self.places.items()}
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -422,8 +475,9 @@ def by(shape: Shape) -> str:
 
 
 def evaluation_lines(network: Generator) -> str:
-    """The lines on names, rounding and device in the printed form of a generator; empty without, on the CPU."""
+    """The lines on names, rounding, device and parts in the printed form of a generator; empty without, on the CPU."""
     names = f"\n  coordinates: {listed(network.parameter_names)}" if network.coordinate_names else ""
     found, place = network.rounding, "" if network.device.type == "cpu" else f"\n  computed on {network.device}"
     rounding = f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""
-    return names + rounding + place
+    parts = ", ".join(f"{name} {by(shape) or 1}" for name, shape in network.parts.items())
+    return names + rounding + place + (f"\n  parts of an output: {parts}" if parts else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +46,7 @@ class ExtendedGenerator(Generator):
         bounds: bounds of the parameters, (p, 2).
         latent_shape: (k + p,).
         dtype, device: precision and device of the evaluation.
+        parts: those of the base, unless f changes the shape of the output.
     """
 
     base: Generator
@@ -56,6 +57,7 @@ class ExtendedGenerator(Generator):
     dtype: torch.dtype
     device: torch.device
     coordinate_names: tuple[str, ...] = field(default=(), kw_only=True)
+    parts: Mapping[str, Shape] = field(default_factory=dict, kw_only=True)
 
     reason = "a generator extended by nuisance parameters is no chain of layers"
 
@@ -215,7 +217,9 @@ def extend(
     table = read_only(list(ends.values()))
     change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table), network)
     k = network.latent_dim
-    made = ExtendedGenerator(network, change, tuple(ends), table, (k + len(ends),), network.dtype, network.device)
+    parts = network.parts if change.output_shape == network.output_shape else {}
+    shape = (k + len(ends),)
+    made = ExtendedGenerator(network, change, tuple(ends), table, shape, network.dtype, network.device, parts=parts)
     return made.named([*(network.coordinate_names or ("",) * k), *ends])
 
 

@@ -7,20 +7,23 @@ components. These transforms of training are undone here exactly, so that codes 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale, Step, check_finite
 from unrelu.models.generator import numbers
 from unrelu.models.network import Network
+from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.array_types import Array
+
+_Known = TypeVar("_Known", bound=Network | OpaqueNetwork)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,24 +71,46 @@ class Transform:
 
 
 def standardised(
-    network: Network, input_scale: object, output_scale: object, output_basis: object, output_log: object = None
-) -> Network:
+    network: _Known, input_scale: object, output_scale: object, output_basis: object, output_log: object = None
+) -> _Known:
     """Let the network take codes in physical units and return outputs in physical units.
 
-    The arguments are those of :func:`unrelu.from_arrays`.
+    The arguments are those of :func:`unrelu.from_arrays`. If the output has named parts, ``output_scale`` and
+    ``output_log`` may be dictionaries by part.
 
     Raises:
-        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, or
-            the base is no number above 0 other than 1.
+        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, the
+            base is no number above 0 other than 1, or a part is unknown.
     """
-    base = None if output_log is None else _base(output_log)
-    outputs = [*_basis(output_basis), *transforms(output_scale, "output_scale")]
-    made = surrounded(network, transforms(input_scale, "input_scale"), outputs)
-    if base is not None:
-        factor = Scale(*(torch.tensor(value, dtype=torch.float64) for value in (math.log(base), 0.0)))
-        made = Network.chain([*_parts(made), factor, Activation("exp")], made.latent_shape)
+    if isinstance(output_scale, Mapping):
+        scales = [_scales_by_part(network, output_scale)]
+    else:
+        scales = transforms(output_scale, "output_scale")
+    made = surrounded(network, transforms(input_scale, "input_scale"), [*_basis(output_basis), *scales])
+    made = made if output_log is None else _exponential(made, output_log)
     named = network.coordinate_names and made.latent_dim == network.latent_dim
-    return made.named(network.coordinate_names) if named else made
+    return cast(_Known, made.named(network.coordinate_names)) if named else made
+
+
+def _exponential(network: _Known, output_log: object) -> _Known:
+    """The network whose outputs are the base to the power of its outputs, or some parts of them."""
+    factor = torch.zeros(network.output_dim, dtype=torch.float64)
+    whole = [(slice(None), output_log)]
+    bases = _places(network, output_log, "output_log") if isinstance(output_log, Mapping) else whole
+    for place, base in bases:
+        factor[place] = math.log(_base(base))
+    if isinstance(network, OpaqueNetwork):
+        module = nn.Sequential(network.module, _Powers(factor.reshape(network.output_shape))).eval()
+        module.title = _title(network)
+        return cast(_Known, replace(network, module=module))
+    if not factor.all():
+        raise ModelError(
+            f"output_log={output_log!r} is for some parts of a chain of layers, whose last activation is one for all; "
+            "leave it out, and pass the logarithms that were measured"
+        )
+    scale = Scale(factor.reshape(network.output_shape), torch.zeros((), dtype=torch.float64))
+    made = Network.chain([*_parts(network), scale, Activation("exp")], network.latent_shape)
+    return cast(_Known, replace(made, parts=network.parts))
 
 
 def _base(value: object) -> float:
@@ -106,29 +131,67 @@ def _parts(network: Network) -> list[Step | Activation]:
     return chain[:-1] if network.layers[-1].activation.linear else chain
 
 
-def surrounded(network: Network, inputs: Sequence[Transform], outputs: Sequence[Transform]) -> Network:
+def surrounded(network: _Known, inputs: Sequence[Transform], outputs: Sequence[Transform]) -> _Known:
     """The network with its inputs transformed, first to last, and the transforms of its outputs undone, last to first.
 
     The maps become part of the first and the last layer. If the last activation is not the identity, the maps after it
-    form one more layer.
+    form one more layer. Of a network without known layers, they surround its module.
     """
-    chain = _parts(network)
+    if not (inputs or outputs):
+        return network
+    before: list[Step] = [Reshape(network.latent_shape)] if inputs else []
     latent, width = network.latent_shape, network.latent_dim
-    if inputs:
-        chain.insert(0, Reshape(latent))
     for transform in reversed(inputs):
         step, _, width = transform.maps(width)
-        chain.insert(0, step)
+        before.insert(0, step)
         latent = (width,)
-    if outputs:
-        chain.append(Reshape((network.output_dim,)))
+    behind: list[Step] = [Reshape((network.output_dim,))] if outputs else []
     width = network.output_dim
     for transform in reversed(outputs):
         _, step, width = transform.maps(width)
-        chain.append(step)
-    if outputs and all(transform.components is None for transform in outputs):
-        chain.append(Reshape(network.output_shape))
-    return Network.chain(chain, latent) if inputs or outputs else network
+        behind.append(step)
+    alike = all(transform.components is None for transform in outputs)
+    if outputs and alike:
+        behind.append(Reshape(network.output_shape))
+    parts = network.parts if alike else {}
+    if isinstance(network, OpaqueNetwork):
+        module = nn.Sequential(*map(_StepModule, before), network.module, *map(_StepModule, behind)).eval()
+        module.title = _title(network)
+        shape = network.output_shape if alike else (width,)
+        size = max(network.width, *latent, *shape)
+        opaque = replace(network, module=module, latent_shape=latent, output_shape=shape, width=size, parts=parts)
+        return cast(_Known, replace(opaque, coordinate_names=()))
+    return cast(_Known, replace(Network.chain([*before, *_parts(network), *behind], latent), parts=parts))
+
+
+def _title(network: OpaqueNetwork) -> Any:
+    return getattr(network.module, "title", type(network.module).__name__)
+
+
+class _StepModule(nn.Module):
+    """An affine step as a module, whose tensors are converted with those of other modules."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+        for name, tensor in step.tensors().items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.step.mapped(lambda name, _: self.get_buffer(name)).apply(x)
+
+
+class _Powers(nn.Module):
+    """exp(factor x), and x itself where the factor is 0."""
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.factor == 0, x, torch.exp(self.factor * x))
 
 
 # --- transforms from pairs and from fitted objects --------------------------------------------------------------------
@@ -169,6 +232,29 @@ def transforms(given: object, name: str) -> list[Transform]:
             "Pipeline of these; pass a pair (mean, std)"
         )
     raise ModelError(f"{name} is a {kind}; pass a pair (mean, std), or a fitted scaler of scikit-learn")
+
+
+def _scales_by_part(network: Network | OpaqueNetwork, given: Mapping[Any, Any]) -> Transform:
+    mean, std = np.zeros(network.output_dim), np.ones(network.output_dim)
+    for (place, pair), name in zip(_places(network, given, "output_scale"), given, strict=True):
+        found = transforms(pair, f"output_scale[{name!r}]")
+        if len(found) != 1 or (part := found[0]).std is None:
+            raise ModelError(f"output_scale[{name!r}] must be a pair (mean, std), or one fitted scaler")
+        for whole, own in ((mean, part.mean), (std, part.std)):
+            if own.size not in (1, whole[place].size):
+                raise ModelError(
+                    f"{part.name} has {own.size} entries, the part has {whole[place].size}; pass as many, or one number"
+                )
+            whole[place] = own
+    return Transform("output_scale", mean, std)
+
+
+def _places(network: Network | OpaqueNetwork, given: Mapping[Any, Any], argument: str) -> list[tuple[slice, Any]]:
+    """The places of parts in the flattened output, each with what is given of it."""
+    if unknown := [name for name in given if str(name) not in network.parts]:
+        named = f"those of the output are {', '.join(network.parts)}" if network.parts else "the output has none"
+        raise ModelError(f"{argument} has the part {unknown[0]!r}; {named}")
+    return [(network.places[str(name)], value) for name, value in given.items()]
 
 
 def _basis(given: object) -> list[Transform]:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
+from unrelu.models.affine import Shape
 from unrelu.models.module_copies import in_double, used
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.streams import stream
 
-Output = str | int | Callable[[Any], Tensor] | None
+Pick = str | int | Callable[[Any], Any]
+# One output, or several by the names of the parts that they become.
+Output = Pick | Sequence[str | int] | Mapping[str, Pick] | None
 
 # Functions that draw random numbers: the function that makes a tensor of the same shape and type, and the distribution.
 _DRAWS: dict[Any, tuple[Callable[..., Tensor], str]] = {
@@ -89,12 +92,19 @@ class FunctionModule(nn.Module):
         super().__init__()
         self.function = function
         self.title = str(getattr(function, "__name__", type(function).__name__))
-        self.used = nn.ModuleList(dict.fromkeys(m for m in used(function) if isinstance(m, nn.Module)))
-        self.training = self.used.training = False  # the modules keep their own mode
+        self.used = _modules_of(function)
+        self.training = False
 
     def forward(self, x: Tensor) -> Any:
         """Call the function. It takes x only, because a ``forward`` with ``**kwargs`` could not be traced."""
         return self.function(x)
+
+
+def _modules_of(value: Any) -> nn.ModuleList:
+    """The modules that a function or a container of functions uses; they keep their own mode."""
+    modules = nn.ModuleList(dict.fromkeys(m for m in used(value) if isinstance(m, nn.Module)))
+    modules.training = False
+    return modules
 
 
 # --- calls that return one tensor -------------------------------------------------------------------------------------
@@ -105,12 +115,13 @@ class GeneratorCall:
     """How a generator is called, and which of its outputs is used.
 
     Attributes:
-        output: the name (attribute or key) or number of the output, or a function of the returned value.
+        output: the name (attribute or key) or number of the output, or a function of the returned value; or a
+            dictionary of these by the name of the part of the output that each becomes.
         inputs: further inputs by name, held fixed.
         seed: the seed of random numbers that are drawn in the call, held fixed; None refuses random numbers.
     """
 
-    output: Output = None
+    output: Pick | Mapping[str, Pick] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
 
@@ -121,18 +132,20 @@ class GeneratorCall:
         Raises:
             OptionError: an argument has the wrong type or value.
         """
-        if output is not None and (isinstance(output, bool) or not (isinstance(output, str | int) or callable(output))):
-            raise OptionError(
-                f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
-                "output='sample', output=0"
-            )
+        pick: Any = dict(_named_picks(output)) if isinstance(output, Mapping | list | tuple) else output
+        for each in pick.values() if isinstance(pick, dict) else [pick]:
+            if each is not None and (isinstance(each, bool) or not (isinstance(each, str | int) or callable(each))):
+                raise OptionError(
+                    f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
+                    "output='sample', output=0; or several as named parts, output=['mean', 'scale']"
+                )
         if inputs is not None and not (isinstance(inputs, Mapping) and all(isinstance(n, str) for n in inputs)):
             raise OptionError(
                 f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
             )
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
             raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63, or None")
-        return cls(output, {} if inputs is None else dict(inputs), seed)
+        return cls(pick, {} if inputs is None else dict(inputs), seed)
 
     @property
     def unread(self) -> str | None:
@@ -165,6 +178,7 @@ class CalledModule(nn.Module):
         self.body, self.output, self.shared, self.code, self.seed = body, call.output, shared, code, call.seed
         self.title = getattr(body, "title", type(body).__name__)
         inputs = call.inputs.items()
+        self.used = _modules_of(self.output)
         self.held = {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in inputs}
         self.training = False
 
@@ -177,11 +191,20 @@ class CalledModule(nn.Module):
         with HeldDraws(self.seed), plain_attention():
             return alone(z)
 
-    def _once(self, z: Tensor) -> Any:
+    def _once(self, z: Tensor, chosen: bool = True) -> Any:
         held = {name: self._rows(value, z) for name, value in self.held.items()}
         args, named = ((z,), {}) if self.code is None else ((), {self.code: z})
         run: Any = self.body.function if isinstance(self.body, FunctionModule) else self.body
-        return picked(run(*args, **named, **held), self.output)
+        result = run(*args, **named, **held)
+        return picked(result, self.output) if chosen else result
+
+    def parts(self, z: Tensor) -> dict[str, Shape]:
+        """The shapes of the parts of an output, if it has any; z is a batch of codes."""
+        if not isinstance(self.output, Mapping):
+            return {}
+        with torch.no_grad(), nullcontext() if self.seed is None else HeldDraws(self.seed):
+            result = self._once(z, chosen=False)
+            return {name: tuple(picked(result, pick).shape[1:]) for name, pick in self.output.items()}
 
     def _rows(self, value: Any, z: Tensor) -> Any:
         if not isinstance(value, Tensor) or self.shared:
@@ -190,14 +213,43 @@ class CalledModule(nn.Module):
         return row.expand(z.shape[0], *row.shape[1:])
 
 
-def picked(result: Any, output: Output) -> Any:
-    """One output of the value that a module returned.
+def _named_picks(output: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    pairs = list(output.items()) if isinstance(output, Mapping) else [(pick, pick) for pick in output]
+    named = [(str(name), pick) for name, pick in pairs]
+    if not named or len(dict(named)) < len(named) or any(pick is None or callable(name) for name, pick in pairs):
+        raise OptionError(
+            f"output={output!r} must have a name for each part, and each once: names and numbers in a list, or "
+            "output={'name': function, ...}"
+        )
+    return named
+
+
+def joined(parts: Mapping[str, Any]) -> Any:
+    """Parts (B, ...) as one flat output, (B, n).
+
+    Raises:
+        UnsupportedModelError: a part is not a tensor, or they have different numbers of entries in a batch.
+    """
+    for name, part in parts.items():
+        if not isinstance(part, Tensor | fx.Proxy):
+            raise UnsupportedModelError(f"part {name!r} is a {type(part).__name__}; each is one tensor (B, ...)")
+    shapes = {name: tuple(part.shape) for name, part in parts.items() if isinstance(part, Tensor)}
+    if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():
+        raise UnsupportedModelError(f"parts have shapes {shapes}; the first axis of all must be the batch")
+    flat = [part.unsqueeze(1).flatten(1) for part in parts.values()]
+    return torch.cat(flat, dim=1) if len(flat) > 1 else flat[0]
+
+
+def picked(result: Any, output: Pick | Mapping[str, Pick] | None) -> Any:
+    """One output of the value that a module returned, or several, joined.
 
     Raises:
         UnsupportedModelError: there is no output of that name or number.
     """
     if output is None:
         return result
+    if isinstance(output, Mapping):
+        return joined({name: picked(result, pick) for name, pick in output.items()})
     if not isinstance(output, str | int):
         return output(result)
     try:

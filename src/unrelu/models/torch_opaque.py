@@ -90,10 +90,11 @@ def _check_result(module: nn.Module, codes: Tensor) -> None:
         return
     found = [] if isinstance(result, Tensor) else outputs(result)
     if found:
-        key = next((key for key, value in found if value.dim() and len(value) == len(codes)), found[0][0])
+        keys = [key for key, value in found if value.dim() and len(value) == len(codes)] or [found[0][0]]
+        several = f"; or all of them as named parts, output={keys}" if len(keys) > 1 else ""
         raise UnsupportedModelError(
             f"for {len(codes)} codes it returns {described(result)}; say which is the output: "
-            f"unrelu.from_torch(module, latent_shape={tuple(codes.shape[1:])}, output={key!r})"
+            f"unrelu.from_torch(module, latent_shape={tuple(codes.shape[1:])}, output={keys[0]!r}){several}"
         )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
+from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import DEGREES, Jacobians, Problem, norms
 from unrelu.result._residual_tests import together
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
@@ -506,12 +507,26 @@ class Inversion:
             named = zip(network.coordinate_names, network.parameters_of(z)[0], strict=False)
             own = {
                 "code": z[0], "largest": float(self._differences("linf")[0]),
-                "parameters": {name: float(value) for name, value in named if name},
+                "misfits": self._misfits(), "parameters": {name: float(value) for name, value in named if name},
             }  # fmt: skip
         return VerdictSummary(
             self._columns(), meanings, self.method, noise, _residual_norm(self.norm), z.shape[1], active,
             names=[network.name_of(j) for j in range(z.shape[1])], **own,
         )  # fmt: skip
+
+    def _misfits(self) -> dict[str, float]:
+        """The root mean square of the residual in each observed part of one observation, in units of stated noise.
+
+        Empty if the output has no named parts, a matrix or function mixed them, or the stated noise has no size.
+        """
+        problem = self.problem.given or self.problem
+        sizes = stated_sizes(problem.noise, problem.operator, 1)
+        if not problem.operator.output_shaped or (sizes is None and problem.noise.stated):
+            return {}
+        seen = known_entries(problem.noise, problem.operator, 1)[0]
+        relative = problem.differences_of(self.reconstruction[None])[0] / (1.0 if sizes is None else sizes[0])
+        shown = {name: relative[place][seen[place]] for name, place in problem.network.places.items()}
+        return {name: float(np.sqrt(np.mean(part**2))) for name, part in shown.items() if part.size}
 
     def _differences(self, norm: str) -> Array:
         """``|y - A G(z)|`` from the reconstructions, (B,)."""
@@ -561,16 +576,29 @@ class Inversion:
         """The bounds that z is at, shaped like z: -1 lower, 1 upper, 0 neither, as in scipy.optimize."""
         return self.problem.bounds.active(self._codes).reshape(self.z.shape)
 
-    def residual(self, norm: str = "l2") -> Any:
+    def residual(self, norm: str = "l2", part: str | None = None) -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
+        ``part`` takes the entries of one named part of the output alone (:attr:`unrelu.Generator.parts`).
+
         Raises:
-            InputError: the norm is unknown.
+            InputError: the norm or the part is unknown, or a matrix or function mixed the parts.
         """
         if norm not in ("l2", "l1", "linf"):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
-        values = norms(self.problem.differences_of(self.problem.network.outputs(self._codes)), norm)
+        differences = self.problem.differences_of(self.problem.network.outputs(self._codes))
+        if part is not None:
+            differences = differences[:, self._place(part)]
+        values = norms(differences, norm)
         return float(values[0]) if self.problem.single else values
+
+    def _place(self, part: str) -> slice:
+        problem = self.problem.given or self.problem
+        places = problem.network.places if problem.operator.output_shaped else {}
+        if part not in places:
+            named = ", ".join(places) or "none: the output has no named parts, or operator= mixed them"
+            raise InputError(f"part={part!r} is unknown; those of the observation are {named}")
+        return places[part]
 
 
 # The attributes with an entry for each observation.

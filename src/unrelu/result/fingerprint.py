@@ -64,7 +64,8 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
     elif is_dataclass(value):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
-        held.pop("coordinate_names", None)  # names change no number
+        for names in ("coordinate_names", "parts"):  # names change no number
+            held.pop(names, None)
         yield from _parts({key: each for key, each in held.items() if not (key in _LATER and each is None)})
     elif isinstance(value, _PLAIN):
         yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU

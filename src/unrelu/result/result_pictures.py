@@ -12,10 +12,8 @@ from unrelu.display.observation_figure import ObservationPanels
 from unrelu.display.pixels import Shape, drawn_shape
 from unrelu.display.text_tables import Html
 from unrelu.errors import OptionError
-from unrelu.measurements import Operator
-from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import black_and_white
-from unrelu.measurements.whitening import known_entries
+from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import Problem
 from unrelu.result.saved_problem import AbsentGenerator
 from unrelu.runtime.array_types import Array, Index
@@ -74,7 +72,7 @@ def panels(
         output if alike else measured,
         output,
         alike,
-        _sizes(stated.noise, operator, size),
+        stated_sizes(stated.noise, operator, size),
         None if isinstance(stated.network, AbsentGenerator) or output is None else black_and_white(stated.network),
     )
 
@@ -123,9 +121,3 @@ def _asked(shape: Sequence[int], n: int) -> Shape | None:
             f"({n},) for curves"
         )
     return found
-
-
-def _sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
-    """The sizes of the stated errors, (B, m): standard deviations or bounds; None if none are stated."""
-    sizes = noise.spread(operator.shape, size) if noise.entrywise else np.asarray(noise.size)
-    return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None

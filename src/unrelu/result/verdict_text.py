@@ -28,8 +28,8 @@ _STATUSES, _WORST = 4, 5
 _MEANING = 64
 # The method that looks for the best code.
 _SEARCHING = "auto"
-# The most bounds that are named.
-_NAMED = 5
+# The most bounds that are named, and the most parts of an output.
+_NAMED, _NAMED_PARTS = 5, 8
 # The beginning of a message about a residual that is too small for the stated noise.
 TOO_LARGE = "the stated noise is too large, or in another unit"
 _LEFT = ("status", "meaning")
@@ -53,6 +53,7 @@ class VerdictSummary:
         code, largest: for a single observation, its code, (k,), and the largest entry of its residual.
         names: the names of the coordinates, (k,), and in place of those that have none, their places.
         parameters: for a single observation, what is reported by name, in the place of these coordinates of its code.
+        misfits: for a single observation, the root mean square of its residual by named part, in units of the noise.
     """
 
     columns: Mapping[str, npt.NDArray[Any]]
@@ -67,6 +68,7 @@ class VerdictSummary:
     largest: float = math.nan
     names: Sequence[str] = ()
     parameters: Mapping[str, float] = field(default_factory=dict)
+    misfits: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.columns["status"])
@@ -188,11 +190,19 @@ def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
         (str(c["status"]), str(c["message"])),
         ("code", shown if known else ""),
         ("fit", left if known else "no code, so no fit"),
+        ("by part", _by_part(summary)),
         ("confidence", _confidence(float(c["confidence"]), summary.method)),
         ("uniqueness", uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), summary.k)),
         ("active bounds", "" if summary.active is None else _active(summary.active[0], summary.names)),
         ("effort", f"{count(int(c['nit']), 'iteration')}, {duration(float(c['seconds']))}"),
     ]
+
+
+def _by_part(summary: VerdictSummary) -> str:
+    shown = [f"{name} {number(value)}" for name, value in list(summary.misfits.items())[:_NAMED_PARTS]]
+    more = len(summary.misfits) - len(shown)
+    unit = "residual / noise" if summary.noise else "residual"
+    return f"{', '.join(shown)}{f' and {more} more' if more else ''} ({unit}, root mean square)" if shown else ""
 
 
 def data_frame(columns: Mapping[str, Any], index: Index) -> DataFrame:

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -177,12 +177,17 @@ def run(
     chunk = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else chunk
     chosen = _check_options(method, options, chunk, workers, scheduler, results)
     _check_posterior(posterior, noise, prior)
+    if isinstance(data, Mapping):
+        raise InputError(
+            "data is a dictionary; a run takes one array of outputs, (B, ...), with the parts one after the other, and "
+            "masks= hides parts that are not observed"
+        )
     source = open_source(_anywhere(data), array, size, max_bytes=max_bytes)
     masked = None
     if masks is not None:
         resized = size if isinstance(masks, str | Path) and Path(masks).is_dir() else None
         masked = open_masks(_anywhere(masks), size=resized, max_bytes=max_bytes)
-    if isinstance(noise, Noise) and not (noise.built_in() and noise.text_suffices):
+    if isinstance(noise, Mapping) or (isinstance(noise, Noise) and not (noise.built_in() and noise.text_suffices)):
         raise InputError(
             f"noise={noise}: a run keeps its noise as text, so it is a model of unrelu with one number for all "
             "entries; hide entries that say nothing by operator= or masks=, or call unrelu.invert with arrays"

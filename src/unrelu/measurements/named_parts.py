@@ -1,0 +1,208 @@
+r"""Observations, noise and operators by part, for a generator whose output consists of named parts.
+
+An emulator with several heads returns several summaries, and each is measured with errors of its own. Its output is the
+vector of its parts :math:`x_p`, one after the other (:attr:`unrelu.Generator.parts`). What is known of them is given in
+dictionaries by name:
+
+.. math:: y_p = A_p x_p + e_p
+
+- Parts that y leaves out are not observed.
+- The noise of a part is a standard deviation (a number or an array), a text such as "uniform:0.1", or a model. All
+  parts have :class:`~unrelu.Gaussian` noise, or all have :class:`~unrelu.Uniform` noise. Errors of different parts are
+  independent. A model or text that is not in a dictionary is that of all observed entries.
+- The operator of a part is a mask or a matrix. Parts without one are observed as they are.
+
+One observation, one model of noise and one operator of the whole output are made of these. If operators are masks, y
+has all entries of the output, some of them hidden. Otherwise y has the entries that were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from unrelu.errors import InputError
+from unrelu.measurements.additive_noise import Gaussian, Uniform
+from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.noise import Noise
+from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
+from unrelu.models.affine import Shape
+from unrelu.models.generator import Generator, numbers
+from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.words import nearest
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What was measured of one part.
+
+    Attributes:
+        operator: A_p.
+        values: y_p, (B, m); (1, m) of zeros if the part is not observed.
+        single: whether y_p has no batch axis.
+        seen: which entries are observed, (m,).
+    """
+
+    operator: Operator
+    values: Array
+    single: bool
+    seen: Flags
+
+
+def joined(network: Generator, y: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
+    """Make y, noise and operator of the whole output from those that are given by part; others stay as they are.
+
+    Raises:
+        InputError: the output has no named parts, a name is unknown, a part has another shape, parts have different
+            numbers of observations, noise is missing, or given for a part that is not observed, or cannot be combined,
+            or the operator of a part is no mask or matrix.
+    """
+    if not any(isinstance(given, Mapping) for given in (y, noise, operator)):
+        return y, noise, operator
+    if not network.parts:
+        raise InputError(
+            "a dictionary by part was passed, and the generator's output has no named parts; name them by output=[...] "
+            "of from_torch or load, or by network.with_parts({'name': size, ...})"
+        )
+    if not isinstance(y, Mapping):
+        if isinstance(operator, Mapping):
+            raise InputError("operator= is given by part, so y must be a dictionary by part, too")
+        parts = {name: _measured(name, shape, np.zeros(shape), None) for name, shape in network.parts.items()}
+        return (
+            y,
+            _noise(noise, parts, np.ones(network.output_dim, dtype=bool), max(1, np.size(y) // network.output_dim)),
+            operator,
+        )
+    parts = _parts(network, y, operator)
+    size, single = max(len(part.values) for part in parts.values()), all(part.single for part in parts.values())
+    seen = np.concatenate([part.seen for part in parts.values()])
+    values = np.concatenate([np.broadcast_to(p.values, (size, p.operator.m)) for p in parts.values()], axis=1)
+    kept = np.ones_like(seen)
+    measured: Mask | Matrix | None = None if seen.all() else Mask(seen)
+    if not all(part.operator.output_shaped for part in parts.values()):
+        blocks = [sparse.csr_array(part.operator.matrix()[part.seen]) for part in parts.values()]
+        kept, measured = seen, Matrix(sparse.block_diag(blocks))
+    if isinstance(noise, Mapping):
+        noise = _noise(noise, parts, kept, size)
+    return values[0, kept] if single else values[:, kept], noise, measured
+
+
+def _parts(network: Generator, y: Mapping[Any, Any], operator: Any) -> dict[str, _Part]:
+    """What was measured, by part, in the order of the output."""
+    if operator is not None and not isinstance(operator, Mapping):
+        raise InputError("y is given by part, so operator= must be a dictionary of masks and matrices by part, too")
+    values, maps = _named(y, network.parts, "y"), _named(operator or {}, network.parts, "operator")
+    if not values:
+        raise InputError(f"y has no part; those of the output are {', '.join(network.parts)}")
+    if idle := [name for name in maps if name not in values]:
+        raise InputError(f"operator= has the part {idle[0]!r}, and y has not; measure it, or leave it out")
+    parts = {}
+    for name, shape in network.parts.items():
+        part = _measured(name, shape, values.get(name, np.zeros(shape)), maps.get(name))
+        absent = _Part(part.operator, 0 * part.values, True, np.zeros_like(part.seen))
+        parts[name] = part if name in values else absent
+    sizes = {name: len(parts[name].values) for name in values}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"parts of y have different numbers of observations: {sizes}")
+    return parts
+
+
+def _named(given: Mapping[Any, Any], parts: Mapping[str, Shape], argument: str) -> dict[str, Any]:
+    """The entries by the names of parts, which may be numbers of outputs."""
+    named = {str(name): value for name, value in given.items()}
+    if len(named) < len(given):
+        raise InputError(f"{argument} has a part twice: {', '.join(map(repr, given))}")
+    if unknown := [name for name in named if name not in parts]:
+        raise InputError(
+            f"{argument} has the part {unknown[0]!r}; those of the output are {', '.join(parts)}"
+            f"{nearest(unknown[0], parts)}"
+        )
+    return named
+
+
+def _measured(name: str, shape: Shape, y: Any, operator: Any) -> _Part:
+    values = numbers(y, f"y[{name!r}]")
+    try:
+        measured = read_operator(operator, shape, values.shape)
+    except InputError as error:
+        raise InputError(f"part {name!r}: {error}") from error
+    if not measured.linear or measured.count:
+        raise InputError(f"operator= of part {name!r} must be a matrix, or one mask for all observations")
+    m, own = measured.m, (measured.shape, (measured.m,))
+    single = values.shape in own or (m == 1 and not values.ndim)
+    if not (single or values.shape[1:] in own or (m == 1 and values.ndim == 1)) or not values.size:
+        several = ", ".join(map(str, ("B", *measured.shape)))
+        raise InputError(
+            f"y[{name!r}] has shape {values.shape}; pass one observation of shape {measured.shape}, or a batch "
+            f"({several})"
+        )
+    return _Part(measured, values.reshape(-1, m), single, measured.seen(1)[0])
+
+
+# --- noise ------------------------------------------------------------------------------------------------------------
+
+
+def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, size: int) -> Noise:
+    """The model of the errors of the kept entries, which are independent from part to part."""
+    models = _models(given, parts)
+    kind: Any = type(next(iter(models.values())))
+    sizes = [_sizes(name, models.get(name), part, size) for name, part in parts.items()]
+    if all(model.cholesky() is None for model in models.values()):
+        several = size if any(level.ndim == 2 for level in sizes) else 1
+        levels = np.concatenate([np.broadcast_to(level, (several, level.shape[-1])) for level in sizes], axis=1)
+        noise: Noise = kind((levels if several > 1 else levels[0])[..., kept])
+        return noise
+    if any(level.ndim == 2 for level in sizes):
+        raise InputError("noise= has a covariance, which all observations share, and standard deviations for each")
+    seen = np.concatenate([part.seen for part in parts.values()])
+    everything = np.concatenate(sizes)
+    # Hidden entries need some variance, on which nothing depends.
+    variances = np.where(seen, everything, 1.0 if not seen.any() else everything[seen].max()) ** 2
+    covariance = np.diag(variances)
+    start = 0
+    for name, level in zip(parts, sizes, strict=True):
+        factor = models[name].cholesky() if name in models else None
+        if factor is not None:
+            own = slice(start, start + len(level))
+            covariance[own, own] = factor @ factor.T
+        start += len(level)
+    return Gaussian(covariance=covariance[np.ix_(kept, kept)])
+
+
+def _sizes(name: str, model: Noise | None, part: _Part, size: int) -> Array:
+    """The sizes of the errors of a part, (m,) or (B, m); infinite if it is not observed."""
+    if model is None:
+        return np.full(part.operator.m, np.inf)
+    if not model.entrywise:
+        return np.full(part.operator.m, model.size)
+    try:
+        return model.spread(part.operator.shape, size)
+    except InputError as error:
+        raise InputError(f"noise of part {name!r}: {error}") from error
+
+
+def _models(given: Mapping[Any, Any], parts: Mapping[str, _Part]) -> dict[str, Noise]:
+    """The model of each observed part."""
+    shapes = {name: part.operator.shape for name, part in parts.items()}
+    observed = [name for name, part in parts.items() if part.seen.any()]
+    named = _named(given, shapes, "noise")
+    if idle := [name for name in named if name not in observed]:
+        raise InputError(f"noise= has the part {idle[0]!r}, and y has not; measure it, or leave it out")
+    if missing := [name for name in observed if name not in named]:
+        raise InputError(f"noise= has no part {missing[0]!r}, which y has; state it, or leave that part out of y")
+    models: dict[str, Noise] = {}
+    for name in observed:
+        try:
+            value = named[name]
+            models[name] = Noise.parse(value) if isinstance(value, Noise | str) else Gaussian(value)
+        except InputError as error:
+            raise InputError(f"noise of part {name!r}: {error}") from error
+    kinds = {type(model) for model in models.values()}
+    if kinds not in ({Gaussian}, {Uniform}):
+        stated = ", ".join(f"{name}: {model}" for name, model in models.items())
+        raise InputError(f"noise= by part is Gaussian for every part, or uniform for every part; got {stated}")
+    return models

@@ -1,0 +1,275 @@
+"""Observations, noise and operators by part of the output, against the same put together by hand."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from torch import nn
+
+import unrelu
+from tests.opaque_modules import made
+from tests.support import random_network
+from unrelu.errors import InputError, ModelError
+from unrelu.problem import Problem
+from unrelu.runtime.streams import stream
+
+# Eight entries, a table of 3 x 4, and a single number.
+PARTS = {"curve": 8, "table": (3, 4), "depth": 1}
+NET = random_network((3, 12, 21), bias=True).with_parts(PARTS)
+RANDOM = stream("named parts")
+Z = RANDOM.standard_normal((4, 3))
+X = NET.by_part(NET(Z))
+SIZES = {"curve": RANDOM.uniform(0.1, 1, 8), "table": RANDOM.uniform(0.1, 1, (3, 4)), "depth": 0.3}
+ROOT = RANDOM.standard_normal((12, 12))
+COVARIANCE = ROOT @ ROOT.T + np.eye(12)
+CURVE = {"curve": np.zeros(8)}
+OTHER = RANDOM.standard_normal((4, 3))
+
+
+def noisy(*names):
+    return {name: X[name] + 0.1 * RANDOM.standard_normal(X[name].shape) for name in names}
+
+
+def chi_square(y, z, sizes):
+    """The sum over parts of squared residuals, divided by the squares of their sizes."""
+    found = NET.by_part(NET(z))
+    return sum(np.square((y[name] - found[name]) / sizes[name]).reshape(len(z), -1).sum(axis=1) for name in y)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_slices_of_the_flattened_output():
+    assert NET.parts == {"curve": (8,), "table": (3, 4), "depth": (1,)}
+    assert NET.places == {"curve": slice(0, 8), "table": slice(8, 20), "depth": slice(20, 21)}
+    x = NET(Z)
+    np.testing.assert_array_equal(X["table"], x[:, 8:20].reshape(4, 3, 4))
+    np.testing.assert_array_equal(NET.by_part(x[0])["depth"], x[0, 20:])
+    np.testing.assert_array_equal(NET.by_part(x.reshape(2, 2, 21))["curve"], x.reshape(2, 2, 21)[..., :8])
+    assert "parts of an output: curve 8, table 3x4, depth 1" in str(NET)
+
+
+def test_parts_stay_with_the_generator():
+    lifted = unrelu.extend(NET, offset=(-1.0, 1.0))
+    pairs = unrelu.extend(NET, lambda x, t: x[:, :2] * t, t=(0.5, 2.0))
+    assert NET.to(torch.float32).parts == lifted.parts == NET.parts
+    assert pairs.parts == {}
+    y = {"curve": X["curve"][0] + 0.3, "table": X["table"][0] + 0.3}
+    found = lifted.split(unrelu.invert(lifted, y).z)[1]["offset"]
+    np.testing.assert_allclose(found, 0.3, rtol=1e-5)
+
+
+def test_pictures_have_parts_as_well():
+    net = unrelu.zoo.load("mnist-relu").with_parts({"above": (14, 28), "below": (14, 28)})
+    x = net(np.zeros((2, 20)))
+    np.testing.assert_array_equal(net.by_part(x)["below"], x.reshape(2, 28, 28)[:, 14:])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"curve": 8}, r"parts=\{'curve': \(8,\)\} have 8 entries, an output has 21"),
+        ({"curve": 21.0}, r"part 'curve' has shape 21\.0; pass a name, and a size or a shape"),
+        ({"curve": (3, 0)}, "part 'curve' has shape"),
+        ({"curve": None}, "part 'curve' has shape None"),
+        ({1: 21}, "part 1 has shape 21"),
+    ],
+)
+def test_parts_that_cannot_be(parts, message):
+    with pytest.raises(ModelError, match=message):
+        NET.with_parts(parts)
+
+
+def test_an_output_without_parts_or_of_another_shape():
+    with pytest.raises(InputError, match=r"have no named parts; name them by with_parts"):
+        unrelu.zoo.load("mnist-relu").by_part(np.zeros(784))
+    with pytest.raises(InputError, match=r"x has shape \(3,\), an output has shape \(21,\)"):
+        NET.by_part(np.zeros(3))
+
+
+# --- observations and noise -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("curve", "table", "depth"), ("depth", "curve"), ("table",)])
+def test_the_objective_is_the_sum_over_the_observed_parts(names):
+    y = noisy(*names)
+    problem = Problem.build(NET, y, noise={name: SIZES[name] for name in names})
+    np.testing.assert_allclose(problem.objective(OTHER), chi_square(y, OTHER, SIZES), rtol=1e-12)
+    assert problem.observed.tolist() == [sum(X[name][0].size for name in names)] * 4
+
+
+def test_errors_are_independent_from_part_to_part():
+    y = noisy("curve", "table")
+    noise = {"table": unrelu.Gaussian(covariance=COVARIANCE), "curve": 0.2}
+    problem = Problem.build(NET, y, noise=noise)
+    r = (y["table"] - NET.by_part(NET(OTHER))["table"]).reshape(4, 12)
+    alone = np.einsum("bi,ij,bj->b", r, np.linalg.inv(COVARIANCE), r)
+    wanted = alone + chi_square({"curve": y["curve"]}, OTHER, {"curve": 0.2})
+    # Two factorisations of matrices with this condition.
+    close = 100 * np.linalg.cond(COVARIANCE) * np.finfo(float).eps
+    np.testing.assert_allclose(problem.objective(OTHER), wanted, rtol=close)
+
+
+def test_an_observation_with_levels_of_its_own_and_entries_that_say_nothing():
+    y = noisy("curve", "depth")
+    sizes = RANDOM.uniform(0.1, 1, (4, 8))
+    sizes[2, 5] = np.inf
+    problem = Problem.build(NET, y, noise={"curve": sizes, "depth": 0.5})
+    np.testing.assert_allclose(
+        problem.objective(OTHER), chi_square(y, OTHER, {"curve": sizes, "depth": 0.5}), rtol=1e-12
+    )
+    assert problem.observed.tolist() == [9, 9, 8, 9]
+
+
+def test_bounded_errors_by_part():
+    y = {name: value[0] for name, value in noisy("curve", "depth").items()}
+    problem = Problem.build(NET, y, noise={"curve": unrelu.Uniform(0.2), "depth": "uniform:0.4"})
+    found = NET.by_part(NET(OTHER[0]))
+    wanted = max(np.abs(y["curve"] - found["curve"]).max() / 0.2, abs(y["depth"] - found["depth"])[0] / 0.4)
+    assert problem.norm == "linf"
+    np.testing.assert_allclose(problem.objective(OTHER[:1]), wanted, rtol=1e-12)
+
+
+def test_one_model_for_all_parts_and_noise_by_part_for_an_array():
+    y = noisy("curve", "depth")
+    same = [Problem.build(NET, y, noise=noise) for noise in ("gaussian:0.2", {"curve": 0.2, "depth": 0.2})]
+    assert str(same[0].noise) == str(same[1].noise) == "gaussian:0.2"
+    np.testing.assert_array_equal(same[0].objective(OTHER), same[1].objective(OTHER))
+    whole = noisy(*PARTS)
+    flat = np.concatenate([whole[name].reshape(4, -1) for name in PARTS], axis=1)
+    by_part, array = (Problem.build(NET, given, noise=SIZES) for given in (whole, flat))
+    np.testing.assert_array_equal(by_part.objective(OTHER), array.objective(OTHER))
+
+
+def test_single_numbers_and_batches_of_them():
+    one = Problem.build(NET, {"depth": 0.5, "curve": X["curve"][0]})
+    assert one.single
+    assert one.y[0, 20] == 0.5
+    several = Problem.build(NET, {"depth": [0.5, 0.6], "curve": X["curve"][:2]})
+    assert several.y[:, 20].tolist() == [0.5, 0.6]
+    assert not Problem.build(NET, {"depth": [0.5], "curve": X["curve"][:1]}).single
+
+
+# --- operators --------------------------------------------------------------------------------------------------------
+
+
+def test_masks_by_part_hide_entries():
+    y, seen = noisy("curve", "table"), np.arange(8) % 2 == 0
+    problem = Problem.build(NET, y, operator={"curve": seen}, noise={"curve": 0.2, "table": SIZES["table"]})
+    sizes = {"curve": np.where(seen, 0.2, np.inf), "table": SIZES["table"]}
+    np.testing.assert_allclose(problem.objective(OTHER), chi_square(y, OTHER, sizes), rtol=1e-12)
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_array, unrelu.Matrix])
+def test_matrices_by_part_measure_their_part(kind, correlated):
+    window, seen = RANDOM.standard_normal((5, 12)), np.arange(8) != 3
+    y = {"table": X["table"].reshape(4, 12) @ window.T + 0.1, "curve": X["curve"] - 0.2}
+    covariance = COVARIANCE[:5, :5] if correlated else np.eye(5)
+    noise = {"curve": 0.5, "table": unrelu.Gaussian(covariance=covariance) if correlated else 1.0}
+    problem = Problem.build(NET, y, operator={"table": kind(window), "curve": unrelu.Mask(seen)}, noise=noise)
+    found = NET.by_part(NET(OTHER))
+    r, s = y["table"] - found["table"].reshape(4, 12) @ window.T, (y["curve"] - found["curve"])[:, seen] / 0.5
+    wanted = np.einsum("bi,ij,bj->b", r, np.linalg.inv(covariance), r) + np.square(s).sum(axis=1)
+    np.testing.assert_allclose(problem.objective(OTHER), wanted, rtol=1e-9)
+    assert problem.y.shape == (4, 12)
+
+
+# --- front doors ------------------------------------------------------------------------------------------------------
+
+
+def test_codes_are_found_and_residuals_are_told_by_part(tmp_path):
+    y = {name: value[0] for name, value in noisy("curve", "table").items()}
+    r = unrelu.invert(NET, y, noise={"curve": SIZES["curve"], "table": SIZES["table"]})
+    found = NET.by_part(r.reconstruction)
+    for name, value in y.items():
+        np.testing.assert_allclose(r.residual("l2", part=name), np.linalg.norm(value - found[name]), rtol=1e-12)
+    relative = [np.sqrt(np.mean(np.square((y[name] - found[name]) / SIZES[name]))) for name in y]
+    shown = f"curve {relative[0]:.3g}, table {relative[1]:.3g} (residual / noise, root mean square)"
+    assert re.search(rf"\n  by part +{re.escape(shown)}\n", str(r))
+    np.testing.assert_allclose(r.fun, chi_square({n: v[None] for n, v in y.items()}, r.z[None], SIZES)[0], rtol=1e-9)
+    r.save(tmp_path / "r.npz")
+    again = unrelu.load_result(tmp_path / "r.npz", NET)
+    assert str(again).split("effort")[0] == str(r).split("effort")[0]
+    with pytest.raises(InputError, match="part='width' is unknown; those of the observation are curve, table, depth"):
+        r.residual("l2", part="width")
+    mixed = unrelu.invert(NET, NET(Z[0])[:1], "lm", operator=np.eye(21)[:1])
+    with pytest.raises(InputError, match=r"operator= mixed them"):
+        mixed.residual("l2", part="curve")
+
+
+def test_posteriors_and_certificates_take_parts():
+    net = unrelu.from_arrays([RANDOM.standard_normal((6, 2))], activation="identity").with_parts(
+        {"a": 3, "b": 2, "c": 1}
+    )
+    flat = net([0.5, -0.3]) + 0.1
+    y, seen = {"a": flat[:3], "c": flat[5]}, np.array([1, 1, 1, 0, 0, 1])
+    options = {"draws": 200, "chains": 2, "seed": 4}
+    p = unrelu.posterior(net, y, noise={"a": 0.3, "c": 0.3}, **options)
+    q = unrelu.posterior(net, flat, operator=seen, noise="gaussian:0.3", **options)
+    np.testing.assert_array_equal(p.z, q.z)
+    c = unrelu.certify(net, y, noise={"a": "uniform:0.5", "c": "uniform:0.5"})
+    d = unrelu.certify(net, flat, operator=seen, noise="uniform:0.5")
+    np.testing.assert_allclose([c.lower, c.upper], [d.lower, d.upper], rtol=1e-6)
+    assert c.verify(net, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        ({"curves": np.zeros(8)}, {}, "y has the part 'curves'; those of the output are .*; did you mean"),
+        ({}, {}, "y has no part; those of the output are curve, table, depth"),
+        ({"curve": np.zeros(7)}, {}, r"y\['curve'\] has shape \(7,\); pass one observation of shape"),
+        ({"curve": np.zeros((0, 8))}, {}, r"y\['curve'\] has shape \(0, 8\)"),
+        ({"curve": "text"}, {}, r"y\['curve'\]='text' is text"),
+        ({"curve": np.zeros((2, 8)), "depth": np.zeros(3)}, {}, r"different numbers .* \{'curve': 2, 'depth': 3"),
+        ({"curve": np.full(8, np.nan)}, {}, "y has NaN or infinite entries"),
+        ({0: np.zeros(8), "0": np.zeros(8)}, {}, "y has a part twice: 0, '0'"),
+        (CURVE, {"noise": {"depth": 1}}, "noise= has the part 'depth', and y has not"),
+        (CURVE, {"noise": {"curve": 1, "dept": 1}}, "noise has the part 'dept'; those"),
+        (CURVE | {"depth": 1}, {"noise": {"curve": 1}}, "noise= has no part 'depth', which y has"),
+        (CURVE, {"noise": {"curve": -1.0}}, "noise of part 'curve': .* must be finite and above 0"),
+        (CURVE, {"noise": {"curve": np.ones(7)}}, r"noise of part 'curve': .* has shape \(7,\)"),
+        (CURVE, {"noise": {"curve": "poisson"}}, "Gaussian for every part, or uniform for every part"),
+        (CURVE | {"depth": 1}, {"noise": {"curve": 1, "depth": "uniform:1"}}, "got curve: gaussian:1"),
+        (
+            {"curve": np.zeros((2, 8)), "table": np.zeros((2, 3, 4))},
+            {"noise": {"curve": np.ones((2, 8)), "table": unrelu.Gaussian(covariance=COVARIANCE)}},
+            "a covariance, which all observations share",
+        ),
+        (
+            {"curve": np.zeros(8), "table": np.zeros((3, 4))},
+            {"noise": {"curve": np.full(8, np.inf), "table": unrelu.Gaussian(covariance=COVARIANCE)}},
+            "hide entries of which nothing is known by operator=",
+        ),
+        (CURVE, {"operator": {"depth": [1]}}, "operator= has the part 'depth', and y has not"),
+        (CURVE, {"operator": {"curve": np.ones((3, 9))}}, r"part 'curve': .* has shape \(3, 9\)"),
+        (CURVE, {"operator": {"curve": lambda x: x**2}}, "part 'curve' must be a matrix, or one mask"),
+        (CURVE, {"operator": np.ones(21)}, "operator= must be a dictionary of masks and matrices"),
+        (np.zeros(21), {"operator": {"curve": np.ones(8)}}, "operator= is given by part, so y must be a dictionary"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_put_together(y, options, message):
+    with pytest.raises(InputError, match=message):
+        Problem.build(NET, y, **options)
+
+
+def test_a_generator_without_parts():
+    for given in ({"y": {"curve": 1.0}}, {"y": np.zeros(784), "noise": {"curve": 1.0}}):
+        with pytest.raises(InputError, match="the generator's output has no named parts; name them by output="):
+            unrelu.invert(unrelu.zoo.load("mnist-relu"), **given)
+
+
+def test_runs_and_calibrations_take_whole_outputs():
+    module = made(lambda: nn.Linear(2, 4))
+    net = unrelu.from_torch(module).with_parts({"a": 3, "b": 1})
+    with pytest.raises(InputError, match="a run takes one array of outputs"):
+        unrelu.run(net, {"a": np.zeros((2, 3))}, "unused")
+    with pytest.raises(InputError, match=r"noise=\{'a': 1\}: a run keeps its noise as text"):
+        unrelu.run(net, np.zeros((2, 4)), "unused", noise={"a": 1})
+    with pytest.raises(InputError, match="noise by part goes with invert, posterior and certify"):
+        unrelu.calibrate(net, noise={"a": 1})
