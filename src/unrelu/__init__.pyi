@@ -26,9 +26,9 @@ from .measurements import Matrix as Matrix
 from .measurements.additive_noise import Gaussian as Gaussian
 from .measurements.additive_noise import Outliers as Outliers
 from .measurements.additive_noise import Uniform as Uniform
-from .measurements.code_prior import Normal as Normal
 from .measurements.count_noise import NegativeBinomial as NegativeBinomial
 from .measurements.count_noise import Poisson as Poisson
+from .models.code_prior import Normal as Normal
 from .models.generator import Generator as Generator
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend

@@ -17,10 +17,10 @@ from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make, refuse, registered_name
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import Network, small
 from unrelu.problem import Problem, Progress

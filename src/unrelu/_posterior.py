@@ -15,10 +15,10 @@ import torch
 from unrelu._invert import BREAKDOWNS
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress

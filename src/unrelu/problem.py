@@ -15,7 +15,6 @@ import torch
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import ClippedOperator, Operator, read_operator
 from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.measurements.losses import Huber, Loss, OwnLoss
@@ -23,6 +22,7 @@ from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Noise, UnknownNoise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -210,7 +210,7 @@ class Problem:
         norm, stated_loss = _norm(norm, loss, stated)
         normal = prior.of_network(network) if isinstance(prior, Normal) else None
         if normal is not None:
-            normal.refuse(stated, norm)
+            _refuse_prior(normal, stated, norm)
         weight = _weight(prior, norm) if not isinstance(prior, Normal) else 0.0
         latent = _coordinates(box, weight, normal)
         tried = network if latent is None else on_coordinates(network, latent)
@@ -287,7 +287,7 @@ class Problem:
         Raises:
             InputError: the noise has no density.
         """
-        normal.refuse(self.noise, self.norm)
+        _refuse_prior(normal, self.noise, self.norm)
         weight = self.noise.dispersion_parameter
         given = self.given and replace(self.given, normal=normal, prior=weight)
         return replace(self, normal=normal, prior=weight, given=given)
@@ -689,6 +689,22 @@ def _coordinates(bounds: Bounds, weight: float, normal: Normal | None) -> Coordi
     if normal is not None and not (normal.standard and bounds.none):
         return Coordinates.of_prior(bounds, normal)
     return None if bounds.none else Coordinates.of(bounds, scaled=not weight)
+
+
+def _refuse_prior(normal: Normal, noise: Noise, norm: str) -> None:
+    """Refuse noise and objectives for which the most probable code is not defined."""
+    asks = f"prior={shown(str(normal))} asks for the most probable code"
+    if noise.without_density:
+        raise InputError(
+            f"{asks}, and noise={noise} {noise.without_density}; state 'gaussian:S' or counts, or pass a number, the "
+            "weight of |z|^2"
+        )
+    if norm != "l2":
+        stated = "loss=" if norm == "loss" else f"norm={norm!r}"
+        raise InputError(
+            f"{asks}, and {stated} is not the likelihood of noise={noise}; leave it out, or pass a number, the weight "
+            "of |z|^2"
+        )
 
 
 def _weight(prior: float, norm: str) -> float:

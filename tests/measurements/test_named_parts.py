@@ -264,12 +264,12 @@ def test_a_generator_without_parts():
             unrelu.invert(unrelu.zoo.load("mnist-relu"), **given)
 
 
-def test_runs_and_calibrations_take_whole_outputs():
+def test_runs_and_calibrations_take_whole_outputs(tmp_path):
     module = made(lambda: nn.Linear(2, 4))
     net = unrelu.from_torch(module).with_parts({"a": 3, "b": 1})
     with pytest.raises(InputError, match="a run takes one array of outputs"):
         unrelu.run(net, {"a": np.zeros((2, 3))}, "unused")
-    with pytest.raises(InputError, match=r"noise=\{'a': 1\}: a run keeps its noise as text"):
-        unrelu.run(net, np.zeros((2, 4)), "unused", noise={"a": 1})
+    run = unrelu.run(net, np.zeros((2, 4)), tmp_path / "out", "lm", noise={"a": 1, "b": 2}, workers=1)
+    assert run.noise == unrelu.Gaussian([1, 1, 1, 2])
     with pytest.raises(InputError, match="noise by part goes with invert, posterior and certify"):
         unrelu.calibrate(net, noise={"a": 1})

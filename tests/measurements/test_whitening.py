@@ -368,14 +368,12 @@ def test_a_covariance_wants_one_mask():
         unrelu.invert(NET, noisy(), noise=unrelu.Gaussian(covariance=COVARIANCE), operator=unrelu.Mask(masks))
 
 
-def test_what_cannot_use_such_noise_says_so(tmp_path):
+def test_what_cannot_use_such_noise_says_so():
     for noise in (unrelu.Gaussian(ONE), unrelu.Gaussian(covariance=COVARIANCE)):
         with pytest.raises(UnsupportedModelError, match="noise= with entries that differ or are correlated"):
             unrelu.invert(NETS["sigmoid"], noisy(), "l1", noise=noise)
         with pytest.raises(InputError, match="certificates are of errors of one size; state 'uniform:A'"):
             unrelu.certify(NET, noisy()[0], TRUTH[0], noise=noise)
-        with pytest.raises(InputError, match="a run keeps its noise as text"):
-            unrelu.run(NET, noisy(), tmp_path / "run", noise=noise)
 
 
 def test_certificates_take_entries_of_which_nothing_is_known():

@@ -240,3 +240,54 @@ def test_it_is_made_by_extend_alone():
     assert isinstance(extended("scale"), ExtendedGenerator)
     with pytest.raises(OptionError, match="network is a Linear; make one with"):
         unrelu.extend(torch.nn.Linear(2, 3), scale=True)
+
+
+# --- normal parameters ------------------------------------------------------------------------------------------------
+
+TEMPLATE, SIZE = np.linspace(-1, 1, N) ** 3, 0.7
+COVARIANCE = 0.09 * (np.eye(N) + 0.5 * np.exp(-np.abs(np.subtract.outer(np.arange(N), np.arange(N))) / 3))
+
+
+def with_template(network):
+    template = torch.from_numpy(TEMPLATE)
+    return unrelu.extend(network, lambda x, beam: x + beam * template.to(x), beam=unrelu.Normal(0.1, SIZE))
+
+
+def test_a_normal_parameter_is_its_mean_and_deviations():
+    wide = with_template(NETWORK)
+    z = codes(wide)
+    _, found = wide.split(z)
+    np.testing.assert_allclose(found["beam"], 0.1 + SIZE * z[:, K])
+    np.testing.assert_allclose(wide(z), NETWORK(z[:, :K]) + found["beam"][:, None] * TEMPLATE)
+    np.testing.assert_allclose(wide.join(z[:, :K], beam=found["beam"]), z)
+    np.testing.assert_allclose(wide.jacobian(z)[:, :, K], np.broadcast_to(SIZE * TEMPLATE, (4, N)))
+    assert "beam N(0.1, 0.7^2)" in str(wide)
+    mixed = unrelu.extend(NETWORK, offset=unrelu.Normal(2, 3), scale=(0.5, 2))
+    _, both = mixed.split(np.zeros(K + 2))
+    assert both == pytest.approx({"offset": 2.0, "scale": 1.25})
+
+
+def test_fitted_and_marginalised_amplitudes_agree():
+    """The least chi-square with an amplitude and its prior is that under the covariance with the template's added."""
+    matrix = np.random.default_rng(5).normal(size=(N, 2))
+    net = unrelu.from_arrays([matrix], activation="identity").named(["a", "b"])
+    rng = np.random.default_rng(6)
+    y = net([1.0, -1.0]) + 0.5 * TEMPLATE + np.linalg.cholesky(COVARIANCE) @ rng.normal(size=N)
+    added = COVARIANCE + SIZE**2 * np.outer(TEMPLATE, TEMPLATE)
+    fitted = unrelu.invert(
+        with_template(net), y, noise=unrelu.Gaussian(covariance=COVARIANCE), prior=unrelu.Normal(std={})
+    )
+    summed = unrelu.invert(net, y - 0.1 * TEMPLATE, noise=unrelu.Gaussian(covariance=added))
+    inverse = np.linalg.inv(added)
+    exact = np.linalg.solve(matrix.T @ inverse @ matrix, matrix.T @ inverse @ (y - 0.1 * TEMPLATE))
+    np.testing.assert_allclose(fitted.fun, summed.fun, rtol=1e-9)
+    np.testing.assert_allclose(fitted.z[:2], exact, atol=1e-5)
+    np.testing.assert_allclose(summed.z, exact, atol=1e-5)
+    np.testing.assert_allclose(fitted.laplace().std[:2], summed.laplace().std, rtol=1e-6)
+    np.testing.assert_allclose(summed.laplace().std, np.sqrt(np.diag(np.linalg.inv(matrix.T @ inverse @ matrix))))
+
+
+@pytest.mark.parametrize("given", [unrelu.Normal(0, np.inf), unrelu.Normal([0, 1], 1), unrelu.Normal(std={"a": 1})])
+def test_a_parameter_has_one_mean_and_one_deviation(given):
+    with pytest.raises(InputError, match=r"scale=Normal.* must be Normal\(mean, std\) of two finite numbers"):
+        unrelu.extend(NETWORK, scale=given)

@@ -13,10 +13,10 @@ from torch import Tensor
 from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.measurements import Mask
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.noise import Noise
 from unrelu.methods import Method, make
 from unrelu.models.affine import Shape
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, by
 from unrelu.result import Inversion
 

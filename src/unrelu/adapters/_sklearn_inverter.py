@@ -13,10 +13,10 @@ import torch
 from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.measurements import Mask, Operator, read_operator
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, by
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status

@@ -93,7 +93,7 @@ def invert(
     from unrelu.cli._picture_inversion import picture_writer, read_given
     from unrelu.datasets.pictures import is_picture
     from unrelu.datasets.result_folders import prepare_output, records, write_result
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_prior
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_prior
     from unrelu.search.sequence import check_sequence
 
     options, method, limit = options_of(option), stated.pop("method"), reading.limit
@@ -103,6 +103,7 @@ def invert(
     stated |= {
         "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
         "prior": read_prior(prior, limit) or 0.0, "scale": given.scale,
+        "noise": read_noise_model(stated["noise"], limit),
     }  # fmt: skip
     problem = unrelu.Problem.build(network, given.y, **{n: v for n, v in stated.items() if n != "sequence"})
     unrelu.methods.refuse(chosen, problem)
@@ -161,7 +162,7 @@ def certify(
     and writes the bounds so far; a second Ctrl-C ends at once.
     """
     from unrelu.datasets.result_folders import certificate_records, prepare_output, write_certificates
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_observations
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_observations
     from unrelu.report.certificates import draw_bounds, draw_box
 
     limit = reading.limit
@@ -170,7 +171,10 @@ def certify(
     if codes:
         found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", limit)
     network = reading.network(model)
-    stated |= {"operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit)}
+    stated |= {
+        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
+        "noise": read_noise_model(stated["noise"], limit),
+    }  # fmt: skip
     with removed_if_empty(output):
         prepare_output(output, overwrite)
         with progress_bar(quiet, "certify", 1, "node") as (callback, interrupted):
@@ -226,14 +230,14 @@ def posterior(
     """
     from unrelu.cli._picture_inversion import read_given
     from unrelu.datasets.result_folders import posterior_records, prepare_output, write_posterior
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_prior
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_prior
 
     limit = reading.limit
     network = reading.network(model)
     given = read_given(data, network, size_of(size), stated["scale"], operator is not None, limit)
     stated |= {
         "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
-        "prior": read_prior(prior, limit), "scale": given.scale,
+        "prior": read_prior(prior, limit), "scale": given.scale, "noise": read_noise_model(stated["noise"], limit),
     }  # fmt: skip
     with removed_if_empty(output):
         prepare_output(output, overwrite)
@@ -307,7 +311,7 @@ def run(
     gets the status ERROR and does not stop the others; the exit status is then 1, as where a posterior has not mixed.
     """
     from unrelu.cli.run_progress import summary, watching
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_prior
+    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_prior
 
     options, limit, scheduler = options_of(option), reading.limit, stated.pop("scheduler")
     if scheduler and dask:
@@ -315,6 +319,7 @@ def run(
     if dask and not dask.startswith("local:"):
         raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
     network = reading.network(model)
+    stated["noise"] = read_noise_model(stated["noise"], limit)
     one = Path(mask) if mask and _is_one(Path(mask), network, limit) else None
     names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
     if one or operator:

@@ -23,6 +23,8 @@ from unrelu.errors import UnreluError
 _LIBRARY = Path(__file__).parent.parent
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.M)
 _CLAUSE = re.compile(r"(; |\. |\.$)(?![Bb]y default)(?=[A-Z]|$)|; (?!by default)")
+# What an option takes beside the values of its parameter.
+_FILES = {"noise": " Or a .npz with an array std or covariance."}
 _PLAIN = (
     (r":math:`([^`]*)`", r"\1"),
     (r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1"),
@@ -58,7 +60,7 @@ def library_options(file: str, function: str, names: str) -> list[Parameter]:
         argument.arg: (argument, default) for argument, default in zip(arguments[::-1], defaults[::-1], strict=False)
     }
     entries = dict(_ENTRY.findall(ast.get_docstring(definition) or ""))
-    return [_option(*known[name], _clause(entries[name])) for name in names.split()]
+    return [_option(*known[name], _clause(entries[name]) + _FILES.get(name, "")) for name in names.split()]
 
 
 def _option(argument: ast.arg, default: Any, words: str) -> Parameter:

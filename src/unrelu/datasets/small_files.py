@@ -10,7 +10,9 @@ from scipy import sparse
 
 from unrelu.errors import InputError
 from unrelu.measurements import Mask, Matrix
-from unrelu.measurements.code_prior import Normal
+from unrelu.measurements.additive_noise import Gaussian
+from unrelu.measurements.noise import Noise
+from unrelu.models.code_prior import Normal
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_npy, read_npz, shown_size
 
 
@@ -60,6 +62,24 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = 
     if is_npz and read_npz(operator, check_limit(max_bytes), lambda names: names if "format" in names else []):
         return Matrix(_sparse(operator, max_bytes))
     return Matrix(read_observations(operator, "operators", "operator", max_bytes))
+
+
+def read_noise_model(text: str | None, max_bytes: int = MAX_BYTES) -> Noise | str | None:
+    """What ``noise=`` takes: a text, or from a ``.npz`` file with an array std or covariance, Gaussian noise."""
+    if text is None or not text.lower().endswith(".npz"):
+        return text
+
+    def chosen(held: list[str]) -> list[str]:
+        names = [name for name in held if name in ("std", "covariance")]
+        if len(names) != 1:
+            raise InputError(
+                f"{text} holds {', '.join(held) or 'no arrays'}; name the standard deviations of the entries 'std', or "
+                "their covariance 'covariance', one of them"
+            )
+        return names
+
+    found = read_npz(text, check_limit(max_bytes), chosen)
+    return Gaussian(found.get("std"), covariance=found.get("covariance"))
 
 
 def read_bounds(text: str | None, max_bytes: int = MAX_BYTES) -> tuple[Any, Any] | None:

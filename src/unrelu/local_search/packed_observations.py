@@ -81,14 +81,22 @@ class PackedNetwork(NamedTuple):
 
 
 def packable(network: Generator, operator: Operator) -> bool:
-    """Whether the network is small, dense and on the CPU, and the measurement a choice of outputs or a small matrix."""
+    """Whether the network is small, dense and on the CPU, and the measurement a choice of outputs or a matrix.
+
+    The layers are small with the matrix, which is folded into a last layer without an activation.
+    """
     inner = operator.unweighted
+    if not isinstance(network, Network) or (inner.count and not inner.selects):
+        return False
+    sizes = [layer.n_in * layer.n_out for layer in network.layers]
+    last, matrix = network.layers[-1], inner.n * inner.m
+    if not inner.selects and last.activation.linear:
+        sizes[-1], matrix = last.n_in * inner.m, 0
     return (
-        isinstance(network, Network)
-        and network.device.type == "cpu"
+        network.device.type == "cpu"
         and inner.linear
-        and sum(layer.n_in * layer.n_out for layer in network.layers) <= _SMALL
-        and (inner.selects or (not inner.count and inner.n * inner.m <= _SMALL))
+        and sum(sizes) <= _SMALL
+        and (inner.selects or matrix <= _SMALL)
         and all(
             all(isinstance(step, Dense | Scale | Reshape) for step in layer.affine.steps) for layer in network.layers
         )

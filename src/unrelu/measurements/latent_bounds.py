@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.linear_operators import times_power
 from unrelu.models.affine import Affine, Scale, Shape
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, numbers, place_of
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.devices import room, usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -156,9 +156,15 @@ class Generator(ABC):
         return name or f"z[{', '.join(str(i) for i in np.unravel_index(coordinate, self.latent_shape))}]"
 
     @property
+    def nuisance(self) -> Flags:
+        """Which coordinates stand for nuisance parameters (:func:`unrelu.extend`), (k,)."""
+        return np.zeros(self.latent_dim, dtype=bool)
+
+    @property
     def latent_names(self) -> tuple[str, ...]:
         """:attr:`coordinate_names` without those of nuisance parameters, whose coordinates are in another unit."""
-        return self.coordinate_names
+        named = zip(self.coordinate_names, self.nuisance, strict=False)
+        return tuple("" if nuisance else name for name, nuisance in named)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, by, numbers, read_only
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
-from unrelu.runtime.array_types import Array
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
@@ -30,11 +31,12 @@ _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generat
 class ExtendedGenerator(Generator):
     r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u determine nuisance parameters t.
 
-    .. math:: t_i = a_i + (b_i - a_i) \, \Phi(u_i)
+    .. math:: t_i = a_i + (b_i - a_i) \, \Phi(u_i) \quad \text{or} \quad t_i = \mu_i + \sigma_i u_i
 
-    Each parameter has bounds :math:`a_i, b_i`, and :math:`\Phi` is the distribution function of N(0, 1). All latent
-    coordinates are assumed to be N(0, 1), so each parameter is uniform within its bounds, and no code leaves them.
-    :func:`extend` makes such a generator. :meth:`split` and :meth:`join` convert codes to parameters and back.
+    A parameter has bounds :math:`a_i, b_i`, with :math:`\Phi` the distribution function of N(0, 1), or a mean and a
+    standard deviation. All latent coordinates are assumed to be N(0, 1), so each parameter is uniform within its
+    bounds, which no code leaves, or normal. :func:`extend` makes such a generator. :meth:`split` and :meth:`join`
+    convert codes to parameters and back.
 
     The Jacobian of G is pushed through f by forward-mode differentiation, together with the derivatives by u.
 
@@ -43,7 +45,8 @@ class ExtendedGenerator(Generator):
         function: f(G(z), t(u)), a function of G(z) and u in one vector.
         names: names of the parameters.
         coordinate_names: those of G's coordinates, as far as they have names, and of the parameters.
-        bounds: bounds of the parameters, (p, 2).
+        bounds: bounds of the parameters, (p, 2); mean and standard deviation of those that are normal.
+        normal: which parameters are normal, (p,).
         latent_shape: (k + p,).
         dtype, device: precision and device of the evaluation.
         parts: those of the base, unless f changes the shape of the output.
@@ -53,6 +56,7 @@ class ExtendedGenerator(Generator):
     function: OpaqueNetwork = field(repr=False)
     names: tuple[str, ...]
     bounds: Array
+    normal: Flags
     latent_shape: Shape
     dtype: torch.dtype
     device: torch.device
@@ -101,15 +105,15 @@ class ExtendedGenerator(Generator):
         return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.names)}
 
     @property
-    def latent_names(self) -> tuple[str, ...]:
-        """:attr:`coordinate_names` without those of nuisance parameters, whose coordinates u are in another unit."""
-        return (*self.coordinate_names[: self.base.latent_dim], *("" for _ in self.names))
+    def nuisance(self) -> Flags:
+        """Which coordinates are those of u, (k + p,), and of nuisance parameters of :attr:`base`."""
+        return np.concatenate([self.base.nuisance, np.ones(len(self.names), dtype=bool)])
 
     def parameters_of(self, codes: Array) -> Array:
         """What is reported by name of flat codes (..., k + p): t(u) in place of u."""
-        k = self.base.latent_dim
+        k, u = self.base.latent_dim, codes[..., self.base.latent_dim :]
         low, high = self.bounds.T
-        values = low + (high - low) * special.ndtr(codes[..., k:])
+        values = np.where(self.normal, low + high * u, low + (high - low) * special.ndtr(u))
         return np.concatenate([self.base.parameters_of(codes[..., :k]), values], axis=-1)
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
@@ -123,17 +127,16 @@ class ExtendedGenerator(Generator):
         if set(parameters) != set(self.names):
             raise OptionError(f"join takes {', '.join(self.names)}; it was given {', '.join(parameters) or 'none'}")
         columns = [codes]
-        for name, (low, high) in zip(self.names, self.bounds, strict=True):
+        for name, normal, (low, high) in zip(self.names, self.normal, self.bounds, strict=True):
             value = numbers(parameters[name], name)
-            if not ((value > low) & (value < high)).all():
-                raise InputError(
-                    f"{name}={parameters[name]!r} must be within its bounds, above {low:g} and below {high:g}"
-                )
+            if not (np.isfinite(value) if normal else (value > low) & (value < high)).all():
+                within = "finite" if normal else f"within its bounds, above {low:g} and below {high:g}"
+                raise InputError(f"{name}={parameters[name]!r} must be {within}")
             if value.shape not in ((), codes.shape[:-1]):
                 raise InputError(
                     f"{name} has shape {value.shape}, the codes {codes.shape}; pass a number, or one for each code"
                 )
-            u = special.ndtri((value - low) / (high - low))
+            u = (value - low) / high if normal else special.ndtri((value - low) / (high - low))
             columns.append(np.broadcast_to(u, codes.shape[:-1])[..., None])
         return np.concatenate(columns, axis=-1)
 
@@ -154,8 +157,11 @@ class ExtendedGenerator(Generator):
         return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
 
     def __str__(self) -> str:
-        named = zip(self.names, self.bounds, strict=True)
-        ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in named)
+        named = zip(self.names, self.normal, self.bounds, strict=True)
+        ranges = ", ".join(
+            f"{name} N({low:g}, {high:g}^2)" if normal else f"{name} {low:g} to {high:g}"
+            for name, normal, (low, high) in named
+        )
         return f"ExtendedGenerator {self.latent_dim} -> {by(self.output_shape)}: {ranges}\n{self.base}"
 
 
@@ -164,17 +170,19 @@ def extend(
     network: Generator,
     function: Callable[..., Tensor] | None = None,
     *,
-    scale: tuple[float, float] | bool = False,
-    offset: tuple[float, float] | bool = False,
-    shift: tuple[float, float] | bool = False,
-    **bounds: tuple[float, float],
+    scale: tuple[float, float] | Normal | bool = False,
+    offset: tuple[float, float] | Normal | bool = False,
+    shift: tuple[float, float] | Normal | bool = False,
+    **bounds: tuple[float, float] | Normal,
 ) -> ExtendedGenerator:
-    r"""Add latent coordinates to a generator: nuisance parameters of the measurement, within bounds.
+    r"""Add latent coordinates to a generator: nuisance parameters of the measurement, within bounds or normal.
 
     .. math:: G'(z, u) = s \cdot S_d \, f(G(z), t) + o
 
     Scale s, shift d, offset o and your own function f are each optional. A parameter is uniform within its bounds if
-    its latent coordinate u is N(0, 1), as the other coordinates are. The method ``split(r.z)`` of the
+    its latent coordinate u is N(0, 1), as the other coordinates are. With :class:`unrelu.Normal` in place of bounds it
+    is normal, such as the amplitude a of a template t: ``extend(net, lambda x, a: x + a * t, a=unrelu.Normal(0, 1))``.
+    The method ``split(r.z)`` of the
     :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` returns the parameters of a result. An extended
     generator has no known layers, so only methods that search the latent space accept it.
 
@@ -183,11 +191,11 @@ def extend(
         function: f(x, name=t, ...), of outputs x of G, (B, \*output_shape), and each parameter of ``bounds`` by name,
             shaped to multiply x. Differentiable PyTorch, each entry of the batch on its own. The result may have
             another shape.
-        scale: bounds (low, high) of s; True for (0.5, 2).
+        scale: bounds (low, high) of s, or its normal distribution; True for (0.5, 2).
         offset: bounds of o; True for minus and plus half the largest output of a few draws.
         shift: bounds of d, in samples along the last axis; True for (-1, 1). Outputs are interpolated linearly, and
             end values continue beyond the ends.
-        **bounds: bounds of the parameters of f, by name.
+        **bounds: bounds of the parameters of f, or their normal distributions, by name.
 
     Raises:
         InputError: bounds are not two increasing numbers, or f cannot be used.
@@ -215,20 +223,30 @@ def extend(
     if not ends:
         raise OptionError("there is nothing to extend by: pass scale=, offset=, shift=, or a function with its bounds")
     table = read_only(list(ends.values()))
-    change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table), network)
+    normal = np.array([isinstance(given, Normal) for given in {**bounds, **own}.values()])
+    change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table, normal), network)
     k = network.latent_dim
     parts = network.parts if change.output_shape == network.output_shape else {}
     shape = (k + len(ends),)
-    made = ExtendedGenerator(network, change, tuple(ends), table, shape, network.dtype, network.device, parts=parts)
+    made = ExtendedGenerator(
+        network, change, tuple(ends), table, normal, shape, network.dtype, network.device, parts=parts
+    )  # fmt: skip
     return made.named([*(network.coordinate_names or ("",) * k), *ends])
 
 
 def _ends(name: str, given: Any) -> tuple[float, float]:
+    """The bounds of a parameter, or its mean and standard deviation."""
+    if isinstance(given, Normal):
+        if given.by_name or np.ndim(given.mean) or np.ndim(given.std) or not given.proper:
+            raise InputError(f"{name}={given} must be Normal(mean, std) of two finite numbers")
+        return given.mean, given.std
     ends = numbers(given, name)
     with np.errstate(over="ignore", invalid="ignore"):
         usable = ends.shape == (2,) and ends[0] < ends[1] and math.isfinite(ends[1] - ends[0])
     if not usable:
-        raise InputError(f"{name}={given!r} must be two numbers, a lower and a higher bound, both finite")
+        raise InputError(
+            f"{name}={given!r} must be two numbers, a lower and a higher bound, both finite, or Normal(mean, std)"
+        )
     return float(ends[0]), float(ends[1])
 
 
@@ -250,17 +268,18 @@ class _Change(nn.Module):
 
     def __init__(
         self, shape: Shape, function: Callable[..., Tensor] | None, names: tuple[str, ...], own: tuple[str, ...],
-        bounds: Array,
+        bounds: Array, normal: Flags,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape, self.function, self.names, self.own = shape, function, names, own
-        self.ends = torch.from_numpy(bounds.T.copy())
+        self.ends, self.normal = torch.from_numpy(bounds.T.copy()), torch.from_numpy(normal)
 
     def forward(self, joint: Tensor) -> Any:
         n = math.prod(self.shape)
         x: Any = joint[:, :n].reshape(-1, *self.shape)
         low, high = self.ends.to(joint)
-        parameters = low + (high - low) * torch.special.ndtr(joint[:, n:])
+        u, normal = joint[:, n:], self.normal.to(joint.device)
+        parameters = torch.where(normal, low + high * u, low + (high - low) * torch.special.ndtr(u))
         values = dict(zip((*self.names, *self.own), parameters.T, strict=True))
         if self.function is not None:
             x = self.function(x, **{name: _beside(values[name], x) for name in self.names})

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unrelu import zoo
-from unrelu.measurements.code_prior import Normal
 from unrelu.methods import METHODS
+from unrelu.models.code_prior import Normal
 from unrelu.runs import Run
 from unrelu.runtime.words import count
 
@@ -107,6 +107,8 @@ def objective(run: Run) -> str:
         term = f" + {prior:g} |z|²"
     if run.noise.likelihood is not None:
         return f"deviance{term}"
+    if run.noise.entrywise:
+        return f"{'chi-square' if norm == 'l2' else f'{norm} of the residual'}{term}, whitened"
     if norm == "l2":
         return f"squared l2 residual{term}, squared units of the data"
     if norm in _OBJECTIVES:
@@ -189,16 +191,18 @@ def script(run: Run) -> str:
     if manifest["masks"]:
         words.append(f"masks={masks}")
     given = _given(run) | ({"workers": int(workers)} if workers.isdigit() else {})
-    words += [f"{name}={_literal(name, value)}" for name, value in given.items()]
+    words += [f"{name}={_literal(run, name, value)}" for name, value in given.items()]
     body += ["unrelu.run(", *(f"{_INDENT}{word}," for word in words), ")"]
     if workers != "1":  # workers are processes, which import this script
         body = ['if __name__ == "__main__":', *(_INDENT + line for line in body)]
     return "\n".join([*imports, "", *body])
 
 
-def _literal(name: str, value: Any) -> str:
+def _literal(run: Run, name: str, value: Any) -> str:
     """The source of an argument, as JSON has its value."""
     text = repr(value)
+    if name == "noise" and "noise_sha256" in run.manifest:
+        return f"unrelu.open_run({os.path.abspath(run.folder)!r}).noise"
     if name == "prior" and isinstance(value, dict):
         text = f"unrelu.Normal({', '.join(f'{key}={each!r}' for key, each in value.items())})"
     return re.sub(r"'(-?inf)'", r"float('\1')", text) if name in ("prior", "bounds") else text

@@ -26,6 +26,7 @@ _READERS = {
     "result": "unrelu.load_result(path)",
     "posterior": "unrelu.load_posterior(path)",
     "certificate": "unrelu.Certificate.load(path)",
+    "noise": "unrelu.open_run(folder).noise",
 }
 
 

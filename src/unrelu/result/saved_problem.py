@@ -17,11 +17,11 @@ from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.losses import Huber
 from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.problem import DEGREES, Control, Problem
 from unrelu.result.array_file import Table, array_of, number_of, shape_of, text_of, texts_of
@@ -108,7 +108,7 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         outputs: G(z) of a code for each observation, (B, *output_shape), at which an operator that is code is kept.
     """
     single, problem = problem.single, problem.given or problem
-    network, operator, (noise, kept) = problem.network, problem.operator, problem.noise.saved()
+    network, operator = problem.network, problem.operator
     code = operator.stored is None
     arrays = {"measured": problem.mean_of(outputs)} if code else operator.saved()
     table: dict[str, Any] = {
@@ -119,7 +119,7 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         "network.output_shape": np.array(network.output_shape, np.int64),
         "network.dtype": str(network.dtype).removeprefix("torch."),
         "y": problem.y,
-        "noise": noise, **{f"noise.{name}": value for name, value in kept.items()},
+        **noise_arrays(problem.noise),
         "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
         **{f"operator.{name}": array for name, array in arrays.items()},
     }  # fmt: skip
@@ -130,6 +130,12 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
     if not problem.bounds.none:
         table["bounds"] = np.stack([problem.bounds.lower, problem.bounds.upper])
     return table
+
+
+def noise_arrays(noise: Noise) -> dict[str, Any]:
+    """The arrays, texts and numbers of a noise model, by name."""
+    text, kept = noise.saved()
+    return {"noise": text, **{f"noise.{name}": value for name, value in kept.items()}}
 
 
 def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
@@ -186,7 +192,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     norm = text_of(table["problem.norm"])
     loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
     problem = Problem(
-        network, y, _noise(table), one_of(NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
+        network, y, read_noise(table), one_of(NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
         Control(), stated_loss=loss, bounds=Bounds.parse(ends, (math.prod(latent),), network.latent_names),
     )  # fmt: skip
     problem = problem.whitened() if measured.present else problem
@@ -199,7 +205,12 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     return problem.with_normal(normal) if measured.present else replace(problem, normal=normal)
 
 
-def _noise(table: Table) -> Noise:
+def read_noise(table: Table) -> Noise:
+    """The noise model in a table.
+
+    Raises:
+        InputError: no model is defined by these values.
+    """
     kept = {name.removeprefix("noise."): array for name, array in table.items() if name.startswith("noise.")}
     return Noise.restored(text_of(table["noise"]), {name: _value(array) for name, array in kept.items()})
 

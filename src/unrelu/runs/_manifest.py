@@ -14,10 +14,10 @@ import numpy as np
 from unrelu._version import __version__
 from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
+from unrelu.models.code_prior import Normal
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs.chunk_work import STATUSES, Work
 from unrelu.runtime.file_reading import read_json
@@ -40,7 +40,7 @@ _ENTRIES: dict[str, tuple[type, ...]] = {
 # What may be missing: names of coordinates, the bounds, which manifests of earlier versions do not have, and most of
 # "about".
 _OPTIONAL: dict[str, tuple[type, ...]] = {
-    "bounds": (list, type(None)), "model.names": (list,),
+    "bounds": (list, type(None)), "model.names": (list,), "noise_sha256": (str,),
     "about.model": _TEXT, "about.masks": _TEXT, "about.mask": _TEXT, "about.operator": _TEXT, "about.command": _TEXT,
     "about.machine": (dict,), "about.opened": (dict,), "about.opened.data": _TEXT, "about.opened.masks": _TEXT,
     "about.opened.array": _TEXT, "about.opened.size": (list, type(None)), "about.opened.directory": (str,),
@@ -81,6 +81,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
         "method": work.method,
         "options": work.options,
         **work.stated,
+        **({} if work.arrays is None else {"noise_sha256": fingerprint(work.arrays)}),
         "posterior": work.draws,
         "seed": work.seed,
         "chunk": work.chunk,
@@ -161,7 +162,8 @@ def _check(manifest: dict[str, Any]) -> None:
     if manifest["results"] not in FORMATS:
         raise ValueError(f"results is {_short(manifest['results'])}")
     _check_bounds(manifest.get("bounds"), math.prod(manifest["model"]["latent_shape"]))
-    Noise.parse(manifest["noise"])
+    if "noise_sha256" not in manifest:
+        Noise.parse(manifest["noise"])
     np.dtype(manifest["data"]["dtype"])
     Scaling.parse(manifest["data"]["scale"])
 

@@ -24,10 +24,11 @@ from unrelu.datasets.sources import Batch, Entries, Source
 from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
 from unrelu.measurements import Mask, read_operator
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.result import Inversion, Status, message_of
 from unrelu.runs.journal import Record
@@ -132,6 +133,7 @@ class Work:
             them; the limit is for a chunk.
         seed: of the run.
         draws: draws of each chain of the posterior of every observation; 0 for no posteriors.
+        arrays: the noise, if it is of arrays, which its text does not have; None otherwise.
     """
 
     network: Generator
@@ -146,6 +148,13 @@ class Work:
     stated: dict[str, Any]
     seed: int
     draws: int = 0
+    arrays: Noise | None = None
+
+    @property
+    def noise(self) -> Noise | str | None:
+        """The noise, as :func:`unrelu.invert` takes it."""
+        text: str | None = self.stated["noise"]
+        return self.arrays or text
 
     @property
     def chunks(self) -> int:
@@ -252,7 +261,8 @@ class Work:
             return []
         operator = self.measured if self.masks is None else Mask(seen[good])
         prior = Normal.of_plain(self.stated["prior"])
-        stated = self.stated | {"bounds": Bounds.of_plain(self.stated.get("bounds")), "prior": prior}
+        bounds = Bounds.of_plain(self.stated.get("bounds"))
+        stated = self.stated | {"noise": self.noise, "bounds": bounds, "prior": prior}
         try:
             result = invert(
                 self.network, self.scaling.stored(y[good], self.source.dtype), self.method, operator=operator,
@@ -274,7 +284,7 @@ class Work:
             left = None if limit is None else max(limit - (now() - begin), np.finfo(float).tiny)
             try:
                 found = posterior(
-                    self.network, self.scaling.stored(y[i : i + 1], self.source.dtype), noise=self.stated["noise"],
+                    self.network, self.scaling.stored(y[i : i + 1], self.source.dtype), noise=self.noise,
                     operator=self.measured if self.masks is None else Mask(seen[i : i + 1]),
                     bounds=Bounds.of_plain(self.stated.get("bounds")),
                     prior=Normal.of_plain(self.stated["prior"]) or None, draws=self.draws, seed=self.seed,

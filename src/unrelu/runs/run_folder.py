@@ -22,15 +22,21 @@ from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import Status, message_of
+from unrelu.result.array_file import read_array_file, write_array_file
+from unrelu.result.fingerprint import fingerprint
+from unrelu.result.saved_problem import noise_arrays, read_noise
 from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame, with_parameters
 from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runtime.array_types import Index
+from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import locked
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+# The file of a noise model of arrays.
+NOISE = "noise.npz"
 # Observations that a notebook shows.
 _WORST = 8
 
@@ -114,7 +120,13 @@ class Run:
 
     @cached_property
     def noise(self) -> Noise:
-        """The noise that was stated, or the rounding that the type of the data tells."""
+        """The noise that was stated, or the rounding that the type of the data tells.
+
+        Raises:
+            InputError: its arrays are not those that the run was begun with.
+        """
+        if "noise_sha256" in self.manifest:
+            return _noise_of(self.folder, self.manifest)
         noise, dtype = self.manifest["noise"], self.manifest["data"]["dtype"]
         step = self.scaling.step(dtype)
         return Noise.parse(noise) if noise or step is None else RoundingNoise.of_integers(step, dtype)
@@ -226,6 +238,18 @@ class Run:
                     "index": index, "name": name_of(index), "method": self.manifest["method"],
                     "seed": self.manifest["seed"], "status": status, "message": message, **row,
                 }) | ({"parameters": parameters} if parameters else {})  # fmt: skip
+
+
+def write_noise_file(folder: Path, noise: Noise) -> None:
+    """Write the arrays of a noise model."""
+    write_array_file(folder / NOISE, noise_arrays(noise), "noise")
+
+
+def _noise_of(folder: Path, manifest: dict[str, Any]) -> Noise:
+    found = read_array_file(folder / NOISE, MAX_BYTES, "noise", read_noise)
+    if fingerprint(found) != manifest["noise_sha256"]:
+        raise InputError(f"{folder / NOISE} is not the noise that the run was begun with; restore the file")
+    return found
 
 
 def open_run(folder: str | Path) -> Run:

@@ -26,18 +26,19 @@ from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
 from unrelu.measurements import read_operator
-from unrelu.measurements.code_prior import Normal
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.methods import METHODS, Method, make, refuse
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem
 from unrelu.runs._local_workers import Engine, locally
 from unrelu.runs._manifest import MANIFEST, differences, manifest_of, read_manifest
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
 from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
-from unrelu.runs.run_folder import Run, open_run
+from unrelu.runs.run_folder import NOISE, Run, open_run, write_noise_file
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import storing, write_whole
 from unrelu.runtime.host import computing, cores
@@ -118,7 +119,8 @@ def run(
         method: a name of the registry, see :func:`unrelu.invert`.
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``, in any form that ``data`` can have.
-        noise, bounds, norm, prior: as for :func:`unrelu.invert`; the noise has no arrays.
+        noise, bounds, norm, prior: as for :func:`unrelu.invert`; an array of the noise is that of all observations
+            alike.
         posterior: draws of each chain of the posterior of every observation, for the columns mean, std, lower and upper
             (90% intervals), reconstruction_std, posterior_status, rhat, ess and tail_ess; 0 is for none. The draws
             are those of :func:`unrelu.posterior` of the observation with this seed. They need stated noise, and a
@@ -176,6 +178,7 @@ def run(
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
     chunk = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else chunk
     chosen = _check_options(method, options, chunk, workers, scheduler, results)
+    _, noise, operator = joined(network, np.zeros(as_generator(network).output_dim), noise, operator)
     _check_posterior(posterior, noise, prior)
     if isinstance(data, Mapping):
         raise InputError(
@@ -187,12 +190,8 @@ def run(
     if masks is not None:
         resized = size if isinstance(masks, str | Path) and Path(masks).is_dir() else None
         masked = open_masks(_anywhere(masks), size=resized, max_bytes=max_bytes)
-    if isinstance(noise, Mapping) or (isinstance(noise, Noise) and not (noise.built_in() and noise.text_suffices)):
-        raise InputError(
-            f"noise={noise}: a run keeps its noise as text, so it is a model of unrelu with one number for all "
-            "entries; hide entries that say nothing by operator= or masks=, or call unrelu.invert with arrays"
-        )
-    box = Bounds.parse(bounds, as_generator(network).latent_shape, network.latent_names)
+    arrays = _noise_arrays(noise, masks)
+    box = Bounds.parse(bounds, network.latent_shape, network.latent_names)
     if isinstance(prior, Normal) and prior.by_name:
         prior = prior.of_network(network)
     if posterior:
@@ -201,7 +200,7 @@ def run(
         "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm,
         "prior": prior.plain() if isinstance(prior, Normal) else prior, "time_limit": time_limit,
     }  # fmt: skip
-    stated_once = stated | {"bounds": box.ends, "prior": prior, "seed": seed, "scale": scale}
+    stated_once = stated | {"noise": noise, "bounds": box.ends, "prior": prior, "seed": seed, "scale": scale}
     measured, scaling = _check_data(network, source, masked, operator, stated_once, chosen)
     folder = Path(output)
     _check_outside(folder, source, masked)
@@ -217,6 +216,7 @@ def run(
         FORMATS[kind](os.path.abspath(output), source.size, chunk, columns), chunk, method,
         {name: _plain(value) for name, value in {**METHODS[method].defaults(), **options}.items()},
         {name: _plain(value) for name, value in stated.items()}, int(seed), int(posterior),
+        arrays,
     )  # fmt: skip
     _check_range(work, scaling)
     wanted = manifest_of(work, _known(work, array, size) | (names or {}))
@@ -229,6 +229,8 @@ def run(
             # Again, now that no other run can write it.
             if not _goes_on(folder, wanted, overwrite):
                 forget(folder, journal)
+                if arrays:
+                    write_noise_file(folder, arrays)
                 manifest = [json.dumps(wanted, indent=2), "\n"]
                 write_whole(folder / MANIFEST, manifest, "free space, or name another folder")
             _settle_all(work, engine, folder, journal, callback or (lambda moment: None))
@@ -280,6 +282,16 @@ def _check_posterior(draws: Any, noise: Any, prior: float | Normal) -> None:
         checked(noise, prior or None, int(draws))
 
 
+def _noise_arrays(noise: Any, masks: Any) -> Noise | None:
+    """The noise if it is of arrays, or None; noise that the folder cannot keep is refused."""
+    modelled = Noise.parse(noise)
+    if not modelled.built_in() or not (modelled.entrywise or modelled.text_suffices):
+        raise InputError(f"noise={noise}: a run keeps its noise in its folder, so it is a model of unrelu")
+    if masks is not None and modelled.cholesky() is not None:
+        raise InputError(f"noise={noise} is for observations that show the same entries; pass one mask as operator=")
+    return modelled if modelled.entrywise else None
+
+
 def _anywhere(data: Any) -> Any:
     """A path that means the same in the folders that workers were started in; what is no path stays as it is."""
     return os.path.abspath(data) if isinstance(data, str | Path) and "://" not in str(data) else data
@@ -314,6 +326,9 @@ def _check_data(
     if stated["scale"] is None and isinstance(source, Folder) and measured.output_shaped:
         scaling = scale_of(network)
     blank, unchecked = np.zeros((1, measured.m), dtype=source.dtype), replace(scaling, checked=False)
+    noise = stated["noise"]
+    if isinstance(noise, Noise) and noise.entrywise and noise.spread(measured.shape, 2).ndim > 1:
+        raise InputError(f"noise={noise} differs between observations; pass the array of one, for all of them")
     refuse(method, Problem.build(network, blank, operator=measured, **stated | {"scale": unchecked}))
     if operator is None:
         return None, scaling
@@ -345,7 +360,7 @@ def _check_range(work: Work, scaling: Scaling) -> None:
     """Refuse data that are on another scale than the generator, by their first observations."""
     if work.measured.output_shaped:  # measured values have units of their own
         batch, seen = work.observations.read(0, min(_SEEN, work.source.size))
-        trim = Noise.parse(work.stated["noise"]).outliers
+        trim = Noise.parse(work.noise).outliers
         check_scale(work.network, batch.values, seen, dtype=work.source.dtype, scaling=scaling, trim=trim)
 
 
@@ -423,7 +438,16 @@ def forget(folder: Path, journal: BinaryIO) -> None:
     """Remove what a run before has written into the folder; other files stay."""
     columns = [f"columns/{column.name}.npy" for column in columns_of((), (), posterior=True, named=1)]
     try:
-        for name in (MANIFEST, DIGESTS, "codes.npy", "reconstructions.npy", "results.jsonl", "report.html", *columns):
+        for name in (
+            MANIFEST,
+            DIGESTS,
+            NOISE,
+            "codes.npy",
+            "reconstructions.npy",
+            "results.jsonl",
+            "report.html",
+            *columns,
+        ):
             (folder / name).unlink(missing_ok=True)
         with suppress(OSError):  # it may hold other files
             (folder / "columns").rmdir()

@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
-from unrelu.measurements.code_prior import Normal
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
@@ -166,9 +166,10 @@ def _prior(problem: Problem) -> str:
         network = problem.network
         stated = [
             f"{network.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2)"
-            for j in np.flatnonzero(normal.proper)
+            for j in np.flatnonzero(normal.proper & ~network.nuisance)
         ]
-        return f"{listed(stated, _PRIORS)}, the others uniform within their bounds"
+        own = ["nuisance parameters as stated"] if (normal.proper & network.nuisance).any() else []
+        return f"{listed([*own, *stated], _PRIORS)}, the others uniform within their bounds"
     return str(normal or Normal()) + ("" if bounds.none else " within the bounds")
 
 

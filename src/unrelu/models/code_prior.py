@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers, place_of
 from unrelu.runtime.array_types import Array, Flags
@@ -36,8 +35,8 @@ class Normal:
     code (maximum a posteriori). The weight of the prior follows from the noise.
 
     Where coordinates have names, both can be dictionaries of the same names, ``unrelu.Normal({"h": 0.67}, {"h":
-    0.01})``. The prior of the other coordinates is then flat, and that of nuisance parameters is uniform in their
-    bounds (:func:`unrelu.extend`).
+    0.01})``. The prior of the other coordinates is then flat. Nuisance parameters have that of :func:`unrelu.extend`:
+    with ``unrelu.Normal(std={})`` they alone have one.
 
     Args:
         mean: a number, or an array of a code's shape.
@@ -134,8 +133,7 @@ class Normal:
             return self.of_shape(network.latent_shape)
         names = network.latent_names
         mean = np.zeros(network.latent_dim)
-        nuisance = [bool(stated) and not own for stated, own in zip(network.coordinate_names, names, strict=True)]
-        std = np.where(nuisance, 1.0, np.inf) if nuisance else np.full(network.latent_dim, np.inf)
+        std = np.where(network.nuisance, 1.0, np.inf)
         for name in self.std:
             j = place_of(name, names, "prior=Normal")
             mean[j], std[j] = self.mean[name], self.std[name]
@@ -166,24 +164,6 @@ class Normal:
         """(z - mean) / std for flat codes (..., k); 0 where the prior is flat."""
         with np.errstate(invalid="ignore"):
             return np.where(self.proper, (z - self.mean) / self.std, 0.0)
-
-    def refuse(self, noise: Noise, norm: str) -> None:
-        """Refuse noise and objectives for which the most probable code is not defined.
-
-        Raises:
-            InputError: the noise has no density, or the objective is not its deviance.
-        """
-        if noise.without_density:
-            raise InputError(
-                f"prior={shown(str(self))} asks for the most probable code, and noise={noise} {noise.without_density}; "
-                "state 'gaussian:S' or counts, or pass a number, the weight of |z|^2"
-            )
-        if norm != "l2":
-            stated = "loss=" if norm == "loss" else f"norm={norm!r}"
-            raise InputError(
-                f"prior={shown(str(self))} asks for the most probable code, and {stated} is not the likelihood of "
-                f"noise={noise}; leave it out, or pass a number, the weight of |z|^2"
-            )
 
     def plain(self) -> dict[str, Any]:
         """Mean and std for JSON, numbers, lists or dictionaries; infinity is text."""

@@ -1,0 +1,85 @@
+"""Observations binned by a window matrix, with a covariance of the bins: brute force, SciPy, and the folded layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize, sparse
+
+import unrelu
+from tests.support import random_network
+from unrelu.local_search.packed_observations import PackedObservations, packable
+from unrelu.local_search.squared_error import SquaredError
+
+N, M, K = 400, 25, 3
+NET = random_network((K, 24, N), "leaky_relu", seed=6, bias=True)
+# The last layer of an emulator has no activation.
+NET = unrelu.from_arrays(
+    [layer.matrix() for layer in NET.layers], [layer.bias() for layer in NET.layers],
+    activation=["leaky_relu", "identity"],
+)  # fmt: skip
+CENTRES = (np.arange(M) + 0.5) * N / M
+WINDOWS = np.exp(-0.5 * ((np.arange(N) - CENTRES[:, None]) / 8) ** 2)
+WINDOWS /= WINDOWS.sum(axis=1, keepdims=True)
+RNG = np.random.default_rng([37, 3])
+FACTOR = RNG.normal(size=(M, M))
+COVARIANCE = 1e-4 * (FACTOR @ FACTOR.T + M * np.eye(M)) / M
+TRUTH = RNG.normal(size=(4, K))
+Y = NET(TRUTH) @ WINDOWS.T + RNG.normal(size=(4, M)) @ np.linalg.cholesky(COVARIANCE).T
+NOISE = unrelu.Gaussian(covariance=COVARIANCE)
+
+
+def chi_square(z, y):
+    r = y - WINDOWS @ NET(z)
+    return r @ np.linalg.solve(COVARIANCE, r)
+
+
+@pytest.mark.parametrize(
+    "form", [unrelu.Matrix, lambda w: w, sparse.csr_array, lambda w: unrelu.Matrix(sparse.csr_array(w))]
+)
+def test_the_best_code_is_that_of_scipy_in_every_form(form):
+    r = unrelu.invert(NET, Y, operator=form(WINDOWS), noise=NOISE)
+    for z, fun, y in zip(r.z, r.fun, Y, strict=True):
+        assert fun == pytest.approx(chi_square(z, y), rel=1e-8)
+        starts = [z, *np.random.default_rng(7).normal(size=(5, K))]
+        best = min(optimize.minimize(chi_square, start, (y,), method="Nelder-Mead").fun for start in starts)
+        assert fun <= best * (1 + 1e-6)
+
+
+def test_p_values_are_those_of_the_bins():
+    truth = np.random.default_rng(8).normal(size=(400, K))
+    noise = np.random.default_rng(9).normal(size=(400, M)) @ np.linalg.cholesky(COVARIANCE).T
+    r = unrelu.invert(NET, NET(truth) @ WINDOWS.T + noise, "lm", z0=truth, operator=WINDOWS, noise=NOISE)
+    for level in (0.01, 0.1, 0.5):
+        share, error = np.mean(r.p_value < level), np.sqrt(level * (1 - level) / 400)
+        assert abs(share - level) < 4 * error
+
+
+def test_a_large_window_matrix_is_folded_into_a_last_layer_without_activation():
+    wide = random_network((K, 16, 20_000), seed=10, bias=True)
+    linear = unrelu.from_arrays(
+        [layer.matrix() for layer in wide.layers], [layer.bias() for layer in wide.layers],
+        activation=["relu", "identity"],
+    )  # fmt: skip
+    windows = np.random.default_rng(11).normal(size=(30, 20_000)) / 20_000
+    y = linear(TRUTH) @ windows.T
+    problem, bent = (unrelu.Problem.build(net, y, operator=windows) for net in (linear, wide))
+    assert packable(problem.network, problem.operator)
+    assert not packable(bent.network, bent.operator)
+    packed = PackedObservations(problem.network, problem.operator, problem.y, np.float64)
+    layers, values = packed.layers(0)
+    assert layers[-1].matrix.shape == (30, 16)
+    objective = SquaredError.of(problem)
+    hidden = layers[0].activation.value(layers[0].matrix @ TRUTH[1] + layers[0].bias)
+    gap = layers[-1].matrix @ hidden + layers[-1].bias - values
+    expected = objective.values(objective.tensor(TRUTH[1:2]), objective.index(np.array([0])))
+    np.testing.assert_allclose(gap @ gap, expected.numpy()[0], rtol=1e-9)
+
+
+def test_the_covariance_is_factored_once_for_all_observations(monkeypatch):
+    calls = []
+    cholesky = np.linalg.cholesky
+    monkeypatch.setattr(np.linalg, "cholesky", lambda a: calls.append(np.shape(a)) or cholesky(a))
+    noise = unrelu.Gaussian(covariance=COVARIANCE)
+    unrelu.invert(NET, Y, "lm", z0=TRUTH, operator=WINDOWS, noise=noise)
+    assert calls.count((M, M)) == 1
