@@ -203,3 +203,12 @@ def test_a_damaged_manifest_is_told(tmp_path):
 
 def test_names_are_kept_by_replace():
     assert replace(NAMED, rounding=None).coordinate_names == NAMED.coordinate_names
+
+
+def test_records_of_a_posterior_with_one_draw_of_each_chain_are_json():
+    line = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity").named(["h"])
+    calls = iter(range(100))
+    p = unrelu.posterior(line, [1.0, 0.5], noise="gaussian:0.5", callback=lambda progress: next(calls) > 4)
+    assert p.z.shape[1] == 1
+    (row,) = posterior_records(p)
+    assert json.loads(json.dumps(row, allow_nan=False))["modes"][0]["weight_error"] is None

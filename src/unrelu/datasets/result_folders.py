@@ -127,7 +127,8 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
     found = []
     for i, status in enumerate(np.atleast_1d(posterior.status)):
         row = {"index": i, "name": None if names is None else names[i], "seed": problem.seed, "status": str(status)}
-        made = [{"weight": mode.weight, "weight_error": mode.weight_error, "z": mode.z.tolist()} for mode in modes[i]]
+        shares = [plain({"weight": mode.weight, "weight_error": mode.weight_error}) for mode in modes[i]]
+        made = [share | {"z": mode.z.tolist()} for share, mode in zip(shares, modes[i], strict=True)]
         row |= plain({name: values[i] for name, values in columns.items()})
         found.append(row | {name: _numbers(values[i]) for name, values in codes.items()} | {"modes": made})
         if problem.network.coordinate_names:
