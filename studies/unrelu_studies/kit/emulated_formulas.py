@@ -125,23 +125,24 @@ def reionization(theta: Tensor) -> Tensor:
 
 # --- the luminosity function of galaxies ------------------------------------------------------------------------------
 
-_MAGNITUDES = torch.linspace(-23.0, -16.0, 10)
+_MAGNITUDES = torch.linspace(-23.0, -15.5, 7)
 _EPOCHS = torch.tensor([4.0, 6.0, 8.0, 10.0])
+_FAINTEST = -6.5  # log10 of the density that a survey can count
 
 
 def luminosity(theta: Tensor) -> Tensor:
-    r"""log10 of the number density of galaxies at ten absolute magnitudes and four redshifts, 40 in all.
+    r"""log10 of the number density of galaxies at seven absolute magnitudes and four redshifts, 28 in all.
 
     A double power law, :math:`\phi^* / (10^{0.4 (\alpha + 1) d} + 10^{0.4 (\beta + 1) d})` with
-    :math:`d = M - M^* - A(M)`, whose parameters change linearly with redshift (Bowler et al., MNRAS 493, 2020), dimmed
-    by dust that follows the magnitude, with a turnover at the faint end and a smooth floor.
+    :math:`d = M - M^* - A(M)`, whose parameters change with redshift (Bowler et al., MNRAS 493, 2020), dimmed by dust
+    that follows the magnitude, with a turnover at the faint end, fewer galaxies after a redshift of quenching, and a
+    smooth floor where a survey counts none.
 
     Parameters: log phi* and its evolution, M* and its evolution, alpha and its evolution, beta and its evolution, dust
-    and its slope, the magnitude of the turnover and its sharpness.
+    and its slope, the magnitude of the turnover and its sharpness, the redshift of quenching and its depth.
     """
-    phi, phi_z, m, m_z, alpha, alpha_z, beta, beta_z, dust, dust_slope, turn, sharp = theta[:, :, None, None].unbind(
-        dim=1
-    )
+    parts = theta[:, :, None, None].unbind(dim=1)
+    phi, phi_z, m, m_z, alpha, alpha_z, beta, beta_z, dust, dust_slope, turn, sharp, quenched, depth = parts
     magnitude, z = _MAGNITUDES.to(theta), (_EPOCHS.to(theta) - 6)[:, None]
     fades = dust * torch.exp(-0.25 * (z + 2)) * torch.nn.functional.softplus(-dust_slope * (magnitude + 19.5) + 0.5)
     away = magnitude - (m + m_z * z) - fades
@@ -149,8 +150,9 @@ def luminosity(theta: Tensor) -> Tensor:
     terms = torch.stack([0.4 * math.log(10) * (slope + 1) * away for slope in (faint, bright)])
     density = phi + phi_z * z - torch.logsumexp(terms, dim=0) / math.log(10)
     cut = torch.nn.functional.softplus(sharp * (magnitude - turn)) / math.log(10)
-    seen = density - cut
-    return (-8 + torch.nn.functional.softplus(2 * (seen + 8)) / 2).flatten(1)
+    lost = depth * torch.sigmoid(1.5 * (quenched - 6 - z)) * torch.sigmoid(-(magnitude + 20))
+    seen = density - cut - lost
+    return (_FAINTEST + torch.nn.functional.softplus(2 * (seen - _FAINTEST)) / 2).flatten(1)
 
 
 # --- pyrolysis --------------------------------------------------------------------------------------------------------
@@ -186,23 +188,22 @@ def pyrolysis(theta: Tensor) -> Tensor:
 
 # --- a structure that vibrates ----------------------------------------------------------------------------------------
 
-_FREQUENCIES = torch.linspace(0.2, 4.0, 60)
+_FREQUENCIES = torch.linspace(0.2, 4.0, 40)
 
 
 def vibration(theta: Tensor) -> Tensor:
-    r"""log10 of the amplitude of a structure's response to a force, at 60 frequencies from .2 to 4.
+    r"""log10 of the amplitude of a structure's response to a force, at 40 frequencies from .2 to 4.
 
-    Four modes, and the residuals of those below and above:
-    :math:`|H(f)| = |\sum_j a_j (f_j^2 - f^2 + 2 i \zeta_j f_j f)^{-1} + r - s f^{-2}|` (Ewins, Modal Testing, 2000).
+    Five modes, and the residual of those above:
+    :math:`|H(f)| = |\sum_j a_j (f_j^2 - f^2 + 2 i \zeta_j f_j f)^{-1} + r|` (Ewins, Modal Testing, 2000).
 
-    Parameters: frequency, log10 damping and amplitude of each mode; r and s.
+    Parameters: frequency, log10 damping and amplitude of each mode; r.
     """
-    places, damping, sizes = theta[:, :12].reshape(-1, 4, 3)[..., None].unbind(dim=2)  # (N, 4, 1)
+    places, damping, sizes = theta[:, :15].reshape(-1, 5, 3)[..., None].unbind(dim=2)  # (N, 5, 1)
     f = _FREQUENCIES.to(theta)
     real, imaginary = places**2 - f**2, 2 * 10**damping * places * f
     size = real**2 + imaginary**2
-    upper, lower = theta[:, 12:13], theta[:, 13:14]
-    total = (sizes * real / size).sum(dim=1) + upper - lower / f**2
+    total = (sizes * real / size).sum(dim=1) + theta[:, 15:16]
     other = (sizes * imaginary / size).sum(dim=1)
     return torch.log10(total**2 + other**2 + 1e-3) / 2
 

@@ -83,20 +83,20 @@ EMULATORS = {
         "slope of quasars": (1.0, 5.0),
     }),
     "luminosity": _boxed(formulas.luminosity, 80, "relu", {
-        "log phi": (-4.5, -3.0), "change of log phi": (-0.25, -0.15), "M": (-21.8, -20.0), "change of M": (0.0, 0.1),
-        "alpha": (-2.4, -1.5), "change of alpha": (-0.042, -0.038),
-        "beta": (-5.0, -3.5), "change of beta": (-0.005, 0.005), "dust": (0.0, 0.03),
-        "slope of dust": (0.2, 0.8), "turnover": (-16.5, -13.0), "sharpness": (0.9, 1.1),
+        "log phi": (-4.5, -3.0), "change of log phi": (-0.3, -0.1), "M": (-22.0, -19.5), "change of M": (-0.2, 0.2),
+        "alpha": (-2.4, -1.3), "change of alpha": (-0.05, -0.03), "beta": (-6.0, -3.5), "change of beta": (-0.02, 0.02),
+        "dust": (0.0, 0.5), "slope of dust": (0.2, 1.5), "turnover": (-18.5, -15.0), "sharpness": (1.0, 4.0),
+        "quenching": (4.0, 10.0), "depth of quenching": (0.0, 1.0),
     }),
     "pyrolysis": _boxed(formulas.pyrolysis, 80, "relu", {
         f"{what} {i}": ends for i, start in enumerate((0.5, -0.2, -0.9), 1) for what, ends in (
             ("log rate", (start - 0.35, start + 0.35)), ("energy", (30.0, 90.0)), ("order", (1.9, 2.1)),
             ("share", (0.1, 1.0)))
     } | {"char": (0.0, 0.3), "moisture": (0.0, 0.001)}),
-    "vibration": _boxed(formulas.vibration, 80, "tanh", {
-        f"{what} {i}": ends for i, start in enumerate((0.9, 1.6, 2.3, 3.0), 1) for what, ends in (
-            ("frequency", (start - 0.35, start + 0.35)), ("log damping", (-0.8, 0.0)), ("amplitude", (0.2, 2.0)))
-    } | {"residual above": (-0.01, 0.01), "residual below": (0.0, 0.0003)}),
+    "vibration": _boxed(formulas.vibration, 80, "leaky_relu:0.01", {
+        f"{what} {i}": ends for i, start in enumerate((0.8, 1.4, 2.0, 2.6, 3.2), 1) for what, ends in (
+            ("frequency", (start - 0.3, start + 0.3)), ("log damping", (-1.0, -0.2)), ("amplitude", (0.1, 2.0)))
+    } | {"residual": (-0.01, 0.01)}),
     "absorption": _boxed(formulas.absorption, 80, "leaky_relu:0.01", {
         f"{what} {i}": ends for i, start in enumerate((-75.0, -25.0, 25.0, 75.0), 1) for what, ends in (
             ("velocity", (start - 25.0, start + 25.0)), ("log column", (-1.0, 0.6)), ("width", (40.0, 90.0)))
