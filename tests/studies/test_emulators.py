@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from unrelu import extend
 from unrelu.errors import MissingPackageError
 from unrelu_studies.benchmarks.benchmark import Command, load
-from unrelu_studies.benchmarks.measurements import emulator_fits
+from unrelu_studies.benchmarks.measurements import emulator_fits, published_fits
+from unrelu_studies.benchmarks.measurements.published_fits import PublishedCase, PublishedProblem
 from unrelu_studies.benchmarks.measurements.trf_fits import (
     TrfFits,
     any_model,
@@ -19,7 +21,7 @@ from unrelu_studies.benchmarks.measurements.trf_fits import (
     reliability_rows,
     sure_and_wrong,
 )
-from unrelu_studies.kit import gengli_decoder
+from unrelu_studies.kit import published_emulators
 from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
 from unrelu_studies.zoo.train_emulators import train
 
@@ -116,22 +118,43 @@ def test_noise_of_observations_is_two_decades_apart():
     assert 3e-2 < share.max() <= 1e-1
 
 
-def test_the_table_of_gengli_says_how_to_get_it_where_it_was_not_measured():
-    benchmark = load("emulators")
-    assert "pip install gengli --no-deps" in benchmark.blocks["emulators gengli"]({"gengli": []})
-    row = {
-        "emulator": "gengli", "noisy": True, "observations": 2, "evaluations": 30,
-        "residual": {"auto": [0.1, 0.2], "trf x1": [0.3, 0.3]}, "of truth": {"auto": [0.9, 0.95], "trf x1": [2.0, 3.5]},
-        "milliseconds": {"auto": 13000.0, "trf x1": 90000.0},
-    }  # fmt: skip
-    results = benchmark.collect(Command("emulators", 2, True, 5), [row, {"emulator": "stiff-a"}])
-    assert [r["emulator"] for r in results["rows"]] == ["stiff-a"]
-    text = benchmark.blocks["emulators gengli"](results)
-    assert "| stated | 2 | chi-square, of the truth's | 0.9 to 0.95, 13 s | 2 to 3.5, 90 s |" in text
-
-
-def test_a_missing_gengli_is_named(monkeypatch):
-    monkeypatch.setattr(gengli_decoder, "find_spec", lambda name: None)
-    assert not gengli_decoder.installed()
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(published_emulators, "find_spec", lambda name: None)
+    assert not published_emulators.installed("gengli")
     with pytest.raises(MissingPackageError, match="pip install gengli --no-deps"):
-        gengli_decoder.gengli_decoder.__wrapped__()
+        published_emulators.gengli_decoder.__wrapped__()
+    with pytest.raises(MissingPackageError, match="pip install cosmopower-jax --no-deps"):
+        published_emulators.cmb_spectrum.__wrapped__()
+    text = load("published").blocks["published fits"]({"rows": []})
+    assert "`pip install gengli --no-deps`" in text
+    assert "`pip install cosmopower-jax --no-deps`" in text
+
+
+def test_a_published_case_is_fitted_with_its_covariance_and_nuisance(monkeypatch):
+    monkeypatch.setitem(published_fits.PROBLEMS, "small", PublishedProblem("numpy", small_case, 3, 2, 2))
+    row = published_fits._measure(Command("published", 3, False, 5), ("small",))
+    assert row["reached"] == 1
+    assert max(row["of truth"]) < 1
+    assert (row["observations"], row["few"], row["starts"]) == (3, 2, 2)
+    results = {"rows": [row]}
+    assert "small: chi-square at most the truth's in 98% | 100% | yes" in published_fits._aims(results)
+    assert "x2, 2 observations" in published_fits._table(results)
+
+
+def small_case():
+    """Six measurements of the spectrum emulator in pairs of bins, correlated, with a calibration."""
+    network = extend(emulator("spectrum"), scale=(0.9, 1.1))
+    about = EMULATORS["spectrum"]
+    matrix = np.kron(np.eye(25), np.full((1, 10), 0.1))
+    covariance = 1e-4 * (np.eye(25) + 0.5)
+    lower, upper = np.append(about.lower, -4.0), np.append(about.upper, 4.0)
+    return PublishedCase(network, lower, upper, np.arange(6) < 5, matrix, covariance)
+
+
+def test_the_objective_of_a_published_case_is_chi_square_under_its_covariance():
+    case = small_case()
+    z = case.drawn(np.random.default_rng([7, 3]), 2)
+    y = case.clean(z) + np.linspace(-0.1, 0.1, 25)
+    r = y - case.clean(z)
+    expected = np.einsum("bi,ij,bj->b", r, np.linalg.inv(case.covariance), r)
+    np.testing.assert_allclose(case.peer(None).objective(z, y), expected, rtol=1e-8)

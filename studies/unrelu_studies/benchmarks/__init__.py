@@ -23,6 +23,7 @@ BENCHMARKS = {
     "families": "trained_decoders.families",
     "large": "large_generators.large",
     "emulators": "measurements.emulator_fits",
+    "published": "measurements.published_fits",
     "nuts": "posterior.nuts_comparison",
     "recovery": "searches.recovery",
     "identifiability": "searches.told_identifiable",

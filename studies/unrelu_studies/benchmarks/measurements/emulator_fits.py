@@ -18,7 +18,6 @@ from unrelu import Gaussian, invert
 from unrelu.runtime.host import computing
 from unrelu.search.auto import Search
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
-from unrelu_studies.benchmarks.measurements import gengli_fits
 from unrelu_studies.benchmarks.measurements.trf_fits import (
     WITHIN,
     TrfFits,
@@ -28,7 +27,6 @@ from unrelu_studies.benchmarks.measurements.trf_fits import (
     sure_and_wrong,
 )
 from unrelu_studies.kit.emulators import EMULATORS, TUNED, emulator, observed
-from unrelu_studies.kit.gengli_decoder import GENGLI, installed
 from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.unit_runner import Unit
@@ -45,18 +43,11 @@ ROUNDS, QUICK_ROUNDS = 8, 2
 
 
 def _units(command: Command) -> list[Unit]:
-    names = command.parts or (*REPORT, *([GENGLI] if installed() and not command.quick else []))
-    return [(name, noisy) for name in names for noisy in (False, True)]
-
-
-def _collect(command: Command, parts: list[Any]) -> Results:
-    return {key: [row for row in parts if (row["emulator"] == GENGLI) == (key == GENGLI)] for key in ("rows", GENGLI)}
+    return [(name, noisy) for name in command.parts or REPORT for noisy in (False, True)]
 
 
 def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     name, noisy = str(unit[0]), bool(unit[1])
-    if name == GENGLI:
-        return gengli_fits.measure(command, noisy)
     network, count = emulator(name), command.count(COUNT, QUICK_COUNT)
     starts = QUICK_STARTS if command.quick else STARTS
     lower, upper = np.array(EMULATORS[name].lower), np.array(EMULATORS[name].upper)
@@ -139,11 +130,7 @@ def _reliability(results: Results) -> str:
 BENCHMARK = Benchmark(
     units=_units,
     measure=_measure,
-    blocks={
-        "emulators aims": _aims, "emulators fits": _table, "emulators confidence": _reliability,
-        "emulators gengli": gengli_fits.fits_of_gengli,
-    },
-    collect=_collect,
-    parts=(*EMULATORS, GENGLI),
+    blocks={"emulators aims": _aims, "emulators fits": _table, "emulators confidence": _reliability},
+    parts=tuple(EMULATORS),
     workers=2,
-)  # fmt: skip
+)

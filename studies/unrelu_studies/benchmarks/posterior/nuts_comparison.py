@@ -137,12 +137,14 @@ def _aims(results: Results) -> str:
     if not rows:
         return MISSING
     mixed = [r for r in rows if r["r-hat"] < 1.02]
-    means = max((max(r["means"]) for r in mixed), default=np.nan)
-    off = max((max(abs(ratio - 1) for ratio in r["deviations"]) for r in mixed), default=np.nan)
+    said: tuple[Any, ...] = ("NUTS mixed on none", None), ("NUTS mixed on none", None)
+    if mixed:
+        means, off = max(max(r["means"]) for r in mixed), max(abs(x - 1) for r in mixed for x in r["deviations"])
+        said = (f"{means:.3f} at most", means <= 0.1), (f"{100 * off:.1f}% at most", off <= 0.1)
     return aims(
         [
-            ("means within .1 standard deviation of NUTS's", f"{means:.2f} at most", means <= 0.1),
-            ("standard deviations within 10% of NUTS's", f"{100 * off:.1f}% at most", off <= 0.1),
+            ("means within .1 standard deviation of NUTS's", *said[0]),
+            ("standard deviations within 10% of NUTS's", *said[1]),
             ("observations on which NUTS mixed (R-hat below 1.02)", f"{len(mixed)} of {len(rows)}", None),
         ]
     )
