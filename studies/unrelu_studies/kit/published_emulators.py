@@ -1,6 +1,6 @@
 """Emulators and a decoder that others have trained and published, read from their packages where they are installed.
 
-* ``cosmopower-jax``: log10 of the spectrum of temperatures of the cosmic microwave background, 2,507 multipoles of six
+* ``cosmopower-jax``: the spectrum of temperatures of the cosmic microwave background, 2,507 multipoles of six
   parameters (Piras and Spurio Mancini, Open Journal of Astrophysics 6, 2023).
 * ``gengli``: noise bursts of gravitational wave detectors, 938 samples of one from 100 latent coordinates; six
   convolutions of up to 1,024 channels with LeakyReLU between, and tanh at the end (Lopez et al., Physical Review D 106,
@@ -43,12 +43,12 @@ def _folder(module: str) -> Path:
 
 @cache
 def cmb_spectrum() -> Generator:
-    """log10 of the spectrum, (6,) to (2507,).
+    """The spectrum, (6,) to (2507,).
 
     Raises:
         MissingPackageError: cosmopower-jax is not installed.
     """
-    return unrelu.load(_folder("cosmopower_jax") / "trained_models" / "cmb_tt.pkl")
+    return unrelu.load(_folder("cosmopower_jax") / "trained_models" / "cmb_tt.pkl", output_log=10)
 
 
 @cache
