@@ -117,6 +117,18 @@ def test_the_scale_of_an_exponential_is_in_its_bias(shift):
     assert unrelu.invert(network, network(z), seed=0).status is Status.EXACT_FIT
 
 
+def test_a_code_far_out_on_an_exponential_does_not_set_the_unit():
+    """Outputs of some codes are 10^100 times those of most: squares of all would be those of these alone."""
+    weights = [step.weight.numpy() for layer in SMALL.layers for step in layer.affine.steps]
+    scale = (-60.0, 60.0)
+    network = unrelu.from_arrays(weights, activation=["relu", "identity"], output_scale=scale, output_log=np.e)
+    sizes = np.log(network.typical_outputs.max(axis=1))
+    assert np.ptp(sizes) > 200
+    found = equilibrate(network)
+    assert abs(found.units.output * np.log(2) + np.median(sizes)) < np.ptp(sizes) / 4
+    assert unrelu.invert(network, network(Z[0] / 4), bounds=(-1, 1)).status is Status.EXACT_FIT
+
+
 @pytest.mark.parametrize("power", [-120, 120])
 def test_of_a_generator_without_layers_the_output_has_a_unit(power):
     factor = 10.0**power

@@ -361,7 +361,7 @@ class Problem:
         if abs(data) > _REPRESENTED:
             raise InputError(
                 f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
-                "double precision has few digits or none; scale the weights of its layers"
+                "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
             )
         noise = self.noise.times_power_of_two(data)
         with np.errstate(over="ignore"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import signal
 import subprocess
@@ -330,6 +331,32 @@ def test_models_of_keras(run, name):
     code, _, err = run("inspect", path, "--activation", "relu")
     assert code == 2
     assert "--activation 'relu' does not go with the file of a whole model" in err.replace("\n", " ")
+
+
+def test_emulators_put_out_spectra_or_their_logarithms(run):
+    weights = [np.random.default_rng(1).normal(size=shape).astype(np.float32) for shape in ((3, 8), (8, 20))]
+    held = {f"W_{i}": w for i, w in enumerate(weights)} | {"b_0": np.zeros(8), "b_1": np.zeros(20)}
+    held |= {
+        "alphas_0": np.ones(8),
+        "betas_0": np.zeros(8),
+        "parameters": ["a", "b", "c"],
+        "parameters_mean": np.zeros(3),
+    }
+    held |= {"parameters_std": np.ones(3), "features_mean": np.zeros(20), "features_std": np.full(20, 0.1)}
+    Path("emulator.pkl").write_bytes(pickle.dumps(held))
+    truth = np.array([0.3, -0.2, 0.4])
+    np.save("y.npy", y := unrelu.load("emulator.pkl")(truth))
+    np.save("spectrum.npy", 10**y)
+    for data, more in (("y.npy", []), ("spectrum.npy", ["--output-log", "10"])):
+        code, out, err = run("invert", "emulator.pkl", data, "-o", f"out of {data}", "--json", *more)
+        assert code == 0, err
+        (found,) = json.loads(out)["observations"]
+        np.testing.assert_allclose([found["parameters"][name] for name in "abc"], truth, rtol=1e-6)
+    for model, base, message in (
+        ("emulator.pkl", "1", "--output-log 1.0 must be the base"),
+        ("mnist-relu", "10", "are for"),
+    ):
+        assert message in run("invert", model, "y.npy", "-o", "x", "--output-log", base)[2]
 
 
 def test_version_and_help():

@@ -70,7 +70,7 @@ def test_logarithms_become_powers(activation, base):
 
 @pytest.mark.parametrize("base", [1, 0, -10, np.inf, np.nan, True, "10", [10]])
 def test_refused_bases(base):
-    with pytest.raises(ModelError, match=r"output_log=.* is the base of the logarithms that the outputs are; pass 10"):
+    with pytest.raises(ModelError, match=r"output_log=.* must be the base of the logarithms that the outputs are"):
         standardised(NETWORKS["identity"], None, None, None, base)
 
 
@@ -243,5 +243,5 @@ def test_logarithms_by_part():
         standardised(chain, None, None, None, {"a": 10})
     with pytest.raises(ModelError, match="output_log has the part 'c'; those of the output are a, b"):
         standardised(body, None, None, None, {"c": 10})
-    with pytest.raises(ModelError, match="output_log=1 is the base"):
+    with pytest.raises(ModelError, match="output_log=1 must be the base"):
         standardised(body, None, None, None, {"a": 1})

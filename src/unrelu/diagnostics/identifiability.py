@@ -224,7 +224,8 @@ def local_rank(
     rest = np.flatnonzero(~sure)
     if len(rest):
         rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), bounds)
-    return rank, free, np.ldexp(sigma, -unit)
+    with np.errstate(over="ignore"):
+        return rank, free, np.ldexp(sigma, -unit)
 
 
 def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[Index, Tensor]]:

@@ -95,7 +95,9 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
     operator = operator or IdentityOperator(network.output_shape, network.output_dim)
     data = output
     if not operator.selects:
-        data = _measured_exponent(operator, np.ldexp(network.typical_outputs[:2], -output), output)
+        typical = network.typical_outputs  # those of the middle sizes: others may be any power of these
+        middle = np.argsort(np.abs(typical).max(axis=1))[len(typical) // 2 - 1 :][:2]
+        data = _measured_exponent(operator, np.ldexp(typical[middle], -output), output)
         operator = operator.in_units(-output, data)
     return Equilibrated(network, operator, Units(layers, output, data))
 
@@ -139,7 +141,7 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
                 "precision that the network was converted to; keep it in torch.float64"
             )
         x = rescaled.activation.forward(u)
-        size = _log_size((u if layer.activation.scalable else x).numpy())
+        size = _log_size(u.numpy()) if layer.activation.scalable else _log_size_of_powers(u)
         chosen = 0 if size is None or layer.activation.bounded else _exponent(size - scaled, 0)
         exponents.append(chosen)
         x = times_power(x, chosen - scaled)
@@ -160,6 +162,11 @@ def _log_size(x: np.ndarray) -> float | None:
         return None
     scale = math.frexp(largest)[1]
     return scale + 0.5 * math.log2(float(np.square(np.ldexp(x, -scale)).mean()))
+
+
+def _log_size_of_powers(u: Tensor) -> float:
+    """log2 of the root mean square of exp(u), (B, n), at the median code: at others it may be any power larger."""
+    return float((torch.logsumexp(2 * u, dim=1) - math.log(u.shape[1])).median()) / (2 * math.log(2))
 
 
 # --- rescaling --------------------------------------------------------------------------------------------------------

@@ -118,7 +118,8 @@ def _base(value: object) -> float:
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not number or not 0 < (base := float(value)) < math.inf or base == 1:  # type: ignore[arg-type]
         raise ModelError(
-            f"output_log={value!r:.60} is the base of the logarithms that the outputs are; pass 10, or numpy.e"
+            f"output_log={value!r:.60} must be the base of the logarithms that the outputs are, such as 10: a positive "
+            "number other than 1"
         )
     return base
 
