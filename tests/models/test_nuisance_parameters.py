@@ -67,6 +67,14 @@ def test_a_function_comes_first_and_takes_parameters_by_name():
     np.testing.assert_allclose(net(net.join(z, scale=1.5, slope=0.1, curve=-0.2)), 1.5 * x, atol=1e-12)
 
 
+def test_an_emulator_in_units_of_its_own_is_extended_though_it_overflows_at_normal_codes():
+    net = unrelu.from_arrays([[[1.0], [2.0]]], input_scale=([0.02], [1e-5]), output_log=10)
+    lifted = unrelu.extend(net, scale=(0.9, 1.1))
+    code = lifted.join([0.020003], scale=1.05)
+    np.testing.assert_allclose(lifted(code), 1.05 * net([0.020003]), rtol=1e-12)
+    np.testing.assert_allclose(net([0.020003]), [10**0.3, 10**0.6], rtol=1e-9)
+
+
 def test_parameters_are_uniform_within_their_bounds():
     net = unrelu.extend(NETWORK, scale=(0.5, 2))
     _, found = net.split(np.random.default_rng(1).standard_normal((4000, K + 1)))

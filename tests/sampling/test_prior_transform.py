@@ -35,6 +35,15 @@ def test_slopes_are_those_of_codes(prior):
     np.testing.assert_allclose(transform.slopes(T, transform.codes(T)), numerical, rtol=1e-5, atol=1e-8)
 
 
+def test_a_box_far_from_zero_is_uniform():
+    """Where N(0, 1) has no probability at all; a warning would be an error here."""
+    low, high = np.array([4000.0, -9000.0]), np.array([8000.0, -8999.0])
+    transform = PriorTransform.of(Bounds.parse((low, high), (2,)), None)
+    z = transform.codes(T[:, :2])
+    np.testing.assert_allclose((z - low) / (high - low), truncnorm(-np.inf, np.inf).cdf(T[:, :2]), atol=1e-9)
+    np.testing.assert_allclose(transform.coordinates(z), T[:, :2], atol=1e-5)
+
+
 def test_a_normal_prior_has_the_quantiles_of_the_truncated_distribution():
     transform = PriorTransform.of(BOUNDS, PRIORS["normal"])
     exact = truncnorm((LOWER - MEAN) / STD, (UPPER - MEAN) / STD, MEAN, STD)

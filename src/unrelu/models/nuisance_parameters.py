@@ -252,7 +252,8 @@ def _ends(name: str, given: Any) -> tuple[float, float]:
 
 def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
     """Try the change of outputs, and return it as a function of one vector."""
-    x = longest(network.typical_outputs)
+    # An emulator in units of its own may overflow at codes from N(0, 1).
+    x = longest(np.where(np.isfinite(network.typical_outputs), network.typical_outputs, 1.0))
     u = torch.from_numpy(special.ndtri(stream("trial parameters").uniform(0.2, 0.8, (2, module.ends.shape[1]))))
     at, lengths = torch.cat([x, u], dim=1), torch.cat([x.abs(), torch.full_like(u, 0.3)], dim=1)
     given = module if isinstance(module.function, nn.Module) else module.forward

@@ -121,7 +121,7 @@ class PriorTransform:
         if self.affine:
             return (z - self.mean) / self.std
         below, above = self._outside()
-        inside = 1 - below - above
+        inside = np.where(self.uniform, 1.0, 1 - below - above)  # of a uniform one not used, and 0 far from zero
         low, high = (np.where(self.uniform, end, 0.0) for end in (self.bounds.lower, self.bounds.upper))
         standardised = np.where(self.uniform, 0.0, (z - self.mean) / self.std)
         width = np.where(self.uniform, high - low, 1.0)

@@ -5,7 +5,7 @@ Usage::
     python -m unrelu_studies.zoo.train_emulators [NAME ...]
 
 Each is a fit to draws of its formula that are uniform in the box, by Adam with a rate that rises and falls, on one
-thread, from random streams of its own. It takes some seconds to a minute an emulator.
+thread, from random streams of its own. It takes some seconds to two minutes an emulator.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ from unrelu.runtime.streams import torch_stream
 from unrelu_studies.kit.emulators import EMULATORS, Emulator
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "kit" / "weights"
-STEPS, BATCH, RATE = 4000, 512, 3e-3
+BATCH, RATE = 512, 3e-3
 
 
-def train(name: str, emulator: Emulator, steps: int = STEPS) -> tuple[nn.Sequential, float]:
+def train(name: str, emulator: Emulator) -> tuple[nn.Sequential, float]:
     """The network of scaled parameters, -1 to 1, and its error on fresh draws as a fraction of the outputs' deviation.
 
     Args:
         name: of the emulator, and of its random streams.
         emulator: the formula, and the layers.
-        steps: of Adam.
     """
     start, draws = torch_stream("emulator: start", name), torch_stream("emulator: draws", name)
     lower, upper = torch.tensor(emulator.lower), torch.tensor(emulator.upper)
     sizes = (len(emulator.names), *emulator.hidden, emulator.formula(lower[None]).shape[1])
     network = nn.Sequential()
-    slope = float(emulator.activation.partition(":")[2] or 0)
+    kind, _, slope = emulator.activation.partition(":")
     for inputs, outputs in pairwise(sizes):
         layer = nn.Linear(inputs, outputs)
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=start)
-        network.extend([layer, nn.LeakyReLU(slope)])
+        network.extend([layer, nn.Tanh() if kind == "tanh" else nn.LeakyReLU(float(slope or 0))])
     network = nn.Sequential(*list(network)[:-1])
 
     def sample(count: int) -> tuple[Tensor, Tensor]:
@@ -52,8 +51,8 @@ def train(name: str, emulator: Emulator, steps: int = STEPS) -> tuple[nn.Sequent
         return t, emulator.formula((lower + upper) / 2 + (upper - lower) / 2 * t)
 
     optimizer = torch.optim.Adam(network.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
-    for _ in range(steps):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, emulator.steps)
+    for _ in range(emulator.steps):
         t, x = sample(BATCH)
         optimizer.zero_grad()
         torch.autograd.backward((network(t) - x).square().mean())

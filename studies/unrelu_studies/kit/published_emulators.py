@@ -1,0 +1,70 @@
+"""Emulators and a decoder that others have trained and published, read from their packages where they are installed.
+
+* ``cosmopower-jax``: the spectrum of temperatures of the cosmic microwave background, 2,507 multipoles of six
+  parameters (Piras and Spurio Mancini, Open Journal of Astrophysics 6, 2023).
+* ``gengli``: noise bursts of gravitational wave detectors, 938 samples of one from 100 latent coordinates; six
+  convolutions of up to 1,024 channels with LeakyReLU between, and tanh at the end (Lopez et al., Physical Review D 106,
+  2022, 023027).
+
+Both are under the GPL, and nothing of them is here. What else the packages import, and need, is not imported.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import torch
+
+import unrelu
+from unrelu.errors import MissingPackageError
+from unrelu.loaders import from_torch
+from unrelu.models.generator import Generator
+
+# Modules with the commands that install them.
+PACKAGES = {"cosmopower_jax": "pip install cosmopower-jax --no-deps", "gengli": "pip install gengli --no-deps"}
+GENGLI_COORDINATES = 100
+# The box of a fit: omega_b, omega_cdm, h, tau, n_s, log of 10^10 A_s.
+CMB_LOWER, CMB_UPPER = (0.019, 0.09, 0.55, 0.02, 0.88, 2.7), (0.025, 0.15, 0.85, 0.12, 1.06, 3.4)
+
+
+def installed(module: str) -> bool:
+    """Whether Python finds a package."""
+    return find_spec(module) is not None
+
+
+def _folder(module: str) -> Path:
+    found = find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise MissingPackageError(f"{module} is not installed: {PACKAGES[module]}", name=module)
+    return Path(found.submodule_search_locations[0])
+
+
+@cache
+def cmb_spectrum() -> Generator:
+    """The spectrum, (6,) to (2507,).
+
+    Raises:
+        MissingPackageError: cosmopower-jax is not installed.
+    """
+    return unrelu.load(_folder("cosmopower_jax") / "trained_models" / "cmb_tt.pkl", output_log=10)
+
+
+@cache
+def gengli_decoder() -> Generator:
+    """The generator of blips of the detector at Hanford, (100,) to (938,).
+
+    Raises:
+        MissingPackageError: gengli is not installed.
+    """
+    folder = _folder("gengli") / "ctgan"
+    spec = spec_from_file_location("gengli_architecture", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    architecture = module_from_spec(spec)
+    spec.loader.exec_module(architecture)
+    weights = torch.load(folder / "weights" / "blip_H1_CTGAN_state_G.pth", map_location="cpu", weights_only=True)
+    module = architecture.GenerativeNet(weights["conv5.1.weight"].shape[0])
+    module.load_state_dict(weights)
+    return from_torch(torch.nn.Sequential(module.eval(), torch.nn.Flatten()), latent_shape=(1, GENGLI_COORDINATES))
