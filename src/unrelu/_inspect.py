@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from html import escape
 
@@ -63,11 +64,13 @@ class Inspection:
         samples: number of codes drawn.
         exact: fraction of codes with enough active outputs in every layer, which ``exact`` can be expected to recover.
             0 if the layers are not known.
-        identifiable: fraction of codes where the Jacobian has rank k: without noise, the code is locally unique.
+        identifiable: fraction of codes where the Jacobian has rank k: without noise, the code is locally unique. NaN if
+            the Jacobian is too large.
         obstacle: why ``exact`` refuses the network, or None if it does not.
         start: why ``auto`` does not start layer by layer, or None if it does.
         unprovable: why :func:`~unrelu.certify` refuses the network, or None if it does not.
         undecided: number of hidden neurons whose signs a proof has to decide.
+        too_large: how much memory a Jacobian takes and how much there is, if it does not fit; else None.
     """
 
     layers: tuple[LayerInspection, ...]
@@ -78,6 +81,7 @@ class Inspection:
     start: str | None
     unprovable: str | None
     undecided: int
+    too_large: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -86,6 +90,8 @@ class Inspection:
             return "exact inversion without noise can be expected, layer by layer (method='exact')"
         if self.obstacle:
             return f"'exact' cannot be used: {self.obstacle}"
+        if self.too_large:
+            return f"nothing can be said of identifiable codes: {self.too_large}"
         if self.identifiable == 1:
             return (
                 "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
@@ -129,7 +135,12 @@ class Inspection:
             "",
         ]  # fmt: skip
         facts = [
-            ("identifiable", f"{share(self.identifiable, digits=0)} of {self.samples} sampled codes"),
+            (
+                "identifiable",
+                f"unknown: {self.too_large}"
+                if self.too_large
+                else f"{share(self.identifiable, digits=0)} of {self.samples} sampled codes",
+            ),
             ("expect", self.verdict),
             ("method", self.recommended),
             ("certify", self.provable),
@@ -168,14 +179,14 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     if isinstance(network, Network):
         layers, exact = _layers(network, z)
         undecided = sum(int((layer.activation.slopes(layer.n_out) < 1).sum()) for layer in network.layers[:-1])
-    identifiable = float((local_rank(network, z)[1] == 0).mean())
+    identifiable = math.nan if network.too_large else float((local_rank(network, z)[1] == 0).mean())
     refused = None
     try:
         check_invertible(network, "exact", Exact.largest)
     except UnsupportedModelError as error:
         refused = str(error)
     start, unprovable = layerwise_reason(network), obstacle(network)
-    return Inspection(layers, samples, exact, identifiable, refused, start, unprovable, undecided)
+    return Inspection(layers, samples, exact, identifiable, refused, start, unprovable, undecided, network.too_large)
 
 
 def _layers(network: Network, z: Array) -> tuple[tuple[LayerInspection, ...], float]:

@@ -281,7 +281,8 @@ def _diagnosed(result: Inversion) -> Inversion:
     if not problem.noise.stated:
         by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
     free = np.where(fits, free, -1)
-    return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, lambda: _directions(result))
+    directions = None if problem.network.too_large else partial(_directions, result)
+    return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, directions)
 
 
 def _directions(result: Inversion) -> Iterator[tuple[Index, Array]]:

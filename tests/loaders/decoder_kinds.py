@@ -186,6 +186,110 @@ def pythae(folder: Path) -> Case:
     return {"model": model}, outputs
 
 
+# --- downloaded: folders, state dicts, classes, styles ----------------------------------------------------------------
+
+
+@builder("a folder of diffusers: `AutoencoderKL`, `AutoencoderTiny`")
+def kl_folder(folder: Path) -> Case:
+    from diffusers import AutoModel
+
+    names, outputs = kl(folder)
+    names["model"].save_pretrained(folder)
+    return {"AutoModel": AutoModel, "folder": str(folder)}, outputs
+
+
+@builder("the same, for latents as a pipeline scales them")
+def kl_scaled(folder: Path) -> Case:
+    names, outputs = kl(folder)
+    vae = names["model"]
+    return {"vae": vae}, lambda z: outputs(z / vae.config.scaling_factor)
+
+
+@builder("a folder of pythae")
+def pythae_folder(folder: Path) -> Case:
+    from pythae.models import AutoModel
+
+    names, outputs = pythae(folder)
+    names["model"].save(str(folder))
+    return {"AutoModel": AutoModel, "folder": str(folder)}, outputs
+
+
+@builder("its `model.pt` alone, with the default decoder")
+def pythae_file(folder: Path) -> Case:
+    _, outputs = pythae_folder(folder)
+    return {"path": folder / "model.pt"}, lambda z: outputs(z).reshape(len(z), -1)
+
+
+@builder("a state dict of a DCGAN, after `generator.load_state_dict(torch.load(path, weights_only=True))`")
+def dcgan(folder: Path) -> Case:
+    def fresh() -> nn.Sequential:
+        return nn.Sequential(
+            nn.ConvTranspose2d(100, 16, 4, 1, 0, bias=False), nn.BatchNorm2d(16), nn.ReLU(True),
+            nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(True),
+            nn.ConvTranspose2d(8, 3, 4, 2, 1, bias=False), nn.Tanh(),
+        )  # fmt: skip
+
+    generator, (names, outputs) = fresh(), of(fresh().eval(), (100, 1, 1))
+    torch.save(names["decoder"].state_dict(), folder / "generator.pth")
+    generator.load_state_dict(torch.load(folder / "generator.pth", weights_only=True))
+    return {"generator": generator}, outputs
+
+
+@builder("a class-conditional generator, of class 3")
+def class_conditional(folder: Path) -> Case:
+    names, outputs = given(Labelled(), label=torch.tensor([3]))
+    return {"generator": names["decoder"]}, outputs
+
+
+class Styled(nn.Module):
+    """A StyleGAN of vectors: a mapping network, and a synthesis network with one style for each of three layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapping = seq(nn.Linear(4, 8), nn.LeakyReLU(0.2), nn.Linear(8, 8))
+        self.synthesis = Synthesis()
+
+
+class Synthesis(nn.Module):
+    """Three layers, each with a style, (B, 3, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.randn(12))
+        self.styles = nn.ModuleList(nn.Linear(8, 12) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(12, n) for n in (12, 12, 80))
+
+    def forward(self, ws: Tensor) -> Tensor:
+        x = self.constant
+        for i, (style, layer) in enumerate(zip(self.styles, self.layers, strict=True)):
+            x = F.leaky_relu(layer(x * (1 + style(ws[:, i]))), 0.2)
+        return x
+
+
+@builder("a StyleGAN in W")
+def styled(folder: Path) -> Case:
+    generator = Styled().eval()
+    exact = frozen(generator, torch.float64, torch.device("cpu"))
+    return {
+        "generator": generator,
+        "layers": 3,
+    }, lambda w: exact.synthesis(torch.from_numpy(w)[:, None].repeat(1, 3, 1)).detach().numpy()
+
+
+@builder("a StyleGAN in W+, from standardised styles")
+def styled_plus(folder: Path) -> Case:
+    names, _ = styled(folder)
+    generator = names["generator"]
+    w = generator.mapping(torch.randn(10_000, 4)).detach()
+    mean, std = w.mean(0), w.std(0)
+    exact = frozen(generator, torch.float64, torch.device("cpu"))
+    return {
+        **names,
+        "mean": mean,
+        "std": std,
+    }, lambda t: exact.synthesis(mean.double() + std.double() * torch.from_numpy(t).reshape(-1, 3, 8)).detach().numpy()
+
+
 class Pair(nn.Module):
     """Mean and variance of the pixels."""
 

@@ -15,6 +15,8 @@ from tests.loaders.decoder_kinds import BUILDERS
 from unrelu.models.network import Network
 
 PAGE = Path(__file__).parents[2] / "docs" / "decoders.md"
+# Name and line of a row of the table of what people download.
+ROW = re.compile(r"^\| (.+?) \| `(unrelu[^`]+)` \|$", re.M)
 # Heading, name, whether it is opaque, line.
 ITEM = re.compile(r"^### (.+)$|^- (.+?)( \(opaque\))?:\n  `([^`]+)`$", re.M)
 
@@ -30,11 +32,19 @@ def listed() -> list[tuple[str, str, str, bool]]:
     return items
 
 
-ROWS = listed()
+def downloaded() -> list[tuple[str, str, str, bool]]:
+    """The same of the table of what people download."""
+    rows = ROW.findall(PAGE.read_text(encoding="utf-8").split("## What you downloaded")[1].split("\n## ")[0])
+    return [
+        ("Downloaded", name, line, "pythae" in name or "DCGAN" in name or "model.pt" in name) for name, line in rows
+    ]
+
+
+ROWS = [*listed(), *downloaded()]
 
 
 def test_the_page_has_five_decoders_of_each_kind():
-    assert Counter(kind for kind, *_ in ROWS) == dict.fromkeys(
+    assert Counter(kind for kind, *_ in listed()) == dict.fromkeys(
         ["Sequential", "Convolutional", "Residual", "Structured output", "Further inputs", "Jit, export",
          "Keras, other layouts", "Half precision"], 5
     )  # fmt: skip

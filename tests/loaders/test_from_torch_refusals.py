@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +152,24 @@ def test_what_cannot_be_traced():
 )
 def test_branches(function, message):
     refuse(function, message)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            nn.Linear(3, 4).state_dict(),
+            "got OrderedDict; build the module, and load its weights by module.load_state_d",
+        ),
+        (Model, "got the class Model; build the module, and load its weights by module.load_state_dict"),
+        (Path("decoder.pth"), "got PosixPath; for files use unrelu.load|got WindowsPath; for files use unrelu.load"),
+        (nn.Linear(3, 4, device="meta"), r"the module \(Linear\) is on the meta device, .*; load its weights first"),
+        (nn.BatchNorm1d(4, device="meta"), r"the module \(BatchNorm1d\) is on the meta device"),
+    ],
+)
+def test_what_people_have_before_the_module_has_its_weights(given, message):
+    with pytest.raises(ModelError, match=message):
+        from_torch(given, 3)
 
 
 def test_two_inputs():
@@ -302,11 +321,6 @@ def test_patched_forward():
 def test_lazy_module():
     with pytest.raises(ModelError, match=r"module '0' .LazyLinear. has no weights yet"):
         from_torch(seq(nn.LazyLinear(3)))
-
-
-def test_not_a_module():
-    with pytest.raises(ModelError, match=r"takes a torch\.nn\.Module or a function of a tensor, got dict; for files"):
-        from_torch({})
 
 
 def test_nothing_to_chain():

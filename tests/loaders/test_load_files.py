@@ -51,7 +51,7 @@ def saved(path, value):
 
 
 KINDS = ["a.npz", "a.pt", "a.pth", "a.safetensors", "a.onnx", "a.keras", "a.h5"]
-STATE_DICT_FILES = ["a.npz", "a.pt", "a.PTH", "a.pth", "a.safetensors"]
+STATE_DICT_FILES = ["a.npz", "a.pt", "a.PTH", "a.pth", "a.bin", "a.ckpt", "a.safetensors"]
 
 
 # --- any state_dict ---------------------------------------------------------------------------------------------------
@@ -505,6 +505,28 @@ def test_unknown_suffix(tmp_path):
             match=r"unknown suffix '.*'; model files end in \.onnx, \.pt2, \.keras, \.h5, \.hdf5, \.npz, \.pkl, ",
         ):
             load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["", "a.pth", "config.json"])
+@pytest.mark.parametrize(
+    ("beside", "call"),
+    [
+        (
+            "diffusion_pytorch_model.fp16.safetensors",
+            "diffusers.AutoModel.from_pretrained({!r}).decode, latent_shape=(",
+        ),
+        (
+            "model_config.json",
+            "pythae.models.AutoModel.load_from_folder({!r}).eval().decoder, output='reconstruction')",
+        ),
+    ],
+)
+def test_a_folder_that_a_package_saved_is_named_with_the_call_that_reads_it(tmp_path, name, beside, call):
+    (tmp_path / beside).write_bytes(b"not looked at")
+    (tmp_path / "config.json").write_bytes(b"nor this")
+    torch.save(nn.Conv2d(1, 2, 3).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=re.escape(f"unrelu.from_torch({call.format(str(tmp_path))}")):
+        load(tmp_path / name)
 
 
 def test_not_a_path():

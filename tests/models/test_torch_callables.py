@@ -228,6 +228,33 @@ def test_inputs_are_repeated_for_every_code(c):
     np.testing.assert_allclose(net(Z), 2 * torch.tanh(copy.deepcopy(Two().main).double()(codes)).detach(), rtol=1e-12)
 
 
+def test_an_array_is_a_tensor():
+    nets = [unrelu.from_torch(Two(), 4, inputs={"c": kind([0.0, 1.0, 0.0])}) for kind in (np.array, torch.tensor)]
+    np.testing.assert_array_equal(nets[0](Z), nets[1](Z))
+
+
+class Labelled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.main, self.table = made(nn.Linear, 4, 20), made(nn.Embedding, 10, 20)
+
+    def forward(self, z, label):
+        return torch.tanh(self.main(z)) + self.table(label)
+
+
+class Powers(nn.Module):
+    def forward(self, z, n):
+        return torch.cat([z**i for i in range(1, n)], 1)
+
+
+def test_an_integer_is_passed_as_it_is_or_as_a_label():
+    assert unrelu.from_torch(Powers(), 4, inputs={"n": 3}).output_dim == 8
+    given = (3, torch.tensor([3]), torch.tensor([4]))
+    net, tensor, other = (unrelu.from_torch(Labelled(), 4, inputs={"label": label}) for label in given)
+    np.testing.assert_array_equal(net(Z), tensor(Z))
+    assert not np.allclose(net(Z), other(Z))
+
+
 def test_missing_and_unknown_inputs():
     with pytest.raises(UnsupportedModelError, match=r"takes z and c; .* held fixed, as inputs=\{'c': tensor\}"):
         unrelu.from_torch(Two(), 4)

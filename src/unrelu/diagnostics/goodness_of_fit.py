@@ -76,15 +76,19 @@ class GoodnessOfFit(NamedTuple):
 def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers) -> GoodnessOfFit:
     """The effective degrees of freedom of codes (B, k) with residuals (B, m), and tests of the residuals' shape.
 
-    Where a Jacobian is expensive, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,).
+    Where a Jacobian is expensive, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,); k
+    or the number of observed entries if the Jacobian is too large for a rank.
     """
-    used, shape = np.maximum(rank, 0).astype(np.float64), np.full((len(z), 2), np.nan)
+    too_large = problem.network.too_large
+    most = np.where(np.isfinite(z).all(axis=1), np.minimum(z.shape[1], problem.observed), 0)
+    used = (most if too_large else np.maximum(rank, 0)).astype(np.float64)
+    shape = np.full((len(z), 2), np.nan)
     noise = problem.noise
     gaussian = noise.shaped
     if not gaussian and noise.stated:
         return GoodnessOfFit(used, shape)
     expensive = is_expensive(problem.network)
-    if expensive and not problem.prior:
+    if too_large or (expensive and not problem.prior):
         return GoodnessOfFit(used, shape)
     free = problem.bounds.active(z) == 0
     for part, tangents in jacobians(problem.network, z, problem.operator):

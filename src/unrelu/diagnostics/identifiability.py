@@ -193,7 +193,8 @@ def local_rank(
 ) -> tuple[Integers, Integers, Array]:
     r"""Rank of A J, freedom and the smallest singular value (to at least 1e-3) at codes (B, k): (B,) each.
 
-    The singular value may be NaN where it is not ``wanted``, (B,); by default, it is wanted everywhere.
+    The singular value may be NaN where it is not ``wanted``, (B,); by default, it is wanted everywhere. All are unknown
+    (-1, -1 and NaN) if the Jacobian of one code does not fit into the memory.
 
     The freedom is the dimension of the set of codes near z with the same observation A G(z). The code is identifiable
     if it is 0. With J the Jacobian of the linear region of G at z, the freedom is k - rank A J. If neurons are at their
@@ -214,6 +215,8 @@ def local_rank(
     rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
     sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
     wanted = np.ones(len(z), dtype=bool) if wanted is None else wanted
+    if exact.too_large:
+        return np.full(len(z), -1), np.full(len(z), -1), sigma
     if isinstance(exact, Network):
         single = exact.to(torch.float32)
         for part, codes in _chunks(exact, z, measured):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,14 @@ from unrelu.runtime.host import computing
 _LONGEST = 4000
 _GRAPHS = (".onnx", ".pt2")
 _KERAS = (".keras", ".h5", ".hdf5")
-_CHECKPOINTS = (".pt", ".pth")
+_CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
+
+# How the names of files begin that packages save in a folder, and the call that reads the decoder of such a folder.
+_FOLDERS = {
+    "diffusion_pytorch_model": "diffusers.AutoModel.from_pretrained({!r}).decode, latent_shape=(channels, height, "
+    "width), output='sample'",
+    "model_config.json": "pythae.models.AutoModel.load_from_folder({!r}).eval().decoder, output='reconstruction'",
+}
 
 
 class Contents(NamedTuple):
@@ -93,7 +101,8 @@ def load(
       becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
     - ``.pt2``: a program of ``torch.export.save`` with known operators. It is not read by ``torch.export.load``, which
       unpickles.
-    - ``.pt``, ``.pth``: a state_dict, alone or as the only one in a checkpoint; fully connected layers.
+    - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict, alone or as the only one in a checkpoint; fully connected
+      layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
       hold the name of the activation, or one name for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it
@@ -172,7 +181,9 @@ def load(
     file = _path(path)
     suffix = file.suffix.lower()
     if suffix not in (known := (*_GRAPHS, *_KERAS, *_ARRAYS, *_CHECKPOINTS, *_READERS)):
-        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}")
+        raise ModelFileError(
+            f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}{_of_package(file.parent)}"
+        )
     call = GeneratorCall.parse(output, None, None)
     _check_options(file, suffix, layers, activation, latent_shape, output)
     max_bytes = check_limit(max_bytes)
@@ -183,7 +194,7 @@ def load(
         network = _read(file, suffix, layers, activation, latent_shape, max_bytes, call)
         return standardised(network, input_scale, output_scale, output_basis, output_log)
     except ModelError as error:
-        raise type(error)(f"{file}: {_shortened(error)}") from error
+        raise type(error)(f"{file}: {_shortened(error)}{_of_package(file.parent)}") from error
     except InputError as error:  # raised by runtime.file_reading
         text = _shortened(error)
         raise ModelFileError(text if text.startswith(str(file)) else f"{file}: {text}") from error
@@ -293,8 +304,22 @@ def _path(path: str | os.PathLike[str]) -> Path:
         )
     file = Path(path)
     if os.path.isdir(file):  # False, not an error, for an impossible path
-        raise ModelFileError(f"{file} is a folder; pass the model file itself")
+        raise ModelFileError(f"{file} is a folder; pass the model file itself{_of_package(file)}")
     return file
+
+
+def _of_package(folder: Path) -> str:
+    """The end of a message about a file in a folder that a package saved: the call that reads its decoder.
+
+    Only the names of files are looked at.
+    """
+    names: list[str] = []
+    with suppress(OSError):
+        names = os.listdir(folder)
+    for start, call in _FOLDERS.items():
+        if any(name.startswith(start) for name in names):
+            return f". A package saved this folder, and reads it: unrelu.from_torch({call.format(str(folder))})"
+    return ""
 
 
 def _check_size(layers: Sequence[NamedLayer], max_bytes: int) -> None:

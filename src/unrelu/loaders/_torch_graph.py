@@ -92,7 +92,8 @@ def from_torch(
             several: the output is these named parts (``net.parts``), flattened, one after the other.
         inputs: further inputs by name, ``{"c": one_hot}``, held fixed. A tensor whose first axis is 1 is one entry of
             a batch; any other tensor is an entry without the batch axis. Both are repeated for every code. If the
-            module accepts neither, tensors are passed as they are.
+            module accepts neither, tensors are passed as they are. An integer is passed as it is or, if the module
+            does not accept it, as the tensor of a label, ``{"label": 3}``.
         seed: fixes the random numbers that the module draws by ``torch.randn``, ``rand``, their ``_like``, ``normal_``
             and ``uniform_`` (the noise inputs of a StyleGAN); every code has the same ones. With None, a module that
             draws random numbers is refused.
@@ -182,10 +183,12 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
 
 def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
     """Return what was passed as a module with one input, the code, and one output."""
-    if not callable(given):
+    if not callable(given) or isinstance(given, type):
+        what = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        remedy = "build the module, and load its weights by module.load_state_dict"
         raise ModelError(
-            f"from_torch takes a torch.nn.Module or a function of a tensor, got {type(given).__name__}; for files use "
-            "unrelu.load"
+            f"from_torch takes a torch.nn.Module or a function of a tensor, got {what}; "
+            f"{remedy if isinstance(given, type | Mapping) else 'for files use unrelu.load'}"
         )
     given = getattr(given, "_orig_mod", given)  # the module inside torch.compile's wrapper
     given = given.module if isinstance(given, nn.DataParallel) else given
@@ -195,9 +198,11 @@ def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
     body = as_module(given, codes if call.plain else None)
     if call.plain:
         return body
-    rows, shared = (CalledModule(body, call, shared, code) for shared in (False, True))
-    takes_rows = shape is None or not call.inputs or _accepts(rows, shape) or not _accepts(shared, shape)
-    return rows if takes_rows else shared
+    first = CalledModule(body, call, False, code)
+    if shape is None or not call.inputs or _accepts(first, shape):
+        return first
+    others = (CalledModule(body, call, True, code), CalledModule(body, call.with_labels(), False, code))
+    return next((other for other in others if _accepts(other, shape)), first)
 
 
 def _refuse_autoencoder(given: object) -> None:
@@ -398,6 +403,8 @@ def _check(module: nn.Module) -> None:
         place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
         if isinstance(m, torch.jit.ScriptModule):
             continue  # hooks and modes are part of the compiled program
+        if any(t.is_meta for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))):
+            raise ModelError(f"{place} is on the meta device, where tensors have no numbers; load its weights first")
         if m.training and _random_in_training(m):
             raise ModelError(f"{place} is in training mode; call module.eval() first")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]

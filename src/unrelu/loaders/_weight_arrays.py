@@ -315,7 +315,8 @@ def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
     if axes >= 3:
         raise UnsupportedModelError(
             f"{label} is a convolution, its weight has shape {_shape(tensors)}. Its weights say neither stride nor "
-            "padding: build the module, load the state_dict into it and use unrelu.from_torch, or export it to ONNX"
+            "padding: build the module, load the weights into it by module.load_state_dict, and pass "
+            "unrelu.from_torch(module.eval(), latent_shape=...), or export it to ONNX"
         )
     if axes < 2:
         raise UnsupportedModelError(

@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from unrelu.errors import InputError, ModelError, OptionError
+from unrelu.errors import HostError, InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array, Flags
-from unrelu.runtime.devices import room, usable
+from unrelu.runtime.devices import room, total_memory, usable
+from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count, is_name, listed, nearest, reshaping, shown
@@ -309,6 +310,28 @@ class Generator(ABC):
         with torch.no_grad(), Operations(add):
             self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
         return total
+
+    @property
+    def too_large(self) -> str | None:
+        """Why there is no Jacobian: that of one code does not fit into the memory of the device; None if it does."""
+        needed, memory = self.dtype.itemsize * self.output_dim * self.latent_dim, total_memory(self.device)
+        if needed <= memory:
+            return None
+        return (
+            f"the Jacobian of one code, {self.output_dim:,} x {self.latent_dim:,} numbers, takes {shown_size(needed)}, "
+            f"and there are {shown_size(memory)} of memory"
+        )
+
+    def check_size(self) -> None:
+        """Refuse to compute a Jacobian that does not fit.
+
+        Raises:
+            HostError: see :attr:`too_large`.
+        """
+        if reason := self.too_large:
+            raise HostError(
+                f"{reason}; 'auto' does without one for observations with noise, 'adam' and 'gradient_descent' for all"
+            )
 
     @property
     def typical_codes(self) -> Array:

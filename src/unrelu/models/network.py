@@ -223,6 +223,7 @@ class Network(Generator):
 
         Each layer maps the k tangents T to phi'(u) * (A T).
         """
+        self.check_size()
         batch, k = z.shape
         tangents = self._first_tangents.expand(batch, -1, -1)
         x = z

@@ -94,6 +94,7 @@ class OpaqueNetwork(Generator):
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+        self.check_size()
         return self.along(z, torch.eye(self.latent_dim, dtype=z.dtype, device=z.device).expand(len(z), -1, -1))
 
     def push(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

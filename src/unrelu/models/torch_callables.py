@@ -8,10 +8,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
@@ -145,7 +146,14 @@ class GeneratorCall:
             )
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
             raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63, or None")
-        return cls(pick, {} if inputs is None else dict(inputs), seed)
+        return cls(pick, {name: _as_tensor(x) for name, x in (inputs or {}).items()}, seed)
+
+    def with_labels(self) -> GeneratorCall:
+        """The same call with integers as tensors, one label for each code."""
+        labels = {
+            n: torch.tensor([x]) for n, x in self.inputs.items() if isinstance(x, int) and not isinstance(x, bool)
+        }
+        return replace(self, inputs={**self.inputs, **labels})
 
     @property
     def unread(self) -> str | None:
@@ -158,6 +166,11 @@ class GeneratorCall:
     def plain(self) -> bool:
         """Whether the call takes only the code and uses the returned value unchanged."""
         return self.output is None and not self.inputs and self.seed is None
+
+
+def _as_tensor(value: Any) -> Any:
+    """An array of numbers as a tensor; anything else unchanged."""
+    return torch.tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
 
 
 class CalledModule(nn.Module):

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.errors import HostError, ModelError, UnsupportedModelError
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.generator import Operations, tensors
-from unrelu.models.module_copies import in_double, replica
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.module_copies import frozen, in_double, replica
+from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.torch_callables import as_module, described, outputs
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.devices import total_memory
+from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.streams import stream
 
 # Outputs that should be equal may differ by this share of the largest: a module may compute in float32 inside.
@@ -26,6 +29,9 @@ _SAME = 1e-5
 # off by curvature and kinks, short steps by rounding.
 _CLOSE = 1e-3
 _STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
+# The memory of a gradient is measured where weights times coordinates are at least this number: PyTorch loads its
+# compiler for the meta device, which takes a second or more. Gradients of smaller generators take some 50 MB.
+_LARGE = 10**9
 # Multiples of the first code that are tried in turn, because a code may be next to a kink by chance.
 _SCALES = (1.0, 0.9, 1.1)
 
@@ -45,12 +51,14 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
     Raises:
         UnsupportedModelError: the trial failed; the message contains ``reason`` as well.
         ModelError: weights are not finite, or the module is in training mode, where its outputs differ.
+        HostError: the memory of this machine is too small for a gradient.
     """
     for name, parameter in module.named_parameters():
         check_finite(parameter, repr(name))
     for name, buffer in module.named_buffers():  # attention masks are infinite on purpose
         check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
     codes = _trial_codes(latent_shape)
+    _check_memory(module, codes)
     _check_result(in_double(module).eval(), codes)
     try:
         # The list of supported modules is left out of the stored reason.
@@ -64,6 +72,42 @@ def _trial_codes(latent_shape: Shape) -> Tensor:
     z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
     # Their signs are opposite, so that a module that branches on the sum of a batch does so differently for each alone.
     return torch.cat([z, -0.7 * z]).reshape(2, *latent_shape)
+
+
+def _check_memory(module: nn.Module, codes: Tensor) -> None:
+    """Refuse a module whose gradient does not fit into the memory of this machine."""
+    if sum(p.numel() for p in module.parameters()) * codes[0].numel() < _LARGE:
+        return
+    needed, memory = gradient_memory(module, codes), total_memory(codes.device)
+    if needed > memory:
+        raise HostError(
+            f"the gradient at one code of shape {tuple(codes.shape[1:])} takes {shown_size(needed)} in double "
+            f"precision, and this machine has {shown_size(memory)} of memory; use a smaller latent_shape=, or a larger "
+            "machine"
+        )
+
+
+def gradient_memory(module: nn.Module, codes: Tensor) -> int:
+    """The bytes of a module's weights, and of what PyTorch keeps for the gradient at one code, in the codes' precision.
+
+    The module runs on the meta device, where tensors have shapes but take no memory; 0 if it cannot be run there. What
+    does not depend on the code cancels in the difference between two codes and one.
+    """
+
+    def kept(meta: nn.Module, z: Tensor) -> int:
+        found: dict[StorageWeakRef, Tensor] = {}
+
+        def keep(x: Tensor) -> Tensor:
+            return found.setdefault(StorageWeakRef(x.untyped_storage()), x)
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            meta(z.to("meta").requires_grad_())
+        return sum(x.untyped_storage().nbytes() for x in found.values())
+
+    with suppress(Exception), torch.random.fork_rng(devices=[]), plain_attention():  # the user's forward runs here
+        meta = frozen(module, codes.dtype, torch.device("meta")).eval()
+        return kept(meta, codes[:2]) - kept(meta, codes[:1]) + sum(p.nbytes for p in meta.parameters())
+    return 0
 
 
 def check_mode(module: nn.Module, latent_shape: Shape) -> None:
@@ -279,14 +323,15 @@ def _agree(errors: Iterable[tuple[Tensor, Tensor]]) -> None:
 
 
 def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
-    """J^T v, (B, k)."""
+    """J^T v, (B, k): one code at a time, as a gradient needs the most memory."""
     try:
         with torch.enable_grad():
-            codes = z.clone().requires_grad_(True)
-            (gradient,) = torch.autograd.grad((network.forward(codes) * v).sum(), codes)
+            codes = [row.clone().requires_grad_(True) for row in z.split(1)]
+            values = ((network.forward(row) * u).sum() for row, u in zip(codes, v.split(1), strict=True))
+            gradients = [torch.autograd.grad(value, row)[0] for value, row in zip(values, codes, strict=True)]
     except Exception as error:
         raise UnsupportedModelError(f"it cannot be differentiated: {type(error).__name__}: {error}") from error
-    return gradient
+    return torch.cat(gradients)
 
 
 def longest(outputs: Array) -> Tensor:

@@ -1,8 +1,12 @@
-"""The devices that PyTorch computes on: which can be used, and how much of a batch fits into one at a time."""
+"""The devices that PyTorch computes on: which can be used, and how much fits into one at a time, or at all."""
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -10,6 +14,8 @@ from unrelu.errors import OptionError
 
 # The limits of batches are those of a host, of which this much memory is taken for granted.
 _OF_A_HOST = 2**31
+# Where Linux keeps the limit of the memory of a container, in versions 2 and 1 of its control groups.
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def usable(device: torch.device | str | int, dtype: torch.dtype = torch.float64) -> torch.device:
@@ -44,6 +50,19 @@ def room(device: torch.device, numbers: int) -> int:
     is free, because sums of batches of other sizes are rounded differently.
     """
     return numbers * max(1, _memory(device) // _OF_A_HOST)
+
+
+@cache
+def total_memory(device: torch.device) -> int:
+    """The bytes of memory that a device has, used or not: nothing larger fits. The largest integer if not known."""
+    found = [_memory(device)]
+    if device.type == "cpu":
+        with suppress(AttributeError, OSError, ValueError):  # not on Windows
+            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        for limit in _LIMITS:
+            with suppress(OSError, ValueError):  # no such file, or "max"
+                found.append(int(Path(limit).read_text(encoding="ascii")))
+    return min((size for size in found if size > 0), default=sys.maxsize)
 
 
 @cache

@@ -34,6 +34,8 @@ from unrelu.errors import HostError
 _ERRORS: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 # Beginnings of PyTorch's messages about a forked process that cannot use the state of its parent.
 _OF_THE_PARENT = ("Cannot re-initialize CUDA in forked subprocess", "Unable to handle autograd's threading")
+# PyTorch's message about memory that it cannot get on the CPU.
+_FULL = "DefaultCPUAllocator: can't allocate memory"
 
 # OpenMP's omp_pause_hard: free all resources.
 _HARD = 2
@@ -60,7 +62,7 @@ def computing(one_thread: bool = False) -> Iterator[None]:
         one_thread: run BLAS and PyTorch on one thread.
 
     Raises:
-        HostError: PyTorch cannot compute this in a forked process, or the memory of the device is full.
+        HostError: PyTorch cannot compute this in a forked process, or the memory is full.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
@@ -85,6 +87,10 @@ def computing(one_thread: bool = False) -> Iterator[None]:
                 f"the memory of the device is full ({said}); invert fewer observations at once, or on the CPU"
             ) from error
         except RuntimeError as error:
+            if _FULL in str(error):
+                raise HostError(
+                    f"the memory of this machine is too small ({error}); invert fewer observations at once"
+                ) from error
             if not str(error).startswith(_OF_THE_PARENT):
                 raise
             raise HostError(
