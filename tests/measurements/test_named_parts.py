@@ -195,6 +195,11 @@ def test_codes_are_found_and_residuals_are_told_by_part(tmp_path):
     r.save(tmp_path / "r.npz")
     again = unrelu.load_result(tmp_path / "r.npz", NET)
     assert str(again).split("effort")[0] == str(r).split("effort")[0]
+    figure = r.plot(part="table")
+    assert figure.axes[0].get_images()[0].get_array().shape[:2] == (3, 4)
+    assert len(r.plot(part="curve").axes[0].lines[0].get_xdata()) == 8
+    with pytest.raises(InputError, match="part='width' is unknown; those"):
+        r.plot(part="width")
     with pytest.raises(InputError, match="part='width' is unknown; those of the observation are curve, table, depth"):
         r.residual("l2", part="width")
     mixed = unrelu.invert(NET, NET(Z[0])[:1], "lm", operator=np.eye(21)[:1])

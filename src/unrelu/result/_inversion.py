@@ -415,7 +415,11 @@ class Inversion:
         return batch_html(summary, shown, images)
 
     def plot(
-        self, observations: Any = None, max_observations: int = _DRAWN, shape: tuple[int, ...] | None = None
+        self,
+        observations: Any = None,
+        max_observations: int = _DRAWN,
+        shape: tuple[int, ...] | None = None,
+        part: str | None = None,
     ) -> ObservationFigure:
         """Draw observation, reconstruction and residual, a row for each observation, with common scales.
 
@@ -430,12 +434,14 @@ class Inversion:
             observations: an index or several; None for the first ones.
             max_observations: the most rows; further observations are not drawn.
             shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
+            part: the named part of the output to draw (:attr:`unrelu.Generator.parts`); None draws all of it.
 
         Returns:
             A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
 
         Raises:
             OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
+            InputError: the part is unknown, or a matrix or function mixed the parts.
             IndexError: there is no such observation.
 
         >>> import unrelu
@@ -450,7 +456,10 @@ class Inversion:
         rows = drawn_rows(self.problem, observations, max_observations)
         labels = [_label(batch, int(i), numbered=not single) for i in rows]
         title = f"method {self.method}" if single else f"{len(rows)} of {len(batch)} observations, method {self.method}"
-        return panels(batch.problem, batch.reconstruction, rows, labels, shape).figure(title)
+        if part is not None:
+            self._place(part)
+            title = f"{part}, {title}"
+        return panels(batch.problem, batch.reconstruction, rows, labels, shape, part).figure(title)
 
     def save(self, path: str | Path) -> None:
         """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads and verifies.

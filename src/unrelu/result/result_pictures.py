@@ -42,7 +42,12 @@ def drawn_rows(problem: Problem, observations: Any, most: object) -> Index:
 
 
 def panels(
-    problem: Problem, reconstruction: Array, rows: Index, labels: Sequence[str], shape: Sequence[int] | None = None
+    problem: Problem,
+    reconstruction: Array,
+    rows: Index,
+    labels: Sequence[str],
+    shape: Sequence[int] | None = None,
+    part: str | None = None,
 ) -> ObservationPanels:
     """Return the panels of some observations of a batch, without whitening.
 
@@ -52,28 +57,32 @@ def panels(
         rows: indices of the observations.
         labels: the text beside each.
         shape: the shape in which outputs are drawn, (n,) for curves; None uses their own shape.
+        part: the named part of the output that is drawn, whose entries are observed, if any; None draws all of it.
 
     Raises:
         OptionError: outputs cannot have that shape.
     """
     stated = (problem.given or problem).part(rows)
-    size, operator = len(rows), stated.operator
+    size, operator, network = len(rows), stated.operator, stated.network
     shown = reconstruction[rows]
-    outputs = shown.reshape(size, stated.network.output_dim)
+    place = slice(None) if part is None else network.places[part]
+    outputs = shown.reshape(size, network.output_dim)[:, place]
     alike = operator.output_shaped
-    own = stated.network.output_shape
+    own = network.output_shape if part is None else network.parts[part]
     output = _picture(own, outputs) if shape is None else _asked(shape, outputs.shape[1])
     measured = drawn_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None
+    sizes = stated_sizes(stated.noise, operator, size)
+    plain = isinstance(network, AbsentGenerator) or output is None or part is not None
     return ObservationPanels(
         labels,
-        np.where(known_entries(stated.noise, operator, size), stated.y, np.nan),
-        stated.mean_of(shown),
+        np.where(known_entries(stated.noise, operator, size), stated.y, np.nan)[:, place],
+        stated.mean_of(shown)[:, place],
         outputs,
         output if alike else measured,
         output,
         alike,
-        stated_sizes(stated.noise, operator, size),
-        None if isinstance(stated.network, AbsentGenerator) or output is None else black_and_white(stated.network),
+        None if sizes is None else sizes[:, place],
+        None if plain else black_and_white(network),
     )
 
 
