@@ -430,6 +430,62 @@ def test_one_part_of_a_chain_is_read_as_layers():
     assert net.parts == {"vector": (5,)}
 
 
+class Trunk(nn.Module):
+    """A trunk with two heads of one layer, which end in these activations."""
+
+    def __init__(self, one=None, two=None, deep=False):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 12), nn.LeakyReLU(0.2))
+        between = [nn.Linear(12, 12), nn.ReLU()] if deep else []
+        self.one = nn.Sequential(nn.Linear(12, 5), *([one] if one else []))
+        self.two = nn.Sequential(*between, nn.Linear(12, 6), *([two] if two else []))
+
+    def forward(self, z):
+        h = self.trunk(z)
+        return self.one(h), self.two(h).unflatten(1, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "layers"),
+    [
+        (Trunk, "identity"),
+        (lambda: Trunk(nn.Sigmoid(), nn.Sigmoid()), "sigmoid"),
+        (lambda: Trunk(nn.ReLU(), nn.ReLU()), "relu"),
+        (lambda: Trunk(nn.ReLU()), "prelu"),
+        (lambda: Trunk(nn.PReLU(5), nn.LeakyReLU(0.3)), "prelu"),
+        (lambda: Trunk(nn.Sigmoid()), None),
+        (lambda: Trunk(nn.SiLU(), nn.Sigmoid()), None),
+        (lambda: Trunk(deep=True), None),
+    ],
+)
+def test_heads_of_one_layer_are_one_layer(module, layers):
+    heads = made(module)
+    net = unrelu.from_torch(heads, 4, output={"one": 0, "two": 1})
+    assert isinstance(net, Network) == (layers is not None)
+    wanted = [x.detach().numpy() for x in copy.deepcopy(heads).double()(torch.from_numpy(Z))]
+    for name, x in zip(("one", "two"), wanted, strict=True):
+        np.testing.assert_allclose(net.by_part(net(Z))[name], x, rtol=1e-11, atol=1e-13)
+    if layers is not None:
+        assert [layer.activation.name for layer in net.layers] == ["relu", "leaky_relu", layers]
+
+
+def test_heads_of_a_convolution_stay_as_they_are():
+    class Pictures(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.one, self.two = nn.Linear(4, 16), nn.Conv2d(1, 1, 3), nn.Conv2d(1, 2, 3)
+
+        def forward(self, z):
+            h = torch.relu(self.trunk(z)).unflatten(1, (1, 4, 4))
+            return self.one(h), self.two(h)
+
+    module = made(Pictures)
+    net = unrelu.from_torch(module, 4, output=[0, 1])
+    with torch.no_grad():
+        wanted = copy.deepcopy(module).double()(torch.from_numpy(Z))
+    np.testing.assert_allclose(net.by_part(net(Z))["1"], wanted[1].numpy(), rtol=1e-11, atol=1e-13)
+
+
 def test_without_output_the_message_has_a_call_for_all_parts():
     with pytest.raises(UnsupportedModelError, match="or all of them as named parts") as caught:
         unrelu.from_torch(HEADS, 4)

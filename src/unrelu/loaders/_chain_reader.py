@@ -21,7 +21,8 @@ from torch import Tensor, fx, nn
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import _torch_operations as torch_operations
 from unrelu.loaders._torch_operations import BATCHES, Flow, Part
-from unrelu.models.affine import Affine, Shape, Step
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 from unrelu.models.network import Network
 
 # Errors that PyTorch and NumPy raise when shapes or arguments do not fit.
@@ -131,6 +132,45 @@ def _same(one: Part, two: Part) -> bool:
     arrays = Tensor | np.ndarray
     # Smooth activations carry NaN as their slope.
     return all(np.array_equal(a, b, equal_nan=True) if isinstance(a, arrays) else a == b for a, b in pairs)
+
+
+def same_trunk(chains: Sequence[Network], network: Network) -> bool:
+    """Whether a network has the depth of each of these, and the same layers but for the last."""
+    for other in chains:
+        one, two = _trunk(other), _trunk(network)
+        if len(other.layers) != len(network.layers) or len(one) != len(two) or not all(map(_same, one, two)):
+            return False
+    return True
+
+
+def _trunk(network: Network) -> list[Part]:
+    """The parts of all layers but the last."""
+    parts: list[Part] = []
+    for layer in network.layers[:-1]:
+        parts += [*layer.affine.steps, layer.activation]
+    return parts
+
+
+def joined_heads(chains: Sequence[Network]) -> Network | None:
+    """Networks that differ in their last layer as one, whose last layer has the outputs of all.
+
+    None if a last layer is sparse, as that of a convolution, or if their activations cannot be in one layer: smooth
+    ones that differ.
+    """
+    heads = [chain.layers[-1] for chain in chains]
+    matrices, activations = [head.matrix() for head in heads], [head.activation for head in heads]
+    if any(not isinstance(matrix, np.ndarray) for matrix in matrices):
+        return None
+    activation = activations[0]
+    if activation.slope.ndim or not all(_same(activation, other) for other in activations):
+        if any(each.smooth for each in activations):
+            return None
+        slopes = [np.broadcast_to(head.activation.slope, head.n_out) for head in heads]
+        activation = Activation.of_slope(np.concatenate(slopes))
+    weight = torch.from_numpy(np.concatenate(matrices))
+    bias = torch.from_numpy(np.concatenate([head.bias() for head in heads]))
+    last: list[Part] = [Reshape((heads[0].n_in,)), Dense(weight, bias), activation]
+    return Network.chain([*_trunk(chains[0]), *last], chains[0].latent_shape)
 
 
 class _Walk:

@@ -24,7 +24,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
+from unrelu.loaders._chain_reader import LayerGraph, code_shape, joined_heads, read_chain, same_trunk
 from unrelu.loaders._exported_program import is_program, read_program
 from unrelu.loaders._graph_recorder import FixedBatchModule
 from unrelu.loaders._torch_operations import BATCHES, known, mutates
@@ -170,7 +170,10 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
         try:
             found = read_chain(graphs, shape, batches)
             if not isinstance(found, Network):
-                return opaque(module, shape, str(found))
+                heads = _heads(root, shape) if isinstance(root, CalledModule) else None
+                if heads is None:
+                    return opaque(module, shape, str(found))
+                found = heads
             check_mode(module, shape)
             return found
         except ModelError as error:
@@ -179,6 +182,21 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
             raise type(error)(
                 f"{error} (latent_shape was taken to be {shape}; pass latent_shape= if it is not)"
             ) from error
+
+
+def _heads(root: CalledModule, shape: Shape) -> Network | None:
+    """The network of a trunk with several heads of one layer, whose outputs are joined; None for other modules."""
+    picks, chains = root.output, list[Network]()
+    for name, pick in picks.items() if isinstance(picks, Mapping) else ():
+        root.output = {name: pick}  # the other heads have no effect then
+        try:
+            found = read_chain([_traced(root) for _ in BATCHES], shape, BATCHES)
+        except ModelError:
+            return None
+        if not isinstance(found, Network) or not same_trunk(chains[:1], found):
+            return None
+        chains.append(found)
+    return joined_heads(chains) if len(chains) > 1 else None
 
 
 def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
