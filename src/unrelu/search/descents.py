@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, work_arrays
+from unrelu.local_search.graduated_fit import GraduatedFit
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
@@ -107,6 +109,23 @@ class Descents(ABC):
         Args:
             z: where the restarts ended, the best first, (b, c, k).
             most: the largest number of steps.
+            watch: see :meth:`improve`.
+        """
+        raise NotImplementedError
+
+    def exhausted(self, steps: Integers, restarts: Integers) -> Flags:
+        """Whether all ``restarts`` ended at the largest number of steps, (b,), so that a graduated fit may do better.
+
+        Args:
+            steps: the steps of all of them together.
+        """
+        return np.zeros(len(steps), dtype=bool)
+
+    def graduated(self, observations: Index, variance: float, watch: Watch) -> Array:
+        """The codes of some observations that graduated fits reach, (b, k).
+
+        Args:
+            variance: that of the noise of y.
             watch: see :meth:`improve`.
         """
         raise NotImplementedError
@@ -276,7 +295,10 @@ class DevianceDescents(BatchDescents):
 
 
 class LimitedMemoryDescents(BatchDescents):
-    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as hundreds of its steps."""
+    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as hundreds of its steps.
+
+    Where such descents do not come to an end, graduated fits take a Jacobian for each of their stages.
+    """
 
     schedule = LIMITED_MEMORY
     refines = True
@@ -287,6 +309,21 @@ class LimitedMemoryDescents(BatchDescents):
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
         """Whether a Jacobian is expensive."""
         return cache.large
+
+    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
+        super().__init__(problem, cache, objective)
+        self.problem, self.cache = problem, cache
+
+    def exhausted(self, steps: Integers, restarts: Integers) -> Flags:
+        """See :meth:`Descents.exhausted`."""
+        return np.asarray(self.objective.squares & (steps >= self.exact_steps * restarts))
+
+    def graduated(self, observations: Index, variance: float, watch: Watch) -> Array:
+        """See :meth:`Descents.graduated`. The samples of the cache are the starts to choose from."""
+        smoothed = partial(self.cache.smoothed, network=self.objective.network)
+        fit = GraduatedFit(SquaredError.of(self.problem), smoothed, variance)
+        at = fit.objective.index(observations)
+        return fit.run(self.cache.model.z.to(fit.objective.y), at, watch).cpu().numpy()
 
     def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
         return LimitedMemorySteps(objective, z, observations, _ENOUGH_DECREASE_LARGE, enough)

@@ -47,6 +47,8 @@ _LARGEST_PRIOR = 1e12
 _REFINED, _REFINED_LARGE = 3000, 1000
 # Objectives below this fraction of |y|^2 are rounding.
 _ROUNDING = 1e-30
+# Chi-square of the true code is almost surely at most this many standard deviations above its mean.
+_SURELY = 5.0
 # The most local optima in l2 from which a code within the bounds of uniform noise is searched.
 _FURTHER = 6
 
@@ -141,6 +143,20 @@ class JointSearch:
                 self._judge(observations)
         if self.rule.rounds is None and not self.watch.reason:
             self.perturb_best(np.flatnonzero(~self.sure))
+            self._fit_gradually()
+
+    def _fit_gradually(self) -> None:
+        """Fit anew where the stated noise does not explain the best code, and no restart came to an end."""
+        variance, observed = self.problem.noise.variance(self.problem.y), self.problem.observed
+        explained = variance * (observed + _SURELY * np.sqrt(2 * observed))
+        hard = (variance > 0) & (self.f > explained) & self.descents.exhausted(self.steps, self.made)
+        for i in np.flatnonzero(hard):
+            if self.watch():
+                break
+            at = np.array([i])
+            z = self.problem.bounds.clip(self.descents.graduated(at, float(variance[i]), self.watch))
+            f = self.objective.values(self.objective.tensor(z), self.objective.index(at))
+            self._keep(at, z, f.cpu().double().numpy())
 
     def perturb_best(self, observations: Index, most: Index | None = None) -> None:
         """Spend the rest of the budget on perturbations of the best restarts, which find more than new restarts do.
