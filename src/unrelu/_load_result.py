@@ -29,6 +29,8 @@ from unrelu.runtime.host import computing
 _DOUBLE, _SINGLE = 1e-9, 1e-4
 # The largest difference of probabilities.
 _PROBABILITY = 1e-6
+# By how much the effective degrees of freedom may be off.
+_USED = 1e-3
 # Only messages contain why an observation failed, and by which factor its residual exceeds the batch's noise level.
 _FAILED, _FACTOR = "could not be inverted: ", re.compile(r"\((\d+\.\d) times the batch's noise level\)")
 
@@ -93,8 +95,13 @@ def _flaw(result: Inversion) -> str | None:
         return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
     again = _expected(result)
     room = norms(np.broadcast_to((share * problem.scale)[:, None], problem.y.shape), result.norm)
-    near: dict[str, Any] = {"fun": room ** DEGREES[result.norm], "p_value": _PROBABILITY, "confidence": _PROBABILITY}
-    for name in ("fun", "p_value", "confidence", "rank", "freedom", "identifiable", "success", "status"):
+    near: dict[str, Any] = {
+        "fun": room ** DEGREES[result.norm],
+        "p_value": _PROBABILITY,
+        "confidence": _PROBABILITY,
+        "used": _USED,
+    }
+    for name in ("fun", "p_value", "confidence", "used", "rank", "freedom", "identifiable", "success", "status"):
         kept, found = getattr(result, name), getattr(again, name)
         if name == "fun" and result.norm == OwnLoss.name:
             continue  # no file holds the function

@@ -46,6 +46,18 @@ def test_the_best_code_is_that_of_scipy_in_every_form(form):
         assert fun <= best * (1 + 1e-6)
 
 
+def test_chi_square_is_printed_with_its_degrees_of_freedom():
+    prior = unrelu.Normal(0, 2)
+    r = unrelu.invert(NET, Y[0], "lm", z0=TRUTH[0], operator=WINDOWS, noise=NOISE, prior=prior)
+    square = chi_square(r.z, Y[0])
+    assert r.fun == pytest.approx(square + (r.z**2).sum() / 4)
+    assert f"chi-square {square:.3g} for {M - r.used:.4g} degrees of freedom" in str(r)
+    assert 2 < r.used < 4
+    few = unrelu.invert(NET, Y[0, :2], "lm", z0=TRUTH[0], operator=WINDOWS[:2], noise="gaussian:0.01")
+    assert "and no degree of freedom left" in str(few)
+    assert "chi-square" not in str(unrelu.invert(NET, Y[0], "lm", z0=TRUTH[0], operator=WINDOWS, noise="uniform:0.1"))
+
+
 def test_p_values_are_those_of_the_bins():
     truth = np.random.default_rng(8).normal(size=(400, K))
     noise = np.random.default_rng(9).normal(size=(400, M)) @ np.linalg.cholesky(COVARIANCE).T

@@ -90,6 +90,7 @@ class Inversion:
         identifiable: whether no other code near z has the same A G(z): usually, that the rank is k. An exact fit must
             also determine z to 1e-6 of its length (1e-3 in single precision), given its residual and the least singular
             value. A distant code may still fit as well. See :func:`unrelu.identifiability`.
+        used: u, the effective degrees of freedom that the fit used up (:mod:`unrelu.diagnostics.goodness_of_fit`).
         options: the options of the method, defaults included.
         norm: the norm of ``fun``: "l2", "l1", "linf"; or "huber" or "loss" (:mod:`unrelu.measurements.losses`).
         pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.
@@ -118,6 +119,7 @@ class Inversion:
     freedom: Any
     rank: Any
     identifiable: Any
+    used: Any
     problem: Problem
     ended: npt.NDArray[Any]
     norm: str
@@ -196,6 +198,7 @@ class Inversion:
             freedom=np.full(size, -1),
             rank=np.full(size, -1),
             identifiable=np.zeros(size, dtype=bool),
+            used=np.zeros(size),
             problem=problem,
             ended=states,
             norm=norm or problem.norm,
@@ -253,7 +256,7 @@ class Inversion:
         confident = (confidence >= CONFIDENT) & ~unseen & ~out_of_distribution & (factor == 0)
         success = explained if stated else exact | confident
         success &= np.isfinite(self._codes).all(axis=1)  # whatever the method reports
-        judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success)
+        judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success, used=used)
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
         with np.errstate(over="ignore", invalid="ignore"):
             excessive = fitted & problem.noise.too_large_for(fit)
@@ -515,7 +518,7 @@ class Inversion:
         if self.problem.single:
             named = zip(network.coordinate_names, network.parameters_of(z)[0], strict=False)
             own = {
-                "code": z[0], "largest": float(self._differences("linf")[0]),
+                "code": z[0], "chi_square": self._chi_square(), "largest": float(self._differences("linf")[0]),
                 "misfits": self._misfits(), "parameters": {name: float(value) for name, value in named if name},
             }  # fmt: skip
         return VerdictSummary(
@@ -536,6 +539,15 @@ class Inversion:
         relative = problem.differences_of(self.reconstruction[None])[0] / (1.0 if sizes is None else sizes[0])
         shown = {name: relative[place][seen[place]] for name, place in problem.network.places.items()}
         return {name: float(np.sqrt(np.mean(part**2))) for name, part in shown.items() if part.size}
+
+    def _chi_square(self) -> tuple[float, float]:
+        """Chi-square of one observation under Gaussian noise, and its degrees of freedom; NaN under other noise."""
+        problem = self.problem
+        level = problem.noise.dispersion_parameter
+        if problem.noise.likelihood is not None or not level > 0:
+            return math.nan, math.nan
+        square = np.square(problem.residual_of(self.reconstruction[None])).sum() / level
+        return float(square), float(problem.observed[0] - self.used)
 
     def _differences(self, norm: str) -> Array:
         """``|y - A G(z)|`` from the reconstructions, (B,)."""

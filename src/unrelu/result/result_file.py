@@ -22,7 +22,7 @@ from unrelu.runtime.words import is_name
 _KINDS = {
     "z": np.float64, "reconstruction": np.float64, "fun": np.float64, "success": np.bool_, "p_value": np.float64,
     "confidence": np.float64, "nit": np.int64, "seconds": np.float64, "freedom": np.int64, "rank": np.int64,
-    "identifiable": np.bool_,
+    "identifiable": np.bool_, "used": np.float64,
 }  # fmt: skip
 _STATUSES = ("status", "ended")
 
@@ -83,7 +83,7 @@ def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output:
             raise ValueError(f"{name} has shape {columns[name].shape}, y has {size} observations")
     ranges = {
         "p_value": (0, 1), "confidence": (0, 1), "nit": (0, math.inf), "seconds": (0, math.inf), "rank": (-1, k),
-        "freedom": (-1, k),
+        "freedom": (-1, k), "used": (0, math.inf),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
         bad = (columns[name] < low) | (columns[name] > high)

@@ -50,6 +50,7 @@ class VerdictSummary:
         k: number of latent coordinates.
         active: the bounds that codes are at, (B, k), as in ``scipy.optimize``.
         places: the numbers of the observations, (B,); by default 0, 1, ...
+        chi_square: for a single observation, chi-square and its degrees of freedom; NaN if noise is not Gaussian.
         code, largest: for a single observation, its code, (k,), and the largest entry of its residual.
         names: the names of the coordinates, (k,), and in place of those that have none, their places.
         parameters: for a single observation, what is reported by name, in the place of these coordinates of its code.
@@ -66,6 +67,7 @@ class VerdictSummary:
     places: Index | None = None
     code: Any = None
     largest: float = math.nan
+    chi_square: tuple[float, float] = (math.nan, math.nan)
     names: Sequence[str] = ()
     parameters: Mapping[str, float] = field(default_factory=dict)
     misfits: Mapping[str, float] = field(default_factory=dict)
@@ -185,7 +187,8 @@ def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
     shown = _code(summary)
     p = probability(c["p_value"])
     fit = f"p = {p} under {summary.noise}" if summary.noise else "no noise was stated, so there is no p-value"
-    left = f"residual {number(float(c['residual']))} ({summary.norm}), largest entry {number(summary.largest)}; {fit}"
+    left = f"residual {number(float(c['residual']))} ({summary.norm}), largest entry {number(summary.largest)}; "
+    left += _chi_square(*summary.chi_square) + fit
     return [
         (str(c["status"]), str(c["message"])),
         ("code", shown if known else ""),
@@ -253,6 +256,14 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
     if freedom < 0:
         return f"other codes near it may give the same observation {of}"
     return f"the observation does not tell the code to a small part of its length {of}"
+
+
+def _chi_square(value: float, freedom: float) -> str:
+    """Chi-square and its degrees of freedom in words; empty if there is none."""
+    if not math.isfinite(value):
+        return ""
+    left = f"for {freedom:.4g} degrees of freedom" if freedom >= 0.5 else "and no degree of freedom left"
+    return f"chi-square {number(value)} {left}; "
 
 
 def _code(summary: VerdictSummary) -> str:
