@@ -89,6 +89,18 @@ def test_lists_of_tensorflow_and_ordered_dictionaries(monkeypatch):
     same(read(content), [[DRAWN], {"a": 1}])
 
 
+def test_arrays_of_jax(monkeypatch):
+    """They are pickled as a function that is given what an array of NumPy is made of, and more."""
+    module = ModuleType("jax._src.array")
+    module._reconstruct_array = _reconstruct_array = lambda *_: None
+    _reconstruct_array.__module__, _reconstruct_array.__qualname__ = module.__name__, "_reconstruct_array"
+    for name in ("jax", "jax._src"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    content = pickle.dumps({"w": Reduced(_reconstruct_array, (*DRAWN.__reduce__(), {"weak_type": False}))})
+    same(read(content), {"w": DRAWN})
+
+
 class Runs:
     """Runs a command when it is unpickled."""
 
