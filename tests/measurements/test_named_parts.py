@@ -269,12 +269,16 @@ def test_a_generator_without_parts():
             unrelu.invert(unrelu.zoo.load("mnist-relu"), **given)
 
 
-def test_runs_and_calibrations_take_whole_outputs(tmp_path):
+def test_runs_take_parts_and_calibrations_whole_outputs(tmp_path):
     module = made(lambda: nn.Linear(2, 4))
     net = unrelu.from_torch(module).with_parts({"a": 3, "b": 1})
-    with pytest.raises(InputError, match="a run takes one array of outputs"):
-        unrelu.run(net, {"a": np.zeros((2, 3))}, "unused")
+    y = net.by_part(net(Z[:, :2]))
+    parts = unrelu.run(net, {"a": y["a"]}, tmp_path / "parts", "lm", noise={"a": 0.1}, workers=1)
+    alone = unrelu.invert(net, {"a": y["a"]}, "lm", noise={"a": 0.1})
+    np.testing.assert_allclose(parts.read("codes"), alone.z, atol=1e-9)
+    with pytest.raises(InputError, match=r"data has shape \(4,\); a data set is a batch"):
+        unrelu.run(net, {"a": y["a"][0]}, "unused")
     run = unrelu.run(net, np.zeros((2, 4)), tmp_path / "out", "lm", noise={"a": 1, "b": 2}, workers=1)
     assert run.noise == unrelu.Gaussian([1, 1, 1, 2])
-    with pytest.raises(InputError, match="noise by part goes with invert, posterior and certify"):
+    with pytest.raises(InputError, match="noise by part goes with invert, posterior, run and certify"):
         unrelu.calibrate(net, noise={"a": 1})

@@ -165,8 +165,8 @@ class Noise(ABC):
             return UnknownNoise()
         if isinstance(noise, Mapping):
             raise InputError(
-                f"noise={shown(noise)}: noise by part goes with invert, posterior and certify; state a model of all "
-                "entries here, such as unrelu.Gaussian(array)"
+                f"noise={shown(noise)}: noise by part goes with invert, posterior, run and certify; state a model "
+                "of all entries here, such as unrelu.Gaussian(array)"
             )
         kind, colon, level = str(noise).partition(":")
         model = MODELS.get(kind)

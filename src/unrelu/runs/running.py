@@ -75,7 +75,7 @@ MomentCallback = Callable[[Moment], Any]
 @computing()
 def run(
     network: Generator,
-    data: str | Path | npt.NDArray[Any] | Source,
+    data: str | Path | npt.NDArray[Any] | Mapping[str, Any] | Source,
     output: str | Path,
     method: str = "auto",
     *,
@@ -113,7 +113,8 @@ def run(
     Args:
         network: G. It is sent once to every worker.
         data: the observations: a path or URL for :func:`unrelu.datasets.open_source` (``.npy``, ``.npz``, HDF5, Zarr, a
-            folder of images), or an array (B, ...), or a :class:`~unrelu.datasets.Source`. Workers read them.
+            folder of images), or an array (B, ...), or a dictionary of arrays by named part, or a
+            :class:`~unrelu.datasets.Source`. Workers read them.
             They have the generator's output shape, up to axes of length 1, or are flat; with an operator, its shape.
         output: a folder for the results, on a disk that all workers see. If it holds the same run, that run is resumed.
         method: a name of the registry, see :func:`unrelu.invert`.
@@ -178,13 +179,10 @@ def run(
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
     chunk = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else chunk
     chosen = _check_options(method, options, chunk, workers, scheduler, results)
-    _, noise, operator = joined(network, np.zeros(as_generator(network).output_dim), noise, operator)
+    given: Any = data if isinstance(data, Mapping) else np.zeros(as_generator(network).output_dim)
+    joint, noise, operator = joined(as_generator(network), given, noise, operator)
+    data = joint if isinstance(data, Mapping) else data
     _check_posterior(posterior, noise, prior)
-    if isinstance(data, Mapping):
-        raise InputError(
-            "data is a dictionary; a run takes one array of outputs, (B, ...), with the parts one after the other, and "
-            "masks= hides parts that are not observed"
-        )
     source = open_source(_anywhere(data), array, size, max_bytes=max_bytes)
     masked = None
     if masks is not None:
