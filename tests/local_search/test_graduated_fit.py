@@ -53,7 +53,11 @@ def problem_of(generator, measured, rows=slice(None)):
 
 def fitted(problem, dtype=torch.float64, stop=lambda: False):
     network = problem.network.to(dtype)
-    fit = GraduatedFit(SquaredError.of(problem), network.smoothed, float(problem.noise.variance(problem.y)[0]))
+    fit = GraduatedFit(
+        SquaredError.of(problem),
+        lambda t: network.smoothed(t) if t else network,
+        float(problem.noise.variance(problem.y)[0]),
+    )
     starts = np.random.default_rng(8).standard_normal((64, K))
     z = fit.run(fit.objective.tensor(starts), torch.arange(problem.size), stop)
     return z.numpy(), fit, starts
@@ -74,7 +78,7 @@ def test_codes_explain_what_a_trust_region_from_the_same_start_does_not(generato
     z, fit, starts = fitted(problem_of(generator, measured), dtype)
     at_truth = chi_square(measured[1], generator, measured)
     assert (chi_square(z, generator, measured) <= 1.1 * at_truth).all()
-    first = next(iter(fit.stages(torch.arange(B))))
+    _, first = next(iter(fit.stages(torch.arange(B))))
     choose = [first.values(first.y.new_tensor(starts), torch.full((64,), i)).argmin() for i in range(B)]
     others = [by_trust_region(generator, measured, starts[at], i) for i, at in enumerate(choose)]
     assert (chi_square(np.array(others), generator, measured) > 1.4 * at_truth).any()
@@ -82,7 +86,7 @@ def test_codes_explain_what_a_trust_region_from_the_same_start_does_not(generato
 
 def test_a_trust_region_hardly_lowers_the_last_objective(generator, measured):
     z, fit, _ = fitted(problem_of(generator, measured))
-    *_, last = fit.stages(torch.arange(B))
+    *_, (_, last) = fit.stages(torch.arange(B))
     for i, reached in enumerate(last.values(torch.from_numpy(z), torch.arange(B)).tolist()):
 
         def residual(code, i=i):
@@ -102,13 +106,14 @@ def test_an_observation_is_fitted_alone_as_in_a_batch(generator, measured):
 def test_stages_end_at_the_smallest_noise(generator, measured):
     _, _, y, sigma = measured
     fit = fitted(problem_of(generator, measured), stop=lambda: True)[1]
-    stages = list(fit.stages(torch.arange(B)))
+    stages = [stage for _, stage in fit.stages(torch.arange(B))]
     rms = np.sqrt(np.square(y).mean(axis=1))
     smallest = sigma.min() / rms.max()
     first, least, most = (1 / (1 + (t * rms[:, None] / sigma) ** 2) for t in (0.3, 1.34 * smallest, smallest))
     np.testing.assert_allclose(stages[0].operator.weight.square(), first, rtol=1e-9)
-    last = stages[-1].operator.weight.square().numpy()
+    last = stages[-2].operator.weight.square().numpy()
     assert ((least <= last) & (last <= most + 1e-12)).all()
+    assert (stages[-1].operator.weight == 1).all()
     assert all((b.operator.weight > a.operator.weight).all() for a, b in pairwise(stages))
 
 

@@ -7,8 +7,8 @@ on the exact objective ends in one of many local optima on their slopes. A gradu
 
 for smaller and smaller t. Here :math:`\sigma_j` is the standard deviation of the noise of an entry, and s the root mean
 square of y, both before whitening: errors of t s are added to the noise. The kinks of G_t are smoothed by the share 3 t
-of the size of each layer. The last t is the smallest :math:`\sigma_j / s`. All f_t have the
-prior N(0, I) of codes, without which long codes would be found that fit no better.
+of the size of each layer. t decreases to the smallest :math:`\sigma_j / s`, and is 0 in the end. All f_t have the
+prior N(0, I) of codes, without which long codes are found that fit worse.
 
 For each t, BFGS (:mod:`~unrelu.local_search.refinement`) begins with the inverse of J^T J + sigma^2 I. Its steps take a
 gradient each. A Jacobian costs as much as k / 2 gradients, so Levenberg-Marquardt, which takes one for each step,
@@ -32,8 +32,10 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements import WeightedOperator
 from unrelu.models.generator import Generator
 
-# The first t, the factor by which it decreases, the smoothing as a multiple of t, and the steps with each t.
-_FIRST, _FACTOR, _SMOOTHING, _STEPS = 0.3, 10 ** (-1 / 8), 3.0, 25
+# The first t, the factor by which it decreases, and the smoothing as a multiple of t.
+_FIRST, _FACTOR, _SMOOTHING = 0.3, 10 ** (-1 / 8), 3.0
+# The steps with each t, and with the last, 0; the fits of an observation, from different starts.
+_STEPS, _LAST_STEPS, _FITS = 25, 150, 2
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +69,7 @@ class GraduatedFit:
 
     Attributes:
         objective: f, in double precision.
-        smoothed: returns the generator, in any precision, with kinks smoothed by a share of the size of each layer.
+        smoothed: returns the generator, in any precision, with kinks smoothed by a share, also 0, of each layer's size.
         variance: sigma^2, the variance of the noise of y.
     """
 
@@ -76,25 +78,28 @@ class GraduatedFit:
     variance: float
 
     def run(self, starts: Tensor, observations: Tensor, stop: Stop) -> Tensor:
-        """The codes of some observations that fits reach, (b, k).
+        """The codes of some observations that fits reach, (b, k): the better of :data:`_FITS` for each.
 
         Args:
-            starts: codes (N, k); each fit begins with the one of the least first f_t.
+            starts: codes (N, k); fits begin with those of the least first f_t.
             observations: (b,).
             stop: asked before each step.
         """
-        each, z = torch.arange(len(observations), device=observations.device), None
-        for stage in self.stages(observations):
-            if z is None:
-                z = torch.stack([starts[stage.values(starts, i.expand(len(starts))).argmin()] for i in each])
+        count, z, each = len(observations), starts[:0], torch.arange(0)
+        for t, stage in self.stages(observations):
+            if not len(z):
+                at = torch.arange(count, device=z.device).repeat_interleave(len(starts))
+                first = stage.values(starts.repeat(count, 1), at).reshape(count, -1)
+                best = first.argsort(dim=1)[:, :_FITS]
+                z, each = starts[best.flatten()], at.reshape(count, -1)[:, : best.shape[1]].flatten()
             if stop():
                 break
-            z = refine(stage, z, each, torch.zeros_like(z[:, 0]), _STEPS, stop).z
-        assert z is not None
-        return z
+            z = refine(stage, z, each, torch.zeros_like(z[:, 0]), _STEPS if t else _LAST_STEPS, stop).z
+        lowest = stage.values(z, each).nan_to_num(nan=torch.inf).reshape(count, -1).argmin(dim=1)
+        return z.reshape(count, -1, z.shape[1])[torch.arange(count), lowest]
 
-    def stages(self, observations: Tensor) -> Iterator[SquaredError]:
-        """The objectives f_t of some observations, in their order."""
+    def stages(self, observations: Tensor) -> Iterator[tuple[float, SquaredError]]:
+        """The values of t, and the objectives f_t of some observations, in their order."""
         operator, y = self.objective.operator.take(observations), self.objective.y[observations]
         weights = operator.weights(len(y))
         gain = torch.ones_like(y) if weights is None else torch.from_numpy(weights.copy()).to(y)
@@ -102,10 +107,11 @@ class GraduatedFit:
         size = torch.where(seen, y / gain, 0.0).square().sum(dim=1, keepdim=True) / seen.sum(dim=1, keepdim=True)
         added = size * gain.square() / self.variance  # s^2 / sigma_j^2, as whitening divides y_j by sigma_j
         prior = torch.full((self.objective.network.latent_dim,), self.variance).to(y)
-        t, last = _FIRST, min(_FIRST, float(added.max()) ** -0.5)
-        while t >= last:
+        shares, most = [_FIRST], float(added.max()) ** 0.5
+        while shares[-1] * _FACTOR * most >= 1:
+            shares.append(shares[-1] * _FACTOR)
+        for t in (*shares, 0.0):
             weight = 1 / (1 + t**2 * added).sqrt()
             network = _ComputedInSingle(self.smoothed(_SMOOTHING * t))
             operator_t = WeightedOperator(operator, weight)
-            yield replace(self.objective, network=network, operator=operator_t, y=weight * y, prior=prior)
-            t *= _FACTOR
+            yield t, replace(self.objective, network=network, operator=operator_t, y=weight * y, prior=prior)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.dense_linear_algebra import ROUTINES
+from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -320,7 +320,11 @@ class LimitedMemoryDescents(BatchDescents):
 
     def graduated(self, observations: Index, variance: float, watch: Watch) -> Array:
         """See :meth:`Descents.graduated`. The samples of the cache are the starts to choose from."""
-        smoothed = partial(self.cache.smoothed, network=self.objective.network)
+        network = self.objective.network
+
+        def smoothed(share: float) -> Generator:
+            return self.cache.smoothed(share, network) if share else network
+
         fit = GraduatedFit(SquaredError.of(self.problem), smoothed, variance)
         at = fit.objective.index(observations)
         return fit.run(self.cache.model.z.to(fit.objective.y), at, watch).cpu().numpy()

@@ -140,17 +140,25 @@ class JointSearch:
             if not self.watch.reason:
                 self.rounds[observations] += 1
                 self._confirm_exact()
-                self._judge(observations)
+                self._judge(observations[~self._hard[observations]])
         if self.rule.rounds is None and not self.watch.reason:
             self.perturb_best(np.flatnonzero(~self.sure))
-            self._fit_gradually()
+            self._fit_gradually(np.flatnonzero(self._hard))
 
-    def _fit_gradually(self) -> None:
-        """Fit anew where the stated noise does not explain the best code, and no restart came to an end."""
+    @property
+    def _hard(self) -> Flags:
+        """Whether the stated noise does not explain the best code, and no restart has come to an end, (B,)."""
+        if self.rule.rounds is not None:
+            return np.zeros(self.problem.size, dtype=bool)
         variance, observed = self.problem.noise.variance(self.problem.y), self.problem.observed
         explained = variance * (observed + _SURELY * np.sqrt(2 * observed))
-        hard = (variance > 0) & (self.f > explained) & self.descents.exhausted(self.steps, self.made)
-        for i in np.flatnonzero(hard):
+        exhausted = (self.made > 0) & self.descents.exhausted(self.steps, self.made)
+        return np.asarray((variance > 0) & (self.f > explained) & exhausted)
+
+    def _fit_gradually(self, observations: Index) -> None:
+        """Fit observations anew, by graduated fits. Agreement says nothing about these, so they have no confidence."""
+        variance = self.problem.noise.variance(self.problem.y)
+        for i in observations.tolist():
             if self.watch():
                 break
             at = np.array([i])
@@ -189,7 +197,7 @@ class JointSearch:
 
     def _next(self) -> Index:
         """The observations of the next round, all of which have been through the same number of rounds."""
-        wanted = self.rule.next(self.spent(), self._outlying)
+        wanted = self.rule.next(self.spent(), self._outlying) & ~self._hard
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
         observations = np.flatnonzero(wanted & (self.rounds == fewest))
         # Noiseless observations already have restarts of the first rounds, which the others skipped.

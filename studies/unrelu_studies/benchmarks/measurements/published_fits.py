@@ -27,7 +27,6 @@ from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
 from unrelu_studies.kit.published_emulators import (
     CMB_LOWER,
     CMB_UPPER,
-    GENGLI_COORDINATES,
     PACKAGES,
     cmb_spectrum,
     gengli_decoder,
@@ -119,14 +118,14 @@ def _normal(network: Generator, covariance: Array, at_most: float) -> PublishedC
 def gengli() -> PublishedCase:
     """All samples, whose noise is independent, of deviations two decades apart."""
     network = gengli_decoder()
-    _, sigma = observed(network, np.zeros((1, GENGLI_COORDINATES)), True, 0, "gengli")
+    _, sigma = observed(network, network.typical_codes, True, 0, "gengli")  # G(0) is a hundred times smaller
     return _normal(network, sigma, 1.2)
 
 
 def gengli_coloured() -> PublishedCase:
     """Noise that is correlated over some samples, and an amplitude of the burst."""
     network = unrelu.extend(gengli_decoder(), scale=(0.8, 1.25))
-    size = 0.05 * np.sqrt(np.square(network.outputs(np.zeros((1, network.latent_dim)))).mean())
+    size = 0.05 * np.sqrt(np.square(network.typical_outputs).mean())
     colour = scipy.linalg.toeplitz(0.8 ** np.arange(network.output_dim))
     return _normal(network, size**2 * colour, 1.0)
 
