@@ -160,3 +160,20 @@ def test_the_callback_stops_a_fit(large, generator, measured, monkeypatch):
     assert calls == [1]
     assert (result.status == Status.STOPPED).all()
     assert np.isfinite(result.z).all()
+
+
+def test_a_fit_has_no_confidence_and_takes_the_place_of_restarts(large, generator, measured, monkeypatch):
+    monkeypatch.setattr("unrelu.search.joint_search._SURELY", -np.inf)  # nothing is explained
+    monkeypatch.setattr("unrelu.search.descents._EXHAUSTED", 0.0)
+    monkeypatch.setattr("unrelu.search.learned_prior.LearnedConfidence.learn", None)  # nothing is learned
+    weight, _, y, sigma = measured
+    result = unrelu.invert(generator, y, noise=unrelu.Gaussian(sigma), operator=np.diag(weight))
+    assert (result.confidence == 0).all()
+    assert (result.nit <= 4 * 5).all()
+
+
+def test_stated_rounds_and_many_coordinates_have_restarts_only(large, generator, measured, monkeypatch):
+    monkeypatch.setattr(GraduatedFit, "run", None)
+    assert np.isfinite(invert(generator, measured, rounds=3).fun).all()
+    monkeypatch.setattr("unrelu.search.descents._GRADUATED", K - 1)
+    assert np.isfinite(invert(generator, measured).fun).all()

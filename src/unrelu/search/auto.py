@@ -48,7 +48,9 @@ class Search:
     kept for other processes.
 
     Where a Jacobian is expensive (:func:`~unrelu.search.sample_cache.is_large`), descents are L-BFGS steps without
-    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`.
+    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`. If these hardly come to an end and the
+    stated noise does not explain the best, two graduated fits (:mod:`~unrelu.local_search.graduated_fit`) follow in
+    place of further restarts. Their code has no confidence.
 
     The search runs in single precision. Its best code is refined in double precision to first-order optimality, at
     kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf,

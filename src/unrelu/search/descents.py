@@ -38,6 +38,9 @@ _ENOUGH_DECREASE_LARGE = 3e-5
 # Of a refinement: the codes refined side by side, the steps after which half of them are given up, the steps before
 # convergence is tested, and the predicted decrease at which a code ends.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
+# Graduated fits follow where restarts took this share of the steps they may, and are for at most so many coordinates:
+# a Jacobian costs as much as half as many gradients.
+_EXHAUSTED, _GRADUATED = 0.75, 256
 # A code has converged if its last steps together gained less than this fraction of its objective.
 LAST_STEPS, CONVERGED = 10, 1e-3
 
@@ -114,7 +117,7 @@ class Descents(ABC):
         raise NotImplementedError
 
     def exhausted(self, steps: Integers, restarts: Integers) -> Flags:
-        """Whether all ``restarts`` ended at the largest number of steps, (b,), so that a graduated fit may do better.
+        """Whether ``restarts`` hardly came to an end, (b,), so that a graduated fit may do better.
 
         Args:
             steps: the steps of all of them together.
@@ -315,8 +318,9 @@ class LimitedMemoryDescents(BatchDescents):
         self.problem, self.cache = problem, cache
 
     def exhausted(self, steps: Integers, restarts: Integers) -> Flags:
-        """See :meth:`Descents.exhausted`."""
-        return np.asarray(self.objective.squares & (steps >= self.exact_steps * restarts))
+        """See :meth:`Descents.exhausted`. Jacobians of more coordinates cost too much."""
+        possible = self.objective.squares and self.objective.network.latent_dim <= _GRADUATED
+        return np.asarray(possible & (steps >= _EXHAUSTED * self.exact_steps * restarts))
 
     def graduated(self, observations: Index, variance: float, watch: Watch) -> Array:
         """See :meth:`Descents.graduated`. The samples of the cache are the starts to choose from."""

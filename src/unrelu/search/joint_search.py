@@ -142,12 +142,12 @@ class JointSearch:
                 self._confirm_exact()
                 self._judge(observations[~self._hard[observations]])
         if self.rule.rounds is None and not self.watch.reason:
-            self.perturb_best(np.flatnonzero(~self.sure))
+            self.perturb_best(np.flatnonzero(~self.sure & ~self._hard))
             self._fit_gradually(np.flatnonzero(self._hard))
 
     @property
     def _hard(self) -> Flags:
-        """Whether the stated noise does not explain the best code, and no restart has come to an end, (B,)."""
+        """Whether the stated noise does not explain the best code, and restarts hardly came to an end, (B,)."""
         if self.rule.rounds is not None:
             return np.zeros(self.problem.size, dtype=bool)
         variance, observed = self.problem.noise.variance(self.problem.y), self.problem.observed
