@@ -2,11 +2,14 @@
 
 * ``cosmopower-jax``: the spectrum of temperatures of the cosmic microwave background, 2,507 multipoles of six
   parameters (Piras and Spurio Mancini, Open Journal of Astrophysics 6, 2023).
+* ``py21cmemu``: the default emulator of 21cmEMU, of which the brightness temperature of hydrogen against redshift is
+  used: eight shared layers of 1,000 and eight of its own, LeakyReLU, nine parameters (Breitman et al., MNRAS 527,
+  2024).
 * ``gengli``: noise bursts of gravitational wave detectors, 938 samples of one from 100 latent coordinates; six
   convolutions of up to 1,024 channels with LeakyReLU between, and tanh at the end (Lopez et al., Physical Review D 106,
   2022, 023027).
 
-Both are under the GPL, and nothing of them is here. What else the packages import, and need, is not imported.
+Two are under the GPL, and nothing of them is here. What else the packages import, and need, is not imported.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 import unrelu
 from unrelu.errors import MissingPackageError
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator
+
+Array = npt.NDArray[np.float64]
 
 # Modules with the commands that install them.
 PACKAGES = {"cosmopower_jax": "pip install cosmopower-jax --no-deps", "gengli": "pip install gengli --no-deps"}
@@ -49,6 +56,26 @@ def cmb_spectrum() -> Generator:
         MissingPackageError: cosmopower-jax is not installed.
     """
     return unrelu.load(_folder("cosmopower_jax") / "trained_models" / "cmb_tt.pkl", output_log=10)
+
+
+def hydrogen_box() -> tuple[Array, Array]:
+    """Lower and upper limits of the nine parameters of 21cmEMU."""
+    with np.load(_folder("py21cmemu") / "emulator_constants.npz", allow_pickle=False) as constants:
+        return constants["limits"][:, 0], constants["limits"][:, 1]
+
+
+@cache
+def hydrogen_brightness() -> Generator:
+    """T_b in mK at 84 redshifts, (9,) to (84,).
+
+    Raises:
+        MissingPackageError: py21cmemu is not installed.
+    """
+    folder, (low, high) = _folder("py21cmemu"), hydrogen_box()
+    with np.load(folder / "emulator_constants.npz", allow_pickle=False) as constants:
+        scale = constants["Tb_mean"], constants["Tb_std"]
+    weights = folder / "models" / "acg" / "default_model.pt"
+    return unrelu.load(weights, output="Tb", input_scale=(low, high - low), output_scale=scale)
 
 
 @cache

@@ -30,6 +30,8 @@ from unrelu_studies.kit.published_emulators import (
     PACKAGES,
     cmb_spectrum,
     gengli_decoder,
+    hydrogen_box,
+    hydrogen_brightness,
     installed,
 )
 from unrelu_studies.kit.random_instances import random
@@ -69,6 +71,21 @@ class PublishedCase:
         normal = np.clip(rng.standard_normal(uniform.shape), self.lower, self.upper)
         return np.where(self.bounded, uniform, normal)
 
+    def simulated(self, count: int, seed: int, name: str) -> tuple[Array, Array]:
+        """Codes (count, k) and observations of them, (count, m)."""
+        truth = self.drawn(random("published truth", seed, name), count)
+        e = random("published noise", seed, name).standard_normal((count, len(self.covariance)))
+        noise = e @ np.linalg.cholesky(self.covariance).T if self.covariance.ndim == 2 else e * self.covariance
+        return truth, self.clean(truth) + noise
+
+    @property
+    def whitening(self) -> Array:
+        """W with W C W^T = I, (m, m), or one over the deviations, (m,)."""
+        if self.covariance.ndim == 1:
+            return 1 / self.covariance
+        factor = np.linalg.cholesky(self.covariance)
+        return np.asarray(scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True))
+
     def clean(self, z: Array) -> Array:
         """A G(z), (B, m)."""
         x = self.network.outputs(z)
@@ -83,15 +100,12 @@ class PublishedCase:
     def peer(self, most: int | None) -> TrfFits:
         """SciPy's fits of it."""
         value, jacobian = any_model(self.network)
-        if self.covariance.ndim == 2:
-            factor = np.linalg.cholesky(self.covariance)
-            whitening = scipy.linalg.solve_triangular(factor, np.eye(len(factor)), lower=True)
-        else:
-            whitening = 1 / self.covariance
         if self.operator is None:
-            return TrfFits((value, jacobian), self.lower, self.upper, whitening, most)
+            return TrfFits((value, jacobian), self.lower, self.upper, self.whitening, most)
         a = self.operator
-        return TrfFits((lambda z: a @ value(z), lambda z: a @ jacobian(z)), self.lower, self.upper, whitening, most)
+        return TrfFits(
+            (lambda z: a @ value(z), lambda z: a @ jacobian(z)), self.lower, self.upper, self.whitening, most
+        )
 
 
 def cmb() -> PublishedCase:
@@ -108,6 +122,15 @@ def cmb() -> PublishedCase:
     beam = 0.005 * bins * (at / 2000) ** 2
     lower, upper = np.append(CMB_LOWER, -_WIDE), np.append(CMB_UPPER, _WIDE)
     return PublishedCase(network, lower, upper, np.arange(7) < 6, window, np.diag(variance) + np.outer(beam, beam))
+
+
+def brightness() -> PublishedCase:
+    """Brightness at 84 redshifts with 5 mK of noise, what is left of a smooth foreground, and a gain within 10%."""
+    network = unrelu.extend(hydrogen_brightness(), scale=(0.9, 1.1))
+    at = np.linspace(0, 1, network.output_dim)
+    foreground = 10.0 * np.exp(-np.square(at[:, None] - at) / (2 * 0.3**2))
+    lower, upper = (np.append(ends, side) for ends, side in zip(hydrogen_box(), (-_WIDE, _WIDE), strict=True))
+    return PublishedCase(network, lower, upper, np.arange(10) < 9, None, 25.0 * np.eye(len(at)) + foreground**2 / 10)
 
 
 def _normal(network: Generator, covariance: Array, at_most: float) -> PublishedCase:
@@ -152,8 +175,9 @@ class PublishedProblem:
 
 PROBLEMS = {
     "CMB spectrum": PublishedProblem("cosmopower_jax", cmb, 100, 10, 10),
-    "gengli": PublishedProblem("gengli", gengli, 10, 2, 1, MOST),
-    "gengli, coloured noise": PublishedProblem("gengli", gengli_coloured, 10, 2, 1, MOST),
+    "21-cm brightness": PublishedProblem("py21cmemu", brightness, 100, 4, 10),
+    "gengli": PublishedProblem("gengli", gengli, 4, 1, 1, MOST),
+    "gengli, coloured noise": PublishedProblem("gengli", gengli_coloured, 4, 1, 1, MOST),
 }
 
 
@@ -167,10 +191,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     case, count = problem.case(), min(problem.count, command.count(problem.count, 1))
     few, most = min(problem.few, count), QUICK_MOST if command.quick else problem.most
     starts = 1 if command.quick else problem.starts
-    truth = case.drawn(random("published truth", command.seed, name), count)
-    e = random("published noise", command.seed, name).standard_normal((count, len(case.covariance)))
-    factor = np.linalg.cholesky(case.covariance) if case.covariance.ndim == 2 else np.diag(case.covariance)
-    y = case.clean(truth) + e @ factor.T
+    truth, y = case.simulated(count, command.seed, name)
     peer, stated = case.peer(most), case.stated()
     with computing(one_thread=True):
         invert(case.network, y[:1], **stated)  # compiles, and learns
@@ -200,7 +221,7 @@ def _missing(results: Results) -> str:
     """What was not measured, and how to have it measured."""
     measured = {PROBLEMS[r["problem"]].module for r in results["rows"]}
     commands = [f"`{how}`" for module, how in PACKAGES.items() if module not in measured]
-    return f"Not measured, as they were not installed: {', '.join(commands)}." if commands else ""
+    return f"Not measured is what takes {', '.join(commands)}." if commands else ""
 
 
 def _aims(results: Results) -> str:

@@ -2,8 +2,8 @@
 
 ``unrelu.posterior`` and NUTS (Hoffman and Gelman, 2014; dense metric, double precision, one thread) each sample a few
 observations. Parameters are uniform in their box. Emulators of the studies are written out in JAX; CosmoPower-JAX's
-network of the cosmic microwave background is its own, with 1% of its output as noise, so that nothing of the package
-is in the density that NUTS samples. NumPyro is no dependency: ``pip install numpyro cosmopower-jax``.
+network of the cosmic microwave background is its own, so that nothing of ours computes the outputs that NUTS sees.
+NumPyro is no dependency: ``pip install numpyro cosmopower-jax``.
 """
 
 from __future__ import annotations
@@ -11,53 +11,73 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import unrelu
-from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.host import computing
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.measurements.emulator_fits import REPORT
+from unrelu_studies.benchmarks.measurements.published_fits import PublishedCase, cmb
 from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
 from unrelu_studies.kit.markdown_tables import aims, short, table
+from unrelu_studies.kit.published_emulators import installed
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
 
-NAMES = REPORT
+CMB = "CMB spectrum"
+NAMES = (*REPORT, CMB)
 COUNT, QUICK_COUNT = 2, 1
 # Chains, iterations of warm-up and draws of a chain, of NUTS; draws of each of our eight chains.
-NUTS, QUICK_NUTS = (4, 1500, 2500), (2, 100, 100)
+NUTS, QUICK_NUTS = (4, 1000, 1500), (2, 100, 100)
 DRAWS, QUICK_DRAWS = 2000, 100
 MISSING = "Not measured: NumPyro was not installed (`pip install numpyro`)."
 
 
 class SampledEmulator(NamedTuple):
-    """A generator in its box, and the same written in JAX, a function of one code."""
+    """A problem, and A G(z) written in JAX, a function of one code."""
 
-    network: Generator
-    lower: Array
-    upper: Array
+    case: PublishedCase
     in_jax: Callable[[Any], Any]
 
 
 def _units(command: Command) -> list[Unit]:
-    if find_spec("numpyro") is None:
+    if not installed("numpyro"):
         return []
     count = command.count(COUNT, QUICK_COUNT)
-    return [(name, i) for name in command.parts or NAMES for i in range(count)]
+    names = command.parts or [name for name in NAMES if name != CMB or installed("cosmopower_jax")]
+    return [(name, i) for name in names for i in range(count)]
 
 
-def _of_studies(name: str) -> SampledEmulator:
+def _sampled(name: str, seed: int) -> SampledEmulator:
+    if name == CMB:
+        return SampledEmulator(cmb(), _cmb_in_jax())
     network, about = emulator(name), EMULATORS[name]
-    return SampledEmulator(network, np.array(about.lower), np.array(about.upper), dense_in_jax(network))
+    lower, upper = np.array(about.lower), np.array(about.upper)
+    draws = lower + (upper - lower) * random("nuts sigma", seed, name).random((50, len(lower)))
+    _, sigma = observed(network, draws, True, seed, name)
+    case = PublishedCase(network, lower, upper, np.ones(len(lower), dtype=bool), None, sigma)
+    return SampledEmulator(case, dense_in_jax(network))
+
+
+def _cmb_in_jax() -> Callable[[Any], Any]:
+    """The spectrum by CosmoPower-JAX itself, calibrated and binned."""
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    predict = importlib.import_module("cosmopower_jax.cosmopower_jax").CosmoPowerJAX(probe="cmb_tt").predict
+    window = cmb().operator
+
+    def value(z: Any) -> Any:
+        calibration = 0.98 + 0.04 * jax.scipy.stats.norm.cdf(z[6])
+        return window @ (calibration * predict(z[:6]).ravel())
+
+    return value
 
 
 def dense_in_jax(network: Network) -> Callable[[Any], Any]:
@@ -76,24 +96,21 @@ def dense_in_jax(network: Network) -> Callable[[Any], Any]:
 
 def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     name, index = str(unit[0]), int(unit[1])
-    sampled = _of_studies(name)
-    width = sampled.upper - sampled.lower
-    truth = sampled.lower + width * random("nuts truth", command.seed, name, index).random((1, len(width)))
-    y, sigma = observed(sampled.network, truth, True, command.seed, f"nuts {name} {index}")
+    sampled = _sampled(name, command.seed)
+    case = sampled.case
+    _, y = case.simulated(index + 1, command.seed, f"nuts {name}")
+    draws = QUICK_DRAWS if command.quick else DRAWS
     with computing(one_thread=True):
         ours, seconds = timed(
-            lambda: unrelu.posterior(
-                sampled.network, y[0], noise=unrelu.Gaussian(sigma), bounds=(sampled.lower, sampled.upper),
-                draws=QUICK_DRAWS if command.quick else DRAWS, seed=command.seed,
-            ),
+            lambda: unrelu.posterior(case.network, y[index], draws=draws, seed=command.seed, **case.stated()),
             processor_seconds,
-        )  # fmt: skip
+        )
         theirs, seconds_of_nuts = timed(
-            lambda: _nuts(sampled, y[0], sigma, command.seed, QUICK_NUTS if command.quick else NUTS), processor_seconds
+            lambda: _nuts(sampled, y[index], command.seed, QUICK_NUTS if command.quick else NUTS), processor_seconds
         )
     deviation = theirs.std(axis=(0, 1))
     return {
-        "emulator": name, "index": index, "parameters": len(width), "status": ours.status.name,
+        "emulator": name, "index": index, "parameters": len(case.lower), "status": ours.status.name,
         "means": (np.abs(ours.mean - theirs.mean(axis=(0, 1))) / deviation).tolist(),
         "deviations": (ours.std / deviation).tolist(),
         "r-hat": float(np.max(_split_rhat(theirs))), "ess": float(np.min(ours.ess)),
@@ -101,16 +118,20 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _nuts(sampled: SampledEmulator, y: Array, sigma: Array, seed: int, size: tuple[int, int, int]) -> Array:
-    """Draws (chains, draws, k) of NUTS, which starts at uniform draws."""
+def _nuts(sampled: SampledEmulator, y: Array, seed: int, size: tuple[int, int, int]) -> Array:
+    """Draws (chains, draws, k) of NUTS, which starts at uniform draws; coordinates without bounds are N(0, 1)."""
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     jax, numpyro = importlib.import_module("jax"), importlib.import_module("numpyro")
     jax.config.update("jax_enable_x64", True)
-    width = sampled.upper - sampled.lower
+    case, whitening = sampled.case, sampled.case.whitening
+    distributions, k = numpyro.distributions, len(sampled.case.lower)
 
     def model() -> None:
-        t = numpyro.sample("t", numpyro.distributions.Uniform(0.0, 1.0).expand([len(width)]).to_event(1))
-        r = (sampled.in_jax(sampled.lower + width * t) - y) / sigma
+        t = numpyro.sample("t", distributions.Uniform(0.0, 1.0).expand([k]).to_event(1))
+        u = numpyro.sample("u", distributions.Normal(0.0, 1.0).expand([k]).to_event(1))
+        z = numpyro.deterministic("z", jax.numpy.where(case.bounded, case.lower + (case.upper - case.lower) * t, u))
+        r = y - sampled.in_jax(z)
+        r = whitening @ r if whitening.ndim == 2 else whitening * r
         numpyro.factor("likelihood", -0.5 * jax.numpy.sum(r**2))
 
     chains, warm_up, draws = size
@@ -119,7 +140,7 @@ def _nuts(sampled: SampledEmulator, y: Array, sigma: Array, seed: int, size: tup
         kernel, num_warmup=warm_up, num_samples=draws, num_chains=chains, chain_method="sequential", progress_bar=False
     )
     sampler.run(jax.random.PRNGKey(seed))
-    return np.asarray(sampled.lower + width * np.asarray(sampler.get_samples(group_by_chain=True)["t"]))
+    return np.asarray(sampler.get_samples(group_by_chain=True)["z"])
 
 
 def _split_rhat(draws: Array) -> Array:
