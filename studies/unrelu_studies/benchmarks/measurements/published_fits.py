@@ -176,8 +176,8 @@ class PublishedProblem:
 PROBLEMS = {
     "CMB spectrum": PublishedProblem("cosmopower_jax", cmb, 100, 10, 10),
     "21-cm brightness": PublishedProblem("py21cmemu", brightness, 100, 4, 10),
-    "gengli": PublishedProblem("gengli", gengli, 4, 1, 1, MOST),
-    "gengli, coloured noise": PublishedProblem("gengli", gengli_coloured, 4, 1, 1, MOST),
+    "gengli": PublishedProblem("gengli", gengli, 2, 1, 1, MOST),
+    "gengli, coloured noise": PublishedProblem("gengli", gengli_coloured, 2, 1, 1, MOST),
 }
 
 
