@@ -36,8 +36,10 @@ from unrelu.runtime.array_types import Integers
 
 Single = npt.NDArray[np.float32]
 
-# The first damping, as a fraction of the mean diagonal of J^T J, and the smallest damping.
-_DAMPING, _TINY = 1e-2, 1e-300
+# The first damping, as a fraction of the mean diagonal of J^T J, the smallest damping, and the least factor of a good
+# step. The mean is that of the steepest directions: in others, which an ill-conditioned emulator has, only steps of
+# little damping move.
+_DAMPING, _TINY, _FASTEST = 1e-4, 1e-300, 0.03
 # The steps on the exact network before a descent may be given up. It is given up if this multiple of the predicted
 # decrease of its next step is not enough.
 _PATIENCE, _TRUST = 2, 2.0
@@ -299,7 +301,7 @@ def _steps(routines, numbers, layout, widths, y, prior, limits, box, exact, z, d
         tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
         if reached < f:
             gain = 2 * (f - reached) / max(promised, _TINY) - 1
-            damping, growth = damping * min(1.0, max(0.1, 1 - gain * gain * gain)), 2.0
+            damping, growth = damping * min(1.0, max(_FASTEST, 1 - gain * gain * gain)), 2.0
             tiny |= f - reached < tiny_decrease * f
             f, stale = reached, True
             copy(trial, z)

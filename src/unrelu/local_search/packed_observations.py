@@ -24,7 +24,7 @@ _KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "exp": EXP, "swish": SWISH}
 MATRIX, BIAS, SLOPE, INPUTS, OUTPUTS, KIND, WEIGHT = range(7)
 _COLUMNS = 7
 # The most numbers in the matrices of a packable network, and in the matrix of its operator.
-_SMALL = 2**18
+_SMALL = 2**19
 
 
 class PackedLayer(NamedTuple):

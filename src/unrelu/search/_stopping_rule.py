@@ -77,7 +77,9 @@ class Schedule:
 # Tuned on the decoders of ``unrelu_studies.kit.trained_families.TUNE`` and the generators to tune on of ``unrelu
 # benchmark hard``: the best codes are found within the budget, and at most half of the observations of the hardest
 # generators are left without confidence.
-COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, simulated=48, once=False)
+COMPILED = Schedule(
+    first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, noiseless_times=10.0, simulated=48, once=False
+)
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks.
 BATCH = Schedule(first=3, last=6, microseconds=1.1e4, noiseless_times=10.0)

@@ -32,10 +32,14 @@ from unrelu.search.sample_cache import SampleCache, fits_single
 # precision resolves no difference.
 _EXACT = 1e-6
 _ZERO = 1e-12
+# Without stated noise, an observation of which a code explains all but this fraction may have an exact fit.
+_CLOSE = 1e-4
 # Outputs of an exact fit are off by at most this many units of the precision.
 _UNITS = 20
 # The most numbers in the perturbations drawn at once.
 _NUMBERS = 2**22
+# Perturbations of the best code between two tests for an exact fit, at first; their number doubles.
+_AT_ONCE = 16
 # In l1 the l2 code is only a start, so this many agreeing restarts are enough.
 _AGREE = 2
 # The most steps in double precision to an exact fit; a Jacobian of a large generator is expensive.
@@ -86,6 +90,7 @@ class JointSearch:
         sure: the confidence that ends the search of an observation.
         rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
+        noisy: whether all observations are known to have noise, so that none has an exact fit.
     """
 
     def __init__(
@@ -95,8 +100,10 @@ class JointSearch:
         sure: float = 1.0,
         rounds: int | None = None,
         pool: bool = False,
+        noisy: bool = False,
     ) -> None:
         self.problem, self.judge, self.pool, self.size = problem, judge, pool, problem.energy
+        self._noisy = noisy or problem.noise.stated
         self.enough = _ZERO * self.size
         self.cache = SampleCache.of(problem.network, problem.bounds)
         single = self.cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
@@ -175,20 +182,28 @@ class JointSearch:
         """
         left = self.rule.perturbations(self.spent())[observations]
         left = left if most is None else np.minimum(left, most)
-        for count in np.unique(left[left > 0]).tolist():
-            for part in self._parts(observations[left == count], count):
-                if self.watch():
-                    return
-                perturbations = self.starts.perturbations(part, 1, count)
-                start = Start(part, self.z[part, None], self.f[part, None].copy(), perturbations)
-                self._descend(start)
-                best = self.ends[part].argmin(axis=1)
-                of_restart = self.ends[part, best] <= self.f[part]  # else the code came from z0 or a layer-wise start
-                self.ends[part[of_restart], best[of_restart]] = start.f[of_restart, 0]
-                self.restarts[part[of_restart], best[of_restart]] = start.z[of_restart, 0]
-                self._keep(part, start.z[:, 0], start.f[:, 0])
-        self._confirm_exact()
+        most_at_once = _AT_ONCE
+        while (count := np.where(self.exact[observations], 0, np.minimum(left, most_at_once))).any():
+            for each in np.unique(count[count > 0]).tolist():
+                for part in self._parts(observations[count == each], each):
+                    if self.watch():
+                        return
+                    self._perturb(part, each)
+            self._confirm_exact()
+            left, most_at_once = left - count, 2 * most_at_once
         self._judge(observations)
+
+    def _perturb(self, observations: Index, count: int) -> None:
+        """Perturb the best code of some observations so many times."""
+        perturbations = self.starts.perturbations(observations, 1, count)
+        start = Start(observations, self.z[observations, None], self.f[observations, None].copy(), perturbations)
+        self._descend(start)
+        best = self.ends[observations].argmin(axis=1)
+        # Else the code came from z0 or a layer-wise start.
+        of_restart = self.ends[observations, best] <= self.f[observations]
+        self.ends[observations[of_restart], best[of_restart]] = start.f[of_restart, 0]
+        self.restarts[observations[of_restart], best[of_restart]] = start.z[of_restart, 0]
+        self._keep(observations, start.z[:, 0], start.f[:, 0])
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
         """Split observations into parts, so that ``codes`` codes of each observation of a part fit into memory."""
@@ -206,7 +221,8 @@ class JointSearch:
 
     def spent(self) -> Spent:
         """What the search has spent on every observation."""
-        noiseless = self.problem.looks_noiseless | ((self.f <= _EXACT * self.size) & (self.problem.prior == 0))
+        close = (self.f <= _CLOSE * self.size) & (self.problem.prior == 0)
+        noiseless = self.problem.looks_noiseless | (close & (not self._noisy))
         time = self.descents.microseconds(self.steps)
         return Spent(self.rounds, time, self.exact, noiseless, self.probability)
 
