@@ -1,4 +1,4 @@
-r"""Compiled Levenberg-Marquardt descents on small dense networks, code by code, in single precision.
+r"""Compiled Levenberg-Marquardt descents on small dense networks, code by code, in single or double precision.
 
 A chain of dense layers with a fully observed output is packed into one vector of numbers. Many neurons of a ReLU
 network are inactive at a code, so their rows of the Jacobian are zero. The normal equations leave these rows out, which
@@ -9,6 +9,7 @@ does not depend on the other codes of its batch, not even in its rounding.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,11 +31,11 @@ from unrelu.local_search.packed_observations import (
     PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by
-from unrelu.lp.dense_linear_algebra import PLAIN, ROUTINES, SGEMM, TRANSPOSED, call, copy, jit, kernel
+from unrelu.lp.dense_linear_algebra import DGEMM, PLAIN, ROUTINES, SGEMM, TRANSPOSED, call, copy, jit, kernel
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
 
-Single = npt.NDArray[np.float32]
+Precision: TypeAlias = type[np.floating[Any]]
 
 # The first damping, as a fraction of the mean diagonal of J^T J, the smallest damping, and the least factor of a good
 # step. The mean is that of the steepest directions: in others, which an ill-conditioned emulator has, only steps of
@@ -47,7 +48,6 @@ _PATIENCE, _TRUST = 2, 2.0
 SHORTEST_CODE = 1e-3
 # A step is tiny if it is shorter than this fraction of the code.
 _TINY_STEP = 1e-9
-_ONE, _ZERO = np.float32(1.0), np.float32(0.0)
 # Numbers left free on either side of an array that is written: more than one pass of a vectorised loop handles.
 ROOM = 256
 
@@ -142,7 +142,14 @@ def _nonzero(derivatives, on):
 
 
 @jit
-def _jacobian(routines, numbers, layout, ends, slopes, moved, on, part, rows, above):
+def _product(gemm, m, n, inner, a, b, out):
+    """out = a b^T in Fortran's order, by the routine for the precision of the arrays: a is m x inner, b n x inner."""
+    one, zero = np.ones(1, out.dtype), np.zeros(1, out.dtype)
+    call(gemm, (PLAIN, TRANSPOSED, m, n, inner, one, a, a.shape[1], b, b.shape[1], zero, out, m))
+
+
+@jit
+def _jacobian(gemm, numbers, layout, ends, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
     ``part``, ``rows`` and ``above`` are work arrays, the last two with k columns.
@@ -168,8 +175,7 @@ def _jacobian(routines, numbers, layout, ends, slopes, moved, on, part, rows, ab
                 for b in range(k):
                     rows[a, b] = part[b, a]
         else:
-            width = part.shape[1]
-            call(routines[SGEMM], (PLAIN, TRANSPOSED, k, c, count, _ONE, rows, k, part, width, _ZERO, above, k))
+            _product(gemm, k, c, count, rows, part, above)
             rows, above = above, rows
         count = c
         for a in range(c):
@@ -178,10 +184,10 @@ def _jacobian(routines, numbers, layout, ends, slopes, moved, on, part, rows, ab
 
 
 @jit
-def _normal_equations(routines, count, rows, moved, r, z, prior, square, gram, gradient):
+def _normal_equations(gemm, count, rows, moved, r, z, prior, square, gram, gradient):
     """Write J^T J + diag(prior) and J^T r + prior * z; return the mean of the diagonal. ``square`` is a work array."""
     k, trace = len(z), 0.0
-    call(routines[SGEMM], (PLAIN, TRANSPOSED, k, k, count, _ONE, rows, k, rows, k, _ZERO, square, k))
+    _product(gemm, k, k, count, rows, rows, square)
     for i in range(k):
         gradient[i] = prior[i] * z[i]
         for j in range(k):
@@ -259,7 +265,7 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 
 @jit
-def _steps(routines, numbers, layout, widths, y, prior, limits, box, exact, z, damping, work):
+def _steps(gemm, numbers, layout, widths, y, prior, limits, box, exact, z, damping, work):
     """Make damped Gauss-Newton steps from z, in place, on the network with these widths.
 
     Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
@@ -277,8 +283,8 @@ def _steps(routines, numbers, layout, widths, y, prior, limits, box, exact, z, d
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
     while steps < most and small < 2 and f > enough:
         if stale:
-            count, rows = _jacobian(routines, numbers, layout, ends, slopes, moved, on, part, first, second)
-            mean = _normal_equations(routines, count, rows, moved, r, z, prior, square, gram, gradient)
+            count, rows = _jacobian(gemm, numbers, layout, ends, slopes, moved, on, part, first, second)
+            mean = _normal_equations(gemm, count, rows, moved, r, z, prior, square, gram, gradient)
             stale = False
             _hold(gram, gradient, z, box)
             if damping < 0:
@@ -329,6 +335,7 @@ def descend_and_perturb(
     ``work`` is the :func:`work_arrays` of the layout.
     """
     k, widths, stages = z.shape[1], np.empty(len(layout), np.float32), len(schedule)
+    gemm = routines[SGEMM] if numbers.itemsize == 4 else routines[DGEMM]
     code = work[5][4, :k]
     for i in range(len(z)):
         begin = 0
@@ -349,7 +356,7 @@ def descend_and_perturb(
                 for layer in range(len(layout)):
                     widths[layer] = schedule[stage] * sizes[layer] if stage < stages else 0.0
                 reached, damping, count = _steps(
-                    routines, numbers, layout, widths, y, prior, limits, box, stage == stages, code, damping, work
+                    gemm, numbers, layout, widths, y, prior, limits, box, stage == stages, code, damping, work
                 )
                 steps[i] += count
             if reached < f[i]:
@@ -360,7 +367,7 @@ def descend_and_perturb(
 Work: TypeAlias = tuple[npt.NDArray[Any], ...]
 
 
-def work_arrays(layout: Integers) -> Work:
+def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
     """The work arrays of :func:`descend_and_perturb`; the first says where the layers end in the others.
 
     All arrays that are written are :data:`ROOM` apart, so the first row of an array of rows stays empty.
@@ -369,28 +376,29 @@ def work_arrays(layout: Integers) -> Work:
     def apart(kind: type[np.floating[Any]], *shape: int) -> npt.NDArray[Any]:
         return np.empty(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
 
-    k, d, double, single = int(layout[0, INPUTS]), len(layout), np.float64, np.float32
+    k, d, double = int(layout[0, INPUTS]), len(layout), np.float64
     ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
     widest = max(k, int(layout[:, OUTPUTS].max()))
     return (
-        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), single),
-        apart(single, int(layout[:, INPUTS].max()), widest), np.empty((5, k + ROOM)), apart(double, k, k),
-        apart(double, k, k), apart(single, k, k), apart(single, widest, k), apart(single, widest, k),
+        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), dtype),
+        apart(dtype, int(layout[:, INPUTS].max()), widest), np.empty((5, k + ROOM)), apart(double, k, k),
+        apart(double, k, k), apart(dtype, k, k), apart(dtype, widest, k), apart(dtype, widest, k),
     )  # fmt: skip
 
 
-def compile_descents() -> None:
+def compile_descents(dtype: Precision = np.float32) -> None:
     """Compile or load the descents before their first use, see :func:`~unrelu.lp.compilation.compile_by`."""
-    compile_by(_smallest_descent, descend_and_perturb.stats.cache_path, "descents")
+    what = f"descents in {np.dtype(dtype).name}"
+    compile_by(partial(_smallest_descent, dtype), descend_and_perturb.stats.cache_path, what)
 
 
-def _smallest_descent() -> None:
+def _smallest_descent(dtype: Precision) -> None:
     """Descend on G(z) = relu(z)."""
     one = np.ones((1, 1))
-    network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)])
+    network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)], dtype)
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
     steps = np.zeros(1, dtype=np.int64)
-    y, far, work = np.ones(1, dtype=np.float32), np.full(1, np.inf), work_arrays(network.layout)
+    y, far, work = np.ones(1, dtype=dtype), np.full(1, np.inf), work_arrays(network.layout, dtype)
     box = np.array([[-np.inf], [np.inf]])
     no_perturbations = np.ones((1, 1, 1))
     descend_and_perturb(

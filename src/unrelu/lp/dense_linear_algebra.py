@@ -54,6 +54,7 @@ def _addresses() -> tuple[int, ...]:
         ("blas", "dsyrk"),
         ("blas", "dgemv"),
         ("blas", "sgemm"),
+        ("blas", "dgemm"),
         ("lapack", "dpotrf"),
         ("lapack", "dgetrf"),
         ("lapack", "dgetri"),
@@ -62,7 +63,7 @@ def _addresses() -> tuple[int, ...]:
 
 
 ROUTINES = _addresses()
-_DSYRK, _DGEMV, SGEMM, _DPOTRF, _DGETRF, _DGETRI = range(len(ROUTINES))
+_DSYRK, _DGEMV, SGEMM, DGEMM, _DPOTRF, _DGETRF, _DGETRI = range(len(ROUTINES))
 
 
 def _call(typing_context, address, arguments):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -97,6 +98,10 @@ class Descents(ABC):
         """The processor time of ``steps``; 0 if there is no estimate."""
         return np.zeros(len(steps))
 
+    def resolve(self, observations: Index) -> bool:
+        """Descend in double precision from now on, for some observations; False if these descents do not change it."""
+        return False
+
     @abstractmethod
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
@@ -156,7 +161,10 @@ def step_terms(layout: Integers) -> Array:
 
 
 class CompiledDescents(Descents):
-    """Compiled descents of one code after another, in single precision (:mod:`~unrelu.local_search.descent_kernel`)."""
+    """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`).
+
+    They are in single precision, and in double precision for observations that single precision does not resolve.
+    """
 
     schedule = COMPILED
 
@@ -171,24 +179,35 @@ class CompiledDescents(Descents):
         assert isinstance(problem.network, Network)
         self.problem = problem
         self.packed = PackedObservations(problem.network, problem.operator, problem.y)
+        self._network, self._in_double = problem.network, np.zeros(problem.size, dtype=bool)
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
 
     def microseconds(self, steps: Integers) -> Array:
         """See :meth:`Descents.microseconds`."""
         return np.asarray(float(step_terms(self.packed.layout) @ STEP_COST) * steps)
 
+    @cached_property
+    def _double(self) -> PackedObservations:
+        compile_descents(np.float64)
+        return PackedObservations(self._network, self.problem.operator, self.problem.y, np.float64)
+
+    def resolve(self, observations: Index) -> bool:
+        """See :meth:`Descents.resolve`."""
+        self._in_double[observations] = True
+        return True
+
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """See :meth:`Descents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
-        layout = self.packed.layout
-        work = work_arrays(layout)
+        layout: Integers | None = None
         for i, observation in enumerate(start.observations.tolist()):
             if watch():
                 break
-            network, y = self.packed.of(observation)
+            double = self._in_double[observation]
+            network, y = (self._double if double else self.packed).of(observation)
             if network.layout is not layout:
-                layout, work = network.layout, work_arrays(network.layout)
+                layout, work = network.layout, work_arrays(network.layout, np.float64 if double else np.float32)
             limits = np.array([_EXACT_STEPS, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
                 ROUTINES, *network, widths, y, self.problem.weights, limits, self._box, start.z[i],

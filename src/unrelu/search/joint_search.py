@@ -198,12 +198,15 @@ class JointSearch:
         perturbations = self.starts.perturbations(observations, 1, count)
         start = Start(observations, self.z[observations, None], self.f[observations, None].copy(), perturbations)
         self._descend(start)
-        best = self.ends[observations].argmin(axis=1)
-        # Else the code came from z0 or a layer-wise start.
-        of_restart = self.ends[observations, best] <= self.f[observations]
-        self.ends[observations[of_restart], best[of_restart]] = start.f[of_restart, 0]
-        self.restarts[observations[of_restart], best[of_restart]] = start.z[of_restart, 0]
-        self._keep(observations, start.z[:, 0], start.f[:, 0])
+        self._improve_best(observations, start.z[:, 0], start.f[:, 0])
+
+    def _improve_best(self, observations: Index, z: Array, f: Array) -> None:
+        """Keep codes (b, k) that descents reached from the best ones, also as the ends of the restarts of these."""
+        lowest = self.ends[observations] == self.f[observations, None]  # none if the code came from z0 or a layer
+        for i, restart in zip(*np.nonzero(lowest), strict=True):
+            self.ends[observations[i], restart], self.restarts[observations[i], restart] = f[i], z[i]
+        self._doubt(observations, f)
+        self.z[observations], self.f[observations] = z, f
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
         """Split observations into parts, so that ``codes`` codes of each observation of a part fit into memory."""
@@ -264,9 +267,12 @@ class JointSearch:
 
     def _keep(self, observations: Index, z: Array, f: Array) -> None:
         lower = f < self.f[observations]
-        # The confidence of a worse code does not hold for this one, should the search end before the next round.
-        self.probability[observations[f < (1 - SAME) * self.f[observations]]] = 0.0
+        self._doubt(observations, f)
         self.z[observations[lower]], self.f[observations[lower]] = z[lower], f[lower]
+
+    def _doubt(self, observations: Index, f: Array) -> None:
+        """Forget the confidence of a worse code, which does not hold for a better one should the search end now."""
+        self.probability[observations[f < (1 - SAME) * self.f[observations]]] = 0.0
 
     def _start_by_layer(self, observations: Index) -> bool:
         """Try ``exact`` layer by layer where y looks noiseless and no restart fits exactly; whether any was tried.
@@ -363,6 +369,12 @@ class JointSearch:
         self.refuted[observations] = self.f[observations]
         self.z[observations] = self._fitted(observations)
         self.exact[observations] = self.problem.part(observations).fits_exactly(self.z[observations])
+        left = observations[~self.exact[observations]]
+        if len(left) and self.descents.resolve(left):
+            # Single precision may not resolve what is left of an ill-conditioned generator.
+            objective, z, where, zero = self._in_double(left)
+            self._improve_best(left, self.z[left], objective.values(z, where).cpu().numpy())
+            self.refuted[left], self.enough[left] = self.f[left], zero.cpu().numpy()
 
     def _in_double(self, observations: Index) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
         """The objective in double precision, the codes, their observations, and the f of each that counts as 0."""
