@@ -394,7 +394,7 @@ def test_a_code_that_still_falls_is_not_called_found(monkeypatch, rounds_of):
     cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
     assert (cut.status == Status.ITERATION_LIMIT).any()
     assert "raise max_iterations" in cut.message[cut.status == Status.ITERATION_LIMIT][0]
-    whole = unrelu.invert(network, y, max_iterations=100, rounds=1)
+    whole = unrelu.invert(network, y, max_iterations=1000, rounds=1)
     assert (whole.status == Status.FOUND_ONCE).all()
     assert (whole.fun < cut.fun)[cut.status == Status.ITERATION_LIMIT].all()
 

@@ -52,7 +52,8 @@ class Search:
     stated noise does not explain the best, two graduated fits (:mod:`~unrelu.local_search.graduated_fit`) follow in
     place of further restarts. Their code has no confidence.
 
-    The search runs in single precision. Its best code is refined in double precision to first-order optimality, at
+    The search runs in single precision. An observation that single precision does not resolve goes on in double
+    precision, if its network is small and dense. The best code is refined in double precision to first-order optimality, at
     kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf,
     :class:`~unrelu.local_search.norm_descent.NormDescent` starts from that code, from a layer-wise one and, for l1,
     from a reweighted one. If uniform noise does not explain the result, it also starts from other local optima. For a
@@ -61,8 +62,8 @@ class Search:
     Args:
         confidence: the search of an observation stops at this confidence.
         rounds: the largest number of rounds, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end
-            within 0.04 seconds of processor time, 0.12 if no noise is visible; the time left is spent on perturbations
-            of the best restart. Where descents are not compiled, fewer. 0 makes a descent from ``z0`` alone.
+            within 0.04 seconds of processor time, 0.4 if an exact fit may exist: no noise is stated, and none is visible or
+            a code leaves less than 1e-4 of |y|^2. The time left is spent on perturbations of the best restart. Where descents are not compiled, fewer. 0 makes a descent from ``z0`` alone.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
             gradient. None: 3,000, or 1,000 for large generators. A code not optimal by then is an ITERATION_LIMIT.
         max_programs: linear programs of a descent in l1 or linf.
