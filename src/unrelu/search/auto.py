@@ -53,8 +53,8 @@ class Search:
     place of further restarts. Their code has no confidence.
 
     The search runs in single precision. An observation that single precision does not resolve goes on in double
-    precision, if its network is small and dense. The best code is refined in double precision to first-order optimality, at
-    kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf,
+    precision, if its network is small and dense. The best code is refined in double precision to first-order
+    optimality, at kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf,
     :class:`~unrelu.local_search.norm_descent.NormDescent` starts from that code, from a layer-wise one and, for l1,
     from a reweighted one. If uniform noise does not explain the result, it also starts from other local optima. For a
     generator without known layers, the l2 code is returned.
@@ -62,7 +62,7 @@ class Search:
     Args:
         confidence: the search of an observation stops at this confidence.
         rounds: the largest number of rounds, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end
-            within 0.04 seconds of processor time, 0.4 if an exact fit may exist: no noise is stated, and none is visible
+            within 0.04 seconds of processor time, 0.4 if an exact fit may exist: no noise is stated, and none is seen
             or a code leaves less than 1e-4 of |y|^2. The time left is spent on perturbations of the best restart. Where
             descents are not compiled, fewer. 0 makes a descent from ``z0`` alone.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
