@@ -131,6 +131,14 @@ def test_without_room_for_a_jacobian_a_noisy_observation_is_inverted_and_its_uni
     assert "uniqueness   unknown" in str(r)
 
 
+def test_without_room_for_a_jacobian_an_exact_observation_is_fitted_in_single_precision(network, monkeypatch):
+    y = network(np.random.default_rng(3).normal(size=(4, 8, 8)))
+    memory_of(monkeypatch, 8 * 256 * 3072 - 1)
+    r = unrelu.invert(network, y, learn=False)
+    assert np.square(y - r.reconstruction).sum() <= 1e-6 * np.square(y).sum()
+    assert not r.identifiable
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -364,8 +364,8 @@ class JointSearch:
         """Refine codes that look like exact fits in double precision, and check whether they are."""
         near = (self.f <= _EXACT * self.size) & ~self.exact & (self.f < 0.5 * self.refuted)
         observations = np.flatnonzero(near)
-        if self.problem.prior or not len(observations):
-            return
+        if self.problem.prior or self.problem.network.too_large or not len(observations):
+            return  # without a Jacobian, the fit stays that of single precision
         self.refuted[observations] = self.f[observations]
         self.z[observations] = self._fitted(observations)
         self.exact[observations] = self.problem.part(observations).fits_exactly(self.z[observations])
@@ -398,7 +398,8 @@ class JointSearch:
 
     def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:
         """Refine codes to first-order optima, (b, k), and say whether each is at one, (b,)."""
-        if self.descents.refines and (self.f[observations] > _EXACT * self.size[observations]).all():
+        noisy = bool((self.f[observations] > _EXACT * self.size[observations]).all())
+        if self.descents.refines and (noisy or self.problem.network.too_large):
             ends = self.restarts[observations[:, None], np.argsort(self.ends[observations], axis=1)[:, 1:]]
             ends = np.concatenate([self.z[observations, None], ends], axis=1)
             return self.descents.refined(observations, ends, most or _REFINED_LARGE, self.watch)
