@@ -109,7 +109,7 @@ def test_stages_end_at_the_smallest_noise(generator, measured):
     stages = [stage for _, stage in fit.stages(torch.arange(B))]
     rms = np.sqrt(np.square(y).mean(axis=1))
     smallest = sigma.min() / rms.max()
-    first, least, most = (1 / (1 + (t * rms[:, None] / sigma) ** 2) for t in (0.3, 1.34 * smallest, smallest))
+    first, least, most = (1 / (1 + (t * rms[:, None] / sigma) ** 2) for t in (0.3, 1.47 * smallest, smallest))
     np.testing.assert_allclose(stages[0].operator.weight.square(), first, rtol=1e-9)
     last = stages[-2].operator.weight.square().numpy()
     assert ((least <= last) & (last <= most + 1e-12)).all()
@@ -162,14 +162,14 @@ def test_the_callback_stops_a_fit(large, generator, measured, monkeypatch):
     assert np.isfinite(result.z).all()
 
 
-def test_a_fit_has_no_confidence_and_takes_the_place_of_restarts(large, generator, measured, monkeypatch):
+def test_a_fit_has_no_confidence_and_nothing_is_learned_for_it(large, generator, measured, monkeypatch):
     monkeypatch.setattr("unrelu.search.joint_search._SURELY", -np.inf)  # nothing is explained
     monkeypatch.setattr("unrelu.search.descents._EXHAUSTED", 0.0)
     monkeypatch.setattr("unrelu.search.learned_prior.LearnedConfidence.learn", None)  # nothing is learned
     weight, _, y, sigma = measured
     result = unrelu.invert(generator, y, noise=unrelu.Gaussian(sigma), operator=np.diag(weight))
     assert (result.confidence == 0).all()
-    assert (result.nit <= 4 * 5).all()
+    assert (result.nit <= 6 * 5).all()
 
 
 def test_stated_rounds_and_many_coordinates_have_restarts_only(large, generator, measured, monkeypatch):

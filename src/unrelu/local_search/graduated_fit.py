@@ -33,9 +33,9 @@ from unrelu.measurements import WeightedOperator
 from unrelu.models.generator import Generator
 
 # The first t, the factor by which it decreases, and the smoothing as a multiple of t.
-_FIRST, _FACTOR, _SMOOTHING = 0.3, 10 ** (-1 / 8), 3.0
+_FIRST, _FACTOR, _SMOOTHING = 0.3, 10 ** (-1 / 6), 3.0
 # The steps with each t, and with the last, 0; the fits of an observation, from different starts.
-_STEPS, _LAST_STEPS, _FITS = 25, 150, 2
+_STEPS, _LAST_STEPS, _FITS = 25, 100, 2
 
 
 @dataclass(frozen=True, eq=False, repr=False)

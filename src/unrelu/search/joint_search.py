@@ -215,7 +215,7 @@ class JointSearch:
 
     def _next(self) -> Index:
         """The observations of the next round, all of which have been through the same number of rounds."""
-        wanted = self.rule.next(self.spent(), self._outlying) & ~self._hard
+        wanted = self.rule.next(self.spent(), self._outlying)
         fewest = self.rounds[wanted].min(initial=self.rounds.max())
         observations = np.flatnonzero(wanted & (self.rounds == fewest))
         # Noiseless observations already have restarts of the first rounds, which the others skipped.
