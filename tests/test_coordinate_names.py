@@ -64,6 +64,7 @@ def test_an_extended_generator_appends_its_parameters():
     [
         (["h"], "must be 2 texts"),
         ("ab", "must be 2 texts"),
+        (np.array("ab"), "must be 2 texts"),
         (["h", 3], "must be 2 texts"),
         (["h", "h"], "'h' is that of two coordinates"),
         (["z1", ""], "'z1' is that of two coordinates"),

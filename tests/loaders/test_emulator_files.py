@@ -115,6 +115,27 @@ def test_the_payne(tmp_path, activation):
         unrelu.load(tmp_path / "payne.npz")
 
 
+@pytest.mark.parametrize("missing", ["x_min", "x_max"])
+def test_one_end_of_the_labels_alone_is_refused(tmp_path, missing):
+    held = layouts.payne(tmp_path / "payne.npz")
+    del held[missing]
+    np.savez(tmp_path / "payne.npz", **held)
+    with pytest.raises(ModelFileError, match=r"the file holds one of x_min and x_max; .* needs both"):
+        unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
+
+
+def test_no_layers_are_picked_from_a_network_of_labels(tmp_path):
+    layouts.payne(tmp_path / "payne.npz")
+    with pytest.raises(OptionError, match=r"layers=\['w_array_0'\] does not go with this emulator"):
+        unrelu.load(tmp_path / "payne.npz", ["w_array_0"], "sigmoid")
+
+
+@pytest.mark.parametrize("names", [np.array("a"), np.array([["a", "b", "c"]]), np.arange(3)])
+def test_what_are_no_names_is_left_out(tmp_path, names):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(changed(parameters=names)))
+    assert unrelu.load(tmp_path / "a.pkl").coordinate_names == ()
+
+
 def test_a_network_for_each_pixel_is_refused(tmp_path):
     held = {"w_array_0": np.ones((9, 10, 3)), "w_array_1": np.ones((9, 10)), "w_array_2": np.ones(9)}
     held |= {"b_array_0": np.ones((9, 10)), "b_array_1": np.ones(9), "b_array_2": np.ones(9)}

@@ -570,6 +570,12 @@ def test_options(tmp_path, name, options, message):
         load(tmp_path / name, **options)
 
 
+def test_no_output_is_picked_from_weights(tmp_path):
+    torch.save({"0.weight": torch.ones(4, 2)}, tmp_path / "a.pt")
+    with pytest.raises(OptionError, match="output='mean' is for graphs and emulators, not for weights; leave it out"):
+        load(tmp_path / "a.pt", activation="relu", output="mean")
+
+
 @pytest.mark.parametrize(
     ("package", "name", "suffix"),
     [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors"), ("h5py", "hdf5", "h5")],

@@ -159,6 +159,7 @@ FOREIGN = "pickled objects other than numbers, text, lists, dictionaries and arr
         (Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b")), "an array without entries"),
         (Reduced(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, 2)), "not a pickle of arrays"),
         (Reduced(np.dtype, ("f8,f8",)), FOREIGN),
+        (array((1,), np.dtype("U1"), False, b"\xff" * 4), "an array holds text with characters beyond 0x10ffff"),
         (Reduced(np.dtype, ({"names": ["a"]},)), FOREIGN),
     ],
 )  # fmt: skip
@@ -189,9 +190,9 @@ NAME = b"\x8c\x01a"
         (b"Pabc\n.", FOREIGN + "'PERSID'"),
         (b"K\x01Q.", FOREIGN + "'BINPERSID'"),
         (b"\x82\x01.", FOREIGN + "'EXT1'"),
-        (b"(cposix\nsystem\no.", FOREIGN + "'OBJ'"),
+        (b"(cposix\nsystem\no.", FOREIGN + "'posix.system'"),
         (b"(iposix\nsystem\n.", FOREIGN + "'INST'"),
-        (b"cposix\nsystem\n)\x81.", FOREIGN + "'NEWOBJ'"),
+        (b"cposix\nsystem\n)\x81.", FOREIGN + "'posix.system'"),
         (b"]K\x01b.", FOREIGN + "'list'"),
         (b"\x97.", FOREIGN + "'NEXT_BUFFER'"),
         (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.", "not a pickle of arrays"),
@@ -233,3 +234,6 @@ def test_what_is_made_is_limited():
     assert len(read(content)) == 10_000
     with pytest.raises(InputError, match=r"its pickle makes more than 100 objects, of up to 256 bytes each; pass a l"):
         read(content, len(content) + 100 * 256)
+    for repeated in (b"\x94", b"2", b"(", b"q\x00"):  # the memo, copies, marks
+        with pytest.raises(InputError, match="its pickle makes more than 100 objects"):
+            read(content := b"N" + 10_000 * repeated + b".", len(content) + 100 * 256)

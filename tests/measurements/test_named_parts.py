@@ -77,6 +77,9 @@ def test_pictures_have_parts_as_well():
         ({"curve": (3, 0)}, "part 'curve' has shape"),
         ({"curve": None}, "part 'curve' has shape None"),
         ({1: 21}, "part 1 has shape 21"),
+        ({"a": True, "b": 20}, "part 'a' has shape True"),
+        ({"a\n": 21}, "has shape 21; pass a name"),
+        (21, "parts=21 must be a dictionary of sizes or shapes by name"),
     ],
 )
 def test_parts_that_cannot_be(parts, message):

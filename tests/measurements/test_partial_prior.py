@@ -149,6 +149,9 @@ def test_by_name_is_by_place():
     assert PRIOR.of_network(CURVED) == Normal([0.5, 0.0], [0.2, np.inf])
     assert Normal(std={"w": 2}).of_network(CURVED) == Normal([0.0, 0.0], [np.inf, 2.0])
     assert hash(PRIOR) == hash(Normal({"h": 0.5}, {"h": 0.2}))
+    one, other = (Normal(std=dict(pairs)) for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
+    assert one == other
+    assert hash(one) == hash(other)
     assert str(PRIOR) == "Normal({h: 0.5}, {h: 0.2})"
 
 

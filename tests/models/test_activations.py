@@ -287,6 +287,7 @@ def test_scaling_is_exact(kind, u, exponent):
         ("swish", [0.1, np.nan], None, "needs finite slopes"),
         ("swish", 0.1, [np.inf], r"finite steepness, got \[inf\]"),
         ("relu", None, 2.0, "takes no steepness, got 2.0; use 'swish'"),
+        ("swish", None, "steep", "activation 'swish': the steepness 'steep' is not a number"),
     ],
 )
 def test_refused_steepness(name, slope, steepness, message):

@@ -68,7 +68,7 @@ def test_logarithms_become_powers(activation, base):
     layers_reproduce(net)
 
 
-@pytest.mark.parametrize("base", [1, 0, -10, np.inf, np.nan, True, "10", [10]])
+@pytest.mark.parametrize("base", [1, 0, -10, np.inf, np.nan, True, "10", [10], 10**400, 10j, np.complex128(10)])
 def test_refused_bases(base):
     with pytest.raises(ModelError, match=r"output_log=.* must be the base of the logarithms that the outputs are"):
         standardised(NETWORKS["identity"], None, None, None, base)

@@ -48,6 +48,14 @@ def test_it_is_refused_with_a_reason(tmp_path, canary, name):
     assert not (canary.parent / "code-was-run").exists()
 
 
+def test_characters_that_no_text_has(tmp_path):
+    for order in "<>":
+        odd = np.full(2, 0x7FFFFFFF, dtype=f"{order}u4").view(f"{order}U2")
+        np.savez(tmp_path / "a.npz", W0=np.ones((3, 2)), activation=odd)
+        with pytest.raises(ModelFileError, match="activation holds text with characters beyond 0x10ffff: it is dam"):
+            unrelu.load(tmp_path / "a.npz")
+
+
 def test_the_fuzzer_finds_nothing_and_says_what_it_read(tmp_path, monkeypatch, capsys):
     """All crafted and valid files, and few mutations; the whole run is `python fuzz/files.py`."""
     asked = ["files.py", "--files", str(len(CRAFTED) + 60), "--output", str(tmp_path / "files.json")]

@@ -124,7 +124,7 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
             for name in ("log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
         },
     }
-    found = []
+    found, parameters = [], posterior.parameters
     for i, status in enumerate(np.atleast_1d(posterior.status)):
         row = {"index": i, "name": None if names is None else names[i], "seed": problem.seed, "status": str(status)}
         shares = [plain({"weight": mode.weight, "weight_error": mode.weight_error}) for mode in modes[i]]
@@ -132,14 +132,14 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
         row |= plain({name: values[i] for name, values in columns.items()})
         found.append(row | {name: _numbers(values[i]) for name, values in codes.items()} | {"modes": made})
         if problem.network.coordinate_names:
-            found[-1]["parameters"] = _by_name(posterior, i)
+            found[-1]["parameters"] = _by_name(parameters, i)
     return found
 
 
-def _by_name(posterior: Posterior, i: int) -> dict[str, dict[str, Any]]:
+def _by_name(parameters: Mapping[str, Array], i: int) -> dict[str, dict[str, Any]]:
     """Mean, standard deviation and the ends of the interval of each parameter of observation i."""
     found = {}
-    for name, values in posterior.parameters.items():
+    for name, values in parameters.items():
         draws = values[i] if values.ndim > 2 else values
         draws = draws[np.isfinite(draws)]
         lower, upper = np.quantile(draws, ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)) if draws.size else (np.nan, np.nan)

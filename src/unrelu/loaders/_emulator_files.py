@@ -70,10 +70,11 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network:
         ModelError: shapes do not fit, or a number is not finite.
     """
     network, names = _network(held, max_bytes), held.get("parameters")
-    if not isinstance(names, list | np.ndarray) or not all(isinstance(name, str) for name in names):
+    names = names.tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return network
     try:
-        return network.named(list(names))
+        return network.named(names)
     except OptionError as error:
         raise ModelFileError(f"the names of its parameters: {error}") from error
 

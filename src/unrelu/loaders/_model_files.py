@@ -238,15 +238,21 @@ def _read(
         if is_emulator_21cm(checkpoint):
             _refuse_stated(file, layers, activation)
             return _emulator_21cm(checkpoint, max_bytes, call)
-        read = _checkpoint(checkpoint, file, layers is not None)
+        read = _checkpoint(checkpoint, file, layers is not None, call)
     else:
         read = _READERS[suffix](file, layers is not None, max_bytes)
     if not read.named:
         raise ModelFileError("the file holds no weights")
     activation = _of_picked(read.activations, read.named, layers) if activation is None else activation
-    if read.inputs is not None and isinstance(activation, str | Activation):
-        activation = [activation] * (len(read.named) - 1) + ["identity"]
+    if read.inputs is not None:
+        _refuse_stated(file, layers, None)
+        activation = _last_linear(activation, len(read.named))
     return standardised(_of_weights(file, read.named, layers, activation, max_bytes), read.inputs, None, None)
+
+
+def _last_linear(activation: Activations | None, count: int) -> Activations | None:
+    """One activation as one for each layer, the last of which is linear; a list stays as it is."""
+    return [activation] * (count - 1) + ["identity"] if isinstance(activation, str | Activation) else activation
 
 
 def _refuse_stated(file: Path, *options: object) -> None:
@@ -371,11 +377,11 @@ def _arrays(contents: object) -> Contents:
             f"the entry 'activation' must be a string or a list of strings, got {array.dtype} {array.shape}"
         )
     low, high = (flat.pop(name, None) for name in ("x_min", "x_max"))
-    if not flat:
-        raise ModelFileError("the archive holds no weights")
     named = unnamed(flat) or numbered(flat) or grouped(flat)
-    if low is None or high is None:
+    if low is None and high is None:
         return Contents(named, array.tolist() or None)
+    if low is None or high is None:
+        raise ModelFileError("the file holds one of x_min and x_max; a network of The Payne needs both")
     # The Payne: (x - x_min) / (x_max - x_min) - 1/2
     low, high = (float64(end, name).numpy() for end, name in ((low, "x_min"), (high, "x_max")))
     return Contents(named, array.tolist() or None, ((low + high) / 2, high - low))
@@ -433,7 +439,9 @@ def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
     return Contents(grouped(flat))
 
 
-def _checkpoint(held: object, file: Path, several: bool) -> Contents:
+def _checkpoint(held: object, file: Path, several: bool, call: GeneratorCall) -> Contents:
+    if call.output is not None:
+        raise OptionError(f"{file}: output={call.output!r} is for graphs and emulators, not for weights; leave it out")
     flat = tensors(held, several)
     check_names(flat, file)
     return Contents(grouped(flat))

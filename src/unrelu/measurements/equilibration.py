@@ -130,15 +130,16 @@ def _factors(network: Generator) -> tuple[tuple[int, ...], int]:
     exact = network.to(torch.float64, "cpu")
     x = torch.from_numpy(network.typical_codes[: max(_FEWEST_CODES, _MULTIPLICATIONS // max(1, network.work))])
     exponents: list[int] = []
-    for layer in exact.layers:
+    for i, layer in enumerate(exact.layers, 1):
         before = exponents[-1] if exponents else 0
         scaled = before if layer.activation.scalable else 0
         rescaled = _layer_in_units(layer, before, scaled)
         u = rescaled.affine.apply(x)  # numbers of the size of the weights
         if not u.isfinite().all():
             raise ModelError(
-                f"the layer {layer.affine} gives numbers that are not finite: its weights are beyond the range of the "
-                "precision that the network was converted to; keep it in torch.float64"
+                f"layer {i} of {len(exact.layers)} gives numbers that are not finite. Its weights may be beyond the "
+                "range of the precision that the network was converted to: keep it in torch.float64. Or an exp before "
+                "it overflows at typical codes: state bounds= of codes"
             )
         x = rescaled.activation.forward(u)
         size = _log_size(u.numpy()) if layer.activation.scalable else _log_size_of_powers(u)

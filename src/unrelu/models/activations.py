@@ -48,6 +48,13 @@ _SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0, "swish": 0.0}
 _NAMES = ("relu", "leaky_relu", "prelu", "identity", "swish", *_SMOOTH)
 
 
+def _numbers(name: str, what: str, value: npt.ArrayLike) -> Array:
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ModelError(f"activation {name!r}: the {what} {value!r} is not a number") from None
+
+
 @dataclass(frozen=True, eq=False)
 class Activation:
     r"""One activation, applied coordinate by coordinate.
@@ -94,11 +101,8 @@ class Activation:
         if name not in _NAMES:
             raise ModelError(f"unknown activation {name!r}; use one of {', '.join(_NAMES)}")
         default = _SLOPES.get(name, np.nan)
-        try:
-            c = np.array(default if slope is None else slope, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ModelError(f"activation {name!r}: the slope {slope!r} is not a number") from None
-        alpha = np.array(1.0 if steepness is None else steepness, dtype=np.float64)
+        c = _numbers(name, "slope", default if slope is None else slope)
+        alpha = _numbers(name, "steepness", 1.0 if steepness is None else steepness)
         if name in ("prelu", "swish") and not (c.size and np.isfinite(c).all() and np.isfinite(alpha).all()):
             steep = "" if steepness is None else f", and a finite steepness, got {steepness!r}"
             raise ModelError(f"activation {name!r} needs finite slopes, got {slope!r}{steep}")

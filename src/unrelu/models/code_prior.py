@@ -101,7 +101,10 @@ class Normal:
         )
 
     def __hash__(self) -> int:
-        return hash(str(self.plain()))
+        values = (
+            sorted(v.items()) if isinstance(v, Mapping) else np.asarray(v).tolist() for v in (self.mean, self.std)
+        )
+        return hash(str(tuple(values)))
 
     @property
     def standard(self) -> bool:
@@ -166,15 +169,12 @@ class Normal:
             return np.where(self.proper, (z - self.mean) / self.std, 0.0)
 
     def plain(self) -> dict[str, Any]:
-        """Mean and std for JSON, numbers, lists or dictionaries; infinity is text."""
+        """Mean and std for JSON, numbers or lists; infinity is text. By name, see :meth:`of_network` first."""
 
         def written(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {name: written(each) for name, each in value.items()}
-            listed = np.asarray(value).tolist()
-            return [written(each) for each in listed] if isinstance(listed, list) else _finite_or_text(listed)
+            return [written(each) for each in value] if isinstance(value, list) else _finite_or_text(value)
 
-        return {name: written(getattr(self, name)) for name in ("mean", "std")}
+        return {name: written(np.asarray(getattr(self, name)).tolist()) for name in ("mean", "std")}
 
     @staticmethod
     def of_plain(plain: Any) -> Any:

@@ -133,7 +133,8 @@ class Generator(ABC):
         >>> unrelu.invert(net, [1.0, 0.75]).parameters
         {'slope': 0.5, 'height': 0.25}
         """
-        given = list(names) if isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) else []
+        several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and np.ndim(names)
+        given = list(names) if several else []
         k = self.latent_dim
         if len(given) != k or not all(isinstance(name, str) for name in given):
             raise OptionError(
@@ -186,18 +187,22 @@ class Generator(ABC):
             parts: sizes or shapes of the parts by name, in the order in which the flattened output contains them.
 
         Raises:
-            ModelError: a size is not a positive integer, or the parts have more or fewer entries than an output.
+            ModelError: this is no dictionary, a name cannot be printed, a size is not a positive integer, or the parts
+                have more or fewer entries than an output.
 
         >>> import unrelu
         >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]]).with_parts({"pair": 2, "last": 1})
         >>> net.by_part(net([0.5]))
         {'pair': array([1., 0.]), 'last': array([0.5])}
         """
+        if not isinstance(parts, Mapping):
+            raise ModelError(f"parts={shown(parts)} must be a dictionary of sizes or shapes by name")
         shapes: dict[str, Shape] = {}
-        for name, given in dict(parts).items():
+        for name, given in parts.items():
             shape = tuple(given) if isinstance(given, tuple | list) else (given,)
-            if not isinstance(name, str) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
-                raise ModelError(f"part {name!r} has shape {given!r}; pass a name, and a size or a shape")
+            whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in shape)
+            if not isinstance(name, str) or not is_name(name) or not whole:
+                raise ModelError(f"part {shown(name)} has shape {shown(given)}; pass a name, and a size or a shape")
             shapes[name] = tuple(map(int, shape))
         if (total := sum(map(math.prod, shapes.values()))) != self.output_dim:
             raise ModelError(f"parts={shapes} have {total} entries, an output has {self.output_dim}")
@@ -454,7 +459,10 @@ def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
     """
     known = [each for each in names if each]
     if not known:
-        raise InputError(f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...])")
+        raise InputError(
+            f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...]). Nuisance "
+            "parameters have the bounds and priors of unrelu.extend"
+        )
     if name not in known:
         raise InputError(
             f"{argument}: {shown(name)} is no coordinate of the generator; those with names are {', '.join(known)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -115,13 +116,14 @@ def _exponential(network: _Known, output_log: object) -> _Known:
 
 def _base(value: object) -> float:
     """The base of a logarithm."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not 0 < (base := float(value)) < math.inf or base == 1:  # type: ignore[arg-type]
-        raise ModelError(
-            f"output_log={value!r:.60} must be the base of the logarithms that the outputs are, such as 10: a positive "
-            "number other than 1"
-        )
-    return base
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    with suppress(OverflowError):
+        if number and 0 < (base := float(value)) < math.inf and base != 1:  # type: ignore[arg-type]
+            return base
+    raise ModelError(
+        f"output_log={value!r:.60} must be the base of the logarithms that the outputs are, such as 10: a positive "
+        "number other than 1"
+    )
 
 
 def _parts(network: Network) -> list[Step | Activation]:

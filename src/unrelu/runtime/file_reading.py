@@ -12,6 +12,7 @@ import json
 import math
 import os
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -184,6 +185,14 @@ def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
         raise InputError(f"{where} states the shape {_short(tuple(shape))}, which no memory can hold")
 
 
+def check_text(array: npt.NDArray[Any], where: str) -> None:
+    """Refuse words with characters that no text has: Python fails at them, in many ways."""
+    if array.dtype.kind == "U" and array.size:
+        characters = np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+        if characters.max() > sys.maxunicode:
+            raise InputError(f"{where} holds text with characters beyond {sys.maxunicode:#x}: it is damaged")
+
+
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
@@ -296,6 +305,7 @@ def _member(
         else:
             stream.seek(0)
             array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+            check_text(array, where)
         if stream.read(1):  # reading to the end verifies the check sum
             raise InputError(f"{where} is longer than its header states; save it again")
         return array

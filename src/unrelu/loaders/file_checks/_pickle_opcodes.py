@@ -7,7 +7,7 @@ it, and ``pickled_arrays`` makes numbers, text, containers and arrays.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 # The mark of the stack.
@@ -42,16 +42,21 @@ class PickleStep(NamedTuple):
     gives: bool
 
 
-def steps(stream: IO[bytes] | BoundedStream, stack: list[Any]) -> Iterator[PickleStep]:
+def steps(
+    stream: IO[bytes] | BoundedStream, stack: list[Any], check: Callable[[int], None] | None = None
+) -> Iterator[PickleStep]:
     """Yield the opcodes of a pickle; the caller puts on the ``stack`` what each one gives.
 
-    Marks, the memo and copies of the top are dealt with here.
+    Marks, the memo and copies of the top are dealt with here. ``check`` is called with the number of opcodes so far, of
+    all kinds: each may take memory.
 
     Raises:
         ValueError, IndexError, KeyError: it is damaged.
     """
     memo: dict[Any, Any] = {}
-    for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], stream))):
+        if check is not None:
+            check(count)
         name = opcode.name
         if name.endswith("PUT") or name == "MEMOIZE":
             memo[len(memo) if argument is None else argument] = stack[-1]

@@ -18,7 +18,7 @@ import numpy as np
 from unrelu.errors import InputError, ModelFileError
 from unrelu.loaders.file_checks import readable
 from unrelu.loaders.file_checks._pickle_opcodes import BoundedStream, PickleStep, steps
-from unrelu.runtime.file_reading import check_array, opened, shown_size
+from unrelu.runtime.file_reading import check_array, check_text, opened, shown_size
 
 _WAY_OUT = (
     "if you trust the file, save its arrays where it can be opened, numpy.savez('network.npz', W0=..., b0=..., W1=..., "
@@ -73,13 +73,16 @@ def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
     """
     stack: list[Any] = []
     most = max(0, max_bytes - end) // _BYTES  # arguments take no more bytes than the file
+
+    def check(count: int) -> None:
+        if count > most:
+            raise InputError(
+                f"its pickle makes more than {most:,} objects, of up to {_BYTES} bytes each; pass a larger max_bytes= "
+                "(--max-bytes) if you trust the file"
+            )
+
     with readable("pickle of arrays", _WAY_OUT):
-        for count, step in enumerate(steps(BoundedStream(stream, end), stack)):
-            if count > most:
-                raise InputError(
-                    f"its pickle makes more than {most:,} objects, of up to {_BYTES} bytes each; pass a larger "
-                    "max_bytes= (--max-bytes) if you trust the file"
-                )
+        for step in steps(BoundedStream(stream, end), stack, check):
             if step.name == "STOP":
                 if isinstance(step.taken[0], _Name):
                     raise _foreign(step.taken[0].path)
@@ -114,7 +117,7 @@ def _made(step: PickleStep) -> Any:
         return argument
     if name == "READONLY_BUFFER":
         return taken[0]
-    raise _foreign(name)
+    raise _foreign(next((item.path for item in taken if isinstance(item, _Name)), name))
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -189,7 +192,9 @@ def _array(entries: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
             f"an array states the shape {shape!s:.80} of {dtype}, {shown_size(math.prod(shape) * dtype.itemsize)}, "
             f"but holds {shown_size(len(held))}: it is cut short or damaged"
         )
-    return np.ndarray(shape, dtype, held, order="F" if order == "F" else "C")
+    array = np.ndarray(shape, dtype, held, order="F" if order == "F" else "C")
+    check_text(array, "an array")
+    return array
 
 
 def _of_jax(function: Any, arguments: Any, state: Any, *_: Any) -> Any:
