@@ -164,8 +164,10 @@ def _prior(problem: Problem) -> str:
         return "uniform between two bounds, N(0, 1) for coordinates without"
     if normal is not None and not np.all(normal.proper):
         network = problem.network
+        ends = np.isfinite(bounds.lower) | np.isfinite(bounds.upper)
+        within = np.where(ends, " within its bounds", "")
         stated = [
-            f"{network.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2)"
+            f"{network.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2){within[j]}"
             for j in np.flatnonzero(normal.proper & ~network.nuisance)
         ]
         own = ["nuisance parameters as stated"] if (normal.proper & network.nuisance).any() else []
