@@ -48,9 +48,7 @@ class Search:
     kept for other processes.
 
     Where a Jacobian is expensive (:func:`~unrelu.search.sample_cache.is_large`), descents are L-BFGS steps without
-    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`. If these hardly come to an end and the
-    stated noise does not explain the best, two graduated fits (:mod:`~unrelu.local_search.graduated_fit`) follow.
-    Their code has no confidence.
+    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`.
 
     The search runs in single precision. An observation that single precision does not resolve goes on in double
     precision, if its network is small and dense. The best code is refined in double precision to first-order

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, work_arrays
-from unrelu.local_search.graduated_fit import GraduatedFit
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -39,9 +37,6 @@ _ENOUGH_DECREASE_LARGE = 3e-5
 # Of a refinement: the codes refined side by side, the steps after which half of them are given up, the steps before
 # convergence is tested, and the predicted decrease at which a code ends.
 _REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
-# Graduated fits follow where restarts took this share of the steps they may, and are for at most so many coordinates:
-# a Jacobian costs as much as half as many gradients.
-_EXHAUSTED, _GRADUATED = 0.75, 256
 # A code has converged if its last steps together gained less than this fraction of its objective.
 LAST_STEPS, CONVERGED = 10, 1e-3
 
@@ -117,23 +112,6 @@ class Descents(ABC):
         Args:
             z: where the restarts ended, the best first, (b, c, k).
             most: the largest number of steps.
-            watch: see :meth:`improve`.
-        """
-        raise NotImplementedError
-
-    def exhausted(self, steps: Integers, restarts: Integers) -> Flags:
-        """Whether ``restarts`` hardly came to an end, (b,), so that a graduated fit may do better.
-
-        Args:
-            steps: the steps of all of them together.
-        """
-        return np.zeros(len(steps), dtype=bool)
-
-    def graduated(self, observations: Index, variance: float, watch: Watch) -> Array:
-        """The codes of some observations that graduated fits reach, (b, k).
-
-        Args:
-            variance: that of the noise of y.
             watch: see :meth:`improve`.
         """
         raise NotImplementedError
@@ -317,10 +295,7 @@ class DevianceDescents(BatchDescents):
 
 
 class LimitedMemoryDescents(BatchDescents):
-    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as hundreds of its steps.
-
-    Where such descents do not come to an end, graduated fits take a Jacobian for each of their stages.
-    """
+    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as hundreds of its steps."""
 
     schedule = LIMITED_MEMORY
     refines = True
@@ -331,26 +306,6 @@ class LimitedMemoryDescents(BatchDescents):
     def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
         """Whether a Jacobian is expensive."""
         return cache.large
-
-    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
-        super().__init__(problem, cache, objective)
-        self.problem, self.cache = problem, cache
-
-    def exhausted(self, steps: Integers, restarts: Integers) -> Flags:
-        """See :meth:`Descents.exhausted`. Jacobians of more coordinates cost too much."""
-        possible = self.objective.squares and self.objective.network.latent_dim <= _GRADUATED
-        return np.asarray(possible & (steps >= _EXHAUSTED * self.exact_steps * restarts))
-
-    def graduated(self, observations: Index, variance: float, watch: Watch) -> Array:
-        """See :meth:`Descents.graduated`. The samples of the cache are the starts to choose from."""
-        network = self.objective.network
-
-        def smoothed(share: float) -> Generator:
-            return self.cache.smoothed(share, network) if share else network
-
-        fit = GraduatedFit(SquaredError.of(self.problem), smoothed, variance)
-        at = fit.objective.index(observations)
-        return fit.run(self.cache.model.z.to(fit.objective.y), at, watch).cpu().numpy()
 
     def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
         return LimitedMemorySteps(objective, z, observations, _ENOUGH_DECREASE_LARGE, enough)

@@ -51,8 +51,6 @@ _LARGEST_PRIOR = 1e12
 _REFINED, _REFINED_LARGE = 3000, 1000
 # Objectives below this fraction of |y|^2 are rounding.
 _ROUNDING = 1e-30
-# Chi-square of the true code is almost surely at most this many standard deviations above its mean.
-_SURELY = 5.0
 # The most local optima in l2 from which a code within the bounds of uniform noise is searched.
 _FURTHER = 6
 
@@ -147,31 +145,9 @@ class JointSearch:
             if not self.watch.reason:
                 self.rounds[observations] += 1
                 self._confirm_exact()
-                self._judge(observations[~self._hard[observations]])
+                self._judge(observations)
         if self.rule.rounds is None and not self.watch.reason:
-            self.perturb_best(np.flatnonzero(~self.sure & ~self._hard))
-            self._fit_gradually(np.flatnonzero(self._hard))
-
-    @property
-    def _hard(self) -> Flags:
-        """Whether the stated noise does not explain the best code, and restarts hardly came to an end, (B,)."""
-        if self.rule.rounds is not None:
-            return np.zeros(self.problem.size, dtype=bool)
-        variance, observed = self.problem.noise.variance(self.problem.y), self.problem.observed
-        explained = variance * (observed + _SURELY * np.sqrt(2 * observed))
-        exhausted = (self.made > 0) & self.descents.exhausted(self.steps, self.made)
-        return np.asarray((variance > 0) & (self.f > explained) & exhausted)
-
-    def _fit_gradually(self, observations: Index) -> None:
-        """Fit observations anew, by graduated fits. Agreement says nothing about these, so they have no confidence."""
-        variance = self.problem.noise.variance(self.problem.y)
-        for i in observations.tolist():
-            if self.watch():
-                break
-            at = np.array([i])
-            z = self.problem.bounds.clip(self.descents.graduated(at, float(variance[i]), self.watch))
-            f = self.objective.values(self.objective.tensor(z), self.objective.index(at))
-            self._keep(at, z, f.cpu().double().numpy())
+            self.perturb_best(np.flatnonzero(~self.sure))
 
     def perturb_best(self, observations: Index, most: Index | None = None) -> None:
         """Spend the rest of the budget on perturbations of the best restarts, which find more than new restarts do.
