@@ -6,10 +6,11 @@ from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
 
 ORDER = (
-    "tutorial", "denoise", "inpaint", "super_resolution", "compressed_sensing", "deblur", "outliers", "count_photons",
-    "phase_retrieval", "nuisance_parameters", "fit_spectrum", "your_own_decoder", "compare_methods", "state_the_noise",
-    "check_uniqueness", "what_is_left_open", "few_measurements", "hidden_pixels", "sampled_too_seldom", "prove",
-    "calibrate_confidence", "classify_codes", "follow_video", "data_set",
+    "tutorial", "denoise", "inpaint", "super_resolution", "compressed_sensing", "deblur", "outliers",
+    "count_photons", "phase_retrieval", "nuisance_parameters", "fit_spectrum", "fit_power_spectrum",
+    "fit_21cm_history", "your_own_decoder", "compare_methods", "state_the_noise", "check_uniqueness",
+    "what_is_left_open", "few_measurements", "hidden_pixels", "sampled_too_seldom", "prove", "calibrate_confidence",
+    "classify_codes", "follow_video", "data_set",
 )  # fmt: skip
 
 
