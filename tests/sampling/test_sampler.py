@@ -355,3 +355,17 @@ def test_bad_arguments_are_refused(arguments, error, message):
     given = {"y": [1.0, 0.5], "noise": "gaussian:0.5"} | arguments
     with pytest.raises(error, match=message):
         unrelu.posterior(LINE, given.pop("y"), **given)
+
+
+def test_outputs_are_out_of_range_at_codes_that_the_bounds_exclude():
+    """exp(2 u) and exp(-3 u), u = z - 500: at codes from N(0, I), the second is exp(1500)."""
+    weights = [[[2.0], [-3.0]]]
+    far = unrelu.from_arrays(weights, [[-1000.0, 1500.0]], activation="exp")
+    near = unrelu.from_arrays(weights, activation="exp")
+    y, noise = [1.6, 0.4], unrelu.Gaussian([0.3, 0.2])
+    p = unrelu.posterior(far, y, noise=noise, bounds=(499, 501), draws=1000)
+    wanted = unrelu.posterior(near, y, noise=noise, bounds=(-1, 1), draws=1000)
+    assert p.status is Status.MIXED
+    # Means of some thousand effective draws.
+    assert abs(p.mean[0] - 500 - wanted.mean[0]) < 0.15 * wanted.std[0]
+    assert 0.9 < p.std[0] / wanted.std[0] < 1.1

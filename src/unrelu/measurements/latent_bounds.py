@@ -303,6 +303,12 @@ def on_coordinates(network: Generator, coordinates: Coordinates) -> Generator:
     return known[1]
 
 
+def on_codes(network: Generator, coordinates: Coordinates) -> Generator:
+    """Return the generator of codes z for a generator of t, the inverse of :func:`on_coordinates`."""
+    factor = 1 / coordinates.factor
+    return _composed(network, torch.tensor(-coordinates.shift * factor), torch.tensor(factor))
+
+
 def _composed(network: Generator, shift: Tensor, factor: Tensor) -> Generator:
     if not isinstance(network, Network):
         return GeneratorInUnits.of(network, shift, factor)

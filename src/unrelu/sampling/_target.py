@@ -15,7 +15,7 @@ import torch
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.latent_bounds import Bounds, on_codes
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
@@ -40,9 +40,15 @@ class Target:
 
     def __init__(self, problem: Problem, prior: PriorTransform) -> None:
         self.prior, self.k = prior, problem.network.latent_dim
-        # The prior is part of the coordinates.
-        free = Bounds.parse(None, problem.network.latent_shape)
-        self._likelihood = replace(problem, bounds=free, prior=0.0, normal=None).equilibrated()
+        # The prior is part of the coordinates. Units are those of the search: at codes from N(0, I), which no
+        # parameters may be, outputs can be of any size.
+        self._search = problem.equilibrated()
+        network, latent = self._search.network, self._search.units.latent
+        self._likelihood = replace(
+            self._search, bounds=Bounds.parse(None, network.latent_shape), prior=0.0, normal=None, z0=None,
+            network=network if latent is None else on_codes(network, latent),
+            units=replace(self._search.units, latent=None),
+        )  # fmt: skip
         self._temperature = self._likelihood.noise.dispersion_parameter
         self._objective = SquaredError.of(self._likelihood)
         self._layers: DenseLayers | None = None
@@ -51,7 +57,6 @@ class Target:
             assert isinstance(network, Network)
             layers, self._y = PackedObservations(network, operator, self._likelihood.y).layers(0)
             self._layers = DenseLayers(layers)
-        self._search = problem.equilibrated()
         self._started = JointSearch(self._search)
 
     def codes(self, t: Array) -> Array:
