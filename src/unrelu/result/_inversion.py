@@ -600,7 +600,8 @@ class Inversion:
     def residual(self, norm: str = "l2", part: str | None = None) -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
-        ``part`` takes the entries of one named part of the output alone (:attr:`unrelu.Generator.parts`).
+        ``part`` takes the observed entries of one named part of the output (:attr:`unrelu.Generator.parts`); without
+        any, the residual is 0.
 
         Raises:
             InputError: the norm or the part is unknown, or a matrix or function mixed the parts.
