@@ -11,7 +11,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
+import unrelu
 from unrelu.errors import InputError, ModelFileError
 from unrelu.loaders.file_checks.pickled_arrays import unpickled
 
@@ -237,3 +239,10 @@ def test_what_is_made_is_limited():
     for repeated in (b"\x94", b"2", b"(", b"q\x00"):  # the memo, copies, marks
         with pytest.raises(InputError, match="its pickle makes more than 100 objects"):
             read(content := b"N" + 10_000 * repeated + b".", len(content) + 100 * 256)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_pytorch_is_named(tmp_path, zipped):
+    torch.save({"0.weight": torch.zeros(3, 2)}, tmp_path / "net.pkl", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ModelFileError, match=r"net\.pkl: it is a checkpoint of PyTorch; give it a name that ends in "):
+        unrelu.load(tmp_path / "net.pkl")

@@ -354,6 +354,7 @@ def test_calibration_knows_such_noise():
         ),
         (lambda: unrelu.Gaussian(covariance=COVARIANCE - 0.02 * np.eye(N)), "not positive definite: .*eigenvalue is -"),
         (lambda: unrelu.Gaussian(covariance=np.nan * COVARIANCE), "NaN or infinite"),
+        (lambda: unrelu.Gaussian(covariance={"a": COVARIANCE}), "is by part; pass noise={part: unrelu.Gaussian"),
         (lambda: unrelu.Gaussian(covariance=sparse.eye_array(5000)), "5000 x 5000, and is factored up to 4096"),
     ],
 )

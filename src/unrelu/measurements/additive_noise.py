@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -305,6 +306,8 @@ def _covariance(given: Any) -> Array:
     Raises:
         InputError: it is not square, too large, not finite or not symmetric.
     """
+    if isinstance(given, Mapping):
+        raise InputError("covariance= is by part; pass noise={part: unrelu.Gaussian(covariance=...), ...}")
     shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
         raise InputError(

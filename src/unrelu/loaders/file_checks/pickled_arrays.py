@@ -24,6 +24,8 @@ _WAY_OUT = (
     "if you trust the file, save its arrays where it can be opened, numpy.savez('network.npz', W0=..., b0=..., W1=..., "
     "b1=...)"
 )
+# The magic number with which checkpoints of PyTorch before 1.6 begin, as it is pickled.
+_LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 # Bytes of what an opcode makes, with its entries on the stack and in the memo, beside its argument.
 _BYTES = 256
 # Types of entries, as numpy.dtype is called in pickles.
@@ -48,11 +50,15 @@ def read_pickle(file: Path, max_bytes: int) -> Any:
     """The contents of a file of one pickle, as :func:`unpickled` gives them.
 
     Raises:
-        ModelFileError, InputError: see there; or the file has more than ``max_bytes``.
+        ModelFileError, InputError: see there; or it has more than ``max_bytes``, or is a checkpoint of PyTorch.
     """
     with opened(file) as (stream, size):
         if size > max_bytes:
             raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
+        begins = stream.read(14)
+        if begins.startswith(b"PK\x03\x04") or begins[2:] == _LEGACY:
+            raise ModelFileError("it is a checkpoint of PyTorch; give it a name that ends in .pt")
+        stream.seek(0)
         return unpickled(stream, size, max_bytes)
 
 
