@@ -157,14 +157,16 @@ def surrounded(network: _Known, inputs: Sequence[Transform], outputs: Sequence[T
     if outputs and alike:
         behind.append(Reshape(network.output_shape))
     parts = network.parts if alike else {}
+    rounding = None if outputs else network.rounding  # in other units, outputs are no numbers of the module's precision
     if isinstance(network, OpaqueNetwork):
         module = nn.Sequential(*map(_StepModule, before), network.module, *map(_StepModule, behind)).eval()
         module.title = _title(network)
         shape = network.output_shape if alike else (width,)
         size = max(network.width, *latent, *shape)
         opaque = replace(network, module=module, latent_shape=latent, output_shape=shape, width=size, parts=parts)
-        return cast(_Known, replace(opaque, coordinate_names=()))
-    return cast(_Known, replace(Network.chain([*before, *_parts(network), *behind], latent), parts=parts))
+        return cast(_Known, replace(opaque, coordinate_names=(), rounding=rounding))
+    chain = Network.chain([*before, *_parts(network), *behind], latent)
+    return cast(_Known, replace(chain, parts=parts, rounding=rounding))
 
 
 def _title(network: OpaqueNetwork) -> Any:
