@@ -100,7 +100,7 @@ def test_data_that_cannot_be_used(data, message):
 
 
 def test_what_it_learned_is_used_afterwards(learned_of):
-    network, y = rough(), noisy(rough())
+    network, y = rough(), noisy(rough())[12:]  # none whose best code is far out, which is another level
     options = Search(rounds=4, confidence=1.0)
     before = unrelu.invert(network, y, options, noise=NOISE)
     assert len(learned_of) == 1
