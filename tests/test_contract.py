@@ -353,6 +353,7 @@ def test_inversions_are_let_go_at_once(method, norm):
 
     run()
     gc.collect()
+    gc.freeze()  # what was there before may be let go meanwhile: a figure of another test, by a thread
     gc.disable()
     try:
         run()
