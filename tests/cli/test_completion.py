@@ -13,6 +13,7 @@ import pytest
 
 import unrelu
 from unrelu.cli import options, process
+from unrelu.errors import ModelFileError
 from unrelu.measurements.noise import MODELS
 from unrelu.methods import METHODS
 
@@ -50,6 +51,16 @@ def test_the_names_are_those_of_the_registries():
     assert list(options.METHODS) == list(METHODS)
     assert unrelu.zoo.names() == options.ZOO
     assert set(options.NOISE) == {name for name, model in MODELS.items() if model.built_in()}
+
+
+def test_every_file_that_is_read_is_completed(tmp_path):
+    with pytest.raises(ModelFileError, match="model files end in") as error:
+        unrelu.load(tmp_path / "model.txt")
+    suffixes = re.findall(r"\.\w+", str(error.value).partition("end in")[2])
+    files = sorted(str(tmp_path / f"model{suffix}") for suffix in suffixes)
+    for file in [*files, str(tmp_path / "model.txt")]:
+        Path(file).touch()
+    assert options.models(str(tmp_path / "model")) == files
 
 
 @needs_bash

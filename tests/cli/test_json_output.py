@@ -131,3 +131,5 @@ def test_names_of_coordinates_come_with_their_values(run):
     assert [list(row["parameters"].values()) for row in rows] == [row["z"] for row in rows]
     arguments = ("net.npz", "y.npy", "-o", "out", "--names", "h,h,n_s", "--json")
     assert "'h' is that of two coordinates" in one_document(run("invert", *arguments)[1])["error"]["message"]
+    arguments = ("net.npz", "y.npy", "-o", "out", "--names", "h,,n_s", "--json")
+    assert "--names h,,n_s: name 2 of 3 is empty" in one_document(run("invert", *arguments)[1])["error"]["message"]

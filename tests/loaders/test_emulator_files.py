@@ -124,6 +124,14 @@ def test_one_end_of_the_labels_alone_is_refused(tmp_path, missing):
         unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
 
 
+def test_a_missing_bias_of_the_payne(tmp_path):
+    held = layouts.payne(tmp_path / "payne.npz")
+    del held["b_array_1"]
+    np.savez(tmp_path / "payne.npz", **held)
+    with pytest.raises(ModelFileError, match=r"b_array_1 is missing; each layer of The Payne has"):
+        unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
+
+
 def test_no_layers_are_picked_from_a_network_of_labels(tmp_path):
     layouts.payne(tmp_path / "payne.npz")
     with pytest.raises(OptionError, match=r"layers=\['w_array_0'\] does not go with this emulator"):

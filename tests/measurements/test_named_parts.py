@@ -205,6 +205,7 @@ def test_codes_are_found_and_residuals_are_told_by_part(tmp_path):
         r.plot(part="width")
     with pytest.raises(InputError, match="part='width' is unknown; those of the observation are curve, table, depth"):
         r.residual("l2", part="width")
+    assert np.isnan(r.residual("l2", part="depth"))  # not observed
     mixed = unrelu.invert(NET, NET(Z[0])[:1], "lm", operator=np.eye(21)[:1])
     with pytest.raises(InputError, match=r"operator= mixed them"):
         mixed.residual("l2", part="curve")
@@ -224,6 +225,9 @@ def test_posteriors_and_certificates_take_parts():
     d = unrelu.certify(net, flat, operator=seen, noise="uniform:0.5")
     np.testing.assert_allclose([c.lower, c.upper], [d.lower, d.upper], rtol=1e-6)
     assert c.verify(net, y)
+
+
+NOISE = {"curve": 0.1, "table": 0.2, "depth": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -258,6 +262,9 @@ def test_posteriors_and_certificates_take_parts():
         (CURVE, {"operator": {"curve": np.ones((3, 9))}}, r"part 'curve': .* has shape \(3, 9\)"),
         (CURVE, {"operator": {"curve": lambda x: x**2}}, "part 'curve' must be a matrix, or one mask"),
         (CURVE, {"operator": np.ones(21)}, "operator= must be a dictionary of masks and matrices"),
+        (np.zeros(3), {"operator": np.ones((3, 21)), "noise": NOISE}, "noise= is given by part, and operator="),
+        (np.zeros(21), {"operator": unrelu.Matrix(np.eye(21)), "noise": NOISE}, "noise= is given by part, and op"),
+        (np.zeros(21), {"operator": lambda x: x**2, "noise": NOISE}, "noise= is given by part, and operator= measures"),
         (np.zeros(21), {"operator": {"curve": np.ones(8)}}, "operator= is given by part, so y must be a dictionary"),
     ],
 )  # fmt: skip
@@ -279,7 +286,7 @@ def test_runs_take_parts_and_calibrations_whole_outputs(tmp_path):
     parts = unrelu.run(net, {"a": y["a"]}, tmp_path / "parts", "lm", noise={"a": 0.1}, workers=1)
     alone = unrelu.invert(net, {"a": y["a"]}, "lm", noise={"a": 0.1})
     np.testing.assert_allclose(parts.read("codes"), alone.z, atol=1e-9)
-    with pytest.raises(InputError, match=r"data has shape \(4,\); a data set is a batch"):
+    with pytest.raises(InputError, match=r"data has one observation of each part \(a: \(3,\)\); a data set"):
         unrelu.run(net, {"a": y["a"][0]}, "unused")
     run = unrelu.run(net, np.zeros((2, 4)), tmp_path / "out", "lm", noise={"a": 1, "b": 2}, workers=1)
     assert run.noise == unrelu.Gaussian([1, 1, 1, 2])

@@ -253,6 +253,18 @@ def test_an_integer_is_passed_as_it_is_or_as_a_label():
     net, tensor, other = (unrelu.from_torch(Labelled(), 4, inputs={"label": label}) for label in given)
     np.testing.assert_array_equal(net(Z), tensor(Z))
     assert not np.allclose(net(Z), other(Z))
+    assert "it takes label=3 beside the code" in str(net)
+
+
+@pytest.mark.parametrize("label", [10, -1, torch.tensor([10])])
+def test_a_label_out_of_range(label):
+    with pytest.raises(UnsupportedModelError, match=r"label=(10|-1) beside.* IndexError: .*embeddings take 0 to 9$"):
+        unrelu.from_torch(Labelled(), 4, inputs={"label": label})
+
+
+def test_an_integer_that_is_no_label_keeps_its_error():
+    with pytest.raises(UnsupportedModelError, match=r"it takes n=1 beside the code.* non-empty"):
+        unrelu.from_torch(Powers(), 4, inputs={"n": 1})
 
 
 def test_missing_and_unknown_inputs():

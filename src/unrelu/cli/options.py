@@ -29,7 +29,10 @@ METHODS = (
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 _SOURCES = sorted((Path(__file__).parent.parent / "measurements").glob("*_noise.py"))
 NOISE = tuple(name for path in _SOURCES for name in re.findall(r'^    name.* = "([\w-]+)"$', path.read_text(), re.M))
-_MODEL_FILES = (".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pt2", ".pth", ".safetensors", ".npz", ".pkl", os.sep)
+_MODEL_FILES = (
+    ".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pt2", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pkl",
+    ".pickle", os.sep,
+)  # fmt: skip
 
 
 def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -135,7 +138,10 @@ class Reading:
         place = None if self.device is None else usable(self.device)
         network = self._network(model)
         if self.names is not None:
-            network = network.named([name.strip() for name in self.names.split(",")])
+            names = [name.strip() for name in self.names.split(",")]
+            if not all(names):
+                raise OptionError(f"--names {self.names}: name {names.index('') + 1} of {len(names)} is empty")
+            network = network.named(names)
         return network if place is None else network.to(device=place)
 
     def _network(self, model: str) -> Generator:

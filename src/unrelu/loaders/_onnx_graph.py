@@ -19,7 +19,7 @@ from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_callables import Pick, joined
+from unrelu.models.torch_callables import Pick, concatenated
 from unrelu.models.torch_opaque import opaque
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.streams import stream
@@ -212,7 +212,7 @@ class _Graph:
             ends[part] = value
         recorder.at("the output")
         self.parts = {part: value.shape[1:] for part, value in ends.items()} if self._named else {}
-        return recorder.graph_of(joined(ends) if self._named else next(iter(ends.values())))
+        return recorder.graph_of(concatenated(ends) if self._named else next(iter(ends.values())))
 
     def _called(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder) -> Sequence[Any]:
         """Record a node that depends on the code, and return its outputs."""

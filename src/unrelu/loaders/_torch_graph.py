@@ -217,10 +217,13 @@ def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:
     if call.plain:
         return body
     first = CalledModule(body, call, False, code)
-    if shape is None or not call.inputs or _accepts(first, shape):
+    if shape is None or not call.inputs or (refusal := _refusal(first, shape)) is None:
         return first
-    others = (CalledModule(body, call, True, code), CalledModule(body, call.with_labels(), False, code))
-    return next((other for other in others if _accepts(other, shape)), first)
+    labelled = CalledModule(body, call.with_labels(), False, code)
+    others = (CalledModule(body, call, True, code), labelled)
+    # A module that needs a tensor refuses any integer by its type, which hides what is wrong with the label.
+    usual = labelled if call.labels and isinstance(refusal, TypeError) else first
+    return next((other for other in others if _accepts(other, shape)), usual)
 
 
 def _refuse_autoencoder(given: object) -> None:
@@ -402,14 +405,19 @@ def _sizes(node: fx.Node) -> tuple[Any, ...]:
 
 def _accepts(module: nn.Module, shape: Shape) -> bool:
     """Whether the module runs on codes of this shape."""
+    return _refusal(module, shape) is None
+
+
+def _refusal(module: nn.Module, shape: Shape) -> Exception | None:
+    """What the module raises for codes of this shape, if anything."""
     trial = frozen(module, torch.float64, torch.device("cpu"))
     try:
         with torch.no_grad():
             trial(torch.zeros(2, *shape, dtype=torch.float64))
     # The module's own forward runs here; any exception means that it does not accept the shape.
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        return error
+    return None
 
 
 # --- checks of the module ---------------------------------------------------------------------------------------------

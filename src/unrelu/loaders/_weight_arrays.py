@@ -478,6 +478,9 @@ def numbered(flat: Mapping[str, Entry]) -> Named | None:
         )
     if not biases.keys() <= weights.keys():
         raise ModelFileError(f"there is a bias without a weight of the same number: {', '.join(flat)}")
+    absent = [i for i in order if weights[i].startswith("w_array") and i not in biases]
+    if absent:
+        raise ModelFileError(f"b_array_{absent[0]} is missing; each layer of The Payne has a weight and a bias")
     return {
         weights[i]: {"weight": flat[weights[i]]} | ({"bias": flat[biases[i]]} if i in biases else {}) for i in order
     }

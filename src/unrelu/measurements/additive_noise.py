@@ -343,5 +343,14 @@ def _factored(covariance: Array) -> Array:
             f"covariance= is not positive definite: its least eigenvalue is {least:.2g}; add the variance of the "
             "independent errors that every measurement has to its diagonal"
         ) from None
+    left = np.diag(factor)
+    # The square of the weight 1 / L_jj must not overflow in double precision, nor its share of the least in single.
+    least = max(float(np.finfo(np.float64).tiny) ** 0.5, float(np.finfo(np.float32).tiny * left.max()))
+    if left.min() < least:
+        raise InputError(
+            f"covariance= leaves entry {left.argmin()} a standard deviation of {left.min():.1e} once those before it "
+            f"are known; it must be at least {least:.1e}, as its inverse is a weight: add the variance of the "
+            "independent errors that every measurement has to the diagonal, or state y in larger units"
+        )
     factor.setflags(write=False)
     return factor

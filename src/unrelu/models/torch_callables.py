@@ -150,17 +150,21 @@ class GeneratorCall:
 
     def with_labels(self) -> GeneratorCall:
         """The same call with integers as tensors, one label for each code."""
-        labels = {
-            n: torch.tensor([x]) for n, x in self.inputs.items() if isinstance(x, int) and not isinstance(x, bool)
-        }
-        return replace(self, inputs={**self.inputs, **labels})
+        return replace(self, inputs={**self.inputs, **{name: torch.tensor([x]) for name, x in self.labels.items()}})
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """The inputs that are integers."""
+        return {name: x for name, x in self.inputs.items() if isinstance(x, int) and not isinstance(x, bool)}
 
     @property
     def unread(self) -> str | None:
         """Why a module called this way is not a chain of layers; None if that depends on the module."""
         if self.seed is not None:
             return f"its random numbers are held fixed, those of seed={self.seed}"
-        return f"it takes {', '.join(self.inputs)} beside the code, held fixed" if self.inputs else None
+        small = {n: x.item() for n, x in self.inputs.items() if isinstance(x, Tensor) and x.numel() == 1} | self.labels
+        held = ", ".join(f"{name}={small[name]:g}" if name in small else name for name in self.inputs)
+        return f"it takes {held} beside the code, held fixed" if self.inputs else None
 
     @property
     def plain(self) -> bool:
@@ -208,7 +212,12 @@ class CalledModule(nn.Module):
         held = {name: self._rows(value, z) for name, value in self.held.items()}
         args, named = ((z,), {}) if self.code is None else ((), {self.code: z})
         run: Any = self.body.function if isinstance(self.body, FunctionModule) else self.body
-        result = run(*args, **named, **held)
+        try:
+            result = run(*args, **named, **held)
+        except IndexError as error:
+            sizes = sorted({m.num_embeddings for m in self.body.modules() if isinstance(m, nn.Embedding)})
+            allowed = " or ".join(f"0 to {size - 1}" for size in sizes)
+            raise IndexError(f"{error}; the module's embeddings take {allowed}" if sizes else error) from error
         return picked(result, self.output) if chosen else result
 
     def parts(self, z: Tensor) -> dict[str, Shape]:
@@ -237,7 +246,7 @@ def _named_picks(output: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, A
     return named
 
 
-def joined(parts: Mapping[str, Any]) -> Any:
+def concatenated(parts: Mapping[str, Any]) -> Any:
     """Parts (B, ...) as one flat output, (B, n).
 
     Raises:
@@ -254,7 +263,7 @@ def joined(parts: Mapping[str, Any]) -> Any:
 
 
 def picked(result: Any, output: Pick | Mapping[str, Pick] | None) -> Any:
-    """One output of the value that a module returned, or several, joined.
+    """One output of the value that a module returned, or several, one after the other.
 
     Raises:
         UnsupportedModelError: there is no output of that name or number.
@@ -262,7 +271,7 @@ def picked(result: Any, output: Pick | Mapping[str, Pick] | None) -> Any:
     if output is None:
         return result
     if isinstance(output, Mapping):
-        return joined({name: picked(result, pick) for name, pick in output.items()})
+        return concatenated({name: picked(result, pick) for name, pick in output.items()})
     if not isinstance(output, str | int):
         return output(result)
     try:

@@ -601,7 +601,7 @@ class Inversion:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
         ``part`` takes the observed entries of one named part of the output (:attr:`unrelu.Generator.parts`); without
-        any, the residual is 0.
+        any, the residual is NaN.
 
         Raises:
             InputError: the norm or the part is unknown, or a matrix or function mixed the parts.
@@ -610,7 +610,9 @@ class Inversion:
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         differences = self.problem.differences_of(self.problem.network.outputs(self._codes))
         if part is not None:
-            differences = differences[:, self._place(part)]
+            place, stated = self._place(part), self.problem.given or self.problem
+            seen = known_entries(stated.noise, stated.operator, len(differences))[:, place].any(axis=1, keepdims=True)
+            differences = np.where(seen, differences[:, place], np.nan)
         values = norms(differences, norm)
         return float(values[0]) if self.problem.single else values
 

@@ -179,9 +179,7 @@ def run(
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
     chunk = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else chunk
     chosen = _check_options(method, options, chunk, workers, scheduler, results)
-    given: Any = data if isinstance(data, Mapping) else np.zeros(as_generator(network).output_dim)
-    joint, noise, operator = joined(as_generator(network), given, noise, operator)
-    data = joint if isinstance(data, Mapping) else data
+    data, noise, operator = _whole(as_generator(network), data, noise, operator)
     _check_posterior(posterior, noise, prior)
     source = open_source(_anywhere(data), array, size, max_bytes=max_bytes)
     masked = None
@@ -240,6 +238,17 @@ def run(
 
 
 # --- what can be told before any work --------------------------------------------------------------------------------
+
+
+def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
+    """Data, noise and operator of the whole output, if they are given by part."""
+    if not isinstance(data, Mapping):
+        return data, *joined(network, np.zeros(network.output_dim), noise, operator)[1:]
+    whole = joined(network, data, noise, operator)
+    if whole[0].ndim == 1:
+        shapes = ", ".join(f"{name}: {np.shape(values)}" for name, values in data.items())
+        raise InputError(f"data has one observation of each part ({shapes}); a data set is a batch, (B, ...) of each")
+    return whole
 
 
 def _check_options(
