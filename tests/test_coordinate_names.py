@@ -136,11 +136,22 @@ def test_bounds_by_name_need_names():
 def test_saved_results_have_names(found, wide, tmp_path):
     found.save(tmp_path / "r.npz")
     assert unrelu.load_result(tmp_path / "r.npz").parameters == found.parameters
-    # Without its network, the unit of a nuisance parameter is not known: its coordinate is shown as such.
     wide.save(tmp_path / "wide.npz")
     alone = unrelu.load_result(tmp_path / "wide.npz")
-    assert alone.parameters == {"h": wide.z[0], "omega_b": wide.z[1], "z2": wide.z[2]}
-    assert unrelu.load_result(tmp_path / "wide.npz", WIDE).parameters == wide.parameters
+    assert alone.parameters == unrelu.load_result(tmp_path / "wide.npz", WIDE).parameters == wide.parameters
+    assert str(alone).split("effort")[0] == str(wide).split("effort")[0]
+    alone.save(tmp_path / "again.npz")
+    assert unrelu.load_result(tmp_path / "again.npz").parameters == wide.parameters
+
+
+def test_nuisance_parameters_of_nuisance_parameters_are_saved(tmp_path):
+    net = unrelu.extend(unrelu.extend(PLAIN, scale=unrelu.Normal(1.0, 0.1)), offset=(-1, 1))
+    r = unrelu.invert(net, Y, "lm")
+    base, found = net.split(r.z)
+    expected = {**net.base.split(base)[1], **found}
+    r.save(tmp_path / "r.npz")
+    for parameters in (r.parameters, unrelu.load_result(tmp_path / "r.npz").parameters):
+        assert {name: parameters[name] for name in expected} == pytest.approx(expected)
 
 
 def test_a_posterior_has_its_draws_by_name(drawn, tmp_path):
@@ -154,6 +165,9 @@ def test_a_posterior_has_its_draws_by_name(drawn, tmp_path):
         drawn.plot_corner(["H"])
     drawn.save(tmp_path / "p.npz")
     assert list(unrelu.load_posterior(tmp_path / "p.npz", WIDE).parameters) == ["h", "omega_b", "offset"]
+    alone = unrelu.load_posterior(tmp_path / "p.npz")
+    assert np.array_equal(alone.parameters["offset"], drawn.parameters["offset"])
+    assert str(alone) == str(drawn)
 
 
 def test_arviz_gets_the_draws_by_name(drawn):

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import special
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -158,9 +159,14 @@ class Generator(ABC):
         return name or f"z[{', '.join(str(i) for i in np.unravel_index(coordinate, self.latent_shape))}]"
 
     @property
+    def nuisance_table(self) -> Array:
+        """The bounds and 0, or mean, standard deviation and 1, of nuisance parameters; NaN elsewhere; (3, k)."""
+        return np.full((3, self.latent_dim), np.nan)
+
+    @property
     def nuisance(self) -> Flags:
         """Which coordinates stand for nuisance parameters (:func:`unrelu.extend`), (k,)."""
-        return np.zeros(self.latent_dim, dtype=bool)
+        return np.asarray(np.isfinite(self.nuisance_table[0]))
 
     @property
     def latent_names(self) -> tuple[str, ...]:
@@ -176,7 +182,11 @@ class Generator(ABC):
 
     def parameters_of(self, codes: Array) -> Array:
         """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
-        return codes
+        if not self.nuisance.any():
+            return codes
+        low, high, normal = self.nuisance_table
+        values = np.where(normal == 1, low + high * codes, low + (high - low) * special.ndtr(codes))
+        return np.where(self.nuisance, values, codes)
 
     # --- named parts of the output -----------------------------------------------------------------------------
 

@@ -105,16 +105,9 @@ class ExtendedGenerator(Generator):
         return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.names)}
 
     @property
-    def nuisance(self) -> Flags:
-        """Which coordinates are those of u, (k + p,), and of nuisance parameters of :attr:`base`."""
-        return np.concatenate([self.base.nuisance, np.ones(len(self.names), dtype=bool)])
-
-    def parameters_of(self, codes: Array) -> Array:
-        """What is reported by name of flat codes (..., k + p): t(u) in place of u."""
-        k, u = self.base.latent_dim, codes[..., self.base.latent_dim :]
-        low, high = self.bounds.T
-        values = np.where(self.normal, low + high * u, low + (high - low) * special.ndtr(u))
-        return np.concatenate([self.base.parameters_of(codes[..., :k]), values], axis=-1)
+    def nuisance_table(self) -> Array:
+        """See :attr:`Generator.nuisance_table`, (3, k + p), with those of :attr:`base`."""
+        return np.concatenate([self.base.nuisance_table, np.vstack([self.bounds.T, self.normal])], axis=1)
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
         """Join codes of :attr:`base` and parameters, a number or (B,) each, to codes (k + p,) or (B, k + p).

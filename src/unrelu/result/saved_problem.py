@@ -41,10 +41,14 @@ class AbsentGenerator(Generator):
         what: what was loaded, "result" or "posterior".
     """
 
+    nuisance_table: Array = np.empty((3, 0))  # that of the network
+
     def __init__(
-        self, latent_shape: Shape, output_shape: Shape, dtype: torch.dtype, known_fingerprint: str, what: str
-    ) -> None:
+        self, latent_shape: Shape, output_shape: Shape, dtype: torch.dtype, known_fingerprint: str, what: str,
+        nuisance_table: Array,
+    ) -> None:  # fmt: skip
         self.latent_shape, self.output_shape, self.dtype = latent_shape, output_shape, dtype
+        self.nuisance_table = nuisance_table
         self.known_fingerprint, self.what = known_fingerprint, what
         self.width, self.device = math.prod(output_shape), torch.device("cpu")
 
@@ -123,8 +127,10 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
         **{f"operator.{name}": array for name, array in arrays.items()},
     }  # fmt: skip
-    if any(network.latent_names):
-        table["network.names"] = np.array(network.latent_names, dtype=np.str_)
+    if network.coordinate_names:
+        table["network.names"] = np.array(network.coordinate_names, dtype=np.str_)
+    if network.nuisance.any():
+        table["network.nuisance"] = network.nuisance_table
     if problem.normal is not None:
         table["problem.normal"] = np.stack([problem.normal.mean, problem.normal.std])
     if not problem.bounds.none:
@@ -170,7 +176,12 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     known = text_of(table["network"])
     if network is None:
         dtype = {"float64": torch.float64, "float32": torch.float32}[text_of(table["network.dtype"])]
-        absent = AbsentGenerator(latent, output, dtype, known, what)
+        nuisance = np.full((3, math.prod(latent)), np.nan)
+        if "network.nuisance" in table:
+            nuisance = array_of(table["network.nuisance"], np.float64)
+        if nuisance.shape != (3, math.prod(latent)) or (np.isfinite(nuisance) != np.isfinite(nuisance[0])).any():
+            raise ValueError(f"the table of nuisance parameters has shape {nuisance.shape}, or numbers that are none")
+        absent = AbsentGenerator(latent, output, dtype, known, what, nuisance)
         network = absent.named(texts_of(table["network.names"])) if "network.names" in table else absent
     elif fingerprint(network) != known:
         raise InputError(
