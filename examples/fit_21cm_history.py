@@ -4,8 +4,8 @@ Fit a 21-cm history with 21cmEMU
 
 The brightness of neutral hydrogen at 84 redshifts, and the optical depth of the microwave background, depend on nine
 parameters of the first galaxies. The emulator is read from the file in its package
-(``pip install py21cmemu --no-deps``). It has a head for each summary; y and its errors are dictionaries by part. Many
-parameters fit these two summaries alike, and a single fit does not tell.
+(``pip install py21cmemu --no-deps``). It has a head for each summary, so y and its errors are dictionaries by part.
+Many parameters fit these two summaries equally well, which a single fit does not show.
 """
 
 import time
@@ -44,7 +44,7 @@ truth = np.array([-1.3, 0.5, -1.0, -0.3, 8.7, 0.5, 40.5, 0.5, 1.0])
 clean = net.by_part(net(truth))
 sigma = {"Tb": 5 * (1 + redshifts) / 16, "tau": 0.007}
 rng = np.random.default_rng([37, 2])
-y = {"Tb": clean["Tb"] + sigma["Tb"] * rng.normal(size=84), "tau": clean["tau"] + sigma["tau"] * rng.normal(size=1)}
+y = {name: clean[name] + sigma[name] * rng.normal(size=clean[name].shape) for name in ("Tb", "tau")}
 
 seconds = []
 for _ in range(2):  # the first call learns how sure it can be on this generator
@@ -70,13 +70,12 @@ fits = [
 ]
 seconds_of_scipy = time.perf_counter() - begin
 at_truth = np.sum(((net(truth) - target) / error) ** 2)
-print(f"chi-square: unrelu {r.fun:.2f}, {seconds[0]:.1f} s at first, {seconds[1]:.1f} s later; truth {at_truth:.2f}")
-print(f"  SciPy {', '.join(f'{2 * fit.cost:.2f}' for fit in fits)}, {seconds_of_scipy:.1f} s for the three")
+print(f"chi-square of the truth: {at_truth:.2f}")
+print(f"of unrelu: {r.fun:.2f} after {seconds[0]:.1f} s, {seconds[1]:.1f} s in a second call")
+print(f"of SciPy: {', '.join(f'{2 * fit.cost:.2f}' for fit in fits)} after {seconds_of_scipy:.1f} s for the three")
 
 # %%
-# All fits are at least as good as the truth, and their parameters are far apart: two summaries do not determine nine
-# parameters. :func:`unrelu.posterior` draws from all that fit; luminosity functions, ``output=[..., "UVLF"]``, would
-# tell more.
+# The history, with its best fit.
 
 figure, axes = plt.subplots(2, 1, figsize=(8, 4.5), sharex=True, layout="constrained", height_ratios=[2, 1])
 axes[0].errorbar(redshifts, y["Tb"], sigma["Tb"], fmt=".", color="silver", label="observed")
@@ -86,16 +85,22 @@ axes[0].set(ylabel="brightness temperature (mK)")
 axes[0].legend()
 axes[1].axhline(0, color="silver")
 axes[1].plot(redshifts, (y["Tb"] - fitted) / sigma["Tb"], ".")
-axes[1].set(xlabel="redshift", ylabel="residual / error bar")
+axes[1].set(xlabel="redshift", ylabel="residual / error")
+plt.show()
+
+# %%
+# All fits are at least as good as the truth, and their parameters are far apart: two summaries do not determine nine
+# parameters. :func:`unrelu.posterior` draws from all that fit. The luminosity functions, ``output=[..., "UVLF"]``,
+# would determine more.
 
 figure, axis = plt.subplots(figsize=(8, 3), layout="constrained")
 places = (np.array([fit.x for fit in fits] + [r.z]) - lower) / (upper - lower)
-print(f"parameters of these fits differ by up to {np.ptp(places, axis=0).max():.0%} of the box")
+print(f"parameters of these fits differ by up to {np.ptp(places, axis=0).max():.0%} of the range between their bounds")
 axis.plot(places[:-1].T, "o", color="tab:orange", alpha=0.6)
 axis.plot([], [], "o", color="tab:orange", alpha=0.6, label="SciPy, three fits")
 axis.plot(places[-1], "o", color="tab:blue", label="unrelu")
 axis.plot((truth - lower) / (upper - lower), "k_", markersize=20, label="truth")
 axis.set_xticks(range(9), net.coordinate_names, rotation=30, ha="right")
-axis.set(ylabel="place in the box", ylim=(-0.05, 1.05))
+axis.set(ylabel="place between the bounds", ylim=(-0.05, 1.05))
 axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()

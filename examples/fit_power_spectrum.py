@@ -20,7 +20,8 @@ from scipy.optimize import least_squares
 import unrelu
 
 # %%
-# The network puts out logarithms of C_l; the package is found, and not run. A calibration multiplies the spectrum.
+# The network puts out logarithms of :math:`C_\ell`. Its package is found, and not run. A calibration multiplies the
+# spectrum.
 
 package = find_spec("cosmopower_jax")
 if package is None:
@@ -31,8 +32,9 @@ net = unrelu.extend(cmb, lambda x, calibration: calibration * x, calibration=unr
 print(cmb)
 
 # %%
-# The measurement: D_l in square microkelvins, averaged over bins. The covariance is cosmic variance on 0.6 of the sky,
-# and a beam that is off by half a per cent at l = 2000, which is marginalised.
+# The measurement is :math:`D_\ell = \ell (\ell + 1) C_\ell / 2 \pi` in square microkelvins, averaged over bins. The
+# covariance is that of cosmic variance on 0.6 of the sky, and of a beam that is off by half a per cent at
+# :math:`\ell = 2000`, which is marginalised.
 
 multipoles = np.arange(2, 2 + cmb.output_dim)
 edges = np.array([*range(2, 30, 4), *range(30, 2500, 33), 2509])
@@ -92,11 +94,12 @@ fits = [
 seconds_of_scipy = time.perf_counter() - begin
 best = min(fits, key=lambda fit: fit.cost)
 print(f"unrelu: chi-square and priors {r.fun:.3f}, {seconds[0]:.1f} s at first, {seconds[1]:.1f} s later")
-print(f"SciPy: {2 * best.cost:.3f}, {seconds_of_scipy:.1f} s, the worst of 5 fits {2 * max(f.cost for f in fits):.3f}")
+worst = max(fits, key=lambda fit: fit.cost)
+print(f"SciPy: {2 * best.cost:.3f}, {seconds_of_scipy:.1f} s for 5 fits, the worst {2 * worst.cost:.3f}")
 print(f"the parameters differ by at most {np.abs((best.x - r.z) / local.std).max():.1g} standard deviations")
 
 # %%
-# All fits end at the same optimum. What you gain is the rest: no residuals and Jacobians to write, the p-value, the
+# All fits end at the same optimum. ``invert`` needs no residuals and Jacobians to be written, and adds the p-value, the
 # confidence, and parameters by name.
 
 figure, axes = plt.subplots(2, 1, figsize=(8, 4.5), sharex=True, layout="constrained", height_ratios=[2, 1])
@@ -108,5 +111,5 @@ axes[0].set(ylabel="$D_\\ell$ ($\\mu K^2$)")
 axes[0].legend()
 axes[1].axhline(0, color="silver")
 axes[1].plot(at, (y - window @ r.reconstruction) / error, ".")
-axes[1].set(xlabel="multipole", ylabel="residual / error bar")
+axes[1].set(xlabel="multipole", ylabel="residual / error")
 plt.show()

@@ -5,7 +5,7 @@ Fit a stellar spectrum with a file of The Payne
 Four parameters in a box, and an error bar that differs for every pixel. A small network learns the light of a star
 between 500 and 530 nm from a formula: Planck's law with lines that are shifted by a velocity and as broad as the star
 rotates fast. It is saved in the layout of The Payne, and read by one line. SciPy's fits from a single start are often
-wrong: a line that is shifted further than it is broad does not pull.
+wrong: where lines start further from the observed ones than they are broad, nothing draws them there.
 """
 
 import tempfile
@@ -78,6 +78,7 @@ sigma = np.geomspace(0.005, 0.1, 150)
 y = net(truth) + sigma * np.random.default_rng([9, 5]).normal(size=150)
 sigma[60:70] = np.inf  # nothing is known of these
 y[60:70] = 0.0
+seen = np.isfinite(sigma)
 
 seconds = []
 for _ in range(2):  # the first call learns how sure it can be on this generator
@@ -85,32 +86,31 @@ for _ in range(2):  # the first call learns how sure it can be on this generator
     r = unrelu.invert(net, y, bounds=(lower, upper), noise=unrelu.Gaussian(sigma))
     seconds.append(time.perf_counter() - begin)
 print(f"{r.status}, success {r.success}, p-value {r.p_value:.2f}, confidence {r.confidence:.3f}")
-print(f"chi-square {r.fun:.0f} of {np.isfinite(sigma).sum()} pixels, at a bound: {np.abs(r.active_bounds).sum()}")
+print(f"chi-square {r.fun:.0f} of {seen.sum()} pixels, at a bound: {np.abs(r.active_bounds).sum()}")
 
 # %%
-# Error bars, from the linear region of the fit: how far the noise can move it there. Draws from the posterior know all
-# regions, and other optima.
+# Two kinds of error bars. The Laplace approximation says how far the noise can move the fit in its linear region; the
+# posterior takes other regions and other optima into account.
 
 local = r.laplace()
 p = unrelu.posterior(net, y, bounds=(lower, upper), noise=unrelu.Gaussian(sigma), draws=200, chains=4)
 print(p)
-for name, value, error, true, wide in zip(NAMES, r.z, local.std, truth, p.std, strict=True):
-    print(f"  {name:12} {value:8.2f} +- {error:.2f}, true {true:g} (posterior +- {wide:.2f})")
+print("parameter         fit  Laplace  posterior  truth")
+for name, value, error, wide, true in zip(NAMES, r.z, local.std, p.std, truth, strict=True):
+    print(f"{name:11} {value:9.3f} {error:8.3f} {wide:10.3f} {true:6g}")
 
 figure, axes = plt.subplots(2, 1, figsize=(8, 4), sharex=True, layout="constrained", height_ratios=[2, 1])
-axes[0].errorbar(WAVELENGTHS[:60], y[:60], sigma[:60], fmt=".", color="silver", label="observed")
-axes[0].errorbar(WAVELENGTHS[70:], y[70:], sigma[70:], fmt=".", color="silver")
+axes[0].errorbar(WAVELENGTHS[seen], y[seen], sigma[seen], fmt=".", color="silver", label="observed")
 axes[0].plot(WAVELENGTHS, r.reconstruction, color="tab:blue", label="fit")
-axes[0].set_ylabel("flux")
+axes[0].set_ylabel("flux / mean")
 axes[0].legend()
-axes[1].plot(WAVELENGTHS, (y - r.reconstruction) / sigma, ".")
-axes[1].set(xlabel="wavelength (nm)", ylabel="residual / error bar")
+axes[1].axhline(0, color="silver")
+axes[1].plot(WAVELENGTHS[seen], ((y - r.reconstruction) / sigma)[seen], ".")
+axes[1].set(xlabel="wavelength (nm)", ylabel="residual / error")
 
 # %%
 # What a single fit is worth: SciPy's bounded least squares, on the same density and with the exact Jacobian, from forty
 # random starts in the box.
-
-seen, draw = np.isfinite(sigma), np.random.default_rng([9, 6])
 
 
 def fit(start):
@@ -124,6 +124,7 @@ def fit(start):
     )
 
 
+draw = np.random.default_rng([9, 6])
 begin = time.perf_counter()
 chi_square = np.array([2 * fit(draw.uniform(lower, upper)).cost for _ in range(40)])
 print(f"SciPy: {time.perf_counter() - begin:.2f} s for 40 fits")
@@ -132,8 +133,8 @@ print(f"of 40 fits of SciPy {np.mean(chi_square > 1.01 * r.fun):.0%} end at a wo
 print(f"the best at {chi_square.min():.2f}, unrelu at {r.fun:.2f}")
 
 figure, axis = plt.subplots(figsize=(8, 2.5), layout="constrained")
-axis.semilogy(np.sort(chi_square), "o", label="SciPy from a single start, sorted")
+axis.semilogy(np.sort(chi_square), "o", label="SciPy from a single start")
 axis.axhline(r.fun, color="black", label="unrelu")
-axis.set(xlabel="fit", ylabel="chi-square")
+axis.set(xlabel="fit, in the order of its chi-square", ylabel="chi-square")
 axis.legend()
 plt.show()
