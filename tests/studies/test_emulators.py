@@ -22,7 +22,7 @@ from unrelu_studies.benchmarks.measurements.trf_fits import (
     sure_and_wrong,
 )
 from unrelu_studies.kit import published_emulators
-from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
+from unrelu_studies.kit.emulators import EMULATORS, TUNED, emulator, observed
 from unrelu_studies.zoo.train_emulators import train
 
 
@@ -68,7 +68,8 @@ def test_the_deep_ones_are_ill_conditioned(name):
     lower, upper, theta = drawn(name, 20)
     _, tangents = emulator(name).linearize(torch.tensor(theta))
     values = np.linalg.svd(tangents.numpy() * (upper - lower)[:, None], compute_uv=False)
-    assert 5e2 < np.median(values[:, 0] / values[:, -1]) < 1e7
+    low, high = (5e2, 1e6) if name in TUNED else (2e5, 5e6)
+    assert low < np.median(values[:, 0] / values[:, -1]) < high
 
 
 def test_confidence_is_judged_by_bins_and_by_sure_answers_that_are_wrong():
@@ -105,7 +106,7 @@ def test_a_unit_compares_all_methods(noisy):
 
 def test_what_is_reported_was_not_tuned_on():
     units = emulator_fits._units(Command("emulators", 2, True, 5))
-    assert {name for name, _ in units} == {"luminosity", "pyrolysis", "vibration"}
+    assert {name for name, _ in units} == {"dust", "impedance", "relaxation"}
 
 
 def test_noise_of_observations_is_two_decades_apart():

@@ -123,89 +123,88 @@ def reionization(theta: Tensor) -> Tensor:
     return torch.cat([1 - ionised[:, 26::2], torch.log10(ionised[:, 2:28:2]), 10 * depth], dim=1)
 
 
-# --- the luminosity function of galaxies ------------------------------------------------------------------------------
+# --- dust in the far infrared ---------------------------------------------------------------------------------------
 
-_MAGNITUDES = torch.linspace(-23.0, -15.5, 7)
-_EPOCHS = torch.tensor([4.0, 6.0, 8.0, 10.0])
-_FAINTEST = -6.5  # log10 of the density that a survey can count
+_WAVELENGTHS = torch.linspace(1.3, 3.0, 28)  # log10 of micrometres
+_DUST_FLOOR = -3.5
+_TEN = math.log(10.0)
 
 
-def luminosity(theta: Tensor) -> Tensor:
-    r"""log10 of the number density of galaxies at seven absolute magnitudes and four redshifts, 28 in all.
+def dust(theta: Tensor) -> Tensor:
+    r"""log10 of the flux of a dusty galaxy at 28 wavelengths from 20 to 1,000 micrometres.
 
-    A double power law, :math:`\phi^* / (10^{0.4 (\alpha + 1) d} + 10^{0.4 (\beta + 1) d})` with
-    :math:`d = M - M^* - A(M)`, whose parameters change with redshift (Bowler et al., MNRAS 493, 2020), dimmed by dust
-    that follows the magnitude, with a turnover at the faint end, fewer galaxies after a redshift of quenching, and a
-    smooth floor where a survey counts none.
+    Four components of one size, each a black body behind its own dust:
+    :math:`F = (s / d)^2 \sum_i (1 - e^{-\tau_i}) B(\lambda, T_i)` with
+    :math:`\tau_i = M \kappa s^{-2} m_i (\lambda / 200)^{-\beta_i}` (Casey, MNRAS 425, 2012), and a weak floor. Mass and
+    opacity are seen as a product only.
 
-    Parameters: log phi* and its evolution, M* and its evolution, alpha and its evolution, beta and its evolution, dust
-    and its slope, the magnitude of the turnover and its sharpness, the redshift of quenching and its depth.
+    Parameters: log10 of distance d, mass M, opacity kappa and size s; for each component log10 of its share m and of
+    its temperature (K), and beta.
     """
-    parts = theta[:, :, None, None].unbind(dim=1)
-    phi, phi_z, m, m_z, alpha, alpha_z, beta, beta_z, dust, dust_slope, turn, sharp, quenched, depth = parts
-    magnitude, z = _MAGNITUDES.to(theta), (_EPOCHS.to(theta) - 6)[:, None]
-    fades = dust * torch.exp(-0.25 * (z + 2)) * torch.nn.functional.softplus(-dust_slope * (magnitude + 19.5) + 0.5)
-    away = magnitude - (m + m_z * z) - fades
-    faint, bright = alpha + alpha_z * z, beta + beta_z * z
-    terms = torch.stack([0.4 * math.log(10) * (slope + 1) * away for slope in (faint, bright)])
-    density = phi + phi_z * z - torch.logsumexp(terms, dim=0) / math.log(10)
-    cut = torch.nn.functional.softplus(sharp * (magnitude - turn)) / math.log(10)
-    lost = depth * torch.sigmoid(1.5 * (quenched - 6 - z)) * torch.sigmoid(-(magnitude + 20))
-    seen = density - cut - lost
-    return (_FAINTEST + torch.nn.functional.softplus(2 * (seen - _FAINTEST)) / 2).flatten(1)
+    distance, mass, opacity, size = theta[:, :4, None].unbind(dim=1)
+    shares, temperatures, slopes = theta[:, 4:].reshape(-1, 4, 3)[..., None].unbind(dim=2)  # (N, 4, 1)
+    at = _WAVELENGTHS.to(theta)
+    depth = torch.exp(_TEN * ((mass + opacity - 2 * size)[:, None] + shares - slopes * (at - 2.3)))
+    x = torch.exp(_TEN * (math.log10(_SECOND_RADIATION / 1e3) - at - temperatures))
+    log_planck = -3 * _TEN * (at - 2) - x - torch.log(-torch.expm1(-x))
+    parts = torch.log(-torch.expm1(-depth)) + log_planck
+    floor = torch.full_like(parts[:, :1], _TEN * _DUST_FLOOR)
+    return 2 * (size - distance) + torch.logsumexp(torch.cat([parts, floor], dim=1), dim=1) / _TEN
 
 
-# --- pyrolysis --------------------------------------------------------------------------------------------------------
+# --- the impedance of an electrode ----------------------------------------------------------------------------------
 
-_KELVIN = torch.linspace(450.0, 1000.0, 24)
-_GAS = 8.314e-3  # kJ/mol/K
-_REFERENCE = 1 / 650.0
+_HERTZ = torch.logspace(-1.5, 3.5, 28)
 
 
-def pyrolysis(theta: Tensor) -> Tensor:
-    r"""The mass left of a sample that is heated at two rates, at 24 temperatures from 450 to 1,000 K each: 48 outputs.
+def impedance(theta: Tensor) -> Tensor:
+    r"""log10 of the squared modulus of an electrochemical cell's impedance at 28 frequencies from .03 to 3,000 Hz.
 
-    Three components react at once, :math:`d\alpha/dT = (A/\beta) e^{-E/RT} (1 - \alpha)^n`, as in biomass (Di Blasi,
-    Progress in Energy and Combustion Science 34, 2008). A and E compensate each other.
+    Six relaxations in series and a finite diffusion (Barsoukov and Macdonald, Impedance Spectroscopy, 2005):
 
-    Parameters: log10 of the rate at 650 K (1/min), E (kJ/mol), order n and share of each component; char and moisture.
+    .. math:: Z(\omega) = A^{-1} \left(R_0 + \sum_i \frac{R_i}{1 + (i \omega t_i)^n}
+       + R_d \frac{\tanh \sqrt{10 i \omega}}{\sqrt{10 i \omega}}\right).
+
+    Their time constants lie so close that their arcs overlap.
+
+    Parameters: log10 of the area A and of R_0, the exponent n; log10 of R_i and t_i (s) of each relaxation; log10 of
+    R_d.
     """
-    rates, energies, orders, shares = theta[:, :12].reshape(-1, 3, 4)[..., None].unbind(dim=2)  # (N, 3, 1)
-    char, moisture = theta[:, 12:13], theta[:, 13:14]
-    fine = torch.linspace(400.0, 1000.0, 241).to(theta)
-    speed = torch.exp(torch.clamp(math.log(10) * rates - energies / _GAS * (1 / fine - _REFERENCE), max=12.0))
-    area = torch.cumsum(speed, dim=-1) * (fine[1] - fine[0])
-    at = torch.round((_KELVIN - 400.0) / 2.5).long()
-    shares = shares / (shares.sum(dim=1, keepdim=True) + 0.1)
-    curves = []
-    for heating in (5.0, 40.0):
-        left = (1 + (orders - 1) * area[..., at] / heating) ** (-1 / (orders - 1))
-        solid = (shares * (char[..., None] + (1 - char[..., None]) * left)).sum(dim=1)
-        wet = moisture * torch.sigmoid((480.0 + 8 * heating**0.5 - _KELVIN.to(theta)) / 20)
-        curves.append(solid + wet)
-    return torch.cat(curves, dim=1)
+    area, ohmic, exponent = theta[:, :3, None].unbind(dim=1)
+    sizes, times = theta[:, 3:15].reshape(-1, 6, 2)[..., None].unbind(dim=2)  # (N, 6, 1)
+    omega = 2 * math.pi * _HERTZ.to(theta)
+    angle = math.pi / 2 * exponent[:, None]
+    power = torch.exp(exponent[:, None] * (torch.log(omega) + _TEN * times))
+    real, imaginary = 1 + power * torch.cos(angle), power * torch.sin(angle)
+    arcs = 10**sizes / (real**2 + imaginary**2)
+    root = torch.sqrt(10j * omega)
+    diffusion = 10 ** theta[:, 15:16] * (torch.tanh(root) / root)
+    resistance = 10**ohmic + (arcs * real).sum(dim=1) + diffusion.real
+    reactance = diffusion.imag - (arcs * imaginary).sum(dim=1)
+    return torch.log10(resistance**2 + reactance**2) - 2 * area
 
 
-# --- a structure that vibrates ----------------------------------------------------------------------------------------
+# --- the relaxation of water in rock --------------------------------------------------------------------------------
 
-_FREQUENCIES = torch.linspace(0.2, 4.0, 40)
+_ECHOES = torch.logspace(-3.3, 0.2, 28)  # s
+_RELAXATION_FLOOR = -1.0
 
 
-def vibration(theta: Tensor) -> Tensor:
-    r"""log10 of the amplitude of a structure's response to a force, at 40 frequencies from .2 to 4.
+def relaxation(theta: Tensor) -> Tensor:
+    r"""log10 of the nuclear magnetic signal of water in rock at 28 times from .5 ms to 1.6 s.
 
-    Five modes, and the residual of those above:
-    :math:`|H(f)| = |\sum_j a_j (f_j^2 - f^2 + 2 i \zeta_j f_j f)^{-1} + r|` (Ewins, Modal Testing, 2000).
+    Pores of six sizes p decay each at their own rate (Brownstein and Tarr, Physical Review A 19, 1979):
+    :math:`S(t) = g (\sum_i m_i e^{-t / T_i} + f)`, :math:`1 / T_i = 1 / T_b + \rho / p_i + D`, with a floor f. Only
+    the ratios of relaxivity rho and sizes are seen, and neighbours are hard to tell apart.
 
-    Parameters: frequency, log10 damping and amplitude of each mode; r.
+    Parameters: log10 of the gain g, of rho, of T_b (s) and of D (1/s); log10 of the share m and of the size of each.
     """
-    places, damping, sizes = theta[:, :15].reshape(-1, 5, 3)[..., None].unbind(dim=2)  # (N, 5, 1)
-    f = _FREQUENCIES.to(theta)
-    real, imaginary = places**2 - f**2, 2 * 10**damping * places * f
-    size = real**2 + imaginary**2
-    total = (sizes * real / size).sum(dim=1) + theta[:, 15:16]
-    other = (sizes * imaginary / size).sum(dim=1)
-    return torch.log10(total**2 + other**2 + 1e-3) / 2
+    gain, relaxivity, bulk, diffusion = theta[:, :4, None].unbind(dim=1)
+    shares, pores = theta[:, 4:].reshape(-1, 6, 2)[..., None].unbind(dim=2)  # (N, 6, 1)
+    rate = 10 ** -bulk[:, None] + 10 ** (relaxivity[:, None] - pores) + 10 ** diffusion[:, None]
+    left = _TEN * shares - rate * _ECHOES.to(theta)
+    floor = torch.full_like(left[:, :1], _TEN * _RELAXATION_FLOOR)
+    return gain + torch.logsumexp(torch.cat([left, floor], dim=1), dim=1) / _TEN
 
 
 # --- blended lines ----------------------------------------------------------------------------------------------------

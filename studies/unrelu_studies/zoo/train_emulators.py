@@ -5,7 +5,7 @@ Usage::
     python -m unrelu_studies.zoo.train_emulators [NAME ...]
 
 Each is a fit to draws of its formula that are uniform in the box, by Adam with a rate that rises and falls, on one
-thread, from random streams of its own. It takes some seconds to two minutes an emulator.
+thread, from random streams of its own. It takes seconds to minutes an emulator.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ def train(name: str, emulator: Emulator) -> tuple[nn.Sequential, float]:
     sizes = (len(emulator.names), *emulator.hidden, emulator.formula(lower[None]).shape[1])
     network = nn.Sequential()
     kind, _, slope = emulator.activation.partition(":")
+    smooth = {"tanh": nn.Tanh, "swish": nn.SiLU}
     for inputs, outputs in pairwise(sizes):
         layer = nn.Linear(inputs, outputs)
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=start)
-        network.extend([layer, nn.Tanh() if kind == "tanh" else nn.LeakyReLU(float(slope or 0))])
+        network.extend([layer, smooth[kind]() if kind in smooth else nn.LeakyReLU(float(slope or 0))])
     network = nn.Sequential(*list(network)[:-1])
 
     def sample(count: int) -> tuple[Tensor, Tensor]:

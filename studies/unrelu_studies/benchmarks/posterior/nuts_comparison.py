@@ -31,7 +31,7 @@ from unrelu_studies.kit.unit_runner import Unit
 Array = npt.NDArray[np.float64]
 
 CMB = "CMB spectrum"
-NAMES = ("pyrolysis", CMB)  # NUTS does not mix in minutes on the others
+NAMES = ("dust", CMB)
 COUNT, QUICK_COUNT = 2, 1
 # Chains, iterations of warm-up and draws of a chain, of NUTS; draws of each of our eight chains.
 NUTS, QUICK_NUTS = (4, 600, 1000), (2, 100, 100)
@@ -87,7 +87,12 @@ def dense_in_jax(network: Network) -> Callable[[Any], Any]:
     def value(z: Any) -> Any:
         for weight, bias, activation in layers:
             u = weight @ z + bias
-            z = jax.numpy.tanh(u) if activation.name == "tanh" else jax.numpy.where(u > 0, u, activation.slope * u)
+            if activation.name == "tanh":
+                z = jax.numpy.tanh(u)
+            elif activation.steepness is None:
+                z = jax.numpy.where(u > 0, u, activation.slope * u)
+            else:
+                z = u * (activation.slope + (1 - activation.slope) * jax.nn.sigmoid(activation.steepness * u))
         return z
 
     return value
