@@ -112,7 +112,7 @@ def invert(
         time_limit: seconds for the whole batch. The clock stands still while kernels are compiled, once for each
             installation. Observations not finished by then have the status TIME_LIMIT and their best code so far. If
             there is none, it is the code that a search would start from: ``z0``, or the first start of "auto", which
-            may take some time of its own.
+            may take some time of its own. So does the rank of the Jacobian of each code, which is found afterwards.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.
