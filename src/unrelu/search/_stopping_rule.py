@@ -56,20 +56,20 @@ class Schedule:
     Attributes:
         first: the round that observations with visible noise begin with. Without noise, one restart may fit exactly.
         last: the largest number of rounds, if the user states none.
-        noiseless: the number of further rounds if an exact fit exists and was not found.
+        unexplained: the number of further rounds while the code does not explain the observation.
         hopeless: after this number of rounds, further ones are made only at a confidence of at least 0.8.
         microseconds: the budget of an observation. The rest after all rounds is spent on the best restart.
-        noiseless_times: the factor of that budget if an exact fit exists.
+        unexplained_times: the factor of that budget while the code does not explain the observation.
         simulated: the number of simulated observations from which the confidence is learned.
         once: whether each of them is restarted once, and not searched as a user's observation and one round further.
     """
 
     first: int = 1
     last: int = 2
-    noiseless: int = 2
+    unexplained: int = 2
     hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
-    noiseless_times: float = 3.0
+    unexplained_times: float = 3.0
     simulated: int = 32
     once: bool = True
 
@@ -78,16 +78,16 @@ class Schedule:
 # benchmark hard``: the best codes are found within the budget, and at most half of the observations of the hardest
 # generators are left without confidence. On ill-conditioned emulators an exact fit takes up to 0.4 seconds.
 COMPILED = Schedule(
-    first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, noiseless_times=10.0, simulated=48, once=False
+    first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, unexplained_times=10.0, simulated=48, once=False
 )
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks.
-BATCH = Schedule(first=3, last=6, microseconds=1.1e4, noiseless_times=10.0)
+BATCH = Schedule(first=3, last=6, microseconds=1.1e4, unexplained_times=10.0)
 # Nonlinear measurements and counts add optima of their own, so these get more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
 # A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32
 # simulated observations end in their best optima, four that agree have a confidence of 0.99; if two miss, six have.
-LIMITED_MEMORY = Schedule(first=3, last=4, noiseless=0)
+LIMITED_MEMORY = Schedule(first=3, last=4, unexplained=0)
 
 
 class Spent(NamedTuple):
@@ -97,14 +97,14 @@ class Spent(NamedTuple):
         rounds: the number of finished rounds.
         microseconds: processor time, estimated from the number of steps; 0 if there is no estimate.
         exact: whether the code fits exactly.
-        noiseless: whether an exact fit exists.
+        unexplained: whether the code does not explain the observation, so that a better one exists if the generator made it.
         confidence: the probability that the code is the best.
     """
 
     rounds: Integers
     microseconds: Array
     exact: Flags
-    noiseless: Flags
+    unexplained: Flags
     confidence: Array
 
 
@@ -143,7 +143,7 @@ class StoppingRule:
         growth = _descents(spent.rounds + 1) / _descents(spent.rounds)
         within = spent.microseconds * growth <= self._budget(spent)
         within &= (spent.rounds < plan.hopeless) | (spent.confidence >= _HOPEFUL)
-        within &= spent.rounds < plan.last + plan.noiseless * spent.noiseless
+        within &= spent.rounds < plan.last + plan.unexplained * spent.unexplained
         return np.asarray((spent.rounds < plan.first) | within)
 
     def next(self, spent: Spent, outlying: Callable[[], Flags]) -> Flags:
@@ -161,4 +161,4 @@ class StoppingRule:
         return np.where(left >= 1, 2 ** np.floor(np.log2(np.maximum(left, 1))), 0).astype(np.int64)
 
     def _budget(self, spent: Spent) -> Array:
-        return self.schedule.microseconds * np.where(spent.noiseless, self.schedule.noiseless_times, 1.0)
+        return self.schedule.microseconds * np.where(spent.unexplained, self.schedule.unexplained_times, 1.0)

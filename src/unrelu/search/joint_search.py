@@ -9,6 +9,7 @@ from weakref import WeakMethod
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import chdtri
 from torch import Tensor
 
 from unrelu.local_search.halting import Watch
@@ -21,6 +22,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.words import SIGNIFICANCE
 from unrelu.search._search_starts import SearchStarts, cheap_by_layer
 from unrelu.search._stopping_rule import Spent, StoppingRule, effort
 from unrelu.search.confidence import FLAT, SAME, Hits, confidence
@@ -88,7 +90,7 @@ class JointSearch:
         sure: the confidence that ends the search of an observation.
         rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
-        noisy: whether all observations are known to have noise, so that none has an exact fit.
+        simulated: whether the observations are simulated. Their best codes are known, so none is searched for longer.
     """
 
     def __init__(
@@ -98,10 +100,10 @@ class JointSearch:
         sure: float = 1.0,
         rounds: int | None = None,
         pool: bool = False,
-        noisy: bool = False,
+        simulated: bool = False,
     ) -> None:
         self.problem, self.judge, self.pool, self.size = problem, judge, pool, problem.energy
-        self._noisy = noisy or problem.noise.stated
+        self._simulated = simulated
         self.enough = _ZERO * self.size
         self.cache = SampleCache.of(problem.network, problem.bounds)
         single = self.cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
@@ -200,10 +202,23 @@ class JointSearch:
 
     def spent(self) -> Spent:
         """What the search has spent on every observation."""
-        close = (self.f <= _CLOSE * self.size) & (self.problem.prior == 0)
-        noiseless = self.problem.looks_noiseless | (close & (not self._noisy))
         time = self.descents.microseconds(self.steps)
-        return Spent(self.rounds, time, self.exact, noiseless, self.probability)
+        return Spent(self.rounds, time, self.exact, self._unexplained(), self.probability)
+
+    def _unexplained(self) -> Flags:
+        """Whether a code with a far lower objective exists if the generator made the observation, (B,).
+
+        That is an exact fit of what shows no noise, or a code that leaves no more than the stated noise.
+        """
+        problem = self.problem
+        if self._simulated:
+            return np.zeros(problem.size, dtype=bool)
+        if not problem.noise.stated:
+            return np.asarray(problem.looks_noiseless | ((self.f <= _CLOSE * self.size) & (problem.prior == 0)))
+        if not self.objective.squares:
+            return np.zeros(problem.size, dtype=bool)
+        left = problem.observed - (problem.weights == 0).sum()
+        return self.f > problem.noise.variance(problem.y) * chdtri(np.maximum(left, 1), SIGNIFICANCE)
 
     def _outlying(self) -> Flags:
         """Whether the residual stands out from the batch, (B,), if the Jacobian has full rank."""

@@ -156,7 +156,7 @@ class Simulation:
     """
 
     def __init__(self, problem: Problem, truth: Array | None, once: bool = False) -> None:
-        self.search = JointSearch(problem, noisy=True)
+        self.search = JointSearch(problem, simulated=True)
         self.ends: dict[int, Array] = {}
         observations = np.arange(problem.size)
         if truth is not None:
