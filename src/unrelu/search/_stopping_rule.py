@@ -97,7 +97,7 @@ class Spent(NamedTuple):
         rounds: the number of finished rounds.
         microseconds: processor time, estimated from the number of steps; 0 if there is no estimate.
         exact: whether the code fits exactly.
-        unexplained: whether the code does not explain the observation, so that a better one exists if the generator made it.
+        unexplained: whether the code does not explain the observation: a better one exists if the generator made it.
         confidence: the probability that the code is the best.
     """
 

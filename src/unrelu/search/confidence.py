@@ -128,9 +128,17 @@ def learned(hits: Hits, pseudo: float = _PSEUDO) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """The weights of the grid, (T, T), after each number of rounds."""
+    """What is learned of the search on one generator.
+
+    Attributes:
+        weights: the weights of the grid, (T, T), after each number of rounds.
+        improves: the probability that perturbations of the best restart find a better code if a better one exists.
+        reaches: the probability that a better code found by them is the best.
+    """
 
     weights: Mapping[int, Array]
+    improves: float = 0.0
+    reaches: float = 0.0
 
     def confidence(self, rounds: int, hits: Hits) -> Array:
         """The confidence from the counts of restarts after ``rounds``, (B,); by the flat prior if none is learned.
@@ -139,3 +147,12 @@ class Prior:
         """
         learned_rounds = [each for each in self.weights if each <= rounds]
         return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, hits)
+
+    def after_perturbations(self, found: Array, improved: Flags) -> Array:
+        r"""The confidence after perturbations of the best restart, given that from the restarts c, (B,).
+
+        It is the share of improved codes that are the best. Where nothing better was found, Bayes's rule gives
+        :math:`c / (c + (1 - c) (1 - a))`, a the probability that something better had been found if it exists.
+        """
+        unnoticed = (1 - found) * (1 - self.improves)
+        return np.where(improved, self.reaches, found / (found + unnoticed))

@@ -80,6 +80,8 @@ class JointSearch:
         steps: the number of steps of all descents of each observation, (B,).
         exact: whether the code is an exact fit, (B,).
         by_layer: whether a code of ``exact`` was tried, (B,).
+        perturbed, improved: whether the rest of the budget went to perturbations of the best restart, and whether they
+            found a better code, (B,).
         probability: the confidence that the best code is the best of all, (B,).
         refuted: objectives of codes that proved to be no exact fits, (B,).
         enough: objectives at which a descent may end, (B,).
@@ -116,7 +118,8 @@ class JointSearch:
         self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
         self.perturbations, self.made, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
-        self.exact, self.by_layer, self.probability = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool), np.zeros(n)
+        self.exact, self.by_layer, self.perturbed, self.improved = (np.zeros(n, dtype=bool) for _ in range(4))
+        self.probability = np.zeros(n)
         # Without a cycle of references, the tensors are freed at once: the garbage collector would leave hundreds of
         # megabytes in a long sequence of searches.
         progress = WeakMethod(self._progress)
@@ -159,6 +162,8 @@ class JointSearch:
             most: the largest number of perturbations, (b,).
         """
         left = self.rule.perturbations(self.spent())[observations]
+        before = self.f[observations]
+        self.perturbed[observations] = left > 0
         left = left if most is None else np.minimum(left, most)
         most_at_once = _AT_ONCE
         while (count := np.where(self.exact[observations], 0, np.minimum(left, most_at_once))).any():
@@ -169,6 +174,7 @@ class JointSearch:
                     self._perturb(part, each)
             self._confirm_exact()
             left, most_at_once = left - count, 2 * most_at_once
+        self.improved[observations] = self.f[observations] < (1 - SAME) * before
         self._judge(observations)
 
     def _perturb(self, observations: Index, count: int) -> None:

@@ -55,13 +55,16 @@ _EXPLAINED = 1.5
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 3
+_RECIPE = 4
 # An observation is out of distribution if N(0, I) draws a code as long as its code with less than this probability.
 _FAR = 1e-3
 # The weights in a file sum to 1 up to _ROUNDING, and the file is no larger than that of a hundred rounds.
 _ROUNDING, _LARGEST_FILE = 1e-6, 2**20
+_PERTURBED = "perturbed"
 # Where observations are restarted once: the restarts, without perturbations, of those of which the first one missed.
 _AGAIN = (3, 0)
+# Perturbations count as if they had failed for so many further observations.
+_PSEUDO_FAILED = 1
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
@@ -146,6 +149,8 @@ class Simulation:
     Attributes:
         search: the search of all observations, with descents from their true codes.
         ends: the objectives at which restarts had ended after each number of rounds, (B, restarts).
+        missed, improved, found: the observations whose restarts all missed the best known code; those of them for which
+            perturbations of the best restart found a better one; and those for which they found the best known, (B,).
 
     Args:
         problem: the simulated observations.
@@ -158,6 +163,7 @@ class Simulation:
     def __init__(self, problem: Problem, truth: Array | None, once: bool = False) -> None:
         self.search = JointSearch(problem, simulated=True)
         self.ends: dict[int, Array] = {}
+        self.missed, self.improved, self.found = (np.zeros(problem.size, dtype=bool) for _ in range(3))
         observations = np.arange(problem.size)
         if truth is not None:
             self.search.descend_from(observations, truth)
@@ -168,6 +174,7 @@ class Simulation:
             if len(missed):
                 self.search.advance(missed, *_AGAIN)
             self.ends[1] = self.search.ends.copy()
+            self._perturb(np.flatnonzero(self.search.ends.min(axis=1) > self.search.enough))
         else:
             self._search()
 
@@ -187,8 +194,29 @@ class Simulation:
             search.probability = confidence(learned(self.hits(rounds)), self.hits(rounds, of_truth=False))
             sure |= search.probability >= CONFIDENT
             going &= search.rule.affordable(search.spent())
-        made = search.made * (1 + search.perturbations)
-        search.perturb_best(np.arange(problem.size), np.where(sure, made, np.iinfo(made.dtype).max))
+        if self.ends:
+            self._perturb(np.arange(problem.size), sure)
+
+    def _perturb(self, observations: Index, sure: Flags | bool = False) -> None:
+        """Perturb the best restarts as a search does, and the best known codes as often, so that these are the best.
+
+        Those of ``sure`` observations are perturbed only as often as restarts were made.
+        """
+        search, best = self.search, self.search.ends[observations].argmin(axis=1)
+        ends, codes = search.ends[observations, best], search.restarts[observations, best]
+        made = (search.made * (1 + search.perturbations))[observations]
+        most, steps = np.where(sure, made, np.iinfo(made.dtype).max), search.steps.copy()
+        search.perturb_best(observations, most)
+        known = search.z[observations], search.f[observations]
+        search.steps, search.z[observations], search.f[observations] = steps, codes, ends
+        search.perturb_best(observations, most)
+        reached = search.f[observations]
+        search.f[observations] = np.minimum(reached, known[1])
+        search.z[observations] = np.where((known[1] < reached)[:, None], known[0], search.z[observations])
+        same = np.maximum((1 + SAME) * search.f[observations], search.rounding[observations])
+        missed = (ends > same) & ~np.asarray(sure)
+        self.missed[observations], self.improved[observations] = missed, missed & search.improved[observations]
+        self.found[observations] = self.improved[observations] & (reached <= same)
 
     def hits(self, rounds: int, observations: Flags | None = None, of_truth: bool = True) -> Hits:
         """The counts after ``rounds``, for the best known optimum or for the best one that the restarts found."""
@@ -200,7 +228,10 @@ class Simulation:
 
     def prior(self, observations: Flags | None = None) -> Prior:
         """The prior of each round from observations, by default all; those that ended earlier count as they ended."""
-        return Prior({rounds: learned(self.hits(rounds, observations)) for rounds in self.ends})
+        some = slice(None) if observations is None else observations
+        missed, improved, found = (int(of_these[some].sum()) for of_these in (self.missed, self.improved, self.found))
+        weights = {rounds: learned(self.hits(rounds, observations)) for rounds in self.ends}
+        return Prior(weights, improved / (missed + _PSEUDO_FAILED), found / (improved + _PSEUDO_FAILED))
 
     def judged(self, prior: Prior, observations: Flags) -> tuple[Flags, Flags]:
         """For which observations a search with this prior is sure, and for which it is sure and wrong, (b,) each."""
@@ -265,7 +296,11 @@ class LearnedConfidence:
         for place in np.flatnonzero(~self.problem.looks_noiseless[observations]).tolist():
             groups[levels[place], int(search.rounds[observations[place]])].append(place)
         for (level, rounds), places in groups.items():
-            found[places] = self._prior(level, search).confidence(rounds, hits.take(np.array(places)))
+            prior, some = self._prior(level, search), observations[places]
+            found[places] = prior.confidence(rounds, hits.take(np.array(places)))
+            if prior.weights:
+                after = prior.after_perturbations(found[places], search.improved[some])
+                found[places] = np.where(search.perturbed[some], after, found[places])
         return found
 
     def levels(self, f: Array, observations: Index, z: Array | None = None) -> list[Level]:
@@ -369,14 +404,18 @@ def _read(path: Path) -> Prior | None:
     """The prior of a file; None if there is no file, or no valid one."""
     try:
         arrays = read_npz(path, _LARGEST_FILE)
+        perturbed = arrays.pop(_PERTURBED)
         weights = {int(rounds): array for rounds, array in arrays.items()}
-    except (UnreluError, OSError, ValueError, RuntimeError):
+    except (UnreluError, OSError, ValueError, KeyError, RuntimeError):
         return None
     proper = all(
         w.dtype == np.float64 and w.shape == FLAT.shape and (w > 0).all() and abs(w.sum() - 1) < _ROUNDING
         for w in weights.values()
     )
-    return Prior(weights) if proper and weights and min(weights) > 0 else None
+    proper &= (
+        perturbed.dtype == np.float64 and perturbed.shape == (2,) and bool(((perturbed >= 0) & (perturbed < 1)).all())
+    )
+    return Prior(weights, *perturbed.tolist()) if proper and weights and min(weights) > 0 else None
 
 
 def _write(path: Path, prior: Prior | None) -> None:
@@ -386,4 +425,4 @@ def _write(path: Path, prior: Prior | None) -> None:
     with suppress(UnreluError, OSError, RuntimeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {str(rounds): weights for rounds, weights in prior.weights.items()}
-        write_npz(path, arrays, "it is a cache")
+        write_npz(path, arrays | {_PERTURBED: np.array([prior.improves, prior.reaches])}, "it is a cache")
