@@ -224,7 +224,7 @@ class JointSearch:
         if not self.objective.squares:
             return np.zeros(problem.size, dtype=bool)
         left = problem.observed - (problem.weights == 0).sum()
-        return self.f > problem.noise.variance(problem.y) * chdtri(np.maximum(left, 1), SIGNIFICANCE)
+        return np.asarray(self.f > problem.noise.variance(problem.y) * chdtri(np.maximum(left, 1), SIGNIFICANCE))
 
     def _outlying(self) -> Flags:
         """Whether the residual stands out from the batch, (B,), if the Jacobian has full rank."""
