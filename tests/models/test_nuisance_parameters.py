@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import pickle
 
 import numpy as np
@@ -13,6 +15,7 @@ import unrelu
 from tests.opaque_modules import OPAQUE
 from tests.support import random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
+from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.methods import METHODS
 from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.result import Status
@@ -124,6 +127,49 @@ def test_the_kinks_that_are_rounded_off_are_those_of_the_generator():
     opaque = unrelu.extend(OPAQUE["residual"], scale=True)
     kinks = OPAQUE["residual"].smoothed(0.3)
     assert (opaque.smoothed(0.3) is opaque) == (kinks is OPAQUE["residual"])
+
+
+def in_units_of(centre, half):
+    """A rough generator whose parameters are within half of the centre, with an amplitude, and the bounds."""
+    rng = np.random.default_rng(26)
+    sizes = (2, 15, 15, 15, 14)
+    weights = [rng.normal(0, math.sqrt(2 / a), (b, a)) for a, b in itertools.pairwise(sizes)]
+    biases = [rng.normal(0, 0.5, b) for b in sizes[1:]]
+    net = unrelu.from_arrays(weights, biases, input_scale=(centre, half / 2.5))
+    bounds = np.append(centre - half, -np.inf), np.append(centre + half, np.inf)
+    return unrelu.extend(net, lambda x, a: x * a, a=unrelu.Normal(1.0, 0.1)), bounds
+
+
+SCALES = [(np.zeros(2), np.ones(2)), (np.array([3.0, -6.0]), np.array([30.0, 0.03]))]
+
+
+def test_kinks_are_rounded_off_by_as_much_in_all_units_of_the_parameters():
+    """Their sizes are those at the codes that are searched, not at codes from N(0, I)."""
+    found = []
+    for centre, half in SCALES:
+        net, ends = in_units_of(centre, half)
+        bounds = Bounds.parse(ends, net.latent_shape)
+        standard = on_coordinates(net, Coordinates.of(bounds))
+        t = np.random.default_rng(1).uniform(-1.5, 1.5, (20, 3))
+        assert not np.allclose(standard.smoothed(0.5)(t), standard(t), rtol=1e-3)
+        found.append(standard.smoothed(0.5)(t))
+    np.testing.assert_allclose(*found, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("at", range(2))
+def test_codes_are_found_in_all_units_of_the_parameters(at):
+    centre, half = SCALES[at]
+    net, bounds = in_units_of(centre, half)
+    rng = np.random.default_rng(27)
+    z = np.column_stack([centre + half * rng.uniform(-1, 1, (40, 2)), rng.standard_normal(40)])
+    clean = net(z)
+    sigma = 0.003 * clean.std() * 10 ** rng.uniform(-0.5, 0.5, clean.shape[1])
+    y = clean + sigma * rng.standard_normal(clean.shape)
+    prior = unrelu.Normal(np.zeros(3), [np.inf, np.inf, 1.0])
+    r = unrelu.invert(net, y, noise=unrelu.Gaussian(sigma), bounds=bounds, prior=prior)
+    of_truth = np.square((clean - y) / sigma).sum(axis=1) + z[:, 2] ** 2
+    assert (r.fun <= 1.001 * of_truth).mean() >= 0.95
+    assert (r.status == Status.MISFIT).mean() <= 0.1
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
 
 import unrelu
 from tests.support import EPS, random_network
@@ -77,6 +78,20 @@ def test_a_stated_noise_level_stops_the_search():
     result = unrelu.invert(network, y, noise="gaussian:0.01")
     assert (result.status == Status.NOISE_LEVEL).mean() >= 0.8
     assert result.success.all()
+
+
+@both
+def test_what_stated_noise_does_not_explain_counts_as_a_misfit(way, descending):
+    """By the same threshold as the p-value, so that it is searched longer."""
+    descending(way)
+    network, _, y = noisy((4, 15, 30), 6, 0.1)
+    problem = Problem.build(network, y, noise="gaussian:0.1").equilibrated()
+    for simulated in (False, True):
+        search = JointSearch(problem, simulated=simulated)
+        assert isinstance(search.descents, way)
+        for p, misfit in ((0.005, True), (0.02, False)):
+            search.f = chi2.isf(p, 30 - 4) * problem.noise.variance(problem.y)
+            assert (search.spent().misfit == (misfit and not simulated)).all()
 
 
 def test_agreement_is_reported_for_unknown_noise():

@@ -496,6 +496,32 @@ def test_after_further_rounds_the_last_prior_holds_and_before_the_first_a_flat_o
         np.testing.assert_allclose(prior.confidence(rounds, hits), confidence(weights, hits))
 
 
+def test_perturbations_that_find_nothing_raise_the_confidence_and_an_improved_code_has_that_of_its_kind():
+    """By counting: of 1,000 codes 600 are the best; of the 400 others 300 are improved, 240 of these to the best."""
+    prior = Prior({4: FLAT}, improves=300 / 400, reaches=240 / 300)
+    unimproved, improved = prior.after_perturbations(np.full(2, 0.6), np.array([False, True]))
+    np.testing.assert_allclose([unimproved, improved], [600 / (600 + 100), 240 / 300])
+    nothing = Prior({4: FLAT})
+    np.testing.assert_allclose(nothing.after_perturbations(np.array([0.3, 0.9]), np.zeros(2, dtype=bool)), [0.3, 0.9])
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_simulation_says_what_perturbations_find_where_all_restarts_miss_the_best_code(once):
+    network = random_network((10, 21, 21, 21, 20), seed=4, bias=True)
+    problem = Problem.build(network, network(np.zeros((B, 10))))
+    made, z = simulated(problem, Level(-4, 0), 30)
+    simulation = Simulation(made, z, once=once)
+    ends = simulation.ends[max(simulation.ends)].min(axis=1)
+    assert not (simulation.found & ~simulation.improved).any()
+    assert not (simulation.improved & ~simulation.missed).any()
+    assert simulation.found.sum() > 0
+    assert (ends[simulation.missed] > 1.01 * simulation.search.f[simulation.missed]).all()
+    prior, other = simulation.prior(), simulation.prior(~simulation.missed)
+    assert 0 < prior.reaches < 1
+    assert 0 < prior.improves < 1
+    assert (other.improves, other.reaches) == (0.0, 0.0)
+
+
 def test_observations_are_judged_by_their_own_level_and_rounds():
     """As those that were asked for one by one."""
     network = rough()

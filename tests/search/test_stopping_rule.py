@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -37,9 +38,9 @@ from unrelu.search.sample_cache import SampleCache
 SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": LIMITED_MEMORY}
 
 
-def spent(rounds, microseconds=0.0, exact=False, unexplained=False, confidence=0.5):
+def spent(rounds, microseconds=0.0, exact=False, noiseless=False, misfit=False, confidence=0.5):
     """Of one observation."""
-    return Spent(*(np.array([part]) for part in (rounds, microseconds, exact, unexplained, confidence)))
+    return Spent(*(np.array([part]) for part in (rounds, microseconds, exact, noiseless, misfit, confidence)))
 
 
 def none_stands_out():
@@ -79,20 +80,20 @@ def test_what_is_sure_or_exact_is_finished_and_nothing_goes_on_for_ever(schedule
     assert goes_on(schedule, rounds=0, confidence=0.989)
     assert goes_on(schedule, rounds=0, confidence=0.99, sure=0.999)
     most = schedule.last + schedule.unexplained + 1
-    assert not goes_on(schedule, rounds=most, unexplained=True, confidence=0.0)
+    assert not goes_on(schedule, rounds=most, noiseless=True, confidence=0.0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("unexplained", [False, True])
-def test_the_first_round_is_made_whatever_it_costs_and_then_the_time_counts(schedule, unexplained):
-    budget = schedule.microseconds * (schedule.unexplained_times if unexplained else 1)
-    assert goes_on(schedule, rounds=schedule.first - 1, microseconds=1e9, unexplained=unexplained)
+@pytest.mark.parametrize("longer", [{}, {"noiseless": True}, {"misfit": True}], ids=str)
+def test_the_first_round_is_made_whatever_it_costs_and_then_the_time_counts(schedule, longer):
+    budget = schedule.microseconds * math.prod(getattr(schedule, f"{why}_times") for why in longer)
+    assert goes_on(schedule, rounds=schedule.first - 1, microseconds=1e9, **longer)
     if np.isinf(budget):
         return
     for rounds in range(schedule.first, min(schedule.last, schedule.hopeless)):
         (a, b), (c, d) = effort(rounds), effort(rounds + 1)
         growth = c * (1 + d) / (a * (1 + b))
-        options = {"rounds": rounds, "unexplained": unexplained, "confidence": 0.7}
+        options = {"rounds": rounds, "confidence": 0.7} | longer
         assert goes_on(schedule, microseconds=0.99 * budget / growth, **options)
         assert not goes_on(schedule, microseconds=1.01 * budget / growth, **options)
 
@@ -109,7 +110,7 @@ def test_what_is_left_of_the_budget_goes_to_perturbations_of_the_best_chain():
     one = 0.25 * COMPILED.microseconds / (restarts * (1 + each))  # a descent, where a quarter is spent
     left = StoppingRule(COMPILED).perturbations(spent(7, 0.25 * COMPILED.microseconds))[0]
     assert left == 2 ** int(np.log2(0.75 * COMPILED.microseconds / one))
-    assert StoppingRule(COMPILED).perturbations(spent(7, 0.25 * COMPILED.microseconds, unexplained=True))[0] >= 2 * left
+    assert StoppingRule(COMPILED).perturbations(spent(7, 0.25 * COMPILED.microseconds, noiseless=True))[0] >= 2 * left
     assert StoppingRule(COMPILED).perturbations(spent(7, 2 * COMPILED.microseconds))[0] == 0
     assert StoppingRule(NONLINEAR).perturbations(spent(2))[0] == 0
 
@@ -123,15 +124,16 @@ def test_observations_that_stand_out_come_back_when_all_others_are_finished():
     assert not rule.next(both._replace(microseconds=np.full(2, 1e9)), lambda: np.array([True, False])).any()
 
 
-def test_where_an_exact_fit_is_to_be_found_there_are_more_rounds():
+@pytest.mark.parametrize("longer", [{"noiseless": True}, {"misfit": True}], ids=str)
+def test_where_a_far_better_code_may_exist_there_are_more_rounds(longer):
     assert not goes_on(BATCH, rounds=BATCH.last, confidence=0.9)
-    assert goes_on(BATCH, rounds=BATCH.last, confidence=0.9, unexplained=True)
-    assert not goes_on(BATCH, rounds=BATCH.last + BATCH.unexplained, confidence=0.9, unexplained=True)
+    assert goes_on(BATCH, rounds=BATCH.last, confidence=0.9, **longer)
+    assert not goes_on(BATCH, rounds=BATCH.last + BATCH.unexplained, confidence=0.9, **longer)
 
 
 @given(st.integers(0, 30), st.integers(1, 30), st.floats(0, 1e12), st.booleans(), st.sampled_from(list(SCHEDULES)))
-def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds, unexplained, name):
-    assert goes_on(SCHEDULES[name], stated=stated, rounds=rounds, microseconds=microseconds, unexplained=unexplained) == (
+def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds, noiseless, name):
+    assert goes_on(SCHEDULES[name], stated=stated, rounds=rounds, microseconds=microseconds, noiseless=noiseless) == (
         rounds < stated
     )
 
@@ -146,9 +148,9 @@ def test_each_observation_is_decided_on_its_own():
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_noisy_observations_begin_with_several_chains(schedule):
-    unexplained = np.array([False, True])
-    assert StoppingRule(schedule).begin(unexplained).tolist() == [schedule.first - 1, 0]
-    assert StoppingRule(schedule, rounds=3).begin(unexplained).tolist() == [0, 0]
+    noiseless = np.array([False, True])
+    assert StoppingRule(schedule).begin(noiseless).tolist() == [schedule.first - 1, 0]
+    assert StoppingRule(schedule, rounds=3).begin(noiseless).tolist() == [0, 0]
 
 
 # --- whose schedule ---------------------------------------------------------------------------------------------------

@@ -353,9 +353,10 @@ class GeneratorInUnits(Generator):
         shift, factor = (t.to(base.device, base.dtype) for t in (self.shift, self.factor))
         return GeneratorInUnits(base, shift, factor, self.exponent)
 
-    def smoothed(self, share: float) -> Generator:
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
         """The same with G smoothed; itself if no kinks of G are found."""
-        base = self.base.smoothed(share)
+        codes = torch.tensor(self.typical_codes).to(self.shift) if codes is None else codes
+        base = self.base.smoothed(share, self.shift + self.factor * codes)
         return self if base is self.base else replace(self, base=base)
 
     def tangent_at(self, z: Tensor) -> Generator:

@@ -363,8 +363,11 @@ class Generator(ABC):
         """max|G(z)| over :attr:`typical_codes`: rounding errors are relative to this size."""
         return float(np.abs(self.typical_outputs).max())
 
-    def smoothed(self, share: float) -> Generator:
-        """The generator with kinks smoothed by ``share`` of the size of each layer; itself if none are found."""
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
+        """The generator with kinks smoothed by ``share`` of the size of each layer; itself if none are found.
+
+        The sizes are those at ``codes``, (b, k), by default at typical codes.
+        """
         return self
 
     def tangent_at(self, z: Tensor) -> Generator:

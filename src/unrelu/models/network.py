@@ -202,13 +202,18 @@ class Network(Generator):
         """Root mean square of max(u, 0), for pre-activations u of each layer at up to 256 fixed draws of N(0, I)."""
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
-        z = torch.tensor(codes, dtype=self.dtype, device=self.device)
+        return self._sizes_at(torch.tensor(codes, dtype=self.dtype, device=self.device))
+
+    def _sizes_at(self, z: Tensor) -> tuple[float, ...]:
         return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in self._layers(z))
 
-    def smoothed(self, share: float) -> Network:
-        """The network with every kink smoothed by ``share`` times the layer's size in :attr:`activation_sizes`."""
-        sizes = zip(self.layers, self.activation_sizes, strict=True)
-        layers = tuple(replace(layer, activation=layer.activation.smoothed(share * size)) for layer, size in sizes)
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Network:
+        """The network with every kink smoothed by ``share`` times the layer's size, see :attr:`activation_sizes`."""
+        sizes = self.activation_sizes if codes is None else self._sizes_at(codes)
+        layers = tuple(
+            replace(layer, activation=layer.activation.smoothed(share * size))
+            for layer, size in zip(self.layers, sizes, strict=True)
+        )
         return replace(self, layers=layers)
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------

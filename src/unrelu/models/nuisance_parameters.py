@@ -82,9 +82,9 @@ class ExtendedGenerator(Generator):
         base, function = self.base.to(dtype, device), self.function.to(dtype, device)
         return replace(self, base=base, function=function, dtype=dtype, device=device)
 
-    def smoothed(self, share: float) -> Generator:
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
         """The extension of the smoothed base; unchanged if no kinks of the base are found."""
-        base = self.base.smoothed(share)
+        base = self.base.smoothed(share, None if codes is None else codes[:, : self.base.latent_dim])
         return self if base is self.base else replace(self, base=base)
 
     def tangent_at(self, z: Tensor) -> Generator:

@@ -136,12 +136,12 @@ class OpaqueNetwork(Generator):
         fast = self._fast  # made outside of the record
         return self._with(tangents_of(lambda: self._flat(z, fast)))
 
-    def smoothed(self, share: float) -> OpaqueNetwork:
+    def smoothed(self, share: float, codes: Tensor | None = None) -> OpaqueNetwork:
         """The generator with the kinks that are found smoothed by ``share`` times the size of each layer's outputs.
 
         Itself if there are none. Source: as for a chain of layers, :meth:`unrelu.Network.smoothed`.
         """
-        sizes = self._rectified_sizes
+        sizes = self._rectified_sizes if codes is None else self._sizes_at(codes)
 
         def smooth(call: int, u: Tensor, activation: Activation) -> Tensor:
             if call >= len(sizes) or not sizes[call]:
@@ -156,12 +156,14 @@ class OpaqueNetwork(Generator):
     @cached_property
     def _rectified_sizes(self) -> tuple[float, ...]:
         """Root mean square of max(u, 0) in each call, at the typical codes; 0 where there is no kink."""
+        return self._sizes_at(torch.tensor(self.typical_codes, dtype=self.dtype, device=self.device))
+
+    def _sizes_at(self, z: Tensor) -> tuple[float, ...]:
         sizes: list[float] = []
 
         def look(u: Tensor, activation: Activation) -> None:
             sizes.append(0.0 if activation.smooth else float(torch.relu(u).square().mean().sqrt()))
 
-        z = torch.tensor(self.typical_codes, dtype=self.dtype, device=self.device)
         fast = self._fast  # made outside of the record
         return tuple(sizes) if recorded(lambda: self._flat(z, fast), look) else ()
 

@@ -56,10 +56,11 @@ class Schedule:
     Attributes:
         first: the round that observations with visible noise begin with. Without noise, one restart may fit exactly.
         last: the largest number of rounds, if the user states none.
-        unexplained: the number of further rounds while the code does not explain the observation.
+        unexplained: the number of further rounds while a far better code may exist.
         hopeless: after this number of rounds, further ones are made only at a confidence of at least 0.8.
         microseconds: the budget of an observation. The rest after all rounds is spent on the best restart.
-        unexplained_times: the factor of that budget while the code does not explain the observation.
+        noiseless_times, misfit_times: the factors of that budget while an exact fit may exist, and while stated noise
+            does not explain the code.
         simulated: the number of simulated observations from which the confidence is learned.
         once: whether each of them is restarted once, and not searched as a user's observation and one round further.
     """
@@ -69,7 +70,8 @@ class Schedule:
     unexplained: int = 2
     hopeless: int = len(ROUNDS)
     microseconds: float = np.inf
-    unexplained_times: float = 3.0
+    noiseless_times: float = 3.0
+    misfit_times: float = 1.0
     simulated: int = 32
     once: bool = True
 
@@ -78,11 +80,11 @@ class Schedule:
 # benchmark hard``: the best codes are found within the budget, and at most half of the observations of the hardest
 # generators are left without confidence. On ill-conditioned emulators an exact fit takes up to 0.4 seconds.
 COMPILED = Schedule(
-    first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, unexplained_times=10.0, simulated=48, once=False
+    first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, noiseless_times=10.0, simulated=48, once=False
 )
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks.
-BATCH = Schedule(first=3, last=6, microseconds=1.1e4, unexplained_times=10.0)
+BATCH = Schedule(first=3, last=6, microseconds=1.1e4, noiseless_times=10.0, misfit_times=3.0)
 # Nonlinear measurements and counts add optima of their own, so these get more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
 # A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32
@@ -97,14 +99,17 @@ class Spent(NamedTuple):
         rounds: the number of finished rounds.
         microseconds: processor time, estimated from the number of steps; 0 if there is no estimate.
         exact: whether the code fits exactly.
-        unexplained: whether the code does not explain the observation: a better one exists if the generator made it.
+        noiseless: whether an exact fit exists if the generator made the observation.
+        misfit: whether stated noise does not explain the code. A better one then exists if the generator made the
+            observation.
         confidence: the probability that the code is the best.
     """
 
     rounds: Integers
     microseconds: Array
     exact: Flags
-    unexplained: Flags
+    noiseless: Flags
+    misfit: Flags
     confidence: Array
 
 
@@ -143,7 +148,7 @@ class StoppingRule:
         growth = _descents(spent.rounds + 1) / _descents(spent.rounds)
         within = spent.microseconds * growth <= self._budget(spent)
         within &= (spent.rounds < plan.hopeless) | (spent.confidence >= _HOPEFUL)
-        within &= spent.rounds < plan.last + plan.unexplained * spent.unexplained
+        within &= spent.rounds < plan.last + plan.unexplained * (spent.noiseless | spent.misfit)
         return np.asarray((spent.rounds < plan.first) | within)
 
     def next(self, spent: Spent, outlying: Callable[[], Flags]) -> Flags:
@@ -161,4 +166,6 @@ class StoppingRule:
         return np.where(left >= 1, 2 ** np.floor(np.log2(np.maximum(left, 1))), 0).astype(np.int64)
 
     def _budget(self, spent: Spent) -> Array:
-        return self.schedule.microseconds * np.where(spent.unexplained, self.schedule.unexplained_times, 1.0)
+        plan = self.schedule
+        times = np.where(spent.noiseless, plan.noiseless_times, np.where(spent.misfit, plan.misfit_times, 1.0))
+        return np.asarray(plan.microseconds * times)

@@ -92,7 +92,7 @@ class JointSearch:
         sure: the confidence that ends the search of an observation.
         rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
-        simulated: whether the observations are simulated. Their best codes are known, so none is searched for longer.
+        simulated: whether the observations are simulated, so that none has an exact fit.
     """
 
     def __init__(
@@ -208,23 +208,25 @@ class JointSearch:
 
     def spent(self) -> Spent:
         """What the search has spent on every observation."""
-        time = self.descents.microseconds(self.steps)
-        return Spent(self.rounds, time, self.exact, self._unexplained(), self.probability)
+        close = (self.f <= _CLOSE * self.size) & (self.problem.prior == 0) & (not self.problem.noise.stated)
+        time, noiseless = self.descents.microseconds(self.steps), self.problem.looks_noiseless | close
+        searched_longer = not self._simulated  # of simulated observations, the best codes are known
+        return Spent(
+            self.rounds,
+            time,
+            self.exact,
+            noiseless & searched_longer,
+            self._misfit() & searched_longer,
+            self.probability,
+        )
 
-    def _unexplained(self) -> Flags:
-        """Whether a code with a far lower objective exists if the generator made the observation, (B,).
-
-        That is an exact fit of what shows no noise, or a code that leaves no more than the stated noise.
-        """
+    def _misfit(self) -> Flags:
+        """Whether stated noise leaves as large an objective with a probability of at most 1%, (B,)."""
         problem = self.problem
-        if self._simulated:
+        if not (problem.noise.stated and self.objective.squares):
             return np.zeros(problem.size, dtype=bool)
-        if not problem.noise.stated:
-            return np.asarray(problem.looks_noiseless | ((self.f <= _CLOSE * self.size) & (problem.prior == 0)))
-        if not self.objective.squares:
-            return np.zeros(problem.size, dtype=bool)
-        left = problem.observed - (problem.weights == 0).sum()
-        return np.asarray(self.f > problem.noise.variance(problem.y) * chdtri(np.maximum(left, 1), SIGNIFICANCE))
+        left = np.maximum(problem.observed - (problem.weights == 0).sum(), 1)
+        return np.asarray(self.f > problem.noise.variance(problem.y) * chdtri(left, SIGNIFICANCE))
 
     def _outlying(self) -> Flags:
         """Whether the residual stands out from the batch, (B,), if the Jacobian has full rank."""
