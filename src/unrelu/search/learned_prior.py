@@ -63,8 +63,6 @@ _ROUNDING, _LARGEST_FILE = 1e-6, 2**20
 _PERTURBED = "perturbed"
 # Where observations are restarted once: the restarts, without perturbations, of those of which the first one missed.
 _AGAIN = (3, 0)
-# Perturbations count as if they had failed for so many further observations.
-_PSEUDO_FAILED = 1
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
@@ -227,11 +225,14 @@ class Simulation:
         return found if observations is None else found.take(observations)
 
     def prior(self, observations: Flags | None = None) -> Prior:
-        """The prior of each round from observations, by default all; those that ended earlier count as they ended."""
+        """The prior of each round from observations, by default all; those that ended earlier count as they ended.
+
+        Of perturbations, one that finds nothing is added, and of the codes that they find, one best and one other.
+        """
         some = slice(None) if observations is None else observations
         missed, improved, found = (int(of_these[some].sum()) for of_these in (self.missed, self.improved, self.found))
         weights = {rounds: learned(self.hits(rounds, observations)) for rounds in self.ends}
-        return Prior(weights, improved / (missed + _PSEUDO_FAILED), found / (improved + _PSEUDO_FAILED))
+        return Prior(weights, improved / (missed + 1), (found + 1) / (improved + 2))
 
     def judged(self, prior: Prior, observations: Flags) -> tuple[Flags, Flags]:
         """For which observations a search with this prior is sure, and for which it is sure and wrong, (b,) each."""
