@@ -522,6 +522,23 @@ def test_a_simulation_says_what_perturbations_find_where_all_restarts_miss_the_b
     assert (other.improves, other.reaches) == (0.0, 0.5)
 
 
+@pytest.mark.parametrize("chance", [0.1, 0.5])
+def test_how_often_perturbations_succeed_is_not_counted_among_their_successes_alone(monkeypatch, chance):
+    """Of data, better codes are known from other perturbations only."""
+    rng = np.random.default_rng(3)
+
+    def perturb_best(search, observations, most):
+        search.perturbed[observations], search.improved[observations] = True, rng.random(len(observations)) < chance
+        search.f[observations] *= np.where(search.improved[observations], 0.5, 1.0)
+
+    monkeypatch.setattr(JointSearch, "perturb_best", perturb_best)
+    simulation = Simulation(Problem.build(rough(), 3 * rng.standard_normal((1000, N))), None, once=True)
+    prior, deviation = simulation.prior(), np.sqrt(chance * (1 - chance) / simulation.missed.sum())
+    assert simulation.missed.sum() > 50
+    assert abs(prior.improves - chance) < 3 * deviation
+    assert prior.reaches > 0.9
+
+
 def test_observations_are_judged_by_their_own_level_and_rounds():
     """As those that were asked for one by one."""
     network = rough()

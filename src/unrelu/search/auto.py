@@ -41,11 +41,11 @@ class Search:
     first restart is no exact fit. These descents do not count for the confidence.
 
     An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
-    (:mod:`~unrelu.search._stopping_rule`). The confidence follows from where the restarts ended: how many at the best
-    objective, up to 1%, and how many at the second best (:mod:`~unrelu.search.confidence`). How far agreement can be
-    trusted is learned on the generator from simulated observations (:mod:`~unrelu.search.learned_prior`), once for each
-    measurement and level of noise. This takes about a second, or as long as thirty restarts of a large generator. It is
-    kept for other processes.
+    (:mod:`~unrelu.search._stopping_rule`). The confidence follows from where the restarts ended, how many at the best
+    objective, up to 1%, and how many at the second best, and from what perturbations of the best restart found
+    (:mod:`~unrelu.search.confidence`). How far both can be trusted is learned on the generator from simulated
+    observations (:mod:`~unrelu.search.learned_prior`), once for each measurement and level of noise. This takes about a
+    second, up to five on emulators, or as long as thirty restarts of a large generator. It is kept for other processes.
 
     Where a Jacobian is expensive (:func:`~unrelu.search.sample_cache.is_large`), descents are L-BFGS steps without
     smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`.

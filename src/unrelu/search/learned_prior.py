@@ -3,7 +3,8 @@ r"""The prior of the confidence on one generator, learned by simulation: how far
 Observations are simulated, :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds. They are
 searched as those of a user, and one round further. A descent from z belongs to the search, so the best optimum is
 known. For each round, :func:`unrelu.search.confidence.learned` learns from the number of restarts that ended in it.
-Where a search costs more, there are fewer observations, with one restart each.
+Where these miss it, perturbations of the best restart show how often they find something better. Where a search
+costs more, there are fewer observations, with one restart each.
 
 Real observations are seldom outputs of the generator. For an observation out of distribution, e contains the difference
 of two other outputs, with their entries in a random order. Without bounds, z is up to ten times as long: where outputs
@@ -55,7 +56,7 @@ _EXPLAINED = 1.5
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 4
+_RECIPE = 5
 # An observation is out of distribution if N(0, I) draws a code as long as its code with less than this probability.
 _FAR = 1e-3
 # The weights in a file sum to 1 up to _ROUNDING, and the file is no larger than that of a hundred rounds.
@@ -147,8 +148,9 @@ class Simulation:
     Attributes:
         search: the search of all observations, with descents from their true codes.
         ends: the objectives at which restarts had ended after each number of rounds, (B, restarts).
-        missed, improved, found: the observations whose restarts all missed the best known code; those of them for which
-            perturbations of the best restart found a better one; and those for which they found the best known, (B,).
+        missed, improved, found: the observations whose restarts all missed a known code, and that are not sure; those
+            of them for which perturbations of the best restart found a better code; and those of these for which it is
+            the best known, (B,).
 
     Args:
         problem: the simulated observations.
@@ -172,6 +174,7 @@ class Simulation:
             if len(missed):
                 self.search.advance(missed, *_AGAIN)
             self.ends[1] = self.search.ends.copy()
+            self.search.rounds[:] = self.search.descents.schedule.first  # of as many descents as were made
             self._perturb(np.flatnonzero(self.search.ends.min(axis=1) > self.search.enough))
         else:
             self._search()
@@ -196,7 +199,7 @@ class Simulation:
             self._perturb(np.arange(problem.size), sure)
 
     def _perturb(self, observations: Index, sure: Flags | bool = False) -> None:
-        """Perturb the best restarts as a search does, and the best known codes as often, so that these are the best.
+        """Perturb the best known codes, so that these are the best, and as often the best restarts, as a search does.
 
         Those of ``sure`` observations are perturbed only as often as restarts were made.
         """
@@ -205,15 +208,16 @@ class Simulation:
         made = (search.made * (1 + search.perturbations))[observations]
         most, steps = np.where(sure, made, np.iinfo(made.dtype).max), search.steps.copy()
         search.perturb_best(observations, most)
-        known = search.z[observations], search.f[observations]
+        z, f = search.z[observations], search.f[observations]
         search.steps, search.z[observations], search.f[observations] = steps, codes, ends
         search.perturb_best(observations, most)
-        reached = search.f[observations]
-        search.f[observations] = np.minimum(reached, known[1])
-        search.z[observations] = np.where((known[1] < reached)[:, None], known[0], search.z[observations])
-        same = np.maximum((1 + SAME) * search.f[observations], search.rounding[observations])
-        missed = (ends > same) & ~np.asarray(sure)
+        reached, rounding = search.f[observations], search.rounding[observations]
+        # What is known to be missed must not depend on the perturbations whose success is counted.
+        missed = (ends > np.maximum((1 + SAME) * f, rounding)) & search.perturbed[observations] & ~np.asarray(sure)
+        lower = f < reached
+        search.z[observations[lower]], search.f[observations[lower]] = z[lower], f[lower]
         self.missed[observations], self.improved[observations] = missed, missed & search.improved[observations]
+        same = np.maximum((1 + SAME) * search.f[observations], rounding)
         self.found[observations] = self.improved[observations] & (reached <= same)
 
     def hits(self, rounds: int, observations: Flags | None = None, of_truth: bool = True) -> Hits:
