@@ -222,12 +222,12 @@ class Problem:
                 "generator's own scale, or scale y and the operator together"
             )
         if measurement.output_shaped:
-            check_scale(network, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
+            check_scale(tried, values, seen, dtype=dtype, scaling=scaling, trim=stated.outliers)
         # Of outputs that a matrix picks, it is not known what black and white cut off.
         if noise is None and (measurement.output_shaped or (measurement.selects and scaling.ends is None)):
             stated = _rounding(network, values, scaling, dtype)
             if scaling.ends is not None and stated.stated:
-                measurement = ClippedOperator.of(measurement, network, scaling.ends, stated.size)
+                measurement = ClippedOperator.of(measurement, tried, scaling.ends, stated.size)
         if isinstance(network, Network) and measurement.selects:
             stated.check_range(*network.layers[-1].activation.range)
         if stated.likelihood is not None and norm != "l2":

@@ -245,6 +245,15 @@ def test_invert_scales_y_and_noise_is_in_the_scaled_units():
         unrelu.certify(network, stored)
 
 
+def test_outputs_are_those_of_codes_within_the_bounds():
+    """At codes from N(0, I), this generator's outputs seem to be in [0, 1]."""
+    network = Network.chain([Dense(torch.from_numpy(np.random.default_rng(0).random((120, 4))))], (4,))
+    y = network.outputs([[30.0, 100.0, 50.0, 20.0], [40.0, 80.0, 10.0, 100.0]])
+    with pytest.raises(InputError, match="they seem to be in"):
+        Problem.build(network, y)
+    assert np.array_equal(Problem.build(network, y, bounds=(0, 255)).y, y)
+
+
 def test_nothing_to_compare():
     check_scale(image_network(), np.full((3, 36), np.nan))
     check_scale(image_network(), np.empty((0, 36)))
