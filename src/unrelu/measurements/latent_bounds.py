@@ -355,7 +355,7 @@ class GeneratorInUnits(Generator):
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
         """The same with G smoothed; itself if no kinks of G are found."""
-        codes = torch.tensor(self.typical_codes).to(self.shift) if codes is None else codes
+        codes = self.as_codes(self.typical_codes) if codes is None else codes
         base = self.base.smoothed(share, self.shift + self.factor * codes)
         return self if base is self.base else replace(self, base=base)
 

@@ -141,7 +141,7 @@ class OpaqueNetwork(Generator):
 
         Itself if there are none. Source: as for a chain of layers, :meth:`unrelu.Network.smoothed`.
         """
-        sizes = self._rectified_sizes if codes is None else self._sizes_at(codes)
+        sizes = self._sizes_at(self.as_codes(self.typical_codes) if codes is None else codes)
 
         def smooth(call: int, u: Tensor, activation: Activation) -> Tensor:
             if call >= len(sizes) or not sizes[call]:
@@ -153,12 +153,8 @@ class OpaqueNetwork(Generator):
 
         return self._with(smooth) if any(sizes) else self
 
-    @cached_property
-    def _rectified_sizes(self) -> tuple[float, ...]:
-        """Root mean square of max(u, 0) in each call, at the typical codes; 0 where there is no kink."""
-        return self._sizes_at(torch.tensor(self.typical_codes, dtype=self.dtype, device=self.device))
-
     def _sizes_at(self, z: Tensor) -> tuple[float, ...]:
+        """Root mean square of max(u, 0) in each call, at codes (b, k); 0 where there is no kink."""
         sizes: list[float] = []
 
         def look(u: Tensor, activation: Activation) -> None:

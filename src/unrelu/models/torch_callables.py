@@ -163,7 +163,7 @@ class GeneratorCall:
         if self.seed is not None:
             return f"its random numbers are held fixed, those of seed={self.seed}"
         small = {n: x.item() for n, x in self.inputs.items() if isinstance(x, Tensor) and x.numel() == 1} | self.labels
-        held = ", ".join(f"{name}={small[name]:g}" if name in small else name for name in self.inputs)
+        held = ", ".join(f"{name}={small[name]:.7g}" if name in small else name for name in self.inputs)
         return f"it takes {held} beside the code, held fixed" if self.inputs else None
 
     @property
