@@ -16,7 +16,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.whitening import known_entries
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
-from unrelu.problem import Problem
+from unrelu.problem import Problem, searched
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, keep, simulated
@@ -96,10 +96,11 @@ def calibrate(
     stated = Noise.parse(noise)
     if not stated.drawable:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
-    measurement = read_operator(operator, network.output_shape, (), network)
+    box = Bounds.parse(bounds, network.latent_shape, network.latent_names)
+    measurement = read_operator(operator, network.output_shape, (), searched(network, box))
     observations = max(observations, measurement.count)
     with computing(one_thread=small(network)):
-        problem = _of_outputs(network, measurement, stated, observations, bounds, seed)
+        problem = _of_outputs(network, measurement, stated, observations, box, seed)
         level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
         learned = Simulation(*simulated(problem, level, observations, 1 + seed))
         keep(problem, level, learned.prior())
@@ -117,11 +118,10 @@ def calibrate(
         return _judged(learned)
 
 
-def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int, bounds: Any, seed: int) -> Problem:
+def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int, box: Bounds, seed: int) -> Problem:
     """Return a problem with simulated observations: outputs of the generator with noise."""
     if operator.count:
         operator = operator.take(np.arange(count) % operator.count)
-    box = Bounds.parse(bounds, network.latent_shape, network.latent_names)
     z = box.draw(stream("calibration codes", seed), (count,))
     clean = operator.values(network.outputs(z).reshape(count, -1))
     known_entries(noise, operator, count)  # refuses noise levels of another shape

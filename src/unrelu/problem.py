@@ -212,8 +212,7 @@ class Problem:
         if normal is not None:
             _refuse_prior(normal, stated, norm)
         weight = _weight(prior, norm) if not isinstance(prior, Normal) else 0.0
-        latent = _coordinates(box, weight, normal)
-        tried = network if latent is None else on_coordinates(network, latent)
+        tried = searched(network, box, prior)
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
         if scaling.ends is not None and not (measurement.selects or measurement.output_shaped):
@@ -601,6 +600,13 @@ class Problem:
         if self.size == 1:
             operator = operator.take(np.zeros(2, dtype=np.int64))
         return operator.values(x[np.arange(max(2, self.size)) % len(x)])
+
+
+def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) -> Generator:
+    """The generator on the coordinates that are searched, with typical outputs of codes within the bounds."""
+    normal = prior.of_network(network) if isinstance(prior, Normal) else None
+    latent = _coordinates(bounds, 0.0 if isinstance(prior, Normal) else prior, normal)
+    return network if latent is None else on_coordinates(network, latent)
 
 
 def norms(r: Array, norm: str) -> Array:

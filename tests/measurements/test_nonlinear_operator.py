@@ -202,7 +202,7 @@ def test_units_do_not_matter(exponent):
     np.testing.assert_allclose(scaled.z, codes(), atol=1e-6)
 
 
-def test_codes_may_have_bounds_and_the_function_is_tried_within_them():
+def test_codes_may_have_bounds_and_the_function_is_tried_within_them(tmp_path):
     """Outputs of codes in the box are positive, those of N(0, 1) are not."""
     net = unrelu.from_arrays([RNG.uniform(0.1, 1, (20, 3))], activation="identity")
     z = RNG.uniform(5, 9, (4, 3))
@@ -211,6 +211,13 @@ def test_codes_may_have_bounds_and_the_function_is_tried_within_them():
     np.testing.assert_allclose(r.z, z, atol=1e-6)
     with pytest.raises(InputError, match="NaN or infinite measurements"):
         unrelu.invert(net, np.log(net(z)), operator=torch.log)
+    r.save(tmp_path / "r.npz")
+    np.testing.assert_array_equal(unrelu.load_result(tmp_path / "r.npz", net, operator=torch.log).z, r.z)
+    run = unrelu.run(net, np.log(net(z)), tmp_path / "run", operator=torch.log, bounds=(5, 9), workers=1)
+    assert run.counts == {"EXACT_FIT": 4}
+    assert unrelu.calibrate(net, torch.log, "gaussian:0.1", bounds=(5, 9), observations=20).observations == 20
+    inverter = unrelu.LatentInverter(net, operator=torch.log, bounds=(5, 9))
+    np.testing.assert_allclose(inverter.fit_transform(np.log(net(z))), z, atol=1e-6)
 
 
 def test_calibration_and_identifiability_take_it():

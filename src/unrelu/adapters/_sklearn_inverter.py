@@ -13,12 +13,13 @@ import torch
 from unrelu._invert import invert
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.measurements import Mask, Operator, read_operator
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, by
-from unrelu.problem import Problem
+from unrelu.problem import Problem, searched
 from unrelu.result import Inversion, Status
 from unrelu.result.status import CUT_OFF
 from unrelu.runtime.array_types import Array
@@ -235,7 +236,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _read_operator(self, network: Generator, table: npt.NDArray[Any]) -> Operator:
         """A, read once: code is tested, and made a matrix if it is small."""
-        operator = read_operator(self.operator, network.output_shape, table.shape, network)
+        tried = searched(network, Bounds.parse(self.bounds, network.latent_shape, network.latent_names), self.prior)
+        operator = read_operator(self.operator, network.output_shape, table.shape, tried)
         if operator.count:
             raise InputError(
                 f"operator= has a mask for each of {operator.count} rows, but other rows will come; pass one for all, "

@@ -71,7 +71,7 @@ def joined(network: Generator, y: Any, noise: Any, operator: Any) -> tuple[Any, 
     if not isinstance(y, Mapping):
         if isinstance(operator, Mapping):
             raise InputError("operator= is given by part, so y must be a dictionary by part, too")
-        if not read_operator(operator, network.output_shape, np.shape(y), network).output_shaped:
+        if not read_operator(operator, network.output_shape, np.shape(y)).output_shaped:
             raise InputError(
                 "noise= is given by part, and operator= measures other entries than those of the output: pass y and "
                 "operator= by part, too, or a noise of what operator= measures"

@@ -23,7 +23,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
-from unrelu.problem import DEGREES, Control, Problem
+from unrelu.problem import DEGREES, Control, Problem, searched
 from unrelu.result.array_file import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime.array_types import Array, Index
@@ -190,7 +190,9 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         )
     elif (network.latent_shape, network.output_shape) != (latent, output):
         raise ValueError(f"the network's shapes are {latent} and {output}")
-    measured = _operator(table, y, outputs, network, operator, what)
+    ends = tuple(array_of(table["bounds"], np.float64)) if "bounds" in table else None
+    box = Bounds.parse(ends, (math.prod(latent),), network.latent_names)
+    measured = _operator(table, y, outputs, searched(network, box), operator, what)
     shape = (measured.n, measured.m, math.prod(measured.shape))
     seen = measured.seen(size).shape
     if shape != (math.prod(output), y.shape[1], y.shape[1]) or seen != y.shape or measured.count not in (0, size):
@@ -199,12 +201,11 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     prior, seed = float(number_of(table["problem.prior"], np.float64)), int(number_of(table["problem.seed"], np.int64))
     if not 0 <= prior < math.inf or seed < 0:
         raise ValueError(f"the prior is {prior}, the seed {seed}")
-    ends = tuple(array_of(table["bounds"], np.float64)) if "bounds" in table else None
     norm = text_of(table["problem.norm"])
     loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
     problem = Problem(
         network, y, read_noise(table), one_of(NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
-        Control(), stated_loss=loss, bounds=Bounds.parse(ends, (math.prod(latent),), network.latent_names),
+        Control(), stated_loss=loss, bounds=box,
     )  # fmt: skip
     problem = problem.whitened() if measured.present else problem
     if "problem.normal" not in table:

@@ -30,6 +30,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
+from unrelu.problem import searched
 from unrelu.result import Inversion, Status, message_of
 from unrelu.runs.journal import Record
 from unrelu.runtime.array_types import Array, Index
@@ -168,7 +169,9 @@ class Work:
     @cached_property
     def measured(self) -> Operator:
         """The operator, checked; kept for the next chunk, as checking code and writing it out takes a while."""
-        return read_operator(self.operator, self.network.output_shape, (1, *self.source.shape), self.network)
+        bounds, prior = Bounds.of_plain(self.stated.get("bounds")), Normal.of_plain(self.stated["prior"])
+        tried = searched(self.network, Bounds.parse(bounds, self.network.latent_shape), prior)
+        return read_operator(self.operator, self.network.output_shape, (1, *self.source.shape), tried)
 
     @property
     def observations(self) -> Observations:

@@ -33,7 +33,7 @@ from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.methods import METHODS, Method, make, refuse
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
-from unrelu.problem import Problem
+from unrelu.problem import Problem, searched
 from unrelu.runs._local_workers import Engine, locally
 from unrelu.runs._manifest import MANIFEST, differences, manifest_of, read_manifest
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
@@ -321,7 +321,9 @@ def _check_data(
             f"{masks.location} holds {masks.size} masks for the {source.size} observations of {source.location}; pass "
             "one for each, or a single one as operator= (--mask with an array of one mask)"
         )
-    measured = read_operator(operator, network.output_shape, (1, *source.shape), network)
+    box = Bounds.parse(stated["bounds"], network.latent_shape, network.latent_names)
+    tried = searched(network, box, stated["prior"])
+    measured = read_operator(operator, network.output_shape, (1, *source.shape), tried)
     if measured.count:
         raise InputError(f"operator= holds {measured.count} masks; pass masks= for one an observation")
     _check_shape(
