@@ -361,6 +361,7 @@ def test_inversions_are_let_go_at_once(method, norm):
         gc.collect()
         left = [type(thing).__name__ for thing in gc.garbage]
     finally:
+        gc.unfreeze()
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
