@@ -92,6 +92,10 @@ def test_what_stated_noise_does_not_explain_counts_as_a_misfit(way, descending):
         for p, misfit in ((0.005, True), (0.02, False)):
             search.f = chi2.isf(p, 30 - 4) * problem.noise.variance(problem.y)
             assert (search.spent().misfit == (misfit and not simulated)).all()
+    for noise in (None, "rounding:0.1", "uniform:0.1"):
+        search = JointSearch(Problem.build(network, y, noise=noise).equilibrated())
+        search.f = np.full(6, 1e9)
+        assert not search.spent().misfit.any()
 
 
 def test_agreement_is_reported_for_unknown_noise():

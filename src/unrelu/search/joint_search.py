@@ -221,9 +221,12 @@ class JointSearch:
         )
 
     def _misfit(self) -> Flags:
-        """Whether stated noise leaves as large an objective with a probability of at most 1%, (B,)."""
+        """Whether stated noise leaves as large an objective with a probability of at most 1%, (B,).
+
+        False for noise without a density: rounding, which pictures tell of themselves, explains no photograph.
+        """
         problem = self.problem
-        if not (problem.noise.stated and self.objective.squares):
+        if problem.noise.without_density or not self.objective.squares:
             return np.zeros(problem.size, dtype=bool)
         left = np.maximum(problem.observed - (problem.weights == 0).sum(), 1)
         return np.asarray(self.f > problem.noise.variance(problem.y) * chdtri(left, SIGNIFICANCE))
