@@ -110,10 +110,10 @@ def invert(
         device: where to compute, e.g. "cuda"; None is where the network is. Results are NumPy arrays. Bits differ from
             those of the CPU, and on a GPU they may differ between calls.
         time_limit: seconds for the whole batch. The clock stands still while kernels are compiled, once for each
-            installation. Observations not finished by then have the status TIME_LIMIT and their best code so far, or NOISE_LEVEL if
-            stated noise explains that. If
-            there is none, it is the code that a search would start from: ``z0``, or the first start of "auto", which
-            may take some time of its own. So does the rank of the Jacobian of each code, which is found afterwards.
+            installation. Observations not finished by then have their best code so far, and the status TIME_LIMIT, or
+            NOISE_LEVEL if stated noise explains that code. If there is none, it is the code that a search would start
+            from: ``z0``, or the first start of "auto", which may take some time of its own. So does the rank of the
+            Jacobian of each code, which is found afterwards.
         callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.

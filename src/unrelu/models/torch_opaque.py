@@ -318,8 +318,8 @@ def _agree(errors: Iterable[tuple[Tensor, Tensor]]) -> None:
         raise UnsupportedModelError("its derivative is zero at random inputs, though its output changes with them")
     raise UnsupportedModelError(
         f"its derivative is off by {float(error.abs().max() / size):.1g} of that of finite differences: rounding, "
-        "detach() or no_grad() in forward hide it, or the output changes too fast at the codes tried, from N(0, I); wrap "
-        "a module of codes in other units in one that takes standardised codes"
+        "detach() or no_grad() in forward hide it, or the output changes too fast at the codes tried, from N(0, I); "
+        "wrap a module of codes in other units in one that takes standardised codes"
     )
 
 

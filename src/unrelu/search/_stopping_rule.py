@@ -84,7 +84,8 @@ COMPILED = Schedule(
 )
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks.
-BATCH = Schedule(first=3, last=6, microseconds=1.1e4, noiseless_times=10.0, misfit_times=3.0)
+# What a longer search of misfits is worth: docs/notes/search.md, "Opaque generators in units of their own".
+BATCH = Schedule(first=3, last=6, microseconds=1.1e4, noiseless_times=10.0, misfit_times=10.0)
 # Nonlinear measurements and counts add optima of their own, so these get more restarts, and perturbations.
 NONLINEAR, COUNTS = Schedule(first=3, last=5), Schedule(first=3, last=6)
 # A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32

@@ -62,7 +62,7 @@ class Search:
         rounds: the largest number of rounds, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end
             within 0.04 seconds of processor time, 0.4 if an exact fit may exist: no noise is stated, and none is seen
             or a code leaves less than 1e-4 of ``|y|^2``. The time left is spent on perturbations of the best restart.
-            Where descents are not compiled, fewer, and in up to three times the time if the stated noise does not
+            Where descents are not compiled, fewer, and in up to ten times the time if the stated noise does not
             explain the code. 0 makes a descent from ``z0`` alone.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
             gradient. None: 3,000, or 1,000 for large generators. A code not optimal by then is an ITERATION_LIMIT.
