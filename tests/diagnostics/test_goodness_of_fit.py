@@ -59,6 +59,45 @@ def test_p_values_of_own_outputs_are_uniform():
     assert (r.p_value < 0.01).mean() < 0.025
 
 
+def test_an_affine_generator_with_a_prior_and_few_measurements_has_uniform_p_values():
+    rng = stream("fit: affine, prior")
+    a, weights = rng.standard_normal((14, 64)) / 8, 0.03 * rng.standard_normal((64, 8))
+    z, e = rng.standard_normal((2000, 8)), 0.1 * rng.standard_normal((2000, 14))
+    network = unrelu.from_arrays([weights], activation="identity")
+    r = unrelu.invert(network, network(z) @ a.T + e, operator=a, noise="gaussian:0.1", prior=unrelu.Normal())
+    assert 0.003 < (r.p_value < 0.01).mean() < 0.017  # three standard deviations of a binomial share
+    assert stats.kstest(r.p_value, "uniform").statistic < 0.1
+
+
+@pytest.mark.parametrize("m", [8, 10])
+def test_a_relu_generator_with_a_prior_and_few_measurements_has_no_small_p_values(m):
+    network, rng = random_network((6, 24, 40), bias=True), stream("fit: relu, prior")
+    z, a = rng.standard_normal((500, 6)), rng.standard_normal((m, 40)) / np.sqrt(40)
+    y = network(z) @ a.T
+    sigma = 0.3 * y.std()
+    y += sigma * rng.standard_normal(y.shape)
+    r = unrelu.invert(network, y, "lm", z0=z, operator=a, noise=f"gaussian:{sigma}", prior=unrelu.Normal())
+    assert (r.p_value < 0.01).mean() < 0.025
+    assert 0.4 < r.p_value.mean() < 0.6
+
+
+def test_a_weak_prior_is_the_limit_of_none_and_n01_takes_the_trace_of_the_hat_matrix():
+    z = np.full((1, 3), 0.5)
+    y, sigma = NET(z), 5.0
+
+    def used(prior):
+        problem = Problem.build(NET, y, noise=f"gaussian:{sigma}", prior=prior)
+        return goodness_of_fit(problem, z, y * 0, np.array([3])).used[0]
+
+    squares = np.linalg.svd(NET.jacobian(z)[0], compute_uv=False) ** 2
+    ridge = (sigma / 0.87) ** 2
+    share = squares / (squares + ridge)
+    assert used(sigma**2) == pytest.approx(share.sum())
+    assert used(0.5 * sigma**2) == pytest.approx((used(0) + used(sigma**2)) / 2)
+    assert used(1e-9) == pytest.approx(used(0))
+    assert used(0) > share.sum() + 0.1
+
+
 def test_an_entry_off_by_eight_deviations_is_no_success():
     r, y = fitted(NET, count=50)
     y[:, 7] = r.reconstruction[:, 7] + 0.8

@@ -12,9 +12,12 @@ choose the best of several linear regions, which follows the noise more than a s
 .. math:: u = H + g \sqrt{1 - H / m} \sum_i h_i (1 - h_i), \qquad H = \sum_i h_i,
 
 with measured constants c and g. A prior of weight :math:`\lambda` replaces :math:`S^2 / \tau^2` if it is larger; of
-coordinates with different weights, those with larger ones are scaled until all have the same ridge. A generator without
-kinks has one region, so u is its rank, or the trace of its hat matrix. Coordinates at a bound are not fitted: their
-columns of J are zero. Without a stated noise, :math:`S^2 = |r|_2^2 / (m - u)`.
+coordinates with different weights, those with larger ones are scaled until all have the same ridge. A prior also leaves
+less choice between linear regions: the term of direction i is multiplied by
+:math:`1 - w_i \min(\lambda \max(|z|_2^2 / k, 1) / S^2, 1)`, with :math:`w_i` its share in coordinates with a prior.
+N(0, I) leaves none. A generator without kinks has one region, so u is its rank, or the trace of its hat matrix.
+Coordinates at a bound are not fitted: their columns of J are zero. Without a stated noise,
+:math:`S^2 = |r|_2^2 / (m - u)`.
 
 **The shape of the residual.** The first test is of the largest entry, :math:`\max_j r_j^2 / (S^2 \kappa_j)`, by Sidak's
 inequality for m entries. The fit leaves this share of the noise in entry j:
@@ -22,8 +25,14 @@ inequality for m entries. The fit leaves this share of the noise in entry j:
 .. math:: \kappa_j = (1 - h_{jj}) \frac{m - u}{m - H}, \qquad \sum_j \kappa_j = m - u,
 
 with the leverage :math:`h_{jj}` (Cook and Weisberg, Residuals and Influence in Regression, 1982); at least .05. The
-second test is of the share of the residual in the span of the principal directions of the generator's outputs. The
-residual of a picture that is almost an output lies there.
+second test is of the residual in the span of the principal directions of the generator's outputs, where the residual of
+a picture that is almost an output lies. In the q directions of this span that are kept, the fit leaves shares
+:math:`\kappa_i` of the noise, the eigenvalues of the residual operator there, and residuals :math:`r_i`:
+
+.. math::
+
+    \frac{\sum_i r_i^2 / \kappa_i}{\sum_i r_i^2 / \kappa_i + |r|_2^2 - \sum_i r_i^2}
+    \sim \mathrm{Beta}\Big(\frac q 2, \frac{m - u - \sum_i \kappa_i}{2}\Big).
 """
 
 from __future__ import annotations
@@ -95,20 +104,19 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
         r, m = residual[part], problem.observed[part]
         j = tangents.numpy() * free[part, :, None]
         variance = np.full(len(part), noise.level**2) if gaussian else None
-        prior, loose = problem.prior, np.ones_like(z[part])
+        prior = problem.prior
         if problem.weights.min() < prior:  # with a prior, the noise is stated
             assert variance is not None
             prior *= _LOOSE
             own = np.maximum(_own_ridge(problem, z[part], variance), prior)[:, None]
             scaling = own / np.maximum(own, problem.weights)
-            loose = np.where(own > problem.weights, loose, 0.0)
             j *= np.sqrt(scaling)[:, :, None]
         with np.errstate(over="ignore"):  # squares of an exponential
             gram = j @ j.transpose(0, 2, 1)
         squares, vectors = np.linalg.eigh(np.where(np.isfinite(gram).all(axis=(1, 2), keepdims=True), gram, 0.0))
         squares = np.where(squares > 1e-14 * squares[:, -1:], squares, 0.0)
-        loose = (np.square(vectors) * loose[:, :, None]).sum(axis=1)
-        share, used[part] = _effective(problem, z[part], squares, m, r, variance, prior, loose)
+        held = np.square(vectors[:, problem.weights > 0]).sum(axis=1)
+        share, used[part] = _effective(problem, z[part], squares, m, r, variance, prior, held)
         if variance is None or expensive:
             continue
         weights = np.where(squares > 0, share / np.where(squares > 0, squares, 1.0), 0.0)
@@ -161,31 +169,34 @@ def _own_ridge(problem: Problem, z: Array, level: Array) -> Array:
     """S^2 / tau^2 for S^2 = ``level``, (b,); 0 if A G is an affine map, which has no kinks."""
     if _straight(problem):
         return np.zeros_like(level)
+    return np.asarray(level / (_REACH * _extent(z)) ** 2)
+
+
+def _extent(z: Array) -> Array:
+    """max(|z|_2 / sqrt(k), 1), (b,)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        reach = np.minimum(_REACH * np.maximum(np.sqrt(np.square(z).mean(axis=1)), 1.0), _FARTHEST)
-    return np.asarray(level / reach**2)
+        return np.asarray(np.clip(np.sqrt(np.square(z).mean(axis=1)), 1.0, _FARTHEST))
 
 
 def _effective(
     problem: Problem, z: Array, squares: Array, m: Integers, r: Array, variance: Array | None, prior: float,
-    loose: Array,
+    held: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
     """The shares h, (b, k), and u, (b,); ``variance`` is S^2, None if it is not stated.
 
-    ``prior`` is the weight of all directions, and ``loose``, (b, k), the share of each that has no larger one.
+    ``prior`` is the weight of all directions, and ``held``, (b, k), the share of each in coordinates with a prior.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         energy = np.minimum(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf), 1e300)
     used = np.minimum((squares > 0).sum(axis=1), m - 1.0)
     for _ in range(1 if variance is not None else _STEPS):
         level = energy / np.maximum(m - used, 1.0) if variance is None else variance
-        own = _own_ridge(problem, z, level)
-        ridge = np.maximum(own, prior)[:, None]
+        ridge = np.maximum(_own_ridge(problem, z, level), prior)[:, None]
         share = np.where(squares > 0, squares / np.where(squares > 0, squares + ridge, 1.0), 0.0)
         whole = share.sum(axis=1)
-        # A prior that constrains the code more than the kinks do leaves no choice between linear regions.
-        choice = np.divide(own, ridge[:, 0], out=np.zeros_like(own), where=own > prior)
-        between = choice * (loose * share * (1 - share)).sum(axis=1) * np.sqrt(np.maximum(1 - whole / m, 0.0))
+        constrained = np.minimum(problem.prior * _extent(z) ** 2, level) / np.where(level > 0, level, 1.0)
+        choice = 0.0 if _straight(problem) else 1 - held * constrained[:, None]
+        between = (choice * share * (1 - share)).sum(axis=1) * np.sqrt(np.maximum(1 - whole / m, 0.0))
         used = np.maximum(whole, np.minimum(whole + _CHOICE * between, m - 1.0))
     return share, used
 
@@ -205,16 +216,17 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array) -> Array:
     shares, vectors = np.linalg.eigh(kept)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         unit = r / np.linalg.norm(r, axis=1, keepdims=True)
-        scores = (vectors.transpose(0, 2, 1) @ (basis @ unit[:, :, None]))[:, :, 0]
+        squares = np.square((vectors.transpose(0, 2, 1) @ (basis @ unit[:, :, None]))[:, :, 0])
     # Directions in which the fit leaves enough noise, and at most half of the remaining degrees of freedom.
     order = np.arange(shares.shape[1], 0, -1)
     chosen = (shares > _NOISE_LEFT) & (order <= (remaining / 2)[:, None])
     count = chosen.sum(axis=1)
-    share = np.where(chosen, scores**2 / np.where(chosen, shares, 1.0), 0.0).sum(axis=1)
-    free = count.astype(np.float64)
+    inside = np.where(chosen, squares / np.where(chosen, shares, 1.0), 0.0).sum(axis=1)
+    outside = np.maximum(1 - np.where(chosen, squares, 0.0).sum(axis=1), 0.0)
+    free = np.maximum(remaining - np.where(chosen, shares, 0.0).sum(axis=1), 0.1)
     with np.errstate(invalid="ignore"):
-        p = betaincc(np.maximum(free, 0.1) / 2, np.maximum(remaining - free, 0.1) / 2, np.minimum(share, 1.0))
-    return np.where((count > 0) & np.isfinite(share), p, np.nan)
+        p = betaincc(np.maximum(count, 0.1) / 2, free / 2, inside / (inside + outside))
+    return np.where((count > 0) & np.isfinite(inside), p, np.nan)
 
 
 def _principal(problem: Problem, part: Index) -> Array | None:
