@@ -436,7 +436,12 @@ def emulator_whose_names_steer_a_terminal(folder: Path, canary: Path) -> Path:
 
 @crafted("emulator", "input_scale: std has 1 entries that are not positive")
 def network_of_the_payne_without_a_range(folder: Path, canary: Path) -> Path:
-    members = {"w_array_0": np.ones((4, 2)), "b_array_0": np.ones(4), "w_array_1": np.ones((5, 4))}
+    members = {
+        "w_array_0": np.ones((4, 2)),
+        "b_array_0": np.ones(4),
+        "w_array_1": np.ones((5, 4)),
+        "b_array_1": np.ones(5),
+    }
     members |= {"x_min": np.zeros(2), "x_max": np.array([1.0, 0.0]), "activation": np.array("relu")}
     return zipped(folder / "a.npz", {f"{name}.npy": npy(value) for name, value in members.items()})
 
