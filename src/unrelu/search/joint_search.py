@@ -210,15 +210,11 @@ class JointSearch:
         """What the search has spent on every observation."""
         close = (self.f <= _CLOSE * self.size) & (self.problem.prior == 0) & (not self.problem.noise.stated)
         time, noiseless = self.descents.microseconds(self.steps), self.problem.looks_noiseless | close
-        searched_longer = not self._simulated  # of simulated observations, the best codes are known
-        return Spent(
-            self.rounds,
-            time,
-            self.exact,
-            noiseless & searched_longer,
-            self._misfit() & searched_longer,
-            self.probability,
-        )
+        if self._simulated:  # their best codes are known, so none is searched for longer
+            misfit = noiseless = np.zeros_like(self.exact)
+        else:
+            misfit = self._misfit()
+        return Spent(self.rounds, time, self.exact, noiseless, misfit, self.probability)
 
     def _misfit(self) -> Flags:
         """Whether stated noise leaves as large an objective with a probability of at most 1%, (B,).

@@ -179,7 +179,8 @@ def _table(results: Results) -> str:
     if not results["rows"]:
         return MISSING
     return table(
-        ("emulator", "parameters", "status", "means off by", "deviations", "R-hat of NUTS", "s", "s, NUTS"),
+        ("emulator", "parameters", "status", "means off by", "standard deviations / NUTS's", "R-hat of NUTS",
+         "seconds", "seconds of NUTS"),
         (
             (r["emulator"], r["parameters"], r["status"], f"{max(r['means']):.3f}",
              f"{min(r['deviations']):.2f} to {max(r['deviations']):.2f}", f"{r['r-hat']:.3f}",
