@@ -10,13 +10,15 @@ import time
 
 import pytest
 
+from unrelu.layerwise import _exchange_kernel
+from unrelu.layerwise._exchange_kernel import compile_kernels
 from unrelu.lp import compilation
-from unrelu.lp.compilation import compile_by, compile_kernels
-from unrelu.lp.dense_linear_algebra import kernel
+from unrelu.lp.compilation import compile_by, kernel
 from unrelu.runtime.work_clock import now
 
 SCRIPT = """
-from unrelu.lp.compilation import compile_kernels
+from unrelu.layerwise import _exchange_kernel
+from unrelu.layerwise._exchange_kernel import compile_kernels
 from unrelu.lp.exchange_simplex import exchange
 compile_kernels("l1")
 print(sum(exchange.stats.cache_hits.values()), sum(exchange.stats.cache_misses.values()))
@@ -136,5 +138,5 @@ def test_a_fork_waits_for_the_compiler():
 
 def test_a_second_call_in_a_process_does_nothing(monkeypatch):
     compile_kernels("linf")
-    monkeypatch.setattr(compilation, "_run_exchange", lambda: 1 / 0)
+    monkeypatch.setattr(_exchange_kernel, "_run_exchange", lambda: 1 / 0)
     compile_kernels("linf")

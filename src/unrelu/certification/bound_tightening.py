@@ -37,9 +37,8 @@ from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Solved, Vertex
 from unrelu.certification.proof import Tree
 from unrelu.certification.safe_bounds import Multipliers, Region, safe_multipliers
-from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.row_simplex import OPTIMAL, dual_simplex
+from unrelu.lp.row_simplex import OPTIMAL, compile_simplex, dual_simplex
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 

@@ -18,9 +18,17 @@ import numpy.typing as npt
 
 from unrelu.certification._triangle_relaxation import ACTIVE, ERROR, FLOOR, INACTIVE, SIGN, Relaxation, RelaxationRows
 from unrelu.certification.safe_bounds import Multipliers
-from unrelu.lp.compilation import compile_simplex
 from unrelu.lp.dense_linear_algebra import ROUTINES
-from unrelu.lp.row_simplex import CUTOFF, LIMIT, OPTIMAL, SINGULAR, VIOLATED, dual_simplex, primal_simplex
+from unrelu.lp.row_simplex import (
+    CUTOFF,
+    LIMIT,
+    OPTIMAL,
+    SINGULAR,
+    VIOLATED,
+    compile_simplex,
+    dual_simplex,
+    primal_simplex,
+)
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.streams import stream
 from unrelu.runtime.work_clock import now

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import sparse
 
+from unrelu.lp.compilation import compile_by
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.exchange_simplex import EXHAUSTED, OPTIMAL, SINGULAR, complete_basis, exchange, invert_basis
 from unrelu.lp.highs import LinearProgram
-from unrelu.lp.interior_point import largest_violation_steps, violation_sum_steps
+from unrelu.lp.interior_point import largest_violation_steps, least_squares_point, violation_sum_steps
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import abandoned
@@ -405,3 +407,36 @@ def _independent(vectors: Array, column: Index, local: Index, key: Array, edges:
         complete_basis(vectors, column, np.argsort(key, kind="stable"), local)
         invert_basis(ROUTINES, vectors, column, local, edges)
     return local
+
+
+def compile_kernels(norm: str) -> None:
+    """Compile the kernels for the programs of a norm, or load them from the cache beside the installed files.
+
+    If this takes more than a second, the logger "unrelu" says so at level WARNING, once for each installation. The
+    clock of time limits stands still. Damaged files of the cache are replaced.
+    """
+    folder = exchange.stats.cache_path
+    compile_by(partial(_run_interior_point, norm), folder, norm)
+    compile_by(_run_exchange, folder, "exchange")
+
+
+def _run_interior_point(norm: str) -> None:
+    """Approach the optimum of a program of three rows and one unknown."""
+    matrix, r, one = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3)
+    lower, upper = np.zeros(1), np.ones(1)
+    least_squares_point(ROUTINES, matrix, r, one, one, lower, upper)
+    if norm == "linf":
+        largest_violation_steps(ROUTINES, matrix, r, one, one, one, lower, upper, 1.0, 2, -1.0)
+    else:
+        violation_sum_steps(ROUTINES, matrix, r, one, -one, one, 1.0, lower, upper, 1.0, 2)
+
+
+def _run_exchange() -> None:
+    """Solve that program, from the basis of its first row."""
+    matrix, r, one, zero = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0]), np.ones(3), np.zeros(3)
+    column, basis, edges = np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros((1, 1))
+    complete_basis(matrix, column, np.zeros(1, np.int64), basis)
+    invert_basis(ROUTINES, matrix, column, basis, edges)
+    shift, lo, hi, y = np.append(r, 0.0), np.append(-one, 0.0), np.append(one, 0.0), np.zeros(4)
+    state = np.zeros(3, np.int64)
+    exchange(ROUTINES, matrix, shift, lo, hi, y.copy(), column, zero[:1], basis, edges, y, state, 9)

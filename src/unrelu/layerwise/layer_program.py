@@ -18,11 +18,19 @@ from scipy.sparse.linalg import lsmr
 
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import _exchange_kernel
-from unrelu.layerwise._exchange_kernel import Basis, KernelProgram, Largest, Optimum, Sum, over, steps_within
+from unrelu.layerwise._exchange_kernel import (
+    Basis,
+    KernelProgram,
+    Largest,
+    Optimum,
+    Sum,
+    compile_kernels,
+    over,
+    steps_within,
+)
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO, OptimalityProof, prove, prove_response
-from unrelu.lp.compilation import compile_kernels
 from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.interior_point import least_squares_point

@@ -30,8 +30,8 @@ from unrelu.local_search.packed_observations import (
     PackedLayer,
     PackedNetwork,
 )  # fmt: skip
-from unrelu.lp.compilation import compile_by
-from unrelu.lp.dense_linear_algebra import DGEMM, PLAIN, ROUTINES, SGEMM, TRANSPOSED, call, copy, jit, kernel
+from unrelu.lp.compilation import compile_by, jit, kernel
+from unrelu.lp.dense_linear_algebra import DGEMM, PLAIN, ROUTINES, SGEMM, TRANSPOSED, call, copy
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
 

@@ -49,8 +49,8 @@ from unrelu.local_search.packed_observations import (
     packable,
 )
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.compilation import compile_by
-from unrelu.lp.dense_linear_algebra import copy, dot, jit, kernel
+from unrelu.lp.compilation import compile_by, jit, kernel
+from unrelu.lp.dense_linear_algebra import copy, dot
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Index, Integers

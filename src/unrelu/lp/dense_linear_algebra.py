@@ -5,37 +5,15 @@ All functions run without the GIL. Products and factorisations are BLAS and LAPA
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import alloca_once_value
 from numba.extending import get_cython_function_address, intrinsic
 
-# Sums may be reordered and multiply-adds fused, but NaN, infinities and division follow IEEE.
-_compiled: Any = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
-
-
-def kernel(function: Callable[..., Any], **options: bool) -> Any:
-    """Compile a function to run without the GIL, and cache it on disk if there is a folder for that."""
-    try:
-        return _compiled(cache=True, **options)(function)
-    except RuntimeError:
-        # Numba finds no folder that it may write to; :func:`~unrelu.lp.compilation.compile_kernels` says so.
-        return _compiled(**options)(function)
-
-
-def jit(function: Callable[..., Any]) -> Any:
-    """Compile a function that only compiled functions call. It has no entry for Python, where a call would crash.
-
-    Entries take a quarter of the time that the compilation of a small function takes.
-    """
-    return kernel(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
+from unrelu.lp.compilation import jit
 
 # Numbers below this are finite. np.isfinite computes x - x, which reordering replaces by 0, so comparisons are used.
 _HUGE = 1e300

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, clear, copy, dot, inverse, jit, kernel, matvec, rmatvec
+from unrelu.lp.compilation import jit, kernel
+from unrelu.lp.dense_linear_algebra import advance, clear, copy, dot, inverse, matvec, rmatvec
 
 OPTIMAL, EXHAUSTED, UNBOUNDED, SINGULAR = 0, 1, 2, 3
 

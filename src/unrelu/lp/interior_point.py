@@ -22,19 +22,8 @@ import math
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import (
-    advance,
-    clear,
-    copy,
-    dot,
-    factorise,
-    gram,
-    jit,
-    kernel,
-    matvec,
-    rmatvec,
-    solve_factorised,
-)
+from unrelu.lp.compilation import jit, kernel
+from unrelu.lp.dense_linear_algebra import advance, clear, copy, dot, factorise, gram, matvec, rmatvec, solve_factorised
 
 # With this many rows for each unknown, the first point is good; the ridges for more and for fewer rows.
 _AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9

@@ -17,9 +17,12 @@ P. M. J. Harris, "Pivot selection methods of the Devex LP code", Mathematical Pr
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import advance, clear, copy, dot, jit, kernel, matvec
+from unrelu.lp.compilation import compile_by, jit, kernel
+from unrelu.lp.dense_linear_algebra import ROUTINES, advance, clear, copy, dot, matvec
 from unrelu.lp.exchange_simplex import invert_basis
 
 OPTIMAL, CUTOFF, LIMIT, SINGULAR = 0, 1, 2, 3
@@ -452,3 +455,21 @@ def primal_simplex(routines, rows, norms, lo, hi, g, basis, upper, edges, fresh,
         y[place] = multiplier
         basis[place], upper[place], basic[entering] = entering, move[entering] > 0.0, True
         update(edges, alpha, place)
+
+
+def compile_simplex() -> None:
+    """Compile or load the dual and the primal simplex."""
+    compile_by(_run_simplex, dual_simplex.stats.cache_path, "simplex")
+
+
+def _run_simplex() -> None:
+    """Solve min x subject to 1 <= x <= 2."""
+    rows, norms, hard = np.array([[1.0]]), np.ones(1), np.full(1, math.inf)
+    lo, hi, cost = np.ones(1), np.full(1, 2.0), np.ones(1)
+    basis, upper, state = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool), np.zeros(1, dtype=np.int8)
+    edges, y, x, r = np.zeros((1, 1)), np.zeros(1), np.zeros(1), np.zeros(1)
+    ray = np.zeros(2)
+    dual_simplex(
+        ROUTINES, rows, norms, lo, hi, hard, hard, cost, basis, upper, state, edges, True, y, x, r, ray, math.inf, 9
+    )
+    primal_simplex(ROUTINES, rows, norms, lo, hi, cost, basis, upper, edges, True, y, x, r, 9)

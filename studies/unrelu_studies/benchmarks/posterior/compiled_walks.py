@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from unrelu.lp.dense_linear_algebra import jit, kernel
+from unrelu.lp.compilation import jit, kernel
 
 # The acceptance that the size of pCN's steps is to have, and how fast it follows.
 _ACCEPTANCE, _RATE = 0.25, 0.02
