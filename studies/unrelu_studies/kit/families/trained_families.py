@@ -282,7 +282,20 @@ REPORT: dict[str, Family] = {
     "random leaky .2, 12-24-24-24-64": RandomFamily(sizes_of("12-24-24-24-64"), 83003, "leaky_relu:0.2", bias=0.3),
     "random leaky .01, 7-30-50-64": RandomFamily(sizes_of("7-30-50-64"), 83004, "leaky_relu:0.01", bias=0.2),
 }
-FAMILIES = TUNE | REPORT
+# Drawn when the local searches were rewritten, and looked at only to compare the searches before and after.
+FRESH: dict[str, Family] = {
+    "weight decay 1e-3, 9-36-72": TrainedFamily((9, 36, 72), 91001, decay=1e-3),
+    "dropout .3, patches, 10-48-96": TrainedFamily((10, 48, 96), 91002, data="patches", dropout=0.3, kl=0.02),
+    "autoencoder, 7-40-64": TrainedFamily((7, 40, 64), 91003, decay=3e-4, kl=0.0),
+    "leaky .05, 10-44-44": TrainedFamily((10, 44, 44), 91004, activation="leaky_relu:0.05", decay=3e-4),
+    "ReLU out, 12-56-112": TrainedFamily((12, 56, 112), 91005, output="relu"),
+    "sigmoid out, weight decay, 10-40-80": TrainedFamily((10, 40, 80), 91006, output="sigmoid", decay=1e-4),
+    "tanh out, 8-32-64": TrainedFamily((8, 32, 64), 91007, output="tanh"),
+    "decays, dropout, 8-40-80": TrainedFamily((8, 40, 80), 91008, data="decays", dropout=0.1, kl=0.05),
+    "random leaky .05, 8-24-24-64": RandomFamily(sizes_of("8-24-24-64"), 93001, "leaky_relu:0.05", bias=0.2),
+    "random, 10-40-80": RandomFamily(sizes_of("10-40-80"), 93002, bias=0.5),
+}
+FAMILIES = TUNE | REPORT | FRESH
 
 
 @cache
@@ -293,7 +306,7 @@ def family_network(name: str) -> Network:
 
 def others(name: str) -> list[str]:
     """Families of the same list, of data in the same range and with as many outputs, whose outputs it did not make."""
-    group = TUNE if name in TUNE else REPORT
+    group = next(group for group in (TUNE, REPORT, FRESH) if name in group)
     return [other for other, theirs in group.items() if other != name and _comparable(FAMILIES[name], theirs)]
 
 
