@@ -208,19 +208,6 @@ def test_neurons_that_are_off_take_part_in_no_smoothed_network_either():
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
-def test_some_rows_of_a_layer_keep_their_own_slopes():
-    slopes = np.linspace(-1, 1, 6)
-    layer = PackedLayer(drawn(6, 3), np.arange(6.0), Activation("prelu", slopes), 2.0)
-    part = layer.outputs(np.array([4, 1]))
-    np.testing.assert_array_equal(part.activation.slope, slopes[[4, 1]])
-    np.testing.assert_array_equal(part.matrix, layer.matrix[[4, 1]])
-    assert part.bias.tolist() == [4, 1]
-    assert (part.activation.name, part.size) == ("prelu", 2.0)
-    one = layer._replace(activation=Activation("leaky_relu", 0.1)).outputs(slice(2))
-    assert one.activation.slope == 0.1
-    assert len(one.matrix) == 2
-
-
 def test_layers_lie_one_after_another():
     layers = [
         PackedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25), 1.0),

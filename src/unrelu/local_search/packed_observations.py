@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.measurements.folding import FoldedChain, FoldedLayer
 from unrelu.measurements.linear_operators import Operator
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.runtime.array_types import Array, Index, Integers
+from unrelu.runtime.array_types import Array, Integers
 
 Numbers = npt.NDArray[np.floating[Any]]
 
@@ -38,10 +39,6 @@ class PackedLayer(NamedTuple):
     activation: Activation
     size: float
     weight: Array | None = None
-
-    def outputs(self, index: Index | slice) -> PackedLayer:
-        """The layer with only some of its outputs, without weights."""
-        return PackedLayer(self.matrix[index], self.bias[index], self.activation.of(index), self.size)
 
 
 class PackedNetwork(NamedTuple):
@@ -113,31 +110,10 @@ class PackedObservations:
     def __init__(
         self, network: Network, operator: Operator, y: Array, dtype: type[np.floating[Any]] = np.float32
     ) -> None:
-        self.y, self._dtype = y, dtype
-        inner, weights = operator.unweighted, operator.weights(len(y))
-        sizes = network.activation_sizes
-        matrices = [layer.matrix() for layer in network.layers]  # a layer of a scale alone has a sparse one
-        dense = [m if isinstance(m, np.ndarray) else m.toarray() for m in matrices]
-        layers = [
-            PackedLayer(m, layer.bias(), layer.activation, size)
-            for m, layer, size in zip(dense, network.layers, sizes, strict=True)
-        ]
-        self._shown = inner.observed_outputs(y)
-        if self._shown is None:
-            last = layers[-1]
-            if last.activation.linear:
-                matrix, bias = inner.folded(last.matrix, last.bias)
-                layers[-1] = PackedLayer(matrix, bias, last.activation, last.size)
-            else:
-                a = inner.matrix()
-                layers.append(PackedLayer(a, np.zeros(len(a)), Activation("identity"), last.size))
-        shown = None if weights is None else inner.observed_outputs(weights)
-        # The weights of the entries of each observation, and whether all observations have the same.
-        self._weights = weights if shown is None else [values for _, values in shown]
-        self._alike = weights is None or not operator.count
-        self._layers = layers
-        # What the network was packed for: at first, the outputs without weights.
-        self._packed: tuple[object, PackedNetwork] = (self, PackedNetwork.of(layers, dtype))
+        self._chain, self._dtype = FoldedChain(network, operator, y), dtype
+        self._sizes = [*network.activation_sizes, network.activation_sizes[-1]]
+        # What the network was packed for: at first, all outputs without weights.
+        self._packed: tuple[object, PackedNetwork] = (self, self._pack(self._chain.layers))
 
     @property
     def layout(self) -> Integers:
@@ -146,16 +122,23 @@ class PackedObservations:
 
     def of(self, i: int) -> tuple[PackedNetwork, Numbers]:
         """The network whose outputs are the entries of observation ``i``, and the observation."""
-        entries, y = (None, self.y[i]) if self._shown is None else self._shown[i]
-        if not self._alike or self._packed[0] is not entries:
-            self._packed = (entries, PackedNetwork.of(self.layers(i)[0], self._dtype))
+        entries, (layers, y) = self._chain.entries(i), self._chain.of(i)
+        if not self._chain.alike or self._packed[0] is not entries:
+            self._packed = (entries, self._pack(layers))
         return self._packed[1], y.astype(self._dtype)
 
     def layers(self, i: int) -> tuple[list[PackedLayer], Array]:
         """The layers whose outputs are the entries of observation ``i``, and the observation."""
-        entries, y = (None, self.y[i]) if self._shown is None else self._shown[i]
-        last = self._layers[-1]
-        last = last if entries is None else last.outputs(entries)
-        if self._weights is not None:
-            last = last._replace(weight=self._weights[i])
-        return [*self._layers[:-1], last], y
+        layers, y = self._chain.of(i)
+        return self._sized(layers), y
+
+    def _pack(self, layers: list[FoldedLayer]) -> PackedNetwork:
+        return PackedNetwork.of(self._sized(layers), self._dtype)
+
+    def _sized(self, layers: list[FoldedLayer]) -> list[PackedLayer]:
+        """The layers with their smoothing widths; a layer that is A alone has that of the layer before."""
+        sizes = self._sizes[: len(layers)]
+        return [
+            PackedLayer(layer.dense, layer.bias, layer.activation, size, layer.weight)
+            for layer, size in zip(layers, sizes, strict=True)
+        ]

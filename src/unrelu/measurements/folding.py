@@ -1,0 +1,84 @@
+"""A network and its measurement as one chain of layers, whose outputs are the observed entries."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from unrelu.measurements.linear_operators import Operator, OutputIndex
+from unrelu.models.activations import Activation
+from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Index
+
+
+class FoldedLayer(NamedTuple):
+    """x = w phi(W h + b): W (n_out, n_in), dense or sparse, b (n_out,), and the weights w (n_out,), if any."""
+
+    matrix: Array | sparse.csr_array
+    bias: Array
+    activation: Activation
+    weight: Array | None = None
+
+    def outputs(self, index: Index | slice) -> FoldedLayer:
+        """The layer with only some of its outputs, without weights."""
+        return FoldedLayer(self.matrix[index], self.bias[index], self.activation.of(index))
+
+    @property
+    def dense(self) -> Array:
+        """W as a dense array."""
+        return self.matrix if isinstance(self.matrix, np.ndarray) else np.asarray(self.matrix.toarray())
+
+
+class FoldedChain:
+    r"""The layers of A G, for each of the observations y (B, m).
+
+    Where A picks outputs (all, a mask, an index), the last layer is restricted to them. Otherwise A follows as one more
+    layer without an activation. If the last layer has no activation either, A is multiplied into it, unless ``exact``:
+    the product is rounded, and a proof for the rounded chain would not hold for A G. Weights of entries, which stated
+    noise gives, multiply the outputs of the last layer.
+
+    Attributes:
+        layers: the layers whose outputs are all that A takes in, or gives out if it mixes outputs; without weights.
+        alike: whether all observations that show the same entries have the same weights.
+
+    Args:
+        network, operator: G and A, which is linear.
+        y: the observations, (B, m).
+        exact: whether no number may be rounded.
+    """
+
+    def __init__(self, network: Network, operator: Operator, y: Array, exact: bool = False) -> None:
+        inner, self._y = operator.unweighted, y
+        layers = [FoldedLayer(layer.matrix(), layer.bias(), layer.activation) for layer in network.layers]
+        self._shown = inner.observed_outputs(y)
+        if self._shown is None:
+            last = layers[-1]
+            if last.activation.linear and not exact:
+                layers[-1] = FoldedLayer(*inner.folded(last.matrix, last.bias), last.activation)
+            else:
+                a = inner.matrix()
+                layers.append(FoldedLayer(a, np.zeros(len(a)), Activation("identity")))
+        self.layers = layers
+        self._last: dict[int, FoldedLayer] = {}
+        weights = operator.weights(len(y))
+        picked = None if weights is None else inner.observed_outputs(weights)
+        self._weights = weights if picked is None else [values for _, values in picked]
+        self.alike = weights is None or not operator.count
+
+    def entries(self, i: int) -> OutputIndex | None:
+        """What observation ``i`` shows of the last layer; None for all. Observations that show the same share it."""
+        return None if self._shown is None else self._shown[i][0]
+
+    def of(self, i: int) -> tuple[list[FoldedLayer], Array]:
+        """The layers whose outputs are the entries of observation ``i``, and the observation."""
+        last, y = self.layers[-1], self._y[i]
+        if self._shown is not None:
+            index, y = self._shown[i]
+            if id(index) not in self._last:
+                self._last[id(index)] = last.outputs(index)
+            last = self._last[id(index)]
+        if self._weights is not None:
+            last = last._replace(weight=self._weights[i])
+        return [*self.layers[:-1], last], y
