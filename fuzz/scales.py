@@ -9,8 +9,7 @@ networks. Step lengths and tolerances that are stated in units of y go along too
 
 Codes are compared, relative to the longest of each batch, where they fit exactly, and those of methods that make a
 given number of steps everywhere. Elsewhere a method stops before the last digit, or its threshold is one of a row of
-numbers, and rounding says which. Those of ``ilo`` are not compared: its steps on hidden vectors have units that no
-option states.
+numbers, and rounding says which.
 """
 
 from __future__ import annotations
@@ -39,12 +38,11 @@ QUICK_POWERS = (-150, -10, 4, 150)
 WHERE = ("output", "hidden", "operator", "uniform", "gaussian")
 # Fewer steps of the first-order methods than they take by default: where they go is to be the same, not good.
 STEPS: dict[str, dict[str, Any]] = {
-    "gradient_descent": {"max_iterations": 100}, "adam": {"max_iterations": 50, "restarts": 2},
-    "plugin": {"max_iterations": 50}, "ilo": {"steps": "30,20", "back_steps": 30},
-    "projected": {"max_iterations": 4},
-}  # fmt: skip
+    "gradient_descent": {"max_iterations": 100},
+    "adam": {"max_iterations": 50, "restarts": 2},
+}
 # These make the same steps whatever they reach.
-FIXED = ("gradient_descent", "adam", "plugin")
+FIXED = ("gradient_descent", "adam")
 BATCH, CODE = 3, 1e-9
 BROKEN = ("other status", "other freedom", "other identifiable", "other code", "errors")
 
@@ -80,17 +78,13 @@ def _times(layer: Layer, weights: float, biases: float) -> Layer:
     return Layer(replace(layer.affine, steps=(dense,)), layer.activation)
 
 
-def in_units(name: str, unit: float, of_operator: float) -> dict[str, Any]:
-    """The options of a method, with those in units of y and of the operator."""
+def in_units(name: str, unit: float) -> dict[str, Any]:
+    """The options of a method, with those in units of y."""
     options = dict(STEPS.get(name, {}))
     if name == "gradient_descent":
         options |= {"learning_rate": 1e-3 / unit / unit, "gradient_tolerance": 1e-9 * unit * unit}
-    if name == "plugin":
-        options |= {"learning_rate": 0.01 / unit / unit}  # a step that overshoots makes rounding grow
     if name == "adam":
         options |= {"epsilon": 1e-8 * unit * unit, "gradient_tolerance": 1e-9 * unit * unit}
-    if name == "projected":
-        options |= {"step": 0.5 / of_operator / of_operator}
     return options
 
 
@@ -105,7 +99,7 @@ def inversion(network: Network, y: Any, matrix: Any, name: str, where: str, fact
         operator = unrelu.Matrix(matrix * factor)
     if where in ("uniform", "gaussian"):
         noise = f"{where}:{0.05 * unit!r}"
-    options = in_units(name, unit, factor if where == "operator" else 1.0)
+    options = in_units(name, unit)
     return unrelu.invert(network, y * unit, name, operator=operator, noise=noise, seed=1, scale="none", **options)
 
 
@@ -132,8 +126,6 @@ def row(network: Network, what: str, name: str, case: tuple[str, Any, Any], powe
     told = reference.status == unrelu.Status.EXACT_FIT
     if name in FIXED:
         told[:] = True
-    if name == "ilo":
-        told[:] = False
     found: dict[str, Any] = {"what": what, "tried": 0, **dict.fromkeys(BROKEN, 0), "largest difference of codes": 0.0}
     for power in powers:
         found["tried"] += 1

@@ -29,7 +29,7 @@ Array = npt.NDArray[Any]
 # Relative to the largest entry: what another order of sums may change in a code, times a condition number of 1e3.
 ROUNDING = 1e-9
 # Descents of a fixed number of steps: rounding grows from step to step.
-LOOSE = {"gradient_descent": 1e-6, "adam": 1e-6, "ilo": 1e-6, "plugin": 1e-6, "projected": 1e-6, "auto": 1e-6}
+LOOSE = {"gradient_descent": 1e-6, "adam": 1e-6, "auto": 1e-6}
 NETS = {
     "random 5-20-60": ((5, 20, 60), "relu", False),
     "random 10-30-60": ((10, 30, 60), "relu", True),
@@ -37,9 +37,9 @@ NETS = {
     "sigmoid 4-20-50": ((4, 20, 50), "sigmoid", True),
 }
 SHORT: dict[str, dict[str, Any]] = {
-    "gradient_descent": {"max_iterations": 200}, "adam": {"max_iterations": 100, "restarts": 2},
-    "ilo": {"max_iterations": 50}, "plugin": {"max_iterations": 200}, "projected": {"max_iterations": 5},
-}  # fmt: skip
+    "gradient_descent": {"max_iterations": 200},
+    "adam": {"max_iterations": 100, "restarts": 2},
+}
 
 
 def networks() -> Iterator[tuple[str, Any]]:

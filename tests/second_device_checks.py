@@ -79,9 +79,6 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
         "lm": (dense, "lm", {"z0": START}),
         "adam": (dense, "adam", {"z0": START, "max_iterations": 20, "restarts": 1}),
         "gradient_descent": (dense, "gradient_descent", {"z0": START, "max_iterations": 20}),
-        "ilo": (dense, "ilo", {"z0": START, "steps": 10}),
-        "plugin": (dense, "plugin", {"z0": START, "max_iterations": 20}),
-        "projected": (dense, "projected", {"z0": START, "max_iterations": 2}),
     }
     found, large = {}, sample_cache._LARGE
     for name, (net, method, options) in asked.items():

@@ -25,8 +25,7 @@ from unrelu.search.joint_search import JointSearch
 # Units as far apart as those of an emulator's parameters.
 LOWER, UPPER = np.array([-1.0, -2.0, 0.0, 10.0, -50.0]), np.array([1.0, 2.0, 1e-3, 20.0, 50.0])
 # Coordinates that some true codes have at a bound.
-METHODS = ("auto", "lm", "adam", "gradient_descent", "ilo", "plugin", "projected", "exact", "linf", "l1", "relaxed",
-           "least_squares")  # fmt: skip
+METHODS = ("auto", "lm", "adam", "gradient_descent", "exact", "linf", "l1", "relaxed", "least_squares")
 
 
 def emulator(activation="relu,identity"):

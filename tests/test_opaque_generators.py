@@ -57,7 +57,6 @@ def test_lm_finds_the_code_from_a_start_nearby(name, dtype):
     [
         ("gradient_descent", {"learning_rate": 1e-3, "max_iterations": 30}),
         ("adam", {"max_iterations": 30, "restarts": 2}),
-        ("projected", {"projection": "lm", "step": 1.0, "max_iterations": 2}),
     ],
 )
 def test_baselines_that_need_no_layers_descend(name, method, options):
@@ -119,13 +118,6 @@ def test_layerwise_methods_refuse_with_the_name_of_the_node(method):
         with pytest.raises(UnsupportedModelError) as caught:
             invert(net, y, **options)
         assert str(caught.value) == said
-
-
-@pytest.mark.parametrize("method", ["plugin", "ilo", "projected"])
-def test_baselines_that_need_layers_say_so(method):
-    net = OPAQUE["residual"]
-    with pytest.raises(UnsupportedModelError, match=f"node 'add' joins.*method='{method}' needs a chain of layers"):
-        invert(net, net(codes(net)), method)
 
 
 def test_there_are_no_layers():

@@ -44,7 +44,7 @@ def test_no_method_depends_on_units(method, where):
 
 
 @pytest.mark.parametrize("where", ["operator", "uniform", "gaussian"])
-@pytest.mark.parametrize("method", ["auto", "lm", "linf", "least_squares", "projected"])
+@pytest.mark.parametrize("method", ["auto", "lm", "linf", "least_squares"])
 def test_nor_with_measurements_and_noise(method, where):
     case = next(case for case in cases(SMALL, 0) if case[0] == where)
     found = row(SMALL, "", method, case, FAR)

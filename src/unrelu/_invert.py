@@ -64,8 +64,8 @@ def invert(
             If the output has named parts, y, noise and operator may be dictionaries by part
             (:mod:`unrelu.measurements.named_parts`).
         method: a name of the registry ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm",
-            "gradient_descent", "adam", "plugin", "ilo", "projected") with its options as keywords; an object of
-            :mod:`unrelu.methods` with its options, such as ``LevenbergMarquardt(start="linf")``; or your own callable,
+            "gradient_descent", "adam") with its options as keywords; an object of :mod:`unrelu.methods` with its
+            options, such as ``LevenbergMarquardt(start="linf")``; or your own callable,
             ``method(problem) -> Inversion``.
         operator: A. None means that the whole output is observed. A 0/1 mask of the output's shape, or one for each
             observation, hides entries; y keeps that shape, and entries under a 0 are ignored. For y of shape (m,) or

@@ -21,9 +21,6 @@ from typing import Any, cast, get_args, get_type_hints
 
 from unrelu.baselines.adam import Adam
 from unrelu.baselines.gradient_descent import GradientDescent
-from unrelu.baselines.ilo import Ilo
-from unrelu.baselines.plugin import Plugin
-from unrelu.baselines.projected_gradient import Projected
 from unrelu.errors import OptionError
 from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.layerwise.layer_by_layer import Layerwise
@@ -40,12 +37,9 @@ __all__ = [
     "Adam",
     "Exact",
     "GradientDescent",
-    "Ilo",
     "LInf",
     "LeastSquares",
     "LevenbergMarquardt",
-    "Plugin",
-    "Projected",
     "Relaxed",
     "Search",
 ]
@@ -107,9 +101,6 @@ METHODS: dict[str, Entry] = {
     "lm": Entry("Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt),
     "gradient_descent": Entry("the paper's gradient-descent baseline", "l2", GradientDescent),
     "adam": Entry("CSGM: Adam on the code from several random starts", "l2", Adam),
-    "plugin": Entry("PLUGIn: steps through the transposed weights, with no activation's derivative", "l2", Plugin),
-    "ilo": Entry("intermediate-layer optimisation: Adam on the code, then on the layers' inputs", "l2", Ilo),
-    "projected": Entry("projected gradient on the output, with an inversion as its projection", "l2", Projected),
 }
 
 

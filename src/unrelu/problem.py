@@ -423,12 +423,12 @@ class Problem:
         if self.stated_loss is not None:
             stated = "loss=" if self.norm == "loss" else f"norm={self.norm!r}"
             raise UnsupportedModelError(
-                f"method={method!r} does not minimise {stated}: use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
+                f"method={method!r} does not minimise {stated}: use 'auto', 'lm', 'adam' or 'gradient_descent'"
             )
         if self.noise.likelihood is not None:
             raise UnsupportedModelError(
                 f"method={method!r} is for errors that are added to the output and compared in a norm; "
-                f"noise={self.noise} has a deviance: use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"
+                f"noise={self.noise} has a deviance: use 'auto', 'lm', 'adam' or 'gradient_descent'"
             )
 
     def part(self, observations: Index, control: Control | None = None, z0: Array | None = None) -> Problem:

@@ -133,7 +133,7 @@ def test_npz_observations(run):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_offered_and_runs(run, method):
-    short = {"gradient_descent", "adam", "plugin", "projected"}
+    short = {"gradient_descent", "adam"}
     options = ["-O", "max_iterations=20"] if method in short else []
     assert run("invert", "net.npz", "noisy.npy", "-o", "out", "--method", method, *options)[0] == 0
     assert {row["method"] for row in rows()} == {method}
@@ -146,14 +146,6 @@ def test_options_reach_the_method(run):
     expected = unrelu.invert(unrelu.load("net.npz"), np.load("noisy.npy"), "lm", max_iterations=1, damping=0.5)
     np.testing.assert_array_equal(np.load("out/codes.npy"), expected.z)
     assert {row["nit"] for row in rows()} == {1}
-
-
-@pytest.mark.parametrize("steps", ["30", "30,20"])
-def test_one_number_is_a_list_of_one(run, steps):
-    arguments = ("invert", "net.npz", "noisy.npy", "-o", "out", "--method", "ilo", "-O", f"steps={steps}")
-    assert run(*arguments, "-O", "back_steps=10")[0] == 0
-    expected = unrelu.invert(unrelu.load("net.npz"), np.load("noisy.npy"), "ilo", steps=steps, back_steps=10)
-    np.testing.assert_array_equal(np.load("out/codes.npy"), expected.z)
 
 
 def test_noise_norm_and_seed_reach_the_problem(run):
@@ -230,10 +222,6 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         (("net.npz", "y.npy", "-O", "rounds=many"), "option rounds='many' of method 'auto' must be a whole number"),
         (("net.npz", "y.npy", "-O", "rounds=-1"), "rounds=-1 must be at least 0"),
         (("net.npz", "y.npy", "-O", "rounds=0"), "rounds=0 makes no restarts"),
-        (
-            ("net.npz", "y.npy", "--method", "ilo", "-O", "steps=1.5"),
-            "option steps=1.5 of method 'ilo' must be a string or a whole number",
-        ),
         (("net.npz", "y.npy", "--noise", "gaussian"), "--noise 'gaussian': the level '' is not a number"),
         (("net.npz", "y.npy", "--norm", "l0"), "--norm 'l0' is unknown"),
         (

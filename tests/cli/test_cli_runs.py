@@ -79,7 +79,7 @@ def test_a_method_that_does_not_suit_the_generator_is_refused_before_the_folder_
     digits = unrelu.zoo.observations("mnist-dcgan")[:2]
     np.save("digits.npy", digits)
     narrow, large = "layer 3 (6272 -> 784) has fewer outputs than inputs", "layer 2 (3136 -> 6272) is too large for"
-    for method in ("linf", "exact", "l1", "relaxed", "least_squares", "projected"):
+    for method in ("linf", "exact", "l1", "relaxed", "least_squares"):
         code, out, err = run(command, "mnist-dcgan", "digits.npy", "-o", "out", "--method", method)
         assert (code, out) == (2, "")
         assert (large if method == "exact" else narrow) in err

@@ -111,7 +111,7 @@ def test_normal_equations_are_those_of_fisher_scoring(noise):
 
 
 @every_noise
-@pytest.mark.parametrize("method", ["auto", "lm", "adam", "ilo", "gradient_descent"])
+@pytest.mark.parametrize("method", ["auto", "lm", "adam", "gradient_descent"])
 def test_the_optimum_is_that_of_scipy(noise, method):
     # The other two have flat valleys, in which gradient descent takes ten thousand steps.
     truth = TRUTH[[0, 1, 3, 5]] if method == "gradient_descent" else TRUTH
@@ -312,8 +312,7 @@ def test_an_object_is_its_text(noise):
         (1.0, {"norm": "linf"}, InputError, "norm='linf': noise=poisson"),
         (1.0, {"method": "linf"}, UnsupportedModelError, "method='linf' is for errors that are added to the output"),
         (1.0, {"method": "exact"}, UnsupportedModelError, "method='exact' is for errors that are added"),
-        (1.0, {"method": "plugin"}, UnsupportedModelError, "method='plugin' is for errors that are added"),
-        (1.0, {"method": "projected"}, UnsupportedModelError, "use 'auto', 'lm', 'adam', 'ilo' or 'gradient_descent'"),
+        (1.0, {"method": "l1"}, UnsupportedModelError, "use 'auto', 'lm', 'adam' or 'gradient_descent'"),
         (1.0, {"method": "lm", "start": "linf"}, UnsupportedModelError, "is for errors that are added"),
     ],
 )

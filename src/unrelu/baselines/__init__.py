@@ -1,1 +1,1 @@
-"""Published methods of other authors: gradient descent, Adam, PLUGIn, ILO, projected gradient."""
+"""Published methods of other authors: gradient descent and Adam."""

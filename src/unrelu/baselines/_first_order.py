@@ -11,10 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.errors import UnsupportedModelError
-from unrelu.local_search.squared_error import SquaredError
-from unrelu.problem import Control, Problem, Progress
-from unrelu.result import Inversion, Status
+from unrelu.problem import Control, Progress
+from unrelu.result import Status
 from unrelu.runtime.array_types import Integers
 
 # Maps codes (a, k) and their numbers in the batch (a,) to the codes after a step (a, k), and which have converged (a,).
@@ -38,11 +36,6 @@ class Descent(NamedTuple):
     z: Tensor
     status: npt.NDArray[np.object_]
     nit: Integers
-
-    @property
-    def halted(self) -> bool:
-        """Whether the time limit or the callback ended the descent."""
-        return Status.TIME_LIMIT in self.status or Status.STOPPED in self.status
 
 
 def descend(
@@ -76,27 +69,3 @@ def descend(
                 status[left], nit[left] = reason, t
         active = active[going]
     return Descent(z, status, nit)
-
-
-def descend_from_start(
-    problem: Problem, objective: SquaredError, step: Step, iterations: int, method: str
-) -> Inversion:
-    """The result of running a step from the start of every observation, all at once."""
-
-    def report(iteration: int, active: Tensor, z: Tensor) -> Progress:
-        return Progress(method, iteration, len(z) - len(active), len(z), z.cpu().double().numpy().copy())
-
-    start = objective.tensor(problem.start())
-    run = descend(start, step, iterations, problem.control, report, objective.clip)
-    codes = run.z.cpu().double().numpy()
-    return Inversion.of(problem, codes, method=method, status=run.status, nit=run.nit, norm=problem.descent_norm)
-
-
-def need_adjoint(problem: Problem, method: str) -> None:
-    """Raise an error for counts and for measurements without an adjoint, which the method needs."""
-    problem.refuse_loss(method)
-    if not problem.operator.linear:
-        raise UnsupportedModelError(
-            f"method={method!r} needs the adjoint of A, but {problem.operator.unweighted.refused}, so it has none: use "
-            "method='auto' or 'lm'"
-        )

@@ -91,7 +91,7 @@ class Adam:
 
         tolerance = _TOLERANCE if self.gradient_tolerance is None else problem.rescaled(self.gradient_tolerance, 2)
         epsilon = _EPSILON if self.epsilon is None else problem.rescaled(self.epsilon, 2)
-        step = AdamSteps(gradient, starts, lambda t: self.learning_rate or rate, tolerance, epsilon)
+        step = _AdamStep(gradient, starts, self.learning_rate or rate, tolerance, epsilon)
         run = descend(starts, step, self.max_iterations or iterations, problem.control, report, objective.clip)
         kept = best(objective.measure(run.z, observations)).cpu().numpy()
         status = run.status[kept]
@@ -102,24 +102,19 @@ class Adam:
         return Inversion.of(problem, codes, method="adam", status=status, nit=nit, norm=problem.descent_norm)
 
 
-class AdamSteps:
+class _AdamStep:
     """Adam as a :data:`~unrelu.baselines._first_order.Step`; codes have their own moments and share the step count.
 
     Args:
         gradient: maps codes (a, k) and their numbers (a,) to gradients (a, k).
         z: all codes, (b, k).
-        rate: the learning rate of step t = 0, 1, ...
+        rate: the learning rate.
         tolerance: a code has converged when its gradient norm is at most this.
         epsilon: the constant that keeps the quotient finite.
     """
 
     def __init__(
-        self,
-        gradient: Callable[[Tensor, Tensor], Tensor],
-        z: Tensor,
-        rate: Callable[[int], float],
-        tolerance: float = 0.0,
-        epsilon: float = _EPSILON,
+        self, gradient: Callable[[Tensor, Tensor], Tensor], z: Tensor, rate: float, tolerance: float, epsilon: float
     ) -> None:
         self.gradient, self.rate, self.tolerance, self.epsilon = gradient, rate, tolerance, epsilon
         self.first, self.second, self.steps = torch.zeros_like(z), torch.zeros_like(z), 0
@@ -129,7 +124,6 @@ class AdamSteps:
         g = self.gradient(z, at)
         self.first[at] = m = _BETA1 * self.first[at] + (1 - _BETA1) * g
         self.second[at] = v = _BETA2 * self.second[at] + (1 - _BETA2) * g * g
-        rate = self.rate(self.steps)
         self.steps += 1
         m, v = m / (1 - _BETA1**self.steps), v / (1 - _BETA2**self.steps)
-        return z - rate * m / (v.sqrt() + self.epsilon), g.norm(dim=1) <= self.tolerance
+        return z - self.rate * m / (v.sqrt() + self.epsilon), g.norm(dim=1) <= self.tolerance

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unrelu.baselines._first_order import descend_from_start
+from unrelu.baselines._first_order import descend
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.problem import Problem
+from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion
 
 # Step length and iterations of the paper's section 5.1 and 5.2.
@@ -60,4 +60,11 @@ class GradientDescent:
             gradient = gradient * ~objective.held(z, gradient)
             return z - rate * gradient, gradient.norm(dim=1) <= tolerance
 
-        return descend_from_start(problem, objective, step, self.max_iterations or iterations, "gradient_descent")
+        def report(t: int, active: Tensor, z: Tensor) -> Progress:
+            done = len(z) - len(active)
+            return Progress("gradient_descent", t, done, len(z), z.cpu().double().numpy().copy())
+
+        start, limit = objective.tensor(problem.start()), self.max_iterations or iterations
+        run = descend(start, step, limit, problem.control, report, objective.clip)
+        codes, norm = run.z.cpu().double().numpy(), problem.descent_norm
+        return Inversion.of(problem, codes, method="gradient_descent", status=run.status, nit=run.nit, norm=norm)

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from unrelu.models.generator import Generator
 
 # A test compares these names with the registries.
-METHODS = (
-    "auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm", "gradient_descent", "adam", "plugin", "ilo",
-    "projected",
-)  # fmt: skip
+METHODS = ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm", "gradient_descent", "adam")
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 _SOURCES = sorted((Path(__file__).parent.parent / "measurements").glob("*_noise.py"))
 NOISE = tuple(name for path in _SOURCES for name in re.findall(r'^    name.* = "([\w-]+)"$', path.read_text(), re.M))

@@ -74,7 +74,7 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
     what = whitened if problem.given else "operator="
     raise UnsupportedModelError(
         f"method={method!r} inverts layer by layer, but {what} mixes the outputs of the last activation "
-        f"({activation}): use method='auto', 'lm' or 'projected'"
+        f"({activation}): use method='auto' or 'lm'"
     )
 
 

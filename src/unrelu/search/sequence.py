@@ -36,7 +36,7 @@ def check_sequence(sequence: object, method: object, problem: Problem, z0: npt.A
     if isinstance(method, Layerwise):
         raise OptionError(
             f"sequence=True starts from the code of the observation before, and method={method.name!r} takes no "
-            "start: use 'auto', 'lm', 'adam', 'gradient_descent', 'ilo', 'plugin' or 'projected'"
+            "start: use 'auto', 'lm', 'adam' or 'gradient_descent'"
         )
     if problem.single:
         raise InputError("sequence=True: y is one observation; pass a batch (B, ...), its observations in their order")

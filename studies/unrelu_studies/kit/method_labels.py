@@ -31,7 +31,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     # steps there; after 2,000 its mean errors change by less than 1%.
     "GD, PLUGIn's step": ("gradient_descent", {"learning_rate": 4.0, "max_iterations": 2_000}),
     "adam": ("adam", {}),
-    "plugin": ("plugin", {"setting": "synthetic"}),
     "lm": ("lm", {}),
     "auto": ("auto", {}),
 }

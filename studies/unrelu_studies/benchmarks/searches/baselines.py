@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 import unrelu
 from unrelu.models.network import Network
+from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
@@ -19,9 +21,12 @@ from unrelu_studies.kit.method_labels import METHODS
 from unrelu_studies.kit.random_instances import gaussian_measurements, gaussian_network, on_sphere
 from unrelu_studies.kit.timing import timed
 from unrelu_studies.kit.unit_runner import Unit
+from unrelu_studies.peers.ilo import Ilo
+from unrelu_studies.peers.plugin import Plugin
+from unrelu_studies.peers.projected_gradient import ProjectedGradient
 
-# A method and its options.
-Method = tuple[str, dict[str, Any]]
+# A method, by its name or as an object, and the options of :func:`unrelu.invert`.
+Method = tuple[str | Callable[[Problem], Inversion], dict[str, Any]]
 
 # Networks a cell of PLUGIn's setting; images a cell of CSGM's and of Figure 4; both in a quick run.
 TRIALS, IMAGES, QUICK = 10, 5, 1
@@ -32,9 +37,10 @@ PLUGIN_PUBLISHED = {0.105: (0.071, 0.29), 0.21: (0.157, 0.50), 1.0: (1.03, 2.9)}
 PLUGIN_SIZES = (20, 600, 500, 500)
 PLUGIN_METHODS: dict[str, Method] = {
     "gradient_descent": METHODS["GD, PLUGIn's step"],
-    "plugin": METHODS["plugin"],
-    "plugin, step 2^d": ("plugin", {"setting": "theory"}),
-    **{name: (name, {}) for name in ("ilo", "lm", "auto")},
+    "plugin": (Plugin(theta=3 / 8), {}),
+    "plugin, step 2^d": (Plugin(theta=1.0), {}),
+    "ilo": (Ilo(), {}),
+    **{name: (name, {}) for name in ("lm", "auto")},
 }
 
 CSGM_MEASUREMENTS = (10, 25, 50, 100, 200, 300, 400, 500, 750)
@@ -51,11 +57,11 @@ CSGM_METHODS: dict[str, Method] = {
 # Step 1 fills hidden pixels with those of the iterate; step 0.5 and 10 projections are Shah and Hegde's.
 _FILL: dict[str, Any] = {"step": 1.0, "max_iterations": 50}
 FIGURE4_METHODS: dict[str, Method] = {
-    "projected (linf, step 0.5, 10 times)": ("projected", {}),
-    "projected, linf": ("projected", {"projection": "linf", **_FILL}),
-    "projected, l1": ("projected", {"projection": "l1", **_FILL}),
-    "projected, lm": ("projected", {"projection": "lm", **_FILL}),
-    **{name: (name, {}) for name in ("gradient_descent", "adam", "plugin", "ilo")},
+    "projected (linf, step 0.5, 10 times)": (ProjectedGradient(), {}),
+    **{f"projected, {name}": (ProjectedGradient(name, **_FILL), {}) for name in ("linf", "l1", "lm")},
+    **{name: (name, {}) for name in ("gradient_descent", "adam")},
+    "plugin": (Plugin(), {}),
+    "ilo": (Ilo(), {}),
     "linf on the observed rows": ("linf", {}),
     "lm": ("lm", {}),
     "auto": ("auto", {}),
@@ -83,8 +89,8 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
 
 
 def _timed(network: Network, y: npt.ArrayLike, method: Method, **given: Any) -> tuple[Inversion, float]:
-    name, options = method
-    return timed(partial(unrelu.invert, network, y, name, **options, **given))
+    how, options = method
+    return timed(partial(unrelu.invert, network, y, how, **options, **given))
 
 
 def _plugin_setting(level: float, name: str, trials: int, seed: int) -> dict[str, Any]:

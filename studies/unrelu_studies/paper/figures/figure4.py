@@ -21,6 +21,7 @@ from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.trained_generators import BOTH, TrainedGenerator, named
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict, on_each_generator
+from unrelu_studies.peers.projected_gradient import ProjectedGradient
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -36,10 +37,10 @@ _REASONABLE = 0.1
 _MASKS = ("half of the pixels", "a quarter of them", "all but 8 x 8", "all but 12 x 12", "the upper half")
 # Step 1 fills the hidden pixels with those of the iterate; step 0.5 and 10 projections are Shah and Hegde's.
 _FILL: dict[str, Any] = {"step": 1.0, "max_iterations": 50}
-_RUN: dict[str, tuple[str, dict[str, Any]]] = {
-    "projected": ("projected", {"projection": "linf"}),
-    "projected, filling": ("projected", {"projection": "linf", **_FILL}),
-    "projected, lm": ("projected", {"projection": "lm", **_FILL}),
+_RUN: dict[str, tuple[str | ProjectedGradient, dict[str, Any]]] = {
+    "projected": (ProjectedGradient("linf"), {}),
+    "projected, filling": (ProjectedGradient("linf", **_FILL), {}),
+    "projected, lm": (ProjectedGradient("lm", **_FILL), {}),
     "linf": ("linf", {}),
     "GD": METHODS["GD, trained"],
     "adam": ("adam", {"restarts": _ADAM_STARTS}),

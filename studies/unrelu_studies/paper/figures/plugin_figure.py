@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from unrelu._invert import invert
 from unrelu_studies.kit.measures import errors, median, relative_error, said
-from unrelu_studies.kit.method_labels import run
+from unrelu_studies.kit.method_labels import METHODS
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, legend, panels, tidy
 from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, on_sphere, random
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
+from unrelu_studies.peers.plugin import Plugin
 
 _SIZES = (20, 600, 500, 500)
 # Noise norm -> mean relative error of gradient descent and of PLUGIn over 20 trials, read off Figure 2a there.
 _PUBLISHED = {0.105: (0.071, 0.29), 0.21: (0.157, 0.50), 1.0: (1.03, 2.9)}
 _GD = "GD, PLUGIn's step"
-_METHODS = ("plugin", _GD, "lm", "auto")
+_RUN: dict[str, tuple[str | Plugin, dict[str, Any]]] = {
+    "plugin": (Plugin(theta=3 / 8), {}),
+    **{label: METHODS[label] for label in (_GD, "lm", "auto")},
+}
+_METHODS = tuple(_RUN)
 # Means of 20 errors that were read off a plot.
 _CLOSE, _NEAR = 0.25, 0.5
 
@@ -38,7 +45,8 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
     for level in (0.105, 1.0) if quick else _PUBLISHED:
         y = network(truth) + level * e
         for method in _METHODS:
-            result = run(method, network, y, seed=start)
+            how, options = _RUN[method]
+            result = invert(network, y, how, seed=start, **options)
             rows.append((unit[0], level, method, float(relative_error(result.z, truth)), float(result.seconds)))
     return rows
 
