@@ -40,12 +40,13 @@ from unrelu.runtime.host import computing, forkable_lock
 
 _ELEMENTWISE_MODULES = (
     nn.Identity, nn.Dropout, nn.AlphaDropout, nn.BatchNorm1d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh,
-    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh,
+    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
 )  # fmt: skip
 # Functions and methods of tensors that keep the shape, and methods that reshape.
 _ELEMENTWISE = {
     "relu", "relu_", "leaky_relu", "leaky_relu_", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid", "dropout",
-    "contiguous", "to", "float", "double", "clone",
+    "selu", "celu", "mish", "hardtanh", "hardsigmoid", "hardswish", "sin", "contiguous", "to", "float", "double",
+    "clone",
 }  # fmt: skip
 _RESHAPES = {"view", "reshape"}
 # Heights and widths (or lengths) of a code that are tried if a module begins with a convolution.
