@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
+from unrelu.loaders._gated_activations import gated
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Shape, Step
 from unrelu.models.generator import numbers
@@ -375,6 +376,11 @@ def sloped(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x >= 0, x, slope * x)
 
 
+def _gated(x: Flow, parts: Sequence[Part]) -> list[Part]:
+    """An activation that the graph wrote out as a product."""
+    return list(parts)
+
+
 def _sloped(x: Flow, slope: Tensor) -> list[Part]:
     return [Activation.of_slope(constant(slope, x.shape).numpy())]
 
@@ -536,7 +542,7 @@ FUNCTIONS: dict[Any, Handler] = {
     for spelled in (name, name + "_")
     if hasattr(space, spelled) and not isinstance(getattr(space, spelled), type)
 }
-FUNCTIONS[sloped] = _sloped
+FUNCTIONS |= {sloped: _sloped, gated: _gated}
 METHODS: dict[str, Handler] = {
     spelled: handler
     for name, handler in _HANDLERS.items()

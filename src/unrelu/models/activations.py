@@ -240,21 +240,23 @@ class Activation:
         return cls("leaky_relu" if 0 < one < 1 else "prelu", one)
 
     @classmethod
-    def joined(cls, activations: Sequence[Activation], sizes: Sequence[int]) -> Activation | None:
-        """The activation of outputs of which each of several has so many, in turn; None if base functions differ.
+    def joined(cls, activations: Sequence[Activation], sizes: Sequence[int]) -> Activation:
+        """The activation of outputs of which each of several has so many, in turn, all with the first base function.
 
-        The identity has the base function of any other.
+        The identity may be among the others, as it has any base function.
         """
-        bent = {a.kind: a.name for a in activations if not a.linear}
-        if len(bent) > 1:
-            return None
-        parts = list(zip(activations, sizes, strict=True))
-        c = np.concatenate([np.broadcast_to(a.slope, n) for a, n in parts])
-        c = c[0] if (c == c[0]).all() else c
-        if not any(kind != PIECEWISE_LINEAR for kind in bent):
-            return cls.of_slope(c)
-        a = np.concatenate([np.broadcast_to(1.0 if a.linear else a.steepness, n) for a, n in parts])
-        return cls(*bent.values(), c, steepness=a[0] if (a == a[0]).all() else a)
+        c, a = (
+            np.concatenate([np.broadcast_to(value, n) for value, n in zip(values, sizes, strict=True)])
+            for values in ([each.slope for each in activations], [each.steepness for each in activations])
+        )
+        return activations[0].of_parameters(c, a)
+
+    def of_parameters(self, slopes: Array, steepnesses: Array) -> Activation:
+        """The activation of the same base function with these slopes and steepnesses, (n,)."""
+        c, a = (values[0] if (values == values[0]).all() else values for values in (slopes, steepnesses))
+        if self._base is None:
+            return Activation.of_slope(c)
+        return Activation(self.name, c, steepness=a)
 
     def __str__(self) -> str:
         if self.name == "leaky_relu":
