@@ -96,6 +96,14 @@ ACTIVATIONS = {
     "exp": Activation("exp"),
     "swish": Activation("swish"),
     "swish_learned": Activation("swish", [-1.1, 0.2, 0.0, 1.7], steepness=[-0.4, 0.0, 3.0, 40.0]),
+    **{name: Activation(name) for name in ("gelu", "gelu_tanh", "mish", "hardswish", "sin")},
+    **{name: Activation(name) for name in ("hardsigmoid", "hardtanh", "softplus", "elu", "selu")},
+    # A value that passes through beside others, and steepnesses of both signs.
+    **{
+        f"{name}_passing": Activation(name, [0.0, 1.0, 0.0, 0.0], steepness=[1.0, 1.0, 0.7, -0.5])
+        for name in ("tanh", "exp", "gelu", "hardsigmoid", "softplus", "elu", "selu")
+    },
+    "tanh_mixed": Activation("tanh", 0.3, steepness=0.5),
 }
 MONOTONE = [name for name, activation in ACTIVATIONS.items() if activation.monotone]
 

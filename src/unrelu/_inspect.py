@@ -195,8 +195,9 @@ def _layers(network: Network, z: Array) -> tuple[tuple[LayerInspection, ...], fl
     layers = []
     for layer, on in zip(network.layers, network.pattern(z), strict=True):
         flat = on.reshape(len(z), -1)
-        determining = flat | layer.activation.invertible | (layer.activation.slopes(layer.n_out) > 0)
-        determining &= not layer.activation.smooth or layer.activation.invertible  # outputs of a swish have two origins
+        slopes = layer.activation.slopes(layer.n_out)
+        determining = flat | layer.activation.invertible | (slopes > 0)
+        determining &= ~np.isnan(slopes) | layer.activation.invertible  # outputs of a swish have two origins
         enough = determining.sum(axis=1) >= layer.n_in
         every &= enough
         steps = [type(s).__name__ for s in layer.affine.steps if not isinstance(s, Reshape)]

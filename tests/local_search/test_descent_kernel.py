@@ -11,20 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unrelu
-from tests.support import compiled, random_network
+from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
-from unrelu.local_search.packed_observations import (
-    PIECEWISE_LINEAR,
-    TANH,
-    PackedLayer,
-    PackedNetwork,
-    PackedObservations,
-)
+from unrelu.local_search.packed_observations import PackedLayer, PackedNetwork, PackedObservations
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.dense_linear_algebra import ROUTINES, SGEMM
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.models.activations import Activation
+from unrelu.models.activations import PIECEWISE_LINEAR, TANH, Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
 from unrelu.problem import Problem
@@ -205,6 +199,23 @@ def test_neurons_that_are_off_take_part_in_no_smoothed_network_either():
     assert (np.diag(found.jacobian)[:2] > 0.5).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_activation_in_compiled_code(dtype):
+    """Values and derivatives of base functions, mixed with lines and at any steepness, as in PyTorch."""
+    activate, u = compiled(kernel._activate), np.linspace(-9, 9, 400).astype(dtype)
+    for activation in ACTIVATIONS.values():
+        whole = activation.of(np.arange(400) % 4) if activation.slope.ndim else activation
+        parameters = np.concatenate([np.broadcast_to(v, 400) for v in (whole.slope, whole.steepness)]).astype(dtype)
+        x, slopes = np.zeros((2, 400), dtype)
+        activate(whole.kind, parameters, dtype(0), u, x, slopes)
+        at = torch.from_numpy(u.astype(np.float64))
+        expected = whole.forward(at)
+        derivative = whole.derivative(at, expected).numpy()
+        rounding = 30 * np.finfo(dtype).eps * np.maximum(np.abs(u), np.maximum(1, np.abs(expected.numpy())))
+        assert (np.abs(x - expected.numpy()) <= rounding).all(), str(activation)
+        assert (np.abs(slopes - derivative) <= np.maximum(1, np.abs(u)) * rounding).all(), str(activation)
+
+
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +227,7 @@ def test_layers_lie_one_after_another():
     numbers, layout, sizes = PackedNetwork.of(layers)
     assert sizes.tolist() == [1.0, 3.0]
     assert numbers.dtype == np.float32
-    assert len(numbers) == sum(layer.matrix.size + 2 * len(layer.bias) for layer in layers) + 2
+    assert len(numbers) == sum(layer.matrix.size + 3 * len(layer.bias) for layer in layers) + 2
     for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
         n, m = matrix.shape
         begin, at, kink, inputs, outputs, kind, weights = row

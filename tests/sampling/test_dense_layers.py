@@ -12,7 +12,7 @@ from unrelu.sampling._dense_layers import DenseLayers
 
 
 @pytest.mark.parametrize("last", [None, "identity", "exp"])
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.2", "sigmoid", "tanh", "swish"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu:0.2", "sigmoid", "tanh", "swish", "gelu", "softplus"])
 def test_outputs_and_gradients(activation, last):
     network = random_network((3, 8, 12), activation, seed=1, bias=True, last=last)
     weight = np.linspace(0.5, 2.0, 12)

@@ -93,7 +93,7 @@ class _Search:
         self.low, self.high, self.point = -1, -1, system.inside(np.zeros(system.n_in))
         self.answers: dict[int, Answer] = {}
         self.solves, self.pivots, self.limited, self.failed = 0, 0, False, False
-        slope = system.activation.slope
+        slope = system.activation.slopes(system.n_out)
         self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
         self.decides_signs = bool((slope == 0).any())
 
@@ -110,7 +110,9 @@ class _Search:
 
     def suspected(self, h: Array) -> int:
         """The first step at which every output that is inactive at h is classified as inactive."""
-        off = (self.system.activation.slope == 0) & (np.asarray(self.system.matrix @ h) + self.system.bias <= 0)
+        off = (self.system.activation.slopes(self.system.n_out) == 0) & (
+            np.asarray(self.system.matrix @ h) + self.system.bias <= 0
+        )
         return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
     def first_feasible(self, point: Array | None) -> tuple[Answer, int]:

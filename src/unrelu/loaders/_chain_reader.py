@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -20,9 +21,9 @@ from torch import Tensor, fx, nn
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import _torch_operations as torch_operations
+from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._torch_operations import BATCHES, Flow, Part
-from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
+from unrelu.models.affine import Affine, Shape, Step
 from unrelu.models.network import Network
 
 # Errors that PyTorch and NumPy raise when shapes or arguments do not fit.
@@ -101,18 +102,22 @@ class LayerGraph:
         return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def read_chain(graphs: Sequence[LayerGraph], shape: Shape, batches: Sequence[int]) -> Network | UnsupportedModelError:
+def read_chain(
+    graphs: Sequence[LayerGraph], shape: Shape, batches: Sequence[int], walk: type[Walk] | None = None
+) -> Network | UnsupportedModelError:
     """Return the network that the graphs describe, or the error that says why the model is not a chain of layers.
 
     The graphs are of one model, each for one of the batch sizes. Two graphs that differ reveal a dependence on the
-    batch size or on random numbers.
+    batch size or on random numbers. ``walk`` says how layers are read from them; None is a :class:`ChainWalk`.
 
     Raises:
         UnsupportedModelError: the graphs differ, by the batch size or by random numbers.
         ModelError: shapes do not fit, or weights are not finite.
     """
+    for graph in graphs:
+        replace_gated_activations(graph.graph, graph.module, lambda node, of=graph: of.constant(str(node.target)))
     try:
-        walks = [_Walk(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
+        walks = [(walk or ChainWalk)(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
     except UnsupportedModelError as error:
         return error
     one, two = walks[0].parts, walks[-1].parts
@@ -130,67 +135,29 @@ def _same(one: Part, two: Part) -> bool:
         return False
     pairs = [(getattr(one, f.name), getattr(two, f.name)) for f in fields(one)]
     arrays = Tensor | np.ndarray
-    # Smooth activations carry NaN as their slope.
-    return all(np.array_equal(a, b, equal_nan=True) if isinstance(a, arrays) else a == b for a, b in pairs)
+    return all(np.array_equal(a, b) if isinstance(a, arrays) else a == b for a, b in pairs)
 
 
-def same_trunk(chains: Sequence[Network], network: Network) -> bool:
-    """Whether a network has the depth of each of these, and the same layers but for the last."""
-    for other in chains:
-        one, two = _trunk(other), _trunk(network)
-        if len(other.layers) != len(network.layers) or len(one) != len(two) or not all(map(_same, one, two)):
-            return False
-    return True
-
-
-def _trunk(network: Network) -> list[Part]:
-    """The parts of all layers but the last."""
-    parts: list[Part] = []
-    for layer in network.layers[:-1]:
-        parts += [*layer.affine.steps, layer.activation]
-    return parts
-
-
-def joined_heads(chains: Sequence[Network]) -> Network | None:
-    """Networks that differ in their last layer as one, whose last layer has the outputs of all.
-
-    None if a last layer is sparse, as that of a convolution, or if their activations cannot be in one layer: smooth
-    ones that differ.
-    """
-    heads = [chain.layers[-1] for chain in chains]
-    matrices, activations = [head.matrix() for head in heads], [head.activation for head in heads]
-    if any(not isinstance(matrix, np.ndarray) for matrix in matrices):
-        return None
-    activation = activations[0]
-    if activation.slope.ndim or not all(_same(activation, other) for other in activations):
-        if any(each.smooth for each in activations):
-            return None
-        slopes = [np.broadcast_to(head.activation.slope, head.n_out) for head in heads]
-        activation = Activation.of_slope(np.concatenate(slopes))
-    weight = torch.from_numpy(np.concatenate(matrices))
-    bias = torch.from_numpy(np.concatenate([head.bias() for head in heads]))
-    last: list[Part] = [Reshape((heads[0].n_in,)), Dense(weight, bias), activation]
-    return Network.chain([*_trunk(chains[0]), *last], chains[0].latent_shape)
-
-
-class _Walk:
+class Walk(ABC):
     """One walk along a graph. It collects the ``parts`` of the chain, each with its place in the model."""
 
     def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
         self.graph = graph
         self.parts: list[tuple[Part, str]] = []
-        code = graph.code()
-        self._head = Flow(shape, batch, code.meta.get("place", "the input"))
-        self._consumers: dict[Flow, str] = {}
-        values: dict[fx.Node, Any] = {code: self._head}
-        for node in graph.graph.nodes:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-            if node.op == "output":
-                self._finish(args[0])
-            elif node.op != "placeholder":
-                values[node] = self._value(node, args, dict(kwargs))
 
-    def _value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    @abstractmethod
+    def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Any:
+        """What the parts that the node ``place`` applies to ``flow`` give."""
+
+    def joined(self, node: fx.Node, flows: Sequence[Flow], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a node that takes several flows.
+
+        Raises:
+            UnsupportedModelError: it cannot be read.
+        """
+        raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
+
+    def value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a node: a :class:`Flow` if it depends on the code, else the constant."""
         m = self.graph.module(node)
         named = f"node {node.name!r}" if m is None else f"module {str(node.target)!r} ({type(m).__name__})"
@@ -199,14 +166,14 @@ class _Walk:
         fx.node.map_aggregate((args, kwargs), lambda a: flows.append(a) if isinstance(a, Flow) else None)
         with errors_at(place, [flow.shape for flow in flows]):
             if len(flows) > 1:
-                raise UnsupportedModelError("joins two branches; only chains of layers can be inverted")
+                return self.joined(node, flows, args, kwargs)
             if not flows:
                 return self._constant(node, args, kwargs) if m is None else m(*args, **kwargs)
             query = args[1] if node.target is getattr else node.target
             if m is None and query in torch_operations.QUERIES:
                 return _answer(flows[0], query, node.target is getattr, args[1:], kwargs)
             parts = _parts_of_call(node, args, kwargs) if m is None else _parts_of_module(m, args, kwargs)
-            return self._advance(flows[0], parts, place)
+            return self.advance(flows[0], parts, place)
 
     def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "get_attr":
@@ -217,7 +184,24 @@ class _Walk:
         function: Any = getattr(args[0], str(node.target)) if method else node.target
         return function(*args[method:], **kwargs)
 
-    def _advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
+
+class ChainWalk(Walk):
+    """A walk along a graph without branches."""
+
+    def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
+        super().__init__(graph, shape, batch)
+        code = graph.code()
+        self._head = Flow(shape, batch, code.meta.get("place", "the input"))
+        self._consumers: dict[Flow, str] = {}
+        values: dict[fx.Node, Any] = {code: self._head}
+        for node in graph.graph.nodes:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            if node.op == "output":
+                self._finish(args[0])
+            elif node.op != "placeholder":
+                values[node] = self.value(node, args, dict(kwargs))
+
+    def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
         """Append the parts that the node ``place`` applies to ``flow``; return its output."""
         if flow is not self._head:
             raise UnsupportedModelError(
@@ -234,18 +218,28 @@ class _Walk:
 
     def _finish(self, output: Any) -> None:
         """Check that the output of the model is the output of the last part."""
-        # A trace with containers among the default arguments returns a list.
-        if isinstance(output, list | tuple) and len(output) == 1:
-            output = output[0]
-        if not isinstance(output, Flow):
-            several = isinstance(output, tuple | list | dict)
-            what = "several values" if several else "a value that its input does not affect"
-            raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
+        output = single_output(output)
         if output is not self._head:
             raise UnsupportedModelError(
                 f"{self._consumers[output]} takes the output of {output.origin}, which is also the output of the "
                 "model; only chains of layers can be inverted"
             )
+
+
+def single_output(output: Any) -> Flow:
+    """The flow that a model returns.
+
+    Raises:
+        UnsupportedModelError: it returns something else.
+    """
+    # A trace with containers among the default arguments returns a list.
+    if isinstance(output, list | tuple) and len(output) == 1:
+        output = output[0]
+    if not isinstance(output, Flow):
+        several = isinstance(output, tuple | list | dict)
+        what = "several values" if several else "a value that its input does not affect"
+        raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
+    return output
 
 
 def _parts_of_module(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:

@@ -15,6 +15,7 @@ from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedMo
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, errors_at, read_chain
 from unrelu.loaders._graph_recorder import FixedBatchModule, Recorder, StandIn
 from unrelu.loaders._onnx_functions import FUNCTIONS, Call
+from unrelu.loaders._pass_through import read_branches
 from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
 from unrelu.models.network import Network
@@ -87,7 +88,8 @@ def from_onnx(
         except ModelError:
             raise error from None
     found = read_chain(graphs, shape, batches)
-    network = found if isinstance(found, Network) else _opaque(graph, shape, batch, str(found))
+    branching = found if isinstance(found, Network) else read_branches(graphs, shape, batches)
+    network = branching if isinstance(branching, Network) else _opaque(graph, shape, batch, str(found))
     return network.with_parts(graph.parts) if graph.parts else network
 
 

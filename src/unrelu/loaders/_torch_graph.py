@@ -24,9 +24,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders._chain_reader import LayerGraph, code_shape, joined_heads, read_chain, same_trunk
+from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
 from unrelu.loaders._exported_program import is_program, read_program
 from unrelu.loaders._graph_recorder import FixedBatchModule
+from unrelu.loaders._pass_through import read_branches
 from unrelu.loaders._torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
 from unrelu.models.module_copies import frozen, in_double, replica
@@ -37,21 +38,26 @@ from unrelu.models.torch_callables import CalledModule, GeneratorCall, Output, a
 from unrelu.models.torch_opaque import check_mode, opaque
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing, forkable_lock
+from unrelu.runtime.streams import stream
 
 _ELEMENTWISE_MODULES = (
     nn.Identity, nn.Dropout, nn.AlphaDropout, nn.BatchNorm1d, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Sigmoid, nn.Tanh,
-    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh,
+    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
 )  # fmt: skip
 # Functions and methods of tensors that keep the shape, and methods that reshape.
 _ELEMENTWISE = {
     "relu", "relu_", "leaky_relu", "leaky_relu_", "elu", "gelu", "silu", "softplus", "tanh", "sigmoid", "dropout",
-    "contiguous", "to", "float", "double", "clone",
+    "selu", "celu", "mish", "hardtanh", "hardsigmoid", "hardswish", "sin", "contiguous", "to", "float", "double",
+    "clone",
 }  # fmt: skip
 _RESHAPES = {"view", "reshape"}
 # Heights and widths (or lengths) of a code that are tried if a module begins with a convolution.
 _SIDES = range(1, 17)
 
 _Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
+# By which share of its largest output a module may differ from the network that was read from its trace. It may convert
+# to single precision in between.
+_AGREEMENT = 1e-5
 # One trace at a time: torch.fx patches nn.Module for the process, and a second trace would keep the patch.
 _tracing = forkable_lock()
 
@@ -170,10 +176,10 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
         try:
             found = read_chain(graphs, shape, batches)
             if not isinstance(found, Network):
-                heads = _heads(root, shape) if isinstance(root, CalledModule) else None
-                if heads is None:
+                branching = read_branches(graphs, shape, batches)
+                if not (isinstance(branching, Network) and _agree(branching, module)):
                     return opaque(module, shape, str(found))
-                found = heads
+                found = branching
             check_mode(module, shape)
             return found
         except ModelError as error:
@@ -184,19 +190,14 @@ def _network(module: nn.Module, call: GeneratorCall, given: Shape | None) -> Net
             ) from error
 
 
-def _heads(root: CalledModule, shape: Shape) -> Network | None:
-    """The network of a trunk with several heads of one layer, whose outputs are joined; None for other modules."""
-    picks, chains = root.output, list[Network]()
-    for name, pick in picks.items() if isinstance(picks, Mapping) else ():
-        root.output = {name: pick}  # the other heads have no effect then
-        try:
-            found = read_chain([_traced(root) for _ in BATCHES], shape, BATCHES)
-        except ModelError:
-            return None
-        if not isinstance(found, Network) or not same_trunk(chains[:1], found):
-            return None
-        chains.append(found)
-    return joined_heads(chains) if len(chains) > 1 else None
+def _agree(network: Network, module: nn.Module) -> bool:
+    """Whether a network has the outputs of the module at a few codes; no trace says what changes in place."""
+    z = torch.from_numpy(stream("codes of a trace").standard_normal((3, *network.latent_shape)))
+    try:
+        x = frozen(module, torch.float64, torch.device("cpu"))(z.clone()).reshape(3, -1)
+    except Exception:  # the module's own forward runs here
+        return False
+    return torch.allclose(network.forward(z.reshape(3, -1)), x, rtol=_AGREEMENT, atol=_AGREEMENT * float(x.abs().max()))
 
 
 def _called(given: Any, call: GeneratorCall, shape: Shape | None) -> nn.Module:

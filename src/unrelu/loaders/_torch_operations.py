@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
+from unrelu.loaders._gated_activations import gated
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Shape, Step
 from unrelu.models.generator import numbers
@@ -304,6 +305,59 @@ def _activation(name: str) -> Handler:
     return handler
 
 
+def gelu(x: Flow, *, approximate: str = "none") -> list[Part]:
+    """GELU, by the error function or by tanh."""
+    return [Activation("gelu" if approximate == "none" else "gelu_tanh")]
+
+
+def elu(x: Flow, alpha: float = 1.0, inplace: bool = False) -> list[Part]:
+    """ELU without a kink."""
+    if alpha != 1:
+        raise UnsupportedModelError(f"is an ELU with alpha={alpha}, which has a kink at 0; only alpha=1 is supported")
+    return [Activation("elu")]
+
+
+def celu(x: Flow, alpha: float = 1.0, inplace: bool = False) -> list[Part]:
+    """alpha ELU(x / alpha)."""
+    return [Activation("elu", steepness=1 / alpha)]
+
+
+def softplus(x: Flow, beta: float = 1.0, threshold: float = 20.0) -> list[Part]:
+    """log(1 + exp(beta x)) / beta; PyTorch has x where beta x is above the threshold, which is off by exp(-20)."""
+    if threshold < 20:
+        raise UnsupportedModelError(f"is a softplus that jumps at its threshold={threshold}; at least 20 is supported")
+    return [Activation("softplus", steepness=beta)]
+
+
+def clamp(x: Flow, min: Any = None, max: Any = None) -> list[Part]:
+    """Outputs cut off below, above or on both sides: affine maps around a ReLU, hardtanh or hardsigmoid."""
+    low, high = (None if end is None else float(float64(end, "a limit").reshape(())) for end in (min, max))
+    if low is None and high is None:
+        return []
+    if high is None or low is None:
+        end, sign = (low, 1.0) if high is None else (high, -1.0)  # low + relu(x - low), high - relu(high - x)
+        before, after = _scale(x.shape, sign, -sign * end), _scale(x.shape, sign, end)  # type: ignore[operator]
+        return [Activation("relu")] if end == 0 and sign > 0 else [before, Activation("relu"), after]
+    if not low < high:
+        raise UnsupportedModelError(f"cuts outputs off at {low} and {high}, which leaves one value or none")
+    if low == -high:
+        return [Activation("hardtanh", steepness=1 / high)]
+    # low + r min(max(v / 6 r + 1/2, 0), 1), where r = high - low
+    before = _scale(x.shape, 6.0, -6 * low - 3 * (high - low))
+    after = [_scale(x.shape, 1.0, low)] if low else []
+    return [before, Activation("hardsigmoid", steepness=1 / (high - low)), *after]
+
+
+def hardtanh(x: Flow, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> list[Part]:
+    """Outputs cut off on both sides."""
+    return clamp(x, min_val, max_val)
+
+
+def relu6(x: Flow, inplace: bool = False) -> list[Part]:
+    """ReLU cut off at 6."""
+    return clamp(x, 0.0, 6.0)
+
+
 def leaky_relu(x: Flow, negative_slope: float = 0.01, inplace: bool = False) -> list[Part]:
     """LeakyReLU."""
     return [Activation.of_slope(negative_slope)]
@@ -320,6 +374,11 @@ def sloped(x: Tensor, slope: Tensor) -> Tensor:
     if has_torch_function((x, slope)):  # it is being recorded
         return handle_torch_function(sloped, (x, slope), x, slope)
     return torch.where(x >= 0, x, slope * x)
+
+
+def _gated(x: Flow, parts: Sequence[Part]) -> list[Part]:
+    """An activation that the graph wrote out as a product."""
+    return list(parts)
 
 
 def _sloped(x: Flow, slope: Tensor) -> list[Part]:
@@ -440,8 +499,17 @@ def _optional(bias: Tensor | None) -> Tensor | None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 _HANDLERS: dict[str, Handler] = {
-    **{name: _activation(name) for name in ("relu", "sigmoid", "tanh", "exp")},
-    "silu": _activation("swish"),
+    **{
+        name: _activation(name)
+        for name in ("relu", "sigmoid", "tanh", "exp", "silu", "selu", "mish", "hardsigmoid", "hardswish", "sin")
+    },
+    "gelu": gelu,
+    "elu": elu,
+    "celu": celu,
+    "softplus": softplus,
+    **dict.fromkeys(("clamp", "clip"), clamp),
+    "hardtanh": hardtanh,
+    "relu6": relu6,
     "leaky_relu": leaky_relu,
     "prelu": prelu,
     "linear": linear,
@@ -474,7 +542,7 @@ FUNCTIONS: dict[Any, Handler] = {
     for spelled in (name, name + "_")
     if hasattr(space, spelled) and not isinstance(getattr(space, spelled), type)
 }
-FUNCTIONS[sloped] = _sloped
+FUNCTIONS |= {sloped: _sloped, gated: _gated}
 METHODS: dict[str, Handler] = {
     spelled: handler
     for name, handler in _HANDLERS.items()
@@ -502,6 +570,7 @@ def mutates(target: Any, kwargs: dict[str, Any]) -> bool:
 MODULES: tuple[type[nn.Module], ...] = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d,
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Identity,
+    nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout,
     nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.PixelShuffle, nn.ZeroPad1d, nn.ZeroPad2d,
     nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten,

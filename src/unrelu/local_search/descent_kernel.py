@@ -17,22 +17,38 @@ import numpy.typing as npt
 
 from unrelu.local_search.packed_observations import (
     BIAS,
-    EXP,
     INPUTS,
     KIND,
     MATRIX,
     OUTPUTS,
-    PIECEWISE_LINEAR,
-    SIGMOID,
     SLOPE,
-    SWISH,
     WEIGHT,
     PackedLayer,
     PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by, jit, kernel
 from unrelu.lp.dense_linear_algebra import DGEMM, PLAIN, ROUTINES, SGEMM, TRANSPOSED, call, copy
-from unrelu.models.activations import Activation
+from unrelu.models.activations import (
+    ELU,
+    EXP,
+    GELU,
+    GELU_CUBIC,
+    GELU_LINEAR,
+    GELU_TANH,
+    HARDSIGMOID,
+    HARDSWISH,
+    HARDTANH,
+    MISH,
+    PIECEWISE_LINEAR,
+    SELU,
+    SELU_ALPHA,
+    SELU_SCALE,
+    SIGMOID,
+    SIN,
+    SOFTPLUS,
+    TANH,
+    Activation,
+)
 from unrelu.runtime.array_types import Integers
 
 Precision: TypeAlias = type[np.floating[Any]]
@@ -58,12 +74,62 @@ ROOM = 256
 
 
 @jit
+def _gate(kind, t):
+    """g and g' of base functions g(t), which are sigmoids, and t g(t)."""
+    number = type(t)
+    one, half = number(1), number(0.5)
+    if kind == GELU:
+        return half * math.erfc(-t * number(math.sqrt(0.5))), np.exp(-half * t * t) * number(1 / math.sqrt(2 * math.pi))
+    if kind in (HARDSIGMOID, HARDSWISH):
+        return min(max(t / number(6) + half, number(0)), one), number(abs(t) < 3) / number(6)
+    q, rise = t, one
+    if kind == GELU_TANH:
+        q, rise = number(GELU_LINEAR) * t, number(GELU_LINEAR)
+        square = number(GELU_CUBIC) * t * t
+        q, rise = q * (one + square), rise * (one + number(3) * square)
+    elif kind == MISH:  # tanh(log(1 + e)) is the sigmoid of t + log(1 + e / 2), where e = exp(t)
+        e = half * np.exp(min(t, number(40)))
+        q, rise = t + np.log1p(e), one + e / (one + e)
+    s = one / (one + np.exp(-q))
+    return s, s * (one - s) * rise
+
+
+@jit
+def _base_function(kind, t):
+    """b(t) and b'(t) of an activation that is not piecewise linear, in the precision of t."""
+    number = type(t)
+    zero, one = number(0), number(1)
+    if kind == TANH:
+        b = np.tanh(t)
+        return b, one - b * b
+    if kind == EXP:
+        b = np.exp(t)
+        return b, b
+    if kind == SIN:
+        return np.sin(t), np.cos(t)
+    if kind == HARDTANH:
+        return min(max(t, -one), one), number(abs(t) < 1)
+    if kind == SOFTPLUS:
+        e = np.exp(-abs(t))
+        return max(t, zero) + np.log1p(e), (one if t > 0 else e) / (one + e)
+    if kind in (ELU, SELU):
+        scale, alpha = (number(SELU_SCALE), number(SELU_ALPHA)) if kind == SELU else (one, one)
+        if t > 0:
+            return scale * t, scale
+        e = scale * alpha * np.exp(t)
+        return scale * alpha * np.expm1(t), e
+    g, slope = _gate(kind, t)
+    if kind in (SIGMOID, HARDSIGMOID):
+        return g, slope
+    return t * g, g + t * slope
+
+
+@jit
 def _activate(kind, below, width, u, x, slopes):
-    """Outputs and derivatives of one layer; ``below`` are the slopes below zero, then the steepnesses of a swish."""
+    """Outputs and derivatives of one layer; ``below`` are the slopes c and then the steepnesses a of its activation."""
     for i in range(len(u)):
-        v = u[i]
+        v, c = u[i], below[i]
         if kind == PIECEWISE_LINEAR:
-            c = below[i]
             if v > width:
                 x[i], slopes[i] = v, 1
             elif v <= -width:
@@ -72,19 +138,12 @@ def _activate(kind, below, width, u, x, slopes):
                 over = (v + width) / (2 * width)
                 x[i] = c * v + (1 - c) * over * over * width
                 slopes[i] = c + (1 - c) * over
-        elif kind == SIGMOID:
-            s = np.float32(1) / (np.float32(1) + np.exp(-v))
-            x[i], slopes[i] = s, s * (1 - s)
-        elif kind == EXP:
-            x[i] = slopes[i] = np.exp(v)
-        elif kind == SWISH:
-            c, steep = below[i], below[len(u) + i]
-            s = np.float32(1) / (np.float32(1) + np.exp(-steep * v))
-            gate = c + (1 - c) * s
-            x[i], slopes[i] = gate * v, gate + (1 - c) * steep * v * s * (1 - s)
+        elif c == 1:
+            x[i], slopes[i] = v, 1
         else:
-            t = np.tanh(v)
-            x[i], slopes[i] = t, 1 - t * t
+            a = below[len(u) + i]
+            b, slope = _base_function(kind, a * v)
+            x[i], slopes[i] = c * v + (1 - c) * b / a, c + (1 - c) * slope
 
 
 @jit
@@ -106,8 +165,8 @@ def forward(numbers, layout, widths, z, ends, u, x, slopes):
                 for i in range(outputs):
                     sums[i] += value * row[i]
         begin = layout[layer, SLOPE]
-        slopes_below = numbers[begin : begin + (2 if layout[layer, KIND] == SWISH else 1) * outputs]
-        _activate(layout[layer, KIND], slopes_below, widths[layer], sums, x[here:end], slopes[here:end])
+        parameters = numbers[begin : begin + 2 * outputs]
+        _activate(layout[layer, KIND], parameters, widths[layer], sums, x[here:end], slopes[here:end])
         begin = layout[layer, WEIGHT]
         if begin >= 0:
             weights = numbers[begin : begin + outputs]

@@ -17,10 +17,8 @@ from unrelu.runtime.array_types import Array, Integers
 
 Numbers = npt.NDArray[np.floating[Any]]
 
-PIECEWISE_LINEAR, SIGMOID, TANH, EXP, SWISH = range(5)
-_KINDS = {"sigmoid": SIGMOID, "tanh": TANH, "exp": EXP, "swish": SWISH}
 # Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its numbers of inputs and outputs,
-# its kind, and where the weights of its outputs begin (-1 without weights). After the slopes of a swish come its
+# the kind of its activation, and where the weights of its outputs begin (-1 without weights). After the slopes come the
 # steepnesses.
 MATRIX, BIAS, SLOPE, INPUTS, OUTPUTS, KIND, WEIGHT = range(7)
 _COLUMNS = 7
@@ -45,8 +43,8 @@ class PackedNetwork(NamedTuple):
     """Layers x = phi(W h + b) in one vector.
 
     Attributes:
-        numbers: for each layer W^T, (inputs, outputs), then b, the slopes below zero, the steepnesses of a swish, and
-            the weights, (outputs,).
+        numbers: for each layer W^T, (inputs, outputs), then b, the slopes and steepnesses of its activation, and the
+            weights, (outputs,).
         layout: (d, 7); its columns are :data:`MATRIX` to :data:`WEIGHT`.
         sizes: the smoothing width that a width of 1 stands for in each layer, (d,).
     """
@@ -63,14 +61,10 @@ class PackedNetwork(NamedTuple):
         begin = 0
         for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
             outputs, inputs = matrix.shape
-            kind = _KINDS.get(activation.name, PIECEWISE_LINEAR)
-            slopes = np.nan_to_num(np.broadcast_to(activation.slope, (outputs,)))
-            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, kind, -1
-            numbers += [part.astype(dtype).ravel() for part in (matrix.T, bias, slopes)]
-            begin = row[SLOPE] + outputs
-            if kind == SWISH:
-                numbers.append(np.broadcast_to(np.asarray(activation.steepness), (outputs,)).astype(dtype))
-                begin += outputs
+            slopes, steepnesses = (np.broadcast_to(v, (outputs,)) for v in (activation.slope, activation.steepness))
+            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, activation.kind, -1
+            numbers += [part.astype(dtype).ravel() for part in (matrix.T, bias, slopes, steepnesses)]
+            begin = row[SLOPE] + 2 * outputs
             if weight is not None:
                 numbers.append(weight.astype(dtype))
                 row[WEIGHT], begin = begin, begin + outputs

@@ -184,7 +184,7 @@ def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
     """The layer for inputs that are multiplied by 2^before and outputs that are multiplied by 2^after."""
     if not (before or after):
         return layer
-    if after and layer.activation.name == "exp":
+    if after and not layer.activation.scalable:
         affine = _layer_in_units(layer, before, 0).affine  # 2^n exp(u) = exp(u + n log 2)
         shift = Scale(*(_like(affine).new_tensor(value) for value in (1.0, after * math.log(2))))
         return replace(layer, affine=Affine.compose([*affine.steps, shift], affine.in_shape))

@@ -3,12 +3,16 @@
 Layer-wise inversion needs more from an activation than its value. An output known to lie in ``[x - eps, x + eps]``
 confines the pre-activation to an interval. The interval is half-infinite where the activation is flat (ReLU below zero)
 or saturates (sigmoid, tanh). :meth:`Activation.preimage` returns it.
+
+To add an activation: an entry of :data:`_BASES` with a number of its own, and the branch of this number in
+:mod:`unrelu.local_search.descent_kernel`, function ``_base_function``. To read it from models, its name in
+:mod:`unrelu.loaders._torch_operations`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,36 +20,120 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import expit, logit
+import torch.nn.functional as F
+from scipy.special import erf, expit, logit
+from torch import Tensor
 
 from unrelu.errors import ModelError
 from unrelu.runtime.array_types import Array, Flags, Index
 
+# The numbers of base functions in compiled code.
+PIECEWISE_LINEAR, SIGMOID, TANH, EXP, SWISH, GELU, GELU_TANH, MISH = range(8)
+HARDSIGMOID, HARDSWISH, HARDTANH, SOFTPLUS, ELU, SELU, SIN = range(8, 15)
+# SELU is SELU_SCALE u above zero and SELU_SCALE SELU_ALPHA (e^u - 1) below (Klambauer et al. 2017).
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+# The tanh form of GELU is u times the sigmoid of GELU_LINEAR (u + GELU_CUBIC u^3) (Hendrycks and Gimpel 2016).
+GELU_LINEAR, GELU_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
+# A softplus is u from here on, exactly in double precision.
+_SOFTPLUS_END = 40.0
+
 
 @dataclass(frozen=True)
-class _Smooth:
-    """A smooth activation with an inverse: its range, phi and phi^-1, and phi' as a function of x = phi(u)."""
+class _Base:
+    """A base function b, in PyTorch and in NumPy.
 
-    range: tuple[float, float]
-    forward: Callable[[torch.Tensor], torch.Tensor]
-    derivative: Callable[[torch.Tensor], torch.Tensor]
-    value: Callable[[Array], Array]
-    inverse: Callable[[Array], Array]
+    Attributes:
+        kind: its number in compiled code.
+        value: b(t).
+        derivative: b'(t), given t and b(t).
+        numpy_value: b(t).
+        inverse: t of b(t), of monotone functions only. At a flat end, the nearest t.
+        range: its limits; infinite for functions without an inverse that have no upper one.
+        flat: whether it is constant beyond some t, so that the ends of its range are values.
+    """
+
+    kind: int
+    value: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor, Tensor], Tensor]
+    numpy_value: Callable[[Array], Array]
+    inverse: Callable[[Array], Array] | None = None
+    range: tuple[float, float] = (-np.inf, np.inf)
+    flat: bool = False
 
 
-def _exp(u: Array) -> Array:
-    with np.errstate(over="ignore"):  # as PyTorch, which gives infinity
-        return np.asarray(np.exp(u))
+def _swish_derivative(t: Tensor, b: Tensor) -> Tensor:
+    s = torch.sigmoid(t)
+    return s + b * (1 - s)
 
 
-_SMOOTH = {
-    "sigmoid": _Smooth((0.0, 1.0), torch.sigmoid, lambda x: x * (1 - x), expit, logit),
-    "tanh": _Smooth((-1.0, 1.0), torch.tanh, lambda x: 1 - x * x, np.tanh, np.arctanh),
-    "exp": _Smooth((0.0, np.inf), torch.exp, lambda x: x, _exp, np.log),
-}
-# Default slope c of the piecewise linear activations and of swish.
-_SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0, "swish": 0.0}
-_NAMES = ("relu", "leaky_relu", "prelu", "identity", "swish", *_SMOOTH)
+def _gelu_derivative(t: Tensor, b: Tensor) -> Tensor:
+    density = torch.exp(-t.square() / 2) / math.sqrt(2 * math.pi)
+    return 0.5 * (1 + torch.erf(t * math.sqrt(0.5))) + t * density
+
+
+def _gelu_tanh_derivative(t: Tensor, b: Tensor) -> Tensor:
+    s = torch.sigmoid(GELU_LINEAR * t * (1 + GELU_CUBIC * t.square()))
+    return s + b * (1 - s) * GELU_LINEAR * (1 + 3 * GELU_CUBIC * t.square())
+
+
+def _mish_derivative(t: Tensor, b: Tensor) -> Tensor:
+    w = torch.tanh(F.softplus(t, threshold=_SOFTPLUS_END))
+    return w + t * (1 - w.square()) * torch.sigmoid(t)
+
+
+def _elu(t: Array) -> Array:
+    return np.where(t > 0, t, np.expm1(np.minimum(t, 0.0)))
+
+
+def _log1p_below(x: Array) -> Array:
+    """The inverse of an ELU."""
+    return np.where(x > 0, x, np.log1p(np.minimum(x, 0.0)))
+
+
+_BASES = {
+    "sigmoid": _Base(SIGMOID, torch.sigmoid, lambda t, b: b * (1 - b), expit, logit, (0.0, 1.0)),
+    "tanh": _Base(TANH, torch.tanh, lambda t, b: 1 - b * b, np.tanh, np.arctanh, (-1.0, 1.0)),
+    "exp": _Base(EXP, torch.exp, lambda t, b: b, np.exp, np.log, (0.0, np.inf)),
+    "swish": _Base(SWISH, F.silu, _swish_derivative, lambda t: t * expit(t)),
+    "gelu": _Base(GELU, F.gelu, _gelu_derivative, lambda t: 0.5 * t * (1 + erf(t * math.sqrt(0.5)))),
+    "gelu_tanh": _Base(
+        GELU_TANH, lambda t: F.gelu(t, approximate="tanh"), _gelu_tanh_derivative,
+        lambda t: t * expit(GELU_LINEAR * t * (1 + GELU_CUBIC * t * t)),
+    ),
+    "mish": _Base(MISH, F.mish, _mish_derivative, lambda t: t * np.tanh(np.logaddexp(0.0, t))),
+    "hardsigmoid": _Base(
+        HARDSIGMOID, F.hardsigmoid, lambda t, b: (t.abs() < 3).to(t.dtype) / 6,
+        lambda t: np.clip(t / 6 + 0.5, 0.0, 1.0), lambda x: 6 * x - 3, (0.0, 1.0), flat=True,
+    ),
+    "hardswish": _Base(
+        HARDSWISH, F.hardswish, lambda t, b: torch.where(t.abs() < 3, t / 3 + 0.5, (t > 0).to(t.dtype)),
+        lambda t: t * np.clip(t / 6 + 0.5, 0.0, 1.0),
+    ),
+    "hardtanh": _Base(
+        HARDTANH, F.hardtanh, lambda t, b: (t.abs() < 1).to(t.dtype), lambda t: np.clip(t, -1.0, 1.0), np.positive,
+        (-1.0, 1.0), flat=True,
+    ),
+    "softplus": _Base(
+        SOFTPLUS, lambda t: F.softplus(t, threshold=_SOFTPLUS_END), lambda t, b: -torch.expm1(-b),
+        lambda t: np.logaddexp(0.0, t), lambda x: x + np.log(-np.expm1(-x)), (0.0, np.inf),
+    ),
+    "elu": _Base(
+        ELU, F.elu, lambda t, b: torch.where(t > 0, 1.0, b + 1), _elu, _log1p_below, (-1.0, np.inf)
+    ),
+    "selu": _Base(
+        SELU, F.selu, lambda t, b: torch.where(t > 0, SELU_SCALE, b + SELU_SCALE * SELU_ALPHA),
+        lambda t: SELU_SCALE * np.where(t > 0, t, SELU_ALPHA * _elu(t)),
+        lambda x: np.where(x > 0, x / SELU_SCALE, _log1p_below(np.minimum(x, 0.0) / (SELU_SCALE * SELU_ALPHA))),
+        (-SELU_SCALE * SELU_ALPHA, np.inf),
+    ),
+    "sin": _Base(SIN, torch.sin, lambda t, b: torch.cos(t), np.sin, None, (-1.0, 1.0)),
+}  # fmt: skip
+# Default slope c of the piecewise linear activations; that of others is 0.
+_SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0, "prelu": np.nan}
+_NAMES = (*_SLOPES, *_BASES)
+_ALIASES = {"silu": "swish", "sine": "sin"}
+# Stands for a steepness of 0, for which b(a u) / a is b'(0) u if b(0) = 0, exactly in floating point.
+_FLATTEST = 2.0**-60
 
 
 def _numbers(name: str, what: str, value: npt.ArrayLike) -> Array:
@@ -59,72 +147,80 @@ def _numbers(name: str, what: str, value: npt.ArrayLike) -> Array:
 class Activation:
     r"""One activation, applied coordinate by coordinate.
 
-    The piecewise linear ones are
+    .. math:: \phi(u) = c u + (1 - c) \, b(a u) / a
 
-    .. math:: \phi(u) = \max(u, 0) + c \min(u, 0)
+    with a base function b, the slope c and the steepness a, numbers or one of each per coordinate. Where c = 1, a value
+    passes through unchanged.
 
-    with ``c = 0`` (ReLU), a number in (0, 1) (LeakyReLU), one number per coordinate (PReLU) or 1 (identity); the smooth
-    ones are ``sigmoid``, ``tanh``, ``exp`` and ``swish``,
+    The piecewise linear ones have b(t) = max(t, 0), so that any steepness is the same: c = 0 is ReLU, a number in
+    (0, 1) LeakyReLU, one number per coordinate PReLU, and 1 the identity. The others are PyTorch's functions of the
+    same name, with c = 0 and a = 1 by default. Emulators learn c and a of a ``swish`` (speculator, CosmoPower). PyTorch
+    calls a the ``beta`` of a Softplus; of a CELU, which is an ``elu``, it is 1 / ``alpha``.
 
-    .. math:: \phi(u) = c u + (1 - c) \, u / (1 + e^{-\alpha u}),
-
-    with numbers c and alpha, or one of each per coordinate, as emulators learn them (speculator, CosmoPower).
-
-    With a ``width`` w > 0, a parabola between -w and w smooths the kink, so that a search does not get stuck there.
-    Outside this interval nothing changes: an inactive ReLU stays inactive.
+    With a ``width`` w > 0, a parabola between -w and w smooths the kink of a piecewise linear one, so that a search
+    does not get stuck there. Outside this interval nothing changes: an inactive ReLU stays inactive.
 
     .. math:: \phi_w(u) = c u + (1 - c) \frac{(u + w)^2}{4 w}, \qquad |u| \le w
 
     Args:
-        name: ``relu``, ``leaky_relu``, ``prelu``, ``identity``, ``swish``, ``sigmoid``, ``tanh`` or ``exp``.
-        slope: c, the slope for negative arguments: a scalar for ``leaky_relu``, a scalar or an array of shape (n,) for
-            ``prelu`` and ``swish``. The others take none.
+        name: ``relu``, ``leaky_relu``, ``prelu``, ``identity``, ``sigmoid``, ``tanh``, ``exp``, ``swish`` (or
+            ``silu``), ``gelu``, ``gelu_tanh`` (``approximate="tanh"``), ``mish``, ``hardsigmoid``, ``hardswish``,
+            ``hardtanh``, ``softplus``, ``elu``, ``selu`` or ``sin``.
+        slope: c: a scalar for ``leaky_relu``, a scalar or an array of shape (n,) for ``prelu`` and those that are not
+            piecewise linear. ``relu`` and ``identity`` take none.
         width: w, for piecewise linear activations. The layer methods and the inverse below assume w = 0.
-        steepness: alpha, of ``swish``: a scalar or an array of shape (n,); None means 1. The others take none.
+        steepness: a, of those that are not piecewise linear: a scalar or an array of shape (n,); None means 1. It may
+            be 0 if b(0) = 0.
 
     Raises:
-        ModelError: the name is unknown, or the activation does not take this slope.
+        ModelError: the name is unknown, or the activation does not take this slope or steepness.
 
-    Source: equation (3) of the paper and the line below it (LeakyReLU, c typically 0.1). ``swish``: equation (8) of
-    Alsing et al., "SPECULATOR" (2020); with c = 0 it is Swish (Ramachandran, Zoph and Le 2017), with alpha = 1 SiLU.
+    Source: equation (3) of the paper and the line below it (LeakyReLU, c typically 0.1). Learned c and a: equation (8)
+    of Alsing et al., "SPECULATOR" (2020).
     """
 
     name: str
     slope: Array
     width: float
-    steepness: Array | None
+    steepness: Array
 
     def __init__(
         self, name: str, slope: float | npt.ArrayLike | None = None, width: float = 0.0,
         steepness: float | npt.ArrayLike | None = None,
     ) -> None:  # fmt: skip
+        name = _ALIASES.get(name, name)
         if name not in _NAMES:
-            raise ModelError(f"unknown activation {name!r}; use one of {', '.join(_NAMES)}")
-        default = _SLOPES.get(name, np.nan)
+            raise ModelError(f"unknown activation {name!r}; use one of {', '.join((*_NAMES, *_ALIASES))}")
+        default = _SLOPES.get(name, 0.0)
         c = _numbers(name, "slope", default if slope is None else slope)
-        alpha = _numbers(name, "steepness", 1.0 if steepness is None else steepness)
-        if name in ("prelu", "swish") and not (c.size and np.isfinite(c).all() and np.isfinite(alpha).all()):
-            steep = "" if steepness is None else f", and a finite steepness, got {steepness!r}"
-            raise ModelError(f"activation {name!r} needs finite slopes, got {slope!r}{steep}")
-        if name != "swish" and steepness is not None:
-            raise ModelError(f"activation {name!r} takes no steepness, got {steepness!r}; use 'swish'")
+        a = _numbers(name, "steepness", 1.0 if steepness is None else steepness)
+        base = _BASES.get(name)
+        if base is None and steepness is not None and not (a.ndim == 0 and a == 1):
+            raise ModelError(f"activation {name!r} takes no steepness, got {steepness!r}; it is the same for any")
         if name == "leaky_relu" and not (c.ndim == 0 and 0 < c < 1):
             raise ModelError(f"leaky_relu needs a slope in (0, 1), got {slope!r}; slope 0 is 'relu', 1 is 'identity'")
-        if name not in ("prelu", "leaky_relu", "swish") and slope is not None and not (c.ndim == 0 and c == default):
+        if name in ("relu", "identity") and not (c.ndim == 0 and c == default):
             raise ModelError(f"activation {name!r} takes no slope, got {slope!r}; use 'leaky_relu' or 'prelu'")
+        if not (c.size and np.isfinite(c).all() and a.size and np.isfinite(a).all()):
+            steep = "" if steepness is None else f", and a finite steepness, got {steepness!r}"
+            raise ModelError(f"activation {name!r} needs finite slopes, got {slope!r}{steep}")
+        if base is not None and (a == 0).any():
+            if base.numpy_value(np.zeros(())) != 0:
+                raise ModelError(f"activation {name!r} needs a steepness other than 0, got {steepness!r}")
+            a = np.where(a == 0, _FLATTEST, a)
         c.setflags(write=False)
-        alpha.setflags(write=False)
+        a.setflags(write=False)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "slope", c)
         object.__setattr__(self, "width", width)
-        object.__setattr__(self, "steepness", alpha if name == "swish" else None)
+        object.__setattr__(self, "steepness", a)
 
     @classmethod
     def parse(cls, text: str) -> Activation:
-        """Read ``"relu"``, ``"leaky_relu:0.1"``, ``"swish"``, ``"sigmoid"``, ``"tanh"``, ``"exp"`` or ``"identity"``.
+        """Read a name, or ``"leaky_relu:0.1"`` with its slope.
 
         Raises:
-            ModelError: the text is none of these.
+            ModelError: the text is neither.
         """
         name, _, slope = text.partition(":")
         given: float | str = slope
@@ -143,30 +239,69 @@ class Activation:
             return cls("identity" if one else "relu")
         return cls("leaky_relu" if 0 < one < 1 else "prelu", one)
 
+    @classmethod
+    def joined(cls, activations: Sequence[Activation], sizes: Sequence[int]) -> Activation:
+        """The activation of outputs of which each of several has so many, in turn, all with the first base function.
+
+        The identity may be among the others, as it has any base function.
+        """
+        c, a = (
+            np.concatenate([np.broadcast_to(value, n) for value, n in zip(values, sizes, strict=True)])
+            for values in ([each.slope for each in activations], [each.steepness for each in activations])
+        )
+        return activations[0].of_parameters(c, a)
+
+    def of_parameters(self, slopes: Array, steepnesses: Array) -> Activation:
+        """The activation of the same base function with these slopes and steepnesses, (n,)."""
+        c, a = (values[0] if (values == values[0]).all() else values for values in (slopes, steepnesses))
+        if self._base is None:
+            return Activation.of_slope(c)
+        return Activation(self.name, c, steepness=a)
+
     def __str__(self) -> str:
         if self.name == "leaky_relu":
             return f"leaky_relu:{self.slope.item():g}"
         return self.name
 
     @property
+    def _base(self) -> _Base | None:
+        """The base function; None for piecewise linear activations."""
+        return _BASES.get(self.name)
+
+    @property
+    def kind(self) -> int:
+        """The number of the base function in compiled code."""
+        return PIECEWISE_LINEAR if self._base is None else self._base.kind
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether phi is b itself: c = 0 and a = 1."""
+        return bool((self.slope == 0).all() and (self.steepness == 1).all())
+
+    @cached_property
+    def _pure(self) -> bool:
+        """Whether each output is that of the base function or passes through."""
+        return bool(((self.slope == 0) | (self.slope == 1)).all())
+
+    @cached_property
     def smooth(self) -> bool:
-        """Whether the activation is sigmoid, tanh, exp or swish; the others are piecewise linear."""
-        return self.name in _SMOOTH or self.name == "swish"
+        """Whether some output is curved; the others are piecewise linear with a kink at 0 at most."""
+        return self._base is not None and not self.linear
 
     @property
     def scalable(self) -> bool:
-        """Whether :meth:`scaled` is possible: for all but sigmoid, tanh and exp."""
-        return self.name not in _SMOOTH
+        """Whether outputs may be of any size by :meth:`scaled`; of exp, a bias does this without overflow."""
+        return not self.bounded and not (self.name == "exp" and self._plain)
 
     @property
     def bounded(self) -> bool:
-        """Whether it is sigmoid or tanh, whose outputs have a fixed range."""
-        return self.name in ("sigmoid", "tanh")
+        """Whether all outputs have a finite range, as of sigmoid, tanh and sin."""
+        return all(np.isfinite(end).all() for end in self.range)
 
     @cached_property
     def linear(self) -> bool:
         """Whether it is the identity."""
-        return not self.smooth and bool((self.slope == 1).all())
+        return bool((self.slope == 1).all())
 
     @property
     def convex(self) -> bool:
@@ -176,24 +311,33 @@ class Activation:
     @property
     def invertible(self) -> bool:
         """Whether every value has exactly one pre-activation (equation (5) of the paper for LeakyReLU)."""
-        return self.name in _SMOOTH or (not self.smooth and bool((self.slope > 0).all()))
+        if self._base is None or self.linear:
+            return bool((self.slope > 0).all())
+        return self.monotone and not self._base.flat
 
     @property
     def monotone(self) -> bool:
-        """Whether the preimage of an interval is an interval; false only for swish and for PReLU with a slope < 0."""
-        return self.name in _SMOOTH or (not self.smooth and bool((self.slope >= 0).all()))
+        """Whether the preimage of an interval is an interval that :meth:`preimage` knows.
+
+        It is not for swish and the like, for a PReLU with a slope < 0, and for sigmoids mixed with lines (0 < c < 1).
+        """
+        if self._base is None or self.linear:
+            return bool((self.slope >= 0).all())
+        return self._base.inverse is not None and self._pure
 
     @property
     def range(self) -> tuple[Array, Array]:
         """Lower and upper limit of the outputs, each broadcastable to (n,); infinite if unlimited."""
-        if self.name in _SMOOTH:
-            low, high = _SMOOTH[self.name].range
-            return np.array(low), np.array(high)
-        return np.where(self.smooth | (self.slope > 0), -np.inf, 0.0), np.array(np.inf)
+        if self._base is None:
+            return np.where(self.slope > 0, -np.inf, 0.0), np.array(np.inf)
+        ends = [end / self.steepness for end in self._base.range]
+        low, high = np.minimum(*ends), np.maximum(*ends)
+        return np.where(self.slope == 0, low, -np.inf), np.where(self.slope == 0, high, np.inf)
 
     def slopes(self, n: int) -> Array:
-        """The slope below zero of each of n outputs, (n,); NaN for smooth activations."""
-        return np.array(np.broadcast_to(np.nan if self.smooth else self.slope, (n,)))
+        """The slope below zero of each of n outputs, (n,); NaN for curved ones."""
+        curved = self._base is not None
+        return np.array(np.broadcast_to(np.where(curved & (self.slope != 1), np.nan, self.slope), (n,)))
 
     def kinks(self, n: int) -> Flags:
         """Which of n outputs have a kink at 0, (n,)."""
@@ -213,15 +357,14 @@ class Activation:
 
     def _with(self, change: Callable[[Array], Array]) -> Activation:
         """The activation with changed slopes and steepnesses; itself if these are single numbers."""
-        alpha = self.steepness
-        if not (self.slope.ndim or (alpha is not None and alpha.ndim)):
+        if not (self.slope.ndim or self.steepness.ndim):
             return self
-        return replace(self, slope=change(self.slope), steepness=None if alpha is None else change(alpha))
+        return replace(self, slope=change(self.slope), steepness=change(self.steepness))
 
     def scaled(self, exponent: int) -> Activation:
-        """phi' with phi'(s u) = s phi(u) for s = 2^exponent, exactly; if it is :attr:`scalable`."""
-        alpha = None if self.steepness is None else np.ldexp(self.steepness, -exponent)
-        return replace(self, width=math.ldexp(self.width, exponent), steepness=alpha)
+        """phi' with phi'(s u) = s phi(u) for s = 2^exponent, exactly."""
+        a = self.steepness if self._base is None else np.ldexp(self.steepness, -exponent)
+        return replace(self, width=math.ldexp(self.width, exponent), steepness=a)
 
     def smoothed(self, width: float) -> Activation:
         """The same activation with its kink smoothed; unchanged if it has no kink."""
@@ -229,71 +372,82 @@ class Activation:
 
     # --- PyTorch side: values and derivatives -------------------------------------------------------------------
 
-    def forward(self, u: torch.Tensor) -> torch.Tensor:
+    def forward(self, u: Tensor) -> Tensor:
         """phi(u) for pre-activations of shape (B, n)."""
-        if self.name in _SMOOTH:
-            return _SMOOTH[self.name].forward(u)
-        if self.name == "swish":
-            return u * self._gate(u)[1]
         if self.linear:
             return u
+        if self._base is not None:
+            if self._plain:
+                return self._base.value(u)
+            c, a, share = self._mixed(u)
+            return c * u + share * self._base.value(a * u)
         if not self.width:
             return torch.relu(u) if self.name == "relu" else torch.where(u > 0, u, u * self._like(self.slope, u))
         # The integral of a ramp that rises from 0 at -w to 1 at w; for u > w it equals u.
-        ramp = torch.nn.functional.hardtanh(u, -self.width, self.width) + self.width
+        ramp = F.hardtanh(u, -self.width, self.width) + self.width
         positive = ramp.square() / (4 * self.width) + torch.relu(u - self.width)
         if self.name == "relu":
             return positive
         c = self._like(self.slope, u)
         return c * u + (1 - c) * positive
 
-    def derivative(self, u: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def derivative(self, u: Tensor, x: Tensor) -> Tensor:
         """phi'(u), given u and x = phi(u), both (B, n). At a kink, the slope for negative arguments."""
-        if self.name in _SMOOTH:
-            return _SMOOTH[self.name].derivative(x)
+        if self._base is not None and not self.linear:
+            if self._plain:
+                return self._base.derivative(u, x)
+            c, a, _ = self._mixed(u)
+            t = a * u
+            return c + (1 - c) * self._base.derivative(t, self._base.value(t))
         c = self._like(self.slope, u)
-        if self.name == "swish":
-            s, gate = self._gate(u)
-            return gate + (1 - c) * self._like(self.steepness, u) * u * s * (1 - s)
         if self.width:
             return c + (1 - c) * ((u + self.width) / (2 * self.width)).clamp(0.0, 1.0)
         return torch.where(u > 0, torch.ones_like(c), c)
 
-    def _gate(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sigmoid s of alpha u, and phi(u) / u = c + (1 - c) s, of swish."""
-        s, c = torch.sigmoid(self._like(self.steepness, u) * u), self._like(self.slope, u)
-        return s, c + (1 - c) * s
+    def _mixed(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c, a, and (1 - c) / a; a is 0 where a value passes through, so that b cannot overflow there."""
+        c, a = self._like(self.slope, u), self._like(self.steepness, u)
+        return c, torch.where(c == 1, 0.0, a), (1 - c) / a
 
-    def _like(self, values: Array | None, u: torch.Tensor) -> torch.Tensor:
+    def _like(self, values: Array, u: Tensor) -> Tensor:
         return torch.tensor(values, dtype=u.dtype, device=u.device)
 
     # --- NumPy side: for the layer solvers -------------------------------------------------------------------------
 
     def value(self, u: Array) -> Array:
         """phi(u) for pre-activations of shape (..., n)."""
-        if self.name in _SMOOTH:
-            return np.asarray(_SMOOTH[self.name].value(u))
-        if self.steepness is not None:
-            return np.asarray(u * (self.slope + (1 - self.slope) * expit(self.steepness * u)))
-        return np.where(u > 0, u, u * self.slope)
+        if self._base is None or self.linear:
+            return np.where(u > 0, u, u * self.slope)
+        with np.errstate(over="ignore"):  # as PyTorch, which gives infinity
+            if self._plain:
+                return np.asarray(self._base.numpy_value(u))
+            a = np.where(self.slope == 1, 0.0, self.steepness)
+            return np.asarray(self.slope * u + (1 - self.slope) / self.steepness * self._base.numpy_value(a * u))
 
     def clip(self, x: Array, margin: float = 0.0) -> Array:
         """Clip x to the range of the activation; where it never reaches an end, ``margin`` inside.
 
         A ReLU never outputs a negative number, so a negative noisy observation becomes 0. A sigmoid reaches neither
-        0 nor 1, so its outputs are kept ``margin`` away from both.
+        0 nor 1, so its outputs are kept ``margin`` away from both, but at most a quarter of the range.
         """
         low, high = self.range
-        return np.clip(x, low + margin, high - margin) if self.smooth else np.maximum(x, low)
+        if self._base is None:
+            return np.maximum(x, low)
+        inside = np.minimum(0.0 if self._base.flat else margin, (high - low) / 4)
+        return np.clip(x, low + inside, high - inside)
 
     def inverse(self, x: Array) -> Array:
-        """The u with phi(u) = x where it is unique. For a ReLU output of 0, the upper end of its preimage, which is 0.
+        """The u with phi(u) = x where it is unique; at a flat end, the end of its preimage (0 for a ReLU output of 0).
 
         Source: equation (5) of the paper.
         """
-        if self.name in _SMOOTH:
-            return np.asarray(_SMOOTH[self.name].inverse(x))
-        return np.where(x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0))
+        if self._base is None or self._base.inverse is None or self.linear:
+            return np.where(x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0))
+        if self._plain:
+            return np.asarray(self._base.inverse(x))
+        passes = self.slope == 1
+        inside = np.where(passes, self._base.numpy_value(np.zeros(())), self.steepness * x)
+        return np.where(passes, x, self._base.inverse(inside) / self.steepness)
 
     def preimage(self, low: Array, high: Array) -> tuple[Array, Array]:
         """The interval of u with ``low <= phi(u) <= high``, coordinate by coordinate; ends may be infinite.

@@ -199,13 +199,21 @@ class Network(Generator):
 
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
-        """Root mean square of max(u, 0), for pre-activations u of each layer at up to 256 fixed draws of N(0, I)."""
+        """Root mean square of max(u, 0) of each layer, at up to 256 fixed draws of N(0, I).
+
+        Here u are the pre-activations of its kinks, or of all outputs of a layer without any.
+        """
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         return self._sizes_at(torch.tensor(codes, dtype=self.dtype, device=self.device))
 
     def _sizes_at(self, z: Tensor) -> tuple[float, ...]:
-        return tuple(float(torch.relu(u).square().mean().sqrt()) for u, _ in self._layers(z))
+        bent = [layer.activation.kinks(layer.n_out) for layer in self.layers]
+        kinks = [torch.from_numpy(each if each.any() else ~each).to(z.device) for each in bent]
+        pairs = zip(self._layers(z), kinks, strict=True)
+        return tuple(
+            float(torch.relu(u if each.all() else u[:, each]).square().mean().sqrt()) for (u, _), each in pairs
+        )
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Network:
         """The network with every kink smoothed by ``share`` times the layer's size, see :attr:`activation_sizes`."""
@@ -318,7 +326,7 @@ def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
     try:
         return activation.on(shape)
     except ValueError:
-        steep = "" if activation.steepness is None else f" and steepnesses of shape {activation.steepness.shape}"
+        steep = f" and steepnesses of shape {activation.steepness.shape}" if activation.steepness.ndim else ""
         named = "PReLU" if activation.name == "prelu" else str(activation)
         raise ModelError(
             f"{named} slopes of shape {activation.slope.shape}{steep} do not fit an output of shape {shape}"

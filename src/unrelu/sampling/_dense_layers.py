@@ -41,10 +41,6 @@ def _slopes(activation: Activation, u: Array, x: Array) -> Array:
     """phi'(u), where x = phi(u); at a kink, the slope for negative arguments."""
     if activation.name == "relu":
         return np.asarray(u > 0)
-    if activation.name == "sigmoid":
-        return x * (1 - x)
-    if activation.name == "tanh":
-        return 1 - x * x
     if activation.smooth:
         return activation.derivative(torch.from_numpy(u), torch.from_numpy(x)).numpy()
     return np.where(u > 0, 1.0, activation.slope)

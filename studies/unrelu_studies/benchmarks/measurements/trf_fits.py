@@ -118,7 +118,7 @@ def _slopes(activation: Activation, u: Array, x: Array) -> Array:
     if activation.name == "tanh":
         return 1 - x * x
     c = activation.slope
-    if activation.steepness is None:
+    if not activation.smooth:
         return np.where(u > 0, 1.0, c)
     s = expit(activation.steepness * u)
     return np.asarray(c + (1 - c) * s * (1 + activation.steepness * u * (1 - s)))

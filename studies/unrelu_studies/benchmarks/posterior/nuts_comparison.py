@@ -89,7 +89,7 @@ def dense_in_jax(network: Network) -> Callable[[Any], Any]:
             u = weight @ z + bias
             if activation.name == "tanh":
                 z = jax.numpy.tanh(u)
-            elif activation.steepness is None:
+            elif not activation.smooth:
                 z = jax.numpy.where(u > 0, u, activation.slope * u)
             else:
                 z = u * (activation.slope + (1 - activation.slope) * jax.nn.sigmoid(activation.steepness * u))

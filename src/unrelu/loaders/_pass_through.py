@@ -1,0 +1,310 @@
+"""Read graphs of dense layers that branch as chains: values that are needed later pass through layers unchanged.
+
+A residual block adds its input to what its layers make of it, a skip connection joins an early value to a late one, and
+branches have depths of their own. Every value of such a graph is an affine map of the outputs of the layer before.
+Sums, concatenations, slices, batch normalisations and matrices only compose these maps. An activation is applied by the
+next layer, in which all values that later nodes take pass through: the slope of their activation is 1, so that they
+have no kink and nothing bends. Activations with different base functions are in layers one after another.
+
+What passes is the narrower one: a value, or the outputs that it is a map of.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from unrelu.errors import UnsupportedModelError
+from unrelu.loaders._chain_reader import LayerGraph, Walk, read_chain, single_output
+from unrelu.loaders._torch_operations import Flow, Part
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Affine, Dense, Pad, Reshape, Scale, Shape, Step
+from unrelu.models.network import Network
+
+# The most numbers in the matrices of a chain, and in one map of its values: what compiled descents take.
+_LARGEST = 2**19
+
+
+def _spelled(*names: str) -> set[Any]:
+    """Functions and methods of these names."""
+    functions = (getattr(space, name) for space in (torch, operator) for name in names if hasattr(space, name))
+    return {*functions, *(name for name in names if hasattr(Tensor, name))}
+
+
+# Functions that are linear in all tensors that they take: of several, and of one.
+_JOINING = _spelled(
+    "add", "add_", "iadd", "sub", "subtract", "sub_", "isub", "cat", "concat", "concatenate", "stack", "hstack"
+)
+_SELECTING = _spelled("chunk", "split", "tensor_split", "unbind", "index_select")
+
+
+def read_branches(
+    graphs: Sequence[LayerGraph], shape: Shape, batches: Sequence[int]
+) -> Network | UnsupportedModelError:
+    """Return a chain for graphs of dense layers that branch, or the error that says why there is none.
+
+    The arguments and errors are those of :func:`~unrelu.loaders._chain_reader.read_chain`.
+    """
+    return read_chain(graphs, shape, batches, _PassThroughWalk)
+
+
+@dataclass(frozen=True, eq=False)
+class _Map(Flow):
+    """A value v = M h + b of the outputs h of the last layer, (w,).
+
+    Attributes:
+        rows: b, then the columns of M, each with the shape of the value: (1 + w, *shape).
+    """
+
+    rows: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """M, (n, w)."""
+        return self.rows[1:].flatten(1).T if self.shape else self.rows[None, 1:]
+
+    @property
+    def bias(self) -> Tensor:
+        """b, (n,)."""
+        return self.rows[0].reshape(-1)
+
+    def of(self, rows: Tensor) -> _Map:
+        """The map with these rows."""
+        return replace(self, shape=tuple(rows.shape[1:]), rows=rows)
+
+
+class _Waiting(NamedTuple):
+    """A value whose activation is still to be applied, and the parts after it."""
+
+    value: _Map
+    activation: Activation
+    parts: Sequence[Part]
+    place: str
+
+
+class _PassThroughWalk(Walk):
+    """A walk along a graph of dense layers, layer by layer.
+
+    Attributes:
+        values: what nodes are: constants, maps of the last layer's outputs, or sequences of them.
+        waiting: nodes that are activations, whose arguments are known.
+        left: nodes whose arguments are not known yet, in the order of the graph.
+    """
+
+    def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
+        super().__init__(graph, shape, batch)
+        code = graph.code()
+        place = code.meta.get("place", "the input")
+        k = torch.Size(shape).numel()
+        rows = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)])
+        self.values: dict[fx.Node, Any] = {code: _Map(shape, batch, place, rows.reshape(1 + k, *shape))}
+        self.waiting: dict[fx.Node, _Waiting] = {}
+        self.left = [node for node in graph.graph.nodes if node.op != "placeholder"]
+        self.size = 0
+        if len(shape) != 1:
+            self.parts.append((Reshape((k,)), place))
+        output = self._evaluate()
+        while output is None:
+            self._add_layer()
+            output = self._evaluate()
+        self._finish(output)
+
+    def _evaluate(self) -> _Map | None:
+        """Compute all nodes that are known; return the output if it is."""
+        left, self.left = self.left, []
+        for node in left:
+            if any(each not in self.values for each in node.all_input_nodes):
+                self.left.append(node)
+                continue
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+            if node.op == "output":
+                output = single_output(args[0])
+                assert isinstance(output, _Map)
+                return output
+            value = self.value(node, args, dict(kwargs))
+            if isinstance(value, _Waiting):
+                self.waiting[node] = value
+            else:
+                self.values[node] = value
+        return None
+
+    def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> _Map | _Waiting:
+        """Apply parts up to the first activation."""
+        assert isinstance(flow, _Map)
+        for i, part in enumerate(parts):
+            if isinstance(part, Step):
+                flow = self._stepped(flow, part)
+            elif not part.linear:
+                return _Waiting(flow, part.on(flow.shape), parts[i + 1 :], place)
+        return replace(flow, origin=place)
+
+    def _stepped(self, value: _Map, step: Step) -> _Map:
+        """The map followed by an affine step."""
+        if not isinstance(step, Dense | Scale | Reshape | Pad):
+            raise UnsupportedModelError(f"is a {type(step).__name__} in a model that branches; only dense layers may")
+        affine = Affine.compose([step], value.shape)
+        self._check_size(len(value.rows) * affine.n_out)
+        rows = value.rows.flatten(1)
+        moved = torch.cat([affine.apply(rows[:1]), affine.apply(rows[1:], constant=False)])
+        return value.of(moved.reshape(-1, *affine.out_shape))
+
+    def value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a node, which may be a sequence of values."""
+        if node.target is operator.getitem and isinstance(args[0], tuple):
+            return args[0][args[1]]
+        if node.target in _SELECTING and isinstance(args[0], Flow):
+            return self.joined(node, args[:1], args, kwargs)
+        return super().value(node, args, kwargs)
+
+    def joined(self, node: fx.Node, flows: Sequence[Flow], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Sums, concatenations and splits of values are those of their maps, column by column."""
+        if node.target not in _JOINING | _SELECTING:
+            return super().joined(node, flows, args, kwargs)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda a: a.rows if isinstance(a, _Map) else a)
+        method = node.op == "call_method"
+        function: Any = getattr(args[0], str(node.target)) if method else node.target
+        found = function(*args[method:], **kwargs)
+        first = flows[0]
+        assert isinstance(first, _Map)
+        maps = tuple(first.of(rows) for rows in (found if isinstance(found, tuple | list) else (found,)))
+        if any(len(each.rows) != len(first.rows) for each in maps):
+            raise UnsupportedModelError("mixes the batch axis with the others")
+        self._check_size(sum(each.rows.numel() for each in maps))
+        return maps if isinstance(found, tuple | list) else maps[0]
+
+    def _check_size(self, numbers: int) -> None:
+        if numbers > _LARGEST:
+            raise UnsupportedModelError(f"makes a matrix of {numbers} numbers in a model that branches")
+
+    # --- layers -------------------------------------------------------------------------------------------------------
+
+    def _add_layer(self) -> None:
+        """Apply waiting activations of one base function; all that is needed later passes through."""
+        kind = next(iter(self.waiting.values())).activation.kind
+        taken = {node: each for node, each in self.waiting.items() if each.activation.kind == kind}
+        self.waiting = {node: each for node, each in self.waiting.items() if node not in taken}
+        left = set(self.left)
+        self.values = {
+            node: value
+            for node, value in self.values.items()
+            if not isinstance(value, _Map | tuple) or not left.isdisjoint(node.users)
+        }
+        needed = [each for each in self.values.values() if isinstance(each, _Map)]
+        columns, whole = _narrowest([*needed, *(each.value for each in self.waiting.values())])
+        # The layer has the activations, then outputs that pass through, then values that do.
+        inputs = len(next(iter(taken.values())).value.rows) - 1
+        unit = torch.eye(inputs, dtype=torch.float64)[columns]
+        matrices = [*(each.value.matrix for each in taken.values()), unit, *(each.matrix for each in whole)]
+        biases = [each.value.bias for each in taken.values()]
+        sizes = [len(bias) for bias in biases]
+        matrix = torch.cat(matrices)
+        bias = torch.cat([*biases, torch.zeros(len(matrix) - sum(sizes), dtype=torch.float64)])
+        activations = [*(each.activation for each in taken.values()), Activation("identity")]
+        activation = Activation.joined(activations, [*sizes, len(matrix) - sum(sizes)])
+        self._append(matrix, bias, activation, next(iter(taken.values())).place)
+        # All that is left becomes a map of the outputs of this layer.
+        places = _Places(len(matrix), columns, sum(sizes))
+        self.values = {
+            node: places.moved(each, whole) if isinstance(each, _Map) else each for node, each in self.values.items()
+        }
+        self.waiting = {
+            node: each._replace(value=places.moved(each.value, whole)) for node, each in self.waiting.items()
+        }
+        begin = 0
+        for node, each in taken.items():
+            value = self.advance(places.outputs(each.value, begin), each.parts, each.place)
+            begin += each.value.bias.numel()
+            if isinstance(value, _Waiting):
+                self.waiting[node] = value
+            else:
+                self.values[node] = value
+
+    def _append(self, matrix: Tensor, bias: Tensor, activation: Activation | None, place: str) -> None:
+        self.size += matrix.numel()
+        self._check_size(self.size)
+        self.parts.append((Dense(matrix.contiguous(), bias), place))
+        if activation is not None:
+            self.parts.append((activation, place))
+
+    def _finish(self, output: _Map) -> None:
+        """End in the output; what it combines of values that pass through becomes part of the last layer."""
+        last = _combined(self.parts[-2:], output)
+        if last is None:
+            self._append(output.matrix, output.bias, None, output.origin)
+        else:
+            self.parts[-2:] = last
+        if len(output.shape) != 1:
+            self.parts.append((Reshape(output.shape), output.origin))
+
+
+def _combined(last: list[tuple[Part, str]], output: _Map) -> list[tuple[Part, str]] | None:
+    """The last layer with the output as its outputs; None if these combine outputs that are bent."""
+    if not last or not isinstance(last[-1][0], Activation):
+        return None
+    (dense, place), (activation, _) = last
+    assert isinstance(dense, Dense)
+    assert dense.bias is not None
+    assert isinstance(activation, Activation)
+    matrix, n = output.matrix, len(dense.weight)
+    slopes, steepnesses = (np.broadcast_to(v, n) for v in (activation.slope, activation.steepness))
+    linear = ~matrix[:, torch.from_numpy(slopes != 1)].any(dim=1)
+    chosen = matrix.argmax(dim=1)
+    single = (matrix == torch.eye(n, dtype=torch.float64)[chosen]).all(dim=1) & (output.bias == 0)
+    if not (linear | single).all():
+        return None
+    changed = activation.of_parameters(np.where(linear, 1.0, slopes[chosen]), steepnesses[chosen])
+    return [(Dense(matrix @ dense.weight, matrix @ dense.bias + output.bias), place), (changed, place)]
+
+
+class _Places(NamedTuple):
+    """Where values are among the outputs of a layer.
+
+    Attributes:
+        size: how many outputs there are.
+        columns: outputs of the layer before that pass through, one after another from ``begin`` on.
+        begin: how many outputs are activations.
+    """
+
+    size: int
+    columns: Sequence[int]
+    begin: int
+
+    def outputs(self, value: _Map, begin: int) -> _Map:
+        """Outputs from ``begin`` on as a map with the shape of a value."""
+        n = value.bias.numel()
+        rows = torch.zeros(1 + self.size, n, dtype=torch.float64)
+        rows[1 + begin + torch.arange(n), torch.arange(n)] = 1
+        return value.of(rows.reshape(-1, *value.shape))
+
+    def moved(self, value: _Map, whole: Sequence[_Map]) -> _Map:
+        """A value that passes through, ``whole`` or by the outputs that it is a map of."""
+        begin = self.begin + len(self.columns)
+        for each in whole:
+            if each is value:
+                moved = self.outputs(value, begin).rows
+                moved[0] = value.rows[0]
+                return value.of(moved)
+            begin += each.bias.numel()
+        rows = torch.zeros(1 + self.size, *value.shape, dtype=torch.float64)
+        rows[0] = value.rows[0]
+        rows[1 + self.begin : 1 + self.begin + len(self.columns)] = value.rows[1:][list(self.columns)]
+        return value.of(rows)
+
+
+def _narrowest(values: Iterable[_Map]) -> tuple[list[int], list[_Map]]:
+    """What passes through for these values: outputs of the last layer, by number, and values as a whole."""
+    used = [(set(torch.nonzero(each.matrix.any(dim=0)).ravel().tolist()), each) for each in values]
+    columns: set[int] = set()
+    whole = []
+    for own, each in sorted(used, key=lambda pair: len(pair[0])):
+        if len(own - columns) <= each.bias.numel():
+            columns |= own
+        else:
+            whole.append(each)
+    return sorted(columns), whole
