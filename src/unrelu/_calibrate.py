@@ -19,11 +19,12 @@ from unrelu.models.network import small
 from unrelu.problem import Problem, searched
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, keep, simulated
+from unrelu.search.learned_prior import LearnedConfidence, keep
+from unrelu.search.simulation import NoiseLevel, Simulation, simulated
 
 _FEWEST, _FOLDS = 20, 10
 # Levels of residuals above the stated noise for which the prior learned from data is used.
-_EXCESSES = tuple(range(1, 10))
+_MISFITS = tuple(range(1, 10))
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,14 @@ def calibrate(
         keep(problem, level, learned.prior())
         if problem.noise.likelihood is not None:
             return _judged(learned)
-        unstated = Level(level.noise, None)
+        unstated = NoiseLevel(level.noise, None)
         if data is None:
             keep(problem, unstated, Simulation(*simulated(problem, unstated, observations, 1 + seed)).prior())
             return _judged(learned)
         given = _of_data(network, operator, stated, data, bounds)
         learned = Simulation(given, None)
         prior = learned.prior()
-        for other in (unstated, *(Level(level.noise, excess) for excess in _EXCESSES)):
+        for other in (unstated, *(NoiseLevel(level.noise, misfit) for misfit in _MISFITS)):
             keep(problem, other, prior)
         return _judged(learned)
 

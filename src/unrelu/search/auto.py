@@ -59,7 +59,7 @@ class Search:
 
     Args:
         confidence: the search of an observation stops at this confidence.
-        rounds: the largest number of rounds, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end
+        rounds: the largest number of rounds, see :data:`~unrelu.search.schedules.ROUNDS`. None: as many as end
             within 0.04 seconds of processor time, 0.4 if an exact fit may exist: no noise is stated, and none is seen
             or a code leaves less than 1e-4 of ``|y|^2``. The time left is spent on perturbations of the best restart.
             Where descents are not compiled, fewer, and in up to ten times the time if the stated noise does not
@@ -105,8 +105,9 @@ class Search:
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
-        z, status = run.refined(self.max_iterations, self.max_programs)
+        run.refine(self.max_iterations, self.max_programs)
         confidence = run.confidence() if self.rounds != 0 else math.nan
         return Inversion.of(
-            problem, z, method="auto", status=status, nit=run.steps, confidence=confidence, pool=self.pool
+            problem, run.state.z, method="auto", status=run.state.status, nit=run.state.steps, confidence=confidence,
+            pool=self.pool,
         )
