@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.search.confidence import SAME, RestartCounts
 
-# Objectives below the first fraction of |y|^2 are differences that single precision does not resolve. Objectives count
-# as equal below the second one: outputs are off by twenty units of the precision.
+# Of objectives below the first fraction of |y|^2, single precision resolves no difference. Objectives count as equal
+# where outputs are off by at most the second, in units of the precision.
 _ZERO, _UNITS = 1e-12, 20
 
 
-@dataclass(eq=False)
 class SearchState:
     """The state of a search of B observations.
 
@@ -26,55 +22,29 @@ class SearchState:
             failed or were not made.
         made, perturbations: the number of restarts, and of perturbations of each restart, (B,).
         rounds, steps: the number of finished rounds, and of steps of all descents, (B,).
-        exact: whether the code is an exact fit, (B,).
-        refuted: objectives of codes that proved to be no exact fits, (B,).
-        by_layer: whether a code of ``exact`` was tried, (B,).
+        exact, refuted: whether the code is an exact fit, and the objectives of codes that proved to be none, (B,).
         perturbed, improved: whether the rest of the budget went to perturbations of the best restart, and whether they
             found a better code, (B,).
         probability: the confidence that the best code is the best of all, (B,).
-        enough: objectives at which a descent may end, (B,).
-        rounding: objectives that are rounding in the search's precision, (B,).
+        enough, rounding: objectives at which a descent may end, and below which objectives count as equal, (B,).
         status: how the search ended, (B,).
+
+    Args:
+        energy: |y|^2, (B,).
+        k: the number of latent coordinates.
+        rounds: the number of rounds that are skipped, (B,).
+        precision: the unit of the precision in which objectives are computed.
     """
 
-    z: Array
-    f: Array
-    restarts: Array
-    ends: Array
-    made: Integers
-    perturbations: Integers
-    rounds: Integers
-    steps: Integers
-    exact: Flags
-    refuted: Array
-    by_layer: Flags
-    perturbed: Flags
-    improved: Flags
-    probability: Array
-    enough: Array
-    rounding: Array
-    status: npt.NDArray[np.object_]
-
-    @classmethod
-    def begin(cls, energy: Array, k: int, rounds: Integers, precision: float) -> SearchState:
-        """Nothing is found yet.
-
-        Args:
-            energy: |y|^2, (B,).
-            k: the number of latent coordinates.
-            rounds: the number of rounds that are skipped, (B,).
-            precision: the unit of the precision in which objectives are computed.
-        """
+    def __init__(self, energy: Array, k: int, rounds: Integers, precision: float) -> None:
         n = len(energy)
-        made, perturbations, steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
-        exact, by_layer, perturbed, improved = (np.zeros(n, dtype=bool) for _ in range(4))
-        return cls(
-            z=np.full((n, k), np.nan), f=np.full(n, np.inf), restarts=np.empty((n, 0, k)), ends=np.empty((n, 0)),
-            made=made, perturbations=perturbations, rounds=rounds.copy(), steps=steps, exact=exact,
-            refuted=np.full(n, np.inf), by_layer=by_layer, perturbed=perturbed, improved=improved,
-            probability=np.zeros(n), enough=_ZERO * energy, rounding=(_UNITS * precision) ** 2 * energy,
-            status=np.full(n, Status.FOUND_ONCE, dtype=object),
-        )  # fmt: skip
+        self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
+        self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
+        self.made, self.perturbations, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        self.exact, self.perturbed, self.improved = (np.zeros(n, dtype=bool) for _ in range(3))
+        self.rounds, self.probability = rounds.copy(), np.zeros(n)
+        self.enough, self.rounding = _ZERO * energy, (_UNITS * precision) ** 2 * energy
+        self.status = np.full(n, Status.FOUND_ONCE, dtype=object)
 
     def accept(self, observations: Index, z: Array, f: Array) -> None:
         """Keep those codes (b, k) that are lower than the best ones."""
@@ -94,10 +64,6 @@ class SearchState:
         """Forget the confidence of worse codes: it does not hold for better ones should the search end now."""
         self.probability[observations[f < (1 - SAME) * self.f[observations]]] = 0.0
 
-    def finish(self, observations: Index | Flags, status: Status) -> None:
-        """Say how the search of some observations ended."""
-        self.status[observations] = status
-
     def reserve(self, restarts: int) -> None:
         """Make room for the ends of so many restarts."""
         more = max(0, restarts - self.ends.shape[1])
@@ -113,19 +79,19 @@ class SearchState:
         """How many restarts of every observation ended in the best and the second best optimum."""
         return RestartCounts.of(self.ends, self.f, self.rounding, self.made)
 
-    def in_order(self, observations: Index) -> tuple[Array, Array]:
-        """The ends of restarts from the best to the worst, (b, C, k), and their objectives, (b, C)."""
-        order = np.argsort(self.ends[observations], axis=1)
-        return self.restarts[observations[:, None], order], np.take_along_axis(self.ends[observations], order, axis=1)
+    def finish(self, observations: Index | Flags, status: Status) -> None:
+        """Say how the search of some observations ended."""
+        self.status[observations] = status
 
     def other_optima(self, observations: Index, most: int) -> list[Array]:
         """The codes of at most so many further optima that restarts found, best first, (b, k) each.
 
         Observations with fewer optima repeat their best code.
         """
-        codes, ends = self.in_order(observations)
+        order = np.argsort(self.ends[observations], axis=1)
+        ends = np.take_along_axis(self.ends[observations], order, axis=1)
         new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME) * ends[:, :-1])
         which = 1 + np.argsort(~new, axis=1, kind="stable")[:, :most]
         which = np.where(np.take_along_axis(new, which - 1, axis=1), which, 0)
         found = max(1, int((which > 0).sum(axis=1).max(initial=1)))
-        return [codes[np.arange(len(codes)), i] for i in which.T[:found]]
+        return [self.restarts[observations, order[np.arange(len(order)), i]] for i in which.T[:found]]

@@ -63,7 +63,7 @@ class RestartCounts(NamedTuple):
         made = np.full(len(ends), ends.shape[1]) if restarts is None else restarts
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 
-    def subset(self, observations: Index | Flags) -> RestartCounts:
+    def subset(self, observations: Index | Flags | slice) -> RestartCounts:
         """The counts of some observations."""
         return RestartCounts(*(count[observations] for count in self))
 

@@ -1,11 +1,18 @@
-"""Descents of many codes to local optima of the l2 objective: compiled for small dense networks, else in PyTorch."""
+"""Descents of many codes to local optima of the l2 objective: compiled for small dense networks, else in PyTorch.
+
+A descent makes a step on each of some smoothed generators, less and less smooth, then steps on the exact one (smoothing
+homotopy). Perturbations of its end, each with a descent, find other optima.
+
+Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
+Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
+(basin hopping: a perturbation and a descent, kept if it is lower).
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,25 +28,15 @@ from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.search import schedules
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import (
-    BATCH,
-    BATCH_COST,
-    COMPILED,
-    COUNTS,
-    LIMITED_MEMORY,
-    NONLINEAR,
-    STEP_COST,
-    Schedule,
-)
+from unrelu.search.schedules import BATCH_COST, STEP_COST, Schedule
 
 # ENOUGH_DECREASE for large generators: restarts that end earlier do not agree to 1%.
 _ENOUGH_DECREASE_LARGE = 3e-5
-# Of a refinement by L-BFGS: the codes refined side by side, the steps after which half of them are given up, and the
-# predicted decrease at which a code ends. Tuned on convolutional decoders of digits.
-_REFINED, _HALVED_AFTER, _REFINED_DECREASE = 4, 5, 1e-7
-# A code has converged if its last steps together gained less than this fraction of its objective.
-LAST_STEPS, CONVERGED = 10, 1e-3
+# Of a refinement by L-BFGS: the predicted decrease at which a code ends. It also ends where so many steps together gain
+# less than this fraction of its objective.
+_REFINED_DECREASE, _LAST_STEPS, _CONVERGED = 1e-7, 10, 1e-5
 
 
 class Start(NamedTuple):
@@ -67,50 +64,6 @@ class Start(NamedTuple):
         return cls(observations, z.copy(), np.full((b, c), np.inf), np.empty((b, c, 0, k)), False)
 
 
-class Descents(ABC):
-    """Descents with a smoothing homotopy, each followed by perturbations to find other optima.
-
-    Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
-    Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
-    (basin hopping: a perturbation and a descent, kept if it is lower).
-
-    Attributes:
-        schedule: how far they go, and the budget of a search with them.
-    """
-
-    schedule: Schedule
-
-    @abstractmethod
-    def microseconds(self, steps: Integers) -> Array:
-        """The processor time of ``steps``."""
-
-    @abstractmethod
-    def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
-        """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
-
-        Args:
-            start: where they begin.
-            enough: objectives at which a descent may end, (b,).
-            watch: asked repeatedly whether to stop; codes not reached by then keep their f.
-        """
-
-
-def descents_for(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
-    """The descents for a problem, with the schedule for what its generator and measurement are.
-
-    Small dense networks descend in compiled code, which knows squares alone, in single precision, and measurements that
-    choose outputs or are small matrices. Of the others, generators with an expensive Jacobian descend by L-BFGS.
-    """
-    small = cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator)
-    if small and objective.squares:
-        return CompiledDescents(problem)
-    if small:
-        return BatchDescents(COUNTS, problem, cache, objective)
-    if cache.large:
-        return BatchDescents(LIMITED_MEMORY, problem, cache, objective)
-    return BatchDescents(BATCH if problem.operator.linear else NONLINEAR, problem, cache, objective)
-
-
 def lengths(z: Array) -> Array:
     """The root mean squares of codes (..., k), (..., 1): the unit of perturbations."""
     return np.asarray(np.maximum(np.sqrt(np.square(z).mean(axis=-1, keepdims=True)), SHORTEST_CODE))
@@ -127,13 +80,13 @@ def step_terms(layout: Integers) -> Array:
     return np.array([1.0, len(layout), inputs @ outputs, outputs[-1] * k**2, k**3])
 
 
-class CompiledDescents(Descents):
+class CompiledDescents:
     """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`).
 
     They are in single precision, and in double precision for observations that single precision does not resolve.
     """
 
-    schedule = COMPILED
+    schedule = schedules.COMPILED
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
@@ -145,7 +98,7 @@ class CompiledDescents(Descents):
         self._widths = np.array(self.schedule.widths)
 
     def microseconds(self, steps: Integers) -> Array:
-        """See :meth:`Descents.microseconds`."""
+        """The processor time of ``steps``."""
         return np.asarray(float(step_terms(self.packed.layout) @ STEP_COST) * steps)
 
     @cached_property
@@ -159,7 +112,13 @@ class CompiledDescents(Descents):
         self._in_double[observations] = True
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
-        """See :meth:`Descents.improve`."""
+        """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
+
+        Args:
+            start: where they begin.
+            enough: objectives at which a descent may end, (b,).
+            watch: asked repeatedly whether to stop; codes not reached by then keep their f.
+        """
         steps = np.zeros(start.f.shape, dtype=np.int64)
         widths = self._widths if start.smoothed else self._widths[:0]
         layout: Integers | None = None
@@ -178,21 +137,25 @@ class CompiledDescents(Descents):
         return np.asarray(steps.sum(axis=1))
 
 
-class BatchDescents(Descents):
+class BatchDescents:
     """Descents of all codes at once, for generators of any kind on any device."""
 
-    def __init__(self, schedule: Schedule, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
+    def __init__(self, schedule: Schedule, problem: Problem, objective: SquaredError) -> None:
         self.schedule, self.bounds, self.objective = schedule, problem.bounds, objective
-        smoothed = (cache.smoothed(width, objective.network) for width in schedule.widths)
-        self._smoothed = [replace(objective, network=network) for network in smoothed]
+
+    @cached_property
+    def _smoothed(self) -> list[SquaredError]:
+        """The objectives of the smoothed generators."""
+        network = self.objective.network
+        return [replace(self.objective, network=network.smoothed(width)) for width in self.schedule.widths]
 
     def microseconds(self, steps: Integers) -> Array:
-        """See :meth:`Descents.microseconds`."""
+        """See :meth:`CompiledDescents.microseconds`."""
         network = self.objective.network
         return np.asarray((BATCH_COST[0] + BATCH_COST[1] * network.latent_dim * network.work) * steps)
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
-        """See :meth:`Descents.improve`."""
+        """See :meth:`CompiledDescents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         floor = np.broadcast_to(enough[:, None], start.f.shape)
         each = np.broadcast_to(start.observations[:, None], start.f.shape)
@@ -241,35 +204,35 @@ class BatchDescents(Descents):
         )  # fmt: skip
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
-        """Refine ends of restarts by L-BFGS; return a code of each observation, (b, k), and whether it converged, (b,).
+        """Refine codes (b, k) by at most so many L-BFGS steps; return codes, and whether each converged, (b,).
 
-        Single precision resolves all that there is to gain. A few restarts are refined side by side, because restarts
-        of nearly equal objectives may end at different kinks. That costs little more than one, as the worse half is
-        given up again and again.
-
-        Args:
-            observations: which, (b,).
-            z: where their restarts ended, the best first, (b, c, k).
-            most: the largest number of steps.
-            watch: see :meth:`improve`.
+        Single precision resolves all that there is to gain.
         """
-        z = z[:, :_REFINED]
-        left, where = z.shape[1], self.objective.index(np.repeat(observations, z.shape[1]))
-        codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
+        codes, where = self.objective.tensor(z), self.objective.index(observations)
         state = LimitedMemorySteps(self.objective, codes, where, _REFINED_DECREASE, torch.zeros_like(codes[:, 0]))
-        while left > 1 and most > _HALVED_AFTER:
-            f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
-            left, most = left // 2, most - _HALVED_AFTER
-            state.retire((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
-        arrived = torch.zeros_like(state.done)
-        while most > 0 and not arrived.all() and not watch():
+        while most > 0 and not state.done.all() and not watch():
             before = state.f.clone()
-            f, most = state.run(min(most, LAST_STEPS), watch).f, most - LAST_STEPS
-            arrived = state.done | (f >= (1 - CONVERGED) * before)
-            state.retire(arrived)
-        best = state.f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
-        each = np.arange(len(observations))
-        return (
-            state.z.cpu().double().numpy().reshape(z.shape)[each, best],
-            arrived.cpu().numpy().reshape(z.shape[:2])[each, best],
-        )
+            state.run(min(most, _LAST_STEPS), watch)
+            most -= _LAST_STEPS
+            state.retire(state.f >= (1 - _CONVERGED) * before)
+        return state.z.cpu().double().numpy(), state.done.cpu().numpy()
+
+
+Descents: TypeAlias = CompiledDescents | BatchDescents
+
+
+def descents_for(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
+    """The descents for a problem, with the schedule for what its generator and measurement are.
+
+    Small dense networks descend in compiled code, which knows squares alone, in single precision, and measurements that
+    choose outputs or are small matrices. Of the others, generators with an expensive Jacobian descend by L-BFGS.
+    """
+    small = cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator)
+    if small and objective.squares:
+        return CompiledDescents(problem)
+    if small:
+        return BatchDescents(schedules.COUNTS, problem, objective)
+    if cache.large:
+        return BatchDescents(schedules.LIMITED_MEMORY, problem, objective)
+    schedule = schedules.BATCH if problem.operator.linear else schedules.NONLINEAR
+    return BatchDescents(schedule, problem, objective)

@@ -44,9 +44,8 @@ _AGREE = 2
 _EXACT_FIT_STEPS, _EXACT_FIT_STEPS_LARGE = 200, 10
 # A larger prior needs double precision.
 _LARGEST_PRIOR = 1e12
-# The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average. Large generators
-# take fewer, as their restarts go further.
-_REFINED, _REFINED_LARGE = 3000, 1000
+# The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average.
+_REFINED = 3000
 # Objectives below this fraction of |y|^2 are rounding in double precision.
 _ROUNDING = 1e-30
 # The most local optima in l2 from which a code within the bounds of uniform noise is searched.
@@ -75,6 +74,7 @@ class JointSearch:
     Attributes:
         state: what is found and made so far.
         rule: when the search stops.
+        limited_memory: whether a Jacobian costs too much, see :class:`~unrelu.search.schedules.Schedule`.
         noiseless: whether an exact fit exists if the generator made the observation, as far as y shows, (B,).
         watch: whether the time limit or the callback ends the search.
 
@@ -85,6 +85,7 @@ class JointSearch:
         rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
         simulated: whether the observations are simulated, so that none has an exact fit or is searched for longer.
+        efforts: the number of restarts, and of perturbations of each, after so many rounds.
     """
 
     def __init__(
@@ -95,16 +96,18 @@ class JointSearch:
         rounds: int | None = None,
         pool: bool = False,
         simulated: bool = False,
+        efforts: Callable[[int], tuple[int, int]] = effort,
     ) -> None:
-        self.problem, self.judge, self.pool, self.simulated = problem, judge, pool, simulated
+        self.problem, self.judge, self.pool, self.simulated, self.efforts = problem, judge, pool, simulated, efforts
         self.cache = SampleCache.of(problem.network, problem.bounds)
         self.objective = searched_objective(problem, self.cache)
         self.descents = descents_for(problem, self.cache, self.objective)
         self.starts = SearchStarts(problem, self.cache, self.objective)
+        self.limited_memory = self.descents.schedule.limited_memory
         self.rule = rule = StoppingRule(self.descents.schedule, sure, rounds)
         self.noiseless = problem.looks_noiseless & (not simulated)
         precision = torch.finfo(self.objective.y.dtype).eps
-        self.state = state = SearchState.begin(
+        self.state = state = SearchState(
             problem.energy, problem.network.latent_dim, rule.begin(self.noiseless), precision
         )
 
@@ -132,14 +135,14 @@ class JointSearch:
         """Make rounds until the rule stops every observation, or the watch says stop."""
         state = self.state
         while not self.watch.reason and len(observations := self._next()) and not self.watch():
-            if self._start_by_layer(observations):
-                continue
-            self.advance(observations, *effort(int(state.rounds[observations[0]]) + 1))
+            self.advance(observations, *self.efforts(int(state.rounds[observations[0]]) + 1))
             if not self.watch.reason:
                 state.rounds[observations] += 1
                 if not self.simulated:
                     self._confirm_exact()
                 self._judge(observations)
+                if state.rounds[observations[0]] == 1:
+                    self._start_by_layer(observations[self.noiseless[observations] & ~state.exact[observations]])
 
     def _next(self) -> Index:
         """The observations of the next round, all of which have been through the same number of rounds."""
@@ -259,46 +262,34 @@ class JointSearch:
 
     def _begin_at(self, z0: Array) -> None:
         """Accept the user's codes that fit exactly, and descend from the others."""
-        state = self.state
-        if not self.problem.prior:
-            state.exact = self.problem.fits_exactly(z0)
-            state.z[state.exact], state.f[state.exact] = z0[state.exact], 0.0
+        state, everyone = self.state, np.arange(self.problem.size)
+        state.exact = self.problem.fits_exactly(z0) & (not self.problem.prior)
+        state.accept(everyone, z0, np.where(state.exact, 0.0, self._values(everyone, z0)))
         others = np.flatnonzero(~state.exact)
-        if not len(others):
-            return
-        state.accept(others, z0[others], self._values(others, z0[others]))
-        if self.rule.rounds == 0 and self._limited_memory and self.problem.noise.noisy:
-            return  # the refinement makes the same steps
-        if not self.watch():
+        # Where a refinement makes the same steps, there is no descent.
+        refined = self.rule.rounds == 0 and self.limited_memory and self.problem.noise.noisy
+        if len(others) and not refined and not self.watch():
             self.descend_from(others, z0[others])
             self._confirm_exact()
 
-    def _start_by_layer(self, observations: Index) -> bool:
-        """Try ``exact`` layer by layer where y looks noiseless and no restart fits exactly; whether any was tried.
+    def _start_by_layer(self, observations: Index) -> None:
+        """Descend from the codes of ``exact`` for observations that look noiseless, of which no restart fits exactly.
 
         It costs as much as many restarts, but finds exact fits that few restarts reach.
         """
-        untried = self.noiseless & (self.state.made > 0) & ~self.state.by_layer
-        clean = observations[untried[observations]]
-        if self.problem.z0 is not None or not len(clean) or not cheap_by_layer(self.problem):
-            return False
-        report = self.report
-        control = self.problem.control.part(lambda _: report())
-        z = starting_codes(self.problem.part(clean, control), "exact").z
+        if self.problem.z0 is not None or not len(observations) or not cheap_by_layer(self.problem):
+            return
+        control = self.problem.control.part(lambda _: self.report())
+        z = starting_codes(self.problem.part(observations, control), "exact").z
         self.watch.rest()
-        self.descend_from(clean, z)
-        self.state.by_layer[clean] = True
+        self.descend_from(observations, z)
         self._confirm_exact()
-        return True
 
     def _values(self, observations: Index, z: Array) -> Array:
         """The objective at codes (b, k), in the precision of the search, (b,)."""
-        return self.objective.values(self.objective.tensor(z), self.objective.index(observations)).cpu().double().numpy()
-
-    @property
-    def _limited_memory(self) -> bool:
-        """Whether codes with a residual are refined by L-BFGS, since a Jacobian costs too much."""
-        return self.descents.schedule.limited_memory
+        return (
+            self.objective.values(self.objective.tensor(z), self.objective.index(observations)).cpu().double().numpy()
+        )
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
@@ -333,7 +324,7 @@ class JointSearch:
     def _fitted(self, observations: Index) -> Array:
         """Refine codes near exact fits to full precision, (b, k)."""
         objective, z, where, exact = self._in_double(observations)
-        if self._limited_memory and objective.squares:
+        if self.limited_memory and objective.squares:
             z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
         else:
             z, f, _, arrived = refine(objective, z, where, exact, _REFINED, self.watch)
@@ -361,7 +352,7 @@ class JointSearch:
             if len(some) and not self.watch.reason:
                 state.z[some], optimal = self._at_optimum(some, most)
                 state.finish(some[~optimal], Status.ITERATION_LIMIT)
-        if self._limited_memory and len(observations) and not self.watch.reason:
+        if self.limited_memory and len(observations) and not self.watch.reason:
             state.f[observations] = self._values(observations, state.z[observations])
             self._confirm_exact()
         flat = observations[self._flat(observations)]
@@ -376,12 +367,10 @@ class JointSearch:
 
     def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:
         """Refine codes to first-order optima, (b, k), and say whether each is at one, (b,)."""
-        noisy = not self._near_exact(observations).any()
-        if isinstance(self.descents, BatchDescents) and self._limited_memory:
-            if noisy or self.problem.network.too_large:
-                ends = self.state.in_order(observations)[0][:, 1:]
-                ends = np.concatenate([self.state.z[observations, None], ends], axis=1)
-                return self.descents.refined(observations, ends, most or _REFINED_LARGE, self.watch)
+        single = self.problem.network.too_large or not self._near_exact(observations).any()
+        if single and self.limited_memory and isinstance(self.descents, BatchDescents):
+            z = self.state.z[observations]
+            return self.descents.refined(observations, z, most or _REFINED, self.watch)
         found = refine(*self._in_double(observations), most or _REFINED, self.watch)
         return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
 

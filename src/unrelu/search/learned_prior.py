@@ -34,15 +34,7 @@ from unrelu.runtime.file_writing import write_npz
 from unrelu.search.confidence import FLAT, Prior, confidence
 from unrelu.search.joint_search import JointSearch
 from unrelu.search.schedules import ROUNDS
-from unrelu.search.simulation import (
-    MISFIT_STEP,
-    NOISE_STEP,
-    NoiseLevel,
-    Simulation,
-    distinct,
-    simulated,
-    spread_of,
-)
+from unrelu.search.simulation import NOISE_STEP, NoiseLevel, Simulation, distinct, simulated, spread_of
 
 _LOG = getLogger("unrelu")
 # An observation is in distribution if its residual is at most this multiple of the stated noise, and if N(0, I) draws a
@@ -59,7 +51,7 @@ _PERTURBED = "perturbed"
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
 
-_known: weakref.WeakKeyDictionary[Generator, dict[str, Prior]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Generator, dict[tuple[str, NoiseLevel], Prior]] = weakref.WeakKeyDictionary()
 
 
 class LearnedConfidence:
@@ -70,8 +62,7 @@ class LearnedConfidence:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._spread = spread_of(problem)
-        self._priors: dict[NoiseLevel, Prior] = {}
+        self._spread, self._key = spread_of(problem), prior_key(problem)
 
     def __call__(self, search: JointSearch, observations: Index) -> Array:
         """The confidence of some observations of a search, (b,)."""
@@ -86,10 +77,9 @@ class LearnedConfidence:
             groups[levels[place], int(state.rounds[observations[place]])].append(place)
         for (level, rounds), places in groups.items():
             prior, some = self._prior(level, search), observations[places]
-            found[places] = prior.confidence(rounds, counts.subset(np.array(places)))
-            if prior.weights:
-                after = prior.after_perturbations(found[places], state.improved[some])
-                found[places] = np.where(state.perturbed[some], after, found[places])
+            before = prior.confidence(rounds, counts.subset(np.array(places)))
+            after = prior.after_perturbations(before, state.improved[some])
+            found[places] = np.where(state.perturbed[some] & bool(prior.weights), after, before)
         return found
 
     def levels(self, f: Array, observations: Index, z: Array | None = None) -> list[NoiseLevel]:
@@ -103,43 +93,38 @@ class LearnedConfidence:
         left = np.maximum(problem.observed[observations] - problem.network.latent_dim, 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             residual = np.sqrt(f[observations] / left) / spread
-            stated = np.sqrt(problem.noise.variance(problem.y)[observations]) / spread
-            known = np.broadcast_to(problem.noise.noisy & (stated > 0), len(observations))
-            misfit = np.log(residual / (_EXPLAINED * stated)) / np.log(MISFIT_STEP)
-            noise = np.log(np.where(known, stated, residual)) / np.log(NOISE_STEP)
+            size = np.sqrt(problem.noise.variance(problem.y)[observations]) / spread
+            known = np.broadcast_to(problem.noise.noisy & (size > 0), len(observations))
+            misfit = np.log(residual / (_EXPLAINED * size)) / np.log(NOISE_STEP)
+            noise = np.log(np.where(known, size, residual)) / np.log(NOISE_STEP)
         noise = np.nan_to_num(noise, nan=0.0, posinf=20.0, neginf=-40.0)
         misfit = np.nan_to_num(misfit, nan=0.0, posinf=9.0, neginf=0.0)
         if z is not None and problem.bounds.none:
             with np.errstate(over="ignore"):
                 far = chdtrc(z.shape[1], np.square(z).sum(axis=1)) < _FAR
             misfit = np.where(far, np.maximum(misfit, 1.0), misfit)
-        return [
-            NoiseLevel(int(np.rint(n)), int(max(0, np.ceil(e))) if k else None)
-            for n, e, k in zip(noise, misfit, known, strict=True)
-        ]
+        steps = zip(np.rint(noise).tolist(), np.ceil(misfit).tolist(), known.tolist(), strict=True)
+        return [NoiseLevel(int(n), max(0, int(m)) if stated else None) for n, m, stated in steps]
 
     def _prior(self, level: NoiseLevel, search: JointSearch) -> Prior:
         """The prior for a level of noise: known in this process, or in a file, or learned now; else a flat one."""
-        if level not in self._priors:
-            known, key = _known.setdefault(self.problem.network, {}), prior_key(self.problem, level)
-            if key not in known and not search.rule.short:
-                path = _folder() / f"{sha256((key + fingerprint(self.problem.network)).encode()).hexdigest()}.npz"
-                prior = _read(path)
-                if prior is None and self._affordable(search):
-                    prior = self.learn(level, search)
-                    _write(path, prior)
-                if prior is None:
-                    return Prior({})
-                known[key] = prior
-            self._priors[level] = known.get(key) or Prior({})
-        return self._priors[level]
+        known, key = _known.setdefault(self.problem.network, {}), (self._key, level)
+        if key in known or search.rule.short:
+            return known.get(key, Prior({}))
+        path = _path(self.problem, level)
+        prior = _read(path)
+        if prior is None and self._affordable(search):
+            prior = self.learn(level, search)
+            _write(path, prior)
+        if prior is not None:
+            known[key] = prior
+        return prior or Prior({})
 
     def _affordable(self, search: JointSearch) -> bool:
         """Whether a simulation ends in time, if it takes as long as the search of as many observations."""
-        plan, left = search.descents.schedule, self.problem.control.remaining()
-        budget = plan.microseconds / 1e6
-        seconds = budget if np.isfinite(budget) else search.watch.elapsed / search.problem.size
-        return left == np.inf or plan.simulated * seconds < _SHARE_OF_TIME * left
+        plan = search.descents.schedule
+        seconds = plan.microseconds / 1e6 if plan.microseconds < np.inf else search.watch.elapsed / self.problem.size
+        return plan.simulated * seconds < _SHARE_OF_TIME * self.problem.control.remaining()
 
     def learn(self, level: NoiseLevel, search: JointSearch) -> Prior | None:
         """The prior from a simulation; None if the time limit or the callback stopped it."""
@@ -163,29 +148,29 @@ def _say_once() -> None:
 
 def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
     """Use a prior for this network, measurement and level of noise as long as the network lives."""
-    _known.setdefault(problem.network, {})[prior_key(problem, level)] = prior
+    _known.setdefault(problem.network, {})[prior_key(problem), level] = prior
 
 
-def prior_key(problem: Problem, level: NoiseLevel) -> str:
-    """A digest of everything that a prior depends on beside the network; its device decides how it is searched."""
+def prior_key(problem: Problem) -> str:
+    """A digest of what a prior depends on beside the network and the level; the device decides how it is searched."""
     seen = distinct(problem.operator)[0].tobytes()
     digest = sha256(seen + problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes())
     if problem.normal is not None and (problem.bounds.boxed.any() or not np.all(problem.normal.proper)):
         digest.update(np.asarray(problem.normal.proper).tobytes())
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
     device = problem.network.device.type
-    digest.update(f"{__version__} {_RECIPE} {ROUNDS} {level} {problem.prior!r} {counts} {device}".encode())
+    digest.update(f"{__version__} {_RECIPE} {ROUNDS} {problem.prior!r} {counts} {device}".encode())
     return digest.hexdigest()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _folder() -> Path:
-    """The folder of priors: in ``UNRELU_CACHE``, or in the user's cache folder."""
-    own = os.environ.get("UNRELU_CACHE")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return (Path(own) if own else cache / "unrelu") / "priors"
+def _path(problem: Problem, level: NoiseLevel) -> Path:
+    """The file of a prior, in the folder ``UNRELU_CACHE`` or in the user's cache folder."""
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    name = sha256(f"{prior_key(problem)} {level} {fingerprint(problem.network)}".encode()).hexdigest()
+    return Path(os.environ.get("UNRELU_CACHE") or f"{user}/unrelu") / "priors" / f"{name}.npz"
 
 
 def _read(path: Path) -> Prior | None:

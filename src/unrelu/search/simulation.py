@@ -1,7 +1,7 @@
 r"""Simulated observations of one generator, and how often restarts of a search miss their best codes.
 
-Observations are :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds. They are searched as those
-of a user, by the same rounds and the same rule, and from z as well, so their best optimum is known.
+Observations are :math:`y = A G(z) + e` with :math:`z \sim N(0, I)` or uniform between bounds. They are searched as a
+user's, by the same rounds and the same rule, and from z as well, so their best optimum is known.
 
 Real observations are seldom outputs of the generator. For an observation out of distribution, e contains the difference
 of two other outputs, with their entries in a random order. Without bounds, z is up to ten times as long: where outputs
@@ -27,9 +27,10 @@ from unrelu.runtime.words import CONFIDENT
 from unrelu.search.confidence import SAME, Prior, RestartCounts, confidence, learned
 from unrelu.search.joint_search import JointSearch, flat_confidence
 from unrelu.search.sample_cache import SampleCache
+from unrelu.search.schedules import effort
 
-# Noise levels differ by the first factor in the noise, and by the second in the residuals as multiples of the noise.
-NOISE_STEP, MISFIT_STEP = 3.0, 3.0
+# Levels differ by this factor in the noise, and in the residuals as multiples of the noise.
+NOISE_STEP = 3.0
 # If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
 _WHITE_SHARE = 0.3
 # The longest codes of observations out of distribution, as multiples of those of N(0, I). For 1, 3, 10 and 30, the
@@ -38,9 +39,6 @@ _WHITE_SHARE = 0.3
 _FURTHEST = 10.0
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
-# The rounds of quick simulations, up to four restarts. Without the later ones, it would not be known whether the best
-# code is hard to find or the first restart was unlucky.
-_QUICK_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class NoiseLevel:
         """The standard deviations of the white noise and of the structured errors of each observation, (count,)."""
         size = np.full(count, NOISE_STEP**self.noise)
         if self.misfit is not None:
-            return size, size * np.sqrt(MISFIT_STEP ** (2 * self.misfit) - 1)
+            return size, size * np.sqrt(NOISE_STEP ** (2 * self.misfit) - 1)
         odd = np.arange(count) % 2 == 1
         return np.where(odd, _WHITE_SHARE * size, size), np.where(odd, size, 0.0)
 
@@ -84,12 +82,11 @@ def simulated(problem: Problem, level: NoiseLevel, count: int, seed: int = 0) ->
     else:
         y = clean
         if structured.any():
-            order = stream("simulated order", *keys).permuted(np.tile(np.arange(network.output_dim), (count, 1)), axis=1)
-            x, further_x = (
-                operator.values(np.take_along_axis(network.outputs(each).reshape(count, -1), order, axis=1))
-                for each in (one, other)
+            order = stream("simulated order", *keys).permuted(
+                np.tile(np.arange(network.output_dim), (count, 1)), axis=1
             )
-            apart = np.where(seen, x - further_x, 0.0)
+            x = (np.take_along_axis(network.outputs(each).reshape(count, -1), order, axis=1) for each in (one, other))
+            apart = np.where(seen, np.subtract(*map(operator.values, x)), 0.0)
             size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
             y = y + structured * apart / np.where(size > 0, size, 1.0)
         y = y + white * rng.standard_normal(clean.shape)
@@ -99,6 +96,11 @@ def simulated(problem: Problem, level: NoiseLevel, count: int, seed: int = 0) ->
     y.setflags(write=False)
     alike = replace(problem, y=y, operator=operator, noise=noise, norm="l2", single=False, seed=0)
     return replace(alike, z0=None, control=Control(), given=None), own
+
+
+def quick_effort(rounds: int) -> tuple[int, int]:
+    """One restart, then three: where the first misses, it may have been unlucky, or the best code is hard to find."""
+    return (1 if rounds == 1 else 3), 0
 
 
 class Simulation:
@@ -121,8 +123,8 @@ class Simulation:
     """
 
     def __init__(self, problem: Problem, truth: Array | None, quick: bool = False) -> None:
-        judge, rounds = (self._found, _QUICK_ROUNDS) if quick else (self._sure_before, None)
-        self.search = JointSearch(problem, judge, rounds=rounds, simulated=True)
+        judge, rounds, efforts = (self._found, 2, quick_effort) if quick else (self._sure_before, None, effort)
+        self.search = JointSearch(problem, judge, rounds=rounds, simulated=True, efforts=efforts)
         self.ends: dict[int, Array] = {}
         self.sure, self.missed, self.improved, self.found = (np.zeros(problem.size, dtype=bool) for _ in range(4))
         if truth is not None:
@@ -132,6 +134,8 @@ class Simulation:
             state.enough = np.where(np.isfinite(state.f), (1 + SAME) * state.f, state.enough)
         self.search.make_rounds()
         self.search.judge = flat_confidence  # without a cycle of references
+        if quick:
+            state.rounds[:] = self.search.descents.schedule.first  # of as many descents as were made
         if self.ends:
             made = state.made * (1 + state.perturbations)
             self._perturb(np.where(self.sure, 0 if quick else made, np.iinfo(made.dtype).max))
@@ -171,34 +175,20 @@ class Simulation:
         self.improved = self.missed & state.improved
         self.found = self.improved & (reached <= np.maximum((1 + SAME) * state.f, state.rounding))
 
-    def counts(self, rounds: int, observations: Flags | None = None, of_truth: bool = True) -> RestartCounts:
+    def counts(self, rounds: int, of_truth: bool = True) -> RestartCounts:
         """The counts after ``rounds``, for the best known optimum or for the best one that the restarts found."""
         ends, state = self.ends[rounds], self.search.state
         made = np.maximum(np.isfinite(ends).sum(axis=1), 1)
-        counts = RestartCounts.of(ends, state.f if of_truth else ends.min(axis=1), state.rounding, made)
-        return counts if observations is None else counts.subset(observations)
+        return RestartCounts.of(ends, state.f if of_truth else ends.min(axis=1), state.rounding, made)
 
-    def prior(self, observations: Flags | None = None) -> Prior:
-        """The prior of each round from observations, by default all; those that ended earlier count as they ended.
+    def prior(self, some: Flags | slice = slice(None)) -> Prior:
+        """The prior of each round from some observations; those that ended earlier count as they ended.
 
         Of perturbations, one that finds nothing is added, and of the codes that they find, one best and one other.
         """
-        some = slice(None) if observations is None else observations
         missed, improved, found = (int(of_these[some].sum()) for of_these in (self.missed, self.improved, self.found))
-        weights = {rounds: learned(self.counts(rounds, observations)) for rounds in self.ends}
+        weights = {rounds: learned(self.counts(rounds).subset(some)) for rounds in self.ends}
         return Prior(weights, improved / (missed + 1), (found + 1) / (improved + 2))
-
-    def judged(self, prior: Prior, observations: Flags) -> tuple[Flags, Flags]:
-        """For which observations a search with this prior is sure, and for which it is sure and wrong, (b,) each."""
-        state, count = self.search.state, int(observations.sum())
-        sure, wrong = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-        for rounds, ends in self.ends.items():
-            enough = ~sure & (prior.confidence(rounds, self.counts(rounds, observations, of_truth=False)) >= CONFIDENT)
-            lowest = ends[observations].min(axis=1)
-            missed = (state.f[observations] < (1 - SAME) * lowest) & (lowest > state.rounding[observations])
-            wrong |= enough & missed
-            sure |= enough
-        return sure, wrong
 
 
 def spread_of(problem: Problem) -> float:
