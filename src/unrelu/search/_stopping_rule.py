@@ -27,8 +27,6 @@ from unrelu.search.schedules import Schedule, effort
 
 # Below this confidence, more restarts do not help.
 _HOPEFUL = 0.8
-# The least time of a descent.
-_LEAST_MICROSECONDS = 1.0
 
 
 def _descents(rounds: Integers) -> Integers:
@@ -105,7 +103,7 @@ class StoppingRule:
         """The number of perturbations of the best restart that the budget allows, (b,), a power of two or 0."""
         if not np.isfinite(self.schedule.microseconds):
             return np.zeros(len(used.rounds), dtype=np.int64)
-        each = np.maximum(used.microseconds / _descents(used.rounds), _LEAST_MICROSECONDS)
+        each = np.maximum(used.microseconds / _descents(used.rounds), 1.0)
         left = (self._budget(used) - used.microseconds) / each
         return np.where(left >= 1, 2 ** np.floor(np.log2(np.maximum(left, 1))), 0).astype(np.int64)
 

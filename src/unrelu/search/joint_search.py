@@ -129,7 +129,8 @@ class JointSearch:
         if self.rule.rounds is None and not self.watch.reason:
             unsure = np.flatnonzero(~self.rule.finished(self.budget_used()))
             self.perturb_best(unsure)
-            self._judge(unsure)
+            if not self.watch.reason:  # descents that are cut off are no evidence
+                self._judge(unsure)
 
     def make_rounds(self) -> None:
         """Make rounds until the rule stops every observation, or the watch says stop."""
