@@ -35,9 +35,7 @@ _LAYER_WORK = 5e7
 def cheap_by_layer(problem: Problem) -> bool:
     """Whether a layer-wise start is possible and costs no more than all other starts together."""
     network = problem.network
-    if layerwise_reason(network) is not None or not isinstance(network, Network):
-        return False
-    if not problem.operator.is_layer_of(network):
+    if not isinstance(network, Network) or layerwise_reason(network) or not problem.operator.is_layer_of(network):
         return False
     return max(layer.n_out * layer.n_in**2 for layer in network.layers) <= _LAYER_WORK
 

@@ -76,13 +76,6 @@ class GaussianModel:
     z: Tensor
     x: Tensor
 
-    def measured(self, operator: Operator) -> GaussianModel:
-        """The model whose x are measurements of these outputs, for an operator that is not linear."""
-        own = operator.to(self.x.dtype, self.x.device)
-        size = max(1, _NUMBERS // (4 * max(own.width, 1)))
-        x = _bounded(torch.cat([own.forward(part) for part in torch.split(self.x, size)]))
-        return GaussianModel(self.z, x)
-
     @cached_property
     def spread(self) -> float:
         """The mean variance of an entry of x."""
@@ -198,5 +191,8 @@ class SampleCache:
             model, inner = self.measured_by(operator.unweighted)
             return model, operator.around(inner)
         if operator not in self._measured:
-            self._measured[operator] = self.model.measured(operator)
+            z, x = self.model.z, self.model.x
+            own = operator.to(x.dtype, x.device)
+            parts = torch.split(x, max(1, _NUMBERS // (4 * max(own.width, 1))))
+            self._measured[operator] = GaussianModel(z, _bounded(torch.cat([own.forward(part) for part in parts])))
         return self._measured[operator], IdentityOperator(operator.shape, operator.m)
