@@ -12,7 +12,8 @@ from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
 from unrelu.search import learned_prior
 from unrelu.search.auto import Search
-from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, prior_key
+from unrelu.search.learned_prior import LearnedConfidence, prior_key
+from unrelu.search.simulation import NoiseLevel, Simulation
 
 N, NOISE = 12, "gaussian:0.3"
 
@@ -46,8 +47,9 @@ def kept(network, operator=None, bounds=None, shape=(2, N)):
     """The priors that are kept for a network and measurement in memory, by level."""
     problem = Problem.build(network, np.ones(shape), operator=operator, bounds=bounds).equilibrated()
     known = learned_prior._known.get(problem.network, {})
-    levels = [Level(noise, excess) for noise in range(-12, 6) for excess in (None, 0, 1, 2, 3)]
-    return {level: known[prior_key(problem, level)] for level in levels if prior_key(problem, level) in known}
+    levels = [NoiseLevel(noise, excess) for noise in range(-12, 6) for excess in (None, 0, 1, 2, 3)]
+    key = prior_key(problem)
+    return {level: known[key, level] for level in levels if (key, level) in known}
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -117,14 +119,14 @@ def test_noise_of_about_the_same_size_is_meant_stated_or_not(learned_of):
     network = rough()
     unrelu.calibrate(network, noise=NOISE, observations=40)
     noise = {level.noise for level in kept(network)}
-    assert set(kept(network)) == {Level(*noise, 0), Level(*noise, None)}
+    assert set(kept(network)) == {NoiseLevel(*noise, 0), NoiseLevel(*noise, None)}
     unrelu.invert(network, noisy(network), noise=NOISE)
-    assert all(level.excess for level in learned_of)  # of codes that N(0, I) hardly draws
+    assert all(level.misfit for level in learned_of)  # of codes that N(0, I) hardly draws
     learned_of.clear()
     # The half of the size is another level, and where residuals tell the size they may tell another as well.
     unrelu.invert(network, noisy(network), noise="gaussian:0.15")
     assert learned_of
-    assert all(level not in kept(network) or level.excess for level in learned_of) or len(kept(network)) > 2
+    assert all(level not in kept(network) or level.misfit for level in learned_of) or len(kept(network)) > 2
 
 
 def test_what_is_learned_at_a_200th_of_the_noise_makes_nothing_sure_at_the_noise(learned_of):
@@ -148,7 +150,7 @@ def test_it_is_about_codes_within_the_bounds(bounds, learned_of):
     unrelu.calibrate(network, noise=NOISE, bounds=bounds, observations=40)
     assert len(kept(network, bounds=bounds)) == 2
     unrelu.invert(network, noisy(network), noise=NOISE, bounds=bounds)
-    assert all(level.excess for level in learned_of)  # bounds far away leave residuals that noise does not explain
+    assert all(level.misfit for level in learned_of)  # bounds far away leave residuals that noise does not explain
     for other in (None, (-2.0, 3.0)):
         if other is not bounds:
             assert not kept(network, bounds=other)
@@ -194,7 +196,7 @@ def test_a_batch_of_masks_has_one_prior_in_whatever_order_they_come(learned_of):
     assert found.observations == 25  # one for each mask
     order = np.random.default_rng(1).permutation(25)
     result = unrelu.invert(network, noisy(network, count=25) * masks[order], operator=masks[order], noise=NOISE)
-    assert all(level.excess for level in learned_of)
+    assert all(level.misfit for level in learned_of)
     assert (result.confidence > 0).all()
     assert not kept(network, masks[:24], shape=(24, N))
 
@@ -231,7 +233,7 @@ def test_an_easy_generator_is_found_to_be_easy(learned_of):
     assert (found.reached, found.wrong) == (1.0, 0.0)
     y = network(np.ones((20, 3))) + 0.3 * np.random.default_rng(3).standard_normal((20, N))
     sure = unrelu.invert(network, y, noise=NOISE)
-    assert all(level.excess for level in learned_of)  # residuals that are large by chance
+    assert all(level.misfit for level in learned_of)  # residuals that are large by chance
     fresh = unrelu.invert(random_network((3, N), activation="identity", seed=1), y, noise=NOISE)
     assert (sure.confidence > fresh.confidence).mean() > 0.9
 
@@ -250,12 +252,12 @@ def test_data_say_how_often_searches_are_wrong_on_observations_that_no_generator
     assert found.observations == 60
     levels = kept(network)
     noise = {level.noise for level in levels}
-    assert set(levels) == {Level(*noise, excess) for excess in (0, None, 1, 2, 3)}
+    assert set(levels) == {NoiseLevel(*noise, excess) for excess in (0, None, 1, 2, 3)}
     # The data tell of all but what the noise explains, which is simulated.
     of_data = Simulation(Problem.build(network, outside, noise=NOISE).equilibrated(), None).prior()
     for level, prior in levels.items():
         same = prior.weights.keys() == of_data.weights.keys() and np.allclose(prior.weights[4], of_data.weights[4])
-        assert same == (level.excess != 0)
+        assert same == (level.misfit != 0)
     result = unrelu.invert(network, outside, noise=NOISE)
     assert not learned_of
     assert (result.confidence > 0).mean() > 0.9

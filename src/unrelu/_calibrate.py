@@ -17,13 +17,17 @@ from unrelu.measurements.whitening import known_entries
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem, searched
+from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.search.learned_prior import LearnedConfidence, Level, Simulation, keep, simulated
+from unrelu.runtime.words import CONFIDENT
+from unrelu.search.confidence import SAME, Prior
+from unrelu.search.learned_prior import LearnedConfidence, keep
+from unrelu.search.simulation import NoiseLevel, Simulation, simulated
 
 _FEWEST, _FOLDS = 20, 10
 # Levels of residuals above the stated noise for which the prior learned from data is used.
-_EXCESSES = tuple(range(1, 10))
+_MISFITS = tuple(range(1, 10))
 
 
 @dataclass(frozen=True)
@@ -106,14 +110,14 @@ def calibrate(
         keep(problem, level, learned.prior())
         if problem.noise.likelihood is not None:
             return _judged(learned)
-        unstated = Level(level.noise, None)
+        unstated = NoiseLevel(level.noise, None)
         if data is None:
             keep(problem, unstated, Simulation(*simulated(problem, unstated, observations, 1 + seed)).prior())
             return _judged(learned)
         given = _of_data(network, operator, stated, data, bounds)
         learned = Simulation(given, None)
         prior = learned.prior()
-        for other in (unstated, *(Level(level.noise, excess) for excess in _EXCESSES)):
+        for other in (unstated, *(NoiseLevel(level.noise, misfit) for misfit in _MISFITS)):
             keep(problem, other, prior)
         return _judged(learned)
 
@@ -145,6 +149,19 @@ def _judged(simulation: Simulation) -> Calibration:
     """Judge each tenth of the observations by a prior learned from the others (cross-validation)."""
     size = simulation.search.problem.size
     folds = [np.arange(size) % _FOLDS == fold for fold in range(_FOLDS)]
-    found = [simulation.judged(simulation.prior(~fold), fold) for fold in folds]
+    found = [_judged_by(simulation.prior(~fold), simulation, fold) for fold in folds]
     sure, wrong = (np.concatenate(flags) for flags in zip(*found, strict=True))
     return Calibration(size, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))
+
+
+def _judged_by(prior: Prior, simulation: Simulation, some: Flags) -> tuple[Flags, Flags]:
+    """For which observations a search with this prior is sure, and for which it is sure and wrong, (b,) each."""
+    state, count = simulation.search.state, int(some.sum())
+    sure, wrong = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+    for rounds, ends in simulation.ends.items():
+        counts = simulation.counts(rounds, of_truth=False).subset(some)
+        enough = ~sure & (prior.confidence(rounds, counts) >= CONFIDENT)
+        lowest = ends[some].min(axis=1)
+        wrong |= enough & (state.f[some] < (1 - SAME) * lowest) & (lowest > state.rounding[some])
+        sure |= enough
+    return sure, wrong

@@ -18,7 +18,7 @@ from unrelu.measurements import IdentityOperator, MaskOperator, WeightedOperator
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.descents import CompiledDescents, Descents
+from unrelu.search.descents import CompiledDescents, descents_for
 from unrelu.search.sample_cache import SampleCache
 
 K, N, B = 3, 40, 4
@@ -130,7 +130,7 @@ def test_the_prior_is_one_of_chi_square():
 def test_such_noise_stays_in_compiled_descents(name, sizes):
     problem = Problem.build(NETS[name], noisy(), noise=unrelu.Gaussian(sizes)).equilibrated()
     bank = SampleCache.of(problem.network)
-    assert type(Descents.of(problem, bank, SquaredError.of(problem, bank.single))) is CompiledDescents
+    assert type(descents_for(problem, bank, SquaredError.of(problem, bank.single))) is CompiledDescents
 
 
 @given(exponent=st.integers(-12, 12))

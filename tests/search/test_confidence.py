@@ -15,7 +15,7 @@ from scipy.special import beta as beta_function
 from unrelu.runtime.streams import stream
 from unrelu.search import confidence as confidence_module
 from unrelu.search._stopping_rule import effort
-from unrelu.search.confidence import ALPHA, BETA, FLAT, Hits, confidence, learned
+from unrelu.search.confidence import ALPHA, BETA, FLAT, RestartCounts, confidence, learned
 
 POINTS = len(ALPHA)
 MEANS = ALPHA / (ALPHA + BETA)
@@ -23,7 +23,7 @@ RARELY = 1e-30
 
 
 def counted(best, second, restarts):
-    return Hits(*(np.atleast_1d(np.asarray(count, dtype=np.int64)) for count in (best, second, restarts)))
+    return RestartCounts(*(np.atleast_1d(np.asarray(count, dtype=np.int64)) for count in (best, second, restarts)))
 
 
 def sure(best, second, restarts, prior=FLAT):
@@ -67,20 +67,20 @@ every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
     ],
 )
 def test_ends_are_counted_that_are_the_best_and_the_second_best_to_one_percent(ends, best, first, second):
-    hits = Hits.of(np.array([ends]), np.array([best]), np.array([1e-11]))
+    hits = RestartCounts.of(np.array([ends]), np.array([best]), np.array([1e-11]))
     assert [count.tolist() for count in hits] == [[first], [second], [len(ends)]]
 
 
 def test_each_observation_is_counted_on_its_own():
     ends = np.array([[5.0, 5.0, 6.0], [5.0, 6.0, 6.0], [1.0, 2.0, 3.0]])
-    hits = Hits.of(ends, np.array([5.0, 5.0, 1.0]), np.zeros(3))
+    hits = RestartCounts.of(ends, np.array([5.0, 5.0, 1.0]), np.zeros(3))
     assert [count.tolist() for count in hits] == [[2, 1, 1], [1, 2, 1], [3, 3, 3]]
 
 
 @given(st.lists(st.sampled_from([np.inf, 0.0, 1.0, 1.004, 1.008, 1.02, 2.0, 2.01, 99.0]), min_size=1, max_size=9))
 def test_counts_are_those_of_a_plain_loop(ends):
     best = min(ends)
-    hits = Hits.of(np.array([ends]), np.array([best]), np.zeros(1))
+    hits = RestartCounts.of(np.array([ends]), np.array([best]), np.zeros(1))
     others = [end for end in ends if end > 1.01 * best]
     assert hits.best[0] == sum(end <= 1.01 * best for end in ends if end < np.inf)
     assert hits.second[0] == sum(end <= 1.01 * min(others) for end in others if end < np.inf)
@@ -172,7 +172,7 @@ def simulated(prior, restarts, size, rng):
     """What a search sees of them, and whether it saw the best of all."""
     counts = sticks(prior, restarts, size, rng)
     best, others = first_seen(counts)
-    return Hits(best, first_seen(others)[0], np.full(size, restarts)), counts[:, 0] > 0
+    return RestartCounts(best, first_seen(others)[0], np.full(size, restarts)), counts[:, 0] > 0
 
 
 @pytest.mark.parametrize("restarts", [4, 12])
@@ -227,7 +227,7 @@ def test_it_is_a_probability_for_all_counts(restarts, first, second, name):
 def known_best(prior, restarts, size, rng):
     """Counts of the optimum that is known to be the best, also where no restart saw it."""
     counts = sticks(prior, restarts, size, rng)
-    return Hits(counts[:, 0], first_seen(counts[:, 1:])[0], np.full(size, restarts))
+    return RestartCounts(counts[:, 0], first_seen(counts[:, 1:])[0], np.full(size, restarts))
 
 
 def repeated(*groups):

@@ -12,8 +12,9 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.search.descents import BatchDescents, CompiledDescents, Descents, Start, lengths, step_terms
+from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for, lengths, step_terms
 from unrelu.search.sample_cache import SampleCache
+from unrelu.search.schedules import BATCH
 
 K, N, B, RESTARTS = 4, 40, 5, 6
 MEASUREMENTS = {
@@ -36,9 +37,9 @@ def noisy(activation="relu", kind="whole", noise=0.1, sizes=(K, 20, N), **option
 
 
 def made(way, problem):
-    cache = SampleCache.of(problem.network)
-    objective = SquaredError.of(problem, cache.single)
-    return way(problem, cache, objective)
+    if way is CompiledDescents:
+        return way(problem)
+    return way(BATCH, problem, SquaredError.of(problem, SampleCache.of(problem.network).single))
 
 
 def start_from(problem, perturbations=0, seed=2, rows=None, **options):
@@ -268,7 +269,7 @@ def test_the_cost_of_a_step_is_made_of_the_sizes_of_the_layers():
 
 def choice(problem):
     cache = SampleCache.of(problem.network)
-    return type(Descents.of(problem, cache, SquaredError.of(problem, cache.single if cache.fits else problem.network)))
+    return type(descents_for(problem, cache, SquaredError.of(problem, cache.single if cache.fits else problem.network)))
 
 
 class Opaque(torch.nn.Module):
@@ -295,7 +296,7 @@ def test_other_generators_are_descended_from_in_pytorch():
 def test_so_are_large_ones_and_those_that_leave_single_precision(monkeypatch):
     problem, _ = noisy()
     cache = SampleCache.of(problem.network)
-    assert type(Descents.of(problem, cache, SquaredError.of(problem))) is BatchDescents  # in double precision
+    assert type(descents_for(problem, cache, SquaredError.of(problem))) is BatchDescents  # in double precision
     assert choice(problem) is CompiledDescents
     monkeypatch.setattr("unrelu.local_search.packed_observations._SMALL", K * 20 + 20 * N - 1)
     assert choice(problem) is BatchDescents

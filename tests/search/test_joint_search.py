@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
-from unrelu.search import _stopping_rule, descents
+from unrelu.search import schedules
 from unrelu.search.descents import BatchDescents, CompiledDescents
 from unrelu.search.joint_search import JointSearch
 
@@ -40,7 +41,7 @@ def rounds_of(monkeypatch):
     """Sets the rounds of a search, (restarts, perturbations) each, and says how many they are."""
 
     def set_rounds(*rounds):
-        monkeypatch.setattr(_stopping_rule, "ROUNDS", rounds)
+        monkeypatch.setattr(schedules, "ROUNDS", rounds)
         return len(rounds)
 
     return set_rounds
@@ -90,12 +91,12 @@ def test_what_stated_noise_does_not_explain_counts_as_a_misfit(way, descending):
         search = JointSearch(problem, simulated=simulated)
         assert isinstance(search.descents, way)
         for p, misfit in ((0.005, True), (0.02, False)):
-            search.f = chi2.isf(p, 30 - 4) * problem.noise.variance(problem.y)
-            assert (search.spent().misfit == (misfit and not simulated)).all()
+            search.state.f = chi2.isf(p, 30 - 4) * problem.noise.variance(problem.y)
+            assert (search.budget_used().misfit == (misfit and not simulated)).all()
     for noise in (None, "rounding:0.1", "uniform:0.1"):
         search = JointSearch(Problem.build(network, y, noise=noise).equilibrated())
-        search.f = np.full(6, 1e9)
-        assert not search.spent().misfit.any()
+        search.state.f = np.full(6, 1e9)
+        assert not search.budget_used().misfit.any()
 
 
 def test_agreement_is_reported_for_unknown_noise():
@@ -240,7 +241,7 @@ def test_descents_that_are_cut_off_are_no_evidence(call, way, rounds_of, descend
     class Recorded(JointSearch):
         def _judge(self, rows):
             super()._judge(rows)
-            judged.append((len(calls), self.f.copy(), self.confidence()))
+            judged.append((len(calls), self.state.f.copy(), self.confidence()))
 
     def stop(progress):
         calls.append(progress)
@@ -248,15 +249,16 @@ def test_descents_that_are_cut_off_are_no_evidence(call, way, rounds_of, descend
 
     search = Recorded(Problem.build(network, y, callback=stop), rounds=5)
     search.search()
-    z, status = search.refined(None, 100)
+    search.refine(None, 100)
+    z, status = search.state.z, search.state.status
     assert len(calls) == call
     assert (status == Status.STOPPED).all()
     at, f, confidence = judged[-1]
     assert at < call
-    assert (search.f <= f).all()
-    bettered = search.f < 0.99 * f
+    assert (search.state.f <= f).all()
+    bettered = search.state.f < 0.99 * f
     np.testing.assert_array_equal(search.confidence(), np.where(bettered, 0.0, confidence))
-    assert np.isfinite(z[np.isfinite(search.f)]).all()
+    assert np.isfinite(z[np.isfinite(search.state.f)]).all()
 
 
 def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm(monkeypatch):
@@ -290,7 +292,7 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
     np.testing.assert_allclose(found.z, truth, atol=1e-5)
     search = JointSearch(Problem.build(network, np.round(network(truth), 7)))
     search.advance(np.arange(6), 6, 0)
-    assert (search.hits().best >= 3).all()
+    assert (search.state.count_restarts().best >= 3).all()
 
 
 def test_what_costs_less_is_searched_through_more_rounds():
@@ -300,10 +302,10 @@ def test_what_costs_less_is_searched_through_more_rounds():
         network, _, y = noisy(sizes, 4, 0.05)
         search = JointSearch(Problem.build(network, y))  # never sure
         search.search()
-        assert (search.rounds >= search.descents.schedule.first).all()
-        made = list(zip(search.made.tolist(), search.perturbations.tolist(), strict=True))
-        assert [_stopping_rule.effort(n) for n in search.rounds.tolist()] == made
-        rounds.append(np.median(search.rounds))
+        assert (search.state.rounds >= search.descents.schedule.first).all()
+        made = list(zip(search.state.made.tolist(), search.state.perturbations.tolist(), strict=True))
+        assert [schedules.effort(n) for n in search.state.rounds.tolist()] == made
+        rounds.append(np.median(search.state.rounds))
     assert rounds[0] > rounds[1]
 
 
@@ -314,9 +316,9 @@ def test_as_many_rounds_are_made_as_were_stated(way, rounds, descending):
     network, _, y = noisy((6, 12, 30), 4, 0.3)
     search = JointSearch(Problem.build(network, y), rounds=rounds)
     search.search()
-    assert (search.rounds == rounds).all()
-    assert (search.made == _stopping_rule.effort(rounds)[0]).all()
-    assert (search.perturbations == _stopping_rule.effort(rounds)[1]).all()
+    assert (search.state.rounds == rounds).all()
+    assert (search.state.made == schedules.effort(rounds)[0]).all()
+    assert (search.state.perturbations == schedules.effort(rounds)[1]).all()
 
 
 # --- a batch knows its noise ------------------------------------------------------------------------------------------
@@ -331,10 +333,10 @@ def misled(monkeypatch, wrong, rounds):
 
     def near_zero(self, rows, restarts, perturbations):
         advance(self, rows, restarts, perturbations)
-        lost = rows[wrong[rows] & (self.rounds[rows] < rounds)]
-        self.restarts[lost] = self.z[lost] = 0.01  # at 0 itself, a generator without biases is on a plateau
-        self.f[lost] = self.size[lost]
-        self.ends[lost] = self.f[lost, None]
+        lost = rows[wrong[rows] & (self.state.rounds[rows] < rounds)]
+        self.state.restarts[lost] = self.state.z[lost] = 0.01  # at 0 itself, a generator without biases is on a plateau
+        self.state.f[lost] = self.problem.energy[lost]
+        self.state.ends[lost] = self.state.f[lost, None]
 
     monkeypatch.setattr(JointSearch, "advance", near_zero)
 
@@ -408,8 +410,7 @@ def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_f
 def test_a_code_that_still_falls_is_not_called_found(monkeypatch, rounds_of):
     network, _, y = noisy((5, 30, 120), 4, 1.0)
     rounds_of((1, 0))
-    monkeypatch.setattr(descents, "_WIDTHS", np.empty(0))
-    monkeypatch.setattr(descents, "_EXACT_STEPS", 1)
+    monkeypatch.setattr(CompiledDescents, "schedule", replace(schedules.COMPILED, widths=(), steps=1))
     cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
     assert (cut.status == Status.ITERATION_LIMIT).any()
     assert "raise max_iterations" in cut.message[cut.status == Status.ITERATION_LIMIT][0]
@@ -457,8 +458,9 @@ def test_found_once_and_found_again_mean_what_they_say(way, rounds_of, descendin
     network, _, y = noisy((6, 12, 30), 4, 0.3, count=30)
     search = JointSearch(Problem.build(network, y), rounds=1)
     search.search()
-    _, status = search.refined(None, 100)
-    hits = search.hits().best
+    search.refine(None, 100)
+    status = search.state.status
+    hits = search.state.count_restarts().best
     assert set(hits) == {1, 2, 3}
     np.testing.assert_array_equal(status == Status.REFOUND, hits > 1)
     np.testing.assert_array_equal(status == Status.FOUND_ONCE, hits == 1)
@@ -501,13 +503,13 @@ def test_further_rounds_are_never_worse(way, kind, rounds_of, descending):
     rows, f, ends = np.arange(10), np.full(10, np.inf), np.empty((10, 0))
     for restarts, perturbations in levels:
         search.advance(rows, restarts, perturbations)
-        assert search.ends.shape == (10, restarts)
-        assert (search.perturbations == perturbations).all()
-        assert (search.ends[:, : ends.shape[1]] <= ends).all()
-        assert (search.f <= f).all()
-        np.testing.assert_array_equal(search.f, search.ends.min(axis=1))
-        np.testing.assert_allclose(search.f, search.problem.objective(search.z), rtol=1e-4)
-        f, ends = search.f.copy(), search.ends.copy()
+        assert search.state.ends.shape == (10, restarts)
+        assert (search.state.perturbations == perturbations).all()
+        assert (search.state.ends[:, : ends.shape[1]] <= ends).all()
+        assert (search.state.f <= f).all()
+        np.testing.assert_array_equal(search.state.f, search.state.ends.min(axis=1))
+        np.testing.assert_allclose(search.state.f, search.problem.objective(search.state.z), rtol=1e-4)
+        f, ends = search.state.f.copy(), search.state.ends.copy()
 
 
 def test_observations_that_look_noiseless_leave_the_others_of_their_batch_alone():
@@ -517,24 +519,24 @@ def test_observations_that_look_noiseless_leave_the_others_of_their_batch_alone(
     mixed = JointSearch(Problem.build(network, y))
     assert mixed.problem.looks_noiseless.tolist() == [i in (0, 3) for i in range(8)]
     mixed.search()
-    assert all(np.isfinite(ends[:made]).all() for ends, made in zip(mixed.ends, mixed.made, strict=True))
+    assert all(np.isfinite(ends[:made]).all() for ends, made in zip(mixed.state.ends, mixed.state.made, strict=True))
     others = np.flatnonzero(~mixed.problem.looks_noiseless)
     alone = JointSearch(Problem.build(network, y[others]))
     alone.search()
-    assert np.isclose(mixed.f[others], alone.f, rtol=0.01).mean() >= 0.8
-    np.testing.assert_array_equal(mixed.rounds[others] >= 4, True)
+    assert np.isclose(mixed.state.f[others], alone.state.f, rtol=0.01).mean() >= 0.8
+    np.testing.assert_array_equal(mixed.state.rounds[others] >= 4, True)
 
 
 def test_observations_go_on_from_where_they_are():
     network, _, y = noisy((6, 12, 30), 4, 0.3, count=4)
     search = JointSearch(Problem.build(network, y))
     search.advance(np.arange(4), 3, 1)
-    before = search.ends.copy()
+    before = search.state.ends.copy()
     search.advance(np.array([1, 3]), 5, 2)
-    assert search.perturbations.tolist() == [1, 2, 1, 2]
-    np.testing.assert_array_equal(search.ends[[0, 2], :3], before[[0, 2]])
-    assert np.isinf(search.ends[[0, 2], 3:]).all()
-    assert np.isfinite(search.ends[[1, 3]]).all()
+    assert search.state.perturbations.tolist() == [1, 2, 1, 2]
+    np.testing.assert_array_equal(search.state.ends[[0, 2], :3], before[[0, 2]])
+    assert np.isinf(search.state.ends[[0, 2], 3:]).all()
+    assert np.isfinite(search.state.ends[[1, 3]]).all()
 
 
 @both
@@ -546,7 +548,7 @@ def test_a_result_does_not_depend_on_the_observations_after_it(way, descending):
     for count in (10, 3):
         search = JointSearch(Problem.build(network, y[:count]))
         search.advance(np.arange(count), 6, 2)
-        ends.append(search.ends[:3])
+        ends.append(search.state.ends[:3])
     assert np.isclose(*ends, rtol=0.01).mean() >= 0.9
 
 
@@ -584,14 +586,16 @@ def test_codes_of_the_user_are_descended_from_but_are_no_evidence(way, rounds_of
         search.search()
         searches.append(search)
     alone, helped = searches
-    np.testing.assert_array_equal(helped.ends, alone.ends)
-    assert (helped.f <= alone.f).all()
-    better = helped.f < 0.99 * alone.f
+    np.testing.assert_array_equal(helped.state.ends, alone.state.ends)
+    assert (helped.state.f <= alone.state.f).all()
+    better = helped.state.f < 0.99 * alone.state.f
     assert better.any()
-    assert (helped.hits().best[better] == 0).all()  # nobody else came to the better code
+    assert (helped.state.count_restarts().best[better] == 0).all()  # nobody else came to the better code
     assert (helped.confidence()[better] <= alone.confidence()[better]).all()
-    np.testing.assert_array_equal(helped.confidence()[helped.f == alone.f], alone.confidence()[helped.f == alone.f])
-    assert (helped.f <= 1.01 * helped.problem.objective(truth)).all()
+    np.testing.assert_array_equal(
+        helped.confidence()[helped.state.f == alone.state.f], alone.confidence()[helped.state.f == alone.state.f]
+    )
+    assert (helped.state.f <= 1.01 * helped.problem.objective(truth)).all()
 
 
 @both

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,10 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.search import sample_cache
-from unrelu.search.descents import Descents, LimitedMemoryDescents
+from unrelu.search import sample_cache, schedules
+from unrelu.search.descents import descents_for
 from unrelu.search.sample_cache import SampleCache
+from unrelu.search.schedules import LIMITED_MEMORY
 
 
 @pytest.fixture
@@ -69,9 +72,8 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
     again = NETWORKS["dense"]()
     monkeypatch.setattr(sample_cache, "_LARGE", 0)
     found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
-    assert isinstance(
-        Descents.of(found.problem, SampleCache.of(again), SquaredError.of(found.problem)), LimitedMemoryDescents
-    )
+    descents = descents_for(found.problem, SampleCache.of(again), SquaredError.of(found.problem))
+    assert descents.schedule is LIMITED_MEMORY
     assert (found.fun <= expected.fun * 1.01).all()  # codes at different kinks of one optimum
 
 
@@ -80,8 +82,7 @@ def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch
     network = NETWORKS["dense"]()
     rng = np.random.default_rng(6)
     y = network(rng.standard_normal((6, 6))) + rng.standard_normal((6, 150))
-    monkeypatch.setattr(LimitedMemoryDescents, "widths", ())
-    monkeypatch.setattr(LimitedMemoryDescents, "exact_steps", 1)
+    monkeypatch.setattr(schedules, "LIMITED_MEMORY", replace(LIMITED_MEMORY, steps=1))
     cut, longer, default = (unrelu.invert(network, y, max_iterations=most) for most in (2, 6, None))
     assert (cut.status == Status.ITERATION_LIMIT).any()
     assert default.fun.sum() < longer.fun.sum() < cut.fun.sum()
@@ -112,5 +113,5 @@ def test_only_pictures_of_the_zoo_have_a_large_generator():
         network = unrelu.zoo.load(name)
         large = SampleCache.of(network).large
         problem = Problem.build(network, np.zeros(network.output_shape))
-        kind = type(Descents.of(problem, SampleCache.of(network), SquaredError.of(problem)))
-        assert (kind is LimitedMemoryDescents) == large == (name == "mnist-dcgan")
+        schedule = descents_for(problem, SampleCache.of(network), SquaredError.of(problem)).schedule
+        assert (schedule is LIMITED_MEMORY) == large == (name == "mnist-dcgan")

@@ -15,27 +15,20 @@ import torch
 
 import unrelu
 from tests.support import random_network
+from unrelu._calibrate import _judged_by
 from unrelu.measurements.additive_noise import Gaussian
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
-from unrelu.search.confidence import FLAT, Hits, Prior, confidence
+from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.learned_prior import (
-    NOISE_STEP,
-    LearnedConfidence,
-    Level,
-    Simulation,
-    keep,
-    prior_key,
-    simulated,
-    spread_of,
-)
+from unrelu.search.learned_prior import LearnedConfidence, keep, prior_key
+from unrelu.search.simulation import NOISE_STEP, NoiseLevel, Simulation, simulated, spread_of
 
 K, N, B = 3, 12, 6
 STEP = NOISE_STEP
-LEVEL = Level(-2, 0)
+LEVEL = NoiseLevel(-2, 0)
 RNG = np.random.default_rng(0)
 MASKS = RNG.random((B, N)) < 0.7
 MEASUREMENTS = {
@@ -244,11 +237,13 @@ def test_a_folder_that_cannot_be_written_is_no_error(where, learned_of, tmp_path
 def test_it_is_kept_in_the_users_folder_of_caches(monkeypatch, tmp_path):
     monkeypatch.delenv("UNRELU_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    assert learned_prior._folder() == tmp_path / "caches" / "unrelu" / "priors"
+    path = learned_prior._path(problem_of(), LEVEL)
+    assert path.parent == tmp_path / "caches" / "unrelu" / "priors"
+    assert path != learned_prior._path(problem_of(), NoiseLevel(-2, None))
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     if os.name == "posix":
-        assert learned_prior._folder() == tmp_path / ".cache" / "unrelu" / "priors"
+        assert learned_prior._path(problem_of(), LEVEL).parent == tmp_path / ".cache" / "unrelu" / "priors"
 
 
 # --- what it depends on -----------------------------------------------------------------------------------------------
@@ -263,12 +258,11 @@ def test_keys_tell_networks_measurements_bounds_priors_and_levels_apart():
         problem_of(bounds=(-1, 2)),
         problem_of(bounds=(-1, np.inf)),
     ]
-    keys = [prior_key(problem, LEVEL) for problem in problems]
-    keys += [prior_key(problems[0], level) for level in (Level(-3, 0), Level(-2, 1), Level(-2, None))]
+    keys = [prior_key(problem) for problem in problems]
     assert len(set(keys)) == len(keys)
     counts = np.ones((2, N))
     kinds = ("poisson", "negative-binomial:10", "negative-binomial:3")
-    of_counts = {prior_key(Problem.build(rough(), counts, noise=noise), Level(0, 0)) for noise in kinds}
+    of_counts = {prior_key(Problem.build(rough(), counts, noise=noise)) for noise in kinds}
     assert len(of_counts) == 3
     assert not of_counts & set(keys)
 
@@ -276,9 +270,9 @@ def test_keys_tell_networks_measurements_bounds_priors_and_levels_apart():
 @pytest.mark.parametrize("kind", MEASUREMENTS)
 def test_keys_do_not_depend_on_the_observation_its_noise_or_the_seed(kind):
     one, other = problem_of(kind=kind), problem_of(kind=kind, seed=3)
-    assert prior_key(one, LEVEL) == prior_key(other, LEVEL)
+    assert prior_key(one) == prior_key(other)
     for options in ({"noise": "gaussian:0.3"}, {"noise": "uniform:0.3"}, {"z0": np.ones((B, K))}):
-        assert prior_key(problem_of(kind=kind, **options), LEVEL) == prior_key(one, LEVEL)
+        assert prior_key(problem_of(kind=kind, **options)) == prior_key(one)
 
 
 def test_another_network_has_another_file(learned_of, cache):
@@ -369,12 +363,12 @@ def test_generators_without_layers_are_learned_from_few_restarts_until_they_are_
 def test_a_restart_that_misses_is_made_again_and_a_restart_that_hits_is_not():
     problem = Problem.build(rough(), noisy(rough()), noise="gaussian:0.1").equilibrated()
     level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
-    simulation = Simulation(*simulated(problem, level, 32), once=True)
+    simulation = Simulation(*simulated(problem, level, 32), quick=True)
     made = np.isfinite(simulation.ends[1]).sum(axis=1)
-    first = simulation.ends[1][:, 0] <= simulation.search.enough
+    first = simulation.ends[1][:, 0] <= simulation.search.state.enough
     assert set(made[first]) == {1}
     assert set(made[~first]) <= {3}
-    hits = simulation.hits(1)
+    hits = simulation.counts(1)
     assert (hits.restarts == made).all()
 
 
@@ -400,18 +394,18 @@ def levels_of(problem, residuals):
 def test_the_level_of_stated_noise_is_that_of_the_noise_whatever_is_left_over():
     spread = spread_of(problem_of())
     problem = problem_of(noise=Gaussian(STEP**-2 * spread))
-    assert levels_of(problem, STEP**-2 * np.array([0.0, 1.0, 1.2, 1.49])) == [Level(-2, 0)] * 4
+    assert levels_of(problem, STEP**-2 * np.array([0.0, 1.0, 1.2, 1.49])) == [NoiseLevel(-2, 0)] * 4
 
 
 def test_out_of_distribution_observations_have_an_excess_in_steps_of_three():
     problem = problem_of(noise=Gaussian(STEP**-2 * spread_of(problem_of())))
     residuals = STEP**-2 * 1.5 * np.array([1.01, 2.99, 3.01, 8.9, 9.1, 26.0])
-    assert levels_of(problem, residuals) == [Level(-2, excess) for excess in (1, 1, 2, 2, 3, 3)]
+    assert levels_of(problem, residuals) == [NoiseLevel(-2, excess) for excess in (1, 1, 2, 2, 3, 3)]
 
 
 def test_without_stated_noise_the_residual_tells_and_the_excess_is_not_known():
     sizes = STEP ** np.array([-2.0, -1.6, -1.0, -10.0])
-    assert levels_of(problem_of(), sizes) == [Level(noise, None) for noise in (-2, -2, -1, -10)]
+    assert levels_of(problem_of(), sizes) == [NoiseLevel(noise, None) for noise in (-2, -2, -1, -10)]
 
 
 def test_levels_are_of_a_numbers_size_for_all_residuals():
@@ -419,10 +413,10 @@ def test_levels_are_of_a_numbers_size_for_all_residuals():
     for f in (0.0, 5e-324, 1e300, np.inf):
         level = LearnedConfidence(problem).levels(np.full(1, f), np.arange(1))[0]
         assert abs(level.noise) <= 1100
-        assert level.excess is None
+        assert level.misfit is None
     stated = problem_of(noise="gaussian:1e-100")
     level = LearnedConfidence(stated).levels(np.full(1, 1.0), np.arange(1))[0]
-    assert level.excess > 0
+    assert level.misfit > 0
     assert level.noise < -190
 
 
@@ -430,7 +424,7 @@ def test_uniform_noise_has_the_level_of_gaussian_noise_of_its_variance():
     deviation = STEP**-2 * spread_of(problem_of())
     levels = [levels_of(problem_of(noise=noise), [STEP**-2])[0] for noise in (
         Gaussian(deviation), unrelu.Uniform(3**0.5 * deviation))]  # fmt: skip
-    assert levels[0] == levels[1] == Level(-2, 0)
+    assert levels[0] == levels[1] == NoiseLevel(-2, 0)
 
 
 # --- simulated observations -------------------------------------------------------------------------------------------
@@ -439,7 +433,7 @@ def test_uniform_noise_has_the_level_of_gaussian_noise_of_its_variance():
 @pytest.mark.parametrize("kind", MEASUREMENTS)
 def test_observations_are_own_outputs_with_noise_of_the_level(kind):
     problem = problem_of(kind=kind)
-    made, z = simulated(problem, Level(-3, 0), 2000)
+    made, z = simulated(problem, NoiseLevel(-3, 0), 2000)
     seen = made.operator.seen(2000)
     errors = (made.y - made.operator.values(problem.network(z)))[seen]
     assert errors.std() == pytest.approx(spread_of(problem) * STEP**-3, rel=0.03)
@@ -450,19 +444,19 @@ def test_observations_are_own_outputs_with_noise_of_the_level(kind):
 
 def test_structured_errors_are_differences_of_outputs():
     problem = problem_of()
-    made, z = simulated(problem, Level(-10, 2), 500)
+    made, z = simulated(problem, NoiseLevel(-10, 2), 500)
     errors = made.y - problem.network(z)
     size = spread_of(problem) * STEP**-10
     np.testing.assert_allclose(np.sqrt(np.square(errors).mean(axis=1)), 9 * size, rtol=0.25)
     # They are what a linear combination of outputs makes up to the white noise, and white noise is not.
-    one, other = simulated(problem, Level(-10, None), 500)
+    one, other = simulated(problem, NoiseLevel(-10, None), 500)
     unstated = np.sqrt(np.square(one.y - problem.network(other)).mean(axis=1))
     np.testing.assert_allclose(np.median(unstated), size, rtol=0.15)
 
 
 def test_simulations_are_the_same_whoever_asks():
     for options in ({"seed": 3}, {"noise": "gaussian:0.2"}, {"z0": np.ones((B, K))}, {"norm": "linf"}):
-        for level in (LEVEL, Level(-2, None)):
+        for level in (LEVEL, NoiseLevel(-2, None)):
             one, other = (simulated(problem_of(**given), level, 30)[0] for given in ({}, options))
             np.testing.assert_array_equal(one.y, other.y)
             ends = [Simulation(*simulated(problem_of(**given), level, 30)).ends for given in ({}, options)]
@@ -473,22 +467,22 @@ def test_simulations_are_the_same_whoever_asks():
 
 def test_a_simulation_knows_the_best_codes_and_counts_the_chains_that_came_to_them():
     problem = problem_of()
-    made, z = simulated(problem, Level(-1, 0), 40)
+    made, z = simulated(problem, NoiseLevel(-1, 0), 40)
     simulation = Simulation(made, z)
-    assert (simulation.search.f <= 1.001 * made.objective(z)).all()
+    assert (simulation.search.state.f <= 1.001 * made.objective(z)).all()
     for rounds, ends in simulation.ends.items():
-        hits = simulation.hits(rounds)
-        assert (hits.best <= simulation.hits(rounds, of_truth=False).best).all()
+        hits = simulation.counts(rounds)
+        assert (hits.best <= simulation.counts(rounds, of_truth=False).best).all()
         assert (hits.best + hits.second <= hits.restarts).all()
-        assert (simulation.search.f <= ends.min(axis=1)).all()
+        assert (simulation.search.state.f <= ends.min(axis=1)).all()
     prior = simulation.prior()
     assert prior.weights.keys() == simulation.ends.keys()
-    sure, wrong = simulation.judged(prior, np.ones(40, dtype=bool))
+    sure, wrong = _judged_by(prior, simulation, np.ones(40, dtype=bool))
     assert not (wrong & ~sure).any()
 
 
 def test_after_further_rounds_the_last_prior_holds_and_before_the_first_a_flat_one():
-    hits = Hits(*(np.array([n]) for n in (6, 0, 6)))
+    hits = RestartCounts(*(np.array([n]) for n in (6, 0, 6)))
     one, other = (FLAT * np.where(np.arange(36)[:, None] == point, 36, 1e-9) for point in (3, 30))
     prior = Prior({4: one / one.sum(), 6: other / other.sum()})
     expected = [FLAT, one, one, other, other]
@@ -505,17 +499,17 @@ def test_perturbations_that_find_nothing_raise_the_confidence_and_an_improved_co
     np.testing.assert_allclose(nothing.after_perturbations(np.array([0.3, 0.9]), np.zeros(2, dtype=bool)), [0.3, 0.9])
 
 
-@pytest.mark.parametrize("once", [False, True])
-def test_a_simulation_says_what_perturbations_find_where_all_restarts_miss_the_best_code(once):
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_simulation_says_what_perturbations_find_where_all_restarts_miss_the_best_code(quick):
     network = random_network((10, 21, 21, 21, 20), seed=4, bias=True)
     problem = Problem.build(network, network(np.zeros((B, 10))))
-    made, z = simulated(problem, Level(-4, 0), 30)
-    simulation = Simulation(made, z, once=once)
+    made, z = simulated(problem, NoiseLevel(-4, 0), 30)
+    simulation = Simulation(made, z, quick=quick)
     ends = simulation.ends[max(simulation.ends)].min(axis=1)
     assert not (simulation.found & ~simulation.improved).any()
     assert not (simulation.improved & ~simulation.missed).any()
     assert simulation.found.sum() > 0
-    assert (ends[simulation.missed] > 1.01 * simulation.search.f[simulation.missed]).all()
+    assert (ends[simulation.missed] > 1.01 * simulation.search.state.f[simulation.missed]).all()
     prior, other = simulation.prior(), simulation.prior(~simulation.missed)
     assert 0 < prior.reaches < 1
     assert 0 < prior.improves < 1
@@ -528,11 +522,14 @@ def test_how_often_perturbations_succeed_is_not_counted_among_their_successes_al
     rng = np.random.default_rng(3)
 
     def perturb_best(search, observations, most):
-        search.perturbed[observations], search.improved[observations] = True, rng.random(len(observations)) < chance
-        search.f[observations] *= np.where(search.improved[observations], 0.5, 1.0)
+        search.state.perturbed[observations], search.state.improved[observations] = (
+            True,
+            rng.random(len(observations)) < chance,
+        )
+        search.state.f[observations] *= np.where(search.state.improved[observations], 0.5, 1.0)
 
     monkeypatch.setattr(JointSearch, "perturb_best", perturb_best)
-    simulation = Simulation(Problem.build(rough(), 3 * rng.standard_normal((1000, N))), None, once=True)
+    simulation = Simulation(Problem.build(rough(), 3 * rng.standard_normal((1000, N))), None, quick=True)
     prior, deviation = simulation.prior(), np.sqrt(chance * (1 - chance) / simulation.missed.sum())
     assert simulation.missed.sum() > 50
     assert abs(prior.improves - chance) < 3 * deviation
@@ -546,11 +543,11 @@ def test_observations_are_judged_by_their_own_level_and_rounds():
     problem = Problem.build(network, y)
     search, judge = JointSearch(problem), LearnedConfidence(problem)
     search.advance(np.arange(len(y)), 6, 0)
-    search.rounds[:] = 4
+    search.state.rounds[:] = 4
     search.advance(np.arange(4), 6, 2)
-    search.rounds[:4] = 5
+    search.state.rounds[:4] = 5
     rows = np.arange(len(y))
-    assert len(set(judge.levels(search.f, rows))) > 2
+    assert len(set(judge.levels(search.state.f, rows))) > 2
     together = judge(search, rows)
     one_by_one = np.concatenate([judge(search, rows[i : i + 1]) for i in rows])
     np.testing.assert_allclose(together, one_by_one, rtol=1e-9)
@@ -595,6 +592,6 @@ def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch
 def test_codes_of_what_the_generator_did_not_make_are_up_to_ten_times_as_long():
     network = rough()
     problem = Problem.build(network, network(np.ones((1, K))), noise="gaussian:0.1")
-    lengths = [np.sqrt(np.square(simulated(problem, Level(-2, excess), 400)[1]).mean()) for excess in (0, 1)]
+    lengths = [np.sqrt(np.square(simulated(problem, NoiseLevel(-2, excess), 400)[1]).mean()) for excess in (0, 1)]
     assert abs(lengths[0] - 1) < 0.1
     assert 3 < lengths[1] < 7

@@ -210,21 +210,7 @@ def test_a_bank_is_built_once_for_a_network():
 def test_a_bank_goes_with_its_network(branches):
     network = from_torch(made(Residual), latent_shape=5) if branches else random_network((3, 8, 12), seed=6)
     cache = SampleCache.of(network)
-    cache.smoothed(0.1, network)
     gone = weakref.ref(cache)
     del network, cache
     gc.collect()
     assert gone() is None
-
-
-def test_smoothed_generators_are_kept_by_width_and_precision():
-    cache = SampleCache.of(NETWORK)
-    rounded = cache.smoothed(0.1, cache.single)
-    assert cache.smoothed(0.1, cache.single) is rounded
-    wide, double = cache.smoothed(0.5, cache.single), cache.smoothed(0.1, NETWORK)
-    assert (wide.dtype, double.dtype) == (torch.float32, torch.float64)
-    z = cache.model.z[:50]
-    x = cache.single.forward(z)
-    near, far = ((net.forward(z) - x).abs().max() for net in (rounded, wide))
-    assert 0 < near < far
-    torch.testing.assert_close(double.forward(z.double()).float(), rounded.forward(z), rtol=1e-4, atol=1e-4)

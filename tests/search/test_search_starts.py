@@ -34,10 +34,12 @@ def test_one_start_of_four_is_random_and_up_to_three_times_as_far_out(sizes):
 def test_the_first_start_is_the_mean_of_the_model_and_others_are_drawn_from_it():
     starts = starts_of((10, 30, 60))
     codes = starts.codes(np.array([0, 1]), 0, 4000)
-    np.testing.assert_array_equal(codes[:, 0], starts._mean)
+    y, variance = starts.objective.y, float(starts._variance[0])
+    mean, covariance = (t.double().numpy() for t in starts._samples.posterior(starts._operator, y, variance))
+    np.testing.assert_allclose(codes[:, 0], mean, atol=1e-5)
     inside = np.delete(codes[1], np.r_[0, 3:4000:4], axis=0)
-    spread = starts._factor[1] @ starts._factor[1].T
-    np.testing.assert_allclose(inside.mean(axis=0), starts._mean[1], atol=5 * np.sqrt(np.trace(spread) / 3000))
+    spread = covariance[0]
+    np.testing.assert_allclose(inside.mean(axis=0), mean[1], atol=5 * np.sqrt(np.trace(spread) / 3000))
     np.testing.assert_allclose(np.cov(inside.T), spread, atol=0.2 * np.abs(spread).max())
 
 

@@ -13,34 +13,19 @@ from hypothesis import strategies as st
 from tests.support import image_network, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search._stopping_rule import (
-    BATCH,
-    COMPILED,
-    COUNTS,
-    LIMITED_MEMORY,
-    NONLINEAR,
-    ROUNDS,
-    Spent,
-    StoppingRule,
-    effort,
-)
-from unrelu.search.descents import (
-    BatchDescents,
-    CompiledDescents,
-    Descents,
-    DevianceDescents,
-    LimitedMemoryDescents,
-    NonlinearDescents,
-)
+from unrelu.search import sample_cache
+from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
+from unrelu.search.descents import BatchDescents, CompiledDescents, descents_for
 from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
+from unrelu.search.schedules import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 
 SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": LIMITED_MEMORY}
 
 
 def spent(rounds, microseconds=0.0, exact=False, noiseless=False, misfit=False, confidence=0.5):
     """Of one observation."""
-    return Spent(*(np.array([part]) for part in (rounds, microseconds, exact, noiseless, misfit, confidence)))
+    return BudgetUsed(*(np.array([part]) for part in (rounds, microseconds, exact, noiseless, misfit, confidence)))
 
 
 def none_stands_out():
@@ -117,7 +102,7 @@ def test_what_is_left_of_the_budget_goes_to_perturbations_of_the_best_chain():
 
 def test_observations_that_stand_out_come_back_when_all_others_are_finished():
     rule = StoppingRule(COMPILED, 0.99)
-    both = Spent(*map(np.concatenate, zip(spent(5, confidence=1.0), spent(5, confidence=0.9), strict=True)))
+    both = BudgetUsed(*map(np.concatenate, zip(spent(5, confidence=1.0), spent(5, confidence=0.9), strict=True)))
     assert rule.next(both, lambda: np.array([True, False])).tolist() == [False, True]
     both = both._replace(confidence=np.ones(2))
     assert rule.next(both, lambda: np.array([True, False])).tolist() == [True, False]
@@ -141,7 +126,7 @@ def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds,
 def test_each_observation_is_decided_on_its_own():
     rule = StoppingRule(COMPILED, 0.99)
     parts = [spent(rounds) for rounds in range(15)] + [spent(5, confidence=1.0), spent(5, exact=True), spent(9, 7e4)]
-    together = Spent(*map(np.concatenate, zip(*parts, strict=True)))
+    together = BudgetUsed(*map(np.concatenate, zip(*parts, strict=True)))
     one_by_one = np.concatenate([rule.next(part, none_stands_out) for part in parts])
     np.testing.assert_array_equal(rule.next(together, none_stands_out), one_by_one)
 
@@ -156,22 +141,22 @@ def test_noisy_observations_begin_with_several_chains(schedule):
 # --- whose schedule ---------------------------------------------------------------------------------------------------
 
 
-def test_descents_have_the_schedule_of_their_kind():
+def test_descents_have_the_schedule_of_what_is_measured_on_the_generator(monkeypatch):
     network, image = random_network((4, 20, 40), seed=1), image_network()
 
-    def kind(network, **options):
+    def chosen(network, **options):
         y = np.rint(np.abs(network(np.ones((2, network.latent_dim))))) + 1.0
         problem = Problem.build(network, y, **options)
-        cache = SampleCache.of(network)
-        return type(Descents.of(problem, cache, SquaredError.of(problem, cache.single)))
+        cache = SampleCache(network)
+        descents = descents_for(problem, cache, SquaredError.of(problem, cache.single))
+        return type(descents), descents.schedule
 
-    assert kind(network) is CompiledDescents
-    assert kind(network, noise="poisson") is DevianceDescents
-    assert kind(image) is BatchDescents
-    assert kind(network, operator=lambda x: x**2) is NonlinearDescents
-    schedules = [way.schedule for way in (CompiledDescents, BatchDescents, NonlinearDescents, DevianceDescents)]
-    assert schedules == [COMPILED, BATCH, NONLINEAR, COUNTS]
-    assert LimitedMemoryDescents.schedule is LIMITED_MEMORY
+    assert chosen(network) == (CompiledDescents, COMPILED)
+    assert chosen(network, noise="poisson") == (BatchDescents, COUNTS)
+    assert chosen(image) == (BatchDescents, BATCH)
+    assert chosen(network, operator=lambda x: x**2) == (BatchDescents, NONLINEAR)
+    monkeypatch.setattr(sample_cache, "_LARGE", 0)
+    assert chosen(image) == (BatchDescents, LIMITED_MEMORY)
 
 
 def test_a_search_ends_when_its_time_is_used_up():
@@ -180,8 +165,8 @@ def test_a_search_ends_when_its_time_is_used_up():
     y = network(np.random.default_rng(0).standard_normal((8, 4))) + np.random.default_rng(1).standard_normal((8, 10))
     search = JointSearch(Problem.build(network, y))
     search.search()
-    took = search.descents.microseconds(search.steps)
-    assert (search.rounds >= COMPILED.first).all()
+    took = search.descents.microseconds(search.state.steps)
+    assert (search.state.rounds >= COMPILED.first).all()
     assert (took > 0.4 * COMPILED.microseconds).all()
     # A round may take somewhat longer than the numbers of descents tell.
     assert (took < 2 * COMPILED.microseconds).all()

@@ -158,20 +158,20 @@ class Target:
     def optima(self, restarts: int) -> Array:
         """The coordinates where this many descents from the starts of ``auto`` ended, (c, k)."""
         self._started.advance(_ONE, restarts, 0)
-        ends = self._started.restarts[0][np.isfinite(self._started.ends[0])]
+        state = self._started.state
+        ends = state.restarts[0][np.isfinite(state.ends[0])]
         return self._coordinates(ends)
 
     def further_optima(self, restarts: int) -> Array:
         """The coordinates where so many further descents from the starts of ``auto`` ended, (c, k)."""
-        made = int(self._started.made[0])
+        state, made = self._started.state, int(self._started.state.made[0])
         self._started.advance(_ONE, made + restarts, 0)
-        new = slice(made, made + restarts)
-        return self._coordinates(self._started.restarts[0, new][np.isfinite(self._started.ends[0, new])])
+        return self._coordinates(state.restarts[0, made:][np.isfinite(state.ends[0, made:])])
 
     def descended(self, t: Array) -> Array:
         """The coordinates where descents from t (c, k) ended, (c, k)."""
         z = self._latent(self.prior.codes(t))
-        start = Start(_ONE, z[None].copy(), np.full((1, len(z)), np.inf), np.empty((1, *z.shape[:1], 0, self.k)), False)
+        start = Start.unperturbed(_ONE, z[None])
         self._started.descents.improve(start, np.zeros(1), self._started.watch)
         ended = np.where(np.isfinite(start.f[0])[:, None], start.z[0], z)
         return self._coordinates(ended)

@@ -35,9 +35,7 @@ _LAYER_WORK = 5e7
 def cheap_by_layer(problem: Problem) -> bool:
     """Whether a layer-wise start is possible and costs no more than all other starts together."""
     network = problem.network
-    if layerwise_reason(network) is not None or not isinstance(network, Network):
-        return False
-    if not problem.operator.is_layer_of(network):
+    if not isinstance(network, Network) or layerwise_reason(network) or not problem.operator.is_layer_of(network):
         return False
     return max(layer.n_out * layer.n_in**2 for layer in network.layers) <= _LAYER_WORK
 
@@ -61,10 +59,7 @@ class SearchStarts:
         self._operator, gain = self._operator.normalised()  # the Gaussian model is one in the units of outputs
         self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]
         self._variance = self._rounded(known + _ESTIMATE_NOISE * self._samples.spread)
-        k = problem.network.latent_dim
-        self._large, size = cache.large, 0 if cache.large else problem.size
-        self._mean, self._factor = np.zeros((size, k)), np.zeros((size, k, k))
-        self._at = np.full(problem.size, np.nan)  # the variance of the noise that the two belong to
+        self._large = cache.large
         self._stream = functools.cache(functools.partial(stream, "search", problem.seed))
 
     def learn(self, objectives: Array) -> None:
@@ -104,20 +99,15 @@ class SearchStarts:
 
     def _posterior(self, observations: Index, number: Index, drawn: Array) -> Array:
         """The posterior mean as the start of number 0, and draws from the posterior as the others, (b, count, k)."""
-        self._model(observations)
-        mean = self._mean[observations][:, None]
-        draws = mean + np.einsum("bij,bcj->bci", self._factor[observations], drawn)
-        return np.where(number == 0, mean, draws)
-
-    def _model(self, observations: Index) -> None:
-        """Update the mean and factor of those observations whose variance has changed."""
-        stale = observations[self._at[observations] != self._variance[observations]]
-        for variance in np.unique(self._variance[stale]):
-            some = stale[self._variance[stale] == variance]
-            at = self.objective.index(some)
-            operator, y = self._operator.take(at), self._y[at]
-            mean, covariance = (t.cpu().double().numpy() for t in self._samples.posterior(operator, y, float(variance)))
+        codes = np.empty_like(drawn)
+        variances = self._variance[observations]
+        for variance in np.unique(variances):
+            some = np.flatnonzero(variances == variance)
+            at = self.objective.index(observations[some])
+            model = self._samples.posterior(self._operator.take(at), self._y[at], float(variance))
+            mean, covariance = (t.cpu().double().numpy() for t in model)
             values, vectors = np.linalg.eigh(covariance)
-            self._mean[some] = mean
-            self._factor[some] = vectors * np.sqrt(np.clip(values, 0.0, None))[:, None, :]
-            self._at[some] = variance
+            factor = vectors * np.sqrt(np.clip(values, 0.0, None))[:, None, :]
+            draws = np.einsum("bij,bcj->bci", np.broadcast_to(factor, (len(some), *factor.shape[1:])), drawn[some])
+            codes[some] = mean[:, None] + np.where(number == 0, 0.0, draws)
+        return codes

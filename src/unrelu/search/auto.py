@@ -9,68 +9,56 @@ import numpy as np
 
 from unrelu.errors import OptionError
 from unrelu.local_search.option_checks import at_least
-from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import CONFIDENT
-from unrelu.search._search_starts import SearchStarts
 from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
-from unrelu.search.sample_cache import SampleCache
 
 
 def first_starts(problem: Problem) -> Array:
     """The code of each observation at which a search would begin, (B, k): the user's, or the first of its starts."""
     if problem.z0 is not None:
         return problem.z0
-    starts = SearchStarts(problem, SampleCache.of(problem.network, problem.bounds), SquaredError.of(problem))
-    return starts.codes(np.arange(problem.size), 0, 1)[:, 0]
+    return JointSearch(problem).starts.codes(np.arange(problem.size), 0, 1)[:, 0]
 
 
 @dataclass(frozen=True)
 class Search:
     r"""Independent restarts of descents and perturbations, until the best code found is likely to be the best of all.
 
-    A descent minimises :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2` by Levenberg-Marquardt with a smoothing homotopy: one
-    step on each of some smoothed generators, less and less smooth, then steps on the exact one. Restarts start from
-    independent draws of the codes given the observation, by a Gaussian model of 4,096 samples of the generator
-    (:class:`~unrelu.search._search_starts.SearchStarts`). Where few restarts agree, they go on by basin hopping: each
-    perturbs its code by 0.1 to 10 times its length, descends again, and keeps the lower code. The user's codes ``z0``
-    start further descents, and so does the code that ``exact`` finds layer by layer, if no noise is visible and the
-    first restart is no exact fit. These descents do not count for the confidence.
+    A descent minimises :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2`, first on smoothed generators
+    (:mod:`~unrelu.search.descents`). Restarts start from independent draws of the codes given the observation
+    (:mod:`~unrelu.search._search_starts`). Where few restarts agree, they go on by basin hopping: each perturbs its
+    code, descends again, and keeps the lower code. The user's codes ``z0`` start further descents, and so does the code
+    that ``exact`` finds layer by layer, if no noise is visible and the first restart is no exact fit. These descents do
+    not count for the confidence.
 
-    An observation is finished when its code fits exactly, when its confidence is reached, or after all rounds
-    (:mod:`~unrelu.search._stopping_rule`). The confidence follows from where the restarts ended, how many at the best
-    objective, up to 1%, and how many at the second best, and from what perturbations of the best restart found
-    (:mod:`~unrelu.search.confidence`). How far both can be trusted is learned on the generator from simulated
-    observations (:mod:`~unrelu.search.learned_prior`), once for each measurement and level of noise. This takes about a
-    second, up to five on emulators, or as long as thirty restarts of a large generator. It is kept for other processes.
+    When a search stops is decided in :mod:`~unrelu.search._stopping_rule`. The confidence follows from where the
+    restarts ended, how many at the best objective, up to 1%, and how many at the second best, and from what
+    perturbations of the best restart found (:mod:`~unrelu.search.confidence`). How far both can be trusted is learned
+    on the generator (:mod:`~unrelu.search.learned_prior`), once for each measurement and level of noise. This takes
+    about a second, up to five on emulators, or as long as thirty restarts of a large generator.
 
-    Where a Jacobian is expensive (:func:`~unrelu.search.sample_cache.is_large`), descents are L-BFGS steps without
-    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`.
-
-    The search runs in single precision. An observation that single precision does not resolve goes on in double
-    precision, if its network is small and dense. The best code is refined in double precision to first-order
-    optimality, at kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf,
-    :class:`~unrelu.local_search.norm_descent.NormDescent` starts from that code, from a layer-wise one and, for l1,
-    from a reweighted one. If uniform noise does not explain the result, it also starts from other local optima. For a
-    generator without known layers, the l2 code is returned.
+    The search runs in single precision, and in double precision for an observation that single precision does not
+    resolve, if its network is small and dense. The best code is refined in double precision to first-order optimality
+    (:mod:`~unrelu.local_search.refinement`). For l1 and linf, a descent in that norm starts from it
+    (:mod:`~unrelu.search.norm_finish`); for a generator without known layers, the l2 code is returned.
 
     Args:
         confidence: the search of an observation stops at this confidence.
-        rounds: the largest number of rounds, see :data:`~unrelu.search._stopping_rule.ROUNDS`. None: as many as end
-            within 0.04 seconds of processor time, 0.4 if an exact fit may exist: no noise is stated, and none is seen
-            or a code leaves less than 1e-4 of ``|y|^2``. The time left is spent on perturbations of the best restart.
-            Where descents are not compiled, fewer, and in up to ten times the time if the stated noise does not
-            explain the code. 0 makes a descent from ``z0`` alone.
+        rounds: the largest number of rounds, see :data:`~unrelu.search.schedules.ROUNDS`; 0 makes a descent from ``z0``
+            alone. None: as many as the budget of the :class:`~unrelu.search.schedules.Schedule` allows, 0.04 seconds of
+            processor time for small dense networks, 0.4 if an exact fit may exist: no noise is stated, and none is seen
+            or a code leaves less than 1e-4 of ``|y|^2``.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
-            gradient. None: 3,000, or 1,000 for large generators. A code not optimal by then is an ITERATION_LIMIT.
+            gradient. None: 3,000. A code not optimal by then is an ITERATION_LIMIT.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether a batch of at least 20 observations estimates its noise level together, if none is stated (l2, no
-            prior). An observation whose residual stands out from it
-            (:func:`~unrelu.result.pooled_noise.too_large`) is searched further. If it still stands out after all
-            rounds, it is an ``OUTLIER``. Use False for observations that do not belong together.
+            prior). An observation whose residual stands out from it (:func:`~unrelu.result.pooled_noise.too_large`) is
+            searched further. If it still stands out, it is an ``OUTLIER``. Use False for observations that do not
+            belong together.
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
             Nothing is learned for the Huber loss and ``loss=``.
 
@@ -105,8 +93,14 @@ class Search:
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
-        z, status = run.refined(self.max_iterations, self.max_programs)
+        run.refine(self.max_iterations, self.max_programs)
         confidence = run.confidence() if self.rounds != 0 else math.nan
         return Inversion.of(
-            problem, z, method="auto", status=status, nit=run.steps, confidence=confidence, pool=self.pool
+            problem,
+            run.state.z,
+            method="auto",
+            status=run.state.status,
+            nit=run.state.steps,
+            confidence=confidence,
+            pool=self.pool,
         )

@@ -43,7 +43,7 @@ _EM_STEPS = 300
 _PSEUDO = 1.5
 
 
-class Hits(NamedTuple):
+class RestartCounts(NamedTuple):
     """The numbers of restarts that ended in the best optimum, and in the second best one seen, and of all restarts."""
 
     best: Integers
@@ -51,7 +51,7 @@ class Hits(NamedTuple):
     restarts: Integers
 
     @classmethod
-    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Integers | None = None) -> Hits:
+    def of(cls, ends: Array, best: Array, zero: Array | float = 0.0, restarts: Integers | None = None) -> RestartCounts:
         """Count the ends (B, n), infinite where a restart failed, within 1% of the best known objective (B,).
 
         Objectives up to ``zero`` (B,) are rounding and count as equal. ``restarts``, (B,), were made, by default n.
@@ -63,9 +63,9 @@ class Hits(NamedTuple):
         made = np.full(len(ends), ends.shape[1]) if restarts is None else restarts
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 
-    def take(self, observations: Index | Flags) -> Hits:
+    def subset(self, observations: Index | Flags | slice) -> RestartCounts:
         """The counts of some observations."""
-        return Hits(*(count[observations] for count in self))
+        return RestartCounts(*(count[observations] for count in self))
 
 
 def _share(restarts: Integers, ended: Integers) -> Array:
@@ -74,18 +74,18 @@ def _share(restarts: Integers, ended: Integers) -> Array:
     return np.asarray(np.exp(betaln(ALPHA + a, BETA + n - a) - betaln(ALPHA, BETA)))
 
 
-def _likelihoods(hits: Hits) -> tuple[Array, Array]:
+def _likelihoods(counts: RestartCounts) -> tuple[Array, Array]:
     r"""The probabilities of the counts of the best optimum and of the second seen, at the grid's points, (B, T) each.
 
     Any number of optima between these two may have been missed by the m restarts that did not end in the best. Each is
     missed with probability :math:`v = E (1 - q)^m`, which gives the factor :math:`1 + v + v^2 + \ldots = 1/(1 - v)`.
     """
-    left = hits.restarts - hits.best
-    second = _share(left, hits.second) / (1 - _share(np.maximum(left, 1), np.zeros_like(left)))
-    return _share(hits.restarts, hits.best), np.where(left[:, None] > 0, second, 1.0)
+    left = counts.restarts - counts.best
+    second = _share(left, counts.second) / (1 - _share(np.maximum(left, 1), np.zeros_like(left)))
+    return _share(counts.restarts, counts.best), np.where(left[:, None] > 0, second, 1.0)
 
 
-def confidence(prior: Array, hits: Hits) -> Array:
+def confidence(prior: Array, counts: RestartCounts) -> Array:
     r"""The probability that no optimum is better than the best one seen, (B,).
 
     :math:`L_1` and :math:`L_2` are the probabilities of the counts of the best and the second best optimum seen, and
@@ -100,24 +100,24 @@ def confidence(prior: Array, hits: Hits) -> Array:
 
     Args:
         prior: the weights w of the grid's points, (T, T).
-        hits: counts of B observations.
+        counts: counts of B observations.
     """
-    first, second = _likelihoods(hits)
-    missed = _share(hits.restarts, np.zeros_like(hits.restarts))
+    first, second = _likelihoods(counts)
+    missed = _share(counts.restarts, np.zeros_like(counts.restarts))
     seen = ((first @ prior) * second).sum(axis=1)
     next_ = prior / prior.sum(axis=1, keepdims=True)
     hidden = ((missed @ prior) * first * (second @ next_.T) / (1 - missed)).sum(axis=1)
     return np.asarray(seen / (seen + hidden))
 
 
-def learned(hits: Hits, pseudo: float = _PSEUDO) -> Array:
+def learned(counts: RestartCounts, pseudo: float = _PSEUDO) -> Array:
     """The maximum-likelihood mixture for the counts of simulated observations, (T, T), by EM.
 
     Args:
-        hits: counts of the optimum that is known to be the best.
+        counts: counts of the optimum that is known to be the best.
         pseudo: a flat prior counts as this many observations.
     """
-    first, second = _likelihoods(hits)
+    first, second = _likelihoods(counts)
     weights = FLAT
     for _ in range(_EM_STEPS):
         of_each = ((first @ weights) * second).sum(axis=1)
@@ -140,13 +140,13 @@ class Prior:
     improves: float = 0.0
     reaches: float = 0.0
 
-    def confidence(self, rounds: int, hits: Hits) -> Array:
+    def confidence(self, rounds: int, counts: RestartCounts) -> Array:
         """The confidence from the counts of restarts after ``rounds``, (B,); by the flat prior if none is learned.
 
         Beyond the last simulated round, the prior of that round is used: longer restarts do not miss more.
         """
         learned_rounds = [each for each in self.weights if each <= rounds]
-        return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, hits)
+        return confidence(self.weights[max(learned_rounds)] if learned_rounds else FLAT, counts)
 
     def after_perturbations(self, found: Array, improved: Flags) -> Array:
         r"""The confidence after perturbations of the best restart, given that from the restarts c, (B,).

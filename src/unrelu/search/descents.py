@@ -1,11 +1,18 @@
-"""Descents of many codes to local optima of the l2 objective: compiled for small dense networks, else in PyTorch."""
+"""Descents of many codes to local optima of the l2 objective: compiled for small dense networks, else in PyTorch.
+
+A descent makes a step on each of some smoothed generators, less and less smooth, then steps on the exact one (smoothing
+homotopy). Perturbations of its end, each with a descent, find other optima.
+
+Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
+Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
+(basin hopping: a perturbation and a descent, kept if it is lower).
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,24 +28,15 @@ from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
-from unrelu.search._stopping_rule import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, Schedule
+from unrelu.search import schedules
 from unrelu.search.sample_cache import SampleCache
+from unrelu.search.schedules import BATCH_COST, STEP_COST, Schedule
 
-# Smoothing schedule: widths, as fractions of the size of a layer's outputs; one step with each.
-_WIDTHS = np.geomspace(1.0, 0.02, 8)
-# Steps on the exact generator after those.
-_EXACT_STEPS = 16
-# Microseconds of a step, for each of the :func:`step_terms`.
-STEP_COST = (0.5, 0.9, 1.3e-4, 1e-5, 1e-3)
-# Microseconds of a step of all codes at once: for each code, and for each multiplication of its Jacobian.
-_BATCH_COST = (70.0, 3e-5)
-# ENOUGH_DECREASE for large generators.
+# ENOUGH_DECREASE for large generators: restarts that end earlier do not agree to 1%.
 _ENOUGH_DECREASE_LARGE = 3e-5
-# Of a refinement: the codes refined side by side, the steps after which half of them are given up, the steps before
-# convergence is tested, and the predicted decrease at which a code ends.
-_REFINED, _HALVED_AFTER, _REFINED_SURELY, _REFINED_DECREASE = 4, 5, 30, 1e-7
-# A code has converged if its last steps together gained less than this fraction of its objective.
-LAST_STEPS, CONVERGED = 10, 1e-3
+# Of a refinement by L-BFGS: the predicted decrease at which a code ends. It also ends where so many steps together gain
+# less than this fraction of its objective.
+_REFINED_DECREASE, _LAST_STEPS, _CONVERGED = 1e-7, 10, 1e-5
 
 
 class Start(NamedTuple):
@@ -61,65 +59,9 @@ class Start(NamedTuple):
 
     @classmethod
     def unperturbed(cls, observations: Index, z: Array) -> Start:
-        """One code of each observation, (b, k), near an optimum: smoothed generators would lead away from it."""
-        b, k = z.shape
-        return cls(observations, z[:, None].copy(), np.full((b, 1), np.inf), np.empty((b, 1, 0, k)), False)
-
-
-class Descents(ABC):
-    """Levenberg-Marquardt descents with a smoothing homotopy, each followed by perturbations to find other optima.
-
-    Source: Nocedal and Wright, Numerical Optimization (2006), section 10.3 (Levenberg-Marquardt); Allgower and Georg,
-    Introduction to Numerical Continuation Methods (2003) (homotopy); Wales and Doye, J. Physical Chemistry A 101 (1997)
-    (basin hopping: a perturbation and a descent, kept if it is lower).
-
-    Attributes:
-        schedule: the budget of a search with these descents.
-        refines: whether :meth:`refined` refines codes with a residual, since a Jacobian costs too much.
-    """
-
-    schedule: ClassVar[Schedule]
-    refines: ClassVar[bool] = False
-
-    @abstractmethod
-    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None: ...
-
-    @staticmethod
-    @abstractmethod
-    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Whether these descents suit a problem; kinds earlier in :data:`KINDS` are asked first."""
-
-    def microseconds(self, steps: Integers) -> Array:
-        """The processor time of ``steps``; 0 if there is no estimate."""
-        return np.zeros(len(steps))
-
-    def resolve(self, observations: Index) -> bool:
-        """Descend in double precision from now on, for some observations; False if these descents do not change it."""
-        return False
-
-    @abstractmethod
-    def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
-        """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
-
-        Args:
-            enough: objectives at which a descent may end, (b,).
-            watch: asked repeatedly whether to stop; codes not reached by then keep their f.
-        """
-
-    def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
-        """Refine the ends of restarts; return one code of each observation, (b, k), and whether it converged, (b,).
-
-        Args:
-            z: where the restarts ended, the best first, (b, c, k).
-            most: the largest number of steps.
-            watch: see :meth:`improve`.
-        """
-        raise NotImplementedError
-
-    @staticmethod
-    def of(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
-        """The first of :data:`KINDS` that suits."""
-        return next(kind(problem, cache, objective) for kind in KINDS if kind.suits(problem, cache, objective))
+        """Codes (b, c, k) near an optimum: smoothed generators would lead away from it."""
+        b, c, k = z.shape
+        return cls(observations, z.copy(), np.full((b, c), np.inf), np.empty((b, c, 0, k)), False)
 
 
 def lengths(z: Array) -> Array:
@@ -138,46 +80,47 @@ def step_terms(layout: Integers) -> Array:
     return np.array([1.0, len(layout), inputs @ outputs, outputs[-1] * k**2, k**3])
 
 
-class CompiledDescents(Descents):
+class CompiledDescents:
     """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`).
 
     They are in single precision, and in double precision for observations that single precision does not resolve.
     """
 
-    schedule = COMPILED
+    schedule = schedules.COMPILED
 
-    @staticmethod
-    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Whether the network is small and dense, and the measurement a choice of outputs or a small matrix."""
-        single = cache.fits and objective.y.dtype == torch.float32
-        return single and objective.squares and packable(problem.network, problem.operator)
-
-    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
+    def __init__(self, problem: Problem) -> None:
         compile_descents()
         assert isinstance(problem.network, Network)
         self.problem = problem
         self.packed = PackedObservations(problem.network, problem.operator, problem.y)
         self._network, self._in_double = problem.network, np.zeros(problem.size, dtype=bool)
         self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
+        self._widths = np.array(self.schedule.widths)
 
     def microseconds(self, steps: Integers) -> Array:
-        """See :meth:`Descents.microseconds`."""
+        """The processor time of ``steps``."""
         return np.asarray(float(step_terms(self.packed.layout) @ STEP_COST) * steps)
 
     @cached_property
     def _double(self) -> PackedObservations:
+        """The packed network and observations in double precision."""
         compile_descents(np.float64)
         return PackedObservations(self._network, self.problem.operator, self.problem.y, np.float64)
 
-    def resolve(self, observations: Index) -> bool:
-        """See :meth:`Descents.resolve`."""
+    def resolve(self, observations: Index) -> None:
+        """Descend in double precision from now on, for some observations."""
         self._in_double[observations] = True
-        return True
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
-        """See :meth:`Descents.improve`."""
+        """Descend and perturb, in place in ``start.z`` and ``start.f``; return the steps of each observation, (b,).
+
+        Args:
+            start: where they begin.
+            enough: objectives at which a descent may end, (b,).
+            watch: asked repeatedly whether to stop; codes not reached by then keep their f.
+        """
         steps = np.zeros(start.f.shape, dtype=np.int64)
-        widths = _WIDTHS if start.smoothed else _WIDTHS[:0]
+        widths = self._widths if start.smoothed else self._widths[:0]
         layout: Integers | None = None
         for i, observation in enumerate(start.observations.tolist()):
             if watch():
@@ -186,7 +129,7 @@ class CompiledDescents(Descents):
             network, y = (self._double if double else self.packed).of(observation)
             if network.layout is not layout:
                 layout, work = network.layout, work_arrays(network.layout, np.float64 if double else np.float32)
-            limits = np.array([_EXACT_STEPS, ENOUGH_DECREASE, enough[i], np.inf])
+            limits = np.array([self.schedule.steps, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
                 ROUTINES, *network, widths, y, self.problem.weights, limits, self._box, start.z[i],
                 start.f[i], start.perturbations[i], steps[i], work,
@@ -194,31 +137,25 @@ class CompiledDescents(Descents):
         return np.asarray(steps.sum(axis=1))
 
 
-class BatchDescents(Descents):
+class BatchDescents:
     """Descents of all codes at once, for generators of any kind on any device."""
 
-    schedule = BATCH
-    widths: ClassVar[Array] = _WIDTHS
-    # Steps on the exact generator, after one with each smoothed one.
-    exact_steps: ClassVar[int] = _EXACT_STEPS
+    def __init__(self, schedule: Schedule, problem: Problem, objective: SquaredError) -> None:
+        self.schedule, self.bounds, self.objective = schedule, problem.bounds, objective
 
-    @staticmethod
-    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Always."""
-        return True
-
-    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
-        self.bounds, self.objective = problem.bounds, objective
-        smoothed = (cache.smoothed(float(width), objective.network) for width in self.widths)
-        self._smoothed = [replace(objective, network=network) for network in smoothed]
+    @cached_property
+    def _smoothed(self) -> list[SquaredError]:
+        """The objectives of the smoothed generators."""
+        network = self.objective.network
+        return [replace(self.objective, network=network.smoothed(width)) for width in self.schedule.widths]
 
     def microseconds(self, steps: Integers) -> Array:
-        """See :meth:`Descents.microseconds`."""
+        """See :meth:`CompiledDescents.microseconds`."""
         network = self.objective.network
-        return np.asarray((_BATCH_COST[0] + _BATCH_COST[1] * network.latent_dim * network.work) * steps)
+        return np.asarray((BATCH_COST[0] + BATCH_COST[1] * network.latent_dim * network.work) * steps)
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
-        """See :meth:`Descents.improve`."""
+        """See :meth:`CompiledDescents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
         floor = np.broadcast_to(enough[:, None], start.f.shape)
         each = np.broadcast_to(start.observations[:, None], start.f.shape)
@@ -244,105 +181,58 @@ class BatchDescents(Descents):
     ) -> tuple[Array, Array, Integers]:
         """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
         each, at, floor = self.objective.index(observations), self.objective.tensor(z), self.objective.tensor(enough)
-        steps, state = torch.zeros_like(each), None
+        steps, damping = torch.zeros_like(each), None
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
-            state = self._steps(objective, at, each, floor, state).run(1)
-            at, steps = state.z, steps + state.steps
-        state = self._steps(self.objective, at, each, floor, state).run(self.exact_steps, watch)
+            state = self._steps(objective, at, each, floor, damping).run(1)
+            at, steps, damping = state.z, steps + state.steps, getattr(state, "damping", None)
+        state = self._steps(self.objective, at, each, floor, damping).run(self.schedule.steps, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
-    def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
-        """Steps on a smoothed or the exact generator, with the damping of the ``last`` ones, if there are any."""
-        damping = 1e-2 if last is None else last.damping
-        if objective is not self.objective:
-            return LevenbergMarquardtSteps(objective, z, observations, damping=damping, tiny_decrease=1e-4)
+    def _steps(
+        self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, damping: Tensor | None
+    ) -> Steps:
+        """Steps on a smoothed or the exact generator, with the damping of the steps before, if there are any."""
+        if self.schedule.limited_memory:
+            return LimitedMemorySteps(objective, z, observations, _ENOUGH_DECREASE_LARGE, enough)
+        exact = objective is self.objective
         return LevenbergMarquardtSteps(
-            objective, z, observations, damping=damping, tiny_decrease=ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
-            enough=enough,
+            objective, z, observations, damping=1e-2 if damping is None else damping, tiny_decrease=ENOUGH_DECREASE,
+            tiny_step=1e-9, foresee=exact, enough=enough if exact else None,
         )  # fmt: skip
 
-
-class NonlinearDescents(BatchDescents):
-    """Batch descents for measurements that are not linear: they add optima, so there are more restarts."""
-
-    schedule = NONLINEAR
-
-    @staticmethod
-    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Whether the measurement is not linear."""
-        return not problem.operator.linear
-
-
-class DevianceDescents(BatchDescents):
-    """Batch descents for noise with a deviance, such as counts, with more restarts, and perturbations.
-
-    They are for small dense networks, whose compiled kernel minimises squares only.
-
-    A strongly smoothed ReLU puts out more than the exact one. To fit small counts, a descent would turn it off for
-    good, so the smoothing schedule begins at a small width.
-    """
-
-    schedule = COUNTS
-    widths = _WIDTHS[4:]
-
-    @staticmethod
-    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Whether only the deviance prevents compiled descents."""
-        return not objective.squares and CompiledDescents.suits(problem, cache, replace(objective, loss=None))
-
-
-class LimitedMemoryDescents(BatchDescents):
-    """Batch descents for large generators, by L-BFGS: a Jacobian costs as much as hundreds of its steps."""
-
-    schedule = LIMITED_MEMORY
-    refines = True
-    widths = np.empty(0)
-    exact_steps = 200
-
-    @staticmethod
-    def suits(problem: Problem, cache: SampleCache, objective: SquaredError) -> bool:
-        """Whether a Jacobian is expensive."""
-        return cache.large
-
-    def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
-        return LimitedMemorySteps(objective, z, observations, _ENOUGH_DECREASE_LARGE, enough)
-
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
-        """See :meth:`Descents.refined`. Single precision resolves all that there is to gain.
+        """Refine codes (b, k) by at most so many L-BFGS steps; return codes, and whether each converged, (b,).
 
-        A few restarts are refined side by side, because restarts of nearly equal objectives may end at different kinks.
-        That costs little more than one. The worse half is given up again and again.
+        Single precision resolves all that there is to gain.
         """
-        z = z[:, :_REFINED]
-        left, where = z.shape[1], self.objective.index(np.repeat(observations, z.shape[1]))
-        codes = self.objective.tensor(z.reshape(-1, z.shape[2]))
-        floor = torch.zeros_like(codes[:, 0])
-        state = LimitedMemorySteps(self.objective, codes, where, _REFINED_DECREASE, floor)
-        halved = 0
-        while left > 1 and most > _HALVED_AFTER:
-            f = state.run(_HALVED_AFTER, watch).f.nan_to_num(nan=torch.inf).reshape(z.shape[:2])
-            left, most, halved = left // 2, most - _HALVED_AFTER, halved + _HALVED_AFTER
-            state.retire((f.argsort(dim=1).argsort(dim=1) >= left).flatten())
-        surely = max(0, min(most, _REFINED_SURELY - halved) - LAST_STEPS) if z.shape[1] > 1 else 0
-        f, most = state.run(surely, watch).f, most - surely
-        arrived = torch.zeros_like(state.done)
-        while most > 0 and not arrived.all() and not watch():
-            before = f.clone()
-            f, most = state.run(min(most, LAST_STEPS), watch).f, most - LAST_STEPS
-            arrived = state.done | (f >= (1 - CONVERGED) * before)
-            state.retire(arrived)
-        each = np.arange(len(observations))
-        best = f.nan_to_num(nan=torch.inf).reshape(z.shape[:2]).argmin(dim=1).cpu().numpy()
-        return (
-            state.z.cpu().double().numpy().reshape(z.shape)[each, best],
-            arrived.cpu().numpy().reshape(z.shape[:2])[each, best],
-        )
+        codes, where = self.objective.tensor(z), self.objective.index(observations)
+        state = LimitedMemorySteps(self.objective, codes, where, _REFINED_DECREASE, torch.zeros_like(codes[:, 0]))
+        while most > 0 and not state.done.all() and not watch():
+            before = state.f.clone()
+            state.run(min(most, _LAST_STEPS), watch)
+            most -= _LAST_STEPS
+            state.retire(state.f >= (1 - _CONVERGED) * before)
+        return state.z.cpu().double().numpy(), state.done.cpu().numpy()
 
 
-# The first kind that suits is taken.
-KINDS: tuple[type[Descents], ...] = (
-    CompiledDescents, DevianceDescents, LimitedMemoryDescents, NonlinearDescents, BatchDescents,
-)  # fmt: skip
+Descents: TypeAlias = CompiledDescents | BatchDescents
+
+
+def descents_for(problem: Problem, cache: SampleCache, objective: SquaredError) -> Descents:
+    """The descents for a problem, with the schedule for what its generator and measurement are.
+
+    Small dense networks descend in compiled code, which knows squares alone, in single precision, and measurements that
+    choose outputs or are small matrices. Of the others, generators with an expensive Jacobian descend by L-BFGS.
+    """
+    small = cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator)
+    if small and objective.squares:
+        return CompiledDescents(problem)
+    if small:
+        return BatchDescents(schedules.COUNTS, problem, objective)
+    if cache.large:
+        return BatchDescents(schedules.LIMITED_MEMORY, problem, objective)
+    schedule = schedules.BATCH if problem.operator.linear else schedules.NONLINEAR
+    return BatchDescents(schedule, problem, objective)

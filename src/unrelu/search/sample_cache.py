@@ -76,13 +76,6 @@ class GaussianModel:
     z: Tensor
     x: Tensor
 
-    def measured(self, operator: Operator) -> GaussianModel:
-        """The model whose x are measurements of these outputs, for an operator that is not linear."""
-        own = operator.to(self.x.dtype, self.x.device)
-        size = max(1, _NUMBERS // (4 * max(own.width, 1)))
-        x = _bounded(torch.cat([own.forward(part) for part in torch.split(self.x, size)]))
-        return GaussianModel(self.z, x)
-
     @cached_property
     def spread(self) -> float:
         """The mean variance of an entry of x."""
@@ -122,27 +115,24 @@ class GaussianModel:
         Source: the conditional distribution of a Gaussian, Bishop, Pattern Recognition and Machine Learning (2006),
         section 2.3.3.
         """
-        # Each observation has its own measured directions; a bounded number of them is held at a time.
-        size = max(1, _NUMBERS // (4 * operator.m * _DIRECTIONS)) if operator.count else len(y)
-        parts = torch.split(torch.arange(len(y), device=y.device), size)
-        means, covariances = zip(*(self._posterior(operator.take(part), y[part], noise) for part in parts), strict=True)
-        return torch.cat(means), torch.cat(covariances) if operator.count else covariances[0]
-
-    def _posterior(self, operator: Operator, y: Tensor, noise: float) -> tuple[Tensor, Tensor]:
-        largest = torch.finfo(self.x.dtype).max ** 0.25
-        operator, y = operator.to(self.x.dtype, self.x.device), y.clamp(-largest, largest).to(self.x.dtype)
         mean_x, mean_z, directions, codes, left = self.parts
-        size, k = len(y), self.z.shape[1]
-        measured = operator.tangents(directions.expand(size if operator.count else 1, -1, -1))
-        r = y - operator.forward(mean_x.expand(size, -1))
+        # Each observation has its own measured directions; a bounded number of them is held at a time.
+        size = max(1, _NUMBERS // (4 * operator.m * _DIRECTIONS))
+        if operator.count and len(y) > size:
+            parts = torch.split(torch.arange(len(y), device=y.device), size)
+            found = zip(*(self.posterior(operator.take(part), y[part], noise) for part in parts), strict=True)
+            mean, covariance = (torch.cat(each) for each in found)
+            return mean, covariance
+        operator, y = operator.to(self.x.dtype, self.x.device), _bounded(y.to(self.x.dtype))
+        measured = operator.tangents(directions.expand(len(y) if operator.count else 1, -1, -1))
+        r = y - operator.forward(mean_x.expand(len(y), -1))
         variance = max(noise + left, torch.finfo(y.dtype).tiny)
         gram = measured @ measured.transpose(1, 2) / variance
         gram.diagonal(dim1=1, dim2=2).add_(1.0)
         solved = torch.linalg.solve(gram, codes.expand(len(gram), -1, -1))  # S P^T
         right = (measured @ r[:, :, None])[:, :, 0] if operator.count else r @ measured[0].T
         mean = mean_z + (right[:, None, :] @ solved)[:, 0] / variance
-        unit = torch.eye(k, dtype=y.dtype, device=y.device)
-        covariance = unit - codes.T @ codes + codes.T @ solved
+        covariance = torch.eye(self.z.shape[1]).to(codes) - codes.T @ codes + codes.T @ solved
         return mean.nan_to_num(0.0, 0.0, 0.0), covariance.nan_to_num(0.0, 0.0, 0.0)
 
 
@@ -168,7 +158,6 @@ class SampleCache:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
         else:
             codes = torch.tensor(bounds.draw(stream("samples in bounds"), (count,)), dtype=torch.float32)
-        self._smoothed: dict[tuple[float, torch.dtype], Generator] = {}
         self.single = network.to(torch.float32)
         try:
             z, x = _outputs(self.single, codes)
@@ -202,13 +191,8 @@ class SampleCache:
             model, inner = self.measured_by(operator.unweighted)
             return model, operator.around(inner)
         if operator not in self._measured:
-            self._measured[operator] = self.model.measured(operator)
+            z, x = self.model.z, self.model.x
+            own = operator.to(x.dtype, x.device)
+            parts = torch.split(x, max(1, _NUMBERS // (4 * max(own.width, 1))))
+            self._measured[operator] = GaussianModel(z, _bounded(torch.cat([own.forward(part) for part in parts])))
         return self._measured[operator], IdentityOperator(operator.shape, operator.m)
-
-    def smoothed(self, width: float, network: Generator) -> Generator:
-        """``network``, the generator in some precision, smoothed with this width; cached."""
-        key = (width, network.dtype)
-        smoothed = self._smoothed[key] if key in self._smoothed else network.smoothed(width)
-        if smoothed is not network:  # else the cache would keep its generator alive, and the generator the cache
-            self._smoothed[key] = smoothed
-        return smoothed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,6 @@ from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Flags
 from unrelu.search.auto import Search
 
-# The statuses of exact fits.
-_EXACT = (Status.EXACT_FIT, Status.NOT_UNIQUE)
 # Inverts a problem by a method.
 Solve = Callable[[Any, Problem], Inversion]
 
@@ -31,35 +29,21 @@ def check_sequence(sequence: object, method: object, problem: Problem, z0: npt.A
     """
     if not isinstance(sequence, bool):
         raise OptionError(f"sequence={sequence!r} must be True or False")
-    if not sequence:
-        return
-    if isinstance(method, Layerwise):
+    if sequence and isinstance(method, Layerwise):
         raise OptionError(
             f"sequence=True starts from the code of the observation before, and method={method.name!r} takes no "
             "start: use 'auto', 'lm', 'adam' or 'gradient_descent'"
         )
-    if problem.single:
+    if sequence and problem.single:
         raise InputError("sequence=True: y is one observation; pass a batch (B, ...), its observations in their order")
-    if z0 is not None and np.size(z0) != problem.network.latent_dim:
+    if sequence and z0 is not None and np.size(z0) != problem.network.latent_dim:
         raise InputError(
             f"z0 has shape {np.shape(z0)}: with sequence=True, observations start from the code of the one before; "
             f"pass a code {problem.network.latent_shape} for the first, or leave z0= out"
         )
 
 
-class Tracked(NamedTuple):
-    """A batch inverted as a sequence.
-
-    Attributes:
-        result: the codes, judged one by one and by the size of their residuals only.
-        descended: the observations whose code is that of a single descent, (B,).
-    """
-
-    result: Inversion
-    descended: Flags
-
-
-def track(solve: Solve, method: Any, problem: Problem) -> Tracked:
+def track(solve: Solve, method: Any, problem: Problem) -> tuple[Inversion, Flags]:
     """Invert the observations of a batch in their order, from the codes of those before.
 
     ``auto`` makes a single descent from the last code. If its end explains the observation, that is the code. If not,
@@ -68,6 +52,10 @@ def track(solve: Solve, method: Any, problem: Problem) -> Tracked:
     failure start again, from a nearer code. Where descents cannot succeed, as without stated noise, more and more
     observations are searched together. Other methods run once on each observation, from the code of the one before. An
     observation without a code is skipped as a start. The first one starts from ``z0``, if there is one.
+
+    Returns:
+        The codes, judged one by one and by the size of their residuals only, and the observations whose code is that
+        of a single descent, (B,).
     """
     sequence = _Sequence(solve, method, problem)
     while sequence.done < problem.size:
@@ -75,14 +63,14 @@ def track(solve: Solve, method: Any, problem: Problem) -> Tracked:
             sequence.accept(solve(method, sequence.next(problem.size)))
         elif not sequence.descend():
             sequence.search()
-    return Tracked(Inversion.joined(sequence.results, problem), sequence.descended)
+    return Inversion.joined(sequence.results, problem), sequence.descended
 
 
 class _Sequence:
     """The observations of a batch, of which the first ``done`` have a result."""
 
     def __init__(self, solve: Solve, method: Any, problem: Problem) -> None:
-        self.solve, self.method, self.problem = solve, method, problem
+        self.solve, self.method, self.problem, self.searches = solve, method, problem, isinstance(method, Search)
         self.start = None if problem.z0 is None else problem.z0[:1]
         self.codes = np.full((problem.size, problem.network.latent_dim), np.nan)
         self.descended, self.results = np.zeros(problem.size, dtype=bool), list[Inversion]()
@@ -96,7 +84,7 @@ class _Sequence:
 
     def descend(self) -> bool:
         """Descend from the last code, for as many observations as may succeed; whether the first of them did."""
-        if not isinstance(self.method, Search) or self.start is None or not self.explained:
+        if not self.searches or self.start is None or not self.explained:
             return False
         found = self.solve(replace(self.method, rounds=0), self.next(self.width))
         good = int(np.argmin(np.append(found.success, False)))
@@ -122,8 +110,8 @@ class _Sequence:
         self.done += len(result)
         self.results.append(result)
         # What neither the noise nor an exact fit explains is hardly explained in the next observation.
-        known_fit = self.problem.noise.stated or result.status[-1] in _EXACT
-        self.explained = not isinstance(self.method, Search) or (bool(result.success[-1]) and known_fit)
+        exact = result.status[-1] in (Status.EXACT_FIT, Status.NOT_UNIQUE)
+        self.explained = not self.searches or bool(result.success[-1] and (exact or self.problem.noise.stated))
 
     def _control(self) -> Control:
         """A control that reports the progress of the whole batch."""

@@ -14,11 +14,10 @@ import numpy as np
 from scipy.optimize import nnls
 
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem, Progress
 from unrelu.runtime.host import computing
-from unrelu.search.descents import STEP_COST, CompiledDescents, Start, step_terms
-from unrelu.search.sample_cache import SampleCache
+from unrelu.search.descents import CompiledDescents, Start, step_terms
+from unrelu.search.schedules import STEP_COST
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw
 from unrelu_studies.kit.random_instances import random
 
@@ -32,8 +31,7 @@ def timed(name: str, measurement: str, noise: float) -> tuple[np.ndarray, float]
     rng = random("starts and perturbations", 3, name, measurement, noise)
     with computing(one_thread=True):
         problem = Problem.build(batch.network, batch.y, operator=batch.operator).equilibrated()
-        cache = SampleCache.of(problem.network)
-        descents = CompiledDescents(problem, cache, SquaredError.of(problem, cache.single))
+        descents = CompiledDescents(problem)
         k = batch.network.latent_dim
         start = Start(
             np.arange(_SIZE), rng.standard_normal((_SIZE, _RESTARTS, k)), np.full((_SIZE, _RESTARTS), np.inf),
