@@ -20,10 +20,10 @@ from unrelu.problem import Problem, searched
 from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import CONFIDENT
-from unrelu.search.confidence import SAME, Prior
+from unrelu.search.confidence import Prior
 from unrelu.search.learned_prior import LearnedConfidence, keep
 from unrelu.search.simulation import NoiseLevel, Simulation, simulated
+from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
 _FEWEST, _FOLDS = 20, 10
 # Levels of residuals above the stated noise for which the prior learned from data is used.
@@ -162,6 +162,6 @@ def _judged_by(prior: Prior, simulation: Simulation, some: Flags) -> tuple[Flags
         counts = simulation.counts(rounds, of_truth=False).subset(some)
         enough = ~sure & (prior.confidence(rounds, counts) >= CONFIDENT)
         lowest = ends[some].min(axis=1)
-        wrong |= enough & (state.f[some] < (1 - SAME) * lowest) & (lowest > state.rounding[some])
+        wrong |= enough & (state.f[some] < (1 - SAME_OPTIMUM) * lowest) & (lowest > state.rounding[some])
         sure |= enough
     return sure, wrong

@@ -30,13 +30,10 @@ from unrelu.runtime.host import computing, flush_subnormals
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, reshaping, shown
 from unrelu.runtime.work_clock import now
+from unrelu.thresholds import EXACT_FIT_TOLERANCE, OUT_OF_RANGE_TOLERANCE
 
 Jacobians = Callable[[], Iterator[tuple[Index, Array]]]
 
-# A residual below this share of max|y| is an exact fit.
-EXACT = 1e-8
-# Entries outside the range of the output's activation by more than this, relative to max|y|, have noise.
-_ROUNDING = 1e-9
 # Squares and products of data and noise overflow if these are this many times larger than the generator's outputs.
 _LARGEST = 1e100
 # Up to this exponent of two, numbers a million times smaller than the largest still have 53 binary digits.
@@ -497,7 +494,7 @@ class Problem:
             return np.full(self.size, single)
         with np.errstate(over="ignore"):
             stored = (self.y == self.y.astype(np.float32)).all(axis=1) & (self.y != np.rint(self.y)).any(axis=1)
-        return np.where(stored, single, EXACT)
+        return np.where(stored, single, EXACT_FIT_TOLERANCE)
 
     def fits_exactly(self, z: Array) -> Flags:
         """Whether codes (B, k) fit exactly, (B,), see :meth:`is_exact`."""
@@ -538,7 +535,7 @@ class Problem:
             p = self.noise.p_value(fit)
         without_code = np.isnan(r).all(axis=1) | (not self.noise.stated)
         p = np.where(np.isfinite(r).all(axis=1), p, np.where(without_code, np.nan, 0.0))
-        rounding = np.where(self.tolerance > EXACT, self.tolerance, 100 * np.finfo(np.float64).eps)
+        rounding = np.where(self.tolerance > EXACT_FIT_TOLERANCE, self.tolerance, 100 * np.finfo(np.float64).eps)
         below = self.noise.size <= rounding * self.scale
         return np.where(self.is_exact(r) & below & ~np.isnan(p), 1.0, p)
 
@@ -568,7 +565,7 @@ class Problem:
         low, high = self.network.layers[-1].activation.range
         if not np.isfinite(low).all():
             return nothing
-        room = _ROUNDING * self.scale
+        room = OUT_OF_RANGE_TOLERANCE * self.scale
         inside = self.y.min(axis=1) >= low.min() - room
         return np.asarray(inside & (self.y.max(axis=1) <= high.max() + room))
 

@@ -26,9 +26,9 @@ from unrelu.certification.bound_tightening import Probing, backward_bounds, deci
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Vertex
 from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
-from unrelu.problem import EXACT
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
+from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 Signs = npt.NDArray[np.int8]
 
@@ -115,7 +115,7 @@ class BranchAndBound:
     @property
     def level(self) -> float:
         """A level just below the best known error; a node without codes below it is closed."""
-        return max(0.0, self.upper - GAP / 2 * max(self.upper, EXACT * self.chain.scale))
+        return max(0.0, self.upper - GAP / 2 * max(self.upper, EXACT_FIT_TOLERANCE * self.chain.scale))
 
     def _begin(self) -> None:
         """Begin a new tree with relaxations from the present lemmas."""

@@ -27,12 +27,13 @@ from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
-from unrelu.problem import EXACT, Problem
+from unrelu.problem import Problem
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import count, duration, share
+from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 # F(z) may differ between machines by this share of the data.
 _SAME = 1e-12
@@ -139,7 +140,7 @@ class Certificate:
     @property
     def gap(self) -> float:
         """(upper - lower) / max(upper, 1e-8 max|y|)."""
-        return (self.upper - self.lower) / (max(self.upper, EXACT * self.scale) or 1.0)
+        return (self.upper - self.lower) / (max(self.upper, EXACT_FIT_TOLERANCE * self.scale) or 1.0)
 
     @property
     def message(self) -> str:

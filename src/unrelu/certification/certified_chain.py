@@ -19,8 +19,8 @@ from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
-from unrelu.problem import EXACT
 from unrelu.runtime.array_types import Array, Flags, Integers
+from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 # The most entries of a layer's matrix; linear programs on larger ones take minutes.
 _LARGEST_LAYER = 2**24
@@ -150,7 +150,7 @@ class CertifiedChain:
         h = self.outputs(-2, self.pre_activations(z)[-2]) if self.depth > 1 else z
         size = np.abs(self.weights[-1]) @ np.abs(h) + np.abs(self.biases[-1])
         rounding = 2.0**-50 * float(size.max(initial=0.0) if self.norm == "linf" else size.sum())
-        return self.objective(z) <= max(EXACT * self.scale, rounding)
+        return self.objective(z) <= max(EXACT_FIT_TOLERANCE * self.scale, rounding)
 
 
 def obstacle(network: Generator) -> str | None:

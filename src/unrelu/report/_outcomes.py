@@ -16,7 +16,8 @@ from unrelu.report._charts import curve, histogram
 from unrelu.report.certificates import meaning
 from unrelu.result import Status
 from unrelu.runs import Record, Run
-from unrelu.runtime.words import SIGNIFICANCE, count
+from unrelu.runtime.words import count
+from unrelu.thresholds import SIGNIFICANCE
 
 # Indices that are shown of a status or a message, and messages that are shown.
 FIRST = 8

@@ -32,16 +32,14 @@ from unrelu.result.verdict_text import (
 )
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import flush_subnormals
-from unrelu.runtime.words import CONFIDENT, SIGNIFICANCE, count, probability
+from unrelu.runtime.words import count, probability
+from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from unrelu.display.observation_figure import ObservationFigure
 
-
-# The largest probability that white noise would be fitted as well, for a success without stated noise.
-_CHANCE = 1e-3
 
 # Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
 _COLUMNS = (
@@ -244,7 +242,7 @@ class Inversion:
         factor = self._outlying(residual, used, exact | unseen)
         states = self.ended.copy()
         states[unseen & among(states, SEARCHED)] = Status.NO_EXACT_FIT
-        out_of_distribution = np.zeros(problem.size, dtype=bool) if chance is None else (chance > _CHANCE) & ~exact
+        out_of_distribution = np.zeros(problem.size, dtype=bool) if chance is None else (chance > CHANCE) & ~exact
         states[out_of_distribution & among(states, SEARCHED)] = Status.NO_BETTER_THAN_CHANCE
         states[(factor > 0) & ~among(states, CUT_OFF)] = Status.OUTLIER
         states[(p_value < SIGNIFICANCE) & ~among(states, CUT_OFF)] = Status.MISFIT

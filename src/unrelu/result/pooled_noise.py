@@ -18,12 +18,11 @@ import numpy as np
 from scipy.special import ndtri
 
 from unrelu.runtime.array_types import Array
+from unrelu.thresholds import FALSE_ALARM
 
 # The fewest observations from which a level is estimated, and the fewest degrees of freedom that each must have.
 FEWEST = 20
 _FREEDOM = 5
-# The probability that a batch of one noise level has any residual above the limit.
-_FALSE_ALARM = 1e-3
 # The interquartile range of N(0, 1). For n draws, the sample range has the relative standard deviation
 # _QUARTILES_ERROR / sqrt(n), and the median the variance _MEDIAN_VARIANCE / n.
 _QUARTILES = 2 * ndtri(0.75)
@@ -60,7 +59,7 @@ def too_large(energy: Array, freedom: Array) -> Array:
     spread = max(1.0, spread * (1 + _QUARTILES_ERROR / len(rows) ** 0.5))
     # The estimated level has a variance of its own, which is larger for a smaller batch.
     of_level = _MEDIAN_VARIANCE * variance.mean() / len(rows)
-    limit = -ndtri(_FALSE_ALARM / len(rows)) * spread * np.sqrt(1 + of_level / variance)
+    limit = -ndtri(FALSE_ALARM / len(rows)) * spread * np.sqrt(1 + of_level / variance)
     out = z > limit
     factor[rows[out]] = (root[out] / level) ** 1.5
     return factor

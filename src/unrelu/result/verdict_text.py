@@ -18,7 +18,8 @@ import numpy.typing as npt
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.array_types import Index
-from unrelu.runtime.words import CONFIDENT, count, duration, listed, number, probability, share
+from unrelu.runtime.words import count, duration, listed, number, probability, share
+from unrelu.thresholds import CONFIDENT
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from unrelu.thresholds import CONFIDENT, SIGNIFICANCE
+
 _NONE = "\u2013"  # a dash
 _LONGEST_NAME = 80
-# From this p-value on a code explains y under the stated noise, and from this confidence on a search is sure.
-SIGNIFICANCE, CONFIDENT = 0.01, 0.99
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
-from unrelu.search.confidence import SAME, RestartCounts
+from unrelu.search.confidence import RestartCounts
+from unrelu.thresholds import SAME_OPTIMUM
 
 # Of objectives below the first fraction of |y|^2, single precision resolves no difference. Objectives count as equal
 # where outputs are off by at most the second, in units of the precision.
@@ -62,7 +63,7 @@ class SearchState:
 
     def _forget_confidence(self, observations: Index, f: Array) -> None:
         """Forget the confidence of worse codes: it does not hold for better ones should the search end now."""
-        self.probability[observations[f < (1 - SAME) * self.f[observations]]] = 0.0
+        self.probability[observations[f < (1 - SAME_OPTIMUM) * self.f[observations]]] = 0.0
 
     def reserve(self, restarts: int) -> None:
         """Make room for the ends of so many restarts."""
@@ -90,7 +91,7 @@ class SearchState:
         """
         order = np.argsort(self.ends[observations], axis=1)
         ends = np.take_along_axis(self.ends[observations], order, axis=1)
-        new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME) * ends[:, :-1])
+        new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME_OPTIMUM) * ends[:, :-1])
         which = 1 + np.argsort(~new, axis=1, kind="stable")[:, :most]
         which = np.where(np.take_along_axis(new, which - 1, axis=1), which, 0)
         found = max(1, int((which > 0).sum(axis=1).max(initial=1)))

@@ -12,9 +12,9 @@ from unrelu.local_search.option_checks import at_least
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.words import CONFIDENT
 from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
+from unrelu.thresholds import CONFIDENT
 
 
 def first_starts(problem: Problem) -> Array:

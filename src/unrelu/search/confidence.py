@@ -27,9 +27,8 @@ import numpy as np
 from scipy.special import betaln
 
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.thresholds import SAME_OPTIMUM
 
-# Objectives this close relative to each other are the same optimum.
-SAME = 1e-2
 # The grid of theta: means of q, and "sample sizes" alpha + beta of its Beta distribution.
 _MEANS = (0.003, 0.01, 0.03, 0.07, 0.15, 0.3, 0.5, 0.7, 0.85, 0.94, 0.98, 0.995)
 _STRENGTHS = (1.0, 4.0, 16.0)
@@ -56,10 +55,10 @@ class RestartCounts(NamedTuple):
 
         Objectives up to ``zero`` (B,) are rounding and count as equal. ``restarts``, (B,), were made, by default n.
         """
-        at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME) * best, zero)[:, None])
+        at_best = np.isfinite(ends) & (ends <= np.maximum((1 + SAME_OPTIMUM) * best, zero)[:, None])
         others = np.where(at_best, np.inf, ends)
         lowest = others.min(axis=1, initial=np.inf)
-        second = np.isfinite(others) & (others <= (1 + SAME) * lowest[:, None])
+        second = np.isfinite(others) & (others <= (1 + SAME_OPTIMUM) * lowest[:, None])
         made = np.full(len(ends), ends.shape[1]) if restarts is None else restarts
         return cls(at_best.sum(axis=1), second.sum(axis=1), made)
 

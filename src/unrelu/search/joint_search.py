@@ -20,15 +20,15 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.runtime.words import SIGNIFICANCE
 from unrelu.search._search_starts import SearchStarts, cheap_by_layer
 from unrelu.search._search_state import SearchState
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
-from unrelu.search.confidence import FLAT, SAME, confidence
+from unrelu.search.confidence import FLAT, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
 from unrelu.search.norm_finish import finish
 from unrelu.search.sample_cache import SampleCache, fits_single
 from unrelu.search.schedules import effort
+from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
 
 # Below this fraction of |y|^2, a code found in single precision may be an exact fit.
 _EXACT = 1e-6
@@ -243,7 +243,7 @@ class JointSearch:
                     state.replace_best(part, start.z[:, 0], start.f[:, 0])
             self._confirm_exact()
             left, most_at_once = left - count, 2 * most_at_once
-        state.improved[observations] = state.f[observations] < (1 - SAME) * before
+        state.improved[observations] = state.f[observations] < (1 - SAME_OPTIMUM) * before
 
     def descend_from(self, observations: Index, z: Array) -> None:
         """Descend from codes (b, k) near an optimum. These are no random restarts, so the confidence ignores them."""

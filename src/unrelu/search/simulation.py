@@ -23,11 +23,11 @@ from unrelu.measurements.noise import UnknownNoise
 from unrelu.problem import Control, Problem
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import CONFIDENT
-from unrelu.search.confidence import SAME, Prior, RestartCounts, confidence, learned
+from unrelu.search.confidence import Prior, RestartCounts, confidence, learned
 from unrelu.search.joint_search import JointSearch, flat_confidence
 from unrelu.search.sample_cache import SampleCache
 from unrelu.search.schedules import effort
+from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
 # Levels differ by this factor in the noise, and in the residuals as multiples of the noise.
 NOISE_STEP = 3.0
@@ -131,7 +131,7 @@ class Simulation:
             self.search.descend_from(np.arange(problem.size), truth)
         state = self.search.state
         if quick:
-            state.enough = np.where(np.isfinite(state.f), (1 + SAME) * state.f, state.enough)
+            state.enough = np.where(np.isfinite(state.f), (1 + SAME_OPTIMUM) * state.f, state.enough)
         self.search.make_rounds()
         self.search.judge = flat_confidence  # without a cycle of references
         if quick:
@@ -170,10 +170,10 @@ class Simulation:
         search.perturb_best(observations, most)
         reached = state.f.copy()
         # What is known to be missed must not depend on the perturbations whose success is counted.
-        self.missed = (ends > np.maximum((1 + SAME) * f, state.rounding)) & state.perturbed & ~self.sure
+        self.missed = (ends > np.maximum((1 + SAME_OPTIMUM) * f, state.rounding)) & state.perturbed & ~self.sure
         state.accept(observations, z, f)
         self.improved = self.missed & state.improved
-        self.found = self.improved & (reached <= np.maximum((1 + SAME) * state.f, state.rounding))
+        self.found = self.improved & (reached <= np.maximum((1 + SAME_OPTIMUM) * state.f, state.rounding))
 
     def counts(self, rounds: int, of_truth: bool = True) -> RestartCounts:
         """The counts after ``rounds``, for the best known optimum or for the best one that the restarts found."""

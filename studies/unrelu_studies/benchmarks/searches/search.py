@@ -14,8 +14,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from unrelu._invert import invert
-from unrelu.runtime.words import SIGNIFICANCE
 from unrelu.search.sample_cache import SampleCache
+from unrelu.thresholds import SIGNIFICANCE
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.searches import search_norms
 from unrelu_studies.benchmarks.searches.search_cells import (

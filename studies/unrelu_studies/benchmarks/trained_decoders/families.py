@@ -19,7 +19,7 @@ from scipy.stats import kstest, norm
 from unrelu import zoo
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import SIGNIFICANCE
+from unrelu.thresholds import SIGNIFICANCE
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gathered
 from unrelu_studies.benchmarks.trained_decoders import family_tables
 from unrelu_studies.kit.families.family_observations import MEASURED, NOISE, FamilyObservations, observe

@@ -1,0 +1,18 @@
+"""The numbers that decide a verdict, in one place: from where on a code explains, fits exactly, is sure or the best."""
+
+from __future__ import annotations
+
+# From this p-value on, a code explains y under the stated noise.
+SIGNIFICANCE = 0.01
+# From this confidence on, a search is sure: it stops, and without stated noise its answer may be a success.
+CONFIDENT = 0.99
+# Objectives that differ by at most this share are the same optimum, and a code is the best if none is lower by more.
+SAME_OPTIMUM = 1e-2
+# A residual is that of an exact fit up to this share of max|y|; of data in single precision, up to their rounding.
+EXACT_FIT_TOLERANCE = 1e-8
+# Entries outside of the range of the output's activation by more than this share of max|y| have noise.
+OUT_OF_RANGE_TOLERANCE = 1e-9
+# The largest probability that white noise would be fitted as well, for a success without stated noise.
+CHANCE = 1e-3
+# The probability that a batch of one level of noise has any residual that counts as an outlier.
+FALSE_ALARM = 1e-3
