@@ -201,7 +201,8 @@ def _module(activation: str) -> nn.Module:
     if name == "leaky_relu":
         return nn.LeakyReLU(float(slope))
     modules: dict[str, type[nn.Module]] = {
-        "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "elu": nn.ELU, "softplus": nn.Softplus,
+        "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "elu": nn.ELU,
+        "softplus": nn.Softplus,
     }  # fmt: skip
     return modules[name]()
 
