@@ -13,10 +13,14 @@ from unrelu.models.module_copies import frozen
 
 
 class Residual(nn.Module):
-    """A multilayer perceptron with skip connections."""
+    """A multilayer perceptron with skip connections, which ends in a maximum of one entry each unless it is plain.
 
-    def __init__(self, k=5, width=24, n=40, blocks=2, activation=torch.relu):
+    The maximum changes nothing, but no layer can do the same.
+    """
+
+    def __init__(self, k=5, width=24, n=40, blocks=2, activation=torch.relu, plain=False):
         super().__init__()
+        self.plain = plain
         self.enter, self.leave, self.activation = nn.Linear(k, width), nn.Linear(width, n), activation
         self.blocks = nn.ModuleList(
             nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)]) for _ in range(blocks)
@@ -26,7 +30,8 @@ class Residual(nn.Module):
         h = self.enter(z)
         for first, second in self.blocks:
             h = h + second(self.activation(first(h)))
-        return self.leave(self.activation(h))
+        x = self.leave(self.activation(h))
+        return x if self.plain else x.unsqueeze(1).amax(1)
 
 
 class Modulated(nn.Module):
@@ -118,7 +123,7 @@ GENERATORS = {
     "residual": (made(Residual), (5,), "node 'add' joins two branches"),
     "modulated": (made(Modulated), (6,), "node '.*' calls square"),
     "attention": (made(Attention), (6,), "module 'cross' .MultiheadAttention. joins two branches"),
-    "skip": (made(Skip), (6, 1, 1), "node 'gelu' calls gelu"),
+    "skip": (made(Skip), (6, 1, 1), "module 'norm' .GroupNorm. is not an affine map|where the model branches"),
 }
 
 

@@ -131,7 +131,8 @@ def test_there_are_no_layers():
 def test_it_says_what_it_is():
     assert str(OPAQUE["skip"]) == (
         "OpaqueNetwork 6x1x1 -> 1x6x6: Skip, forward-mode Jacobian\n"
-        "  no chain of layers: node 'gelu' calls gelu(), not an affine map or a known activation"
+        "  no chain of layers: module 'up' (ConvTranspose2d) and module 'images.0' (Conv2d) both take the output of "
+        "node 'gelu', where the model branches; only chains of layers can be inverted"
     )
 
 

@@ -144,7 +144,7 @@ class Gated(nn.Module):
         return self.leave(F.layer_norm(h + F.glu(self.gate(h)), (16,)))
 
 
-builder("residual multilayer perceptron")(lambda folder: of(Residual(4, 16, 40).eval()))
+builder("residual multilayer perceptron")(lambda folder: of(Residual(4, 16, 40, plain=True).eval()))
 builder("residual GAN")(
     lambda folder: of(seq(nn.Linear(4, 32), nn.Unflatten(1, (2, 4, 4)), Block(2), nn.Conv2d(2, 1, 1)))
 )
@@ -415,7 +415,7 @@ def scripted(folder: Path) -> Case:
 
 @builder("a traced module, from its file")
 def traced(folder: Path) -> Case:
-    _, outputs = of(module := Residual(4, 16, 40).eval())
+    _, outputs = of(module := Residual(4, 16, 40, plain=True).eval())
     path = folder / "decoder.pt"
     quiet(lambda: torch.jit.trace(module, torch.zeros(2, 4)).save(str(path)))
     return {"path": str(path)}, outputs
@@ -436,7 +436,7 @@ def program_file(folder: Path) -> Case:
 
 @builder("ONNX with residual blocks")
 def onnx(folder: Path) -> Case:
-    _, outputs = of(module := Residual(4, 16, 40).eval())
+    _, outputs = of(module := Residual(4, 16, 40, plain=True).eval())
     options = {"dynamo": False, "input_names": ["z"], "dynamic_axes": {"z": {0: "batch"}}}
     quiet(lambda: torch.onnx.export(module, (torch.zeros(1, 4),), folder / "decoder.onnx", **options))
     return {"path": folder / "decoder.onnx"}, outputs
@@ -497,5 +497,5 @@ builder("convolutional, half")(
         seq(nn.Linear(4, 32), nn.ReLU(), nn.Unflatten(1, (2, 4, 4)), nn.ConvTranspose2d(2, 4, 4, 2, 1)), torch.float16
     )
 )
-builder("residual, bfloat16")(lambda folder: half(Residual(4, 16, 40), torch.bfloat16))
+builder("residual, bfloat16")(lambda folder: half(Residual(4, 16, 40, plain=True), torch.bfloat16))
 builder("a lambda over a half decoder")(lambda folder: half(mlp(4, nn.Tanh()), torch.float16))

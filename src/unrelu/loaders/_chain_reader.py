@@ -115,7 +115,7 @@ def read_chain(
         ModelError: shapes do not fit, or weights are not finite.
     """
     for graph in graphs:
-        replace_gated_activations(graph.graph, graph.module, lambda node, of=graph: of.constant(str(node.target)))
+        replace_gated_activations(graph.graph, graph.module, graph.constant)
     try:
         walks = [(walk or ChainWalk)(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
     except UnsupportedModelError as error:

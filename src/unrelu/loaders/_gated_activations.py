@@ -11,7 +11,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,8 +40,8 @@ _ROUNDING = 1e-12
 # The most nodes between x and the product.
 _MOST_NODES = 12
 
-# What a node without inputs reads, and the module that a node calls.
-Constant = Callable[[fx.Node], Any]
+# A constant by its name, and the module that a node calls.
+Constant = Callable[[str], Any]
 Module = Callable[[fx.Node], nn.Module | None]
 
 
@@ -58,7 +58,7 @@ def replace_gated_activations(graph: fx.Graph, module: Module, constant: Constan
             continue
         if (match := _matched(node, module, constant)) is not None:
             with graph.inserting_after(node):
-                single = graph.call_function(gated, match)
+                single = graph.call_function(gated, cast(Any, match))
             single.meta = dict(node.meta)
             node.replace_all_uses_with(single)
             _erase(graph, node)
@@ -111,7 +111,7 @@ def _evaluated(node: fx.Node, source: fx.Node, module: Module, constant: Constan
         left -= 1
         called = module(each)
         if each.op == "get_attr":
-            values[each] = _row(constant(each))
+            values[each] = _row(constant(str(each.target)))
             return values[each]
         known = each.target in _ELEMENTWISE or (each.op == "call_method" and each.target in _NAMES)
         if left < 0 or not (known or isinstance(called, _MODULES)):
@@ -125,7 +125,7 @@ def _evaluated(node: fx.Node, source: fx.Node, module: Module, constant: Constan
         return values[each]
 
     found = torch.as_tensor(value(node))
-    return found.broadcast_to(torch.broadcast_shapes(found.shape, t.shape))
+    return found + torch.zeros_like(t)
 
 
 def _row(value: Any) -> Any:

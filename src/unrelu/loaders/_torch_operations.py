@@ -331,13 +331,16 @@ def softplus(x: Flow, beta: float = 1.0, threshold: float = 20.0) -> list[Part]:
 
 def clamp(x: Flow, min: Any = None, max: Any = None) -> list[Part]:
     """Outputs cut off below, above or on both sides: affine maps around a ReLU, hardtanh or hardsigmoid."""
-    low, high = (None if end is None else float(float64(end, "a limit").reshape(())) for end in (min, max))
+    ends = [None if end is None else float64(end, "a limit") for end in (min, max)]
+    if any(end is not None and end.numel() > 1 for end in ends):
+        raise UnsupportedModelError("cuts outputs off at limits of their own; only one for all is supported")
+    low, high = (None if end is None else float(end.reshape(())) for end in ends)
     if low is None and high is None:
         return []
     if high is None or low is None:
         end, sign = (low, 1.0) if high is None else (high, -1.0)  # low + relu(x - low), high - relu(high - x)
-        before, after = _scale(x.shape, sign, -sign * end), _scale(x.shape, sign, end)  # type: ignore[operator]
-        return [Activation("relu")] if end == 0 and sign > 0 else [before, Activation("relu"), after]
+        around = _scale(x.shape, sign, -sign * end), _scale(x.shape, sign, end)  # type: ignore[operator]
+        return [Activation("relu")] if end == 0 and sign > 0 else [around[0], Activation("relu"), around[1]]
     if not low < high:
         raise UnsupportedModelError(f"cuts outputs off at {low} and {high}, which leaves one value or none")
     if low == -high:

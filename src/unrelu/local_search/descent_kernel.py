@@ -79,7 +79,16 @@ def _gate(kind, t):
     number = type(t)
     one, half = number(1), number(0.5)
     if kind == GELU:
-        return half * math.erfc(-t * number(math.sqrt(0.5))), np.exp(-half * t * t) * number(1 / math.sqrt(2 * math.pi))
+        density = np.exp(-half * t * t)
+        if one + number(1e-9) != one:
+            below = half * math.erfc(abs(t) * number(math.sqrt(0.5)))
+        else:  # single precision: formula 7.1.26 of Abramowitz and Stegun, off by 1.5e-7 at most
+            k = one / (one + number(0.3275911 * math.sqrt(0.5)) * abs(t))
+            tail = number(-0.284496736) + k * (
+                number(1.421413741) + k * (number(-1.453152027) + k * number(1.061405429))
+            )
+            below = half * density * k * (number(0.254829592) + k * tail)
+        return (one - below if t > 0 else below), density * number(1 / math.sqrt(2 * math.pi))
     if kind in (HARDSIGMOID, HARDSWISH):
         return min(max(t / number(6) + half, number(0)), one), number(abs(t) < 3) / number(6)
     q, rise = t, one
@@ -89,7 +98,7 @@ def _gate(kind, t):
         q, rise = q * (one + square), rise * (one + number(3) * square)
     elif kind == MISH:  # tanh(log(1 + e)) is the sigmoid of t + log(1 + e / 2), where e = exp(t)
         e = half * np.exp(min(t, number(40)))
-        q, rise = t + np.log1p(e), one + e / (one + e)
+        q, rise = t + np.log(one + e), one + e / (one + e)
     s = one / (one + np.exp(-q))
     return s, s * (one - s) * rise
 
@@ -111,7 +120,7 @@ def _base_function(kind, t):
         return min(max(t, -one), one), number(abs(t) < 1)
     if kind == SOFTPLUS:
         e = np.exp(-abs(t))
-        return max(t, zero) + np.log1p(e), (one if t > 0 else e) / (one + e)
+        return max(t, zero) + np.log(one + e), (one if t > 0 else e) / (one + e)
     if kind in (ELU, SELU):
         scale, alpha = (number(SELU_SCALE), number(SELU_ALPHA)) if kind == SELU else (one, one)
         if t > 0:

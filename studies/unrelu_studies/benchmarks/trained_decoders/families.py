@@ -3,7 +3,8 @@
 The families are those of :data:`~unrelu_studies.kit.families.trained_families.REPORT`, on which nothing is tuned. The
 best known objective of an observation is the least of the search's own, of the same with other seeds, and of a heavy
 search that shares no code with it (:mod:`~unrelu_studies.kit.families.heavy_search`: a descent from the truth, and
-1,000 by five strategies). Times are CPU times of one thread.
+1,000 by five strategies). Times are CPU times of one thread. ``--part beyond_relu`` measures the families of
+:data:`~unrelu_studies.kit.families.trained_families.BEYOND_RELU` in their place, each beside a ReLU decoder.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gat
 from unrelu_studies.benchmarks.trained_decoders import family_tables
 from unrelu_studies.kit.families.family_observations import MEASURED, NOISE, FamilyObservations, observe
 from unrelu_studies.kit.families.heavy_search import ROUNDS, gains_by_lbfgs, least_objectives
-from unrelu_studies.kit.families.trained_families import FAMILIES, REPORT, Family, TrainedFamily, others
+from unrelu_studies.kit.families.trained_families import BEYOND_RELU, FAMILIES, REPORT, Family, TrainedFamily, others
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -53,6 +54,8 @@ _SPIKES = 4
 
 def _units(command: Command) -> list[Unit]:
     """A question, a family, and what the question is asked of."""
+    if command.parts == ("beyond_relu",):
+        return [("search", name, "half", source) for name in BEYOND_RELU for source in ("own", "real")]
     names = command.parts or (QUICK_FAMILIES if command.quick else tuple(REPORT))
     zoo_names = zoo.names()[:1] if command.quick else zoo.names()
     units: list[Unit] = [] if command.parts else [("optimum", name, "half") for name in zoo_names]
@@ -242,5 +245,5 @@ def _collect(command: Command, parts: list[Any]) -> Results:
 
 
 BENCHMARK = Benchmark(
-    units=_units, measure=_measure, blocks=family_tables.BLOCKS, collect=_collect, parts=tuple(FAMILIES)
+    units=_units, measure=_measure, blocks=family_tables.BLOCKS, collect=_collect, parts=("beyond_relu", *FAMILIES)
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from unrelu_studies.kit.markdown_tables import aims, form, per_cent, short, tabl
 
 Array = npt.NDArray[np.float64]
 Rows = list[dict[str, Any]]
+Render = Callable[[dict[str, Any]], str]
 
 SURE, SUREST = 0.99, 0.999
 # A family is worse than :data:`SURE` promises where as many wrong answers are less likely than this.
@@ -250,10 +251,15 @@ def _success_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | No
     yield "uniform noise: success in at least 99%", per_cent(uniform), uniform >= 0.99
 
 
+def _of_all(render: Render) -> Render:
+    """The table of a whole run; a sentence for a part that was run alone."""
+    return lambda results: render(results) if results["strangers"] else "Not measured: a part was run alone."
+
+
 BLOCKS = {
-    "families aims": _aims,
+    "families aims": _of_all(_aims),
     "families codes": _codes,
     "families confidence": _confidence,
-    "families p-values": _p_values,
-    "families success": _success,
+    "families p-values": _of_all(_p_values),
+    "families success": _of_all(_success),
 }

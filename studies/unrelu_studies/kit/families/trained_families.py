@@ -6,12 +6,13 @@ activation saturates. All are trained here in seconds, from data that scikit-lea
 gives the same weights on one machine. Random nets are among them, as what nobody trained.
 
 Nothing is tuned on :data:`REPORT`: its seeds, widths, regularisers and data sets are others than those of
-:data:`TUNE`.
+:data:`TUNE`. :data:`BEYOND_RELU` are decoders with other activations and with branches, and ReLU decoders of the same
+widths.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
@@ -54,6 +55,8 @@ class TrainedFamily:
         dropout: after every hidden activation.
         kl: weight of the KL divergence; 0 trains an autoencoder without it.
         convolutional: transposed convolutions of stride 2, from 2 x 2 to 8 x 8 pixels.
+        blocks: residual blocks after the first layer, of two layers of its width.
+        skips: whether every layer takes the code too.
         epochs: over the training data.
     """
 
@@ -66,6 +69,8 @@ class TrainedFamily:
     dropout: float = 0.0
     kl: float = 0.2
     convolutional: bool = False
+    blocks: int = 0
+    skips: bool = False
     epochs: int = 60
 
     def build(self) -> Network:
@@ -85,7 +90,9 @@ class TrainedFamily:
         """Data between 0 and 1 as the output activation has them."""
         return 2 * x - 1 if self.output == "tanh" else x
 
-    def _decoder(self, n: int) -> nn.Sequential:
+    def _decoder(self, n: int) -> nn.Module:
+        if self.blocks or self.skips:
+            return (_Residual if self.blocks else _Skips)(self, n)
         modules: list[nn.Module] = []
         if self.convolutional:
             k, *channels = self.sizes
@@ -100,7 +107,7 @@ class TrainedFamily:
     def _hidden(self) -> list[nn.Module]:
         return [_module(self.activation), *([nn.Dropout(self.dropout)] if self.dropout else [])]
 
-    def _train(self, decoder: nn.Sequential, x: Tensor) -> None:
+    def _train(self, decoder: nn.Module, x: Tensor) -> None:
         encoder = nn.Sequential(nn.Linear(x.shape[1], _ENCODER), nn.ReLU(), nn.Linear(_ENCODER, 2 * self.sizes[0]))
         parameters = [*decoder.parameters(), *encoder.parameters()]
         adam = torch.optim.Adam(parameters, lr=_LEARNING_RATE, weight_decay=self.decay)
@@ -118,6 +125,45 @@ class TrainedFamily:
                 (misfit + penalty).mean().backward()
                 adam.step()
         decoder.eval()
+
+
+class _Residual(nn.Module):
+    """A linear layer, residual blocks, and a linear layer."""
+
+    def __init__(self, family: TrainedFamily, n: int) -> None:
+        super().__init__()
+        k, width = family.sizes
+        self.first, self.last = nn.Linear(k, width), nn.Linear(width, n)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), _module(family.activation), nn.Linear(width, width))
+            for _ in range(family.blocks)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z)."""
+        h = self.first(z)
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h)  # type: ignore[no-any-return]
+
+
+class _Skips(nn.Module):
+    """Layers that take the output of the one before and the code."""
+
+    def __init__(self, family: TrainedFamily, n: int) -> None:
+        super().__init__()
+        k, *widths = family.sizes
+        sizes = (0, *widths, n)
+        self.layers = nn.ModuleList(nn.Linear(k + a, b) for a, b in pairwise(sizes))
+        self.activation = _module(family.activation)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z)."""
+        *layers, last = self.layers
+        h = z
+        for i, layer in enumerate(layers):
+            h = self.activation(layer(torch.cat([h, z], dim=1) if i else z))
+        return last(torch.cat([h, z], dim=1))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -154,7 +200,10 @@ def _module(activation: str) -> nn.Module:
     name, _, slope = activation.partition(":")
     if name == "leaky_relu":
         return nn.LeakyReLU(float(slope))
-    modules: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+    modules: dict[str, type[nn.Module]] = {
+        "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "elu": nn.ELU,
+        "softplus": nn.Softplus,
+    }  # fmt: skip
     return modules[name]()
 
 
@@ -295,7 +344,35 @@ FRESH: dict[str, Family] = {
     "random leaky .05, 8-24-24-64": RandomFamily(sizes_of("8-24-24-64"), 93001, "leaky_relu:0.05", bias=0.2),
     "random, 10-40-80": RandomFamily(sizes_of("10-40-80"), 93002, bias=0.5),
 }
-FAMILIES = TUNE | REPORT | FRESH
+# Decoders with other activations and with branches. Nothing is tuned on them.
+_BEYOND_RELU: dict[str, TrainedFamily] = {
+    "GELU, 8-32-64": TrainedFamily((8, 32, 64), 84001, activation="gelu"),
+    "GELU, sigmoid out, 10-40-80": TrainedFamily((10, 40, 80), 84002, activation="gelu", output="sigmoid"),
+    "ELU, 8-40-80": TrainedFamily((8, 40, 80), 84003, activation="elu", decay=1e-4),
+    "ELU, spectra, 8-32-64": TrainedFamily((8, 32, 64), 84004, data="spectra", activation="elu", kl=0.02),
+    "softplus, 10-40-80": TrainedFamily((10, 40, 80), 84005, activation="softplus"),
+    "softplus, decays, 6-32-64": TrainedFamily((6, 32, 64), 84006, data="decays", activation="softplus"),
+    "residual, 8-32, 3 blocks": TrainedFamily((8, 32), 84007, blocks=3),
+    "residual, GELU, patches, 10-40, 2 blocks": TrainedFamily(
+        (10, 40), 84008, data="patches", activation="gelu", kl=0.02, blocks=2
+    ),
+    "skips, 8-32-64": TrainedFamily((8, 32, 64), 84009, skips=True),
+    "skips, ELU, 10-40-40": TrainedFamily((10, 40, 40), 84010, activation="elu", decay=1e-4, skips=True),
+}
+
+
+def _relu_of(family: TrainedFamily) -> TrainedFamily:
+    """A chain of ReLU layers of the same widths, which the data are the same for."""
+    *before, width = family.sizes
+    return replace(family, sizes=(*before, *[width] * (1 + family.blocks)), activation="relu", blocks=0, skips=False)
+
+
+BEYOND_RELU: dict[str, TrainedFamily] = {
+    name: family
+    for title, own in _BEYOND_RELU.items()
+    for name, family in ((title, own), (f"{title}: ReLU of these widths", _relu_of(own)))
+}
+FAMILIES = TUNE | REPORT | FRESH | BEYOND_RELU
 
 
 @cache
@@ -306,7 +383,7 @@ def family_network(name: str) -> Network:
 
 def others(name: str) -> list[str]:
     """Families of the same list, of data in the same range and with as many outputs, whose outputs it did not make."""
-    group = next(group for group in (TUNE, REPORT, FRESH) if name in group)
+    group = next(group for group in (TUNE, REPORT, FRESH, BEYOND_RELU) if name in group)
     return [other for other, theirs in group.items() if other != name and _comparable(FAMILIES[name], theirs)]
 
 
