@@ -37,7 +37,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import ROOM, SHORTEST_CODE, forward, residual
+from unrelu.local_search.descent_kernel import ROOM, SHORTEST_CODE, copy, forward, residual
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import (
     INPUTS,
@@ -50,7 +50,6 @@ from unrelu.local_search.packed_observations import (
 )
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.compilation import compile_by, jit, kernel
-from unrelu.lp.dense_linear_algebra import copy, dot
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Index, Integers
@@ -96,6 +95,15 @@ def codes_at(z: Array, f: Array, g: Array, enough: Array, remembered: int) -> tu
 def turn(numbers: Array) -> None:
     """Begin a line search along a new direction."""
     numbers[..., _LENGTH], numbers[..., _LOW], numbers[..., _HIGH], numbers[..., _IN_A_ROW] = 1.0, 0.0, np.inf, 0.0
+
+
+@jit
+def dot(x, y):
+    """The inner product."""
+    total = 0.0
+    for i in range(len(x)):
+        total += x[i] * y[i]
+    return total
 
 
 @jit

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unrelu.local_search.damping import FIRST_DAMPING
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, work_arrays
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -188,7 +188,7 @@ class CompiledDescents(Descents):
                 layout, work = network.layout, work_arrays(network.layout, np.float64 if double else np.float32)
             limits = np.array([_EXACT_STEPS, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
-                ROUTINES, *network, widths, y, self.problem.weights, limits, self._box, start.z[i],
+                *network, widths, y, self.problem.weights, limits, self._box, start.z[i],
                 start.f[i], start.perturbations[i], steps[i], work,
             )  # fmt: skip
         return np.asarray(steps.sum(axis=1))
@@ -225,14 +225,16 @@ class BatchDescents(Descents):
         new = ~np.isfinite(start.f)
         if new.any():
             start.z[new], start.f[new], steps[new] = self._descend(
-                each[new], start.z[new], floor[new], start.smoothed, watch
+                each[new], start.z[new], floor[new], start.f[new], start.smoothed, watch
             )
         for turn in range(start.perturbations.shape[2]):
             left = start.f > floor
             if watch() or not left.any():
                 break
             perturbed = start.z + lengths(start.z) * start.perturbations[:, :, turn]
-            z, f, count = self._descend(each[left], self.bounds.reflect(perturbed[left]), floor[left], False, watch)
+            z, f, count = self._descend(
+                each[left], self.bounds.reflect(perturbed[left]), floor[left], start.f[left], False, watch
+            )
             steps[left] += count
             lower = f < start.f[left]
             start.z[left] = np.where(lower[:, None], z, start.z[left])
@@ -240,29 +242,34 @@ class BatchDescents(Descents):
         return np.asarray(steps.sum(axis=1))
 
     def _descend(
-        self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
+        self, observations: Index, z: Array, enough: Array, ceiling: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, Integers]:
-        """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
-        each, at, floor = self.objective.index(observations), self.objective.tensor(z), self.objective.tensor(enough)
+        """Codes (b, k) where descents ended, their objectives and the steps taken, (b,).
+
+        Descents that cannot reach the ``ceiling`` are given up, (b,).
+        """
+        each, at = self.objective.index(observations), self.objective.tensor(z)
+        floor, top = self.objective.tensor(enough), self.objective.tensor(ceiling)
         steps, state = torch.zeros_like(each), None
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
-            state = self._steps(objective, at, each, floor, state).run(1)
+            state = self._steps(objective, at, each, floor, top, state).run(1)
             at, steps = state.z, steps + state.steps
-        state = self._steps(self.objective, at, each, floor, state).run(self.exact_steps, watch)
+        state = self._steps(self.objective, at, each, floor, top, state).run(self.exact_steps, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
-    def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
+    def _steps(
+        self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, ceiling: Tensor, last: Any
+    ) -> Steps:
         """Steps on a smoothed or the exact generator, with the damping of the ``last`` ones, if there are any."""
-        damping = 1e-2 if last is None else last.damping
+        damping = FIRST_DAMPING if last is None else last.damping
         if objective is not self.objective:
-            return LevenbergMarquardtSteps(objective, z, observations, damping=damping, tiny_decrease=1e-4)
+            return LevenbergMarquardtSteps(objective, z, observations, damping=damping, tiny_decrease=0.0)
         return LevenbergMarquardtSteps(
-            objective, z, observations, damping=damping, tiny_decrease=ENOUGH_DECREASE, tiny_step=1e-9, foresee=True,
-            enough=enough,
-        )  # fmt: skip
+            objective, z, observations, damping=damping, tiny_decrease=ENOUGH_DECREASE, enough=enough, ceiling=ceiling
+        )
 
 
 class NonlinearDescents(BatchDescents):
@@ -307,7 +314,9 @@ class LimitedMemoryDescents(BatchDescents):
         """Whether a Jacobian is expensive."""
         return cache.large
 
-    def _steps(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, last: Any) -> Steps:
+    def _steps(
+        self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, ceiling: Tensor, last: Any
+    ) -> Steps:
         return LimitedMemorySteps(objective, z, observations, _ENOUGH_DECREASE_LARGE, enough)
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:

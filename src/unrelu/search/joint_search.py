@@ -390,7 +390,7 @@ class JointSearch:
         # For a badly conditioned generator, an exact fit takes a new Jacobian at every step.
         left = torch.nonzero(~arrived if self.cache.large else f > exact)[:, 0]
         if len(left):
-            state = LevenbergMarquardtSteps(objective, z[left], where[left], damping=1e-4, enough=exact[left])
+            state = LevenbergMarquardtSteps(objective, z[left], where[left], enough=exact[left])
             z[left] = state.run(_EXACT_FIT_STEPS_LARGE if self.cache.large else _EXACT_FIT_STEPS, self.watch).z
         return z.cpu().double().numpy()
 
