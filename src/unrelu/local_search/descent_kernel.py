@@ -165,7 +165,10 @@ def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
         c = _nonzero(derivatives, on)
         for b in range(count):
-            row, scaled = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs], part[b * c : b * c + c]
+            row, scaled = (
+                numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs],
+                part[b * c : b * c + c],
+            )
             if c == outputs:
                 for a in range(outputs):
                     scaled[a] = row[a] * derivatives[a]
@@ -399,6 +402,4 @@ def _smallest_descent(dtype: Precision) -> None:
     y, far, work = np.ones(1, dtype=dtype), np.full(1, np.inf), work_arrays(network.layout, dtype)
     box = np.array([[-np.inf], [np.inf]])
     no_perturbations = np.ones((1, 1, 1))
-    descend_and_perturb(
-        *network, one[0], y, np.zeros(1), limits, box, one.copy(), far, no_perturbations, steps, work
-    )
+    descend_and_perturb(*network, one[0], y, np.zeros(1), limits, box, one.copy(), far, no_perturbations, steps, work)

@@ -17,7 +17,6 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, cho
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
-from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
@@ -27,7 +26,7 @@ from unrelu.search._search_starts import SearchStarts, cheap_by_layer
 from unrelu.search._stopping_rule import Spent, StoppingRule, effort
 from unrelu.search.confidence import FLAT, SAME, Hits, confidence
 from unrelu.search.descents import Descents, Start
-from unrelu.search.norm_finish import finish
+from unrelu.search.norm_finish import PERTURBATIONS, finish
 from unrelu.search.sample_cache import SampleCache, fits_single
 
 # Fractions of |y|^2: below the first, a code found in single precision may be an exact fit; below the second, single
@@ -435,13 +434,14 @@ class JointSearch:
     def _in_norm(self, status: npt.NDArray[np.object_], max_programs: int) -> tuple[Array, npt.NDArray[np.object_]]:
         """Descend in l1 or linf; return the codes and how the descents ended."""
         known = np.flatnonzero(np.isfinite(self.z).all(axis=1))
-        if not (isinstance(self.problem.network, Network) and self.problem.operator.linear):
+        if self.problem.network.too_large:
             status[known] = Status.LEAST_SQUARES
         elif len(known):
             control = self.problem.control.part(lambda progress: replace(self._progress(), done=progress.done))
             part = self.problem.part(known, control)
-            further = self._other_ends(known) if self.problem.norm == "linf" else []
-            self.z[known], status[known] = finish(part, self.z[known], max_programs, cheap_by_layer(part), further)
+            starts = [self.z[known], *self._other_ends(known)]
+            perturbations = self.starts.perturbations(known, 1, PERTURBATIONS)
+            self.z[known], status[known] = finish(part, starts, perturbations[:, 0], max_programs)
         return self.z, status
 
     def _other_ends(self, observations: Index) -> list[Array]:
