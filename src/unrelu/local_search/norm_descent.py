@@ -1,4 +1,4 @@
-r"""Descent in l1 and linf by sequential linear programming, from values and Jacobians of any differentiable generator."""
+"""Descent in l1 and linf by sequential linear programming, from values and Jacobians of any generator."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class NormDescent:
 
     .. math:: \min_{|d|_\infty \le \rho, \; l \le z + d \le u} |r - J d|, \qquad r = y - A G(z), \; J = A \, G'(z)
 
-    The minimiser d is a step, accepted if the objective falls by a fraction of the predicted gain. The radius rho of the
-    trust region grows after steps that gain nearly what was predicted, and shrinks to a fraction of a rejected step.
+    The minimiser d is a step, accepted if the objective falls by a fraction of the predicted gain. The radius rho of
+    the trust region grows after steps that gain nearly what was predicted, and shrinks below a rejected step.
 
     A code is CONVERGED when its program predicts no gain above the fraction ``tolerance`` of the objective, or when no
     step lowers it at the smallest radius, as at a kink of the generator. It is then first-order stationary: on its side

@@ -1,4 +1,4 @@
-"""Small generators of random weights that are no chains of layers: convolutional residual, attention, flow, function."""
+"""Small generators of random weights that are no chains of layers."""
 
 from __future__ import annotations
 

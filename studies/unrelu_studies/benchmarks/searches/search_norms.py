@@ -114,8 +114,8 @@ def _outliers(count: int, seed: int) -> list[dict[str, Any]]:
 def _without_layers(count: int, seed: int) -> list[dict[str, Any]]:
     """``auto`` on own outputs of generators without known layers, under uniform noise and with gross errors, stated.
 
-    Noise is uniform within a tenth of the outputs' deviation s. Gross errors, in 5% of the entries, have
-    the deviation 3 s; twice their share is stated. ``success``: share of ``result.success``; ``statuses``: how the inversions ended.
+    Noise is uniform within a tenth of the outputs' deviation s. Gross errors, in 5% of the entries, have the deviation
+    3 s; twice their share is stated. ``success``: share of ``result.success``; ``statuses``: how the inversions ended.
     """
     count, rows = min(_WITHOUT_LAYERS, count), []
     for name in MODULES:
@@ -162,7 +162,8 @@ def _model(network: Network) -> object:
 
 # By their names in the results.
 PARTS: dict[str, Callable[[int, int], list[Any]]] = {
-    "uniform": _uniform, "outliers": _outliers, "without_layers": _without_layers, "single": _single, "bank_seconds": _bank_seconds,
+    "uniform": _uniform, "outliers": _outliers, "without_layers": _without_layers, "single": _single,
+    "bank_seconds": _bank_seconds,
 }  # fmt: skip
 
 
