@@ -100,7 +100,7 @@ class _Descents:
         self.problem, self.norm, self.options = problem, norm, options
         network = problem.network if problem.network.dtype == torch.float64 else problem.network.to(torch.float64)
         self.objective = SquaredError.of(problem, network)
-        self.z, self.programs = problem.bounds.clip(z0), np.zeros(problem.size, dtype=np.int64)
+        self.z, self.programs = problem.bounds.clip(z0).copy(), np.zeros(problem.size, dtype=np.int64)
         self.r = self.residual(self.z, np.arange(problem.size))
         self.value = self.norms(self.r)
         self.nothing = ZERO * np.abs(problem.y).max(axis=1, initial=0.0)

@@ -7,15 +7,14 @@ line search that only asks for a decrease and a risen slope, the method therefor
 functions.
 
 **When a code is optimal.** Where f is smooth, a Gauss-Newton step promises no gain, :math:`\tfrac12 g^T B^{-1} g
-\approx 0`. At a kink it does. Once steps are tiny, BFGS begins anew, with a multiple of I, which follows valleys of
-many kinks, and with :math:`B^{-1}` in turn. A code is optimal when some restarts in a row have gained a tiny fraction
-of f.
+\approx 0`. At a kink it does. Once steps are tiny, BFGS begins anew with :math:`B^{-1}`. A code is optimal when that
+gains only a tiny fraction of f.
 
 All codes make a step at once, and each has its own line search, so its steps do not depend on the others.
 
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6; Nocedal and Wright, Numerical Optimization (2006), equation 6.17 (BFGS); with bounds Bertsekas,
-"Projected Newton methods for optimization problems with simple constraints", SIAM J. Control and Optimization 20 (1982).
+"Projected Newton methods for optimization problems with simple constraints", SIAM J. Control and Optimization (1982).
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import SHORTEST_CODE
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.runtime.array_types import Array, Flags, Index
@@ -39,11 +37,9 @@ _LONGEST, _SHORTEST = 16.0, 1e-10
 _TINY, _TINY_STEPS = 1e-6, 2
 # Where f is smooth, convergence is fast: a code goes on until a step is predicted to gain at most this fraction.
 _VANISHED = 1e-13
-# A code is optimal when so many restarts in a row have together gained at most this fraction of f. Tuned with _TINY on
-# decoders of random and of trained weights: L-BFGS lowers the codes by at most 2e-6 of f, with 4 restarts by 1e-7.
-_RESTARTS, _LEFT = 2, 1e-5
-# The first step of BFGS with a multiple of I, as a share of |z| / sqrt(k).
-_FIRST = 1e-3
+# A code is optimal when BFGS, begun anew, has gained at most this fraction of f. Tuned with _TINY on decoders of random
+# and of trained weights.
+_LEFT = 1e-6
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, so that it has an inverse.
 _FLOOR = 1e-12
 # The most numbers in the matrices of all codes at once (64 MiB).
@@ -96,7 +92,7 @@ class _Refinement:
         self.f, self.g = self._evaluate(self.z, np.arange(n))
         self.p, self.inverse = np.zeros((n, k)), np.zeros((n, k, k))
         self.t, self.low, self.high, self.slope = np.ones(n), np.zeros(n), np.full(n, np.inf), np.zeros(n)
-        self.steps, self.tiny, self.restarts = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        self.steps, self.tiny = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
         self.mark = np.full(n, np.inf)
         self.optimal = self.f <= self.enough
         self.ended = self.optimal | ~np.isfinite(self.f)
@@ -168,24 +164,16 @@ class _Refinement:
         self.inverse[some] += change + change.transpose(0, 2, 1)
 
     def _begin(self, some: Index) -> None:
-        """Begin BFGS of some codes, or end them if they are optimal."""
+        """Begin BFGS of some codes with the inverse of B, or end them if they are optimal."""
         if not len(some):
             return
-        n, k, f = len(some), self.z.shape[1], self.f[some]
+        f = self.f[some]
         self.inverse[some] = self._gauss_newton(some)
         self._aim(some)
-        promised = -0.5 * self.slope[some]
-        gained = self.mark[some] - f > _LEFT * f
-        self.mark[some] = np.where(gained, f, self.mark[some])
-        self.restarts[some] = np.where(gained, 0, self.restarts[some] + 1)
-        self.optimal[some] = (promised <= _VANISHED * f) | (self.restarts[some] >= _RESTARTS)
+        promised, gained = -0.5 * self.slope[some], self.mark[some] - f
+        self.mark[some], self.tiny[some] = f, 0
+        self.optimal[some] = (promised <= _VANISHED * f) | (gained <= _LEFT * f)
         self.ended[some] = self.optimal[some] | ~np.isfinite(promised)
-        length = _FIRST * np.maximum(np.linalg.norm(self.z[some], axis=1) / np.sqrt(k), SHORTEST_CODE)
-        scale = length / np.maximum(np.linalg.norm(self.g[some], axis=1), np.finfo(float).tiny * length)
-        plain = self.restarts[some] % 2 == 1
-        self.inverse[some[plain]] = scale[plain, None, None] * np.eye(k)
-        self._aim(some)
-        self.tiny[some] = 0
 
     def _gauss_newton(self, some: Index) -> Array:
         """The inverses of B of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
