@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from weakref import WeakMethod
 
 import numpy as np
@@ -437,7 +436,7 @@ class JointSearch:
         if self.problem.network.too_large:
             status[known] = Status.LEAST_SQUARES
         elif len(known):
-            control = self.problem.control.part(lambda progress: replace(self._progress(), done=progress.done))
+            control = self.problem.control.part(lambda _: self._progress())
             part = self.problem.part(known, control)
             starts = [self.z[known], *self._other_ends(known)]
             perturbations = self.starts.perturbations(known, 1, PERTURBATIONS)

@@ -13,6 +13,7 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.norm_descent import NormDescent
 from unrelu.measurements import WeightedOperator
 from unrelu.problem import Control, Problem
+from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import SIGNIFICANCE
 from unrelu.search.descents import lengths
@@ -59,6 +60,8 @@ def finish(
         lower = part.objective(trial) < part.objective(z[left])
         if lower.any():
             z[left[lower]], status[left[lower]], _ = whole.minimise(problem.part(left[lower]), trial[lower])
+    if _ended(problem):
+        status[~_explained(problem, z)] = Status.STOPPED if problem.control.halted else Status.TIME_LIMIT
     return z, status
 
 
