@@ -45,7 +45,7 @@ SHORTEST_CODE = 1e-3
 ROOM = 256
 
 
-_factor, _arrived, _hopeless, _tiny = map(jit, (rule.factor, rule.arrived, rule.hopeless, rule.tiny))
+_factor, _arrived, _hopeless, _tiny = (jit(each) for each in (rule.factor, rule.arrived, rule.hopeless, rule.tiny))
 
 
 # Loops below run over slices from 0 on, since Numba does not vectorise loops whose index may be negative. A vectorised

@@ -176,10 +176,10 @@ class LevenbergMarquardt:
 
     .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
 
-    The damping mu follows Nielsen's update. All observations move at once, and each stops on its own. The steps ignore
-    ReLU kinks: J is the Jacobian of the current linear region. Where one is predicted to gain less than 1% of the
-    objective, :mod:`~unrelu.local_search.refinement` goes on to first-order optimality, at kinks by the one-sided
-    derivatives. The result is a local optimum, which depends on the start.
+    The damping mu follows the rule of :mod:`~unrelu.local_search.damping`. All observations move at once, and each
+    stops on its own. The steps ignore ReLU kinks: J is the Jacobian of the current linear region. Where one is
+    predicted to gain less than 1% of the objective, :mod:`~unrelu.local_search.refinement` goes on to first-order
+    optimality, also at kinks. The result is a local optimum, which depends on the start.
 
     Args:
         start: where to start if no ``z0`` is given: "random" (N(0, I) from the seed), "zero", or a layer-wise method

@@ -52,10 +52,10 @@ class Search:
 
     The search runs in single precision. An observation that single precision does not resolve goes on in double
     precision, if its network is small and dense. The best code is refined in double precision to first-order
-    optimality, at kinks by the one-sided derivatives (:mod:`~unrelu.local_search.refinement`). For l1 and linf,
-    :class:`~unrelu.local_search.norm_descent.NormDescent` starts from that code, from a layer-wise one and, for l1,
-    from a reweighted one. If uniform noise does not explain the result, it also starts from other local optima. For a
-    generator without known layers, the l2 code is returned.
+    optimality, also at kinks (:mod:`~unrelu.local_search.refinement`). For l1 and linf,
+    :class:`~unrelu.local_search.norm_descent.NormDescent` starts from that code and, for l1, from that of reweighted
+    least squares. If the noise does not explain the result, it also starts from other local optima in l2 and from
+    perturbations of the best code. CONVERGED then means first-order stationary.
 
     Args:
         confidence: the search of an observation stops at this confidence.
