@@ -103,7 +103,7 @@ def waits(nets: dict[str, unrelu.Generator]) -> dict[str, list[int]]:
     at = objective.tensor(START), objective.index(np.arange(3))
     floor = torch.zeros(3, dtype=torch.float64).to(DEVICE)
     states = {
-        "Levenberg-Marquardt": LevenbergMarquardtSteps(objective, *at, foresee=True),
+        "Levenberg-Marquardt": LevenbergMarquardtSteps(objective, *at),
         "L-BFGS": LimitedMemorySteps(objective, *at, 1e-13, floor),
     }
     found = {}

@@ -16,7 +16,6 @@ from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
 from unrelu.local_search.packed_observations import PackedLayer, PackedNetwork, PackedObservations
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.dense_linear_algebra import ROUTINES, SGEMM
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import PIECEWISE_LINEAR, TANH, Activation
 from unrelu.models.affine import Dense
@@ -100,11 +99,11 @@ class Evaluation:
         r = np.zeros(len(y), dtype=np.float32)
         self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.weights)
         _, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
-        count, rows = jacobian(ROUTINES[SGEMM], numbers, layout, self.ends, self.slopes, moved, on, part, *both)
+        count, rows = jacobian(numbers, layout, self.ends, self.slopes, moved, on, part, *both)
         self.jacobian = np.zeros((len(y), len(z)))
         self.jacobian[moved[:count]] = rows[:count]
         self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))
-        normal_equations(ROUTINES[SGEMM], count, rows, moved, r, z, problem.weights, square, self.gram, self.gradient)
+        normal_equations(count, rows, moved, r, z, problem.weights, square, self.gram, self.gradient)
 
 
 def system(problem, row, z, width=0.0):
@@ -124,7 +123,7 @@ def run(problem, z, f=None, perturbations=None, limits=(100, 1e-6, 0.0, np.inf),
     steps = np.zeros(len(z), dtype=np.int64)
     box = np.stack([problem.bounds.lower, problem.bounds.upper])
     descend_and_perturb(
-        ROUTINES, *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.weights,
+        *network, np.array(schedule, dtype=np.float64), y.astype(np.float32), problem.weights,
         np.array(limits), box, z, f, perturbations, steps, work_arrays(network.layout),
     )  # fmt: skip
     return z, f, steps

@@ -9,7 +9,6 @@ from scipy.optimize import minimize
 
 import unrelu
 from tests.support import random_network
-from unrelu.local_search import refinement
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
@@ -70,7 +69,7 @@ def test_lbfgs_gains_nothing_further(hidden, output, options):
 
 @pytest.mark.parametrize("operator", [None, "mask", "masks", "matrix"])
 @pytest.mark.parametrize("options", [{}, {"prior": 0.01}, {"bounds": (-1.0, 1.0)}])
-def test_compiled_steps_are_those_of_pytorch(monkeypatch, operator, options):
+def test_steps_of_a_code_are_those_of_the_code_alone(operator, options):
     problem, truth = noisy("tanh", "sigmoid", 11, **options)
     rng = np.random.default_rng(11)
     if operator:
@@ -80,21 +79,10 @@ def test_compiled_steps_are_those_of_pytorch(monkeypatch, operator, options):
         problem = Problem.build(problem.network, y, operator=a, **options)
     start = problem.bounds.clip(truth)
     short, whole = refined(problem, start, most=6), refined(problem, start)
-    monkeypatch.setattr(refinement, "packable", lambda network, operator: False)
-    np.testing.assert_allclose(short.z, refined(problem, start, most=6).z, rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(whole.f, refined(problem, start).f, rtol=1e-9)
+    alone = [refined(problem.part(np.array([i])), start[i : i + 1], most=6) for i in range(B)]
+    np.testing.assert_allclose(short.z, torch.cat([each.z for each in alone]), rtol=1e-9, atol=1e-11)
     assert whole.optimal.all()
     assert (whole.f < short.f + 1e-12).all()
-
-
-def test_compiled_gradients_at_kinks_are_those_of_pytorch():
-    problem, truth = noisy("leaky_relu:0.1", "relu", 13)
-    ways = [refined(problem, truth, most=2)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refinement, "packable", lambda network, operator: False)
-        ways.append(refined(problem, truth, most=2))
-    np.testing.assert_allclose(ways[0].z, ways[1].z, rtol=1e-10, atol=1e-12)
-    assert not np.allclose(ways[0].z, truth, atol=1e-6)
 
 
 def test_a_smooth_generator_is_taken_to_a_vanishing_gradient():

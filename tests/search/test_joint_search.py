@@ -432,7 +432,7 @@ def test_what_is_stopped_before_its_norm_claims_nothing(norm):
     assert not stopped.success.any()
 
 
-def test_a_generator_without_layers_keeps_its_code_in_another_norm_and_says_so():
+def test_a_generator_without_layers_descends_in_another_norm():
     class Residual(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -445,10 +445,10 @@ def test_a_generator_without_layers_keeps_its_code_in_another_norm_and_says_so()
     network = unrelu.from_torch(Residual(), (4,))
     y = network(np.ones((2, 4))) + np.random.default_rng(0).uniform(-0.1, 0.1, (2, 30))
     found, squares = unrelu.invert(network, y, norm="linf"), unrelu.invert(network, y)
-    assert (found.status == Status.LEAST_SQUARES).all()
-    assert not found.success.any()
-    np.testing.assert_allclose(found.z, squares.z)
+    assert (found.status == Status.CONVERGED).all()
+    assert (found.fun < 0.95 * squares.residual("linf")).all()
     np.testing.assert_allclose(found.fun, found.residual("linf"))
+    assert unrelu.invert(network, y, noise="uniform:0.1").success.all()
 
 
 @both

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.local_search import damping as rule
 from unrelu.local_search.packed_observations import (
     BIAS,
     INPUTS,
@@ -27,7 +28,6 @@ from unrelu.local_search.packed_observations import (
     PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by, jit, kernel
-from unrelu.lp.dense_linear_algebra import DGEMM, PLAIN, ROUTINES, SGEMM, TRANSPOSED, call, copy
 from unrelu.models.activations import (
     ELU,
     EXP,
@@ -53,24 +53,27 @@ from unrelu.runtime.array_types import Integers
 
 Precision: TypeAlias = type[np.floating[Any]]
 
-# The first damping, as a fraction of the mean diagonal of J^T J, the smallest damping, and the least factor of a good
-# step. The mean is that of the steepest directions: in others, which an ill-conditioned emulator has, only steps of
-# little damping move.
-_DAMPING, _TINY, _FASTEST = 1e-4, 1e-300, 0.03
-# The steps on the exact network before a descent may be given up. It is given up if this multiple of the predicted
-# decrease of its next step is not enough.
-_PATIENCE, _TRUST = 2, 2.0
+# The smallest damping and promise.
+_TINY = 1e-300
 # The least root mean square of a code, which is the unit of its perturbations.
 SHORTEST_CODE = 1e-3
-# A step is tiny if it is shorter than this fraction of the code.
-_TINY_STEP = 1e-9
 # Numbers left free on either side of an array that is written: more than one pass of a vectorised loop handles.
 ROOM = 256
+
+
+_factor, _arrived, _hopeless, _tiny = (jit(each) for each in (rule.factor, rule.arrived, rule.hopeless, rule.tiny))
 
 
 # Loops below run over slices from 0 on, since Numba does not vectorise loops whose index may be negative. A vectorised
 # loop first checks whether the array it writes is close in memory to those it reads. If so, it runs number by number,
 # which sums in another order. Room around written arrays makes the rounding independent of their place in memory.
+
+
+@jit
+def copy(source, target):
+    """target = source, of the same size, as a loop: assigning to a slice compiles its error message too."""
+    for i in range(len(target)):
+        target[i] = source[i]
 
 
 @jit
@@ -210,17 +213,16 @@ def _nonzero(derivatives, on):
 
 
 @jit
-def _product(gemm, m, n, inner, a, b, out):
-    """out = a b^T in Fortran's order, by the routine for the precision of the arrays: a is m x inner, b n x inner."""
-    one, zero = np.ones(1, out.dtype), np.zeros(1, out.dtype)
-    call(gemm, (PLAIN, TRANSPOSED, m, n, inner, one, a, a.shape[1], b, b.shape[1], zero, out, m))
+def _product(a, b, out):
+    """out = a^T b by BLAS, for contiguous arrays: a is (inner, m), b (inner, n) and out (m, n)."""
+    np.dot(a.T, b, out)
 
 
 @jit
-def _jacobian(gemm, numbers, layout, ends, slopes, moved, on, part, rows, above):
+def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
-    ``part``, ``rows`` and ``above`` are work arrays, the last two with k columns.
+    ``part``, a vector, and ``rows`` and ``above``, with k columns, are work arrays.
     """
     k = layout[0, INPUTS]
     count = k
@@ -231,19 +233,22 @@ def _jacobian(gemm, numbers, layout, ends, slopes, moved, on, part, rows, above)
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
         c = _nonzero(derivatives, on)
         for b in range(count):
-            row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
+            row, scaled = (
+                numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs],
+                part[b * c : b * c + c],
+            )
             if c == outputs:
                 for a in range(outputs):
-                    part[b, a] = row[a] * derivatives[a]
+                    scaled[a] = row[a] * derivatives[a]
             else:
                 for a in range(c):
-                    part[b, a] = row[on[a]] * derivatives[on[a]]
+                    scaled[a] = row[on[a]] * derivatives[on[a]]
         if layer == 0:
             for a in range(c):
                 for b in range(k):
-                    rows[a, b] = part[b, a]
+                    rows[a, b] = part[b * c + a]
         else:
-            _product(gemm, k, c, count, rows, part, above)
+            _product(part[: count * c].reshape(count, c), rows[:count], above[:c])
             rows, above = above, rows
         count = c
         for a in range(c):
@@ -252,10 +257,10 @@ def _jacobian(gemm, numbers, layout, ends, slopes, moved, on, part, rows, above)
 
 
 @jit
-def _normal_equations(gemm, count, rows, moved, r, z, prior, square, gram, gradient):
+def _normal_equations(count, rows, moved, r, z, prior, square, gram, gradient):
     """Write J^T J + diag(prior) and J^T r + prior * z; return the mean of the diagonal. ``square`` is a work array."""
     k, trace = len(z), 0.0
-    _product(gemm, k, k, count, rows, rows, square)
+    _product(rows[:count], rows[:count], square)
     for i in range(k):
         gradient[i] = prior[i] * z[i]
         for j in range(k):
@@ -333,7 +338,7 @@ def _damped_step(gram, gradient, damping, factor, step):
 
 
 @jit
-def _steps(gemm, numbers, layout, widths, y, prior, limits, box, exact, z, damping, work):
+def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, work):
     """Make damped Gauss-Newton steps from z, in place, on the network with these widths.
 
     Coordinates held at a bound stay there, and a step ends at the nearest code inside the box (2, k). A negative
@@ -349,14 +354,14 @@ def _steps(gemm, numbers, layout, widths, y, prior, limits, box, exact, z, dampi
     forward(numbers, layout, widths, z, ends, u, x, slopes)
     f = residual(x, last, y, r, z, prior)
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
-    while steps < most and small < 2 and f > enough:
+    while steps < most and small < rule.TINY_STEPS and f > enough:
         if stale:
-            count, rows = _jacobian(gemm, numbers, layout, ends, slopes, moved, on, part, first, second)
-            mean = _normal_equations(gemm, count, rows, moved, r, z, prior, square, gram, gradient)
+            count, rows = _jacobian(numbers, layout, ends, slopes, moved, on, part, first, second)
+            mean = _normal_equations(count, rows, moved, r, z, prior, square, gram, gradient)
             stale = False
             _hold(gram, gradient, z, box)
             if damping < 0:
-                damping = max(_DAMPING * mean, _TINY)
+                damping = max(rule.FIRST_DAMPING * mean, _TINY)
         steps += 1
         if not _damped_step(gram, gradient, damping, factor, step):
             damping, growth = damping * growth, growth * 2
@@ -367,29 +372,26 @@ def _steps(gemm, numbers, layout, widths, y, prior, limits, box, exact, z, dampi
             length += step[j] * step[j]
             size += z[j] * z[j]
             trial[j] = min(max(z[j] + step[j], box[0, j]), box[1, j])
-        arrived = damping <= 0.1 * mean and promised <= tiny_decrease * f
-        if exact and (arrived or (steps > _PATIENCE and f - _TRUST * promised > ceiling)):
+        enough_decrease = tiny_decrease * f
+        if exact and (_arrived(damping, mean, promised, enough_decrease) or _hopeless(steps, f, promised, ceiling)):
             break
         forward(numbers, layout, widths, trial, ends, u, x, slopes)
         reached = residual(x, last, y, other, trial, prior)
-        tiny = length < _TINY_STEP * _TINY_STEP * size or damping > 1e12 * mean
+        is_tiny = _tiny(f - reached, enough_decrease, length, size, damping, mean)
         if reached < f:
-            gain = 2 * (f - reached) / max(promised, _TINY) - 1
-            damping, growth = damping * min(1.0, max(_FASTEST, 1 - gain * gain * gain)), 2.0
-            tiny |= f - reached < tiny_decrease * f
+            change = min(1.0, max(rule.LEAST_FACTOR, _factor(f - reached, max(promised, _TINY))))
+            damping, growth = damping * change, 2.0
             f, stale = reached, True
             copy(trial, z)
             copy(other, r)
         else:
             damping, growth = damping * growth, growth * 2
-        small = small + 1 if tiny else 0
+        small = small + 1 if is_tiny else 0
     return f, damping, steps
 
 
 @kernel
-def descend_and_perturb(
-    routines, numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps, work
-):
+def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box, z, f, perturbations, steps, work):
     """Descend from codes z (c, k), then from the best code so far plus each perturbation (c, h, k), kept if lower.
 
     A descent makes one step at each width of the schedule, then steps on the exact network. Perturbed codes begin on
@@ -403,7 +405,6 @@ def descend_and_perturb(
     ``work`` is the :func:`work_arrays` of the layout.
     """
     k, widths, stages = z.shape[1], np.empty(len(layout), np.float32), len(schedule)
-    gemm = routines[SGEMM] if numbers.itemsize == 4 else routines[DGEMM]
     code = work[5][4, :k]
     for i in range(len(z)):
         begin = 0
@@ -424,7 +425,7 @@ def descend_and_perturb(
                 for layer in range(len(layout)):
                     widths[layer] = schedule[stage] * sizes[layer] if stage < stages else 0.0
                 reached, damping, count = _steps(
-                    gemm, numbers, layout, widths, y, prior, limits, box, stage == stages, code, damping, work
+                    numbers, layout, widths, y, prior, limits, box, stage == stages, code, damping, work
                 )
                 steps[i] += count
             if reached < f[i]:
@@ -449,7 +450,7 @@ def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
     widest = max(k, int(layout[:, OUTPUTS].max()))
     return (
         ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), dtype),
-        apart(dtype, int(layout[:, INPUTS].max()), widest), np.empty((5, k + ROOM)), apart(double, k, k),
+        apart(dtype, int(layout[:, INPUTS].max()) * widest), np.empty((5, k + ROOM)), apart(double, k, k),
         apart(double, k, k), apart(dtype, k, k), apart(dtype, widest, k), apart(dtype, widest, k),
     )  # fmt: skip
 
@@ -469,6 +470,4 @@ def _smallest_descent(dtype: Precision) -> None:
     y, far, work = np.ones(1, dtype=dtype), np.full(1, np.inf), work_arrays(network.layout, dtype)
     box = np.array([[-np.inf], [np.inf]])
     no_perturbations = np.ones((1, 1, 1))
-    descend_and_perturb(
-        ROUTINES, *network, one[0], y, np.zeros(1), limits, box, one.copy(), far, no_perturbations, steps, work
-    )
+    descend_and_perturb(*network, one[0], y, np.zeros(1), limits, box, one.copy(), far, no_perturbations, steps, work)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from unrelu.local_search import damping as rule
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.refinement import refine
@@ -34,28 +35,20 @@ def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
 
 
 class LevenbergMarquardtSteps(Steps):
-    r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2.
+    r"""Codes that descend f(z) = |A G(z) - y|^2 + lambda |z|^2 by the rule of :mod:`~unrelu.local_search.damping`.
 
-    .. math:: (J^T J + (\lambda + \mu) I) s = - \tfrac12 \nabla f(z)
-
-    The damping mu follows Nielsen's update. A code is finished after two tiny steps in a row, or when f is small.
-    Coordinates held at a bound (:meth:`~unrelu.local_search.squared_error.SquaredError.held`) stay there. Where a step
-    ends outside the bounds, the nearest code inside is tried.
+    A code is finished when f is small, after two tiny steps in a row, when its next step promises a tiny decrease, or
+    when it is not worth going on.
 
     Attributes:
         gram, gradient: J^T J + lambda I, (b, k, k), and half the gradient, (b, k); out of date where ``stale``.
+        damping: mu, (b,).
 
     Args:
-        damping: the first mu as a fraction of the mean diagonal of J^T J, or one mu for each code.
-        tiny_decrease: a step is tiny if f falls by less than this fraction.
-        tiny_step: a step is also tiny if it is shorter than this fraction of the code.
+        damping: the first mu as a fraction of the mean diagonal of J^T J + lambda I, or one mu for each code.
+        tiny_decrease: a decrease of f by less than this fraction is tiny.
         enough: values of f below which a code is finished, (b,).
-        foresee: whether a code is also finished when its next step is predicted to be tiny. This saves the last steps
-            of a search for which single precision is enough.
-
-    Source: Madsen, Nielsen and Tingleff, "Methods for non-linear least squares problems" (2004), section 3.2; with
-    bounds Kanzow, Yamashita and Fukushima, "Levenberg-Marquardt methods with strong local convergence properties for
-    solving nonlinear equations with convex constraints", J. Computational and Applied Mathematics 172 (2004).
+        ceiling: values of f that codes must reach; those that cannot are given up, (b,).
     """
 
     def __init__(
@@ -64,56 +57,57 @@ class LevenbergMarquardtSteps(Steps):
         z: Tensor,
         observations: Tensor,
         *,
-        damping: float | Tensor = 1e-2,
+        damping: float | Tensor = rule.FIRST_DAMPING,
         tiny_decrease: float = 1e-13,
-        tiny_step: float = 1e-11,
         enough: Tensor | None = None,
-        foresee: bool = False,
+        ceiling: Tensor | None = None,
     ) -> None:
-        self.tiny_decrease, self.tiny_step, self.foresee = tiny_decrease, tiny_step, foresee
+        self.tiny_decrease = tiny_decrease
         self.gram, self.gradient, f = objective.system(z, observations)
         super().__init__(objective, z, observations, f, torch.full_like(f, -1.0) if enough is None else enough.to(f))
+        self.retire(~torch.isfinite(f))
+        self.ceiling = torch.full_like(f, torch.inf) if ceiling is None else ceiling.to(f)
         self.small, self.stale = torch.zeros_like(self.steps), torch.zeros_like(self.done)
-        self.growth = torch.full_like(f, 2.0)
+        self.growth, self._smallest = torch.full_like(f, 2.0), torch.finfo(f.dtype).tiny
         if isinstance(damping, Tensor):
             self.damping = damping.clone()
         else:
-            mean = self.gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-            self.damping = damping * mean.clamp_min(torch.finfo(f.dtype).tiny)
+            self.damping = (damping * self._mean(self.gram)).clamp_min(self._smallest)
 
     def step(self) -> None:
         """Make one trial step of every active code, with a new Jacobian where the last step was accepted."""
         at = self.active
         self.refresh(at)
-        z, f, mu = self.z[at], self.f[at], self.damping[at]
+        z, f, mu, mean = self.z[at], self.f[at], self.damping[at], self._mean(self.gram[at])
         gram, gradient = self._free(at)
-        system = gram.clone()
-        system.diagonal(dim1=1, dim2=2).add_(mu[:, None])
-        factor, info = torch.linalg.cholesky_ex(system)
-        s = -torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]
-        s = torch.where(((info == 0) & torch.isfinite(s).all(dim=1))[:, None], s, torch.zeros_like(s))
-        if self.objective.box is None:
-            predicted = (s * (mu[:, None] * s - gradient)).sum(dim=1)
-        else:
-            s = self.objective.clip(z + s) - z
-            predicted = -(s * (2 * gradient + (gram @ s[:, :, None])[:, :, 0])).sum(dim=1)
-        if self.foresee:
-            ahead = torch.nonzero(~self._arrived(at, predicted))[:, 0]
-            at, z, f, s, predicted = at[ahead], z[ahead], f[ahead], s[ahead], predicted[ahead]
-            if not len(at):
-                return
-        trial = self.objective.clip(z + s)
-        f_trial = self.objective.values(trial, self.observations[at])
-        better = f_trial < f
-        self.z[at] = torch.where(better[:, None], trial, z)
-        self.f[at] = torch.where(better, f_trial, f)
+        gram.diagonal(dim1=1, dim2=2).add_(mu[:, None])
+        root, info = torch.linalg.cholesky_ex(gram)
+        s = -torch.cholesky_solve(gradient[:, :, None], root)[:, :, 0]
+        solved = (info == 0) & torch.isfinite(s).all(dim=1)
+        s = torch.where(solved[:, None], s, torch.zeros_like(s))
+        promised, enough = (s * (mu[:, None] * s - gradient)).sum(dim=1), self.tiny_decrease * f
         self.steps[at] += 1
-        self._update_damping(at, better, f - f_trial, predicted)
-        self._retire_converged(at, better, f, f_trial, s)
+        ended = rule.arrived(mu, mean, promised, enough) | rule.hopeless(self.steps[at], f, promised, self.ceiling[at])
+        self.retire(ended & solved, at)
+        trial = self.objective.clip(z + s)
+        reached = self.objective.values(trial, self.observations[at])
+        better = (reached < f) & solved & ~ended
+        self.z[at], self.f[at] = torch.where(better[:, None], trial, z), torch.where(better, reached, f)
         self.stale[at] |= better
+        change, nu = rule.factor(f - reached, promised.clamp_min(self._smallest)), self.growth[at]
+        self.damping[at] = mu * torch.where(better, change.clamp(rule.LEAST_FACTOR, 1.0), nu)
+        self.growth[at] = torch.where(better, torch.full_like(nu, 2.0), 2 * nu)
+        tiny = rule.tiny(f - reached, enough, (s * s).sum(dim=1), (z * z).sum(dim=1), mu, mean)
+        self.small[at] = torch.where(tiny, self.small[at] + 1, 0) * solved + self.small[at] * ~solved
+        self.retire((self.small[at] >= rule.TINY_STEPS) | (self.f[at] <= self.enough[at]), at)
+
+    @staticmethod
+    def _mean(gram: Tensor) -> Tensor:
+        """The means of diagonals, (b,)."""
+        return gram.diagonal(dim1=1, dim2=2).mean(dim=1)
 
     def _free(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """J^T J and the gradient of some codes, zero in coordinates held at a bound."""
+        """J^T J + lambda I and half the gradient of some codes, zero in coordinates held at a bound."""
         gram, gradient = self.gram[at], self.gradient[at]
         if self.objective.box is None:
             return gram, gradient
@@ -121,34 +115,11 @@ class LevenbergMarquardtSteps(Steps):
         return gram * (free[:, :, None] & free[:, None, :]), gradient * free
 
     def refresh(self, at: Tensor) -> None:
-        """Compute J^T J and the gradient of the codes that have moved since the last time."""
+        """Compute the normal equations of the codes that have moved since the last time."""
         at = at[self.stale[at]]
         if len(at):
             self.gram[at], self.gradient[at], _ = self.objective.system(self.z[at], self.observations[at])
             self.stale[at] = False
-
-    def _arrived(self, at: Tensor, predicted: Tensor) -> Tensor:
-        """Whether a hardly damped step is predicted to lower f by only a tiny fraction; such codes are finished."""
-        undamped = self.damping[at] <= 0.1 * self.gram[at].diagonal(dim1=1, dim2=2).mean(dim=1)
-        arrived = undamped & (predicted <= self.tiny_decrease * self.f[at])
-        self.retire(arrived, at)
-        return arrived
-
-    def _update_damping(self, at: Tensor, better: Tensor, fall: Tensor, predicted: Tensor) -> None:
-        """Nielsen: mu * max(1/10, 1 - (2 rho - 1)^3) after a good step, rho = actual / predicted fall; else mu * nu."""
-        rho = fall / predicted.clamp_min(torch.finfo(fall.dtype).tiny)
-        mu, nu = self.damping[at], self.growth[at]
-        self.damping[at] = torch.where(better, mu * (1 - (2 * rho - 1) ** 3).clamp(0.1, 1.0), mu * nu)
-        self.growth[at] = torch.where(better, torch.full_like(nu, 2.0), nu * 2)
-
-    def _retire_converged(self, at: Tensor, better: Tensor, f: Tensor, f_trial: Tensor, s: Tensor) -> None:
-        size = s.norm(dim=1)
-        curvature = self.gram[at].diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(torch.finfo(size.dtype).tiny)
-        tiny = better & (f - f_trial < self.tiny_decrease * f)
-        tiny |= size < self.tiny_step * (self.z[at].norm(dim=1) + 1e-3)
-        tiny |= ~better & (self.damping[at] > 1e12 * curvature)
-        self.small[at] = torch.where(tiny, self.small[at] + 1, torch.zeros_like(self.small[at]))
-        self.retire((self.small[at] >= 2) | (self.f[at] <= self.enough[at]), at)
 
     def flat(self) -> Tensor:
         """Whether codes are on a plateau and no good fits, (b,)."""
@@ -205,10 +176,10 @@ class LevenbergMarquardt:
 
     .. math:: (J^T J + (\lambda + \mu) I) s = J^T (y - A G(z)) - \lambda z, \qquad J = A \, G'(z), \lambda = prior
 
-    The damping mu follows Nielsen's update. All observations move at once, and each stops on its own. The steps ignore
-    ReLU kinks: J is the Jacobian of the current linear region. Where one is predicted to gain less than 1% of the
-    objective, :mod:`~unrelu.local_search.refinement` goes on to first-order optimality, at kinks by the one-sided
-    derivatives. The result is a local optimum, which depends on the start.
+    The damping mu follows the rule of :mod:`~unrelu.local_search.damping`. All observations move at once, and each
+    stops on its own. The steps ignore ReLU kinks: J is the Jacobian of the current linear region. Where one is
+    predicted to gain less than 1% of the objective, :mod:`~unrelu.local_search.refinement` goes on to first-order
+    optimality, also at kinks. The result is a local optimum, which depends on the start.
 
     Args:
         start: where to start if no ``z0`` is given: "random" (N(0, I) from the seed), "zero", or a layer-wise method
@@ -224,7 +195,7 @@ class LevenbergMarquardt:
 
     start: str = "random"
     max_iterations: int = 3000
-    damping: float = 1e-2
+    damping: float = rule.FIRST_DAMPING
 
     def __post_init__(self) -> None:
         one_of(START_NAMES, start=self.start)
@@ -251,7 +222,7 @@ class LevenbergMarquardt:
         every, exact = objective.index(np.arange(problem.size)), objective.tensor(1e-30 * problem.energy)
         start = objective.tensor(np.nan_to_num(z0))
         state = LevenbergMarquardtSteps(
-            objective, start, every, damping=self.damping, tiny_decrease=ENOUGH_DECREASE, enough=exact, foresee=True
+            objective, start, every, damping=self.damping, tiny_decrease=ENOUGH_DECREASE, enough=exact
         )
         state.run(self.max_iterations, watch)
         flat, done = state.done & state.flat(), state.done.clone()

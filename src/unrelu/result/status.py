@@ -45,8 +45,14 @@ class Status(enum.Enum):
     FOUND_ONCE = (
         "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"
     )
-    LEAST_SQUARES = "the best code found by least squares: generators without known layers have no descent in this norm"
-    CONVERGED = "converged, but the fit is not exact: state noise= to judge it, or compare other starts"
+    LEAST_SQUARES = (
+        "the best code found by least squares: there is no descent in this norm without a Jacobian, which does not fit "
+        "into memory"
+    )
+    CONVERGED = (
+        "converged to a first-order stationary code, but the fit is not exact: state noise= to judge it, or compare "
+        "other starts"
+    )
     NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
     UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
     ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations"

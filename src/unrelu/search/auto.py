@@ -41,10 +41,13 @@ class Search:
     on the generator (:mod:`~unrelu.search.learned_prior`), once for each measurement and level of noise. This takes
     about a second, up to five on emulators, or as long as thirty restarts of a large generator.
 
+    Where a Jacobian is expensive (:func:`~unrelu.search.sample_cache.is_large`), descents are L-BFGS steps without
+    smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`.
+
     The search runs in single precision, and in double precision for an observation that single precision does not
-    resolve, if its network is small and dense. The best code is refined in double precision to first-order optimality
-    (:mod:`~unrelu.local_search.refinement`). For l1 and linf, a descent in that norm starts from it
-    (:mod:`~unrelu.search.norm_finish`); for a generator without known layers, the l2 code is returned.
+    resolve, if its network is small and dense. The best code is refined in double precision to first-order optimality,
+    also at kinks (:mod:`~unrelu.local_search.refinement`). For l1 and linf, descents in that norm start from it and
+    from other local optima (:mod:`~unrelu.search.norm_finish`). CONVERGED then means first-order stationary.
 
     Args:
         confidence: the search of an observation stops at this confidence.

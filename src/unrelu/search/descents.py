@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unrelu.local_search.damping import FIRST_DAMPING
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, descend_and_perturb, work_arrays
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.dense_linear_algebra import ROUTINES
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -131,7 +131,7 @@ class CompiledDescents:
                 layout, work = network.layout, work_arrays(network.layout, np.float64 if double else np.float32)
             limits = np.array([self.schedule.steps, ENOUGH_DECREASE, enough[i], np.inf])
             descend_and_perturb(
-                ROUTINES, *network, widths, y, self.problem.weights, limits, self._box, start.z[i],
+                *network, widths, y, self.problem.weights, limits, self._box, start.z[i],
                 start.f[i], start.perturbations[i], steps[i], work,
             )  # fmt: skip
         return np.asarray(steps.sum(axis=1))
@@ -162,14 +162,16 @@ class BatchDescents:
         new = ~np.isfinite(start.f)
         if new.any():
             start.z[new], start.f[new], steps[new] = self._descend(
-                each[new], start.z[new], floor[new], start.smoothed, watch
+                each[new], start.z[new], floor[new], start.f[new], start.smoothed, watch
             )
         for turn in range(start.perturbations.shape[2]):
             left = start.f > floor
             if watch() or not left.any():
                 break
             perturbed = start.z + lengths(start.z) * start.perturbations[:, :, turn]
-            z, f, count = self._descend(each[left], self.bounds.reflect(perturbed[left]), floor[left], False, watch)
+            z, f, count = self._descend(
+                each[left], self.bounds.reflect(perturbed[left]), floor[left], start.f[left], False, watch
+            )
             steps[left] += count
             lower = f < start.f[left]
             start.z[left] = np.where(lower[:, None], z, start.z[left])
@@ -177,31 +179,36 @@ class BatchDescents:
         return np.asarray(steps.sum(axis=1))
 
     def _descend(
-        self, observations: Index, z: Array, enough: Array, smoothed: bool, watch: Watch
+        self, observations: Index, z: Array, enough: Array, ceiling: Array, smoothed: bool, watch: Watch
     ) -> tuple[Array, Array, Integers]:
-        """Codes (b, k) where descents ended, their objectives and the steps taken, (b,)."""
-        each, at, floor = self.objective.index(observations), self.objective.tensor(z), self.objective.tensor(enough)
-        steps, damping = torch.zeros_like(each), None
+        """Codes (b, k) where descents ended, their objectives and the steps taken, (b,).
+
+        Descents that cannot reach the ``ceiling`` are given up, (b,).
+        """
+        each, at = self.objective.index(observations), self.objective.tensor(z)
+        floor, top = self.objective.tensor(enough), self.objective.tensor(ceiling)
+        steps, state = torch.zeros_like(each), None
         for objective in self._smoothed if smoothed else []:
             if watch():
                 break
-            state = self._steps(objective, at, each, floor, damping).run(1)
-            at, steps, damping = state.z, steps + state.steps, getattr(state, "damping", None)
-        state = self._steps(self.objective, at, each, floor, damping).run(self.schedule.steps, watch)
+            state = self._steps(objective, at, each, floor, top, state).run(1)
+            at, steps = state.z, steps + state.steps
+        state = self._steps(self.objective, at, each, floor, top, state).run(self.schedule.steps, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
     def _steps(
-        self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, damping: Tensor | None
+        self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, ceiling: Tensor, last: Any
     ) -> Steps:
-        """Steps on a smoothed or the exact generator, with the damping of the steps before, if there are any."""
+        """Steps on a smoothed or the exact generator, with the damping of the ``last`` ones, if there are any."""
         if self.schedule.limited_memory:
             return LimitedMemorySteps(objective, z, observations, _ENOUGH_DECREASE_LARGE, enough)
-        exact = objective is self.objective
+        damping = FIRST_DAMPING if last is None else last.damping
+        if objective is not self.objective:
+            return LevenbergMarquardtSteps(objective, z, observations, damping=damping, tiny_decrease=0.0)
         return LevenbergMarquardtSteps(
-            objective, z, observations, damping=1e-2 if damping is None else damping, tiny_decrease=ENOUGH_DECREASE,
-            tiny_step=1e-9, foresee=exact, enough=enough if exact else None,
-        )  # fmt: skip
+            objective, z, observations, damping=damping, tiny_decrease=ENOUGH_DECREASE, enough=enough, ceiling=ceiling
+        )
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
         """Refine codes (b, k) by at most so many L-BFGS steps; return codes, and whether each converged, (b,).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, cho
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
-from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
@@ -25,7 +23,7 @@ from unrelu.search._search_state import SearchState
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.confidence import FLAT, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
-from unrelu.search.norm_finish import finish
+from unrelu.search.norm_finish import PERTURBATIONS, finish
 from unrelu.search.sample_cache import SampleCache, fits_single
 from unrelu.search.schedules import effort
 from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
@@ -332,7 +330,7 @@ class JointSearch:
         # For a badly conditioned generator, an exact fit takes a new Jacobian at every step.
         left = torch.nonzero(~arrived if self.cache.large else f > exact)[:, 0]
         if len(left):
-            state = LevenbergMarquardtSteps(objective, z[left], where[left], damping=1e-4, enough=exact[left])
+            state = LevenbergMarquardtSteps(objective, z[left], where[left], enough=exact[left])
             z[left] = state.run(_EXACT_FIT_STEPS_LARGE if self.cache.large else _EXACT_FIT_STEPS, self.watch).z
         return z.cpu().double().numpy()
 
@@ -376,18 +374,16 @@ class JointSearch:
         return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
 
     def _descend_in_norm(self, max_programs: int) -> None:
-        """Descend in l1 or linf from the best codes."""
-        state, problem = self.state, self.problem
+        """Descend in l1 or linf from the best codes, and say how the descents ended."""
+        state, report = self.state, self.report
         known = np.flatnonzero(np.isfinite(state.z).all(axis=1))
-        if not (isinstance(problem.network, Network) and problem.operator.linear):
+        if self.problem.network.too_large:
             state.finish(known, Status.LEAST_SQUARES)
         elif len(known):
-            control = problem.control.part(lambda progress: replace(self.report(), done=progress.done))
-            part = problem.part(known, control)
-            further = state.other_optima(known, _FURTHER) if problem.norm == "linf" else []
-            state.z[known], state.status[known] = finish(
-                part, state.z[known], max_programs, cheap_by_layer(part), further
-            )
+            part = self.problem.part(known, self.problem.control.part(lambda _: report()))
+            starts = [state.z[known], *state.other_optima(known, _FURTHER)]
+            perturbations = self.starts.perturbations(known, 1, PERTURBATIONS)[:, 0]
+            state.z[known], state.status[known] = finish(part, starts, perturbations, max_programs)
 
     def confidence(self) -> Array:
         """The probability that no objective is more than 1% lower, (B,); NaN in l1 and linf: the restarts are of l2."""

@@ -18,6 +18,7 @@ from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import SampleCache
 from unrelu_studies.benchmarks.benchmark import Results
+from unrelu_studies.benchmarks.searches.modules_without_layers import MODULES, module_without_layers
 from unrelu_studies.benchmarks.searches.search_cells import SearchCell, draw
 from unrelu_studies.kit.markdown_tables import per_cent, short, table
 from unrelu_studies.kit.measures import relative_error
@@ -29,6 +30,8 @@ Seen = npt.NDArray[np.bool_]
 _NETWORK = "mnist-relu"
 # Observations of a batch, and those of Adam and of the runs that take them one at a time.
 _BATCH, _FEW = 50, 20
+# Own outputs of each generator without known layers.
+_WITHOUT_LAYERS = 60
 # Bound of the uniform noise; share of gross errors, and the deviation of the noise on the other pixels.
 BOUND = 0.1
 SHARE, _SMALL = 0.05, 0.01
@@ -108,6 +111,30 @@ def _outliers(count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _without_layers(count: int, seed: int) -> list[dict[str, Any]]:
+    """``auto`` on own outputs of generators without known layers, under uniform noise and with gross errors, stated.
+
+    Noise is uniform within a tenth of the outputs' deviation s. Gross errors, in 5% of the entries, have the deviation
+    3 s; twice their share is stated. ``success``: share of ``result.success``; ``statuses``: how the inversions ended.
+    """
+    count, rows = min(_WITHOUT_LAYERS, count), []
+    for name in MODULES:
+        network, rng = module_without_layers(name, seed), stream("without layers", name, seed)
+        x = network(rng.standard_normal((count, network.latent_dim)))
+        size = float(x.std())
+        gross = np.where(rng.random(x.shape) < SHARE, 3 * size * rng.standard_normal(x.shape), 0.0)
+        bounded = 0.1 * size * rng.uniform(-1, 1, x.shape)
+        for noise, e in ((f"uniform:{0.1 * size!r}", bounded), (f"outliers:{2 * SHARE}", gross)):
+            runs, milliseconds = _in_batches(partial(invert, network, noise=noise), x + e)
+            statuses = Counter(str(status) for run in runs for status in run.status)
+            rows.append({
+                "generator": name, "noise": noise.partition(":")[0], "observations": count,
+                "milliseconds": milliseconds, "statuses": dict(statuses),
+                "success": float(np.mean(np.concatenate([run.success for run in runs]))),
+            })  # fmt: skip
+    return rows
+
+
 def _single(count: int, seed: int) -> list[dict[str, Any]]:
     """``auto`` on observations one at a time, nothing stated about the noise: milliseconds for one."""
     count, rows = min(_FEW, count), []
@@ -135,7 +162,8 @@ def _model(network: Network) -> object:
 
 # By their names in the results.
 PARTS: dict[str, Callable[[int, int], list[Any]]] = {
-    "uniform": _uniform, "outliers": _outliers, "single": _single, "bank_seconds": _bank_seconds,
+    "uniform": _uniform, "outliers": _outliers, "without_layers": _without_layers, "single": _single,
+    "bank_seconds": _bank_seconds,
 }  # fmt: skip
 
 
@@ -162,6 +190,9 @@ def norms_table(results: Results) -> str:
     for o in norms["outliers"]:
         found = f"latent error {o['error']:.2g}"
         rows.append(("half seen, 5% gross errors", o["method"], o["observations"], short(o["milliseconds"]), found))
+    for w in norms["without_layers"]:
+        said = f"successes: {per_cent(w['success'])}"
+        rows.append((f"{w['generator']}, {w['noise']}", "auto", w["observations"], short(w["milliseconds"]), said))
     for s in norms["single"]:
         times = f"{short(s['median'])} (at most {short(s['largest'])})"
         said = ", ".join(f"{status} {count}" for status, count in s["statuses"].items())
