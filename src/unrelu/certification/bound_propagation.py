@@ -1,9 +1,9 @@
 r"""Bound propagation: intervals of all layers at codes with F(z) < level, backwards to the code and forwards again.
 
 Backwards, the intervals of a layer's outputs bound its inputs by the pseudo-inverse of its weights. Forwards, interval
-arithmetic bounds each layer by the one before. A lemma is a further bound, stored with the multipliers that prove it.
-Lemmas are applied in order: each may use intervals that earlier ones have proved. The first lemmas bound the hidden
-outputs and the code, from one small linear program for each layer (:mod:`~unrelu.certification.bound_tightening`).
+arithmetic bounds each layer by the one before. A lemma is a further bound, stored with the multipliers that prove it:
+of a hidden layer or of the code (:mod:`~unrelu.certification.bound_tightening`). Lemmas are applied in order: each may
+use intervals that earlier ones have proved.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound
+from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.runtime.array_types import Array
 
-# Kinds of lemmas. SUM bounds the sum of a hidden ReLU layer's outputs, LOW and HIGH a pre-activation u from below and
-# from above, LATENT a latent coordinate, BALANCE the first layer from below, as not all of its u can be negative.
-SUM, LOW, HIGH, LATENT, BALANCE = range(5)
+# Kinds of lemmas. SUM bounds the sum of a hidden ReLU layer's outputs; BALANCE bounds the first layer from below, as not
+# all of its u can be negative, and with it the code.
+SUM, BALANCE = range(2)
 # If nothing bounds the code, proofs hold for codes with |z_i| up to this.
 RADIUS = 1e4
 _UNIT = 2.0**-53
@@ -31,28 +31,14 @@ class Lemma:
     """One bound.
 
     Attributes:
-        kind: SUM, LOW, HIGH, LATENT or BALANCE.
-        index: a layer (SUM); a neuron (LOW, HIGH); i for a lower bound on z_i, k + i for one on -z_i (LATENT); 0
-            (BALANCE).
+        kind: SUM or BALANCE.
+        index: the layer of a SUM; 0 of a BALANCE.
         multipliers: the proof of the bound. For BALANCE, the slopes of the first layer are mu > 0 with W_1^T mu = 0.
     """
 
     kind: int
     index: int
     multipliers: Multipliers
-
-    def bound(self, chain: CertifiedChain, region: Region, level: float) -> Value:
-        """A lower bound on its functional at codes with F(z) <= level."""
-        return lower_bound(chain, region, self.multipliers, level, **functional(chain, self.kind, self.index))
-
-
-def functional(chain: CertifiedChain, kind: int, index: int) -> dict[str, Array]:
-    """The functional that a lemma bounds from below, as an argument of :func:`lower_bound`."""
-    if kind == LATENT:
-        return {"towards": np.concatenate([np.eye(chain.latent_dim), -np.eye(chain.latent_dim)])[index]}
-    of_neurons = np.zeros(chain.ends[-1])
-    of_neurons[chain.neurons(index) if kind == SUM else index] = 1.0 if kind == LOW else -1.0
-    return {"total" if kind == SUM else "extra": of_neurons}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +57,10 @@ class Regions:
     full: Region
     proven: bool
 
-    def met(self, low: Array | float = -math.inf, high: Array | float = math.inf) -> Regions:
-        """The intersection with these intervals of u."""
-        return Regions(self.sharp.met(low, high), self.full.met(low, high), self.proven)
-
     def at(self, chain: CertifiedChain, level: float) -> Regions:
         """The intersection with the level set of a smaller level."""
         below = level_region(chain, level)
-        return self.met(below.low, below.high)
+        return Regions(self.sharp.met(below.low, below.high), self.full.met(below.low, below.high), self.proven)
 
 
 def level_region(chain: CertifiedChain, level: float) -> Region:
@@ -102,23 +84,15 @@ def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
 def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Regions:
     """The regions of codes with F(z) < level that the lemmas prove, each recomputed from its multipliers.
 
-    The SUM, BALANCE and LATENT lemmas come first and hold for all z. Interval arithmetic follows, from the radius that
-    they prove. If they prove none, the radius is RADIUS and all that follows holds for codes up to it. The other lemmas
-    are applied last, in order.
+    The lemmas hold for all z. Interval arithmetic follows, from the radius that they prove. If they prove none, the
+    radius is RADIUS and all that follows holds for codes up to it.
     """
     sharp = backward_propagation(chain, level, lemmas)
     balanced = [_balanced_radius(chain, sharp, lemma) for lemma in lemmas if lemma.kind == BALANCE]
-    radius = min(sharp.radius, _latent_radius(chain, sharp, lemmas, level), *balanced)
+    radius = min([sharp.radius, *balanced])
     sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
     full = forward_propagation(chain, sharp)
-    regions = Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
-    for lemma in lemmas:
-        if lemma.kind in (LOW, HIGH):
-            bound = lemma.bound(chain, regions.full, level).within(regions.full.radius)
-            end = np.full(chain.ends[-1], np.inf)
-            end[lemma.index] = -bound
-            regions = regions.met(low=-end) if lemma.kind == LOW else regions.met(high=end)
-    return regions
+    return Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
 
 
 def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Region:
@@ -138,10 +112,12 @@ def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[L
     for lemma in lemmas:
         # All outputs of a ReLU layer are at least 0, so each is at most their sum.
         if lemma.kind == SUM and not chain.slopes[lemma.index].any():
-            value = lemma.bound(chain, region, level)
+            layer = chain.neurons(lemma.index)
+            total, most = np.zeros(chain.ends[-1]), np.full(chain.ends[-1], np.inf)
+            total[layer] = -1.0
+            value = lower_bound(chain, region, lemma.multipliers, level, total=total)
             if not value.tilt:
-                most = np.full(chain.ends[-1], np.inf)
-                most[chain.neurons(lemma.index)] = -value.constant
+                most[layer] = -value.constant
                 region = region.met(high=most)
     return region
 
@@ -182,20 +158,6 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
     below, above = below - 4 * _UNIT * np.abs(below), above + 4 * _UNIT * np.abs(above)
     flat = slope == 0
     return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
-
-
-def _latent_radius(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma], level: float) -> float:
-    r"""The radius that the LATENT lemmas of all coordinates prove together; infinite if they prove none.
-
-    Each lemma states :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` for every z, with a tiny tau. Hence
-    :math:`|z|_\infty \le \max_i \beta_i / (1 - \max_i \tau_i)`.
-    """
-    values = {lemma.index: lemma.bound(chain, region, level) for lemma in lemmas if lemma.kind == LATENT}
-    beta = max([0.0, *(-value.constant for value in values.values())])
-    tilt = max([0.0, *(value.tilt for value in values.values())])
-    if len(values) < 2 * chain.latent_dim or not tilt < 0.5 or not math.isfinite(beta):
-        return math.inf
-    return beta / (1 - tilt) * (1 + 8 * _UNIT)
 
 
 def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> float:

@@ -291,7 +291,8 @@ def _flaws_of_code(
         yield f"the proofs are about codes up to {radius:g}, not {certificate.radius:g}"
     if not dict(conclusions(certificate, chain)).get(certificate.status, True):
         yield f"{certificate.status} does not follow from the bounds and the box"
-    yield from _flaws_of_effort(certificate)
+    if certificate.eps < 0 or not certificate.lower >= 0:
+        yield f"a lower bound of {certificate.lower} and an eps of {certificate.eps}: neither can be below zero"
 
 
 def _flaws_of_bounds(certificate: Certificate, chain: CertifiedChain) -> Iterator[str]:
@@ -322,22 +323,6 @@ def _flaws_of_box(certificate: Certificate, chain: CertifiedChain) -> Iterator[s
         or not ((certificate.box[:, 0] <= box[:, 0]) & (certificate.box[:, 1] >= box[:, 1])).all()
     ):
         yield "the multipliers prove another box"
-
-
-def _flaws_of_effort(certificate: Certificate) -> Iterator[str]:
-    """Contradictions in nodes, seconds and history, which cannot be recomputed."""
-    least = 0 if certificate.proof is None else len(certificate.proof.parent)
-    if not least <= certificate.nodes < math.inf or (certificate.proof is None and certificate.nodes):
-        yield f"nodes is {certificate.nodes}, the proof has {least}"
-    if not 0 <= certificate.seconds < math.inf:
-        yield f"seconds is {certificate.seconds}"
-    if certificate.eps < 0 or not certificate.lower >= 0:
-        yield f"a lower bound of {certificate.lower} and an eps of {certificate.eps}: neither can be below zero"
-    moments = np.array([[m.seconds, m.nodes, m.lower, -m.upper] for m in certificate.history]).reshape(-1, 4)
-    end = [certificate.seconds, certificate.nodes, certificate.lower, -certificate.upper]
-    steps = np.diff(np.vstack([[0.0, 0.0, 0.0, -math.inf], moments, end]), axis=0)
-    if not (steps >= 0).all():
-        yield "the history does not lead from nothing to these bounds, nodes and seconds, each better than before"
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

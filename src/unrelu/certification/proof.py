@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
+from unrelu.certification.bound_propagation import BALANCE, SUM, Lemma, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, safe_multipliers
 from unrelu.runtime.array_types import Array, Integers
@@ -167,11 +167,11 @@ class Proof:
         box = np.tile([math.inf, -math.inf], (k, 1))
         if not all(bound >= self.level for bound in self._leaf_bounds(chain)):
             return -box
-        rows, least = iter(self.open_rows), np.full(2 * k, -math.inf)
+        rows, least, towards = iter(self.open_rows), np.full(2 * k, -math.inf), np.vstack([np.eye(k), -np.eye(k)])
         if chain.bounds is not None:
             least = np.concatenate([chain.bounds.lower, -chain.bounds.upper])
         for region in self._parts(chain, self.open_leaf):
-            bounds = (Lemma(LATENT, side, next(rows)).bound(chain, region, self.level) for side in range(2 * k))
+            bounds = (lower_bound(chain, region, next(rows), self.level, towards=side) for side in towards)
             ends = np.maximum([bound.within(region.radius) for bound in bounds], np.maximum(least, -region.radius))
             box[:, 0] = np.minimum(box[:, 0], ends[:k])
             box[:, 1] = np.maximum(box[:, 1], -ends[k:])
@@ -183,8 +183,7 @@ class Proof:
 
     def radius(self, chain: CertifiedChain) -> float:
         """The largest |z_i| of the codes for which the proof holds; infinite if it holds for all codes."""
-        proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, BALANCE, LATENT)]
-        regions = region_of(chain, self.reach, proven)
+        regions = region_of(chain, self.reach, self.lemmas())
         return math.inf if regions.proven else regions.full.radius
 
     def lemmas(self) -> list[Lemma]:
@@ -212,12 +211,10 @@ class Proof:
             return "there are not as many multipliers as leaves"
         if not len(self.lemma_kind) == len(self.lemma_index) == len(self.lemma_rows):
             return "there are not as many multipliers as lemmas"
-        return None if self._lemmas_fit(chain) else "a lemma is about a layer, neuron or coordinate that does not exist"
-
-    def _lemmas_fit(self, chain: CertifiedChain) -> bool:
-        limits = {SUM: chain.depth - 1, LATENT: 2 * chain.latent_dim}
-        pairs = zip(self.lemma_kind.tolist(), self.lemma_index.tolist(), strict=True)
-        return all(0 <= kind <= BALANCE and 0 <= index < limits.get(kind, int(chain.ends[-1])) for kind, index in pairs)
+        sums, balances = self.lemma_kind == SUM, self.lemma_kind == BALANCE
+        hidden = (self.lemma_index >= 0) & (self.lemma_index < chain.depth - 1)
+        fit = (sums & hidden) | (balances & (self.lemma_index == 0))
+        return None if fit.all() else "a lemma is about a layer that does not exist"
 
 
 def _is_tree(parent: Integers, neuron: Integers, sign: Integers, neurons: int) -> bool:
@@ -278,10 +275,15 @@ class Tree:
             signs[node.neuron], number = node.sign, node.parent
         return signs
 
+    def safe(self, number: int, regions: Regions, multipliers: Multipliers, of_error: bool = True) -> Multipliers:
+        """The multipliers moved by rounding errors, so that they prove a finite bound in a node."""
+        extra = None if of_error else np.zeros(self.chain.ends[-1])
+        return safe_multipliers(self.chain, regions.sharp.signed(self.signs(number)), multipliers, extra)
+
     def prove_bound(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
         """Make multipliers safe for a node, keep them and the bound that they prove, and return the bound."""
-        node, signs = self.nodes[number], self.signs(number)
-        fit, full = safe_multipliers(self.chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
+        node, full = self.nodes[number], regions.full.signed(self.signs(number))
+        fit = self.safe(number, regions, multipliers)
         node.row, node.bound = MultiplierRows.of(fit), lower_bound(self.chain, full, fit).within(full.radius)
         return node.bound
 
