@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from unrelu.certification._primal_heuristic import best_nearby
 from unrelu.certification._triangle_relaxation import Relaxation
-from unrelu.certification.bound_propagation import Lemma, region_of
+from unrelu.certification.bound_propagation import Lemmas, region_of
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.node_program import Limits, NodeProgram, Solved
 from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
@@ -69,7 +69,7 @@ class BranchAndBound:
     """
 
     def __init__(
-        self, chain: CertifiedChain, lemmas: list[Lemma], reach: float, limits: Limits, z: Array | None = None
+        self, chain: CertifiedChain, lemmas: Lemmas, reach: float, limits: Limits, z: Array | None = None
     ) -> None:
         self.chain, self.reach, self.limits, self.z = chain, reach, limits, z
         self.upper = math.inf if z is None else chain.objective(z)
@@ -119,7 +119,7 @@ class BranchAndBound:
         self._note(self._heap[0][0] if self._heap else self.level)
 
     def probe(self) -> int | None:
-        """Begin with splits of which one side is closed at once; returns the leaf that stays open, None if none does."""
+        """Begin with splits of which one side is closed at once; the leaf that stays open, None if none does."""
         self._record(0)
         for _ in range(_PASSES):
             before = len(self.tree)
@@ -133,7 +133,7 @@ class BranchAndBound:
 
     def _decide(self, neuron: int) -> None:
         """Split the only open node at a neuron if one side can be closed; only sides without its point are tried."""
-        (_, number), = self._heap
+        ((_, number),) = self._heap
         opened, signs = self._open[number], self.tree.signs(number)
         on, off = self._program.relaxation.missed(opened.point, signs)
         for sign in [s for s, miss in ((1, on[neuron]), (-1, off[neuron])) if miss]:

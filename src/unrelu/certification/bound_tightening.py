@@ -11,24 +11,25 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import nnls
 
-from unrelu.certification.bound_propagation import BALANCE, SUM, Lemma, backward_propagation
+from unrelu.certification.bound_propagation import Lemmas, backward_propagation
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
 # The multipliers of sums are enlarged by this share, so that rounding errors cannot make a coefficient negative.
 _MORE = 1e-9
 
 
-def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> list[Lemma]:
+def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) -> Lemmas:
     """Lemmas that bound the hidden layers and the code at F(z) < level, from the output down as far as possible.
 
     No program begins after ``end``, by ``now()``. A code with bounds needs no lemmas. A ReLU layer l is bounded by
     max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high.
     """
-    lemmas: list[Lemma] = []
+    lemmas = Lemmas()
     if chain.bounds is not None or math.isfinite(backward_propagation(chain, level, lemmas).radius):
         return lemmas
     for layer in range(chain.depth - 2, -1, -1):
@@ -37,8 +38,8 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
         found = _largest_sum(chain, backward_propagation(chain, level, lemmas), layer)
         if found is None:
             return lemmas
-        lemmas.append(Lemma(SUM, layer, found))
-    return lemmas + _balance(chain)
+        lemmas = Lemmas((*lemmas.sums, found))
+    return Lemmas(lemmas.sums, _balance(chain.weights[0]))
 
 
 def _largest_sum(chain: CertifiedChain, region: Region, layer: int) -> Multipliers | None:
@@ -57,15 +58,10 @@ def _largest_sum(chain: CertifiedChain, region: Region, layer: int) -> Multiplie
     return Multipliers(np.zeros(len(chain.y)), slopes).times(1 + _MORE)
 
 
-def _balance(chain: CertifiedChain) -> list[Lemma]:
-    """A lemma from mu >= 1 with W_1^T mu = 0, by non-negative least squares; none if there is no such mu."""
-    weight = chain.weights[0]
+def _balance(weight: Array) -> Array:
+    """mu >= 1 with W^T mu = 0, by non-negative least squares; empty if there is no such mu."""
     try:
         more, off = nnls(weight.T, -weight.sum(axis=0))
     except RuntimeError:
-        return []
-    if not off < 1e-9 * np.abs(weight).sum():
-        return []
-    slopes = np.zeros(chain.ends[-1])
-    slopes[: len(weight)] = 1 + more
-    return [Lemma(BALANCE, 0, Multipliers(np.zeros(len(chain.y)), slopes))]
+        return np.zeros(0)
+    return 1 + more if off < 1e-9 * np.abs(weight).sum() else np.zeros(0)

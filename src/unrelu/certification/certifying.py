@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from unrelu.certification._branch_and_bound import BranchAndBound
-from unrelu.certification._certificate_file import digest
 from unrelu.certification._primal_heuristic import best_nearby
 from unrelu.certification.bound_tightening import backward_bounds
 from unrelu.certification.certificate import Certificate, conclusions, determination
@@ -99,8 +98,7 @@ def prove(
     )  # fmt: skip
     status = next((status for status, holds in conclusions(certificate, chain) if holds), certificate.status)
     certificate = certificate.of_shape(network.latent_shape).times_power(-unit)
-    certificate = replace(certificate, exponents=exponents, status=status)
-    return replace(certificate, _digest=digest(certificate))
+    return replace(certificate, exponents=exponents, status=status)
 
 
 def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:

@@ -244,4 +244,6 @@ class LiveProgram:
         if status is LpStatus.FAILED:
             solver.clearSolver()
         beyond = name == "kObjectiveBound" or (status is LpStatus.OPTIMAL and objective >= cutoff)
-        return LiveSolution(status, beyond, objective, np.array(solution.col_value), np.asarray(dual), solver.getBasis())
+        return LiveSolution(
+            status, beyond, objective, np.array(solution.col_value), np.asarray(dual), solver.getBasis()
+        )
