@@ -71,11 +71,13 @@ class BranchAndBound:
     def __init__(
         self, chain: CertifiedChain, lemmas: Lemmas, reach: float, limits: Limits, z: Array | None = None
     ) -> None:
-        self.chain, self.reach, self.limits, self.z = chain, reach, limits, z
+        self.chain, self.reach, self.limits, self._improves = chain, reach, limits, z is not None
+        self.z = np.zeros(chain.latent_dim) if z is None else z
         self.upper = math.inf if z is None else chain.objective(z)
         self.exact = z is not None and chain.exact(z)
-        self.tree, self.visited, self.stopped = Tree(chain), 0, None
+        self.tree, self.visited = Tree(chain), 0
         self.history: list[BoundsAt] = []
+        self.stopped: str | None = None
         self._start = now()
         # The effect of a neuron on the next layer: the norm of its column of the weights.
         ones = np.ones(len(chain.y))
@@ -132,27 +134,26 @@ class BranchAndBound:
         return self._heap[0][1] if self._heap else None
 
     def _decide(self, neuron: int) -> None:
-        """Split the only open node at a neuron if one side can be closed; only sides without its point are tried."""
-        ((_, number),) = self._heap
-        opened, signs = self._open[number], self.tree.signs(number)
-        on, off = self._program.relaxation.missed(opened.point, signs)
-        for sign in [s for s, miss in ((1, on[neuron]), (-1, off[neuron])) if miss]:
-            start = opened.basis if opened.level == self._level else None
-            signs[neuron] = sign
-            solved = self._program.solve(signs, start, self.level)
-            self.visited += 1
-            if solved.value < self.level:
-                continue
-            shut = self.tree.add(number, neuron, sign)
-            if self._prove_bound(shut, solved) < self.level:
-                # Closed by the solver's bound but not by the safe one.
-                del self.tree.nodes[shut:]
-                continue
-            left = self.tree.add(number, neuron, -sign)
-            self._heap.clear()
-            self._record(left)
-            self._forget(number)
+        """Split the only open node at a neuron if its side without the node's point can be closed."""
+        number = self._heap[0][1]
+        opened, signs = self._open.get(number), self.tree.signs(number)
+        relaxation = self._program.relaxation
+        if opened is None or signs[neuron] or relaxation.decided[neuron]:
             return
+        sign = -1 if relaxation.pre_activations(opened.point)[neuron] > 0 else 1
+        signs[neuron] = sign
+        solved = self._program.solve(signs, opened.basis if opened.level == self._level else None, self.level)
+        self.visited += 1
+        if solved.value < self.level:
+            return
+        shut = self.tree.add(number, neuron, sign)
+        if self._prove_bound(shut, solved) < self.level:
+            # Closed by the solver's bound but not by the safe one.
+            del self.tree.nodes[shut:]
+            return
+        self._heap.clear()
+        self._record(self.tree.add(number, neuron, -sign))
+        self._forget(number)
 
     def ends(self, number: int) -> list[Multipliers]:
         """The multipliers of bounds on z_1 ... z_k and -z_1 ... -z_k in an open leaf."""
@@ -240,7 +241,7 @@ class BranchAndBound:
 
     def _offer(self, z: Array, inside: bool) -> None:
         """Keep a code if it is better than the best one; improve it first, if it is better or ``inside`` is True."""
-        if self.z is None:
+        if not self._improves:
             return
         value = self.chain.objective(z)
         if inside or value < self.upper:

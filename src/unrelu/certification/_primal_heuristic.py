@@ -32,14 +32,14 @@ def best_nearby(chain: CertifiedChain, z: Array) -> Array:
     for _ in range(_ROUNDS):
         if value <= 0:
             break
-        trial = _best_of_region(chain, signs, value, best)
-        reached = chain.objective(trial)
-        gained = reached < value * (1 - _ENOUGH)
+        trial, bound = _best_of_region(chain, signs, value, best)
+        reached, before = chain.objective(trial), value
         if reached < value:
             best, value = trial, reached
-        if gained:
+        if value < before * (1 - _ENOUGH):
             flipped = False
-            continue
+            if value > bound * (1 + _ENOUGH):
+                continue
         if flipped:
             break
         signs, flipped = _adjacent(chain, best, signs), True
@@ -57,14 +57,15 @@ def _adjacent(chain: CertifiedChain, z: Array, signs: Signs) -> Signs:
     return np.where(np.concatenate(at), -signs, signs).astype(np.int8)
 
 
-def _best_of_region(chain: CertifiedChain, signs: Signs, level: float, z: Array) -> Array:
-    """The best code with these signs of the hidden neurons, if its F is below the level; else z.
+def _best_of_region(chain: CertifiedChain, signs: Signs, level: float, z: Array) -> tuple[Array, float]:
+    """The best code with these signs of the hidden neurons, if its F is below the level, else z; and a bound on F there.
 
     The chain is affine there, so that it is one layer, with the signs as rows. For the sum of errors, the signs of the
     outputs are fixed as well.
     """
     weight, bias, rows, sides = np.eye(chain.latent_dim), np.zeros(chain.latent_dim), [], []
-    for layer, sign in enumerate(chain.by_layer(signs)[:-1]):
+    for layer in range(chain.depth - 1):
+        sign = signs[chain.neurons(layer)].astype(np.float64)
         weight, bias = chain.weights[layer] @ weight, chain.weights[layer] @ bias + chain.biases[layer]
         rows.append(sign[:, None] * weight)
         sides.append(-sign * bias)
@@ -76,4 +77,4 @@ def _best_of_region(chain: CertifiedChain, signs: Signs, level: float, z: Array)
     relaxation = Relaxation(region, level_region(region, level), more)
     outputs = signs[chain.neurons(-1)] if chain.norm == "l1" else np.zeros(len(chain.y), dtype=np.int8)
     solved = NodeProgram(relaxation).solve(outputs, cutoff=level)
-    return relaxation.code(solved.x) if -np.inf < solved.value < level else z
+    return (relaxation.code(solved.x) if -np.inf < solved.value < level else z), solved.value

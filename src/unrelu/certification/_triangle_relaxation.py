@@ -108,10 +108,11 @@ class Relaxation:
             # The inputs of the first layer are the code, in its frame.
             own, shift = (weight, bias) if layer else (weight * unit, weight @ center + bias)
             self.pre.append((_placed(own, self.size, column), shift))
+            if layer == chain.depth - 1:
+                parts += self._errors(own, column, shift)
+                break
             column = k + int(chain.ends[layer])
-            if layer < chain.depth - 1:
-                parts += self._hidden(layer, _placed(np.eye(len(bias)), self.size, column), *self.pre[-1])
-        parts += self._errors(*self.pre[-1])
+            parts += self._hidden(layer, _placed(np.eye(len(bias)), self.size, column), *self.pre[-1])
         if more is not None:
             matrix, lo = _placed(more[0] * unit, self.size, 0), more[1] - more[0] @ center
             parts.append(RelaxationRows.of(CODE, np.zeros(len(lo), dtype=np.int64), 0.0, matrix, lo, np.inf))
@@ -139,8 +140,8 @@ class Relaxation:
             RelaxationRows.of(CHORD, number[chord], rise, h[chord] - _times(rise, u[chord]), -np.inf, end),
         ]
 
-    def _errors(self, v: sparse.csr_array, shift: Array) -> list[RelaxationRows]:
-        """The rows error + sigma v >= side of the outputs, with v their pre-activations without ``shift``."""
+    def _errors(self, weight: Array, column: int, shift: Array) -> list[RelaxationRows]:
+        """The rows error + sigma v >= side of the outputs; v = ``weight`` x + ``shift``, with x from ``column`` on."""
         y, c = self.chain.y, self.chain.slopes[-1]
         number = np.arange(self.chain.ends[-2], self.chain.ends[-1])
         low, positive = self.region.low[number], y > 0
@@ -157,7 +158,14 @@ class Relaxation:
         def lines(kind: int, chosen: Flags, sigma: Array, side: Array) -> RelaxationRows:
             at, slope = np.flatnonzero(chosen), sigma[chosen]
             lo = side[at] - slope * shift[at] if kind == ERROR else -np.inf
-            return RelaxationRows.of(kind, number[at], -slope, error[at] + _times(slope, v[at]), lo, np.inf)
+            return RelaxationRows.of(
+                kind,
+                number[at],
+                -slope,
+                error[at] + _placed(slope[:, None] * weight[at], self.size, column),
+                lo,
+                np.inf,
+            )
 
         return [
             lines(ERROR, left > 0, left, left * least),
@@ -165,7 +173,7 @@ class Relaxation:
             lines(ERROR, np.ones_like(positive), np.full(len(y), -1.0), -y),
             lines(IF_ACTIVE, open_, np.ones(len(y)), y),
             lines(IF_INACTIVE, open_, c, y),
-            RelaxationRows.of(SIGN, number[open_], -1.0, v[open_], -np.inf, np.inf),
+            RelaxationRows.of(SIGN, number[open_], -1.0, _placed(weight[open_], self.size, column), -np.inf, np.inf),
         ]
 
     def sides(self, signs: Signs) -> tuple[Array, Array]:
@@ -193,13 +201,16 @@ class Relaxation:
         z = np.where(unit * t <= lower - center + _AT * unit, lower, center + unit * t)
         return self.chain.bounds.clip(np.where(unit * t >= upper - center - _AT * unit, upper, z))
 
+    def pre_activations(self, x: Array) -> Array:
+        """The pre-activations of all neurons at a point, (N,)."""
+        return np.concatenate([part @ x + shift for part, shift in self.pre])
+
     def violations(self, x: Array, signs: Signs) -> tuple[Array, Array]:
         """h - u and h - c u at a point, (N,) each; 0 if a neuron is decided or agrees with its activation.
 
         For outputs whose error is not convex (sums of errors only), both are the error minus its envelope.
         """
-        chain, hidden = self.chain, int(self.chain.ends[-2])
-        u = np.concatenate([part @ x + shift for part, shift in self.pre])
+        chain, hidden, u = self.chain, int(self.chain.ends[-2]), self.pre_activations(x)
         h, slopes = x[chain.latent_dim : chain.latent_dim + hidden], np.concatenate(chain.slopes)
         miss = np.maximum(chain.errors(u[hidden:]) - x[len(x) - self._sums :], 0.0)
         above = np.concatenate([h - u[:hidden], miss])
@@ -207,16 +218,6 @@ class Relaxation:
         small = _AGREES * (1 + float(np.abs(x).max(initial=0.0)))
         agrees = ~chain.bent | (signs != 0) | (self.decided != 0) | (np.minimum(above, below) <= small)
         return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
-
-    def missed(self, x: Array, signs: Signs) -> tuple[Flags, Flags]:
-        """Which neurons are not active at a point, and which are not inactive; these sides may be empty."""
-        on, off = (violation > 0 for violation in self.violations(x, signs))
-        if self.chain.norm == "l1":
-            u, shift = self.pre[-1]
-            outputs, v = self.chain.neurons(-1), u @ x + shift
-            open_ = self.chain.bent[outputs] & (signs[outputs] == 0) & (self.decided[outputs] == 0)
-            on[outputs], off[outputs] = open_ & (v < 0), open_ & (v > 0)
-        return on, off
 
     def multipliers(self, y: Array, of_error: bool = True) -> Multipliers:
         """The multipliers of a bound from those of all rows, (M,).

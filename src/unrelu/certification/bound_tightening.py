@@ -19,7 +19,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
-# The multipliers of sums are enlarged by this share, so that rounding errors cannot make a coefficient negative.
+# The multipliers of sums give each h this share more than its coefficient, so that rounding cannot leave it less.
 _MORE = 1e-9
 
 
@@ -43,19 +43,23 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
 
 
 def _largest_sum(chain: CertifiedChain, region: Region, layer: int) -> Multipliers | None:
-    """The multipliers of the largest sum of a ReLU layer's outputs h >= 0, from the intervals of the next layer."""
-    at, weight = chain.neurons(layer + 1), chain.weights[layer + 1]
-    low, high = region.low[at], region.high[at]
-    n, shift = weight.shape[1], chain.biases[layer + 1]
-    far = np.full(n, np.inf)
-    solved = solve(LinearProgram(-np.ones(n), sparse.csc_array(weight), low - shift, high - shift, np.zeros(n), far))
+    """The multipliers of the largest sum of a ReLU layer's outputs h >= 0, from the intervals of the next layer.
+
+    They solve the dual program, which has a row for each h: min high . p - low . q subject to W^T (p - q) >= 1.
+    """
+    at, weight, shift = chain.neurons(layer + 1), chain.weights[layer + 1], chain.biases[layer + 1]
+    above, below = np.flatnonzero(np.isfinite(region.high[at])), np.flatnonzero(np.isfinite(region.low[at]))
+    matrix = sparse.csc_array(np.vstack([weight[above], -weight[below]]).T)
+    cost = np.concatenate([(region.high[at] - shift)[above], (shift - region.low[at])[below]])
+    n, size = matrix.shape
+    least, far = np.full(n, 1 + _MORE), np.full(n, np.inf)
+    solved = solve(LinearProgram(cost, matrix, least, far, np.zeros(size), np.full(size, np.inf)))
     if solved.status is not LpStatus.OPTIMAL:
         return None
-    slopes = np.zeros(chain.ends[-1])
-    # By rounding, a row without an upper or lower side may have a multiplier for it, and the bound would be infinite.
-    ends = np.where(np.isinf(high), 0.0, -np.inf), np.where(np.isinf(low), 0.0, np.inf)
-    slopes[at] = -np.clip(solved.row_dual, *ends)
-    return Multipliers(np.zeros(len(chain.y)), slopes).times(1 + _MORE)
+    y, slopes = np.maximum(solved.x, 0.0), np.zeros(chain.ends[-1])
+    slopes[at] += np.bincount(above, y[: len(above)], len(weight))
+    slopes[at] -= np.bincount(below, y[len(above) :], len(weight))
+    return Multipliers(np.zeros(len(chain.y)), slopes)
 
 
 def _balance(weight: Array) -> Array:

@@ -246,9 +246,9 @@ def _examined(
     if quick and not isinstance(network, Network):
         for i in np.flatnonzero(np.isfinite(z).all(axis=1)):
             code, measured = torch.from_numpy(z[[i]]), operator.take(np.array([i]))
-            least, sure = certain_in_single(network, code, measured)
+            smallest, sure = certain_in_single(network, code, measured)
             if sure and not bent(network, code, measured).any():
-                rank[i], dimension[i], sigma[i] = k, 0, least
+                rank[i], dimension[i], sigma[i] = k, 0, smallest
     rest = np.flatnonzero(rank < 0)
     for places, codes in _chunks(network, z[rest], operator.take(rest)):
         part = rest[places]

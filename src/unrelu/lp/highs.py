@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import highspy
 import numpy as np
@@ -192,7 +193,7 @@ class LiveProgram:
     """A linear program that HiGHS keeps, solved under other sides and costs from the basis of an earlier solution."""
 
     def __init__(self, program: LinearProgram) -> None:
-        self._solver = _Silent()
+        self._solver: Any = _Silent()
         options: dict[str, Option] = {"output_flag": False, "threads": 1, "presolve": "off", "solver": "simplex"}
         tolerances = dict.fromkeys(("primal_feasibility_tolerance", "dual_feasibility_tolerance"), _LIVE_TOLERANCE)
         for name, value in {**options, **tolerances}.items():
