@@ -58,7 +58,7 @@ def _adjacent(chain: CertifiedChain, z: Array, signs: Signs) -> Signs:
 
 
 def _best_of_region(chain: CertifiedChain, signs: Signs, level: float, z: Array) -> tuple[Array, float]:
-    """The best code with these signs of the hidden neurons, if its F is below the level, else z; and a bound on F there.
+    """The best code with these signs of the hidden neurons, or z if its F is not below the level; and a bound on F.
 
     The chain is affine there, so that it is one layer, with the signs as rows. For the sum of errors, the signs of the
     outputs are fixed as well.
