@@ -103,8 +103,8 @@ WRONG = (
 def test_values_of_wrong_types(wrong, tmp_path):
     """With the digest of the changed values: where they can be read all the same, the certificate does not verify.
 
-    What is said of the effort is a remark. A lower bound or an eps below those that were proved still follow, and so does
-    a bound from a region of a higher level.
+    What is said of the effort is a remark. A lower bound or an eps below those that were proved still follow, and so
+    does a bound from a region of a higher level.
     """
     with np.load(good(tmp_path)) as data:
         table, path = {name: data[name] for name in data.files}, tmp_path / "wrong.npz"
