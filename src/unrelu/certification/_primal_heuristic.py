@@ -27,8 +27,8 @@ def best_nearby(chain: CertifiedChain, z: Array) -> Array:
     On a linear region the program at the level of the best F finds a code with F below it, or shows that there is
     none. Neurons that are at their kink at this code are then given the other sign.
     """
-    best, value, flipped = z, chain.objective(z), False
-    signs = _signs(chain, z)
+    best, flipped = min((z, chain.at_bounds(z)), key=chain.objective), False
+    value, signs = chain.objective(best), _signs(chain, best)
     for _ in range(_ROUNDS):
         if value <= 0:
             break

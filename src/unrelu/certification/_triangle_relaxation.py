@@ -29,8 +29,6 @@ Signs = npt.NDArray[np.int8]
 # line below the envelope of an error; IF_ACTIVE and IF_INACTIVE: such lines of outputs that are decided; CODE: of z.
 INACTIVE, ACTIVE, CHORD, SIGN, ERROR, IF_ACTIVE, IF_INACTIVE, CODE = range(8)
 
-# A coordinate this near to a bound, relative to the distance of the bounds, is at the bound.
-_AT = 1e-12
 # A violation below this share of the largest unknown is a rounding error.
 _AGREES = 1e-9
 
@@ -192,14 +190,9 @@ class Relaxation:
         return lo, hi
 
     def code(self, x: Array) -> Array:
-        """The code z of a point, inside the bounds; exactly at a bound if it is there up to rounding."""
-        t = x[: self.chain.latent_dim]
-        if self.chain.bounds is None:
-            return t
+        """The code z of a point, see :meth:`CertifiedChain.at_bounds`."""
         center, unit = self.chain.frame
-        lower, upper = self.chain.bounds.lower, self.chain.bounds.upper
-        z = np.where(unit * t <= lower - center + _AT * unit, lower, center + unit * t)
-        return self.chain.bounds.clip(np.where(unit * t >= upper - center - _AT * unit, upper, z))
+        return self.chain.at_bounds(center + unit * x[: self.chain.latent_dim])
 
     def pre_activations(self, x: Array) -> Array:
         """The pre-activations of all neurons at a point, (N,)."""
