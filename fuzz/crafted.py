@@ -1008,7 +1008,8 @@ def checkpoint_of_many_layers(folder: Path, canary: Path) -> Path:
 
 @crafted("certificate", r"would decompress to")
 def certificate_bomb(folder: Path, canary: Path) -> Path:
-    return zipped(folder / "c.npz", {"z.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
+    kind = header("'<U20'", "()") + "unrelu certificate 1".encode("utf-32-le")
+    return zipped(folder / "c.npz", {"format.npy": kind, "z.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
 
 
 def run_folder(folder: Path, **entries: Any) -> Path:

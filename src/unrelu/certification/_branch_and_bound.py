@@ -99,7 +99,8 @@ class BranchAndBound:
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""
-        if self.level <= 0:
+        self.stopped = self.limits.reached(self.visited)
+        if self.level <= 0 or self.stopped:
             return
         if self.chain.norm == "l1":
             # Most outputs can only have one of the two signs, and without it the bound may stay at 0.
