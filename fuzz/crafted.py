@@ -243,10 +243,10 @@ def npy_that_is_a_socket(folder: Path, canary: Path) -> Path:
     return folder / "y.npy"
 
 
-@crafted("certificate", r"c\.json is a named pipe")
+@crafted("certificate", r"c\.npz is a named pipe")
 def certificate_that_is_a_pipe(folder: Path, canary: Path) -> Path:
-    os.mkfifo(folder / "c.json")
-    return folder / "c.json"
+    os.mkfifo(folder / "c.npz")
+    return folder / "c.npz"
 
 
 @crafted("model", r"would decompress to 65 MiB .*at most 64 MiB are read, pass a larger max_bytes=")
@@ -1006,19 +1006,10 @@ def checkpoint_of_many_layers(folder: Path, canary: Path) -> Path:
 # --- certificates, runs and formulas ----------------------------------------------------------------------------------
 
 
-@crafted("certificate", r"c\.json cannot be read as JSON")
-def certificate_nested_without_end(folder: Path, canary: Path) -> Path:
-    return written(folder / "c.json", b"[" * 10**6)
-
-
-@crafted("certificate", r"c\.json has .*; at most 2 MiB are read")
-def certificate_of_many_lists(folder: Path, canary: Path) -> Path:
-    return written(folder / "c.json", b"[" + b"[]," * 10**6 + b"0]")
-
-
 @crafted("certificate", r"would decompress to")
 def certificate_bomb(folder: Path, canary: Path) -> Path:
-    return zipped(folder / "c.npz", {"z.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
+    kind = header("'<U20'", "()") + "unrelu certificate 1".encode("utf-32-le")
+    return zipped(folder / "c.npz", {"format.npy": kind, "z.npy": header("'|u1'", f"({LARGE},)") + bytes(LARGE)})
 
 
 def run_folder(folder: Path, **entries: Any) -> Path:

@@ -227,8 +227,8 @@ def test_certificates_do_not_depend_on_units(certified, tmp_path):
     assert there.status is here.status
     np.testing.assert_allclose([there.lower / unit, there.upper / unit], [here.lower, here.upper], rtol=2e-6)
     np.testing.assert_allclose(there.box, here.box, rtol=1e-6)
-    there.save(tmp_path / "c.json")
-    for found in (there, unrelu.Certificate.load(tmp_path / "c.json")):
+    there.save(tmp_path / "c.npz")
+    for found in (there, unrelu.Certificate.load(tmp_path / "c.npz")):
         assert found.flaw(network, y) is None
 
 
@@ -236,7 +236,6 @@ def test_a_certificate_in_other_units_is_refused(certified):
     _, _, found, network, y = certified
     for exponents in ((), (1, *found.exponents[1:]), found.exponents[:-1], (0, 5000), (0, -5000)):
         forged = replace(found, exponents=exponents)
-        forged = replace(forged, _digest=unrelu.certification.certificate.digest(forged))
         assert forged.flaw(network, y) is not None
 
 

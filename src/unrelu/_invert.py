@@ -272,7 +272,7 @@ def _diagnosed(result: Inversion) -> Inversion:
     k = problem.network.latent_dim
     residual = problem.residual_of(result.reconstruction)
     fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(residual)
-    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds, wanted=fits)
+    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds)
     identifiable = free == 0
     # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
     doubtful = np.flatnonzero(fits & identifiable & (rank == k))

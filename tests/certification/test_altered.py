@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from functools import cache
@@ -13,7 +12,7 @@ import pytest
 import unrelu
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification._certificate_file import digest
+from unrelu.certification._certificate_file import table_of
 from unrelu.certification.certificate import Certificate
 from unrelu.certification.certified_chain import chain_of
 from unrelu.certification.proof import ProofStatus
@@ -47,7 +46,8 @@ def test_the_certificates_have_all_parts():
     """Against tests of parts that are empty."""
     assert closed().status is ProofStatus.OPTIMAL
     assert len(closed().proof.parent) >= 5
-    assert len(closed().proof.lemma_kind)
+    assert len(closed().proof.sum_rows)
+    assert len(closed().proof.balance)
     assert len(closed().box_proof.open_leaf) == 1
     assert np.isfinite(closed().box).all()
     assert math.isinf(closed().radius)
@@ -57,25 +57,20 @@ def test_the_certificates_have_all_parts():
         assert found.flaw(NET, Y) is None
 
 
-@pytest.fixture(scope="module", params=["json", "npz"])
-def saved(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("certificates") / f"c.{request.param}"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("certificates") / "c.npz"
     closed().save(path)
     return path
 
 
-def table_of(path):
-    if path.suffix == ".json":
-        return json.loads(path.read_text())
+def arrays_of(path):
     with np.load(path) as data:
         return {name: data[name] for name in data.files}
 
 
 def write(table, path):
-    if path.suffix == ".json":
-        path.write_text(json.dumps(table))
-    else:
-        np.savez(path, **table)
+    np.savez(path, **table)
     return path
 
 
@@ -89,37 +84,36 @@ def refused(path):
 
 def altered(value):
     """Every scalar changed in ways that a cast could undo, and a sample of the entries of an array."""
-    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
-        array = np.asarray(value)
-        for place in np.unique(np.linspace(0, array.size - 1, 7).astype(int)) if array.size else []:
-            for change in (1, 0.5) if array.dtype.kind == "f" else (1, -1):
-                new = array.copy()
+    if value.ndim:
+        for place in np.unique(np.linspace(0, value.size - 1, 7).astype(int)) if value.size else []:
+            for change in (1, 0.5) if value.dtype.kind == "f" else (1, -1):
+                new = value.copy()
                 new.reshape(-1)[place] += change
-                yield new.tolist() if isinstance(value, list) else new
-        shorter = array[:-1] if len(array) else np.ones(1)
-        yield shorter.tolist() if isinstance(value, list) else shorter
+                yield new
+        yield value[:-1] if len(value) else np.ones(1, value.dtype)
         return
-    plain = value.item() if isinstance(value, np.ndarray) else value
+    plain = value.item()
     if isinstance(plain, bool):
         changed = [not plain, 2]
     elif isinstance(plain, int | float):
         changed = [plain + 1, plain + 0.5, -plain - 1, math.nextafter(plain, -math.inf) if plain else 1e-300]
         changed = [number for number in changed if number != plain]
     else:
-        changed = [plain + "x"] + ["0.5"] * (plain == "inf")
-    yield from (np.asarray(new) for new in changed) if isinstance(value, np.ndarray) else changed
+        changed = [plain + "x"]
+    yield from map(np.asarray, changed)
 
 
 def test_what_was_saved_verifies(saved):
     loaded = Certificate.load(saved)
     assert loaded.flaw(NET, Y) is None
-    assert digest(loaded) == digest(closed())
+    for name, value in table_of(closed()).items():
+        np.testing.assert_array_equal(table_of(loaded)[name], value)
     assert loaded.history == closed().history
     assert loaded.message == closed().message
 
 
 def test_any_number_changed_is_refused(saved, tmp_path):
-    table, path = table_of(saved), tmp_path / saved.name
+    table, path = arrays_of(saved), tmp_path / saved.name
     count = 0
     for name, value in table.items():
         for new in altered(value):
@@ -129,22 +123,17 @@ def test_any_number_changed_is_refused(saved, tmp_path):
 
 
 def test_any_key_left_out_is_refused(saved, tmp_path):
-    table = table_of(saved)
+    table = arrays_of(saved)
     for name in table:
         rest = {key: value for key, value in table.items() if key != name}
         assert refused(write(rest, tmp_path / saved.name)), name
 
 
-# --- with the digest of the changed numbers ---------------------------------------------------------------------------
-
-
-def forged(found, **changes):
-    changed = replace(found, **changes)
-    return replace(changed, _digest=digest(changed))
+# --- by the mathematics -----------------------------------------------------------------------------------------------
 
 
 def flawed(found, **changes):
-    return forged(found, **changes).flaw(NET, Y)
+    return replace(found, **changes).flaw(NET, Y)
 
 
 def with_rows(rows, change):
@@ -232,10 +221,10 @@ def changes_of_proofs():
         "parent after its child": {"parent": forward},
         "decision of no neuron": {"neuron": np.where(proof.neuron >= 0, 10**6, -1)},
         "decision of two": {"sign": 2 * proof.sign},
-        "lemma of no kind": {"lemma_kind": proof.lemma_kind + 4},
-        "lemma about nothing": {"lemma_index": proof.lemma_index + 10**6},
-        "lemma about the last": {"lemma_index": proof.lemma_index - 10**6},
-        "lemma dropped": {"lemma_kind": proof.lemma_kind[1:]},
+        "lemma about the outputs": {"sum_rows": proof.leaf_rows},
+        "lemma of another length": {"balance": proof.balance[1:]},
+        "lemmas dropped": {"sum_rows": proof.open_rows, "balance": proof.balance[:0]},
+        "balance of no number": {"balance": proof.balance * math.nan},
         "index out of range": {"leaf_rows": replace(proof.leaf_rows, index=proof.leaf_rows.index + 10**6)},
         "negative index": {"leaf_rows": replace(proof.leaf_rows, index=proof.leaf_rows.index - 10**6)},
         "pointer": {"leaf_rows": replace(proof.leaf_rows, pointer=proof.leaf_rows.pointer[::-1].copy())},
@@ -244,7 +233,7 @@ def changes_of_proofs():
         "signs of multipliers": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__imul__(-1))},
         "no number": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__setitem__(0, math.nan))},
         "huge": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.fill(1.7e308))},
-        "lemmas' numbers": {"lemma_rows": with_rows(proof.lemma_rows, lambda value: value.fill(1.7e308))},
+        "lemmas' numbers": {"sum_rows": with_rows(proof.sum_rows, lambda value: value.fill(1.7e308))},
     }  # fmt: skip
 
 
@@ -266,7 +255,7 @@ def test_other_multipliers_never_prove_more_than_is_true():
         def spoil(value, size=size):
             value *= 1 + size * rng.standard_normal(len(value))
 
-        names = ("lemma_rows", "leaf_rows", "open_rows")
+        names = ("sum_rows", "leaf_rows", "open_rows")
         proof, inside = (
             replace(one, **{name: with_rows(getattr(one, name), spoil) for name in names})
             for one in (closed().proof, closed().box_proof)
@@ -286,7 +275,7 @@ def test_a_radius_that_was_not_proved():
     assert "among codes" in found.message
     assert found.verify(net, y)
     for radius in (math.inf, 1e5, math.nan):
-        assert "about codes up to" in forged(found, radius=radius).flaw(net, y)
+        assert "about codes up to" in replace(found, radius=radius).flaw(net, y)
 
 
 def test_a_radius_that_is_not_that_of_the_proofs():
@@ -295,16 +284,7 @@ def test_a_radius_that_is_not_that_of_the_proofs():
     _, net, y, _ = problem(9)
     found = unrelu.certify(net, y, norm="linf", noise="uniform:1", seed=0)
     for radius in (-1.0, 0.0, 9999.0):
-        assert "about codes up to" in forged(found, radius=radius).flaw(net, y)
-
-
-@pytest.mark.parametrize("found", [closed, of_sums, stopped])
-def test_nodes_and_seconds_that_contradict_the_proof_or_the_history(found):
-    found = found()
-    for nodes in (-1, 0, len(found.proof.parent) - 1, found.history[-1].nodes - 1):
-        assert flawed(found, nodes=nodes) is not None, nodes
-    for seconds in (-1.0, math.nan, math.inf, found.history[-1].seconds / 2):
-        assert flawed(found, seconds=seconds) is not None, seconds
+        assert "about codes up to" in replace(found, radius=radius).flaw(net, y)
 
 
 def test_an_exact_fit_took_no_relaxations():
@@ -312,29 +292,11 @@ def test_an_exact_fit_took_no_relaxations():
     found = unrelu.certify(NET, y)
     assert (found.status, found.nodes, found.proof) == (ProofStatus.EXACT_FIT, 0, None)
     assert found.verify(NET, y)
-    assert "nodes is 5" in forged(found, nodes=5).flaw(NET, y)
-    assert "codes up to" in forged(found, radius=3.0).flaw(NET, y)
+    assert "codes up to" in replace(found, radius=3.0).flaw(NET, y)
 
 
-def test_a_history_that_cannot_have_been():
-    history = closed().history
-    first, last = history[0], history[-1]
-    assert len(history) >= 2
-    for moments in (
-        history[::-1],
-        (replace(first, seconds=-1.0), *history[1:]),
-        (replace(first, nodes=-1), *history[1:]),
-        (replace(first, lower=-1.0), *history[1:]),
-        (replace(first, lower=last.lower * 1.01), *history[1:]),
-        (replace(first, upper=last.upper * 0.99), *history[1:]),
-        (*history[:-1], replace(last, lower=closed().lower * 1.01)),
-        (*history[:-1], replace(last, upper=closed().upper * 0.99)),
-        (*history[:-1], replace(last, seconds=closed().seconds + 1)),
-        (*history[:-1], replace(last, nodes=closed().nodes + 1)),
-        *((*history, replace(last, **{name: math.nan})) for name in ("seconds", "lower", "upper")),
-        *((*history, replace(last, **{name: math.inf})) for name in ("seconds", "lower", "upper")),
-    ):
-        assert "history" in flawed(closed(), history=moments)
+def test_the_effort_is_a_remark():
+    assert flawed(closed(), nodes=10**6, seconds=1e9, history=()) is None
 
 
 # --- another network, observation or operator -------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from tests.certification.brute_force import error_at, layers_of, optimum
 from tests.certification.exact import exact, random_case
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification._certificate_file import digest
 from unrelu.certification.bound_propagation import forward_propagation
 from unrelu.certification.safe_bounds import Region, lower_bound
 from unrelu.errors import InputError
@@ -226,11 +225,10 @@ def bounded():
     return net, y, found
 
 
-@pytest.mark.parametrize("suffix", ["json", "npz"])
-def test_bounds_are_saved(bounded, suffix, tmp_path):
+def test_bounds_are_saved(bounded, tmp_path):
     net, y, found = bounded
-    found.save(tmp_path / f"c.{suffix}")
-    again = unrelu.Certificate.load(tmp_path / f"c.{suffix}")
+    found.save(tmp_path / "c.npz")
+    again = unrelu.Certificate.load(tmp_path / "c.npz")
     assert np.array_equal(again.bounds, found.bounds)
     assert again.verify(net, y)
     assert not replace(again, bounds=again.bounds * 2).verify(net, y)
@@ -240,8 +238,7 @@ def test_forged_bounds_are_refused(bounded):
     net, y, found = bounded
 
     def flaw(**changes):
-        changed = replace(found, **changes)
-        return replace(changed, _digest=digest(changed)).flaw(net, y)
+        return replace(found, **changes).flaw(net, y)
 
     box = found.bounds
     assert flaw() is None

@@ -56,7 +56,7 @@ def rows(folder: str = "out") -> list[dict]:
 
 # --- certify ----------------------------------------------------------------------------------------------------------
 
-PROOFS = ["bounds.png", "box.png", "certificate-0.json", "certificates.jsonl", "codes.npy"]
+PROOFS = ["bounds.png", "box.png", "certificate-0.npz", "certificates.jsonl", "codes.npy"]
 
 
 def test_certify_writes_certificates_that_verify(run):
@@ -68,7 +68,7 @@ def test_certify_writes_certificates_that_verify(run):
     lines = [json.loads(line) for line in Path("out/certificates.jsonl").read_text().splitlines()]
     assert np.load("out/codes.npy").shape == (4, 3)
     for i, (row, one) in enumerate(zip(lines, y, strict=True)):
-        certificate = unrelu.Certificate.load(f"out/certificate-{i}.json")
+        certificate = unrelu.Certificate.load(f"out/certificate-{i}.npz")
         assert certificate.verify(network, one)
         assert (row["index"], row["status"], row["lower"]) == (i, certificate.status.name, certificate.lower)
         assert row["box"] is not None
@@ -490,7 +490,7 @@ def test_certificates_within_bounds(run):
     assert status == 0
     assert "error over codes within the bounds" in out
     y = np.load("noisy.npy")
-    first = unrelu.Certificate.load("out/certificate-0.json")
+    first = unrelu.Certificate.load("out/certificate-0.npz")
     assert (first.bounds == [-0.5, 0.5]).all()
     assert first.verify(unrelu.load("net.npz"), y[0])
     line = json.loads(Path("out/certificates.jsonl").read_text().splitlines()[0])

@@ -13,7 +13,7 @@ import unrelu
 from tests.opaque_modules import Untraceable, made
 from tests.support import EPS, image_network, paper_network, random_network, rounding
 from unrelu.diagnostics import identifiability
-from unrelu.diagnostics.identifiability import certain, certain_in_single, local_rank
+from unrelu.diagnostics.identifiability import certain_in_single, local_rank
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
 from unrelu.models.activations import Activation
@@ -248,7 +248,7 @@ def test_where_hidden_neurons_are_at_their_kink_full_rank_still_tells():
     assert (dead.rank, dead.identifiable) == (1, False)
 
 
-def test_hidden_kinks_of_full_rank_whatever_their_signs_are_told_without_the_regions():
+def test_hidden_kinks_of_full_rank_whatever_their_signs():
     """The difference of two equal inputs is the kink."""
     second = np.random.default_rng(0).standard_normal((8, 5))
     first = unrelu.from_arrays([np.vstack([np.eye(2), [[1.0, -1.0]], -np.eye(2)])])
@@ -256,10 +256,6 @@ def test_hidden_kinks_of_full_rank_whatever_their_signs_are_told_without_the_reg
     kinked = Network((*first.layers, *last.layers), (2,))
     expected = unrelu.identifiability(kinked, [1.0, 1.0])
     assert (expected.rank, expected.dimension) == (2, 0)
-    code, whole = torch.ones((1, 2), dtype=torch.float64), read_operator(None, (8,), (1, 8))
-    sigma, sure = certain(kinked, kinked.to(torch.float32), code, whole, np.ones(1, dtype=bool))
-    assert sure[0]
-    assert sigma[0] == pytest.approx(expected.sigma_min, rel=1e-3)
 
 
 class Joined(nn.Module):
@@ -477,3 +473,34 @@ def test_rounding_of_hidden_layers_counts_where_their_terms_cancel():
     assert np.abs(y).max() < 100
     found = unrelu.invert(network, y, "exact")
     assert found.status.name != "EXACT_FIT" or not found.identifiable
+
+
+# --- kinks of generators without known layers -------------------------------------------------------------------------
+
+
+class Folded(nn.Module):
+    """|z_1| and z_2 through linear maps, and outputs that may end in a kink of their own."""
+
+    def __init__(self, hidden=True, outputs=0):
+        super().__init__()
+        self.hidden, self.outputs = hidden, outputs
+        self.last = nn.Linear(2, 12)
+
+    def forward(self, z):
+        h = torch.stack([z[:, 0].abs() if self.hidden else z[:, 0], torch.sin(z[:, 1])], dim=1)
+        x = self.last(h)
+        first = torch.maximum(z[:, :1] - 1.0, torch.zeros_like(z[:, :1])).expand(-1, self.outputs)
+        return torch.cat([first, x], dim=1)
+
+
+def test_kinks_without_known_layers_leave_it_unknown_unless_the_other_outputs_decide():
+    """At z_1 = 0 both signs give the same output, though every Jacobian there has rank 2."""
+    hidden = unrelu.from_torch(made(Folded), latent_shape=2)
+    told = unrelu.identifiability(hidden, [[0.0, 0.3], [0.5, 0.3]])
+    assert told.dimension.tolist() == [-1, 0]
+    assert told.identifiable.tolist() == [False, True]
+    assert local_rank(hidden, np.array([[0.0, 0.3]]))[1].tolist() == [-1]
+    at_output = unrelu.from_torch(made(lambda: Folded(hidden=False, outputs=3)), latent_shape=2)
+    assert unrelu.identifiability(at_output, [1.0, 0.3]).identifiable
+    shown = np.arange(15) < 4
+    assert unrelu.identifiability(at_output, [1.0, 0.3], shown).dimension == -1

@@ -3,12 +3,11 @@ r"""The smallest error over all codes: branch and bound on the signs of pre-acti
 The search uses a level t, a little below the error of the incumbent. For a code with F below t, every output error is
 below t. This makes the errors of outputs with y >= t convex. A node of the tree has decided the signs of some neurons.
 Its relaxation bounds F over its codes, and the node is closed when the bound reaches t. The node with the lowest bound
-is processed first. If the tree becomes large, the intervals of all neurons are computed and the tree is restarted: the
-chords of the intervals tighten the relaxation. Only bounds recomputed by :mod:`~unrelu.certification.safe_bounds`
-count. The primal heuristic finds the best code with the signs of a given code, by a sequence of small linear programs.
+is processed first. Only bounds recomputed by :mod:`~unrelu.certification.safe_bounds` count.
 
 Source: branch and bound that splits ReLUs as in R. Bunel, I. Turkaslan, P. Torr, P. Kohli and P. Mudigonda, "A unified
-view of piecewise linear neural network verification", NeurIPS 2018, algorithm 1.
+view of piecewise linear neural network verification", NeurIPS 2018, algorithm 1. Probing as in M. W. P. Savelsbergh,
+"Preprocessing and probing techniques for mixed integer programming problems", ORSA Journal on Computing 6 (1994).
 """
 
 from __future__ import annotations
@@ -20,125 +19,92 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.certification._primal_heuristic import best_nearby
 from unrelu.certification._triangle_relaxation import Relaxation
-from unrelu.certification.bound_propagation import Lemma, level_region, region_of
-from unrelu.certification.bound_tightening import Probing, backward_bounds, decided, latent_bounds, obbt_lemmas
+from unrelu.certification.bound_propagation import Lemmas, region_of
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.node_program import Limits, NodeProgram, Vertex
+from unrelu.certification.node_program import Limits, NodeProgram, Solved
 from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
+from unrelu.certification.safe_bounds import Multipliers
+from unrelu.lp.highs import Basis
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 Signs = npt.NDArray[np.int8]
 
-# The most programs of the primal heuristic, and the share of F that is not worth another one.
-_ROUNDS, _ENOUGH = 40, 1e-9
-# Lemmas hold for codes with F up to this multiple of the best known error, so that such codes exist.
-_REACH = 1.001
 # Seconds per open node at the end of the search: its bound is computed, and recomputed from the proof.
 _CHECK = 7e-4
 # The primal heuristic runs at every 16th node, and whenever a better code is found.
 _HEURISTIC_EVERY = 16
-# Number of nodes after which intervals are computed, and the most repetitions while it helps.
-_PATIENCE, _TIGHTENINGS = 1000, 3
-
-
-def primal_heuristic(chain: CertifiedChain, z: Array) -> Array:
-    """The best code among those with the signs of the hidden neurons at z; its F is at most that of z.
-
-    For the largest error, F is quasi-convex there: the program at level t finds a code with F below t, or shows that
-    there is none. The level is the best F so far, and then halfway to the program's bound while a gain is possible. For
-    the sum of errors, the signs of the outputs are fixed as well.
-    """
-    signs = np.concatenate([np.where(u > 0, 1, -1) for u in chain.pre_activations(z)]).astype(np.int8)
-    if chain.norm == "linf":
-        signs[chain.ends[-2] :] = 0
-    best, value, least = z, chain.objective(z), 0.0
-    level = value
-    for _ in range(_ROUNDS):
-        if level <= 0 or value - least <= _ENOUGH * value:
-            break
-        relaxation = Relaxation(chain, level_region(chain, level), signs)
-        solved = NodeProgram(relaxation).solve(signs, cutoff=level)
-        least = max(least, min(solved.value, level))
-        if not solved.closed and solved.finished:
-            trial = relaxation.code(solved.x)
-            reached = chain.objective(trial)
-            if reached < value:
-                best, value = trial.copy(), reached
-        level = value if value < level else (value + least) / 2
-    return best
+# Passes of probing over the undecided neurons.
+_PASSES = 4
+# Multipliers of an empty node are enlarged by powers of this, up to its 6th, until they prove the level.
+_ENLARGED = 100.0
 
 
 @dataclass(frozen=True, eq=False)
 class OpenNode:
-    """The solution of an open node's relaxation: its vertex, its point and its level."""
+    """The solution of an open node's relaxation: its basis, its point and its level."""
 
-    basis: Vertex
+    basis: Basis
     point: Array
     level: float
 
 
 class BranchAndBound:
-    """One branch and bound. For 20-60-784 an open node takes about 4 KB, a closed one 2 KB and a split one 200 bytes.
+    """One branch and bound. For 20-60-784 an open node takes about 8 KB, a closed one 2 KB and a split one 200 bytes.
 
     Args:
         chain, limits: the observation, and the limits of the search.
-        z: the best known code, (k,).
+        lemmas, reach: bounds of hidden layers, and the level up to which they hold.
+        z: the best known code, (k,); None to search for codes with F below ``reach``, which stays the level.
 
     Attributes:
         z, upper, exact: the best known code, its F, and whether it fits exactly.
-        level: the closed nodes contain no code with F below it.
-        lemmas, reach: the lemmas of the relaxations, and the level up to which they hold.
         tree: the nodes.
         visited: number of solved relaxations.
         history: the bounds over time.
         stopped: the limit that ended the search, or None.
     """
 
-    def __init__(self, chain: CertifiedChain, z: Array, limits: Limits) -> None:
-        self.chain, self.limits = chain, limits
-        self._start, self.visited = now(), 0
+    def __init__(
+        self, chain: CertifiedChain, lemmas: Lemmas, reach: float, limits: Limits, z: Array | None = None
+    ) -> None:
+        self.chain, self.reach, self.limits, self._improves = chain, reach, limits, z is not None
+        self.z = np.zeros(chain.latent_dim) if z is None else z
+        self.upper = math.inf if z is None else chain.objective(z)
+        self.exact = z is not None and chain.exact(z)
+        self.tree, self.visited = Tree(chain), 0
         self.history: list[BoundsAt] = []
         self.stopped: str | None = None
-        self._sharpened = False
-        self.z = primal_heuristic(chain, z)
-        self.upper, self.exact = chain.objective(self.z), chain.exact(self.z)
-        self.reach = _REACH * self.upper
-        self.lemmas: list[Lemma] = backward_bounds(chain, self.reach, limits.end)
+        self._start = now()
         # The effect of a neuron on the next layer: the norm of its column of the weights.
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
-        self._begin()
+        self._heap: list[tuple[float, int]] = []
+        self._open: dict[int, OpenNode] = {}
+        self._regions = region_of(chain, reach, lemmas)
+        self._build()
 
     @property
     def level(self) -> float:
         """A level just below the best known error; a node without codes below it is closed."""
-        return max(0.0, self.upper - GAP / 2 * max(self.upper, EXACT_FIT_TOLERANCE * self.chain.scale))
-
-    def _begin(self) -> None:
-        """Begin a new tree with relaxations from the present lemmas."""
-        self.tree = Tree(self.chain)
-        self._heap: list[tuple[float, int]] = []
-        self._open: dict[int, OpenNode] = {}
-        self._regions = region_of(self.chain, self.reach, self.lemmas)
-        self._signs = decided(self.chain, self._regions.sharp)
-        self._build()
+        return max(0.0, min(self.reach, self.upper - GAP / 2 * max(self.upper, EXACT_FIT_TOLERANCE * self.chain.scale)))
 
     def _build(self) -> None:
         self._level = self.level
         self._below = self._regions.at(self.chain, self.level)
-        relaxation = Relaxation(self.chain, self._below.sharp.signed(self._signs), self._signs)
-        self._program = NodeProgram(relaxation, self.limits)
+        self._program = NodeProgram(Relaxation(self.chain, self._below.sharp), self.limits)
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""
-        if self.level <= 0:
+        self.stopped = self.limits.reached(self.visited)
+        if self.level <= 0 or self.stopped:
             return
-        rounds = 0
         if self.chain.norm == "l1":
-            self._probe()
+            # Most outputs can only have one of the two signs, and without it the bound may stay at 0.
+            self.probe()
         else:
             self._record(0)
         while self._heap:
@@ -149,24 +115,59 @@ class BranchAndBound:
             self.stopped = self.limits.reached(self.visited, _CHECK * len(self._heap))
             if self.stopped:
                 break
-            if rounds < _TIGHTENINGS and len(self.tree) > _PATIENCE and self.chain.norm == "linf":
-                rounds = rounds + 1 if self._tighten_bounds() else _TIGHTENINGS
-                continue
             heapq.heappop(self._heap)
             self._split(number)
         for _, number in self._heap:
             self._prove_bound(number)
         self._note(self._heap[0][0] if self._heap else self.level)
 
-    def _probe(self) -> None:
-        """Begin by probing: for the sum of errors, most outputs can only have one of the two signs."""
-        probing = Probing(self.chain, self.level, self._regions.at(self.chain, self.level), self.limits)
-        probing.run()
-        self.tree, self.visited = probing.tree, self.visited + len(probing.tree)
-        if probing.now is not None:
-            self._signs = np.where(probing.signs != 0, probing.signs, self._signs).astype(np.int8)
-            self._build()
-            self._record(probing.leaf)
+    def probe(self) -> int | None:
+        """Begin with splits of which one side is closed at once; the leaf that stays open, None if none does."""
+        self._record(0)
+        for _ in range(_PASSES):
+            before = len(self.tree)
+            for neuron in np.flatnonzero(self.chain.bent):
+                if not self._heap or self.limits.reached(self.visited):
+                    break
+                self._decide(int(neuron))
+            if len(self.tree) == before or not self._heap or self.limits.over():
+                break
+        return self._heap[0][1] if self._heap else None
+
+    def _decide(self, neuron: int) -> None:
+        """Split the only open node at a neuron if its side without the node's point can be closed."""
+        number = self._heap[0][1]
+        opened, signs = self._open.get(number), self.tree.signs(number)
+        relaxation = self._program.relaxation
+        if opened is None or signs[neuron] or relaxation.decided[neuron]:
+            return
+        sign = -1 if relaxation.pre_activations(opened.point)[neuron] > 0 else 1
+        signs[neuron] = sign
+        solved = self._program.solve(signs, opened.basis if opened.level == self._level else None, self.level)
+        self.visited += 1
+        if solved.value < self.level:
+            return
+        shut = self.tree.add(number, neuron, sign)
+        if self._prove_bound(shut, solved) < self.level:
+            # Closed by the solver's bound but not by the safe one.
+            del self.tree.nodes[shut:]
+            return
+        self._heap.clear()
+        self._record(self.tree.add(number, neuron, -sign))
+        self._forget(number)
+
+    def ends(self, number: int) -> list[Multipliers]:
+        """The multipliers of bounds on z_1 ... z_k and -z_1 ... -z_k in an open leaf."""
+        k, unit = self.chain.latent_dim, self.chain.frame[1]
+        costs = np.vstack([np.eye(k, self._program.relaxation.size), -np.eye(k, self._program.relaxation.size)])
+        found = self._program.extremes(self.tree.signs(number), self.level, costs)
+        found += [None] * (2 * k - len(found))
+        return [
+            Multipliers(np.zeros(len(self.chain.y)), np.zeros(self.chain.ends[-1]))
+            if multipliers is None
+            else self.tree.safe(number, self._below, multipliers, of_error=False).times(float(unit[i % k]))
+            for i, multipliers in enumerate(found)
+        ]
 
     def _note(self, bound: float) -> None:
         """Add the bounds to the history if they have changed."""
@@ -174,25 +175,6 @@ class BranchAndBound:
         lower = max(min(bound, self.level), last.lower)
         if lower > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
             self.history.append(BoundsAt(now() - self._start, self.visited, lower, self.upper))
-
-    def _tighten_bounds(self) -> bool:
-        """Compute intervals; restart the tree with them if the root's bound improves enough."""
-        self.reach = _REACH * self.upper
-        found = obbt_lemmas(self.chain, self.reach, self.lemmas, self.limits)
-        if not found:
-            return False
-        before = self.tree.nodes[0].bound
-        lowest = min((bound for bound, _ in self._heap), default=self.level)
-        kept = self.lemmas, self.tree, self._heap, self._open, self._regions, self._signs
-        self.lemmas = self.lemmas + found
-        self._begin()
-        self._record(0)
-        bound = self.tree.nodes[0].bound
-        if bound >= self.level or bound - before > 0.2 * (lowest - before):
-            return True
-        self.lemmas, self.tree, self._heap, self._open, self._regions, self._signs = kept
-        self._build()
-        return False
 
     def _split(self, number: int) -> None:
         """Split a node, or solve it again if its relaxation is exact."""
@@ -208,6 +190,10 @@ class BranchAndBound:
             return
         for sign in (1, -1):
             self._record(self.tree.add(number, neuron, sign))
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        """Drop the solution of a node that was split."""
         del self._open[number]
         self.tree.nodes[number].row = NO_ROWS
 
@@ -225,46 +211,42 @@ class BranchAndBound:
     def _record(self, number: int) -> None:
         """Solve a node and keep its bound and solution."""
         node, opened = self.tree.nodes[number], self._open.get(self.tree.nodes[number].parent)
-        # The basis of an earlier level is not used, because rows and multipliers may have changed.
+        # The basis of an earlier level is not used, because rows may have changed.
         start = opened.basis if opened is not None and opened.level == self._level else None
         solved = self._program.solve(self.tree.signs(number), start, self.level)
         self.visited += 1
-        node.row, node.bound = MultiplierRows.of(solved.multipliers), solved.value
-        if opened is not None and not solved.finished and solved.value < self.tree.nodes[node.parent].bound:
+        node.row, node.bound = MultiplierRows.of(solved.multipliers), max(0.0, solved.value)
+        if opened is not None and solved.value < self.tree.nodes[node.parent].bound:
             # A bound for the parent holds for its children.
             node.row, node.bound = self.tree.nodes[node.parent].row, self.tree.nodes[node.parent].bound
-        if solved.closed:
-            if self._prove_bound(number) < self.level and self._sharpen():
-                self._prove_bound(number)
-            self._open.pop(number, None)
-            if node.bound >= self.level:
+        if solved.value >= self.level:
+            if self._prove_bound(number, solved) >= self.level:
+                self._open.pop(number, None)
                 return
-        else:
+        elif solved.value > -math.inf:
             self._open[number] = OpenNode(solved.basis, solved.x, self._level)
             self._offer(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
         heapq.heappush(self._heap, (node.bound, number))
 
-    def _prove_bound(self, number: int) -> float:
-        return self.tree.prove_bound(number, self._below, *self.tree.nodes[number].row)
-
-    def _sharpen(self) -> bool:
-        """Prove a smaller radius, at most once, because rounding errors grow with it."""
-        if self._sharpened:
-            return False
-        self._sharpened = True
-        found = latent_bounds(self.chain, self.reach, self.lemmas, self.limits.end)
-        if not found:
-            return False
-        self.lemmas = self.lemmas + found
-        self._regions = region_of(self.chain, self.reach, self.lemmas)
-        self._below = self._regions.at(self.chain, self._level)
-        return True
+    def _prove_bound(self, number: int, solved: Solved | None = None) -> float:
+        """Prove the bound of a node from its row, or from the multipliers of a solution."""
+        node = self.tree.nodes[number]
+        multipliers = next(iter(node.row)) if solved is None else solved.multipliers
+        bound = self.tree.prove_bound(number, self._below, multipliers)
+        for _ in range(6 if solved is not None and solved.empty else 0):
+            if bound >= self.level:
+                break
+            multipliers = Multipliers(multipliers.kappa, _ENLARGED * multipliers.slopes)
+            bound = self.tree.prove_bound(number, self._below, multipliers)
+        return bound
 
     def _offer(self, z: Array, inside: bool) -> None:
         """Keep a code if it is better than the best one; improve it first, if it is better or ``inside`` is True."""
+        if not self._improves:
+            return
         value = self.chain.objective(z)
         if inside or value < self.upper:
-            z = primal_heuristic(self.chain, z)
+            z = best_nearby(self.chain, z)
             value = self.chain.objective(z)
         if value < self.upper:
             self.z, self.upper, self.exact = z.copy(), value, self.chain.exact(z)

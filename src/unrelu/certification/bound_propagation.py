@@ -1,58 +1,38 @@
 r"""Bound propagation: intervals of all layers at codes with F(z) < level, backwards to the code and forwards again.
 
 Backwards, the intervals of a layer's outputs bound its inputs by the pseudo-inverse of its weights. Forwards, interval
-arithmetic bounds each layer by the one before. A lemma is a further bound, stored with the multipliers that prove it.
-Lemmas are applied in order: each may use intervals that earlier ones have proved. The first lemmas bound the hidden
-outputs and the code, from one small linear program for each layer (:mod:`~unrelu.certification.bound_tightening`).
+arithmetic bounds each layer by the one before. Lemmas are further bounds, stored with the multipliers that prove them
+(:mod:`~unrelu.certification.bound_tightening`). They are applied in order: each may use intervals that earlier ones
+have proved.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Region, Value, lower_bound
+from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.runtime.array_types import Array
 
-# Kinds of lemmas. SUM bounds the sum of a hidden ReLU layer's outputs, LOW and HIGH a pre-activation u from below and
-# from above, LATENT a latent coordinate, BALANCE the first layer from below, as not all of its u can be negative.
-SUM, LOW, HIGH, LATENT, BALANCE = range(5)
 # If nothing bounds the code, proofs hold for codes with |z_i| up to this.
 RADIUS = 1e4
 _UNIT = 2.0**-53
 
 
 @dataclass(frozen=True, eq=False)
-class Lemma:
-    """One bound.
+class Lemmas:
+    """Further bounds of the hidden layers and the code.
 
     Attributes:
-        kind: SUM, LOW, HIGH, LATENT or BALANCE.
-        index: a layer (SUM); a neuron (LOW, HIGH); i for a lower bound on z_i, k + i for one on -z_i (LATENT); 0
-            (BALANCE).
-        multipliers: the proof of the bound. For BALANCE, the slopes of the first layer are mu > 0 with W_1^T mu = 0.
+        sums: the multipliers of bounds on the sum of a hidden ReLU layer's outputs, from the last such layer backwards.
+        balance: mu > 0 with W_1^T mu = 0, (n_1,), by which upper bounds of the first layer bound the code; or empty.
     """
 
-    kind: int
-    index: int
-    multipliers: Multipliers
-
-    def bound(self, chain: CertifiedChain, region: Region, level: float) -> Value:
-        """A lower bound on its functional at codes with F(z) <= level."""
-        return lower_bound(chain, region, self.multipliers, level, **functional(chain, self.kind, self.index))
-
-
-def functional(chain: CertifiedChain, kind: int, index: int) -> dict[str, Array]:
-    """The functional that a lemma bounds from below, as an argument of :func:`lower_bound`."""
-    if kind == LATENT:
-        return {"towards": np.concatenate([np.eye(chain.latent_dim), -np.eye(chain.latent_dim)])[index]}
-    of_neurons = np.zeros(chain.ends[-1])
-    of_neurons[chain.neurons(index) if kind == SUM else index] = 1.0 if kind == LOW else -1.0
-    return {"total" if kind == SUM else "extra": of_neurons}
+    sums: tuple[Multipliers, ...] = ()
+    balance: Array = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +51,10 @@ class Regions:
     full: Region
     proven: bool
 
-    def met(self, low: Array | float = -math.inf, high: Array | float = math.inf) -> Regions:
-        """The intersection with these intervals of u."""
-        return Regions(self.sharp.met(low, high), self.full.met(low, high), self.proven)
-
     def at(self, chain: CertifiedChain, level: float) -> Regions:
         """The intersection with the level set of a smaller level."""
         below = level_region(chain, level)
-        return self.met(below.low, below.high)
+        return Regions(self.sharp.met(below.low, below.high), self.full.met(below.low, below.high), self.proven)
 
 
 def level_region(chain: CertifiedChain, level: float) -> Region:
@@ -99,30 +75,21 @@ def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
     return np.where(empty, 1.0, below), np.where(empty, 0.0, above)
 
 
-def region_of(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Regions:
+def region_of(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Regions:
     """The regions of codes with F(z) < level that the lemmas prove, each recomputed from its multipliers.
 
-    The SUM, BALANCE and LATENT lemmas come first and hold for all z. Interval arithmetic follows, from the radius that
-    they prove. If they prove none, the radius is RADIUS and all that follows holds for codes up to it. The other lemmas
-    are applied last, in order.
+    The lemmas hold for all z. Interval arithmetic follows, from the radius that they prove. If they prove none, the
+    radius is RADIUS and all that follows holds for codes up to it.
     """
     sharp = backward_propagation(chain, level, lemmas)
-    balanced = [_balanced_radius(chain, sharp, lemma) for lemma in lemmas if lemma.kind == BALANCE]
-    radius = min(sharp.radius, _latent_radius(chain, sharp, lemmas, level), *balanced)
+    radius = min(sharp.radius, _balanced_radius(chain, sharp, lemmas.balance))
     sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
     full = forward_propagation(chain, sharp)
-    regions = Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
-    for lemma in lemmas:
-        if lemma.kind in (LOW, HIGH):
-            bound = lemma.bound(chain, regions.full, level).within(regions.full.radius)
-            end = np.full(chain.ends[-1], np.inf)
-            end[lemma.index] = -bound
-            regions = regions.met(low=-end) if lemma.kind == LOW else regions.met(high=end)
-    return regions
+    return Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
 
 
-def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[Lemma]) -> Region:
-    """The region of all z with F(z) < level, from level sets of the outputs, inverses of layers and the SUM lemmas.
+def backward_propagation(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Region:
+    """The region of all z with F(z) < level, from level sets of the outputs, inverses of layers and the sums.
 
     If both ends of all u of a layer are known, W h + b = u bounds its inputs h, and the u of the layer before where
     its activation can be inverted. This is equation (5) of the paper with intervals. The first layer bounds the code.
@@ -135,13 +102,15 @@ def backward_propagation(chain: CertifiedChain, level: float, lemmas: Sequence[L
     ends = [inverted(chain, 0, low[chain.neurons(0)], high[chain.neurons(0)])]
     ends += [] if chain.bounds is None else [(chain.bounds.lower, chain.bounds.upper)]
     region = Region(low, high, min(float(np.abs(end).max()) for end in ends))
-    for lemma in lemmas:
-        # All outputs of a ReLU layer are at least 0, so each is at most their sum.
-        if lemma.kind == SUM and not chain.slopes[lemma.index].any():
-            value = lemma.bound(chain, region, level)
+    for index, multipliers in enumerate(lemmas.sums):
+        layer = chain.depth - 2 - index
+        if not chain.slopes[layer].any():
+            # All outputs of a ReLU layer are at least 0, so each is at most their sum.
+            total, most = np.zeros(chain.ends[-1]), np.full(chain.ends[-1], np.inf)
+            total[chain.neurons(layer)] = -1.0
+            value = lower_bound(chain, region, multipliers, level, total=total)
             if not value.tilt:
-                most = np.full(chain.ends[-1], np.inf)
-                most[chain.neurons(lemma.index)] = -value.constant
+                most[chain.neurons(layer)] = -value.constant
                 region = region.met(high=most)
     return region
 
@@ -184,21 +153,7 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
     return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
 
 
-def _latent_radius(chain: CertifiedChain, region: Region, lemmas: Sequence[Lemma], level: float) -> float:
-    r"""The radius that the LATENT lemmas of all coordinates prove together; infinite if they prove none.
-
-    Each lemma states :math:`\pm z_i \le \beta_i + \tau_i |z|_\infty` for every z, with a tiny tau. Hence
-    :math:`|z|_\infty \le \max_i \beta_i / (1 - \max_i \tau_i)`.
-    """
-    values = {lemma.index: lemma.bound(chain, region, level) for lemma in lemmas if lemma.kind == LATENT}
-    beta = max([0.0, *(-value.constant for value in values.values())])
-    tilt = max([0.0, *(value.tilt for value in values.values())])
-    if len(values) < 2 * chain.latent_dim or not tilt < 0.5 or not math.isfinite(beta):
-        return math.inf
-    return beta / (1 - tilt) * (1 + 8 * _UNIT)
-
-
-def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> float:
+def _balanced_radius(chain: CertifiedChain, region: Region, mu: Array) -> float:
     r"""The radius that upper bounds H of all u = W z + b in the first layer prove; infinite if they prove none.
 
     Let mu > 0 with W^T mu = 0 up to rounding, and rho the sum of the rounding errors of W^T mu. The mu-weighted sum of
@@ -209,8 +164,8 @@ def _balanced_radius(chain: CertifiedChain, region: Region, lemma: Lemma) -> flo
         {1 - \max_i \sum_j (|P_{ij}| \rho / \mu_j + |I - P W|_{ij})}.
     """
     weight, bias, first = chain.weights[0], np.abs(chain.biases[0]), chain.neurons(0)
-    mu, high = lemma.multipliers.slopes[first], np.abs(region.high[first])
-    if not ((mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
+    high = np.abs(region.high[first])
+    if not (len(mu) and (mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
         return math.inf
     size = np.abs(chain.inverse(0))
     rho = float((np.abs(mu @ weight) + 2 * (len(bias) + 4) * _UNIT * (mu @ np.abs(weight))).sum())

@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification._certificate_file import digest, read_certificate, write_certificate
+from unrelu.certification._certificate_file import fields_of, table_of
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
 from unrelu.diagnostics.identifiability import local_rank
@@ -28,9 +28,10 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
+from unrelu.result.array_file import read_array_file, write_array_file
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.file_reading import MAX_BYTES
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import count, duration, share
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
@@ -65,7 +66,7 @@ class Certificate:
             as there is a direction of the code in which no bound could be proved.
         nodes: number of solved relaxations.
         seconds: wall time of the bounds, without the box.
-        history: the bounds over time.
+        history: the bounds over time. These three are remarks on the effort, which nothing proves.
         exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.equilibration`. Outputs of layer
             l are multiplied by 2^exponents[l]. Empty if the proofs are in the units of the network.
         proof, box_proof: the proofs that :meth:`verify` checks.
@@ -96,7 +97,6 @@ class Certificate:
     history: tuple[BoundsAt, ...] = field(repr=False, default=())
     exponents: tuple[int, ...] = field(repr=False, default=())
     bounds: Array | None = field(repr=False, default=None)
-    _digest: str = field(repr=False, default="")
 
     def __post_init__(self) -> None:
         for array in (self.z, self.box, self.bounds):
@@ -186,8 +186,6 @@ class Certificate:
 
     def _flaws(self, network: Generator, y: npt.ArrayLike, operator: Any) -> Iterator[str]:
         """Yield the statements that do not follow. Only the first one counts, because later checks may rely on it."""
-        if self._digest != digest(self):
-            yield "its numbers are not those that it was made with"
         if self.norm not in ("linf", "l1"):
             yield f"norm {self.norm!r} is neither 'linf' nor 'l1'"
         values, measured = observed(network, y, operator)
@@ -235,13 +233,13 @@ class Certificate:
         return replace(self, z=self.z.reshape(latent_shape), box=box, bounds=bounds)
 
     def save(self, path: str | Path) -> None:
-        """Write to a .json or .npz file, with all numbers exact.
+        """Write to a .npz file, with all numbers exact and a digest.
 
         Raises:
             InputError: another suffix, or the folder does not exist.
             StorageError: the disk is full, or permission is denied.
         """
-        write_certificate(Path(path), self, self._digest)
+        write_array_file(Path(path), table_of(self), "certificate")
 
     @classmethod
     def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
@@ -249,13 +247,14 @@ class Certificate:
 
         Args:
             path: the file.
-            max_bytes: the most that it may take in memory, 4 GiB by default; a JSON file may have a 32nd of that.
+            max_bytes: the most that it may take in memory, 4 GiB by default.
 
         Raises:
-            InputError: the file does not exist, is not a certificate, or is larger than ``max_bytes``.
+            InputError: the file does not exist, is damaged or no certificate, or is larger than ``max_bytes``.
             OptionError: ``max_bytes`` is not a number of bytes.
         """
-        return cls(**read_certificate(Path(path), max_bytes))
+        check_limit(max_bytes)
+        return cls(**read_array_file(Path(path), max_bytes, "certificate", fields_of))
 
 
 # --- verification: statements that do not follow ----------------------------------------------------------------------
@@ -292,7 +291,8 @@ def _flaws_of_code(
         yield f"the proofs are about codes up to {radius:g}, not {certificate.radius:g}"
     if not dict(conclusions(certificate, chain)).get(certificate.status, True):
         yield f"{certificate.status} does not follow from the bounds and the box"
-    yield from _flaws_of_effort(certificate)
+    if certificate.eps < 0 or not certificate.lower >= 0:
+        yield f"a lower bound of {certificate.lower} and an eps of {certificate.eps}: neither can be below zero"
 
 
 def _flaws_of_bounds(certificate: Certificate, chain: CertifiedChain) -> Iterator[str]:
@@ -323,22 +323,6 @@ def _flaws_of_box(certificate: Certificate, chain: CertifiedChain) -> Iterator[s
         or not ((certificate.box[:, 0] <= box[:, 0]) & (certificate.box[:, 1] >= box[:, 1])).all()
     ):
         yield "the multipliers prove another box"
-
-
-def _flaws_of_effort(certificate: Certificate) -> Iterator[str]:
-    """Contradictions in nodes, seconds and history, which cannot be recomputed."""
-    least = 0 if certificate.proof is None else len(certificate.proof.parent)
-    if not least <= certificate.nodes < math.inf or (certificate.proof is None and certificate.nodes):
-        yield f"nodes is {certificate.nodes}, the proof has {least}"
-    if not 0 <= certificate.seconds < math.inf:
-        yield f"seconds is {certificate.seconds}"
-    if certificate.eps < 0 or not certificate.lower >= 0:
-        yield f"a lower bound of {certificate.lower} and an eps of {certificate.eps}: neither can be below zero"
-    moments = np.array([[m.seconds, m.nodes, m.lower, -m.upper] for m in certificate.history]).reshape(-1, 4)
-    end = [certificate.seconds, certificate.nodes, certificate.lower, -certificate.upper]
-    steps = np.diff(np.vstack([[0.0, 0.0, 0.0, -math.inf], moments, end]), axis=0)
-    if not (steps >= 0).all():
-        yield "the history does not lead from nothing to these bounds, nodes and seconds, each better than before"
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

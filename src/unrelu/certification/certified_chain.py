@@ -24,6 +24,8 @@ from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 # The most entries of a layer's matrix; linear programs on larger ones take minutes.
 _LARGEST_LAYER = 2**24
+# A coordinate this near to a bound, relative to the distance of the bounds, is at the bound.
+_AT_BOUND = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,13 @@ class CertifiedChain:
             return np.zeros(self.latent_dim), np.ones(self.latent_dim)
         half = 0.5 * self.bounds.upper - 0.5 * self.bounds.lower
         return self.bounds.lower + half, np.ldexp(1.0, np.frexp(half)[1])
+
+    def at_bounds(self, z: Array) -> Array:
+        """A code inside the bounds; exactly at a bound if it is there up to rounding."""
+        if self.bounds is None:
+            return z
+        lower, upper, near = self.bounds.lower, self.bounds.upper, _AT_BOUND * self.frame[1]
+        return self.bounds.clip(np.where(z <= lower + near, lower, np.where(z >= upper - near, upper, z)))
 
     @cached_property
     def ends(self) -> Integers:

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from unrelu.certification._branch_and_bound import BranchAndBound
-from unrelu.certification._certificate_file import digest
-from unrelu.certification.bound_propagation import region_of
-from unrelu.certification.bound_tightening import Probing, backward_bounds
+from unrelu.certification._primal_heuristic import best_nearby
+from unrelu.certification.bound_tightening import backward_bounds
 from unrelu.certification.certificate import Certificate, conclusions, determination
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
@@ -27,6 +26,8 @@ from unrelu.runtime.work_clock import now
 _MORE, _OF_DATA = 1e-9, 1e-12
 # The level if both are zero.
 _LEAST = 1e-280
+# Lemmas hold for codes with F up to this multiple of the best known error, so that such codes exist.
+_REACH = 1.001
 # Stored bounds are looser by this share, so that they can be verified on machines that add in another order.
 _ROOM = 1e-13
 # The largest share of the time for the enclosure.
@@ -39,15 +40,14 @@ _STOPPED: dict[str | None, ProofStatus] = {
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     """A proof of the box of all codes with F(z) <= eps.
 
-    Coordinates that are not bounded within the limits are bounded by the radius only. Computing the intervals of all
-    neurons first would make the box only a little smaller and take much longer.
+    Coordinates that are not bounded within the limits are bounded by the radius only.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * chain.scale)
     lemmas = backward_bounds(chain, level, limits.end)
-    search = Probing(chain, level, region_of(chain, level, lemmas), limits)
-    search.run()
-    kept = [] if search.now is None else [search.leaf]
-    return search.tree.proof(level, level, lemmas, kept, search.ends())
+    search = BranchAndBound(chain, lemmas, level, limits)
+    leaf = search.probe()
+    kept, ends = ([], []) if leaf is None else ([leaf], search.ends(leaf))
+    return search.tree.proof(level, level, lemmas, kept, ends)
 
 
 @flush_subnormals(False)
@@ -78,10 +78,13 @@ def prove(
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
     interval, box_proof, box_radius = enclosed or (None, None, math.inf)
     begin = now()
-    search = BranchAndBound(chain, z, limits)
+    z = best_nearby(chain, z)
+    reach = _REACH * chain.objective(z)
+    lemmas = backward_bounds(chain, reach, limits.end)
+    search = BranchAndBound(chain, lemmas, reach, limits, z)
     if not search.exact:
         search.run()
-    proof = search.tree.proof(search.level, search.reach, search.lemmas) if search.visited else None
+    proof = search.tree.proof(search.level, reach, lemmas) if search.visited else None
     seconds = now() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
     # The history has the solver's bounds of open nodes, which may exceed the proved bound.
@@ -95,8 +98,7 @@ def prove(
     )  # fmt: skip
     status = next((status for status, holds in conclusions(certificate, chain) if holds), certificate.status)
     certificate = certificate.of_shape(network.latent_shape).times_power(-unit)
-    certificate = replace(certificate, exponents=exponents, status=status)
-    return replace(certificate, _digest=digest(certificate))
+    return replace(certificate, exponents=exponents, status=status)
 
 
 def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification.bound_propagation import BALANCE, LATENT, SUM, Lemma, Regions, region_of
+from unrelu.certification.bound_propagation import Lemmas, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
 from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, safe_multipliers
 from unrelu.runtime.array_types import Array, Integers
@@ -117,7 +117,7 @@ class Proof:
     Attributes:
         level: the bounds of the leaves hold for codes with F below it.
         reach: the lemmas hold for codes with F below it; at least ``level``.
-        lemma_kind, lemma_index, lemma_rows: the lemmas.
+        sum_rows, balance: the lemmas, see :class:`~unrelu.certification.bound_propagation.Lemmas`.
         parent, neuron, sign: parent and decision of every node of the tree; -1, -1, 0 for the root, which is first.
         leaf, leaf_rows: numbers of the closed leaves, and multipliers of their bounds.
         open_leaf: numbers of the open leaves, in the proof of a box.
@@ -126,9 +126,8 @@ class Proof:
 
     level: float
     reach: float
-    lemma_kind: Integers
-    lemma_index: Integers
-    lemma_rows: MultiplierRows
+    sum_rows: MultiplierRows
+    balance: Array
     parent: Integers
     neuron: Integers
     sign: Integers
@@ -167,11 +166,11 @@ class Proof:
         box = np.tile([math.inf, -math.inf], (k, 1))
         if not all(bound >= self.level for bound in self._leaf_bounds(chain)):
             return -box
-        rows, least = iter(self.open_rows), np.full(2 * k, -math.inf)
+        rows, least, towards = iter(self.open_rows), np.full(2 * k, -math.inf), np.vstack([np.eye(k), -np.eye(k)])
         if chain.bounds is not None:
             least = np.concatenate([chain.bounds.lower, -chain.bounds.upper])
         for region in self._parts(chain, self.open_leaf):
-            bounds = (Lemma(LATENT, side, next(rows)).bound(chain, region, self.level) for side in range(2 * k))
+            bounds = (lower_bound(chain, region, next(rows), self.level, towards=side) for side in towards)
             ends = np.maximum([bound.within(region.radius) for bound in bounds], np.maximum(least, -region.radius))
             box[:, 0] = np.minimum(box[:, 0], ends[:k])
             box[:, 1] = np.maximum(box[:, 1], -ends[k:])
@@ -183,18 +182,17 @@ class Proof:
 
     def radius(self, chain: CertifiedChain) -> float:
         """The largest |z_i| of the codes for which the proof holds; infinite if it holds for all codes."""
-        proven = [lemma for lemma in self.lemmas() if lemma.kind in (SUM, BALANCE, LATENT)]
-        regions = region_of(chain, self.reach, proven)
+        regions = region_of(chain, self.reach, self.lemmas())
         return math.inf if regions.proven else regions.full.radius
 
-    def lemmas(self) -> list[Lemma]:
-        """The lemmas as a list."""
-        return list(map(Lemma, self.lemma_kind.tolist(), self.lemma_index.tolist(), self.lemma_rows))
+    def lemmas(self) -> Lemmas:
+        """The lemmas."""
+        return Lemmas(tuple(self.sum_rows), self.balance)
 
     def flaw(self, chain: CertifiedChain) -> str | None:
         """Why these numbers are not a proof about this observation, in a sentence; None if they are."""
         neurons, outputs, nodes = int(chain.ends[-1]), len(chain.y), len(self.parent)
-        for rows in (self.lemma_rows, self.leaf_rows, self.open_rows):
+        for rows in (self.sum_rows, self.leaf_rows, self.open_rows):
             if (rows.outputs, rows.total) != (outputs, neurons):
                 return f"it is about {rows.outputs} outputs and {rows.total} neurons, not {outputs} and {neurons}"
             if not rows.well_formed:
@@ -210,14 +208,9 @@ class Proof:
         ends = len(self.open_leaf) * 2 * chain.latent_dim
         if len(self.leaf_rows) != len(self.leaf) or len(self.open_rows) != ends:
             return "there are not as many multipliers as leaves"
-        if not len(self.lemma_kind) == len(self.lemma_index) == len(self.lemma_rows):
-            return "there are not as many multipliers as lemmas"
-        return None if self._lemmas_fit(chain) else "a lemma is about a layer, neuron or coordinate that does not exist"
-
-    def _lemmas_fit(self, chain: CertifiedChain) -> bool:
-        limits = {SUM: chain.depth - 1, LATENT: 2 * chain.latent_dim}
-        pairs = zip(self.lemma_kind.tolist(), self.lemma_index.tolist(), strict=True)
-        return all(0 <= kind <= BALANCE and 0 <= index < limits.get(kind, int(chain.ends[-1])) for kind, index in pairs)
+        if len(self.sum_rows) >= chain.depth or len(self.balance) not in (0, len(chain.biases[0])):
+            return "a lemma is about a layer that does not exist"
+        return None
 
 
 def _is_tree(parent: Integers, neuron: Integers, sign: Integers, neurons: int) -> bool:
@@ -278,29 +271,27 @@ class Tree:
             signs[node.neuron], number = node.sign, node.parent
         return signs
 
+    def safe(self, number: int, regions: Regions, multipliers: Multipliers, of_error: bool = True) -> Multipliers:
+        """The multipliers moved by rounding errors, so that they prove a finite bound in a node."""
+        extra = None if of_error else np.zeros(self.chain.ends[-1])
+        return safe_multipliers(self.chain, regions.sharp.signed(self.signs(number)), multipliers, extra)
+
     def prove_bound(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
         """Make multipliers safe for a node, keep them and the bound that they prove, and return the bound."""
-        node, signs = self.nodes[number], self.signs(number)
-        fit, full = safe_multipliers(self.chain, regions.sharp.signed(signs), multipliers), regions.full.signed(signs)
+        node, full = self.nodes[number], regions.full.signed(self.signs(number))
+        fit = self.safe(number, regions, multipliers)
         node.row, node.bound = MultiplierRows.of(fit), lower_bound(self.chain, full, fit).within(full.radius)
         return node.bound
 
     def proof(
-        self,
-        level: float,
-        reach: float,
-        lemmas: list[Lemma],
-        kept: Iterable[int] = (),
-        ends: Iterable[Multipliers] = (),
+        self, level: float, reach: float, lemmas: Lemmas, kept: Iterable[int] = (), ends: Iterable[Multipliers] = ()
     ) -> Proof:
         """The proof so far. For a box, ``kept`` is the open leaf, if any and ``ends`` the multipliers of its bounds."""
         chain, kept = self.chain, list(kept)
         parent, neuron, sign = np.array([(node.parent, node.neuron, node.sign) for node in self.nodes]).T
         leaf = np.setdiff1d(np.arange(len(self.nodes)), [*parent, *kept])
-        kinds = np.array([(lemma.kind, lemma.index) for lemma in lemmas], dtype=np.int64).reshape(-1, 2)
         return Proof(
-            level, reach, kinds[:, 0], kinds[:, 1],
-            MultiplierRows.joined((MultiplierRows.of(lemma.multipliers) for lemma in lemmas), chain),
+            level, reach, MultiplierRows.joined(map(MultiplierRows.of, lemmas.sums), chain), lemmas.balance,
             parent, neuron, sign, leaf, MultiplierRows.joined((self.nodes[number].row for number in leaf), chain),
             np.array(kept, dtype=np.int64), MultiplierRows.joined(map(MultiplierRows.of, ends), chain),
         )  # fmt: skip

@@ -157,7 +157,7 @@ def certify(
 ) -> None:
     """Bound the smallest error over all codes, and prove the bounds.
 
-    The folder gets certificate-N.json (one per observation, with bounds that can be verified without a solver),
+    The folder gets certificate-N.npz (one per observation, with bounds that can be verified without a solver),
     certificates.jsonl, codes.npy (the best codes), bounds.png and, for uniform noise, box.png. Ctrl-C stops the search
     and writes the bounds so far; a second Ctrl-C ends at once.
     """
@@ -193,7 +193,7 @@ def certify(
         leave("certify", document | {"interrupted": interrupted.is_set()})
     among = "all codes" if certificates[0].bounds is None else "codes within the bounds"
     title = f"Smallest {certificates[0].norm} error over {among}"
-    written = f"written to {output}/: certificate-*.json certificates.jsonl codes.npy and pictures"
+    written = f"written to {output}/: certificate-*.npz certificates.jsonl codes.npy and pictures"
     show(quiet or json, title, result, written)
     end(0, len(certificates), interrupted.is_set(), None)
 

@@ -165,16 +165,16 @@ def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
-    """Write ``certificate-N.json`` of each, ``certificates.jsonl`` and ``codes.npy``, one code if ``single``.
+    """Write ``certificate-N.npz`` of each, ``certificates.jsonl`` and ``codes.npy``, one code if ``single``.
 
     Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
     """
     with storing(folder, _ADVICE):
-        for old in (*folder.glob("certificate-*.json"), folder / "bounds.png", folder / "box.png"):
+        for old in (*folder.glob("certificate-*.npz"), folder / "bounds.png", folder / "box.png"):
             old.unlink(missing_ok=True)
         digits = len(str(len(certificates) - 1))
         for i, certificate in enumerate(certificates):
-            certificate.save(folder / f"certificate-{i:0{digits}}.json")
+            certificate.save(folder / f"certificate-{i:0{digits}}.npz")
         codes = np.stack([certificate.z for certificate in certificates])
         np.save(folder / "codes.npy", codes[0] if single else codes)
         write_records(folder / "certificates.jsonl", certificate_records(certificates))

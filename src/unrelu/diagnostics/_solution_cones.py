@@ -86,41 +86,40 @@ class KinkMap(NamedTuple):
     below: Array
 
 
-def kink_map(network: Network, fast: Network, z: Tensor, operator: Operator, outward: Array) -> KinkMap | None:
+def kink_map(network: Network, z: Tensor, operator: Operator, outward: Array) -> KinkMap | None:
     """A G near a code (1, k), as a function of the step; None if more than MOST_NEURONS neurons are at their kink.
 
     Args:
-        network: G in double precision, which decides which neurons are at their kink.
-        fast: G in the precision of the result.
+        network: G, in double precision.
         z: the code.
         operator: A of this observation.
         outward: outward normals of the active bounds of the code, (c, k).
     """
     x, k, picked = z, z.shape[1], picks(operator)
-    tangents = torch.eye(k, dtype=fast.dtype)
+    tangents = torch.eye(k, dtype=z.dtype)
     pre: list[Tensor] = []
     below = [torch.from_numpy(outward[outward.any(axis=1)])]
-    for layer, pushing in zip(network.layers, fast.layers, strict=True):
-        v = _without_rounding(pushing.affine.apply(tangents, constant=False))
+    for layer in network.layers:
+        v = _without_rounding(layer.affine.apply(tangents, constant=False))
         u = layer.affine.apply(x)
         kinks = at_kink(layer, x, u)[0]
         x = layer.activation.forward(u)
         factor = layer.activation.derivative(u, x)[0]
         c = torch.from_numpy(layer.activation.slopes(len(kinks)))
         if picked and layer is network.layers[-1]:
-            factor = torch.where(kinks, (c != 0).to(factor.dtype), factor)
+            factor = torch.where(kinks, (c != 0).to(v.dtype), factor)
             below.append(v[:, kinks & (c == 0) & _observed(operator, x)].T)
-            tangents = v * factor.to(v.dtype)
+            tangents = v * factor
             continue
-        tangents = v * torch.where(kinks, c, factor).to(v.dtype)
+        tangents = v * torch.where(kinks, c, factor)
         places = torch.nonzero(kinks & v.any(dim=0))[:, 0]
         if len(tangents) + len(places) > k + MOST_NEURONS:
             return None
         pre.append(v[:, places].T)
         own = torch.zeros(len(places), v.shape[1], dtype=v.dtype)
-        own[torch.arange(len(places)), places] = (1 - c[places]).to(v.dtype)
+        own[torch.arange(len(places)), places] = 1 - c[places]
         tangents = torch.cat([tangents, own])
-    measured = operator.linearize(x, tangents[None].to(x.dtype))[1][0]
+    measured = operator.linearize(x, tangents[None])[1][0]
     return KinkMap(measured, _padded(pre, len(tangents)), _padded(below, len(tangents)))
 
 
@@ -136,7 +135,7 @@ def _observed(operator: Operator, x: Tensor) -> Tensor:
 
 def _padded(rows: list[Tensor], width: int) -> Array:
     """Rows of increasing widths as one matrix, padded with zeros."""
-    wide = [torch.nn.functional.pad(row.double(), (0, width - row.shape[1])) for row in rows]
+    wide = [torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows]
     return torch.cat(wide).numpy() if wide else np.zeros((0, width))
 
 
@@ -190,7 +189,7 @@ class _Pattern:
     @classmethod
     def undecided(cls, around: KinkMap) -> _Pattern:
         """The pattern without a decided neuron."""
-        equal: Array = scipy.linalg.qr(around.measured.double().numpy().T, mode="r", check_finite=False)[0]
+        equal: Array = scipy.linalg.qr(around.measured.numpy().T, mode="r", check_finite=False)[0]
         equal = equal[: len(around.measured)]
         return cls(around, equal, np.eye(len(around.measured)), around.below, 0)
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.linalg import get_lapack_funcs
 from scipy.special import chdtri
 from torch import Tensor
 
@@ -32,19 +31,13 @@ from unrelu.search.sample_cache import is_large
 
 # Numbers in the Jacobians held at once.
 _CHUNK = 2**22
-# The eigenvalues of J J^T have errors of eps times the largest. Above this share of the largest, their roots are
-# singular values to 1e-10; below it, J itself is factored. A J in single precision has an error of 1e-6 of its size,
-# which is a thousandth of the root of this share.
-_GRAM_SHARE = 1e-6
-# The rank is k if LAPACK's estimate of the reciprocal condition number of J J^T is above this: single precision has an
-# error of about 1e-7, and estimates are rarely off by more than a factor of ten.
-_CONDITION = 1e-5
 # Random products that bound the error of a Jacobian, and how rarely the bound fails.
 _PROBES, _UNLIKELY = 4, 1e-6
 # A function is affine if its second difference is below this share of the first: roundings of single precision are.
 _AFFINE = 1e-3
-# Outside this range, squares in J J^T may overflow or underflow.
-_GRAM_RANGE = (1e-200, 1e200)
+# Without known layers, a kink this near to z, relative to its size, counts as at z. There the second difference of an
+# output is above the share of the largest first one; curvature gives a tenth of it, rounding less.
+_STEP, _BENT = 1e-6, 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +137,8 @@ class Identifiability:
         if free <= 0:
             return np.zeros((k, 0))
         operator = self._operator.take(np.array([index % np.size(self.dimension)]))
-        return _cones(self._network, torch.from_numpy(z), operator, np.zeros((0, k)))[1]
+        tangents = linear_regions(self._network, torch.from_numpy(z), operator).tangents[0]
+        return _cones(self._network, torch.from_numpy(z), operator, np.zeros((0, k)), tangents)[1]
 
 
 @computing()
@@ -185,16 +179,11 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 
 @computing()
 def local_rank(
-    network: Generator,
-    z: Array,
-    operator: Operator | None = None,
-    bounds: Bounds | None = None,
-    wanted: Flags | None = None,
+    network: Generator, z: Array, operator: Operator | None = None, bounds: Bounds | None = None
 ) -> tuple[Integers, Integers, Array]:
-    r"""Rank of A J, freedom and the smallest singular value (to at least 1e-3) at codes (B, k): (B,) each.
+    r"""Rank of A J, freedom and the smallest singular value at codes (B, k): (B,) each.
 
-    The singular value may be NaN where it is not ``wanted``, (B,); by default, it is wanted everywhere. All are unknown
-    (-1, -1 and NaN) if the Jacobian of one code does not fit into the memory.
+    All are unknown (-1, -1 and NaN) if the Jacobian of one code does not fit into the memory.
 
     The freedom is the dimension of the set of codes near z with the same observation A G(z). The code is identifiable
     if it is 0. With J the Jacobian of the linear region of G at z, the freedom is k - rank A J. If neurons are at their
@@ -204,29 +193,16 @@ def local_rank(
     .. math:: \{d : A J_s d = 0, \; s_j (K_s d)_j \ge 0\}.
 
     The freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics._solution_cones`. It is -1
-    (unknown) if there are too many patterns to search and no cone was found. For a generator without known layers, the
-    kinks are not known, and the freedom is k - rank A J. An active bound acts like a kink: the code can move to one
-    side only.
+    (unknown) if there are too many patterns to search and no cone was found. An active bound acts like a kink: the code
+    can move to one side only. For a generator without known layers, see :func:`bent`.
 
-    This agrees with :func:`identifiability`, and is much faster if the rank is clearly k. For a large generator without
-    known layers, the singular value is then a lower bound, at least half of it (:func:`certain_in_single`).
+    This agrees with :func:`identifiability`. For a large generator without known layers, the singular value is a lower
+    bound, at least half of it (:func:`certain_in_single`).
     """
     exact, measured, unit = _equilibrated(network, operator)
-    rank, free = np.full(len(z), network.latent_dim), np.zeros(len(z), dtype=np.int64)
-    sigma, sure = np.full(len(z), np.nan), np.zeros(len(z), dtype=bool)
-    wanted = np.ones(len(z), dtype=bool) if wanted is None else wanted
     if exact.too_large:
-        return np.full(len(z), -1), np.full(len(z), -1), sigma
-    if isinstance(exact, Network):
-        single = exact.to(torch.float32)
-        for part, codes in _chunks(exact, z, measured):
-            sigma[part], sure[part] = certain(exact, single, codes, measured.take(part), wanted[part])
-    elif is_large(network):
-        for i in np.flatnonzero(np.isfinite(z).all(axis=1)):
-            sigma[i], sure[i] = certain_in_single(exact, torch.from_numpy(z[[i]]), measured.take(np.array([i])))
-    rest = np.flatnonzero(~sure)
-    if len(rest):
-        rank[rest], free[rest], sigma[rest], _ = _examined(exact, z[rest], measured.take(rest), bounds)
+        return np.full(len(z), -1), np.full(len(z), -1), np.full(len(z), np.nan)
+    rank, free, sigma, _ = _examined(exact, z, measured, bounds, quick=is_large(network))
     with np.errstate(over="ignore"):
         return rank, free, np.ldexp(sigma, -unit)
 
@@ -254,36 +230,64 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 
 def _examined(
-    network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None
+    network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None, quick: bool = False
 ) -> tuple[Integers, Integers, Array, Array]:
-    """Rank, dimension, smallest singular value and margin of all codes."""
+    """Rank, dimension, smallest singular value and margin of all codes.
+
+    If ``quick``, a Jacobian in single precision is tried first where the layers are not known.
+    """
+    k = z.shape[1]
     # Outward normals of the active bounds, zero elsewhere.
-    outward = np.zeros((len(z), 0, z.shape[1]))
+    outward = np.zeros((len(z), 0, k))
     if bounds is not None and not bounds.none:
-        outward = np.eye(z.shape[1]) * bounds.active(z)[:, :, None]
+        outward = np.eye(k) * bounds.active(z)[:, :, None]
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
-    for part, codes in _chunks(network, z, operator):
-        measured = operator.take(part)
-        regions = linear_regions(network, codes, measured)
+    if quick and not isinstance(network, Network):
+        for i in np.flatnonzero(np.isfinite(z).all(axis=1)):
+            code, measured = torch.from_numpy(z[[i]]), operator.take(np.array([i]))
+            smallest, sure = certain_in_single(network, code, measured)
+            if sure and not bent(network, code, measured).any():
+                rank[i], dimension[i], sigma[i] = k, 0, smallest
+    rest = np.flatnonzero(rank < 0)
+    for places, codes in _chunks(network, z[rest], operator.take(rest)):
+        part = rest[places]
+        regions = linear_regions(network, codes, operator.take(part))
         least, ranks = spectrum(regions.tangents)
         known = regions.finite & (ranks >= 0)
         kept = part[known]
         rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], regions.margin[known]
-        dimension[kept] = z.shape[1] - ranks[known]
+        dimension[kept] = k - ranks[known]
         sided = regions.kinked | outward[part].any(axis=(1, 2))
-        for i in np.flatnonzero(known & (regions.several | (sided & (ranks < z.shape[1])))):
-            dimension[part[i]] = _cones(network, codes[[i]], measured.take(np.array([i])), outward[part[i]])[0]
+        for i in np.flatnonzero(known & (regions.several | (sided & (ranks < k)))):
+            measured = operator.take(part[[i]])
+            dimension[part[i]] = _cones(network, codes[[i]], measured, outward[part[i]], regions.tangents[i])[0]
     return rank, dimension, sigma, margin
 
 
-def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) -> tuple[int, Array]:
-    """The dimension of the set of codes near a code (1, k) with the same observation, and a basis of its span."""
+def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array, tangents: Tensor) -> tuple[int, Array]:
+    """The dimension of the set of codes near a code (1, k) with the same observation, and a basis of its span.
+
+    At a kink of a generator without known layers, only a rank of k of the entries without a kink decides.
+    """
     k = z.shape[1]
     if isinstance(network, Network):
-        return solution_cones(kink_map(network, network, z, operator, outward), k)
-    measured = linear_regions(network, z, operator).tangents[0]
-    return solution_cones(KinkMap(measured, np.zeros((0, k)), outward), k)
+        return solution_cones(kink_map(network, z, operator, outward), k)
+    away = ~bent(network, z, operator)
+    if away.all():
+        return solution_cones(KinkMap(tangents, np.zeros((0, k)), outward), k)
+    return 0 if spectrum(tangents[None, :, torch.from_numpy(away)])[1][0] == k else -1, np.zeros((k, 0))
+
+
+def bent(network: Generator, z: Tensor, operator: Operator) -> Flags:
+    """Which entries of A G have a kink at a code (1, k), (m,), by their second differences, whatever bends there."""
+    step = torch.randn(z.shape, generator=torch_stream("steps across kinks"), dtype=z.dtype)
+    step *= _STEP * max(1.0, float(z.abs().max())) / step.norm()
+    with torch.no_grad():
+        here, ahead, behind = (operator.forward(network.forward(code))[0] for code in (z, z + step, z - step))
+    second, first = (ahead + behind - 2 * here).abs(), (ahead - behind).abs()
+    # Written so that NaN counts as bent.
+    return ~(second <= _BENT * first.max()).numpy()
 
 
 # --- linear regions ---------------------------------------------------------------------------------------------------
@@ -295,7 +299,7 @@ class LinearRegions:
 
     Attributes:
         tangents: the transposed Jacobian of A G, (B, k, m).
-        margin: (B,); NaN if it is not known or was not computed.
+        margin: (B,); NaN if it is not known.
         kinked: whether a neuron is at its kink, (B,).
         several: whether regions with other Jacobians meet at z, so that rank k does not exclude other codes, (B,).
         finite: whether G(z) is finite, (B,).
@@ -313,7 +317,7 @@ def affine(network: Generator) -> bool:
     return isinstance(network, Network) and not any(map(_curved, network.layers))
 
 
-def linear_regions(network: Generator, z: Tensor, operator: Operator, single: Network | None = None) -> LinearRegions:
+def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearRegions:
     r"""The Jacobian of A G at z, and the largest radius within which no pre-activation changes its sign.
 
     A pre-activation u_j is affine in z as long as no earlier neuron changes its sign. So all signs stay the same within
@@ -321,57 +325,32 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator, single: Ne
     .. math:: \min_j |u_j| / |\nabla u_j|_2
 
     of z, where j runs over the neurons with a kink. After a sigmoid or tanh, u_j is not affine and the radius unknown.
-
-    ``single`` is the network in single precision. If it is given, the Jacobian is computed with it and there is no
-    margin; a convolutional network then takes a third of the time. The pattern is found in double precision.
     """
     batch, k = z.shape
     none = np.zeros(batch, dtype=bool)
     if not isinstance(network, Network):
         x, tangents = network.linearize(z)
-        return LinearRegions(operator.linearize(x, tangents)[1], np.full(batch, np.nan), none, none, _finite(x))
-    fast = single or network
-    x, straight, tangents = z, single is None, torch.eye(k, dtype=fast.dtype)[None]
+        at_kinks = np.array(
+            [bent(network, z[[i]], operator.take(np.array([i]))).any() for i in range(batch)], dtype=bool
+        )
+        return LinearRegions(operator.linearize(x, tangents)[1], np.full(batch, np.nan), at_kinks, at_kinks, _finite(x))
+    x, straight, tangents = z, True, torch.eye(k, dtype=z.dtype)[None]
     margin = torch.full((batch,), torch.inf, dtype=z.dtype)
     kinked, several, picked = none, none, picks(operator)
-    for layer, pushing in zip(network.layers, fast.layers, strict=True):
-        pushed = pushing.affine.apply(tangents.flatten(0, 1), constant=False)
+    for layer in network.layers:
+        pushed = layer.affine.apply(tangents.flatten(0, 1), constant=False)
         slopes = torch.unflatten(pushed, 0, tangents.shape[:2]).expand(batch, -1, -1)
         u = layer.affine.apply(x)
         kinks = at_kink(layer, x, u)
         x = layer.activation.forward(u)
         off = layer.activation.derivative(torch.where(kinks, -1.0, u), x)
-        tangents = slopes * off.to(fast.dtype)[:, None, :]
+        tangents = slopes * off[:, None, :]
         margin = torch.minimum(margin, _reach(layer, u, slopes) if straight else torch.full_like(margin, torch.nan))
         straight &= not _curved(layer)
         kinked = kinked | kinks.any(dim=1).numpy()
         several = several if picked and layer is network.layers[-1] else kinked
-    if operator.selects:
-        measured = operator.to(fast.dtype, x.device).tangents(tangents)
-    else:
-        measured = operator.linearize(x, tangents.to(x.dtype))[1]
+    measured = operator.linearize(x, tangents)[1]
     return LinearRegions(measured, margin.numpy(), kinked, several, _finite(x))
-
-
-def certain(network: Network, single: Network, z: Tensor, operator: Operator, wanted: Flags) -> tuple[Array, Flags]:
-    """The smallest singular value of A J to 1e-3, and whether surely no other code near z has the same A G, (B,) each.
-
-    This is sure if A J has rank k and no neuron is at its kink. If A picks outputs, neurons of the last layer may be at
-    their kink, as an active one only adds a row to the Jacobian. For other neurons at their kink, their outputs count
-    as directions in addition to the k of z: if A J of all of these has full rank, so does every Jacobian near z.
-
-    A condition number, which takes a fraction of the time, is enough for the rank. So the singular value is NaN where
-    the rank is obvious and it is not ``wanted``, (B,).
-    """
-    regions = linear_regions(network, z, operator, single)
-    smallest, sure = np.full(len(z), np.nan), _well_conditioned(regions.tangents.to(torch.float32))
-    rest = np.flatnonzero(wanted | ~sure)
-    if len(rest):
-        smallest[rest], sure[rest] = _by_gram(regions.tangents[torch.from_numpy(rest)].double())
-    for i in np.flatnonzero(sure & regions.several):
-        around = kink_map(network, single, z[[i]], operator.take(np.array([i])), np.zeros((0, z.shape[1])))
-        sure[i] = around is not None and _by_gram(around.measured[None].double())[1][0]
-    return smallest, sure & regions.finite
 
 
 def certain_in_single(network: Generator, z: Tensor, operator: Operator) -> tuple[float, bool]:
@@ -391,7 +370,7 @@ def certain_in_single(network: Generator, z: Tensor, operator: Operator) -> tupl
         tangents = measured.linearize(*_linearized(single, z.float()))[1]
     except RuntimeError:  # a module with constants of its own in double precision
         return np.nan, False
-    least, sure = _by_gram(tangents)
+    least, ranks = spectrum(tangents.double())
     draws = torch.randn(_PROBES, 1, operator.m, generator=torch_stream("probes of the Jacobian"), dtype=torch.float64)
     with torch.enable_grad():
         leaf = z.clone().requires_grad_()
@@ -399,7 +378,7 @@ def certain_in_single(network: Generator, z: Tensor, operator: Operator) -> tupl
         exact = torch.cat([torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in values])
     off = exact - draws[:, 0] @ tangents[0].double().T
     error = math.sqrt(float(off.square().sum()) / chdtri(_PROBES, 1 - _UNLIKELY))
-    return float(least[0]) - error, bool(sure[0]) and error <= 0.5 * float(least[0])
+    return float(least[0]) - error, bool(ranks[0] == z.shape[1]) and error <= 0.5 * float(least[0])
 
 
 @torch.no_grad()
@@ -414,44 +393,18 @@ def _linearized(network: Generator, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
-    """The smallest of the k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite."""
-    _, k, m = tangents.shape
-    smallest, sure = _by_gram(tangents)
-    rank = np.where(sure, k, -1)
-    rest = np.flatnonzero(~sure & torch.isfinite(tangents).flatten(1).all(dim=1).numpy())
-    smallest[~sure] = np.nan
-    if len(rest):
-        values = torch.linalg.svdvals(tangents[torch.from_numpy(rest)])
-        rank[rest] = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1).numpy()
-        smallest[rest] = values[:, -1].numpy() if m >= k else 0.0
-    return smallest, rank
+    """The smallest of the k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite.
 
-
-def _by_gram(tangents: Tensor) -> tuple[Array, Flags]:
-    """The smallest singular value from the eigenvalues of J J^T, (B,), and whether it is reliable.
-
-    Products are summed in double precision, some outputs at a time.
+    They are those of the triangular factor of the Jacobian.
     """
-    parts = torch.split(tangents, max(1, _CHUNK // max(1, tangents.shape[:2].numel())), dim=2)
-    gram: Tensor = sum((p := part.double()) @ p.transpose(1, 2) for part in parts)  # type: ignore[assignment]
-    usable = torch.isfinite(gram).flatten(1).all(dim=1)
-    values = torch.linalg.eigvalsh(torch.where(usable[:, None, None], gram, torch.zeros_like(gram)))
-    least, most = values[:, 0], values[:, -1]
-    sure = usable & (least > _GRAM_SHARE * most) & (most > _GRAM_RANGE[0]) & (most < _GRAM_RANGE[1])
-    return least.clamp_min(0).sqrt().numpy(), sure.numpy()
-
-
-def _well_conditioned(tangents: Tensor) -> Flags:
-    """Whether the condition number of J J^T, in single precision, proves the rank k, (B,)."""
-    gram = tangents @ tangents.transpose(1, 2)
-    sizes = gram.abs().sum(dim=2).amax(dim=1).numpy()
-    factors, failed = torch.linalg.cholesky_ex(gram)
-    sure: Flags = (failed == 0).numpy() & np.isfinite(sizes) & (sizes > 0)
-    for i in np.flatnonzero(sure):
-        factor = factors[i].numpy()
-        estimate, _ = get_lapack_funcs("pocon", (factor,))(factor, sizes[i], uplo="L")
-        sure[i] = estimate > _CONDITION
-    return sure
+    batch, k, m = tangents.shape
+    smallest, rank = np.full(batch, np.nan), np.full(batch, -1)
+    known = torch.isfinite(tangents).flatten(1).all(dim=1)
+    triangular = torch.linalg.qr(tangents[known].transpose(1, 2), mode="r")[1]
+    values = torch.linalg.svdvals(triangular)
+    rank[known.numpy()] = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1).numpy()
+    smallest[known.numpy()] = values[:, -1].numpy() if m >= k else 0.0
+    return smallest, rank
 
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
