@@ -225,7 +225,8 @@ class NewtonMatrices:
                 return
         rows = np.flatnonzero(curvature)
         root = matrix[rows] * np.sqrt(curvature[rows])[:, None]
-        self._matrix = root.T @ root
+        self._matrix = linalg.blas.dsyrk(1.0, root.T)
+        self._matrix += np.triu(self._matrix, 1).T
         self._largest = float(self._matrix.trace())
 
 

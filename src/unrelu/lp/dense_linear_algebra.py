@@ -13,7 +13,7 @@ from numba.core import types
 from numba.core.cgutils import alloca_once_value
 from numba.extending import get_cython_function_address, intrinsic
 
-from unrelu.lp.compilation import jit
+from unrelu.lp.compilation import jit, kernel
 
 # Numbers below this are finite. np.isfinite computes x - x, which reordering replaces by 0, so comparisons are used.
 _HUGE = 1e300
@@ -216,3 +216,20 @@ def inverse(routines, matrix):
         # Written so that NaN is not ok.
         ok = ok and dot(result[i], result[i]) * dot(matrix[i], matrix[i]) < _LARGEST_INVERSE
     return result, ok
+
+
+@kernel
+def invert_basis(routines, rows, column, basis, edges):
+    """Set ``edges`` to the transposed inverse of the basic rows; return whether it exists."""
+    m, k = rows.shape
+    matrix = np.zeros((k, k))
+    for i in range(k):
+        if basis[i] < m:
+            copy(rows[basis[i]], matrix[i])
+        else:
+            matrix[i, column[basis[i] - m]] = 1.0
+    inverted, ok = inverse(routines, matrix)
+    if ok:
+        for i in range(k):
+            copy(inverted[i], edges[i])
+    return ok
