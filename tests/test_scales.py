@@ -321,20 +321,6 @@ def test_no_number_that_is_none_is_a_success():
 # --- one layer --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [Exact, LInf, L1, Relaxed, LeastSquares])
-@pytest.mark.parametrize("powers", [(-150, 0), (150, 0), (0, -150), (0, 150), (150, 150), (150, -100)])
-def test_a_layer_may_have_any_unit(method, powers):
-    rng, (f, g) = np.random.default_rng(0), 10.0 ** np.array(powers)
-    matrix, bias, h = rng.standard_normal((20, 5)), 0.3 * rng.standard_normal(20), np.abs(rng.standard_normal(5))
-    x = np.maximum(matrix @ h + bias, 0) + (0.02 * rng.uniform(-1, 1, 20) if method is not Exact else 0)
-    zero, infinite, relu = np.zeros(5), np.full(5, np.inf), Activation("relu")
-    here = method()(LayerSystem(matrix, bias, relu, zero, infinite), x)
-    there = method()(LayerSystem(matrix * (f / g), bias * f, relu, zero, infinite), x * f)
-    assert there.status is here.status
-    np.testing.assert_allclose(there.h / g, here.h, rtol=1e-8, atol=1e-8)
-    np.testing.assert_allclose(there.threshold / f, here.threshold, rtol=1e-8)
-
-
 @pytest.mark.parametrize("gap", [1e-4, 1e-6])
 def test_least_squares_with_nearly_equal_columns(gap):
     """Products of the columns lose the difference of the two; the minimum is that of an orthogonal factorisation."""

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unrelu.layerwise.layer_constraints import LayerSystem, rows
-from unrelu.layerwise.layer_method import (
-    LayerSolution,
-    at_any_scale,
-    check_growth,
-    first_threshold,
-    output_error,
-    status_of,
-)
+from unrelu.layerwise.layer_constraints import LayerSystem, checked_target, rows
+from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, status_of
 from unrelu.layerwise.layer_program import Answer, least_squares_start, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
@@ -54,19 +47,17 @@ class LInf:
 
     alpha: float = 1.2
     norm = "linf"
-    power = 1
     largest = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
-    @at_any_scale
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
         noise: Noise | None = None,
     ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`."""
-        end = now() + time_limit
+        end, target = now() + time_limit, checked_target(system, target)
         first = first_threshold(system, target, threshold)
         search, point = _Search(system, target, first, self.alpha, end), None
         # A stated bound is feasible at once, and the threshold of the layer above is close.

@@ -1,7 +1,7 @@
 """The linear programs of the layer methods, the smallest violation and the relaxation (8), with proofs of optimality.
 
-A program is written around a point, in units in which its residuals are about 1, and solved by an engine: interior-point
-steps and the exchange simplex. HiGHS solves the programs of sparse and very wide layers, and those for which the
+A program is written around a point, in units in which its residuals are about 1, and solved by an engine.
+Interior-point steps and the exchange simplex come first. HiGHS solves the programs of sparse and very wide layers, and those for which the
 exchange gives no proof. An answer is optimal only if its multipliers prove it.
 """
 
