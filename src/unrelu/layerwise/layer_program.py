@@ -1,8 +1,8 @@
 """The linear programs of the layer methods, the smallest violation and the relaxation (8), with proofs of optimality.
 
-A program is written around a point, in units in which its residuals are about 1, and solved by an engine.
-Interior-point steps and the exchange simplex come first. HiGHS solves the programs of sparse and very wide layers, and those for which the
-exchange gives no proof. An answer is optimal only if its multipliers prove it.
+A program is written around a point, in units in which its residuals are about 1, and solved by interior-point steps and
+the exchange simplex. HiGHS solves the programs of sparse and very wide layers, and those for which the exchange gives no
+proof. An answer is optimal only if its multipliers prove it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO, OptimalityProof, prove, prove_response
+from unrelu.lp.exchange_simplex import Basis, Vertex
 from unrelu.lp.highs import LinearProgram, solve
-from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.interior_point import Matrix, SignedRows
-from unrelu.lp.piecewise_linear_program import Basis, Optimum, PiecewiseLinearProgram, optimise
+from unrelu.lp.lp_status import LpStatus
+from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, optimise
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
@@ -123,7 +124,8 @@ class _Problem(ABC):
         """
         h = least_squares_start(self.system, self.rows, end) if start is None else self.system.inside(start)
         answer, pivots = None, 0
-        for engine in ("exchange", "highs") if takes_exchange(self.system) else ("highs",):
+        engines = ("exchange", "highs") if takes_exchange(self.system) else ("highs",)
+        for engine in engines:
             for turn in range(_ROUNDS):
                 before = answer
                 try:
@@ -131,14 +133,14 @@ class _Problem(ABC):
                 except SolverError:
                     if before is None:
                         raise
-                    return before
+                    return replace(before, fallback=engine != engines[0])
                 h, basis, pivots = answer.h, None, pivots + answer.pivots
-                answer = replace(answer, pivots=pivots, fallback=engine != "exchange" and before is not None)
+                answer = replace(answer, pivots=pivots, fallback=engine != engines[0])
                 if answer.status is not LpStatus.FAILED or _tells(answer, level):
                     return answer
                 if before is not None and not answer.objective < before.objective:
                     break
-            if engine == "exchange" and (none := self.contradiction(end)) is not None:
+            if engine == engines[0] and (none := self.contradiction(end)) is not None:
                 return none
         return answer
 
@@ -151,7 +153,7 @@ class _Problem(ABC):
             return self.answer(h, np.zeros(system.n_out), None, "least squares")
         program = around.program
 
-        def answered(v: Array, y: Array, ended: Optimum | None = None) -> Answer:
+        def answered(v: Array, y: Array, ended: Vertex | None = None) -> Answer:
             point = system.inside(h + around.sigma * v[: system.n_in] / system.norms)
             return self.answer(point, self.multipliers(program.rows.of_outputs(y)), ended, engine)
 
@@ -166,12 +168,12 @@ class _Problem(ABC):
             answer = self.answer(h, answer.multipliers, found, engine)
         return answer
 
-    def answer(self, h: Array, multipliers: Array, found: Optimum | None, engine: str) -> Answer:
+    def answer(self, h: Array, multipliers: Array, found: Vertex | None, engine: str) -> Answer:
         """The answer of h with multipliers and what they prove; ``found`` is how an engine ended."""
         proof, pivots = self.proof(h, multipliers), found.pivots if found else 0
         failed = LpStatus.LIMIT if found and found.status is LpStatus.LIMIT else LpStatus.FAILED
         status = LpStatus.OPTIMAL if proof.holds else failed
-        basis = found.basis if found and status is not LpStatus.FAILED else None
+        basis = found.basis if found and len(found.basis.numbers) and status is not LpStatus.FAILED else None
         return Answer(h, proof.objective, proof.bound, status, pivots, multipliers, engine, basis=basis)
 
 
@@ -345,7 +347,7 @@ def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) 
     return system.inside(h / system.norms)
 
 
-def by_highs(program: PiecewiseLinearProgram, end: float) -> Optimum:
+def by_highs(program: PiecewiseLinearProgram, end: float) -> Vertex:
     """Solve the dual by the simplex of HiGHS; wide programs by its interior point, by the simplex if that fails."""
     wide = len(program.v) > _WIDE_FOR_SIMPLEX
     dual, index = program.dual()
@@ -354,7 +356,7 @@ def by_highs(program: PiecewiseLinearProgram, end: float) -> Optimum:
         solution = solve(dual, end - now())
     y = np.zeros(len(program.shift))
     y[index] = _refined(dual, solution.x)[: len(index)]
-    return Optimum(solution.row_dual, y, solution.status, solution.iterations)
+    return Vertex(solution.row_dual, y, solution.status, solution.iterations)
 
 
 def _refined(dual: LinearProgram, y: Array) -> Array:

@@ -33,9 +33,6 @@ OPTIMAL, EXHAUSTED, UNBOUNDED, INACCURATE = 0, 1, 2, 3
 _PIVOT = 1e-8
 # A residual this small is zero, and its multiplier may stay at either end.
 _ZERO = 1e-11
-# After _STALLED steps of length zero, break points are moved by up to _MOVED until that program is solved; at most
-# _MOVES times.
-_STALLED, _MOVED, _MOVES = 30, 1e-7, 5
 # The relative rounding error of a slope, and that of a vertex and its multipliers computed with an accurate inverse.
 _ROUNDING, _ACCURATE = 1e-10, 1e-11
 # Basis changes between two computations of the vertex from scratch.
@@ -49,24 +46,21 @@ _PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
 _LARGEST_INVERSE, _DEPENDENT = 1e8, 1e-7
 
 
-class Vertex(NamedTuple):
-    """How :func:`minimise` ended.
+class Basis(NamedTuple):
+    """The numbers of the basic rows, unit rows from m on, and the transposed inverse of their matrix, (K, K)."""
 
-    Attributes:
-        v: the vertex, (K,).
-        y: multipliers of the rows, then of the unit rows, (m + u,).
-        status: OPTIMAL, LIMIT (of the time), UNBOUNDED, or FAILED.
-        basis: K numbers of rows, unit rows from m on.
-        edges: the transposed inverse of the basic rows, (K, K).
-        pivots: the number of basis changes.
-    """
+    numbers: Index
+    edges: Array
+
+
+class Vertex(NamedTuple):
+    """Where a program was left: v (K,), the multipliers of its rows, how the search ended, pivots, and the basis, if any."""
 
     v: Array
-    y: Array
+    multipliers: Array
     status: LpStatus
-    basis: Index
-    edges: Array
     pivots: int
+    basis: Basis = Basis(np.zeros(0, dtype=np.int64), np.zeros((0, 0)))
 
 
 def minimise(
@@ -95,24 +89,23 @@ def minimise(
     (m, k), pivots = rows.shape, 0
     allowed = _MULTIPLIER * np.minimum(1.0, np.where(hi > lo, hi - lo, 1.0))
     chunk, limit = max(20, int(_CHUNK / (k * (m + 2 * k)))), _PIVOTS * k + _MORE_PIVOTS
-    v, y, state, status = np.zeros(k), np.zeros(len(lo)), np.zeros(4, dtype=np.int64), INACCURATE
+    y = np.zeros(len(lo))
     basis, edges = basis.copy(), None if edges is None else edges.copy()
     while True:
+        trusted = edges is None
         if edges is None:
             basis, edges = _independent(rows, column, basis)
-            state[3] = True
         v, more, status = exchange(
-            rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, state, min(chunk, limit - pivots)
+            rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, trusted, min(chunk, limit - pivots)
         )
         pivots += more
-        if status == INACCURATE:
-            edges = None
-        elif status != EXHAUSTED or pivots >= limit:
+        if status != INACCURATE and (status != EXHAUSTED or pivots >= limit or over(end)):
             break
-        if over(end):
-            return Vertex(v, y, LpStatus.LIMIT, basis, np.zeros((k, k)) if edges is None else edges, pivots)
+        edges = None if status == INACCURATE else edges
     ended = {OPTIMAL: LpStatus.OPTIMAL, UNBOUNDED: LpStatus.UNBOUNDED}.get(status, LpStatus.FAILED)
-    return Vertex(v, y, ended, basis, edges, pivots)
+    if status == EXHAUSTED and over(end):
+        ended = LpStatus.LIMIT
+    return Vertex(v, y, ended, pivots, Basis(basis, edges))
 
 
 def over(end: float) -> bool:
@@ -166,28 +159,26 @@ def _run_exchange() -> None:
     """Solve a program of three rows and one unknown."""
     one, zero = np.ones(3), np.zeros(1)
     shift, ends = np.array([-1.0, 0.5, 1.0, 0.0]), np.append(one, 0.0)
-    state, first = np.zeros(4, np.int64), np.zeros(1, np.int64)
-    y, edges = np.zeros(4), np.ones((1, 1))
-    exchange(one[:, None].copy(), shift, -ends, ends, ends, first, zero, first.copy(), edges, y, state, 9)
+    first, y, edges = np.zeros(1, np.int64), np.zeros(4), np.ones((1, 1))
+    exchange(one[:, None].copy(), shift, -ends, ends, ends, first, zero, first.copy(), edges, y, True, 9)
 
 
 # --- compiled ---------------------------------------------------------------------------------------------------------
 
 
 @kernel
-def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, state, limit):
+def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, trusted, limit):
     """Minimise from the vertex of ``basis``; arguments as for :func:`minimise`.
 
     Args:
         allowed: the largest distance of a multiplier from its interval, (m + u,).
-        basis, edges, y: changed in place; y is zero for the first call.
-        state: zeros (4,) for the first call; the last entry says that ``edges`` has just been computed from scratch.
-            With ``basis``, ``edges``, ``y`` and ``state``, a call continues the last.
+        basis, edges, y: changed in place; y is zero for the first call. With them, a call continues the last.
+        trusted: whether ``edges`` has just been computed from scratch.
         limit: the most pivots.
 
     Returns:
-        v (K,), pivots, and OPTIMAL, EXHAUSTED (by the limit; v belongs to moved break points if state[2] is set),
-        UNBOUNDED or INACCURATE: ``edges`` has to be computed from scratch.
+        v (K,), pivots, and OPTIMAL, EXHAUSTED (by the limit), UNBOUNDED or INACCURATE: ``edges`` has to be computed
+        from scratch.
     """
     k, total = len(basis), len(lo)
     v, g, norm, inner = np.zeros(k), np.empty(k), np.empty(k), np.empty(k)
@@ -195,25 +186,20 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, st
     index, basic, size = np.empty(total, np.int64), np.zeros(total, np.bool_), row_norms(rows, total)
     for i in range(k):
         basic[basis[i]] = True
-    moved_shift = moved(shift, state[1]) if state[2] > 0 else shift
     pivots, fresh, exact = 0, True, False
     while True:
         if fresh:
-            accurate = restart(
-                rows, moved_shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner
-            )
-            if not accurate and state[3] == 0:
+            accurate = restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
+            if not (accurate or trusted):
                 return v, pivots, INACCURATE
-            state[3], fresh, exact = 0, False, True
+            trusted, fresh, exact = False, False, True
         leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
+        if leaving < 0 and exact:
+            for i in range(k):
+                y[basis[i]] = inner[i]
+            return v, pivots, OPTIMAL
         if leaving < 0:
-            if exact and state[2] == 0:
-                for i in range(k):
-                    y[basis[i]] = inner[i]
-                return v, pivots, OPTIMAL
-            if exact:
-                state[2], moved_shift = 0, shift
-            # Optimal by updated numbers, or with moved break points: check with numbers from scratch.
+            # Optimal by updated numbers: check with numbers from scratch.
             fresh = True
             continue
         if pivots >= limit:
@@ -225,11 +211,6 @@ def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, st
         at = entering(slope, length, index, weight, count)
         if at < 0:
             return v, pivots, UNBOUNDED
-        state[0] = state[0] + 1 if length[at] <= _ZERO else 0
-        if state[0] > _STALLED and state[1] < _MOVES:
-            state[0], state[1], state[2], fresh = 0, state[1] + 1, 1, True
-            moved_shift = moved(shift, state[1])
-            continue
         for i in range(at):
             j = index[i]
             change_multiplier(rows, column, j, lo[j] if y[j] == hi[j] else hi[j], y, g)
@@ -294,16 +275,6 @@ def change_multiplier(rows, column, j, new, y, g):
     """Set the multiplier of row j, and the gradient g + A^T y of the multipliers that are not basic."""
     add_row(rows, column, j, new - y[j], g)
     y[j] = new
-
-
-@jit
-def moved(shift, number):
-    """The shift with each break point moved by a different small amount, so that at most K of them meet in a point."""
-    result = np.empty(len(shift))
-    for j in range(len(shift)):
-        place = 0.6180339887498949 * (j + 1) + 0.7548776662466927 * number
-        result[j] = shift[j] + _MOVED * (place - np.floor(place) - 0.5)
-    return result
 
 
 @jit

@@ -29,8 +29,9 @@ Matrix: TypeAlias = Array | sparse.csr_array
 _DECIDED, _DECIDED_NARROW, _NARROW = 64.0, 16.0, 80
 # Fraction of the way to the boundary that a step goes.
 _DAMPING = 0.995
-# The first point keeps this distance from the bounds, and slacks of rows from 0: residuals are about 1.
-_MARGIN = 0.1
+# The first point keeps this distance from the bounds, and slacks of rows from 0: residuals are about 1. Between narrow
+# bounds, it keeps a quarter of their distance, and counts as inside by at least _LEAST.
+_MARGIN, _LEAST = 0.1, 1e-9
 # Rows with less than this fraction of the largest weight are left out of the normal matrix; the fraction after a step
 # shorter than _SHORT.
 _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
@@ -151,12 +152,13 @@ def interior_point(
     signs = np.array([[-1.0]] if hard else [[-1.0], [1.0]])
     at = np.concatenate([np.flatnonzero(lower > -np.inf), np.flatnonzero(upper < np.inf)])
     sign = np.where(np.arange(len(at)) < (lower > -np.inf).sum(), 1.0, -1.0)
-    distance = sign * (v[at] - np.where(sign > 0, lower[at], upper[at]))
+    # An unknown with equal bounds has no inside.
+    distance = np.maximum(sign * (v[at] - np.where(sign > 0, lower[at], upper[at])), _LEAST)
     r = rows.times(v) + shift
     slack = np.maximum(signs * r, 0.0) + _MARGIN
     multiplier = _ends(lo, hi, y, hard)
     pull = rows.transposed(y) + gradient
-    mean = float(np.vdot(slack, multiplier)) / slack.size
+    mean = float(np.vdot(slack, multiplier)) / max(1, slack.size)
     held = np.maximum(sign * pull[at], 0.0) + mean / (distance + 0.1 * _MARGIN)
     enough, first, length = (_DECIDED_NARROW if k <= _NARROW else _DECIDED), 0.0, 1.0
     for step in range(steps + 1):

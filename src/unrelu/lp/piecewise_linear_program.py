@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from unrelu.lp.exchange_simplex import compile_exchange, minimise
+from unrelu.lp.exchange_simplex import Basis, Vertex, compile_exchange, minimise
 from unrelu.lp.highs import LinearProgram
 from unrelu.lp.interior_point import SignedRows, interior_point
 from unrelu.lp.lp_status import LpStatus
@@ -34,23 +34,6 @@ _WORKING = 2
 # The number of times that the working set grows before it takes in all rows. A row is missing if its residual has the
 # wrong sign by more than _WRONG.
 _ROUNDS, _WRONG = 6, 1e-9
-
-
-class Basis(NamedTuple):
-    """The numbers of the basic constraints, unit constraints from N on, and the transposed inverse of their matrix."""
-
-    numbers: Index
-    edges: Array
-
-
-class Optimum(NamedTuple):
-    """v, the multipliers of the rows, (N,), how the search ended, pivots, and the last basis."""
-
-    v: Array
-    multipliers: Array
-    status: LpStatus
-    pivots: int
-    basis: Basis | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +117,7 @@ def optimise(
     basis: Basis | None = None,
     end: float = math.inf,
     ends: Callable[[Array, Array], bool] | None = None,
-) -> Optimum:
+) -> Vertex:
     """Solve a program with a dense matrix.
 
     Args:
@@ -154,7 +137,7 @@ def optimise(
     else:
         v, scores, y = _suggested(program, sizes, units, end, ends)
         if y is not None:
-            return Optimum(v, y, LpStatus.FAILED, 0)
+            return Vertex(v, y, LpStatus.FAILED, 0)
         numbers = np.argpartition(-scores, size - 1)[:size]
     r = program.residuals(v)
     far, kept, pivots = np.where(r > 0, program.hi, program.lo), _working_set(program, r), 0
@@ -168,11 +151,10 @@ def optimise(
             np.concatenate([ours[index], theirs])
             for ours, theirs in zip((program.shift, program.lo, program.hi), units[1:], strict=True)
         )
-        found = minimise(
-            program.rows.some(index), shift, lo, hi, units.column, program.gradient + program.rows.transposed(rest), np.searchsorted(number, numbers), edges,
-            end,
-        )  # fmt: skip
-        pivots, numbers, edges = pivots + found.pivots, number[found.basis], found.edges
+        gradient = program.gradient + program.rows.transposed(rest)
+        first, vectors = np.searchsorted(number, numbers), program.rows.some(index)
+        found = minimise(vectors, shift, lo, hi, units.column, gradient, first, edges, end)
+        pivots, numbers, edges = pivots + found.pivots, number[found.basis.numbers], found.basis.edges
         if found.status not in (LpStatus.OPTIMAL, LpStatus.UNBOUNDED):
             break
         r = program.residuals(found.v)
@@ -183,8 +165,8 @@ def optimise(
             break
         kept = kept | missing if turn + 1 < _ROUNDS else np.ones(total, dtype=bool)
     every = far.copy()
-    every[index] = found.y[: len(index)]
-    return Optimum(found.v, every, found.status, pivots, Basis(numbers, edges))
+    every[index] = found.multipliers[: len(index)]
+    return Vertex(found.v, every, found.status, pivots, Basis(numbers, edges))
 
 
 def _working_set(program: PiecewiseLinearProgram, r: Array) -> Array:
@@ -214,10 +196,11 @@ def _suggested(
         y[index] = some
         return ends is not None and ends(v, y)
 
-    found = interior_point(
-        rows, program.shift[index], lo[index], hi[index], program.gradient, program.lower, program.upper, program.v,
-        program.y[index], program.hard, squares, steps, ends and enough,
-    )  # fmt: skip
+    with np.errstate(all="ignore"):  # steps that break down end with what is not finite
+        found = interior_point(
+            rows, program.shift[index], lo[index], hi[index], program.gradient, program.lower, program.upper, program.v,
+            program.y[index], program.hard, squares, steps, ends and enough,
+        )  # fmt: skip
     if not np.isfinite(found.v).all():
         found = found._replace(v=program.v, bounds=np.zeros(size))
     else:
