@@ -14,7 +14,7 @@ from scales import BROKEN, POWERS, cases, random_network, row, scaled
 from unrelu import zoo
 from unrelu.certification.certified_chain import chain_of
 from unrelu.errors import InputError, ModelError, SolverError
-from unrelu.layerwise import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed, rows
+from unrelu.layerwise import LayerSystem, rows
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.measurements.equilibration import equilibrate

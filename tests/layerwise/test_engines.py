@@ -15,9 +15,9 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerSystem, layer_program, rows
 from unrelu.layerwise.layer_program import largest_response, least_squares_start, least_violation
 from unrelu.layerwise.optimality import prove
-from unrelu.lp import exchange_simplex, interior_point, piecewise_linear_program
-from unrelu.lp.interior_point import SignedRows
+from unrelu.lp import exchange_simplex, interior_point, working_set
 from unrelu.lp.lp_status import LpStatus
+from unrelu.lp.piecewise_linear_program import SignedRows
 from unrelu.models.activations import Activation
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l1"])
@@ -63,15 +63,10 @@ def test_interior_point_steps_stay_inside_and_end_at_the_optimum(monkeypatch, no
     system, one, h = layer(seed, box=box, n=30, k=4)
     best = by_highs(system, one, norm)
     around = layer_program._Violation(system, one, norm).around(h, 0)
-    program, last = around.program, np.inf
-    index = np.flatnonzero(program.hi > program.lo)
+    program, last = around.program.restricted(np.flatnonzero(around.program.hi > around.program.lo)), np.inf
     monkeypatch.setattr(interior_point, "_decided", lambda *_: 0.0)
     for limit in (0, 1, 2, 5, 100):
-        found = interior_point.interior_point(
-            program.rows.restricted(index), program.shift[index], program.lo[index], program.hi[index],
-            program.gradient, program.lower, program.upper, program.v, program.y[index], program.hard,
-            np.ones(len(index)), limit,
-        )  # fmt: skip
+        found = interior_point.interior_point(program, np.ones(len(program.shift)), limit)
         assert (found.v > program.lower).all()
         assert (found.v < program.upper).all()
         bounded = np.isfinite(program.lower) | np.isfinite(program.upper)
@@ -103,7 +98,7 @@ def test_signed_rows_are_those_of_their_matrix(seed, sided):
     rng = np.random.default_rng(seed)
     n, k = int(rng.integers(1, 9)), int(rng.integers(1, 6))
     matrix, factor = rng.normal(size=(n, k)), rng.normal(size=2 * n)
-    signed = SignedRows(matrix, np.tile(np.arange(n), 2), factor) if sided else SignedRows(matrix)
+    signed = SignedRows(matrix, factor, np.tile(np.arange(n), 2)) if sided else SignedRows(matrix)
     full = np.hstack([factor[:, None] * np.vstack([matrix, matrix]), -np.ones((2 * n, 1))]) if sided else matrix
     v, y, index = (
         rng.normal(size=full.shape[1]),
@@ -420,7 +415,7 @@ def test_looking_at_the_clock_does_not_change_the_course(monkeypatch):
 def hurried(monkeypatch):
     """A kernel that looks at the clock as often as it can, and a layer that takes more pivots than that."""
     monkeypatch.setattr(exchange_simplex, "_CHUNK", 0.0)
-    monkeypatch.setattr(piecewise_linear_program, "_STEPS", 0)
+    monkeypatch.setattr(working_set, "_STEPS", 0)
     return layer(n=300, k=80)[:2]
 
 
@@ -488,7 +483,7 @@ def test_an_abandoned_program_ends_soon(monkeypatch, norm):
     system, one, _ = layer(n=300, k=80)
     monkeypatch.setattr(exchange_simplex, "abandoned", lambda: True)
     monkeypatch.setattr(exchange_simplex, "_CHUNK", 0.0)
-    monkeypatch.setattr(piecewise_linear_program, "_STEPS", 0)
+    monkeypatch.setattr(working_set, "_STEPS", 0)
     answer = least_violation(system, one, norm)
     assert answer.status is LpStatus.LIMIT
     assert answer.pivots <= 20
@@ -523,10 +518,8 @@ def test_an_unknown_norm_is_an_error():
 def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild):
     system, one, _ = layer()
     honest = least_violation(system, one, norm)
-    steps = piecewise_linear_program.interior_point
-    monkeypatch.setattr(
-        piecewise_linear_program, "interior_point", lambda *a: steps(*a)._replace(v=np.full_like(a[7], wild))
-    )
+    steps = working_set.interior_point
+    monkeypatch.setattr(working_set, "interior_point", lambda *a: steps(*a)._replace(v=np.full_like(a[0].v, wild)))
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.engine, answer.fallback) == (LpStatus.OPTIMAL, "exchange", False)
     assert answer.objective == pytest.approx(honest.objective, rel=1e-8)

@@ -1,7 +1,7 @@
 """The linear programs of the layer methods, the smallest violation and the relaxation (8), with proofs of optimality.
 
-A program is written around a point, in units in which its residuals are about 1, and solved by interior-point steps and
-the exchange simplex. HiGHS solves the programs of sparse and very wide layers, and those for which the exchange gives no
+A program is written around a point, in units in which its residuals are about 1. Interior-point steps and the exchange
+simplex solve it. HiGHS solves the programs of sparse and very wide layers, and those for which the exchange gives no
 proof. An answer is optimal only if its multipliers prove it.
 """
 
@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from scipy.linalg import blas, lapack
@@ -23,9 +23,9 @@ from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO, OptimalityProof, prove, prove_response
 from unrelu.lp.exchange_simplex import Basis, Vertex
 from unrelu.lp.highs import LinearProgram, solve
-from unrelu.lp.interior_point import Matrix, SignedRows
 from unrelu.lp.lp_status import LpStatus
-from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, optimise
+from unrelu.lp.piecewise_linear_program import Matrix, PiecewiseLinearProgram, SignedRows
+from unrelu.lp.working_set import optimise
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
@@ -123,7 +123,8 @@ class _Problem(ABC):
             SolverError: HiGHS refuses the program, and there is no other point.
         """
         h = least_squares_start(self.system, self.rows, end) if start is None else self.system.inside(start)
-        answer, pivots = None, 0
+        answer: Answer | None = None
+        pivots = 0
         engines = ("exchange", "highs") if takes_exchange(self.system) else ("highs",)
         for engine in engines:
             for turn in range(_ROUNDS):
@@ -142,7 +143,7 @@ class _Problem(ABC):
                     break
             if engine == engines[0] and (none := self.contradiction(end)) is not None:
                 return none
-        return answer
+        return cast("Answer", answer)
 
     def _attempt(
         self, h: Array, basis: Basis | None, turn: int, engine: str, end: float, level: float | None
@@ -308,7 +309,7 @@ def largest_violation(
     y = np.maximum(shift, 0.0)
     y = np.where(there, y / (float(y.sum()) or 1.0) + 0.1 / len(y), 0.0)
     return PiecewiseLinearProgram(
-        SignedRows(matrix, output, factor), shift, np.zeros(len(y)), np.where(there, _ABOVE, 0.0),
+        SignedRows(matrix, factor, output), shift, np.zeros(len(y)), np.where(there, _ABOVE, 0.0),
         np.append(np.zeros(k), 1.0), np.append(lower, 0.0), np.append(upper, np.inf),
         np.full(k + 1, _ABOVE * max(1.0, float(np.abs(factor).max()))),
         np.append(np.zeros(k), 1.1 * float(shift.max(initial=0.0))), y / float(y.sum() or 1.0), hard=True,

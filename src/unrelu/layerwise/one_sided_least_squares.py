@@ -37,8 +37,8 @@ def one_sided_least_squares(
     decreases the objective enough. Where that fails, -g_i / H_ii is tried: its projection descends unless h is the
     minimum.
 
-    The first point is ``start``, or 0. When ``now()`` passes ``end``, the current point is returned. A rough point takes
-    a few steps.
+    The first point is ``start``, or 0. When ``now()`` passes ``end``, the current point is returned. A rough point
+    takes a few steps.
 
     Returns:
         h, the minimum, and the number of Newton steps.

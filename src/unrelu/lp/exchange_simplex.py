@@ -21,7 +21,7 @@ import numpy as np
 from scipy import linalg
 
 from unrelu.lp.compilation import compile_by, jit, kernel
-from unrelu.lp.dense_linear_algebra import invert_basis  # noqa: F401 -- for row_simplex
+from unrelu.lp.dense_linear_algebra import invert_basis as invert_basis  # for row_simplex
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import abandoned
@@ -54,7 +54,7 @@ class Basis(NamedTuple):
 
 
 class Vertex(NamedTuple):
-    """Where a program was left: v (K,), the multipliers of its rows, how the search ended, pivots, and the basis, if any."""
+    """Where a program was left: v (K,), the multipliers of its rows, how it ended, pivots, and the basis, if any."""
 
     v: Array
     multipliers: Array
@@ -283,27 +283,45 @@ def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y,
 
     The vertex and the basic multipliers are refined once; returns whether they are then accurate.
     """
-    k, error, scale, size, left = len(basis), 0.0, 1.0, 0.0, 0.0
-    for i in range(k):
-        v[i], inner[i], g[i] = 0.0, 0.0, gradient[i]
-    for turn in range(3):
-        multiply(rows, column, v, r)
-        add_multiple(shift, 1.0, r)
-        error = 0.0
-        for i in range(k):
-            error = max(error, abs(r[basis[i]]))
-        if turn < 2:
-            scale = max(scale, error)
-            for i in range(k):
-                add_multiple(edges[i], -r[basis[i]], v)
+    accurate = set_vertex(rows, shift, column, basis, edges, v, r)
+    for i in range(len(g)):
+        g[i] = gradient[i]
     for j in range(len(r)):
         if basic[j]:
             y[j], r[j] = 0.0, 0.0
         elif abs(r[j]) > _ZERO or (y[j] != hi[j] and y[j] != lo[j]):
             y[j] = hi[j] if r[j] > 0.0 else lo[j]
         add_row(rows, column, j, y[j], g)
+    return set_basic_multipliers(rows, column, basis, edges, g, norm, inner) and accurate
+
+
+@jit
+def set_vertex(rows, shift, column, basis, edges, v, r):
+    """Compute the vertex and all residuals; return whether those of the basic rows vanish."""
+    error, scale = 0.0, 1.0
+    for i in range(len(v)):
+        v[i] = 0.0
+    for turn in range(3):
+        multiply(rows, column, v, r)
+        add_multiple(shift, 1.0, r)
+        error = 0.0
+        for i in range(len(v)):
+            error = max(error, abs(r[basis[i]]))
+        if turn < 2:
+            scale = max(scale, error)
+            for i in range(len(v)):
+                add_multiple(edges[i], -r[basis[i]], v)
+    return error <= _ACCURATE * scale
+
+
+@jit
+def set_basic_multipliers(rows, column, basis, edges, g, norm, inner):
+    """Compute the multipliers of the basic rows and the norms of their edges; return whether they balance g."""
+    k, size, left = len(basis), 0.0, 0.0
     rest, change = np.zeros(k), np.empty(k)
     add_multiple(g, 1.0, rest)
+    for i in range(k):
+        inner[i] = 0.0
     for _ in range(2):
         for i in range(k):
             total = 0.0
@@ -318,7 +336,7 @@ def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y,
         for j in range(k):
             square += edges[i, j] * edges[i, j]
         norm[i], size, left = np.sqrt(square), max(size, abs(g[i])), max(left, abs(rest[i]))
-    return error <= _ACCURATE * scale and left <= _ACCURATE * size
+    return left <= _ACCURATE * size
 
 
 @jit

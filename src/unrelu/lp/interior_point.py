@@ -14,15 +14,13 @@ of their mean. The steps stop early, as soon as the weights D separate the rows 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 
+from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, SignedRows
 from unrelu.runtime.array_types import Array, Index
-
-Matrix: TypeAlias = Array | sparse.csr_array
 
 # The steps end when active rows outweigh others by this factor: earlier for at most _NARROW unknowns, where pivots are
 # cheap.
@@ -38,69 +36,6 @@ _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
 _RIDGE = 1e-13
 # The most corrections of multipliers, and the factor by which each must reduce the error.
 _CORRECTIONS, _HELPS = 20, 0.9
-
-
-class SignedRows(NamedTuple):
-    """The rows A of a program: those of a matrix W, or multiples of them, each with a last entry of -1.
-
-    Attributes:
-        matrix: W, (n, k), dense; it may be sparse where no other rows are asked for than :meth:`some`.
-        output, factor: the row of W and its factor for each row of A, (N,); None if A = W.
-    """
-
-    matrix: Matrix
-    output: Index | None = None
-    factor: Array | None = None
-
-    def times(self, v: Array) -> Array:
-        """A v, (N,)."""
-        if self.output is None:
-            return np.asarray(self.matrix @ v)
-        return self.factor * np.asarray(self.matrix @ v[:-1])[self.output] - v[-1]
-
-    def transposed(self, y: Array) -> Array:
-        """A^T y, (K,)."""
-        pull = np.asarray(self.matrix.T @ self.of_outputs(y))
-        return pull if self.output is None else np.append(pull, -y.sum())
-
-    def of_outputs(self, y: Array) -> Array:
-        """The multipliers of the rows of W, (n,), from those of A."""
-        return y if self.output is None else np.bincount(self.output, self.factor * y, self.matrix.shape[0])
-
-    def some(self, index: Index) -> Matrix:
-        """Some of the rows as a matrix, (len(index), K)."""
-        if self.output is None or self.factor is None:
-            return self.matrix[index]
-        factor = self.factor[index, None]
-        rows, last = self.matrix[self.output[index]], np.full_like(factor, -1.0)
-        return (
-            sparse.hstack([rows * factor, last], "csr") if sparse.issparse(rows) else np.hstack([rows * factor, last])
-        )
-
-    def restricted(self, index: Index) -> SignedRows:
-        """Some of the rows, with only those of W that they need."""
-        if self.output is None or self.factor is None:
-            return SignedRows(self.matrix[index])
-        used = np.zeros(self.matrix.shape[0], dtype=bool)
-        used[self.output[index]] = True
-        place = np.cumsum(used) - 1
-        return SignedRows(self.matrix[used], place[self.output[index]], self.factor[index])
-
-    def normal(self, weight: Array, negligible: float) -> Array:
-        """The lower triangle of A^T diag(weight) A, (K, K), without rows of a small share of the largest weight."""
-        matrix, k, total = self.matrix, self.matrix.shape[1], weight
-        if self.factor is not None:
-            weight = self.of_outputs(self.factor * total)
-        used = np.flatnonzero(weight > negligible * weight.max(initial=0.0))
-        root = matrix[used]
-        root *= np.sqrt(weight[used])[:, None]
-        # The rows are in Fortran's order if transposed, so that nothing is copied.
-        gram = blas.dsyrk(1.0, root.T, lower=1)
-        if self.output is None:
-            return gram
-        normal = np.empty((k + 1, k + 1), order="F")
-        normal[:k, :k], normal[k, :k], normal[k, k] = gram, -(self.of_outputs(total) @ matrix), total.sum()
-        return normal
 
 
 class Central(NamedTuple):
@@ -120,50 +55,25 @@ class Central(NamedTuple):
 
 
 def interior_point(
-    rows: SignedRows,
-    shift: Array,
-    lo: Array,
-    hi: Array,
-    gradient: Array,
-    lower: Array,
-    upper: Array,
-    v: Array,
-    y: Array,
-    hard: bool,
-    sizes: Array,
-    steps: int,
-    ends: Callable[[Array, Array], bool] | None = None,
+    program: PiecewiseLinearProgram, sizes: Array, steps: int, ends: Callable[[Array, Array], bool] | None = None
 ) -> Central:
     """Make at most ``steps`` interior-point steps.
 
     Args:
-        rows, shift, lo, hi, gradient, lower, upper: the program: A (m, K), s, lo and hi (m,), the others (K,).
-        v, y: the first point, (K,), which is moved inside the bounds, and multipliers inside their intervals, (m,).
-        hard: whether hi stands for a constraint.
+        program: the program, with its first point and multipliers; the point is moved inside the bounds.
         sizes: the squared norms of the rows, (m,).
         steps: the most steps.
         ends: whether a point and multipliers (m,) with A^T y + g = 0 up to the bounds are enough, instead of
             decided weights.
     """
-    k = len(v)
-    margin = np.minimum(_MARGIN, 0.25 * (upper - lower))
-    v = np.minimum(np.maximum(v, lower + margin), upper - margin)
-    # A pair for each side of a row with its sign, and for each finite bound: sign (v - bound) >= 0.
-    signs = np.array([[-1.0]] if hard else [[-1.0], [1.0]])
-    at = np.concatenate([np.flatnonzero(lower > -np.inf), np.flatnonzero(upper < np.inf)])
-    sign = np.where(np.arange(len(at)) < (lower > -np.inf).sum(), 1.0, -1.0)
-    # An unknown with equal bounds has no inside.
-    distance = np.maximum(sign * (v[at] - np.where(sign > 0, lower[at], upper[at])), _LEAST)
-    r = rows.times(v) + shift
-    slack = np.maximum(signs * r, 0.0) + _MARGIN
-    multiplier = _ends(lo, hi, y, hard)
-    pull = rows.transposed(y) + gradient
-    mean = float(np.vdot(slack, multiplier)) / max(1, slack.size)
-    held = np.maximum(sign * pull[at], 0.0) + mean / (distance + 0.1 * _MARGIN)
+    rows, gradient, y, k = program.rows, program.gradient, program.y, len(program.v)
+    signs, at, sign = _pairs(program)
+    v, slack, multiplier, distance, held = _first_point(program, signs, at, sign)
+    r = program.residuals(v)
     enough, first, length = (_DECIDED_NARROW if k <= _NARROW else _DECIDED), 0.0, 1.0
     for step in range(steps + 1):
         weight = 1.0 / (slack / multiplier).sum(axis=0)
-        barrier = np.bincount(at, held / distance, k)
+        barrier = np.bincount(at, held / distance, k).astype(np.float64, copy=False)
         total = float(np.vdot(slack, multiplier) + distance @ held)
         first = first or total
         # Written so that NaN ends the steps.
@@ -197,12 +107,51 @@ def interior_point(
         v, slack, distance = v + primal * dv, slack + primal * d_slack, distance + primal * d_distance
         y, held, length = y + dual * dy, held + dual * d_held, min(primal, dual)
         multiplier = multiplier + dual * d_multiplier
-        r = rows.times(v) + shift
+        r = program.residuals(v)
         if ends is not None:
-            balanced = _balanced(rows, gradient, np.bincount(at, sign * held, k), weight, barrier, factor, lo, y)
+            balanced = _balanced(
+                rows,
+                gradient,
+                np.bincount(at, sign * held, k).astype(np.float64, copy=False),
+                weight,
+                barrier,
+                factor,
+                program.lo,
+                y,
+            )
             if ends(v, balanced):
                 return Central(v, weight, barrier, balanced)
     return Central(v, weight, barrier)
+
+
+def _pairs(program: PiecewiseLinearProgram) -> tuple[Array, Index, Array]:
+    """The signs of the sides of a row, (1 or 2, 1), and the unknowns of the finite bounds with their signs, (b,).
+
+    The distance of v from a bound is sign (v - bound) >= 0.
+    """
+    below, above = np.flatnonzero(program.lower > -np.inf), np.flatnonzero(program.upper < np.inf)
+    signs = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]])
+    return signs, np.concatenate([below, above]), np.repeat([1.0, -1.0], [len(below), len(above)])
+
+
+def _first_point(
+    program: PiecewiseLinearProgram, signs: Array, at: Index, sign: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    """v inside the bounds, slacks and multipliers of the rows, (1 or 2, m), distances and multipliers of the bounds.
+
+    The multipliers of the bounds balance A^T y + g, and are a little larger.
+    """
+    lower, upper, y = program.lower, program.upper, program.y
+    margin = np.minimum(_MARGIN, 0.25 * (upper - lower))
+    v = np.minimum(np.maximum(program.v, lower + margin), upper - margin)
+    # An unknown with equal bounds has no inside.
+    distance = np.maximum(sign * (v[at] - np.where(sign > 0, lower[at], upper[at])), _LEAST)
+    slack = np.maximum(signs * program.residuals(v), 0.0) + _MARGIN
+    multiplier = np.stack([y - program.lo] if program.hard else [y - program.lo, program.hi - y])
+    pull = program.rows.transposed(y) + program.gradient
+    mean = float(np.vdot(slack, multiplier)) / max(1, slack.size)
+    held = np.maximum(sign * pull[at], 0.0) + mean / (distance + 0.1 * _MARGIN)
+    return v, slack, multiplier, distance, held
 
 
 def _balanced(
@@ -223,11 +172,6 @@ def _balanced(
         change = lapack.dpotrs(factor, rest, lower=1)[0]
         y, held = np.maximum(y - weight * rows.times(change), lo), held + barrier * change
     return y
-
-
-def _ends(lo: Array, hi: Array, y: Array, hard: bool) -> Array:
-    """The distances of multipliers from their ends: from lo, and from hi if that is one, (1 or 2, m)."""
-    return (y - lo)[None] if hard else np.stack([y - lo, hi - y])
 
 
 def _longest(x: Array, direction: Array) -> float:

@@ -1,39 +1,87 @@
-r"""The exact optimum of a program with many rows and few unknowns: a few interior-point steps, then exchange simplex.
+r"""Programs with many rows and few unknowns, the standard form of all layer programs.
 
 .. math:: \min_v\; g^T v + \sum_j \max(hi_j r_j, lo_j r_j), \qquad r = A v + s, \quad lower \le v \le upper
-
-At the optimum, most rows are far from their break point. Only the others, the working set, take part in the exchange.
-Afterwards every row is checked, and the working set grows by those whose break point was crossed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import blas
 
-from unrelu.lp.exchange_simplex import Basis, Vertex, compile_exchange, minimise
 from unrelu.lp.highs import LinearProgram
-from unrelu.lp.interior_point import SignedRows, interior_point
-from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.work_clock import now
 
-# The most interior-point steps.
-_STEPS = 40
-# One-sided rows this far below their break point do not take part in the interior-point steps.
-_FAR = 4.0
-# A vertex is completed by fill-ins rather than by rows of a smaller weight, which are far away.
-_FILL_IN = 1e-7
-# Rows in the first working set for each unknown.
-_WORKING = 2
-# The number of times that the working set grows before it takes in all rows. A row is missing if its residual has the
-# wrong sign by more than _WRONG.
-_ROUNDS, _WRONG = 6, 1e-9
+Matrix: TypeAlias = Array | sparse.csr_array
+
+
+class SignedRows(NamedTuple):
+    """The rows A of a program: those of a matrix W, or multiples of them, each with a last entry of -1.
+
+    Attributes:
+        matrix: W, (n, k), dense; it may be sparse where no other rows are asked for than :meth:`some`.
+        factor: the factor of each row of A, (N,); None if A = W.
+        output: the row of W of each row of A, (N,).
+    """
+
+    matrix: Matrix
+    factor: Array | None = None
+    output: Index = np.zeros(0, dtype=np.int64)
+
+    def times(self, v: Array) -> Array:
+        """A v, (N,)."""
+        if self.factor is None:
+            return np.asarray(self.matrix @ v)
+        return np.asarray(self.factor * np.asarray(self.matrix @ v[:-1])[self.output] - v[-1])
+
+    def transposed(self, y: Array) -> Array:
+        """A^T y, (K,)."""
+        pull = np.asarray(self.matrix.T @ self.of_outputs(y))
+        return pull if self.factor is None else np.append(pull, -y.sum())
+
+    def of_outputs(self, y: Array) -> Array:
+        """The multipliers of the rows of W, (n,), from those of A."""
+        if self.factor is None:
+            return y
+        return np.bincount(self.output, self.factor * y, self.matrix.shape[0]).astype(np.float64, copy=False)
+
+    def some(self, index: Index) -> Matrix:
+        """Some of the rows as a matrix, (len(index), K)."""
+        if self.factor is None:
+            return self.matrix[index]
+        factor = self.factor[index, None]
+        rows, last = self.matrix[self.output[index]], np.full_like(factor, -1.0)
+        return (
+            sparse.hstack([rows * factor, last], "csr") if sparse.issparse(rows) else np.hstack([rows * factor, last])
+        )
+
+    def restricted(self, index: Index) -> SignedRows:
+        """Some of the rows, with only those of W that they need."""
+        if self.factor is None:
+            return SignedRows(self.matrix[index])
+        used = np.zeros(self.matrix.shape[0], dtype=bool)
+        used[self.output[index]] = True
+        place = np.cumsum(used) - 1
+        return SignedRows(self.matrix[used], self.factor[index], place[self.output[index]])
+
+    def normal(self, weight: Array, negligible: float) -> Array:
+        """The lower triangle of A^T diag(weight) A, (K, K), without rows of a small share of the largest weight."""
+        matrix, k, total = self.matrix, self.matrix.shape[1], weight
+        if self.factor is not None:
+            weight = self.of_outputs(self.factor * total)
+        used = np.flatnonzero(weight > negligible * weight.max(initial=0.0))
+        root = matrix[used]
+        root *= np.sqrt(weight[used])[:, None]
+        # The rows are in Fortran's order if transposed, so that nothing is copied.
+        gram: Array = blas.dsyrk(1.0, root.T, lower=1)
+        if self.factor is None:
+            return gram
+        normal = np.empty((k + 1, k + 1), order="F")
+        normal[:k, :k], normal[k, :k], normal[k, k] = gram, -(self.of_outputs(total) @ matrix), total.sum()
+        return normal
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +115,17 @@ class PiecewiseLinearProgram:
         """A v + s, (N,)."""
         return self.rows.times(v) + self.shift
 
+    def restricted(self, index: Index) -> PiecewiseLinearProgram:
+        """The program with some of its rows."""
+        shift, lo, hi, y = (every[index] for every in (self.shift, self.lo, self.hi, self.y))
+        return replace(self, rows=self.rows.restricted(index), shift=shift, lo=lo, hi=hi, y=y)
+
     def dual(self) -> tuple[LinearProgram, Index]:
         r"""The dual program for HiGHS, and the rows that its first columns stand for; v is its row dual.
 
         .. math:: \min_y\; -s^T y \qquad A^T y = -g, \quad lo \le y \le hi
         """
-        index, units = np.flatnonzero(self.hi > self.lo), _Units.of(self, fill_ins=False)
+        index, units = np.flatnonzero(self.hi > self.lo), UnitRows.of(self, fill_ins=False)
         columns = sparse.eye_array(len(self.v), format="csc")[:, units.column]
         return LinearProgram(
             cost=-np.concatenate([self.shift[index], units.shift]),
@@ -86,7 +139,7 @@ class PiecewiseLinearProgram:
         ), index
 
 
-class _Units(NamedTuple):
+class UnitRows(NamedTuple):
     """Constraints with one entry: first a fill-in for each unknown, then the finite bounds.
 
     A fill-in has no weight and only completes a basis. A bound has a penalty.
@@ -98,7 +151,7 @@ class _Units(NamedTuple):
     hi: Array
 
     @classmethod
-    def of(cls, program: PiecewiseLinearProgram, fill_ins: bool = True) -> _Units:
+    def of(cls, program: PiecewiseLinearProgram, fill_ins: bool = True) -> UnitRows:
         """The constraints of a program."""
         below, above = np.flatnonzero(program.lower > -np.inf), np.flatnonzero(program.upper < np.inf)
         every = np.arange(len(program.v) if fill_ins else 0)
@@ -109,101 +162,3 @@ class _Units(NamedTuple):
             np.concatenate([none, -program.penalty[below], np.zeros(len(above))]),
             np.concatenate([none, np.zeros(len(below)), program.penalty[above]]),
         )
-
-
-def optimise(
-    program: PiecewiseLinearProgram,
-    sizes: Array,
-    basis: Basis | None = None,
-    end: float = math.inf,
-    ends: Callable[[Array, Array], bool] | None = None,
-) -> Vertex:
-    """Solve a program with a dense matrix.
-
-    Args:
-        program: the program.
-        sizes: the squared norms of the rows of its matrix, (n,).
-        basis: the basis of a similar program, to start from; otherwise interior-point steps suggest one.
-        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
-        ends: whether a point and multipliers, (N,), from the interior-point steps are enough.
-    """
-    compile_exchange()
-    total, size = len(program.shift), len(program.v)
-    units = _Units.of(program)
-    v, numbers, edges = program.v, None, None
-    # A basis of another kind of program is ignored.
-    if basis is not None and len(basis.numbers) == size and basis.numbers.max() < total + len(units.column):
-        numbers, edges = basis
-    else:
-        v, scores, y = _suggested(program, sizes, units, end, ends)
-        if y is not None:
-            return Vertex(v, y, LpStatus.FAILED, 0)
-        numbers = np.argpartition(-scores, size - 1)[:size]
-    r = program.residuals(v)
-    far, kept, pivots = np.where(r > 0, program.hi, program.lo), _working_set(program, r), 0
-    for turn in range(_ROUNDS + 1):
-        kept[numbers[numbers < total]] = True
-        index = np.flatnonzero(kept)
-        number = np.concatenate([index, np.arange(total, total + len(units.column))])
-        rest = far.copy()
-        rest[index] = 0.0
-        shift, lo, hi = (
-            np.concatenate([ours[index], theirs])
-            for ours, theirs in zip((program.shift, program.lo, program.hi), units[1:], strict=True)
-        )
-        gradient = program.gradient + program.rows.transposed(rest)
-        first, vectors = np.searchsorted(number, numbers), program.rows.some(index)
-        found = minimise(vectors, shift, lo, hi, units.column, gradient, first, edges, end)
-        pivots, numbers, edges = pivots + found.pivots, number[found.basis.numbers], found.basis.edges
-        if found.status not in (LpStatus.OPTIMAL, LpStatus.UNBOUNDED):
-            break
-        r = program.residuals(found.v)
-        missing = ~kept
-        if found.status is LpStatus.OPTIMAL:
-            missing &= (np.where(r > 0, program.hi, program.lo) != far) & (np.abs(r) > _WRONG)
-        if not missing.any():
-            break
-        kept = kept | missing if turn + 1 < _ROUNDS else np.ones(total, dtype=bool)
-    every = far.copy()
-    every[index] = found.multipliers[: len(index)]
-    return Vertex(found.v, every, found.status, pivots, Basis(numbers, edges))
-
-
-def _working_set(program: PiecewiseLinearProgram, r: Array) -> Array:
-    """The half of the two-sided rows with the smallest residuals, or twice as many rows as unknowns if that is more."""
-    key = np.where(program.hi > program.lo, np.abs(r), np.inf)
-    count = max(_WORKING * len(program.v), int((program.lo < 0).sum()) // 2)
-    kept = np.ones(len(r), dtype=bool) if count >= len(r) else key <= np.partition(key, count)[count]
-    return kept & (program.hi > program.lo)
-
-
-def _suggested(
-    program: PiecewiseLinearProgram, sizes: Array, units: _Units, end: float,
-    ends: Callable[[Array, Array], bool] | None,
-) -> tuple[Array, Array, Array | None]:  # fmt: skip
-    """The point where interior-point steps end, and scores that say how likely constraints (N + u,) are basic.
-
-    Multipliers come third if they are enough. If the steps break down, all scores are those of fill-ins.
-    """
-    lo, hi, size = program.lo, program.hi, len(program.v)
-    index = np.flatnonzero((lo < 0) | ((program.residuals(program.v) > -_FAR) & (hi > 0)))
-    rows = program.rows.restricted(index)
-    squares = sizes[index] if rows.output is None else sizes[program.rows.output[index]] * rows.factor**2 + 1.0
-    steps = max(1, int(min(_STEPS, 1e10 * max(0.0, end - now()) / (max(1, len(index)) * size**2))))
-    scores, y = np.zeros(len(program.shift)), program.lo.copy()
-
-    def enough(v: Array, some: Array) -> bool:
-        y[index] = some
-        return ends is not None and ends(v, y)
-
-    with np.errstate(all="ignore"):  # steps that break down end with what is not finite
-        found = interior_point(
-            rows, program.shift[index], lo[index], hi[index], program.gradient, program.lower, program.upper, program.v,
-            program.y[index], program.hard, squares, steps, ends and enough,
-        )  # fmt: skip
-    if not np.isfinite(found.v).all():
-        found = found._replace(v=program.v, bounds=np.zeros(size))
-    else:
-        scores[index] = found.rows * squares
-    scores = np.concatenate([scores, np.full(size, _FILL_IN), found.bounds[units.column[size:]]])
-    return found.v, scores, None if found.y is None else y
