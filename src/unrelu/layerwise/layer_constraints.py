@@ -151,8 +151,13 @@ class LayerSystem:
 
 
 def _norms(matrix: Array | sparse.csr_array, axis: int) -> Array:
-    """Euclidean norms of columns (axis 0) or rows (axis 1)."""
-    return np.sqrt(np.asarray((matrix * matrix).sum(axis=axis)).ravel())
+    """Euclidean norms of columns (axis 0) or rows (axis 1), also where squares overflow or vanish."""
+    largest = abs(matrix).max(axis=axis)
+    size = np.asarray(largest.toarray() if sparse.issparse(largest) else largest).ravel()
+    inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > np.finfo(float).tiny)
+    unit = matrix * np.expand_dims(inverse, axis)
+    norms: Array = size * np.sqrt(np.asarray((unit * unit).sum(axis=axis)).ravel())
+    return norms
 
 
 @dataclass(frozen=True, eq=False)

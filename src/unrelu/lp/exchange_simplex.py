@@ -21,7 +21,7 @@ import numpy as np
 from scipy import linalg
 
 from unrelu.lp.compilation import compile_by, jit, kernel
-from unrelu.lp.dense_linear_algebra import invert_basis as invert_basis  # for row_simplex
+from unrelu.lp.dense_linear_algebra import invert_basis as invert_basis  # noqa: PLC0414 -- for row_simplex
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import abandoned

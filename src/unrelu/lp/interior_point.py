@@ -24,7 +24,7 @@ from unrelu.runtime.array_types import Array, Index
 
 # The steps end when active rows outweigh others by this factor: earlier for at most _NARROW unknowns, where pivots are
 # cheap.
-_DECIDED, _DECIDED_NARROW, _NARROW = 64.0, 16.0, 80
+_DECIDED, _DECIDED_NARROW, _NARROW = 64.0, 8.0, 80
 # Fraction of the way to the boundary that a step goes.
 _DAMPING = 0.995
 # The first point keeps this distance from the bounds, and slacks of rows from 0: residuals are about 1. Between narrow
@@ -91,7 +91,8 @@ def interior_point(
             rho = (signs * aim / multiplier).sum(axis=0) - r
             right = rows.transposed(weight * rho) - fixed + np.bincount(at, sign * aim_held / distance, k)
             dv = lapack.dpotrs(factor, right, lower=1)[0]
-            dy = weight * (rows.times(dv) - rho)
+            move = rows.times(dv)
+            dy = weight * (move - rho)
             d_multiplier = -signs * dy
             d_slack = (aim - slack * d_multiplier) / multiplier - slack
             d_distance = sign * dv[at]
@@ -107,7 +108,7 @@ def interior_point(
         v, slack, distance = v + primal * dv, slack + primal * d_slack, distance + primal * d_distance
         y, held, length = y + dual * dy, held + dual * d_held, min(primal, dual)
         multiplier = multiplier + dual * d_multiplier
-        r = program.residuals(v)
+        r = r + primal * move
         if ends is not None:
             balanced = _balanced(
                 rows,
