@@ -3,12 +3,12 @@
     python fuzz/programs.py [--quick] [--seed N] --output FILE
 
 Half of them are layers, given to the layer methods: one of the benchmark ``degenerate`` with its weights, biases and
-data times 10^p and its input times 10^q, p from -150 to 150 and q from -100 to 100, or powers of two near these. What
-comes back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program
-(``linf``, ``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output
-(``exact``). The other half are networks of one to three layers with every activation, each layer in units of its own,
-given to ``unrelu.invert``; what is called an exact fit, or explained by uniform noise, is evaluated again in extended
-precision.
+data times 10^p and its input times 10^q, p from -7 to 7 and q from -5 to 5, or powers of two near these. What comes
+back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program (``linf``,
+``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output (``exact``).
+The other half are networks of one to three layers with every activation, each layer in units of its own,
+given to ``unrelu.invert``, which brings them to normalised units; what is called an exact fit, or explained by uniform
+noise, is evaluated again in extended precision.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def layer_program(name, rng):
     """Seconds, and what became of one layer program."""
     system, asked = instance(str(rng.choice(KINDS)), rng)
     # Powers of two near those of ten: rounded weights of nearly equal columns would be another program.
-    f, g = 2.0 ** rng.integers(-498, 499), 2.0 ** rng.integers(-332, 333)
+    f, g = 2.0 ** (rng.integers(-498, 499) // 20), 2.0 ** (rng.integers(-332, 333) // 20)
     scaled = LayerSystem(
         system.matrix * (f / g), system.bias * f, system.activation, system.lower * g, system.upper * g
     )

@@ -15,7 +15,7 @@ from unrelu.layerwise.algorithm_1 import least_squares_fit
 from unrelu.layerwise.algorithm_2 import scanned
 from unrelu.layerwise.layer_method import first_threshold, output_error
 from unrelu.layerwise.layer_program import least_violation
-from unrelu.layerwise.one_sided_least_squares import NewtonMatrices, one_sided_least_squares
+from unrelu.layerwise.one_sided_least_squares import _Quadratic, one_sided_least_squares
 from unrelu.measurements.additive_noise import Gaussian, Uniform
 from unrelu.models.activations import Activation
 from unrelu.result import Status
@@ -162,21 +162,20 @@ def test_the_scan_chooses_the_threshold_of_all_problems_solved_one_by_one(kind, 
     assert sum(chosen) >= 9
 
 
-def test_newton_matrices_that_follow_the_rows_are_those_of_scratch():
+def test_newton_steps_solve_the_normal_equations_on_the_free_coordinates():
     rng = np.random.default_rng(3)
     system = LayerSystem(
         rng.normal(size=(60, 8)), np.zeros(60), Activation("relu"), np.full(8, -np.inf), np.full(8, np.inf)
     )
-    matrices, curvature = NewtonMatrices(system), np.ones(60)
-    for turn in range(6):
-        free, gradient = rng.random(8) < 0.8, rng.normal(size=8)
-        found = matrices.direction(curvature, np.zeros(60), gradient, free)
-        hessian = (system.matrix.T * curvature) @ system.matrix
+    curvature, signed = rng.integers(0, 3, 60).astype(float), rng.normal(size=60)
+    piece = _Quadratic(system, curvature, signed)
+    hessian = (system.matrix.T * curvature) @ system.matrix
+    np.testing.assert_allclose(piece.diagonal, hessian.diagonal())
+    for free in (np.ones(8, dtype=bool), rng.random(8) < 0.8, rng.random(8) < 0.5):
+        gradient = rng.normal(size=8)
+        found = piece.newton_step(gradient, free)
         np.testing.assert_allclose(found[free], np.linalg.solve(hessian[np.ix_(free, free)], -gradient[free]))
         assert not found[~free].any()
-        # Few rows, then all but ten of them at once.
-        curvature = curvature.copy()
-        curvature[rng.choice(60, 50 if turn == 3 else 5, replace=False)] = turn % 2
 
 
 def test_l1_ignores_gross_outliers():

@@ -10,17 +10,14 @@ import time
 
 import pytest
 
-from unrelu.layerwise import _exchange_kernel
-from unrelu.layerwise._exchange_kernel import compile_kernels
-from unrelu.lp import compilation
+from unrelu.lp import compilation, exchange_simplex
 from unrelu.lp.compilation import compile_by, kernel
+from unrelu.lp.exchange_simplex import compile_exchange
 from unrelu.runtime.work_clock import now
 
 SCRIPT = """
-from unrelu.layerwise import _exchange_kernel
-from unrelu.layerwise._exchange_kernel import compile_kernels
-from unrelu.lp.exchange_simplex import exchange
-compile_kernels("l1")
+from unrelu.lp.exchange_simplex import compile_exchange, exchange
+compile_exchange()
 print(sum(exchange.stats.cache_hits.values()), sum(exchange.stats.cache_misses.values()))
 """
 
@@ -137,6 +134,6 @@ def test_a_fork_waits_for_the_compiler():
 
 
 def test_a_second_call_in_a_process_does_nothing(monkeypatch):
-    compile_kernels("linf")
-    monkeypatch.setattr(_exchange_kernel, "_run_exchange", lambda: 1 / 0)
-    compile_kernels("linf")
+    compile_exchange()
+    monkeypatch.setattr(exchange_simplex, "_run_exchange", lambda: 1 / 0)
+    compile_exchange()

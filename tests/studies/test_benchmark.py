@@ -24,7 +24,7 @@ from unrelu import Status
 from unrelu.cli import process
 from unrelu.cli._app import app
 from unrelu.errors import InputError, SolverError
-from unrelu.layerwise import LayerSystem, LInf, _exchange_kernel, layer_program, rows
+from unrelu.layerwise import LayerSystem, LInf, layer_program, rows
 from unrelu.models.activations import Activation
 from unrelu_studies.benchmarks import REPORT_SEED
 from unrelu_studies.benchmarks import benchmark as running
@@ -309,13 +309,13 @@ def test_failures_of_ours_are_counted(monkeypatch):
 
 def test_an_answer_behind_a_failed_proof_is_a_fallback(monkeypatch):
     """HiGHS gives the answer, and the record says so."""
-    optimise = _exchange_kernel.optimise
+    optimise = layer_program.optimise
 
     def without_multipliers(*arguments):
         found = optimise(*arguments)
         return found._replace(multipliers=np.zeros_like(found.multipliers))
 
-    monkeypatch.setattr(_exchange_kernel, "optimise", without_multipliers)
+    monkeypatch.setattr(layer_program, "optimise", without_multipliers)
     record = layers.measure(draw(CASES[0], PROGRAMS[0], 1, 0))
     assert (record["engine"], record["fallback"], record["status"]) == ("highs", True, "OPTIMAL")
     summary = summarise([record])[0]

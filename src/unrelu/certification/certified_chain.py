@@ -16,7 +16,9 @@ import numpy as np
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
+from unrelu.measurements.folding import FoldedChain, FoldedLayer
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Integers
@@ -206,16 +208,9 @@ def chain_of(
     Raises:
         UnsupportedModelError: see :func:`certifiable`.
     """
-    network = certifiable(network, operator)
-    matrices = [layer.matrix() for layer in network.layers]
-    weights = [np.ascontiguousarray(w if isinstance(w, np.ndarray) else w.toarray()) for w in matrices]
-    biases = [layer.bias() for layer in network.layers]
-    slopes = [layer.activation.slopes(layer.n_out) for layer in network.layers]
-    shown = operator.observed_outputs(y[None])
-    if shown is None:
-        weights, biases = [*weights, operator.matrix()], [*biases, np.zeros(operator.m)]
-        slopes = [*slopes, np.ones(operator.m)]
-    else:
-        [(rows, y)] = shown
-        weights[-1], biases[-1], slopes[-1] = weights[-1][rows], biases[-1][rows], slopes[-1][rows]
-    return CertifiedChain(tuple(weights), tuple(biases), tuple(slopes), y, norm, bounds)
+    layers, y = FoldedChain(certifiable(network, operator), operator, y[None], exact=True).of(0)
+    if (weight := layers[-1].weight) is not None:
+        layers = [*layers, FoldedLayer(np.diag(weight), np.zeros(len(weight)), Activation("identity"))]
+    weights = tuple(np.ascontiguousarray(layer.dense) for layer in layers)
+    slopes = tuple(layer.activation.slopes(len(layer.bias)) for layer in layers)
+    return CertifiedChain(weights, tuple(layer.bias for layer in layers), slopes, y, norm, bounds)

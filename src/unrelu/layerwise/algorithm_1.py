@@ -7,17 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unrelu.layerwise.layer_constraints import LayerSystem, rows
-from unrelu.layerwise.layer_method import (
-    LayerSolution,
-    at_any_scale,
-    check_growth,
-    first_threshold,
-    output_error,
-    status_of,
-)
-from unrelu.layerwise.layer_program import Answer, largest_beside, least_squares_start, least_violation, takes_kernel
-from unrelu.layerwise.one_sided_least_squares import ROUGH_RIDGE, NewtonMatrices, one_sided_least_squares
+from unrelu.layerwise.layer_constraints import LayerSystem, checked_target, rows
+from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, status_of
+from unrelu.layerwise.layer_program import Answer, least_squares_start, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array
@@ -25,7 +17,7 @@ from unrelu.runtime.work_clock import now
 
 # The factor for rounding in the test delta <= eps.
 _SLACK = 1 + 1e-9
-# A point is a start for the program at eps if its error is at most this many times eps.
+# The last answer is a start for the program at eps if its errors are at most this many times eps.
 _ALIKE = 2.0
 # Of a fit: the two-sided rows per unknown at its first threshold, the most thresholds, and the relative fall of the
 # error below which it ends.
@@ -55,27 +47,24 @@ class LInf:
 
     alpha: float = 1.2
     norm = "linf"
-    power = 1
     largest = math.inf
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
-    @at_any_scale
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
         noise: Noise | None = None,
     ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`."""
-        end = now() + time_limit
+        end, target = now() + time_limit, checked_target(system, target)
         first = first_threshold(system, target, threshold)
-        search = _Search(system, target, first, self.alpha, end)
-        point = None
+        search, point = _Search(system, target, first, self.alpha, end), None
         # A stated bound is feasible at once, and the threshold of the layer above is close.
         if threshold is None or (noise is not None and not noise.bound <= first):
             point = least_squares_fit(system, target, first, end)
         answer, step = search.first_feasible(point)
-        status = status_of(answer.status, search.limited)
+        status = status_of(answer.status, now() >= end)
         return LayerSolution(answer.h, answer.objective, status, search.pivots, search.epsilon(step), search.solves)
 
 
@@ -84,15 +73,17 @@ class _Search:
 
     Attributes:
         low, high: the largest step proved infeasible, and the smallest proved feasible.
-        point: the h that proves ``high`` feasible.
-        answers: the minima found, by step.
+        point: the h that proves ``high`` feasible, or the last one.
+        minima: the minima found, by step.
+        solves, pivots: programs, and their pivots.
+        failed: whether a program was not solved.
     """
 
     def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, end: float) -> None:
         self.system, self.target, self.start, self.alpha, self.end = system, target, start, alpha, end
         self.low, self.high, self.point = -1, -1, system.inside(np.zeros(system.n_in))
-        self.answers: dict[int, Answer] = {}
-        self.solves, self.pivots, self.limited, self.failed = 0, 0, False, False
+        self.minima: dict[int, Answer] = {}
+        self.solves, self.pivots, self.failed = 0, 0, False
         slope = system.activation.slopes(system.n_out)
         self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
         self.decides_signs = bool((slope == 0).any())
@@ -105,103 +96,79 @@ class _Search:
         return max(0, math.ceil(math.log(epsilon / self.start) / math.log(self.alpha) - 1e-9)) if epsilon > 0 else 0
 
     def shown(self, h: Array) -> int:
-        """The first step that a point proves feasible."""
+        """The first step that a point proves feasible, as eps = |phi(W h + b) - x|_inf is."""
         return self.step_at_least(output_error(self.system, self.target, h, "linf"))
 
-    def suspected(self, h: Array) -> int:
-        """The first step at which every output that is inactive at h is classified as inactive."""
+    def suspected(self) -> int:
+        """The first step at which every output that is inactive at the point is classified as inactive.
+
+        If phi decides no signs, the smallest delta hardly depends on eps.
+        """
+        if not self.decides_signs:
+            return self.step_at_least(self._solve(self.high, None).objective)
         off = (self.system.activation.slopes(self.system.n_out) == 0) & (
-            np.asarray(self.system.matrix @ h) + self.system.bias <= 0
+            np.asarray(self.system.matrix @ self.point) + self.system.bias <= 0
         )
         return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
     def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
         """Bracket the first feasible step by ``low`` and ``high``, narrow the bracket, and find the minimum there.
 
-        Any point h proves that eps = |phi(W h + b) - x|_inf is feasible. To narrow the bracket, the smallest delta d of
-        a step is compared with its eps, which takes less time than finding d. For ReLU, d does not grow with eps, as
-        rows only loosen; so every eps below the d of a feasible step is infeasible.
+        To narrow the bracket, the smallest delta of a step is compared with its eps, which takes less time than finding
+        it. The step below the one that the point suggests comes first. After wrong guesses, strides grow.
 
         Args:
             point: the h of a least-squares problem near the answer; None to begin at step 0.
         """
         if point is None:
-            if self._minimum(0) or self._over():
-                return self.answers[0], 0
-            point = self.answers[0].h
-        while True:
-            self.point, self.high = point, max(self.low + 1, self.shown(point))
-            self._narrow()
-            last = self.high
-            if self._minimum(last) or self._over():
-                return self.answers[last], last
-            point = self.answers[last].h
-
-    def _narrow(self) -> None:
-        """Narrow the bracket to two neighbouring steps, beginning at the step that the point suggests.
-
-        The step below it comes first: if that is infeasible, the minimum at the suggested step is the last program.
-        After wrong guesses, strides grow.
-        """
-        suspected, stride = self._guess(), 0
+            answer = self._solve(0, None)
+            if self.high == 0 or self._over():
+                return answer, 0
+            point = answer.h
+        self.point, self.high = point, max(self.low + 1, self.shown(point))
+        suspected, stride = self.suspected() if self.high - self.low > 1 else 0, 0
         guess = suspected
         while self.high - self.low > 1 and not self._over():
             guess = min(max(guess, self.low + 1), self.high)
             below = guess - 1 > self.low
-            last = not below and guess == suspected
-            if self._minimum(guess) if last else self._compare(guess - 1 if below else guess):
-                suspected = self._guess()
+            step = guess - 1 if below else guess
+            self._solve(step, self.epsilon(step) * _SLACK if below or guess != suspected else None)
+            if step >= self.high:
+                suspected = self.suspected()
                 guess, stride = min(suspected, self.high - stride), 2 * stride + 1
             elif guess <= self.low:
                 guess, stride = self.low + 1 + stride, 2 * stride + 1
+        return self._solve(self.high, None), self.high
 
-    def _guess(self) -> int:
-        """The step that the point suggests; if phi decides no signs, the smallest delta hardly depends on eps."""
-        if self.decides_signs:
-            return self.suspected(self.point)
-        shown = self.high
-        self._minimum(shown)
-        return self.step_at_least(self.answers[shown].objective)
+    def _solve(self, step: int, level: float | None) -> Answer:
+        """The smallest delta of a step without the cap delta <= eps, or its comparison with a level.
 
-    def _compare(self, step: int) -> bool:
-        """Whether a step is feasible, by a point or multipliers that prove it."""
+        The bracket is narrowed. For ReLU, the smallest delta does not grow with eps, as rows only loosen; so every eps
+        below the bound of a feasible step is infeasible.
+        """
+        if step in self.minima:
+            return self.minima[step]
         eps = self.epsilon(step)
-        limit, layer_rows = self.end - now(), rows(self.system, self.target, eps)
-        return self._learn(step, largest_beside(self.system, layer_rows, eps * _SLACK, self.point, limit))
-
-    def _minimum(self, step: int) -> bool:
-        """Whether a step is feasible, by its smallest delta without the cap delta <= eps."""
-        if step in self.answers:
-            return self._feasible(step, self.answers[step])
-        limit, layer_rows = self.end - now(), rows(self.system, self.target, self.epsilon(step))
-        error = float(layer_rows.violation(self.system.matrix @ self.point).max(initial=0.0))
-        near = Answer(self.point, error, 0.0, LpStatus.FAILED, 0) if error <= _ALIKE * self.epsilon(step) else None
-        answer = least_violation(self.system, layer_rows, "linf", limit, near)
-        self.answers[step] = answer
-        self.failed = self.failed or answer.status is LpStatus.FAILED
-        return self._learn(step, answer)
-
-    def _feasible(self, step: int, answer: Answer) -> bool:
-        return answer.objective <= self.epsilon(step) * _SLACK
-
-    def _learn(self, step: int, answer: Answer) -> bool:
-        """Narrow the bracket by an answer at a step; return whether the step is feasible."""
+        constraints = rows(self.system, self.target, eps)
+        error = float(constraints.violation(self.system.matrix @ self.point).max(initial=0.0))
+        near = Answer(self.point, error, 0.0, LpStatus.FAILED, 0) if error <= _ALIKE * eps else None
+        answer = least_violation(self.system, constraints, "linf", self.end - now(), near, level)
         self.solves, self.pivots = self.solves + 1, self.pivots + answer.pivots
-        self.limited = self.limited or answer.status is LpStatus.LIMIT
-        feasible = self._feasible(step, answer)
         if answer.status is LpStatus.OPTIMAL:
-            self.answers[step] = answer
-        if not feasible:
+            self.minima[step] = answer
+        if answer.objective > eps * _SLACK:
             self.low = max(self.low, step)
-            return False
+            # Without a bound above the level, the comparison has failed.
+            self.failed = self.failed or (answer.status is not LpStatus.OPTIMAL and not answer.bound > eps * _SLACK)
+            return answer
+        self.failed = self.failed or (level is None and answer.status is not LpStatus.OPTIMAL)
         self.point, self.high = answer.h, min(step, max(self.low + 1, self.shown(answer.h)))
         if self.rows_only_loosen:
             self.low = max(self.low, min(self.high, self.step_at_least(answer.bound)) - 1)
-        return True
+        return answer
 
     def _over(self) -> bool:
-        self.limited = self.limited or now() >= self.end
-        return self.limited or self.failed
+        return self.failed or now() >= self.end
 
 
 def least_squares_fit(system: LayerSystem, target: Array, first: float, end: float = math.inf) -> Array:
@@ -218,20 +185,13 @@ def least_squares_fit(system: LayerSystem, target: Array, first: float, end: flo
     """
     count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
     threshold = max(first, float(np.partition(target, -count - 1)[-count - 1]))
-    matrices, best, lowest = None, system.inside(np.zeros(system.n_in)), math.inf
+    best, lowest = system.inside(np.zeros(system.n_in)), math.inf
     for _ in range(_FITS):
-        constraints = rows(system, target, threshold)
-        if takes_kernel(system):
-            h = least_squares_start(system, constraints)
-        else:
-            matrices = matrices or NewtonMatrices(system, ROUGH_RIDGE)
-            h, _, _ = one_sided_least_squares(system, constraints, end, best, matrices)
-        error = output_error(system, target, h, "linf")
+        h = least_squares_start(system, rows(system, target, threshold), end)
+        error, before = output_error(system, target, h, "linf"), lowest
         if error < lowest:
-            best, settled, lowest = h, error > (1 - _SETTLED) * lowest, error
-        else:
-            settled = True
-        if settled or error <= first or now() >= end:
+            best, lowest = h, error
+        if error > (1 - _SETTLED) * before or error <= first or now() >= end:
             break
         threshold = error
     return best

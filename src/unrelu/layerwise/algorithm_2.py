@@ -12,17 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from unrelu.layerwise.layer_constraints import LayerSystem, Rows, rows
-from unrelu.layerwise.layer_method import (
-    LayerSolution,
-    at_any_scale,
-    check_growth,
-    first_threshold,
-    output_error,
-    status_of,
-)
+from unrelu.layerwise.layer_constraints import LayerSystem, Rows, checked_target, rows
+from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, status_of
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
-from unrelu.layerwise.one_sided_least_squares import ROUGH_RIDGE, NewtonMatrices, is_minimum, one_sided_least_squares
+from unrelu.layerwise.one_sided_least_squares import is_minimum, one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
@@ -58,9 +51,8 @@ class _GrowingThreshold(ABC):
     """
 
     alpha: float = 1.2
-    # The norm of the residual, and the power of its unit that the objective has.
+    # The norm of the residual.
     norm: ClassVar[str]
-    power: ClassVar[int]
     largest: ClassVar[float] = math.inf
     # Whether the problem depends on eps only through the sides of the rows.
     sides_alone: ClassVar[bool] = True
@@ -68,13 +60,12 @@ class _GrowingThreshold(ABC):
     def __post_init__(self) -> None:
         check_growth(self.alpha)
 
-    @at_any_scale
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
         noise: Noise | None = None,
     ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`."""
-        return self.grow(system, target, threshold, time_limit, noise)
+        return self.grow(system, checked_target(system, target), threshold, time_limit, noise)
 
     @abstractmethod
     def start(
@@ -153,7 +144,6 @@ class L1(_GrowingThreshold):
     """
 
     norm = "l1"
-    power = 1
 
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
@@ -189,7 +179,6 @@ class Relaxed(_GrowingThreshold):
     """
 
     norm = "l1"
-    power = 2
     sides_alone = False
 
     def start(
@@ -223,7 +212,6 @@ class LeastSquares(_GrowingThreshold):
     """
 
     norm = "l2"
-    power = 2
 
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
@@ -253,8 +241,8 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
 
     The error is |phi(W h + b) - x|; a larger threshold must be better by 2%. A threshold that is too small classifies
     inactive neurons as active. This spoils h, and is far worse than to leave out some active ones. Still smaller ones
-    do the same, so the scan begins at the largest threshold and ends when the error has risen by half. From one
-    threshold to the next, few rows change, and the normal equations are updated; if none change, nothing is solved.
+    do the same, so the scan begins at the largest threshold and ends when the error has risen by half. If the
+    rows do not change from one threshold to the next, nothing is solved.
 
     Args:
         system, target: the layer, and its output.
@@ -267,7 +255,6 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
     """
     scale = float(np.abs(target).max())
     last = max(0, math.floor(math.log(_END * scale / first) / math.log(_RATIO))) if _END * scale > first else 0
-    matrices = NewtonMatrices(system, ROUGH_RIDGE)
     chosen, lowest, h = first, math.inf, system.inside(np.zeros(system.n_in))
     best, before, error = h, None, math.inf
     for step in range(last, -1, -1):
@@ -275,7 +262,7 @@ def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: fl
         if before is None or not constraints.same_sides(before):
             if step > 0 and int(constraints.two_sided.sum()) < _FEWEST * system.n_in:
                 continue
-            h, _, _ = one_sided_least_squares(system, constraints, end, h, matrices)
+            h, _, _ = one_sided_least_squares(system, constraints, end, h, rough=True)
             error, before = output_error(system, target, h, norm), constraints
         if error > _WORSE * lowest + ZERO * scale or now() >= end:
             break

@@ -9,7 +9,7 @@ import numpy as np
 
 from unrelu.errors import OptionError
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
-from unrelu.layerwise.layer_method import LayerSolution, at_any_scale, status_of
+from unrelu.layerwise.layer_method import LayerSolution, status_of
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
 from unrelu.measurements.noise import Noise
@@ -41,7 +41,6 @@ class Exact:
 
     tolerance: float | None = None
     norm = "l2"
-    power = 1
     # The factorisations are dense and cannot be stopped at a time limit.
     largest = 4_000_000
 
@@ -49,7 +48,6 @@ class Exact:
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise OptionError(f"tolerance={self.tolerance} must be between 0 and 1")
 
-    @at_any_scale
     def __call__(
         self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
         noise: Noise | None = None,

@@ -17,8 +17,8 @@ from scipy import sparse
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
 from unrelu.measurements import Operator
+from unrelu.measurements.folding import FoldedChain
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.linear_operators import OutputIndex
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -40,21 +40,17 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         UnsupportedModelError: A mixes outputs of an activation, so layer and measurement together are no layer.
     """
     check_observed(problem, method, last.activation)
-    operator, weights = problem.operator.unweighted, problem.operator.weights(problem.size)
-    shown = operator.observed_outputs(problem.y)
-    if shown is None:
-        matrix, bias = operator.folded(last.matrix, last.bias)
-        shared = replace(last, matrix=matrix, bias=bias)
-        found = [(shared, y) for y in problem.y]
-    else:
-        different = {id(outputs): outputs for outputs, _ in shown}
-        systems = {key: restricted(last, outputs) for key, outputs in different.items()}
-        found = [(systems[id(outputs)], values) for outputs, values in shown]
-    if weights is None:
-        return found
-    shown = operator.observed_outputs(weights)
-    each = list(weights) if shown is None else [values for _, values in shown]
-    return [(scaled(system, w), values) for (system, values), w in zip(found, each, strict=True)]
+    chain = FoldedChain(as_chain(problem.network, method), problem.operator, problem.y)
+    systems: dict[int, LayerSystem] = {}
+    found = []
+    for i in range(problem.size):
+        (*_, layer), values = chain.of(i)
+        if id(layer.matrix) not in systems:
+            matrix = layer.dense if isinstance(last.matrix, np.ndarray) else layer.matrix
+            systems[id(layer.matrix)] = replace(last, matrix=matrix, bias=layer.bias, activation=layer.activation)
+        system = systems[id(layer.matrix)]
+        found.append((system if layer.weight is None else scaled(system, layer.weight), values))
+    return found
 
 
 def check_observed(problem: Problem, method: str, activation: Activation) -> None:
@@ -81,12 +77,6 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
 def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
     """The layer with its outputs times weights of at least 0, (n_out,); its activation is positively homogeneous."""
     return replace(system, matrix=sparse.diags_array(weights) @ system.matrix, bias=system.bias * weights)
-
-
-def restricted(system: LayerSystem, outputs: OutputIndex) -> LayerSystem:
-    """The layer with only some of its outputs."""
-    activation = system.activation.of(outputs)
-    return replace(system, matrix=system.matrix[outputs], bias=system.bias[outputs], activation=activation)
 
 
 @dataclass(frozen=True)

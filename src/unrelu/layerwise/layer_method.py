@@ -1,25 +1,15 @@
-r"""The interface of layer methods, their result, and a rescaling that lets them work at any scale.
-
-x = phi(W h + b) has two units, that of the output and that of the input. With factors s and t,
-
-.. math:: W' = \frac{s}{t} W, \quad b' = s b, \quad x' = s x, \quad \varepsilon' = s \varepsilon, \quad h' = t h
-
-is the same layer (s = 1 for a sigmoid or tanh). The factors are powers of two, so nothing is rounded. They are 1 unless
-the square of a number would overflow or vanish.
-"""
+"""The interface of layer methods, their result, and what they share."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from unrelu.errors import OptionError
-from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
+from unrelu.layerwise.layer_constraints import LayerSystem
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
@@ -28,8 +18,6 @@ from unrelu.runtime.array_types import Array
 
 # The first guess of an unknown noise level, relative to max|x|.
 _SMALLEST = 1e-9
-# Numbers from 2^-40 to 2^40 are not rescaled: their fourth powers neither overflow nor vanish.
-_MODERATE = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,58 +85,6 @@ def first_threshold(system: LayerSystem, target: Array, threshold: float | None)
     bias = 1e-3 * float(np.abs(system.bias).max(initial=0.0))
     scale = max(float(np.abs(target).max()), span, bias)
     return max(_SMALLEST * scale, np.finfo(float).tiny, threshold or 0.0)
-
-
-def at_any_scale(method: Callable[..., LayerSolution]) -> Callable[..., LayerSolution]:
-    """Rescale the layer for a layer method's ``__call__``, and its result back; the objective has the unit x^power."""
-
-    @wraps(method)
-    def call(
-        self: Any, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
-        noise: Noise | None = None,
-    ) -> LayerSolution:  # fmt: skip
-        target = checked_target(system, target)
-        out, into = _exponents(system, target)
-        if not (out or into):
-            return method(self, system, target, threshold, time_limit, noise)
-        with np.errstate(over="ignore", under="ignore"):
-            given = None if threshold is None else float(np.ldexp(threshold, out))
-            stated = None if noise is None else noise.times_power_of_two(out)
-            found = method(self, _in_units(system, out, into), np.ldexp(target, out), given, time_limit, stated)
-            return replace(
-                found, h=system.inside(np.ldexp(found.h, -into)),
-                objective=float(np.ldexp(found.objective, -self.power * out)),
-                threshold=float(np.ldexp(found.threshold, -out)),
-            )  # fmt: skip
-
-    return call
-
-
-def _exponents(system: LayerSystem, target: Array) -> tuple[int, int]:
-    """Exponents of s and t: s makes the largest output about 1 if it is extreme, then t the largest weight."""
-    out = 0
-    if not system.activation.smooth:
-        # The biases count as in :func:`first_threshold`.
-        largest = max(float(np.abs(target).max()), 1e-3 * float(np.abs(system.bias).max(initial=0.0)))
-        out = -_extreme(math.frexp(largest)[1])
-    return out, _extreme(math.frexp(system.largest)[1] + out) if system.largest > 0 else 0
-
-
-def _extreme(exponent: int) -> int:
-    """The exponent if its numbers are extreme, else 0."""
-    return exponent if abs(exponent) > _MODERATE else 0
-
-
-def _in_units(system: LayerSystem, out: int, into: int) -> LayerSystem:
-    matrix = system.matrix.copy()
-    if isinstance(matrix, np.ndarray):
-        matrix = np.ldexp(matrix, out - into)
-    else:
-        matrix.data = np.ldexp(matrix.data, out - into)
-    return replace(
-        system, matrix=matrix, bias=np.ldexp(system.bias, out), lower=np.ldexp(system.lower, into),
-        upper=np.ldexp(system.upper, into),
-    )  # fmt: skip
 
 
 def check_growth(alpha: float) -> None:

@@ -1,8 +1,8 @@
 """The linear programs of the layer methods, the smallest violation and the relaxation (8), with proofs of optimality.
 
-A program is written around a point, in standard form, and solved by an engine. The exchange kernel solves those of
-dense layers. HiGHS solves those of sparse and very wide layers, and those for which the kernel gives no proof. Each
-attempt starts from the best point of the one before. An answer is optimal only if its multipliers prove it.
+A program is written around a point, in units in which its residuals are about 1. Interior-point steps and the exchange
+simplex solve it. HiGHS solves the programs of sparse and very wide layers, and those for which the exchange gives no
+proof. An answer is optimal only if its multipliers prove it.
 """
 
 from __future__ import annotations
@@ -11,37 +11,34 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+from scipy.linalg import blas, lapack
 from scipy.sparse.linalg import lsmr
 
 from unrelu.errors import OptionError, SolverError
-from unrelu.layerwise import _exchange_kernel
-from unrelu.layerwise._exchange_kernel import (
-    Basis,
-    KernelProgram,
-    Largest,
-    Optimum,
-    Sum,
-    compile_kernels,
-    over,
-    steps_within,
-)
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO, OptimalityProof, prove, prove_response
-from unrelu.lp.dense_linear_algebra import ROUTINES
+from unrelu.lp.exchange_simplex import Basis, Vertex
 from unrelu.lp.highs import LinearProgram, solve
-from unrelu.lp.interior_point import least_squares_point
 from unrelu.lp.lp_status import LpStatus
+from unrelu.lp.piecewise_linear_program import Matrix, PiecewiseLinearProgram, SignedRows
+from unrelu.lp.working_set import optimise
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
-# Attempts of the kernel, then of HiGHS, each around the best point so far.
-_KERNEL, _HIGHS = 3, 4
-# Penalties of the constraints of the relaxation, in units of the largest weight, for the attempts of the kernel.
-_PENALTIES = (1e2, 1e4, 1e6)
+# Each engine solves a program at most this many times: again around its last point, in units of the errors there.
+_ROUNDS = 2
+# With this many rows for each unknown, a least-squares point is good; the ridges for more and for fewer rows.
+_AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
+# The penalty of a side of the relaxation in units of the largest weight, and its growth from one time to the next.
+_PENALTY, _PENALTY_GROWTH = 1e2, 1e2
+# Sides of the largest violation have a penalty of this multiple of their largest multiplier.
+_ABOVE = 1.5
+# Errors up to this multiple of the typical one do not count as outliers in the first multipliers of a sum.
+_KNEE = 2.5
 # A multiplier is inside its interval if it is this far from the ends, relative to the largest. A correction reduces the
 # error of A^T y = g to the second fraction.
 _INSIDE, _LEFT = 1e-9, 1e-8
@@ -49,9 +46,7 @@ _INSIDE, _LEFT = 1e-9, 1e-8
 _SMALLEST_STEP = 1e-9
 # If eps exceeds the smallest feasible one by less than this fraction, the feasible set is rounding.
 _FEASIBLE = 1e-6
-# A start with errors above this multiple of the level is replaced by the least-squares point of the constraints.
-_DISTANT = 2.0
-# Wider layers go to HiGHS: the kernel updates a whole k x k inverse in every pivot.
+# Wider layers go to HiGHS: the exchange updates a whole k x k inverse in every pivot.
 WIDEST = 2000
 # From this width on, the interior-point solver of HiGHS is faster than its simplex.
 _WIDE_FOR_SIMPLEX = 1000
@@ -70,8 +65,8 @@ class Answer:
         pivots: simplex pivots of all attempts.
         multipliers: one for each output, (n,): signed for a violation, those of the sides for the relaxation.
         engine: "exchange", "highs" or "least squares" (the first point was optimal).
-        fallback: whether an earlier attempt of the kernel failed its proof.
-        basis: the basis of the exchange kernel, to start similar programs from.
+        fallback: whether the exchange failed before.
+        basis: the basis of the exchange, to start similar programs from.
     """
 
     h: Array
@@ -86,24 +81,26 @@ class Answer:
 
 
 class _Around(NamedTuple):
-    """A program around a point h: w stands for the point h + sigma w / column norms; ``objective`` is that of h."""
+    """A program around a point h: its first unknowns w stand for the point h + sigma w / column norms.
 
-    program: KernelProgram
+    ``objective`` is that of h; infinite if nothing is known to be better than another point.
+    """
+
+    program: PiecewiseLinearProgram
     sigma: float
     objective: float
 
 
 @dataclass(frozen=True, eq=False)
 class _Problem(ABC):
-    """A linear program for the input of a layer; ``norm`` says which kernel solves it."""
+    """A linear program for the input of a layer."""
 
     system: LayerSystem
     rows: Rows
-    norm: str
 
     @abstractmethod
-    def around(self, h: Array, attempt: int = 0) -> _Around | None:
-        """The program around a point; None if that is optimal."""
+    def around(self, h: Array, turn: int) -> _Around | None:
+        """The program around a point, for the turn-th time; None if the point is optimal."""
 
     @abstractmethod
     def multipliers(self, y: Array) -> Array:
@@ -117,64 +114,80 @@ class _Problem(ABC):
         """The answer if the constraints are proved infeasible, else None."""
         return None
 
-    def solved(self, start: Array | None, basis: Basis | None, end: float) -> Answer:
-        """The optimum with its proof, or the best point of all attempts."""
-        kernel, pivots = _KERNEL if takes_kernel(self.system) else 0, 0
-        if kernel:
-            compile_kernels(self.norm)
-        h = least_squares_start(self.system, self.rows, end) if start is None else self.system.inside(start)
-        for attempt in range(kernel + _HIGHS):
-            answer, ended = self._attempt(h, basis, attempt, kernel, end)
-            pivots += answer.pivots
-            if ended:
-                break
-            h, basis = answer.h, None
-        return answer if pivots == answer.pivots else replace(answer, pivots=pivots)
+    def solved(self, start: Array | None, basis: Basis | None, end: float, level: float | None = None) -> Answer:
+        """The optimum with its proof, or the best point of both engines.
 
-    def _attempt(self, h: Array, basis: Basis | None, attempt: int, kernel: int, end: float) -> tuple[Answer, bool]:
-        """The better of h and the point that one engine finds around it, and whether to stop there."""
-        system, engine, fallback = self.system, "exchange" if attempt < kernel else "highs", attempt > 0 and kernel > 0
-        around, nothing = self.around(h, attempt), np.zeros(system.n_out)
+        With a level, it is enough that the objective is at most the level, or the bound above it.
+
+        Raises:
+            SolverError: HiGHS refuses the program, and there is no other point.
+        """
+        h = least_squares_start(self.system, self.rows, end) if start is None else self.system.inside(start)
+        answer: Answer | None = None
+        pivots = 0
+        engines = ("exchange", "highs") if takes_exchange(self.system) else ("highs",)
+        for engine in engines:
+            for turn in range(_ROUNDS):
+                before = answer
+                try:
+                    answer = self._attempt(h, basis, turn, engine, end, level)
+                except SolverError:
+                    if before is None:
+                        raise
+                    return replace(before, fallback=engine != engines[0])
+                h, basis, pivots = answer.h, None, pivots + answer.pivots
+                answer = replace(answer, pivots=pivots, fallback=engine != engines[0])
+                if answer.status is not LpStatus.FAILED or _tells(answer, level):
+                    return answer
+                if before is not None and not answer.objective < before.objective:
+                    break
+            if engine == engines[0] and (none := self.contradiction(end)) is not None:
+                return none
+        return cast("Answer", answer)
+
+    def _attempt(
+        self, h: Array, basis: Basis | None, turn: int, engine: str, end: float, level: float | None
+    ) -> Answer:
+        """The better of h and the point that one engine finds around it."""
+        system, around = self.system, self.around(h, turn)
         if around is None:
-            return self.answer(h, Optimum(h, nothing, LpStatus.OPTIMAL, 0), "least squares", fallback), True
-        if attempt == kernel > 0 and (none := self.contradiction(end)) is not None:
-            return none, True
-        try:
-            if engine == "exchange":
-                found = _exchange_kernel.optimise(around.program, system.balanced[1], basis, end)
-            else:
-                found = by_highs(around.program, end)
-        except SolverError:
-            if attempt == 0:
-                raise
-            return self.answer(h, Optimum(h, nothing, LpStatus.FAILED, 0), engine, fallback), True
-        if found.status is LpStatus.UNBOUNDED and (none := self.contradiction(end)) is not None:
-            return none, True
-        found = found._replace(multipliers=self.multipliers(found.multipliers))
-        answer = self.answer(system.inside(h + around.sigma * found.w / system.norms), found, engine, fallback)
-        better = answer.objective < around.objective
+            return self.answer(h, np.zeros(system.n_out), None, "least squares")
+        program = around.program
+
+        def answered(v: Array, y: Array, ended: Vertex | None = None) -> Answer:
+            point = system.inside(h + around.sigma * v[: system.n_in] / system.norms)
+            return self.answer(point, self.multipliers(program.rows.of_outputs(y)), ended, engine)
+
+        if engine == "exchange":
+            ends = None if level is None else lambda v, y: _tells(answered(v, y), level)
+            found = optimise(program, system.balanced[1], basis, end, ends)
+        else:
+            found = by_highs(program, end)
+        answer = answered(found.v, found.multipliers, found)
         # Written so that NaN is never better.
         if not answer.objective <= around.objective:
-            answer = self.answer(h, found, engine, fallback)
-        return answer, answer.status is not LpStatus.FAILED or not (engine == "exchange" or better)
+            answer = self.answer(h, answer.multipliers, found, engine)
+        return answer
 
-    def answer(self, h: Array, found: Optimum, engine: str, fallback: bool = False) -> Answer:
-        """The answer of h with multipliers and what they prove."""
-        proof = self.proof(h, found.multipliers)
-        failed = LpStatus.LIMIT if found.status is LpStatus.LIMIT else LpStatus.FAILED
+    def answer(self, h: Array, multipliers: Array, found: Vertex | None, engine: str) -> Answer:
+        """The answer of h with multipliers and what they prove; ``found`` is how an engine ended."""
+        proof, pivots = self.proof(h, multipliers), found.pivots if found else 0
+        failed = LpStatus.LIMIT if found and found.status is LpStatus.LIMIT else LpStatus.FAILED
         status = LpStatus.OPTIMAL if proof.holds else failed
-        basis = found.basis if status is not LpStatus.FAILED else None
-        return Answer(h, proof.objective, proof.bound, status, found.pivots, found.multipliers, engine, fallback, basis)
+        basis = found.basis if found and len(found.basis.numbers) and status is not LpStatus.FAILED else None
+        return Answer(h, proof.objective, proof.bound, status, pivots, multipliers, engine, basis=basis)
 
 
 @dataclass(frozen=True, eq=False)
 class _Violation(_Problem):
     """min max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1")."""
 
-    def around(self, h: Array, attempt: int = 0) -> _Around | None:
+    norm: str
+
+    def around(self, h: Array, turn: int) -> _Around | None:
         """The program in units in which the errors are about 1 and the largest multiplier is 1."""
         system, rows = self.system, self.rows
-        (up, down), (lo, hi), unit = rows.slopes, rows.box, self.unit
+        lo, hi = rows.box
         r = np.asarray(system.matrix @ h) - rows.center
         errors = np.maximum(hi * r, lo * r)
         size = largest = float(errors.max(initial=0.0))
@@ -185,12 +198,12 @@ class _Violation(_Problem):
             # The mean error of the constraints with a lower side, or of all.
             size = float(errors[lo < 0].mean()) if (lo < 0).any() else 0.0
             size = size or float(errors.mean())
-        sigma = size / unit
-        shifted = r / sigma, *_bounds(system, h, sigma)
-        matrix, _ = system.balanced
-        if self.norm == "linf":
-            return _Around(Largest(matrix, *shifted, up * unit, down * unit), sigma, objective)
-        return _Around(Sum(matrix, *shifted, lo / unit, hi / unit), sigma, objective)
+        sigma = size / self.unit
+        make = largest_violation if self.norm == "linf" else sum_of_violations
+        lower, upper = _bounds(system, h, sigma)
+        return _Around(
+            make(system.balanced[0], r / sigma, lower, upper, lo / self.unit, hi / self.unit), sigma, objective
+        )
 
     @cached_property
     def unit(self) -> float:
@@ -209,8 +222,7 @@ class _Violation(_Problem):
 class _Response(_Problem):
     """max weight.(W h) subject to W h <= side.
 
-    With r = W h - side, output j contributes -weight_j r_j below its side and a penalty above it. The penalty grows
-    from one attempt to the next, until the sides hold.
+    With r = W h - side, output j contributes -weight_j r_j below its side and a penalty above it.
 
     Args:
         weight: (n,), at least 0.
@@ -232,15 +244,16 @@ class _Response(_Problem):
         """The slopes of the outputs below their sides, in units of the largest weight."""
         return np.where(np.isfinite(self.side), -self.weight / self.unit, 0.0)
 
-    def around(self, h: Array, attempt: int = 0) -> _Around | None:
+    def around(self, h: Array, turn: int) -> _Around | None:
         """The program on the scale of eps, or of the infeasibility of h if that is larger."""
         there = np.isfinite(self.side)
         r = np.asarray(self.system.matrix @ h) - np.where(there, self.side, 0.0)
         sigma = max(self.scale, float(r.max(initial=0.0, where=there)))
-        penalty = np.where(there, _PENALTIES[min(attempt, len(_PENALTIES) - 1)], 0.0)
+        penalty = np.where(there, _PENALTY * _PENALTY_GROWTH**turn, 0.0)
         with np.errstate(over="ignore"):  # for a scale near 0, the program overflows, and no answer passes the proof
             shifted = r / sigma, *_bounds(self.system, h, sigma)
-        return _Around(Sum(self.system.balanced[0], *shifted, self.slopes, penalty, 1.0), sigma, math.inf)
+        program = sum_of_violations(self.system.balanced[0], *shifted, self.slopes, penalty, hard=True)
+        return _Around(program, sigma, math.inf)
 
     def multipliers(self, y: Array) -> Array:
         return np.where(np.isfinite(self.side), np.maximum(0.0, y - self.slopes), 0.0) * self.unit
@@ -257,29 +270,94 @@ class _Response(_Problem):
         return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, fallback=False, basis=None)
 
 
+def _tells(answer: Answer, level: float | None) -> bool:
+    """Whether an answer tells if the minimum is at most a level."""
+    return level is not None and (answer.objective <= level or answer.bound > level)
+
+
 def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
     """The bounds of w."""
     return system.norms * (system.lower - h) / sigma, system.norms * (system.upper - h) / sigma
 
 
+def sum_of_violations(
+    matrix: Matrix, r: Array, lower: Array, upper: Array, lo: Array, hi: Array, hard: bool = False
+) -> PiecewiseLinearProgram:
+    r"""min sum_j max(hi_j r_j, lo_j r_j) with r = W w + ``r``, lower <= w <= upper.
+
+    With columns of norm 1, :math:`|W^T y| \le |y|_2`, which bounds the multipliers of the bounds.
+    """
+    k, top = len(lower), np.minimum(hi, 1.0) if hard else hi
+    largest = max(float(hi.max(initial=1.0)), -float(lo.min(initial=-1.0)))
+    # The multipliers of a Huber function with its knee at 2.5 typical errors, kept away from their ends.
+    y = np.clip(r / _KNEE, -0.9, 0.9)
+    y = np.clip(np.where(y > 0, y * top, -y * lo), np.where(lo == 0, 0.03 * top, lo), np.where(hi == 0, 0.03 * lo, hi))
+    penalty, none = np.full(k, 1.01 * math.sqrt(len(r)) * largest), np.zeros(k)
+    return PiecewiseLinearProgram(SignedRows(matrix), r, lo, hi, none, lower, upper, penalty, none, y, hard)
+
+
+def largest_violation(
+    matrix: Matrix, r: Array, lower: Array, upper: Array, lo: Array, hi: Array
+) -> PiecewiseLinearProgram:
+    r"""min d >= 0 with hi_j r_j <= d and lo_j r_j <= d, r = W w + ``r``, lower <= w <= upper; the unknowns are (w, d).
+
+    Multipliers of the sides have the sum 1 at an optimum, so that a penalty of 1.5 holds the sides. The first ones are
+    nearly proportional to the violations, and d is above these.
+    """
+    output, factor, k = np.tile(np.arange(len(r)), 2), np.concatenate([hi, lo]), len(lower)
+    shift, there = factor * r[output], factor != 0
+    y = np.maximum(shift, 0.0)
+    y = np.where(there, y / (float(y.sum()) or 1.0) + 0.1 / len(y), 0.0)
+    return PiecewiseLinearProgram(
+        SignedRows(matrix, factor, output), shift, np.zeros(len(y)), np.where(there, _ABOVE, 0.0),
+        np.append(np.zeros(k), 1.0), np.append(lower, 0.0), np.append(upper, np.inf),
+        np.full(k + 1, _ABOVE * max(1.0, float(np.abs(factor).max()))),
+        np.append(np.zeros(k), 1.1 * float(shift.max(initial=0.0))), y / float(y.sum() or 1.0), hard=True,
+    )  # fmt: skip
+
+
 def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) -> Array:
-    """A least-squares point: of the rows with two sides, or of all violations if the kernel does not take the layer."""
-    if not takes_kernel(system):
+    """A least-squares point of the rows with two sides, moved inside the bounds.
+
+    If there are hardly more such rows than unknowns, or if coordinates were moved, a second round includes the violated
+    rows and fixes those coordinates. With few rows the point may be far away, so the ridge is larger. Layers that the
+    exchange does not take get the least sum of all squared violations.
+    """
+    if not takes_exchange(system):
         return one_sided_least_squares(system, rows, end)[0]
+    matrix, used = system.balanced[0], rows.two_sided
     lower, upper = system.lower * system.norms, system.upper * system.norms
-    h = least_squares_point(ROUTINES, system.balanced[0], rows.center, *rows.slopes, lower, upper)
-    return np.asarray(system.inside(h / system.norms))
+    h, free = np.zeros(system.n_in), np.ones(system.n_in, dtype=bool)
+    for turn in range(2):
+        part, side = matrix[used], rows.center[used]
+        normal, ample = blas.dsyrk(1.0, part.T, lower=1), len(part) > _AMPLE * system.n_in
+        ridge = (_RIDGE if ample else _LARGER_RIDGE) * float(normal.trace()) / system.n_in + 1e-300
+        if not free.all():
+            side = side - part[:, ~free] @ h[~free]
+            normal = normal[np.ix_(free, free)]
+        np.einsum("ii->i", normal)[:] += ridge
+        _, found, failed = lapack.dposv(normal, (part.T @ side)[free], lower=1)
+        if failed or not np.isfinite(found).all():
+            break
+        h[free] = found
+        moved = (h < lower) | (h > upper)
+        h, free = np.clip(h, lower, upper), free & ~moved
+        if turn or (ample and not moved.any()) or not free.any():
+            break
+        used = used | (rows.violation(matrix @ h) > 0)
+    return system.inside(h / system.norms)
 
 
-def by_highs(program: KernelProgram, end: float) -> Optimum:
+def by_highs(program: PiecewiseLinearProgram, end: float) -> Vertex:
     """Solve the dual by the simplex of HiGHS; wide programs by its interior point, by the simplex if that fails."""
-    wide = program.shape[1] > _WIDE_FOR_SIMPLEX
-    dual = program.dual()
+    wide = len(program.v) > _WIDE_FOR_SIMPLEX
+    dual, index = program.dual()
     solution = solve(dual, end - now(), "ipm" if wide else "simplex")
     if wide and solution.status is LpStatus.FAILED:
         solution = solve(dual, end - now())
-    w = solution.row_dual[: program.matrix.shape[1]]
-    return Optimum(w, program.from_dual(_refined(dual, solution.x)), solution.status, solution.iterations)
+    y = np.zeros(len(program.shift))
+    y[index] = _refined(dual, solution.x)[: len(index)]
+    return Vertex(solution.row_dual, y, solution.status, solution.iterations)
 
 
 def _refined(dual: LinearProgram, y: Array) -> Array:
@@ -302,13 +380,18 @@ def check_norm(norm: str) -> None:
         raise OptionError(f"norm {norm!r} is not one of {', '.join(_NORMS)}")
 
 
-def takes_kernel(system: LayerSystem) -> bool:
-    """Whether a layer's programs go to the exchange kernel."""
+def takes_exchange(system: LayerSystem) -> bool:
+    """Whether a layer's programs go to the exchange simplex."""
     return isinstance(system.matrix, np.ndarray) and system.n_in <= WIDEST
 
 
 def least_violation(
-    system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf, warm_start: Answer | None = None
+    system: LayerSystem,
+    rows: Rows,
+    norm: str,
+    time_limit: float = math.inf,
+    warm_start: Answer | None = None,
+    level: float | None = None,
 ) -> Answer:
     """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
 
@@ -318,6 +401,8 @@ def least_violation(
         norm: "linf" or "l1".
         time_limit: in seconds.
         warm_start: the answer for similar rows (of the last threshold); its point and basis are the start.
+        level: a number that the minimum only has to be compared with: an answer with an objective of at most the level,
+            or a bound above it, is enough. This takes a fraction of the time unless the minimum is close to the level.
 
     Raises:
         OptionError: the norm is another one.
@@ -326,44 +411,7 @@ def least_violation(
     check_norm(norm)
     end = now() + time_limit
     start, basis = (warm_start.h, warm_start.basis) if warm_start else (None, None)
-    return _Violation(system, rows, norm).solved(start, basis, end)
-
-
-def largest_beside(system: LayerSystem, rows: Rows, level: float, start: Array, time_limit: float = math.inf) -> Answer:
-    """Compare the least max_j e_j(h) with ``level``: an answer with objective <= level or bound > level.
-
-    Interior-point steps prove either in a fraction of the time of finding the minimum, unless the minimum is close to
-    the level; then it is found.
-
-    Args:
-        system, rows, time_limit: as for :func:`least_violation`.
-        level: at least 0, in units of the output.
-        start: an h near the minimum.
-    """
-    end, found = now() + time_limit, None
-    if takes_kernel(system):
-        found = _compared(_Violation(system, rows, "linf"), level, system.inside(start), end)
-        if found.objective <= level or found.bound > level:
-            return found
-    return least_violation(system, rows, "linf", end - now(), found)
-
-
-def _compared(problem: _Violation, level: float, h: Array, end: float) -> Answer:
-    """The answer of interior-point steps to a comparison with a level; it may leave it open."""
-    system, rows = problem.system, problem.rows
-    compile_kernels("linf")
-    if float(rows.violation(system.matrix @ h).max(initial=0.0)) > _DISTANT * level:
-        h = least_squares_start(system, rows)
-    y = np.zeros(system.n_out)
-    for _ in range(_HIGHS):
-        around = problem.around(h)
-        if around is None or around.objective <= level or over(end) or not isinstance(around.program, Largest):
-            break
-        w, y = around.program.beside(level / around.objective, steps_within(around.program, end))
-        h = system.inside(h + around.sigma * w / system.norms)
-        if y.any() or not np.isfinite(h).all():
-            break
-    return problem.answer(h, Optimum(h, problem.multipliers(y), LpStatus.FAILED, 0), "exchange")
+    return _Violation(system, rows, norm).solved(start, basis, end, level)
 
 
 def largest_response(
@@ -388,13 +436,11 @@ def largest_response(
     scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
     warm = warm_start if warm_start and warm_start.status is LpStatus.OPTIMAL else None
     start, basis = (warm.h, warm.basis) if warm else (None, None)
-    return _Response(system, rows, "l1", weight, side, scale).solved(start, basis, end)
+    return _Response(system, rows, weight, side, scale).solved(start, basis, end)
 
 
 def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
     """The dual of :func:`least_violation` around h0, for HiGHS; its row dual is the w of h = h0 + sigma w."""
     r0 = (np.asarray(system.matrix @ h0) - rows.center) / sigma
-    bounds = (system.lower - h0) / sigma, (system.upper - h0) / sigma
-    if norm == "l1":
-        return Sum(system.matrix, r0, *bounds, *rows.box).dual()
-    return Largest(system.matrix, r0, *bounds, *rows.slopes).dual()
+    make = sum_of_violations if norm == "l1" else largest_violation
+    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box).dual()[0]

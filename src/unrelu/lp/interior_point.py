@@ -1,538 +1,205 @@
-r"""Compiled starts of layer programs: a least-squares point, and interior-point steps that find the active rows.
+r"""The start of the exchange simplex: interior-point steps that find out which constraints are active at the optimum.
 
-The two programs are in shifted, scaled variables: w = 0 is the start, r = W w + r0 the residuals, l <= w <= u.
+.. math:: \min_v\; g^T v + \sum_j \max(hi_j r_j, lo_j r_j), \qquad r = A v + s, \quad lower \le v \le upper
 
-.. math:: \min_w \sum_j hi_j \max(0, r_j) + lo_j \min(0, r_j) \qquad\text{and}\qquad
-    \min_{w, d} d \quad r_j \le p_j d, \; -r_j \le q_j d
+With r = p - q and p, q >= 0, a row has a multiplier y between lo and hi and the pairs (p, hi - y) and (q, y - lo) of a
+slack and its multiplier, whose products vanish at the optimum. If hi stands for a hard constraint, r <= 0, there is no
+p. A bound has the pair of its distance and its multiplier.
 
-Each program has pairs of a slack s and its multiplier t, s, t >= 0, with s t = 0 at the optimum. The pairs of the
-bounds are :math:`(w_i - l_i, t)` and :math:`(u_i - w_i, t)`. For the sum, r = p - q with p, q >= 0, and a row has a
-multiplier y between lo and hi and the pairs (p, hi - y) and (q, y - lo). For the largest violation, its pairs are
-(p d - r, t) and (q d + r, t).
-
-The steps are Mehrotra's (SIAM J. Optim. 2, 1992). Each factorises one k x k matrix W^T D W + bounds. A predictor aims
-at s t = 0, and a corrector of second order at a fraction of the mean product. The steps stop early, as soon as the
-weights D separate the rows that are active at the optimum from the others. The exact exchange simplex then starts from
-the vertex of the heaviest rows.
+The steps are Mehrotra's (SIAM J. Optim. 2, 1992). Each factorises one K x K matrix A^T D A + bounds with
+1/D = p / (hi - y) + q / (y - lo). A predictor aims at products of zero, and a corrector of second order at a fraction
+of their mean. The steps stop early, as soon as the weights D separate the rows that are active from the others.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import lapack
 
-from unrelu.lp.compilation import jit, kernel
-from unrelu.lp.dense_linear_algebra import advance, clear, copy, dot, factorise, gram, matvec, rmatvec, solve_factorised
+from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, SignedRows
+from unrelu.runtime.array_types import Array, Index
 
-# With this many rows for each unknown, the first point is good; the ridges for more and for fewer rows.
-_AMPLE, _RIDGE, _LARGER_RIDGE = 1.3, 1e-12, 1e-9
-_ROUNDS = 2
+# The steps end when active rows outweigh others by this factor: earlier for at most _NARROW unknowns, where pivots are
+# cheap.
+_DECIDED, _DECIDED_NARROW, _NARROW = 64.0, 8.0, 80
 # Fraction of the way to the boundary that a step goes.
 _DAMPING = 0.995
-# The first point keeps this distance from the bounds, in units of the scaled residuals (columns have norm 1).
-_MARGIN = 0.1
-# Bins of a factor of two for the scores of the rows.
-_BINS = 256
+# The first point keeps this distance from the bounds, and slacks of rows from 0: residuals are about 1. Between narrow
+# bounds, it keeps a quarter of their distance, and counts as inside by at least _LEAST.
+_MARGIN, _LEAST = 0.1, 1e-9
 # Rows with less than this fraction of the largest weight are left out of the normal matrix; the fraction after a step
 # shorter than _SHORT.
 _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
-_NORMAL_RIDGE = 1e-13
-# The most corrections of multipliers that are to prove a bound, the factor by which each must reduce the error, and the
-# entries of W^T y that count as zero, relative to |y|_1 / n^(1/2).
-_CORRECTIONS, _HELPS, _VANISHED = 40, 0.9, 2e-14
+_RIDGE = 1e-13
+# The most corrections of multipliers, and the factor by which each must reduce the error.
+_CORRECTIONS, _HELPS = 20, 0.9
 
 
-@jit
-def active_rows(r, up, down, violated, active):
-    """Mark the rows with two sides, and violated ones if ``violated``; return the number of marked and changed rows."""
-    count, changed = 0, 0
-    for j in range(len(r)):
-        on = up[j] > 0.0 and down[j] > 0.0
-        if violated and ((up[j] > 0.0 and r[j] > 0.0) or (down[j] > 0.0 and r[j] < 0.0)):
-            on = True
-        changed += (active[j] > 0.0) != on
-        active[j] = 1.0 if on else 0.0
-        count += on
-    return count, changed
+class Central(NamedTuple):
+    """Where the steps ended.
 
-
-@jit
-def hold(normal, force, h, held):
-    """Fix coordinates, ``held`` = 1: move them to the right-hand side, and replace their equations by the identity."""
-    k = len(h)
-    for i in range(k):
-        for j in range(i + 1):
-            if held[i] > held[j]:
-                force[j] -= normal[i, j] * h[i]
-            elif held[j] > held[i]:
-                force[i] -= normal[i, j] * h[j]
-            if held[i] + held[j] > 0.0:
-                normal[i, j] = 1.0 if i == j else 0.0
-    for i in range(k):
-        if held[i] > 0.0:
-            force[i] = h[i]
-
-
-@kernel
-def least_squares_point(routines, matrix, center, up, down, lower, upper):
-    """A least-squares point of the rows with two sides, (k,), moved inside the bounds.
-
-    If there are hardly more such rows than unknowns, or if coordinates were moved, a second round includes the violated
-    rows and fixes those coordinates. With few rows the point may be far away, so the ridge is larger.
+    Attributes:
+        v: the point, (K,).
+        rows: the weights D of the rows, (m,).
+        bounds: the sum of multiplier / distance over the bounds of each unknown, (K,).
+        y: multipliers that are enough, (m,); None if the steps ended otherwise.
     """
-    n, k = matrix.shape
-    h, held, normal, scaled = np.zeros(k), np.zeros(k), np.empty((k, k)), np.empty((n, k))
-    active, r, side, force, moved = np.zeros(n), np.zeros(n), np.empty(n), np.empty(k), False
-    for turn in range(_ROUNDS):
-        count, changed = active_rows(r, up, down, turn > 0, active)
-        if turn > 0 and changed <= 0.02 * count and not moved:
-            break
-        for j in range(n):
-            side[j] = active[j] * center[j]
-        gram(routines, matrix, active, 0.5, scaled, normal)
-        rmatvec(routines, matrix, side, force)
-        if turn > 0:
-            hold(normal, force, h, held)
-        ample = count > _AMPLE * k
-        factor, ok = factorise(routines, normal, _RIDGE if ample else _LARGER_RIDGE)
-        if not ok:
-            break
-        h = solve_factorised(factor, force)
-        for i in range(k):
-            if h[i] < lower[i] or h[i] > upper[i]:
-                h[i], held[i], moved = min(max(h[i], lower[i]), upper[i]), 1.0, True
-        if ample and not moved:
-            break
-        matvec(routines, matrix, h, r)
-        advance(r, -1.0, center)
-    return h
+
+    v: Array
+    rows: Array
+    bounds: Array
+    y: Array | None = None
 
 
-@jit
-def residuals(routines, matrix, w, r0, r):
-    """Write W w + r0 into ``r``."""
-    matvec(routines, matrix, w, r)
-    advance(r, 1.0, r0)
+def interior_point(
+    program: PiecewiseLinearProgram, sizes: Array, steps: int, ends: Callable[[Array, Array], bool] | None = None
+) -> Central:
+    """Make at most ``steps`` interior-point steps.
 
-
-@jit
-def inner_point(lower, upper):
-    """The point nearest to 0 that is well inside the bounds."""
-    k = len(lower)
-    w = np.empty(k)
-    for i in range(k):
-        margin = min(_MARGIN, 0.25 * (upper[i] - lower[i]))
-        w[i] = min(max(0.0, lower[i] + margin), upper[i] - margin)
-    return w
-
-
-@jit
-def bound_pairs(lower, upper):
-    """The finite bounds as sign (w[index] - side) <= slope d with slope 0: index, sign, side and slope."""
-    k = len(lower)
-    index, sign, side, slope, count = np.empty(2 * k, np.int64), np.empty(2 * k), np.empty(2 * k), np.zeros(2 * k), 0
-    for i in range(k):
-        for above in range(2):
-            end = upper[i] if above else lower[i]
-            if abs(end) < np.inf:
-                index[count], sign[count], side[count] = i, 1.0 if above else -1.0, end
-                count += 1
-    return index[:count], sign[:count], side[:count], slope[:count]
-
-
-@jit
-def side_pairs(up, down):
-    """The existing sides of rows as sign (r[index] - side) <= slope d with side 0."""
-    n = len(up)
-    index, sign, side, slope, count = np.empty(2 * n, np.int64), np.empty(2 * n), np.zeros(2 * n), np.empty(2 * n), 0
-    for below in range(2):
-        slopes = down if below else up
-        for j in range(n):
-            if slopes[j] > 0.0:
-                index[count], sign[count], slope[count] = j, -1.0 if below else 1.0, slopes[j]
-                count += 1
-    return index[:count], sign[:count], side[:count], slope[:count]
-
-
-@jit
-def pair_slacks(pairs, x, d, s):
-    """Write the slacks of pairs at x and d."""
-    index, sign, side, slope = pairs
-    for i in range(len(index)):
-        s[i] = slope[i] * d - sign[i] * (x[index[i]] - side[i])
-
-
-@jit
-def pair_force(pairs, aim, s, force):
-    """Add the contributions of pairs to the right-hand side of x; return their contribution to that of d."""
-    index, sign, _, slope = pairs
-    total = 0.0
-    for i in range(len(index)):
-        force[index[i]] -= sign[i] * aim[i] / s[i]
-        total += slope[i] * aim[i] / s[i]
-    return total
-
-
-@jit
-def pair_direction(pairs, dx, dd, aim, s, t, ds, dt):
-    """Set the directions of the slacks and multipliers of pairs, given dx and dd."""
-    index, sign, _, slope = pairs
-    for i in range(len(index)):
-        ds[i] = slope[i] * dd - sign[i] * dx[index[i]]
-        dt[i] = (aim[i] - t[i] * ds[i]) / s[i] - t[i]
-
-
-@jit
-def bound_multipliers(bounds, pull, w, mu, s, t):
-    """Set the first multipliers of the bounds: those that balance W^T y = ``pull``, and a little more."""
-    index, sign, _, _ = bounds
-    pair_slacks(bounds, w, 0.0, s)
-    for i in range(len(index)):
-        t[i] = max(-sign[i] * pull[index[i]], 0.0) + mu / (s[i] + 0.1 * _MARGIN)
-
-
-@jit
-def bound_weights(bounds, w, s, t, barrier):
-    """Write the slacks of the bounds, and the sum of t/s over the bounds of each coordinate."""
-    pair_slacks(bounds, w, 0.0, s)
-    clear(barrier)
-    for i in range(len(s)):
-        barrier[bounds[0][i]] += t[i] / s[i]
-
-
-@jit
-def set_aims(aim, target, share, ds, dt):
-    """Set the aim of the product of every pair: the target minus a share of the second-order term of the predictor."""
-    for i in range(len(aim)):
-        aim[i] = target - share * ds[i] * dt[i]
-
-
-@jit
-def longest(x, direction):
-    """The longest step that keeps x >= 0."""
-    step = np.inf
-    for i in range(len(x)):
-        if direction[i] < 0.0:
-            step = min(step, -x[i] / direction[i])
-    return step
-
-
-@jit
-def centred(s, t, ds, dt, total):
-    """The target of the corrector: the mean product of the pairs, times the cube of the share after the predictor."""
-    primal, dual, after = min(1.0, longest(s, ds)), min(1.0, longest(t, dt)), 0.0
-    for i in range(len(s)):
-        after += (s[i] + primal * ds[i]) * (t[i] + dual * dt[i])
-    share = after / total
-    return total / len(s) * share * share * share
-
-
-@jit
-def normal_factor(routines, matrix, weight, barrier, length, scaled, normal):
-    """The Cholesky factor of W^T diag(weight) W + diag(barrier), and whether it exists.
-
-    Rows of small weight are left out; after a short step (``length``), fewer are, as they may have been missing.
+    Args:
+        program: the program, with its first point and multipliers; the point is moved inside the bounds.
+        sizes: the squared norms of the rows, (m,).
+        steps: the most steps.
+        ends: whether a point and multipliers (m,) with A^T y + g = 0 up to the bounds are enough, instead of
+            decided weights.
     """
-    gram(routines, matrix, weight, _NEGLIGIBLE if length > _SHORT else _TINY, scaled, normal)
-    for i in range(len(barrier)):
-        normal[i, i] += barrier[i]
-    return factorise(routines, normal, _NORMAL_RIDGE)
+    rows, gradient, y, k = program.rows, program.gradient, program.y, len(program.v)
+    signs, at, sign = _pairs(program)
+    v, slack, multiplier, distance, held = _first_point(program, signs, at, sign)
+    r = program.residuals(v)
+    enough, first, length = (_DECIDED_NARROW if k <= _NARROW else _DECIDED), 0.0, 1.0
+    for step in range(steps + 1):
+        weight = 1.0 / (slack / multiplier).sum(axis=0)
+        barrier = np.bincount(at, held / distance, k).astype(np.float64, copy=False)
+        total = float(np.vdot(slack, multiplier) + distance @ held)
+        first = first or total
+        # Written so that NaN ends the steps.
+        if step == steps or not total > 1e-9 * first:
+            break
+        if step > 1 and ends is None and _decided(weight * sizes, barrier, k) >= enough:
+            break
+        factor, failed = _factorised(rows, weight, barrier, _NEGLIGIBLE if length > _SHORT else _TINY)
+        if failed:
+            break
+        # (A^T D A + barrier) dv = A^T (D rho - y) - g + sign aim / distance, and dy = D (A dv - rho).
+        fixed = gradient + rows.transposed(y)
+        aim, aim_held = np.zeros(1), np.zeros(1)
+        for phase in range(2):
+            rho = (signs * aim / multiplier).sum(axis=0) - r
+            right = rows.transposed(weight * rho) - fixed + np.bincount(at, sign * aim_held / distance, k)
+            dv = lapack.dpotrs(factor, right, lower=1)[0]
+            move = rows.times(dv)
+            dy = weight * (move - rho)
+            d_multiplier = -signs * dy
+            d_slack = (aim - slack * d_multiplier) / multiplier - slack
+            d_distance = sign * dv[at]
+            d_held = (aim_held - held * d_distance) / distance - held
+            primal = min(_longest(slack, d_slack), _longest(distance, d_distance))
+            dual = min(_longest(multiplier, d_multiplier), _longest(held, d_held))
+            if phase == 0:
+                left = np.vdot(slack + primal * d_slack, multiplier + dual * d_multiplier)
+                left += (distance + primal * d_distance) @ (held + dual * d_held)
+                target = (float(left) / total) ** 3 * total / (slack.size + len(at))
+                aim, aim_held = target - d_slack * d_multiplier, target - d_distance * d_held
+        primal, dual = min(1.0, _DAMPING * primal), min(1.0, _DAMPING * dual)
+        v, slack, distance = v + primal * dv, slack + primal * d_slack, distance + primal * d_distance
+        y, held, length = y + dual * dy, held + dual * d_held, min(primal, dual)
+        multiplier = multiplier + dual * d_multiplier
+        r = r + primal * move
+        if ends is not None:
+            balanced = _balanced(
+                rows,
+                gradient,
+                np.bincount(at, sign * held, k).astype(np.float64, copy=False),
+                weight,
+                barrier,
+                factor,
+                program.lo,
+                y,
+            )
+            if ends(v, balanced):
+                return Central(v, weight, barrier, balanced)
+    return Central(v, weight, barrier)
 
 
-@jit
-def decided(scores, barrier, k):
-    """How far the k largest scores stand out: the binary logarithm of the score at rank k / 2 over that at 3 k / 2.
+def _pairs(program: PiecewiseLinearProgram) -> tuple[Array, Index, Array]:
+    """The signs of the sides of a row, (1 or 2, 1), and the unknowns of the finite bounds with their signs, (b,).
 
-    With fewer than 2 k rows and bounds, the second rank is halfway between k and their number. Scores are counted in
-    bins a factor of two wide, which is accurate enough and needs no sorting.
+    The distance of v from a bound is sign (v - bound) >= 0.
     """
-    bins, count = np.zeros(_BINS), 0
-    for bounds in range(2):
-        values = barrier if bounds else scores
-        for j in range(len(values)):
-            if values[j] > 0.0:
-                place = int(math.log2(values[j])) + _BINS // 2
-                bins[min(max(place, 0), _BINS - 1)] += 1.0
-                count += 1
+    below, above = np.flatnonzero(program.lower > -np.inf), np.flatnonzero(program.upper < np.inf)
+    signs = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]])
+    return signs, np.concatenate([below, above]), np.repeat([1.0, -1.0], [len(below), len(above)])
+
+
+def _first_point(
+    program: PiecewiseLinearProgram, signs: Array, at: Index, sign: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    """v inside the bounds, slacks and multipliers of the rows, (1 or 2, m), distances and multipliers of the bounds.
+
+    The multipliers of the bounds balance A^T y + g, and are a little larger.
+    """
+    lower, upper, y = program.lower, program.upper, program.y
+    margin = np.minimum(_MARGIN, 0.25 * (upper - lower))
+    v = np.minimum(np.maximum(program.v, lower + margin), upper - margin)
+    # An unknown with equal bounds has no inside.
+    distance = np.maximum(sign * (v[at] - np.where(sign > 0, lower[at], upper[at])), _LEAST)
+    slack = np.maximum(signs * program.residuals(v), 0.0) + _MARGIN
+    multiplier = np.stack([y - program.lo] if program.hard else [y - program.lo, program.hi - y])
+    pull = program.rows.transposed(y) + program.gradient
+    mean = float(np.vdot(slack, multiplier)) / max(1, slack.size)
+    held = np.maximum(sign * pull[at], 0.0) + mean / (distance + 0.1 * _MARGIN)
+    return v, slack, multiplier, distance, held
+
+
+def _balanced(
+    rows: SignedRows, gradient: Array, held: Array, weight: Array, barrier: Array, factor: Array, lo: Array, y: Array
+) -> Array:
+    """Multipliers near y with A^T y + g = the multipliers ``held`` of the bounds, (K,), up to rounding.
+
+    What is left is removed by Newton steps with the last normal matrix, which lacks the rows of negligible weight, as
+    long as that helps.
+    """
+    before = np.inf
+    for _ in range(_CORRECTIONS):
+        rest = rows.transposed(y) + gradient - held
+        left = float(np.abs(rest).max())
+        if not left < _HELPS * before:
+            break
+        before = left
+        change = lapack.dpotrs(factor, rest, lower=1)[0]
+        y, held = np.maximum(y - weight * rows.times(change), lo), held + barrier * change
+    return y
+
+
+def _longest(x: Array, direction: Array) -> float:
+    """The longest step up to 1 that keeps x >= 0."""
+    fall = float((direction / x).min(initial=-1.0))
+    return -1.0 / fall
+
+
+def _factorised(rows: SignedRows, weight: Array, barrier: Array, negligible: float) -> tuple[Array, bool]:
+    """The Cholesky factor of A^T D A + barrier without rows of negligible weight, and whether there is none."""
+    normal = rows.normal(weight, negligible)
+    diagonal = np.einsum("ii->i", normal)
+    diagonal += barrier
+    diagonal += _RIDGE * diagonal.mean() + 1e-300
+    factor, info = lapack.dpotrf(normal, lower=1, clean=0, overwrite_a=1)
+    return factor, info != 0 or not np.isfinite(diagonal).all()
+
+
+def _decided(scores: Array, barrier: Array, k: int) -> float:
+    """How far the k largest scores stand out: the score at rank k / 2 over that at 3 k / 2.
+
+    With fewer than 2 k rows and bounds, the second rank is halfway between k and their number.
+    """
+    scores = np.concatenate([scores, barrier])
+    count = int(np.count_nonzero(scores > 0.0))
     if count <= k:
         return np.inf
-    rank = min((3 * k) // 2, (k + count) // 2)
-    high, above, at = -1, 0.0, _BINS
-    while above <= rank:
-        at -= 1
-        above += bins[at]
-        if high < 0 and above > k // 2:
-            high = at
-    return float(high - at)
-
-
-@jit
-def sum_start(r, lo, hi, cap, y, s):
-    """Set the first multipliers, and slacks with r = p - q; return the mean product of the pairs.
-
-    The multipliers are those of a Huber function with its knee at 2.5 typical errors, kept away from their ends. A
-    penalty, hi > cap, is too large to start from, so cap takes its place.
-    """
-    n, total = len(r), 0.0
-    for j in range(n):
-        relative = min(0.9, max(-0.9, r[j] / 2.5))
-        top = min(hi[j], cap)
-        y[j] = relative * top if relative > 0.0 else -relative * lo[j]
-        if lo[j] == 0.0:
-            y[j] = max(y[j], 0.03 * top)
-        if hi[j] == 0.0:
-            y[j] = min(y[j], 0.03 * lo[j])
-        s[j] = max(r[j], 0.0) + 0.1
-        s[n + j] = s[j] - r[j]
-        total += s[j] * (hi[j] - y[j]) + s[n + j] * (y[j] - lo[j])
-    return total / (2 * n)
-
-
-@jit
-def sum_weights(r, lo, hi, y, s, t, weight):
-    """Write the multipliers of the pairs and D = 1 / (p / (hi - y) + q / (y - lo)); return the objective."""
-    n, objective = len(r), 0.0
-    for j in range(n):
-        t[j], t[n + j] = hi[j] - y[j], y[j] - lo[j]
-        weight[j] = t[j] * t[n + j] / (s[j] * t[n + j] + s[n + j] * t[j])
-        objective += hi[j] * r[j] if r[j] > 0.0 else lo[j] * r[j]
-    return objective
-
-
-@kernel
-def violation_sum_steps(routines, matrix, r0, sizes, lo, hi, cap, lower, upper, tolerance, limit):
-    """Make at most ``limit`` interior-point steps for the sum, until basic rows outweigh others by 2^``tolerance``.
-
-    Returns:
-        w (k,), the weights D of the rows (n,) and t/s of the bounds (k,).
-    """
-    n, k = matrix.shape
-    bounds = bound_pairs(lower, upper)
-    size = 2 * n + len(bounds[0])
-    scaled, normal, barrier = np.empty((n, k)), np.empty((k, k)), np.zeros(k)
-    s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
-    y, weight, rho, pull, scores = np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n)
-    w, dw, force, r, move = inner_point(lower, upper), np.zeros(k), np.empty(k), np.empty(n), np.empty(n)
-    residuals(routines, matrix, w, r0, r)
-    mu = sum_start(r, lo, hi, cap, y, s)
-    rmatvec(routines, matrix, y, force)
-    bound_multipliers(bounds, force, w, mu, s[2 * n :], t[2 * n :])
-    primal, dual = 1.0, 1.0
-    for step in range(limit + 1):
-        objective = sum_weights(r, lo, hi, y, s, t, weight)
-        bound_weights(bounds, w, s[2 * n :], t[2 * n :], barrier)
-        total, target = dot(s, t), 0.0
-        if step == limit or not total > 1e-9 * objective:
-            break
-        for j in range(n):
-            scores[j] = weight[j] * sizes[j]
-        if step > 1 and decided(scores, barrier, k) >= tolerance:
-            break
-        factor, ok = normal_factor(routines, matrix, weight, barrier, min(primal, dual), scaled, normal)
-        if not ok:
-            break
-        for phase in range(2):
-            # dy = D (W dw - rho), and the right-hand side is W^T (D rho - y).
-            set_aims(aim, target, float(phase), ds, dt)
-            for j in range(n):
-                rho[j] = aim[j] / t[j] - aim[n + j] / t[n + j] - r[j]
-                pull[j] = weight[j] * rho[j] - y[j]
-            rmatvec(routines, matrix, pull, force)
-            pair_force(bounds, aim[2 * n :], s[2 * n :], force)
-            dw = solve_factorised(factor, force)
-            matvec(routines, matrix, dw, move)
-            for j in range(n):
-                dy = weight[j] * (move[j] - rho[j])
-                dt[j], dt[n + j] = -dy, dy
-                ds[j] = (aim[j] + s[j] * dy) / t[j] - s[j]
-                ds[n + j] = (aim[n + j] - s[n + j] * dy) / t[n + j] - s[n + j]
-            pair_direction(bounds, dw, 0.0, aim[2 * n :], s[2 * n :], t[2 * n :], ds[2 * n :], dt[2 * n :])
-            if phase == 0:
-                target = centred(s, t, ds, dt, total)
-        primal, dual = min(1.0, _DAMPING * longest(s, ds)), min(1.0, _DAMPING * longest(t, dt))
-        advance(w, primal, dw)
-        advance(s, primal, ds)
-        advance(y, dual, dt[n : 2 * n])
-        advance(t, dual, dt)
-        residuals(routines, matrix, w, r0, r)
-    return w, weight, barrier
-
-
-@jit
-def largest_start(sides, r, t, pull):
-    """Set multipliers proportional to the violations, of sum 1, and sum them by rows; return d above the violations."""
-    row, sign, _, slope = sides
-    d, total, size = 1e-300, 0.0, 0.0
-    for i in range(len(row)):
-        over = sign[i] * r[row[i]]
-        d, t[i] = max(d, 1.1 * over / slope[i]), max(over, 0.0)
-        total += slope[i] * t[i]
-    # If nothing is violated, all multipliers are equal.
-    total = total if total > 0.0 else 1.0
-    for i in range(len(row)):
-        t[i] = t[i] / total + 0.1 / (len(r) * slope[i])
-        size += slope[i] * t[i]
-    for i in range(len(row)):
-        t[i] /= size
-        pull[row[i]] += sign[i] * t[i]
-    return d
-
-
-@jit
-def largest_weights(sides, sizes, r, d, s, t, both, tilt, scores):
-    """Write the slacks, the weights of the rows in the normal matrix and in its border (for d); return its corner.
-
-    The scores, (2 n,), are the weights of both sides times the squared norms of their rows in the unknowns (w, d).
-    """
-    row, sign, _, slope = sides
-    corner = 0.0
-    clear(both)
-    clear(tilt)
-    pair_slacks(sides, r, d, s)
-    for i in range(len(row)):
-        j, weight = row[i], t[i] / s[i]
-        both[j] += weight
-        tilt[j] -= sign[i] * slope[i] * weight
-        corner += slope[i] * slope[i] * weight
-        scores[j if sign[i] > 0.0 else len(r) + j] = weight * (sizes[j] + slope[i] * slope[i])
-    return corner
-
-
-@jit
-def largest_at(sides, r):
-    """The largest violation, 0 if there is none."""
-    row, sign, _, slope = sides
-    largest = 0.0
-    for i in range(len(row)):
-        largest = max(largest, sign[i] * r[row[i]] / slope[i])
-    return largest
-
-
-@jit
-def row_multipliers(sides, t, y):
-    """Sum the multipliers of the sides into signed multipliers of the rows."""
-    row, sign, _, _ = sides
-    clear(y)
-    for i in range(len(row)):
-        y[row[i]] += sign[i] * t[i]
-
-
-@jit
-def within_sides(up, down, y, weight):
-    """Set multipliers of missing sides and the weights of their rows to 0; return sum p y+ + q y-."""
-    total = 0.0
-    for j in range(len(y)):
-        if (up[j] if y[j] > 0.0 else down[j]) <= 0.0:
-            y[j], weight[j] = 0.0, 0.0
-        total += up[j] * y[j] if y[j] > 0.0 else -down[j] * y[j]
-    return total
-
-
-@jit
-def bound_by_multipliers(routines, matrix, factor, given, barrier, up, down, bounds, r, w, t, y, level):
-    """Change the multipliers y of rows so that they prove a bound above ``level``; return whether they do.
-
-    With g = W^T y and bounds l <= w' <= u, d >= (y.r + min_w' g.(w' - w)) / sum (p y+ + q y-) at any w'. Entries of g
-    must vanish where there is no bound. ``t`` are estimates of the multipliers of the bounds. The rest of g is removed
-    by a change of y, computed with the last normal matrix, W^T diag(given) W + diag(barrier). That matrix lacks the
-    rows of smallest weight and those that lose their multiplier, so the change is repeated while it helps.
-    """
-    n, k = matrix.shape
-    held, weight, small = np.zeros(k), np.empty(n), _VANISHED / np.sqrt(max(n, 1))
-    rest, move, bounded = np.empty(k), np.empty(n), np.zeros(k)
-    copy(given, weight)
-    for i in range(len(t)):
-        held[bounds[0][i]] += bounds[1][i] * t[i]
-    total, left = within_sides(up, down, y, weight), np.inf
-    rmatvec(routines, matrix, y, rest)
-    for _ in range(_CORRECTIONS):
-        advance(rest, 1.0, held)
-        change = solve_factorised(factor, rest)
-        matvec(routines, matrix, change, move)
-        for j in range(n):
-            y[j] -= weight[j] * move[j]
-        for i in range(k):
-            held[i] -= barrier[i] * change[i]
-        total, before, left = within_sides(up, down, y, weight), left, 0.0
-        rmatvec(routines, matrix, y, rest)
-        for i in range(k):
-            left = max(left, abs(rest[i] + held[i]))
-        if left <= small * total or left > _HELPS * before or dot(y, r) <= level * total:
-            break
-    bound = dot(y, r)
-    for i in range(len(t)):
-        at, sign = bounds[0][i], bounds[1][i]
-        if sign * rest[at] < 0.0:
-            bound += rest[at] * (bounds[2][i] - w[at])
-            bounded[at] = 1.0
-    for i in range(k):
-        if bounded[i] == 0.0 and abs(rest[i]) > small * total:
-            return False
-    return total > 0.0 and bound > level * total
-
-
-@kernel
-def largest_violation_steps(routines, matrix, r0, sizes, up, down, lower, upper, tolerance, limit, level):
-    """Make at most ``limit`` interior-point steps for the largest violation, until basic rows outweigh the others.
-
-    The unknowns (w, d) have an arrow matrix: the normal matrix of w, bordered by one row, which is eliminated. A
-    ``level`` of at least 0 is only compared with the least violation: the steps end at a point with a violation of at
-    most the level, or at multipliers that prove that there is none.
-
-    Returns:
-        w (k,), d, the scores of both sides (2 n,), t/s of the bounds (k,), and those multipliers of the rows (n,), or
-        zeros.
-    """
-    n, k = matrix.shape
-    bounds, sides = bound_pairs(lower, upper), side_pairs(up, down)
-    m, size = len(sides[0]), len(sides[0]) + len(bounds[0])
-    scaled, normal, barrier = np.empty((n, k)), np.empty((k, k)), np.zeros(k)
-    s, t, ds, dt, aim = np.empty(size), np.empty(size), np.zeros(size), np.zeros(size), np.empty(size)
-    pull, both, tilt, scores, y = np.zeros(n), np.empty(n), np.empty(n), np.zeros(2 * n), np.zeros(n)
-    w, dw, dd, force, border = inner_point(lower, upper), np.zeros(k), 0.0, np.empty(k), np.empty(k)
-    r, move, primal, dual = np.empty(n), np.empty(n), 1.0, 1.0
-    residuals(routines, matrix, w, r0, r)
-    d = largest_start(sides, r, t, pull)
-    largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
-    rmatvec(routines, matrix, pull, force)
-    bound_multipliers(bounds, force, w, dot(s[:m], t[:m]) / m, s[m:], t[m:])
-    for step in range(limit + 1):
-        corner = largest_weights(sides, sizes, r, d, s, t, both, tilt, scores)
-        bound_weights(bounds, w, s[m:], t[m:], barrier)
-        total, target = dot(s, t), 0.0
-        if step == limit or not total > 1e-9 * d or largest_at(sides, r) <= level:
-            break
-        if step > 1 and level < 0.0 and decided(scores, barrier, k + 1) >= tolerance:
-            break
-        factor, ok = normal_factor(routines, matrix, both, barrier, min(primal, dual), scaled, normal)
-        if not ok:
-            break
-        rmatvec(routines, matrix, tilt, border)
-        column = solve_factorised(factor, border)
-        pivot = max(corner - dot(border, column), 1e-14 * corner)
-        for phase in range(2):
-            set_aims(aim, target, float(phase), ds, dt)
-            clear(pull)
-            right = pair_force(sides, aim, s, pull) - 1.0
-            rmatvec(routines, matrix, pull, force)
-            pair_force(bounds, aim[m:], s[m:], force)
-            dw = solve_factorised(factor, force)
-            dd = (right - dot(border, dw)) / pivot
-            advance(dw, -dd, column)
-            matvec(routines, matrix, dw, move)
-            pair_direction(sides, move, dd, aim, s, t, ds, dt)
-            pair_direction(bounds, dw, 0.0, aim[m:], s[m:], t[m:], ds[m:], dt[m:])
-            if phase == 0:
-                target = centred(s, t, ds, dt, total)
-        primal, dual = min(1.0, _DAMPING * longest(s, ds)), min(1.0, _DAMPING * longest(t, dt))
-        advance(w, primal, dw)
-        d += primal * dd
-        advance(t, dual, dt)
-        residuals(routines, matrix, w, r0, r)
-        if level >= 0.0:
-            row_multipliers(sides, t, y)
-            if bound_by_multipliers(routines, matrix, factor, both, barrier, up, down, bounds, r, w, t[m:], y, level):
-                break
-            clear(y)
-    return w, d, scores, barrier, y
+    high, low = len(scores) - 1 - k // 2, len(scores) - 1 - min((3 * k) // 2, (k + count) // 2)
+    ordered = np.partition(scores, [low, high])
+    return float(ordered[high] / ordered[low])
