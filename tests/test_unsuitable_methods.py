@@ -39,7 +39,7 @@ class Residual(nn.Module):
 
     def forward(self, z):
         h = torch.relu(self.first(z))
-        return torch.relu(self.last(h + torch.sin(h)))
+        return torch.relu(self.last(h + torch.cos(h)))
 
 
 def prelu() -> Network:

@@ -107,7 +107,7 @@ W, B = np.ones((4, 3)), np.ones(4)
         (([[["a"]]],), r"weights\[0\] has text entries; pass real numbers"),
         (([W + 1j],), r"weights\[0\] has complex entries"),
         (([torch.ones(2, 2, dtype=torch.complex64)],), r"weights\[0\] has complex entries"),
-        (([W], None, "softplus"), "unknown activation 'softplus'; use one of relu"),
+        (([W], None, "softsign"), "unknown activation 'softsign'; use one of relu"),
         (([W], None, "leaky_relu:x"), "'x' is not a number"),
         (([W], None, "leaky_relu:2"), r"slope in \(0, 1\)"),
         (([W], None, ["relu", "tanh"]), r"1 layers but 2 activations"),

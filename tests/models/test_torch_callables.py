@@ -458,27 +458,26 @@ class Trunk(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("module", "layers"),
+    ("module", "ends"),
     [
-        (Trunk, "identity"),
-        (lambda: Trunk(nn.Sigmoid(), nn.Sigmoid()), "sigmoid"),
-        (lambda: Trunk(nn.ReLU(), nn.ReLU()), "relu"),
-        (lambda: Trunk(nn.ReLU()), "prelu"),
-        (lambda: Trunk(nn.PReLU(5), nn.LeakyReLU(0.3)), "prelu"),
-        (lambda: Trunk(nn.Sigmoid()), None),
-        (lambda: Trunk(nn.SiLU(), nn.Sigmoid()), None),
-        (lambda: Trunk(deep=True), None),
+        (Trunk, ["identity"]),
+        (lambda: Trunk(nn.Sigmoid(), nn.Sigmoid()), ["sigmoid"]),
+        (lambda: Trunk(nn.ReLU(), nn.ReLU()), ["relu"]),
+        (lambda: Trunk(nn.ReLU()), ["prelu"]),
+        (lambda: Trunk(nn.PReLU(5), nn.LeakyReLU(0.3)), ["prelu"]),
+        (lambda: Trunk(nn.Sigmoid()), ["sigmoid"]),
+        (lambda: Trunk(nn.SiLU(), nn.Sigmoid()), ["swish", "sigmoid"]),
+        (lambda: Trunk(deep=True), ["prelu", "identity"]),
     ],
 )
-def test_heads_of_one_layer_are_one_layer(module, layers):
+def test_heads_are_layers_of_one_chain(module, ends):
     heads = made(module)
     net = unrelu.from_torch(heads, 4, output={"one": 0, "two": 1})
-    assert isinstance(net, Network) == (layers is not None)
+    assert isinstance(net, Network)
     wanted = [x.detach().numpy() for x in copy.deepcopy(heads).double()(torch.from_numpy(Z))]
     for name, x in zip(("one", "two"), wanted, strict=True):
         np.testing.assert_allclose(net.by_part(net(Z))[name], x, rtol=1e-11, atol=1e-13)
-    if layers is not None:
-        assert [layer.activation.name for layer in net.layers] == ["relu", "leaky_relu", layers]
+    assert [layer.activation.name for layer in net.layers] == ["relu", "leaky_relu", *ends]
 
 
 def test_heads_of_a_convolution_stay_as_they_are():

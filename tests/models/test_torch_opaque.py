@@ -89,4 +89,4 @@ def test_weights_are_finite_but_masks_need_not_be():
 def test_the_latent_shape_is_read_as_for_chains():
     assert from_torch(made(Residual)).latent_shape == (5,)
     with pytest.raises(UnsupportedModelError, match=r"latent_shape was taken to be \(4,\); pass latent_shape= if"):
-        from_torch(nn.Sequential(nn.ELU(), nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(8, 3)))
+        from_torch(nn.Sequential(nn.ELU(0.5), nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(8, 3)))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from unrelu.errors import UnsupportedModelError
+from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, Walk, read_chain, single_output
 from unrelu.loaders._torch_operations import Flow, Part
 from unrelu.models.activations import Activation
@@ -49,9 +49,12 @@ def read_branches(
 ) -> Network | UnsupportedModelError:
     """Return a chain for graphs of dense layers that branch, or the error that says why there is none.
 
-    The arguments and errors are those of :func:`~unrelu.loaders._chain_reader.read_chain`.
+    The arguments are those of :func:`~unrelu.loaders._chain_reader.read_chain`.
     """
-    return read_chain(graphs, shape, batches, _PassThroughWalk)
+    try:
+        return read_chain(graphs, shape, batches, _PassThroughWalk)
+    except ModelError as error:  # such as weights that are not finite: the module that is kept says where
+        return UnsupportedModelError(str(error))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ class _Map(Flow):
     @property
     def matrix(self) -> Tensor:
         """M, (n, w)."""
-        return self.rows[1:].flatten(1).T if self.shape else self.rows[None, 1:]
+        return self.rows[1:].reshape(len(self.rows) - 1, -1).T
 
     @property
     def bias(self) -> Tensor:
@@ -150,7 +153,7 @@ class _PassThroughWalk(Walk):
             raise UnsupportedModelError(f"is a {type(step).__name__} in a model that branches; only dense layers may")
         affine = Affine.compose([step], value.shape)
         self._check_size(len(value.rows) * affine.n_out)
-        rows = value.rows.flatten(1)
+        rows = value.rows.reshape(len(value.rows), -1)
         moved = torch.cat([affine.apply(rows[:1]), affine.apply(rows[1:], constant=False)])
         return value.of(moved.reshape(-1, *affine.out_shape))
 
