@@ -18,8 +18,8 @@ from unrelu.errors import HostError, OptionError
 from unrelu.models.generator import placed
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime import devices
-from unrelu.runtime.devices import room
 from unrelu.runtime.host import computing
+from unrelu.runtime.memory_limits import at_once
 
 MODULE = nn.Sequential(nn.Linear(2, 5), nn.ReLU()).eval()
 NET = unrelu.from_torch(MODULE)
@@ -68,12 +68,12 @@ def test_the_memory_of_a_device_decides_how_much_it_takes_at_once(monkeypatch):
         def get_device_properties(device):
             return type("Properties", (), {"total_memory": 80 * 2**30 + device.index})
 
-    assert room(torch.device("cpu"), 2**24) == 2**24
+    assert at_once(2**24, 1, torch.device("cpu")) == 2**24
     monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
     try:
-        assert room(torch.device("cuda", 3), 2**24) == 40 * 2**24
+        assert at_once(2**24, 1, torch.device("cuda", 3)) == 40 * 2**24
     finally:
-        devices._memory.cache_clear()
+        devices.memory.cache_clear()
 
 
 def test_a_full_memory_is_an_error_of_ours():

@@ -22,10 +22,9 @@ from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Integers
+from unrelu.runtime.memory_limits import PROOF_NUMBERS
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
-# The most entries of a layer's matrix; linear programs on larger ones take minutes.
-_LARGEST_LAYER = 2**24
 # A coordinate this near to a bound, relative to the distance of the bounds, is at the bound.
 _AT_BOUND = 1e-10
 
@@ -175,7 +174,7 @@ def obstacle(network: Generator) -> str | None:
             return f"layer {i} has its kinks rounded off; certify the network before it was smoothed"
         if not layer.activation.convex:
             return f"layer {i} has slopes outside [0, 1], so that its activation is not convex"
-        if layer.n_in * layer.n_out > _LARGEST_LAYER:
+        if layer.n_in * layer.n_out > PROOF_NUMBERS:
             return f"layer {i} has a matrix of {layer.n_out} x {layer.n_in}, too large for dense linear programs"
     return None
 

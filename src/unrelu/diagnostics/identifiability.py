@@ -26,11 +26,10 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
+from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once
 from unrelu.runtime.streams import torch_stream
 from unrelu.search.sample_cache import is_large
 
-# Numbers in the Jacobians held at once.
-_CHUNK = 2**22
 # Random products that bound the error of a Jacobian, and how rarely the bound fails.
 _PROBES, _UNLIKELY = 4, 1e-6
 # A function is affine if its second difference is below this share of the first: roundings of single precision are.
@@ -222,7 +221,7 @@ def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Genera
 
 def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[Index, Tensor]]:
     """Yield the finite codes and their indices, in chunks whose Jacobians fit in memory."""
-    together = max(1, _CHUNK // (network.latent_dim * max(network.width, operator.width)))
+    together = at_once(JACOBIAN_NUMBERS, network.latent_dim * max(network.width, operator.width))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
     for begin in range(0, len(finite), together):
         part = finite[begin : begin + together]
@@ -388,7 +387,7 @@ def _linearized(network: Generator, z: Tensor) -> tuple[Tensor, Tensor]:
     x, ahead, behind = network.forward(torch.cat([z, z + unit.sum(dim=0), z - unit.sum(dim=0)]))
     if torch.linalg.vector_norm(ahead + behind - 2 * x) > _AFFINE * torch.linalg.vector_norm(ahead - x):
         return network.linearize(z)
-    parts = torch.split(z + unit, max(1, _CHUNK // network.width))
+    parts = torch.split(z + unit, at_once(JACOBIAN_NUMBERS, network.width))
     return x[None], torch.cat([network.forward(part) - x for part in parts])[None]
 
 

@@ -27,10 +27,8 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
+from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.work_clock import now
-
-# Layer-wise starts are not used for a network with a layer of more entries.
-_ENTRIES = 4_000_000
 
 
 def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[tuple[LayerSystem, Array]]:
@@ -261,6 +259,6 @@ def layerwise_reason(network: Generator) -> str | None:
     for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
             return f"layer {i} has {_not_monotone(layer.activation)}"
-        if layer.n_in * layer.n_out > _ENTRIES:
+        if layer.n_in * layer.n_out > DENSE_NUMBERS:
             return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
     return None

@@ -21,9 +21,7 @@ from unrelu.errors import InputError
 from unrelu.models.activations import Activation
 from unrelu.models.network import Layer
 from unrelu.runtime.array_types import Array, Flags
-
-# A matrix with at most this many entries is dense even if it comes from a convolution.
-DENSE_ENTRIES = 4_000_000
+from unrelu.runtime.memory_limits import DENSE_NUMBERS
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ class LayerSystem:
         The range of that activation bounds the input, at least 0 for a ReLU, as in the released code of the paper.
         """
         matrix = layer.matrix()
-        if not isinstance(matrix, np.ndarray) and layer.n_out * layer.n_in <= DENSE_ENTRIES:
+        if not isinstance(matrix, np.ndarray) and layer.n_out * layer.n_in <= DENSE_NUMBERS:
             matrix = matrix.toarray()
         low, high = previous.range if previous else (np.array(-np.inf), np.array(np.inf))
         shape = (layer.n_in,)

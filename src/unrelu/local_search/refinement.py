@@ -28,6 +28,7 @@ from torch import Tensor
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, and the longest
 # and shortest step, in units of the proposed one.
@@ -42,8 +43,6 @@ _VANISHED = 1e-13
 _LEFT = 1e-6
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, so that it has an inverse.
 _FLOOR = 1e-12
-# The most numbers in the matrices of all codes at once (64 MiB).
-_NUMBERS = 2**23
 
 
 class Refined(NamedTuple):
@@ -72,7 +71,7 @@ def refine(
         enough: values of f that count as 0, (b,).
         most: the most evaluations of f and its gradient for each code; ``stop`` is asked before each.
     """
-    size = max(1, _NUMBERS // z.shape[1] ** 2)
+    size = at_once(HESSIAN_NUMBERS, z.shape[1] ** 2)
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
     parts = [_Refinement(objective, *part).run(most, stop or (lambda: False)) for part in each]
     return Refined(*(torch.cat(values) for values in zip(*parts, strict=True)))

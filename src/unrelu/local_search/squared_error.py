@@ -14,11 +14,8 @@ from unrelu.measurements.losses import Loss
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.devices import room
+from unrelu.runtime.memory_limits import OBJECTIVE_NUMBERS, at_once
 from unrelu.runtime.streams import torch_stream
-
-# The most numbers held at once in Jacobians, or in the layers of a gradient: 128 MiB of float64.
-_CHUNK = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +64,7 @@ class SquaredError:
     @property
     def jacobians(self) -> int:
         """The number of Jacobians that are held at once."""
-        return max(1, room(self.y.device, _CHUNK) // (self._width * self.network.latent_dim))
+        return at_once(OBJECTIVE_NUMBERS, self._width * self.network.latent_dim, self.y.device)
 
     @property
     def _width(self) -> int:
@@ -162,8 +159,8 @@ class SquaredError:
         return torch.cat([self.operator.take(where).adjoint(-self.residual(part, where)) for part, where in chunks])
 
     def _chunks(self, z: Tensor, observations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes and their observations in parts for which the values of eight layers are at most _CHUNK numbers."""
-        size = max(1, room(self.y.device, _CHUNK) // (8 * self._width))
+        """Codes and their observations in parts for which the values of eight layers are held at once."""
+        size = at_once(OBJECTIVE_NUMBERS, 8 * self._width, self.y.device)
         return zip(torch.split(z, size), torch.split(observations, size), strict=True)
 
     # --- normal equations ---------------------------------------------------------------------------------------------

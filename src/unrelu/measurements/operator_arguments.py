@@ -25,10 +25,9 @@ from unrelu.measurements.linear_operators import (
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
 
-# Maps with at most this many entries become dense matrices: 32 MiB.
-_ENTRIES = 2**22
 # Tolerances of |<A x, y> - <x, A^T y>| relative to |A x| |y|, and of the deviation from linearity relative to |A x|.
 # The larger one holds: 1e-6, or 100 times the rounding error of the operator's precision (1.2e-5 in single precision).
 _ADJOINT, _ROUNDINGS = 1e-6, 100
@@ -170,7 +169,7 @@ def _matrix(given: Any, n: int) -> Operator:
         return MatrixOperator(torch.from_numpy(array), shape)
     return (
         MatrixOperator(torch.from_numpy(array.toarray()), shape)
-        if shape[0] * n <= _ENTRIES
+        if shape[0] * n <= DENSE_NUMBERS
         else SparseOperator(array, shape)
     )
 
@@ -264,7 +263,7 @@ def _mapped(
             "be the adjoint of the first"
         )
     shape = shape or (m,)
-    if m * n > _ENTRIES:
+    if m * n > DENSE_NUMBERS:
         return MatrixFreeOperator(apply, transpose, n, m, shape)
     if n <= m:
         matrix = np.stack([_run(apply, unit, "A x", m) for unit in np.eye(n)], axis=1)

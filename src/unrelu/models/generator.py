@@ -25,14 +25,13 @@ from torch.utils.flop_counter import flop_registry
 from unrelu.errors import HostError, InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array, Flags
-from unrelu.runtime.devices import room, total_memory, usable
+from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.host import computing
+from unrelu.runtime.memory_limits import LAYER_NUMBERS, at_once
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count, is_name, listed, nearest, reshaping, shown
 
-# Numbers of one layer that a forward pass over a large batch holds in memory at once: 64 MiB of float64.
-_CHUNK = 2**23
 # Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 
@@ -266,7 +265,7 @@ class Generator(ABC):
         """
         codes = torch.tensor(self.flat_codes(z, batch=True), dtype=self.dtype, device=self.device)
         x = torch.cat(
-            [self.forward(part) for part in torch.split(codes, max(1, room(self.device, _CHUNK) // self.width))]
+            [self.forward(part) for part in torch.split(codes, at_once(LAYER_NUMBERS, self.width, self.device))]
         )
         return to_numpy(x).reshape(len(codes), *self.output_shape)
 

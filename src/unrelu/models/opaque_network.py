@@ -21,11 +21,8 @@ from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, Rounding, by, evaluation_lines
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
-from unrelu.runtime.devices import room
 from unrelu.runtime.host import Shared, computing, forkable_lock
-
-# Bytes of the tangents of one tensor that are computed at once. Half as many and twice as many are slower.
-_CHUNK = 2**24
+from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,7 +109,7 @@ class OpaqueNetwork(Generator):
             return torch.func.jvp(function, (z,), (direction.expand_as(z),))
 
         function = partial(self._flat, module=self._running)
-        together = max(1, room(self.device, _CHUNK) // (self.dtype.itemsize * self.width * max(1, len(z))))
+        together = at_once(TANGENT_BYTES, self.dtype.itemsize * self.width * len(z), self.device)
         with plain_attention(), _forward_mode, _Normalisations():
             _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]

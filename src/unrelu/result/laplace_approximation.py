@@ -33,10 +33,9 @@ from unrelu.errors import InputError
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
+from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once
 from unrelu.runtime.words import count, listed, number
 
-# Numbers in the Jacobians held at once.
-_CHUNK = 2**22
 # Singular values below this share of the largest count as zero, as in `identifiability`.
 _RANK = 1e-10
 # Null vectors are known to about this: eps / 1e-10. What moves less along them counts as not moved.
@@ -129,7 +128,7 @@ class _Linearised(NamedTuple):
 def _linearised(problem: Problem, z: Array) -> Iterator[_Linearised]:
     """Linearise an equilibrated problem at the finite codes, in chunks."""
     exact, likelihood = problem.network.to(torch.float64, "cpu"), problem.noise.likelihood
-    together = max(1, _CHUNK // (exact.latent_dim * max(exact.width, problem.operator.width)))
+    together = at_once(JACOBIAN_NUMBERS, exact.latent_dim * max(exact.width, problem.operator.width))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
     for begin in range(0, len(finite), together):
         part = finite[begin : begin + together]

@@ -12,8 +12,6 @@ import torch
 
 from unrelu.errors import OptionError
 
-# The limits of batches are those of a host, of which this much memory is taken for granted.
-_OF_A_HOST = 2**31
 # Where Linux keeps the limit of the memory of a container, in versions 2 and 1 of its control groups.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -43,19 +41,10 @@ def _found(device: torch.device | str | int, dtype: torch.dtype) -> torch.device
     return "its tensors have no numbers" if found.type == "meta" else found
 
 
-def room(device: torch.device, numbers: int) -> int:
-    """How many numbers, or bytes, a batch may hold at once on a device, where a host may hold so many.
-
-    It grows in proportion to the device's memory, so that a GPU has enough to do. It does not depend on the memory that
-    is free, because sums of batches of other sizes are rounded differently.
-    """
-    return numbers * max(1, _memory(device) // _OF_A_HOST)
-
-
 @cache
 def total_memory(device: torch.device) -> int:
     """The bytes of memory that a device has, used or not: nothing larger fits. The largest integer if not known."""
-    found = [_memory(device)]
+    found = [memory(device)]
     if device.type == "cpu":
         with suppress(AttributeError, OSError, ValueError):  # not on Windows
             found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -66,7 +55,7 @@ def total_memory(device: torch.device) -> int:
 
 
 @cache
-def _memory(device: torch.device) -> int:
+def memory(device: torch.device) -> int:
     """The bytes of a device's memory; 0 for the host, and where they are not known."""
     if device.type == "cpu":
         return 0

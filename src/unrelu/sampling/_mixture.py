@@ -25,6 +25,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.memory_limits import CURVATURE_NUMBERS
 from unrelu.sampling._target import Target
 
 # Degrees of freedom of the t distributions. The tails of a Gaussian are too thin: chains then stay for long where the
@@ -36,8 +37,6 @@ _PRIOR = 0.02
 _STEPS, _PAIRS = 10, 4
 # The number of Jacobians that one approximation takes.
 JACOBIANS = 2 * _STEPS * _PAIRS
-# The most numbers held at once in the curvatures of one step.
-_NUMBERS = 2**24
 # Two components are one if the means are closer than this, in standard deviations.
 SAME = 1.5
 # Components with a smaller share of the weight are left out.
@@ -187,7 +186,7 @@ def variational(
         means, precisions: where to begin, (M, k) and (M, k, k).
     """
     count, k = means.shape
-    if count * 2 * _PAIRS * k * k > _NUMBERS and count > 1:
+    if count * 2 * _PAIRS * k * k > CURVATURE_NUMBERS and count > 1:
         first, second = (
             variational(target, means[half], precisions[half], rng)
             for half in (slice(None, count // 2), slice(count // 2, None))

@@ -16,6 +16,7 @@ from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, Opti
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
 from unrelu.runtime.words import count, listed, nearest, shown
 from unrelu.sampling._posterior_text import (
     PosteriorSummary,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 # What intervals can be of.
 _QUANTITIES = ("z", "reconstruction")
-# Intervals and pictures of reconstructions are of so many draws, fewer if their outputs had more than 2^27 numbers.
-_OUTPUTS, _NUMBERS = 1000, 2**27
+# Intervals and pictures of reconstructions are of so many draws, fewer if their outputs have too many numbers.
+_OUTPUTS = 1000
 # Coordinates of a corner plot by default.
 _CORNER = 5
 
@@ -396,7 +397,7 @@ class Posterior:
     def _outputs(self, i: int) -> Array:
         """G(z) of evenly spaced draws, as many as intervals are of, (count, *output_shape)."""
         draws = self._flat(i)
-        most = min(_OUTPUTS, max(2, _NUMBERS // self.problem.network.output_dim), len(draws))
+        most = min(_OUTPUTS, max(2, RECONSTRUCTION_NUMBERS // self.problem.network.output_dim), len(draws))
         return self.problem.network.outputs(_spaced(draws, most))
 
     def _of_codes(self, values: Array) -> Array:

@@ -18,6 +18,7 @@ from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
 from unrelu.search._search_starts import SearchStarts, cheap_by_layer
 from unrelu.search._search_state import SearchState
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
@@ -32,8 +33,6 @@ from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
 _EXACT = 1e-6
 # Without stated noise, an observation of which a code explains all but this fraction may have an exact fit.
 _CLOSE = 1e-4
-# The most numbers in the perturbations drawn at once.
-_NUMBERS = 2**22
 # Perturbations of the best code between two tests for an exact fit, at first; their number doubles.
 _AT_ONCE = 16
 # In l1 the l2 code is only a start, so this many agreeing restarts are enough.
@@ -256,7 +255,7 @@ class JointSearch:
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
         """Split observations into parts, so that ``codes`` codes of each observation of a part fit into memory."""
-        size = max(1, _NUMBERS // (codes * self.state.z.shape[1]))
+        size = at_once(PERTURBATION_NUMBERS, codes * self.state.z.shape[1])
         return np.split(observations, range(size, len(observations), size))
 
     def _begin_at(self, z0: Array) -> None:

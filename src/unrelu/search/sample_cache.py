@@ -12,18 +12,17 @@ from torch import Tensor
 from unrelu.measurements import IdentityOperator, Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
-from unrelu.runtime.devices import room
+from unrelu.runtime.memory_limits import SAMPLE_NUMBERS, at_once
 from unrelu.runtime.streams import stream, torch_stream
 
 # A generator is large if a Jacobian, which is k forward passes, takes at least this many multiplications.
 _LARGE = 3 * 10**7
 # From so many on, a verdict does without a Jacobian in double precision.
 _EXPENSIVE = 10**9
-# The number of samples; fewer if their outputs exceed _NUMBERS entries (256 MiB), or take more than _WORK
+# The number of samples; fewer if their outputs exceed SAMPLE_NUMBERS entries (256 MiB), or take more than _WORK
 # multiplications, some tenths of a second; but at least _FEWEST.
 _SAMPLES = 4096
 _FEWEST = 64
-_NUMBERS = 2**26
 _WORK = 4 * 10**9
 # The number of principal directions of the outputs, and of the power iterations that find them.
 _DIRECTIONS, _SWEEPS = 128, 2
@@ -51,7 +50,7 @@ def is_expensive(network: Generator) -> bool:
 def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
     """The codes, and their outputs, in the precision of the generator."""
     codes = codes.to(network.device, network.dtype)
-    parts = torch.split(codes, max(1, room(network.device, _NUMBERS) // (4 * network.width)))
+    parts = torch.split(codes, at_once(SAMPLE_NUMBERS, 4 * network.width, network.device))
     return codes, torch.cat([network.forward(part) for part in parts])
 
 
@@ -117,7 +116,7 @@ class GaussianModel:
         """
         mean_x, mean_z, directions, codes, left = self.parts
         # Each observation has its own measured directions; a bounded number of them is held at a time.
-        size = max(1, _NUMBERS // (4 * operator.m * _DIRECTIONS))
+        size = at_once(SAMPLE_NUMBERS, 4 * operator.m * _DIRECTIONS)
         if operator.count and len(y) > size:
             parts = torch.split(torch.arange(len(y), device=y.device), size)
             found = zip(*(self.posterior(operator.take(part), y[part], noise) for part in parts), strict=True)
@@ -153,7 +152,7 @@ class SampleCache:
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
         self.large = is_large(network)
-        count = max(_FEWEST, min(_SAMPLES, _NUMBERS // network.output_dim, _WORK // max(network.work, 1)))
+        count = max(_FEWEST, min(_SAMPLES, SAMPLE_NUMBERS // network.output_dim, _WORK // max(network.work, 1)))
         if bounds is None or bounds.none:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
         else:
@@ -193,6 +192,6 @@ class SampleCache:
         if operator not in self._measured:
             z, x = self.model.z, self.model.x
             own = operator.to(x.dtype, x.device)
-            parts = torch.split(x, max(1, _NUMBERS // (4 * max(own.width, 1))))
+            parts = torch.split(x, at_once(SAMPLE_NUMBERS, 4 * own.width))
             self._measured[operator] = GaussianModel(z, _bounded(torch.cat([own.forward(part) for part in parts])))
         return self._measured[operator], IdentityOperator(operator.shape, operator.m)
