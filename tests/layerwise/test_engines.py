@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -523,44 +523,6 @@ def test_interior_point_steps_that_break_down_do_no_harm(monkeypatch, norm, wild
     answer = least_violation(system, one, norm)
     assert (answer.status, answer.engine, answer.fallback) == (LpStatus.OPTIMAL, "exchange", False)
     assert answer.objective == pytest.approx(honest.objective, rel=1e-8)
-
-
-# --- a level instead of the minimum --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("factor", [0.1, 0.7, 0.999, 1.001, 1.5, 10.0])
-@given(problem=problems())
-def test_a_level_is_shown_to_be_reached_or_not(problem, factor):
-    """The minimum by HiGHS says on which side of the level it is, and no bound is above it."""
-    system, one, *_ = problem
-    with engine("highs"):
-        best = least_violation(system, one, "linf")
-    assume(best.status is LpStatus.OPTIMAL and best.objective > 1e-8 * one.scale)
-    level = factor * best.objective
-    answer = least_violation(system, one, "linf", level=level)
-    assert (answer.objective <= level) == (factor > 1)
-    assert (answer.bound > level) == (factor < 1)
-    assert answer.bound <= best.objective * (1 + 1e-6)
-    assert answer.objective == pytest.approx(one.violation(system.matrix @ answer.h).max(), rel=1e-9)
-
-
-@NORMS
-def test_a_level_far_from_the_minimum_takes_no_vertex(norm):
-    """Neither a point far above the minimum nor multipliers far below it need an exchange."""
-    system, one, _ = layer()
-    best = least_violation(system, one, norm).objective
-    for level in (0.5 * best, 2.0 * best):
-        assert least_violation(system, one, norm, level=level).pivots == 0
-
-
-def test_multipliers_that_prove_nothing_are_not_believed(monkeypatch):
-    system, one, _ = layer()
-    best = least_violation(system, one, "linf").objective
-    for wild in (1.0, np.nan):
-        monkeypatch.setattr(interior_point, "_balanced", lambda *a, wild=wild: np.full_like(a[-1], wild))
-        answer = least_violation(system, one, "linf", level=0.9 * best)
-        assert answer.objective == pytest.approx(best, rel=1e-8)
-        assert answer.bound == pytest.approx(best, rel=1e-7)
 
 
 # --- the relaxation -------------------------------------------------------------------------------------------------
