@@ -140,15 +140,17 @@ class _Quadratic:
         self.part = system.matrix[self.used]
 
     @cached_property
-    def diagonal(self) -> Array:
-        """H_ii, (k,), above 0."""
-        return np.asarray((self.part * self.part).T @ self.root**2) + np.finfo(float).tiny
+    def matrix(self) -> Array:
+        """H of a dense layer, (k, k)."""
+        root = self.part * self.root[:, None]
+        return np.asarray(root.T @ root)
 
     @cached_property
-    def matrix(self) -> Array:
-        """H of a dense layer, (k, k), scaled to a diagonal of 1."""
-        gram: Array = linalg.blas.dsyrk(1.0, (self.part * (self.root[:, None] / np.sqrt(self.diagonal))).T)
-        return gram + np.triu(gram, 1).T
+    def diagonal(self) -> Array:
+        """H_ii, (k,), above 0."""
+        dense = not sparse.issparse(self.part)
+        diagonal = self.matrix.diagonal() if dense else np.asarray((self.part * self.part).T @ self.root**2)
+        return diagonal + np.finfo(float).tiny
 
     def newton_step(self, gradient: Array, free: Flags) -> Array:
         """Solve H d = -gradient on the free coordinates, zero on the others; the shortest d if H is singular.
@@ -163,7 +165,8 @@ class _Quadratic:
             direction[free] = _conjugate_gradients(self.part[:, free], self.root**2, -gradient[free])
             return direction
         sizes = np.sqrt(self.diagonal[free])
-        unit = self.matrix.copy() if free.all() else self.matrix[np.ix_(free, free)]
+        unit = (self.matrix if free.all() else self.matrix[np.ix_(free, free)]) / sizes
+        unit /= sizes[:, None]
         unit.flat[:: len(unit) + 1] += self.ridge
         # The matrix is symmetric; its transpose has the layout of LAPACK.
         factor, info = linalg.lapack.dpotrf(unit.T, clean=False, overwrite_a=True)

@@ -70,7 +70,7 @@ def interior_point(program: PiecewiseLinearProgram, sizes: Array, steps: int) ->
         # Written so that NaN ends the steps.
         if step == steps or not total > 1e-9 * first:
             break
-        if step > 1 and _decided(weight * sizes, barrier, k) >= enough:
+        if step and _decided(weight * sizes, barrier, k) >= enough:
             break
         factor, failed = _factorised(rows, weight, barrier, _NEGLIGIBLE if length > _SHORT else _TINY)
         if failed:
