@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unrelu.errors import OptionError
-from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
+from unrelu.layerwise.layer_constraints import DENSE_ENTRIES, LayerSystem, checked_target
 from unrelu.layerwise.layer_method import LayerSolution, status_of
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
@@ -42,7 +42,7 @@ class Exact:
     tolerance: float | None = None
     norm = "l2"
     # The factorisations are dense and cannot be stopped at a time limit.
-    largest = 4_000_000
+    largest = DENSE_ENTRIES
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not 0 < self.tolerance < 1:

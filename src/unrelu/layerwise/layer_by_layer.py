@@ -15,7 +15,8 @@ import torch
 from scipy import sparse
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
-from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
+from unrelu.layerwise import LayerMethod, LayerSystem
+from unrelu.layerwise.layer_constraints import DENSE_ENTRIES
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain
 from unrelu.measurements.latent_bounds import Bounds
@@ -28,9 +29,6 @@ from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
 from unrelu.runtime.work_clock import now
-
-# Layer-wise starts are not used for a network with a layer of more entries.
-_ENTRIES = 4_000_000
 
 
 def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[tuple[LayerSystem, Array]]:
@@ -154,21 +152,21 @@ class Layerwise:
         """Invert one observation; return its code or None, how it ended, and the number of programs solved."""
         target, threshold = y, problem.noise.threshold
         noise = problem.noise if problem.noise.stated else None
-        solutions: list[LayerSolution] = []
+        statuses: list[Status] = []
+        solves = 0
         for system in reversed(systems):
+            if Status.TIME_LIMIT in statuses:
+                return None, Status.TIME_LIMIT, solves
             try:
                 solution = self.layer_method(system, target, threshold, problem.control.remaining(), noise)
             except SolverError:
-                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
-            solutions.append(solution)
+                return None, Status.SOLVER_FAILED, solves
+            solves += solution.solves
             if not np.isfinite(solution.h).all():
-                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
-            if len(solutions) == len(systems):
-                break
-            if solution.status is Status.TIME_LIMIT:
-                return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
+                return None, Status.SOLVER_FAILED, solves
+            statuses.append(solution.status)
             target, threshold, noise = solution.h, system.input_threshold(solution.h, solution.threshold), None
-        return solutions[-1].h, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
+        return target, _overall(statuses), solves
 
 
 def layer_systems(
@@ -261,6 +259,6 @@ def layerwise_reason(network: Generator) -> str | None:
     for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
             return f"layer {i} has {_not_monotone(layer.activation)}"
-        if layer.n_in * layer.n_out > _ENTRIES:
+        if layer.n_in * layer.n_out > DENSE_ENTRIES:
             return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
     return None

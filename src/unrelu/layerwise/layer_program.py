@@ -65,7 +65,6 @@ class Answer:
         pivots: simplex pivots of all attempts.
         multipliers: one for each output, (n,): signed for a violation, those of the sides for the relaxation.
         engine: "exchange", "highs" or "least squares" (the first point was optimal).
-        fallback: whether the exchange failed before.
         basis: the basis of the exchange, to start similar programs from.
     """
 
@@ -76,7 +75,6 @@ class Answer:
     pivots: int
     multipliers: Array = field(default_factory=lambda: np.zeros(0))
     engine: str = "highs"
-    fallback: bool = False
     basis: Basis | None = field(default=None, repr=False)
 
 
@@ -132,9 +130,9 @@ class _Problem(ABC):
                 except SolverError:
                     if before is None:
                         raise
-                    return replace(before, fallback=engine != engines[0])
+                    return before
                 h, basis, pivots = answer.h, None, pivots + answer.pivots
-                answer = replace(answer, pivots=pivots, fallback=engine != engines[0])
+                answer = replace(answer, pivots=pivots)
                 if answer.status is not LpStatus.FAILED:
                     return answer
                 if before is not None and not answer.objective < before.objective:
@@ -255,7 +253,7 @@ class _Response(_Problem):
         closest = least_violation(self.system, upper_sides, "linf", end - now())
         if closest.bound <= (1 - _FEASIBLE) * self.rows.threshold:
             return None
-        return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, fallback=False, basis=None)
+        return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, basis=None)
 
 
 def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
@@ -413,10 +411,3 @@ def largest_response(
     warm = warm_start if warm_start and warm_start.status is LpStatus.OPTIMAL else None
     start, basis = (warm.h, warm.basis) if warm else (None, None)
     return _Response(system, rows, weight, side, scale).solved(start, basis, end)
-
-
-def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
-    """The dual of :func:`least_violation` around h0, for HiGHS; its row dual is the w of h = h0 + sigma w."""
-    r0 = (np.asarray(system.matrix @ h0) - rows.center) / sigma
-    make = sum_of_violations if norm == "l1" else largest_violation
-    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box).dual()[0]
