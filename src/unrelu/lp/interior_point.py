@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, SignedRows
-from unrelu.runtime.array_types import Array, Index
+from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, SignedRows, UnitRows
+from unrelu.runtime.array_types import Array
 
 # The steps end when active rows outweigh others by this factor: earlier for at most _NARROW unknowns, where pivots are
 # cheap.
@@ -58,8 +58,10 @@ def interior_point(program: PiecewiseLinearProgram, sizes: Array, steps: int) ->
         steps: the most steps.
     """
     rows, gradient, y, k = program.rows, program.gradient, program.y, len(program.v)
-    signs, at, sign = _pairs(program)
-    v, slack, multiplier, distance, held = _first_point(program, signs, at, sign)
+    # Sides of a row, as a column; the distance of v from a bound is sign (v - bound) >= 0.
+    signs, bounds = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]]), UnitRows.of(program, fill_ins=False)
+    at, sign = bounds.column, np.where(bounds.lo < 0, 1.0, -1.0)
+    v, slack, multiplier, distance, held = _first_point(program, signs, bounds, sign)
     r = program.residuals(v)
     enough, first, length = (_DECIDED_NARROW if k <= _NARROW else _DECIDED), 0.0, 1.0
     for step in range(steps + 1):
@@ -103,28 +105,18 @@ def interior_point(program: PiecewiseLinearProgram, sizes: Array, steps: int) ->
     return Central(v, weight, barrier)
 
 
-def _pairs(program: PiecewiseLinearProgram) -> tuple[Array, Index, Array]:
-    """The signs of the sides of a row, (1 or 2, 1), and the unknowns of the finite bounds with their signs, (b,).
-
-    The distance of v from a bound is sign (v - bound) >= 0.
-    """
-    below, above = np.flatnonzero(program.lower > -np.inf), np.flatnonzero(program.upper < np.inf)
-    signs = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]])
-    return signs, np.concatenate([below, above]), np.repeat([1.0, -1.0], [len(below), len(above)])
-
-
 def _first_point(
-    program: PiecewiseLinearProgram, signs: Array, at: Index, sign: Array
+    program: PiecewiseLinearProgram, signs: Array, bounds: UnitRows, sign: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
     """v inside the bounds, slacks and multipliers of the rows, (1 or 2, m), distances and multipliers of the bounds.
 
     The multipliers of the bounds balance A^T y + g, and are a little larger.
     """
-    lower, upper, y = program.lower, program.upper, program.y
+    lower, upper, y, at = program.lower, program.upper, program.y, bounds.column
     margin = np.minimum(_MARGIN, 0.25 * (upper - lower))
     v = np.minimum(np.maximum(program.v, lower + margin), upper - margin)
     # An unknown with equal bounds has no inside.
-    distance = np.maximum(sign * (v[at] - np.where(sign > 0, lower[at], upper[at])), _LEAST)
+    distance = np.maximum(sign * (v[at] + bounds.shift), _LEAST)
     slack = np.maximum(signs * program.residuals(v), 0.0) + _MARGIN
     multiplier = np.stack([y - program.lo] if program.hard else [y - program.lo, program.hi - y])
     pull = program.rows.transposed(y) + program.gradient
