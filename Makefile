@@ -92,7 +92,7 @@ zoo: $(VENV)/.check
 
 ## forget compiled kernels, after a change in one of their files
 clean-kernels:
-	find src/unrelu -name '*.nb[ic]' -delete -o -name 'compiling-*.said' -delete
+	find src/unrelu -name '*.nb[ic]' -delete
 
 clean:
 	rm -rf $(VENV) demo demo-seeds docs/_build docs/gallery

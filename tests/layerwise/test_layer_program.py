@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.layerwise.reference import largest_response as reference_response
 from tests.layerwise.reference import least_violation as reference_violation
 from unrelu.layerwise import LayerSystem, rows
-from unrelu.layerwise.layer_program import dual_program, largest_response, least_violation
+from unrelu.layerwise.layer_program import largest_response, largest_violation, least_violation, sum_of_violations
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
@@ -119,13 +119,14 @@ def test_a_program_can_be_built_and_inspected_without_a_solver():
         np.eye(2), np.zeros(2), Activation("relu"), np.array([-np.inf, 0.0]), np.array([np.inf, np.inf])
     )
     layer_rows = rows(system, np.array([1.0, 0.0]), 0.1)
-    program = dual_program(system, layer_rows, "l1", np.zeros(2), 1.0)
+    around = system.matrix, -layer_rows.center, system.lower, system.upper, *layer_rows.box
+    program, _ = sum_of_violations(*around).dual()
     # One boxed multiplier for the row that is on, one of [0, 1] for the row that is off, one for the bound of h_2.
     np.testing.assert_array_equal(program.col_lower, [-1, 0, -np.inf])
     np.testing.assert_array_equal(program.col_upper, [1, 1, 0])
     np.testing.assert_array_equal(program.cost, [1, 0, 0])
     np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, 0], [0, 1, 1]])
-    program = dual_program(system, layer_rows, "linf", np.zeros(2), 1.0)
+    program, _ = largest_violation(*around).dual()
     # Two upper sides, a lower one, the bounds of h_2 and of d; the multipliers of the sides sum to at most 1.
     np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, -1, 0, 0], [0, 1, 0, 1, 0], [-1, -1, -1, 0, 1]])
     np.testing.assert_array_equal(program.row_lower, [0, 0, -1])

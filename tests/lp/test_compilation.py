@@ -44,33 +44,14 @@ def test_a_function_without_a_folder_for_its_cache_compiles_all_the_same():
     assert double.stats.cache_path is None
 
 
-@pytest.mark.parametrize(
-    ("folder", "message"), [(None, "NUMBA_CACHE_DIR"), ("somewhere", "kept for this installation")]
-)
-def test_the_message_says_whether_there_is_a_cache(folder, message, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("folder", "message"), [(None, "NUMBA_CACHE_DIR"), ("somewhere", "they are kept")])
+def test_the_message_says_whether_there_is_a_cache(folder, message, monkeypatch):
     logged = threading.Event()
     monkeypatch.setattr(compilation, "_compiled", set())
-    monkeypatch.setattr(compilation, "_said", False)
-    monkeypatch.setattr(compilation, "_NOTE", tmp_path / "note")
     monkeypatch.setattr(compilation, "_PATIENCE", 0.0)
-    monkeypatch.setattr(compilation._LOG, "warning", lambda text: logged.set() if message in text else None)
+    monkeypatch.setattr(compilation._LOG, "warning", lambda text, what: logged.set() if message in text else None)
     compile_by(lambda: logged.wait(30), folder, "kernels")
     assert logged.is_set()
-
-
-def test_the_message_is_shown_once_for_an_installation(monkeypatch, tmp_path):
-    said = []
-    monkeypatch.setattr(compilation, "_NOTE", tmp_path / "note")
-    monkeypatch.setattr(compilation._LOG, "warning", said.append)
-    for process in range(2):
-        monkeypatch.setattr(compilation, "_said", False)
-        for _ in range(2):
-            compilation._say("somewhere")
-        assert len(said) == 1, process
-    for _ in range(2):
-        monkeypatch.setattr(compilation, "_said", False)
-        compilation._say(None)  # without a folder, every process compiles
-    assert len(said) == 3
 
 
 def test_the_clock_of_time_limits_stands_still_meanwhile(monkeypatch):

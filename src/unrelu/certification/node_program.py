@@ -16,7 +16,7 @@ from scipy import sparse
 
 from unrelu.certification._triangle_relaxation import Relaxation
 from unrelu.certification.safe_bounds import Multipliers
-from unrelu.lp.highs import Basis, LinearProgram, LiveProgram, LiveSolution
+from unrelu.lp.highs import LIVE, Basis, LinearProgram, LiveProgram, LpSolution
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.work_clock import now
@@ -86,7 +86,7 @@ class NodeProgram:
         self._live = LiveProgram(LinearProgram(
             relaxation.cost, sparse.csc_array(rows.matrix[chosen]), rows.lo[chosen], rows.hi[chosen],
             relaxation.low, relaxation.high,
-        ))  # fmt: skip
+        ), LIVE)  # fmt: skip
 
     def solve(self, signs: Signs, start: Basis | None = None, cutoff: float = math.inf) -> Solved:
         """Minimise F with some neurons decided, up to a cutoff; ``start`` is the basis of fewer decisions."""
@@ -122,7 +122,7 @@ class NodeProgram:
             self._live.change_sides(place, lo[changed], hi[changed])
         self._lo, self._hi = lo, hi
 
-    def _run(self, start: Basis | None, cutoff: float, primal: bool = False) -> LiveSolution:
+    def _run(self, start: Basis | None, cutoff: float, primal: bool = False) -> LpSolution:
         """Solve, and add rows that the optimum violates until there are none."""
         rows, failed = self.relaxation.rows, 0
         while True:
@@ -141,7 +141,7 @@ class NodeProgram:
             elif found.status is not LpStatus.LIMIT or found.beyond or self.limits.over():
                 return found
 
-    def _multipliers(self, found: LiveSolution, of_error: bool = True) -> Multipliers:
+    def _multipliers(self, found: LpSolution, of_error: bool = True) -> Multipliers:
         """The multipliers of a bound from those of the solver."""
         y = np.zeros(len(self._lo))
         y[self._chosen] = found.row_dual

@@ -74,7 +74,7 @@ class _Search:
     Attributes:
         low, high: the largest step proved infeasible, and the smallest proved feasible.
         point: the h that proves ``high`` feasible, or the last one.
-        minima: the minima found, by step.
+        minima: the answers, by step.
         solves, pivots: programs, and their pivots.
         failed: whether a program was not solved.
     """
@@ -105,7 +105,7 @@ class _Search:
         If phi decides no signs, the smallest delta hardly depends on eps.
         """
         if not self.decides_signs:
-            return self.step_at_least(self._solve(self.high, None).objective)
+            return self.step_at_least(self._solve(self.high).objective)
         off = (self.system.activation.slopes(self.system.n_out) == 0) & (
             np.asarray(self.system.matrix @ self.point) + self.system.bias <= 0
         )
@@ -114,37 +114,31 @@ class _Search:
     def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
         """Bracket the first feasible step by ``low`` and ``high``, narrow the bracket, and find the minimum there.
 
-        To narrow the bracket, the smallest delta of a step is compared with its eps, which takes less time than finding
-        it. The step below the one that the point suggests comes first. After wrong guesses, strides grow.
+        The step that the point suggests comes first. After wrong guesses, strides grow.
 
         Args:
             point: the h of a least-squares problem near the answer; None to begin at step 0.
         """
         if point is None:
-            answer = self._solve(0, None)
+            answer = self._solve(0)
             if self.high == 0 or self._over():
                 return answer, 0
             point = answer.h
-        self.point, self.high = point, max(self.low + 1, self.shown(point))
-        suspected, stride = self.suspected() if self.high - self.low > 1 else 0, 0
-        guess = suspected
+        self.point, self.high, stride = point, max(self.low + 1, self.shown(point)), 0
+        guess = self.suspected()
         while self.high - self.low > 1 and not self._over():
-            guess = min(max(guess, self.low + 1), self.high)
-            below = guess - 1 > self.low
-            step = guess - 1 if below else guess
-            self._solve(step, self.epsilon(step) * _SLACK if below or guess != suspected else None)
-            if step >= self.high:
-                suspected = self.suspected()
-                guess, stride = min(suspected, self.high - stride), 2 * stride + 1
-            elif guess <= self.low:
-                guess, stride = self.low + 1 + stride, 2 * stride + 1
-        return self._solve(self.high, None), self.high
+            step = min(max(guess, self.low + 1), self.high)
+            self._solve(step)
+            feasible = self.high <= step
+            guess = min(self.suspected(), self.high - 1 - stride) if feasible else self.low + 1 + stride
+            stride = 2 * stride + 1
+        return self._solve(self.high), self.high
 
-    def _solve(self, step: int, level: float | None) -> Answer:
-        """The smallest delta of a step without the cap delta <= eps, or its comparison with a level.
+    def _solve(self, step: int) -> Answer:
+        """The smallest delta of a step without the cap delta <= eps, which narrows the bracket.
 
-        The bracket is narrowed. For ReLU, the smallest delta does not grow with eps, as rows only loosen; so every eps
-        below the bound of a feasible step is infeasible.
+        For ReLU, the smallest delta does not grow with eps, as rows only loosen; so every eps below the bound of a
+        feasible step is infeasible.
         """
         if step in self.minima:
             return self.minima[step]
@@ -152,16 +146,12 @@ class _Search:
         constraints = rows(self.system, self.target, eps)
         error = float(constraints.violation(self.system.matrix @ self.point).max(initial=0.0))
         near = Answer(self.point, error, 0.0, LpStatus.FAILED, 0) if error <= _ALIKE * eps else None
-        answer = least_violation(self.system, constraints, "linf", self.end - now(), near, level)
-        self.solves, self.pivots = self.solves + 1, self.pivots + answer.pivots
-        if answer.status is LpStatus.OPTIMAL:
-            self.minima[step] = answer
+        answer = least_violation(self.system, constraints, "linf", self.end - now(), near)
+        self.minima[step], self.solves, self.pivots = answer, self.solves + 1, self.pivots + answer.pivots
+        self.failed = self.failed or answer.status is not LpStatus.OPTIMAL
         if answer.objective > eps * _SLACK:
             self.low = max(self.low, step)
-            # Without a bound above the level, the comparison has failed.
-            self.failed = self.failed or (answer.status is not LpStatus.OPTIMAL and not answer.bound > eps * _SLACK)
             return answer
-        self.failed = self.failed or (level is None and answer.status is not LpStatus.OPTIMAL)
         self.point, self.high = answer.h, min(step, max(self.low + 1, self.shown(answer.h)))
         if self.rows_only_loosen:
             self.low = max(self.low, min(self.high, self.step_at_least(answer.bound)) - 1)

@@ -56,6 +56,8 @@ class _GrowingThreshold(ABC):
     largest: ClassVar[float] = math.inf
     # Whether the problem depends on eps only through the sides of the rows.
     sides_alone: ClassVar[bool] = True
+    # Whether a threshold that is given, the noise level or that of the layer above, is only where a scan ends.
+    scans: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
@@ -65,23 +67,7 @@ class _GrowingThreshold(ABC):
         noise: Noise | None = None,
     ) -> LayerSolution:  # fmt: skip
         """See :class:`LayerMethod`."""
-        return self.grow(system, checked_target(system, target), threshold, time_limit, noise)
-
-    @abstractmethod
-    def start(
-        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
-    ) -> float:
-        """The first eps; arguments as for :meth:`__call__`, and ``end``, the end of the time allowed."""
-
-    @abstractmethod
-    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
-        """Solve the problem at the threshold of the constraints; ``warm_start`` is the answer at the last threshold."""
-
-    def grow(
-        self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
-    ) -> LayerSolution:
-        """What :meth:`__call__` returns, for a rescaled layer."""
-        end = now() + time_limit
+        end, target = now() + time_limit, checked_target(system, target)
         eps = self.start(system, target, threshold, noise, end)
         stated = noise is not None and noise.ceiling > 0
         bounded = noise is not None and noise.bound <= eps
@@ -122,6 +108,24 @@ class _GrowingThreshold(ABC):
         _, answer, eps = best or (math.inf, answer, eps)
         return LayerSolution(answer.h, answer.objective, status_of(answer.status, limited), pivots, eps, solves)
 
+    def start(
+        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
+    ) -> float:
+        """The first eps: the size that nearly all stated errors are below, or the result of a scan (:func:`scanned`).
+
+        Arguments are as for :meth:`__call__`; ``end`` is the end of the time allowed.
+        """
+        first = first_threshold(system, target, threshold)
+        if threshold and not self.scans:
+            return first
+        if noise is not None and noise.ceiling > 0:
+            return first_threshold(system, target, noise.ceiling)
+        return scanned(system, target, first, self.norm, end)[0]
+
+    @abstractmethod
+    def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
+        """Solve the problem at the threshold of the constraints; ``warm_start`` is the answer at the last threshold."""
+
 
 @dataclass(frozen=True)
 class L1(_GrowingThreshold):
@@ -144,14 +148,6 @@ class L1(_GrowingThreshold):
     """
 
     norm = "l1"
-
-    def start(
-        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
-    ) -> float:
-        """The size that nearly all stated errors are below; if none is stated, the result of a scan."""
-        if noise is not None and noise.ceiling > 0:
-            return first_threshold(system, target, noise.ceiling)
-        return scanned(system, target, first_threshold(system, target, threshold), self.norm, end)[0]
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The smallest sum of errors."""
@@ -180,13 +176,7 @@ class Relaxed(_GrowingThreshold):
 
     norm = "l1"
     sides_alone = False
-
-    def start(
-        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
-    ) -> float:
-        """The given threshold; if there is none, the result of a scan."""
-        first = first_threshold(system, target, threshold)
-        return first if threshold else scanned(system, target, first, self.norm, end)[0]
+    scans = False
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The largest response within the sides."""
@@ -213,19 +203,12 @@ class LeastSquares(_GrowingThreshold):
 
     norm = "l2"
 
-    def start(
-        self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
-    ) -> float:
-        """The bound of stated errors; if none is stated, the result of a scan."""
-        first = first_threshold(system, target, threshold)
-        bounded = noise is not None and noise.bound <= first
-        return first if bounded else scanned(system, target, first, self.norm, end)[0]
-
-    def grow(
-        self, system: LayerSystem, target: Array, threshold: float | None, time_limit: float, noise: Noise | None
-    ) -> LayerSolution:
+    def __call__(
+        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
+        noise: Noise | None = None,
+    ) -> LayerSolution:  # fmt: skip
         """Grow the threshold, and check the gradient at the end."""
-        found = super().grow(system, target, threshold, time_limit, noise)
+        found = super().__call__(system, target, threshold, time_limit, noise)
         if found.status is Status.CONVERGED and not is_minimum(system, rows(system, target, found.threshold), found.h):
             return replace(found, status=Status.SOLVER_FAILED)
         return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unrelu.errors import OptionError
-from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
+from unrelu.layerwise.layer_constraints import DENSE_NUMBERS, LayerSystem, checked_target
 from unrelu.layerwise.layer_method import LayerSolution, status_of
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
@@ -17,9 +17,6 @@ from unrelu.result import Status
 from unrelu.runtime.array_types import Array
 
 _ENDS = {LpStatus.OPTIMAL: Status.EXACT_FIT, LpStatus.INFEASIBLE: Status.NOT_REALIZABLE}
-# Columns of W are scaled to norm 1 if a norm is outside this range, since LP solvers have absolute tolerances and drop
-# coefficients below 1e-9.
-_SMALLEST, _LARGEST = 1e-3, 1e3
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Exact:
     tolerance: float | None = None
     norm = "l2"
     # The factorisations are dense and cannot be stopped at a time limit.
-    largest = 4_000_000
+    largest = DENSE_NUMBERS
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not 0 < self.tolerance < 1:
@@ -56,7 +53,9 @@ class Exact:
         target = checked_target(system, target)
         tolerance = self.tolerance or max(1e-9, 50 * system.precision)
         scale = max(float(np.abs(target).max()), np.finfo(float).tiny)
-        unit, size = _balanced(system)
+        # With columns of norm 1, as LP solvers have absolute tolerances and drop coefficients below 1e-9.
+        size = system.norms
+        unit = replace(system, matrix=system.balanced[0], lower=system.lower * size, upper=system.upper * size)
         found = deepest_point(preimage(unit, target, tolerance * scale), tolerance, time_limit)
         h = system.inside((found.start if found.point is None else found.point) / size)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
@@ -67,15 +66,6 @@ class Exact:
         if status is Status.EXACT_FIT and freedom:
             status = Status.NOT_UNIQUE
         return LayerSolution(h, error, status, 0, tolerance * scale, 1, freedom)
-
-
-def _balanced(system: LayerSystem) -> tuple[LayerSystem, Array]:
-    """The layer in terms of s h, and s, (k,): if a column norm of W is extreme, all are scaled to norm 1."""
-    scales = system.norms
-    if float(scales.min(initial=1.0)) >= _SMALLEST and float(scales.max(initial=1.0)) <= _LARGEST:
-        return system, np.ones(system.n_in)
-    matrix, _ = system.balanced
-    return replace(system, matrix=matrix, lower=system.lower * scales, upper=system.upper * scales), scales
 
 
 def preimage(system: LayerSystem, target: Array, tolerance: float) -> Polytope:

@@ -15,7 +15,8 @@ import torch
 from scipy import sparse
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
-from unrelu.layerwise import LayerMethod, LayerSolution, LayerSystem
+from unrelu.layerwise import LayerMethod, LayerSystem
+from unrelu.layerwise.layer_constraints import DENSE_NUMBERS
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain
 from unrelu.measurements.latent_bounds import Bounds
@@ -152,21 +153,21 @@ class Layerwise:
         """Invert one observation; return its code or None, how it ended, and the number of programs solved."""
         target, threshold = y, problem.noise.threshold
         noise = problem.noise if problem.noise.stated else None
-        solutions: list[LayerSolution] = []
+        statuses: list[Status] = []
+        solves = 0
         for system in reversed(systems):
+            if Status.TIME_LIMIT in statuses:
+                return None, Status.TIME_LIMIT, solves
             try:
                 solution = self.layer_method(system, target, threshold, problem.control.remaining(), noise)
             except SolverError:
-                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
-            solutions.append(solution)
+                return None, Status.SOLVER_FAILED, solves
+            solves += solution.solves
             if not np.isfinite(solution.h).all():
-                return None, Status.SOLVER_FAILED, sum(s.solves for s in solutions)
-            if len(solutions) == len(systems):
-                break
-            if solution.status is Status.TIME_LIMIT:
-                return None, Status.TIME_LIMIT, sum(s.solves for s in solutions)
+                return None, Status.SOLVER_FAILED, solves
+            statuses.append(solution.status)
             target, threshold, noise = solution.h, system.input_threshold(solution.h, solution.threshold), None
-        return solutions[-1].h, _overall([s.status for s in solutions]), sum(s.solves for s in solutions)
+        return target, _overall(statuses), solves
 
 
 def layer_systems(

@@ -80,11 +80,6 @@ class LayerSystem:
         return cls(matrix, layer.bias(), layer.activation, lower, upper, precision)
 
     @cached_property
-    def largest(self) -> float:
-        """max|W_ji|, 0 without outputs."""
-        return float(abs(self.matrix).max()) if self.n_out else 0.0
-
-    @cached_property
     def gain(self) -> float:
         """The median norm of the non-zero rows of W: the change of a pre-activation per change of h."""
         norms = _norms(self.matrix, axis=1)

@@ -65,7 +65,6 @@ class Answer:
         pivots: simplex pivots of all attempts.
         multipliers: one for each output, (n,): signed for a violation, those of the sides for the relaxation.
         engine: "exchange", "highs" or "least squares" (the first point was optimal).
-        fallback: whether the exchange failed before.
         basis: the basis of the exchange, to start similar programs from.
     """
 
@@ -76,7 +75,6 @@ class Answer:
     pivots: int
     multipliers: Array = field(default_factory=lambda: np.zeros(0))
     engine: str = "highs"
-    fallback: bool = False
     basis: Basis | None = field(default=None, repr=False)
 
 
@@ -114,10 +112,8 @@ class _Problem(ABC):
         """The answer if the constraints are proved infeasible, else None."""
         return None
 
-    def solved(self, start: Array | None, basis: Basis | None, end: float, level: float | None = None) -> Answer:
+    def solved(self, start: Array | None, basis: Basis | None, end: float) -> Answer:
         """The optimum with its proof, or the best point of both engines.
-
-        With a level, it is enough that the objective is at most the level, or the bound above it.
 
         Raises:
             SolverError: HiGHS refuses the program, and there is no other point.
@@ -130,14 +126,14 @@ class _Problem(ABC):
             for turn in range(_ROUNDS):
                 before = answer
                 try:
-                    answer = self._attempt(h, basis, turn, engine, end, level)
+                    answer = self._attempt(h, basis, turn, engine, end)
                 except SolverError:
                     if before is None:
                         raise
-                    return replace(before, fallback=engine != engines[0])
+                    return before
                 h, basis, pivots = answer.h, None, pivots + answer.pivots
-                answer = replace(answer, pivots=pivots, fallback=engine != engines[0])
-                if answer.status is not LpStatus.FAILED or _tells(answer, level):
+                answer = replace(answer, pivots=pivots)
+                if answer.status is not LpStatus.FAILED:
                     return answer
                 if before is not None and not answer.objective < before.objective:
                     break
@@ -145,25 +141,15 @@ class _Problem(ABC):
                 return none
         return cast("Answer", answer)
 
-    def _attempt(
-        self, h: Array, basis: Basis | None, turn: int, engine: str, end: float, level: float | None
-    ) -> Answer:
+    def _attempt(self, h: Array, basis: Basis | None, turn: int, engine: str, end: float) -> Answer:
         """The better of h and the point that one engine finds around it."""
         system, around = self.system, self.around(h, turn)
         if around is None:
             return self.answer(h, np.zeros(system.n_out), None, "least squares")
         program = around.program
-
-        def answered(v: Array, y: Array, ended: Vertex | None = None) -> Answer:
-            point = system.inside(h + around.sigma * v[: system.n_in] / system.norms)
-            return self.answer(point, self.multipliers(program.rows.of_outputs(y)), ended, engine)
-
-        if engine == "exchange":
-            ends = None if level is None else lambda v, y: _tells(answered(v, y), level)
-            found = optimise(program, system.balanced[1], basis, end, ends)
-        else:
-            found = by_highs(program, end)
-        answer = answered(found.v, found.multipliers, found)
+        found = optimise(program, system.balanced[1], basis, end) if engine == "exchange" else by_highs(program, end)
+        point = system.inside(h + around.sigma * found.v[: system.n_in] / system.norms)
+        answer = self.answer(point, self.multipliers(program.rows.of_outputs(found.multipliers)), found, engine)
         # Written so that NaN is never better.
         if not answer.objective <= around.objective:
             answer = self.answer(h, answer.multipliers, found, engine)
@@ -267,12 +253,7 @@ class _Response(_Problem):
         closest = least_violation(self.system, upper_sides, "linf", end - now())
         if closest.bound <= (1 - _FEASIBLE) * self.rows.threshold:
             return None
-        return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, fallback=False, basis=None)
-
-
-def _tells(answer: Answer, level: float | None) -> bool:
-    """Whether an answer tells if the minimum is at most a level."""
-    return level is not None and (answer.objective <= level or answer.bound > level)
+        return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, basis=None)
 
 
 def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
@@ -386,12 +367,7 @@ def takes_exchange(system: LayerSystem) -> bool:
 
 
 def least_violation(
-    system: LayerSystem,
-    rows: Rows,
-    norm: str,
-    time_limit: float = math.inf,
-    warm_start: Answer | None = None,
-    level: float | None = None,
+    system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf, warm_start: Answer | None = None
 ) -> Answer:
     """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
 
@@ -401,8 +377,6 @@ def least_violation(
         norm: "linf" or "l1".
         time_limit: in seconds.
         warm_start: the answer for similar rows (of the last threshold); its point and basis are the start.
-        level: a number that the minimum only has to be compared with: an answer with an objective of at most the level,
-            or a bound above it, is enough. This takes a fraction of the time unless the minimum is close to the level.
 
     Raises:
         OptionError: the norm is another one.
@@ -411,7 +385,7 @@ def least_violation(
     check_norm(norm)
     end = now() + time_limit
     start, basis = (warm_start.h, warm_start.basis) if warm_start else (None, None)
-    return _Violation(system, rows, norm).solved(start, basis, end, level)
+    return _Violation(system, rows, norm).solved(start, basis, end)
 
 
 def largest_response(
@@ -437,10 +411,3 @@ def largest_response(
     warm = warm_start if warm_start and warm_start.status is LpStatus.OPTIMAL else None
     start, basis = (warm.h, warm.basis) if warm else (None, None)
     return _Response(system, rows, weight, side, scale).solved(start, basis, end)
-
-
-def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
-    """The dual of :func:`least_violation` around h0, for HiGHS; its row dual is the w of h = h0 + sigma w."""
-    r0 = (np.asarray(system.matrix @ h0) - rows.center) / sigma
-    make = sum_of_violations if norm == "l1" else largest_violation
-    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box).dual()[0]

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy import linalg, sparse
-from scipy.sparse.linalg import LinearOperator, cg
+from scipy.sparse.linalg import lsmr
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.runtime.array_types import Array, Flags
@@ -23,6 +23,8 @@ _WELL_CONDITIONED = 1e-3
 _ROUGH_RIDGE = 1e-8
 # Singular values below this, relative to the largest, count as zero.
 _RANK = 1e-14
+# The relative error of a Newton step of a sparse layer.
+_SPARSE = 1e-10
 # A sum counts as the minimum up to the first fraction of it, or if its errors are at most the second fraction of x.
 _SAME, _FLOOR = 1e-6, 1e-8
 
@@ -140,15 +142,17 @@ class _Quadratic:
         self.part = system.matrix[self.used]
 
     @cached_property
-    def diagonal(self) -> Array:
-        """H_ii, (k,), above 0."""
-        return np.asarray((self.part * self.part).T @ self.root**2) + np.finfo(float).tiny
+    def matrix(self) -> Array:
+        """H of a dense layer, (k, k)."""
+        root = self.part * self.root[:, None]
+        return np.asarray(root.T @ root)
 
     @cached_property
-    def matrix(self) -> Array:
-        """H of a dense layer, (k, k), scaled to a diagonal of 1."""
-        gram: Array = linalg.blas.dsyrk(1.0, (self.part * (self.root[:, None] / np.sqrt(self.diagonal))).T)
-        return gram + np.triu(gram, 1).T
+    def diagonal(self) -> Array:
+        """H_ii, (k,), above 0."""
+        dense = not sparse.issparse(self.part)
+        diagonal = self.matrix.diagonal() if dense else np.asarray((self.part * self.part).T @ self.root**2)
+        return diagonal + np.finfo(float).tiny
 
     def newton_step(self, gradient: Array, free: Flags) -> Array:
         """Solve H d = -gradient on the free coordinates, zero on the others; the shortest d if H is singular.
@@ -159,11 +163,14 @@ class _Quadratic:
         direction = np.zeros_like(gradient)
         if not free.any():
             return direction
-        if sparse.issparse(self.part):
-            direction[free] = _conjugate_gradients(self.part[:, free], self.root**2, -gradient[free])
-            return direction
         sizes = np.sqrt(self.diagonal[free])
-        unit = self.matrix.copy() if free.all() else self.matrix[np.ix_(free, free)]
+        if sparse.issparse(self.part):
+            root = sparse.diags_array(self.root) @ self.part[:, free] @ sparse.diags_array(1 / sizes)
+            best, *_ = lsmr(root, -self.signed / self.root, atol=_SPARSE, btol=_SPARSE, maxiter=1000)
+            direction[free] = best / sizes
+            return direction
+        unit = (self.matrix if free.all() else self.matrix[np.ix_(free, free)]) / sizes
+        unit /= sizes[:, None]
         unit.flat[:: len(unit) + 1] += self.ridge
         # The matrix is symmetric; its transpose has the layout of LAPACK.
         factor, info = linalg.lapack.dpotrf(unit.T, clean=False, overwrite_a=True)
@@ -176,14 +183,3 @@ class _Quadratic:
         )  # fmt: skip
         direction[free] = best / sizes
         return direction
-
-
-def _conjugate_gradients(part: sparse.csr_array, weight: Array, rhs: Array) -> Array:
-    """Solve part^T diag(weight) part d = rhs for a sparse layer."""
-    n = part.shape[1]
-    diagonal = np.asarray(part.multiply(part).T @ weight)
-    ridge = 1e-12 * float(diagonal.mean()) + np.finfo(float).tiny
-    gram = LinearOperator((n, n), matvec=lambda v: part.T @ (weight * (part @ v)) + ridge * v, dtype=np.float64)
-    jacobi = LinearOperator((n, n), matvec=lambda v: v / (diagonal + ridge), dtype=np.float64)
-    solution, _ = cg(gram, rhs, rtol=1e-10, maxiter=1000, M=jacobi)
-    return np.asarray(solution)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numba
 
-from unrelu._version import __version__
 from unrelu.runtime.host import forkable_lock
 from unrelu.runtime.work_clock import standing_still
 
@@ -41,20 +40,15 @@ def jit(function: Callable[..., Any]) -> Any:
 _LOG = getLogger("unrelu")
 # Loading kernels from the cache takes a third of a second; only a longer time is worth a message.
 _PATIENCE = 1.0
-_MESSAGE = (
-    "unrelu compiles its kernels before their first use, which takes some seconds; they are kept for this installation"
-)
+_KEPT = "unrelu compiles its kernels (%s) before their first use, which takes some seconds; they are kept"
 _EVERY_TIME = (
-    "unrelu compiles its kernels, which takes some seconds in every process, as there is no folder to keep them in; "
-    "set NUMBA_CACHE_DIR to one that can be written"
+    "unrelu compiles its kernels (%s), which takes some seconds in every process, as there is no folder to keep them "
+    "in; set NUMBA_CACHE_DIR to one that can be written"
 )
-# An empty file beside the compiled kernels, which says that the message has been shown.
-_NOTE = f"compiling-{__version__}.said"
 
 # Held while compiling: a process forked at that time would wait for the compiler forever.
 _lock = forkable_lock()
 _compiled: set[str] = set()
-_said = False
 
 
 def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
@@ -68,7 +62,7 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
     with _lock:
         if what in _compiled:
             return
-        message = threading.Timer(_PATIENCE, _say, [folder])
+        message = threading.Timer(_PATIENCE, _LOG.warning, [_KEPT if folder else _EVERY_TIME, what])
         message.daemon = True
         message.start()
         # Numba makes so many objects that the collector would look at everything in memory again and again.
@@ -92,20 +86,3 @@ def _repaired(run: Callable[[], None], folder: str | None) -> None:
         for path in Path(folder or "").glob("*.nb[ci]"):
             path.unlink(missing_ok=True)
         run()
-
-
-def _say(folder: str | None) -> None:
-    """Say that kernels are compiled, unless it was said in this process or in this installation."""
-    global _said  # noqa: PLW0603 -- once a process
-    if not _said and (folder is None or _is_new(Path(folder))):
-        _LOG.warning(_EVERY_TIME if folder is None else _MESSAGE)
-    _said = True
-
-
-def _is_new(folder: Path) -> bool:
-    """Whether nothing was said in this installation before, whose kernels are in ``folder``; from now on it was."""
-    try:
-        (folder / _NOTE).touch(exist_ok=False)
-    except OSError as error:
-        return not isinstance(error, FileExistsError)
-    return True

@@ -26,7 +26,7 @@ from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import abandoned
 from unrelu.runtime.work_clock import now
 
-OPTIMAL, EXHAUSTED, UNBOUNDED, INACCURATE = 0, 1, 2, 3
+OPTIMAL, EXHAUSTED, UNBOUNDED = 0, 1, 2
 
 # A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.
 _PIVOT = 1e-8
@@ -34,12 +34,13 @@ _PIVOT = 1e-8
 _ZERO = 1e-11
 # The relative rounding error of a slope, and that of a vertex and its multipliers computed with an accurate inverse.
 _ROUNDING, _ACCURATE = 1e-10, 1e-11
-# Basis changes between two computations of the vertex from scratch.
-_REFRESH = 100
+# The most basis changes between two computations of the vertex from scratch, after which the clock is read; fewer if
+# they touch more than _CHUNK numbers, but at least _FEWEST.
+_REFRESH, _FEWEST, _CHUNK = 100, 20, 2e8
 # A multiplier may leave its interval by this, relative to the length of the interval, or to 1 if that is less.
 _MULTIPLIER = 1e-9
-# The most pivots for each unknown, and in addition; the clock is read after every so many numbers touched.
-_PIVOTS, _MORE_PIVOTS, _CHUNK = 30, 1000, 2e8
+# The most pivots for each unknown, and in addition.
+_PIVOTS, _MORE_PIVOTS = 30, 1000
 # A basis counts as singular if the norm of a row times that of its edge is larger; a row depends on others if
 # elimination leaves at most the second fraction of it.
 _LARGEST_INVERSE, _DEPENDENT = 1e8, 1e-7
@@ -85,26 +86,71 @@ def minimise(
         edges: the transposed inverse of the basic rows, if it is known, at least roughly.
         end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
     """
-    (m, k), pivots = rows.shape, 0
+    (m, k), pivots, y = rows.shape, 0, np.zeros(len(lo))
     allowed = _MULTIPLIER * np.minimum(1.0, np.where(hi > lo, hi - lo, 1.0))
-    chunk, limit = max(20, int(_CHUNK / (k * (m + 2 * k)))), _PIVOTS * k + _MORE_PIVOTS
-    y = np.zeros(len(lo))
-    basis, edges = basis.copy(), None if edges is None else edges.copy()
+    size = np.append(np.linalg.norm(rows, axis=1), np.ones(len(column)))
+    chunk = min(_REFRESH, max(_FEWEST, int(_CHUNK / (k * (m + 2 * k)))))
+    basis, edges, limit = basis.copy(), None if edges is None else edges.copy(), _PIVOTS * k + _MORE_PIVOTS
     while True:
         trusted = edges is None
         if edges is None:
             basis, edges = _independent(rows, column, basis)
-        v, more, status = exchange(
-            rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, trusted, min(chunk, limit - pivots)
+        with np.errstate(all="ignore"):  # edges that do not fit may overflow
+            state, accurate = restart(rows, shift, lo, hi, column, gradient, basis, edges, y)
+        if not (accurate or trusted):
+            edges = None
+            continue
+        more, status = exchange(
+            rows, lo, hi, allowed, size, column, basis, edges, y, *state, min(chunk, limit - pivots)
         )
         pivots += more
-        if status != INACCURATE and (status != EXHAUSTED or pivots >= limit or over(end)):
+        # An optimum by updated numbers is checked with numbers from scratch.
+        if status == UNBOUNDED or (status == OPTIMAL and more == 0):
+            ended = LpStatus.OPTIMAL if status == OPTIMAL else LpStatus.UNBOUNDED
             break
-        edges = None if status == INACCURATE else edges
-    ended = {OPTIMAL: LpStatus.OPTIMAL, UNBOUNDED: LpStatus.UNBOUNDED}.get(status, LpStatus.FAILED)
-    if status == EXHAUSTED and over(end):
-        ended = LpStatus.LIMIT
-    return Vertex(v, y, ended, pivots, Basis(basis, edges))
+        if status == EXHAUSTED and (pivots >= limit or over(end)):
+            ended = LpStatus.LIMIT if over(end) else LpStatus.FAILED
+            break
+    return Vertex(state.v, y, ended, pivots, Basis(basis, edges))
+
+
+class State(NamedTuple):
+    """The vertex of a basis: v (K,), the residuals of all rows, the gradient g + A^T y without basic rows, (K,),
+    and the norms of the edges and the multipliers of the basic rows, (K,).
+    """
+
+    v: Array
+    residuals: Array
+    gradient: Array
+    norms: Array
+    inner: Array
+
+
+def restart(
+    rows: Array, shift: Array, lo: Array, hi: Array, column: Index, gradient: Array, basis: Index, edges: Array,
+    y: Array,
+) -> tuple[State, bool]:  # fmt: skip
+    """The vertex of a basis and all that belongs to it from the inverse; arguments as for :func:`minimise`.
+
+    The vertex and the basic multipliers are refined once; the second result is whether they are then accurate.
+    Multipliers ``y`` of residuals that are not zero are set to their ends.
+    """
+    m, k = rows.shape
+    v, scale, error = np.zeros(k), 1.0, 0.0
+    for turn in range(3):
+        r = np.concatenate([rows @ v, v[column]]) + shift
+        error = float(np.abs(r[basis]).max())
+        if turn < 2:
+            scale, v = max(scale, error), v - r[basis] @ edges
+    np.copyto(y, np.where(r > 0, hi, lo), where=(np.abs(r) > _ZERO) | ((y != hi) & (y != lo)))
+    y[basis] = r[basis] = 0.0
+    g = gradient + y[:m] @ rows + np.bincount(column, y[m:], k)
+    matrix, inner, rest = _basic_rows(rows, column, basis), np.zeros(k), g
+    for _ in range(2):
+        change = edges @ rest
+        inner, rest = inner - change, rest - change @ matrix
+    accurate = error <= _ACCURATE * scale and float(np.abs(rest).max()) <= _ACCURATE * float(np.abs(g).max())
+    return State(v, r, g, np.sqrt(np.einsum("ij,ij->i", edges, edges)), inner), accurate
 
 
 def over(end: float) -> bool:
@@ -156,86 +202,60 @@ def compile_exchange() -> None:
 
 def _run_exchange() -> None:
     """Solve a program of three rows and one unknown."""
-    one, zero = np.ones(3), np.zeros(1)
-    shift, ends = np.array([-1.0, 0.5, 1.0, 0.0]), np.append(one, 0.0)
-    first, y, edges = np.zeros(1, np.int64), np.zeros(4), np.ones((1, 1))
-    exchange(one[:, None].copy(), shift, -ends, ends, ends, first, zero, first.copy(), edges, y, True, 9)
+    rows, shift, ends = np.ones((3, 1)), np.array([-1.0, 0.5, 1.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])
+    minimise(rows, shift, -ends, ends, np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int64))
 
 
 # --- compiled ---------------------------------------------------------------------------------------------------------
 
 
 @kernel
-def exchange(rows, shift, lo, hi, allowed, column, gradient, basis, edges, y, trusted, limit):
-    """Minimise from the vertex of ``basis``; arguments as for :func:`minimise`.
+def exchange(rows, lo, hi, allowed, size, column, basis, edges, y, v, r, g, norm, inner, limit):
+    """Minimise from the vertex of ``basis``; arguments as for :func:`minimise`, and v to inner as in :class:`State`.
 
     Args:
         allowed: the largest distance of a multiplier from its interval, (m + u,).
-        basis, edges, y: changed in place; y is zero for the first call. With them, a call continues the last.
-        trusted: whether ``edges`` has just been computed from scratch.
+        size: the norms of the rows, (m + u,).
+        basis, edges, y, v, r, g, norm, inner: changed in place.
         limit: the most pivots.
 
     Returns:
-        v (K,), pivots, and OPTIMAL, EXHAUSTED (by the limit), UNBOUNDED or INACCURATE: ``edges`` has to be computed
-        from scratch.
+        Pivots, and OPTIMAL, EXHAUSTED (by the limit) or UNBOUNDED.
     """
     k, total = len(basis), len(lo)
-    v, g, norm, inner = np.zeros(k), np.empty(k), np.empty(k), np.empty(k)
-    r, move, length, weight = np.empty(total), np.empty(total), np.empty(total), np.empty(total)
-    index, basic, size = np.empty(total, np.int64), np.zeros(total, np.bool_), row_norms(rows, total)
+    move, length, weight = np.empty(total), np.empty(total), np.empty(total)
+    index, basic = np.empty(total, np.int64), np.zeros(total, np.bool_)
     for i in range(k):
         basic[basis[i]] = True
-    pivots, fresh, exact = 0, True, False
+    pivots = 0
     while True:
-        if fresh:
-            accurate = restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner)
-            if not (accurate or trusted):
-                return v, pivots, INACCURATE
-            trusted, fresh, exact = False, False, True
         leaving, sign, slope = steepest(basis, lo, hi, allowed, norm, inner)
-        if leaving < 0 and exact:
+        if leaving < 0:
             for i in range(k):
                 y[basis[i]] = inner[i]
-            return v, pivots, OPTIMAL
-        if leaving < 0:
-            # Optimal by updated numbers: check with numbers from scratch.
-            fresh = True
-            continue
+            return pivots, OPTIMAL
         if pivots >= limit:
-            return v, pivots, EXHAUSTED
+            return pivots, EXHAUSTED
         edge = np.zeros(k)
         add_multiple(edges[leaving], sign, edge)
         multiply(rows, column, edge, move)
         count = break_points(lo, hi, basic, norm[leaving], size, r, y, move, length, index, weight)
         at = entering(slope, length, index, weight, count)
         if at < 0:
-            return v, pivots, UNBOUNDED
+            return pivots, UNBOUNDED
         for i in range(at):
             j = index[i]
             change_multiplier(rows, column, j, lo[j] if y[j] == hi[j] else hi[j], y, g)
-        add_multiple(edge, length[at], v)
-        add_multiple(move, length[at], r)
-        # The leaving row's multiplier goes to the end that it moved towards.
         into, out = index[at], basis[leaving]
+        add_multiple(edge, length[into], v)
+        add_multiple(move, length[into], r)
+        # The leaving row's multiplier goes to the end that it moved towards.
         change_multiplier(rows, column, into, 0.0, y, g)
         change_multiplier(rows, column, out, hi[out] if sign > 0.0 else lo[out], y, g)
-        r[into], r[out] = 0.0, sign * length[at]
+        r[into], r[out] = 0.0, sign * length[into]
         basic[out], basic[into], basis[leaving] = False, True, into
         replace_row(rows, column, into, leaving, edges, g, norm, inner)
-        pivots, exact = pivots + 1, False
-        fresh = pivots % _REFRESH == 0
-
-
-@jit
-def row_norms(rows, total):
-    """The norms of the dense rows; a unit row has norm 1."""
-    size = np.ones(total)
-    for j in range(len(rows)):
-        square = 0.0
-        for i in range(rows.shape[1]):
-            square += rows[j, i] * rows[j, i]
-        size[j] = np.sqrt(square)
-    return size
+        pivots += 1
 
 
 @jit
@@ -243,17 +263,6 @@ def add_multiple(x, factor, out):
     """out += factor x, as a loop, which compiles ten times as fast as an array expression."""
     for i in range(len(x)):
         out[i] += factor * x[i]
-
-
-@jit
-def add_row(rows, column, j, factor, out):
-    """Add ``factor`` times row j to ``out``."""
-    m = len(rows)
-    if j >= m:
-        out[column[j - m]] += factor
-    elif factor != 0.0:
-        for i in range(len(out)):
-            out[i] += factor * rows[j, i]
 
 
 @jit
@@ -272,70 +281,12 @@ def multiply(rows, column, v, out):
 @jit
 def change_multiplier(rows, column, j, new, y, g):
     """Set the multiplier of row j, and the gradient g + A^T y of the multipliers that are not basic."""
-    add_row(rows, column, j, new - y[j], g)
+    change, m = new - y[j], len(rows)
     y[j] = new
-
-
-@jit
-def restart(rows, shift, lo, hi, column, gradient, basis, basic, edges, v, r, y, g, norm, inner):
-    """Compute the vertex, its residuals, the multipliers and their gradient from the inverse of the basis.
-
-    The vertex and the basic multipliers are refined once; returns whether they are then accurate.
-    """
-    accurate = set_vertex(rows, shift, column, basis, edges, v, r)
-    for i in range(len(g)):
-        g[i] = gradient[i]
-    for j in range(len(r)):
-        if basic[j]:
-            y[j], r[j] = 0.0, 0.0
-        elif abs(r[j]) > _ZERO or (y[j] != hi[j] and y[j] != lo[j]):
-            y[j] = hi[j] if r[j] > 0.0 else lo[j]
-        add_row(rows, column, j, y[j], g)
-    return set_basic_multipliers(rows, column, basis, edges, g, norm, inner) and accurate
-
-
-@jit
-def set_vertex(rows, shift, column, basis, edges, v, r):
-    """Compute the vertex and all residuals; return whether those of the basic rows vanish."""
-    error, scale = 0.0, 1.0
-    for i in range(len(v)):
-        v[i] = 0.0
-    for turn in range(3):
-        multiply(rows, column, v, r)
-        add_multiple(shift, 1.0, r)
-        error = 0.0
-        for i in range(len(v)):
-            error = max(error, abs(r[basis[i]]))
-        if turn < 2:
-            scale = max(scale, error)
-            for i in range(len(v)):
-                add_multiple(edges[i], -r[basis[i]], v)
-    return error <= _ACCURATE * scale
-
-
-@jit
-def set_basic_multipliers(rows, column, basis, edges, g, norm, inner):
-    """Compute the multipliers of the basic rows and the norms of their edges; return whether they balance g."""
-    k, size, left = len(basis), 0.0, 0.0
-    rest, change = np.zeros(k), np.empty(k)
-    add_multiple(g, 1.0, rest)
-    for i in range(k):
-        inner[i] = 0.0
-    for _ in range(2):
-        for i in range(k):
-            total = 0.0
-            for j in range(k):
-                total += edges[i, j] * rest[j]
-            change[i] = total
-        for i in range(k):
-            inner[i] -= change[i]
-            add_row(rows, column, basis[i], -change[i], rest)
-    for i in range(k):
-        square = 0.0
-        for j in range(k):
-            square += edges[i, j] * edges[i, j]
-        norm[i], size, left = np.sqrt(square), max(size, abs(g[i])), max(left, abs(rest[i]))
-    return left <= _ACCURATE * size
+    if j >= m:
+        g[column[j - m]] += change
+    elif change != 0.0:
+        add_multiple(rows[j], change, g)
 
 
 @jit
@@ -365,44 +316,36 @@ def break_points(lo, hi, basic, norm, size, r, y, move, length, index, weight):
             continue
         toward = move[j] < 0.0 if y[j] == hi[j] else move[j] > 0.0
         if toward and abs(move[j]) > _PIVOT * norm * size[j] and hi[j] > lo[j]:
-            length[count] = max(0.0, -r[j] / move[j])
-            index[count], weight[count] = j, abs(move[j]) * (hi[j] - lo[j])
+            length[j], weight[j], index[count] = max(0.0, -r[j] / move[j]), abs(move[j]) * (hi[j] - lo[j]), j
             count += 1
     return count
-
-
-@jit
-def swap(i, j, length, index, weight):
-    """Exchange two break points."""
-    length[i], length[j] = length[j], length[i]
-    index[i], index[j] = index[j], index[i]
-    weight[i], weight[j] = weight[j], weight[i]
 
 
 @jit
 def entering(slope, length, index, weight, count):
     """Find the break point at which the sum of weights, from the nearest on, reaches ``slope``: a weighted quickselect.
 
-    ``length``, ``index`` and ``weight`` are permuted; nearer break points come first. Returns its position, or -1.
+    The first ``count`` rows of ``index`` are permuted; nearer break points come first. Returns its position, or -1.
     """
     # Allow for rounding: if the objective ends flat, the sum at its last break point reaches the slope.
     low, high, need = 0, count, (1.0 - _ROUNDING) * slope
     while high > low:
-        pivot = length[(low + high) // 2]
+        pivot = length[index[(low + high) // 2]]
         # Three-way partition: nearer, equal, farther.
         less, i, more = low, low, high
-        nearer, equal, heaviest = 0.0, 0.0, 0.0
+        nearer, equal = 0.0, 0.0
         while i < more:
-            if length[i] < pivot:
-                nearer += weight[i]
-                swap(i, less, length, index, weight)
+            j = index[i]
+            if length[j] < pivot:
+                nearer += weight[j]
+                index[i], index[less] = index[less], j
                 less += 1
                 i += 1
-            elif length[i] > pivot:
+            elif length[j] > pivot:
                 more -= 1
-                swap(i, more, length, index, weight)
+                index[i], index[more] = index[more], j
             else:
-                equal += weight[i]
+                equal += weight[j]
                 i += 1
         if nearer >= need:
             high = less
@@ -410,10 +353,9 @@ def entering(slope, length, index, weight, count):
         need -= nearer
         if equal >= need:
             # Among equal lengths, the heaviest enters: it has the largest pivot.
-            for i in range(less, more):
-                if weight[i] > heaviest:
-                    heaviest = weight[i]
-                    swap(i, less, length, index, weight)
+            for i in range(less + 1, more):
+                if weight[index[i]] > weight[index[less]]:
+                    index[i], index[less] = index[less], index[i]
             return less
         need -= equal
         low = more

@@ -13,14 +13,13 @@ of their mean. The steps stop early, as soon as the weights D separate the rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import lapack
 
-from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, SignedRows
-from unrelu.runtime.array_types import Array, Index
+from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, SignedRows, UnitRows
+from unrelu.runtime.array_types import Array
 
 # The steps end when active rows outweigh others by this factor: earlier for at most _NARROW unknowns, where pivots are
 # cheap.
@@ -34,8 +33,6 @@ _MARGIN, _LEAST = 0.1, 1e-9
 # shorter than _SHORT.
 _NEGLIGIBLE, _TINY, _SHORT = 1e-4, 1e-8, 0.5
 _RIDGE = 1e-13
-# The most corrections of multipliers, and the factor by which each must reduce the error.
-_CORRECTIONS, _HELPS = 20, 0.9
 
 
 class Central(NamedTuple):
@@ -45,30 +42,26 @@ class Central(NamedTuple):
         v: the point, (K,).
         rows: the weights D of the rows, (m,).
         bounds: the sum of multiplier / distance over the bounds of each unknown, (K,).
-        y: multipliers that are enough, (m,); None if the steps ended otherwise.
     """
 
     v: Array
     rows: Array
     bounds: Array
-    y: Array | None = None
 
 
-def interior_point(
-    program: PiecewiseLinearProgram, sizes: Array, steps: int, ends: Callable[[Array, Array], bool] | None = None
-) -> Central:
+def interior_point(program: PiecewiseLinearProgram, sizes: Array, steps: int) -> Central:
     """Make at most ``steps`` interior-point steps.
 
     Args:
         program: the program, with its first point and multipliers; the point is moved inside the bounds.
         sizes: the squared norms of the rows, (m,).
         steps: the most steps.
-        ends: whether a point and multipliers (m,) with A^T y + g = 0 up to the bounds are enough, instead of
-            decided weights.
     """
     rows, gradient, y, k = program.rows, program.gradient, program.y, len(program.v)
-    signs, at, sign = _pairs(program)
-    v, slack, multiplier, distance, held = _first_point(program, signs, at, sign)
+    # Sides of a row, as a column; the distance of v from a bound is sign (v - bound) >= 0.
+    signs, bounds = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]]), UnitRows.of(program, fill_ins=False)
+    at, sign = bounds.column, np.where(bounds.lo < 0, 1.0, -1.0)
+    v, slack, multiplier, distance, held = _first_point(program, signs, bounds, sign)
     r = program.residuals(v)
     enough, first, length = (_DECIDED_NARROW if k <= _NARROW else _DECIDED), 0.0, 1.0
     for step in range(steps + 1):
@@ -79,7 +72,7 @@ def interior_point(
         # Written so that NaN ends the steps.
         if step == steps or not total > 1e-9 * first:
             break
-        if step > 1 and ends is None and _decided(weight * sizes, barrier, k) >= enough:
+        if step and _decided(weight * sizes, barrier, k) >= enough:
             break
         factor, failed = _factorised(rows, weight, barrier, _NEGLIGIBLE if length > _SHORT else _TINY)
         if failed:
@@ -109,70 +102,27 @@ def interior_point(
         y, held, length = y + dual * dy, held + dual * d_held, min(primal, dual)
         multiplier = multiplier + dual * d_multiplier
         r = r + primal * move
-        if ends is not None:
-            balanced = _balanced(
-                rows,
-                gradient,
-                np.bincount(at, sign * held, k).astype(np.float64, copy=False),
-                weight,
-                barrier,
-                factor,
-                program.lo,
-                y,
-            )
-            if ends(v, balanced):
-                return Central(v, weight, barrier, balanced)
     return Central(v, weight, barrier)
 
 
-def _pairs(program: PiecewiseLinearProgram) -> tuple[Array, Index, Array]:
-    """The signs of the sides of a row, (1 or 2, 1), and the unknowns of the finite bounds with their signs, (b,).
-
-    The distance of v from a bound is sign (v - bound) >= 0.
-    """
-    below, above = np.flatnonzero(program.lower > -np.inf), np.flatnonzero(program.upper < np.inf)
-    signs = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]])
-    return signs, np.concatenate([below, above]), np.repeat([1.0, -1.0], [len(below), len(above)])
-
-
 def _first_point(
-    program: PiecewiseLinearProgram, signs: Array, at: Index, sign: Array
+    program: PiecewiseLinearProgram, signs: Array, bounds: UnitRows, sign: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
     """v inside the bounds, slacks and multipliers of the rows, (1 or 2, m), distances and multipliers of the bounds.
 
     The multipliers of the bounds balance A^T y + g, and are a little larger.
     """
-    lower, upper, y = program.lower, program.upper, program.y
+    lower, upper, y, at = program.lower, program.upper, program.y, bounds.column
     margin = np.minimum(_MARGIN, 0.25 * (upper - lower))
     v = np.minimum(np.maximum(program.v, lower + margin), upper - margin)
     # An unknown with equal bounds has no inside.
-    distance = np.maximum(sign * (v[at] - np.where(sign > 0, lower[at], upper[at])), _LEAST)
+    distance = np.maximum(sign * (v[at] + bounds.shift), _LEAST)
     slack = np.maximum(signs * program.residuals(v), 0.0) + _MARGIN
     multiplier = np.stack([y - program.lo] if program.hard else [y - program.lo, program.hi - y])
     pull = program.rows.transposed(y) + program.gradient
     mean = float(np.vdot(slack, multiplier)) / max(1, slack.size)
     held = np.maximum(sign * pull[at], 0.0) + mean / (distance + 0.1 * _MARGIN)
     return v, slack, multiplier, distance, held
-
-
-def _balanced(
-    rows: SignedRows, gradient: Array, held: Array, weight: Array, barrier: Array, factor: Array, lo: Array, y: Array
-) -> Array:
-    """Multipliers near y with A^T y + g = the multipliers ``held`` of the bounds, (K,), up to rounding.
-
-    What is left is removed by Newton steps with the last normal matrix, which lacks the rows of negligible weight, as
-    long as that helps.
-    """
-    before = np.inf
-    for _ in range(_CORRECTIONS):
-        rest = rows.transposed(y) + gradient - held
-        left = float(np.abs(rest).max())
-        if not left < _HELPS * before:
-            break
-        before = left
-        change = lapack.dpotrs(factor, rest, lower=1)[0]
-        y, held = np.maximum(y - weight * rows.times(change), lo), held + barrier * change
-    return y
 
 
 def _longest(x: Array, direction: Array) -> float:

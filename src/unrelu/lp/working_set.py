@@ -7,7 +7,6 @@ Afterwards every row is checked, and the working set grows by those whose break 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -32,11 +31,7 @@ _ROUNDS, _WRONG = 6, 1e-9
 
 
 def optimise(
-    program: PiecewiseLinearProgram,
-    sizes: Array,
-    basis: Basis | None = None,
-    end: float = math.inf,
-    ends: Callable[[Array, Array], bool] | None = None,
+    program: PiecewiseLinearProgram, sizes: Array, basis: Basis | None = None, end: float = math.inf
 ) -> Vertex:
     """Solve a program with a dense matrix.
 
@@ -45,7 +40,6 @@ def optimise(
         sizes: the squared norms of the rows of its matrix, (n,).
         basis: the basis of a similar program, to start from; otherwise interior-point steps suggest one.
         end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
-        ends: whether a point and multipliers, (N,), from the interior-point steps are enough.
     """
     compile_exchange()
     total, size = len(program.shift), len(program.v)
@@ -57,9 +51,7 @@ def optimise(
     if basis is not None and len(basis.numbers) == size and basis.numbers.max() < total + len(units.column):
         numbers, edges = basis
     else:
-        v, scores, y = _suggested(program, sizes, units, end, ends)
-        if y is not None:
-            return Vertex(v, y, LpStatus.FAILED, 0)
+        v, scores = _suggested(program, sizes, units, end)
         numbers, edges = np.argpartition(-scores, size - 1)[:size], None
     r = program.residuals(v)
     far, kept, pivots = np.where(r > 0, program.hi, program.lo), _working_set(program, r), 0
@@ -99,13 +91,10 @@ def _working_set(program: PiecewiseLinearProgram, r: Array) -> Flags:
     return np.asarray((key <= farthest) & (key < np.inf))
 
 
-def _suggested(
-    program: PiecewiseLinearProgram, sizes: Array, units: UnitRows, end: float,
-    ends: Callable[[Array, Array], bool] | None,
-) -> tuple[Array, Array, Array | None]:  # fmt: skip
+def _suggested(program: PiecewiseLinearProgram, sizes: Array, units: UnitRows, end: float) -> tuple[Array, Array]:
     """The point where interior-point steps end, and scores that say how likely constraints (N + u,) are basic.
 
-    Multipliers come third if they are enough. If the steps break down, all scores are those of fill-ins.
+    If the steps break down, all scores are those of fill-ins.
     """
     size, r = len(program.v), program.residuals(program.v)
     index = np.flatnonzero((program.lo < 0) | ((r > -_FAR) & (program.hi > 0)))
@@ -113,17 +102,11 @@ def _suggested(
     factor = program.rows.factor
     squares = sizes if factor is None else sizes[program.rows.output] * factor**2 + 1.0
     steps = max(1, int(min(_STEPS, 1e10 * max(0.0, end - now()) / (max(1, len(index)) * size**2))))
-    scores, y = np.zeros(len(r)), program.lo.copy()
-
-    def enough(v: Array, some: Array) -> bool:
-        y[index] = some
-        return ends is not None and ends(v, y)
-
+    scores = np.zeros(len(r))
     with np.errstate(all="ignore"):  # steps that break down end with what is not finite
-        found = interior_point(near, squares[index], steps, enough if ends else None)
+        found = interior_point(near, squares[index], steps)
     if not np.isfinite(found.v).all():
         found = found._replace(v=program.v, bounds=np.zeros(size))
     else:
         scores[index] = found.rows * squares[index]
-    scores = np.concatenate([scores, np.full(size, _FILL_IN), found.bounds[units.column[size:]]])
-    return found.v, scores, None if found.y is None else y
+    return found.v, np.concatenate([scores, np.full(size, _FILL_IN), found.bounds[units.column[size:]]])

@@ -176,7 +176,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
         slowest = max(slowest, seconds)
         tally[outcome] += 1
         worst = max(worst, excess)
-        fallbacks += answer.fallback
+        fallbacks += answer.engine == "highs"
     return {
         "kind": kind, "norm": norm, "instances": each, "outcomes": {o: tally[o] for o in OUTCOMES},
         "fallbacks": fallbacks, "largest_excess": worst, "slowest": slowest,

@@ -109,7 +109,8 @@ def _difference(ours: float | None, theirs: float | None, scale: float) -> float
 def _ours(instance: Instance) -> tuple[list[float], Array | None, dict[str, Any]]:
     """Seconds of every repetition, the point, and what the answer says of itself."""
     seconds = []
-    h, said = None, {"status": "", "pivots": 0, "engine": "", "fallback": False}
+    h: Array | None = None
+    said: dict[str, Any] = {"status": "", "pivots": 0, "engine": "", "fallback": False}
     for _ in range(_BEST_OF_OURS):
         begin = time.perf_counter()
         try:
@@ -117,7 +118,13 @@ def _ours(instance: Instance) -> tuple[list[float], Array | None, dict[str, Any]
         except SolverError as error:
             said["status"] = f"SolverError: {error}"
         else:
-            h, said = answer.h, {name: getattr(answer, name) for name in said} | {"status": answer.status.name}
+            h, engine = answer.h, answer.engine
+            said = {
+                "status": answer.status.name,
+                "pivots": answer.pivots,
+                "engine": engine,
+                "fallback": engine == "highs",
+            }
         seconds.append(time.perf_counter() - begin)
     return seconds, h, said
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.layerwise import LayerSystem, Rows, rows
-from unrelu.layerwise.layer_program import dual_program
+from unrelu.layerwise.layer_program import largest_violation, sum_of_violations
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.lp.highs import LinearProgram
 from unrelu.models.activations import Activation
@@ -52,6 +52,16 @@ def primal_program(system: LayerSystem, layer_rows: Rows, norm: str, h0: Array, 
         np.concatenate([np.full(k, -np.inf), np.zeros(m)]),
         np.full(k + m, np.inf),
     )
+
+
+def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: float) -> LinearProgram:
+    """The dual of :func:`~unrelu.layerwise.layer_program.least_violation` around h0, for HiGHS.
+
+    Its row dual is the w of h = h0 + sigma w.
+    """
+    r0 = (np.asarray(system.matrix @ h0) - rows.center) / sigma
+    make = sum_of_violations if norm == "l1" else largest_violation
+    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box).dual()[0]
 
 
 _FORMS = {"primal": primal_program, "dual": dual_program}

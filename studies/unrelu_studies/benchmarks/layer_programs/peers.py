@@ -37,10 +37,10 @@ from scipy.optimize import linprog
 
 from unrelu.errors import SolverError
 from unrelu.layerwise import LayerSystem, Rows
-from unrelu.layerwise.layer_program import dual_program
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.lp.highs import solve as solve_highs
 from unrelu.lp.lp_status import LpStatus
+from unrelu_studies.benchmarks.layer_programs.lp_forms import dual_program
 from unrelu_studies.kit.timing import timed
 
 Array = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import SolverError
-from unrelu.lp.highs import STATUS, LinearProgram, Option, model_of, solved
+from unrelu.lp.highs import LinearProgram, LiveProgram, Option, accepted
 from unrelu.lp.lp_status import LpStatus
 
 Array = npt.NDArray[np.float64]
@@ -56,6 +56,8 @@ def solve_mip(
     if integral.shape != (n,):
         raise SolverError(f"integral has shape {integral.shape}, a program of {n} unknowns needs ({n},)")
     options: dict[str, Option] = {
+        "solver": "choose",
+        "presolve": "choose",
         "mip_rel_gap": gap,
         "mip_abs_gap": 0.0,
         "mip_feasibility_tolerance": _TOLERANCE,
@@ -64,10 +66,12 @@ def solve_mip(
     }
     if math.isfinite(time_limit):
         options["time_limit"] = max(0.0, time_limit)
-    model = model_of(program)
-    model.integrality_ = [(highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)[int(i)] for i in integral]
-    solver = solved(model, options)
-    status, info = STATUS[solver.getModelStatus().name], solver.getInfo()
+    live = LiveProgram(program, options)
+    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    columns, integrality = np.arange(n, dtype=np.int32), np.array([kinds[int(i)] for i in integral])
+    accepted(live.solver.changeColsIntegrality(n, columns, integrality), "the integers")
+    live.solver.run()
+    status, solver, info = live.status, live.solver, live.solver.getInfo()
     x, objective = np.array(solver.getSolution().col_value), info.objective_function_value
     if x.shape != (n,) or not np.isfinite(x).all() or not abs(objective) < highspy.kHighsInf:
         x, objective = np.full(n, np.nan), math.inf
