@@ -41,10 +41,10 @@ class Exact:
             (low == -np.inf or Fraction(low) <= u) and (high == np.inf or u <= Fraction(high)) for low, u, high in ends
         )
 
-    def functional(self, extra, total, towards, z):
-        """Extra . u + total . h + towards . z; total of hidden layers only."""
+    def functional(self, total, towards, z):
+        """total . h + towards . z; total of hidden layers only."""
         value = Fraction(0)
-        for weights, values in ((extra, self.u), (total, self.h), (towards, fractions(z))):
+        for weights, values in ((total, self.h), (towards, fractions(z))):
             if weights is not None:
                 value += sum((w * x for w, x in zip(fractions(weights), values, strict=True)), Fraction(0))
         return value

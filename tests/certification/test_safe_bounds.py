@@ -50,17 +50,17 @@ def test_bounds_of_functionals_hold_for_any_multipliers(seed, norm):
     rng, chain, z, region, multipliers = random_case(seed, norm)
     truth, neurons, hidden = exact(chain, z), int(chain.ends[-1]), int(chain.ends[-2])
     level = np.nextafter(float(truth.value), np.inf)
-    extra, total, towards = (
+    total, towards = (
         10.0 ** rng.uniform(-6, 9) * rng.standard_normal(size) if rng.random() < 0.6 else None
-        for size in (neurons, neurons, chain.latent_dim)
+        for size in (neurons, chain.latent_dim)
     )
-    if extra is None and total is None and towards is None:
+    if total is None and towards is None:
         towards = np.ones(chain.latent_dim)
     if total is not None:
         total[hidden:] = 0.0
     multipliers = replace(multipliers, kappa=multipliers.kappa * 10.0 ** rng.uniform(-3, 6))
-    bound = lower_bound(chain, region, multipliers, level, extra=extra, total=total, towards=towards)
-    assert below(bound, truth.functional(extra, total, towards, z), z, region.radius)
+    bound = lower_bound(chain, region, multipliers, level, total=total, towards=towards)
+    assert below(bound, truth.functional(total, towards, z), z, region.radius)
 
 
 @settings(max_examples=300)

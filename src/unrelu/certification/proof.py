@@ -273,8 +273,7 @@ class Tree:
 
     def safe(self, number: int, regions: Regions, multipliers: Multipliers, of_error: bool = True) -> Multipliers:
         """The multipliers moved by rounding errors, so that they prove a finite bound in a node."""
-        extra = None if of_error else np.zeros(self.chain.ends[-1])
-        return safe_multipliers(self.chain, regions.sharp.signed(self.signs(number)), multipliers, extra)
+        return safe_multipliers(self.chain, regions.sharp.signed(self.signs(number)), multipliers, of_error)
 
     def prove_bound(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
         """Make multipliers safe for a node, keep them and the bound that they prove, and return the bound."""

@@ -110,47 +110,43 @@ def lower_bound(
     region: Region,
     multipliers: Multipliers,
     level: float = math.inf,
-    extra: Array | None = None,
     total: Array | None = None,
     towards: Array | None = None,
 ) -> Value:
     """A lower bound, rounded downwards; -inf if an unbounded interval leaves no bound, inf if the region is empty.
 
-    Without ``extra``, ``total`` and ``towards``, it is a bound on F(z). With any of them, it is a bound on
-    ``extra . u + total . h + towards . z`` over all z with F(z) <= level, where u are all pre-activations and h the
-    outputs of the hidden layers. In this case kappa may be any non-negative numbers.
+    Without ``total`` and ``towards``, it is a bound on F(z). With any of them, it is a bound on
+    ``total . h + towards . z`` over all z with F(z) <= level, where h are the outputs of the hidden layers. In this
+    case kappa may be any non-negative numbers.
 
     Args:
         chain: the layers and the observation.
         region: intervals of the pre-activations.
         multipliers: any multipliers.
         level: see above; needed if kappa is not 0.
-        extra, total: (N,), N the number of neurons.
+        total: (N,), N the number of neurons.
         towards: (k,).
     """
     if region.empty:
         return Value(math.inf, 0.0)
     kappa, slopes = multipliers.kappa, multipliers.slopes
-    linear = not (extra is None and total is None and towards is None)
+    linear = not (total is None and towards is None)
     if not (np.isfinite(kappa).all() and np.isfinite(slopes).all() and (kappa >= 0).all()):
         return _NOTHING
     if not (linear or _is_share(chain, kappa)):
         return _NOTHING
-    passed = slopes if extra is None else slopes + extra
-    # The rounding error of s + extra counts as an error of s.
-    off = np.where(passed != slopes, _UNIT * np.abs(passed), 0.0)
     at = chain.neurons(-1)
-    sums = [_output_terms(chain, kappa, (slopes[at], off[at]), region.low[at], region.high[at])]
+    sums = [_output_terms(chain, kappa, slopes[at], region.low[at], region.high[at])]
     for layer in range(chain.depth - 1, -1, -1):
         at = chain.neurons(layer)
-        products = passed[at] * chain.biases[layer]
+        products = slopes[at] * chain.biases[layer]
         sums.append((products, _FEW * np.abs(products)))
-        c = _product(chain.weights[layer], passed[at])
+        c = _product(chain.weights[layer], slopes[at])
         if layer:
             at = chain.neurons(layer - 1)
             c = c if total is None else _plus(c, total[at])
             slope = chain.slopes[layer - 1]
-            sums.append(_hidden_terms(c, (slopes[at], off[at]), slope, region.low[at], region.high[at]))
+            sums.append(_hidden_terms(c, slopes[at], slope, region.low[at], region.high[at]))
     c = c if towards is None else _plus(c, towards)
     tilt = 0.0
     if chain.bounds is not None:
@@ -169,15 +165,15 @@ def lower_bound(
 
 
 def safe_multipliers(
-    chain: CertifiedChain, region: Region, multipliers: Multipliers, extra: Array | None = None
+    chain: CertifiedChain, region: Region, multipliers: Multipliers, of_error: bool = True
 ) -> Multipliers:
     """Move multipliers by rounding errors, so that no unbounded interval makes the bound infinite.
 
     A hidden u without an upper end needs s <= c, one without a lower end needs s >= slope c. An output needs s <= kappa
-    and s >= -slope kappa. Without ``extra``, for a bound on F, kappa is scaled down to a sum of at most 1.
+    and s >= -slope kappa. For a bound on F (``of_error``), kappa is scaled down to a sum of at most 1.
     """
     slopes, kappa = multipliers.slopes.copy(), np.maximum(multipliers.kappa, 0.0)
-    if extra is None and chain.norm == "linf" and not _is_share(chain, kappa):
+    if of_error and chain.norm == "linf" and not _is_share(chain, kappa):
         kappa = kappa * ((1 - 64 * _UNIT * len(kappa)) / kappa.sum())
     last = chain.slopes[-1]
     sloped = np.where(last < 1, (1 - 2 * _FEW) * last, last)
@@ -187,7 +183,7 @@ def safe_multipliers(
         here = np.where(np.isinf(region.high[at]), np.minimum(slopes[at], most), slopes[at])
         slopes[at] = np.where(np.isinf(region.low[at]), np.maximum(here, least), here)
         if layer:
-            c, radius = _product(chain.weights[layer], slopes[at] if extra is None else slopes[at] + extra[at])
+            c, radius = _product(chain.weights[layer], slopes[at])
             below = chain.slopes[layer - 1]
             most = _nudged(c, radius, -1)
             least = np.where(below > 0, _nudged(below * c, below * radius, 1), 0.0)
@@ -223,37 +219,37 @@ def _plus(c: Rounded, more: Array) -> Rounded:
     return total, c[1] + _FEW * np.abs(total)
 
 
-def _output_terms(chain: CertifiedChain, kappa: Array, slope: Rounded, low: Array, high: Array) -> Rounded:
+def _output_terms(chain: CertifiedChain, kappa: Array, s: Array, low: Array, high: Array) -> Rounded:
     """min of kappa err(v) - s v over low <= v <= high.
 
     err has kinks at v = 0 and phi(v) = y. It grows with slope c to the left and slope 1 to the right.
     """
-    (s, off), c, y = slope, chain.slopes[-1], chain.y
+    c, y = chain.slopes[-1], chain.y
 
     def value(v: Array) -> Rounded:
         # phi(v) and y - phi(v) are rounded once each.
         image = chain.outputs(-1, v)
-        slack = off * np.abs(v) + _FEW * (kappa * (np.abs(y) + np.abs(image)) + np.abs(s * v))
+        slack = _FEW * (kappa * (np.abs(y) + np.abs(image)) + np.abs(s * v))
         return kappa * np.abs(y - image) - s * v, slack
 
     least = np.where(y > 0, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
     # c kappa is exact if c is 0 or 1.
-    downwards = s - off < -np.where((c > 0) & (c < 1), (1 - _FEW) * c, c) * kappa
-    return _smallest(value, (low, np.zeros_like(y), least, high), downwards, s + off > kappa)
+    downwards = s < -np.where((c > 0) & (c < 1), (1 - _FEW) * c, c) * kappa
+    return _smallest(value, (low, np.zeros_like(y), least, high), downwards, s > kappa)
 
 
-def _hidden_terms(coefficient: Rounded, slope: Rounded, below: Array, low: Array, high: Array) -> Rounded:
+def _hidden_terms(coefficient: Rounded, s: Array, below: Array, low: Array, high: Array) -> Rounded:
     """min of c phi(u) - s u over low <= u <= high."""
-    (c, radius), (s, off) = coefficient, slope
+    c, radius = coefficient
 
     def value(u: Array) -> Rounded:
         image = np.where(u > 0, u, below * u)
-        slack = radius * np.abs(image) + off * np.abs(u) + _FEW * (np.abs(c * image) + np.abs(s * u))
+        slack = radius * np.abs(image) + _FEW * (np.abs(c * image) + np.abs(s * u))
         return c * image - s * u, slack
 
     # The function has slope below * c - s towards -inf, and c - s towards inf; with below = 0 the first is exact.
-    downwards = s - off < below * c + below * (radius + _FEW * np.abs(c))
-    return _smallest(value, (low, np.zeros_like(low), high), downwards, s + off > c - radius - _FEW * np.abs(c))
+    downwards = s < below * c + below * (radius + _FEW * np.abs(c))
+    return _smallest(value, (low, np.zeros_like(low), high), downwards, s > c - radius - _FEW * np.abs(c))
 
 
 def _smallest(

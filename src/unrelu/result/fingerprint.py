@@ -21,8 +21,6 @@ from unrelu.runtime.streams import stream
 _CODES, _OUTPUTS = 2, 64
 # Earlier names of renamed classes, by which they are still hashed.
 _FORMER = {"MatrixFreeOperator": "Mapped", "SparseOperator": "Sparse", "IdentityOperator": "Identity"}
-# Fields that classes did not have at first, and that are not hashed where they are None.
-_LATER = ("steepness",)
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -66,7 +64,7 @@ def _parts(value: Any) -> Iterator[bytes]:
         held = {field.name: getattr(value, field.name) for field in fields(value)}
         for names in ("coordinate_names", "parts"):  # names change no number
             held.pop(names, None)
-        yield from _parts({key: each for key, each in held.items() if not (key in _LATER and each is None)})
+        yield from _parts(held)
     elif isinstance(value, _PLAIN):
         yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU
     else:

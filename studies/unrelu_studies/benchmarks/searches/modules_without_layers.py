@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator
+from unrelu_studies.zoo.recipes import global_torch_stream
 
 _LATENT = 6
 
@@ -28,7 +29,8 @@ class ConvolutionalResidual(nn.Module):
         for block in self.blocks:
             x = F.interpolate(x, scale_factor=2.0)
             x = x + F.relu(block(x))
-        return self.leave(x)
+        picture: Tensor = self.leave(x)
+        return picture
 
 
 class QueriedAttention(nn.Module):
@@ -43,7 +45,8 @@ class QueriedAttention(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """G(z), (b, 20, 3)."""
         memory, queries = self.enter(z).view(len(z), -1, self.queries.shape[2]), self.queries.expand(len(z), -1, -1)
-        return self.leave(queries + self.cross(queries, memory, memory, need_weights=False)[0])
+        points: Tensor = self.leave(queries + self.cross(queries, memory, memory, need_weights=False)[0])
+        return points
 
 
 class CouplingFlow(nn.Module):
@@ -78,7 +81,6 @@ MODULES: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
 
 def module_without_layers(name: str, seed: int) -> Generator:
     """The generator of that name in :data:`MODULES`, with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with global_torch_stream("modules without layers", name, seed):
         module = MODULES[name]()
     return from_torch(module.double().eval() if isinstance(module, nn.Module) else module, latent_shape=_LATENT)
