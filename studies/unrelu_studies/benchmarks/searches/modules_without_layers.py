@@ -28,7 +28,7 @@ class ConvolutionalResidual(nn.Module):
         for block in self.blocks:
             x = F.interpolate(x, scale_factor=2.0)
             x = x + F.relu(block(x))
-        return self.leave(x)
+        return self.leave(x)  # type: ignore[no-any-return]
 
 
 class QueriedAttention(nn.Module):
@@ -43,7 +43,8 @@ class QueriedAttention(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """G(z), (b, 20, 3)."""
         memory, queries = self.enter(z).view(len(z), -1, self.queries.shape[2]), self.queries.expand(len(z), -1, -1)
-        return self.leave(queries + self.cross(queries, memory, memory, need_weights=False)[0])
+        attended: Tensor = self.cross(queries, memory, memory, need_weights=False)[0]
+        return self.leave(queries + attended)  # type: ignore[no-any-return]
 
 
 class CouplingFlow(nn.Module):
