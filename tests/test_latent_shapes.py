@@ -26,7 +26,7 @@ class Skip(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         h = nn.functional.leaky_relu(self.first(z.flatten(1)), 0.3)
-        return h + self.second(h)
+        return (h + self.second(h)).unsqueeze(1).amax(1)  # a maximum of one entry each, which no layer can do
 
 
 def _convolutional() -> nn.Sequential:
@@ -162,11 +162,10 @@ def test_a_certificate_has_it(name, tmp_path):
     c = unrelu.certify(net, y, r, max_nodes=50)
     assert (c.z.shape, c.box.shape, c.bounds.shape) == (shape, (*shape, 2), (*shape, 2))
     assert ((c.box[..., 0] <= z) & (z <= c.box[..., 1])).all()
-    for suffix in ("json", "npz"):
-        c.save(tmp_path / f"c.{suffix}")
-        again = unrelu.Certificate.load(tmp_path / f"c.{suffix}")
-        assert again.verify(net, y)
-        assert (again.z.shape, again.box.shape) == (shape, (*shape, 2))
+    c.save(tmp_path / "c.npz")
+    again = unrelu.Certificate.load(tmp_path / "c.npz")
+    assert again.verify(net, y)
+    assert (again.z.shape, again.box.shape) == (shape, (*shape, 2))
     assert "every code" in str(c)
     assert not c.of_shape((3,)).verify(net, y)
     assert len(draw_box(c).axes[0].lines[0].get_xdata()) == net.latent_dim

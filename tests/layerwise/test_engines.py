@@ -15,7 +15,7 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerSystem, layer_program, rows
 from unrelu.layerwise.layer_program import largest_response, least_squares_start, least_violation
 from unrelu.layerwise.optimality import prove
-from unrelu.lp import exchange_simplex, interior_point, working_set
+from unrelu.lp import _interior_point, exchange_simplex, working_set
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.piecewise_linear_program import SignedRows
 from unrelu.models.activations import Activation
@@ -64,9 +64,9 @@ def test_interior_point_steps_stay_inside_and_end_at_the_optimum(monkeypatch, no
     best = by_highs(system, one, norm)
     around = layer_program._Violation(system, one, norm).around(h, 0)
     program, last = around.program.restricted(np.flatnonzero(around.program.hi > around.program.lo)), np.inf
-    monkeypatch.setattr(interior_point, "_decided", lambda *_: 0.0)
+    monkeypatch.setattr(_interior_point, "_decided", lambda *_: 0.0)
     for limit in (0, 1, 2, 5, 100):
-        found = interior_point.interior_point(program, np.ones(len(program.shift)), limit)
+        found = _interior_point.interior_point(program, np.ones(len(program.shift)), limit)
         assert (found.v > program.lower).all()
         assert (found.v < program.upper).all()
         bounded = np.isfinite(program.lower) | np.isfinite(program.upper)
@@ -81,7 +81,7 @@ def test_interior_point_steps_stay_inside_and_end_at_the_optimum(monkeypatch, no
 
 def test_weights_are_decided_by_the_gap_between_basic_rows_and_others():
     k = 4
-    none, decided = np.zeros(k), interior_point._decided
+    none, decided = np.zeros(k), _interior_point._decided
     # k scores of 2^10 and 20 of 1: rank 2 is among the former and rank 6 among the latter.
     assert decided(np.array([2.0**10] * 4 + [1.0] * 20), none, k) == 2**10
     assert decided(np.array([1.0] * 24), none, k) == 1

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unrelu.errors import OptionError
-from unrelu.layerwise.layer_constraints import DENSE_NUMBERS, LayerSystem, checked_target
+from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
 from unrelu.layerwise.layer_method import LayerSolution, status_of
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
 from unrelu.measurements.noise import Noise
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.memory_limits import DENSE_NUMBERS
 
 _ENDS = {LpStatus.OPTIMAL: Status.EXACT_FIT, LpStatus.INFEASIBLE: Status.NOT_REALIZABLE}
 

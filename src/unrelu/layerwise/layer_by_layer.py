@@ -16,7 +16,6 @@ from scipy import sparse
 
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSystem
-from unrelu.layerwise.layer_constraints import DENSE_NUMBERS
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain
 from unrelu.measurements.latent_bounds import Bounds

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
+from unrelu.lp._interior_point import interior_point
 from unrelu.lp.exchange_simplex import Basis, Vertex, compile_exchange, minimise
-from unrelu.lp.interior_point import interior_point
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram, UnitRows
 from unrelu.runtime.array_types import Array, Flags, Index
