@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import unrelu
 from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
+from unrelu.local_search.compiled_activations import activate
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
 from unrelu.local_search.packed_observations import PackedLayer, PackedNetwork, PackedObservations
 from unrelu.local_search.squared_error import SquaredError
@@ -201,12 +202,12 @@ def test_neurons_that_are_off_take_part_in_no_smoothed_network_either():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_activation_in_compiled_code(dtype):
     """Values and derivatives of base functions, mixed with lines and at any steepness, as in PyTorch."""
-    activate, u = compiled(kernel._activate), np.linspace(-9, 9, 400).astype(dtype)
+    compiled_activate, u = compiled(activate), np.linspace(-9, 9, 400).astype(dtype)
     for activation in ACTIVATIONS.values():
         whole = activation.of(np.arange(400) % 4) if activation.slope.ndim else activation
         parameters = np.concatenate([np.broadcast_to(v, 400) for v in (whole.slope, whole.steepness)]).astype(dtype)
         x, slopes = np.zeros((2, 400), dtype)
-        activate(whole.kind, parameters, dtype(0), u, x, slopes)
+        compiled_activate(whole.kind, parameters, dtype(0), u, x, slopes)
         at = torch.from_numpy(u.astype(np.float64))
         expected = whole.forward(at)
         derivative = whole.derivative(at, expected).numpy()
