@@ -15,8 +15,9 @@ from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search.compiled_activations import activate
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
-from unrelu.local_search.packed_observations import PackedLayer, PackedNetwork, PackedObservations
+from unrelu.local_search.packed_observations import PackedNetwork, PackedObservations
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements.folding import FoldedLayer
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import PIECEWISE_LINEAR, TANH, Activation
 from unrelu.models.affine import Dense
@@ -221,14 +222,14 @@ def test_every_activation_in_compiled_code(dtype):
 
 def test_layers_lie_one_after_another():
     layers = [
-        PackedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25), 1.0),
-        PackedLayer(drawn(2, 5), drawn(2), Activation("tanh"), 3.0, drawn(2)),
+        FoldedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25)),
+        FoldedLayer(drawn(2, 5), drawn(2), Activation("tanh"), drawn(2)),
     ]
-    numbers, layout, sizes = PackedNetwork.of(layers)
+    numbers, layout, sizes = PackedNetwork.of(layers, [1.0, 3.0])
     assert sizes.tolist() == [1.0, 3.0]
     assert numbers.dtype == np.float32
     assert len(numbers) == sum(layer.matrix.size + 3 * len(layer.bias) for layer in layers) + 2
-    for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
+    for row, (matrix, bias, activation, weight) in zip(layout, layers, strict=True):
         n, m = matrix.shape
         begin, at, kink, inputs, outputs, kind, weights = row
         assert (inputs, outputs) == (m, n)

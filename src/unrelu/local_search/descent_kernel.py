@@ -25,10 +25,10 @@ from unrelu.local_search.packed_observations import (
     OUTPUTS,
     SLOPE,
     WEIGHT,
-    PackedLayer,
     PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by, jit, kernel
+from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
 
@@ -380,7 +380,7 @@ def compile_descents(dtype: Precision = np.float32) -> None:
 def _smallest_descent(dtype: Precision) -> None:
     """Descend on G(z) = relu(z)."""
     one = np.ones((1, 1))
-    network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)], dtype)
+    network = PackedNetwork.of([FoldedLayer(one, np.zeros(1), Activation("relu"))], [1.0], dtype)
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
     steps = np.zeros(1, dtype=np.int64)
     y, far, work = np.ones(1, dtype=dtype), np.full(1, np.inf), work_arrays(network.layout, dtype)

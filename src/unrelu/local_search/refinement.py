@@ -29,16 +29,10 @@ from torch import Tensor
 
 from unrelu.local_search.descent_kernel import ROOM, backward, copy, forward, residual
 from unrelu.local_search.halting import Stop
-from unrelu.local_search.packed_observations import (
-    INPUTS,
-    OUTPUTS,
-    PackedLayer,
-    PackedNetwork,
-    PackedObservations,
-    packable,
-)
+from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedNetwork, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.compilation import compile_by, jit, kernel
+from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 
@@ -179,7 +173,7 @@ def _room(layout: Integers) -> tuple[Array, Integers, Array]:
 def _smallest_refinement() -> None:
     """Refine on G(z) = relu(z)."""
     one, zero, box = np.ones((1, 1)), np.zeros(1), np.array([[-np.inf], [np.inf]])
-    weights, layout, _ = PackedNetwork.of([PackedLayer(one, zero, Activation("relu"), 1.0)], np.float64)
+    weights, layout, _ = PackedNetwork.of([FoldedLayer(one, zero, Activation("relu"))], [1.0], np.float64)
     vectors, numbers = np.ones((_H + 1, 1)), np.ones(8)
     _aim(vectors, numbers, box)
     _run_packed(weights, layout, *_room(layout), zero, zero, 1, vectors, numbers, box)
@@ -216,10 +210,7 @@ def refine(
     compile_by(_smallest_refinement, _run_packed.stats.cache_path, "refinement")
     size = max(1, _NUMBERS // z.shape[1] ** 2)
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
-    network, y = objective.network, objective.y
-    compiled = y.dtype == torch.float64 and objective.squares and packable(network, objective.operator)
-    packed = PackedObservations(network, objective.operator, _numpy(y), np.float64) if compiled else None
-    parts = [_Refinement(objective, packed, *part).run(most, stop or (lambda: False)) for part in each]
+    parts = [_Refinement(objective, *part).run(most, stop or (lambda: False)) for part in each]
     return Refined(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
@@ -230,16 +221,12 @@ class _Refinement:
         packed: the observations of a small dense network, for compiled evaluations; None for others.
     """
 
-    def __init__(
-        self,
-        objective: SquaredError,
-        packed: PackedObservations | None,
-        z: Tensor,
-        observations: Tensor,
-        enough: Tensor,
-    ) -> None:
-        self.objective, self.packed, self.like, self.observations = objective, packed, z, observations
-        (n, k), box = z.shape, objective.box
+    def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor) -> None:
+        self.objective, self.like, self.observations = objective, z, observations
+        (n, k), box, network, y = z.shape, objective.box, objective.network, objective.y
+        self.packed: PackedObservations | None = None
+        if y.dtype == torch.float64 and objective.squares and packable(network, objective.operator):
+            self.packed = PackedObservations(network, objective.operator, _numpy(y), np.float64)
         self.box = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
         self.vectors, self.numbers = np.zeros((n, _H + k, k)), np.zeros((n, 8))
         self.numbers[:, _ENOUGH], self.vectors[:, _Z] = _numpy(enough), _numpy(z)

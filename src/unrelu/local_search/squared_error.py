@@ -155,12 +155,6 @@ class SquaredError:
             values.append(f.detach())
         return torch.cat(values), torch.cat(gradients)
 
-    @torch.no_grad()
-    def backprojection(self, z: Tensor, observations: Tensor) -> Tensor:
-        """A^T (y - A G(z)), (b, n)."""
-        chunks = self._chunks(z, observations)
-        return torch.cat([self.operator.take(where).adjoint(-self.residual(part, where)) for part, where in chunks])
-
     def _chunks(self, z: Tensor, observations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Codes and their observations in parts for which the values of eight layers are at most _CHUNK numbers."""
         size = max(1, room(self.y.device, _CHUNK) // (8 * self._width))
