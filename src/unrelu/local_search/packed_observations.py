@@ -48,12 +48,12 @@ class PackedNetwork(NamedTuple):
         numbers: list[Numbers] = []
         layout = np.zeros((len(layers), _COLUMNS), dtype=np.int64)
         begin = 0
-        for row, (matrix, bias, activation, weight) in zip(layout, layers, strict=True):
+        for row, layer in zip(layout, layers, strict=True):
+            matrix, activation, weight = layer.dense, layer.activation, layer.weight
             outputs, inputs = matrix.shape
-            dense = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
             slopes, steepnesses = (np.broadcast_to(v, (outputs,)) for v in (activation.slope, activation.steepness))
             row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, activation.kind, -1
-            numbers += [part.astype(dtype).ravel() for part in (dense.T, bias, slopes, steepnesses)]
+            numbers += [part.astype(dtype).ravel() for part in (matrix.T, layer.bias, slopes, steepnesses)]
             begin = row[SLOPE] + 2 * outputs
             if weight is not None:
                 numbers.append(weight.astype(dtype))
