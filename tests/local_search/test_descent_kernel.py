@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 import unrelu
 from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
+from unrelu.local_search.compiled_activations import activate
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
-from unrelu.local_search.packed_observations import PackedLayer, PackedNetwork, PackedObservations
+from unrelu.local_search.packed_observations import PackedNetwork, PackedObservations
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements.folding import FoldedLayer
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import PIECEWISE_LINEAR, TANH, Activation
 from unrelu.models.affine import Dense
@@ -201,12 +203,12 @@ def test_neurons_that_are_off_take_part_in_no_smoothed_network_either():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_activation_in_compiled_code(dtype):
     """Values and derivatives of base functions, mixed with lines and at any steepness, as in PyTorch."""
-    activate, u = compiled(kernel._activate), np.linspace(-9, 9, 400).astype(dtype)
+    compiled_activate, u = compiled(activate), np.linspace(-9, 9, 400).astype(dtype)
     for activation in ACTIVATIONS.values():
         whole = activation.of(np.arange(400) % 4) if activation.slope.ndim else activation
         parameters = np.concatenate([np.broadcast_to(v, 400) for v in (whole.slope, whole.steepness)]).astype(dtype)
         x, slopes = np.zeros((2, 400), dtype)
-        activate(whole.kind, parameters, dtype(0), u, x, slopes)
+        compiled_activate(whole.kind, parameters, dtype(0), u, x, slopes)
         at = torch.from_numpy(u.astype(np.float64))
         expected = whole.forward(at)
         derivative = whole.derivative(at, expected).numpy()
@@ -220,14 +222,14 @@ def test_every_activation_in_compiled_code(dtype):
 
 def test_layers_lie_one_after_another():
     layers = [
-        PackedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25), 1.0),
-        PackedLayer(drawn(2, 5), drawn(2), Activation("tanh"), 3.0, drawn(2)),
+        FoldedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25)),
+        FoldedLayer(drawn(2, 5), drawn(2), Activation("tanh"), drawn(2)),
     ]
-    numbers, layout, sizes = PackedNetwork.of(layers)
+    numbers, layout, sizes = PackedNetwork.of(layers, [1.0, 3.0])
     assert sizes.tolist() == [1.0, 3.0]
     assert numbers.dtype == np.float32
     assert len(numbers) == sum(layer.matrix.size + 3 * len(layer.bias) for layer in layers) + 2
-    for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
+    for row, (matrix, bias, activation, weight) in zip(layout, layers, strict=True):
         n, m = matrix.shape
         begin, at, kink, inputs, outputs, kind, weights = row
         assert (inputs, outputs) == (m, n)

@@ -8,8 +8,9 @@ from scipy import optimize, sparse
 
 import unrelu
 from tests.support import random_network
-from unrelu.local_search.packed_observations import PackedObservations, packable
+from unrelu.local_search.packed_observations import packable
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements.folding import FoldedChain
 
 N, M, K = 400, 25, 3
 NET = random_network((K, 24, N), "leaky_relu", seed=6, bias=True)
@@ -78,8 +79,7 @@ def test_a_large_window_matrix_is_folded_into_a_last_layer_without_activation():
     problem, bent = (unrelu.Problem.build(net, y, operator=windows) for net in (linear, wide))
     assert packable(problem.network, problem.operator)
     assert not packable(bent.network, bent.operator)
-    packed = PackedObservations(problem.network, problem.operator, problem.y, np.float64)
-    layers, values = packed.layers(0)
+    layers, values = FoldedChain(problem.network, problem.operator, problem.y).of(0)
     assert layers[-1].matrix.shape == (30, 16)
     objective = SquaredError.of(problem)
     hidden = layers[0].activation.value(layers[0].matrix @ TRUTH[1] + layers[0].bias)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.support import random_network
-from unrelu.local_search.packed_observations import PackedLayer
+from unrelu.measurements.folding import FoldedLayer
 from unrelu.sampling._dense_layers import DenseLayers
 
 
@@ -16,7 +16,7 @@ from unrelu.sampling._dense_layers import DenseLayers
 def test_outputs_and_gradients(activation, last):
     network = random_network((3, 8, 12), activation, seed=1, bias=True, last=last)
     weight = np.linspace(0.5, 2.0, 12)
-    packed = [PackedLayer(layer.matrix(), layer.bias(), layer.activation, 1.0) for layer in network.layers]
+    packed = [FoldedLayer(layer.matrix(), layer.bias(), layer.activation) for layer in network.layers]
     layers = DenseLayers([packed[0], packed[1]._replace(weight=weight)])
     rng = np.random.default_rng(2)
     z, derivatives = rng.normal(size=(5, 3)), rng.normal(size=(5, 12))

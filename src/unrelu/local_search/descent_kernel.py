@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.local_search import damping as rule
+from unrelu.local_search.compiled_activations import activate
 from unrelu.local_search.packed_observations import (
     BIAS,
     INPUTS,
@@ -24,31 +25,11 @@ from unrelu.local_search.packed_observations import (
     OUTPUTS,
     SLOPE,
     WEIGHT,
-    PackedLayer,
     PackedNetwork,
 )  # fmt: skip
 from unrelu.lp.compilation import compile_by, jit, kernel
-from unrelu.models.activations import (
-    ELU,
-    EXP,
-    GELU,
-    GELU_CUBIC,
-    GELU_LINEAR,
-    GELU_TANH,
-    HARDSIGMOID,
-    HARDSWISH,
-    HARDTANH,
-    MISH,
-    PIECEWISE_LINEAR,
-    SELU,
-    SELU_ALPHA,
-    SELU_SCALE,
-    SIGMOID,
-    SIN,
-    SOFTPLUS,
-    TANH,
-    Activation,
-)
+from unrelu.measurements.folding import FoldedLayer
+from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
 
 Precision: TypeAlias = type[np.floating[Any]]
@@ -77,88 +58,6 @@ def copy(source, target):
 
 
 @jit
-def _gate(kind, t):
-    """g and g' of base functions g(t), which are sigmoids, and t g(t)."""
-    number = type(t)
-    one, half = number(1), number(0.5)
-    if kind == GELU:
-        density = np.exp(-half * t * t)
-        if one + number(1e-9) != one:
-            below = half * math.erfc(abs(t) * number(math.sqrt(0.5)))
-        else:  # single precision: formula 7.1.26 of Abramowitz and Stegun, off by 1.5e-7 at most
-            k = one / (one + number(0.3275911 * math.sqrt(0.5)) * abs(t))
-            tail = number(-0.284496736) + k * (
-                number(1.421413741) + k * (number(-1.453152027) + k * number(1.061405429))
-            )
-            below = half * density * k * (number(0.254829592) + k * tail)
-        return (one - below if t > 0 else below), density * number(1 / math.sqrt(2 * math.pi))
-    if kind in (HARDSIGMOID, HARDSWISH):
-        return min(max(t / number(6) + half, number(0)), one), number(abs(t) < 3) / number(6)
-    q, rise = t, one
-    if kind == GELU_TANH:
-        q, rise = number(GELU_LINEAR) * t, number(GELU_LINEAR)
-        square = number(GELU_CUBIC) * t * t
-        q, rise = q * (one + square), rise * (one + number(3) * square)
-    elif kind == MISH:  # tanh(log(1 + e)) is the sigmoid of t + log(1 + e / 2), where e = exp(t)
-        e = half * np.exp(min(t, number(40)))
-        q, rise = t + np.log(one + e), one + e / (one + e)
-    s = one / (one + np.exp(-q))
-    return s, s * (one - s) * rise
-
-
-@jit
-def _base_function(kind, t):
-    """b(t) and b'(t) of an activation that is not piecewise linear, in the precision of t."""
-    number = type(t)
-    zero, one = number(0), number(1)
-    if kind == TANH:
-        b = np.tanh(t)
-        return b, one - b * b
-    if kind == EXP:
-        b = np.exp(t)
-        return b, b
-    if kind == SIN:
-        return np.sin(t), np.cos(t)
-    if kind == HARDTANH:
-        return min(max(t, -one), one), number(abs(t) < 1)
-    if kind == SOFTPLUS:
-        e = np.exp(-abs(t))
-        return max(t, zero) + np.log(one + e), (one if t > 0 else e) / (one + e)
-    if kind in (ELU, SELU):
-        scale, alpha = (number(SELU_SCALE), number(SELU_ALPHA)) if kind == SELU else (one, one)
-        if t > 0:
-            return scale * t, scale
-        e = scale * alpha * np.exp(t)
-        return scale * alpha * np.expm1(t), e
-    g, slope = _gate(kind, t)
-    if kind in (SIGMOID, HARDSIGMOID):
-        return g, slope
-    return t * g, g + t * slope
-
-
-@jit
-def _activate(kind, below, width, u, x, slopes):
-    """Outputs and derivatives of one layer; ``below`` are the slopes c and then the steepnesses a of its activation."""
-    for i in range(len(u)):
-        v, c = u[i], below[i]
-        if kind == PIECEWISE_LINEAR:
-            if v > width:
-                x[i], slopes[i] = v, 1
-            elif v <= -width:
-                x[i], slopes[i] = c * v, c
-            else:
-                over = (v + width) / (2 * width)
-                x[i] = c * v + (1 - c) * over * over * width
-                slopes[i] = c + (1 - c) * over
-        elif c == 1:
-            x[i], slopes[i] = v, 1
-        else:
-            a = below[len(u) + i]
-            b, slope = _base_function(kind, a * v)
-            x[i], slopes[i] = c * v + (1 - c) * b / a, c + (1 - c) * slope
-
-
-@jit
 def forward(numbers, layout, widths, z, ends, u, x, slopes):
     """Write the pre-activations u, outputs x and derivatives phi'(u) of all layers, first to last."""
     for j in range(len(z)):
@@ -178,7 +77,7 @@ def forward(numbers, layout, widths, z, ends, u, x, slopes):
                     sums[i] += value * row[i]
         begin = layout[layer, SLOPE]
         parameters = numbers[begin : begin + 2 * outputs]
-        _activate(layout[layer, KIND], parameters, widths[layer], sums, x[here:end], slopes[here:end])
+        activate(layout[layer, KIND], parameters, widths[layer], sums, x[here:end], slopes[here:end])
         begin = layout[layer, WEIGHT]
         if begin >= 0:
             weights = numbers[begin : begin + outputs]
@@ -199,6 +98,23 @@ def residual(x, end, y, r, z, prior):
         if prior[j] > 0:
             f += prior[j] * z[j] * z[j]
     return f
+
+
+@jit
+def backward(numbers, layout, ends, slopes, r, back):
+    """Write J^T r into the beginning of ``back``, by a reverse pass through the derivatives of :func:`forward`."""
+    copy(r, back[ends[len(layout)] : ends[len(layout)] + len(r)])
+    for layer in range(len(layout) - 1, -1, -1):
+        outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
+        below, here = ends[layer], ends[layer + 1]
+        there = back[here : here + outputs]
+        for i in range(outputs):
+            there[i] *= slopes[here + i]
+        for j in range(layout[layer, INPUTS]):
+            if layer > 0 and slopes[below + j] == 0:
+                back[below + j] = 0.0
+            else:
+                back[below + j] = np.dot(numbers[begin + j * outputs : begin + (j + 1) * outputs], there)
 
 
 @jit
@@ -464,7 +380,7 @@ def compile_descents(dtype: Precision = np.float32) -> None:
 def _smallest_descent(dtype: Precision) -> None:
     """Descend on G(z) = relu(z)."""
     one = np.ones((1, 1))
-    network = PackedNetwork.of([PackedLayer(one, np.zeros(1), Activation("relu"), 1.0)], dtype)
+    network = PackedNetwork.of([FoldedLayer(one, np.zeros(1), Activation("relu"))], [1.0], dtype)
     limits = np.array([1.0, 1e-2, 0.0, np.inf])
     steps = np.zeros(1, dtype=np.int64)
     y, far, work = np.ones(1, dtype=dtype), np.full(1, np.inf), work_arrays(network.layout, dtype)

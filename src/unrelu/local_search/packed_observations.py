@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.measurements.folding import FoldedChain, FoldedLayer
 from unrelu.measurements.linear_operators import Operator
-from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
@@ -24,19 +24,6 @@ MATRIX, BIAS, SLOPE, INPUTS, OUTPUTS, KIND, WEIGHT = range(7)
 _COLUMNS = 7
 # The most numbers in the matrices of a packable network, and in the matrix of its operator.
 _SMALL = 2**19
-
-
-class PackedLayer(NamedTuple):
-    """x = phi(W h + b): W (n_out, n_in), b (n_out,), and the smoothing width that a width of 1 stands for.
-
-    Observed outputs may have weights, (n_out,), which multiply the smoothed phi.
-    """
-
-    matrix: Array
-    bias: Array
-    activation: Activation
-    size: float
-    weight: Array | None = None
 
 
 class PackedNetwork(NamedTuple):
@@ -54,24 +41,27 @@ class PackedNetwork(NamedTuple):
     sizes: Array
 
     @classmethod
-    def of(cls, layers: list[PackedLayer], dtype: type[np.floating[Any]] = np.float32) -> PackedNetwork:
-        """Pack layers, first to last."""
+    def of(
+        cls, layers: Sequence[FoldedLayer], sizes: Sequence[float], dtype: type[np.floating[Any]] = np.float32
+    ) -> PackedNetwork:
+        """Pack layers, first to last; ``sizes`` are the smoothing widths that a width of 1 stands for."""
         numbers: list[Numbers] = []
         layout = np.zeros((len(layers), _COLUMNS), dtype=np.int64)
         begin = 0
-        for row, (matrix, bias, activation, _, weight) in zip(layout, layers, strict=True):
+        for row, layer in zip(layout, layers, strict=True):
+            matrix, activation, weight = layer.dense, layer.activation, layer.weight
             outputs, inputs = matrix.shape
             slopes, steepnesses = (np.broadcast_to(v, (outputs,)) for v in (activation.slope, activation.steepness))
             row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, activation.kind, -1
-            numbers += [part.astype(dtype).ravel() for part in (matrix.T, bias, slopes, steepnesses)]
+            numbers += [part.astype(dtype).ravel() for part in (matrix.T, layer.bias, slopes, steepnesses)]
             begin = row[SLOPE] + 2 * outputs
             if weight is not None:
                 numbers.append(weight.astype(dtype))
                 row[WEIGHT], begin = begin, begin + outputs
-        return cls(np.concatenate(numbers), layout, np.array([layer.size for layer in layers]))
+        return cls(np.concatenate(numbers), layout, np.array(sizes))
 
 
-def packable(network: Generator, operator: Operator) -> bool:
+def packable(network: Generator, operator: Operator) -> TypeGuard[Network]:
     """Whether the network is small, dense and on the CPU, and the measurement a choice of outputs or a matrix.
 
     The layers are small with the matrix, which is folded into a last layer without an activation.
@@ -121,18 +111,6 @@ class PackedObservations:
             self._packed = (entries, self._pack(layers))
         return self._packed[1], y.astype(self._dtype)
 
-    def layers(self, i: int) -> tuple[list[PackedLayer], Array]:
-        """The layers whose outputs are the entries of observation ``i``, and the observation."""
-        layers, y = self._chain.of(i)
-        return self._sized(layers), y
-
     def _pack(self, layers: list[FoldedLayer]) -> PackedNetwork:
-        return PackedNetwork.of(self._sized(layers), self._dtype)
-
-    def _sized(self, layers: list[FoldedLayer]) -> list[PackedLayer]:
-        """The layers with their smoothing widths; a layer that is A alone has that of the layer before."""
-        sizes = self._sizes[: len(layers)]
-        return [
-            PackedLayer(layer.dense, layer.bias, layer.activation, size, layer.weight)
-            for layer, size in zip(layers, sizes, strict=True)
-        ]
+        """The packed layers; a layer that is A alone has the smoothing width of the layer before."""
+        return PackedNetwork.of(layers, self._sizes[: len(layers)], self._dtype)

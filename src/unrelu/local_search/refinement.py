@@ -10,7 +10,8 @@ functions.
 \approx 0`. At a kink it does. Once steps are tiny, BFGS begins anew with :math:`B^{-1}`. A code is optimal when that
 gains only a tiny fraction of f.
 
-All codes make a step at once, and each has its own line search, so its steps do not depend on the others.
+The steps are compiled, code by code. For small dense networks the objective is evaluated in compiled code too, for
+others by PyTorch, of all codes at once. The steps of a code do not depend on the other codes.
 
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6; Nocedal and Wright, Numerical Optimization (2006), equation 6.17 (BFGS); with bounds Bertsekas,
@@ -19,15 +20,21 @@ algorithm 2.6; Nocedal and Wright, Numerical Optimization (2006), equation 6.17 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unrelu.local_search.descent_kernel import ROOM, backward, copy, forward, residual
 from unrelu.local_search.halting import Stop
+from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedNetwork, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.lp.compilation import compile_by, jit, kernel
+from unrelu.measurements.folding import FoldedLayer
+from unrelu.models.activations import Activation
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, and the longest
@@ -43,6 +50,133 @@ _VANISHED = 1e-13
 _LEFT = 1e-6
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, so that it has an inverse.
 _FLOOR = 1e-12
+_EPS = float(np.finfo(np.float64).eps)
+
+# The numbers of a code: f, the slope along its direction, the next length along it, lengths that are too short and too
+# long, the f that counts as 0, tiny steps in a row, and evaluations so far.
+_F, _SLOPE, _LENGTH, _LOW, _HIGH, _ENOUGH, _IN_A_ROW, _STEPS = range(8)
+# The vectors of a code: the code, the gradient, the direction, the next trial point and the gradient there, the step,
+# the change of the gradient, a work vector, and then the rows of H.
+_Z, _G, _P, _TRIAL, _THERE, _S, _Y, _WORK, _H = range(9)
+
+
+@jit
+def _inward(z, g, low, high):
+    """Whether a coordinate may move: it is not at a bound that a step against g would cross."""
+    return not ((z <= low and g > 0) or (z >= high and g < 0))
+
+
+@jit
+def _try(vectors, numbers, box):
+    """Set the trial point of a code, at the present length along its direction, inside the bounds."""
+    z, p, trial = vectors[_Z], vectors[_P], vectors[_TRIAL]
+    for j in range(len(z)):
+        trial[j] = min(max(z[j] + numbers[_LENGTH] * p[j], box[0, j]), box[1, j])
+
+
+@kernel
+def _aim(vectors, numbers, box):
+    """Set the direction of a code to -H grad f, in the coordinates not held at a bound, and its trial point."""
+    z, g, p, free, k = vectors[_Z], vectors[_G], vectors[_P], vectors[_WORK], vectors.shape[1]
+    for j in range(k):
+        free[j] = 1.0 if _inward(z[j], g[j], box[0, j], box[1, j]) else 0.0
+    leaving, slope = True, 0.0
+    while leaving:
+        leaving, slope = False, 0.0
+        for j in range(k):
+            total = 0.0
+            for i in range(k):
+                total += vectors[_H + j, i] * g[i] * free[i]
+            p[j] = -total * free[j]
+            slope += p[j] * g[j]
+        for j in range(k):
+            if free[j] > 0 and not _inward(z[j], -p[j], box[0, j], box[1, j]):
+                free[j], leaving = 0.0, True
+    numbers[_SLOPE], numbers[_LENGTH], numbers[_LOW], numbers[_HIGH] = slope, 1.0, 0.0, np.inf
+    _try(vectors, numbers, box)
+
+
+@jit
+def _learn(vectors, s, y, h):
+    """BFGS: H + (1 + y'Hy / s'y) s s' / s'y - (Hy s' + s (Hy)') / s'y. ``h`` is a work vector."""
+    k, product, bent = len(s), np.dot(s, y), 0.0
+    if not product > _EPS * math.sqrt(np.dot(s, s) * np.dot(y, y)):
+        return
+    for i in range(k):
+        h[i] = np.dot(vectors[_H + i], y) / product
+        bent += y[i] * h[i]
+    for i in range(k):
+        row = vectors[_H + i]
+        for j in range(k):
+            row[j] += (1 + bent) / product * s[i] * s[j] - h[i] * s[j] - s[i] * h[j]
+
+
+@kernel
+def _accept(vectors, numbers, box, f):
+    """Accept the trial point of a code, with objective f, or set another one, nearer or farther along the direction.
+
+    Returns whether the code is optimal, or BFGS is to begin anew.
+    """
+    z, g, trial, there, s, y = vectors[_Z], vectors[_G], vectors[_TRIAL], vectors[_THERE], vectors[_S], vectors[_Y]
+    slope, later, cut, length = 0.0, 0.0, False, numbers[_LENGTH]
+    numbers[_STEPS] += 1
+    for j in range(len(z)):
+        s[j] = trial[j] - z[j]
+        y[j] = there[j] - g[j] if s[j] != 0 else 0.0  # a coordinate held at a bound shows no curvature
+        slope, later = slope + g[j] * s[j], later + there[j] * s[j]
+        cut |= vectors[_P, j] != 0 and not box[0, j] < trial[j] < box[1, j]
+    if f <= numbers[_F] + _DECREASE * min(slope, 0.0):
+        numbers[_LOW] = length
+        if later >= _RISEN * slope or length >= _LONGEST or cut:
+            _learn(vectors, s, y, vectors[_WORK])
+            copy(trial, z)
+            copy(there, g)
+            numbers[_F] = f
+            _aim(vectors, numbers, box)
+            promised = -0.5 * numbers[_SLOPE]
+            numbers[_IN_A_ROW] = numbers[_IN_A_ROW] + 1 if promised <= _TINY * f else 0.0
+            more = promised > _VANISHED * f and promised < np.inf and f > numbers[_ENOUGH]
+            return numbers[_IN_A_ROW] >= _TINY_STEPS or not more
+    else:
+        numbers[_HIGH] = length
+    wide = numbers[_HIGH] < np.inf
+    numbers[_LENGTH] = 0.5 * (numbers[_LOW] + numbers[_HIGH]) if wide else 2 * length
+    _try(vectors, numbers, box)
+    return numbers[_LENGTH] < _SHORTEST or numbers[_HIGH] - numbers[_LOW] < _SHORTEST
+
+
+@kernel
+def _run_packed(weights, layout, widths, ends, work, y, prior, most, vectors, numbers, box):
+    """Make steps of a code on a packed network, ``most`` in all; return whether BFGS is to begin anew.
+
+    ``widths`` are zeros (d,), and ``ends`` says where layers end in each of the five vectors of ``work``.
+    """
+    trial, there, last, ended = vectors[_TRIAL], vectors[_THERE], ends[len(layout)], False
+    u, x, slopes, back, r = work[0], work[1], work[2], work[3], work[4]
+    while not ended and numbers[_STEPS] < most:
+        forward(weights, layout, widths, trial, ends, u, x, slopes)
+        f = residual(x, last, y, r, trial, prior)
+        backward(weights, layout, ends, slopes, r[: len(y)], back)
+        for j in range(len(trial)):
+            there[j] = 2 * (back[j] + prior[j] * trial[j])
+        ended = _accept(vectors, numbers, box, f)
+    return ended
+
+
+def _room(layout: Integers) -> tuple[Array, Integers, Array]:
+    """The widths, ends and work of :func:`_run_packed` for networks of this layout."""
+    ends = np.concatenate([[0, layout[0, INPUTS]], layout[:, OUTPUTS]]).cumsum()
+    return np.zeros(len(layout)), ends, np.zeros((5, ends[-1] + 2 * ROOM))
+
+
+def _smallest_refinement() -> None:
+    """Refine on G(z) = relu(z)."""
+    one, zero, box = np.ones((1, 1)), np.zeros(1), np.array([[-np.inf], [np.inf]])
+    weights, layout, _ = PackedNetwork.of([FoldedLayer(one, zero, Activation("relu"))], [1.0], np.float64)
+    vectors, numbers = np.ones((_H + 1, 1)), np.ones(8)
+    _aim(vectors, numbers, box)
+    _run_packed(weights, layout, *_room(layout), zero, zero, 1, vectors, numbers, box)
+    _accept(vectors, numbers, box, 1.0)
 
 
 class Refined(NamedTuple):
@@ -69,8 +203,10 @@ def refine(
         objective: f, in the precision that the codes are wanted in.
         z, observations: codes near an optimum, (b, k), inside the bounds, and the observation of each, (b,).
         enough: values of f that count as 0, (b,).
-        most: the most evaluations of f and its gradient for each code; ``stop`` is asked before each.
+        most: the most evaluations of f and its gradient for each code.
+        stop: asked, every few steps, whether to stop.
     """
+    compile_by(_smallest_refinement, _run_packed.stats.cache_path, "refinement")
     size = at_once(HESSIAN_NUMBERS, z.shape[1] ** 2)
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
     parts = [_Refinement(objective, *part).run(most, stop or (lambda: False)) for part in each]
@@ -78,105 +214,71 @@ def refine(
 
 
 class _Refinement:
-    """The state of a refinement: codes z (n, k), f (n,), gradients g and directions p (n, k), and H (n, k, k).
+    """The state of a refinement: the vectors (n, 8 + k, k) and numbers (n, 8) of codes.
 
-    The line search of a code has tried the length t (n,); lengths of at most ``low`` are too short, and of at least
-    ``high`` too long.
+    Attributes:
+        packed: the observations of a small dense network, for compiled evaluations; None for others.
     """
 
     def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor) -> None:
-        self.objective, self.like, self.observations, box = objective, z, observations, objective.box
-        self.box = None if box is None else (_numpy(box[0]), _numpy(box[1]))
-        self.z, self.enough, (n, k) = _numpy(z), _numpy(enough), z.shape
-        self.f, self.g = self._evaluate(self.z, np.arange(n))
-        self.p, self.inverse = np.zeros((n, k)), np.zeros((n, k, k))
-        self.t, self.low, self.high, self.slope = np.ones(n), np.zeros(n), np.full(n, np.inf), np.zeros(n)
-        self.steps, self.tiny = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-        self.mark = np.full(n, np.inf)
-        self.optimal = self.f <= self.enough
-        self.ended = self.optimal | ~np.isfinite(self.f)
-        self._begin(np.flatnonzero(~self.ended))
+        self.objective, self.like, self.observations = objective, z, observations
+        (n, k), box, network, y = z.shape, objective.box, objective.network, objective.y
+        self.packed: PackedObservations | None = None
+        if y.dtype == torch.float64 and objective.squares and packable(network, objective.operator):
+            self.packed = PackedObservations(network, objective.operator, _numpy(y), np.float64)
+        self.box = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
+        self.vectors, self.numbers = np.zeros((n, _H + k, k)), np.zeros((n, 8))
+        self.numbers[:, _ENOUGH], self.vectors[:, _Z] = _numpy(enough), _numpy(z)
+        self.numbers[:, _F], self.vectors[:, _G] = self._evaluate(self.vectors[:, _Z], np.arange(n))
+        self.mark, self.optimal, self.ended = np.full(n, np.inf), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+        self._begin(np.arange(n))
 
     def run(self, most: int, stopped: Stop) -> Refined:
         """Make at most ``most`` trial steps of every code."""
-        while len(some := np.flatnonzero(~self.ended & (self.steps < most))) and not stopped():
-            self._step(some)
-        steps, optimal = (torch.from_numpy(each).to(self.like.device) for each in (self.steps, self.optimal))
-        return Refined(self._tensor(self.z), self._tensor(self.f), steps, optimal)
+        while len(some := np.flatnonzero(~self.ended & (self.numbers[:, _STEPS] < most))) and not stopped():
+            asks = self._together(some) if self.packed is None else self._apart(self.packed, some, most, stopped)
+            self._begin(some[asks])
+        steps = torch.from_numpy(self.numbers[:, _STEPS].astype(np.int64)).to(self.like.device)
+        optimal = torch.from_numpy(self.optimal).to(self.like.device)
+        return Refined(self._tensor(self.vectors[:, _Z]), self._tensor(self.numbers[:, _F]), steps, optimal)
 
-    def _step(self, some: Index) -> None:
-        """Make a trial step of some codes: accept it, or choose another length along the direction."""
-        z, g, t = self.z[some], self.g[some], self.t[some]
-        aimed = z + t[:, None] * self.p[some]
-        trial = aimed if self.box is None else np.clip(aimed, *self.box)
-        f, there = self._evaluate(trial, some)
-        self.steps[some] += 1
-        s = trial - z
-        slope = (g * s).sum(axis=1)
-        lower = f <= self.f[some] + _DECREASE * np.minimum(slope, 0.0)
-        cut = (trial != aimed).any(axis=1)
-        taken = lower & (((there * s).sum(axis=1) >= _RISEN * slope) | (t >= _LONGEST) | cut)
-        self.low[some[lower]], self.high[some[~lower]] = t[lower], t[~lower]
-        low, high = self.low[some], self.high[some]
-        self.t[some] = np.where(np.isfinite(high), 0.5 * (low + high), 2 * t)
-        stuck = ~taken & ((self.t[some] < _SHORTEST) | (high - low < _SHORTEST))
-        moved = some[taken]
-        self._learn(moved, s[taken], there[taken] - g[taken])
-        self.z[moved], self.f[moved], self.g[moved] = trial[taken], f[taken], there[taken]
-        self._aim(moved)
-        promised = -0.5 * self.slope[moved]
-        self.tiny[moved] = np.where(promised <= _TINY * f[taken], self.tiny[moved] + 1, 0)
-        self.optimal[moved] = f[taken] <= self.enough[moved]
-        self.ended[moved] |= self.optimal[moved] | ~np.isfinite(promised)
-        asks = (self.tiny[moved] >= _TINY_STEPS) | (promised <= _VANISHED * f[taken])
-        self._begin(np.concatenate([moved[asks & ~self.ended[moved]], some[stuck]]))
+    def _together(self, some: Index) -> Flags:
+        """Make a trial step of some codes, evaluated by PyTorch; return which BFGS is to begin anew, (s,)."""
+        f, self.vectors[some, _THERE] = self._evaluate(self.vectors[some, _TRIAL], some)
+        each = zip(some, f, strict=True)
+        return np.array([_accept(self.vectors[i], self.numbers[i], self.box, value) for i, value in each])
 
-    def _aim(self, some: Index) -> None:
-        """Set the directions of some codes to -H grad f, in the coordinates not held at a bound, and lengths to 1."""
-        g = self.g[some]
-        free = self._inward(some, g)
-        while True:
-            p = -(self.inverse[some] @ (g * free)[:, :, None])[:, :, 0] * free
-            leaving = free & ~self._inward(some, -p)
-            if not leaving.any():
+    def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> Flags:
+        """Make compiled steps of some codes, one code after another; return which BFGS is to begin anew, (s,)."""
+        asks, prior = np.zeros(len(some), dtype=bool), self.objective.prior
+        weights = np.zeros(self.like.shape[1]) if prior is None else _numpy(prior)
+        for a, i in enumerate(some):
+            (numbers, layout, _), y = packed.of(int(self.observations[i]))
+            asks[a] = _run_packed(
+                numbers, layout, *_room(layout), y, weights, most, self.vectors[i], self.numbers[i], self.box
+            )
+            if stopped():
                 break
-            free &= ~leaving
-        self.p[some], self.slope[some] = p, (p * g).sum(axis=1)
-        self.t[some], self.low[some], self.high[some] = 1.0, 0.0, np.inf
-
-    def _inward(self, some: Index, g: Array) -> Flags:
-        """Whether coordinates are not at a bound that a step against g would cross, (s, k)."""
-        if self.box is None:
-            return np.ones(g.shape, dtype=bool)
-        z, (low, high) = self.z[some], self.box
-        return ~(((z <= low) & (g > 0)) | ((z >= high) & (g < 0)))
-
-    def _learn(self, some: Index, s: Array, y: Array) -> None:
-        """BFGS: H + (1 + y'Hy / s'y) s s' / s'y - (Hy s' + s (Hy)') / s'y."""
-        y = np.where(s == 0, 0.0, y)  # a coordinate held at a bound shows no curvature
-        product, sizes = (s * y).sum(axis=1), np.linalg.norm(s, axis=1) * np.linalg.norm(y, axis=1)
-        known = product > np.finfo(float).eps * sizes
-        some, s, y, product = some[known], s[known], y[known], product[known, None]
-        h = (self.inverse[some] @ y[:, :, None])[:, :, 0] / product
-        scaled = (0.5 * (1 + (y * h).sum(axis=1, keepdims=True)) / product) * s - h
-        change = scaled[:, :, None] * s[:, None, :]
-        self.inverse[some] += change + change.transpose(0, 2, 1)
+        return asks
 
     def _begin(self, some: Index) -> None:
         """Begin BFGS of some codes with the inverse of B, or end them if they are optimal."""
+        done = self.numbers[some, _F] <= self.numbers[some, _ENOUGH]
+        self.optimal[some[done]] = self.ended[some[done]] = True
+        some = some[~done]
         if not len(some):
             return
-        f = self.f[some]
-        self.inverse[some] = self._gauss_newton(some)
-        self._aim(some)
-        promised, gained = -0.5 * self.slope[some], self.mark[some] - f
-        self.mark[some], self.tiny[some] = f, 0
-        self.optimal[some] = (promised <= _VANISHED * f) | (gained <= _LEFT * f)
+        self.vectors[some, _H:] = self._gauss_newton(some)
+        for i in some:
+            _aim(self.vectors[i], self.numbers[i], self.box)
+        f, promised = self.numbers[some, _F], -0.5 * self.numbers[some, _SLOPE]
+        self.optimal[some] = (promised <= _VANISHED * f) | (self.mark[some] - f <= _LEFT * f)
+        self.mark[some], self.numbers[some, _IN_A_ROW] = f, 0
         self.ended[some] = self.optimal[some] | ~np.isfinite(promised)
 
     def _gauss_newton(self, some: Index) -> Array:
         """The inverses of B of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
-        gram = 2 * _numpy(self.objective.system(self._tensor(self.z[some]), self._observations(some))[0])
+        gram = 2 * _numpy(self.objective.system(self._tensor(self.vectors[some, _Z]), self._observations(some))[0])
         k = gram.shape[1]
         floor = np.maximum(_FLOOR / k * np.einsum("sii->s", gram), np.finfo(float).tiny)
         inverse, failed = torch.linalg.inv_ex(torch.from_numpy(gram + floor[:, None, None] * np.eye(k)))

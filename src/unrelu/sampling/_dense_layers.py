@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from unrelu.local_search.packed_observations import PackedLayer
+from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Array
 
@@ -13,8 +13,8 @@ from unrelu.runtime.array_types import Array
 class DenseLayers:
     """Layers x = weight * phi(W h + b), evaluated at several codes, and the reverse pass from there."""
 
-    def __init__(self, layers: list[PackedLayer]) -> None:
-        self._layers = [(layer, np.ascontiguousarray(layer.matrix.T)) for layer in layers]
+    def __init__(self, layers: list[FoldedLayer]) -> None:
+        self._layers = [(layer, np.ascontiguousarray(layer.dense.T)) for layer in layers]
         self._slopes: list[Array] = []
 
     def outputs(self, z: Array, differentiated: bool = False) -> Array:
@@ -32,8 +32,8 @@ class DenseLayers:
         """The derivatives by the codes of the last call of :meth:`outputs`, (c, k), from those by outputs, (c, m)."""
         weight = self._layers[-1][0].weight
         back = derivatives if weight is None else derivatives * weight
-        for (layer, _), slopes in zip(reversed(self._layers), reversed(self._slopes), strict=True):
-            back = (back * slopes) @ layer.matrix
+        for (_, transposed), slopes in zip(reversed(self._layers), reversed(self._slopes), strict=True):
+            back = (back * slopes) @ transposed.T
         return back
 
 
