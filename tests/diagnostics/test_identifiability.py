@@ -12,8 +12,7 @@ from torch import nn
 import unrelu
 from tests.opaque_modules import Untraceable, made
 from tests.support import EPS, image_network, paper_network, random_network, rounding
-from unrelu.diagnostics import identifiability
-from unrelu.diagnostics.identifiability import certain_in_single, local_rank
+from unrelu.diagnostics.identifiability import local_rank
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
 from unrelu.models.activations import Activation
@@ -256,57 +255,6 @@ def test_hidden_kinks_of_full_rank_whatever_their_signs():
     kinked = Network((*first.layers, *last.layers), (2,))
     expected = unrelu.identifiability(kinked, [1.0, 1.0])
     assert (expected.rank, expected.dimension) == (2, 0)
-
-
-class Joined(nn.Module):
-    """Two branches that are added or multiplied; some of the code may not matter, or cancel in single precision."""
-
-    def __init__(self, product=False, rank=4, offset=0.0):
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(4, 30), nn.Linear(4, 30), nn.Linear(30, 40)
-        self.product, self.rank, self.offset = product, rank, offset
-
-    def forward(self, z):
-        z = torch.cat([z[:, : self.rank], 0 * z[:, self.rank :]], dim=1)
-        h, g = torch.relu(self.first(z)), torch.tanh(self.second(z))
-        large = self.offset * z.sum(dim=1, keepdim=True)
-        return self.last((h * g if self.product else h + g) + large - large)
-
-
-@pytest.mark.parametrize("product", [False, True])
-def test_single_precision_bounds_the_smallest_singular_value_of_a_large_generator(monkeypatch, product):
-    monkeypatch.setattr(identifiability, "is_large", lambda network: True)
-    network = unrelu.from_torch(made(lambda: Joined(product)), latent_shape=4)
-    z = np.random.default_rng(0).standard_normal((3, 4))
-    seen = np.random.default_rng(1).random((3, 40)) < 0.7
-    for measured in (None, seen, np.random.default_rng(2).standard_normal((12, 40))):
-        whole = unrelu.identifiability(network, z, measured)
-        ranks, free, sigma = local_rank(network, z, whole._operator)
-        assert ranks.tolist() == whole.rank.tolist() == [4] * 3
-        assert free.tolist() == [0] * 3
-        assert (sigma <= whole.sigma_min).all()
-        assert (sigma >= 0.99 * whole.sigma_min).all()
-
-
-def test_a_large_generator_of_smaller_rank_is_told_in_double(monkeypatch):
-    monkeypatch.setattr(identifiability, "is_large", lambda network: True)
-    network = unrelu.from_torch(made(lambda: Joined(rank=3)), latent_shape=4)
-    z = np.random.default_rng(0).standard_normal((2, 4))
-    ranks, free, sigma = local_rank(network, z)
-    assert (ranks.tolist(), free.tolist()) == ([3, 3], [1, 1])
-    assert (sigma < 1e-12).all()
-    z[0] = np.nan
-    assert local_rank(network, z)[0].tolist() == [-1, 3]
-
-
-def test_single_precision_that_is_wrong_is_not_believed():
-    """Terms of 1e8 that cancel leave no digit of a derivative in single precision."""
-    whole, z = read_operator(None, (40,), (1, 40)), torch.zeros((1, 4), dtype=torch.float64)
-    for offset, believed in ((0.0, True), (1e8, False)):
-        network = unrelu.from_torch(made(lambda offset=offset: Joined(offset=offset)), latent_shape=4)
-        bound, sure = certain_in_single(network, z, whole)
-        assert bound <= unrelu.identifiability(network, z[0].numpy()).sigma_min
-        assert sure == believed
 
 
 def test_the_other_side_of_the_kinks_has_directions_too():

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification._primal_heuristic import best_nearby
 from unrelu.certification._triangle_relaxation import Relaxation
 from unrelu.certification.bound_propagation import Lemmas, region_of
 from unrelu.certification.certified_chain import CertifiedChain
@@ -37,6 +36,10 @@ Signs = npt.NDArray[np.int8]
 _CHECK = 7e-4
 # The primal heuristic runs at every 16th node, and whenever a better code is found.
 _HEURISTIC_EVERY = 16
+# Its most programs, and the share of F that is not worth another one.
+_ROUNDS, _ENOUGH = 40, 1e-7
+# A pre-activation below this share of its layer's largest is at the kink.
+_AT_KINK = 1e-7
 # Passes of probing over the undecided neurons.
 _PASSES = 4
 # Multipliers of an empty node are enlarged by powers of this, up to its 6th, until they prove the level.
@@ -102,11 +105,11 @@ class BranchAndBound:
         self.stopped = self.limits.reached(self.visited)
         if self.level <= 0 or self.stopped:
             return
+        if not self.visited:
+            self.begin()
         if self.chain.norm == "l1":
             # Most outputs can only have one of the two signs, and without it the bound may stay at 0.
             self.probe()
-        else:
-            self._record(0)
         while self._heap:
             bound, number = self._heap[0]
             self._note(bound)
@@ -121,9 +124,16 @@ class BranchAndBound:
             self._prove_bound(number)
         self._note(self._heap[0][0] if self._heap else self.level)
 
-    def probe(self) -> int | None:
-        """Begin with splits of which one side is closed at once; the leaf that stays open, None if none does."""
+    def begin(self) -> bool:
+        """Solve the root, and improve the known code if the root stays open; whether that gained."""
+        before = self.upper
         self._record(0)
+        if self._heap and self._improves:
+            self._improve(self.z)
+        return self.upper < before * (1 - _ENOUGH)
+
+    def probe(self) -> int | None:
+        """Go on with splits of which one side is closed at once; the leaf that stays open, None if none does."""
         for _ in range(_PASSES):
             before = len(self.tree)
             for neuron in np.flatnonzero(self.chain.bent):
@@ -199,7 +209,7 @@ class BranchAndBound:
 
     def _revisit(self, number: int, signs: Signs, opened: OpenNode) -> None:
         """Handle a node without violated neurons: up to rounding, its point is a code with F below the level."""
-        self._offer(self._program.relaxation.code(opened.point), inside=True)
+        self._offer(self._program.relaxation.code(opened.point), self.tree.nodes[number].bound, inside=True)
         if self._level != self.level:
             self._build()
         solved = self._program.solve(signs, None, self.level)
@@ -225,7 +235,8 @@ class BranchAndBound:
                 return
         elif solved.value > -math.inf:
             self._open[number] = OpenNode(solved.basis, solved.x, self._level)
-            self._offer(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
+            inside = number % _HEURISTIC_EVERY == 0
+            self._offer(self._program.relaxation.code(solved.x), node.bound, inside)
         heapq.heappush(self._heap, (node.bound, number))
 
     def _prove_bound(self, number: int, solved: Solved | None = None) -> float:
@@ -240,15 +251,42 @@ class BranchAndBound:
             bound = self.tree.prove_bound(number, self._below, multipliers)
         return bound
 
-    def _offer(self, z: Array, inside: bool) -> None:
-        """Keep a code if it is better than the best one; improve it first, if it is better or ``inside`` is True."""
-        if not self._improves:
-            return
-        value = self.chain.objective(z)
-        if inside or value < self.upper:
-            z = best_nearby(self.chain, z)
-            value = self.chain.objective(z)
-        if value < self.upper:
+    def _offer(self, z: Array, bound: float, inside: bool) -> None:
+        """Keep a code if it is better than the best one; improve it first, if it is better or ``inside`` is True.
+
+        No code of its node is better if ``bound`` reaches the level.
+        """
+        if self._improves and (self._keep(z) or inside) and bound < self.level:
+            self._improve(z)
+
+    def _keep(self, z: Array) -> bool:
+        """Keep a code if it is better than the best one, and return whether it is by more than rounding."""
+        value, before = self.chain.objective(z), self.upper
+        if value < before:
             self.z, self.upper, self.exact = z.copy(), value, self.chain.exact(z)
             if self.level < self._level * (1 - 1e-4):
                 self._build()
+        return value < before * (1 - _ENOUGH)
+
+    def _improve(self, z: Array) -> None:
+        """The primal heuristic: keep the best code of the linear region of z, then of adjacent ones while that gains.
+
+        With all signs decided, the node's program is that of a linear region. Neurons that are at their kink at its
+        best code are then given the other sign.
+        """
+        signs, flipped = self._signs(z), False
+        for _ in range(_ROUNDS):
+            solved = self._program.solve(signs, None, self.level)
+            gained = -math.inf < solved.value < self.level and self._keep(self._program.relaxation.code(solved.x))
+            if self.limits.over() or (flipped and not gained):
+                return
+            z = self.z if gained else z
+            if gained and self.upper > solved.value * (1 + _ENOUGH):
+                continue
+            at = [np.abs(u) <= _AT_KINK * np.abs(u).max(initial=0.0) for u in self.chain.pre_activations(z)]
+            signs, flipped = np.where(np.concatenate(at), -1, 1).astype(np.int8) * self._signs(z), True
+
+    def _signs(self, z: Array) -> Signs:
+        """The signs of all neurons with a kink that matters at a code, (N,)."""
+        active = np.concatenate(self.chain.pre_activations(z)) > 0
+        return np.where(self.chain.bent, np.where(active, 1, -1), 0).astype(np.int8)

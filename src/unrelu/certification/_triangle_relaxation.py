@@ -13,7 +13,7 @@ section 3.1. A ReLU has c = 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,57 +26,38 @@ from unrelu.runtime.array_types import Array, Flags, Integers
 Signs = npt.NDArray[np.int8]
 
 # Kinds of rows. INACTIVE: h >= c u; ACTIVE: h >= u; CHORD: h <= chord; SIGN: v >= 0 or v <= 0 of an output; ERROR: a
-# line below the envelope of an error; IF_ACTIVE and IF_INACTIVE: such lines of outputs that are decided; CODE: of z.
-INACTIVE, ACTIVE, CHORD, SIGN, ERROR, IF_ACTIVE, IF_INACTIVE, CODE = range(8)
+# line below the envelope of an error; IF_ACTIVE and IF_INACTIVE: such lines of outputs that are decided.
+INACTIVE, ACTIVE, CHORD, SIGN, ERROR, IF_ACTIVE, IF_INACTIVE = range(7)
 
 # A violation below this share of the largest unknown is a rounding error.
 _AGREES = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
-class RelaxationRows:
-    """Rows lo <= a x <= hi.
+class RelaxationRows(NamedTuple):
+    """Rows lo <= own + factor u <= hi, with u of one neuron and its own unknown: its output h, its error, or none.
 
     Attributes:
         kind, neuron: kind and neuron of each row, (M,).
-        scale: the change of the slope s of the row's neuron for each unit of the row's multiplier, (M,).
-        matrix: (M, N).
+        factor: (M,); a row's multiplier changes the slope s of its neuron by ``-factor`` for each unit.
+        own: column of the own unknown, (M,); -1 for none.
         lo, hi: (M,).
     """
 
     kind: Integers
     neuron: Integers
-    scale: Array
-    matrix: sparse.csr_array
+    factor: Array
+    own: Integers
     lo: Array
     hi: Array
 
     @classmethod
     def of(
-        cls, kind: int, neuron: Integers, scale: Array | float, matrix: sparse.csr_array, lo: Array | float,
-        hi: Array | float,
+        cls, kind: int, neuron: Integers, factor: Array | float, own: Integers | int, lo: Array | float = -np.inf,
+        hi: Array | float = np.inf,
     ) -> RelaxationRows:  # fmt: skip
         """Rows of one kind; a single number applies to all rows."""
-        scale, lo, hi = (np.broadcast_to(np.asarray(a, dtype=np.float64), neuron.shape) for a in (scale, lo, hi))
-        return cls(np.full(len(neuron), kind), neuron, scale, matrix, lo, hi)
-
-    @classmethod
-    def joined(cls, parts: list[RelaxationRows]) -> RelaxationRows:
-        """Concatenate rows."""
-        names = ("kind", "neuron", "scale", "lo", "hi")
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return cls(**columns, matrix=sparse.csr_array(sparse.vstack([part.matrix for part in parts])))
-
-
-def _placed(matrix: Array, size: int, column: int) -> sparse.csr_array:
-    """A matrix in the columns from ``column`` on of one with ``size`` columns."""
-    found = sparse.csr_array(matrix)
-    return sparse.csr_array((found.data, found.indices + column, found.indptr), shape=(len(matrix), size))
-
-
-def _times(factor: Array, rows: sparse.csr_array) -> sparse.csr_array:
-    """Every row times its own factor."""
-    return sparse.csr_array(sparse.diags_array(factor) @ rows)
+        factor, own, lo, hi = (np.broadcast_to(a, neuron.shape) for a in (factor, own, lo, hi))
+        return cls(np.full(len(neuron), kind), neuron, factor, own, lo, hi)
 
 
 class Relaxation:
@@ -85,37 +66,28 @@ class Relaxation:
     Args:
         chain: the chain to relax.
         region: intervals of pre-activations; those of the outputs are the level set.
-        more: further rows a z >= lo of the code, as a matrix and sides.
 
     Attributes:
         decided: signs of the neurons that the intervals decide, (N,); 1 for neurons without a kink.
-        rows: all rows, of which the ``lazy`` ones are rarely tight: errors above the observation.
+        rows, matrix: all rows, of which the ``lazy`` ones are rarely tight: errors above the observation.
         cost, low, high: the objective, and bounds of the unknowns.
     """
 
-    def __init__(self, chain: CertifiedChain, region: Region, more: tuple[Array, Array] | None = None) -> None:
+    def __init__(self, chain: CertifiedChain, region: Region) -> None:
         self.chain, self.region, k, hidden = chain, region, chain.latent_dim, int(chain.ends[-2])
         signs = np.where(region.low >= 0, 1, np.where(region.high <= 0, -1, 0))
         self.decided: Signs = np.where(chain.bent, signs, np.arange(len(signs)) < hidden).astype(np.int8)
         self._sums = len(chain.y) if chain.norm == "l1" else 1
         self.size = k + hidden + self._sums
         center, unit = chain.frame
-        self.pre: list[tuple[sparse.csr_array, Array]] = []
-        parts, column = [], 0
-        for layer, (weight, bias) in enumerate(zip(chain.weights, chain.biases, strict=True)):
-            # The inputs of the first layer are the code, in its frame.
-            own, shift = (weight, bias) if layer else (weight * unit, weight @ center + bias)
-            self.pre.append((_placed(own, self.size, column), shift))
-            if layer == chain.depth - 1:
-                parts += self._errors(own, column, shift)
-                break
-            column = k + int(chain.ends[layer])
-            parts += self._hidden(layer, _placed(np.eye(len(bias)), self.size, column), *self.pre[-1])
-        if more is not None:
-            matrix, lo = _placed(more[0] * unit, self.size, 0), more[1] - more[0] @ center
-            parts.append(RelaxationRows.of(CODE, np.zeros(len(lo), dtype=np.int64), 0.0, matrix, lo, np.inf))
-        self.rows = RelaxationRows.joined(parts)
-        self.lazy: Flags = (self.rows.kind == ERROR) & (self.rows.scale > 0)
+        # The inputs of the first layer are the code, in its frame.
+        self._weights = [chain.weights[0] * unit, *chain.weights[1:]]
+        self._biases = [chain.weights[0] @ center + chain.biases[0], *chain.biases[1:]]
+        parts = [self._hidden(layer) for layer in range(chain.depth - 1)] + [self._errors()]
+        self.rows = RelaxationRows(*map(np.concatenate, zip(*(rows for part in parts for rows in part), strict=True)))
+        self.matrix = self._matrix([sum(len(rows.kind) for rows in part) for part in parts])
+        self.shift = self.rows.factor * np.concatenate(self._biases)[self.rows.neuron]
+        self.lazy: Flags = (self.rows.kind == ERROR) & (self.rows.factor < 0)
         self.low, self.high = np.full(self.size, -np.inf), np.full(self.size, np.inf)
         if chain.bounds is not None:
             self.low[:k], self.high[:k] = (chain.bounds.lower - center) / unit, (chain.bounds.upper - center) / unit
@@ -125,69 +97,71 @@ class Relaxation:
         self._worst = int(np.argmax(floor))
         self.cost = np.repeat([0.0, 1.0], [k + hidden, self._sums])
 
-    def _hidden(self, layer: int, h: sparse.csr_array, u: sparse.csr_array, shift: Array) -> list[RelaxationRows]:
-        """The rows of a hidden layer with outputs h and pre-activations u + shift."""
+    def _inputs(self, layer: int) -> int:
+        """The column at which the inputs of a layer begin."""
+        return self.chain.latent_dim + int(self.chain.ends[layer - 1]) if layer else 0
+
+    def _matrix(self, counts: list[int]) -> sparse.csr_array:
+        """The rows in terms of the unknowns, (M, size), from the number of rows of each layer."""
+        ends, blocks = np.cumsum([0, *counts]), []
+        for layer, weight in enumerate(self._weights):
+            part, width = slice(ends[layer], ends[layer + 1]), weight.shape[1]
+            number, own = self.rows.neuron[part] - self.chain.ends[layer], self.rows.own[part]
+            values = np.column_stack([self.rows.factor[part, None] * weight[number], own >= 0])
+            columns = np.empty(values.shape, dtype=np.int32)
+            columns[:, :width] = self._inputs(layer) + np.arange(width)
+            columns[:, width] = np.where(own >= 0, own, self.size - 1)
+            used = values != 0
+            blocks.append((values[used], columns[used], used.sum(axis=1)))
+        values, columns, lengths = map(np.concatenate, zip(*blocks, strict=True))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return sparse.csr_array((values, columns, starts), shape=(len(lengths), self.size))
+
+    def _hidden(self, layer: int) -> list[RelaxationRows]:
+        """The rows of a hidden layer."""
         number, c = np.arange(*self.chain.ends[layer : layer + 2]), self.chain.slopes[layer]
-        low, high = self.region.low[number], self.region.high[number]
+        low, high, h = self.region.low[number], self.region.high[number], self.chain.latent_dim + number
         chord = np.flatnonzero((c < 1) & np.isfinite(low) & np.isfinite(high) & (low < 0) & (high > 0))
         rise = (high[chord] - c[chord] * low[chord]) / (high[chord] - low[chord])
-        end = c[chord] * low[chord] + rise * (shift[chord] - low[chord])
         return [
-            RelaxationRows.of(INACTIVE, number, c, h - _times(c, u), c * shift, np.inf),
-            RelaxationRows.of(ACTIVE, number, 1.0, h - u, shift, np.inf),
-            RelaxationRows.of(CHORD, number[chord], rise, h[chord] - _times(rise, u[chord]), -np.inf, end),
+            RelaxationRows.of(INACTIVE, number, -c, h, 0.0),
+            RelaxationRows.of(ACTIVE, number, -1.0, h, 0.0),
+            RelaxationRows.of(CHORD, number[chord], -rise, h[chord], hi=(c[chord] - rise) * low[chord]),
         ]
 
-    def _errors(self, weight: Array, column: int, shift: Array) -> list[RelaxationRows]:
-        """The rows error + sigma v >= side of the outputs; v = ``weight`` x + ``shift``, with x from ``column`` on."""
+    def _errors(self) -> list[RelaxationRows]:
+        """The rows error + sigma v >= side of the outputs."""
         y, c = self.chain.y, self.chain.slopes[-1]
         number = np.arange(self.chain.ends[-2], self.chain.ends[-1])
         low, positive = self.region.low[number], y > 0
-        own = np.eye(len(y)) if self.chain.norm == "l1" else np.ones((len(y), 1))
-        error = _placed(own, self.size, self.size - self._sums)
+        error = self.size - self._sums + (np.arange(len(y)) if self._sums > 1 else np.zeros(len(y), dtype=np.int64))
         # The v of the smallest error, and the slope of the envelope to the left of it: where err is concave, that of
         # the line from the end of the interval.
         least = np.where(positive, y, np.divide(y, c, out=np.zeros_like(y), where=c > 0))
         finite = np.where(np.isfinite(low), low, 0.0)
         line = np.divide(y - self.chain.outputs(-1, finite), y - finite, out=np.ones_like(y), where=y > finite)
         left = np.where(positive & np.isfinite(low), line, c)
-        open_ = self.chain.bent[number] & (low < 0)
-
-        def lines(kind: int, chosen: Flags, sigma: Array, side: Array) -> RelaxationRows:
-            at, slope = np.flatnonzero(chosen), sigma[chosen]
-            lo = side[at] - slope * shift[at] if kind == ERROR else -np.inf
-            return RelaxationRows.of(
-                kind,
-                number[at],
-                -slope,
-                error[at] + _placed(slope[:, None] * weight[at], self.size, column),
-                lo,
-                np.inf,
-            )
-
+        open_, rising, falling = self.chain.bent[number] & (low < 0), left > 0, ~positive & (c > 0)
         return [
-            lines(ERROR, left > 0, left, left * least),
-            lines(ERROR, ~positive & (c > 0), -c, -c * least),
-            lines(ERROR, np.ones_like(positive), np.full(len(y), -1.0), -y),
-            lines(IF_ACTIVE, open_, np.ones(len(y)), y),
-            lines(IF_INACTIVE, open_, c, y),
-            RelaxationRows.of(SIGN, number[open_], -1.0, _placed(weight[open_], self.size, column), -np.inf, np.inf),
+            RelaxationRows.of(ERROR, number[rising], left[rising], error[rising], (left * least)[rising]),
+            RelaxationRows.of(ERROR, number[falling], -c[falling], error[falling], -(c * least)[falling]),
+            RelaxationRows.of(ERROR, number, -1.0, error, -y),
+            RelaxationRows.of(IF_ACTIVE, number[open_], 1.0, error[open_]),
+            RelaxationRows.of(IF_INACTIVE, number[open_], c[open_], error[open_]),
+            RelaxationRows.of(SIGN, number[open_], 1.0, -1),
         ]
 
     def sides(self, signs: Signs) -> tuple[Array, Array]:
-        """The sides of all rows with some neurons decided, (M,) each."""
-        kind, neuron, scale = self.rows.kind, self.rows.neuron, self.rows.scale
+        """The sides of all rows of the matrix with some neurons decided, (M,) each."""
+        kind, neuron = self.rows.kind, self.rows.neuron
         sign = np.where(signs != 0, signs, self.decided)[neuron]
         lo, hi = self.rows.lo.copy(), self.rows.hi.copy()
-        equal = ((kind == ACTIVE) & (sign > 0)) | ((kind == INACTIVE) & (sign < 0))
-        hi[equal] = lo[equal]
-        output = np.maximum(neuron - int(self.chain.ends[-2]), 0)
-        shift = self.pre[-1][1][output]
+        hi[((kind == ACTIVE) & (sign > 0)) | ((kind == INACTIVE) & (sign < 0))] = 0.0
         held = ((kind == IF_ACTIVE) & (sign > 0)) | ((kind == IF_INACTIVE) & (sign < 0))
-        lo[held] = (self.chain.y[output] + scale * shift)[held]
-        lo[(kind == SIGN) & (sign > 0)] = -shift[(kind == SIGN) & (sign > 0)]
-        hi[(kind == SIGN) & (sign < 0)] = -shift[(kind == SIGN) & (sign < 0)]
-        return lo, hi
+        lo[held] = self.chain.y[neuron[held] - int(self.chain.ends[-2])]
+        lo[(kind == SIGN) & (sign > 0)] = 0.0
+        hi[(kind == SIGN) & (sign < 0)] = 0.0
+        return lo - self.shift, hi - self.shift
 
     def code(self, x: Array) -> Array:
         """The code z of a point, see :meth:`CertifiedChain.at_bounds`."""
@@ -196,7 +170,9 @@ class Relaxation:
 
     def pre_activations(self, x: Array) -> Array:
         """The pre-activations of all neurons at a point, (N,)."""
-        return np.concatenate([part @ x + shift for part, shift in self.pre])
+        starts = (slice(self._inputs(i), self._inputs(i) + weight.shape[1]) for i, weight in enumerate(self._weights))
+        layers = zip(self._weights, self._biases, starts, strict=True)
+        return np.concatenate([weight @ x[part] + bias for weight, bias, part in layers])
 
     def violations(self, x: Array, signs: Signs) -> tuple[Array, Array]:
         """h - u and h - c u at a point, (N,) each; 0 if a neuron is decided or agrees with its activation.
@@ -224,4 +200,4 @@ class Relaxation:
             paying = np.where(rows.kind == ERROR, np.maximum(y, 0.0), 0.0)
             kappa = np.bincount(rows.neuron, paying, size).astype(np.float64)[chain.neurons(-1)]
             kappa[self._worst] += max(0.0, 1.0 - float(kappa.sum())) if of_error else 0.0
-        return Multipliers(kappa, np.bincount(rows.neuron, rows.scale * y, size).astype(np.float64))
+        return Multipliers(kappa, -np.bincount(rows.neuron, rows.factor * y, size).astype(np.float64))

@@ -91,43 +91,48 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Regions:
 def backward_propagation(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Region:
     """The region of all z with F(z) < level, from level sets of the outputs, inverses of layers and the sums.
 
-    If both ends of all u of a layer are known, W h + b = u bounds its inputs h, and the u of the layer before where
-    its activation can be inverted. This is equation (5) of the paper with intervals. The first layer bounds the code.
+    Rows of W h + b = u with both ends of u known bound the inputs h of a layer, and with it the u of the layer before.
+    This is equation (5) of the paper with intervals. The first layer bounds the code.
     """
     region = level_region(chain, level)
-    low, high = region.low, region.high
     for layer in range(chain.depth - 1, 0, -1):
         here, before = chain.neurons(layer), chain.neurons(layer - 1)
-        low[before], high[before] = _before(chain.slopes[layer - 1], *inverted(chain, layer, low[here], high[here]))
-    ends = [inverted(chain, 0, low[chain.neurons(0)], high[chain.neurons(0)])]
+        low, high = inverted(chain, layer, region.low[here], region.high[here])
+        index = chain.depth - 1 - layer
+        if index < len(lemmas.sums):
+            high = np.minimum(high, _largest(chain, region, level, layer - 1, lemmas.sums[index]))
+        region.low[before], region.high[before] = _before(chain.slopes[layer - 1], low, high)
+    first = chain.neurons(0)
+    ends = [inverted(chain, 0, region.low[first], region.high[first])]
     ends += [] if chain.bounds is None else [(chain.bounds.lower, chain.bounds.upper)]
-    region = Region(low, high, min(float(np.abs(end).max()) for end in ends))
-    for index, multipliers in enumerate(lemmas.sums):
-        layer = chain.depth - 2 - index
-        if not chain.slopes[layer].any():
-            # All outputs of a ReLU layer are at least 0, so each is at most their sum.
-            total, most = np.zeros(chain.ends[-1]), np.full(chain.ends[-1], np.inf)
-            total[chain.neurons(layer)] = -1.0
-            value = lower_bound(chain, region, multipliers, level, total=total)
-            if not value.tilt:
-                most[chain.neurons(layer)] = -value.constant
-                region = region.met(high=most)
-    return region
+    return replace(region, radius=min(float(np.abs(end).max()) for end in ends))
+
+
+def _largest(chain: CertifiedChain, region: Region, level: float, layer: int, multipliers: Multipliers) -> float:
+    """The upper end of the outputs of a ReLU layer: they are at least 0, so each is at most their sum."""
+    if chain.slopes[layer].any() or not multipliers.slopes.any():
+        return math.inf
+    total = np.zeros(chain.ends[-1])
+    total[chain.neurons(layer)] = -1.0
+    value = lower_bound(chain, region, multipliers, level, total=total)
+    return math.inf if value.tilt else -value.constant
 
 
 def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
-    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite if the pseudo-inverse P fails.
+    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite if they do not determine h.
 
-    h = P (u - b) + (I - P W) h, so |h|_inf <= R / (1 - |I - P W|_inf), where R is the largest |P (u - b)|_i.
+    From the rows with two finite ends, with P the pseudo-inverse of their W: h = P (u - b) + (I - P W) h, so
+    |h|_inf <= R / (1 - |I - P W|_inf), where R is the largest |P (u - b)|_i.
     """
-    (n, k), bias = chain.weights[layer].shape, chain.biases[layer]
-    nothing = np.full(k, -np.inf), np.full(k, np.inf)
-    if n < k or not (np.isfinite(low).all() and np.isfinite(high).all()):
-        return nothing
-    inverse, error = chain.inverse(layer), _inverse_error(chain, layer)
+    rows = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
+    weight, bias, low, high = chain.weights[layer][rows], chain.biases[layer][rows], low[rows], high[rows]
+    nothing = np.full(weight.shape[1], np.inf)
+    if len(rows) < weight.shape[1]:
+        return -nothing, nothing
+    inverse, error = _inverse(weight)
     if not float(error.max()) < 0.5:
-        return nothing
-    rounding, size = 4 * (n + 8) * _UNIT, np.abs(inverse)
+        return -nothing, nothing
+    rounding, size = 4 * (len(rows) + 8) * _UNIT, np.abs(inverse)
     center = inverse @ ((low + high) / 2 - bias)
     reach = size @ ((high - low) / 2) * (1 + rounding)
     reach = reach + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
@@ -136,12 +141,12 @@ def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tupl
     return center - reach, center + reach
 
 
-def _inverse_error(chain: CertifiedChain, layer: int) -> Array:
-    """The row sums of |I - P W|, rounded upwards, with P the pseudo-inverse of a layer."""
-    weight, inverse = chain.weights[layer], chain.inverse(layer)
+def _inverse(weight: Array) -> tuple[Array, Array]:
+    """The pseudo-inverse P of W, and the row sums of |I - P W|, rounded upwards."""
+    inverse = np.asarray(np.linalg.pinv(weight))
     rounding = 4 * (len(weight) + 8) * _UNIT
     error = np.abs(np.eye(len(inverse)) - inverse @ weight) + rounding * (np.abs(inverse) @ np.abs(weight))
-    return np.asarray(error.sum(axis=1))
+    return inverse, np.asarray(error.sum(axis=1))
 
 
 def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
@@ -167,9 +172,10 @@ def _balanced_radius(chain: CertifiedChain, region: Region, mu: Array) -> float:
     high = np.abs(region.high[first])
     if not (len(mu) and (mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
         return math.inf
-    size = np.abs(chain.inverse(0))
+    inverse, error = _inverse(weight)
+    size = np.abs(inverse)
     rho = float((np.abs(mu @ weight) + 2 * (len(bias) + 4) * _UNIT * (mu @ np.abs(weight))).sum())
-    share = 1.001 * float((size @ (rho / mu) + _inverse_error(chain, 0)).max())
+    share = 1.001 * float((size @ (rho / mu) + error).max())
     if not share < 0.5:
         return math.inf
     return 1.001 * float((size @ (high + bias + float(mu @ (high + bias)) / mu)).max()) / (1 - share)

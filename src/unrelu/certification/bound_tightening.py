@@ -30,15 +30,20 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
     max sum h_l subject to h_l >= 0, low <= W_{l+1} h_l + b_{l+1} <= high.
     """
     lemmas = Lemmas()
-    if chain.bounds is not None or math.isfinite(backward_propagation(chain, level, lemmas).radius):
+    if chain.bounds is not None:
         return lemmas
     for layer in range(chain.depth - 2, -1, -1):
-        if chain.slopes[layer].any() or now() > end:
-            return lemmas
-        found = _largest_sum(chain, backward_propagation(chain, level, lemmas), layer)
+        region = backward_propagation(chain, level, lemmas)
+        found: Multipliers | None = Multipliers(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
+        if not np.isfinite(region.high[chain.neurons(layer)]).all():
+            if chain.slopes[layer].any() or now() > end:
+                return lemmas
+            found = _largest_sum(chain, region, layer)
         if found is None:
             return lemmas
         lemmas = Lemmas((*lemmas.sums, found))
+    if math.isfinite(backward_propagation(chain, level, lemmas).radius):
+        return lemmas
     return Lemmas(lemmas.sums, _balance(chain.weights[0]))
 
 

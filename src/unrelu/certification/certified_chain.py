@@ -107,16 +107,6 @@ class CertifiedChain:
         parts[-1] = last & (self.y > 0) if self.norm == "l1" else np.zeros_like(last)
         return np.concatenate(parts)
 
-    @cached_property
-    def _inverses(self) -> dict[int, Array]:
-        return {}
-
-    def inverse(self, layer: int) -> Array:
-        """The pseudo-inverse of the W of a layer, counted from 0; computed once."""
-        if layer not in self._inverses:
-            self._inverses[layer] = np.asarray(np.linalg.pinv(self.weights[layer]))
-        return self._inverses[layer]
-
     def in_units(self, exponents: Sequence[int]) -> CertifiedChain | None:
         """The same chain with the outputs of layer l, and y for the last layer, multiplied by 2^exponents[l].
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from unrelu.certification._branch_and_bound import BranchAndBound
-from unrelu.certification._primal_heuristic import best_nearby
 from unrelu.certification.bound_tightening import backward_bounds
 from unrelu.certification.certificate import Certificate, conclusions, determination
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
@@ -30,6 +29,8 @@ _LEAST = 1e-280
 _REACH = 1.001
 # Stored bounds are looser by this share, so that they can be verified on machines that add in another order.
 _ROOM = 1e-13
+# The root is solved again with tighter lemmas when its program has found a better code, this many times.
+_BEGINNINGS = 3
 # The largest share of the time for the enclosure.
 _SHARE = 0.3
 _STOPPED: dict[str | None, ProofStatus] = {
@@ -45,6 +46,7 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * chain.scale)
     lemmas = backward_bounds(chain, level, limits.end)
     search = BranchAndBound(chain, lemmas, level, limits)
+    search.begin()
     leaf = search.probe()
     kept, ends = ([], []) if leaf is None else ([leaf], search.ends(leaf))
     return search.tree.proof(level, level, lemmas, kept, ends)
@@ -78,10 +80,14 @@ def prove(
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
     interval, box_proof, box_radius = enclosed or (None, None, math.inf)
     begin = now()
-    z = best_nearby(chain, z)
-    reach = _REACH * chain.objective(z)
-    lemmas = backward_bounds(chain, reach, limits.end)
-    search = BranchAndBound(chain, lemmas, reach, limits, z)
+    z = min((z, chain.at_bounds(z)), key=chain.objective)
+    for _ in range(_BEGINNINGS):
+        reach = _REACH * chain.objective(z)
+        lemmas = backward_bounds(chain, reach, limits.end)
+        search = BranchAndBound(chain, lemmas, reach, limits, z)
+        if search.exact or limits.reached(0) or not search.begin():
+            break
+        z = search.z
     if not search.exact:
         search.run()
     proof = search.tree.proof(search.level, reach, lemmas) if search.visited else None

@@ -78,13 +78,13 @@ class NodeProgram:
     """A relaxation that is solved under many decisions."""
 
     def __init__(self, relaxation: Relaxation, limits: Limits | None = None) -> None:
-        self.relaxation, self.limits, rows = relaxation, limits or Limits(), relaxation.rows
+        self.relaxation, self.limits = relaxation, limits or Limits()
         # The rows of the solver, in its order.
         self._chosen: Integers = np.flatnonzero(~relaxation.lazy)
         chosen = self._chosen
-        self._lo, self._hi = rows.lo.copy(), rows.hi.copy()
+        self._lo, self._hi = relaxation.sides(np.zeros(relaxation.chain.ends[-1], dtype=np.int8))
         self._live = LiveProgram(LinearProgram(
-            relaxation.cost, sparse.csc_array(rows.matrix[chosen]), rows.lo[chosen], rows.hi[chosen],
+            relaxation.cost, sparse.csc_array(relaxation.matrix[chosen]), self._lo[chosen], self._hi[chosen],
             relaxation.low, relaxation.high,
         ), LIVE)  # fmt: skip
 
@@ -124,17 +124,17 @@ class NodeProgram:
 
     def _run(self, start: Basis | None, cutoff: float, primal: bool = False) -> LpSolution:
         """Solve, and add rows that the optimum violates until there are none."""
-        rows, failed = self.relaxation.rows, 0
+        matrix, failed = self.relaxation.matrix, 0
         while True:
             found = self._live.solve(start, cutoff, min(_SECONDS, max(0.0, self.limits.end - now())), primal)
             start = None
             if found.status is LpStatus.OPTIMAL and not found.beyond:
-                missing = rows.lo - rows.matrix @ found.x > _VIOLATED
+                missing = self._lo - matrix @ found.x > _VIOLATED
                 missing[self._chosen] = False
                 new = np.flatnonzero(missing)
                 if not len(new) or self.limits.over():
                     return found
-                self._live.add_rows(rows.matrix[new], rows.lo[new], rows.hi[new])
+                self._live.add_rows(matrix[new], self._lo[new], self._hi[new])
                 self._chosen = np.concatenate([self._chosen, new])
             elif found.status is LpStatus.FAILED and not failed:
                 failed = 1

@@ -6,7 +6,6 @@ neurons are at their kink, :mod:`~unrelu.diagnostics._solution_cones` is used.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import chdtri
 from torch import Tensor
 
 from unrelu.diagnostics._solution_cones import RANK_TOLERANCE, KinkMap, at_kink, kink_map, picks, solution_cones
@@ -28,12 +26,7 @@ from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once
 from unrelu.runtime.streams import torch_stream
-from unrelu.search.sample_cache import is_large
 
-# Random products that bound the error of a Jacobian, and how rarely the bound fails.
-_PROBES, _UNLIKELY = 4, 1e-6
-# A function is affine if its second difference is below this share of the first: roundings of single precision are.
-_AFFINE = 1e-3
 # Without known layers, a kink this near to z, relative to its size, counts as at z. There the second difference of an
 # output is above the share of the largest first one; curvature gives a tenth of it, rounding less.
 _STEP, _BENT = 1e-6, 1e-5
@@ -195,13 +188,12 @@ def local_rank(
     (unknown) if there are too many patterns to search and no cone was found. An active bound acts like a kink: the code
     can move to one side only. For a generator without known layers, see :func:`bent`.
 
-    This agrees with :func:`identifiability`. For a large generator without known layers, the singular value is a lower
-    bound, at least half of it (:func:`certain_in_single`).
+    This agrees with :func:`identifiability`.
     """
     exact, measured, unit = _equilibrated(network, operator)
     if exact.too_large:
         return np.full(len(z), -1), np.full(len(z), -1), np.full(len(z), np.nan)
-    rank, free, sigma, _ = _examined(exact, z, measured, bounds, quick=is_large(network))
+    rank, free, sigma, _ = _examined(exact, z, measured, bounds)
     with np.errstate(over="ignore"):
         return rank, free, np.ldexp(sigma, -unit)
 
@@ -229,12 +221,9 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 
 def _examined(
-    network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None, quick: bool = False
+    network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None
 ) -> tuple[Integers, Integers, Array, Array]:
-    """Rank, dimension, smallest singular value and margin of all codes.
-
-    If ``quick``, a Jacobian in single precision is tried first where the layers are not known.
-    """
+    """Rank, dimension, smallest singular value and margin of all codes."""
     k = z.shape[1]
     # Outward normals of the active bounds, zero elsewhere.
     outward = np.zeros((len(z), 0, k))
@@ -242,15 +231,7 @@ def _examined(
         outward = np.eye(k) * bounds.active(z)[:, :, None]
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
-    if quick and not isinstance(network, Network):
-        for i in np.flatnonzero(np.isfinite(z).all(axis=1)):
-            code, measured = torch.from_numpy(z[[i]]), operator.take(np.array([i]))
-            smallest, sure = certain_in_single(network, code, measured)
-            if sure and not bent(network, code, measured).any():
-                rank[i], dimension[i], sigma[i] = k, 0, smallest
-    rest = np.flatnonzero(rank < 0)
-    for places, codes in _chunks(network, z[rest], operator.take(rest)):
-        part = rest[places]
+    for part, codes in _chunks(network, z, operator):
         regions = linear_regions(network, codes, operator.take(part))
         least, ranks = spectrum(regions.tangents)
         known = regions.finite & (ranks >= 0)
@@ -350,45 +331,6 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearR
         several = several if picked and layer is network.layers[-1] else kinked
     measured = operator.linearize(x, tangents)[1]
     return LinearRegions(measured, margin.numpy(), kinked, several, _finite(x))
-
-
-def certain_in_single(network: Generator, z: Tensor, operator: Operator) -> tuple[float, bool]:
-    r"""A lower bound on the smallest singular value of A J at a code (1, k), and whether it proves the rank k.
-
-    The bound is the smallest singular value of a Jacobian J' in single precision, less a bound on the error of A J'.
-    With :math:`\Delta = A J - A J'` and draws :math:`u_i \sim N(0, I)`,
-
-    .. math:: \sum_{i=1}^q |\Delta^T u_i|_2^2 \ge |\Delta|_2^2 \, \chi^2_q,
-
-    where the right side has a chi-square variable of q degrees of freedom. Dividing by its quantile of one in a million
-    gives a bound on :math:`|\Delta|_2`. The :math:`J^T u_i` are reverse passes in double precision. The bound counts as
-    proof if the error is at most half of the singular value.
-    """
-    single, measured = network.tangent_at(z).to(torch.float32), operator.to(torch.float32, z.device)
-    try:
-        tangents = measured.linearize(*_linearized(single, z.float()))[1]
-    except RuntimeError:  # a module with constants of its own in double precision
-        return np.nan, False
-    least, ranks = spectrum(tangents.double())
-    draws = torch.randn(_PROBES, 1, operator.m, generator=torch_stream("probes of the Jacobian"), dtype=torch.float64)
-    with torch.enable_grad():
-        leaf = z.clone().requires_grad_()
-        values = (operator.forward(network.forward(leaf)) * draws).sum(dim=(1, 2))
-        exact = torch.cat([torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in values])
-    off = exact - draws[:, 0] @ tangents[0].double().T
-    error = math.sqrt(float(off.square().sum()) / chdtri(_PROBES, 1 - _UNLIKELY))
-    return float(least[0]) - error, bool(ranks[0] == z.shape[1]) and error <= 0.5 * float(least[0])
-
-
-@torch.no_grad()
-def _linearized(network: Generator, z: Tensor) -> tuple[Tensor, Tensor]:
-    """G(z) and the transposed Jacobian, (1, k, n), at a code (1, k): differences of outputs if G is affine."""
-    unit = torch.eye(z.shape[1], dtype=z.dtype)
-    x, ahead, behind = network.forward(torch.cat([z, z + unit.sum(dim=0), z - unit.sum(dim=0)]))
-    if torch.linalg.vector_norm(ahead + behind - 2 * x) > _AFFINE * torch.linalg.vector_norm(ahead - x):
-        return network.linearize(z)
-    parts = torch.split(z + unit, at_once(JACOBIAN_NUMBERS, network.width))
-    return x[None], torch.cat([network.forward(part) - x for part in parts])[None]
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
