@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -379,7 +380,9 @@ class JointSearch:
         if self.problem.network.too_large:
             state.finish(known, Status.LEAST_SQUARES)
         elif len(known):
-            part = self.problem.part(known, self.problem.control.part(lambda _: report()))
+            size = self.problem.size
+            control = self.problem.control.part(lambda told: replace(report(), done=size - told.total + told.done))
+            part = self.problem.part(known, control)
             starts = [state.z[known], *state.other_optima(known, _FURTHER)]
             perturbations = self.starts.perturbations(known, 1, PERTURBATIONS)[:, 0]
             state.z[known], state.status[known] = finish(part, starts, perturbations, max_programs)
