@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import unrelu
 from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
-from unrelu.local_search.compiled_activations import activate
+from unrelu.local_search._compiled_activations import activate
 from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
 from unrelu.local_search.packed_observations import PackedNetwork, PackedObservations
 from unrelu.local_search.squared_error import SquaredError

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.local_search import damping as rule
-from unrelu.local_search.compiled_activations import activate
+from unrelu.local_search._compiled_activations import activate
 from unrelu.local_search.packed_observations import (
     BIAS,
     INPUTS,
