@@ -49,8 +49,8 @@ axis.legend()
 # A certificate can be kept, and checked by someone else.
 
 with tempfile.TemporaryDirectory() as folder:
-    c.save(Path(folder) / "proof.json")
-    kept = unrelu.Certificate.load(Path(folder) / "proof.json")
+    c.save(Path(folder) / "proof.npz")
+    kept = unrelu.Certificate.load(Path(folder) / "proof.npz")
 print(f"  the stored proof is verified: {kept.verify(net, y)}, for a brighter picture: {kept.verify(net, y + 0.1)}")
 
 # %%

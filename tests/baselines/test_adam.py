@@ -58,7 +58,7 @@ def test_settings_are_those_of_the_released_scripts(setting, steps):
 def test_little_memory_changes_nothing(monkeypatch):
     options = {"restarts": 3, "max_iterations": 20}
     whole = invert(**options)
-    monkeypatch.setattr(squared_error, "_CHUNK", 2 * 42)
+    monkeypatch.setattr(squared_error, "OBJECTIVE_NUMBERS", 2 * 42)
     np.testing.assert_allclose(invert(**options).z, whole.z, rtol=1e-9)
 
 

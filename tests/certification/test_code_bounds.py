@@ -279,7 +279,7 @@ def test_bounds_hold_for_any_multipliers(seed, norm):
     towards = rng.standard_normal(len(z))
     level = float(truth.value) * (1 + 1e-15) + 1e-300
     of_code = lower_bound(chain, region, multipliers, level, towards=towards)
-    value = truth.functional(None, None, towards, z)
+    value = truth.functional(None, towards, z)
     assert not math.isfinite(of_code.constant) or Fraction(of_code.constant) <= value
 
 

@@ -298,7 +298,7 @@ def test_codes_are_looked_at_in_parts_that_fit_into_memory(monkeypatch):
     network, z = random_network((6, 8, 20)), np.random.default_rng(1).standard_normal((7, 6))
     seen = np.random.default_rng(2).random((7, 20)) < 0.5
     whole = unrelu.identifiability(network, z, seen)
-    monkeypatch.setattr("unrelu.diagnostics.identifiability._CHUNK", 250)
+    monkeypatch.setattr("unrelu.diagnostics.identifiability.JACOBIAN_NUMBERS", 250)
     parts = unrelu.identifiability(network, z, seen)
     assert parts.rank.tolist() == whole.rank.tolist()
     assert parts.dimension.tolist() == whole.dimension.tolist()

@@ -111,7 +111,7 @@ def test_a_large_batch_is_worked_on_in_pieces(monkeypatch):
     sizes = []
     forward = Network.forward
     monkeypatch.setattr(Network, "forward", lambda self, part: sizes.append(len(part)) or forward(self, part))
-    monkeypatch.setattr(generator_module, "_CHUNK", 36 * 8)
+    monkeypatch.setattr(generator_module, "LAYER_NUMBERS", 36 * 8)
     np.testing.assert_allclose(network(z), whole, rtol=0, atol=rounding(network, z))
     assert sizes == [8] * 6 + [2]
 

@@ -92,7 +92,7 @@ def test_directions_are_pushed_in_pieces_where_they_are_many(name, monkeypatch):
     net = OPAQUE[name]
     z = torch.from_numpy(codes(net))
     whole = net.linearize(z)
-    monkeypatch.setattr(opaque_module, "_CHUNK", 2 * 3 * net.width)
+    monkeypatch.setattr(opaque_module, "TANGENT_BYTES", 2 * 3 * net.width)
     for one, other in zip(whole, net.linearize(z), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 

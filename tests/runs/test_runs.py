@@ -143,7 +143,7 @@ def test_options_and_limits_reach_the_method(tmp_path):
     run = small_run(tmp_path / "a", max_iterations=np.int64(2), noise="gaussian:0.01", norm="l1")
     assert run.read("nit").max() == 2
     assert run.manifest["options"]["max_iterations"] == 2
-    assert run.manifest["options"]["damping"] == 0.01
+    assert run.manifest["options"]["damping"] == 1e-4
     wanted = unrelu.invert(NETWORK, Y[:CHUNK], "lm", noise="gaussian:0.01", norm="l1", max_iterations=2,
                            seed=chunk_seed(7, 0))  # fmt: skip
     np.testing.assert_array_equal(run.read("objective", 0, CHUNK), wanted.fun)

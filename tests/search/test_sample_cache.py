@@ -108,7 +108,7 @@ def test_a_posterior_is_computed_in_parts_where_each_observation_has_a_mask(monk
     operator, _, y, _ = measured("masks")
     cache = SampleCache.of(NETWORK)
     whole = cache.model.posterior(operator, y, 0.1)
-    monkeypatch.setattr(cache_module, "_NUMBERS", 1)  # one at a time
+    monkeypatch.setattr(cache_module, "SAMPLE_NUMBERS", 1)  # one at a time
     for one, other in zip(whole, cache.model.posterior(operator, y, 0.1), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
 
@@ -181,7 +181,7 @@ def test_samples_are_outputs_of_normal_codes():
 
 @pytest.mark.parametrize(("numbers", "count"), [(2**26, 4096), (N * 1000, 1000), (N, 64)])
 def test_large_outputs_get_fewer_samples(monkeypatch, numbers, count):
-    monkeypatch.setattr(cache_module, "_NUMBERS", numbers)
+    monkeypatch.setattr(cache_module, "SAMPLE_NUMBERS", numbers)
     cache = SampleCache(NETWORK)
     assert len(cache.model.z) == len(cache.model.x) == count
     assert (np.abs(cache.model.x.numpy() - NETWORK(cache.model.z.numpy())) <= SINGLE * sizes(cache.model.z)).all()

@@ -314,7 +314,7 @@ def test_only_the_generators_that_were_asked_for_are_measured(tmp_path):
     numbers = execute(load("search"), command, tmp_path)
     assert {row["generator"] for row in numbers["outcomes"]} == {"mnist-dcgan", "20-100-500"}
     assert len(numbers["outcomes"]) == 4 * (20 + 4)
-    assert list(numbers["norms"]) == ["uniform", "outliers", "single", "bank_seconds"]
+    assert list(numbers["norms"]) == ["uniform", "outliers", "without_layers", "single", "bank_seconds"]
 
 
 def test_unknown_generators_are_refused(tmp_path):

@@ -380,9 +380,14 @@ class JointSearch:
         if self.problem.network.too_large:
             state.finish(known, Status.LEAST_SQUARES)
         elif len(known):
-            size = self.problem.size
-            control = self.problem.control.part(lambda told: replace(report(), done=size - told.total + told.done))
-            part = self.problem.part(known, control)
+            done = 0
+
+            def whole(progress: Progress) -> Progress:  # descents from other starts begin to count again
+                nonlocal done
+                done = max(done, progress.done)
+                return replace(report(), done=done)
+
+            part = self.problem.part(known, self.problem.control.part(whole))
             starts = [state.z[known], *state.other_optima(known, _FURTHER)]
             perturbations = self.starts.perturbations(known, 1, PERTURBATIONS)[:, 0]
             state.z[known], state.status[known] = finish(part, starts, perturbations, max_programs)

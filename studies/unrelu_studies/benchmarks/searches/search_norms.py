@@ -190,7 +190,7 @@ def norms_table(results: Results) -> str:
     for o in norms["outliers"]:
         found = f"latent error {o['error']:.2g}"
         rows.append(("half seen, 5% gross errors", o["method"], o["observations"], short(o["milliseconds"]), found))
-    for w in norms["without_layers"]:
+    for w in norms.get("without_layers", ()):  # numbers before this part was measured have none
         said = f"successes: {per_cent(w['success'])}"
         rows.append((f"{w['generator']}, {w['noise']}", "auto", w["observations"], short(w["milliseconds"]), said))
     for s in norms["single"]:
