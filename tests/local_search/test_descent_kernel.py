@@ -96,8 +96,8 @@ class Evaluation:
     def __init__(self, problem, row, z, width=0.0):
         (numbers, layout, sizes), y = packed(problem, row)
         self.ends = np.concatenate([[0, layout[0, kernel.INPUTS]], layout[:, kernel.OUTPUTS]]).cumsum()
-        self.u, self.x, self.slopes = np.zeros((3, self.ends[-1]), dtype=np.float32)
-        forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.u, self.x, self.slopes)
+        self.x, self.slopes = np.zeros((2, self.ends[-1]), dtype=np.float32)
+        forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
         self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.weights)
         _, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
@@ -105,7 +105,8 @@ class Evaluation:
         self.jacobian = np.zeros((len(y), len(z)))
         self.jacobian[moved[:count]] = rows[:count]
         self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))
-        normal_equations(count, rows, moved, r, z, problem.weights, square, self.gram, self.gradient)
+        box = np.array([[-np.inf], [np.inf]]) * np.ones(len(z))
+        normal_equations(count, rows, moved, r, z, problem.weights, box, square, self.gram, self.gradient)
 
 
 def system(problem, row, z, width=0.0):
@@ -206,9 +207,11 @@ def test_every_activation_in_compiled_code(dtype):
     compiled_activate, u = compiled(activate), np.linspace(-9, 9, 400).astype(dtype)
     for activation in ACTIVATIONS.values():
         whole = activation.of(np.arange(400) % 4) if activation.slope.ndim else activation
-        parameters = np.concatenate([np.broadcast_to(v, 400) for v in (whole.slope, whole.steepness)]).astype(dtype)
-        x, slopes = np.zeros((2, 400), dtype)
-        compiled_activate(whole.kind, parameters, dtype(0), u, x, slopes)
+        parameters = np.concatenate([np.broadcast_to(v, 400) for v in (whole.slope, whole.steepness, 1.0)]).astype(
+            dtype
+        )
+        x, slopes = u.copy(), np.zeros(400, dtype)
+        compiled_activate(whole.kind, parameters, dtype(0), x, slopes)
         at = torch.from_numpy(u.astype(np.float64))
         expected = whole.forward(at)
         derivative = whole.derivative(at, expected).numpy()
@@ -228,19 +231,17 @@ def test_layers_lie_one_after_another():
     numbers, layout, sizes = PackedNetwork.of(layers, [1.0, 3.0])
     assert sizes.tolist() == [1.0, 3.0]
     assert numbers.dtype == np.float32
-    assert len(numbers) == sum(layer.matrix.size + 3 * len(layer.bias) for layer in layers) + 2
+    assert len(numbers) == sum(layer.matrix.size + 4 * len(layer.bias) for layer in layers)
     for row, (matrix, bias, activation, weight) in zip(layout, layers, strict=True):
         n, m = matrix.shape
-        begin, at, kink, inputs, outputs, kind, weights = row
+        begin, at, kink, inputs, outputs, kind = row
         assert (inputs, outputs) == (m, n)
         assert kind == (TANH if activation.smooth else PIECEWISE_LINEAR)
         np.testing.assert_array_equal(numbers[begin : begin + n * m].reshape(m, n), matrix.T.astype(np.float32))
         np.testing.assert_array_equal(numbers[at : at + n], bias.astype(np.float32))
         np.testing.assert_array_equal(numbers[kink : kink + n], np.full(n, 0.0 if activation.smooth else 0.25))
-        if weight is not None:
-            np.testing.assert_array_equal(numbers[weights : weights + n], weight.astype(np.float32))
-        else:
-            assert weights == -1
+        weights = np.ones(n) if weight is None else weight
+        np.testing.assert_array_equal(numbers[kink + 2 * n : kink + 3 * n], weights.astype(np.float32))
 
 
 # --- a descent --------------------------------------------------------------------------------------------------------

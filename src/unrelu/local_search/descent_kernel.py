@@ -18,21 +18,19 @@ import numpy.typing as npt
 from unrelu.local_search import damping as rule
 from unrelu.local_search._compiled_activations import activate
 from unrelu.local_search.packed_observations import (
+    ACTIVATION,
     BIAS,
     INPUTS,
     KIND,
     MATRIX,
     OUTPUTS,
-    SLOPE,
-    WEIGHT,
     PackedNetwork,
-)  # fmt: skip
+    Precision,
+)
 from unrelu.lp.compilation import compile_by, jit, kernel
 from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Integers
-
-Precision: TypeAlias = type[np.floating[Any]]
 
 # The smallest damping and promise.
 _TINY = 1e-300
@@ -58,32 +56,23 @@ def copy(source, target):
 
 
 @jit
-def forward(numbers, layout, widths, z, ends, u, x, slopes):
-    """Write the pre-activations u, outputs x and derivatives phi'(u) of all layers, first to last."""
-    for j in range(len(z)):
-        x[j] = z[j]
+def forward(numbers, layout, widths, z, ends, x, slopes):
+    """Write the outputs x and the derivatives of all layers, first to last."""
+    copy(z, x[: len(z)])
     for layer in range(len(layout)):
         inputs, outputs = layout[layer, INPUTS], layout[layer, OUTPUTS]
         below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
-        begin = layout[layer, BIAS]
-        sums = u[here:end]
-        copy(numbers[begin : begin + outputs], sums)
-        begin = layout[layer, MATRIX]
+        bias, matrix, parameters = layout[layer, BIAS], layout[layer, MATRIX], layout[layer, ACTIVATION]
+        sums = x[here:end]
+        copy(numbers[bias : bias + outputs], sums)
         for j in range(inputs):
             value = x[below + j]
             if value != 0:
-                row = numbers[begin + j * outputs : begin + (j + 1) * outputs]
+                row = numbers[matrix + j * outputs : matrix + (j + 1) * outputs]
                 for i in range(outputs):
                     sums[i] += value * row[i]
-        begin = layout[layer, SLOPE]
-        parameters = numbers[begin : begin + 2 * outputs]
-        activate(layout[layer, KIND], parameters, widths[layer], sums, x[here:end], slopes[here:end])
-        begin = layout[layer, WEIGHT]
-        if begin >= 0:
-            weights = numbers[begin : begin + outputs]
-            for i in range(outputs):
-                x[here + i] *= weights[i]
-                slopes[here + i] *= weights[i]
+        weights = numbers[parameters : parameters + 3 * outputs]
+        activate(layout[layer, KIND], weights, widths[layer], sums, slopes[here:end])
 
 
 @jit
@@ -129,12 +118,6 @@ def _nonzero(derivatives, on):
 
 
 @jit
-def _product(a, b, out):
-    """out = a^T b by BLAS, for contiguous arrays: a is (inner, m), b (inner, n) and out (m, n)."""
-    np.dot(a.T, b, out)
-
-
-@jit
 def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
@@ -149,12 +132,10 @@ def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
         c = _nonzero(derivatives, on)
         for b in range(count):
-            row, scaled = (
-                numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs],
-                part[b * c : b * c + c],
-            )
+            row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
+            scaled = part[b * c : b * c + c]
             if c == outputs:
-                for a in range(outputs):
+                for a in range(c):
                     scaled[a] = row[a] * derivatives[a]
             else:
                 for a in range(c):
@@ -164,7 +145,7 @@ def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
                 for b in range(k):
                     rows[a, b] = part[b * c + a]
         else:
-            _product(part[: count * c].reshape(count, c), rows[:count], above[:c])
+            np.dot(part[: count * c].reshape(count, c).T, rows[:count], above[:c])
             rows, above = above, rows
         count = c
         for a in range(c):
@@ -173,10 +154,13 @@ def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
 
 
 @jit
-def _normal_equations(count, rows, moved, r, z, prior, square, gram, gradient):
-    """Write J^T J + diag(prior) and J^T r + prior * z; return the mean of the diagonal. ``square`` is a work array."""
+def _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradient):
+    """Write J^T J + diag(prior) and J^T r + prior * z; return the mean of the diagonal. ``square`` is a work array.
+
+    Coordinates that are at a bound and that a step would move across it are then removed.
+    """
     k, trace = len(z), 0.0
-    _product(rows[:count], rows[:count], square)
+    np.dot(rows[:count].T, rows[:count], square)
     for i in range(k):
         gradient[i] = prior[i] * z[i]
         for j in range(k):
@@ -187,18 +171,12 @@ def _normal_equations(count, rows, moved, r, z, prior, square, gram, gradient):
         value = np.float64(r[moved[a]])
         for i in range(k):
             gradient[i] += value * rows[a, i]
-    return trace / k
-
-
-@jit
-def _hold(gram, gradient, z, box):
-    """Remove coordinates from the normal equations that are at a bound and that a step would move across it."""
-    k = len(z)
     for j in range(k):
         if (z[j] <= box[0, j] and gradient[j] > 0) or (z[j] >= box[1, j] and gradient[j] < 0):
             for i in range(k):
                 gram[i, j] = gram[j, i] = 0.0
             gradient[j] = 0.0
+    return trace / k
 
 
 @jit
@@ -264,18 +242,17 @@ def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, wo
     """
     ends, moved, on, layers, part, vectors, gram, factor, square, first, second = work
     k, m, last = len(z), len(y), ends[len(layout)]
-    u, x, slopes, r, other = layers[1], layers[2], layers[3], layers[4, :m], layers[5, :m]
+    x, slopes, r, other = layers[1], layers[2], layers[3, :m], layers[4, :m]
     gradient, step, trial = vectors[1, :k], vectors[2, :k], vectors[3, :k]
     most, tiny_decrease, enough, ceiling = limits[0] if exact else 1.0, limits[1], limits[2], limits[3]
-    forward(numbers, layout, widths, z, ends, u, x, slopes)
+    forward(numbers, layout, widths, z, ends, x, slopes)
     f = residual(x, last, y, r, z, prior)
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
     while steps < most and small < rule.TINY_STEPS and f > enough:
         if stale:
             count, rows = _jacobian(numbers, layout, ends, slopes, moved, on, part, first, second)
-            mean = _normal_equations(count, rows, moved, r, z, prior, square, gram, gradient)
+            mean = _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradient)
             stale = False
-            _hold(gram, gradient, z, box)
             if damping < 0:
                 damping = max(rule.FIRST_DAMPING * mean, _TINY)
         steps += 1
@@ -291,7 +268,7 @@ def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, wo
         enough_decrease = tiny_decrease * f
         if exact and (_arrived(damping, mean, promised, enough_decrease) or _hopeless(steps, f, promised, ceiling)):
             break
-        forward(numbers, layout, widths, trial, ends, u, x, slopes)
+        forward(numbers, layout, widths, trial, ends, x, slopes)
         reached = residual(x, last, y, other, trial, prior)
         is_tiny = _tiny(f - reached, enough_decrease, length, size, damping, mean)
         if reached < f:
@@ -365,25 +342,18 @@ def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
     ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
     widest = max(k, int(layout[:, OUTPUTS].max()))
     return (
-        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((6, ends[d + 1] + ROOM), dtype),
+        ends, np.empty(widest, np.int64), np.empty(widest, np.uint64), np.empty((5, ends[d + 1] + ROOM), dtype),
         apart(dtype, int(layout[:, INPUTS].max()) * widest), np.empty((5, k + ROOM)), apart(double, k, k),
         apart(double, k, k), apart(dtype, k, k), apart(dtype, widest, k), apart(dtype, widest, k),
     )  # fmt: skip
 
 
 def compile_descents(dtype: Precision = np.float32) -> None:
-    """Compile or load the descents before their first use, see :func:`~unrelu.lp.compilation.compile_by`."""
-    what = f"descents in {np.dtype(dtype).name}"
-    compile_by(partial(_smallest_descent, dtype), descend_and_perturb.stats.cache_path, what)
-
-
-def _smallest_descent(dtype: Precision) -> None:
-    """Descend on G(z) = relu(z)."""
-    one = np.ones((1, 1))
-    network = PackedNetwork.of([FoldedLayer(one, np.zeros(1), Activation("relu"))], [1.0], dtype)
-    limits = np.array([1.0, 1e-2, 0.0, np.inf])
-    steps = np.zeros(1, dtype=np.int64)
-    y, far, work = np.ones(1, dtype=dtype), np.full(1, np.inf), work_arrays(network.layout, dtype)
-    box = np.array([[-np.inf], [np.inf]])
-    no_perturbations = np.ones((1, 1, 1))
-    descend_and_perturb(*network, one[0], y, np.zeros(1), limits, box, one.copy(), far, no_perturbations, steps, work)
+    """Compile or load the descents before their first use, by descents from no codes on G(z) = relu(z)."""
+    network = PackedNetwork.of([FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))], [1.0], dtype)
+    none, codes = np.zeros(0), np.zeros((0, 1))
+    run = partial(
+        descend_and_perturb, *network, none, none.astype(dtype), none, none, codes, codes, none, codes[None],
+        np.zeros(0, np.int64), work_arrays(network.layout, dtype),
+    )  # fmt: skip
+    compile_by(run, descend_and_perturb.stats.cache_path, f"descents in {np.dtype(dtype).name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -15,24 +15,23 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Integers
 
-Numbers = npt.NDArray[np.floating[Any]]
+Numbers: TypeAlias = npt.NDArray[np.floating[Any]]
+Precision: TypeAlias = type[np.floating[Any]]
 
-# Columns of the layout: where a layer's transposed matrix, biases and slopes begin, its numbers of inputs and outputs,
-# the kind of its activation, and where the weights of its outputs begin (-1 without weights). After the slopes come the
-# steepnesses.
-MATRIX, BIAS, SLOPE, INPUTS, OUTPUTS, KIND, WEIGHT = range(7)
-_COLUMNS = 7
+# Columns of the layout: where a layer's transposed matrix, its biases and the parameters of its activation begin, its
+# numbers of inputs and outputs, and the kind of its activation.
+MATRIX, BIAS, ACTIVATION, INPUTS, OUTPUTS, KIND = range(6)
 # The most numbers in the matrices of a packable network, and in the matrix of its operator.
 _SMALL = 2**19
 
 
 class PackedNetwork(NamedTuple):
-    """Layers x = phi(W h + b) in one vector.
+    """Layers x = w phi(W h + b) in one vector.
 
     Attributes:
         numbers: for each layer W^T, (inputs, outputs), then b, the slopes and steepnesses of its activation, and the
-            weights, (outputs,).
-        layout: (d, 7); its columns are :data:`MATRIX` to :data:`WEIGHT`.
+            weights w, (outputs,) each.
+        layout: (d, 6); its columns are :data:`MATRIX` to :data:`KIND`.
         sizes: the smoothing width that a width of 1 stands for in each layer, (d,).
     """
 
@@ -41,24 +40,18 @@ class PackedNetwork(NamedTuple):
     sizes: Array
 
     @classmethod
-    def of(
-        cls, layers: Sequence[FoldedLayer], sizes: Sequence[float], dtype: type[np.floating[Any]] = np.float32
-    ) -> PackedNetwork:
+    def of(cls, layers: Sequence[FoldedLayer], sizes: Sequence[float], dtype: Precision = np.float32) -> PackedNetwork:
         """Pack layers, first to last; ``sizes`` are the smoothing widths that a width of 1 stands for."""
-        numbers: list[Numbers] = []
-        layout = np.zeros((len(layers), _COLUMNS), dtype=np.int64)
-        begin = 0
-        for row, layer in zip(layout, layers, strict=True):
-            matrix, activation, weight = layer.dense, layer.activation, layer.weight
-            outputs, inputs = matrix.shape
-            slopes, steepnesses = (np.broadcast_to(v, (outputs,)) for v in (activation.slope, activation.steepness))
-            row[:] = begin, begin + matrix.size, begin + matrix.size + outputs, inputs, outputs, activation.kind, -1
-            numbers += [part.astype(dtype).ravel() for part in (matrix.T, layer.bias, slopes, steepnesses)]
-            begin = row[SLOPE] + 2 * outputs
-            if weight is not None:
-                numbers.append(weight.astype(dtype))
-                row[WEIGHT], begin = begin, begin + outputs
-        return cls(np.concatenate(numbers), layout, np.array(sizes))
+        numbers, layout, begin = [], [], 0
+        for layer in layers:
+            (outputs, inputs), activation = layer.matrix.shape, layer.activation
+            weight = 1.0 if layer.weight is None else layer.weight
+            each = layer.bias, activation.slope, activation.steepness, weight
+            numbers += [layer.dense.T.ravel(), *(np.broadcast_to(values, outputs) for values in each)]
+            bias = begin + inputs * outputs
+            layout.append([begin, bias, bias + outputs, inputs, outputs, activation.kind])
+            begin = bias + len(each) * outputs
+        return cls(np.concatenate(numbers, dtype=dtype), np.array(layout), np.array(sizes))
 
 
 def packable(network: Generator, operator: Operator) -> TypeGuard[Network]:
@@ -67,49 +60,37 @@ def packable(network: Generator, operator: Operator) -> TypeGuard[Network]:
     The layers are small with the matrix, which is folded into a last layer without an activation.
     """
     inner = operator.unweighted
-    if not isinstance(network, Network) or (inner.count and not inner.selects):
+    if not (isinstance(network, Network) and network.device.type == "cpu" and inner.linear):
         return False
-    sizes = [layer.n_in * layer.n_out for layer in network.layers]
-    last, matrix = network.layers[-1], inner.n * inner.m
+    sizes, matrix, last = [layer.n_in * layer.n_out for layer in network.layers], 0, network.layers[-1]
     if not inner.selects and last.activation.linear:
-        sizes[-1], matrix = last.n_in * inner.m, 0
-    return (
-        network.device.type == "cpu"
-        and inner.linear
-        and sum(sizes) <= _SMALL
-        and (inner.selects or matrix <= _SMALL)
-        and all(
-            all(isinstance(step, Dense | Scale | Reshape) for step in layer.affine.steps) for layer in network.layers
-        )
-    )
+        sizes[-1] = last.n_in * inner.m
+    elif not inner.selects:
+        matrix = inner.n * inner.m
+    dense = all(isinstance(step, Dense | Scale | Reshape) for layer in network.layers for step in layer.affine.steps)
+    return dense and (inner.selects or not inner.count) and max(sum(sizes), matrix) <= _SMALL
 
 
 class PackedObservations:
     """Packed networks whose outputs are the observed entries, for observations (B, m) that are :func:`packable`.
 
-    Args:
-        dtype: single or double precision.
+    Attributes:
+        layout: the layout of the network that shows all outputs, see :class:`PackedNetwork`.
     """
 
-    def __init__(
-        self, network: Network, operator: Operator, y: Array, dtype: type[np.floating[Any]] = np.float32
-    ) -> None:
+    def __init__(self, network: Network, operator: Operator, y: Array, dtype: Precision = np.float32) -> None:
         self._chain, self._dtype = FoldedChain(network, operator, y), dtype
         self._sizes = [*network.activation_sizes, network.activation_sizes[-1]]
-        # What the network was packed for: at first, all outputs without weights.
-        self._packed: tuple[object, PackedNetwork] = (self, self._pack(self._chain.layers))
-
-    @property
-    def layout(self) -> Integers:
-        """The layout of the network, see :class:`PackedNetwork`."""
-        return self._packed[1].layout
+        self._packed = self._pack(self._chain.layers)
+        self._entries: object = self  # what the network was packed for: at first, all outputs without weights
+        self.layout = self._packed.layout
 
     def of(self, i: int) -> tuple[PackedNetwork, Numbers]:
         """The network whose outputs are the entries of observation ``i``, and the observation."""
         entries, (layers, y) = self._chain.entries(i), self._chain.of(i)
-        if not self._chain.alike or self._packed[0] is not entries:
-            self._packed = (entries, self._pack(layers))
-        return self._packed[1], y.astype(self._dtype)
+        if not self._chain.alike or self._entries is not entries:
+            self._packed, self._entries = self._pack(layers), entries
+        return self._packed, y.astype(self._dtype)
 
     def _pack(self, layers: list[FoldedLayer]) -> PackedNetwork:
         """The packed layers; a layer that is A alone has the smoothing width of the layer before."""

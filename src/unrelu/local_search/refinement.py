@@ -27,14 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import ROOM, backward, copy, forward, residual
+from unrelu.local_search.descent_kernel import backward, copy, forward, residual, work_arrays
 from unrelu.local_search.halting import Stop
-from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedNetwork, PackedObservations, packable
+from unrelu.local_search.packed_observations import PackedNetwork, PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.compilation import compile_by, jit, kernel
 from unrelu.measurements.folding import FoldedLayer
 from unrelu.models.activations import Activation
-from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, and the longest
@@ -149,34 +149,29 @@ def _accept(vectors, numbers, box, f):
 def _run_packed(weights, layout, widths, ends, work, y, prior, most, vectors, numbers, box):
     """Make steps of a code on a packed network, ``most`` in all; return whether BFGS is to begin anew.
 
-    ``widths`` are zeros (d,), and ``ends`` says where layers end in each of the five vectors of ``work``.
+    ``widths`` are zeros (d,), and ``ends`` says where layers end in each of the vectors of ``work``.
     """
     trial, there, last, ended = vectors[_TRIAL], vectors[_THERE], ends[len(layout)], False
-    u, x, slopes, back, r = work[0], work[1], work[2], work[3], work[4]
+    x, slopes, back, r = work[1], work[2], work[3], work[4, : len(y)]
     while not ended and numbers[_STEPS] < most:
-        forward(weights, layout, widths, trial, ends, u, x, slopes)
+        forward(weights, layout, widths, trial, ends, x, slopes)
         f = residual(x, last, y, r, trial, prior)
-        backward(weights, layout, ends, slopes, r[: len(y)], back)
+        backward(weights, layout, ends, slopes, r, back)
         for j in range(len(trial)):
             there[j] = 2 * (back[j] + prior[j] * trial[j])
         ended = _accept(vectors, numbers, box, f)
     return ended
 
 
-def _room(layout: Integers) -> tuple[Array, Integers, Array]:
-    """The widths, ends and work of :func:`_run_packed` for networks of this layout."""
-    ends = np.concatenate([[0, layout[0, INPUTS]], layout[:, OUTPUTS]]).cumsum()
-    return np.zeros(len(layout)), ends, np.zeros((5, ends[-1] + 2 * ROOM))
-
-
 def _smallest_refinement() -> None:
-    """Refine on G(z) = relu(z)."""
-    one, zero, box = np.ones((1, 1)), np.zeros(1), np.array([[-np.inf], [np.inf]])
-    weights, layout, _ = PackedNetwork.of([FoldedLayer(one, zero, Activation("relu"))], [1.0], np.float64)
-    vectors, numbers = np.ones((_H + 1, 1)), np.ones(8)
+    """Refine no further on G(z) = relu(z)."""
+    layer = FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))
+    weights, layout, _ = PackedNetwork.of([layer], [1.0], np.float64)
+    vectors, numbers, box, one = np.zeros((_H + 1, 1)), np.zeros(8), np.zeros((2, 1)), np.zeros(1)
+    ends, *_, work = work_arrays(layout, np.float64)[:4]
     _aim(vectors, numbers, box)
-    _run_packed(weights, layout, *_room(layout), zero, zero, 1, vectors, numbers, box)
-    _accept(vectors, numbers, box, 1.0)
+    _accept(vectors, numbers, box, 0.0)
+    _run_packed(weights, layout, one, ends, work, one, one, 0, vectors, numbers, box)
 
 
 class Refined(NamedTuple):
@@ -254,8 +249,9 @@ class _Refinement:
         weights = np.zeros(self.like.shape[1]) if prior is None else _numpy(prior)
         for a, i in enumerate(some):
             (numbers, layout, _), y = packed.of(int(self.observations[i]))
+            (ends, _, _, work), widths = work_arrays(layout, np.float64)[:4], np.zeros(len(layout))
             asks[a] = _run_packed(
-                numbers, layout, *_room(layout), y, weights, most, self.vectors[i], self.numbers[i], self.box
+                numbers, layout, widths, ends, work, y, weights, most, self.vectors[i], self.numbers[i], self.box
             )
             if stopped():
                 break
