@@ -109,8 +109,6 @@ class LevenbergMarquardtSteps(Steps):
     def _free(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """J^T J + lambda I and half the gradient of some codes, zero in coordinates held at a bound."""
         gram, gradient = self.gram[at], self.gradient[at]
-        if self.objective.box is None:
-            return gram, gradient
         free = ~self.objective.held(self.z[at], gradient)
         return gram * (free[:, :, None] & free[:, None, :]), gradient * free
 

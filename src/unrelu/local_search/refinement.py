@@ -146,32 +146,28 @@ def _accept(vectors, numbers, box, f):
 
 
 @kernel
-def _run_packed(weights, layout, widths, ends, work, y, prior, most, vectors, numbers, box):
-    """Make steps of a code on a packed network, ``most`` in all; return whether BFGS is to begin anew.
+def _evaluate_packed(weights, layout, widths, ends, work, y, prior, z, gradient):
+    """Return f at a code of a packed network, and write its gradient.
 
     ``widths`` are zeros (d,), and ``ends`` says where layers end in each of the vectors of ``work``.
     """
-    trial, there, last, ended = vectors[_TRIAL], vectors[_THERE], ends[len(layout)], False
     x, slopes, back, r = work[1], work[2], work[3], work[4, : len(y)]
-    while not ended and numbers[_STEPS] < most:
-        forward(weights, layout, widths, trial, ends, x, slopes)
-        f = residual(x, last, y, r, trial, prior)
-        backward(weights, layout, ends, slopes, r, back)
-        for j in range(len(trial)):
-            there[j] = 2 * (back[j] + prior[j] * trial[j])
-        ended = _accept(vectors, numbers, box, f)
-    return ended
+    forward(weights, layout, widths, z, ends, x, slopes)
+    f = residual(x, ends[len(layout)], y, r, z, prior)
+    backward(weights, layout, ends, slopes, r, back)
+    for j in range(len(z)):
+        gradient[j] = 2 * (back[j] + prior[j] * z[j])
+    return f
 
 
 def _smallest_refinement() -> None:
-    """Refine no further on G(z) = relu(z)."""
+    """Call each kernel on G(z) = relu(z)."""
     layer = FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))
-    weights, layout, _ = PackedNetwork.of([layer], [1.0], np.float64)
+    network = PackedNetwork.of([layer], [0.0], np.float64)
     vectors, numbers, box, one = np.zeros((_H + 1, 1)), np.zeros(8), np.zeros((2, 1)), np.zeros(1)
-    ends, *_, work = work_arrays(layout, np.float64)[:4]
+    ends, _, _, work, *_ = work_arrays(network.layout, np.float64)
     _aim(vectors, numbers, box)
-    _accept(vectors, numbers, box, 0.0)
-    _run_packed(weights, layout, one, ends, work, one, one, 0, vectors, numbers, box)
+    _accept(vectors, numbers, box, _evaluate_packed(*network, ends, work, one, one, one, one))
 
 
 class Refined(NamedTuple):
@@ -201,7 +197,7 @@ def refine(
         most: the most evaluations of f and its gradient for each code.
         stop: asked, every few steps, whether to stop.
     """
-    compile_by(_smallest_refinement, _run_packed.stats.cache_path, "refinement")
+    compile_by(_smallest_refinement, _evaluate_packed.stats.cache_path, "refinement")
     size = at_once(HESSIAN_NUMBERS, z.shape[1] ** 2)
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
     parts = [_Refinement(objective, *part).run(most, stop or (lambda: False)) for part in each]
@@ -216,15 +212,19 @@ class _Refinement:
     """
 
     def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor) -> None:
-        self.objective, self.like, self.observations = objective, z, observations
-        (n, k), box, network, y = z.shape, objective.box, objective.network, objective.y
+        self.objective, self.observations, (n, k) = objective, observations.cpu().numpy(), z.shape
+        self.box, self.prior, network, y = (
+            _numpy(objective.box),
+            _numpy(objective.prior),
+            objective.network,
+            objective.y,
+        )
         self.packed: PackedObservations | None = None
         if y.dtype == torch.float64 and objective.squares and packable(network, objective.operator):
             self.packed = PackedObservations(network, objective.operator, _numpy(y), np.float64)
-        self.box = np.array([[-np.inf] * k, [np.inf] * k]) if box is None else np.stack([_numpy(side) for side in box])
         self.vectors, self.numbers = np.zeros((n, _H + k, k)), np.zeros((n, 8))
         self.numbers[:, _ENOUGH], self.vectors[:, _Z] = _numpy(enough), _numpy(z)
-        self.numbers[:, _F], self.vectors[:, _G] = self._evaluate(self.vectors[:, _Z], np.arange(n))
+        self.numbers[:, _F], self.vectors[:, _G] = self._evaluate(_Z, np.arange(n))
         self.mark, self.optimal, self.ended = np.full(n, np.inf), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
         self._begin(np.arange(n))
 
@@ -233,26 +233,32 @@ class _Refinement:
         while len(some := np.flatnonzero(~self.ended & (self.numbers[:, _STEPS] < most))) and not stopped():
             asks = self._together(some) if self.packed is None else self._apart(self.packed, some, most, stopped)
             self._begin(some[asks])
-        steps = torch.from_numpy(self.numbers[:, _STEPS].astype(np.int64)).to(self.like.device)
-        optimal = torch.from_numpy(self.optimal).to(self.like.device)
-        return Refined(self._tensor(self.vectors[:, _Z]), self._tensor(self.numbers[:, _F]), steps, optimal)
+        z, f = (self.objective.tensor(values) for values in (self.vectors[:, _Z], self.numbers[:, _F]))
+        steps = self.numbers[:, _STEPS].astype(np.int64)
+        return Refined(z, f, self.objective.index(steps), self.objective.index(self.optimal))
+
+    def _evaluate(self, which: int, some: Index) -> tuple[Array, Array]:
+        """f and its gradient by PyTorch at one of the vectors of some codes, (s,) and (s, k)."""
+        z, where = self.objective.tensor(self.vectors[some, which]), self.objective.index(self.observations[some])
+        f, gradient = self.objective.gradient(z, where)
+        return _numpy(f), _numpy(gradient)
 
     def _together(self, some: Index) -> Flags:
         """Make a trial step of some codes, evaluated by PyTorch; return which BFGS is to begin anew, (s,)."""
-        f, self.vectors[some, _THERE] = self._evaluate(self.vectors[some, _TRIAL], some)
+        f, self.vectors[some, _THERE] = self._evaluate(_TRIAL, some)
         each = zip(some, f, strict=True)
         return np.array([_accept(self.vectors[i], self.numbers[i], self.box, value) for i, value in each])
 
     def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> Flags:
-        """Make compiled steps of some codes, one code after another; return which BFGS is to begin anew, (s,)."""
-        asks, prior = np.zeros(len(some), dtype=bool), self.objective.prior
-        weights = np.zeros(self.like.shape[1]) if prior is None else _numpy(prior)
+        """Make steps of some codes, one code after another; return which BFGS is to begin anew, (s,)."""
+        asks = np.zeros(len(some), dtype=bool)
         for a, i in enumerate(some):
-            (numbers, layout, _), y = packed.of(int(self.observations[i]))
-            (ends, _, _, work), widths = work_arrays(layout, np.float64)[:4], np.zeros(len(layout))
-            asks[a] = _run_packed(
-                numbers, layout, widths, ends, work, y, weights, most, self.vectors[i], self.numbers[i], self.box
-            )
+            network, y = packed.of(int(self.observations[i]))
+            ends, _, _, work, *_ = work_arrays(network.layout, np.float64)
+            exact, vectors, numbers = network._replace(sizes=0 * network.sizes), self.vectors[i], self.numbers[i]
+            while not asks[a] and numbers[_STEPS] < most:
+                f = _evaluate_packed(*exact, ends, work, y, self.prior, vectors[_TRIAL], vectors[_THERE])
+                asks[a] = _accept(vectors, numbers, self.box, f)
             if stopped():
                 break
         return asks
@@ -274,21 +280,12 @@ class _Refinement:
 
     def _gauss_newton(self, some: Index) -> Array:
         """The inverses of B of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
-        gram = 2 * _numpy(self.objective.system(self._tensor(self.vectors[some, _Z]), self._observations(some))[0])
-        k = gram.shape[1]
-        floor = np.maximum(_FLOOR / k * np.einsum("sii->s", gram), np.finfo(float).tiny)
-        inverse, failed = torch.linalg.inv_ex(torch.from_numpy(gram + floor[:, None, None] * np.eye(k)))
-        return np.where((failed == 0)[:, None, None], inverse, torch.eye(k)).astype(np.float64)
-
-    def _tensor(self, z: Array) -> Tensor:
-        return torch.from_numpy(z).to(self.like)
-
-    def _observations(self, some: Index) -> Tensor:
-        return self.observations[torch.from_numpy(some).to(self.observations.device)]
-
-    def _evaluate(self, z: Array, some: Index) -> tuple[Array, Array]:
-        f, gradient = self.objective.gradient(self._tensor(z), self._observations(some))
-        return _numpy(f), _numpy(gradient)
+        z, where = self.objective.tensor(self.vectors[some, _Z]), self.objective.index(self.observations[some])
+        gram = 2 * self.objective.system(z, where)[0].double()
+        floor = (_FLOOR * gram.diagonal(dim1=1, dim2=2).mean(dim=1)).clamp_min(np.finfo(float).tiny)
+        one = torch.eye(z.shape[1]).to(gram)
+        inverse, failed = torch.linalg.inv_ex(gram + floor[:, None, None] * one)
+        return _numpy(torch.where((failed == 0)[:, None, None], inverse, one))
 
 
 def _numpy(values: Tensor) -> Array:

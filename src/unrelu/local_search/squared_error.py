@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,28 +30,27 @@ class SquaredError:
 
     Attributes:
         network, operator, y: G, A and the observations (B, m) as tensors of one type.
-        prior: the weights of the squares of the coordinates, (k,); None for zeros.
-        box: lower and upper bounds of codes, (k,) each; None without bounds.
+        prior: the weights of the squares of the coordinates, (k,).
+        box: lower and upper bounds of codes, (2, k).
         loss: what takes the place of the squares; None for squares.
     """
 
     network: Generator
     operator: Operator
     y: Tensor
-    prior: Tensor | None = None
-    box: tuple[Tensor, Tensor] | None = None
+    prior: Tensor
+    box: Tensor
     loss: Loss | None = None
 
     @classmethod
     def of(cls, problem: Problem, network: Generator | None = None) -> SquaredError:
         """The objective of a problem, with its network or a copy of it in another precision."""
         network = network or problem.network
-        y = torch.tensor(problem.y, dtype=network.dtype, device=network.device)
-        bounds = problem.bounds
-        box = None if bounds.none else (torch.tensor(bounds.lower).to(y), torch.tensor(bounds.upper).to(y))
-        loss = problem.loss and problem.loss.to(network.dtype, network.device)
-        prior = torch.tensor(problem.weights).to(y) if problem.prior else None
-        return cls(network, problem.operator.to(network.dtype, network.device), y, prior, box, loss)
+        y, loss = torch.tensor(problem.y, dtype=network.dtype, device=network.device), problem.loss
+        box = torch.tensor(np.stack([problem.bounds.lower, problem.bounds.upper])).to(y)
+        operator = problem.operator.to(network.dtype, network.device)
+        prior = torch.tensor(problem.weights).to(y)
+        return cls(network, operator, y, prior, box, loss and loss.to(network.dtype, network.device))
 
     @property
     def squares(self) -> bool:
@@ -82,7 +82,7 @@ class SquaredError:
 
     def clip(self, z: Tensor) -> Tensor:
         """The nearest codes inside the bounds, (b, k)."""
-        return z if self.box is None else z.clamp(*self.box)
+        return z.clamp(self.box[0], self.box[1])
 
     def held(self, z: Tensor, gradient: Tensor) -> Tensor:
         """Coordinates at a bound that a step against the gradient would cross, (b, k); they are not moved.
@@ -90,10 +90,7 @@ class SquaredError:
         Source: the active set of Bertsekas, "Projected Newton methods for optimization problems with simple
         constraints", SIAM J. Control and Optimization 20 (1982).
         """
-        if self.box is None:
-            return torch.zeros_like(z, dtype=torch.bool)
-        lower, upper = self.box
-        return ((z <= lower) & (gradient > 0)) | ((z >= upper) & (gradient < 0))
+        return ((z <= self.box[0]) & (gradient > 0)) | ((z >= self.box[1]) & (gradient < 0))
 
     # --- values and gradients -----------------------------------------------------------------------------------------
 
@@ -105,9 +102,9 @@ class SquaredError:
         """f, (b,), differentiable."""
         return self._misfit(self._measured(z, observations), observations) + self.penalty(z)
 
-    def penalty(self, z: Tensor) -> Tensor | float:
+    def penalty(self, z: Tensor) -> Tensor:
         """The term of the prior in f, (b,)."""
-        return 0.0 if self.prior is None else (self.prior * z * z).sum(dim=1)
+        return (self.prior * z * z).sum(dim=1)
 
     def _measured(self, z: Tensor, observations: Tensor) -> Tensor:
         return self.operator.take(observations).forward(self.network.forward(z))
@@ -127,7 +124,8 @@ class SquaredError:
     @torch.no_grad()
     def measure(self, z: Tensor, observations: Tensor) -> Tensor:
         """|A G(z) - y|_2^2 without the prior, (b,); infinite if it is not a number."""
-        return torch.nan_to_num(replace(self, prior=None).values(z, observations), nan=torch.inf, posinf=torch.inf)
+        without = replace(self, prior=torch.zeros_like(self.prior))
+        return torch.nan_to_num(without.values(z, observations), nan=torch.inf, posinf=torch.inf)
 
     def gradient(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
         """f, (b,), and 2 J^T (A G(z) - y) + 2 prior * z, (b, k); a bounded number of codes at a time."""
@@ -171,15 +169,10 @@ class SquaredError:
 
     def _system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, tangents = self.operator.take(observations).linearize(*self.network.linearize(z))
-        if self.loss is None:
-            r, weighted = mean - self.y[observations], tangents
-        else:
+        r, weighted = mean - self.y[observations], tangents
+        if self.loss is not None:
             r, weight = self.loss.scoring(self.y[observations], mean)
             weighted = tangents * weight[:, None, :]
         gram, gradient = weighted @ tangents.transpose(1, 2), (tangents @ r[:, :, None])[:, :, 0]
-        f = self._misfit(mean, observations)
-        if self.prior is not None:
-            gram.diagonal(dim1=1, dim2=2).add_(self.prior)
-            gradient = gradient + self.prior * z
-            f = f + self.penalty(z)
-        return gram, gradient, f
+        gram.diagonal(dim1=1, dim2=2).add_(self.prior)
+        return gram, gradient + self.prior * z, self._misfit(mean, observations) + self.penalty(z)
