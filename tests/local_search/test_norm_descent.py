@@ -386,11 +386,6 @@ def test_networks_in_single_precision_are_finished_in_double():
     np.testing.assert_allclose(problem.objective(z), problem.objective(exact), rtol=1e-4)
 
 
-def test_options_and_norms_are_checked():
+def test_options_are_checked():
     with pytest.raises(OptionError, match="max_programs=0"):
         NormDescent(max_programs=0)
-    with pytest.raises(OptionError, match="tolerance=1"):
-        NormDescent(tolerance=1.0)
-    problem, z0 = hard_problem()
-    with pytest.raises(OptionError, match="l2"):
-        NormDescent().minimise(problem, z0, "l2")
