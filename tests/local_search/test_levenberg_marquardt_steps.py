@@ -53,7 +53,7 @@ def test_a_step_solves_the_damped_system(measured, prior):
     damping = torch.tensor([0.01, 0.1, 1.0, 5.0], dtype=torch.float64)
     state = descent(problem, z, damping=damping)
     before = state.f.clone()
-    state.step()
+    state.run(1)
     assert (state.f < before).all()
     r = problem.residual(z)
     for i in range(B):
@@ -85,7 +85,7 @@ def test_damping_follows_how_much_of_its_promise_a_step_keeps():
     problem, z = noisy(seed=2, noise=1.0)
     state = descent(problem, 2 * z, damping=0.3)
     begin, f, mu, gram, gradient = (getattr(state, name).clone() for name in ("z", "f", "damping", "gram", "gradient"))
-    state.step()
+    state.run(1)
     step = state.z - begin
     model = -2 * (gradient * step).sum(dim=1) - torch.einsum("bi,bij,bj->b", step, gram, step)
     rho = (f - state.f) / model
@@ -99,8 +99,8 @@ def test_damping_falls_after_a_step_and_grows_faster_and_faster_after_failures()
     failures = torch.zeros(len(state.z))
     some_failed_twice = False
     for _ in range(12):
-        at, f, mu = state.active, state.f.clone(), state.damping.clone()
-        state.step()
+        at, f, mu = torch.nonzero(~state.done)[:, 0], state.f.clone(), state.damping.clone()
+        state.run(1)
         fell = state.f[at] < f[at]
         change = state.damping[at] / mu[at]
         assert (change[fell] >= LEAST_FACTOR - 1e-12).all()
@@ -128,7 +128,7 @@ def test_the_objective_never_rises(seed, activation, damping, prior):
     state = LevenbergMarquardtSteps(objective, start, torch.arange(B), **options)
     for _ in range(15):
         before, codes, tried = state.f.clone(), state.z.clone(), state.steps.clone()
-        state.step()
+        state.run(1)
         assert (state.f <= before * (1 + 1e-12)).all()
         assert (state.z == codes)[state.steps == tried].all()
         np.testing.assert_allclose(state.f, problem.objective(state.z.numpy()), rtol=1e-9)
@@ -146,7 +146,7 @@ def test_what_is_found_does_not_depend_on_the_others_in_the_batch():
     for _ in range(steps):
         before = together.f.clone()
         for state in (together, *alone):
-            state.step()
+            state.run(1)
         assert (together.f <= (1 - least_fall) * before).all()
     for state in (together, *alone):
         state.refresh(torch.arange(len(state.z)))
@@ -221,7 +221,7 @@ def test_two_tiny_steps_in_a_row_finish_a_code():
     small = torch.zeros(B)
     while len(state.active):
         at, before, codes = state.active, state.f.clone(), state.z.clone()
-        state.step()
+        state.run(1)
         fall = before[at] - state.f[at]
         tried = (state.z[at] != codes[at]).any(dim=1)
         small[at] = torch.where((fall > 0) & (fall < share * before[at]), small[at] + 1, torch.zeros(()))

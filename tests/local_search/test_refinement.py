@@ -122,6 +122,16 @@ def test_an_exact_fit_is_reached_to_rounding():
     np.testing.assert_allclose(found.z, truth, atol=1e-11)
 
 
+def test_an_exact_fit_is_reached_with_one_jacobian_in_single_precision():
+    problem, truth = noisy("tanh", "identity", 7, noise=0.0)
+    objective, rows = SquaredError.of(problem), torch.arange(B)
+    single = SquaredError.of(problem, problem.network.to(torch.float32))
+    enough = torch.from_numpy(1e-28 * problem.energy)
+    found = refine(objective, torch.from_numpy(truth) + 1e-4, rows, enough, 10, curvature=single)
+    assert found.optimal.all()
+    np.testing.assert_allclose(found.z, truth, atol=1e-12)
+
+
 def test_counts_are_refined_to_the_least_deviance():
     network = random_network((3, 12, 30), "leaky_relu:0.2", 2, bias=True)
     rng = np.random.default_rng(2)

@@ -72,36 +72,19 @@ class Steps(ABC):
         steps: steps tried for each code, accepted or not, (b,).
     """
 
-    _active: Tensor | None
-
     def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, f: Tensor, enough: Tensor) -> None:
         self.objective, self.z, self.observations, self.f, self.enough = objective, z.clone(), observations, f, enough
-        self.steps = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        self.done, self._active = f <= enough, None
+        self.steps, self.done = torch.zeros(len(z), dtype=torch.int64, device=z.device), f <= enough
 
     def run(self, steps: int, stop: Stop | None = None) -> Self:
         """Make at most ``steps`` steps of every code; ``stop`` is asked before each."""
         for _ in range(steps):
-            if not len(self.active) or (stop is not None and stop()):
+            active = torch.nonzero(~self.done)[:, 0]
+            if not len(active) or (stop is not None and stop()):
                 break
-            self.step()
+            self.step(active)
         return self
 
     @abstractmethod
-    def step(self) -> None:
-        """Make one trial step of every active code."""
-
-    @property
-    def active(self) -> Tensor:
-        """The numbers of codes that are not finished."""
-        if self._active is None:
-            self._active = torch.nonzero(~self.done)[:, 0]
-        return self._active
-
-    def retire(self, finished: Tensor, at: Tensor | None = None) -> None:
-        """Finish codes where a mask is true: one over all codes, or over those of numbers ``at``."""
-        if at is None:
-            self.done |= finished
-        else:
-            self.done[at] |= finished
-        self._active = None
+    def step(self, at: Tensor) -> None:
+        """Make one trial step of the codes of these numbers, which are not finished."""

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt on the joint network: steps of a batch of codes, chord steps, and ``lm``."""
+"""Levenberg-Marquardt on the joint network: steps of a batch of codes, and ``lm``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ from unrelu.runtime.array_types import Array, Integers
 
 # A descent may end where a step is predicted to gain less than this fraction of f; a refinement goes on from there.
 ENOUGH_DECREASE = 1e-2
-# The most chord steps.
-_STEPS = 8
-# Chord steps end when one does not reduce f to this fraction; f is rounding if outputs are off by so many units.
-_SLOW, _ROUNDING = 0.25, 100
 
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
@@ -65,7 +61,7 @@ class LevenbergMarquardtSteps(Steps):
         self.tiny_decrease = tiny_decrease
         self.gram, self.gradient, f = objective.system(z, observations)
         super().__init__(objective, z, observations, f, torch.full_like(f, -1.0) if enough is None else enough.to(f))
-        self.retire(~torch.isfinite(f))
+        self.done |= ~torch.isfinite(f)
         self.ceiling = torch.full_like(f, torch.inf) if ceiling is None else ceiling.to(f)
         self.small, self.stale = torch.zeros_like(self.steps), torch.zeros_like(self.done)
         self.growth, self._smallest = torch.full_like(f, 2.0), torch.finfo(f.dtype).tiny
@@ -74,12 +70,12 @@ class LevenbergMarquardtSteps(Steps):
         else:
             self.damping = (damping * self._mean(self.gram)).clamp_min(self._smallest)
 
-    def step(self) -> None:
-        """Make one trial step of every active code, with a new Jacobian where the last step was accepted."""
-        at = self.active
+    def step(self, at: Tensor) -> None:
+        """Make one trial step of some codes, with a new Jacobian where the last step was accepted."""
         self.refresh(at)
         z, f, mu, mean = self.z[at], self.f[at], self.damping[at], self._mean(self.gram[at])
-        gram, gradient = self._free(at)
+        free = ~self.objective.held(z, self.gradient[at])
+        gram, gradient = self.gram[at] * (free[:, :, None] & free[:, None, :]), self.gradient[at] * free
         gram.diagonal(dim1=1, dim2=2).add_(mu[:, None])
         root, info = torch.linalg.cholesky_ex(gram)
         s = -torch.cholesky_solve(gradient[:, :, None], root)[:, :, 0]
@@ -88,7 +84,7 @@ class LevenbergMarquardtSteps(Steps):
         promised, enough = (s * (mu[:, None] * s - gradient)).sum(dim=1), self.tiny_decrease * f
         self.steps[at] += 1
         ended = rule.arrived(mu, mean, promised, enough) | rule.hopeless(self.steps[at], f, promised, self.ceiling[at])
-        self.retire(ended & solved, at)
+        self.done[at] |= ended & solved
         trial = self.objective.clip(z + s)
         reached = self.objective.values(trial, self.observations[at])
         better = (reached < f) & solved & ~ended
@@ -99,18 +95,12 @@ class LevenbergMarquardtSteps(Steps):
         self.growth[at] = torch.where(better, torch.full_like(nu, 2.0), 2 * nu)
         tiny = rule.tiny(f - reached, enough, (s * s).sum(dim=1), (z * z).sum(dim=1), mu, mean)
         self.small[at] = torch.where(tiny, self.small[at] + 1, 0) * solved + self.small[at] * ~solved
-        self.retire((self.small[at] >= rule.TINY_STEPS) | (self.f[at] <= self.enough[at]), at)
+        self.done[at] |= (self.small[at] >= rule.TINY_STEPS) | (self.f[at] <= self.enough[at])
 
     @staticmethod
     def _mean(gram: Tensor) -> Tensor:
         """The means of diagonals, (b,)."""
         return gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-
-    def _free(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """J^T J + lambda I and half the gradient of some codes, zero in coordinates held at a bound."""
-        gram, gradient = self.gram[at], self.gradient[at]
-        free = ~self.objective.held(self.z[at], gradient)
-        return gram * (free[:, :, None] & free[:, None, :]), gradient * free
 
     def refresh(self, at: Tensor) -> None:
         """Compute the normal equations of the codes that have moved since the last time."""
@@ -122,50 +112,6 @@ class LevenbergMarquardtSteps(Steps):
     def flat(self) -> Tensor:
         """Whether codes are on a plateau and no good fits, (b,)."""
         return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
-
-
-def chord_steps(
-    objective: SquaredError, single: SquaredError, z: Tensor, observations: Tensor, exact: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Gauss-Newton steps to an exact fit, all with the same Jacobian, in single precision (the chord method).
-
-    .. math:: z \leftarrow z - (J^T J)^{-1} J^T (A G(z) - y)
-
-    As the residual vanishes, an error of J only slows the steps down: each step multiplies the residual by about the
-    relative error of J, 1e-6 for a code correct to single precision. A step costs one forward pass in double precision.
-
-    Args:
-        objective, single: f in double and in single precision, without a prior.
-        z, observations: codes, (b, k), in double precision, near an exact fit, and the observation of each, (b,).
-        exact: values of f that count as 0, (b,).
-
-    Returns:
-        The codes, their f, and whether f is rounding.
-
-    Source: Nocedal and Wright, Numerical Optimization (2006), section 11.1 (Newton's method with an inexact Jacobian).
-    """
-    z, f = z.clone(), torch.full_like(z[:, 0], torch.inf)
-    rounding = (_ROUNDING * torch.finfo(z.dtype).eps) ** 2 * objective.y[observations].square().sum(dim=1)
-    for part in torch.split(torch.arange(len(z), device=z.device), single.jacobians):
-        where = observations[part]
-        tangents = single.jacobian(z[part].to(single.y.dtype), where).to(z.dtype)
-        gram = tangents @ tangents.transpose(1, 2)
-        # J^T J in single precision may not be positive definite.
-        floor = 1e-7 * gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
-        factor, info = torch.linalg.cholesky_ex(gram + floor[:, None, None] * torch.eye(z.shape[1]).to(gram))
-        trial = z[part]
-        going = info == 0
-        for _ in range(_STEPS):
-            r = objective.residual(trial, where)
-            f_trial = (r * r).sum(dim=1)
-            lower, going = f_trial < f[part], going & (f_trial < _SLOW * f[part]) & (f_trial > exact[part])
-            z[part] = torch.where(lower[:, None], trial, z[part])
-            f[part] = torch.where(lower, f_trial, f[part])
-            if not going.any():
-                break
-            step = torch.cholesky_solve(tangents @ r[:, :, None], factor)[:, :, 0]
-            trial = torch.where(going[:, None], objective.clip(trial - step), trial)
-    return z, f, f <= torch.maximum(exact, rounding)
 
 
 @dataclass(frozen=True)
@@ -215,8 +161,11 @@ class LevenbergMarquardt:
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Run from codes z0 (B, k); return the codes reached, how each run ended, and the steps it took."""
-        watch = Watch(problem.control, lambda: _progress(state))
-        objective = SquaredError.of(problem)
+
+        def progress() -> Progress:
+            return Progress("lm", int(state.steps.max()), int(state.done.sum()), problem.size, _codes(state.z))
+
+        objective, watch = SquaredError.of(problem), Watch(problem.control, progress)
         every, exact = objective.index(np.arange(problem.size)), objective.tensor(1e-30 * problem.energy)
         start = objective.tensor(np.nan_to_num(z0))
         state = LevenbergMarquardtSteps(
@@ -231,15 +180,10 @@ class LevenbergMarquardt:
             state.z[left], state.f[left], done[left] = found.z, found.f, found.optimal
             state.steps[left] += found.steps
         status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)
-        status[done.cpu().numpy()] = Status.CONVERGED
-        status[flat.cpu().numpy()] = Status.FLAT
-        status[~torch.isfinite(state.f).cpu().numpy()] = Status.DIVERGED
-        return _codes(state), status, state.steps.cpu().numpy()
+        for which, name in ((done, Status.CONVERGED), (flat, Status.FLAT), (~state.f.isfinite(), Status.DIVERGED)):
+            status[which.cpu().numpy()] = name
+        return _codes(state.z), status, state.steps.cpu().numpy()
 
 
-def _progress(state: LevenbergMarquardtSteps) -> Progress:
-    return Progress("lm", int(state.steps.max()), int(state.done.sum()), len(state.z), _codes(state))
-
-
-def _codes(state: LevenbergMarquardtSteps) -> Array:
-    return state.z.cpu().double().numpy().copy()
+def _codes(z: Tensor) -> Array:
+    return z.cpu().double().numpy().copy()

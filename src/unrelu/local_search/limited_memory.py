@@ -35,21 +35,20 @@ class LimitedMemorySteps(Steps):
     ) -> None:
         f, self.gradient = objective.gradient(z, observations)
         super().__init__(objective, z, observations, f, enough)
-        self.retire(~torch.isfinite(f))
+        self.done |= ~torch.isfinite(f)
         self.tiny_decrease = tiny_decrease
         longest, size = _FIRST * z.shape[1] ** 0.5, self.gradient.norm(dim=1)
         self._scale, self._length = longest / size.clamp_min(longest), torch.ones_like(f)
         self._failed = torch.zeros_like(self.steps)
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # s and y, (b, k), and 1 / s'y; 0 without a pair
 
-    def step(self) -> None:
-        """Make one trial step of every active code."""
-        at = self.active
+    def step(self, at: Tensor) -> None:
+        """Make one trial step of some codes."""
         free = ~self.objective.held(self.z[at], self.gradient[at])
         direction = free * self._newton(at, free * self.gradient[at])
         promised = 0.5 * (direction * self.gradient[at]).sum(dim=1)
         ahead = promised > self.tiny_decrease * self.f[at]
-        self.retire(~ahead, at)
+        self.done[at] |= ~ahead
         kept = torch.nonzero(ahead)[:, 0]
         at, direction = at[kept], direction[kept]
         if not len(at):
@@ -64,7 +63,7 @@ class LimitedMemorySteps(Steps):
         self.steps[at] += 1
         self._length[at] = torch.where(better, torch.ones_like(f), _SHORTER * self._length[at])
         self._failed[at] = torch.where(better, 0, self._failed[at] + 1)
-        self.retire((self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS), at)
+        self.done[at] |= (self.f[at] <= self.enough[at]) | (self._failed[at] >= _TRIALS)
 
     def _newton(self, at: Tensor, gradient: Tensor) -> Tensor:
         """H grad f, (a, k), by the two-loop recursion."""

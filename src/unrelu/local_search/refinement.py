@@ -48,7 +48,7 @@ _VANISHED = 1e-13
 # A code is optimal when BFGS, begun anew, has gained at most this fraction of f. Tuned with _TINY on decoders of random
 # and of trained weights.
 _LEFT = 1e-6
-# The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, so that it has an inverse.
+# The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, or by its rounding, to be invertible.
 _FLOOR = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -186,7 +186,13 @@ class Refined(NamedTuple):
 
 
 def refine(
-    objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, most: int, stop: Stop | None = None
+    objective: SquaredError,
+    z: Tensor,
+    observations: Tensor,
+    enough: Tensor,
+    most: int,
+    stop: Stop | None = None,
+    curvature: SquaredError | None = None,
 ) -> Refined:
     """Refine codes to first-order optima of f; f never rises.
 
@@ -196,11 +202,12 @@ def refine(
         enough: values of f that count as 0, (b,).
         most: the most evaluations of f and its gradient for each code.
         stop: asked, every few steps, whether to stop.
+        curvature: f in single precision, if Jacobians are expensive: they only shape the steps.
     """
     compile_by(_smallest_refinement, _evaluate_packed.stats.cache_path, "refinement")
     size = at_once(HESSIAN_NUMBERS, z.shape[1] ** 2)
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
-    parts = [_Refinement(objective, *part).run(most, stop or (lambda: False)) for part in each]
+    parts = [_Refinement(objective, *part, curvature or objective).run(most, stop or (lambda: False)) for part in each]
     return Refined(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
@@ -211,8 +218,11 @@ class _Refinement:
         packed: the observations of a small dense network, for compiled evaluations; None for others.
     """
 
-    def __init__(self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor) -> None:
-        self.objective, self.observations, (n, k) = objective, observations.cpu().numpy(), z.shape
+    def __init__(
+        self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, curvature: SquaredError
+    ) -> None:
+        self.objective, self.curvature = objective, curvature
+        self.observations, (n, k) = observations.cpu().numpy(), z.shape
         self.box, self.prior, network, y = (
             _numpy(objective.box),
             _numpy(objective.prior),
@@ -280,9 +290,10 @@ class _Refinement:
 
     def _gauss_newton(self, some: Index) -> Array:
         """The inverses of B of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
-        z, where = self.objective.tensor(self.vectors[some, _Z]), self.objective.index(self.observations[some])
-        gram = 2 * self.objective.system(z, where)[0].double()
-        floor = (_FLOOR * gram.diagonal(dim1=1, dim2=2).mean(dim=1)).clamp_min(np.finfo(float).tiny)
+        z, where = self.curvature.tensor(self.vectors[some, _Z]), self.curvature.index(self.observations[some])
+        gram = 2 * self.curvature.system(z, where)[0].double()
+        floor = max(_FLOOR, torch.finfo(z.dtype).eps) * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+        floor = floor.clamp_min(np.finfo(float).tiny)
         one = torch.eye(z.shape[1]).to(gram)
         inverse, failed = torch.linalg.inv_ex(gram + floor[:, None, None] * one)
         return _numpy(torch.where((failed == 0)[:, None, None], inverse, one))

@@ -221,7 +221,7 @@ class BatchDescents:
             before = state.f.clone()
             state.run(min(most, _LAST_STEPS), watch)
             most -= _LAST_STEPS
-            state.retire(state.f >= (1 - _CONVERGED) * before)
+            state.done |= state.f >= (1 - _CONVERGED) * before
         return state.z.cpu().double().numpy(), state.done.cpu().numpy()
 
 

@@ -11,7 +11,7 @@ from scipy.special import chdtri
 from torch import Tensor
 
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
@@ -46,6 +46,8 @@ _LARGEST_PRIOR = 1e12
 _REFINED = 3000
 # Objectives below this fraction of |y|^2 are rounding in double precision.
 _ROUNDING = 1e-30
+# This multiple of it ends steps on a large generator, of which each costs much: outputs are off by 100 units.
+_ROUNDING_LARGE = 500.0
 # The most local optima in l2 from which a code within the bounds of uniform noise is searched.
 _FURTHER = 6
 
@@ -323,8 +325,9 @@ class JointSearch:
     def _fitted(self, observations: Index) -> Array:
         """Refine codes near exact fits to full precision, (b, k)."""
         objective, z, where, exact = self._in_double(observations)
-        if self.limited_memory and objective.squares:
-            z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
+        if self.limited_memory:
+            enough, most, curvature = _ROUNDING_LARGE * exact, _EXACT_FIT_STEPS_LARGE, self.objective
+            z, f, _, arrived = refine(objective, z, where, enough, most, self.watch, curvature)
         else:
             z, f, _, arrived = refine(objective, z, where, exact, _REFINED, self.watch)
         # For a badly conditioned generator, an exact fit takes a new Jacobian at every step.
