@@ -65,7 +65,7 @@ def test_no_step_raises_the_objective_and_each_code_stops_on_its_own():
     begin[0] = truth[0]
     state = descend(f, begin, enough=0.05 * N)
     values = [state.f.clone()]
-    while len(state.active):
+    while not state.done.all():
         state.run(1)
         values.append(state.f.clone())
     assert all((b <= a).all() for a, b in pairwise(values))

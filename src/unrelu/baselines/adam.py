@@ -93,7 +93,8 @@ class Adam:
         epsilon = _EPSILON if self.epsilon is None else problem.rescaled(self.epsilon, 2)
         step = _AdamStep(gradient, starts, self.learning_rate or rate, tolerance, epsilon)
         run = descend(starts, step, self.max_iterations or iterations, problem.control, report, objective.clip)
-        kept = best(objective.measure(run.z, observations)).cpu().numpy()
+        misfits = objective.values(run.z, observations) - objective.penalty(run.z)
+        kept = best(torch.nan_to_num(misfits, nan=torch.inf, posinf=torch.inf)).cpu().numpy()
         status = run.status[kept]
         for halt in HALTS:
             status[(run.status.reshape(-1, batch) == halt).any(axis=0)] = halt

@@ -152,12 +152,12 @@ class LevenbergMarquardt:
 
     def __call__(self, problem: Problem) -> Inversion:
         """Refine the starting codes of every observation."""
-        start, norm = starting_codes(problem, self.start), problem.descent_norm
-        if start.stopped:
-            return Inversion.of(problem, start.z, method="lm", status=Status.STOPPED, nit=start.nit, norm=norm)
-        z, status, steps = self.minimise(problem, start.z)
-        z[start.timed_out & (steps == 0)] = np.nan
-        return Inversion.of(problem, z, method="lm", status=status, nit=steps + start.nit, norm=norm)
+        (z, nit, timed_out), norm = starting_codes(problem, self.start), problem.descent_norm
+        if problem.control.halted:
+            return Inversion.of(problem, z, method="lm", status=Status.STOPPED, nit=nit, norm=norm)
+        z, status, steps = self.minimise(problem, z)
+        z[timed_out & (steps == 0)] = np.nan
+        return Inversion.of(problem, z, method="lm", status=status, nit=steps + nit, norm=norm)
 
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Run from codes z0 (B, k); return the codes reached, how each run ended, and the steps it took."""

@@ -29,11 +29,9 @@ from torch import Tensor
 
 from unrelu.local_search.descent_kernel import backward, copy, forward, residual, work_arrays
 from unrelu.local_search.halting import Stop
-from unrelu.local_search.packed_observations import PackedNetwork, PackedObservations, packable
+from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.compilation import compile_by, jit, kernel
-from unrelu.measurements.folding import FoldedLayer
-from unrelu.models.activations import Activation
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
@@ -61,39 +59,41 @@ _Z, _G, _P, _TRIAL, _THERE, _S, _Y, _WORK, _H = range(9)
 
 
 @jit
-def _inward(z, g, low, high):
-    """Whether a coordinate may move: it is not at a bound that a step against g would cross."""
-    return not ((z <= low and g > 0) or (z >= high and g < 0))
+def _drop(z, p, free, box):
+    """Fix the coordinates at a bound that a step along p would cross; return whether there are any."""
+    dropped = False
+    for j in range(len(z)):
+        if free[j] > 0 and ((z[j] <= box[0, j] and p[j] < 0) or (z[j] >= box[1, j] and p[j] > 0)):
+            free[j], dropped = 0.0, True
+    return dropped
 
 
 @jit
-def _try(vectors, numbers, box):
-    """Set the trial point of a code, at the present length along its direction, inside the bounds."""
-    z, p, trial = vectors[_Z], vectors[_P], vectors[_TRIAL]
+def _try(vectors, numbers, box, length):
+    """Set the trial point of a code, at a length along its direction, inside the bounds."""
+    z, p, trial, numbers[_LENGTH] = vectors[_Z], vectors[_P], vectors[_TRIAL], length
     for j in range(len(z)):
-        trial[j] = min(max(z[j] + numbers[_LENGTH] * p[j], box[0, j]), box[1, j])
+        trial[j] = min(max(z[j] + length * p[j], box[0, j]), box[1, j])
 
 
 @kernel
 def _aim(vectors, numbers, box):
     """Set the direction of a code to -H grad f, in the coordinates not held at a bound, and its trial point."""
-    z, g, p, free, k = vectors[_Z], vectors[_G], vectors[_P], vectors[_WORK], vectors.shape[1]
-    for j in range(k):
-        free[j] = 1.0 if _inward(z[j], g[j], box[0, j], box[1, j]) else 0.0
-    leaving, slope = True, 0.0
-    while leaving:
-        leaving, slope = False, 0.0
-        for j in range(k):
+    z, g, p, free, again, slope = vectors[_Z], vectors[_G], vectors[_P], vectors[_WORK], True, 0.0
+    for j in range(len(z)):
+        free[j], p[j] = 1.0, -g[j]
+    _drop(z, p, free, box)
+    while again:
+        slope = 0.0
+        for j in range(len(z)):
             total = 0.0
-            for i in range(k):
+            for i in range(len(z)):
                 total += vectors[_H + j, i] * g[i] * free[i]
             p[j] = -total * free[j]
             slope += p[j] * g[j]
-        for j in range(k):
-            if free[j] > 0 and not _inward(z[j], -p[j], box[0, j], box[1, j]):
-                free[j], leaving = 0.0, True
-    numbers[_SLOPE], numbers[_LENGTH], numbers[_LOW], numbers[_HIGH] = slope, 1.0, 0.0, np.inf
-    _try(vectors, numbers, box)
+        again = _drop(z, p, free, box)
+    numbers[_SLOPE], numbers[_LOW], numbers[_HIGH] = slope, 0.0, np.inf
+    _try(vectors, numbers, box, 1.0)
 
 
 @jit
@@ -139,9 +139,8 @@ def _accept(vectors, numbers, box, f):
             return numbers[_IN_A_ROW] >= _TINY_STEPS or not more
     else:
         numbers[_HIGH] = length
-    wide = numbers[_HIGH] < np.inf
-    numbers[_LENGTH] = 0.5 * (numbers[_LOW] + numbers[_HIGH]) if wide else 2 * length
-    _try(vectors, numbers, box)
+    between = 0.5 * (numbers[_LOW] + numbers[_HIGH])
+    _try(vectors, numbers, box, between if numbers[_HIGH] < np.inf else 2 * length)
     return numbers[_LENGTH] < _SHORTEST or numbers[_HIGH] - numbers[_LOW] < _SHORTEST
 
 
@@ -160,14 +159,13 @@ def _evaluate_packed(weights, layout, widths, ends, work, y, prior, z, gradient)
     return f
 
 
-def _smallest_refinement() -> None:
-    """Call each kernel on G(z) = relu(z)."""
-    layer = FoldedLayer(np.ones((1, 1)), np.zeros(1), Activation("relu"))
-    network = PackedNetwork.of([layer], [0.0], np.float64)
-    vectors, numbers, box, one = np.zeros((_H + 1, 1)), np.zeros(8), np.zeros((2, 1)), np.zeros(1)
-    ends, _, _, work, *_ = work_arrays(network.layout, np.float64)
-    _aim(vectors, numbers, box)
-    _accept(vectors, numbers, box, _evaluate_packed(*network, ends, work, one, one, one, one))
+def _compile() -> None:
+    """Compile or load the kernels for vectors and matrices in double precision."""
+    vector, matrix = "f8[::1]", "f8[:, ::1]"
+    _aim.compile(f"({matrix}, {vector}, {matrix})")
+    _accept.compile(f"({matrix}, {vector}, {matrix}, f8)")
+    of_network = f"{vector}, i8[:, ::1], {vector}, i8[::1], {matrix}"
+    _evaluate_packed.compile(f"({of_network}, {', '.join([vector] * 4)})")
 
 
 class Refined(NamedTuple):
@@ -204,7 +202,7 @@ def refine(
         stop: asked, every few steps, whether to stop.
         curvature: f in single precision, if Jacobians are expensive: they only shape the steps.
     """
-    compile_by(_smallest_refinement, _evaluate_packed.stats.cache_path, "refinement")
+    compile_by(_compile, _evaluate_packed.stats.cache_path, "refinement")
     size = at_once(HESSIAN_NUMBERS, z.shape[1] ** 2)
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
     parts = [_Refinement(objective, *part, curvature or objective).run(most, stop or (lambda: False)) for part in each]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -78,8 +78,6 @@ class SquaredError:
         """Numbers of observations as a tensor on the right device."""
         return torch.from_numpy(observations.copy()).to(self.y.device)
 
-    # --- bounds -------------------------------------------------------------------------------------------------------
-
     def clip(self, z: Tensor) -> Tensor:
         """The nearest codes inside the bounds, (b, k)."""
         return z.clamp(self.box[0], self.box[1])
@@ -91,8 +89,6 @@ class SquaredError:
         constraints", SIAM J. Control and Optimization 20 (1982).
         """
         return ((z <= self.box[0]) & (gradient > 0)) | ((z >= self.box[1]) & (gradient < 0))
-
-    # --- values and gradients -----------------------------------------------------------------------------------------
 
     def residual(self, z: Tensor, observations: Tensor) -> Tensor:
         """A G(z) - y, (b, m), differentiable."""
@@ -121,12 +117,6 @@ class SquaredError:
         """f, (b,), a bounded number of codes at a time."""
         return torch.cat([self.value(*chunk) for chunk in self._chunks(z, observations)])
 
-    @torch.no_grad()
-    def measure(self, z: Tensor, observations: Tensor) -> Tensor:
-        """|A G(z) - y|_2^2 without the prior, (b,); infinite if it is not a number."""
-        without = replace(self, prior=torch.zeros_like(self.prior))
-        return torch.nan_to_num(without.values(z, observations), nan=torch.inf, posinf=torch.inf)
-
     def gradient(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
         """f, (b,), and 2 J^T (A G(z) - y) + 2 prior * z, (b, k); a bounded number of codes at a time."""
         return self._reverse(self.value, z, observations)
@@ -150,12 +140,10 @@ class SquaredError:
             values.append(f.detach())
         return torch.cat(values), torch.cat(gradients)
 
-    def _chunks(self, z: Tensor, observations: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Codes and their observations in parts for which the values of eight layers are held at once."""
-        size = at_once(OBJECTIVE_NUMBERS, 8 * self._width, self.y.device)
+    def _chunks(self, z: Tensor, observations: Tensor, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Codes and their observations in parts; by default, the values of eight layers are held at once."""
+        size = size or at_once(OBJECTIVE_NUMBERS, 8 * self._width, self.y.device)
         return zip(torch.split(z, size), torch.split(observations, size), strict=True)
-
-    # --- normal equations ---------------------------------------------------------------------------------------------
 
     def jacobian(self, z: Tensor, observations: Tensor) -> Tensor:
         """The transposed Jacobian of A G, (b, k, m)."""
@@ -163,7 +151,7 @@ class SquaredError:
 
     def system(self, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """J^T J + diag(prior) (b, k, k), half the gradient (b, k) and f (b,), J the Jacobian of A G."""
-        chunks = zip(torch.split(z, self.jacobians), torch.split(observations, self.jacobians), strict=True)
+        chunks = self._chunks(z, observations, self.jacobians)
         gram, gradient, f = zip(*(self._system(*chunk) for chunk in chunks), strict=True)
         return torch.cat(gram), torch.cat(gradient), torch.cat(f)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,22 +24,6 @@ LAYER_METHODS: dict[str, type[LayerMethod]] = {
 START_NAMES = ("random", "zero", *LAYER_METHODS)
 
 
-class StartingCodes(NamedTuple):
-    """Codes to start from.
-
-    Attributes:
-        z: codes, (B, k).
-        nit: iterations spent on them, (B,).
-        timed_out: whether the time ran out before a code was found, so that z is only a random draw, (B,).
-        stopped: whether the callback asked to stop.
-    """
-
-    z: Array
-    nit: Integers
-    timed_out: Flags
-    stopped: bool = False
-
-
 def check_start(problem: Problem, start: str) -> None:
     """Check that :func:`starting_codes` can find codes.
 
@@ -54,20 +37,20 @@ def check_start(problem: Problem, start: str) -> None:
             raise UnsupportedModelError(f"start={start!r}: {error}, with start='random'") from None
 
 
-def starting_codes(problem: Problem, start: str) -> StartingCodes:
-    """The codes that a search starts from.
+def starting_codes(problem: Problem, start: str) -> tuple[Array, Integers, Flags]:
+    """The codes that a search starts from, (B, k), the iterations spent on them, and whether the time ran out, (B,).
 
     If the problem has a ``z0``, it is the start. "random" draws from N(0, I) with the problem's seed. A layer-wise
-    method starts from its codes, and from random ones where it found none. It counts against the time limit, and its
-    progress reports no observation as done, as each is still to be refined.
+    method starts from its codes, and from random ones where it found none, or had no time to. It counts against the
+    time limit, and its progress reports no observation as done, as each is still to be refined.
     """
     none = np.zeros(problem.size, dtype=np.int64)
     if problem.z0 is not None or start == "random":
-        return StartingCodes(problem.start(), none, none > 0)
+        return problem.start(), none, none > 0
     if start == "zero":
-        return StartingCodes(np.zeros((problem.size, problem.network.latent_dim)), none, none > 0)
+        return np.zeros((problem.size, problem.network.latent_dim)), none, none > 0
     control = problem.control.part(lambda progress: replace(progress, done=0))
     found = Layerwise(LAYER_METHODS[start](), start)(replace(problem, prior=0.0, stated_loss=None, control=control))
+    missing = ~np.isfinite(found.z).all(axis=1)
     z = np.where(np.isfinite(found.z), found.z, problem.start())
-    timed_out = (found.status == Status.TIME_LIMIT) & ~np.isfinite(found.z).all(axis=1)
-    return StartingCodes(z, found.nit, timed_out, control.halted)
+    return z, found.nit, (found.status == Status.TIME_LIMIT) & missing

@@ -281,7 +281,7 @@ class JointSearch:
         if self.problem.z0 is not None or not len(observations) or not cheap_by_layer(self.problem):
             return
         control = self.problem.control.part(lambda _: self.report())
-        z = starting_codes(self.problem.part(observations, control), "exact").z
+        z = starting_codes(self.problem.part(observations, control), "exact")[0]
         self.watch.rest()
         self.descend_from(observations, z)
         self._confirm_exact()
