@@ -10,8 +10,8 @@ functions.
 \approx 0`. At a kink it does. Once steps are tiny, BFGS begins anew with :math:`B^{-1}`. A code is optimal when that
 gains only a tiny fraction of f.
 
-The steps are compiled, code by code. For small dense networks the objective is evaluated in compiled code too, for
-others by PyTorch, of all codes at once. The steps of a code do not depend on the other codes.
+Each code makes its own steps. For small dense networks the objective is evaluated in compiled code, for others by
+PyTorch, of all codes at once.
 
 Source: Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", Mathematical Programming 141 (2013),
 algorithm 2.6; Nocedal and Wright, Numerical Optimization (2006), equation 6.17 (BFGS); with bounds Bertsekas,
@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.local_search.descent_kernel import backward, copy, forward, residual, work_arrays
+from unrelu.local_search.descent_kernel import backward, forward, residual, work_arrays
 from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.lp.compilation import compile_by, jit, kernel
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.lp.compilation import compile_by, kernel
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, and the longest
@@ -50,98 +50,75 @@ _LEFT = 1e-6
 _FLOOR = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
 
-# The numbers of a code: f, the slope along its direction, the next length along it, lengths that are too short and too
-# long, the f that counts as 0, tiny steps in a row, and evaluations so far.
-_F, _SLOPE, _LENGTH, _LOW, _HIGH, _ENOUGH, _IN_A_ROW, _STEPS = range(8)
-# The vectors of a code: the code, the gradient, the direction, the next trial point and the gradient there, the step,
-# the change of the gradient, a work vector, and then the rows of H.
-_Z, _G, _P, _TRIAL, _THERE, _S, _Y, _WORK, _H = range(9)
 
+class _Code:
+    """A code on its way to an optimum: z, f, its gradient g and the inverse Hessian h.
 
-@jit
-def _drop(z, p, free, box):
-    """Fix the coordinates at a bound that a step along p would cross; return whether there are any."""
-    dropped = False
-    for j in range(len(z)):
-        if free[j] > 0 and ((z[j] <= box[0, j] and p[j] < 0) or (z[j] >= box[1, j] and p[j] > 0)):
-            free[j], dropped = 0.0, True
-    return dropped
-
-
-@jit
-def _try(vectors, numbers, box, length):
-    """Set the trial point of a code, at a length along its direction, inside the bounds."""
-    z, p, trial, numbers[_LENGTH] = vectors[_Z], vectors[_P], vectors[_TRIAL], length
-    for j in range(len(z)):
-        trial[j] = min(max(z[j] + length * p[j], box[0, j]), box[1, j])
-
-
-@kernel
-def _aim(vectors, numbers, box):
-    """Set the direction of a code to -H grad f, in the coordinates not held at a bound, and its trial point."""
-    z, g, p, free, again, slope = vectors[_Z], vectors[_G], vectors[_P], vectors[_WORK], True, 0.0
-    for j in range(len(z)):
-        free[j], p[j] = 1.0, -g[j]
-    _drop(z, p, free, box)
-    while again:
-        slope = 0.0
-        for j in range(len(z)):
-            total = 0.0
-            for i in range(len(z)):
-                total += vectors[_H + j, i] * g[i] * free[i]
-            p[j] = -total * free[j]
-            slope += p[j] * g[j]
-        again = _drop(z, p, free, box)
-    numbers[_SLOPE], numbers[_LOW], numbers[_HIGH] = slope, 0.0, np.inf
-    _try(vectors, numbers, box, 1.0)
-
-
-@jit
-def _learn(vectors, s, y, h):
-    """BFGS: H + (1 + y'Hy / s'y) s s' / s'y - (Hy s' + s (Hy)') / s'y. ``h`` is a work vector."""
-    k, product, bent = len(s), np.dot(s, y), 0.0
-    if not product > _EPS * math.sqrt(np.dot(s, s) * np.dot(y, y)):
-        return
-    for i in range(k):
-        h[i] = np.dot(vectors[_H + i], y) / product
-        bent += y[i] * h[i]
-    for i in range(k):
-        row = vectors[_H + i]
-        for j in range(k):
-            row[j] += (1 + bent) / product * s[i] * s[j] - h[i] * s[j] - s[i] * h[j]
-
-
-@kernel
-def _accept(vectors, numbers, box, f):
-    """Accept the trial point of a code, with objective f, or set another one, nearer or farther along the direction.
-
-    Returns whether the code is optimal, or BFGS is to begin anew.
+    Attributes:
+        trial: the next point at which f is asked for.
+        steps: evaluations of f so far.
+        optimal, ended: whether z is an optimum, and whether BFGS is not to begin anew.
     """
-    z, g, trial, there, s, y = vectors[_Z], vectors[_G], vectors[_TRIAL], vectors[_THERE], vectors[_S], vectors[_Y]
-    slope, later, cut, length = 0.0, 0.0, False, numbers[_LENGTH]
-    numbers[_STEPS] += 1
-    for j in range(len(z)):
-        s[j] = trial[j] - z[j]
-        y[j] = there[j] - g[j] if s[j] != 0 else 0.0  # a coordinate held at a bound shows no curvature
-        slope, later = slope + g[j] * s[j], later + there[j] * s[j]
-        cut |= vectors[_P, j] != 0 and not box[0, j] < trial[j] < box[1, j]
-    if f <= numbers[_F] + _DECREASE * min(slope, 0.0):
-        numbers[_LOW] = length
-        if later >= _RISEN * slope or length >= _LONGEST or cut:
-            _learn(vectors, s, y, vectors[_WORK])
-            copy(trial, z)
-            copy(there, g)
-            numbers[_F] = f
-            _aim(vectors, numbers, box)
-            promised = -0.5 * numbers[_SLOPE]
-            numbers[_IN_A_ROW] = numbers[_IN_A_ROW] + 1 if promised <= _TINY * f else 0.0
-            more = promised > _VANISHED * f and promised < np.inf and f > numbers[_ENOUGH]
-            return numbers[_IN_A_ROW] >= _TINY_STEPS or not more
-    else:
-        numbers[_HIGH] = length
-    between = 0.5 * (numbers[_LOW] + numbers[_HIGH])
-    _try(vectors, numbers, box, between if numbers[_HIGH] < np.inf else 2 * length)
-    return numbers[_LENGTH] < _SHORTEST or numbers[_HIGH] - numbers[_LOW] < _SHORTEST
+
+    def __init__(self, z: Array, f: float, g: Array, enough: float, box: Array) -> None:
+        self.z, self.f, self.g, self.enough, self.box = z, f, g, enough, box
+        self.trial, self.steps, self.tiny_steps, self.began = z, 0, 0, np.inf
+        self.optimal = self.ended = f <= enough
+
+    def begin(self, h: Array) -> None:
+        """Begin BFGS with an inverse Hessian, or end if its first step or those since the last time gain little."""
+        self.h, self.tiny_steps, gained, self.began = h, 0, self.began - self.f, self.f
+        promised = self.aim()
+        self.optimal = promised <= _VANISHED * self.f or gained <= _LEFT * self.f
+        self.ended = self.optimal or not np.isfinite(promised)
+
+    def aim(self) -> float:
+        """Set the direction to -H grad f, in the coordinates not held at a bound; return the gain that it promises."""
+        free = ~self.crosses(-self.g)
+        while True:
+            self.p = np.where(free, self.h @ np.where(free, -self.g, 0.0), 0.0)
+            crossing = self.crosses(self.p)
+            if not crossing.any():
+                break
+            free &= ~crossing
+        self.low, self.high = 0.0, np.inf
+        self.attempt(1.0)
+        return -0.5 * float(self.p @ self.g)
+
+    def crosses(self, p: Array) -> Flags:
+        """The coordinates at a bound that a step along p would cross."""
+        return np.asarray(((self.z <= self.box[0]) & (p < 0)) | ((self.z >= self.box[1]) & (p > 0)))
+
+    def attempt(self, length: float) -> None:
+        """Set the trial point, at a length along the direction, inside the bounds."""
+        self.length, self.trial = length, np.clip(self.z + length * self.p, *self.box)
+
+    def take(self, f: float, g: Array) -> bool:
+        """Accept the trial point, with f and g there, or try another, nearer or farther; return whether BFGS ends."""
+        s, length, outside = self.trial - self.z, self.length, (self.trial <= self.box[0]) | (self.trial >= self.box[1])
+        slope, cut = float(self.g @ s), bool((outside & (self.p != 0)).any())
+        self.steps += 1
+        if f <= self.f + _DECREASE * min(slope, 0.0):
+            self.low = length
+            if g @ s >= _RISEN * slope or length >= _LONGEST or cut:
+                self.learn(s, np.where(s != 0, g - self.g, 0.0))  # a coordinate held at a bound shows no curvature
+                self.z, self.f, self.g = self.trial, f, g
+                promised = self.aim()
+                self.tiny_steps = self.tiny_steps + 1 if promised <= _TINY * f else 0
+                self.optimal = self.ended = f <= self.enough
+                return self.ended or self.tiny_steps >= _TINY_STEPS or not _VANISHED * f < promised < np.inf
+        else:
+            self.high = length
+        self.attempt(0.5 * (self.low + self.high) if self.high < np.inf else 2 * length)
+        return self.length < _SHORTEST or self.high - self.low < _SHORTEST
+
+    def learn(self, s: Array, y: Array) -> None:
+        """BFGS: H + (1 + y'Hy / s'y) s s' / s'y - (Hy s' + s (Hy)') / s'y."""
+        product = float(s @ y)
+        if product > _EPS * math.sqrt((s @ s) * (y @ y)):
+            hy = (self.h @ y) / product
+            across = np.outer(s, (1 + y @ hy) / (2 * product) * s - hy)
+            self.h += across + across.T
 
 
 @kernel
@@ -160,12 +137,9 @@ def _evaluate_packed(weights, layout, widths, ends, work, y, prior, z, gradient)
 
 
 def _compile() -> None:
-    """Compile or load the kernels for vectors and matrices in double precision."""
-    vector, matrix = "f8[::1]", "f8[:, ::1]"
-    _aim.compile(f"({matrix}, {vector}, {matrix})")
-    _accept.compile(f"({matrix}, {vector}, {matrix}, f8)")
-    of_network = f"{vector}, i8[:, ::1], {vector}, i8[::1], {matrix}"
-    _evaluate_packed.compile(f"({of_network}, {', '.join([vector] * 4)})")
+    """Compile or load the evaluations."""
+    vector = "f8[::1]"
+    _evaluate_packed.compile(f"({vector}, i8[:, ::1], {vector}, i8[::1], f8[:, ::1], {', '.join([vector] * 4)})")
 
 
 class Refined(NamedTuple):
@@ -202,7 +176,6 @@ def refine(
         stop: asked, every few steps, whether to stop.
         curvature: f in single precision, if Jacobians are expensive: they only shape the steps.
     """
-    compile_by(_compile, _evaluate_packed.stats.cache_path, "refinement")
     size = at_once(HESSIAN_NUMBERS, z.shape[1] ** 2)
     each = zip(torch.split(z, size), torch.split(observations, size), torch.split(enough, size), strict=True)
     parts = [_Refinement(objective, *part, curvature or objective).run(most, stop or (lambda: False)) for part in each]
@@ -210,7 +183,7 @@ def refine(
 
 
 class _Refinement:
-    """The state of a refinement: the vectors (n, 8 + k, k) and numbers (n, 8) of codes.
+    """The refinement of some codes.
 
     Attributes:
         packed: the observations of a small dense network, for compiled evaluations; None for others.
@@ -219,81 +192,68 @@ class _Refinement:
     def __init__(
         self, objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, curvature: SquaredError
     ) -> None:
-        self.objective, self.curvature = objective, curvature
-        self.observations, (n, k) = observations.cpu().numpy(), z.shape
-        self.box, self.prior, network, y = (
-            _numpy(objective.box),
-            _numpy(objective.prior),
-            objective.network,
-            objective.y,
-        )
+        self.objective, self.curvature, self.observations = objective, curvature, observations.cpu().numpy()
+        self.prior, box, network, y = _numpy(objective.prior), _numpy(objective.box), objective.network, objective.y
         self.packed: PackedObservations | None = None
         if y.dtype == torch.float64 and objective.squares and packable(network, objective.operator):
+            compile_by(_compile, _evaluate_packed.stats.cache_path, "refinement")
             self.packed = PackedObservations(network, objective.operator, _numpy(y), np.float64)
-        self.vectors, self.numbers = np.zeros((n, _H + k, k)), np.zeros((n, 8))
-        self.numbers[:, _ENOUGH], self.vectors[:, _Z] = _numpy(enough), _numpy(z)
-        self.numbers[:, _F], self.vectors[:, _G] = self._evaluate(_Z, np.arange(n))
-        self.mark, self.optimal, self.ended = np.full(n, np.inf), np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-        self._begin(np.arange(n))
+        codes = _numpy(z)
+        each = zip(codes, *self._evaluate(codes, np.arange(len(z))), _numpy(enough), strict=True)
+        self.codes = [_Code(z, float(f), g, float(least), box) for z, f, g, least in each]
 
     def run(self, most: int, stopped: Stop) -> Refined:
         """Make at most ``most`` trial steps of every code."""
-        while len(some := np.flatnonzero(~self.ended & (self.numbers[:, _STEPS] < most))) and not stopped():
-            asks = self._together(some) if self.packed is None else self._apart(self.packed, some, most, stopped)
-            self._begin(some[asks])
-        z, f = (self.objective.tensor(values) for values in (self.vectors[:, _Z], self.numbers[:, _F]))
-        steps = self.numbers[:, _STEPS].astype(np.int64)
-        return Refined(z, f, self.objective.index(steps), self.objective.index(self.optimal))
+        while not stopped():
+            some = np.array([i for i, code in enumerate(self.codes) if not code.ended and code.steps < most], dtype=int)
+            if not len(some):
+                break
+            for i, h in zip(some, self._gauss_newton(some), strict=True):
+                self.codes[i].begin(h)
+            some = some[[not self.codes[i].ended for i in some]]
+            if self.packed is None:
+                self._together(some, most, stopped)
+            else:
+                self._apart(self.packed, some, most, stopped)
+        z, f, steps, optimal = zip(*((code.z, code.f, code.steps, code.optimal) for code in self.codes), strict=True)
+        tensor, index = self.objective.tensor, self.objective.index
+        return Refined(tensor(np.array(z)), tensor(np.array(f)), index(np.array(steps)), index(np.array(optimal)))
 
-    def _evaluate(self, which: int, some: Index) -> tuple[Array, Array]:
-        """f and its gradient by PyTorch at one of the vectors of some codes, (s,) and (s, k)."""
-        z, where = self.objective.tensor(self.vectors[some, which]), self.objective.index(self.observations[some])
-        f, gradient = self.objective.gradient(z, where)
-        return _numpy(f), _numpy(gradient)
+    def _together(self, some: Index, most: int, stopped: Stop) -> None:
+        """Make steps of some codes by BFGS, evaluated by PyTorch, all at once."""
+        while len(some) and not stopped():
+            each = zip(some, *self._evaluate(np.array([self.codes[i].trial for i in some]), some), strict=True)
+            ends = [self.codes[i].take(float(f), g) or self.codes[i].steps >= most for i, f, g in each]
+            some = some[~np.array(ends)]
 
-    def _together(self, some: Index) -> Flags:
-        """Make a trial step of some codes, evaluated by PyTorch; return which BFGS is to begin anew, (s,)."""
-        f, self.vectors[some, _THERE] = self._evaluate(_TRIAL, some)
-        each = zip(some, f, strict=True)
-        return np.array([_accept(self.vectors[i], self.numbers[i], self.box, value) for i, value in each])
-
-    def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> Flags:
-        """Make steps of some codes, one code after another; return which BFGS is to begin anew, (s,)."""
-        asks = np.zeros(len(some), dtype=bool)
-        for a, i in enumerate(some):
-            network, y = packed.of(int(self.observations[i]))
-            ends, _, _, work, *_ = work_arrays(network.layout, np.float64)
-            exact, vectors, numbers = network._replace(sizes=0 * network.sizes), self.vectors[i], self.numbers[i]
-            while not asks[a] and numbers[_STEPS] < most:
-                f = _evaluate_packed(*exact, ends, work, y, self.prior, vectors[_TRIAL], vectors[_THERE])
-                asks[a] = _accept(vectors, numbers, self.box, f)
+    def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> None:
+        """Make steps of some codes by BFGS, evaluated in compiled code, one code after another."""
+        layout: Integers | None = None
+        for i in some:
+            code, ((numbers, own, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
+            if own is not layout:
+                layout, (ends, _, _, work, *_), widths = own, work_arrays(own, np.float64), 0 * sizes
+            going = True
+            while going and code.steps < most:
+                gradient = np.empty_like(code.z)
+                f = _evaluate_packed(numbers, layout, widths, ends, work, y, self.prior, code.trial, gradient)
+                going = not code.take(f, gradient)
             if stopped():
                 break
-        return asks
 
-    def _begin(self, some: Index) -> None:
-        """Begin BFGS of some codes with the inverse of B, or end them if they are optimal."""
-        done = self.numbers[some, _F] <= self.numbers[some, _ENOUGH]
-        self.optimal[some[done]] = self.ended[some[done]] = True
-        some = some[~done]
-        if not len(some):
-            return
-        self.vectors[some, _H:] = self._gauss_newton(some)
-        for i in some:
-            _aim(self.vectors[i], self.numbers[i], self.box)
-        f, promised = self.numbers[some, _F], -0.5 * self.numbers[some, _SLOPE]
-        self.optimal[some] = (promised <= _VANISHED * f) | (self.mark[some] - f <= _LEFT * f)
-        self.mark[some], self.numbers[some, _IN_A_ROW] = f, 0
-        self.ended[some] = self.optimal[some] | ~np.isfinite(promised)
+    def _evaluate(self, z: Array, some: Index) -> tuple[Array, Array]:
+        """f and its gradient by PyTorch at points of some codes, (s,) and (s, k)."""
+        where = self.objective.index(self.observations[some])
+        f, gradient = self.objective.gradient(self.objective.tensor(z), where)
+        return _numpy(f), _numpy(gradient)
 
     def _gauss_newton(self, some: Index) -> Array:
         """The inverses of B of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
-        z, where = self.curvature.tensor(self.vectors[some, _Z]), self.curvature.index(self.observations[some])
-        gram = 2 * self.curvature.system(z, where)[0].double()
+        z = self.curvature.tensor(np.array([self.codes[i].z for i in some]))
+        gram = 2 * self.curvature.system(z, self.curvature.index(self.observations[some]))[0].double()
         floor = max(_FLOOR, torch.finfo(z.dtype).eps) * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
-        floor = floor.clamp_min(np.finfo(float).tiny)
         one = torch.eye(z.shape[1]).to(gram)
-        inverse, failed = torch.linalg.inv_ex(gram + floor[:, None, None] * one)
+        inverse, failed = torch.linalg.inv_ex(gram + floor.clamp_min(np.finfo(float).tiny)[:, None, None] * one)
         return _numpy(torch.where((failed == 0)[:, None, None], inverse, one))
 
 
