@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from unrelu.lp.compilation import jit
 from unrelu.models import activations as of
 
@@ -72,5 +74,5 @@ def activate(kind, parameters, width, x, slopes):
             x[i], slopes[i] = w * v, w
         else:
             a = parameters[n + i]
-            b, slope = _base_function(kind, float(a * v))
+            b, slope = _base_function(kind, np.float64(a * v))
             x[i], slopes[i] = w * (c * v + (1 - c) * b / a), w * (c + (1 - c) * slope)
