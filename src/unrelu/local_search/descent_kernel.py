@@ -194,15 +194,6 @@ def _reflected(value, low, high):
 
 
 @jit
-def _length(z):
-    """The root mean square of a code's coordinates, the unit of its perturbations."""
-    total = 0.0
-    for value in z:
-        total += value * value
-    return max(math.sqrt(total / len(z)), SHORTEST_CODE)
-
-
-@jit
 def _damped_step(gram, gradient, damping, factor, step):
     """Solve (H + damping I) s = -g by Cholesky; return whether that was possible."""
     k = len(gradient)
@@ -309,7 +300,10 @@ def descend_and_perturb(numbers, layout, sizes, schedule, y, prior, limits, box,
             elif f[i] <= limits[2]:
                 break
             else:
-                length = _length(z[i])
+                length = 0.0
+                for j in range(k):
+                    length += z[i, j] * z[i, j]
+                length = max(math.sqrt(length / k), SHORTEST_CODE)
                 for j in range(k):
                     aimed = z[i, j] + length * perturbations[i, turn, j]
                     code[j] = _reflected(aimed, box[0, j], box[1, j])

@@ -42,8 +42,8 @@ class NormDescent:
     the trust region grows after steps that gain nearly what was predicted, and shrinks below a rejected step.
 
     A code is CONVERGED when its program predicts a gain of at most 1e-7 of the objective, or when no step lowers it at
-    the smallest radius, as at a kink of the generator. It is then first-order stationary: on its side
-    of all kinks, no direction lowers the objective. It need not be a local optimum.
+    the smallest radius, as at a kink of the generator. It is then first-order stationary: on its side of all kinks, no
+    direction lowers the objective. It need not be a local optimum.
 
     Args:
         max_programs: the largest number of linear programs for an observation.
@@ -66,8 +66,8 @@ class NormDescent:
         No code is worse than its start. A start that is not finite is returned, with status NO_CODE. The callback is
         called before each round, in which every observation makes a step.
         """
-        network, start = problem.network.to(torch.float64), np.asarray(z0, dtype=np.float64)
-        objective = SquaredError.of(problem, network)
+        single, start = problem.network.dtype != torch.float64, np.asarray(z0, dtype=np.float64)
+        objective = SquaredError.of(problem, problem.network.to(torch.float64) if single else None)
         runs = [_Descent(problem, objective, i, z) for i, z in enumerate(start)]
 
         def progress() -> Progress:

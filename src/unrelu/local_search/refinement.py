@@ -32,7 +32,7 @@ from unrelu.local_search.halting import Stop
 from unrelu.local_search.packed_observations import PackedObservations, packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.compilation import compile_by, kernel
-from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, and the longest
@@ -228,12 +228,9 @@ class _Refinement:
 
     def _apart(self, packed: PackedObservations, some: Index, most: int, stopped: Stop) -> None:
         """Make steps of some codes by BFGS, evaluated in compiled code, one code after another."""
-        layout: Integers | None = None
         for i in some:
-            code, ((numbers, own, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
-            if own is not layout:
-                layout, (ends, _, _, work, *_), widths = own, work_arrays(own, np.float64), 0 * sizes
-            going = True
+            code, ((numbers, layout, sizes), y) = self.codes[i], packed.of(int(self.observations[i]))
+            (ends, _, _, work, *_), widths, going = work_arrays(layout, np.float64), 0 * sizes, True
             while going and code.steps < most:
                 gradient = np.empty_like(code.z)
                 f = _evaluate_packed(numbers, layout, widths, ends, work, y, self.prior, code.trial, gradient)
