@@ -48,16 +48,9 @@ class LevenbergMarquardtSteps(Steps):
     """
 
     def __init__(
-        self,
-        objective: SquaredError,
-        z: Tensor,
-        observations: Tensor,
-        *,
-        damping: float | Tensor = rule.FIRST_DAMPING,
-        tiny_decrease: float = 1e-13,
-        enough: Tensor | None = None,
-        ceiling: Tensor | None = None,
-    ) -> None:
+        self, objective: SquaredError, z: Tensor, observations: Tensor, *, tiny_decrease: float = 1e-13,
+        damping: float | Tensor = rule.FIRST_DAMPING, enough: Tensor | None = None, ceiling: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.tiny_decrease = tiny_decrease
         self.gram, self.gradient, f = objective.system(z, observations)
         super().__init__(objective, z, observations, f, torch.full_like(f, -1.0) if enough is None else enough.to(f))

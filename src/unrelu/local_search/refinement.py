@@ -21,6 +21,7 @@ algorithm 2.6; Nocedal and Wright, Numerical Optimization (2006), equation 6.17 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,8 @@ _LEFT = 1e-6
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, or by its rounding, to be invertible.
 _FLOOR = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
+# The types of the arguments of the compiled evaluation.
+_TYPES = "(f8[::1], i8[:, ::1], f8[::1], i8[::1], f8[:, ::1], f8[::1], f8[::1], f8[::1], f8[::1])"
 
 
 class _Code:
@@ -136,12 +139,6 @@ def _evaluate_packed(weights, layout, widths, ends, work, y, prior, z, gradient)
     return f
 
 
-def _compile() -> None:
-    """Compile or load the evaluations."""
-    vector = "f8[::1]"
-    _evaluate_packed.compile(f"({vector}, i8[:, ::1], {vector}, i8[::1], f8[:, ::1], {', '.join([vector] * 4)})")
-
-
 class Refined(NamedTuple):
     """What a refinement reached.
 
@@ -158,14 +155,9 @@ class Refined(NamedTuple):
 
 
 def refine(
-    objective: SquaredError,
-    z: Tensor,
-    observations: Tensor,
-    enough: Tensor,
-    most: int,
-    stop: Stop | None = None,
+    objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, most: int, stop: Stop | None = None,
     curvature: SquaredError | None = None,
-) -> Refined:
+) -> Refined:  # fmt: skip
     """Refine codes to first-order optima of f; f never rises.
 
     Args:
@@ -196,7 +188,7 @@ class _Refinement:
         self.prior, box, network, y = _numpy(objective.prior), _numpy(objective.box), objective.network, objective.y
         self.packed: PackedObservations | None = None
         if y.dtype == torch.float64 and objective.squares and packable(network, objective.operator):
-            compile_by(_compile, _evaluate_packed.stats.cache_path, "refinement")
+            compile_by(partial(_evaluate_packed.compile, _TYPES), _evaluate_packed.stats.cache_path, "refinement")
             self.packed = PackedObservations(network, objective.operator, _numpy(y), np.float64)
         codes = _numpy(z)
         each = zip(codes, *self._evaluate(codes, np.arange(len(z))), _numpy(enough), strict=True)
