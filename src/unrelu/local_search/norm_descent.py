@@ -19,7 +19,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
-from unrelu.runtime.array_types import Array, Integers
+from unrelu.runtime.array_types import Array, Index, Integers
 
 # A step is accepted if it gains this fraction of what its program predicts.
 _ACCEPTED = 0.05
@@ -68,7 +68,9 @@ class NormDescent:
         """
         single, start = problem.network.dtype != torch.float64, np.asarray(z0, dtype=np.float64)
         objective = SquaredError.of(problem, problem.network.to(torch.float64) if single else None)
-        runs = [_Descent(problem, objective, i, z) for i, z in enumerate(start)]
+        codes = problem.bounds.clip(start)
+        each = zip(start, codes, _residuals(objective, codes, np.arange(problem.size)), strict=True)
+        runs = [_Descent(problem, i, *one) for i, one in enumerate(each)]
 
         def progress() -> Progress:
             done = sum(run.status is not Status.STOPPED for run in runs)
@@ -79,10 +81,11 @@ class NormDescent:
         while (active := [run for run in runs if run.status is Status.STOPPED]) and not watch():
             for first in range(0, len(active), objective.jacobians):
                 some = active[first : first + objective.jacobians]
-                codes = objective.tensor(np.array([run.z for run in some]))
-                tangents = objective.jacobian(codes, objective.index(np.array([run.number for run in some])))
-                for run, each in zip(some, tangents.cpu().numpy(), strict=True):
-                    run.step(each.T, self.max_programs)
+                z, rows = np.array([run.z for run in some]), np.array([run.number for run in some])
+                tangents = objective.jacobian(objective.tensor(z), objective.index(rows)).cpu().numpy()
+                trials = np.array([run.propose(each.T) for run, each in zip(some, tangents, strict=True)])
+                for run, r in zip(some, _residuals(objective, trials, rows), strict=True):
+                    run.take(r, self.max_programs)
         for run in active:
             run.status = watch.reason or run.status
         z = np.array([run.z for run in runs])
@@ -93,35 +96,37 @@ class NormDescent:
         return z, np.array([run.status for run in runs], dtype=object), np.array([run.programs for run in runs])
 
 
+@torch.no_grad()
+def _residuals(objective: SquaredError, z: Array, rows: Index) -> Array:
+    """y - A G(z), (b, m), of codes (b, k) of some observations."""
+    return -objective.residual(objective.tensor(z), objective.index(rows)).cpu().numpy()
+
+
 class _Descent:
     """The descent of one observation; its status is STOPPED while it goes on."""
 
-    def __init__(self, problem: Problem, objective: SquaredError, number: int, z0: Array) -> None:
-        self.problem, self.objective, self.number = problem, objective, number
-        self.z, self.programs, self.status = problem.bounds.clip(z0), 0, Status.STOPPED
-        self.r, self.value = self.evaluate(self.z)
+    def __init__(self, problem: Problem, number: int, start: Array, z: Array, r: Array) -> None:
+        self.problem, self.number, self.z, self.trial, self.r = problem, number, z, z, r
+        self.programs, self.gain, self.value, self.status = 0, 0.0, self.norm(r), Status.STOPPED
         self.nothing = ZERO * np.abs(problem.y[number]).max(initial=0.0)
-        self.size = self.radius = max(1.0, float(np.abs(self.z).max()))
-        if not np.isfinite(z0).all():
+        self.size = self.radius = max(1.0, float(np.abs(z).max()))
+        if not np.isfinite(start).all():
             self.status = Status.NO_CODE
         elif not np.isfinite(self.value):
             self.status = Status.DIVERGED
         elif self.value <= self.nothing:
             self.status = Status.CONVERGED
 
-    @torch.no_grad()
-    def evaluate(self, z: Array) -> tuple[Array, float]:
-        """y - A G(z), (m,), and its norm."""
-        index = self.objective.index(np.array([self.number]))
-        r = -self.objective.residual(self.objective.tensor(z[None]), index)[0].cpu().numpy()
-        return r, float(np.abs(r).max() if self.problem.norm == "linf" else np.abs(r).sum())
+    def norm(self, r: Array) -> float:
+        """The objective of a residual."""
+        return float(np.abs(r).max() if self.problem.norm == "linf" else np.abs(r).sum())
 
-    def step(self, jacobian: Array, most: int) -> None:
-        """Solve the program of a Jacobian (m, k), and make its step if that lowers the objective."""
+    def propose(self, jacobian: Array) -> Array:
+        """The end of the step that solves the program of a Jacobian (m, k); the code itself where the descent ends."""
         z, r, rho, bounds = self.z, self.r, self.radius, self.problem.bounds
         if not jacobian.any():
             self.status = Status.FLAT
-            return
+            return z
         lower, upper, one = np.maximum(bounds.lower - z, -rho), np.minimum(bounds.upper - z, rho), np.ones(len(r))
         system = LayerSystem(np.ascontiguousarray(jacobian), 0 * r, Activation("identity"), lower, upper)
         stay = Answer(0 * z, np.inf, 0.0, LpStatus.FAILED, 0)
@@ -130,22 +135,31 @@ class _Descent:
             answer = least_violation(system, Rows(r, r, one, one, r, 1.0), self.problem.norm, left, stay)
         except SolverError:
             self.status = Status.SOLVER_FAILED
-            return
-        self.programs += 1
-        trial, gain = bounds.clip(z + answer.h), self.value - answer.objective
-        there, value = self.evaluate(trial)
-        length, better = float(np.abs(trial - z).max()), self.value - value
+            return z
+        self.programs, self.gain, self.trial = (
+            self.programs + 1,
+            self.value - answer.objective,
+            bounds.clip(z + answer.h),
+        )
         if answer.status is LpStatus.LIMIT:
             self.status = Status.TIME_LIMIT
-        elif not gain > _TOLERANCE * self.value * min(1.0, rho):
+        elif not self.gain > _TOLERANCE * self.value * min(1.0, rho):
             self.status = Status.CONVERGED
-        elif better > _ACCEPTED * gain:
-            self.z, self.r, self.value = trial, there, value
-            if better > _VERY_GOOD * gain:
-                self.radius = max(rho, _GROWN * length)
+        return self.trial
+
+    def take(self, r: Array, most: int) -> None:
+        """Accept the proposed step, with the residual at its end, if that lowers the objective."""
+        if self.status is not Status.STOPPED:
+            return
+        length, value = float(np.abs(self.trial - self.z).max()), self.norm(r)
+        better = self.value - value
+        if better > _ACCEPTED * self.gain:
+            self.z, self.r, self.value = self.trial, r, value
+            if better > _VERY_GOOD * self.gain:
+                self.radius = max(self.radius, _GROWN * length)
         else:
-            self.radius = _SHRUNK * min(rho, length)
+            self.radius = _SHRUNK * min(self.radius, length)
         if self.radius < _SMALLEST_RADIUS * self.size or self.value <= self.nothing:
             self.status = Status.CONVERGED
-        elif self.status is Status.STOPPED and self.programs >= most:
+        elif self.programs >= most:
             self.status = Status.ITERATION_LIMIT
