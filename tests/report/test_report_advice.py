@@ -117,6 +117,7 @@ def test_the_script_has_the_prior(tmp_path):
     assert "prior=unrelu.Normal(mean=1.0, std=2.0)" in scripts(page)
 
 
+@pytest.mark.long
 def test_the_script_computes_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

@@ -68,6 +68,7 @@ def records(quick) -> list[dict]:
 # --- the quick run ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_quick_run_measures_every_combination_of_two_layers(quick, records):
     folder, _, numbers = quick
     assert sorted(p.name for p in folder.iterdir()) == ["layers.json", "layers.png", "layers.svg"]

@@ -245,6 +245,7 @@ def quick(tmp_path_factory) -> tuple[Path, str, dict]:
     return folder, done.stdout, json.loads(text, parse_constant=pytest.fail)
 
 
+@pytest.mark.long
 def test_the_quick_run_proves_and_agrees(quick):
     folder, _, numbers = quick
     assert sorted(p.name for p in folder.iterdir()) == ["certify.json", "certify.png", "certify.svg"]

@@ -90,6 +90,7 @@ def test_training_lowers_the_error():
 
 
 @pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.long
 def test_a_unit_compares_all_methods(noisy):
     row = emulator_fits._measure(Command("emulators", 2, True, 5), ("stiff-b", noisy))
     assert list(row["milliseconds"]) == ["auto", "trf x1", "trf x2"]

@@ -147,6 +147,7 @@ def constant(unit, seed, quick):
     return [(unit[0], unit[1], 0, "identifiable", 0.0, True, 0.0)]
 
 
+@pytest.mark.long
 def test_processes_run_the_experiment_that_they_are_given(tmp_path):
     experiment = dataclasses.replace(load("fig2a"), measure=constant, draw=counted([]).draw, columns=(
         "k", "network", "code", "method", "value", "success", "seconds"))  # fmt: skip

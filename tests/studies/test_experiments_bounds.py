@@ -63,6 +63,7 @@ def test_the_hidden_layer_that_misleads_most_stays_a_hidden_layer(norm):
 # --- the bounds -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_no_error_is_above_its_certified_bound(numbers):
     seen = 0
     for norm, k, depth, network, level in {row[:5] for row in numbers.rows}:
@@ -82,6 +83,7 @@ def test_the_bound_for_all_sets_of_rows_is_not_below_that_for_the_bright_ones(nu
     assert (searched >= smallest.column("value", what="certified") * (1 - 1e-5)).all()
 
 
+@pytest.mark.long
 def test_a_unit_gives_equal_rows_again(numbers):
     for unit in (("linf", 4, 2, 0), ("l1", 4, 1, 0)):
         again = load("bounds").numbers(load("bounds").measure(unit, SEED, True), True, SEED)

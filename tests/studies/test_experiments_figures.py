@@ -21,6 +21,7 @@ from unrelu_studies.paper.theorems.method_variants import inactive, program_time
 
 
 @pytest.mark.parametrize("name", ["fig1a", "fig1b"])
+@pytest.mark.long
 def test_the_error_on_random_networks_grows_with_the_noise(name):
     numbers = load(name).run(quick=True)
     medians = {method: figure1._medians(numbers, method) for method in numbers.distinct("method")}
@@ -78,6 +79,7 @@ def test_gradient_descent_is_on_its_way_where_a_second_order_method_arrives():
     assert [claim.source for claim in experiment.claims(numbers)] == 2 * sources
 
 
+@pytest.mark.long
 def test_leaky_networks_are_always_identifiable():
     experiment = load("fig2b")
     units = [unit for unit in experiment.units(True) if unit[0] in (20, 125)]

@@ -174,6 +174,7 @@ def test_the_posterior_of_a_linear_net_is_that_of_the_grid():
 
 
 @pytest.mark.parametrize("name", CELLS)
+@pytest.mark.long
 def test_an_observation_does_not_depend_on_the_others(name):
     about = cell(name)
     several, one = about.simulated(3, SEED, name), about.simulated(1, SEED, name, 2)
@@ -206,6 +207,7 @@ def two_codes() -> tuple[PosteriorCell, np.ndarray, GridPosterior]:
 
 
 @pytest.mark.parametrize("walk", [crank_nicolson, elliptical_slices])
+@pytest.mark.long
 def test_random_walks_have_the_posterior_of_the_grid(two_codes, walk):
     about, y, grid = two_codes
     w1, w2 = (np.ascontiguousarray(layer.matrix()) for layer in about.network.layers)
@@ -214,6 +216,7 @@ def test_random_walks_have_the_posterior_of_the_grid(two_codes, walk):
     assert grid.marginal_distance(z, 10).max() < 0.06
 
 
+@pytest.mark.long
 def test_the_compiled_density_is_that_of_the_cell(two_codes):
     about, y, _ = two_codes
     w1, w2 = (np.ascontiguousarray(layer.matrix()) for layer in about.network.layers)
@@ -224,6 +227,7 @@ def test_the_compiled_density_is_that_of_the_cell(two_codes):
     np.testing.assert_allclose((np.array(moved) - value) / step, gradient, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.long
 def test_controls_are_wrong_and_hmc_alone_is_right_within_a_mode(two_codes):
     about, y, grid = two_codes
     distance = {
@@ -258,6 +262,7 @@ def test_a_grid_sees_what_is_missing(two_codes):
 # --- units and tables -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_controls_fail_the_calibration_and_the_table_says_so():
     command = Command("posterior", 50, True, SEED)
     name = "plain VAE, 25 Gaussian measurements"
@@ -278,6 +283,7 @@ def test_every_unit_of_the_controls_can_be_measured():
     assert exact_comparison.control_rows({"exact": [row]})[0] == ("Laplace approximation", "0 of 0", "0 of 1")
 
 
+@pytest.mark.long
 def test_every_part_has_its_units_and_the_sampler_is_measured_against_what_is_known():
     command = Command("posterior", 1, True, SEED)
     assert {unit[0] for unit in BENCHMARK.units(command)} == set(PARTS) == set(BENCHMARK.parts)

@@ -151,6 +151,7 @@ def test_wrong_answers_are_counted_among_sure_ones():
     assert chance(3, 0) == 1.0
 
 
+@pytest.mark.long
 def test_the_quick_version_fills_every_table(monkeypatch):
     """Two families, each question of each of them."""
     monkeypatch.setattr(families, "STARTS", 2)

@@ -30,6 +30,7 @@ CHANCE = 1e-3
 
 @pytest.mark.parametrize("kind", ["pictures", "permuted", "other"])
 @pytest.mark.parametrize("name", ["mnist-relu", "mnist-sigmoid"])
+@pytest.mark.long
 def test_what_the_generator_cannot_have_made_is_no_success(name, kind):
     row = strangers(name, kind, QUICK.strangers)
     p = np.array(row["p_values"])
@@ -40,6 +41,7 @@ def test_what_the_generator_cannot_have_made_is_no_success(name, kind):
 
 
 @pytest.mark.parametrize("operator", ["full", "half", "gaussian", "prior"])
+@pytest.mark.long
 def test_p_values_of_own_outputs_are_uniform(operator):
     row = own_outputs("mnist-relu", operator, 120)
     n = len(row["p_values"])
@@ -55,6 +57,7 @@ def test_without_noise_no_success_is_wrong():
 
 
 @pytest.mark.parametrize("operator", ["full", "half"])
+@pytest.mark.long
 def test_confidences_are_compared_with_the_best_known(operator):
     searches = ("default, noise stated", "default")
     rows = noisy("4-10-16", operator, VerdictPlan(noisy=5, compared=2, descents=5, searches=searches))
