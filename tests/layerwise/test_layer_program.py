@@ -120,13 +120,13 @@ def test_a_program_can_be_built_and_inspected_without_a_solver():
     )
     layer_rows = rows(system, np.array([1.0, 0.0]), 0.1)
     around = system.matrix, -layer_rows.center, system.lower, system.upper, *layer_rows.box
-    program, _ = sum_of_violations(*around).dual()
+    program, _ = sum_of_violations(*around)[0].dual()
     # One boxed multiplier for the row that is on, one of [0, 1] for the row that is off, one for the bound of h_2.
     np.testing.assert_array_equal(program.col_lower, [-1, 0, -np.inf])
     np.testing.assert_array_equal(program.col_upper, [1, 1, 0])
     np.testing.assert_array_equal(program.cost, [1, 0, 0])
     np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, 0], [0, 1, 1]])
-    program, _ = largest_violation(*around).dual()
+    program, _ = largest_violation(*around)[0].dual()
     # Two upper sides, a lower one, the bounds of h_2 and of d; the multipliers of the sides sum to at most 1.
     np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, -1, 0, 0], [0, 1, 0, 1, 0], [-1, -1, -1, 0, 1]])
     np.testing.assert_array_equal(program.row_lower, [0, 0, -1])

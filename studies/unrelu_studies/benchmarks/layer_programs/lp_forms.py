@@ -61,7 +61,7 @@ def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: f
     """
     r0 = (np.asarray(system.matrix @ h0) - rows.center) / sigma
     make = sum_of_violations if norm == "l1" else largest_violation
-    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box).dual()[0]
+    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box)[0].dual()[0]
 
 
 _FORMS = {"primal": primal_program, "dual": dual_program}
