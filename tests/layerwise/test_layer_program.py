@@ -62,7 +62,7 @@ def test_linear_programs_agree_with_an_interior_point_solver(norm, problem):
 @given(problem=layer_problems())
 def test_least_squares_agrees_with_an_interior_point_solver(problem):
     system, layer_rows, truth, noise = problem
-    h, objective, _ = one_sided_least_squares(system, layer_rows)
+    h, objective, *_ = one_sided_least_squares(system, layer_rows)
     reference = reference_violation(system, layer_rows, "l2", truth, noise)
     # The reference's feasibility is relative to the largest slack, so it resolves about 1e-4 of the squared noise; the
     # optimality conditions below are the sharp test.
@@ -99,7 +99,7 @@ def test_the_reported_bound_is_below_the_objective_and_tight(norm, problem):
 @given(problem=layer_problems())
 def test_least_squares_gradient_vanishes_off_the_bounds(problem):
     system, layer_rows, _, _ = problem
-    h, objective, _ = one_sided_least_squares(system, layer_rows)
+    h, objective, *_ = one_sided_least_squares(system, layer_rows)
     wh = system.matrix @ h
     over = np.maximum(0, (wh - layer_rows.high) / layer_rows.high_slope) / layer_rows.high_slope
     under = np.maximum(0, (layer_rows.low - wh) / layer_rows.low_slope) / layer_rows.low_slope

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target, rows
-from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, status_of
-from unrelu.layerwise.layer_program import Answer, least_squares_start, least_violation
+from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, scanned, status_of
+from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array
@@ -19,9 +19,6 @@ from unrelu.runtime.work_clock import now
 _SLACK = 1 + 1e-9
 # The last answer is a start for the program at eps if its errors are at most this many times eps.
 _ALIKE = 2.0
-# Of a fit: the two-sided rows per unknown at its first threshold, the most thresholds, and the relative fall of the
-# error below which it ends.
-_AMPLE, _FITS, _SETTLED = 1.15, 6, 0.15
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class LInf:
     solution, so once feasible it stays feasible as eps grows. The first feasible eps of the sequence eps_0 alpha^t is
     therefore found by bracketing, with a few linear programs instead of one for every t. The result does not depend on
     where the bracket begins. If ``|e_j| <= A`` is stated, eps_0 = A is feasible, and there is one program. If the noise
-    is not known, the bracket begins at the point of :func:`least_squares_fit`.
+    is not known, the bracket begins at the point of
+    :func:`~unrelu.layerwise.layer_method.scanned`.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -62,7 +60,7 @@ class LInf:
         search, point = _Search(system, target, first, self.alpha, end), None
         # A stated bound is feasible at once, and the threshold of the layer above is close.
         if threshold is None or (noise is not None and not noise.bound <= first):
-            point = least_squares_fit(system, target, first, end)
+            _, point = scanned(system, target, first, self.norm, end)
         answer, step = search.first_feasible(point)
         status = status_of(answer.status, now() >= end)
         return LayerSolution(answer.h, answer.objective, status, search.pivots, search.epsilon(step), search.solves)
@@ -159,29 +157,3 @@ class _Search:
 
     def _over(self) -> bool:
         return self.failed or now() >= self.end
-
-
-def least_squares_fit(system: LayerSystem, target: Array, first: float, end: float = math.inf) -> Array:
-    """A point h with a small |phi(W h + b) - x|_inf: a least-squares point at a threshold of about that error.
-
-    At the first threshold, there are somewhat more two-sided rows than unknowns. The threshold is then replaced by the
-    error of its point as long as that falls. Large thresholds classify few neurons as active that are not, so a
-    threshold that is too large does little harm.
-
-    Args:
-        system, target: the layer, and its output.
-        first: the smallest threshold, above 0.
-        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
-    """
-    count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
-    threshold = max(first, float(np.partition(target, -count - 1)[-count - 1]))
-    best, lowest = system.inside(np.zeros(system.n_in)), math.inf
-    for _ in range(_FITS):
-        h = least_squares_start(system, rows(system, target, threshold), end)
-        error, before = output_error(system, target, h, "linf"), lowest
-        if error < lowest:
-            best, lowest = h, error
-        if error > (1 - _SETTLED) * before or error <= first or now() >= end:
-            break
-        threshold = error
-    return best

@@ -91,7 +91,7 @@ def _instance(n: int, k: int, norm: str, form: str, seed: int, index: int) -> tu
     system = LayerSystem(weights.normal(size=(n, k)) / n**0.5, np.zeros(n), Activation("relu"), *free)
     x = system.value(truth.normal(size=k)) + noise.uniform(-1e-2, 1e-2, n)
     layer_rows = rows(system, x, 1e-2)
-    h0, _, _ = one_sided_least_squares(system, layer_rows)
+    h0, *_ = one_sided_least_squares(system, layer_rows)
     errors = layer_rows.violation(np.asarray(system.matrix @ h0))
     size = float(errors.max() if norm == "linf" else errors.mean())
     program = _FORMS[form](system, layer_rows, norm, h0, size)
