@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,15 +57,17 @@ class LInf:
         """See :class:`LayerMethod`."""
         end, target = now() + time_limit, checked_target(system, target)
         first = first_threshold(system, target, threshold)
-        search, point = _Search(system, target, first, self.alpha, end), None
+        search, point = _Search(system, target, first, self.alpha, end, system.inside(np.zeros(system.n_in))), None
         # A stated bound is feasible at once, and the threshold of the layer above is close.
         if threshold is None or (noise is not None and not noise.bound <= first):
             _, point = scanned(system, target, first, self.norm, end)
         answer, step = search.first_feasible(point)
         status = status_of(answer.status, now() >= end)
-        return LayerSolution(answer.h, answer.objective, status, search.pivots, search.epsilon(step), search.solves)
+        pivots = sum(every.pivots for every in search.minima.values())
+        return LayerSolution(answer.h, answer.objective, status, pivots, search.epsilon(step), len(search.minima))
 
 
+@dataclass
 class _Search:
     """The first t with a feasible program at eps_0 alpha^t.
 
@@ -73,18 +75,19 @@ class _Search:
         low, high: the largest step proved infeasible, and the smallest proved feasible.
         point: the h that proves ``high`` feasible, or the last one.
         minima: the answers, by step.
-        solves, pivots: programs, and their pivots.
         failed: whether a program was not solved.
     """
 
-    def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, end: float) -> None:
-        self.system, self.target, self.start, self.alpha, self.end = system, target, start, alpha, end
-        self.low, self.high, self.point = -1, -1, system.inside(np.zeros(system.n_in))
-        self.minima: dict[int, Answer] = {}
-        self.solves, self.pivots, self.failed = 0, 0, False
-        slope = system.activation.slopes(system.n_out)
-        self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
-        self.decides_signs = bool((slope == 0).any())
+    system: LayerSystem
+    target: Array
+    start: float
+    alpha: float
+    end: float
+    point: Array
+    low: int = -1
+    high: int = -1
+    failed: bool = False
+    minima: dict[int, Answer] = field(default_factory=dict)
 
     def epsilon(self, step: int) -> float:
         return self.start * self.alpha**step
@@ -102,11 +105,10 @@ class _Search:
 
         If phi decides no signs, the smallest delta hardly depends on eps.
         """
-        if not self.decides_signs:
+        flat = self.system.activation.slopes(self.system.n_out) == 0
+        if not flat.any():
             return self.step_at_least(self._solve(self.high).objective)
-        off = (self.system.activation.slopes(self.system.n_out) == 0) & (
-            np.asarray(self.system.matrix @ self.point) + self.system.bias <= 0
-        )
+        off = flat & (np.asarray(self.system.matrix @ self.point) + self.system.bias <= 0)
         return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
     def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
@@ -145,13 +147,13 @@ class _Search:
         error = float(constraints.violation(self.system.matrix @ self.point).max(initial=0.0))
         near = Answer(self.point, error, 0.0, LpStatus.FAILED, 0) if error <= _ALIKE * eps else None
         answer = least_violation(self.system, constraints, "linf", self.end - now(), near)
-        self.minima[step], self.solves, self.pivots = answer, self.solves + 1, self.pivots + answer.pivots
-        self.failed = self.failed or answer.status is not LpStatus.OPTIMAL
+        self.minima[step], self.failed = answer, self.failed or answer.status is not LpStatus.OPTIMAL
         if answer.objective > eps * _SLACK:
             self.low = max(self.low, step)
             return answer
         self.point, self.high = answer.h, min(step, max(self.low + 1, self.shown(answer.h)))
-        if self.rows_only_loosen:
+        slope = self.system.activation.slopes(self.system.n_out)
+        if not self.system.activation.smooth and ((slope == 0) | (slope == 1)).all():
             self.low = max(self.low, min(self.high, self.step_at_least(answer.bound)) - 1)
         return answer
 

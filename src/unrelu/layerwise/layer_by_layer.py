@@ -46,8 +46,11 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         if id(layer.matrix) not in systems:
             matrix = layer.dense if isinstance(last.matrix, np.ndarray) else layer.matrix
             systems[id(layer.matrix)] = replace(last, matrix=matrix, bias=layer.bias, activation=layer.activation)
-        system = systems[id(layer.matrix)]
-        found.append((system if layer.weight is None else scaled(system, layer.weight), values))
+        system, weight = systems[id(layer.matrix)], layer.weight
+        if weight is not None:
+            # The activation is positively homogeneous.
+            system = replace(system, matrix=sparse.diags_array(weight) @ system.matrix, bias=system.bias * weight)
+        found.append((system, values))
     return found
 
 
@@ -59,22 +62,12 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
     """
     if problem.operator.is_layer_of(problem.network):
         return
-    if not problem.operator.linear:
-        raise UnsupportedModelError(
-            f"method={method!r} inverts layer by layer, but {problem.operator.unweighted.refused}, so the last layer "
-            "and the measurement together are no layer: use method='auto' or 'lm'"
-        )
-    whitened = "noise= with entries that differ or are correlated weighs or"
-    what = whitened if problem.given else "operator="
-    raise UnsupportedModelError(
-        f"method={method!r} inverts layer by layer, but {what} mixes the outputs of the last activation "
-        f"({activation}): use method='auto' or 'lm'"
-    )
-
-
-def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
-    """The layer with its outputs times weights of at least 0, (n_out,); its activation is positively homogeneous."""
-    return replace(system, matrix=sparse.diags_array(weights) @ system.matrix, bias=system.bias * weights)
+    reason = f"{problem.operator.unweighted.refused}, so the last layer and the measurement together are no layer"
+    if problem.operator.linear:
+        whitened = "noise= with entries that differ or are correlated weighs or"
+        what = whitened if problem.given else "operator="
+        reason = f"{what} mixes the outputs of the last activation ({activation})"
+    raise UnsupportedModelError(f"method={method!r} inverts layer by layer, but {reason}: use method='auto' or 'lm'")
 
 
 @dataclass(frozen=True)
@@ -256,7 +249,6 @@ def layerwise_reason(network: Generator) -> str | None:
     for i, layer in enumerate(network.layers, 1):
         if layer.expansion < 1:
             return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
-    for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
             return f"layer {i} has {_not_monotone(layer.activation)}"
         if layer.n_in * layer.n_out > DENSE_NUMBERS:

@@ -319,33 +319,29 @@ def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) 
     matrix, used = system.balanced[0], rows.two_sided
     lower, upper = system.lower * system.norms, system.upper * system.norms
     h, free = np.zeros(system.n_in), np.ones(system.n_in, dtype=bool)
-    for turn in range(2):
-        part, side = matrix[used], rows.center[used]
-        normal, ample = blas.dsyrk(1.0, part.T, lower=1), len(part) > _AMPLE * system.n_in
+    for _ in range(2):
+        part, ample = matrix[used], int(used.sum()) > _AMPLE * system.n_in
+        normal = blas.dsyrk(1.0, part.T, lower=1)
         ridge = (_RIDGE if ample else _LARGER_RIDGE) * float(normal.trace()) / system.n_in + 1e-300
+        side = (part.T @ (rows.center[used] - part[:, ~free] @ h[~free]))[free]
         if not free.all():
-            side = side - part[:, ~free] @ h[~free]
             normal = normal[np.ix_(free, free)]
         np.einsum("ii->i", normal)[:] += ridge
-        _, found, failed = lapack.dposv(normal, (part.T @ side)[free], lower=1)
+        _, found, failed = lapack.dposv(normal, side, lower=1)
         if failed or not np.isfinite(found).all():
             break
         h[free] = found
-        moved = (h < lower) | (h > upper)
-        h, free = np.clip(h, lower, upper), free & ~moved
-        if turn or (ample and not moved.any()) or not free.any():
+        h, free = np.clip(h, lower, upper), free & (h >= lower) & (h <= upper)
+        if (ample and free.all()) or not free.any():
             break
         used = used | (rows.violation(matrix @ h) > 0)
     return system.inside(h / system.norms)
 
 
 def by_highs(program: PiecewiseLinearProgram, end: float) -> Vertex:
-    """Solve the dual by the simplex of HiGHS; wide programs by its interior point, by the simplex if that fails."""
-    wide = len(program.v) > _WIDE_FOR_SIMPLEX
+    """Solve the dual by the simplex of HiGHS, and wide programs by its interior point."""
     dual, index = program.dual()
-    solution = solve(dual, end - now(), "ipm" if wide else "simplex")
-    if wide and solution.status is LpStatus.FAILED:
-        solution = solve(dual, end - now())
+    solution = solve(dual, end - now(), "ipm" if len(program.v) > _WIDE_FOR_SIMPLEX else "simplex")
     y = np.zeros(len(program.shift))
     y[index] = _refined(dual, solution.x)[: len(index)]
     return Vertex(solution.row_dual, y, solution.status, solution.iterations)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import pickle
 import threading
 from collections.abc import Callable
 from functools import partial
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -70,19 +68,9 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
         gc.disable()
         try:
             with standing_still():
-                _repaired(run, folder)
+                run()
         finally:
             message.cancel()
             if collecting:
                 gc.enable()
         _compiled.add(what)
-
-
-def _repaired(run: Callable[[], None], folder: str | None) -> None:
-    """Call ``run``; again without the files of the cache, if a killed process or a full disk has damaged them."""
-    try:
-        run()
-    except (EOFError, pickle.UnpicklingError):
-        for path in Path(folder or "").glob("*.nb[ci]"):
-            path.unlink(missing_ok=True)
-        run()

@@ -95,29 +95,20 @@ def minimise(
         if status == EXHAUSTED and (pivots >= limit or over(end)):
             ended = LpStatus.LIMIT if over(end) else LpStatus.FAILED
             break
-    return Vertex(state.v, y, ended, pivots, basis, edges)
-
-
-class State(NamedTuple):
-    """The vertex of a basis: v (K,), the residuals of all rows, the gradient g + A^T y without basic rows, (K,),
-    and the norms of the edges and the multipliers of the basic rows, (K,).
-    """
-
-    v: Array
-    residuals: Array
-    gradient: Array
-    norms: Array
-    inner: Array
+    return Vertex(state[0], y, ended, pivots, basis, edges)
 
 
 def restart(
     rows: Array, shift: Array, lo: Array, hi: Array, column: Index, gradient: Array, basis: Index, edges: Array,
     y: Array,
-) -> tuple[State, bool]:  # fmt: skip
+) -> tuple[tuple[Array, ...], bool]:  # fmt: skip
     """The vertex of a basis and all that belongs to it from the inverse; arguments as for :func:`minimise`.
 
-    The vertex and the basic multipliers are refined once; the second result is whether they are then accurate.
     Multipliers ``y`` of residuals that are not zero are set to their ends.
+
+    Returns:
+        v (K,), the residuals of all rows, the gradient g + A^T y without basic rows (K,), and the norms of the edges
+        and the multipliers of the basic rows (K,); and whether v and these multipliers, refined once, are accurate.
     """
     m, k = rows.shape
     v, scale, error = np.zeros(k), 1.0, 0.0
@@ -134,7 +125,7 @@ def restart(
         change = edges @ rest
         inner, rest = inner - change, rest - change @ matrix
     accurate = error <= _ACCURATE * scale and float(np.abs(rest).max()) <= _ACCURATE * float(np.abs(g).max())
-    return State(v, r, g, np.sqrt(np.einsum("ij,ij->i", edges, edges)), inner), accurate
+    return (v, r, g, np.linalg.norm(edges, axis=1), inner), accurate
 
 
 def over(end: float) -> bool:
@@ -170,10 +161,9 @@ def _basic_rows(rows: Array, column: Index, basis: Index) -> Array:
 def _inverse(matrix: Array) -> Array:
     """The transposed inverse, contiguous; NaN if the matrix is singular."""
     try:
-        edges: Array = np.linalg.inv(matrix.T)
+        return np.asarray(np.linalg.inv(matrix.T), dtype=np.float64)
     except np.linalg.LinAlgError:
-        edges = np.full_like(matrix, np.nan)
-    return edges
+        return np.full_like(matrix, np.nan)
 
 
 def compile_exchange() -> None:
@@ -192,7 +182,7 @@ def _run_exchange() -> None:
 
 @kernel
 def exchange(rows, lo, hi, allowed, size, column, basis, edges, y, v, r, g, norm, inner, limit):
-    """Minimise from the vertex of ``basis``; arguments as for :func:`minimise`, and v to inner as in :class:`State`.
+    """Minimise from the vertex of ``basis``; arguments as for :func:`minimise`, and v to inner as of :func:`restart`.
 
     Args:
         allowed: the largest distance of a multiplier from its interval, (m + u,).

@@ -100,8 +100,8 @@ def interior_point(program: PiecewiseLinearProgram, end: float = math.inf) -> tu
     sizes = np.einsum("ij,ij->i", rows, rows)
     # Sides of a row, as a column; the distance of v from a bound is sign (v - bound) >= 0.
     signs = np.array([[-1.0]] if program.hard else [[-1.0], [1.0]])
-    at, offset, low, _ = (every[k:] for every in program.units())
-    sign = np.where(low < 0, 1.0, -1.0)
+    units = program.units()
+    at, offset, sign = units.column[k:], units.shift[k:], np.where(units.lo[k:] < 0, 1.0, -1.0)
     v, slack, multiplier, distance, held = _first_point(program, signs, at, offset, sign)
     r, first, enough = rows @ v + program.shift, 0.0, _DECIDED_NARROW if k <= _NARROW else _DECIDED
     for step in range(_STEPS + 1):
