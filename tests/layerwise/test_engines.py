@@ -13,7 +13,7 @@ from scipy import sparse
 
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerSystem, layer_program, rows
-from unrelu.layerwise.layer_program import Answer, largest_response, least_squares_start, least_violation
+from unrelu.layerwise.layer_program import largest_response, least_squares_start, least_violation
 from unrelu.layerwise.optimality import prove
 from unrelu.lp import exchange_simplex, interior_point
 from unrelu.lp.lp_status import LpStatus
@@ -83,14 +83,14 @@ def program_around(system, one, norm, h):
     """The first program of a minimisation that starts at a point, and its unit of length."""
     seen = []
 
-    def attempt(system, h, around, *rest):
-        seen.append(around)
-        return original(system, h, around, *rest)
+    def solved(*arguments):
+        seen.append(arguments[2](h, 0))
+        return original(*arguments)
 
-    original = layer_program._attempt
+    original = layer_program._solved
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_program, "_attempt", attempt)
-        least_violation(system, one, norm, warm_start=Answer(h, np.inf, 0.0, LpStatus.FAILED, 0))
+        patch.setattr(layer_program, "_solved", solved)
+        least_violation(system, one, norm)
     return seen[0].program, seen[0].sigma
 
 

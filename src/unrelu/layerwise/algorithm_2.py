@@ -32,7 +32,7 @@ class _GrowingThreshold(ABC):
     """Solve at eps, alpha eps, alpha^2 eps, ... until |phi(W h + b) - x| stops falling; return the best.
 
     The stop test uses the residual of the layer's own target, which a user has. If a program has no feasible point, the
-    next threshold is tried. Each program starts from the basis of the one before. If its rows have not changed, it is
+    next threshold is tried. Each program starts from the point of the one before. If its rows have not changed, it is
     not solved again, and the search ends.
 
     If ``|e_j| <= A`` is stated, eps = A gives the only program. The true input then has residuals of at most A. A
@@ -46,10 +46,9 @@ class _GrowingThreshold(ABC):
     # The norm of the residual.
     norm: ClassVar[str]
     largest: ClassVar[float] = math.inf
-    # Whether the problem depends on eps only through the sides of the rows.
-    sides_alone: ClassVar[bool] = True
-    # Whether a threshold that is given, the noise level or that of the layer above, is only where a scan ends.
-    scans: ClassVar[bool] = True
+    # Whether the problem depends on eps only through the sides of the rows. Then a threshold that is given, the noise
+    # level or that of the layer above, is only where a scan ends.
+    by_sides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
@@ -70,7 +69,7 @@ class _GrowingThreshold(ABC):
         before, warm_start = None, None
         for _ in range(_GROWTHS):
             constraints = rows(system, target, eps)
-            if best is not None and before is not None and self.sides_alone and constraints.same_sides(before):
+            if best is not None and before is not None and self.by_sides and constraints.same_sides(before):
                 break
             answer = self.solve(system, constraints, end - now(), warm_start)
             before, warm_start = constraints, answer
@@ -84,8 +83,7 @@ class _GrowingThreshold(ABC):
                 if best is not None and error > best[0] - ZERO * (best[0] + scale):
                     break
                 best = (error, answer, eps)
-            limited = now() >= end
-            if limited:
+            if limited := now() >= end:
                 break
             if stated and best is not None:
                 if best[0] > float(norms(np.full((1, system.n_out), eps), self.norm)[0]):
@@ -106,7 +104,7 @@ class _GrowingThreshold(ABC):
         Arguments are as for :meth:`__call__`; ``end`` is the end of the time allowed.
         """
         first = first_threshold(system, target, threshold)
-        if threshold and not self.scans:
+        if threshold and not self.by_sides:
             return first
         if noise is not None and noise.ceiling > 0:
             return first_threshold(system, target, noise.ceiling)
@@ -129,10 +127,7 @@ class L1(_GrowingThreshold):
     are only roughly known, and if no noise is stated, it is the result of a scan.
 
     Args:
-        alpha: growth factor, above 1; the paper's experiments use 1.2.
-
-    Raises:
-        OptionError: alpha is not a finite number above 1.
+        alpha: growth factor, as for :class:`~unrelu.layerwise.LInf`.
 
     Source: Algorithm 2 of the paper.
     """
@@ -156,17 +151,13 @@ class Relaxed(_GrowingThreshold):
     hidden layers, which a user does not have.)
 
     Args:
-        alpha: growth factor, above 1; the paper's experiments use 1.2.
-
-    Raises:
-        OptionError: alpha is not a finite number above 1.
+        alpha: growth factor, as for :class:`~unrelu.layerwise.LInf`.
 
     Source: relaxation (8) of the paper.
     """
 
     norm = "l1"
-    sides_alone = False
-    scans = False
+    by_sides = False
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The largest response within the sides."""
@@ -183,10 +174,7 @@ class LeastSquares(_GrowingThreshold):
     different sizes, the status is SOLVER_FAILED.
 
     Args:
-        alpha: growth factor of the threshold, above 1.
-
-    Raises:
-        OptionError: alpha is not a finite number above 1.
+        alpha: growth factor, as for :class:`~unrelu.layerwise.LInf`.
 
     Source: ours, after Algorithm 2 of the paper.
     """

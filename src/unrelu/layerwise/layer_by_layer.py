@@ -186,19 +186,20 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
             entries.
     """
     network = as_chain(generator, method)
-    for i, layer in enumerate(network.layers, 1):
-        if layer.n_in * layer.n_out > largest:
-            raise UnsupportedModelError(
-                f"layer {i} ({layer.n_in} -> {layer.n_out}) is too large for the dense factorisations of "
-                f"method={method!r}; use method='lm'"
-            )
-        if not layer.activation.monotone:
-            lowest = "" if layer.activation.smooth else f" ({layer.activation.slope.min():g})"
-            raise UnsupportedModelError(
-                f"layer {i} has {_not_monotone(layer.activation)}{lowest}: its outputs do not "
-                "tell the sign of its inputs, so it cannot be inverted layer by layer; use method='lm'"
-            )
+    if reason := _obstacle(network, largest):
+        raise UnsupportedModelError(f"{reason}, so method={method!r} cannot invert it layer by layer; use method='lm'")
     return network
+
+
+def _obstacle(network: Network, largest: float) -> str | None:
+    """The first layer with an activation that is not monotone or more than ``largest`` entries, as a clause."""
+    for i, layer in enumerate(network.layers, 1):
+        if not layer.activation.monotone:
+            what = f"the activation {layer.activation}" if layer.activation.smooth else "a PReLU with a negative slope"
+            return f"layer {i} has {what}"
+        if layer.n_in * layer.n_out > largest:
+            return f"layer {i} ({layer.n_in} -> {layer.n_out}) is too large for dense factorisations"
+    return None
 
 
 def undetermined(network: Network, operator: Operator | None = None) -> str | None:
@@ -224,10 +225,6 @@ def undetermined(network: Network, operator: Operator | None = None) -> str | No
     return None
 
 
-def _not_monotone(activation: Activation) -> str:
-    return f"the activation {activation}" if activation.smooth else "a PReLU with a negative slope"
-
-
 def _overall(statuses: list[Status]) -> Status:
     """The status of an inversion from those of its layers, last layer first; exact fits are judged later."""
     for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
@@ -249,8 +246,4 @@ def layerwise_reason(network: Generator) -> str | None:
     for i, layer in enumerate(network.layers, 1):
         if layer.expansion < 1:
             return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
-        if not layer.activation.monotone:
-            return f"layer {i} has {_not_monotone(layer.activation)}"
-        if layer.n_in * layer.n_out > DENSE_NUMBERS:
-            return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
-    return None
+    return _obstacle(network, DENSE_NUMBERS)

@@ -182,7 +182,7 @@ def largest_response(
 def _solved(
     system: LayerSystem,
     rows: Rows,
-    around: Callable[[Array, int], _Around | None],
+    write: Callable[[Array, int], _Around | None],
     proof: Callable[[Array, Array], OptimalityProof],
     warm_start: Answer | None,
     end: float,
@@ -192,7 +192,7 @@ def _solved(
 
     Args:
         system, rows: the layer and the constraints on its input.
-        around: writes the program around a point, for the turn-th time; None if the point is optimal.
+        write: writes the program around a point, for the turn-th time; None if its objective counts as zero.
         proof: what a point and multipliers of the outputs prove.
         warm_start: an answer whose point is the start; otherwise that is a least-squares point.
         end: the end of the time allowed.
@@ -202,50 +202,34 @@ def _solved(
         SolverError: HiGHS refuses the program, and there is no other point.
     """
     h = system.inside(warm_start.h) if warm_start else least_squares_start(system, rows, end)
-    answer: Answer | None = None
-    pivots = 0
+    answer, pivots = None, 0
     engines = ("exchange", "highs") if takes_exchange(system) else ("highs",)
-    for engine in engines:
-        for turn in range(_ROUNDS):
-            program = around(h, turn)
-            try:
-                answer = _attempt(system, h, program, proof, engine, end)
-            except SolverError:
-                if answer is None:
-                    raise
-                return answer
-            h, pivots = answer.h, pivots + answer.pivots
-            answer = replace(answer, pivots=pivots)
-            if answer.status is not LpStatus.FAILED:
-                return answer
-        if engine == engines[0] and (none := contradiction()) is not None:
+    for attempt, engine in enumerate(np.repeat(engines, _ROUNDS).tolist()):
+        around = write(h, attempt % _ROUNDS)
+        if around is None:
+            y: Array = np.zeros(system.n_out)
+            proved = proof(h, y)
+            status = LpStatus.OPTIMAL if proved.holds else LpStatus.FAILED
+            return Answer(h, proved.objective, proved.bound, status, pivots, y, "least squares")
+        try:
+            found = (optimise if engine == "exchange" else by_highs)(around.program, end)
+        except SolverError:
+            if answer is None:
+                raise
+            return answer
+        point = system.inside(h + around.sigma * found.v[: system.n_in] / system.norms)
+        y = np.bincount(around.output, around.factor * (found.multipliers - around.origin), system.n_out)
+        proved, pivots = proof(point, y), pivots + found.pivots
+        # Written so that NaN is never better.
+        h, proved = (point, proved) if proved.objective <= around.objective else (h, proof(h, y))
+        failed = LpStatus.LIMIT if found.status is LpStatus.LIMIT else LpStatus.FAILED
+        status = LpStatus.OPTIMAL if proved.holds else failed
+        answer = Answer(h, proved.objective, proved.bound, status, pivots, y, engine)
+        if status is not LpStatus.FAILED:
+            return answer
+        if attempt == _ROUNDS - 1 and (none := contradiction()) is not None:
             return none
     return cast("Answer", answer)
-
-
-def _attempt(
-    system: LayerSystem,
-    h: Array,
-    around: _Around | None,
-    proof: Callable[[Array, Array], OptimalityProof],
-    engine: str,
-    end: float,
-) -> Answer:
-    """The better of h and the point that one engine finds around it."""
-    multipliers, pivots, failed = np.zeros(system.n_out), 0, LpStatus.FAILED
-    if around is None:
-        proved, engine = proof(h, multipliers), "least squares"
-    else:
-        found = (optimise if engine == "exchange" else by_highs)(around.program, end)
-        point = system.inside(h + around.sigma * found.v[: system.n_in] / system.norms)
-        weighted = around.factor * (found.multipliers - around.origin)
-        multipliers = np.bincount(around.output, weighted, system.n_out)
-        proved = proof(point, multipliers)
-        # Written so that NaN is never better.
-        h, proved = (point, proved) if proved.objective <= around.objective else (h, proof(h, multipliers))
-        pivots, failed = found.pivots, LpStatus.LIMIT if found.status is LpStatus.LIMIT else LpStatus.FAILED
-    status = LpStatus.OPTIMAL if proved.holds else failed
-    return Answer(h, proved.objective, proved.bound, status, pivots, multipliers, engine)
 
 
 def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:

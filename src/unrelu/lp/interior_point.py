@@ -1,10 +1,8 @@
-r"""Interior-point steps that find out which constraints are active at the optimum, and the crossover to a vertex.
+"""Interior-point steps that find out which constraints are active at the optimum, and the crossover to a vertex.
 
-.. math:: \min_v\; g^T v + \sum_j \max(hi_j r_j, lo_j r_j), \qquad r = A v + s, \quad lower \le v \le upper
-
-With r = p - q and p, q >= 0, a row has a multiplier y between lo and hi and the pairs (p, hi - y) and (q, y - lo) of a
-slack and its multiplier, whose products vanish at the optimum. If hi stands for a hard constraint, r <= 0, there is no
-p. A bound has the pair of its distance and its multiplier.
+With r = A v + s = p - q and p, q >= 0, a row has a multiplier y between lo and hi and the pairs (p, hi - y) and
+(q, y - lo) of a slack and its multiplier, whose products vanish at the optimum. If hi stands for a hard constraint,
+r <= 0, there is no p. A bound has the pair of its distance and its multiplier.
 
 The steps are Mehrotra's (SIAM J. Optim. 2, 1992). Each factorises one K x K matrix A^T D A + bounds with
 1/D = p / (hi - y) + q / (y - lo). A predictor aims at products of zero, and a corrector of second order at a fraction
