@@ -218,7 +218,8 @@ def _solved(
                 raise
             return answer
         point = system.inside(h + around.sigma * found.v[: system.n_in] / system.norms)
-        y = np.bincount(around.output, around.factor * (found.multipliers - around.origin), system.n_out)
+        weighted = around.factor * (found.multipliers - around.origin)
+        y = np.asarray(np.bincount(around.output, weighted, system.n_out), dtype=np.float64)
         proved, pivots = proof(point, y), pivots + found.pivots
         # Written so that NaN is never better.
         h, proved = (point, proved) if proved.objective <= around.objective else (h, proof(h, y))

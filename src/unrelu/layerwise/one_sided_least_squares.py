@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +13,8 @@ from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.work_clock import now
 
-_NEWTON_STEPS = 200
+# The most steps, and the most times that one is halved.
+_NEWTON_STEPS, _HALVINGS = 200, 45
 # A rough point takes at most _ROUGH_STEPS; it ends when a step is predicted to gain at most the fraction _ROUGH of f.
 _ROUGH_STEPS, _ROUGH = 2, 1e-4
 # With columns of norm 1, a smaller pivot of the Cholesky factor means that products lose half the digits.
@@ -62,7 +62,7 @@ def one_sided_least_squares(
         if gain <= promised * f + 1e-30 * scale**2:
             break
         for towards in (direction, -gradient / piece.diagonal):
-            for length in _lengths(system, h, towards):
+            for length in 0.5 ** np.arange(_HALVINGS):
                 trial = system.inside(h + length * towards)
                 signed, curvature, f_trial = _errors(rows, np.asarray(system.matrix @ trial))
                 if f_trial <= f - 2e-4 * float(gradient @ (h - trial)):
@@ -98,15 +98,6 @@ def _feasible_direction(piece: _Quadratic, gradient: Array, h: Array) -> Array:
             held[np.argmax(gain)] = False
             direction = piece.newton_step(gradient, ~held)
     return direction
-
-
-def _lengths(system: LayerSystem, h: Array, direction: Array) -> Iterator[float]:
-    """Step lengths to try: a few projected ones, then the length to the first bound, halved again and again."""
-    yield from (1.0, 0.5, 0.25)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        room = np.where(direction < 0, (system.lower - h) / direction, (system.upper - h) / direction)
-    first = float(np.min(room, initial=0.125, where=(direction != 0) & (room > 0)))
-    yield from (first * 0.5**i for i in range(40))
 
 
 def _errors(rows: Rows, wh: Array) -> tuple[Array, Array, float]:

@@ -27,6 +27,7 @@ from unrelu.runtime.host import abandoned
 from unrelu.runtime.work_clock import now
 
 OPTIMAL, EXHAUSTED, UNBOUNDED = 0, 1, 2
+_ENDS = {OPTIMAL: LpStatus.OPTIMAL, UNBOUNDED: LpStatus.UNBOUNDED}
 
 # A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.
 _PIVOT = 1e-8
@@ -88,12 +89,11 @@ def minimise(
             state, _ = restart(rows, shift, lo, hi, column, gradient, basis, edges, y)
         more, status = exchange(rows, lo, hi, allowed, size, column, basis, edges, y, *state, _REFRESH)
         pivots += more
+        ended = _ENDS.get(status, LpStatus.FAILED)
+        if status == EXHAUSTED and (now() > end or abandoned()):
+            ended = LpStatus.LIMIT
         # An optimum by updated numbers is checked with numbers from scratch.
-        if status == UNBOUNDED or (status == OPTIMAL and more == 0):
-            ended = LpStatus.OPTIMAL if status == OPTIMAL else LpStatus.UNBOUNDED
-            break
-        if status == EXHAUSTED and (pivots >= limit or over(end)):
-            ended = LpStatus.LIMIT if over(end) else LpStatus.FAILED
+        if more == 0 or status == UNBOUNDED or pivots >= limit or ended is LpStatus.LIMIT:
             break
     return Vertex(state[0], y, ended, pivots, basis, edges)
 
@@ -126,11 +126,6 @@ def restart(
         inner, rest = inner - change, rest - change @ matrix
     accurate = error <= _ACCURATE * scale and float(np.abs(rest).max()) <= _ACCURATE * float(np.abs(g).max())
     return (v, r, g, np.linalg.norm(edges, axis=1), inner), accurate
-
-
-def over(end: float) -> bool:
-    """Whether the time is up, or the caller has given up."""
-    return now() > end or abandoned()
 
 
 def _independent(rows: Array, column: Index, basis: Index) -> tuple[Index, Array]:

@@ -23,8 +23,6 @@ from unrelu.lp.piecewise_linear_program import PiecewiseLinearProgram
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.work_clock import now
 
-# Rows with only an upper side take no part in the steps if the first point is this far below it.
-_FAR = 4.0
 # The most steps. They end when active rows outweigh others by this factor: earlier for at most _NARROW unknowns, where
 # pivots are cheap.
 _STEPS, _DECIDED, _DECIDED_NARROW, _NARROW = 40, 64.0, 8.0, 80
@@ -56,13 +54,11 @@ def optimise(program: PiecewiseLinearProgram, end: float = math.inf) -> Vertex:
     rows, (column, *units), (n, k) = program.rows, program.units(), program.rows.shape
     sides = program.shift, program.lo, program.hi
     shift, lo, hi = (np.concatenate(pair) for pair in zip(sides, units, strict=True))
-    r = rows @ program.v + program.shift
-    near = np.flatnonzero((program.lo < 0) | ((program.hi > 0) & (r > -_FAR)))
-    scores = np.concatenate([np.zeros(n), np.full(k, _FILL_IN), np.zeros(len(column) - k)])
     with np.errstate(all="ignore"):  # steps that break down end with what is not finite
-        v, weights, barrier = interior_point(program.restricted(near), end)
-    if np.isfinite(v).all():
-        scores[near], scores[n + k :], r = weights, barrier[column[k:]], rows @ v + program.shift
+        v, weights, barrier = interior_point(program, end)
+    if not np.isfinite(v).all():
+        v, weights, barrier = program.v, np.zeros(n), np.zeros(k)
+    r, scores = rows @ v + program.shift, np.concatenate([weights, np.full(k, _FILL_IN), barrier[column[k:]]])
     basis, edges, pivots = np.argpartition(-scores, k - 1)[:k], None, 0
     far, count = np.where(r > 0, program.hi, program.lo), max(_WORKING * k, int((program.lo < 0).sum()) // 2)
     kept = np.ones(len(shift), dtype=bool)
