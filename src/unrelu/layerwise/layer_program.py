@@ -190,16 +190,8 @@ def _solved(
 ) -> Answer:
     """The optimum with its proof, or the best point of both engines.
 
-    Args:
-        system, rows: the layer and the constraints on its input.
-        write: writes the program around a point, for the turn-th time; None if its objective counts as zero.
-        proof: what a point and multipliers of the outputs prove.
-        warm_start: an answer whose point is the start; otherwise that is a least-squares point.
-        end: the end of the time allowed.
-        contradiction: the answer if the constraints are proved infeasible, else None; asked after the first engine.
-
-    Raises:
-        SolverError: HiGHS refuses the program, and there is no other point.
+    ``write`` writes the program around a point, for the turn-th time; None if the objective there counts as zero. If
+    the first engine fails, ``contradiction`` gives an answer where the constraints are proved infeasible.
     """
     h = system.inside(warm_start.h) if warm_start else least_squares_start(system, rows, end)
     answer, pivots = None, 0

@@ -38,11 +38,8 @@ def jit(function: Callable[..., Any]) -> Any:
 _LOG = getLogger("unrelu")
 # Loading kernels from the cache takes a third of a second; only a longer time is worth a message.
 _PATIENCE = 1.0
-_KEPT = "unrelu compiles its kernels (%s) before their first use, which takes some seconds; they are kept"
-_EVERY_TIME = (
-    "unrelu compiles its kernels (%s), which takes some seconds in every process, as there is no folder to keep them "
-    "in; set NUMBA_CACHE_DIR to one that can be written"
-)
+_COMPILING = "unrelu compiles its kernels (%s) before their first use, which takes some seconds; "
+_KEPT, _LOST = "they are kept", "there is no folder to keep them in: set NUMBA_CACHE_DIR to one that can be written"
 
 # Held while compiling: a process forked at that time would wait for the compiler forever.
 _lock = forkable_lock()
@@ -60,7 +57,7 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
     with _lock:
         if what in _compiled:
             return
-        message = threading.Timer(_PATIENCE, _LOG.warning, [_KEPT if folder else _EVERY_TIME, what])
+        message = threading.Timer(_PATIENCE, _LOG.warning, [_COMPILING + (_KEPT if folder else _LOST), what])
         message.daemon = True
         message.start()
         # Numba makes so many objects that the collector would look at everything in memory again and again.

@@ -33,6 +33,8 @@ _DAMPING = 0.995
 # The first point keeps this distance from the bounds, and slacks of rows from 0: residuals are about 1. Between narrow
 # bounds, it keeps a quarter of their distance, and counts as inside by at least _LEAST.
 _MARGIN, _LEAST = 0.1, 1e-9
+# Rows with only an upper side take no part in the steps if the first point is this far below it.
+_FAR = 4.0
 # Rows with less than this fraction of the largest weight are left out of the normal matrix.
 _NEGLIGIBLE = 1e-5
 _RIDGE = 1e-7
@@ -41,24 +43,22 @@ _FILL_IN = 1e-7
 
 
 def optimise(program: PiecewiseLinearProgram, end: float = math.inf) -> Vertex:
-    """Solve a program with a dense matrix.
+    """Solve a program with a dense matrix, until ``now()`` passes ``end``.
 
     Only rows near their break points, the working set, take part in the exchange. Others keep their multipliers. The
     working set grows by those whose break point was crossed.
-
-    Args:
-        program: the program.
-        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
     """
     compile_exchange()
     rows, (column, *units), (n, k) = program.rows, program.units(), program.rows.shape
     sides = program.shift, program.lo, program.hi
     shift, lo, hi = (np.concatenate(pair) for pair in zip(sides, units, strict=True))
+    r = rows @ program.v + program.shift
+    near = np.flatnonzero((program.lo < 0) | ((program.hi > 0) & (r > -_FAR)))
+    scores = np.concatenate([np.zeros(n), np.full(k, _FILL_IN), np.zeros(len(column) - k)])
     with np.errstate(all="ignore"):  # steps that break down end with what is not finite
-        v, weights, barrier = interior_point(program, end)
-    if not np.isfinite(v).all():
-        v, weights, barrier = program.v, np.zeros(n), np.zeros(k)
-    r, scores = rows @ v + program.shift, np.concatenate([weights, np.full(k, _FILL_IN), barrier[column[k:]]])
+        v, weights, barrier = interior_point(program.restricted(near), end)
+    if np.isfinite(v).all():
+        scores[near], scores[n + k :], r = weights, barrier[column[k:]], rows @ v + program.shift
     basis, edges, pivots = np.argpartition(-scores, k - 1)[:k], None, 0
     far, count = np.where(r > 0, program.hi, program.lo), max(_WORKING * k, int((program.lo < 0).sum()) // 2)
     kept = np.ones(len(shift), dtype=bool)
@@ -80,11 +80,7 @@ def optimise(program: PiecewiseLinearProgram, end: float = math.inf) -> Vertex:
 
 
 def interior_point(program: PiecewiseLinearProgram, end: float = math.inf) -> tuple[Array, Array, Array]:
-    """Make interior-point steps from the first point and multipliers of a program.
-
-    Args:
-        program: the program; its point is moved inside the bounds.
-        end: the end of the time allowed.
+    """Make interior-point steps from the first point, moved inside the bounds, and multipliers of a program.
 
     Returns:
         The last point; the weights D of the rows times their squared norms, (N,); and the sum of multiplier / distance

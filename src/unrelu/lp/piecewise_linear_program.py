@@ -5,7 +5,7 @@ r"""Programs with many rows and few unknowns, the standard form of all layer pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -66,6 +66,11 @@ class PiecewiseLinearProgram:
             np.concatenate([none, -penalty[below], np.zeros(len(above))]),
             np.concatenate([none, np.zeros(len(below)), penalty[above]]),
         )
+
+    def restricted(self, index: Index) -> PiecewiseLinearProgram:
+        """The program with some of its rows."""
+        names = ("rows", "shift", "lo", "hi", "y")
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
 
     def dual(self) -> tuple[LinearProgram, Index]:
         r"""The dual program for HiGHS, and the rows that its first columns stand for; v is its row dual.
