@@ -16,7 +16,7 @@ from unrelu.runtime.work_clock import now
 # The most steps, and the most times that one is halved.
 _NEWTON_STEPS, _HALVINGS = 200, 45
 # A rough point takes at most _ROUGH_STEPS; it ends when a step is predicted to gain at most the fraction _ROUGH of f.
-_ROUGH_STEPS, _ROUGH = 2, 1e-4
+_ROUGH_STEPS, _ROUGH = 3, 1e-4
 # With columns of norm 1, a smaller pivot of the Cholesky factor means that products lose half the digits.
 _WELL_CONDITIONED = 1e-3
 # The ridge of matrices for rough points, relative to a diagonal of 1.
