@@ -329,7 +329,7 @@ def test_least_squares_with_nearly_equal_columns(gap):
     x = matrix @ rng.standard_normal(6) + 0.1 * rng.standard_normal(30)
     free = np.full(6, np.inf)
     system = LayerSystem(matrix, np.zeros(30), Activation("identity"), -free, free)
-    _, f, steps = one_sided_least_squares(system, rows(system, x, 0.1))
+    _, f, steps, _ = one_sided_least_squares(system, rows(system, x, 0.1))
     best = float(np.linalg.lstsq(matrix, x)[1][0])
     # Rounding of W h is off by eps times |h|, which is 1/gap here, and f by as much times twice the residual.
     assert f <= best * (1 + 1e-9)

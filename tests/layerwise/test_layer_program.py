@@ -62,7 +62,7 @@ def test_linear_programs_agree_with_an_interior_point_solver(norm, problem):
 @given(problem=layer_problems())
 def test_least_squares_agrees_with_an_interior_point_solver(problem):
     system, layer_rows, truth, noise = problem
-    h, objective, _ = one_sided_least_squares(system, layer_rows)
+    h, objective, *_ = one_sided_least_squares(system, layer_rows)
     reference = reference_violation(system, layer_rows, "l2", truth, noise)
     # The reference's feasibility is relative to the largest slack, so it resolves about 1e-4 of the squared noise; the
     # optimality conditions below are the sharp test.
@@ -99,7 +99,7 @@ def test_the_reported_bound_is_below_the_objective_and_tight(norm, problem):
 @given(problem=layer_problems())
 def test_least_squares_gradient_vanishes_off_the_bounds(problem):
     system, layer_rows, _, _ = problem
-    h, objective, _ = one_sided_least_squares(system, layer_rows)
+    h, objective, *_ = one_sided_least_squares(system, layer_rows)
     wh = system.matrix @ h
     over = np.maximum(0, (wh - layer_rows.high) / layer_rows.high_slope) / layer_rows.high_slope
     under = np.maximum(0, (layer_rows.low - wh) / layer_rows.low_slope) / layer_rows.low_slope
@@ -120,13 +120,13 @@ def test_a_program_can_be_built_and_inspected_without_a_solver():
     )
     layer_rows = rows(system, np.array([1.0, 0.0]), 0.1)
     around = system.matrix, -layer_rows.center, system.lower, system.upper, *layer_rows.box
-    program, _ = sum_of_violations(*around).dual()
+    program, _ = sum_of_violations(*around)[0].dual()
     # One boxed multiplier for the row that is on, one of [0, 1] for the row that is off, one for the bound of h_2.
     np.testing.assert_array_equal(program.col_lower, [-1, 0, -np.inf])
     np.testing.assert_array_equal(program.col_upper, [1, 1, 0])
     np.testing.assert_array_equal(program.cost, [1, 0, 0])
     np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, 0], [0, 1, 1]])
-    program, _ = largest_violation(*around).dual()
+    program, _ = largest_violation(*around)[0].dual()
     # Two upper sides, a lower one, the bounds of h_2 and of d; the multipliers of the sides sum to at most 1.
     np.testing.assert_array_equal(program.matrix.toarray(), [[1, 0, -1, 0, 0], [0, 1, 0, 1, 0], [-1, -1, -1, 0, 1]])
     np.testing.assert_array_equal(program.row_lower, [0, 0, -1])

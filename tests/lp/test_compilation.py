@@ -67,22 +67,6 @@ def test_the_clock_of_time_limits_stands_still_meanwhile(monkeypatch):
     assert now() > after  # it goes on
 
 
-def test_damaged_files_of_the_cache_are_thrown_away(monkeypatch, tmp_path):
-    runs = []
-    monkeypatch.setattr(compilation, "_compiled", set())
-    for name in ("exchange.nbi", "exchange.1.nbc", "exchange.py"):
-        (tmp_path / name).touch()
-
-    def run():
-        runs.append(sorted(path.name for path in tmp_path.iterdir()))
-        if len(runs) == 1:
-            raise EOFError("Ran out of input")
-
-    compile_by(run, str(tmp_path), "kernels")
-    assert [len(files) for files in runs] == [3, 1]
-    assert [path.name for path in tmp_path.iterdir()] == ["exchange.py"]
-
-
 def test_kernels_of_one_name_are_compiled_once_and_again_after_an_error(monkeypatch):
     runs = []
     monkeypatch.setattr(compilation, "_compiled", set())

@@ -77,7 +77,7 @@ class Example:
             )  # fmt: skip
             total += pivots
             if status == UNBOUNDED or (status == OPTIMAL and not pivots) or (status == EXHAUSTED and total == limit):
-                return state.v, pause.y, total, status
+                return state[0], pause.y, total, status
 
 
 @dataclass

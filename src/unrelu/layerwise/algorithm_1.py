@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target, rows
-from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, status_of
-from unrelu.layerwise.layer_program import Answer, least_squares_start, least_violation
+from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, scanned, status_of
+from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array
@@ -19,9 +19,6 @@ from unrelu.runtime.work_clock import now
 _SLACK = 1 + 1e-9
 # The last answer is a start for the program at eps if its errors are at most this many times eps.
 _ALIKE = 2.0
-# Of a fit: the two-sided rows per unknown at its first threshold, the most thresholds, and the relative fall of the
-# error below which it ends.
-_AMPLE, _FITS, _SETTLED = 1.15, 6, 0.15
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,8 @@ class LInf:
     solution, so once feasible it stays feasible as eps grows. The first feasible eps of the sequence eps_0 alpha^t is
     therefore found by bracketing, with a few linear programs instead of one for every t. The result does not depend on
     where the bracket begins. If ``|e_j| <= A`` is stated, eps_0 = A is feasible, and there is one program. If the noise
-    is not known, the bracket begins at the point of :func:`least_squares_fit`.
+    is not known, the bracket begins at the point of
+    :func:`~unrelu.layerwise.layer_method.scanned`.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
@@ -59,15 +57,17 @@ class LInf:
         """See :class:`LayerMethod`."""
         end, target = now() + time_limit, checked_target(system, target)
         first = first_threshold(system, target, threshold)
-        search, point = _Search(system, target, first, self.alpha, end), None
+        search, point = _Search(system, target, first, self.alpha, end, system.inside(np.zeros(system.n_in))), None
         # A stated bound is feasible at once, and the threshold of the layer above is close.
         if threshold is None or (noise is not None and not noise.bound <= first):
-            point = least_squares_fit(system, target, first, end)
+            _, point = scanned(system, target, first, self.norm, end)
         answer, step = search.first_feasible(point)
         status = status_of(answer.status, now() >= end)
-        return LayerSolution(answer.h, answer.objective, status, search.pivots, search.epsilon(step), search.solves)
+        pivots = sum(every.pivots for every in search.minima.values())
+        return LayerSolution(answer.h, answer.objective, status, pivots, search.epsilon(step), len(search.minima))
 
 
+@dataclass
 class _Search:
     """The first t with a feasible program at eps_0 alpha^t.
 
@@ -75,18 +75,19 @@ class _Search:
         low, high: the largest step proved infeasible, and the smallest proved feasible.
         point: the h that proves ``high`` feasible, or the last one.
         minima: the answers, by step.
-        solves, pivots: programs, and their pivots.
         failed: whether a program was not solved.
     """
 
-    def __init__(self, system: LayerSystem, target: Array, start: float, alpha: float, end: float) -> None:
-        self.system, self.target, self.start, self.alpha, self.end = system, target, start, alpha, end
-        self.low, self.high, self.point = -1, -1, system.inside(np.zeros(system.n_in))
-        self.minima: dict[int, Answer] = {}
-        self.solves, self.pivots, self.failed = 0, 0, False
-        slope = system.activation.slopes(system.n_out)
-        self.rows_only_loosen = not system.activation.smooth and bool(((slope == 0) | (slope == 1)).all())
-        self.decides_signs = bool((slope == 0).any())
+    system: LayerSystem
+    target: Array
+    start: float
+    alpha: float
+    end: float
+    point: Array
+    low: int = -1
+    high: int = -1
+    failed: bool = False
+    minima: dict[int, Answer] = field(default_factory=dict)
 
     def epsilon(self, step: int) -> float:
         return self.start * self.alpha**step
@@ -104,11 +105,10 @@ class _Search:
 
         If phi decides no signs, the smallest delta hardly depends on eps.
         """
-        if not self.decides_signs:
+        flat = self.system.activation.slopes(self.system.n_out) == 0
+        if not flat.any():
             return self.step_at_least(self._solve(self.high).objective)
-        off = (self.system.activation.slopes(self.system.n_out) == 0) & (
-            np.asarray(self.system.matrix @ self.point) + self.system.bias <= 0
-        )
+        off = flat & (np.asarray(self.system.matrix @ self.point) + self.system.bias <= 0)
         return self.step_at_least(float(self.target.max(initial=0.0, where=off)))
 
     def first_feasible(self, point: Array | None) -> tuple[Answer, int]:
@@ -147,41 +147,15 @@ class _Search:
         error = float(constraints.violation(self.system.matrix @ self.point).max(initial=0.0))
         near = Answer(self.point, error, 0.0, LpStatus.FAILED, 0) if error <= _ALIKE * eps else None
         answer = least_violation(self.system, constraints, "linf", self.end - now(), near)
-        self.minima[step], self.solves, self.pivots = answer, self.solves + 1, self.pivots + answer.pivots
-        self.failed = self.failed or answer.status is not LpStatus.OPTIMAL
+        self.minima[step], self.failed = answer, self.failed or answer.status is not LpStatus.OPTIMAL
         if answer.objective > eps * _SLACK:
             self.low = max(self.low, step)
             return answer
         self.point, self.high = answer.h, min(step, max(self.low + 1, self.shown(answer.h)))
-        if self.rows_only_loosen:
+        slope = self.system.activation.slopes(self.system.n_out)
+        if not self.system.activation.smooth and ((slope == 0) | (slope == 1)).all():
             self.low = max(self.low, min(self.high, self.step_at_least(answer.bound)) - 1)
         return answer
 
     def _over(self) -> bool:
         return self.failed or now() >= self.end
-
-
-def least_squares_fit(system: LayerSystem, target: Array, first: float, end: float = math.inf) -> Array:
-    """A point h with a small |phi(W h + b) - x|_inf: a least-squares point at a threshold of about that error.
-
-    At the first threshold, there are somewhat more two-sided rows than unknowns. The threshold is then replaced by the
-    error of its point as long as that falls. Large thresholds classify few neurons as active that are not, so a
-    threshold that is too large does little harm.
-
-    Args:
-        system, target: the layer, and its output.
-        first: the smallest threshold, above 0.
-        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
-    """
-    count = min(math.ceil(_AMPLE * system.n_in), system.n_out) - 1
-    threshold = max(first, float(np.partition(target, -count - 1)[-count - 1]))
-    best, lowest = system.inside(np.zeros(system.n_in)), math.inf
-    for _ in range(_FITS):
-        h = least_squares_start(system, rows(system, target, threshold), end)
-        error, before = output_error(system, target, h, "linf"), lowest
-        if error < lowest:
-            best, lowest = h, error
-        if error > (1 - _SETTLED) * before or error <= first or now() >= end:
-            break
-        threshold = error
-    return best

@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows, checked_target, rows
-from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, status_of
+from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, scanned, status_of
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
-from unrelu.layerwise.one_sided_least_squares import is_minimum, one_sided_least_squares
+from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
-from unrelu.result import Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
 # An infeasible program (relaxation with biases) is retried with a larger threshold at most this many times.
 _GROWTHS = 400
-# Thresholds of a scan: the ratio of neighbours, and the largest one relative to max|x|.
-_RATIO, _END = 10**0.5, 0.5
-# A larger threshold drops information, so it must be better by the first fraction. The scan ends when the error exceeds
-# the lowest one by the second factor.
-_BETTER, _WORSE = 0.02, 1.5
-# With fewer two-sided rows per unknown, the residual says nothing about the noise level.
-_FEWEST = 0.25
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class _GrowingThreshold(ABC):
     """Solve at eps, alpha eps, alpha^2 eps, ... until |phi(W h + b) - x| stops falling; return the best.
 
     The stop test uses the residual of the layer's own target, which a user has. If a program has no feasible point, the
-    next threshold is tried. Each program starts from the basis of the one before. If its rows have not changed, it is
+    next threshold is tried. Each program starts from the point of the one before. If its rows have not changed, it is
     not solved again, and the search ends.
 
     If ``|e_j| <= A`` is stated, eps = A gives the only program. The true input then has residuals of at most A. A
@@ -54,10 +46,9 @@ class _GrowingThreshold(ABC):
     # The norm of the residual.
     norm: ClassVar[str]
     largest: ClassVar[float] = math.inf
-    # Whether the problem depends on eps only through the sides of the rows.
-    sides_alone: ClassVar[bool] = True
-    # Whether a threshold that is given, the noise level or that of the layer above, is only where a scan ends.
-    scans: ClassVar[bool] = True
+    # Whether the problem depends on eps only through the sides of the rows. Then a threshold that is given, the noise
+    # level or that of the layer above, is only where a scan ends.
+    by_sides: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_growth(self.alpha)
@@ -78,7 +69,7 @@ class _GrowingThreshold(ABC):
         before, warm_start = None, None
         for _ in range(_GROWTHS):
             constraints = rows(system, target, eps)
-            if best is not None and before is not None and self.sides_alone and constraints.same_sides(before):
+            if best is not None and before is not None and self.by_sides and constraints.same_sides(before):
                 break
             answer = self.solve(system, constraints, end - now(), warm_start)
             before, warm_start = constraints, answer
@@ -92,10 +83,7 @@ class _GrowingThreshold(ABC):
                 if best is not None and error > best[0] - ZERO * (best[0] + scale):
                     break
                 best = (error, answer, eps)
-                if answer.status is not LpStatus.OPTIMAL:
-                    break
-            limited = now() >= end
-            if limited:
+            if limited := now() >= end:
                 break
             if stated and best is not None:
                 if best[0] > float(norms(np.full((1, system.n_out), eps), self.norm)[0]):
@@ -111,12 +99,12 @@ class _GrowingThreshold(ABC):
     def start(
         self, system: LayerSystem, target: Array, threshold: float | None, noise: Noise | None, end: float
     ) -> float:
-        """The first eps: the size that nearly all stated errors are below, or the result of a scan (:func:`scanned`).
+        """The first eps: the size that nearly all stated errors are below, or that of a scan (:func:`scanned`).
 
         Arguments are as for :meth:`__call__`; ``end`` is the end of the time allowed.
         """
         first = first_threshold(system, target, threshold)
-        if threshold and not self.scans:
+        if threshold and not self.by_sides:
             return first
         if noise is not None and noise.ceiling > 0:
             return first_threshold(system, target, noise.ceiling)
@@ -136,13 +124,10 @@ class L1(_GrowingThreshold):
 
     For stated noise ``|e_j| <= A``, the first eps is A, and there is one program. For Gaussian noise, it is two
     standard deviations, so that 2% of the inactive neurons are classified as active. For a hidden layer, whose errors
-    are only roughly known, and if no noise is stated, it is the result of a scan (:func:`scanned`).
+    are only roughly known, and if no noise is stated, it is the result of a scan.
 
     Args:
-        alpha: growth factor, above 1; the paper's experiments use 1.2.
-
-    Raises:
-        OptionError: alpha is not a finite number above 1.
+        alpha: growth factor, as for :class:`~unrelu.layerwise.LInf`.
 
     Source: Algorithm 2 of the paper.
     """
@@ -166,17 +151,13 @@ class Relaxed(_GrowingThreshold):
     hidden layers, which a user does not have.)
 
     Args:
-        alpha: growth factor, above 1; the paper's experiments use 1.2.
-
-    Raises:
-        OptionError: alpha is not a finite number above 1.
+        alpha: growth factor, as for :class:`~unrelu.layerwise.LInf`.
 
     Source: relaxation (8) of the paper.
     """
 
     norm = "l1"
-    sides_alone = False
-    scans = False
+    by_sides = False
 
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The largest response within the sides."""
@@ -193,63 +174,15 @@ class LeastSquares(_GrowingThreshold):
     different sizes, the status is SOLVER_FAILED.
 
     Args:
-        alpha: growth factor of the threshold, above 1.
-
-    Raises:
-        OptionError: alpha is not a finite number above 1.
+        alpha: growth factor, as for :class:`~unrelu.layerwise.LInf`.
 
     Source: ours, after Algorithm 2 of the paper.
     """
 
     norm = "l2"
 
-    def __call__(
-        self, system: LayerSystem, target: Array, threshold: float | None = None, time_limit: float = math.inf,
-        noise: Noise | None = None,
-    ) -> LayerSolution:  # fmt: skip
-        """Grow the threshold, and check the gradient at the end."""
-        found = super().__call__(system, target, threshold, time_limit, noise)
-        if found.status is Status.CONVERGED and not is_minimum(system, rows(system, target, found.threshold), found.h):
-            return replace(found, status=Status.SOLVER_FAILED)
-        return found
-
     def solve(self, system: LayerSystem, constraints: Rows, time_limit: float, warm_start: Answer | None) -> Answer:
         """The smallest sum of squared errors."""
-        h, objective, steps = one_sided_least_squares(system, constraints, now() + time_limit)
-        return Answer(h, objective, objective, LpStatus.OPTIMAL, steps)
-
-
-def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf) -> tuple[float, Array]:
-    """Of the thresholds first 10^(t/2), t = 0, 1, ..., up to 0.5 max|x|, the one whose least-squares point fits x best.
-
-    The error is |phi(W h + b) - x|; a larger threshold must be better by 2%. A threshold that is too small classifies
-    inactive neurons as active. This spoils h, and is far worse than to leave out some active ones. Still smaller ones
-    do the same, so the scan begins at the largest threshold and ends when the error has risen by half. If the
-    rows do not change from one threshold to the next, nothing is solved.
-
-    Args:
-        system, target: the layer, and its output.
-        first: the smallest threshold, above 0.
-        norm: of the error, "l2", "l1" or "linf".
-        end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
-
-    Returns:
-        The threshold, and its point, roughly.
-    """
-    scale = float(np.abs(target).max())
-    last = max(0, math.floor(math.log(_END * scale / first) / math.log(_RATIO))) if _END * scale > first else 0
-    chosen, lowest, h = first, math.inf, system.inside(np.zeros(system.n_in))
-    best, before, error = h, None, math.inf
-    for step in range(last, -1, -1):
-        constraints = rows(system, target, first * _RATIO**step)
-        if before is None or not constraints.same_sides(before):
-            if step > 0 and int(constraints.two_sided.sum()) < _FEWEST * system.n_in:
-                continue
-            h, _, _ = one_sided_least_squares(system, constraints, end, h, rough=True)
-            error, before = output_error(system, target, h, norm), constraints
-        if error > _WORSE * lowest + ZERO * scale or now() >= end:
-            break
-        lowest = min(error, lowest)
-        if lowest >= (1 - _BETTER) * error - ZERO * scale:
-            chosen, best = constraints.threshold, h
-    return chosen, best
+        h, objective, steps, proved = one_sided_least_squares(system, constraints, now() + time_limit)
+        status = LpStatus.OPTIMAL if proved else LpStatus.FAILED
+        return Answer(h, objective, objective, status, steps)

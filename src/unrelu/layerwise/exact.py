@@ -58,7 +58,7 @@ class Exact:
         size = system.norms
         unit = replace(system, matrix=system.balanced[0], lower=system.lower * size, upper=system.upper * size)
         found = deepest_point(preimage(unit, target, tolerance * scale), tolerance, time_limit)
-        h = system.inside((found.start if found.point is None else found.point) / size)
+        h = system.inside(found.point / size)
         error = float(np.abs(system.value(h) - system.activation.clip(target)).max())
         status, freedom = _ENDS.get(found.status) or status_of(found.status), found.dimension
         # Rounding grows with the condition of W, so the error is compared with the square root of the tolerance.

@@ -46,8 +46,11 @@ def observed_systems(problem: Problem, last: LayerSystem, method: str) -> list[t
         if id(layer.matrix) not in systems:
             matrix = layer.dense if isinstance(last.matrix, np.ndarray) else layer.matrix
             systems[id(layer.matrix)] = replace(last, matrix=matrix, bias=layer.bias, activation=layer.activation)
-        system = systems[id(layer.matrix)]
-        found.append((system if layer.weight is None else scaled(system, layer.weight), values))
+        system, weight = systems[id(layer.matrix)], layer.weight
+        if weight is not None:
+            # The activation is positively homogeneous.
+            system = replace(system, matrix=sparse.diags_array(weight) @ system.matrix, bias=system.bias * weight)
+        found.append((system, values))
     return found
 
 
@@ -59,22 +62,12 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
     """
     if problem.operator.is_layer_of(problem.network):
         return
-    if not problem.operator.linear:
-        raise UnsupportedModelError(
-            f"method={method!r} inverts layer by layer, but {problem.operator.unweighted.refused}, so the last layer "
-            "and the measurement together are no layer: use method='auto' or 'lm'"
-        )
-    whitened = "noise= with entries that differ or are correlated weighs or"
-    what = whitened if problem.given else "operator="
-    raise UnsupportedModelError(
-        f"method={method!r} inverts layer by layer, but {what} mixes the outputs of the last activation "
-        f"({activation}): use method='auto' or 'lm'"
-    )
-
-
-def scaled(system: LayerSystem, weights: Array) -> LayerSystem:
-    """The layer with its outputs times weights of at least 0, (n_out,); its activation is positively homogeneous."""
-    return replace(system, matrix=sparse.diags_array(weights) @ system.matrix, bias=system.bias * weights)
+    reason = f"{problem.operator.unweighted.refused}, so the last layer and the measurement together are no layer"
+    if problem.operator.linear:
+        whitened = "noise= with entries that differ or are correlated weighs or"
+        what = whitened if problem.given else "operator="
+        reason = f"{what} mixes the outputs of the last activation ({activation})"
+    raise UnsupportedModelError(f"method={method!r} inverts layer by layer, but {reason}: use method='auto' or 'lm'")
 
 
 @dataclass(frozen=True)
@@ -193,19 +186,20 @@ def check_invertible(generator: Generator, method: str, largest: float = math.in
             entries.
     """
     network = as_chain(generator, method)
-    for i, layer in enumerate(network.layers, 1):
-        if layer.n_in * layer.n_out > largest:
-            raise UnsupportedModelError(
-                f"layer {i} ({layer.n_in} -> {layer.n_out}) is too large for the dense factorisations of "
-                f"method={method!r}; use method='lm'"
-            )
-        if not layer.activation.monotone:
-            lowest = "" if layer.activation.smooth else f" ({layer.activation.slope.min():g})"
-            raise UnsupportedModelError(
-                f"layer {i} has {_not_monotone(layer.activation)}{lowest}: its outputs do not "
-                "tell the sign of its inputs, so it cannot be inverted layer by layer; use method='lm'"
-            )
+    if reason := _obstacle(network, largest):
+        raise UnsupportedModelError(f"{reason}, so method={method!r} cannot invert it layer by layer; use method='lm'")
     return network
+
+
+def _obstacle(network: Network, largest: float) -> str | None:
+    """The first layer with an activation that is not monotone or more than ``largest`` entries, as a clause."""
+    for i, layer in enumerate(network.layers, 1):
+        if not layer.activation.monotone:
+            what = f"the activation {layer.activation}" if layer.activation.smooth else "a PReLU with a negative slope"
+            return f"layer {i} has {what}"
+        if layer.n_in * layer.n_out > largest:
+            return f"layer {i} ({layer.n_in} -> {layer.n_out}) is too large for dense factorisations"
+    return None
 
 
 def undetermined(network: Network, operator: Operator | None = None) -> str | None:
@@ -231,10 +225,6 @@ def undetermined(network: Network, operator: Operator | None = None) -> str | No
     return None
 
 
-def _not_monotone(activation: Activation) -> str:
-    return f"the activation {activation}" if activation.smooth else "a PReLU with a negative slope"
-
-
 def _overall(statuses: list[Status]) -> Status:
     """The status of an inversion from those of its layers, last layer first; exact fits are judged later."""
     for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
@@ -256,9 +246,4 @@ def layerwise_reason(network: Generator) -> str | None:
     for i, layer in enumerate(network.layers, 1):
         if layer.expansion < 1:
             return f"layer {i} does not expand ({layer.n_in} -> {layer.n_out})"
-    for i, layer in enumerate(network.layers, 1):
-        if not layer.activation.monotone:
-            return f"layer {i} has {_not_monotone(layer.activation)}"
-        if layer.n_in * layer.n_out > DENSE_NUMBERS:
-            return f"layer {i} is large ({layer.n_in} -> {layer.n_out})"
-    return None
+    return _obstacle(network, DENSE_NUMBERS)

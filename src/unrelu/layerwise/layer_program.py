@@ -8,12 +8,13 @@ proof. An answer is optimal only if its multipliers prove it.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
+from scipy import sparse
 from scipy.linalg import blas, lapack
 from scipy.sparse.linalg import lsmr
 
@@ -21,12 +22,12 @@ from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO, OptimalityProof, prove, prove_response
-from unrelu.lp.exchange_simplex import Basis, Vertex
+from unrelu.lp.exchange_simplex import Vertex
 from unrelu.lp.highs import LinearProgram, solve
+from unrelu.lp.interior_point import optimise
 from unrelu.lp.lp_status import LpStatus
-from unrelu.lp.piecewise_linear_program import Matrix, PiecewiseLinearProgram, SignedRows
-from unrelu.lp.working_set import optimise
-from unrelu.runtime.array_types import Array
+from unrelu.lp.piecewise_linear_program import Matrix, PiecewiseLinearProgram
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.work_clock import now
 
 # Each engine solves a program at most this many times: again around its last point, in units of the errors there.
@@ -65,7 +66,6 @@ class Answer:
         pivots: simplex pivots of all attempts.
         multipliers: one for each output, (n,): signed for a violation, those of the sides for the relaxation.
         engine: "exchange", "highs" or "least squares" (the first point was optimal).
-        basis: the basis of the exchange, to start similar programs from.
     """
 
     h: Array
@@ -75,185 +75,154 @@ class Answer:
     pivots: int
     multipliers: Array = field(default_factory=lambda: np.zeros(0))
     engine: str = "highs"
-    basis: Basis | None = field(default=None, repr=False)
 
 
 class _Around(NamedTuple):
     """A program around a point h: its first unknowns w stand for the point h + sigma w / column norms.
 
-    ``objective`` is that of h; infinite if nothing is known to be better than another point.
+    The multiplier of output j is the sum of factor (y - origin) over its rows. ``objective`` is that of h; infinite if
+    nothing is known to be better than another point.
     """
 
     program: PiecewiseLinearProgram
     sigma: float
     objective: float
+    output: Index
+    factor: Array
+    origin: Array | float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class _Problem(ABC):
-    """A linear program for the input of a layer."""
+def least_violation(
+    system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf, warm_start: Answer | None = None
+) -> Answer:
+    """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
 
-    system: LayerSystem
-    rows: Rows
+    Args:
+        system: the layer.
+        rows: the constraints on its input.
+        norm: "linf" or "l1".
+        time_limit: in seconds.
+        warm_start: the answer for similar rows (of the last threshold), whose point is the start.
 
-    @abstractmethod
-    def around(self, h: Array, turn: int) -> _Around | None:
-        """The program around a point, for the turn-th time; None if the point is optimal."""
+    Raises:
+        OptionError: the norm is another one.
+        SolverError: HiGHS refuses the program, and there is no other point.
+    """
+    check_norm(norm)
+    lo, hi = rows.box
+    # Units in which the largest multiplier of an output is 1.
+    unit = max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
 
-    @abstractmethod
-    def multipliers(self, y: Array) -> Array:
-        """The multipliers of the outputs, from those of the program."""
-
-    @abstractmethod
-    def proof(self, h: Array, multipliers: Array) -> OptimalityProof:
-        """What h and its multipliers prove."""
-
-    def contradiction(self, end: float) -> Answer | None:
-        """The answer if the constraints are proved infeasible, else None."""
-        return None
-
-    def solved(self, start: Array | None, basis: Basis | None, end: float) -> Answer:
-        """The optimum with its proof, or the best point of both engines.
-
-        Raises:
-            SolverError: HiGHS refuses the program, and there is no other point.
-        """
-        h = least_squares_start(self.system, self.rows, end) if start is None else self.system.inside(start)
-        answer: Answer | None = None
-        pivots = 0
-        engines = ("exchange", "highs") if takes_exchange(self.system) else ("highs",)
-        for engine in engines:
-            for turn in range(_ROUNDS):
-                before = answer
-                try:
-                    answer = self._attempt(h, basis, turn, engine, end)
-                except SolverError:
-                    if before is None:
-                        raise
-                    return before
-                h, basis, pivots = answer.h, None, pivots + answer.pivots
-                answer = replace(answer, pivots=pivots)
-                if answer.status is not LpStatus.FAILED:
-                    return answer
-                if before is not None and not answer.objective < before.objective:
-                    break
-            if engine == engines[0] and (none := self.contradiction(end)) is not None:
-                return none
-        return cast("Answer", answer)
-
-    def _attempt(self, h: Array, basis: Basis | None, turn: int, engine: str, end: float) -> Answer:
-        """The better of h and the point that one engine finds around it."""
-        system, around = self.system, self.around(h, turn)
-        if around is None:
-            return self.answer(h, np.zeros(system.n_out), None, "least squares")
-        program = around.program
-        found = optimise(program, system.balanced[1], basis, end) if engine == "exchange" else by_highs(program, end)
-        point = system.inside(h + around.sigma * found.v[: system.n_in] / system.norms)
-        answer = self.answer(point, self.multipliers(program.rows.of_outputs(found.multipliers)), found, engine)
-        # Written so that NaN is never better.
-        if not answer.objective <= around.objective:
-            answer = self.answer(h, answer.multipliers, found, engine)
-        return answer
-
-    def answer(self, h: Array, multipliers: Array, found: Vertex | None, engine: str) -> Answer:
-        """The answer of h with multipliers and what they prove; ``found`` is how an engine ended."""
-        proof, pivots = self.proof(h, multipliers), found.pivots if found else 0
-        failed = LpStatus.LIMIT if found and found.status is LpStatus.LIMIT else LpStatus.FAILED
-        status = LpStatus.OPTIMAL if proof.holds else failed
-        basis = found.basis if found and len(found.basis.numbers) and status is not LpStatus.FAILED else None
-        return Answer(h, proof.objective, proof.bound, status, pivots, multipliers, engine, basis=basis)
-
-
-@dataclass(frozen=True, eq=False)
-class _Violation(_Problem):
-    """min max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1")."""
-
-    norm: str
-
-    def around(self, h: Array, turn: int) -> _Around | None:
-        """The program in units in which the errors are about 1 and the largest multiplier is 1."""
-        system, rows = self.system, self.rows
-        lo, hi = rows.box
+    def around(h: Array, turn: int) -> _Around | None:
+        """The program in units in which the errors are about 1; None if the errors count as zero."""
         r = np.asarray(system.matrix @ h) - rows.center
         errors = np.maximum(hi * r, lo * r)
         size = largest = float(errors.max(initial=0.0))
-        objective = largest if self.norm == "linf" else float(errors.sum())
+        objective = largest if norm == "linf" else float(errors.sum())
         if objective <= 0.5 * ZERO * rows.scale + np.finfo(float).tiny:
             return None
-        if self.norm == "l1":
+        if norm == "l1":
             # The mean error of the constraints with a lower side, or of all.
             size = float(errors[lo < 0].mean()) if (lo < 0).any() else 0.0
             size = size or float(errors.mean())
-        sigma = size / self.unit
-        make = largest_violation if self.norm == "linf" else sum_of_violations
-        lower, upper = _bounds(system, h, sigma)
-        return _Around(
-            make(system.balanced[0], r / sigma, lower, upper, lo / self.unit, hi / self.unit), sigma, objective
-        )
+        sigma = size / unit
+        make = largest_violation if norm == "linf" else sum_of_violations
+        program, output, factor = make(system.balanced[0], r / sigma, *_bounds(system, h, sigma), lo / unit, hi / unit)
+        return _Around(program, sigma, objective, output, unit * factor)
 
-    @cached_property
-    def unit(self) -> float:
-        """The largest multiplier of an output."""
-        lo, hi = self.rows.box
-        return max(float(hi.max(initial=0.0)), -float(lo.min(initial=0.0))) or 1.0
-
-    def multipliers(self, y: Array) -> Array:
-        return self.unit * y
-
-    def proof(self, h: Array, multipliers: Array) -> OptimalityProof:
-        return prove(self.system, self.rows, self.norm, h, multipliers)
+    return _solved(system, rows, around, partial(prove, system, rows, norm), warm_start, now() + time_limit)
 
 
-@dataclass(frozen=True, eq=False)
-class _Response(_Problem):
-    """max weight.(W h) subject to W h <= side.
+def largest_response(
+    system: LayerSystem, rows: Rows, time_limit: float = math.inf, warm_start: Answer | None = None
+) -> Answer:
+    r"""The relaxation (8): max over h of c.(W h) subject to W h <= high + p eps, with weights c_j = |x_j| / p_j.
 
-    With r = W h - side, output j contributes -weight_j r_j below its side and a penalty above it.
+    If no h satisfies the sides, the status is INFEASIBLE and the objective is the smallest feasible eps.
 
-    Args:
-        weight: (n,), at least 0.
-        side: (n,), infinite where missing.
-        scale: the size of differences that matter, in units of the sides.
+    For a ReLU layer, c_j = max(0, x_j), and the side is x_j + eps, as in the paper. Division by p_j makes the weights
+    count in units of the output, which moves by 1/p_j per unit of u_j. ``warm_start`` is as for
+    :func:`least_violation`. With r = W h - side, output j contributes -c_j r_j below its side and a penalty above it.
+
+    Raises:
+        SolverError: HiGHS refuses the program.
     """
+    end, there = now() + time_limit, np.isfinite(rows.high)
+    weight = np.where(there, np.abs(rows.target) / rows.high_slope, 0.0)
+    side = rows.high + rows.high_slope * rows.threshold
+    # If x is 0 or far smaller than the biases, in units of eps the sides would be out of the solver's range.
+    farthest = float(np.abs(side[there]).max(initial=0.0))
+    scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
+    unit = max(float(weight.max(initial=0.0)), np.finfo(float).tiny)
+    lo = -weight / unit
 
-    weight: Array
-    side: Array
-    scale: float
-
-    @cached_property
-    def unit(self) -> float:
-        """The largest weight."""
-        return max(float(self.weight.max(initial=0.0)), np.finfo(float).tiny)
-
-    @cached_property
-    def slopes(self) -> Array:
-        """The slopes of the outputs below their sides, in units of the largest weight."""
-        return np.where(np.isfinite(self.side), -self.weight / self.unit, 0.0)
-
-    def around(self, h: Array, turn: int) -> _Around | None:
+    def around(h: Array, turn: int) -> _Around | None:
         """The program on the scale of eps, or of the infeasibility of h if that is larger."""
-        there = np.isfinite(self.side)
-        r = np.asarray(self.system.matrix @ h) - np.where(there, self.side, 0.0)
-        sigma = max(self.scale, float(r.max(initial=0.0, where=there)))
+        r = np.asarray(system.matrix @ h) - np.where(there, side, 0.0)
+        sigma = max(scale, float(r.max(initial=0.0, where=there)))
         penalty = np.where(there, _PENALTY * _PENALTY_GROWTH**turn, 0.0)
         with np.errstate(over="ignore"):  # for a scale near 0, the program overflows, and no answer passes the proof
-            shifted = r / sigma, *_bounds(self.system, h, sigma)
-        program = sum_of_violations(self.system.balanced[0], *shifted, self.slopes, penalty, hard=True)
-        return _Around(program, sigma, math.inf)
+            r, bounds = r / sigma, _bounds(system, h, sigma)
+        program, output, factor = sum_of_violations(system.balanced[0], r, *bounds, lo, penalty, hard=True)
+        return _Around(program, sigma, math.inf, output, unit * factor, lo)
 
-    def multipliers(self, y: Array) -> Array:
-        return np.where(np.isfinite(self.side), np.maximum(0.0, y - self.slopes), 0.0) * self.unit
-
-    def proof(self, h: Array, multipliers: Array) -> OptimalityProof:
-        return prove_response(self.system, self.weight, self.side, self.scale, h, multipliers)
-
-    def contradiction(self, end: float) -> Answer | None:
+    def contradiction() -> Answer | None:
         """INFEASIBLE with the smallest feasible eps, if a bound proves that to be above this one."""
-        upper_sides = replace(self.rows, low=np.full_like(self.rows.low, -np.inf))
-        closest = least_violation(self.system, upper_sides, "linf", end - now())
-        if closest.bound <= (1 - _FEASIBLE) * self.rows.threshold:
+        upper_sides = replace(rows, low=np.full_like(rows.low, -np.inf))
+        closest = least_violation(system, upper_sides, "linf", end - now())
+        if closest.bound <= (1 - _FEASIBLE) * rows.threshold:
             return None
-        return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE, basis=None)
+        return replace(closest, bound=math.inf, status=LpStatus.INFEASIBLE)
+
+    warm = warm_start if warm_start and warm_start.status is LpStatus.OPTIMAL else None
+    proof = partial(prove_response, system, weight, side, scale)
+    return _solved(system, rows, around, proof, warm, end, contradiction)
+
+
+def _solved(
+    system: LayerSystem,
+    rows: Rows,
+    write: Callable[[Array, int], _Around | None],
+    proof: Callable[[Array, Array], OptimalityProof],
+    warm_start: Answer | None,
+    end: float,
+    contradiction: Callable[[], Answer | None] = lambda: None,
+) -> Answer:
+    """The optimum with its proof, or the best point of both engines.
+
+    ``write`` writes the program around a point, for the turn-th time; None if the objective there counts as zero. If
+    the first engine fails, ``contradiction`` gives an answer where the constraints are proved infeasible.
+    """
+    h = system.inside(warm_start.h) if warm_start else least_squares_start(system, rows, end)
+    answer, pivots = None, 0
+    engines = ("exchange", "highs") if takes_exchange(system) else ("highs",)
+    for attempt, engine in enumerate(np.repeat(engines, _ROUNDS).tolist()):
+        around = write(h, attempt % _ROUNDS)
+        if around is None:
+            y: Array = np.zeros(system.n_out)
+            proved = proof(h, y)
+            status = LpStatus.OPTIMAL if proved.holds else LpStatus.FAILED
+            return Answer(h, proved.objective, proved.bound, status, pivots, y, "least squares")
+        try:
+            found = (optimise if engine == "exchange" else by_highs)(around.program, end)
+        except SolverError:
+            if answer is None:
+                raise
+            return answer
+        point = system.inside(h + around.sigma * found.v[: system.n_in] / system.norms)
+        weighted = around.factor * (found.multipliers - around.origin)
+        y = np.asarray(np.bincount(around.output, weighted, system.n_out), dtype=np.float64)
+        proved, pivots = proof(point, y), pivots + found.pivots
+        # Written so that NaN is never better.
+        h, proved = (point, proved) if proved.objective <= around.objective else (h, proof(h, y))
+        failed = LpStatus.LIMIT if found.status is LpStatus.LIMIT else LpStatus.FAILED
+        status = LpStatus.OPTIMAL if proved.holds else failed
+        answer = Answer(h, proved.objective, proved.bound, status, pivots, y, engine)
+        if status is not LpStatus.FAILED:
+            return answer
+        if attempt == _ROUNDS - 1 and (none := contradiction()) is not None:
+            return none
+    return cast("Answer", answer)
 
 
 def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
@@ -262,11 +231,21 @@ def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
 
 
 def sum_of_violations(
-    matrix: Matrix, r: Array, lower: Array, upper: Array, lo: Array, hi: Array, hard: bool = False
-) -> PiecewiseLinearProgram:
+    matrix: Matrix,
+    r: Array,
+    lower: Array,
+    upper: Array,
+    lo: Array,
+    hi: Array,
+    hard: bool = False,
+    far: float = math.inf,
+) -> tuple[PiecewiseLinearProgram, Index, Array]:
     r"""min sum_j max(hi_j r_j, lo_j r_j) with r = W w + ``r``, lower <= w <= upper.
 
     With columns of norm 1, :math:`|W^T y| \le |y|_2`, which bounds the multipliers of the bounds.
+
+    Returns:
+        The program, and of each of its rows the output and the factor of its multiplier.
     """
     k, top = len(lower), np.minimum(hi, 1.0) if hard else hi
     largest = max(float(hi.max(initial=1.0)), -float(lo.min(initial=-1.0)))
@@ -274,27 +253,35 @@ def sum_of_violations(
     y = np.clip(r / _KNEE, -0.9, 0.9)
     y = np.clip(np.where(y > 0, y * top, -y * lo), np.where(lo == 0, 0.03 * top, lo), np.where(hi == 0, 0.03 * lo, hi))
     penalty, none = np.full(k, 1.01 * math.sqrt(len(r)) * largest), np.zeros(k)
-    return PiecewiseLinearProgram(SignedRows(matrix), r, lo, hi, none, lower, upper, penalty, none, y, hard)
+    program = PiecewiseLinearProgram(matrix, r, lo, hi, none, lower, upper, penalty, none, y, hard)
+    return program, np.arange(len(r)), np.ones(len(r))
 
 
 def largest_violation(
     matrix: Matrix, r: Array, lower: Array, upper: Array, lo: Array, hi: Array
-) -> PiecewiseLinearProgram:
+) -> tuple[PiecewiseLinearProgram, Index, Array]:
     r"""min d >= 0 with hi_j r_j <= d and lo_j r_j <= d, r = W w + ``r``, lower <= w <= upper; the unknowns are (w, d).
 
     Multipliers of the sides have the sum 1 at an optimum, so that a penalty of 1.5 holds the sides. The first ones are
-    nearly proportional to the violations, and d is above these.
+    nearly proportional to the violations, and d is above these. The result is as for :func:`sum_of_violations`.
     """
-    output, factor, k = np.tile(np.arange(len(r)), 2), np.concatenate([hi, lo]), len(lower)
-    shift, there = factor * r[output], factor != 0
+    slopes, k = np.concatenate([hi, lo]), len(lower)
+    sides = np.flatnonzero(slopes)
+    output, factor = sides % len(r), slopes[sides]
+    if isinstance(matrix, np.ndarray):
+        rows: Matrix = np.empty((len(sides), k + 1))
+        np.multiply(matrix[output], factor[:, None], out=rows[:, :k])
+        rows[:, k:] = -1.0
+    else:
+        rows = sparse.hstack([sparse.diags_array(factor) @ matrix[output], np.full((len(sides), 1), -1.0)], "csr")
+    shift, gradient = factor * r[output], np.append(np.zeros(k), 1.0)
     y = np.maximum(shift, 0.0)
-    y = np.where(there, y / (float(y.sum()) or 1.0) + 0.1 / len(y), 0.0)
+    y = y / (float(y.sum()) or 1.0) + 0.1 / len(y)
     return PiecewiseLinearProgram(
-        SignedRows(matrix, factor, output), shift, np.zeros(len(y)), np.where(there, _ABOVE, 0.0),
-        np.append(np.zeros(k), 1.0), np.append(lower, 0.0), np.append(upper, np.inf),
-        np.full(k + 1, _ABOVE * max(1.0, float(np.abs(factor).max()))),
-        np.append(np.zeros(k), 1.1 * float(shift.max(initial=0.0))), y / float(y.sum() or 1.0), hard=True,
-    )  # fmt: skip
+        rows, shift, np.zeros(len(y)), np.full(len(y), _ABOVE), gradient, np.append(lower, 0.0),
+        np.append(upper, np.inf), np.full(k + 1, _ABOVE * max(1.0, float(np.abs(factor).max()))),
+        1.1 * float(shift.max(initial=0.0)) * gradient, y / float(y.sum()), hard=True,
+    ), output, factor  # fmt: skip
 
 
 def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) -> Array:
@@ -309,33 +296,29 @@ def least_squares_start(system: LayerSystem, rows: Rows, end: float = math.inf) 
     matrix, used = system.balanced[0], rows.two_sided
     lower, upper = system.lower * system.norms, system.upper * system.norms
     h, free = np.zeros(system.n_in), np.ones(system.n_in, dtype=bool)
-    for turn in range(2):
-        part, side = matrix[used], rows.center[used]
-        normal, ample = blas.dsyrk(1.0, part.T, lower=1), len(part) > _AMPLE * system.n_in
+    for _ in range(2):
+        part, ample = matrix[used], int(used.sum()) > _AMPLE * system.n_in
+        normal = blas.dsyrk(1.0, part.T, lower=1)
         ridge = (_RIDGE if ample else _LARGER_RIDGE) * float(normal.trace()) / system.n_in + 1e-300
+        side = (part.T @ (rows.center[used] - part[:, ~free] @ h[~free]))[free]
         if not free.all():
-            side = side - part[:, ~free] @ h[~free]
             normal = normal[np.ix_(free, free)]
         np.einsum("ii->i", normal)[:] += ridge
-        _, found, failed = lapack.dposv(normal, (part.T @ side)[free], lower=1)
+        _, found, failed = lapack.dposv(normal, side, lower=1)
         if failed or not np.isfinite(found).all():
             break
         h[free] = found
-        moved = (h < lower) | (h > upper)
-        h, free = np.clip(h, lower, upper), free & ~moved
-        if turn or (ample and not moved.any()) or not free.any():
+        h, free = np.clip(h, lower, upper), free & (h >= lower) & (h <= upper)
+        if (ample and free.all()) or not free.any():
             break
         used = used | (rows.violation(matrix @ h) > 0)
     return system.inside(h / system.norms)
 
 
 def by_highs(program: PiecewiseLinearProgram, end: float) -> Vertex:
-    """Solve the dual by the simplex of HiGHS; wide programs by its interior point, by the simplex if that fails."""
-    wide = len(program.v) > _WIDE_FOR_SIMPLEX
+    """Solve the dual by the simplex of HiGHS, and wide programs by its interior point."""
     dual, index = program.dual()
-    solution = solve(dual, end - now(), "ipm" if wide else "simplex")
-    if wide and solution.status is LpStatus.FAILED:
-        solution = solve(dual, end - now())
+    solution = solve(dual, end - now(), "ipm" if len(program.v) > _WIDE_FOR_SIMPLEX else "simplex")
     y = np.zeros(len(program.shift))
     y[index] = _refined(dual, solution.x)[: len(index)]
     return Vertex(solution.row_dual, y, solution.status, solution.iterations)
@@ -364,50 +347,3 @@ def check_norm(norm: str) -> None:
 def takes_exchange(system: LayerSystem) -> bool:
     """Whether a layer's programs go to the exchange simplex."""
     return isinstance(system.matrix, np.ndarray) and system.n_in <= WIDEST
-
-
-def least_violation(
-    system: LayerSystem, rows: Rows, norm: str, time_limit: float = math.inf, warm_start: Answer | None = None
-) -> Answer:
-    """min over lower <= h <= upper of max_j e_j(h) (norm "linf") or sum_j e_j(h) (norm "l1").
-
-    Args:
-        system: the layer.
-        rows: the constraints on its input.
-        norm: "linf" or "l1".
-        time_limit: in seconds.
-        warm_start: the answer for similar rows (of the last threshold); its point and basis are the start.
-
-    Raises:
-        OptionError: the norm is another one.
-        SolverError: HiGHS refuses the program, and there is no other point.
-    """
-    check_norm(norm)
-    end = now() + time_limit
-    start, basis = (warm_start.h, warm_start.basis) if warm_start else (None, None)
-    return _Violation(system, rows, norm).solved(start, basis, end)
-
-
-def largest_response(
-    system: LayerSystem, rows: Rows, time_limit: float = math.inf, warm_start: Answer | None = None
-) -> Answer:
-    r"""The relaxation (8): max over h of c.(W h) subject to W h <= high + p eps, with weights c_j = |x_j| / p_j.
-
-    If no h satisfies the sides, the status is INFEASIBLE and the objective is the smallest feasible eps.
-
-    For a ReLU layer, c_j = max(0, x_j), and the side is x_j + eps, as in the paper. Division by p_j makes the weights
-    count in units of the output, which moves by 1/p_j per unit of u_j. ``warm_start`` is as for
-    :func:`least_violation`.
-
-    Raises:
-        SolverError: HiGHS refuses the program.
-    """
-    end = now() + time_limit
-    weight = np.where(np.isfinite(rows.high), np.abs(rows.target) / rows.high_slope, 0.0)
-    side = rows.high + rows.high_slope * rows.threshold
-    # If x is 0 or far smaller than the biases, in units of eps the sides would be out of the solver's range.
-    farthest = float(np.abs(side[np.isfinite(side)]).max(initial=0.0))
-    scale = max(rows.threshold * float(np.median(rows.high_slope)), _SMALLEST_STEP * farthest)
-    warm = warm_start if warm_start and warm_start.status is LpStatus.OPTIMAL else None
-    start, basis = (warm.h, warm.basis) if warm else (None, None)
-    return _Response(system, rows, weight, side, scale).solved(start, basis, end)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import pickle
 import threading
 from collections.abc import Callable
 from functools import partial
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 import numba
@@ -40,11 +38,8 @@ def jit(function: Callable[..., Any]) -> Any:
 _LOG = getLogger("unrelu")
 # Loading kernels from the cache takes a third of a second; only a longer time is worth a message.
 _PATIENCE = 1.0
-_KEPT = "unrelu compiles its kernels (%s) before their first use, which takes some seconds; they are kept"
-_EVERY_TIME = (
-    "unrelu compiles its kernels (%s), which takes some seconds in every process, as there is no folder to keep them "
-    "in; set NUMBA_CACHE_DIR to one that can be written"
-)
+_COMPILING = "unrelu compiles its kernels (%s) before their first use, which takes some seconds; "
+_KEPT, _LOST = "they are kept", "there is no folder to keep them in: set NUMBA_CACHE_DIR to one that can be written"
 
 # Held while compiling: a process forked at that time would wait for the compiler forever.
 _lock = forkable_lock()
@@ -62,7 +57,7 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
     with _lock:
         if what in _compiled:
             return
-        message = threading.Timer(_PATIENCE, _LOG.warning, [_KEPT if folder else _EVERY_TIME, what])
+        message = threading.Timer(_PATIENCE, _LOG.warning, [_COMPILING + (_KEPT if folder else _LOST), what])
         message.daemon = True
         message.start()
         # Numba makes so many objects that the collector would look at everything in memory again and again.
@@ -70,19 +65,9 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
         gc.disable()
         try:
             with standing_still():
-                _repaired(run, folder)
+                run()
         finally:
             message.cancel()
             if collecting:
                 gc.enable()
         _compiled.add(what)
-
-
-def _repaired(run: Callable[[], None], folder: str | None) -> None:
-    """Call ``run``; again without the files of the cache, if a killed process or a full disk has damaged them."""
-    try:
-        run()
-    except (EOFError, pickle.UnpicklingError):
-        for path in Path(folder or "").glob("*.nb[ci]"):
-            path.unlink(missing_ok=True)
-        run()

@@ -27,6 +27,7 @@ from unrelu.runtime.host import abandoned
 from unrelu.runtime.work_clock import now
 
 OPTIMAL, EXHAUSTED, UNBOUNDED = 0, 1, 2
+_ENDS = {OPTIMAL: LpStatus.OPTIMAL, UNBOUNDED: LpStatus.UNBOUNDED}
 
 # A row whose residual changes by less than this, relative to the step and the row, does not enter the basis.
 _PIVOT = 1e-8
@@ -34,9 +35,8 @@ _PIVOT = 1e-8
 _ZERO = 1e-11
 # The relative rounding error of a slope, and that of a vertex and its multipliers computed with an accurate inverse.
 _ROUNDING, _ACCURATE = 1e-10, 1e-11
-# The most basis changes between two computations of the vertex from scratch, after which the clock is read; fewer if
-# they touch more than _CHUNK numbers, but at least _FEWEST.
-_REFRESH, _FEWEST, _CHUNK = 100, 20, 2e8
+# The most basis changes between two computations of the vertex from scratch, after which the clock is read.
+_REFRESH = 100
 # A multiplier may leave its interval by this, relative to the length of the interval, or to 1 if that is less.
 _MULTIPLIER = 1e-9
 # The most pivots for each unknown, and in addition.
@@ -46,34 +46,24 @@ _PIVOTS, _MORE_PIVOTS = 30, 1000
 _LARGEST_INVERSE, _DEPENDENT = 1e8, 1e-7
 
 
-class Basis(NamedTuple):
-    """The numbers of the basic rows, unit rows from m on, and the transposed inverse of their matrix, (K, K)."""
-
-    numbers: Index
-    edges: Array
-
-
 class Vertex(NamedTuple):
-    """Where a program was left: v (K,), the multipliers of its rows, how it ended, pivots, and the basis, if any."""
+    """Where a program was left: v (K,), the multipliers of its rows, how it ended, pivots, and the basis, if any.
+
+    The basis are the numbers of its rows, unit rows from m on, and the transposed inverse of their matrix, (K, K).
+    """
 
     v: Array
     multipliers: Array
     status: LpStatus
     pivots: int
-    basis: Basis = Basis(np.zeros(0, dtype=np.int64), np.zeros((0, 0)))
+    basis: Index = np.zeros(0, dtype=np.int64)
+    edges: Array | None = None
 
 
 def minimise(
-    rows: Array,
-    shift: Array,
-    lo: Array,
-    hi: Array,
-    column: Index,
-    gradient: Array,
-    basis: Index,
-    edges: Array | None = None,
-    end: float = math.inf,
-) -> Vertex:
+    rows: Array, shift: Array, lo: Array, hi: Array, column: Index, gradient: Array, basis: Index,
+    edges: Array | None = None, end: float = math.inf,
+) -> Vertex:  # fmt: skip
     """Minimise from the vertex of a basis.
 
     Args:
@@ -83,57 +73,42 @@ def minimise(
         column: coordinates of the unit rows, (u,); the first K are 0, ..., K - 1.
         gradient: g, (K,).
         basis: K numbers of rows, unit rows from m on. Dependent rows are replaced by unit rows.
-        edges: the transposed inverse of the basic rows, if it is known, at least roughly.
+        edges: the transposed inverse of the basic rows, if it is known, at least roughly; changed.
         end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
     """
-    (m, k), pivots, y = rows.shape, 0, np.zeros(len(lo))
+    pivots, limit, y = 0, _PIVOTS * rows.shape[1] + _MORE_PIVOTS, np.zeros(len(lo))
     allowed = _MULTIPLIER * np.minimum(1.0, np.where(hi > lo, hi - lo, 1.0))
     size = np.append(np.linalg.norm(rows, axis=1), np.ones(len(column)))
-    chunk = min(_REFRESH, max(_FEWEST, int(_CHUNK / (k * (m + 2 * k)))))
-    basis, edges, limit = basis.copy(), None if edges is None else edges.copy(), _PIVOTS * k + _MORE_PIVOTS
+    if edges is None:
+        basis, edges = _independent(rows, column, basis)
     while True:
-        trusted = edges is None
-        if edges is None:
-            basis, edges = _independent(rows, column, basis)
         with np.errstate(all="ignore"):  # edges that do not fit may overflow
             state, accurate = restart(rows, shift, lo, hi, column, gradient, basis, edges, y)
-        if not (accurate or trusted):
-            edges = None
-            continue
-        more, status = exchange(
-            rows, lo, hi, allowed, size, column, basis, edges, y, *state, min(chunk, limit - pivots)
-        )
+        if not accurate:
+            basis, edges = _independent(rows, column, basis)
+            state, _ = restart(rows, shift, lo, hi, column, gradient, basis, edges, y)
+        more, status = exchange(rows, lo, hi, allowed, size, column, basis, edges, y, *state, _REFRESH)
         pivots += more
+        ended = _ENDS.get(status, LpStatus.FAILED)
+        if status == EXHAUSTED and (now() > end or abandoned()):
+            ended = LpStatus.LIMIT
         # An optimum by updated numbers is checked with numbers from scratch.
-        if status == UNBOUNDED or (status == OPTIMAL and more == 0):
-            ended = LpStatus.OPTIMAL if status == OPTIMAL else LpStatus.UNBOUNDED
+        if more == 0 or status == UNBOUNDED or pivots >= limit or ended is LpStatus.LIMIT:
             break
-        if status == EXHAUSTED and (pivots >= limit or over(end)):
-            ended = LpStatus.LIMIT if over(end) else LpStatus.FAILED
-            break
-    return Vertex(state.v, y, ended, pivots, Basis(basis, edges))
-
-
-class State(NamedTuple):
-    """The vertex of a basis: v (K,), the residuals of all rows, the gradient g + A^T y without basic rows, (K,),
-    and the norms of the edges and the multipliers of the basic rows, (K,).
-    """
-
-    v: Array
-    residuals: Array
-    gradient: Array
-    norms: Array
-    inner: Array
+    return Vertex(state[0], y, ended, pivots, basis, edges)
 
 
 def restart(
     rows: Array, shift: Array, lo: Array, hi: Array, column: Index, gradient: Array, basis: Index, edges: Array,
     y: Array,
-) -> tuple[State, bool]:  # fmt: skip
+) -> tuple[tuple[Array, ...], bool]:  # fmt: skip
     """The vertex of a basis and all that belongs to it from the inverse; arguments as for :func:`minimise`.
 
-    The vertex and the basic multipliers are refined once; the second result is whether they are then accurate.
     Multipliers ``y`` of residuals that are not zero are set to their ends.
+
+    Returns:
+        v (K,), the residuals of all rows, the gradient g + A^T y without basic rows (K,), and the norms of the edges
+        and the multipliers of the basic rows (K,); and whether v and these multipliers, refined once, are accurate.
     """
     m, k = rows.shape
     v, scale, error = np.zeros(k), 1.0, 0.0
@@ -150,28 +125,23 @@ def restart(
         change = edges @ rest
         inner, rest = inner - change, rest - change @ matrix
     accurate = error <= _ACCURATE * scale and float(np.abs(rest).max()) <= _ACCURATE * float(np.abs(g).max())
-    return State(v, r, g, np.sqrt(np.einsum("ij,ij->i", edges, edges)), inner), accurate
-
-
-def over(end: float) -> bool:
-    """Whether the time is up, or the caller has given up."""
-    return now() > end or abandoned()
+    return (v, r, g, np.linalg.norm(edges, axis=1), inner), accurate
 
 
 def _independent(rows: Array, column: Index, basis: Index) -> tuple[Index, Array]:
     """The basis with dependent rows replaced by the first unit rows, and the transposed inverse of its rows."""
     m, k = rows.shape
     matrix = _basic_rows(rows, column, basis)
-    inverse = _inverse(matrix)
-    if inverse is None:
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    edges = _inverse(matrix)
+    # Written so that NaN is singular.
+    if not (np.linalg.norm(edges, axis=1) * lengths[:, 0] <= _LARGEST_INVERSE).all():
         # The unit rows are so short that pivoting prefers all independent basic rows.
-        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
         stacked = np.vstack([matrix / np.where(lengths > 0, lengths, 1.0), _DEPENDENT * np.eye(k)])
         _, order = linalg.qr(stacked.T, mode="r", pivoting=True, check_finite=False)
         basis = np.append(basis, m + np.arange(k))[order[:k]]
-        matrix = _basic_rows(rows, column, basis)
-        inverse = _inverse(matrix, math.inf)
-    return basis, np.full((k, k), np.nan) if inverse is None else inverse
+        edges = _inverse(_basic_rows(rows, column, basis))
+    return basis.copy(), edges
 
 
 def _basic_rows(rows: Array, column: Index, basis: Index) -> Array:
@@ -183,16 +153,12 @@ def _basic_rows(rows: Array, column: Index, basis: Index) -> Array:
     return matrix
 
 
-def _inverse(matrix: Array, largest: float = _LARGEST_INVERSE) -> Array | None:
-    """The transposed inverse, contiguous; None if the matrix is singular, or nearly."""
-    factor, pivots, info = linalg.lapack.dgetrf(matrix)
-    if info != 0:
-        return None
-    inverse, info = linalg.lapack.dgetri(factor, pivots, overwrite_lu=True)
-    edges: Array = inverse.T
-    sizes = np.einsum("ij,ij->i", edges, edges) * np.einsum("ij,ij->i", matrix, matrix)
-    # Written so that NaN is singular.
-    return edges if info == 0 and (sizes <= largest**2).all() else None
+def _inverse(matrix: Array) -> Array:
+    """The transposed inverse, contiguous; NaN if the matrix is singular."""
+    try:
+        return np.asarray(np.linalg.inv(matrix.T), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        return np.full_like(matrix, np.nan)
 
 
 def compile_exchange() -> None:
@@ -211,7 +177,7 @@ def _run_exchange() -> None:
 
 @kernel
 def exchange(rows, lo, hi, allowed, size, column, basis, edges, y, v, r, g, norm, inner, limit):
-    """Minimise from the vertex of ``basis``; arguments as for :func:`minimise`, and v to inner as in :class:`State`.
+    """Minimise from the vertex of ``basis``; arguments as for :func:`minimise`, and v to inner as of :func:`restart`.
 
     Args:
         allowed: the largest distance of a multiplier from its interval, (m + u,).

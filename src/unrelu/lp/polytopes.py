@@ -32,14 +32,13 @@ class DeepestPoint:
     """The result of :func:`deepest_point`.
 
     Attributes:
-        point: a point of the polytope, as far inside as possible; None if there is none, or if none was found.
-        start: the least-squares solution of the equations.
-        dimension: the dimension of the polytope; -1 without a point.
+        point: a point of the polytope, as far inside as possible; where none was found, the least-squares solution of
+            the equations.
+        dimension: the dimension of the polytope; -1 where no point was found.
         status: OPTIMAL with a point, INFEASIBLE if the polytope is empty, LIMIT or FAILED.
     """
 
-    point: Array | None
-    start: Array
+    point: Array
     dimension: int
     status: LpStatus
 
@@ -63,7 +62,7 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
     start, basis = _solve_equations(polytope.equal, polytope.equal_side)
 
     def without_point(status: LpStatus) -> DeepestPoint:
-        return DeepestPoint(None, start, -1, status)
+        return DeepestPoint(start, -1, status)
 
     reached = polytope.equal @ start
     size = max(*(float(np.abs(side).max(initial=0.0)) for side in (polytope.equal_side, reached)), np.finfo(float).tiny)
@@ -74,7 +73,7 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
     if not basis.shape[1] or not len(slack):
         if slack.min(initial=0.0) < -tolerance:
             return without_point(LpStatus.INFEASIBLE)
-        return DeepestPoint(start, start, basis.shape[1], LpStatus.OPTIMAL)
+        return DeepestPoint(start, basis.shape[1], LpStatus.OPTIMAL)
     normals = constraints_on(polytope.below, basis)
     solution = solve(_deepest(normals, slack), end - now())
     if solution.status is not LpStatus.OPTIMAL:
@@ -90,7 +89,7 @@ def deepest_point(polytope: Polytope, tolerance: float, time_limit: float = math
         if tight is None:
             return without_point(LpStatus.LIMIT)
         dimension = null_space(normals[tight]).shape[1]
-    return DeepestPoint(start + size * (basis @ v), start, dimension, LpStatus.OPTIMAL)
+    return DeepestPoint(start + size * (basis @ v), dimension, LpStatus.OPTIMAL)
 
 
 def _solve_equations(matrix: Array, side: Array) -> tuple[Array, Array]:

@@ -61,7 +61,7 @@ def dual_program(system: LayerSystem, rows: Rows, norm: str, h0: Array, sigma: f
     """
     r0 = (np.asarray(system.matrix @ h0) - rows.center) / sigma
     make = sum_of_violations if norm == "l1" else largest_violation
-    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box).dual()[0]
+    return make(system.matrix, r0, (system.lower - h0) / sigma, (system.upper - h0) / sigma, *rows.box)[0].dual()[0]
 
 
 _FORMS = {"primal": primal_program, "dual": dual_program}
@@ -91,7 +91,7 @@ def _instance(n: int, k: int, norm: str, form: str, seed: int, index: int) -> tu
     system = LayerSystem(weights.normal(size=(n, k)) / n**0.5, np.zeros(n), Activation("relu"), *free)
     x = system.value(truth.normal(size=k)) + noise.uniform(-1e-2, 1e-2, n)
     layer_rows = rows(system, x, 1e-2)
-    h0, _, _ = one_sided_least_squares(system, layer_rows)
+    h0, *_ = one_sided_least_squares(system, layer_rows)
     errors = layer_rows.violation(np.asarray(system.matrix @ h0))
     size = float(errors.max() if norm == "linf" else errors.mean())
     program = _FORMS[form](system, layer_rows, norm, h0, size)

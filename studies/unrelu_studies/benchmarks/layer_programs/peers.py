@@ -82,7 +82,7 @@ class Scaled:
     @classmethod
     def of(cls, system: LayerSystem, rows: Rows, norm: str) -> Scaled:
         """Shift to the least-squares point and scale by its errors."""
-        h0, _, _ = one_sided_least_squares(system, rows)
+        h0, *_ = one_sided_least_squares(system, rows)
         errors = rows.violation(np.asarray(system.matrix @ h0))
         size = float(errors.max() if norm == "linf" else errors.mean())
         return cls(system, rows, norm, h0, max(size, _SMALLEST * float(np.abs(rows.target).max()), 1e-300))
