@@ -53,7 +53,7 @@ def raised(found, net, y, share):
     """
     values, operator = observed(net, y, None)
     chain = chain_of(net, operator, values, found.norm)
-    proof = found.proof and replace(found.proof, level=share * found.proof.reach, reach=share * found.proof.reach)
+    proof = found.proof and replace(found.proof, level=share * found.proof.level)
     if proof is None or np.abs(found.z).max() > proof.radius(chain):
         return 0.0
     assert proof.flaw(chain) is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unrelu.certification.proof import BoundsAt, MultiplierRows, Proof, ProofStatus
+from unrelu.certification.proof import BoundsAt, Proof, ProofStatus
 from unrelu.result.array_file import Table, array_of, number_of, text_of
 
 # The most entries of a history; a search of an hour has thousands.
@@ -29,19 +29,11 @@ def table_of(certificate: Any) -> dict[str, Any]:
     table |= {"norm": certificate.norm, "status": certificate.status.name, "z": certificate.z}
     table |= {name: a for name in ("box", "bounds") if (a := getattr(certificate, name)) is not None}
     table["exponents"] = np.array(certificate.exponents, dtype=np.int64)
-    history = [[moment.seconds, moment.nodes, moment.lower, moment.upper] for moment in certificate.history]
-    table["history"] = np.array(history, dtype=np.float64).reshape(-1, 4)
+    table["history"] = np.array(certificate.history, dtype=np.float64).reshape(-1, 4)
     for name in ("proof", "box_proof"):
-        table |= _flat(getattr(certificate, name), name)
+        if (proof := getattr(certificate, name)) is not None:
+            table |= {f"{name}.{entry.name}": getattr(proof, entry.name) for entry in fields(Proof)}
     return table
-
-
-def _flat(value: Any, name: str) -> dict[str, Any]:
-    """The parts of a proof, or of multiplier rows in it, by name; empty for None."""
-    if not isinstance(value, Proof | MultiplierRows):
-        return {} if value is None else {name: value}
-    parts = [_flat(getattr(value, entry.name), f"{name}.{entry.name}") for entry in fields(value)]
-    return {key: part for found in parts for key, part in found.items()}
 
 
 def fields_of(table: Table) -> dict[str, Any]:
@@ -54,21 +46,17 @@ def fields_of(table: Table) -> dict[str, Any]:
         "norm": text_of(table["norm"]), "status": ProofStatus[text_of(table["status"])],
         "z": array_of(table["z"], np.float64),
         **{name: array_of(table[name], np.float64) if name in table else None for name in ("box", "bounds")},
-        **{name: _part(Proof, table, name) if f"{name}.level" in table else None for name in ("proof", "box_proof")},
+        **{name: _proof(table, name) if f"{name}.level" in table else None for name in ("proof", "box_proof")},
         "exponents": tuple(array_of(table["exponents"], np.int64).reshape(-1).tolist()),
         "history": tuple(BoundsAt(float(s), int(n), float(a), float(b)) for s, n, a, b in moments),
     }  # fmt: skip
 
 
-def _part(kind: Any, table: Table, name: str) -> Any:
-    """A proof, or multiplier rows in it, from its parts."""
+def _proof(table: Table, name: str) -> Proof:
+    """A proof from its numbers and flat arrays."""
     values: dict[str, Any] = {}
-    for entry in fields(kind):
-        key = f"{name}.{entry.name}"
-        if entry.type == "MultiplierRows":
-            values[entry.name] = _part(MultiplierRows, table, key)
-        elif entry.type in ("float", "int"):
-            values[entry.name] = number_of(table[key], _TYPES[entry.type])
-        else:
-            values[entry.name] = array_of(table[key], _TYPES[entry.type]).reshape(-1)
-    return kind(**values)
+    for entry in fields(Proof):
+        array, kind = table[f"{name}.{entry.name}"], _TYPES[entry.type]
+        number = entry.type in ("float", "int")
+        values[entry.name] = number_of(array, kind) if number else array_of(array, kind).reshape(-1)
+    return Proof(**values)

@@ -79,15 +79,20 @@ class Relaxation:
         self.decided: Signs = np.where(chain.bent, signs, np.arange(len(signs)) < hidden).astype(np.int8)
         self._sums = len(chain.y) if chain.norm == "l1" else 1
         self.size = k + hidden + self._sums
+        parts = [rows for layer in range(chain.depth - 1) for rows in self._hidden(layer)] + self._errors()
+        self.rows = rows = RelaxationRows(*map(np.concatenate, zip(*parts, strict=True)))
         center, unit = chain.frame
-        # The inputs of the first layer are the code, in its frame.
-        self._weights = [chain.weights[0] * unit, *chain.weights[1:]]
-        self._biases = [chain.weights[0] @ center + chain.biases[0], *chain.biases[1:]]
-        parts = [self._hidden(layer) for layer in range(chain.depth - 1)] + [self._errors()]
-        self.rows = RelaxationRows(*map(np.concatenate, zip(*(rows for part in parts for rows in part), strict=True)))
-        self.matrix = self._matrix([sum(len(rows.kind) for rows in part) for part in parts])
-        self.shift = self.rows.factor * np.concatenate(self._biases)[self.rows.neuron]
-        self.lazy: Flags = (self.rows.kind == ERROR) & (self.rows.factor < 0)
+        # The map from the code in its frame and the outputs of hidden layers to all pre-activations, without biases.
+        self._map = sparse.csr_array(sparse.block_diag([chain.weights[0] * unit, *chain.weights[1:]]))
+        self._biases = np.concatenate([chain.weights[0] @ center + chain.biases[0], *chain.biases[1:]])
+        self.shift = rows.factor * self._biases[rows.neuron]
+        owned = np.flatnonzero(rows.own >= 0)
+        own = sparse.csr_array((np.ones(len(owned)), (owned, rows.own[owned])), shape=(len(rows.own), self.size))
+        matrix = sparse.csr_array(sparse.diags_array(rows.factor) @ self._map[rows.neuron])
+        matrix.resize(own.shape)
+        self.matrix = matrix + own
+        self.matrix.eliminate_zeros()
+        self.lazy: Flags = (rows.kind == ERROR) & (rows.factor < 0)
         self.low, self.high = np.full(self.size, -np.inf), np.full(self.size, np.inf)
         if chain.bounds is not None:
             self.low[:k], self.high[:k] = (chain.bounds.lower - center) / unit, (chain.bounds.upper - center) / unit
@@ -96,26 +101,6 @@ class Relaxation:
         self.low[k + hidden :] = floor if chain.norm == "l1" else floor.max()
         self._worst = int(np.argmax(floor))
         self.cost = np.repeat([0.0, 1.0], [k + hidden, self._sums])
-
-    def _inputs(self, layer: int) -> int:
-        """The column at which the inputs of a layer begin."""
-        return self.chain.latent_dim + int(self.chain.ends[layer - 1]) if layer else 0
-
-    def _matrix(self, counts: list[int]) -> sparse.csr_array:
-        """The rows in terms of the unknowns, (M, size), from the number of rows of each layer."""
-        ends, blocks = np.cumsum([0, *counts]), []
-        for layer, weight in enumerate(self._weights):
-            part, width = slice(ends[layer], ends[layer + 1]), weight.shape[1]
-            number, own = self.rows.neuron[part] - self.chain.ends[layer], self.rows.own[part]
-            values = np.column_stack([self.rows.factor[part, None] * weight[number], own >= 0])
-            columns = np.empty(values.shape, dtype=np.int32)
-            columns[:, :width] = self._inputs(layer) + np.arange(width)
-            columns[:, width] = np.where(own >= 0, own, self.size - 1)
-            used = values != 0
-            blocks.append((values[used], columns[used], used.sum(axis=1)))
-        values, columns, lengths = map(np.concatenate, zip(*blocks, strict=True))
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        return sparse.csr_array((values, columns, starts), shape=(len(lengths), self.size))
 
     def _hidden(self, layer: int) -> list[RelaxationRows]:
         """The rows of a hidden layer."""
@@ -170,9 +155,7 @@ class Relaxation:
 
     def pre_activations(self, x: Array) -> Array:
         """The pre-activations of all neurons at a point, (N,)."""
-        starts = (slice(self._inputs(i), self._inputs(i) + weight.shape[1]) for i, weight in enumerate(self._weights))
-        layers = zip(self._weights, self._biases, starts, strict=True)
-        return np.concatenate([weight @ x[part] + bias for weight, bias, part in layers])
+        return np.asarray(self._map @ x[: self._map.shape[1]] + self._biases)
 
     def violations(self, x: Array, signs: Signs) -> tuple[Array, Array]:
         """h - u and h - c u at a point, (N,) each; 0 if a neuron is decided or agrees with its activation.
