@@ -12,8 +12,7 @@ import pytest
 import unrelu
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification._certificate_file import table_of
-from unrelu.certification.certificate import Certificate
+from unrelu.certification.certificate import Certificate, table_of
 from unrelu.certification.certified_chain import chain_of
 from unrelu.certification.proof import ProofStatus
 from unrelu.errors import InputError

@@ -22,9 +22,9 @@ import numpy as np
 from unrelu.certification._triangle_relaxation import Relaxation
 from unrelu.certification.bound_propagation import region_of
 from unrelu.certification.bound_tightening import backward_bounds
-from unrelu.certification.certified_chain import CertifiedChain
+from unrelu.certification.certified_chain import CertifiedChain, Signs
 from unrelu.certification.node_program import Limits, NodeProgram, Solved
-from unrelu.certification.proof import GAP, BoundsAt, Proof, Row, Signs, packed
+from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus, Row, packed
 from unrelu.certification.safe_bounds import Multipliers, lower_bound, safe_multipliers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
@@ -86,7 +86,7 @@ class BranchAndBound:
         self._level = math.inf
         self.visited = 0
         self.history: list[BoundsAt] = []
-        self.stopped: str | None = None
+        self.stopped: ProofStatus | None = None
         self._start = now()
         # The effect of a neuron on the next layer: the norm of its column of the weights.
         ones = np.ones(len(chain.y))
@@ -173,7 +173,7 @@ class BranchAndBound:
             del self._rows[node.number]
             return
         # Up to rounding, its point is a code with F below the level.
-        self._offer(self._program.relaxation.code(node.solved.x), node.bound, inside=True)
+        self._offer(self._program.relaxation.code(node.solved.x), inside=True)
         if self.level < node.level * (1 - GAP / 4):
             if self.level < self._level:
                 self._build()
@@ -189,7 +189,7 @@ class BranchAndBound:
         if bound < self.level:
             heapq.heappush(self._heap, Node(bound, number, signs, solved, self._level))
             if solved.known:
-                self._offer(self._program.relaxation.code(solved.x), bound, inside=number % _HEURISTIC_EVERY == 0)
+                self._offer(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
 
     def _bounded(self, signs: Signs, above: Node | None) -> tuple[float, Row, Solved]:
         """The proved bound for some signs, its row, and the solution that it follows from."""
@@ -231,12 +231,9 @@ class BranchAndBound:
         if bound > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
             self.history.append(BoundsAt(now() - self._start, self.visited, max(bound, last.lower), self.upper))
 
-    def _offer(self, z: Array, bound: float, inside: bool) -> None:
-        """Keep a code if it is better than the best one; improve it first, if it is better or ``inside`` is True.
-
-        No code of its node is better if ``bound`` reaches the level.
-        """
-        if self._improves and (self._keep(z) or inside) and bound < self.level:
+    def _offer(self, z: Array, inside: bool) -> None:
+        """Keep a code if it is better than the best one; improve it if it is better or ``inside`` is True."""
+        if self._improves and (self._keep(z) or inside):
             self._improve(z)
 
     def _keep(self, z: Array) -> bool:

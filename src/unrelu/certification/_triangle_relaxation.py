@@ -13,17 +13,14 @@ section 3.1. A ReLU has c = 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.certification.certified_chain import CertifiedChain
+from unrelu.certification.certified_chain import CertifiedChain, Signs
 from unrelu.certification.safe_bounds import Multipliers, Region
 from unrelu.runtime.array_types import Array, Flags, Integers
-
-Signs = npt.NDArray[np.int8]
 
 # Kinds of rows. INACTIVE: h >= c u; ACTIVE: h >= u; CHORD: h <= chord; SIGN: v >= 0 or v <= 0 of an output; ERROR: a
 # line below the envelope of an error; IF_ACTIVE and IF_INACTIVE: such lines of outputs that are decided.
@@ -50,15 +47,6 @@ class RelaxationRows(NamedTuple):
     lo: Array
     hi: Array
 
-    @classmethod
-    def of(
-        cls, kind: int, neuron: Integers, factor: Array | float, own: Integers | int, lo: Array | float = -np.inf,
-        hi: Array | float = np.inf,
-    ) -> RelaxationRows:  # fmt: skip
-        """Rows of one kind; a single number applies to all rows."""
-        factor, own, lo, hi = (np.broadcast_to(a, neuron.shape) for a in (factor, own, lo, hi))
-        return cls(np.full(len(neuron), kind), neuron, factor, own, lo, hi)
-
 
 class Relaxation:
     """The program of a chain: min F over the codes with F < level.
@@ -79,7 +67,7 @@ class Relaxation:
         self.decided: Signs = np.where(chain.bent, signs, np.arange(len(signs)) < hidden).astype(np.int8)
         self._sums = len(chain.y) if chain.norm == "l1" else 1
         self.size = k + hidden + self._sums
-        parts = [rows for layer in range(chain.depth - 1) for rows in self._hidden(layer)] + self._errors()
+        parts = (np.broadcast_arrays(*part) for part in (*self._hidden(), *self._errors()))
         self.rows = rows = RelaxationRows(*map(np.concatenate, zip(*parts, strict=True)))
         center, unit = chain.frame
         # The map from the code in its frame and the outputs of hidden layers to all pre-activations, without biases.
@@ -102,20 +90,20 @@ class Relaxation:
         self._worst = int(np.argmax(floor))
         self.cost = np.repeat([0.0, 1.0], [k + hidden, self._sums])
 
-    def _hidden(self, layer: int) -> list[RelaxationRows]:
-        """The rows of a hidden layer."""
-        number, c = np.arange(*self.chain.ends[layer : layer + 2]), self.chain.slopes[layer]
+    def _hidden(self) -> list[tuple[Any, ...]]:
+        """The fields of :class:`RelaxationRows` of hidden neurons by kind; one number is that of all rows of a kind."""
+        number, c = np.arange(self.chain.ends[-2]), np.concatenate([*self.chain.slopes[:-1], np.zeros(0)])
         low, high, h = self.region.low[number], self.region.high[number], self.chain.latent_dim + number
         chord = np.flatnonzero((c < 1) & np.isfinite(low) & np.isfinite(high) & (low < 0) & (high > 0))
         rise = (high[chord] - c[chord] * low[chord]) / (high[chord] - low[chord])
         return [
-            RelaxationRows.of(INACTIVE, number, -c, h, 0.0),
-            RelaxationRows.of(ACTIVE, number, -1.0, h, 0.0),
-            RelaxationRows.of(CHORD, number[chord], -rise, h[chord], hi=(c[chord] - rise) * low[chord]),
+            (INACTIVE, number, -c, h, 0.0, np.inf),
+            (ACTIVE, number, -1.0, h, 0.0, np.inf),
+            (CHORD, number[chord], -rise, h[chord], -np.inf, (c[chord] - rise) * low[chord]),
         ]
 
-    def _errors(self) -> list[RelaxationRows]:
-        """The rows error + sigma v >= side of the outputs."""
+    def _errors(self) -> list[tuple[Any, ...]]:
+        """The same for the rows error + sigma v >= side of the outputs."""
         y, c = self.chain.y, self.chain.slopes[-1]
         number = np.arange(self.chain.ends[-2], self.chain.ends[-1])
         low, positive = self.region.low[number], y > 0
@@ -128,12 +116,12 @@ class Relaxation:
         left = np.where(positive & np.isfinite(low), line, c)
         open_, rising, falling = self.chain.bent[number] & (low < 0), left > 0, ~positive & (c > 0)
         return [
-            RelaxationRows.of(ERROR, number[rising], left[rising], error[rising], (left * least)[rising]),
-            RelaxationRows.of(ERROR, number[falling], -c[falling], error[falling], -(c * least)[falling]),
-            RelaxationRows.of(ERROR, number, -1.0, error, -y),
-            RelaxationRows.of(IF_ACTIVE, number[open_], 1.0, error[open_]),
-            RelaxationRows.of(IF_INACTIVE, number[open_], c[open_], error[open_]),
-            RelaxationRows.of(SIGN, number[open_], 1.0, -1),
+            (ERROR, number[rising], left[rising], error[rising], (left * least)[rising], np.inf),
+            (ERROR, number[falling], -c[falling], error[falling], -(c * least)[falling], np.inf),
+            (ERROR, number, -1.0, error, -y, np.inf),
+            (IF_ACTIVE, number[open_], 1.0, error[open_], -np.inf, np.inf),
+            (IF_INACTIVE, number[open_], c[open_], error[open_], -np.inf, np.inf),
+            (SIGN, number[open_], 1.0, -1, -np.inf, np.inf),
         ]
 
     def sides(self, signs: Signs) -> tuple[Array, Array]:

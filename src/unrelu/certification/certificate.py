@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification._certificate_file import fields_of, table_of
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
 from unrelu.diagnostics.identifiability import local_rank
@@ -28,7 +27,7 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.result.array_file import read_array_file, write_array_file
+from unrelu.result.array_file import Table, array_of, number_of, read_array_file, text_of, write_array_file
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
@@ -41,6 +40,14 @@ _SAME = 1e-12
 # Lines of a printed batch.
 _LARGEST_GAPS = 12
 _HEADINGS = ("index", "status", "lower", "upper", "gap", "rank")
+# The most entries of a history; a search of an hour has thousands.
+_LONGEST_HISTORY = 10**6
+# Numbers and their types; those of a proof by their annotations.
+_NUMBERS: dict[str, Any] = {
+    **dict.fromkeys(("lower", "upper", "eps", "radius", "seconds", "scale"), np.float64),
+    **dict.fromkeys(("rank", "nodes"), np.int64), "identifiable": np.bool_,
+}  # fmt: skip
+_TYPES: dict[Any, Any] = {"float": np.float64, "Array": np.float64, "int": np.int64, "Integers": np.int64}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,8 +189,10 @@ class Certificate:
         """Yield the statements that do not follow. Only the first one counts, because later checks may rely on it."""
         if self.norm not in ("linf", "l1"):
             yield f"norm {self.norm!r} is neither 'linf' nor 'l1'"
-        values, measured = observed(network, y, operator)
-        shape, bounds = network.latent_shape, None
+        problem = Problem.build(network, y, operator=operator, scale="none")
+        shape, measured, bounds = network.latent_shape, problem.operator, None
+        if problem.size != 1:
+            raise InputError(f"y has shape {np.shape(y)}; a certificate is about one observation, {measured.shape}")
         if self.z.shape != shape or not np.isfinite(self.z).all():
             yield f"z has shape {self.z.shape}, the network takes {shape}"
         if self.box is not None and self.box.shape != (*shape, 2):
@@ -196,33 +205,26 @@ class Certificate:
                 yield "a lower bound is not below the upper one"
             if (bounds.clip(self.z.reshape(-1)) != self.z.reshape(-1)).any():
                 yield "z is outside of the bounds"
-        chain = chain_of(network, measured, values, self.norm, bounds).in_units(self.exponents)
+        chain = chain_of(network, measured, problem.y[0], self.norm, bounds).in_units(self.exponents)
         if chain is None:
             yield f"its units, {self.exponents}, are none of this network"
         else:
             found = determination(network, self.z.reshape(-1), measured, bounds)
             if found != (self.rank, self.identifiable):
                 yield f"the rank at z and whether it is identifiable are {found}, not {self.rank, self.identifiable}"
-            yield from _flaws_in_units(
-                self.of_shape((network.latent_dim,)).times_power(self.exponents[-1]), chain, replace(chain, norm="linf")
-            )
+            flat = self.rescaled(self.exponents[-1], (network.latent_dim,))
+            yield from _flaws_in_units(flat, chain, replace(chain, norm="linf"))
 
-    def times_power(self, exponent: int) -> Certificate:
-        """The same certificate with all numbers in units of y multiplied by 2^exponent."""
-        names = ("lower", "upper", "eps", "scale")
+    def rescaled(self, exponent: int, latent_shape: Shape) -> Certificate:
+        """The same certificate with codes of another shape, and all bounds in units of y multiplied by 2^exponent.
 
-        def times(x: float) -> float:
-            return float(np.ldexp(x, exponent))
-
+        Proofs are found and checked on flat codes.
+        """
         with np.errstate(over="ignore", under="ignore"):
-            numbers: dict[str, Any] = {name: times(getattr(self, name)) for name in names}
-            history = tuple(m._replace(lower=times(m.lower), upper=times(m.upper)) for m in self.history)
-        return replace(self, **numbers, history=history)
-
-    def of_shape(self, latent_shape: Shape) -> Certificate:
-        """The same certificate with codes, box and bounds of this shape; proofs are found and checked on flat codes."""
+            lower, upper, eps, scale = np.ldexp([self.lower, self.upper, self.eps, self.scale], exponent).tolist()
         box, bounds = (None if ends is None else ends.reshape(*latent_shape, 2) for ends in (self.box, self.bounds))
-        return replace(self, z=self.z.reshape(latent_shape), box=box, bounds=bounds)
+        z = self.z.reshape(latent_shape)
+        return replace(self, lower=lower, upper=upper, eps=eps, scale=scale, z=z, box=box, bounds=bounds)
 
     def save(self, path: str | Path) -> None:
         """Write to a .npz file, with all numbers exact and a digest.
@@ -286,6 +288,48 @@ def _flaws_in_units(c: Certificate, chain: CertifiedChain, largest: CertifiedCha
         yield f"the proofs are about codes up to {radius:g}, not {c.radius:g}"
     if c.eps < 0 or not dict(conclusions(c, chain)).get(c.status, True):
         yield f"{c.status} does not follow from the bounds and the box for an eps of {c.eps:g}"
+
+
+# --- files: a table of numbers and arrays by name ---------------------------------------------------------------------
+
+
+def table_of(certificate: Certificate) -> dict[str, Any]:
+    """A table of all texts, numbers and arrays of a certificate, each under its own name."""
+    table = {name: kind(getattr(certificate, name)) for name, kind in _NUMBERS.items()}
+    table |= {"norm": certificate.norm, "status": certificate.status.name, "z": certificate.z}
+    table |= {name: a for name in ("box", "bounds") if (a := getattr(certificate, name)) is not None}
+    table["exponents"] = np.array(certificate.exponents, dtype=np.int64)
+    table["history"] = np.array(certificate.history, dtype=np.float64).reshape(-1, 4)
+    for name in ("proof", "box_proof"):
+        if (proof := getattr(certificate, name)) is not None:
+            table |= {f"{name}.{entry.name}": getattr(proof, entry.name) for entry in fields(Proof)}
+    return table
+
+
+def fields_of(table: Table) -> dict[str, Any]:
+    """The fields of a certificate from its table; raises KeyError, TypeError or ValueError."""
+    moments = array_of(table["history"], np.float64).reshape(-1, 4)
+    if len(moments) > _LONGEST_HISTORY:
+        raise ValueError(f"the history has {len(moments):,} moments")
+    return {
+        **{name: number_of(table[name], kind) for name, kind in _NUMBERS.items()},
+        "norm": text_of(table["norm"]), "status": ProofStatus[text_of(table["status"])],
+        "z": array_of(table["z"], np.float64),
+        **{name: array_of(table[name], np.float64) if name in table else None for name in ("box", "bounds")},
+        **{name: _proof(table, name) if f"{name}.level" in table else None for name in ("proof", "box_proof")},
+        "exponents": tuple(array_of(table["exponents"], np.int64).reshape(-1).tolist()),
+        "history": tuple(BoundsAt(float(s), int(n), float(a), float(b)) for s, n, a, b in moments),
+    }  # fmt: skip
+
+
+def _proof(table: Table, name: str) -> Proof:
+    """A proof from its numbers and flat arrays."""
+    values: dict[str, Any] = {}
+    for entry in fields(Proof):
+        array, kind = table[f"{name}.{entry.name}"], _TYPES[entry.type]
+        number = entry.type in ("float", "int")
+        values[entry.name] = number_of(array, kind) if number else array_of(array, kind).reshape(-1)
+    return Proof(**values)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -366,18 +410,6 @@ class Certificates(Sequence[Certificate]):
             raise InputError(f"y has shape {np.shape(y)}; pass the {len(self)} observations that were certified")
         one_by_one = (problem.operator.take(np.array([i])) for i in range(len(self)))
         return all(c.verify(network, y, a) for c, y, a in zip(self, problem.y, one_by_one, strict=True))
-
-
-def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
-    """One observation (m,) and its operator, from a user's arguments.
-
-    Raises:
-        InputError: y or operator do not fit.
-    """
-    problem = Problem.build(network, y, operator=operator, scale="none")
-    if problem.size != 1:
-        raise InputError(f"y has shape {np.shape(y)}; a certificate is about one observation, {problem.operator.shape}")
-    return problem.y[0], problem.operator
 
 
 def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:

@@ -11,7 +11,7 @@ from unrelu.certification._branch_and_bound import BranchAndBound
 from unrelu.certification.certificate import Certificate, conclusions, determination
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
-from unrelu.certification.proof import Proof, ProofStatus
+from unrelu.certification.proof import BoundsAt, Proof, ProofStatus
 from unrelu.measurements import Operator
 from unrelu.measurements.equilibration import Units, equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
@@ -28,9 +28,6 @@ _LEAST = 1e-280
 _ROOM = 1e-13
 # The largest share of the time for the enclosure.
 _SHARE = 0.3
-_STOPPED: dict[str | None, ProofStatus] = {
-    "time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED,
-}  # fmt: skip
 
 
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
@@ -80,17 +77,18 @@ def prove(
     seconds = now() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
     # A bound from before the last fall of the level may exceed the level.
-    history = tuple(moment._replace(lower=min(moment.lower, lower)) for moment in search.history)
+    history = tuple(
+        BoundsAt(at, nodes, *np.ldexp([min(low, lower), high], -unit).tolist())
+        for at, nodes, low, high in search.history
+    )
     rank, determined = determination(network, search.z, operator, bounds)
-    stopped = _STOPPED.get(search.stopped, ProofStatus.ROUNDING)
     certificate = Certificate(
-        lower, search.upper, search.z, stopped, norm, determined, rank, eps, interval, min(radius, box_radius),
-        search.visited, seconds, chain.scale, proof, box_proof, history,
-        bounds=None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
+        lower, search.upper, search.z, search.stopped or ProofStatus.ROUNDING, norm, determined, rank, eps, interval,
+        min(radius, box_radius), search.visited, seconds, chain.scale, proof, box_proof, history, exponents,
+        None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
     )  # fmt: skip
     status = next((status for status, holds in conclusions(certificate, chain) if holds), certificate.status)
-    certificate = certificate.of_shape(network.latent_shape).times_power(-unit)
-    return replace(certificate, exponents=exponents, status=status)
+    return replace(certificate.rescaled(-unit, network.latent_shape), status=status)
 
 
 def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:

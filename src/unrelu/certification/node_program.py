@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.certification._triangle_relaxation import Relaxation
+from unrelu.certification.certified_chain import Signs
+from unrelu.certification.proof import ProofStatus
 from unrelu.certification.safe_bounds import Multipliers
 from unrelu.lp.highs import LIVE, Basis, LinearProgram, LiveProgram, LpSolution
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.work_clock import now
 
-Signs = npt.NDArray[np.int8]
 # Rows violated by less, in normalised units, are not added; a bound is only a little weaker without them.
 _VIOLATED = 1e-8
 # The clock is read between programs, and a program without a time limit gets this many seconds before it is read again.
@@ -43,13 +43,13 @@ class Limits:
     nodes: int = 50_000
     stop: Callable[[int], bool] | None = None
 
-    def reached(self, nodes: int) -> str | None:
-        """The limit that is reached: "callback", "time", "nodes" or None."""
+    def reached(self, nodes: int) -> ProofStatus | None:
+        """What stops a search after this number of nodes, if anything does."""
         if self.stop is not None and self.stop(nodes):
-            return "callback"
+            return ProofStatus.STOPPED
         if now() >= self.end:
-            return "time"
-        return "nodes" if nodes >= self.nodes else None
+            return ProofStatus.TIME_LIMIT
+        return ProofStatus.NODE_LIMIT if nodes >= self.nodes else None
 
     def over(self) -> bool:
         """Whether to stop in the middle of a node."""

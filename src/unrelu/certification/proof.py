@@ -15,7 +15,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.certification.bound_propagation import Lemmas, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
@@ -25,7 +24,6 @@ from unrelu.runtime.array_types import Array, Integers
 # A proof is complete when its gap is at most this.
 GAP = 1e-6
 
-Signs = npt.NDArray[np.int8]
 # The entries of multipliers (kappa, s) that are not 0: their places and values.
 Row = tuple[Integers, Array]
 
