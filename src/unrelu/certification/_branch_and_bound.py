@@ -164,8 +164,7 @@ class BranchAndBound:
         if not node.solved.known:
             return
         # Choose the neuron with the largest violation times its effect on the next layer.
-        above, below = self._program.relaxation.violations(node.solved.x, node.signs)
-        score = np.sqrt(above * below) * self._widths
+        score = self._program.relaxation.violations(node.solved.x, node.signs) * self._widths
         neuron = int(np.argmax(score))
         if score[neuron] > 0:
             for sign, number in zip((1, -1), self._divide(node, neuron), strict=True):
@@ -221,8 +220,10 @@ class BranchAndBound:
         """The proof so far. For a box, ``ends`` are the rows of the open leaf."""
         open_leaf = self._heap[0].number if ends else -1
         closed = (self._rows[number] for number in sorted(self._rows) if number != open_leaf)
-        rows = [*map(packed, self._lemmas.sums), *closed, *ends]
-        return Proof.of(self.level, self._lemmas.balance, self._splits, open_leaf, rows)
+        index, value = zip(*map(packed, self._lemmas.sums), *closed, *ends, strict=True)
+        parent, neuron = np.array(self._splits, dtype=np.int64).reshape(-1, 2).T
+        pointer, rows = np.cumsum([0, *map(len, index)]), (np.concatenate(index), np.concatenate(value))
+        return Proof(self.level, self._lemmas.balance, parent, neuron, open_leaf, pointer, *rows)
 
     def _note(self) -> None:
         """Add the bounds to the history if they have changed."""

@@ -145,10 +145,10 @@ class Relaxation:
         """The pre-activations of all neurons at a point, (N,)."""
         return np.asarray(self._map @ x[: self._map.shape[1]] + self._biases)
 
-    def violations(self, x: Array, signs: Signs) -> tuple[Array, Array]:
-        """h - u and h - c u at a point, (N,) each; 0 if a neuron is decided or agrees with its activation.
+    def violations(self, x: Array, signs: Signs) -> Array:
+        """The geometric mean of h - u and h - c u at a point, (N,); 0 if a neuron is decided or agrees with phi.
 
-        For outputs whose error is not convex (sums of errors only), both are the error minus its envelope.
+        For outputs whose error is not convex (sums of errors only), it is the error minus its envelope.
         """
         chain, hidden, u = self.chain, int(self.chain.ends[-2]), self.pre_activations(x)
         h, slopes = x[chain.latent_dim : chain.latent_dim + hidden], np.concatenate(chain.slopes)
@@ -157,7 +157,7 @@ class Relaxation:
         below = np.concatenate([h - slopes[:hidden] * u[:hidden], miss])
         small = _AGREES * (1 + float(np.abs(x).max(initial=0.0)))
         agrees = ~chain.bent | (signs != 0) | (self.decided != 0) | (np.minimum(above, below) <= small)
-        return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
+        return np.sqrt(np.where(agrees, 0.0, above * below))
 
     def multipliers(self, y: Array, of_error: bool = True) -> Multipliers:
         """The multipliers of a bound from those of all rows, (M,).

@@ -105,13 +105,12 @@ class NodeProgram:
         relaxation, found = self.relaxation, []
         self._live.change_bounds(relaxation.size - 1, float(relaxation.low[-1]), level)
         for cost in costs:
-            multipliers = Multipliers(np.zeros(len(relaxation.chain.y)), np.zeros(relaxation.chain.ends[-1]))
+            found.append(Multipliers(np.zeros(len(relaxation.chain.y)), np.zeros(relaxation.chain.ends[-1])))
             if not self.limits.over():
                 self._live.change_costs(cost)
                 solved = self._run(None, math.inf, primal=True)
                 if solved.status is LpStatus.OPTIMAL:
-                    multipliers = self._multipliers(solved, of_error=False)
-            found.append(multipliers)
+                    found[-1] = self._multipliers(solved, of_error=False)
         return found
 
     def _decide(self, signs: Signs) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -89,16 +89,6 @@ class Proof:
     pointer: Integers
     index: Integers
     value: Array
-
-    @classmethod
-    def of(
-        cls, level: float, balance: Array, splits: Sequence[tuple[int, int]], open_leaf: int, rows: Iterable[Row]
-    ) -> Proof:
-        """A proof from the pairs of node and neuron of all splits, and at least one row."""
-        index, value = zip(*rows, strict=True)
-        parent, neuron = np.array(splits, dtype=np.int64).reshape(-1, 2).T
-        pointer = np.cumsum([0, *map(len, index)])
-        return cls(level, balance, parent, neuron, open_leaf, pointer, np.concatenate(index), np.concatenate(value))
 
     @property
     def closed(self) -> Integers:

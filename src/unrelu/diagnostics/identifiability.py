@@ -183,8 +183,6 @@ def local_rank(
     The freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics._solution_cones`. It is -1
     (unknown) if there are too many patterns to search and no cone was found. An active bound acts like a kink: the code
     can move to one side only. For a generator without known layers, see :func:`bent`.
-
-    This agrees with :func:`identifiability`.
     """
     found = _examined(network, z, operator, bounds)
     return found.rank, found.dimension, found.sigma_min
@@ -334,9 +332,7 @@ def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
     """The distance that z can move before a neuron of the layer reaches its kink, (B,)."""
-    bent = torch.from_numpy(layer.activation.kinks(layer.n_out))
-    if _curved(layer) or not bent.any():
-        return torch.full_like(u[:, 0], torch.inf)
+    bent = torch.from_numpy(layer.activation.kinks(layer.n_out)) & (not _curved(layer))
     far = u.abs() / torch.linalg.vector_norm(slopes, dim=1)
     # 0 / 0: the neuron is at its kink, and stays there.
     return torch.where(bent & ~far.isnan(), far, torch.inf).amin(dim=1)
