@@ -196,9 +196,10 @@ class BranchAndBound:
         start = above.solved.basis if above is not None and above.level == self._level else None
         solved = self._program.solve(signs, start, self.level)
         self.visited += 1
-        full, multipliers = self._regions.full.signed(signs), solved.multipliers
+        sharp, full = self._regions.sharp.signed(signs), self._regions.full.signed(signs)
+        multipliers = solved.multipliers
         for _ in range(7 if solved.empty else 1):
-            safe = safe_multipliers(self.chain, self._regions.sharp.signed(signs), multipliers)
+            safe = safe_multipliers(self.chain, sharp, multipliers)
             bound = max(0.0, lower_bound(self.chain, full, safe).within(full.radius))
             if bound >= self.level:
                 break

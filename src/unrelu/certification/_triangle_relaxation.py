@@ -76,7 +76,8 @@ class Relaxation:
         self.shift = rows.factor * self._biases[rows.neuron]
         owned = np.flatnonzero(rows.own >= 0)
         own = sparse.csr_array((np.ones(len(owned)), (owned, rows.own[owned])), shape=(len(rows.own), self.size))
-        matrix = sparse.csr_array(sparse.diags_array(rows.factor) @ self._map[rows.neuron])
+        matrix = self._map[rows.neuron]
+        matrix.data *= np.repeat(rows.factor, np.diff(matrix.indptr))
         matrix.resize(own.shape)
         self.matrix = matrix + own
         self.matrix.eliminate_zeros()

@@ -161,10 +161,7 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
 
 
 def forward_propagation(chain: CertifiedChain, region: Region) -> Region:
-    """Intersect a region with the intervals that follow from its radius and the bounds of the codes, rounded outwards.
-
-    A region stays empty if it was.
-    """
+    """Intersect a region with intervals that follow from its radius and the bounds of the codes, rounded outwards."""
     h_low, h_high = np.full(chain.latent_dim, -region.radius), np.full(chain.latent_dim, region.radius)
     if chain.bounds is not None:
         h_low, h_high = np.maximum(h_low, chain.bounds.lower), np.minimum(h_high, chain.bounds.upper)

@@ -13,7 +13,7 @@ from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import BoundsAt, Proof, ProofStatus
 from unrelu.measurements import Operator
-from unrelu.measurements.equilibration import Units, equilibrate
+from unrelu.measurements.equilibration import equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
@@ -63,7 +63,12 @@ def prove(
         UnsupportedModelError: this network cannot be certified.
     """
     usual = network if bounds is None else on_coordinates(network, Coordinates.of(bounds))
-    chain, exponents = _in_units(chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units)
+    given, units = chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units
+    exponents = units.layers if given.depth == len(units.layers) else (*units.layers, units.data)
+    chain = given.in_units(exponents)
+    if chain is None:
+        # A number would be rounded in normalised units.
+        chain, exponents = given, (0,) * given.depth
     unit = exponents[-1]
     with np.errstate(over="ignore", under="ignore"):
         eps = float(np.ldexp(eps, unit))
@@ -73,7 +78,8 @@ def prove(
     z = min((z, chain.at_bounds(z)), key=chain.objective)
     search = BranchAndBound(chain, limits, z)
     search.run()
-    proof = search.proof() if search.visited else None
+    # An exact fit needs no proof.
+    proof = search.proof() if search.visited and not search.exact else None
     seconds = now() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
     # A bound from before the last fall of the level may exceed the level.
@@ -89,13 +95,6 @@ def prove(
     )  # fmt: skip
     status = next((status for status, holds in conclusions(certificate, chain) if holds), certificate.status)
     return replace(certificate.rescaled(-unit, network.latent_shape), status=status)
-
-
-def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:
-    """The chain in normalised units and the exponents; the given chain and zeros where a number would be rounded."""
-    exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
-    scaled = chain.in_units(exponents)
-    return (chain, (0,) * chain.depth) if scaled is None else (scaled, exponents)
 
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:

@@ -95,13 +95,10 @@ class Proof:
         """The numbers of the closed leaves."""
         return np.setdiff1d(np.arange(2 * len(self.parent) + 1), [*self.parent, self.open_leaf])
 
-    def _ends(self, chain: CertifiedChain) -> int:
-        """The number of rows of the open leaf."""
-        return 2 * chain.latent_dim if self.open_leaf >= 0 else 0
-
     def _sums(self, chain: CertifiedChain) -> int:
         """The number of lemmas about sums."""
-        return len(self.pointer) - 1 - len(self.closed) - self._ends(chain)
+        ends = 2 * chain.latent_dim if self.open_leaf >= 0 else 0
+        return len(self.pointer) - 1 - len(self.closed) - ends
 
     def _rows(self, chain: CertifiedChain, begin: int, count: int) -> Iterator[Multipliers]:
         """Yield the multipliers of some rows."""
@@ -148,14 +145,14 @@ class Proof:
 
         (inf, -inf) if there is no such z.
         """
-        k, ends = chain.latent_dim, self._ends(chain)
+        k = chain.latent_dim
         nothing = np.tile([math.inf, -math.inf], (k, 1))
         if not all(bound >= self.level for bound in self._bounds(chain)):
             return -nothing
-        if not ends:
+        if self.open_leaf < 0:
             return nothing
         region = next(self._leaves(chain, [self.open_leaf]))
-        rows, towards = self._rows(chain, len(self.pointer) - 1 - ends, ends), np.vstack([np.eye(k), -np.eye(k)])
+        rows, towards = self._rows(chain, len(self.pointer) - 1 - 2 * k, 2 * k), np.vstack([np.eye(k), -np.eye(k)])
         bounds = (lower_bound(chain, region, row, self.level, towards=e) for row, e in zip(rows, towards, strict=True))
         least = np.maximum([bound.within(region.radius) for bound in bounds], -region.radius)
         if chain.bounds is not None:
