@@ -167,7 +167,7 @@ def test_a_certificate_has_it(name, tmp_path):
     assert again.verify(net, y)
     assert (again.z.shape, again.box.shape) == (shape, (*shape, 2))
     assert "every code" in str(c)
-    assert not c.of_shape((3,)).verify(net, y)
+    assert not c.rescaled(0, (3,)).verify(net, y)
     assert len(draw_box(c).axes[0].lines[0].get_xdata()) == net.latent_dim
 
 

@@ -12,8 +12,7 @@ import pytest
 import unrelu
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification._certificate_file import table_of
-from unrelu.certification.certificate import Certificate
+from unrelu.certification.certificate import Certificate, table_of
 from unrelu.certification.certified_chain import chain_of
 from unrelu.certification.proof import ProofStatus
 from unrelu.errors import InputError
@@ -45,13 +44,13 @@ def stopped():
 def test_the_certificates_have_all_parts():
     """Against tests of parts that are empty."""
     assert closed().status is ProofStatus.OPTIMAL
-    assert len(closed().proof.parent) >= 5
-    assert len(closed().proof.sum_rows)
+    assert len(closed().proof.parent) >= 2
+    assert len(closed().proof.pointer) == 1 + 1 + len(closed().proof.closed)  # a lemma, and the leaves
     assert len(closed().proof.balance)
-    assert len(closed().box_proof.open_leaf) == 1
+    assert closed().box_proof.open_leaf >= 0
     assert np.isfinite(closed().box).all()
     assert math.isinf(closed().radius)
-    assert len(of_sums().proof.leaf) >= 3
+    assert len(of_sums().proof.closed) >= 3
     assert stopped().status is ProofStatus.NODE_LIMIT
     for found in (closed(), of_sums(), stopped()):
         assert found.flaw(NET, Y) is None
@@ -136,10 +135,11 @@ def flawed(found, **changes):
     return replace(found, **changes).flaw(NET, Y)
 
 
-def with_rows(rows, change):
-    value = rows.value.copy()
-    change(value)
-    return replace(rows, value=value)
+def with_values(proof, change, part=slice(None)):
+    """The proof with the values of its multipliers changed; ``part`` says which."""
+    value = proof.value.copy()
+    change(value[part])
+    return value
 
 
 @pytest.mark.parametrize("found", [closed, of_sums, stopped])
@@ -150,7 +150,7 @@ def test_a_higher_bound_does_not_follow(found):
     assert "lower bound" in flawed(found, lower=math.nan)
     assert "lower bound" in flawed(found, lower=math.inf)
     if found.lower > 0:
-        assert "no proof" in flawed(found, proof=None)
+        assert "prove a lower bound of 0," in flawed(found, proof=None)
 
 
 def test_a_better_code_than_there_is_does_not_follow():
@@ -182,7 +182,7 @@ def test_an_enclosure_of_a_larger_noise_does_not_follow():
     assert "errors below" in flawed(closed(), eps=0.31)
     assert "errors below" in flawed(closed(), eps=math.nan)
     proof = closed().box_proof
-    assert flawed(closed(), eps=0.6, box_proof=replace(proof, level=0.61, reach=0.61)) is not None
+    assert flawed(closed(), eps=0.6, box_proof=replace(proof, level=0.61)) is not None
 
 
 def test_a_status_that_the_bounds_do_not_show():
@@ -191,50 +191,57 @@ def test_a_status_that_the_bounds_do_not_show():
     assert "OUT_OF_RANGE" in flawed(closed(), status=ProofStatus.OUT_OF_RANGE)
 
 
+def without_row(proof, place):
+    """The pointer, index and value of a proof without one of its rows."""
+    start, end = proof.pointer[place : place + 2]
+    pointer = np.delete(proof.pointer, place + 1)
+    pointer[place + 1 :] -= end - start
+    kept = np.r_[0:start, end : len(proof.index)]
+    return {"pointer": pointer, "index": proof.index[kept], "value": proof.value[kept]}
+
+
 def changes_of_proofs():
     """Names and changes of a proof that must not pass."""
     proof = closed().proof
-    last, first = len(proof.parent) - 1, int(proof.leaf[0])
-    swap = -proof.sign
-    other = proof.neuron.copy()
+    last = len(proof.parent) - 1
+    other, twice, forward = proof.neuron.copy(), proof.parent.copy(), proof.parent.copy()
     other[last] = (other[last] + 1) % 8
-    elsewhere = proof.parent.copy()
-    elsewhere[last] = 0
-    forward = proof.parent.copy()
-    forward[1] = last
-    same = proof.sign.copy()
-    same[last] = proof.sign[last - 1]
+    twice[last] = 0
+    forward[0] = 1
+    lemma, leaves = slice(*proof.pointer[:2]), slice(proof.pointer[1], None)
     return {
-        "level raised": {"level": proof.level * 2, "reach": proof.reach * 2},
-        "level above reach": {"level": proof.reach * 1.01},
-        "level infinite": {"level": math.inf, "reach": math.inf},
+        "level raised": {"level": proof.level * 2},
+        "level infinite": {"level": math.inf},
         "level without a number": {"level": math.nan},
-        "leaf dropped": {"leaf": proof.leaf[1:]},
-        "leaf twice": {"leaf": np.append(proof.leaf[1:], proof.leaf[1])},
-        "leaf named open": {"leaf": proof.leaf[1:], "open_leaf": proof.leaf[:1]},
-        "leaf and its rows dropped": {"leaf": proof.leaf[:0], "leaf_rows": proof.open_rows},
-        "inner node a leaf": {"leaf": np.append(proof.leaf[proof.leaf != first], 0)},
-        "decisions of nodes swapped": {"sign": swap},
-        "both children on one side": {"sign": same},
-        "child of another neuron": {"neuron": other},
-        "child elsewhere": {"parent": elsewhere},
-        "parent after its child": {"parent": forward},
-        "decision of no neuron": {"neuron": np.where(proof.neuron >= 0, 10**6, -1)},
-        "decision of two": {"sign": 2 * proof.sign},
-        "lemma about the outputs": {"sum_rows": proof.leaf_rows},
+        "level below 0": {"level": -proof.level},
+        "row of a leaf dropped": without_row(proof, 1),
+        "rows dropped": {"pointer": proof.pointer[:2], "index": proof.index[lemma], "value": proof.value[lemma]},
+        "no rows": {"pointer": proof.pointer[:0]},
+        "leaf named open": {"open_leaf": int(proof.closed[0])},
+        "inner node open": {"open_leaf": 0},
+        "open leaf that does not exist": {"open_leaf": 10**6},
+        "split of another neuron": {"neuron": other},
+        "split of one node twice": {"parent": twice},
+        "split of a node that comes later": {"parent": forward},
+        "split of a node before the root": {"parent": np.full_like(proof.parent, -1)},
+        "splits dropped": {"parent": proof.parent[:0], "neuron": proof.neuron[:0]},
+        "split without a neuron": {"neuron": proof.neuron[:-1]},
+        "decision of no neuron": {"neuron": proof.neuron + 10**6},
+        "decision of a negative neuron": {"neuron": -1 - proof.neuron},
         "lemma of another length": {"balance": proof.balance[1:]},
-        "lemmas dropped": {"sum_rows": proof.open_rows, "balance": proof.balance[:0]},
+        "lemmas dropped": {**without_row(proof, 0), "balance": proof.balance[:0]},
         "balance of no number": {"balance": proof.balance * math.nan},
-        "index out of range": {"leaf_rows": replace(proof.leaf_rows, index=proof.leaf_rows.index + 10**6)},
-        "negative index": {"leaf_rows": replace(proof.leaf_rows, index=proof.leaf_rows.index - 10**6)},
-        "pointer": {"leaf_rows": replace(proof.leaf_rows, pointer=proof.leaf_rows.pointer[::-1].copy())},
-        "width": {"leaf_rows": replace(proof.leaf_rows, outputs=11, total=21)},
-        "shares doubled": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__imul__(2))},
-        "signs of multipliers": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__imul__(-1))},
-        "no number": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.__setitem__(0, math.nan))},
-        "huge": {"leaf_rows": with_rows(proof.leaf_rows, lambda value: value.fill(1.7e308))},
-        "lemmas' numbers": {"sum_rows": with_rows(proof.sum_rows, lambda value: value.fill(1.7e308))},
-    }  # fmt: skip
+        "index out of range": {"index": proof.index + 10**6},
+        "negative index": {"index": proof.index - 10**6},
+        "pointer turned": {"pointer": proof.pointer[::-1].copy()},
+        "pointer beyond the end": {"pointer": proof.pointer + 1},
+        "values dropped": {"value": proof.value[:-1]},
+        "shares doubled": {"value": with_values(proof, lambda value: value.__imul__(2), leaves)},
+        "signs of multipliers": {"value": with_values(proof, lambda value: value.__imul__(-1), leaves)},
+        "no number": {"value": with_values(proof, lambda value: value.__setitem__(0, math.nan), leaves)},
+        "huge": {"value": with_values(proof, lambda value: value.fill(1.7e308), leaves)},
+        "lemmas' numbers": {"value": with_values(proof, lambda value: value.fill(1.7e308), lemma)},
+    }
 
 
 def test_a_proof_changed_proves_nothing_or_less():
@@ -255,11 +262,7 @@ def test_other_multipliers_never_prove_more_than_is_true():
         def spoil(value, size=size):
             value *= 1 + size * rng.standard_normal(len(value))
 
-        names = ("sum_rows", "leaf_rows", "open_rows")
-        proof, inside = (
-            replace(one, **{name: with_rows(getattr(one, name), spoil) for name in names})
-            for one in (closed().proof, closed().box_proof)
-        )
+        proof, inside = (replace(one, value=with_values(one, spoil)) for one in (closed().proof, closed().box_proof))
         assert proof.flaw(chain) is None
         assert proof.lower(chain) <= closed().upper
         box = inside.box(chain)

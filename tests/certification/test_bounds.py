@@ -14,8 +14,8 @@ from scipy.optimize import linprog
 import unrelu
 from tests.certification.brute_force import error_at, layers_of, optimum
 from tests.certification.problems import problem
-from unrelu.certification.certificate import observed
 from unrelu.certification.certified_chain import chain_of
+from unrelu.problem import Problem
 
 CLOSED = ("OPTIMAL", "EXACT_FIT")
 
@@ -51,9 +51,9 @@ def raised(found, net, y, share):
     A proof's bound is never above its level, which is just below the error of a known code; here there is room for a
     bound to be too high.
     """
-    values, operator = observed(net, y, None)
-    chain = chain_of(net, operator, values, found.norm)
-    proof = found.proof and replace(found.proof, level=share * found.proof.reach, reach=share * found.proof.reach)
+    stated = Problem.build(net, y, scale="none")
+    chain = chain_of(net, stated.operator, stated.y[0], found.norm)
+    proof = found.proof and replace(found.proof, level=share * found.proof.level)
     if proof is None or np.abs(found.z).max() > proof.radius(chain):
         return 0.0
     assert proof.flaw(chain) is None

@@ -12,12 +12,12 @@ import unrelu
 from tests.certification.brute_force import Brute, layers_of
 from tests.certification.problems import WEIGHTS, small_network
 from tests.support import random_network
-from unrelu.certification.certificate import observed as as_observed
 from unrelu.certification.certified_chain import chain_of
 from unrelu.certification.certifying import enclosure
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import ProofStatus
 from unrelu.measurements import read_operator
+from unrelu.problem import Problem
 
 LEVELS = (1e-12, 1e-6, 0.01, 0.1, 1.0, 30.0)
 
@@ -32,8 +32,8 @@ def operator_of(rng, kind, n):
 
 
 def observed_chain(net, y, operator, norm):
-    values, measured = as_observed(net, y, operator)
-    return chain_of(net, measured, values, norm)
+    problem = Problem.build(net, y, operator=operator, scale="none")
+    return chain_of(net, problem.operator, problem.y[0], norm)
 
 
 def observed(rng, net, kind, noise):

@@ -62,7 +62,7 @@ PROOFS = ["bounds.png", "box.png", "certificate-0.npz", "certificates.jsonl", "c
 def test_certify_writes_certificates_that_verify(run):
     code, out, err = run("certify", "net.npz", "noisy.npy", "-o", "out", "--noise", "uniform:0.1")
     assert code == 0
-    assert "Smallest linf error over all codes\n4 certificates\n" in out
+    assert "Smallest linf error over all codes\n4 certificates: 4 OPTIMAL; the largest gaps:\n" in out
     assert "certify" in err
     network, y = unrelu.load("net.npz"), np.load("noisy.npy")
     lines = [json.loads(line) for line in Path("out/certificates.jsonl").read_text().splitlines()]

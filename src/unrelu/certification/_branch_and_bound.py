@@ -14,26 +14,26 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.certification._triangle_relaxation import Relaxation
-from unrelu.certification.bound_propagation import Lemmas, region_of
-from unrelu.certification.certified_chain import CertifiedChain
+from unrelu.certification.bound_propagation import region_of
+from unrelu.certification.bound_tightening import backward_bounds
+from unrelu.certification.certified_chain import CertifiedChain, Signs
 from unrelu.certification.node_program import Limits, NodeProgram, Solved
-from unrelu.certification.proof import GAP, NO_ROWS, BoundsAt, MultiplierRows, Tree
-from unrelu.certification.safe_bounds import Multipliers
-from unrelu.lp.highs import Basis
+from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus, Row, packed
+from unrelu.certification.safe_bounds import Multipliers, lower_bound, safe_multipliers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
-Signs = npt.NDArray[np.int8]
-
-# Seconds per open node at the end of the search: its bound is computed, and recomputed from the proof.
-_CHECK = 7e-4
+# Lemmas are sought for codes with F up to this multiple of the level, so that such codes exist.
+_REACH = 1.001
+# The relaxation is built again when the level has fallen by this share.
+_FALLEN = 1e-4
 # The primal heuristic runs at every 16th node, and whenever a better code is found.
 _HEURISTIC_EVERY = 16
 # Its most programs, and the share of F that is not worth another one.
@@ -46,225 +46,208 @@ _PASSES = 4
 _ENLARGED = 100.0
 
 
-@dataclass(frozen=True, eq=False)
-class OpenNode:
-    """The solution of an open node's relaxation: its basis, its point and its level."""
+class Node(NamedTuple):
+    """An open leaf of the tree: the codes with some signs of neurons.
 
-    basis: Basis
-    point: Array
+    Attributes:
+        bound: the proved lower bound on F.
+        number: see :class:`~unrelu.certification.proof.Proof`.
+        signs: the signs that it and its ancestors decide, (N,); 0 for the other neurons.
+        solved: the solution of its relaxation.
+        level: the level of the relaxation.
+    """
+
+    bound: float
+    number: int
+    signs: Signs
+    solved: Solved
     level: float
 
 
 class BranchAndBound:
-    """One branch and bound. For 20-60-784 an open node takes about 8 KB, a closed one 2 KB and a split one 200 bytes.
+    """One branch and bound. For 20-60-784 an open node takes about 10 KB, a closed one 2 KB and a split one 200 bytes.
 
     Args:
         chain, limits: the observation, and the limits of the search.
-        lemmas, reach: bounds of hidden layers, and the level up to which they hold.
-        z: the best known code, (k,); None to search for codes with F below ``reach``, which stays the level.
+        z: the best known code, (k,); None to search for codes with F below a fixed level.
+        level: the fixed level.
 
     Attributes:
         z, upper, exact: the best known code, its F, and whether it fits exactly.
-        tree: the nodes.
         visited: number of solved relaxations.
         history: the bounds over time.
         stopped: the limit that ended the search, or None.
     """
 
-    def __init__(
-        self, chain: CertifiedChain, lemmas: Lemmas, reach: float, limits: Limits, z: Array | None = None
-    ) -> None:
-        self.chain, self.reach, self.limits, self._improves = chain, reach, limits, z is not None
-        self.z = np.zeros(chain.latent_dim) if z is None else z
-        self.upper = math.inf if z is None else chain.objective(z)
-        self.exact = z is not None and chain.exact(z)
-        self.tree, self.visited = Tree(chain), 0
+    def __init__(self, chain: CertifiedChain, limits: Limits, z: Array | None = None, level: float = 0.0) -> None:
+        self.chain, self.limits, self._improves = chain, limits, z is not None
+        self.z, self.upper, self.exact, self.level = np.zeros(chain.latent_dim), math.inf, False, level
+        # The level of the current relaxation.
+        self._level = math.inf
+        self.visited = 0
         self.history: list[BoundsAt] = []
-        self.stopped: str | None = None
+        self.stopped: ProofStatus | None = None
         self._start = now()
         # The effect of a neuron on the next layer: the norm of its column of the weights.
         ones = np.ones(len(chain.y))
         self._widths = np.concatenate([*(np.linalg.norm(w, axis=0) for w in chain.weights[1:]), ones])
-        self._heap: list[tuple[float, int]] = []
-        self._open: dict[int, OpenNode] = {}
-        self._regions = region_of(chain, reach, lemmas)
-        self._build()
-
-    @property
-    def level(self) -> float:
-        """A level just below the best known error; a node without codes below it is closed."""
-        return max(0.0, min(self.reach, self.upper - GAP / 2 * max(self.upper, EXACT_FIT_TOLERANCE * self.chain.scale)))
-
-    def _build(self) -> None:
-        self._level = self.level
-        self._below = self._regions.at(self.chain, self.level)
-        self._program = NodeProgram(Relaxation(self.chain, self._below.sharp), self.limits)
+        self._splits: list[tuple[int, int]] = []
+        # The rows of all leaves by number, and the open leaves.
+        self._rows: dict[int, Row] = {}
+        self._heap: list[Node] = []
+        if z is not None:
+            self._keep(z)
 
     def run(self) -> None:
         """Search until every node is closed or a limit is reached."""
-        self.stopped = self.limits.reached(self.visited)
-        if self.level <= 0 or self.stopped:
+        self.stopped = self.limits.reached(0)
+        if self.exact or self.stopped:
             return
-        if not self.visited:
-            self.begin()
+        self.begin()
         if self.chain.norm == "l1":
             # Most outputs can only have one of the two signs, and without it the bound may stay at 0.
             self.probe()
-        while self._heap:
-            bound, number = self._heap[0]
-            self._note(bound)
-            if bound >= self.level or self.exact:
-                break
-            self.stopped = self.limits.reached(self.visited, _CHECK * len(self._heap))
+        while self._heap and self._heap[0].bound < self.level and not self.exact:
+            self._note()
+            self.stopped = self.limits.reached(self.visited)
             if self.stopped:
                 break
-            heapq.heappop(self._heap)
-            self._split(number)
-        for _, number in self._heap:
-            self._prove_bound(number)
-        self._note(self._heap[0][0] if self._heap else self.level)
+            self._split(heapq.heappop(self._heap))
+        self._note()
 
-    def begin(self) -> bool:
-        """Solve the root, and improve the known code if the root stays open; whether that gained."""
-        before = self.upper
-        self._record(0)
+    def begin(self) -> None:
+        """Solve the root, and improve the known code if the root stays open."""
+        self._lemmas = backward_bounds(self.chain, _REACH * self.level, self.limits.end)
+        self._build()
+        self._record(0, np.zeros(self.chain.ends[-1], dtype=np.int8))
         if self._heap and self._improves:
             self._improve(self.z)
-        return self.upper < before * (1 - _ENOUGH)
 
-    def probe(self) -> int | None:
-        """Go on with splits of which one side is closed at once; the leaf that stays open, None if none does."""
+    def _build(self) -> None:
+        self._level, self._regions = self.level, region_of(self.chain, self.level, self._lemmas)
+        self._program = NodeProgram(Relaxation(self.chain, self._regions.sharp), self.limits)
+
+    def probe(self) -> None:
+        """Go on with splits of which one side is closed at once."""
         for _ in range(_PASSES):
-            before = len(self.tree)
+            before = len(self._splits)
             for neuron in np.flatnonzero(self.chain.bent):
                 if not self._heap or self.limits.reached(self.visited):
-                    break
-                self._decide(int(neuron))
-            if len(self.tree) == before or not self._heap or self.limits.over():
+                    return
+                self._decide(self._heap[0], int(neuron))
+            if len(self._splits) == before:
                 break
-        return self._heap[0][1] if self._heap else None
 
-    def _decide(self, neuron: int) -> None:
+    def _decide(self, node: Node, neuron: int) -> None:
         """Split the only open node at a neuron if its side without the node's point can be closed."""
-        number = self._heap[0][1]
-        opened, signs = self._open.get(number), self.tree.signs(number)
         relaxation = self._program.relaxation
-        if opened is None or signs[neuron] or relaxation.decided[neuron]:
+        if node.signs[neuron] or relaxation.decided[neuron] or not node.solved.known:
             return
-        sign = -1 if relaxation.pre_activations(opened.point)[neuron] > 0 else 1
-        signs[neuron] = sign
-        solved = self._program.solve(signs, opened.basis if opened.level == self._level else None, self.level)
-        self.visited += 1
-        if solved.value < self.level:
-            return
-        shut = self.tree.add(number, neuron, sign)
-        if self._prove_bound(shut, solved) < self.level:
-            # Closed by the solver's bound but not by the safe one.
-            del self.tree.nodes[shut:]
+        active = relaxation.pre_activations(node.solved.x)[neuron] > 0
+        signs = _with_sign(node.signs, neuron, -1 if active else 1)
+        bound, row, _ = self._bounded(signs, node)
+        if bound < self.level:
             return
         self._heap.clear()
-        self._record(self.tree.add(number, neuron, -sign))
-        self._forget(number)
+        children = self._divide(node, neuron)
+        self._rows[children[int(active)]] = row
+        self._record(children[int(not active)], _with_sign(node.signs, neuron, 1 if active else -1), node)
+        del self._rows[node.number]
 
-    def ends(self, number: int) -> list[Multipliers]:
-        """The multipliers of bounds on z_1 ... z_k and -z_1 ... -z_k in an open leaf."""
-        k, unit = self.chain.latent_dim, self.chain.frame[1]
-        costs = np.vstack([np.eye(k, self._program.relaxation.size), -np.eye(k, self._program.relaxation.size)])
-        found = self._program.extremes(self.tree.signs(number), self.level, costs)
-        found += [None] * (2 * k - len(found))
-        return [
-            Multipliers(np.zeros(len(self.chain.y)), np.zeros(self.chain.ends[-1]))
-            if multipliers is None
-            else self.tree.safe(number, self._below, multipliers, of_error=False).times(float(unit[i % k]))
-            for i, multipliers in enumerate(found)
-        ]
+    def _divide(self, node: Node, neuron: int) -> tuple[int, int]:
+        """Add a split, and return the numbers of its active and its inactive child."""
+        self._splits.append((node.number, neuron))
+        return 2 * len(self._splits) - 1, 2 * len(self._splits)
 
-    def _note(self, bound: float) -> None:
-        """Add the bounds to the history if they have changed."""
-        last = self.history[-1] if self.history else BoundsAt(0.0, 0, 0.0, math.inf)
-        lower = max(min(bound, self.level), last.lower)
-        if lower > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
-            self.history.append(BoundsAt(now() - self._start, self.visited, lower, self.upper))
-
-    def _split(self, number: int) -> None:
+    def _split(self, node: Node) -> None:
         """Split a node, or solve it again if its relaxation is exact."""
-        opened, signs = self._open.get(number), self.tree.signs(number)
-        if opened is None:
+        if not node.solved.known:
             return
         # Choose the neuron with the largest violation times its effect on the next layer.
-        above, below = self._program.relaxation.violations(opened.point, signs)
-        score = np.sqrt(above * below) * self._widths
+        score = self._program.relaxation.violations(node.solved.x, node.signs) * self._widths
         neuron = int(np.argmax(score))
-        if not score[neuron] > 0:
-            self._revisit(number, signs, opened)
+        if score[neuron] > 0:
+            for sign, number in zip((1, -1), self._divide(node, neuron), strict=True):
+                self._record(number, _with_sign(node.signs, neuron, sign), node)
+            del self._rows[node.number]
             return
-        for sign in (1, -1):
-            self._record(self.tree.add(number, neuron, sign))
-        self._forget(number)
+        # Up to rounding, its point is a code with F below the level.
+        self._offer(self._program.relaxation.code(node.solved.x), inside=True)
+        if self.level < node.level * (1 - GAP / 4):
+            if self.level < self._level:
+                self._build()
+            self._record(node.number, node.signs, node)
 
-    def _forget(self, number: int) -> None:
-        """Drop the solution of a node that was split."""
-        del self._open[number]
-        self.tree.nodes[number].row = NO_ROWS
+    def _record(self, number: int, signs: Signs, above: Node | None = None) -> None:
+        """Solve a node and prove its bound. It stays open if the bound is below the level."""
+        bound, row, solved = self._bounded(signs, above)
+        if above is not None and bound < above.bound:
+            # A bound for a node holds for its children.
+            bound, row = above.bound, self._rows[above.number]
+        self._rows[number] = row
+        if bound < self.level:
+            heapq.heappush(self._heap, Node(bound, number, signs, solved, self._level))
+            if solved.known:
+                self._offer(self._program.relaxation.code(solved.x), inside=number % _HEURISTIC_EVERY == 0)
 
-    def _revisit(self, number: int, signs: Signs, opened: OpenNode) -> None:
-        """Handle a node without violated neurons: up to rounding, its point is a code with F below the level."""
-        self._offer(self._program.relaxation.code(opened.point), self.tree.nodes[number].bound, inside=True)
-        if self._level != self.level:
-            self._build()
-        solved = self._program.solve(signs, None, self.level)
-        # If errors are not convex, the bound may stay the same although the level sets have become smaller.
-        gained = solved.value > self.tree.nodes[number].bound + 1e-12 * self.level
-        if gained or self.level < opened.level * (1 - GAP / 4):
-            self._record(number)
-
-    def _record(self, number: int) -> None:
-        """Solve a node and keep its bound and solution."""
-        node, opened = self.tree.nodes[number], self._open.get(self.tree.nodes[number].parent)
-        # The basis of an earlier level is not used, because rows may have changed.
-        start = opened.basis if opened is not None and opened.level == self._level else None
-        solved = self._program.solve(self.tree.signs(number), start, self.level)
+    def _bounded(self, signs: Signs, above: Node | None) -> tuple[float, Row, Solved]:
+        """The proved bound for some signs, its row, and the solution that it follows from."""
+        # The basis of an earlier relaxation is not used, because rows may have changed.
+        start = above.solved.basis if above is not None and above.level == self._level else None
+        solved = self._program.solve(signs, start, self.level)
         self.visited += 1
-        node.row, node.bound = MultiplierRows.of(solved.multipliers), max(0.0, solved.value)
-        if opened is not None and solved.value < self.tree.nodes[node.parent].bound:
-            # A bound for the parent holds for its children.
-            node.row, node.bound = self.tree.nodes[node.parent].row, self.tree.nodes[node.parent].bound
-        if solved.value >= self.level:
-            if self._prove_bound(number, solved) >= self.level:
-                self._open.pop(number, None)
-                return
-        elif solved.value > -math.inf:
-            self._open[number] = OpenNode(solved.basis, solved.x, self._level)
-            inside = number % _HEURISTIC_EVERY == 0
-            self._offer(self._program.relaxation.code(solved.x), node.bound, inside)
-        heapq.heappush(self._heap, (node.bound, number))
-
-    def _prove_bound(self, number: int, solved: Solved | None = None) -> float:
-        """Prove the bound of a node from its row, or from the multipliers of a solution."""
-        node = self.tree.nodes[number]
-        multipliers = next(iter(node.row)) if solved is None else solved.multipliers
-        bound = self.tree.prove_bound(number, self._below, multipliers)
-        for _ in range(6 if solved is not None and solved.empty else 0):
+        sharp, full = self._regions.sharp.signed(signs), self._regions.full.signed(signs)
+        multipliers = solved.multipliers
+        for _ in range(7 if solved.empty else 1):
+            safe = safe_multipliers(self.chain, sharp, multipliers)
+            bound = max(0.0, lower_bound(self.chain, full, safe).within(full.radius))
             if bound >= self.level:
                 break
             multipliers = Multipliers(multipliers.kappa, _ENLARGED * multipliers.slopes)
-            bound = self.tree.prove_bound(number, self._below, multipliers)
-        return bound
+        return bound, packed(safe), solved
 
-    def _offer(self, z: Array, bound: float, inside: bool) -> None:
-        """Keep a code if it is better than the best one; improve it first, if it is better or ``inside`` is True.
+    def ends(self) -> list[Row]:
+        """The rows of bounds on z_1 ... z_k and -z_1 ... -z_k in the open leaf; none if there is no open leaf."""
+        if not self._heap:
+            return []
+        k, unit, signs = self.chain.latent_dim, self.chain.frame[1], self._heap[0].signs
+        costs = np.eye(k, self._program.relaxation.size)
+        found = self._program.extremes(signs, self.level, np.vstack([costs, -costs]))
+        sharp = self._regions.sharp.signed(signs)
+        safe = (safe_multipliers(self.chain, sharp, multipliers, of_error=False) for multipliers in found)
+        return [packed(row.times(float(unit[i % k]))) for i, row in enumerate(safe)]
 
-        No code of its node is better if ``bound`` reaches the level.
-        """
-        if self._improves and (self._keep(z) or inside) and bound < self.level:
+    def proof(self, ends: Sequence[Row] = ()) -> Proof:
+        """The proof so far. For a box, ``ends`` are the rows of the open leaf."""
+        open_leaf = self._heap[0].number if ends else -1
+        closed = (self._rows[number] for number in sorted(self._rows) if number != open_leaf)
+        index, value = zip(*map(packed, self._lemmas.sums), *closed, *ends, strict=True)
+        parent, neuron = np.array(self._splits, dtype=np.int64).reshape(-1, 2).T
+        pointer, rows = np.cumsum([0, *map(len, index)]), (np.concatenate(index), np.concatenate(value))
+        return Proof(self.level, self._lemmas.balance, parent, neuron, open_leaf, pointer, *rows)
+
+    def _note(self) -> None:
+        """Add the bounds to the history if they have changed."""
+        bound = min(self._heap[0].bound if self._heap else math.inf, self.level)
+        last = self.history[-1] if self.history else BoundsAt(0.0, 0, 0.0, math.inf)
+        if bound > last.lower * (1 + 1e-6) or self.upper < last.upper or bound >= self.level:
+            self.history.append(BoundsAt(now() - self._start, self.visited, max(bound, last.lower), self.upper))
+
+    def _offer(self, z: Array, inside: bool) -> None:
+        """Keep a code if it is better than the best one; improve it if it is better or ``inside`` is True."""
+        if self._improves and (self._keep(z) or inside):
             self._improve(z)
 
     def _keep(self, z: Array) -> bool:
-        """Keep a code if it is better than the best one, and return whether it is by more than rounding."""
+        """Keep a code if it is better than the best one, and return whether it is by more than rounding.
+
+        The level is just below the best known error; a node without codes below it is closed.
+        """
         value, before = self.chain.objective(z), self.upper
         if value < before:
             self.z, self.upper, self.exact = z.copy(), value, self.chain.exact(z)
-            if self.level < self._level * (1 - 1e-4):
+            self.level = max(0.0, value - GAP / 2 * max(value, EXACT_FIT_TOLERANCE * self.chain.scale))
+            if self.level < self._level * (1 - _FALLEN) and self.visited:
                 self._build()
         return value < before * (1 - _ENOUGH)
 
@@ -274,19 +257,18 @@ class BranchAndBound:
         With all signs decided, the node's program is that of a linear region. Neurons that are at their kink at its
         best code are then given the other sign.
         """
-        signs, flipped = self._signs(z), False
         for _ in range(_ROUNDS):
+            u = self.chain.pre_activations(z)
+            flipped = np.concatenate([np.abs(v) <= _AT_KINK * np.abs(v).max(initial=0.0) for v in u])
+            signs = np.where(self.chain.bent, np.where((np.concatenate(u) > 0) != flipped, 1, -1), 0).astype(np.int8)
             solved = self._program.solve(signs, None, self.level)
-            gained = -math.inf < solved.value < self.level and self._keep(self._program.relaxation.code(solved.x))
-            if self.limits.over() or (flipped and not gained):
+            if not (solved.known and self._keep(self._program.relaxation.code(solved.x))) or self.limits.over():
                 return
-            z = self.z if gained else z
-            if gained and self.upper > solved.value * (1 + _ENOUGH):
-                continue
-            at = [np.abs(u) <= _AT_KINK * np.abs(u).max(initial=0.0) for u in self.chain.pre_activations(z)]
-            signs, flipped = np.where(np.concatenate(at), -1, 1).astype(np.int8) * self._signs(z), True
+            z = self.z
 
-    def _signs(self, z: Array) -> Signs:
-        """The signs of all neurons with a kink that matters at a code, (N,)."""
-        active = np.concatenate(self.chain.pre_activations(z)) > 0
-        return np.where(self.chain.bent, np.where(active, 1, -1), 0).astype(np.int8)
+
+def _with_sign(signs: Signs, neuron: int, sign: int) -> Signs:
+    """The signs with that of one more neuron."""
+    signs = signs.copy()
+    signs[neuron] = sign
+    return signs

@@ -13,17 +13,14 @@ section 3.1. A ReLU has c = 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.certification.certified_chain import CertifiedChain
+from unrelu.certification.certified_chain import CertifiedChain, Signs
 from unrelu.certification.safe_bounds import Multipliers, Region
 from unrelu.runtime.array_types import Array, Flags, Integers
-
-Signs = npt.NDArray[np.int8]
 
 # Kinds of rows. INACTIVE: h >= c u; ACTIVE: h >= u; CHORD: h <= chord; SIGN: v >= 0 or v <= 0 of an output; ERROR: a
 # line below the envelope of an error; IF_ACTIVE and IF_INACTIVE: such lines of outputs that are decided.
@@ -50,15 +47,6 @@ class RelaxationRows(NamedTuple):
     lo: Array
     hi: Array
 
-    @classmethod
-    def of(
-        cls, kind: int, neuron: Integers, factor: Array | float, own: Integers | int, lo: Array | float = -np.inf,
-        hi: Array | float = np.inf,
-    ) -> RelaxationRows:  # fmt: skip
-        """Rows of one kind; a single number applies to all rows."""
-        factor, own, lo, hi = (np.broadcast_to(a, neuron.shape) for a in (factor, own, lo, hi))
-        return cls(np.full(len(neuron), kind), neuron, factor, own, lo, hi)
-
 
 class Relaxation:
     """The program of a chain: min F over the codes with F < level.
@@ -79,15 +67,21 @@ class Relaxation:
         self.decided: Signs = np.where(chain.bent, signs, np.arange(len(signs)) < hidden).astype(np.int8)
         self._sums = len(chain.y) if chain.norm == "l1" else 1
         self.size = k + hidden + self._sums
+        parts = (np.broadcast_arrays(*part) for part in (*self._hidden(), *self._errors()))
+        self.rows = rows = RelaxationRows(*map(np.concatenate, zip(*parts, strict=True)))
         center, unit = chain.frame
-        # The inputs of the first layer are the code, in its frame.
-        self._weights = [chain.weights[0] * unit, *chain.weights[1:]]
-        self._biases = [chain.weights[0] @ center + chain.biases[0], *chain.biases[1:]]
-        parts = [self._hidden(layer) for layer in range(chain.depth - 1)] + [self._errors()]
-        self.rows = RelaxationRows(*map(np.concatenate, zip(*(rows for part in parts for rows in part), strict=True)))
-        self.matrix = self._matrix([sum(len(rows.kind) for rows in part) for part in parts])
-        self.shift = self.rows.factor * np.concatenate(self._biases)[self.rows.neuron]
-        self.lazy: Flags = (self.rows.kind == ERROR) & (self.rows.factor < 0)
+        # The map from the code in its frame and the outputs of hidden layers to all pre-activations, without biases.
+        self._map = sparse.csr_array(sparse.block_diag([chain.weights[0] * unit, *chain.weights[1:]]))
+        self._biases = np.concatenate([chain.weights[0] @ center + chain.biases[0], *chain.biases[1:]])
+        self.shift = rows.factor * self._biases[rows.neuron]
+        owned = np.flatnonzero(rows.own >= 0)
+        own = sparse.csr_array((np.ones(len(owned)), (owned, rows.own[owned])), shape=(len(rows.own), self.size))
+        matrix = self._map[rows.neuron]
+        matrix.data *= np.repeat(rows.factor, np.diff(matrix.indptr))
+        matrix.resize(own.shape)
+        self.matrix = matrix + own
+        self.matrix.eliminate_zeros()
+        self.lazy: Flags = (rows.kind == ERROR) & (rows.factor < 0)
         self.low, self.high = np.full(self.size, -np.inf), np.full(self.size, np.inf)
         if chain.bounds is not None:
             self.low[:k], self.high[:k] = (chain.bounds.lower - center) / unit, (chain.bounds.upper - center) / unit
@@ -97,40 +91,20 @@ class Relaxation:
         self._worst = int(np.argmax(floor))
         self.cost = np.repeat([0.0, 1.0], [k + hidden, self._sums])
 
-    def _inputs(self, layer: int) -> int:
-        """The column at which the inputs of a layer begin."""
-        return self.chain.latent_dim + int(self.chain.ends[layer - 1]) if layer else 0
-
-    def _matrix(self, counts: list[int]) -> sparse.csr_array:
-        """The rows in terms of the unknowns, (M, size), from the number of rows of each layer."""
-        ends, blocks = np.cumsum([0, *counts]), []
-        for layer, weight in enumerate(self._weights):
-            part, width = slice(ends[layer], ends[layer + 1]), weight.shape[1]
-            number, own = self.rows.neuron[part] - self.chain.ends[layer], self.rows.own[part]
-            values = np.column_stack([self.rows.factor[part, None] * weight[number], own >= 0])
-            columns = np.empty(values.shape, dtype=np.int32)
-            columns[:, :width] = self._inputs(layer) + np.arange(width)
-            columns[:, width] = np.where(own >= 0, own, self.size - 1)
-            used = values != 0
-            blocks.append((values[used], columns[used], used.sum(axis=1)))
-        values, columns, lengths = map(np.concatenate, zip(*blocks, strict=True))
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        return sparse.csr_array((values, columns, starts), shape=(len(lengths), self.size))
-
-    def _hidden(self, layer: int) -> list[RelaxationRows]:
-        """The rows of a hidden layer."""
-        number, c = np.arange(*self.chain.ends[layer : layer + 2]), self.chain.slopes[layer]
+    def _hidden(self) -> list[tuple[Any, ...]]:
+        """The fields of :class:`RelaxationRows` of hidden neurons by kind; one number is that of all rows of a kind."""
+        number, c = np.arange(self.chain.ends[-2]), np.concatenate([*self.chain.slopes[:-1], np.zeros(0)])
         low, high, h = self.region.low[number], self.region.high[number], self.chain.latent_dim + number
         chord = np.flatnonzero((c < 1) & np.isfinite(low) & np.isfinite(high) & (low < 0) & (high > 0))
         rise = (high[chord] - c[chord] * low[chord]) / (high[chord] - low[chord])
         return [
-            RelaxationRows.of(INACTIVE, number, -c, h, 0.0),
-            RelaxationRows.of(ACTIVE, number, -1.0, h, 0.0),
-            RelaxationRows.of(CHORD, number[chord], -rise, h[chord], hi=(c[chord] - rise) * low[chord]),
+            (INACTIVE, number, -c, h, 0.0, np.inf),
+            (ACTIVE, number, -1.0, h, 0.0, np.inf),
+            (CHORD, number[chord], -rise, h[chord], -np.inf, (c[chord] - rise) * low[chord]),
         ]
 
-    def _errors(self) -> list[RelaxationRows]:
-        """The rows error + sigma v >= side of the outputs."""
+    def _errors(self) -> list[tuple[Any, ...]]:
+        """The same for the rows error + sigma v >= side of the outputs."""
         y, c = self.chain.y, self.chain.slopes[-1]
         number = np.arange(self.chain.ends[-2], self.chain.ends[-1])
         low, positive = self.region.low[number], y > 0
@@ -143,12 +117,12 @@ class Relaxation:
         left = np.where(positive & np.isfinite(low), line, c)
         open_, rising, falling = self.chain.bent[number] & (low < 0), left > 0, ~positive & (c > 0)
         return [
-            RelaxationRows.of(ERROR, number[rising], left[rising], error[rising], (left * least)[rising]),
-            RelaxationRows.of(ERROR, number[falling], -c[falling], error[falling], -(c * least)[falling]),
-            RelaxationRows.of(ERROR, number, -1.0, error, -y),
-            RelaxationRows.of(IF_ACTIVE, number[open_], 1.0, error[open_]),
-            RelaxationRows.of(IF_INACTIVE, number[open_], c[open_], error[open_]),
-            RelaxationRows.of(SIGN, number[open_], 1.0, -1),
+            (ERROR, number[rising], left[rising], error[rising], (left * least)[rising], np.inf),
+            (ERROR, number[falling], -c[falling], error[falling], -(c * least)[falling], np.inf),
+            (ERROR, number, -1.0, error, -y, np.inf),
+            (IF_ACTIVE, number[open_], 1.0, error[open_], -np.inf, np.inf),
+            (IF_INACTIVE, number[open_], c[open_], error[open_], -np.inf, np.inf),
+            (SIGN, number[open_], 1.0, -1, -np.inf, np.inf),
         ]
 
     def sides(self, signs: Signs) -> tuple[Array, Array]:
@@ -170,14 +144,12 @@ class Relaxation:
 
     def pre_activations(self, x: Array) -> Array:
         """The pre-activations of all neurons at a point, (N,)."""
-        starts = (slice(self._inputs(i), self._inputs(i) + weight.shape[1]) for i, weight in enumerate(self._weights))
-        layers = zip(self._weights, self._biases, starts, strict=True)
-        return np.concatenate([weight @ x[part] + bias for weight, bias, part in layers])
+        return np.asarray(self._map @ x[: self._map.shape[1]] + self._biases)
 
-    def violations(self, x: Array, signs: Signs) -> tuple[Array, Array]:
-        """h - u and h - c u at a point, (N,) each; 0 if a neuron is decided or agrees with its activation.
+    def violations(self, x: Array, signs: Signs) -> Array:
+        """The geometric mean of h - u and h - c u at a point, (N,); 0 if a neuron is decided or agrees with phi.
 
-        For outputs whose error is not convex (sums of errors only), both are the error minus its envelope.
+        For outputs whose error is not convex (sums of errors only), it is the error minus its envelope.
         """
         chain, hidden, u = self.chain, int(self.chain.ends[-2]), self.pre_activations(x)
         h, slopes = x[chain.latent_dim : chain.latent_dim + hidden], np.concatenate(chain.slopes)
@@ -186,7 +158,7 @@ class Relaxation:
         below = np.concatenate([h - slopes[:hidden] * u[:hidden], miss])
         small = _AGREES * (1 + float(np.abs(x).max(initial=0.0)))
         agrees = ~chain.bent | (signs != 0) | (self.decided != 0) | (np.minimum(above, below) <= small)
-        return np.where(agrees, 0.0, above), np.where(agrees, 0.0, below)
+        return np.sqrt(np.where(agrees, 0.0, above * below))
 
     def multipliers(self, y: Array, of_error: bool = True) -> Multipliers:
         """The multipliers of a bound from those of all rows, (M,).

@@ -51,18 +51,6 @@ class Regions:
     full: Region
     proven: bool
 
-    def at(self, chain: CertifiedChain, level: float) -> Regions:
-        """The intersection with the level set of a smaller level."""
-        below = level_region(chain, level)
-        return Regions(self.sharp.met(below.low, below.high), self.full.met(below.low, below.high), self.proven)
-
-
-def level_region(chain: CertifiedChain, level: float) -> Region:
-    """The region given by the level set of the outputs, without bounds on the hidden neurons."""
-    nothing = np.full(chain.ends[-2], np.inf)
-    low, high = level_set(chain, level)
-    return Region(np.concatenate([-nothing, low]), np.concatenate([nothing, high]), math.inf)
-
 
 def level_set(chain: CertifiedChain, level: float) -> tuple[Array, Array]:
     """The interval of v with err_j(v) < level for every output, rounded outwards; (1, 0) if it is empty."""
@@ -82,19 +70,21 @@ def region_of(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Regions:
     radius is RADIUS and all that follows holds for codes up to it.
     """
     sharp = backward_propagation(chain, level, lemmas)
-    radius = min(sharp.radius, _balanced_radius(chain, sharp, lemmas.balance))
-    sharp = replace(sharp, radius=radius if math.isfinite(radius) else RADIUS)
+    proven = math.isfinite(sharp.radius)
+    sharp = sharp if proven else replace(sharp, radius=RADIUS)
     full = forward_propagation(chain, sharp)
-    return Regions(sharp if chain.bounds is None else full, full, math.isfinite(radius))
+    return Regions(sharp if chain.bounds is None else full, full, proven)
 
 
 def backward_propagation(chain: CertifiedChain, level: float, lemmas: Lemmas) -> Region:
-    """The region of all z with F(z) < level, from level sets of the outputs, inverses of layers and the sums.
+    """The region of all z with F(z) < level, from level sets of the outputs, inverses of layers and the lemmas.
 
     Rows of W h + b = u with both ends of u known bound the inputs h of a layer, and with it the u of the layer before.
     This is equation (5) of the paper with intervals. The first layer bounds the code.
     """
-    region = level_region(chain, level)
+    unknown = np.full(chain.ends[-2], np.inf)
+    low, high = level_set(chain, level)
+    region = Region(np.concatenate([-unknown, low]), np.concatenate([unknown, high]), math.inf)
     for layer in range(chain.depth - 1, 0, -1):
         here, before = chain.neurons(layer), chain.neurons(layer - 1)
         low, high = inverted(chain, layer, region.low[here], region.high[here])
@@ -103,7 +93,8 @@ def backward_propagation(chain: CertifiedChain, level: float, lemmas: Lemmas) ->
             high = np.minimum(high, _largest(chain, region, level, layer - 1, lemmas.sums[index]))
         region.low[before], region.high[before] = _before(chain.slopes[layer - 1], low, high)
     first = chain.neurons(0)
-    ends = [inverted(chain, 0, region.low[first], region.high[first])]
+    low, slack = _balanced(chain, region.low[first], region.high[first], lemmas.balance)
+    ends = [inverted(chain, 0, low, region.high[first], slack)]
     ends += [] if chain.bounds is None else [(chain.bounds.lower, chain.bounds.upper)]
     return replace(region, radius=min(float(np.abs(end).max()) for end in ends))
 
@@ -115,38 +106,49 @@ def _largest(chain: CertifiedChain, region: Region, level: float, layer: int, mu
     total = np.zeros(chain.ends[-1])
     total[chain.neurons(layer)] = -1.0
     value = lower_bound(chain, region, multipliers, level, total=total)
-    return math.inf if value.tilt else -value.constant
+    return -value.constant if not value.tilt and math.isfinite(value.constant) else math.inf
 
 
-def inverted(chain: CertifiedChain, layer: int, low: Array, high: Array) -> tuple[Array, Array]:
-    r"""Intervals of the inputs h of a layer with low <= W h + b <= high; infinite if they do not determine h.
+def inverted(
+    chain: CertifiedChain, layer: int, low: Array, high: Array, slack: Array | float = 0.0
+) -> tuple[Array, Array]:
+    r"""Intervals of the inputs h of a layer with low - slack |h|_inf <= W h + b <= high; infinite if they prove none.
 
-    From the rows with two finite ends, with P the pseudo-inverse of their W: h = P (u - b) + (I - P W) h, so
-    |h|_inf <= R / (1 - |I - P W|_inf), where R is the largest |P (u - b)|_i.
+    From the rows with two finite ends, with P the pseudo-inverse of their W: h = P (u - b) + (I - P W) h. So h is
+    within R_i + D_i |h|_inf of P ((low + high) / 2 - b), with R = |P| (high - low) / 2 and D the sums of the rows of
+    |I - P W| and |P| slack. The largest |h|_i follows if all D_i < 1. All are rounded upwards.
     """
     rows = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
     weight, bias, low, high = chain.weights[layer][rows], chain.biases[layer][rows], low[rows], high[rows]
     nothing = np.full(weight.shape[1], np.inf)
     if len(rows) < weight.shape[1]:
         return -nothing, nothing
-    inverse, error = _inverse(weight)
+    inverse, rounding = np.asarray(np.linalg.pinv(weight)), 4 * (len(rows) + 8) * _UNIT
+    size = np.abs(inverse)
+    error = np.abs(np.eye(len(inverse)) - inverse @ weight) + rounding * (size @ np.abs(weight))
+    error = 1.001 * (error.sum(axis=1) + size @ np.broadcast_to(slack, chain.biases[layer].shape)[rows])
     if not float(error.max()) < 0.5:
         return -nothing, nothing
-    rounding, size = 4 * (len(rows) + 8) * _UNIT, np.abs(inverse)
     center = inverse @ ((low + high) / 2 - bias)
     reach = size @ ((high - low) / 2) * (1 + rounding)
     reach = reach + rounding * (size @ (np.abs(low) + np.abs(high) + np.abs(bias)))
-    largest = 1.001 * float((np.abs(center) + reach).max()) / (1 - float(error.max()))
-    reach = reach + 1.001 * error * largest
+    reach = reach + error * 1.001 * float((np.abs(center) + reach).max()) / (1 - float(error.max()))
     return center - reach, center + reach
 
 
-def _inverse(weight: Array) -> tuple[Array, Array]:
-    """The pseudo-inverse P of W, and the row sums of |I - P W|, rounded upwards."""
-    inverse = np.asarray(np.linalg.pinv(weight))
-    rounding = 4 * (len(weight) + 8) * _UNIT
-    error = np.abs(np.eye(len(inverse)) - inverse @ weight) + rounding * (np.abs(inverse) @ np.abs(weight))
-    return inverse, np.asarray(error.sum(axis=1))
+def _balanced(chain: CertifiedChain, low: Array, high: Array, mu: Array) -> tuple[Array, Array | float]:
+    r"""Lower ends and their slack of all u = W z + b in the first layer, from upper ends H and a balance mu.
+
+    Let mu > 0 with W^T mu = 0 up to rounding, and rho the sum of the rounding errors of W^T mu. The mu-weighted sum of
+    u - b is at least :math:`-\rho |z|_\infty`. So each u_i is at least :math:`b_i - (C + \rho |z|_\infty) / \mu_i`
+    with :math:`C = \sum_j \mu_j (|H_j| + |b_j|)`.
+    """
+    weight, bias = chain.weights[0], chain.biases[0]
+    if not (len(mu) and (mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
+        return low, 0.0
+    rho = float((np.abs(mu @ weight) + 2 * (len(bias) + 4) * _UNIT * (mu @ np.abs(weight))).sum())
+    below = bias - 1.001 * float(mu @ (np.abs(high) + np.abs(bias))) / mu
+    return np.maximum(low, below - 4 * _UNIT * np.abs(below)), 1.001 * rho / mu
 
 
 def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
@@ -158,41 +160,11 @@ def _before(slope: Array, low: Array, high: Array) -> tuple[Array, Array]:
     return np.where(flat & (low <= 0), -np.inf, below), np.where(flat, np.maximum(above, 0.0), above)
 
 
-def _balanced_radius(chain: CertifiedChain, region: Region, mu: Array) -> float:
-    r"""The radius that upper bounds H of all u = W z + b in the first layer prove; infinite if they prove none.
-
-    Let mu > 0 with W^T mu = 0 up to rounding, and rho the sum of the rounding errors of W^T mu. The mu-weighted sum of
-    u - b is at least :math:`-\rho |z|_\infty`. So each u_i is at least :math:`-(C + \rho |z|_\infty) / \mu_i` with
-    :math:`C = \sum_j \mu_j (|H_j| + |b_j|)`. For any P, z = P (u - b) + (I - P W) z. Together this gives
-
-    .. math:: |z|_\infty \le \frac{\max_i \sum_j |P_{ij}| (|H_j| + |b_j| + C / \mu_j)}
-        {1 - \max_i \sum_j (|P_{ij}| \rho / \mu_j + |I - P W|_{ij})}.
-    """
-    weight, bias, first = chain.weights[0], np.abs(chain.biases[0]), chain.neurons(0)
-    high = np.abs(region.high[first])
-    if not (len(mu) and (mu > 0).all() and np.isfinite(mu).all() and np.isfinite(high).all()):
-        return math.inf
-    inverse, error = _inverse(weight)
-    size = np.abs(inverse)
-    rho = float((np.abs(mu @ weight) + 2 * (len(bias) + 4) * _UNIT * (mu @ np.abs(weight))).sum())
-    share = 1.001 * float((size @ (rho / mu) + error).max())
-    if not share < 0.5:
-        return math.inf
-    return 1.001 * float((size @ (high + bias + float(mu @ (high + bias)) / mu)).max()) / (1 - share)
-
-
 def forward_propagation(chain: CertifiedChain, region: Region) -> Region:
-    """Intersect a region with the intervals that follow from its radius and the bounds of the codes, rounded outwards.
-
-    An empty region is returned unchanged.
-    """
-    if region.empty:
-        return region
+    """Intersect a region with intervals that follow from its radius and the bounds of the codes, rounded outwards."""
     h_low, h_high = np.full(chain.latent_dim, -region.radius), np.full(chain.latent_dim, region.radius)
     if chain.bounds is not None:
         h_low, h_high = np.maximum(h_low, chain.bounds.lower), np.minimum(h_high, chain.bounds.upper)
-        if (h_low > h_high).any():
-            return region.met(low=1.0, high=0.0)
     low, high = region.low.copy(), region.high.copy()
     for layer, (weight, bias) in enumerate(zip(chain.weights, chain.biases, strict=True)):
         here = chain.neurons(layer)

@@ -36,15 +36,12 @@ def backward_bounds(chain: CertifiedChain, level: float, end: float = math.inf) 
         region = backward_propagation(chain, level, lemmas)
         found: Multipliers | None = Multipliers(np.zeros(len(chain.y)), np.zeros(chain.ends[-1]))
         if not np.isfinite(region.high[chain.neurons(layer)]).all():
-            if chain.slopes[layer].any() or now() > end:
-                return lemmas
-            found = _largest_sum(chain, region, layer)
+            found = None if chain.slopes[layer].any() or now() > end else _largest_sum(chain, region, layer)
         if found is None:
             return lemmas
         lemmas = Lemmas((*lemmas.sums, found))
-    if math.isfinite(backward_propagation(chain, level, lemmas).radius):
-        return lemmas
-    return Lemmas(lemmas.sums, _balance(chain.weights[0]))
+    known = math.isfinite(backward_propagation(chain, level, lemmas).radius)
+    return lemmas if known else Lemmas(lemmas.sums, _balance(chain.weights[0]))
 
 
 def _largest_sum(chain: CertifiedChain, region: Region, layer: int) -> Multipliers | None:

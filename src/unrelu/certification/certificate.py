@@ -10,37 +10,44 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.certification._certificate_file import fields_of, table_of
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.proof import GAP, BoundsAt, Proof, ProofStatus
 from unrelu.diagnostics.identifiability import local_rank
-from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
+from unrelu.display.text_tables import html_table, named_lines, text_table
 from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.result.array_file import read_array_file, write_array_file
+from unrelu.result.array_file import Table, array_of, number_of, read_array_file, text_of, write_array_file
 from unrelu.result.verdict_text import uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import flush_subnormals
-from unrelu.runtime.words import count, duration, share
+from unrelu.runtime.words import count, duration
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
 
 # F(z) may differ between machines by this share of the data.
 _SAME = 1e-12
-# A printed batch: lines for the largest gaps, and characters for the meaning of a status.
-_LARGEST_GAPS, _MEANING = 4, 60
-_PlainTable = tuple[list[str], list[list[str]], list[str]]
+# Lines of a printed batch.
+_LARGEST_GAPS = 12
+_HEADINGS = ("index", "status", "lower", "upper", "gap", "rank")
+# The most entries of a history; a search of an hour has thousands.
+_LONGEST_HISTORY = 10**6
+# Numbers and their types; those of a proof by their annotations.
+_NUMBERS: dict[str, Any] = {
+    **dict.fromkeys(("lower", "upper", "eps", "radius", "seconds", "scale"), np.float64),
+    **dict.fromkeys(("rank", "nodes"), np.int64), "identifiable": np.bool_,
+}  # fmt: skip
+_TYPES: dict[Any, Any] = {"float": np.float64, "Array": np.float64, "int": np.int64, "Integers": np.int64}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +75,7 @@ class Certificate:
         seconds: wall time of the bounds, without the box.
         history: the bounds over time. These three are remarks on the effort, which nothing proves.
         exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.equilibration`. Outputs of layer
-            l are multiplied by 2^exponents[l]. Empty if the proofs are in the units of the network.
+            l are multiplied by 2^exponents[l].
         proof, box_proof: the proofs that :meth:`verify` checks.
         bounds: lower and upper bounds of the codes considered, ``(*latent_shape, 2)``; None for all codes.
 
@@ -116,26 +123,20 @@ class Certificate:
     def _entries(self) -> list[tuple[str, str]]:
         """Names and texts of the proved statements."""
         bound = f"no code has one below {self.lower:.6g}" if self.lower > 0 else "nothing was proved of other codes"
-        relaxations = f"{count(self.nodes, 'relaxation')} in {duration(self.seconds)}"
+        inside = ""
+        if self.box is not None:
+            low, high = self.box[..., 0], self.box[..., 1]
+            inside = f"every code with errors up to {self.eps:.6g} is in c.box, intervals of width "
+            inside += f"{(high - low).min():.3g} to {(high - low).max():.3g}"
+            inside = inside if (low <= high).all() else f"empty: no code has errors up to {self.eps:.6g}"
         return [
             (self.status.name, self.message),
             ("error", f"{self.upper:.6g} ({self.norm}) at the code z; {bound} (gap {self.gap:.2g})"),
-            ("box", self._box_in_words()),
+            ("box", inside),
             ("uniqueness", uniqueness(self.identifiable, self.rank, -1, self.z.size)),
-            ("effort", relaxations),
+            ("effort", f"{count(self.nodes, 'relaxation')} in {duration(self.seconds)}"),
             ("check", "c.verify(network, y), from the multipliers that are stored" if self.proof else ""),
         ]
-
-    def _box_in_words(self) -> str:
-        if self.box is None:
-            return ""
-        if (self.box[..., 0] > self.box[..., 1]).any():
-            return f"empty: no code has errors up to {self.eps:.6g}"
-        widths = self.box[..., 1] - self.box[..., 0]
-        return (
-            f"every code with errors up to {self.eps:.6g} is in c.box, intervals of width {widths.min():.3g} to "
-            f"{widths.max():.3g}"
-        )
 
     @property
     def gap(self) -> float:
@@ -188,49 +189,42 @@ class Certificate:
         """Yield the statements that do not follow. Only the first one counts, because later checks may rely on it."""
         if self.norm not in ("linf", "l1"):
             yield f"norm {self.norm!r} is neither 'linf' nor 'l1'"
-        values, measured = observed(network, y, operator)
-        shape = network.latent_shape
+        problem = Problem.build(network, y, operator=operator, scale="none")
+        shape, measured, bounds = network.latent_shape, problem.operator, None
+        if problem.size != 1:
+            raise InputError(f"y has shape {np.shape(y)}; a certificate is about one observation, {measured.shape}")
         if self.z.shape != shape or not np.isfinite(self.z).all():
             yield f"z has shape {self.z.shape}, the network takes {shape}"
         if self.box is not None and self.box.shape != (*shape, 2):
             yield f"the multipliers prove another box, of shape {(*shape, 2)}, not {self.box.shape}"
-        bounds = None
         if self.bounds is not None:
             if self.bounds.shape != (*shape, 2) or not np.isfinite(self.bounds).all():
                 yield f"bounds have shape {self.bounds.shape}; finite ones of shape {(*shape, 2)} are needed"
             bounds = Bounds(*self.bounds.reshape(-1, 2).T)
             if not (bounds.lower < bounds.upper).all():
                 yield "a lower bound is not below the upper one"
-            if not ((self.z.reshape(-1) >= bounds.lower) & (self.z.reshape(-1) <= bounds.upper)).all():
+            if (bounds.clip(self.z.reshape(-1)) != self.z.reshape(-1)).any():
                 yield "z is outside of the bounds"
-        if not math.isfinite(self.upper):
-            yield f"upper is {self.upper}"
-        chain, flat = chain_of(network, measured, values, self.norm, bounds), self.of_shape((network.latent_dim,))
-        if not self.exponents:
-            yield from _flaws_of_code(flat, chain, network, measured)
-            return
-        scaled = chain.in_units(self.exponents)
-        if scaled is None:
+        chain = chain_of(network, measured, problem.y[0], self.norm, bounds).in_units(self.exponents)
+        if chain is None:
             yield f"its units, {self.exponents}, are none of this network"
         else:
-            yield from _flaws_of_code(flat.times_power(self.exponents[-1]), scaled, network, measured)
+            found = determination(network, self.z.reshape(-1), measured, bounds)
+            if found != (self.rank, self.identifiable):
+                yield f"the rank at z and whether it is identifiable are {found}, not {self.rank, self.identifiable}"
+            flat = self.rescaled(self.exponents[-1], (network.latent_dim,))
+            yield from _flaws_in_units(flat, chain, replace(chain, norm="linf"))
 
-    def times_power(self, exponent: int) -> Certificate:
-        """The same certificate with all numbers in units of y multiplied by 2^exponent."""
-        names = ("lower", "upper", "eps", "scale")
+    def rescaled(self, exponent: int, latent_shape: Shape) -> Certificate:
+        """The same certificate with codes of another shape, and all bounds in units of y multiplied by 2^exponent.
 
-        def times(x: float) -> float:
-            return float(np.ldexp(x, exponent))
-
+        Proofs are found and checked on flat codes.
+        """
         with np.errstate(over="ignore", under="ignore"):
-            numbers: dict[str, Any] = {name: times(getattr(self, name)) for name in names}
-            history = tuple(replace(m, lower=times(m.lower), upper=times(m.upper)) for m in self.history)
-        return replace(self, **numbers, history=history)
-
-    def of_shape(self, latent_shape: Shape) -> Certificate:
-        """The same certificate with codes, box and bounds of this shape; proofs are found and checked on flat codes."""
+            lower, upper, eps, scale = np.ldexp([self.lower, self.upper, self.eps, self.scale], exponent).tolist()
         box, bounds = (None if ends is None else ends.reshape(*latent_shape, 2) for ends in (self.box, self.bounds))
-        return replace(self, z=self.z.reshape(latent_shape), box=box, bounds=bounds)
+        z = self.z.reshape(latent_shape)
+        return replace(self, lower=lower, upper=upper, eps=eps, scale=scale, z=z, box=box, bounds=bounds)
 
     def save(self, path: str | Path) -> None:
         """Write to a .npz file, with all numbers exact and a digest.
@@ -269,60 +263,73 @@ def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[P
     ]
 
 
-def _flaws_of_code(
-    certificate: Certificate, chain: CertifiedChain, network: Generator, measured: Operator
-) -> Iterator[str]:
-    """The same for a chain in the units of the proof: F and rank at z, bounds, box, status, effort."""
-    value, what = chain.objective(certificate.z), "pass the observation and operator= that were certified"
-    off = _SAME * max(chain.scale, certificate.upper) * (1 if certificate.norm == "linf" else len(chain.y))
-    if not abs(value - certificate.upper) <= off or not abs(certificate.scale - chain.scale) <= off:
-        yield f"F(z) is {value:.17g}, not {certificate.upper:.17g}; {what}"
-    rank, determined = determination(network, certificate.z, measured, chain.bounds)
-    if rank != certificate.rank:
-        yield f"the rank at z is {rank}, not {certificate.rank}"
-    if determined != certificate.identifiable:
-        yield f"identifiable is {determined} at z of rank {rank}, not {certificate.identifiable}"
-    yield from _flaws_of_bounds(certificate, chain)
-    yield from _flaws_of_box(certificate, replace(chain, norm="linf"))
-    proofs = ((certificate.proof, chain), (certificate.box_proof, replace(chain, norm="linf")))
-    radius = min((proof.radius(about) for proof, about in proofs if proof is not None), default=math.inf)
+def _flaws_in_units(c: Certificate, chain: CertifiedChain, largest: CertifiedChain) -> Iterator[str]:
+    """The same for a flat code in the units of a chain; ``largest`` is the chain with the norm of boxes."""
+    value = chain.objective(c.z)
+    off = _SAME * max(chain.scale, value) * (1 if c.norm == "linf" else len(chain.y))
+    if not (abs(value - c.upper) <= off and abs(c.scale - chain.scale) <= off):
+        yield f"F(z) is {value:.17g}, not {c.upper:.17g}; pass the observation and operator= that were certified"
+    proofs = [(proof, about) for proof, about in ((c.proof, chain), (c.box_proof, largest)) if proof is not None]
+    yield from (flaw for proof, about in proofs if (flaw := proof.flaw(about)))
+    lower = 0.0 if c.proof is None else c.proof.lower(chain)
+    if not 0 <= c.lower <= lower:
+        yield f"the multipliers prove a lower bound of {lower:.17g}, not {c.lower:.17g}"
+    if (c.box is None) != (c.box_proof is None):
+        yield "there is no proof of the box, or no box of the proof"
+    if c.box is not None and c.box_proof is not None:
+        if not c.box_proof.level > c.eps:
+            yield f"the box is about errors below {c.box_proof.level:g}, not up to {c.eps:g}"
+        proved = c.box_proof.box(largest)
+        if not ((c.box[:, 0] <= proved[:, 0]) & (c.box[:, 1] >= proved[:, 1])).all():
+            yield "the multipliers prove another box"
+    radius = min((proof.radius(about) for proof, about in proofs), default=math.inf)
     # The radius must be that of the proofs, or smaller by no more than rounding errors on another machine.
-    if not radius * (1 - _SAME) <= certificate.radius <= radius:
-        yield f"the proofs are about codes up to {radius:g}, not {certificate.radius:g}"
-    if not dict(conclusions(certificate, chain)).get(certificate.status, True):
-        yield f"{certificate.status} does not follow from the bounds and the box"
-    if certificate.eps < 0 or not certificate.lower >= 0:
-        yield f"a lower bound of {certificate.lower} and an eps of {certificate.eps}: neither can be below zero"
+    if not radius * (1 - _SAME) <= c.radius <= radius:
+        yield f"the proofs are about codes up to {radius:g}, not {c.radius:g}"
+    if c.eps < 0 or not dict(conclusions(c, chain)).get(c.status, True):
+        yield f"{c.status} does not follow from the bounds and the box for an eps of {c.eps:g}"
 
 
-def _flaws_of_bounds(certificate: Certificate, chain: CertifiedChain) -> Iterator[str]:
-    if certificate.proof is not None:
-        flaw = certificate.proof.flaw(chain)
-        if flaw:
-            yield flaw
-        lower = certificate.proof.lower(chain)
-        if not certificate.lower <= lower:
-            yield f"the multipliers prove a lower bound of {lower:.17g}, not {certificate.lower:.17g}"
-    elif certificate.lower != 0:
-        yield "there is no proof of the lower bound"
+# --- files: a table of numbers and arrays by name ---------------------------------------------------------------------
 
 
-def _flaws_of_box(certificate: Certificate, chain: CertifiedChain) -> Iterator[str]:
-    if certificate.box is None or certificate.box_proof is None:
-        if certificate.box is not None or certificate.box_proof is not None:
-            yield "there is no proof of the box, or no box of the proof"
-        return
-    flaw = certificate.box_proof.flaw(chain)
-    if flaw:
-        yield flaw
-    if not certificate.box_proof.level > certificate.eps:
-        yield f"the box is about errors below {certificate.box_proof.level:g}, not up to {certificate.eps:g}"
-    box = certificate.box_proof.box(chain)
-    if (
-        certificate.box.shape != box.shape
-        or not ((certificate.box[:, 0] <= box[:, 0]) & (certificate.box[:, 1] >= box[:, 1])).all()
-    ):
-        yield "the multipliers prove another box"
+def table_of(certificate: Certificate) -> dict[str, Any]:
+    """A table of all texts, numbers and arrays of a certificate, each under its own name."""
+    table = {name: kind(getattr(certificate, name)) for name, kind in _NUMBERS.items()}
+    table |= {"norm": certificate.norm, "status": certificate.status.name, "z": certificate.z}
+    table |= {name: a for name in ("box", "bounds") if (a := getattr(certificate, name)) is not None}
+    table["exponents"] = np.array(certificate.exponents, dtype=np.int64)
+    table["history"] = np.array(certificate.history, dtype=np.float64).reshape(-1, 4)
+    for name in ("proof", "box_proof"):
+        if (proof := getattr(certificate, name)) is not None:
+            table |= {f"{name}.{entry.name}": getattr(proof, entry.name) for entry in fields(Proof)}
+    return table
+
+
+def fields_of(table: Table) -> dict[str, Any]:
+    """The fields of a certificate from its table; raises KeyError, TypeError or ValueError."""
+    moments = array_of(table["history"], np.float64).reshape(-1, 4)
+    if len(moments) > _LONGEST_HISTORY:
+        raise ValueError(f"the history has {len(moments):,} moments")
+    return {
+        **{name: number_of(table[name], kind) for name, kind in _NUMBERS.items()},
+        "norm": text_of(table["norm"]), "status": ProofStatus[text_of(table["status"])],
+        "z": array_of(table["z"], np.float64),
+        **{name: array_of(table[name], np.float64) if name in table else None for name in ("box", "bounds")},
+        **{name: _proof(table, name) if f"{name}.level" in table else None for name in ("proof", "box_proof")},
+        "exponents": tuple(array_of(table["exponents"], np.int64).reshape(-1).tolist()),
+        "history": tuple(BoundsAt(float(s), int(n), float(a), float(b)) for s, n, a, b in moments),
+    }  # fmt: skip
+
+
+def _proof(table: Table, name: str) -> Proof:
+    """A proof from its numbers and flat arrays."""
+    values: dict[str, Any] = {}
+    for entry in fields(Proof):
+        array, kind = table[f"{name}.{entry.name}"], _TYPES[entry.type]
+        number = entry.type in ("float", "int")
+        values[entry.name] = number_of(array, kind) if number else array_of(array, kind).reshape(-1)
+    return Proof(**values)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -365,33 +372,26 @@ class Certificates(Sequence[Certificate]):
         return self._all[chosen] if np.ndim(chosen) == 0 else Certificates(self._all[i] for i in chosen)
 
     def __repr__(self) -> str:
-        counts = Counter(status.name for status in self.status)
-        return f"<Certificates: {len(self)}, {', '.join(f'{n} {name}' for name, n in counts.most_common())}>"
+        return f"<Certificates: {len(self)}, {self._counts()}>"
 
     def __str__(self) -> str:
-        """A table of the statuses, and the largest gaps, in at most 15 lines."""
-        statuses, gaps = self._tables()
-        return "\n".join([
-            count(len(self), "certificate"), *text_table(*statuses), "  the largest gaps:", *text_table(*gaps)
-        ])  # fmt: skip
+        """The number of certificates by status, and a table of the largest gaps, in at most 15 lines."""
+        title = f"{count(len(self), 'certificate')}: {self._counts()}; the largest gaps:"
+        return "\n".join([title, *text_table(_HEADINGS, self._rows(), ["status"])])
 
     def _repr_html_(self) -> str:
-        statuses, gaps = self._tables()
-        return f"<div><p>{count(len(self), 'certificate')}</p>{html_table(*statuses)}{html_table(*gaps)}</div>"
+        return f"<div><p>{self._counts()}</p>{html_table(_HEADINGS, self._rows(), ['status'])}</div>"
 
-    def _tables(self) -> tuple[_PlainTable, _PlainTable]:
-        """Two tables, statuses and largest gaps: headings, rows, columns of text."""
-        counts = Counter(self.status.tolist()).most_common()
-        ends = [[s.name, count(n), share(n, len(self)), shortened(s.value, _MEANING)] for s, n in counts]
-        rows = [
-            [str(i), c.status.name, f"{c.lower:.6g}", f"{c.upper:.6g}", f"{c.gap:.2g}", str(c.rank)]
-            for i in np.argsort(-self.gap, kind="stable")[:_LARGEST_GAPS]
-            for c in [self._all[i]]
+    def _counts(self) -> str:
+        """How many certificates have each status."""
+        return ", ".join(f"{n} {name}" for name, n in Counter(s.name for s in self.status).most_common())
+
+    def _rows(self) -> list[list[str]]:
+        """The rows of the certificates with the largest gaps."""
+        chosen = ((i, self._all[i]) for i in np.argsort(-self.gap, kind="stable")[:_LARGEST_GAPS])
+        return [
+            [str(i), c.status.name, f"{c.lower:.6g}", f"{c.upper:.6g}", f"{c.gap:.2g}", str(c.rank)] for i, c in chosen
         ]
-        return (
-            (["status", "count", "share", "meaning"], ends, ["status", "meaning"]),
-            (["index", "status", "lower", "upper", "gap", "rank"], rows, ["status"]),
-        )
 
     def verify(self, network: Generator, y: npt.ArrayLike, operator: Any = None) -> bool:
         """Whether every certificate verifies, see :meth:`Certificate.verify`.
@@ -410,18 +410,6 @@ class Certificates(Sequence[Certificate]):
             raise InputError(f"y has shape {np.shape(y)}; pass the {len(self)} observations that were certified")
         one_by_one = (problem.operator.take(np.array([i])) for i in range(len(self)))
         return all(c.verify(network, y, a) for c, y, a in zip(self, problem.y, one_by_one, strict=True))
-
-
-def observed(network: Generator, y: npt.ArrayLike, operator: Any) -> tuple[Array, Operator]:
-    """One observation (m,) and its operator, from a user's arguments.
-
-    Raises:
-        InputError: y or operator do not fit.
-    """
-    problem = Problem.build(network, y, operator=operator, scale="none")
-    if problem.size != 1:
-        raise InputError(f"y has shape {np.shape(y)}; a certificate is about one observation, {problem.operator.shape}")
-    return problem.y[0], problem.operator
 
 
 def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:

@@ -13,17 +13,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import Operator
-from unrelu.measurements.folding import FoldedChain, FoldedLayer
+from unrelu.measurements.folding import FoldedChain
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.memory_limits import PROOF_NUMBERS
 from unrelu.thresholds import EXACT_FIT_TOLERANCE
+
+# The sign of every neuron that was decided, (N,); 0 for the others.
+Signs = npt.NDArray[np.int8]
 
 # A coordinate this near to a bound, relative to the distance of the bounds, is at the bound.
 _AT_BOUND = 1e-10
@@ -91,10 +94,6 @@ class CertifiedChain:
         """The numbers of the neurons of a layer, counted from 0; -1 for the outputs."""
         layer %= self.depth
         return slice(int(self.ends[layer]), int(self.ends[layer + 1]))
-
-    def by_layer(self, values: Array) -> list[Array]:
-        """Split values of all neurons, (N,), by layer."""
-        return np.split(values, self.ends[1:-1])
 
     @cached_property
     def bent(self) -> Flags:
@@ -198,8 +197,6 @@ def chain_of(
         UnsupportedModelError: see :func:`certifiable`.
     """
     layers, y = FoldedChain(certifiable(network, operator), operator, y[None], exact=True).of(0)
-    if (weight := layers[-1].weight) is not None:
-        layers = [*layers, FoldedLayer(np.diag(weight), np.zeros(len(weight)), Activation("identity"))]
     weights = tuple(np.ascontiguousarray(layer.dense) for layer in layers)
     slopes = tuple(layer.activation.slopes(len(layer.bias)) for layer in layers)
     return CertifiedChain(weights, tuple(layer.bias for layer in layers), slopes, y, norm, bounds)

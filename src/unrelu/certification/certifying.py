@@ -8,13 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from unrelu.certification._branch_and_bound import BranchAndBound
-from unrelu.certification.bound_tightening import backward_bounds
 from unrelu.certification.certificate import Certificate, conclusions, determination
 from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
-from unrelu.certification.proof import Proof, ProofStatus
+from unrelu.certification.proof import BoundsAt, Proof, ProofStatus
 from unrelu.measurements import Operator
-from unrelu.measurements.equilibration import Units, equilibrate
+from unrelu.measurements.equilibration import equilibrate
 from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
 from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
@@ -25,17 +24,10 @@ from unrelu.runtime.work_clock import now
 _MORE, _OF_DATA = 1e-9, 1e-12
 # The level if both are zero.
 _LEAST = 1e-280
-# Lemmas hold for codes with F up to this multiple of the best known error, so that such codes exist.
-_REACH = 1.001
 # Stored bounds are looser by this share, so that they can be verified on machines that add in another order.
 _ROOM = 1e-13
-# The root is solved again with tighter lemmas when its program has found a better code, this many times.
-_BEGINNINGS = 3
 # The largest share of the time for the enclosure.
 _SHARE = 0.3
-_STOPPED: dict[str | None, ProofStatus] = {
-    "time": ProofStatus.TIME_LIMIT, "nodes": ProofStatus.NODE_LIMIT, "callback": ProofStatus.STOPPED,
-}  # fmt: skip
 
 
 def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
@@ -44,12 +36,10 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
     Coordinates that are not bounded within the limits are bounded by the radius only.
     """
     level = max(_LEAST, eps * (1 + _MORE) + _OF_DATA * chain.scale)
-    lemmas = backward_bounds(chain, level, limits.end)
-    search = BranchAndBound(chain, lemmas, level, limits)
+    search = BranchAndBound(chain, limits, level=level)
     search.begin()
-    leaf = search.probe()
-    kept, ends = ([], []) if leaf is None else ([leaf], search.ends(leaf))
-    return search.tree.proof(level, level, lemmas, kept, ends)
+    search.probe()
+    return search.proof(search.ends())
 
 
 @flush_subnormals(False)
@@ -73,45 +63,38 @@ def prove(
         UnsupportedModelError: this network cannot be certified.
     """
     usual = network if bounds is None else on_coordinates(network, Coordinates.of(bounds))
-    chain, exponents = _in_units(chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units)
-    unit = exponents[-1] if exponents else 0
+    given, units = chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units
+    exponents = units.layers if given.depth == len(units.layers) else (*units.layers, units.data)
+    chain = given.in_units(exponents)
+    if chain is None:
+        # A number would be rounded in normalised units.
+        chain, exponents = given, (0,) * given.depth
+    unit = exponents[-1]
     with np.errstate(over="ignore", under="ignore"):
         eps = float(np.ldexp(eps, unit))
     enclosed = _enclosed(chain, eps, limits) if box and math.isfinite(eps) else None
     interval, box_proof, box_radius = enclosed or (None, None, math.inf)
     begin = now()
     z = min((z, chain.at_bounds(z)), key=chain.objective)
-    for _ in range(_BEGINNINGS):
-        reach = _REACH * chain.objective(z)
-        lemmas = backward_bounds(chain, reach, limits.end)
-        search = BranchAndBound(chain, lemmas, reach, limits, z)
-        if search.exact or limits.reached(0) or not search.begin():
-            break
-        z = search.z
-    if not search.exact:
-        search.run()
-    proof = search.tree.proof(search.level, reach, lemmas) if search.visited else None
+    search = BranchAndBound(chain, limits, z)
+    search.run()
+    # An exact fit needs no proof.
+    proof = search.proof() if search.visited and not search.exact else None
     seconds = now() - begin
     lower, radius = (0.0, math.inf) if proof is None else (proof.lower(chain) * (1 - _ROOM), proof.radius(chain))
-    # The history has the solver's bounds of open nodes, which may exceed the proved bound.
-    history = tuple(replace(moment, lower=min(moment.lower, lower)) for moment in search.history)
+    # A bound from before the last fall of the level may exceed the level.
+    history = tuple(
+        BoundsAt(at, nodes, *np.ldexp([min(low, lower), high], -unit).tolist())
+        for at, nodes, low, high in search.history
+    )
     rank, determined = determination(network, search.z, operator, bounds)
-    stopped = _STOPPED.get(search.stopped, ProofStatus.ROUNDING)
     certificate = Certificate(
-        lower, search.upper, search.z, stopped, norm, determined, rank, eps, interval, min(radius, box_radius),
-        search.visited, seconds, chain.scale, proof, box_proof, history,
-        bounds=None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
+        lower, search.upper, search.z, search.stopped or ProofStatus.ROUNDING, norm, determined, rank, eps, interval,
+        min(radius, box_radius), search.visited, seconds, chain.scale, proof, box_proof, history, exponents,
+        None if bounds is None else np.stack([bounds.lower, bounds.upper], axis=1),
     )  # fmt: skip
     status = next((status for status, holds in conclusions(certificate, chain) if holds), certificate.status)
-    certificate = certificate.of_shape(network.latent_shape).times_power(-unit)
-    return replace(certificate, exponents=exponents, status=status)
-
-
-def _in_units(chain: CertifiedChain, units: Units) -> tuple[CertifiedChain, tuple[int, ...]]:
-    """The chain in normalised units and the exponents; the given chain and () if they are not needed or would round."""
-    exponents = units.layers if chain.depth == len(units.layers) else (*units.layers, units.data)
-    scaled = chain.in_units(exponents) if any(exponents) else None
-    return (chain, ()) if scaled is None else (scaled, exponents)
+    return replace(certificate.rescaled(-unit, network.latent_shape), status=status)
 
 
 def _enclosed(chain: CertifiedChain, eps: float, limits: Limits) -> tuple[Array, Proof, float] | None:

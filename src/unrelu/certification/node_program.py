@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from unrelu.certification._triangle_relaxation import Relaxation
+from unrelu.certification.certified_chain import Signs
+from unrelu.certification.proof import ProofStatus
 from unrelu.certification.safe_bounds import Multipliers
 from unrelu.lp.highs import LIVE, Basis, LinearProgram, LiveProgram, LpSolution
 from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.work_clock import now
 
-Signs = npt.NDArray[np.int8]
 # Rows violated by less, in normalised units, are not added; a bound is only a little weaker without them.
 _VIOLATED = 1e-8
 # The clock is read between programs, and a program without a time limit gets this many seconds before it is read again.
@@ -42,32 +43,31 @@ class Limits:
     nodes: int = 50_000
     stop: Callable[[int], bool] | None = None
 
-    def reached(self, nodes: int, needed: float = 0.0) -> str | None:
-        """The limit that is reached: "callback", "time", "nodes" or None; ``needed`` seconds are still required."""
+    def reached(self, nodes: int) -> ProofStatus | None:
+        """What stops a search after this number of nodes, if anything does."""
         if self.stop is not None and self.stop(nodes):
-            return "callback"
-        if now() + needed >= self.end:
-            return "time"
-        return "nodes" if nodes >= self.nodes else None
+            return ProofStatus.STOPPED
+        if now() >= self.end:
+            return ProofStatus.TIME_LIMIT
+        return ProofStatus.NODE_LIMIT if nodes >= self.nodes else None
 
     def over(self) -> bool:
         """Whether to stop in the middle of a node."""
         return now() >= self.end or (self.stop is not None and self.stop(-1))
 
 
-@dataclass(frozen=True, eq=False)
-class Solved:
+class Solved(NamedTuple):
     """The solution of a program.
 
     Attributes:
-        value: the optimal value, or one beyond the cutoff, by the solver's word; -inf if it was not solved.
+        known: whether there is an optimal point below the cutoff.
         empty: whether there is no point; multiples of the multipliers then prove every bound.
-        x: the optimal point, if ``value`` is below the cutoff.
+        x: the optimal point, if it is known.
         basis: for a warm start.
-        multipliers: the multipliers from which ``value`` follows.
+        multipliers: the multipliers of a bound.
     """
 
-    value: float
+    known: bool
     empty: bool
     x: Array
     basis: Basis
@@ -77,8 +77,8 @@ class Solved:
 class NodeProgram:
     """A relaxation that is solved under many decisions."""
 
-    def __init__(self, relaxation: Relaxation, limits: Limits | None = None) -> None:
-        self.relaxation, self.limits = relaxation, limits or Limits()
+    def __init__(self, relaxation: Relaxation, limits: Limits) -> None:
+        self.relaxation, self.limits = relaxation, limits
         # The rows of the solver, in its order.
         self._chosen: Integers = np.flatnonzero(~relaxation.lazy)
         chosen = self._chosen
@@ -88,29 +88,29 @@ class NodeProgram:
             relaxation.low, relaxation.high,
         ), LIVE)  # fmt: skip
 
-    def solve(self, signs: Signs, start: Basis | None = None, cutoff: float = math.inf) -> Solved:
+    def solve(self, signs: Signs, start: Basis | None, cutoff: float) -> Solved:
         """Minimise F with some neurons decided, up to a cutoff; ``start`` is the basis of fewer decisions."""
         self._decide(signs)
         found = self._run(start, cutoff)
-        empty, known = found.status is LpStatus.INFEASIBLE, found.status is LpStatus.OPTIMAL or found.beyond
-        value = math.inf if empty else found.objective if known else -math.inf
-        return Solved(value, empty, found.x, found.basis, self._multipliers(found, of_error=not empty))
+        empty = found.status is LpStatus.INFEASIBLE
+        known = found.status is LpStatus.OPTIMAL and not found.beyond
+        return Solved(known, empty, found.x, found.basis, self._multipliers(found, of_error=not empty))
 
-    def extremes(self, signs: Signs, level: float, costs: Array) -> list[Multipliers | None]:
+    def extremes(self, signs: Signs, level: float, costs: Array) -> list[Multipliers]:
         """The multipliers of the minima of ``costs``, (C, N), over the points with errors up to the level.
 
-        For the largest error only. None where a program was not solved; the list ends when the time is up.
+        For the largest error only. They are 0 where a program was not solved.
         """
         self._decide(signs)
         relaxation, found = self.relaxation, []
         self._live.change_bounds(relaxation.size - 1, float(relaxation.low[-1]), level)
         for cost in costs:
-            if self.limits.over():
-                break
-            self._live.change_costs(cost)
-            solved = self._run(None, math.inf, primal=True)
-            known = solved.status is LpStatus.OPTIMAL
-            found.append(self._multipliers(solved, of_error=False) if known else None)
+            found.append(Multipliers(np.zeros(len(relaxation.chain.y)), np.zeros(relaxation.chain.ends[-1])))
+            if not self.limits.over():
+                self._live.change_costs(cost)
+                solved = self._run(None, math.inf, primal=True)
+                if solved.status is LpStatus.OPTIMAL:
+                    found[-1] = self._multipliers(solved, of_error=False)
         return found
 
     def _decide(self, signs: Signs) -> None:
@@ -141,7 +141,7 @@ class NodeProgram:
             elif found.status is not LpStatus.LIMIT or found.beyond or self.limits.over():
                 return found
 
-    def _multipliers(self, found: LpSolution, of_error: bool = True) -> Multipliers:
+    def _multipliers(self, found: LpSolution, of_error: bool) -> Multipliers:
         """The multipliers of a bound from those of the solver."""
         y = np.zeros(len(self._lo))
         y[self._chosen] = found.row_dual

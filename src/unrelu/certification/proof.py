@@ -1,8 +1,8 @@
 """A proof that is checked without a solver: lemmas, a tree of decisions, and multipliers of its leaves.
 
-The leaves of the tree cover every sign pattern. The multipliers of a leaf give a bound on F over its codes. No code has
-F below the smallest of these bounds. In the proof of a box, some leaves stay open. They have multipliers for bounds on
-every latent coordinate instead.
+Every split of the tree decides one neuron in both ways, so the leaves cover every sign pattern. The multipliers of a
+leaf give a bound on F over its codes. No code has F below the smallest of these bounds. In the proof of a box, one leaf
+may stay open. It has multipliers for bounds on every latent coordinate instead.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import enum
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from unrelu.certification.bound_propagation import Lemmas, Regions, region_of
 from unrelu.certification.certified_chain import CertifiedChain
-from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound, safe_multipliers
+from unrelu.certification.safe_bounds import Multipliers, Region, lower_bound
 from unrelu.runtime.array_types import Array, Integers
 
 # A proof is complete when its gap is at most this.
 GAP = 1e-6
 
-Signs = npt.NDArray[np.int8]
+# The entries of multipliers (kappa, s) that are not 0: their places and values.
+Row = tuple[Integers, Array]
 
 
 class ProofStatus(enum.Enum):
@@ -46,8 +48,7 @@ class ProofStatus(enum.Enum):
         return self.name
 
 
-@dataclass(frozen=True)
-class BoundsAt:
+class BoundsAt(NamedTuple):
     """The bounds on the smallest F at some time, in seconds from the start, and number of nodes."""
 
     seconds: float
@@ -56,106 +57,88 @@ class BoundsAt:
     upper: float
 
 
-@dataclass(frozen=True, eq=False)
-class MultiplierRows:
-    """Several multipliers as a sparse matrix with rows (kappa, s).
-
-    Attributes:
-        pointer: the beginning of each row in ``index`` and ``value``, (R + 1,).
-        index, value: columns and values of the entries.
-        outputs, total: lengths of kappa and s.
-    """
-
-    pointer: Integers
-    index: Integers
-    value: Array
-    outputs: int
-    total: int
-
-    @classmethod
-    def of(cls, multipliers: Multipliers) -> MultiplierRows:
-        """The matrix with one row."""
-        row = np.concatenate([multipliers.kappa, multipliers.slopes])
-        index = np.flatnonzero(row)
-        return cls(np.array([0, len(index)]), index, row[index], len(multipliers.kappa), len(multipliers.slopes))
-
-    @classmethod
-    def joined(cls, parts: Iterable[MultiplierRows], chain: CertifiedChain) -> MultiplierRows:
-        """The matrix of several single rows, in order."""
-        rows = list(parts)
-        index = np.concatenate([np.zeros(0, dtype=np.int64), *(row.index for row in rows)])
-        value = np.concatenate([np.zeros(0), *(row.value for row in rows)])
-        pointer = np.cumsum([0, *(len(row.index) for row in rows)])
-        return cls(pointer, index, value, len(chain.y), int(chain.ends[-1]))
-
-    def __len__(self) -> int:
-        return len(self.pointer) - 1
-
-    def __iter__(self) -> Iterator[Multipliers]:
-        for part in map(slice, self.pointer[:-1], self.pointer[1:]):
-            row = np.zeros(self.outputs + self.total)
-            row[self.index[part]] = self.value[part]
-            yield Multipliers(row[: self.outputs], row[self.outputs :])
-
-    @property
-    def well_formed(self) -> bool:
-        """Whether ``pointer`` and ``index`` describe a sparse matrix."""
-        steps, width = np.diff(self.pointer), self.outputs + self.total
-        return bool(
-            len(self.pointer)
-            and self.pointer[0] == 0
-            and (steps >= 0).all()
-            and self.pointer[-1] == len(self.index) == len(self.value)
-            and ((self.index >= 0) & (self.index < width)).all()
-        )
+def packed(multipliers: Multipliers) -> Row:
+    """The row of some multipliers."""
+    row = np.concatenate([multipliers.kappa, multipliers.slopes])
+    index = np.flatnonzero(row)
+    return index, row[index]
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
     """A proof of a lower bound or of a box.
 
+    The root of the tree has number 0. Split i gives its node the children 2 i + 1, in which a neuron is active, and
+    2 i + 2, in which it is inactive.
+
     Attributes:
-        level: the bounds of the leaves hold for codes with F below it.
-        reach: the lemmas hold for codes with F below it; at least ``level``.
-        sum_rows, balance: the lemmas, see :class:`~unrelu.certification.bound_propagation.Lemmas`.
-        parent, neuron, sign: parent and decision of every node of the tree; -1, -1, 0 for the root, which is first.
-        leaf, leaf_rows: numbers of the closed leaves, and multipliers of their bounds.
-        open_leaf: numbers of the open leaves, in the proof of a box.
-        open_rows: 2 k rows for each open leaf: multipliers of bounds on z_1 ... z_k and on -z_1 ... -z_k.
+        level: the bounds hold for codes with F below it.
+        balance: a lemma, see :class:`~unrelu.certification.bound_propagation.Lemmas`.
+        parent, neuron: the node and the neuron of every split, (S,).
+        open_leaf: number of the open leaf, in the proof of a box; -1 if there is none.
+        pointer, index, value: multipliers (kappa, s) as rows of a sparse matrix. First come those of the lemmas about
+            sums, then those of closed leaves in their order. Those of bounds on z_1 ... z_k and on -z_1 ... -z_k in the
+            open leaf are last.
     """
 
     level: float
-    reach: float
-    sum_rows: MultiplierRows
     balance: Array
     parent: Integers
     neuron: Integers
-    sign: Integers
-    leaf: Integers
-    leaf_rows: MultiplierRows
-    open_leaf: Integers
-    open_rows: MultiplierRows
+    open_leaf: int
+    pointer: Integers
+    index: Integers
+    value: Array
+
+    @property
+    def closed(self) -> Integers:
+        """The numbers of the closed leaves."""
+        return np.setdiff1d(np.arange(2 * len(self.parent) + 1), [*self.parent, self.open_leaf])
+
+    def _sums(self, chain: CertifiedChain) -> int:
+        """The number of lemmas about sums."""
+        ends = 2 * chain.latent_dim if self.open_leaf >= 0 else 0
+        return len(self.pointer) - 1 - len(self.closed) - ends
+
+    def _rows(self, chain: CertifiedChain, begin: int, count: int) -> Iterator[Multipliers]:
+        """Yield the multipliers of some rows."""
+        for start, end in pairwise(self.pointer[begin : begin + count + 1]):
+            row = np.zeros(len(chain.y) + int(chain.ends[-1]))
+            row[self.index[start:end]] = self.value[start:end]
+            yield Multipliers(row[: len(chain.y)], row[len(chain.y) :])
+
+    def regions(self, chain: CertifiedChain) -> Regions:
+        """The regions that the lemmas prove at the proof's level."""
+        return region_of(chain, self.level, Lemmas(tuple(self._rows(chain, 0, self._sums(chain))), self.balance))
+
+    def radius(self, chain: CertifiedChain) -> float:
+        """The largest |z_i| of the codes for which the proof holds; infinite if it holds for all codes."""
+        regions = self.regions(chain)
+        return math.inf if regions.proven else regions.full.radius
+
+    def _leaves(self, chain: CertifiedChain, leaves: Iterable[int]) -> Iterator[Region]:
+        """Yield the regions of some leaves, from the lemmas and the decisions of each leaf and its ancestors."""
+        full = self.regions(chain).full
+        signs = np.zeros((2 * len(self.parent) + 1, int(chain.ends[-1])), dtype=np.int8)
+        for split, (parent, neuron) in enumerate(zip(self.parent, self.neuron, strict=True)):
+            children = slice(2 * split + 1, 2 * split + 3)
+            signs[children] = signs[parent]
+            signs[children, neuron] = 1, -1
+        return (full.signed(signs[leaf]) for leaf in leaves)
+
+    def _bounds(self, chain: CertifiedChain) -> Iterator[float]:
+        """Yield the bound on F in each closed leaf."""
+        closed = self.closed
+        rows = self._rows(chain, self._sums(chain), len(closed))
+        for region, multipliers in zip(self._leaves(chain, closed), rows, strict=True):
+            yield lower_bound(chain, region, multipliers).within(region.radius)
 
     def lower(self, chain: CertifiedChain) -> float:
         """The proved lower bound on F(z) for every z within the bounds and with |z_i| <= radius.
 
         It is recomputed from the multipliers.
         """
-        return 0.0 if len(self.open_leaf) else max(0.0, min([self.level, *self._leaf_bounds(chain)]))
-
-    def _leaf_bounds(self, chain: CertifiedChain) -> Iterator[float]:
-        """Yield the bound on F in each closed leaf."""
-        for region, multipliers in zip(self._parts(chain, self.leaf), self.leaf_rows, strict=True):
-            yield lower_bound(chain, region, multipliers).within(region.radius)
-
-    def _parts(self, chain: CertifiedChain, leaves: Integers) -> Iterator[Region]:
-        """Yield the regions of some leaves, from the lemmas and the decisions of each leaf and its ancestors."""
-        full = self.regions(chain).full
-        signs = np.zeros((len(self.parent), int(chain.ends[-1])), dtype=np.int8)
-        for number in range(1, len(self.parent)):
-            signs[number] = signs[self.parent[number]]
-            signs[number, self.neuron[number]] = self.sign[number]
-        return (full.signed(signs[leaf]) for leaf in leaves)
+        return 0.0 if self.open_leaf >= 0 else max(0.0, min([self.level, *self._bounds(chain)]))
 
     def box(self, chain: CertifiedChain) -> Array:
         """Intervals of z_1 ... z_k that are proved to contain every z with F(z) < level, (k, 2).
@@ -163,134 +146,40 @@ class Proof:
         (inf, -inf) if there is no such z.
         """
         k = chain.latent_dim
-        box = np.tile([math.inf, -math.inf], (k, 1))
-        if not all(bound >= self.level for bound in self._leaf_bounds(chain)):
-            return -box
-        rows, least, towards = iter(self.open_rows), np.full(2 * k, -math.inf), np.vstack([np.eye(k), -np.eye(k)])
+        nothing = np.tile([math.inf, -math.inf], (k, 1))
+        if not all(bound >= self.level for bound in self._bounds(chain)):
+            return -nothing
+        if self.open_leaf < 0:
+            return nothing
+        region = next(self._leaves(chain, [self.open_leaf]))
+        rows, towards = self._rows(chain, len(self.pointer) - 1 - 2 * k, 2 * k), np.vstack([np.eye(k), -np.eye(k)])
+        bounds = (lower_bound(chain, region, row, self.level, towards=e) for row, e in zip(rows, towards, strict=True))
+        least = np.maximum([bound.within(region.radius) for bound in bounds], -region.radius)
         if chain.bounds is not None:
-            least = np.concatenate([chain.bounds.lower, -chain.bounds.upper])
-        for region in self._parts(chain, self.open_leaf):
-            bounds = (lower_bound(chain, region, next(rows), self.level, towards=side) for side in towards)
-            ends = np.maximum([bound.within(region.radius) for bound in bounds], np.maximum(least, -region.radius))
-            box[:, 0] = np.minimum(box[:, 0], ends[:k])
-            box[:, 1] = np.maximum(box[:, 1], -ends[k:])
-        return box
-
-    def regions(self, chain: CertifiedChain) -> Regions:
-        """The regions that the lemmas prove at the proof's level."""
-        return region_of(chain, self.reach, self.lemmas()).at(chain, self.level)
-
-    def radius(self, chain: CertifiedChain) -> float:
-        """The largest |z_i| of the codes for which the proof holds; infinite if it holds for all codes."""
-        regions = region_of(chain, self.reach, self.lemmas())
-        return math.inf if regions.proven else regions.full.radius
-
-    def lemmas(self) -> Lemmas:
-        """The lemmas."""
-        return Lemmas(tuple(self.sum_rows), self.balance)
+            least = np.maximum(least, np.concatenate([chain.bounds.lower, -chain.bounds.upper]))
+        return np.stack([least[:k], -least[k:]], axis=1)
 
     def flaw(self, chain: CertifiedChain) -> str | None:
         """Why these numbers are not a proof about this observation, in a sentence; None if they are."""
-        neurons, outputs, nodes = int(chain.ends[-1]), len(chain.y), len(self.parent)
-        for rows in (self.sum_rows, self.leaf_rows, self.open_rows):
-            if (rows.outputs, rows.total) != (outputs, neurons):
-                return f"it is about {rows.outputs} outputs and {rows.total} neurons, not {outputs} and {neurons}"
-            if not rows.well_formed:
-                return "rows of multipliers are not well formed"
-        if not (0 <= self.level <= self.reach < math.inf):
-            return f"level {self.level:g} must be between 0 and reach {self.reach:g}"
-        counts = {len(self.parent), len(self.neuron), len(self.sign)}
-        if counts != {nodes} or not nodes or not _is_tree(self.parent, self.neuron, self.sign, neurons):
+        neurons, splits = int(chain.ends[-1]), np.arange(len(self.parent))
+        if not 0 <= self.level < math.inf:
+            return f"its level is {self.level:g}"
+        if (
+            len(self.neuron) != len(splits)
+            or not ((self.parent >= 0) & (self.parent <= 2 * splits)).all()
+            or not ((self.neuron >= 0) & (self.neuron < neurons)).all()
+            or len(np.unique(self.parent)) != len(splits)
+            or self.open_leaf not in (-1, *np.setdiff1d(np.arange(2 * len(splits) + 1), self.parent))
+        ):
             return "the decisions are not a tree in which every node is split by one neuron"
-        expected = np.setdiff1d(np.arange(nodes), self.parent)
-        if not np.array_equal(np.sort(np.concatenate([self.leaf, self.open_leaf])), expected):
-            return "there is not exactly one bound for each leaf"
-        ends = len(self.open_leaf) * 2 * chain.latent_dim
-        if len(self.leaf_rows) != len(self.leaf) or len(self.open_rows) != ends:
-            return "there are not as many multipliers as leaves"
-        if len(self.sum_rows) >= chain.depth or len(self.balance) not in (0, len(chain.biases[0])):
+        if not (
+            0 <= self._sums(chain) < chain.depth
+            and self.pointer[0] == 0
+            and (np.diff(self.pointer) >= 0).all()
+            and self.pointer[-1] == len(self.index) == len(self.value)
+            and ((self.index >= 0) & (self.index < len(chain.y) + neurons)).all()
+        ):
+            return "there is not one row of multipliers for each lemma, closed leaf and end of the box"
+        if len(self.balance) not in (0, len(chain.biases[0])):
             return "a lemma is about a layer that does not exist"
         return None
-
-
-def _is_tree(parent: Integers, neuron: Integers, sign: Integers, neurons: int) -> bool:
-    """Whether the root is first, parents precede children, and a parent has two children: both signs of one neuron."""
-    nodes = np.stack([parent, neuron, sign], axis=1)
-    rest = nodes[1:]
-    if nodes[0].tolist() != [-1, -1, 0] or len(rest) % 2:
-        return False
-    earlier = (parent[1:] >= 0) & (parent[1:] < np.arange(1, len(nodes)))
-    if not (earlier & (neuron[1:] >= 0) & (neuron[1:] < neurons)).all():
-        return False
-    inactive, active = np.swapaxes(rest[np.lexsort(rest.T[::-1])].reshape(-1, 2, 3), 0, 1)
-    paired = (active[:, 2] == 1).all() and (active * [1, 1, -1] == inactive).all()
-    return bool(paired and len(np.unique(active[:, 0])) == len(active))
-
-
-NO_ROWS = MultiplierRows(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0), 0, 0)
-
-
-@dataclass(eq=False)
-class Node:
-    """A node of the tree: the codes that satisfy its decision and those of its ancestors.
-
-    Attributes:
-        parent: number of its parent, -1 for the root.
-        neuron, sign: its decision; -1, 0 for the root.
-        bound: the lower bound on F in it; while it is open, that of the solver.
-        row: the multipliers from which the bound follows, in one row; no row once it has been split.
-    """
-
-    parent: int
-    neuron: int
-    sign: int
-    bound: float = 0.0
-    row: MultiplierRows = NO_ROWS
-
-
-class Tree:
-    """A growing proof: the nodes in the order of their creation; the root has number 0."""
-
-    def __init__(self, chain: CertifiedChain) -> None:
-        self.chain = chain
-        self.nodes = [Node(-1, -1, 0)]
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def add(self, parent: int, neuron: int, sign: int) -> int:
-        """Add a node and return its number."""
-        self.nodes.append(Node(parent, neuron, sign))
-        return len(self.nodes) - 1
-
-    def signs(self, number: int) -> Signs:
-        """The sign of every neuron that a node and its ancestors decide; 0 for the others."""
-        signs = np.zeros(self.chain.ends[-1], dtype=np.int8)
-        while number > 0:
-            node = self.nodes[number]
-            signs[node.neuron], number = node.sign, node.parent
-        return signs
-
-    def safe(self, number: int, regions: Regions, multipliers: Multipliers, of_error: bool = True) -> Multipliers:
-        """The multipliers moved by rounding errors, so that they prove a finite bound in a node."""
-        return safe_multipliers(self.chain, regions.sharp.signed(self.signs(number)), multipliers, of_error)
-
-    def prove_bound(self, number: int, regions: Regions, multipliers: Multipliers) -> float:
-        """Make multipliers safe for a node, keep them and the bound that they prove, and return the bound."""
-        node, full = self.nodes[number], regions.full.signed(self.signs(number))
-        fit = self.safe(number, regions, multipliers)
-        node.row, node.bound = MultiplierRows.of(fit), lower_bound(self.chain, full, fit).within(full.radius)
-        return node.bound
-
-    def proof(
-        self, level: float, reach: float, lemmas: Lemmas, kept: Iterable[int] = (), ends: Iterable[Multipliers] = ()
-    ) -> Proof:
-        """The proof so far. For a box, ``kept`` is the open leaf, if any and ``ends`` the multipliers of its bounds."""
-        chain, kept = self.chain, list(kept)
-        parent, neuron, sign = np.array([(node.parent, node.neuron, node.sign) for node in self.nodes]).T
-        leaf = np.setdiff1d(np.arange(len(self.nodes)), [*parent, *kept])
-        return Proof(
-            level, reach, MultiplierRows.joined(map(MultiplierRows.of, lemmas.sums), chain), lemmas.balance,
-            parent, neuron, sign, leaf, MultiplierRows.joined((self.nodes[number].row for number in leaf), chain),
-            np.array(kept, dtype=np.int64), MultiplierRows.joined(map(MultiplierRows.of, ends), chain),
-        )  # fmt: skip

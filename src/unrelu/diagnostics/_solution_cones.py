@@ -18,7 +18,6 @@ verification", NeurIPS 2018. Steps have no bounds here, so there is no chord abo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -54,13 +53,10 @@ def at_kink(layer: Layer, h: Tensor, u: Tensor) -> Tensor:
     largest = u.abs().amax(dim=1, keepdim=True)
     allowed = _KINK_TOLERANCE * largest
     if (largest < _SMALL).any():
-        allowed = torch.maximum(allowed, _ROUNDING * torch.finfo(u.dtype).eps * _terms(layer, h))
+        # The rounding error of u is a few machine epsilons of |W| |h| + |b|.
+        terms = layer.affine.mapped(lambda _, tensor: tensor.abs()).apply(h.abs())
+        allowed = torch.maximum(allowed, _ROUNDING * torch.finfo(u.dtype).eps * terms)
     return bent & (u.abs() <= allowed) & torch.isfinite(largest)
-
-
-def _terms(layer: Layer, h: Tensor) -> Tensor:
-    """|W| |h| + |b|, (B, n); the rounding error of u is a few machine epsilons of this."""
-    return layer.affine.mapped(lambda _, tensor: tensor.abs()).apply(h.abs())
 
 
 def picks(operator: Operator) -> bool:
@@ -97,7 +93,7 @@ def kink_map(network: Network, z: Tensor, operator: Operator, outward: Array) ->
     """
     x, k, picked = z, z.shape[1], picks(operator)
     tangents = torch.eye(k, dtype=z.dtype)
-    pre: list[Tensor] = []
+    pre = [torch.zeros(0, k, dtype=z.dtype)]
     below = [torch.from_numpy(outward[outward.any(axis=1)])]
     for layer in network.layers:
         v = _without_rounding(layer.affine.apply(tangents, constant=False))
@@ -108,7 +104,8 @@ def kink_map(network: Network, z: Tensor, operator: Operator, outward: Array) ->
         c = torch.from_numpy(layer.activation.slopes(len(kinks)))
         if picked and layer is network.layers[-1]:
             factor = torch.where(kinks, (c != 0).to(v.dtype), factor)
-            below.append(v[:, kinks & (c == 0) & _observed(operator, x)].T)
+            observed = operator.adjoint(torch.ones_like(operator.forward(x)))[0] > 0
+            below.append(v[:, kinks & (c == 0) & observed].T)
             tangents = v * factor
             continue
         tangents = v * torch.where(kinks, c, factor)
@@ -128,15 +125,9 @@ def _without_rounding(v: Tensor) -> Tensor:
     return torch.where(v.abs() > _ROUNDING * torch.finfo(v.dtype).eps * v.abs().max(), v, 0.0)
 
 
-def _observed(operator: Operator, x: Tensor) -> Tensor:
-    """Which entries of an output (1, n) an operator observes if it picks entries, (n,)."""
-    return operator.adjoint(torch.ones_like(operator.forward(x)))[0] > 0
-
-
 def _padded(rows: list[Tensor], width: int) -> Array:
     """Rows of increasing widths as one matrix, padded with zeros."""
-    wide = [torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows]
-    return torch.cat(wide).numpy() if wide else np.zeros((0, width))
+    return torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[1])) for row in rows]).numpy()
 
 
 def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
@@ -146,9 +137,12 @@ def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
         The largest dimension of a cone, and an orthonormal basis of its span, (k, dimension). The dimension is -1 if no
         cone of more than 0 was found and not all patterns were decided.
     """
-    best, basis = 0, np.zeros((k, 0))
-    decided = around is not None and bool(torch.isfinite(around.measured).all())
-    open_ = [_Pattern.undecided(around)] if around is not None and decided else []
+    best, basis, decided = 0, np.zeros((k, 0)), True
+    if around is None or not torch.isfinite(around.measured).all():
+        return -1, basis
+    size = len(around.measured)
+    equal = scipy.linalg.qr(around.measured.numpy().T, mode="r", check_finite=False)[0][:size]
+    open_ = [_Pattern(around, equal, np.eye(size), around.below, 0)]
     for _ in range(MOST_PATTERNS):
         if not open_:
             break
@@ -160,7 +154,7 @@ def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
             open_ += [] if leaf else [pattern.child(active=True), pattern.child(active=False)]
             continue
         cone, sides = found
-        dimension = _rank(cone[:k])
+        dimension = int(np.linalg.matrix_rank(cone[:k], tol=RANK_TOLERANCE))
         if dimension > best and leaf:
             best, basis = dimension, cone
         elif dimension > best:
@@ -168,8 +162,7 @@ def solution_cones(around: KinkMap | None, k: int) -> tuple[int, Array]:
     return -1 if (open_ or not decided) and not best else best, basis
 
 
-@dataclass(frozen=True, eq=False)
-class _Pattern:
+class _Pattern(NamedTuple):
     """A partial sign pattern: the signs of the first neurons.
 
     Attributes:
@@ -186,29 +179,18 @@ class _Pattern:
     below: Array
     decided: int
 
-    @classmethod
-    def undecided(cls, around: KinkMap) -> _Pattern:
-        """The pattern without a decided neuron."""
-        equal: Array = scipy.linalg.qr(around.measured.numpy().T, mode="r", check_finite=False)[0]
-        equal = equal[: len(around.measured)]
-        return cls(around, equal, np.eye(len(around.measured)), around.below, 0)
-
-    @property
-    def _open(self) -> int:
-        """The column of ``expand`` and row of w at which undecided neurons begin."""
-        return len(self.around.measured) - len(self.around.pre)
-
     def child(self, active: bool) -> _Pattern:
         """The pattern with the next neuron active or inactive."""
-        i, k = self.decided, self._open
+        i, k = self.decided, len(self.around.measured) - len(self.around.pre)
         pre, expand = self.around.pre[i], np.delete(self.expand, k, axis=1)
         expand[k + i] = _product(pre[None], expand)[0] if active else 0.0
         below = np.vstack([self.below, -pre if active else pre])
-        return replace(self, expand=expand, below=below, decided=i + 1)
+        return self._replace(expand=expand, below=below, decided=i + 1)
 
     def relaxed(self) -> tuple[Array, list[bool]] | None:
         """A basis of the span of the cone, and the signs of the next neuron to try; None if the program failed."""
-        pre, e = self.around.pre[self.decided :], np.eye(len(self.expand))[self._open + self.decided :]
+        pre = self.around.pre[self.decided :]
+        e = np.eye(len(self.expand))[len(self.expand) - len(pre) :]
         normals = _product(np.vstack([pre - e, -e, self.below]), self.expand)
         basis = null_space(_product(self.equal, self.expand))
         restricted = constraints_on(normals, basis)
@@ -232,7 +214,3 @@ def _product(rows: Array, expand: Array) -> Array:
     """
     product, size = rows @ expand, np.linalg.norm(rows, axis=0) @ np.abs(expand)
     return np.where(np.abs(product) > _ROUNDING * np.finfo(np.float64).eps * size, product, 0.0)
-
-
-def _rank(rows: Array) -> int:
-    return int(np.linalg.matrix_rank(rows, tol=RANK_TOLERANCE)) if rows.size else 0

@@ -88,16 +88,12 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
     Where a Jacobian is expensive, and for noise whose p-value does not depend on u, u is the ``rank`` of A J, (B,); k
     or the number of observed entries if the Jacobian is too large for a rank.
     """
-    too_large = problem.network.too_large
+    too_large, noise, prior = problem.network.too_large, problem.noise, problem.prior
     most = np.where(np.isfinite(z).all(axis=1), np.minimum(z.shape[1], problem.observed), 0)
     used = (most if too_large else np.maximum(rank, 0)).astype(np.float64)
     shape = np.full((len(z), 2), np.nan)
-    noise = problem.noise
-    gaussian = noise.shaped
-    if not gaussian and noise.stated:
-        return GoodnessOfFit(used, shape)
-    expensive = is_expensive(problem.network)
-    if too_large or (expensive and not problem.prior):
+    gaussian, expensive = noise.shaped, is_expensive(problem.network)
+    if too_large or (expensive and not prior) or (noise.stated and not gaussian):
         return GoodnessOfFit(used, shape)
     free = problem.bounds.active(z) == 0
     for part, tangents in jacobians(problem.network, z, problem.operator):
@@ -157,12 +153,8 @@ def chance(residual: Array, y: Array, observed: Flags, used: Array) -> Array:
 
 def _straight(problem: Problem) -> bool:
     """Whether A G is an affine map."""
-    network = problem.network
-    return (
-        isinstance(network, Network)
-        and problem.operator.linear
-        and all(layer.activation.linear for layer in network.layers)
-    )
+    layers = problem.network.layers if isinstance(problem.network, Network) else ()
+    return bool(layers) and problem.operator.linear and all(layer.activation.linear for layer in layers)
 
 
 def _own_ridge(problem: Problem, z: Array, level: Array) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -129,8 +129,7 @@ class Identifiability:
         if free <= 0:
             return np.zeros((k, 0))
         operator = self._operator.take(np.array([index % np.size(self.dimension)]))
-        tangents = linear_regions(self._network, torch.from_numpy(z), operator).tangents[0]
-        return _cones(self._network, torch.from_numpy(z), operator, np.zeros((0, k)), tangents)[1]
+        return _cones(self._network, torch.from_numpy(z), operator, np.zeros((0, k)))[1]
 
 
 @computing()
@@ -159,10 +158,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
             f"operator= has {measured.count} masks for {len(batch)} codes; pass one for all, or one for each"
         )
     codes.setflags(write=False)
-    exact, measured, unit = _equilibrated(network, measured)
-    rank, dimension, sigma, margin = _examined(exact, batch, measured)
-    sigma = np.ldexp(sigma, -unit)
-    found = Identifiability(rank, sigma, dimension, margin, dimension == 0, exact, codes, measured)
+    found = replace(_examined(network, batch, measured), _z=codes)
     if codes.ndim == 2:
         return found
     names = ("rank", "sigma_min", "dimension", "margin", "identifiable")
@@ -187,15 +183,9 @@ def local_rank(
     The freedom is the largest dimension of these cones, see :mod:`~unrelu.diagnostics._solution_cones`. It is -1
     (unknown) if there are too many patterns to search and no cone was found. An active bound acts like a kink: the code
     can move to one side only. For a generator without known layers, see :func:`bent`.
-
-    This agrees with :func:`identifiability`.
     """
-    exact, measured, unit = _equilibrated(network, operator)
-    if exact.too_large:
-        return np.full(len(z), -1), np.full(len(z), -1), np.full(len(z), np.nan)
-    rank, free, sigma, _ = _examined(exact, z, measured, bounds)
-    with np.errstate(over="ignore"):
-        return rank, free, np.ldexp(sigma, -unit)
+    found = _examined(network, z, operator, bounds)
+    return found.rank, found.dimension, found.sigma_min
 
 
 def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[Index, Tensor]]:
@@ -203,12 +193,6 @@ def jacobians(network: Generator, z: Array, operator: Operator) -> Iterator[tupl
     exact = network.to(torch.float64, "cpu")
     for part, codes in _chunks(exact, z, operator):
         yield part, operator.take(part).linearize(*exact.linearize(codes))[1].nan_to_num(0.0, 0.0, 0.0)
-
-
-def _equilibrated(network: Generator, operator: Operator | None) -> tuple[Generator, Operator, int]:
-    """The generator in double precision and the operator, in normalised units, which are 2^-unit of the user's."""
-    found = equilibrate(network, operator)
-    return found.network.to(torch.float64, "cpu"), found.operator, found.units.data
 
 
 def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[Index, Tensor]]:
@@ -220,32 +204,33 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
         yield part, torch.from_numpy(z[part])
 
 
-def _examined(
-    network: Generator, z: Array, operator: Operator, bounds: Bounds | None = None
-) -> tuple[Integers, Integers, Array, Array]:
-    """Rank, dimension, smallest singular value and margin of all codes."""
-    k = z.shape[1]
+def _examined(network: Generator, z: Array, operator: Operator | None, bounds: Bounds | None = None) -> Identifiability:
+    """What is known at codes (B, k), by computations in double precision and normalised units."""
+    usual, k = equilibrate(network, operator), z.shape[1]
+    network, operator = usual.network.to(torch.float64, "cpu"), usual.operator
     # Outward normals of the active bounds, zero elsewhere.
     outward = np.zeros((len(z), 0, k))
     if bounds is not None and not bounds.none:
         outward = np.eye(k) * bounds.active(z)[:, :, None]
     rank, dimension = np.full((2, len(z)), -1, dtype=np.int64)
     sigma, margin = np.full((2, len(z)), np.nan)
-    for part, codes in _chunks(network, z, operator):
+    for part, codes in () if network.too_large else _chunks(network, z, operator):
         regions = linear_regions(network, codes, operator.take(part))
         least, ranks = spectrum(regions.tangents)
-        known = regions.finite & (ranks >= 0)
+        known = ranks >= 0
         kept = part[known]
         rank[kept], sigma[kept], margin[kept] = ranks[known], least[known], regions.margin[known]
         dimension[kept] = k - ranks[known]
         sided = regions.kinked | outward[part].any(axis=(1, 2))
         for i in np.flatnonzero(known & (regions.several | (sided & (ranks < k)))):
             measured = operator.take(part[[i]])
-            dimension[part[i]] = _cones(network, codes[[i]], measured, outward[part[i]], regions.tangents[i])[0]
-    return rank, dimension, sigma, margin
+            dimension[part[i]] = _cones(network, codes[[i]], measured, outward[part[i]])[0]
+    with np.errstate(over="ignore"):
+        sigma = np.ldexp(sigma, -usual.units.data)
+    return Identifiability(rank, sigma, dimension, margin, dimension == 0, network, z, operator)
 
 
-def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array, tangents: Tensor) -> tuple[int, Array]:
+def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) -> tuple[int, Array]:
     """The dimension of the set of codes near a code (1, k) with the same observation, and a basis of its span.
 
     At a kink of a generator without known layers, only a rank of k of the entries without a kink decides.
@@ -253,7 +238,7 @@ def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array, ta
     k = z.shape[1]
     if isinstance(network, Network):
         return solution_cones(kink_map(network, z, operator, outward), k)
-    away = ~bent(network, z, operator)
+    away, tangents = ~bent(network, z, operator), operator.linearize(*network.linearize(z))[1][0]
     if away.all():
         return solution_cones(KinkMap(tangents, np.zeros((0, k)), outward), k)
     return 0 if spectrum(tangents[None, :, torch.from_numpy(away)])[1][0] == k else -1, np.zeros((k, 0))
@@ -273,23 +258,20 @@ def bent(network: Generator, z: Tensor, operator: Operator) -> Flags:
 # --- linear regions ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class LinearRegions:
+class LinearRegions(NamedTuple):
     """The linear regions at codes z, (B, k), in which every neuron at its kink is inactive.
 
     Attributes:
-        tangents: the transposed Jacobian of A G, (B, k, m).
+        tangents: the transposed Jacobian of A G, (B, k, m); NaN where G(z) is not finite.
         margin: (B,); NaN if it is not known.
         kinked: whether a neuron is at its kink, (B,).
         several: whether regions with other Jacobians meet at z, so that rank k does not exclude other codes, (B,).
-        finite: whether G(z) is finite, (B,).
     """
 
     tangents: Tensor
     margin: Array
     kinked: Flags
     several: Flags
-    finite: Flags
 
 
 def affine(network: Generator) -> bool:
@@ -307,16 +289,12 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearR
     of z, where j runs over the neurons with a kink. After a sigmoid or tanh, u_j is not affine and the radius unknown.
     """
     batch, k = z.shape
-    none = np.zeros(batch, dtype=bool)
     if not isinstance(network, Network):
-        x, tangents = network.linearize(z)
-        at_kinks = np.array(
-            [bent(network, z[[i]], operator.take(np.array([i]))).any() for i in range(batch)], dtype=bool
-        )
-        return LinearRegions(operator.linearize(x, tangents)[1], np.full(batch, np.nan), at_kinks, at_kinks, _finite(x))
+        bends = np.array([bent(network, z[[i]], operator.take(np.array([i]))).any() for i in range(batch)])
+        return LinearRegions(_measured(operator, *network.linearize(z)), np.full(batch, np.nan), bends, bends)
     x, straight, tangents = z, True, torch.eye(k, dtype=z.dtype)[None]
     margin = torch.full((batch,), torch.inf, dtype=z.dtype)
-    kinked, several, picked = none, none, picks(operator)
+    kinked, several, picked = np.zeros(batch, dtype=bool), np.zeros(batch, dtype=bool), picks(operator)
     for layer in network.layers:
         pushed = layer.affine.apply(tangents.flatten(0, 1), constant=False)
         slopes = torch.unflatten(pushed, 0, tangents.shape[:2]).expand(batch, -1, -1)
@@ -329,8 +307,12 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearR
         straight &= not _curved(layer)
         kinked = kinked | kinks.any(dim=1).numpy()
         several = several if picked and layer is network.layers[-1] else kinked
-    measured = operator.linearize(x, tangents)[1]
-    return LinearRegions(measured, margin.numpy(), kinked, several, _finite(x))
+    return LinearRegions(_measured(operator, x, tangents), margin.numpy(), kinked, several)
+
+
+def _measured(operator: Operator, x: Tensor, tangents: Tensor) -> Tensor:
+    """The transposed Jacobian of A G, NaN where G(z) = x is not finite."""
+    return torch.where(torch.isfinite(x).all(dim=1)[:, None, None], operator.linearize(x, tangents)[1], torch.nan)
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
@@ -350,9 +332,7 @@ def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
     """The distance that z can move before a neuron of the layer reaches its kink, (B,)."""
-    bent = torch.from_numpy(layer.activation.kinks(layer.n_out))
-    if _curved(layer) or not bent.any():
-        return torch.full_like(u[:, 0], torch.inf)
+    bent = torch.from_numpy(layer.activation.kinks(layer.n_out)) & (not _curved(layer))
     far = u.abs() / torch.linalg.vector_norm(slopes, dim=1)
     # 0 / 0: the neuron is at its kink, and stays there.
     return torch.where(bent & ~far.isnan(), far, torch.inf).amin(dim=1)
@@ -360,7 +340,3 @@ def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:
 
 def _curved(layer: Layer) -> bool:
     return layer.activation.smooth or layer.activation.width > 0
-
-
-def _finite(x: Tensor) -> Flags:
-    return torch.isfinite(x).all(dim=1).numpy()
