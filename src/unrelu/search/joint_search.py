@@ -83,7 +83,6 @@ class JointSearch:
         rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
         simulated: whether the observations are simulated, so that none has an exact fit or is searched for longer.
-        efforts: the number of restarts, and of perturbations of each, after so many rounds.
     """
 
     def __init__(
@@ -94,9 +93,8 @@ class JointSearch:
         rounds: int | None = None,
         pool: bool = False,
         simulated: bool = False,
-        efforts: Callable[[int], tuple[int, int]] = effort,
     ) -> None:
-        self.problem, self.judge, self.pool, self.simulated, self.efforts = problem, judge, pool, simulated, efforts
+        self.problem, self.judge, self.pool, self.simulated = problem, judge, pool, simulated
         self.cache = SampleCache.of(problem.network, problem.bounds)
         self.objective = searched_objective(problem, self.cache)
         self.descents = descents_for(problem, self.cache, self.objective)
@@ -134,7 +132,7 @@ class JointSearch:
         """Make rounds until the rule stops every observation, or the watch says stop."""
         state = self.state
         while not self.watch.reason and len(observations := self._next()) and not self.watch():
-            self.advance(observations, *self.efforts(int(state.rounds[observations[0]]) + 1))
+            self.advance(observations, *effort(int(state.rounds[observations[0]]) + 1))
             if not self.watch.reason:
                 state.rounds[observations] += 1
                 if not self.simulated:
