@@ -12,7 +12,7 @@ from unrelu.local_search.option_checks import at_least
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
-from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
+from unrelu.search.joint_search import REFINED, JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
 from unrelu.thresholds import CONFIDENT
 
@@ -96,7 +96,7 @@ class Search:
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
-        run.refine(self.max_iterations, self.max_programs)
+        run.refine(self.max_iterations or REFINED, self.max_programs)
         confidence = run.confidence() if self.rounds != 0 else math.nan
         return Inversion.of(
             problem,

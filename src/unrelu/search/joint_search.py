@@ -18,12 +18,11 @@ from unrelu.local_search.starts import starting_codes
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
 from unrelu.search._search_starts import SearchStarts, cheap_by_layer
-from unrelu.search._search_state import SearchState
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
-from unrelu.search.confidence import FLAT, confidence
+from unrelu.search.confidence import FLAT, RestartCounts, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
 from unrelu.search.norm_finish import PERTURBATIONS, finish
 from unrelu.search.sample_cache import SampleCache, fits_single
@@ -43,9 +42,12 @@ _EXACT_FIT_STEPS, _EXACT_FIT_STEPS_LARGE = 200, 10
 # A larger prior needs double precision.
 _LARGEST_PRIOR = 1e12
 # The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average.
-_REFINED = 3000
+REFINED = 3000
 # Objectives below this fraction of |y|^2 are rounding in double precision.
 _ROUNDING = 1e-30
+# Of objectives below the first fraction of |y|^2, single precision resolves no difference. Objectives count as equal
+# where outputs are off by at most the second, in units of the precision.
+_ZERO, _UNITS = 1e-12, 20
 # The most local optima in l2 from which a code within the bounds of uniform noise is searched.
 _FURTHER = 6
 
@@ -64,6 +66,80 @@ def searched_objective(problem: Problem, cache: SampleCache) -> SquaredError:
     """The objective of a search: in single precision, unless the generator, y or the prior are beyond its range."""
     single = cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
     return SquaredError.of(problem, cache.single if single else problem.network)
+
+
+class SearchState:
+    """The state of a search of B observations.
+
+    Attributes:
+        z, f: the best codes, (B, k), in the precision of the last refinement, and their objectives, (B,).
+        restarts, ends: where the restarts ended, (B, C, k), and their objectives, (B, C), infinite for restarts that
+            failed or were not made.
+        made, perturbations: the number of restarts, and of perturbations of each restart, (B,).
+        rounds, steps: the number of finished rounds, and of steps of all descents, (B,).
+        exact, refuted: whether the code is an exact fit, and the objectives of codes that proved to be none, (B,).
+        perturbed, improved: whether the rest of the budget went to perturbations of the best restart, and whether they
+            found a better code, (B,).
+        probability: the confidence that the best code is the best of all, (B,).
+        enough, rounding: objectives at which a descent may end, and below which objectives count as equal, (B,).
+        status: how the search ended, (B,).
+
+    Args:
+        energy: |y|^2, (B,).
+        k: the number of latent coordinates.
+        rounds: the number of rounds that are skipped, (B,).
+        precision: the unit of the precision in which objectives are computed.
+    """
+
+    def __init__(self, energy: Array, k: int, rounds: Integers, precision: float) -> None:
+        n = len(energy)
+        self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
+        self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
+        self.made, self.perturbations, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        self.exact, self.perturbed, self.improved = (np.zeros(n, dtype=bool) for _ in range(3))
+        self.rounds, self.probability = rounds.copy(), np.zeros(n)
+        self.enough, self.rounding = _ZERO * energy, (_UNITS * precision) ** 2 * energy
+        self.status = np.full(n, Status.FOUND_ONCE, dtype=object)
+
+    def accept(self, observations: Index, z: Array, f: Array) -> None:
+        """Keep those codes (b, k) that are lower than the best ones."""
+        lower = f < self.f[observations]
+        self._set_best(observations[lower], z[lower], f[lower])
+
+    def replace_best(self, observations: Index, z: Array, f: Array) -> None:
+        """Replace the best codes by codes (b, k) reached from them, also as the ends of the restarts of these."""
+        # No restart ended there if the code came from z0 or a layer.
+        i, restart = np.nonzero(self.ends[observations] == self.f[observations, None])
+        self.ends[observations[i], restart], self.restarts[observations[i], restart] = f[i], z[i]
+        self._set_best(observations, z, f)
+
+    def _set_best(self, observations: Index, z: Array, f: Array) -> None:
+        """Set the best codes. The confidence of worse ones does not hold for better ones should the search end now."""
+        self.probability[observations[f < (1 - SAME_OPTIMUM) * self.f[observations]]] = 0.0
+        self.z[observations], self.f[observations] = z, f
+
+    def record(self, observations: Index, some: slice, z: Array, f: Array) -> None:
+        """Record where some restarts ended, (b, c, k), and their objectives, (b, c); keep what is lower."""
+        self.restarts[observations, some], self.ends[observations, some] = z, f
+        self.accept(observations, z[np.arange(len(observations)), f.argmin(axis=1)], f.min(axis=1))
+
+    def count_restarts(self) -> RestartCounts:
+        """How many restarts of every observation ended in the best and the second best optimum."""
+        return RestartCounts.of(self.ends, self.f, self.rounding, self.made)
+
+    def other_optima(self, observations: Index, most: int) -> list[Array]:
+        """The codes of at most so many further optima that restarts found, best first, (b, k) each.
+
+        Observations with fewer optima repeat their best code.
+        """
+        order = np.argsort(self.ends[observations], axis=1)
+        ends = np.take_along_axis(self.ends[observations], order, axis=1)
+        new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME_OPTIMUM) * ends[:, :-1])
+        number = np.where(new, new.cumsum(axis=1), 0)
+        codes = [self.z[observations].copy() for _ in range(min(most, number.max(initial=0)))]
+        for place, rank in np.argwhere((number > 0) & (number <= most)):
+            codes[number[place, rank] - 1][place] = self.restarts[observations[place], order[place, rank + 1]]
+        return codes
 
 
 class JointSearch:
@@ -200,7 +276,9 @@ class JointSearch:
     def advance(self, observations: Index, restarts: int, perturbations: int) -> None:
         """Raise the number of restarts, the same for all these observations, and of perturbations of each restart."""
         state = self.state
-        state.reserve(restarts)
+        room = ((0, 0), (0, max(0, restarts - state.ends.shape[1])))
+        state.ends = np.pad(state.ends, room, constant_values=np.inf)
+        state.restarts = np.pad(state.restarts, (*room, (0, 0)), constant_values=np.nan)
         done, old = int(state.perturbations[observations[0]]), int(state.made[observations[0]])
         for part in self._parts(observations, restarts * max(perturbations, 1)):
             if perturbations > done and old:
@@ -284,33 +362,29 @@ class JointSearch:
 
     def _values(self, observations: Index, z: Array) -> Array:
         """The objective at codes (b, k), in the precision of the search, (b,)."""
-        return (
-            self.objective.values(self.objective.tensor(z), self.objective.index(observations)).cpu().double().numpy()
-        )
+        objective = self.objective
+        return objective.values(objective.tensor(z), objective.index(observations)).cpu().double().numpy()
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
     def _confirm_exact(self) -> None:
         """Refine codes that look like exact fits in double precision, and check whether they are."""
-        state = self.state
-        near = self._near_exact(np.arange(self.problem.size)) & ~state.exact & (state.f < 0.5 * state.refuted)
+        state, energy = self.state, self.problem.energy
+        near = (state.f <= _EXACT * energy) & ~state.exact & (state.f < 0.5 * state.refuted)
         observations = np.flatnonzero(near)
         if self.problem.prior or self.problem.network.too_large or not len(observations):
             return  # without a Jacobian, the fit stays that of single precision
         state.refuted[observations] = state.f[observations]
-        state.z[observations] = self._fitted(observations)
+        objective, z, where, zero = self._in_double(observations)
+        state.z[observations] = self._fitted(objective, z, where, zero)
         state.exact[observations] = self.problem.part(observations).fits_exactly(state.z[observations])
         left = observations[~state.exact[observations]]
         if len(left) and isinstance(self.descents, CompiledDescents):
             # Single precision may not resolve what is left of an ill-conditioned generator.
             self.descents.resolve(left)
-            objective, z, where, zero = self._in_double(left)
-            state.replace_best(left, state.z[left], objective.values(z, where).cpu().numpy())
-            state.refuted[left], state.enough[left] = state.f[left], zero.cpu().numpy()
-
-    def _near_exact(self, observations: Index) -> Flags:
-        """Whether the best codes of some observations may be exact fits, (b,)."""
-        return np.asarray(self.state.f[observations] <= _EXACT * self.problem.energy[observations])
+            values = objective.values(objective.tensor(state.z[left]), objective.index(left)).cpu().numpy()
+            state.replace_best(left, state.z[left], values)
+            state.refuted[left], state.enough[left] = values, _ROUNDING * energy[left]
 
     def _in_double(self, observations: Index) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
         """The objective in double precision, the codes, their observations, and the f of each that counts as 0."""
@@ -318,15 +392,15 @@ class JointSearch:
         exact = objective.tensor(_ROUNDING * self.problem.energy[observations])
         return objective, objective.tensor(self.state.z[observations]), objective.index(observations), exact
 
-    def _fitted(self, observations: Index) -> Array:
+    def _fitted(self, objective: SquaredError, z: Tensor, where: Tensor, exact: Tensor) -> Array:
         """Refine codes near exact fits to full precision, (b, k)."""
-        objective, z, where, exact = self._in_double(observations)
         if self.limited_memory and objective.squares:
-            z, f, arrived = chord_steps(objective, self.objective, z, where, exact)
+            z, _, arrived = chord_steps(objective, self.objective, z, where, exact)
         else:
-            z, f, _, arrived = refine(objective, z, where, exact, _REFINED, self.watch)
+            z, f, _, _ = refine(objective, z, where, exact, REFINED, self.watch)
+            arrived = f <= exact
         # For a badly conditioned generator, an exact fit takes a new Jacobian at every step.
-        left = torch.nonzero(~arrived if self.cache.large else f > exact)[:, 0]
+        left = torch.nonzero(~arrived)[:, 0]
         if len(left):
             state = LevenbergMarquardtSteps(objective, z[left], where[left], enough=exact[left])
             z[left] = state.run(_EXACT_FIT_STEPS_LARGE if self.cache.large else _EXACT_FIT_STEPS, self.watch).z
@@ -334,49 +408,40 @@ class JointSearch:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def refine(self, most: int | None, max_programs: int) -> None:
+    def refine(self, most: int, max_programs: int) -> None:
         """Refine the best codes to local optima, and say how each search ended.
 
         Args:
-            most: the largest number of steps of a refinement; None: the default.
+            most: the largest number of steps of a refinement.
             max_programs: linear programs of a descent in l1 or linf.
         """
         state = self.state
-        state.finish(state.count_restarts().best > 1, Status.REFOUND)
+        state.status[state.count_restarts().best > 1] = Status.REFOUND
         observations = np.flatnonzero(~state.exact & np.isfinite(state.f))
-        near = self._near_exact(observations)
-        for some in (observations[~near], observations[near]):
-            if len(some) and not self.watch.reason:
-                state.z[some], optimal = self._at_optimum(some, most)
-                state.finish(some[~optimal], Status.ITERATION_LIMIT)
-        if self.limited_memory and len(observations) and not self.watch.reason:
-            state.f[observations] = self._values(observations, state.z[observations])
-            self._confirm_exact()
+        if len(observations) and not self.watch.reason:
+            if isinstance(self.descents, BatchDescents) and self.limited_memory:
+                z, optimal = self.descents.refined(observations, state.z[observations], most, self.watch)
+                state.z[observations], state.f[observations] = z, self._values(observations, z)
+                self._confirm_exact()
+            else:
+                found = refine(*self._in_double(observations), most, self.watch)
+                state.z[observations], optimal = found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
+            state.status[observations[~optimal]] = Status.ITERATION_LIMIT
         flat = observations[self._flat(observations)]
-        state.finish(flat, Status.FLAT)
-        state.probability[flat] = 0.0
+        state.status[flat], state.probability[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # Confidence in l2 says nothing about another norm.
             sure = self.rule.finished(self.budget_used()) & self.problem.differentiable
-            state.finish(~sure, self.watch.reason)
+            state.status[~sure] = self.watch.reason
         elif not self.problem.differentiable:
             self._descend_in_norm(max_programs)
-
-    def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:
-        """Refine codes to first-order optima, (b, k), and say whether each is at one, (b,)."""
-        single = self.problem.network.too_large or not self._near_exact(observations).any()
-        if single and self.limited_memory and isinstance(self.descents, BatchDescents):
-            z = self.state.z[observations]
-            return self.descents.refined(observations, z, most or _REFINED, self.watch)
-        found = refine(*self._in_double(observations), most or _REFINED, self.watch)
-        return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
 
     def _descend_in_norm(self, max_programs: int) -> None:
         """Descend in l1 or linf from the best codes, and say how the descents ended."""
         state, report = self.state, self.report
         known = np.flatnonzero(np.isfinite(state.z).all(axis=1))
         if self.problem.network.too_large:
-            state.finish(known, Status.LEAST_SQUARES)
+            state.status[known] = Status.LEAST_SQUARES
         elif len(known):
             done = 0
 
