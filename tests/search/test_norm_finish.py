@@ -12,7 +12,7 @@ from tests.support import random_network
 from unrelu.local_search.norm_descent import NormDescent
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.search.norm_finish import PERTURBATIONS, finish
+from unrelu.search._norm_finish import PERTURBATIONS, finish
 
 K, N, B = 4, 60, 5
 NETWORK = random_network((K, 20, N), seed=1)

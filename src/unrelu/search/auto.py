@@ -30,7 +30,7 @@ class Search:
 
     A descent minimises :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2`, first on smoothed generators
     (:mod:`~unrelu.search.descents`). Restarts start from independent draws of the codes given the observation
-    (:mod:`~unrelu.search._search_starts`). Where few restarts agree, they go on by basin hopping: each perturbs its
+    (:mod:`~unrelu.search.sample_cache`). Where few restarts agree, they go on by basin hopping: each perturbs its
     code, descends again, and keeps the lower code. The user's codes ``z0`` start further descents, and so does the code
     that ``exact`` finds layer by layer, if no noise is visible and the first restart is no exact fit. These descents do
     not count for the confidence.
@@ -47,7 +47,7 @@ class Search:
     The search runs in single precision, and in double precision for an observation that single precision does not
     resolve, if its network is small and dense. The best code is refined in double precision to first-order optimality,
     also at kinks (:mod:`~unrelu.local_search.refinement`). For l1 and linf, descents in that norm start from it and
-    from other local optima (:mod:`~unrelu.search.norm_finish`). CONVERGED then means first-order stationary.
+    from other local optima (:mod:`~unrelu.search._norm_finish`). CONVERGED then means first-order stationary.
 
     Args:
         confidence: the search of an observation stops at this confidence.

@@ -81,10 +81,7 @@ def step_terms(layout: Integers) -> Array:
 
 
 class CompiledDescents:
-    """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`).
-
-    They are in single precision, and in double precision for observations that single precision does not resolve.
-    """
+    """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`)."""
 
     schedule = schedules.COMPILED
 
@@ -94,8 +91,7 @@ class CompiledDescents:
         self.problem = problem
         self.packed = PackedObservations(problem.network, problem.operator, problem.y)
         self._network, self._in_double = problem.network, np.zeros(problem.size, dtype=bool)
-        self._box = np.stack([problem.bounds.lower, problem.bounds.upper])
-        self._widths = np.array(self.schedule.widths)
+        self._box, self._widths = np.stack([problem.bounds.lower, problem.bounds.upper]), np.array(self.schedule.widths)
 
     def microseconds(self, steps: Integers) -> Array:
         """The processor time of ``steps``."""
@@ -108,7 +104,7 @@ class CompiledDescents:
         return PackedObservations(self._network, self.problem.operator, self.problem.y, np.float64)
 
     def resolve(self, observations: Index) -> None:
-        """Descend in double precision from now on, for some observations."""
+        """Descend in double precision from now on, for some observations, which single precision does not resolve."""
         self._in_double[observations] = True
 
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
@@ -157,25 +153,24 @@ class BatchDescents:
     def improve(self, start: Start, enough: Array, watch: Watch) -> Integers:
         """See :meth:`CompiledDescents.improve`."""
         steps = np.zeros(start.f.shape, dtype=np.int64)
-        floor = np.broadcast_to(enough[:, None], start.f.shape)
-        each = np.broadcast_to(start.observations[:, None], start.f.shape)
-        new = ~np.isfinite(start.f)
-        if new.any():
-            start.z[new], start.f[new], steps[new] = self._descend(
-                each[new], start.z[new], floor[new], start.f[new], start.smoothed, watch
-            )
+        floor = np.broadcast_to(enough[:, None], steps.shape)
+        each = np.broadcast_to(start.observations[:, None], steps.shape)
+
+        def descend(some: Flags, z: Array, smoothed: bool) -> None:
+            """Descend from codes z in the place of some, and keep what is lower."""
+            end, f, count = self._descend(each[some], z[some], floor[some], start.f[some], smoothed, watch)
+            lower = f < start.f[some]
+            start.z[some] = np.where(lower[:, None], end, start.z[some])
+            start.f[some] = np.where(lower, f, start.f[some])
+            steps[some] += count
+
+        if (new := ~np.isfinite(start.f)).any():
+            descend(new, start.z, start.smoothed)
         for turn in range(start.perturbations.shape[2]):
-            left = start.f > floor
-            if watch() or not left.any():
+            if watch() or not (left := start.f > floor).any():
                 break
             perturbed = start.z + lengths(start.z) * start.perturbations[:, :, turn]
-            z, f, count = self._descend(
-                each[left], self.bounds.reflect(perturbed[left]), floor[left], start.f[left], False, watch
-            )
-            steps[left] += count
-            lower = f < start.f[left]
-            start.z[left] = np.where(lower[:, None], z, start.z[left])
-            start.f[left] = np.where(lower, f, start.f[left])
+            descend(left, self.bounds.reflect(perturbed), False)
         return np.asarray(steps.sum(axis=1))
 
     def _descend(

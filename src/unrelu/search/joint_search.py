@@ -10,22 +10,23 @@ import torch
 from scipy.special import chdtri
 from torch import Tensor
 
+from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, chord_steps, on_plateau
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
+from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
-from unrelu.search._search_starts import SearchStarts, cheap_by_layer
+from unrelu.search._norm_finish import PERTURBATIONS, finish
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.confidence import FLAT, RestartCounts, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
-from unrelu.search.norm_finish import PERTURBATIONS, finish
-from unrelu.search.sample_cache import SampleCache, fits_single
+from unrelu.search.sample_cache import SampleCache, SearchStarts, fits_single
 from unrelu.search.schedules import effort
 from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
 
@@ -39,6 +40,8 @@ _AT_ONCE = 16
 _AGREE = 2
 # The most steps in double precision to an exact fit; a Jacobian of a large generator is expensive.
 _EXACT_FIT_STEPS, _EXACT_FIT_STEPS_LARGE = 200, 10
+# A layer-wise start is tried if the least-squares problem of each layer takes at most this work, n k^2.
+_LAYER_WORK = 5e7
 # A larger prior needs double precision.
 _LARGEST_PRIOR = 1e12
 # The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average.
@@ -84,21 +87,17 @@ class SearchState:
         enough, rounding: objectives at which a descent may end, and below which objectives count as equal, (B,).
         status: how the search ended, (B,).
 
-    Args:
-        energy: |y|^2, (B,).
-        k: the number of latent coordinates.
-        rounds: the number of rounds that are skipped, (B,).
-        precision: the unit of the precision in which objectives are computed.
+    It begins after the ``skipped`` rounds, (B,); ``eps`` is the unit of the precision in which objectives are computed.
     """
 
-    def __init__(self, energy: Array, k: int, rounds: Integers, precision: float) -> None:
-        n = len(energy)
+    def __init__(self, problem: Problem, skipped: Integers, eps: float) -> None:
+        n, k, energy = problem.size, problem.network.latent_dim, problem.energy
         self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
         self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
         self.made, self.perturbations, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
         self.exact, self.perturbed, self.improved = (np.zeros(n, dtype=bool) for _ in range(3))
-        self.rounds, self.probability = rounds.copy(), np.zeros(n)
-        self.enough, self.rounding = _ZERO * energy, (_UNITS * precision) ** 2 * energy
+        self.rounds, self.probability = skipped.copy(), np.zeros(n)
+        self.enough, self.rounding = _ZERO * energy, (_UNITS * eps) ** 2 * energy
         self.status = np.full(n, Status.FOUND_ONCE, dtype=object)
 
     def accept(self, observations: Index, z: Array, f: Array) -> None:
@@ -178,10 +177,7 @@ class JointSearch:
         self.limited_memory = self.descents.schedule.limited_memory
         self.rule = rule = StoppingRule(self.descents.schedule, sure, rounds)
         self.noiseless = problem.looks_noiseless & (not simulated)
-        precision = torch.finfo(self.objective.y.dtype).eps
-        self.state = state = SearchState(
-            problem.energy, problem.network.latent_dim, rule.begin(self.noiseless), precision
-        )
+        self.state = state = SearchState(problem, rule.begin(self.noiseless), torch.finfo(self.objective.y.dtype).eps)
 
         def report() -> Progress:  # without self: in a cycle of references, tensors would stay in memory for long
             # In l1 and linf, an observation is only finished after its descent in that norm.
@@ -228,11 +224,9 @@ class JointSearch:
     def budget_used(self) -> BudgetUsed:
         """What the search has used of the budget of every observation."""
         state, problem = self.state, self.problem
-        close = (state.f <= _CLOSE * problem.energy) & (problem.prior == 0) & (not problem.noise.stated)
-        return BudgetUsed(
-            state.rounds, self.descents.microseconds(state.steps), state.exact,
-            self.noiseless | close & (not self.simulated), self._misfit(), state.probability,
-        )  # fmt: skip
+        close = (state.f <= _CLOSE * problem.energy) & (not (problem.prior or problem.noise.stated or self.simulated))
+        used = self.descents.microseconds(state.steps)
+        return BudgetUsed(state.rounds, used, state.exact, self.noiseless | close, self._misfit(), state.probability)
 
     def _misfit(self) -> Flags:
         """Whether stated noise leaves as large an objective with a probability of at most 1%, (B,).
@@ -261,7 +255,6 @@ class JointSearch:
         if not self.simulated:
             sure = open_[state.probability[open_] >= self.rule.confidence]
             state.probability[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
-        self.starts.learn(state.f)
 
     def _flat(self, observations: Index) -> Flags:
         """Whether the best codes of some observations are on a plateau, (b,): a reverse pass shows that J is zero."""
@@ -297,9 +290,7 @@ class JointSearch:
     def perturb_best(self, observations: Index, most: Index | None = None) -> None:
         """Spend the rest of the budget on perturbations of the best restarts, which find more than new restarts do.
 
-        Args:
-            observations: the observations whose best restarts are perturbed.
-            most: the largest number of perturbations, (b,).
+        Each observation has at most so many, (b,).
         """
         state, left = self.state, self.rule.perturbations(self.budget_used())[observations]
         before = state.f[observations]
@@ -312,23 +303,22 @@ class JointSearch:
                     if self.watch():
                         return
                     perturbations = self.starts.perturbations(part, 1, each)
-                    start = Start(part, state.z[part, None], state.f[part, None].copy(), perturbations)
-                    self._descend(start)
-                    state.replace_best(part, start.z[:, 0], start.f[:, 0])
+                    end = self._descend(Start(part, state.z[part, None], state.f[part, None], perturbations))
+                    state.replace_best(part, end.z[:, 0], end.f[:, 0])
             self._confirm_exact()
             left, most_at_once = left - count, 2 * most_at_once
         state.improved[observations] = state.f[observations] < (1 - SAME_OPTIMUM) * before
 
     def descend_from(self, observations: Index, z: Array) -> None:
         """Descend from codes (b, k) near an optimum. These are no random restarts, so the confidence ignores them."""
-        start = Start.unperturbed(observations, self.problem.bounds.clip(z)[:, None])
-        self._descend(start)
-        self.state.accept(observations, start.z[:, 0], start.f[:, 0])
+        end = self._descend(Start.unperturbed(observations, self.problem.bounds.clip(z)[:, None]))
+        self.state.accept(observations, end.z[:, 0], end.f[:, 0])
 
-    def _descend(self, start: Start) -> None:
+    def _descend(self, start: Start) -> Start:
         """Descend from some codes, in place."""
         enough = self.state.enough[start.observations]
         self.state.steps[start.observations] += self.descents.improve(start, enough, self.watch)
+        return start
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
         """Split observations into parts, so that ``codes`` codes of each observation of a part fit into memory."""
@@ -341,9 +331,7 @@ class JointSearch:
         state.exact = self.problem.fits_exactly(z0) & (not self.problem.prior)
         state.accept(everyone, z0, np.where(state.exact, 0.0, self._values(everyone, z0)))
         others = np.flatnonzero(~state.exact)
-        # Where a refinement makes the same steps, there is no descent.
-        refined = self.rule.rounds == 0 and self.limited_memory and self.problem.noise.noisy
-        if len(others) and not refined and not self.watch():
+        if len(others) and not self.watch():
             self.descend_from(others, z0[others])
             self._confirm_exact()
 
@@ -352,7 +340,11 @@ class JointSearch:
 
         It costs as much as many restarts, but finds exact fits that few restarts reach.
         """
-        if self.problem.z0 is not None or not len(observations) or not cheap_by_layer(self.problem):
+        network = self.problem.network
+        if self.problem.z0 is not None or not len(observations) or not isinstance(network, Network):
+            return
+        work = max(layer.n_out * layer.n_in**2 for layer in network.layers)
+        if work > _LAYER_WORK or layerwise_reason(network) or not self.problem.operator.is_layer_of(network):
             return
         control = self.problem.control.part(lambda _: self.report())
         z = starting_codes(self.problem.part(observations, control), "exact").z
@@ -370,8 +362,7 @@ class JointSearch:
     def _confirm_exact(self) -> None:
         """Refine codes that look like exact fits in double precision, and check whether they are."""
         state, energy = self.state, self.problem.energy
-        near = (state.f <= _EXACT * energy) & ~state.exact & (state.f < 0.5 * state.refuted)
-        observations = np.flatnonzero(near)
+        observations = np.flatnonzero((state.f <= _EXACT * energy) & ~state.exact & (state.f < 0.5 * state.refuted))
         if self.problem.prior or self.problem.network.too_large or not len(observations):
             return  # without a Jacobian, the fit stays that of single precision
         state.refuted[observations] = state.f[observations]
@@ -409,17 +400,12 @@ class JointSearch:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def refine(self, most: int, max_programs: int) -> None:
-        """Refine the best codes to local optima, and say how each search ended.
-
-        Args:
-            most: the largest number of steps of a refinement.
-            max_programs: linear programs of a descent in l1 or linf.
-        """
+        """Refine the best codes by at most so many steps, descend in l1 or linf, and say how each search ended."""
         state = self.state
         state.status[state.count_restarts().best > 1] = Status.REFOUND
         observations = np.flatnonzero(~state.exact & np.isfinite(state.f))
         if len(observations) and not self.watch.reason:
-            if isinstance(self.descents, BatchDescents) and self.limited_memory:
+            if self.limited_memory and isinstance(self.descents, BatchDescents):
                 z, optimal = self.descents.refined(observations, state.z[observations], most, self.watch)
                 state.z[observations], state.f[observations] = z, self._values(observations, z)
                 self._confirm_exact()
