@@ -41,7 +41,7 @@ class Search:
     on the generator (:mod:`~unrelu.search.learned_prior`), once for each measurement and level of noise. This takes
     about a second, up to five on emulators, or as long as thirty restarts of a large generator.
 
-    Where a Jacobian is expensive (:func:`~unrelu.search.sample_cache.is_large`), descents are L-BFGS steps without
+    Where a Jacobian is expensive (:class:`~unrelu.search.sample_cache.SampleCache`), descents are L-BFGS steps without
     smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`.
 
     The search runs in single precision, and in double precision for an observation that single precision does not

@@ -22,7 +22,7 @@ import weakref
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from logging import getLogger
 from pathlib import Path
@@ -47,7 +47,6 @@ from unrelu.search.sample_cache import SampleCache
 from unrelu.search.schedules import ROUNDS
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
-_LOG = getLogger("unrelu")
 # Levels differ by this factor in the noise, and in the residuals as multiples of the noise.
 NOISE_STEP = 3.0
 # If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
@@ -72,6 +71,7 @@ _LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
 _MESSAGE = "unrelu is learning how sure it can be on this generator, once for each measurement and level of noise"
+_say_once = cache(partial(getLogger("unrelu").warning, _MESSAGE))
 
 _known: weakref.WeakKeyDictionary[Generator, dict[tuple[str, NoiseLevel], Prior]] = weakref.WeakKeyDictionary()
 
@@ -208,8 +208,7 @@ class Simulation:
     def _perturb(self, most: Index) -> None:
         """Perturb the best known codes, so that these are the best, and as often the best restarts, as a search does.
 
-        Args:
-            most: the largest number of perturbations, (B,); few where the answer is sure.
+        Each observation has at most so many perturbations, (B,); few where the answer is sure.
         """
         search, state = self.search, self.search.state
         observations = np.arange(search.problem.size)
@@ -298,19 +297,16 @@ class LearnedConfidence:
         """The prior for a level of noise: known in this process, or in a file, or learned now; else a flat one."""
         known, key = _known.setdefault(self.problem.network, {}), (self._key, level)
         if key not in known and not search.rule.short:
-            path = _path(self.problem, level)
+            path, plan = _path(self.problem, level), search.descents.schedule
+            # A simulation is assumed to take as long as the search of as many observations.
+            spent = plan.microseconds / 1e6 if plan.microseconds < np.inf else search.watch.elapsed / self.problem.size
             prior = _read(path)
-            if prior is None and self._affordable(search) and (prior := self.learn(level, search)):
+            in_time = plan.simulated * spent < _SHARE_OF_TIME * self.problem.control.remaining()
+            if prior is None and in_time and (prior := self.learn(level, search)):
                 _write(path, prior)
             if prior is not None:
                 known[key] = prior
         return known.get(key, Prior({}))
-
-    def _affordable(self, search: JointSearch) -> bool:
-        """Whether a simulation ends in time, if it takes as long as the search of as many observations."""
-        plan = search.descents.schedule
-        seconds = plan.microseconds / 1e6 if plan.microseconds < np.inf else search.watch.elapsed / self.problem.size
-        return plan.simulated * seconds < _SHARE_OF_TIME * self.problem.control.remaining()
 
     def learn(self, level: NoiseLevel, search: JointSearch) -> Prior | None:
         """The prior from a simulation; None if the time limit or the callback stopped it."""
@@ -325,11 +321,6 @@ class LearnedConfidence:
             return None if simulation.search.watch.reason else simulation.prior()
         finally:
             timer.cancel()
-
-
-@cache
-def _say_once() -> None:
-    _LOG.warning(_MESSAGE)
 
 
 def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:

@@ -56,11 +56,6 @@ def fits_single(size: float) -> bool:
     return size == 0 or _SINGLE[0] <= size <= _SINGLE[1]
 
 
-def is_large(network: Generator) -> bool:
-    """Whether a Jacobian is expensive. Work is counted, not timed, so that a search does not depend on the clock."""
-    return network.latent_dim * network.work >= _LARGE
-
-
 def is_expensive(network: Generator) -> bool:
     """Whether a Jacobian in double precision costs more than the search."""
     return network.latent_dim * network.work >= _EXPENSIVE
@@ -160,14 +155,14 @@ class SampleCache:
     data set would cost as much as inverting it.
 
     Attributes:
-        large: see :func:`is_large`.
+        large: whether a Jacobian is expensive. Work is counted, not timed, so that a search gives the same bits again.
         single: the generator in float32.
         fits: whether ``single`` works: its layers and outputs stay in the range of single precision.
         model: the model of the draws, in float32 if ``fits``, else in the generator's precision.
     """
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
-        self.large = is_large(network)
+        self.large = network.latent_dim * network.work >= _LARGE
         count = max(_FEWEST, min(_SAMPLES, SAMPLE_NUMBERS // network.output_dim, _WORK // max(network.work, 1)))
         if bounds is None or bounds.none:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
