@@ -331,7 +331,9 @@ class JointSearch:
         state.exact = self.problem.fits_exactly(z0) & (not self.problem.prior)
         state.accept(everyone, z0, np.where(state.exact, 0.0, self._values(everyone, z0)))
         others = np.flatnonzero(~state.exact)
-        if len(others) and not self.watch():
+        # Where a refinement makes the same steps, there is no descent: it would take twice as long.
+        refined = self.rule.rounds == 0 and self.limited_memory and self.problem.noise.noisy
+        if len(others) and not refined and not self.watch():
             self.descend_from(others, z0[others])
             self._confirm_exact()
 
