@@ -12,8 +12,7 @@ from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
 from unrelu.search import learned_prior
 from unrelu.search.auto import Search
-from unrelu.search.learned_prior import LearnedConfidence, prior_key
-from unrelu.search.simulation import NoiseLevel, Simulation
+from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, prior_key
 
 N, NOISE = 12, "gaussian:0.3"
 

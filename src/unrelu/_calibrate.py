@@ -21,8 +21,7 @@ from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import Prior
-from unrelu.search.learned_prior import LearnedConfidence, keep
-from unrelu.search.simulation import NoiseLevel, Simulation, simulated
+from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, keep, simulated
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
 _FEWEST, _FOLDS = 20, 10

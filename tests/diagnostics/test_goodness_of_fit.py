@@ -14,7 +14,7 @@ from unrelu.problem import Problem
 from unrelu.result._residual_tests import together
 from unrelu.runtime.streams import stream
 from unrelu.search import sample_cache
-from unrelu.search.sample_cache import is_expensive, is_large
+from unrelu.search.sample_cache import SampleCache, is_expensive
 
 NET = random_network((3, 12, 40), bias=True)
 
@@ -170,7 +170,7 @@ def test_an_entry_too_large_for_the_noise_is_told_beside_a_small_residual():
 
 def test_generators_searched_by_gradients_have_all_tests_unless_a_jacobian_is_expensive(monkeypatch):
     network = zoo.load("mnist-dcgan")
-    assert is_large(network)
+    assert SampleCache.of(network).large
     assert not is_expensive(network)
     z = stream("test, searched by gradients").standard_normal((2, network.latent_dim))
     y = network(z) + 0.1 * stream("test, its noise").standard_normal((2, *network.output_shape))

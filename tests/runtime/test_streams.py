@@ -16,8 +16,7 @@ from tests.support import random_network
 from unrelu.methods import METHODS
 from unrelu.runtime import streams
 from unrelu.runtime.streams import stream, torch_stream
-from unrelu.search._search_starts import SearchStarts
-from unrelu.search.sample_cache import SampleCache
+from unrelu.search.sample_cache import SampleCache, SearchStarts
 from unrelu_studies.benchmarks.searches import search_cells
 from unrelu_studies.zoo.recipes import global_torch_stream
 

@@ -249,7 +249,7 @@ def test_descents_that_are_cut_off_are_no_evidence(call, way, rounds_of, descend
 
     search = Recorded(Problem.build(network, y, callback=stop), rounds=5)
     search.search()
-    search.refine(None, 100)
+    search.refine(3000, 100)
     z, status = search.state.z, search.state.status
     assert len(calls) == call
     assert (status == Status.STOPPED).all()
@@ -458,7 +458,7 @@ def test_found_once_and_found_again_mean_what_they_say(way, rounds_of, descendin
     network, _, y = noisy((6, 12, 30), 4, 0.3, count=30)
     search = JointSearch(Problem.build(network, y), rounds=1)
     search.search()
-    search.refine(None, 100)
+    search.refine(3000, 100)
     status = search.state.status
     hits = search.state.count_restarts().best
     assert set(hits) == {1, 2, 3}

@@ -23,8 +23,16 @@ from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence
 from unrelu.search.joint_search import JointSearch
-from unrelu.search.learned_prior import LearnedConfidence, keep, prior_key
-from unrelu.search.simulation import NOISE_STEP, NoiseLevel, Simulation, simulated, spread_of
+from unrelu.search.learned_prior import (
+    NOISE_STEP,
+    LearnedConfidence,
+    NoiseLevel,
+    Simulation,
+    keep,
+    prior_key,
+    simulated,
+    spread_of,
+)
 
 K, N, B = 3, 12, 6
 STEP = NOISE_STEP
@@ -212,8 +220,10 @@ def test_large_files_are_not_read(learned_of, cache, monkeypatch):
     [path] = cache.iterdir()
     fill(path, **{"4": np.zeros(2**18)})
     sizes = []
-    read = learned_prior.read_npz
-    monkeypatch.setattr(learned_prior, "read_npz", lambda path, most: sizes.append(most) or read(path, most))
+    read = learned_prior.read_array_file
+    monkeypatch.setattr(
+        learned_prior, "read_array_file", lambda path, most, *given: sizes.append(most) or read(path, most, *given)
+    )
     unrelu.invert(rough(), y, noise="gaussian:0.3")
     assert sizes
     assert max(sizes) <= 2**20
@@ -367,7 +377,7 @@ def test_a_restart_that_misses_is_made_again_and_a_restart_that_hits_is_not():
     made = np.isfinite(simulation.ends[1]).sum(axis=1)
     first = simulation.ends[1][:, 0] <= simulation.search.state.enough
     assert set(made[first]) == {1}
-    assert set(made[~first]) <= {3}
+    assert set(made[~first]) <= {2, 4}
     hits = simulation.counts(1)
     assert (hits.restarts == made).all()
 

@@ -7,8 +7,7 @@ from scipy.stats import kstest
 from tests.support import random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.search._search_starts import SearchStarts
-from unrelu.search.sample_cache import SampleCache
+from unrelu.search.sample_cache import SampleCache, SearchStarts
 
 SIZES = [(10, 30, 60), (4, 10, 16), (6, 10, 12, 40)]
 every_size = pytest.mark.parametrize("sizes", SIZES)
@@ -83,12 +82,3 @@ def test_random_starts_between_two_bounds_are_uniform_and_all_are_inside():
     assert ((codes >= -2) & (codes <= 1)).all()
     assert kstest(codes[3::4].ravel(), "uniform", (-2, 3)).statistic < 0.03
     assert np.mean((codes == -2) | (codes == 1)) < 0.02  # mirrored ones do not heap up at the ends
-
-
-def test_the_noise_is_taken_to_be_what_the_residuals_are_where_none_is_stated():
-    for options, learns in (({}, True), ({"noise": "gaussian:0.1"}, False)):
-        starts = starts_of((4, 10, 16), **options)
-        before = starts._variance.copy()
-        starts.learn(np.array([16e6, np.inf]))
-        assert (starts._variance[0] > 100 * before[0]) == learns
-        assert starts._variance[1] == before[1]

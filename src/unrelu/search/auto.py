@@ -12,7 +12,7 @@ from unrelu.local_search.option_checks import at_least
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
-from unrelu.search.joint_search import JointSearch, by_agreement, flat_confidence
+from unrelu.search.joint_search import REFINED, JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
 from unrelu.thresholds import CONFIDENT
 
@@ -30,7 +30,7 @@ class Search:
 
     A descent minimises :math:`|y - A G(z)|_2^2 + \lambda |z|_2^2`, first on smoothed generators
     (:mod:`~unrelu.search.descents`). Restarts start from independent draws of the codes given the observation
-    (:mod:`~unrelu.search._search_starts`). Where few restarts agree, they go on by basin hopping: each perturbs its
+    (:mod:`~unrelu.search.sample_cache`). Where few restarts agree, they go on by basin hopping: each perturbs its
     code, descends again, and keeps the lower code. The user's codes ``z0`` start further descents, and so does the code
     that ``exact`` finds layer by layer, if no noise is visible and the first restart is no exact fit. These descents do
     not count for the confidence.
@@ -41,13 +41,13 @@ class Search:
     on the generator (:mod:`~unrelu.search.learned_prior`), once for each measurement and level of noise. This takes
     about a second, up to five on emulators, or as long as thirty restarts of a large generator.
 
-    Where a Jacobian is expensive (:func:`~unrelu.search.sample_cache.is_large`), descents are L-BFGS steps without
+    Where a Jacobian is expensive (:class:`~unrelu.search.sample_cache.SampleCache`), descents are L-BFGS steps without
     smoothing and perturbations, and starts are drawn from :math:`N(0, 0.3^2 I)`.
 
     The search runs in single precision, and in double precision for an observation that single precision does not
     resolve, if its network is small and dense. The best code is refined in double precision to first-order optimality,
     also at kinks (:mod:`~unrelu.local_search.refinement`). For l1 and linf, descents in that norm start from it and
-    from other local optima (:mod:`~unrelu.search.norm_finish`). CONVERGED then means first-order stationary.
+    from other local optima (:mod:`~unrelu.search._norm_finish`). CONVERGED then means first-order stationary.
 
     Args:
         confidence: the search of an observation stops at this confidence.
@@ -96,7 +96,7 @@ class Search:
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
-        run.refine(self.max_iterations, self.max_programs)
+        run.refine(self.max_iterations or REFINED, self.max_programs)
         confidence = run.confidence() if self.rounds != 0 else math.nan
         return Inversion.of(
             problem,

@@ -10,23 +10,23 @@ import torch
 from scipy.special import chdtri
 from torch import Tensor
 
+from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
+from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
 from unrelu.result.pooled_noise import too_large
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
-from unrelu.search._search_starts import SearchStarts, cheap_by_layer
-from unrelu.search._search_state import SearchState
+from unrelu.search._norm_finish import PERTURBATIONS, finish
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
-from unrelu.search.confidence import FLAT, confidence
+from unrelu.search.confidence import FLAT, RestartCounts, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
-from unrelu.search.norm_finish import PERTURBATIONS, finish
-from unrelu.search.sample_cache import SampleCache, fits_single
+from unrelu.search.sample_cache import SampleCache, SearchStarts, fits_single
 from unrelu.search.schedules import effort
 from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
 
@@ -40,14 +40,19 @@ _AT_ONCE = 16
 _AGREE = 2
 # The most steps in double precision to an exact fit; a Jacobian of a large generator is expensive.
 _EXACT_FIT_STEPS, _EXACT_FIT_STEPS_LARGE = 200, 10
+# A layer-wise start is tried if the least-squares problem of each layer takes at most this work, n k^2.
+_LAYER_WORK = 5e7
 # A larger prior needs double precision.
 _LARGEST_PRIOR = 1e12
 # The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average.
-_REFINED = 3000
+REFINED = 3000
 # Objectives below this fraction of |y|^2 are rounding in double precision.
 _ROUNDING = 1e-30
 # This multiple of it ends steps on a large generator, of which each costs much: outputs are off by 100 units.
 _ROUNDING_LARGE = 500.0
+# Of objectives below the first fraction of |y|^2, single precision resolves no difference. Objectives count as equal
+# where outputs are off by at most the second, in units of the precision.
+_ZERO, _UNITS = 1e-12, 20
 # The most local optima in l2 from which a code within the bounds of uniform noise is searched.
 _FURTHER = 6
 
@@ -68,6 +73,76 @@ def searched_objective(problem: Problem, cache: SampleCache) -> SquaredError:
     return SquaredError.of(problem, cache.single if single else problem.network)
 
 
+class SearchState:
+    """The state of a search of B observations.
+
+    Attributes:
+        z, f: the best codes, (B, k), in the precision of the last refinement, and their objectives, (B,).
+        restarts, ends: where the restarts ended, (B, C, k), and their objectives, (B, C), infinite for restarts that
+            failed or were not made.
+        made, perturbations: the number of restarts, and of perturbations of each restart, (B,).
+        rounds, steps: the number of finished rounds, and of steps of all descents, (B,).
+        exact, refuted: whether the code is an exact fit, and the objectives of codes that proved to be none, (B,).
+        perturbed, improved: whether the rest of the budget went to perturbations of the best restart, and whether they
+            found a better code, (B,).
+        probability: the confidence that the best code is the best of all, (B,).
+        enough, rounding: objectives at which a descent may end, and below which objectives count as equal, (B,).
+        status: how the search ended, (B,).
+
+    It begins after the ``skipped`` rounds, (B,); ``eps`` is the unit of the precision in which objectives are computed.
+    """
+
+    def __init__(self, problem: Problem, skipped: Integers, eps: float) -> None:
+        n, k, energy = problem.size, problem.network.latent_dim, problem.energy
+        self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
+        self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
+        self.made, self.perturbations, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
+        self.exact, self.perturbed, self.improved = (np.zeros(n, dtype=bool) for _ in range(3))
+        self.rounds, self.probability = skipped.copy(), np.zeros(n)
+        self.enough, self.rounding = _ZERO * energy, (_UNITS * eps) ** 2 * energy
+        self.status = np.full(n, Status.FOUND_ONCE, dtype=object)
+
+    def accept(self, observations: Index, z: Array, f: Array) -> None:
+        """Keep those codes (b, k) that are lower than the best ones."""
+        lower = f < self.f[observations]
+        self._set_best(observations[lower], z[lower], f[lower])
+
+    def replace_best(self, observations: Index, z: Array, f: Array) -> None:
+        """Replace the best codes by codes (b, k) reached from them, also as the ends of the restarts of these."""
+        # No restart ended there if the code came from z0 or a layer.
+        i, restart = np.nonzero(self.ends[observations] == self.f[observations, None])
+        self.ends[observations[i], restart], self.restarts[observations[i], restart] = f[i], z[i]
+        self._set_best(observations, z, f)
+
+    def _set_best(self, observations: Index, z: Array, f: Array) -> None:
+        """Set the best codes. The confidence of worse ones does not hold for better ones should the search end now."""
+        self.probability[observations[f < (1 - SAME_OPTIMUM) * self.f[observations]]] = 0.0
+        self.z[observations], self.f[observations] = z, f
+
+    def record(self, observations: Index, some: slice, z: Array, f: Array) -> None:
+        """Record where some restarts ended, (b, c, k), and their objectives, (b, c); keep what is lower."""
+        self.restarts[observations, some], self.ends[observations, some] = z, f
+        self.accept(observations, z[np.arange(len(observations)), f.argmin(axis=1)], f.min(axis=1))
+
+    def count_restarts(self) -> RestartCounts:
+        """How many restarts of every observation ended in the best and the second best optimum."""
+        return RestartCounts.of(self.ends, self.f, self.rounding, self.made)
+
+    def other_optima(self, observations: Index, most: int) -> list[Array]:
+        """The codes of at most so many further optima that restarts found, best first, (b, k) each.
+
+        Observations with fewer optima repeat their best code.
+        """
+        order = np.argsort(self.ends[observations], axis=1)
+        ends = np.take_along_axis(self.ends[observations], order, axis=1)
+        new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME_OPTIMUM) * ends[:, :-1])
+        number = np.where(new, new.cumsum(axis=1), 0)
+        codes = [self.z[observations].copy() for _ in range(min(most, number.max(initial=0)))]
+        for place, rank in np.argwhere((number > 0) & (number <= most)):
+            codes[number[place, rank] - 1][place] = self.restarts[observations[place], order[place, rank + 1]]
+        return codes
+
+
 class JointSearch:
     """One search: independent restarts, and the best code of each observation.
 
@@ -85,7 +160,6 @@ class JointSearch:
         rounds: the largest number of rounds; None: by the schedule of the descents.
         pool: see :class:`~unrelu.search.auto.Search`.
         simulated: whether the observations are simulated, so that none has an exact fit or is searched for longer.
-        efforts: the number of restarts, and of perturbations of each, after so many rounds.
     """
 
     def __init__(
@@ -96,9 +170,8 @@ class JointSearch:
         rounds: int | None = None,
         pool: bool = False,
         simulated: bool = False,
-        efforts: Callable[[int], tuple[int, int]] = effort,
     ) -> None:
-        self.problem, self.judge, self.pool, self.simulated, self.efforts = problem, judge, pool, simulated, efforts
+        self.problem, self.judge, self.pool, self.simulated = problem, judge, pool, simulated
         self.cache = SampleCache.of(problem.network, problem.bounds)
         self.objective = searched_objective(problem, self.cache)
         self.descents = descents_for(problem, self.cache, self.objective)
@@ -106,10 +179,7 @@ class JointSearch:
         self.limited_memory = self.descents.schedule.limited_memory
         self.rule = rule = StoppingRule(self.descents.schedule, sure, rounds)
         self.noiseless = problem.looks_noiseless & (not simulated)
-        precision = torch.finfo(self.objective.y.dtype).eps
-        self.state = state = SearchState(
-            problem.energy, problem.network.latent_dim, rule.begin(self.noiseless), precision
-        )
+        self.state = state = SearchState(problem, rule.begin(self.noiseless), torch.finfo(self.objective.y.dtype).eps)
 
         def report() -> Progress:  # without self: in a cycle of references, tensors would stay in memory for long
             # In l1 and linf, an observation is only finished after its descent in that norm.
@@ -136,7 +206,7 @@ class JointSearch:
         """Make rounds until the rule stops every observation, or the watch says stop."""
         state = self.state
         while not self.watch.reason and len(observations := self._next()) and not self.watch():
-            self.advance(observations, *self.efforts(int(state.rounds[observations[0]]) + 1))
+            self.advance(observations, *effort(int(state.rounds[observations[0]]) + 1))
             if not self.watch.reason:
                 state.rounds[observations] += 1
                 if not self.simulated:
@@ -156,11 +226,9 @@ class JointSearch:
     def budget_used(self) -> BudgetUsed:
         """What the search has used of the budget of every observation."""
         state, problem = self.state, self.problem
-        close = (state.f <= _CLOSE * problem.energy) & (problem.prior == 0) & (not problem.noise.stated)
-        return BudgetUsed(
-            state.rounds, self.descents.microseconds(state.steps), state.exact,
-            self.noiseless | close & (not self.simulated), self._misfit(), state.probability,
-        )  # fmt: skip
+        close = (state.f <= _CLOSE * problem.energy) & (not (problem.prior or problem.noise.stated or self.simulated))
+        used = self.descents.microseconds(state.steps)
+        return BudgetUsed(state.rounds, used, state.exact, self.noiseless | close, self._misfit(), state.probability)
 
     def _misfit(self) -> Flags:
         """Whether stated noise leaves as large an objective with a probability of at most 1%, (B,).
@@ -189,7 +257,6 @@ class JointSearch:
         if not self.simulated:
             sure = open_[state.probability[open_] >= self.rule.confidence]
             state.probability[sure[self._flat(sure)]] = 0.0  # dead neurons bring many starts to the same plateau
-        self.starts.learn(state.f)
 
     def _flat(self, observations: Index) -> Flags:
         """Whether the best codes of some observations are on a plateau, (b,): a reverse pass shows that J is zero."""
@@ -204,7 +271,9 @@ class JointSearch:
     def advance(self, observations: Index, restarts: int, perturbations: int) -> None:
         """Raise the number of restarts, the same for all these observations, and of perturbations of each restart."""
         state = self.state
-        state.reserve(restarts)
+        room = ((0, 0), (0, max(0, restarts - state.ends.shape[1])))
+        state.ends = np.pad(state.ends, room, constant_values=np.inf)
+        state.restarts = np.pad(state.restarts, (*room, (0, 0)), constant_values=np.nan)
         done, old = int(state.perturbations[observations[0]]), int(state.made[observations[0]])
         for part in self._parts(observations, restarts * max(perturbations, 1)):
             if perturbations > done and old:
@@ -223,9 +292,7 @@ class JointSearch:
     def perturb_best(self, observations: Index, most: Index | None = None) -> None:
         """Spend the rest of the budget on perturbations of the best restarts, which find more than new restarts do.
 
-        Args:
-            observations: the observations whose best restarts are perturbed.
-            most: the largest number of perturbations, (b,).
+        Each observation has at most so many, (b,).
         """
         state, left = self.state, self.rule.perturbations(self.budget_used())[observations]
         before = state.f[observations]
@@ -238,23 +305,22 @@ class JointSearch:
                     if self.watch():
                         return
                     perturbations = self.starts.perturbations(part, 1, each)
-                    start = Start(part, state.z[part, None], state.f[part, None].copy(), perturbations)
-                    self._descend(start)
-                    state.replace_best(part, start.z[:, 0], start.f[:, 0])
+                    end = self._descend(Start(part, state.z[part, None], state.f[part, None], perturbations))
+                    state.replace_best(part, end.z[:, 0], end.f[:, 0])
             self._confirm_exact()
             left, most_at_once = left - count, 2 * most_at_once
         state.improved[observations] = state.f[observations] < (1 - SAME_OPTIMUM) * before
 
     def descend_from(self, observations: Index, z: Array) -> None:
         """Descend from codes (b, k) near an optimum. These are no random restarts, so the confidence ignores them."""
-        start = Start.unperturbed(observations, self.problem.bounds.clip(z)[:, None])
-        self._descend(start)
-        self.state.accept(observations, start.z[:, 0], start.f[:, 0])
+        end = self._descend(Start.unperturbed(observations, self.problem.bounds.clip(z)[:, None]))
+        self.state.accept(observations, end.z[:, 0], end.f[:, 0])
 
-    def _descend(self, start: Start) -> None:
+    def _descend(self, start: Start) -> Start:
         """Descend from some codes, in place."""
         enough = self.state.enough[start.observations]
         self.state.steps[start.observations] += self.descents.improve(start, enough, self.watch)
+        return start
 
     def _parts(self, observations: Index, codes: int) -> list[Index]:
         """Split observations into parts, so that ``codes`` codes of each observation of a part fit into memory."""
@@ -267,7 +333,7 @@ class JointSearch:
         state.exact = self.problem.fits_exactly(z0) & (not self.problem.prior)
         state.accept(everyone, z0, np.where(state.exact, 0.0, self._values(everyone, z0)))
         others = np.flatnonzero(~state.exact)
-        # Where a refinement makes the same steps, there is no descent.
+        # Where a refinement makes the same steps, there is no descent: it would take twice as long.
         refined = self.rule.rounds == 0 and self.limited_memory and self.problem.noise.noisy
         if len(others) and not refined and not self.watch():
             self.descend_from(others, z0[others])
@@ -278,7 +344,11 @@ class JointSearch:
 
         It costs as much as many restarts, but finds exact fits that few restarts reach.
         """
-        if self.problem.z0 is not None or not len(observations) or not cheap_by_layer(self.problem):
+        network = self.problem.network
+        if self.problem.z0 is not None or not len(observations) or not isinstance(network, Network):
+            return
+        work = max(layer.n_out * layer.n_in**2 for layer in network.layers)
+        if work > _LAYER_WORK or layerwise_reason(network) or not self.problem.operator.is_layer_of(network):
             return
         control = self.problem.control.part(lambda _: self.report())
         z = starting_codes(self.problem.part(observations, control), "exact")[0]
@@ -288,33 +358,28 @@ class JointSearch:
 
     def _values(self, observations: Index, z: Array) -> Array:
         """The objective at codes (b, k), in the precision of the search, (b,)."""
-        return (
-            self.objective.values(self.objective.tensor(z), self.objective.index(observations)).cpu().double().numpy()
-        )
+        objective = self.objective
+        return objective.values(objective.tensor(z), objective.index(observations)).cpu().double().numpy()
 
     # --- double precision ---------------------------------------------------------------------------------------------
 
     def _confirm_exact(self) -> None:
         """Refine codes that look like exact fits in double precision, and check whether they are."""
-        state = self.state
-        near = self._near_exact(np.arange(self.problem.size)) & ~state.exact & (state.f < 0.5 * state.refuted)
-        observations = np.flatnonzero(near)
+        state, energy = self.state, self.problem.energy
+        observations = np.flatnonzero((state.f <= _EXACT * energy) & ~state.exact & (state.f < 0.5 * state.refuted))
         if self.problem.prior or self.problem.network.too_large or not len(observations):
             return  # without a Jacobian, the fit stays that of single precision
         state.refuted[observations] = state.f[observations]
-        state.z[observations] = self._fitted(observations)
+        objective, z, where, zero = self._in_double(observations)
+        state.z[observations] = self._fitted(objective, z, where, zero)
         state.exact[observations] = self.problem.part(observations).fits_exactly(state.z[observations])
         left = observations[~state.exact[observations]]
         if len(left) and isinstance(self.descents, CompiledDescents):
             # Single precision may not resolve what is left of an ill-conditioned generator.
             self.descents.resolve(left)
-            objective, z, where, zero = self._in_double(left)
-            state.replace_best(left, state.z[left], objective.values(z, where).cpu().numpy())
-            state.refuted[left], state.enough[left] = state.f[left], zero.cpu().numpy()
-
-    def _near_exact(self, observations: Index) -> Flags:
-        """Whether the best codes of some observations may be exact fits, (b,)."""
-        return np.asarray(self.state.f[observations] <= _EXACT * self.problem.energy[observations])
+            values = objective.values(objective.tensor(state.z[left]), objective.index(left)).cpu().numpy()
+            state.replace_best(left, state.z[left], values)
+            state.refuted[left], state.enough[left] = values, _ROUNDING * energy[left]
 
     def _in_double(self, observations: Index) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
         """The objective in double precision, the codes, their observations, and the f of each that counts as 0."""
@@ -322,16 +387,16 @@ class JointSearch:
         exact = objective.tensor(_ROUNDING * self.problem.energy[observations])
         return objective, objective.tensor(self.state.z[observations]), objective.index(observations), exact
 
-    def _fitted(self, observations: Index) -> Array:
+    def _fitted(self, objective: SquaredError, z: Tensor, where: Tensor, exact: Tensor) -> Array:
         """Refine codes near exact fits to full precision, (b, k)."""
-        objective, z, where, exact = self._in_double(observations)
         if self.limited_memory:
             enough, most, curvature = _ROUNDING_LARGE * exact, _EXACT_FIT_STEPS_LARGE, self.objective
-            z, f, _, arrived = refine(objective, z, where, enough, most, self.watch, curvature)
+            z, _, _, arrived = refine(objective, z, where, enough, most, self.watch, curvature)
         else:
-            z, f, _, arrived = refine(objective, z, where, exact, _REFINED, self.watch)
+            z, f, _, _ = refine(objective, z, where, exact, REFINED, self.watch)
+            arrived = f <= exact
         # For a badly conditioned generator, an exact fit takes a new Jacobian at every step.
-        left = torch.nonzero(~arrived if self.cache.large else f > exact)[:, 0]
+        left = torch.nonzero(~arrived)[:, 0]
         if len(left):
             state = LevenbergMarquardtSteps(objective, z[left], where[left], enough=exact[left])
             z[left] = state.run(_EXACT_FIT_STEPS_LARGE if self.cache.large else _EXACT_FIT_STEPS, self.watch).z
@@ -339,49 +404,35 @@ class JointSearch:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def refine(self, most: int | None, max_programs: int) -> None:
-        """Refine the best codes to local optima, and say how each search ended.
-
-        Args:
-            most: the largest number of steps of a refinement; None: the default.
-            max_programs: linear programs of a descent in l1 or linf.
-        """
+    def refine(self, most: int, max_programs: int) -> None:
+        """Refine the best codes by at most so many steps, descend in l1 or linf, and say how each search ended."""
         state = self.state
-        state.finish(state.count_restarts().best > 1, Status.REFOUND)
+        state.status[state.count_restarts().best > 1] = Status.REFOUND
         observations = np.flatnonzero(~state.exact & np.isfinite(state.f))
-        near = self._near_exact(observations)
-        for some in (observations[~near], observations[near]):
-            if len(some) and not self.watch.reason:
-                state.z[some], optimal = self._at_optimum(some, most)
-                state.finish(some[~optimal], Status.ITERATION_LIMIT)
-        if self.limited_memory and len(observations) and not self.watch.reason:
-            state.f[observations] = self._values(observations, state.z[observations])
-            self._confirm_exact()
+        if len(observations) and not self.watch.reason:
+            if self.limited_memory and isinstance(self.descents, BatchDescents):
+                z, optimal = self.descents.refined(observations, state.z[observations], most, self.watch)
+                state.z[observations], state.f[observations] = z, self._values(observations, z)
+                self._confirm_exact()
+            else:
+                found = refine(*self._in_double(observations), most, self.watch)
+                state.z[observations], optimal = found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
+            state.status[observations[~optimal]] = Status.ITERATION_LIMIT
         flat = observations[self._flat(observations)]
-        state.finish(flat, Status.FLAT)
-        state.probability[flat] = 0.0
+        state.status[flat], state.probability[flat] = Status.FLAT, 0.0
         if self.watch.reason:
             # Confidence in l2 says nothing about another norm.
             sure = self.rule.finished(self.budget_used()) & self.problem.differentiable
-            state.finish(~sure, self.watch.reason)
+            state.status[~sure] = self.watch.reason
         elif not self.problem.differentiable:
             self._descend_in_norm(max_programs)
-
-    def _at_optimum(self, observations: Index, most: int | None) -> tuple[Array, Flags]:
-        """Refine codes to first-order optima, (b, k), and say whether each is at one, (b,)."""
-        single = self.problem.network.too_large or not self._near_exact(observations).any()
-        if single and self.limited_memory and isinstance(self.descents, BatchDescents):
-            z = self.state.z[observations]
-            return self.descents.refined(observations, z, most or _REFINED, self.watch)
-        found = refine(*self._in_double(observations), most or _REFINED, self.watch)
-        return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
 
     def _descend_in_norm(self, max_programs: int) -> None:
         """Descend in l1 or linf from the best codes, and say how the descents ended."""
         state, report = self.state, self.report
         known = np.flatnonzero(np.isfinite(state.z).all(axis=1))
         if self.problem.network.too_large:
-            state.finish(known, Status.LEAST_SQUARES)
+            state.status[known] = Status.LEAST_SQUARES
         elif len(known):
             done = 0
 

@@ -1,17 +1,23 @@
-"""Samples of a generator, and the Gaussian model that estimates codes from any measurement."""
+"""The starts of a search and its perturbations: samples, and the Gaussian model that estimates codes from them."""
 
 from __future__ import annotations
 
+import functools
 import weakref
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from scipy.special import ndtr
 from torch import Tensor
 
+from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements import IdentityOperator, Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator
+from unrelu.problem import Problem
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import SAMPLE_NUMBERS, at_once
 from unrelu.runtime.streams import stream, torch_stream
 
@@ -28,6 +34,19 @@ _WORK = 4 * 10**9
 _DIRECTIONS, _SWEEPS = 128, 2
 # Squares of numbers outside this range overflow or vanish in single precision.
 _SINGLE = (1e-12, 1e12)
+# The Gaussian model adds this fraction of the outputs' variance to the noise.
+_ESTIMATE_NOISE = 1e-2
+# Variances are rounded to powers of this, so that observations share the model's factorisations.
+_VARIANCE_STEP = 4.0
+# One of _RANDOM starts is random and up to _FURTHEST times as long, in case the Gaussian model misleads all others: the
+# best code of few noisy outputs may be far from the codes that the generator was trained with.
+_RANDOM, _FURTHEST = 4, 3.0
+# The length of starts on a large generator, as a multiple of that of N(0, I). Descents from there take half as many
+# steps as from N(0, I), and end in the best optimum as often.
+_SHORT = 0.3
+# The shortest and the longest perturbation, as multiples of the length of the code. Long ones are for real data, whose
+# best codes are long, short ones for optima nearby (tuned on the families to tune on).
+_SHORTEST, _LONGEST = 0.1, 10.0
 
 _caches: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
 
@@ -37,21 +56,15 @@ def fits_single(size: float) -> bool:
     return size == 0 or _SINGLE[0] <= size <= _SINGLE[1]
 
 
-def is_large(network: Generator) -> bool:
-    """Whether a Jacobian is expensive. Work is counted, not timed, so that a search does not depend on the clock."""
-    return network.latent_dim * network.work >= _LARGE
-
-
 def is_expensive(network: Generator) -> bool:
     """Whether a Jacobian in double precision costs more than the search."""
     return network.latent_dim * network.work >= _EXPENSIVE
 
 
-def _outputs(network: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """The codes, and their outputs, in the precision of the generator."""
-    codes = codes.to(network.device, network.dtype)
-    parts = torch.split(codes, at_once(SAMPLE_NUMBERS, 4 * network.width, network.device))
-    return codes, torch.cat([network.forward(part) for part in parts])
+def _values(function: Generator | Operator, x: Tensor) -> Tensor:
+    """The values of a generator or a measurement, a bounded number at a time."""
+    parts = torch.split(x, at_once(SAMPLE_NUMBERS, 4 * function.width, x.device))
+    return torch.cat([function.forward(part) for part in parts])
 
 
 def _bounded(x: Tensor) -> Tensor:
@@ -136,35 +149,34 @@ class GaussianModel:
 
 
 class SampleCache:
-    r"""Draws z_i ~ N(0, I), their outputs x_i = G(z_i), and the Gaussian model of both.
-
-    Coordinates with two finite bounds are uniform between them.
+    r"""Draws z_i ~ N(0, I), or uniform between two bounds, their outputs x_i = G(z_i), and the Gaussian model of both.
 
     The draws do not depend on the seed of a search: they describe the generator, and new draws for every chunk of a
     data set would cost as much as inverting it.
 
     Attributes:
-        large: see :func:`is_large`.
+        large: whether a Jacobian is expensive. Work is counted, not timed, so that a search gives the same bits again.
         single: the generator in float32.
         fits: whether ``single`` works: its layers and outputs stay in the range of single precision.
         model: the model of the draws, in float32 if ``fits``, else in the generator's precision.
     """
 
     def __init__(self, network: Generator, bounds: Bounds | None = None) -> None:
-        self.large = is_large(network)
+        self.large = network.latent_dim * network.work >= _LARGE
         count = max(_FEWEST, min(_SAMPLES, SAMPLE_NUMBERS // network.output_dim, _WORK // max(network.work, 1)))
         if bounds is None or bounds.none:
             codes = torch.randn(count, network.latent_dim, generator=torch_stream("samples"), dtype=torch.float32)
         else:
             codes = torch.tensor(bounds.draw(stream("samples in bounds"), (count,)), dtype=torch.float32)
-        self.single = network.to(torch.float32)
+        self.single, z = network.to(torch.float32), codes.to(network.device)
         try:
-            z, x = _outputs(self.single, codes)
+            x = _values(self.single, z)
             self.fits = bool(x.isfinite().all()) and fits_single(float(x.abs().max()))
         except RuntimeError:  # a module with constants of its own in double precision
             self.fits = False
         if not self.fits:
-            z, x = _outputs(network, codes)
+            z = z.to(network.dtype)
+            x = _values(network, z)
         self.model = GaussianModel(z, _bounded(x))
         self._measured: weakref.WeakKeyDictionary[Operator, GaussianModel] = weakref.WeakKeyDictionary()
 
@@ -190,8 +202,62 @@ class SampleCache:
             model, inner = self.measured_by(operator.unweighted)
             return model, operator.around(inner)
         if operator not in self._measured:
-            z, x = self.model.z, self.model.x
-            own = operator.to(x.dtype, x.device)
-            parts = torch.split(x, at_once(SAMPLE_NUMBERS, 4 * own.width))
-            self._measured[operator] = GaussianModel(z, _bounded(torch.cat([own.forward(part) for part in parts])))
+            x = self.model.x
+            values = _values(operator.to(x.dtype, x.device), x)
+            self._measured[operator] = GaussianModel(self.model.z, _bounded(values))
         return self._measured[operator], IdentityOperator(operator.shape, operator.m)
+
+
+class SearchStarts:
+    r"""The starts of one search, and the perturbations of codes.
+
+    The first start of an observation is its posterior mean under the :class:`GaussianModel` of the samples. One of four
+    starts is drawn from :math:`N(0, s^2 I)`, s from 1 to 3, log-uniform, and the others from the posterior. For a large
+    generator the model would cost more than descents, so these other starts are drawn from :math:`N(0, 0.3^2 I)`. A
+    perturbation of a code z is :math:`t \, |z|_2 / \sqrt k \; \xi`, :math:`\xi \sim N(0, I)`, t log-uniform.
+    Coordinates beyond a bound are reflected at it, and random starts are uniform between two bounds. Each observation
+    has its own random stream, so its starts do not depend on the other observations.
+    """
+
+    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
+        self.problem, self.objective = problem, objective
+        self._samples, self._operator = cache.measured_by(objective.operator)
+        self._y, known = objective.y, problem.noise.variance(problem.y)
+        self._operator, gain = self._operator.normalised()  # the Gaussian model is one in the units of outputs
+        self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]
+        self._large, self._stream = cache.large, functools.cache(functools.partial(stream, "search", problem.seed))
+        with np.errstate(divide="ignore"):
+            exponent = np.rint(np.log(known + _ESTIMATE_NOISE * self._samples.spread) / np.log(_VARIANCE_STEP))
+        self._variance = _VARIANCE_STEP**exponent
+
+    def codes(self, observations: Index, first: int, count: int) -> Array:
+        """The starts number ``first`` to ``first + count`` of some observations, (b, count, k)."""
+        (drawn, size), bounds = self._draws(observations, count, 1.0, _FURTHEST), self.problem.bounds
+        number = np.arange(first, first + count)[None, :, None]
+        inside = _SHORT * drawn if self._large else self._posterior(observations, number, drawn)
+        random = np.where(bounds.uniform, bounds.quantile(ndtr(drawn)), size * drawn)
+        return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
+
+    def perturbations(self, observations: Index, restarts: int, count: int) -> Array:
+        """Perturbations in units of the root mean square of the perturbed code, (b, restarts, count, k)."""
+        drawn, size = self._draws(observations, restarts * count, _SHORTEST, _LONGEST)
+        return (size * drawn).reshape(len(observations), restarts, count, drawn.shape[2])
+
+    def _draws(self, observations: Index, count: int, least: float, most: float) -> tuple[Array, Array]:
+        """Codes of N(0, I), (b, count, k), and log-uniform sizes, (b, count, 1), each observation from its stream."""
+        rngs, shape = [self._stream(i) for i in observations.tolist()], (count, self.problem.network.latent_dim)
+        drawn = np.array([rng.standard_normal(shape) for rng in rngs])
+        return drawn, np.exp([rng.uniform(np.log(least), np.log(most), (count, 1)) for rng in rngs])
+
+    def _posterior(self, observations: Index, number: Index, drawn: Array) -> Array:
+        """The posterior mean as the start of number 0, and draws from the posterior as the others, (b, count, k)."""
+        codes, variances = np.empty_like(drawn), self._variance[observations]
+        for variance in np.unique(variances):
+            some = np.flatnonzero(variances == variance)
+            at = self.objective.index(observations[some])
+            model = self._samples.posterior(self._operator.take(at), self._y[at], float(variance))
+            mean, covariance = (t.cpu().double().numpy() for t in model)
+            values, vectors = np.linalg.eigh(covariance)
+            factor = vectors * np.sqrt(np.clip(values, 0.0, None))[:, None, :]
+            codes[some] = mean[:, None] + np.where(number == 0, 0.0, drawn[some] @ factor.transpose(0, 2, 1))
+        return codes

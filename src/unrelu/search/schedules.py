@@ -50,7 +50,7 @@ class Schedule:
             does not explain the code.
         simulated: the number of simulated observations from which the confidence is learned.
         quick: whether simulated observations are finished when one restart ends in their best code, see
-            :class:`~unrelu.search.simulation.Simulation`.
+            :class:`~unrelu.search.learned_prior.Simulation`.
     """
 
     widths: tuple[float, ...] = _WIDTHS

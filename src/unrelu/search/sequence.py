@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.layerwise.layer_by_layer import Layerwise
-from unrelu.problem import Control, Problem, Progress
+from unrelu.problem import Problem, Progress
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Flags
 from unrelu.search.auto import Search
@@ -57,69 +57,35 @@ def track(solve: Solve, method: Any, problem: Problem) -> tuple[Inversion, Flags
         The codes, judged one by one and by the size of their residuals only, and the observations whose code is that
         of a single descent, (B,).
     """
-    sequence = _Sequence(solve, method, problem)
-    while sequence.done < problem.size:
+    codes, descended = np.full((problem.size, problem.network.latent_dim), np.nan), np.zeros(problem.size, dtype=bool)
+    results, done, width, searches = list[Inversion](), 0, 1, isinstance(method, Search)
+    start, descends = (None, False) if problem.z0 is None else (problem.z0[:1], searches)
+
+    def whole(progress: Progress) -> Progress:
+        z = codes.copy()
+        z[done : done + len(progress.z)] = progress.z
+        return replace(progress, done=done, total=len(z), z=z)
+
+    while done < problem.size:
         if problem.control.expired() or problem.control.halted:
-            sequence.accept(solve(method, sequence.next(problem.size)))
-        elif not sequence.descend():
-            sequence.search()
-    return Inversion.joined(sequence.results, problem), sequence.descended
-
-
-class _Sequence:
-    """The observations of a batch, of which the first ``done`` have a result."""
-
-    def __init__(self, solve: Solve, method: Any, problem: Problem) -> None:
-        self.solve, self.method, self.problem, self.searches = solve, method, problem, isinstance(method, Search)
-        self.start = None if problem.z0 is None else problem.z0[:1]
-        self.codes = np.full((problem.size, problem.network.latent_dim), np.nan)
-        self.descended, self.results = np.zeros(problem.size, dtype=bool), list[Inversion]()
-        self.done, self.width, self.explained = 0, 1, True
-
-    def next(self, count: int) -> Problem:
-        """The problem of the next ``count`` observations, which start from the last code."""
-        some = np.arange(self.done, min(self.done + count, self.problem.size))
-        starts = None if self.start is None else np.repeat(self.start, len(some), axis=0)
-        return self.problem.part(some, self._control(), z0=starts)
-
-    def descend(self) -> bool:
-        """Descend from the last code, for as many observations as may succeed; whether the first of them did."""
-        if not self.searches or self.start is None or not self.explained:
-            return False
-        found = self.solve(replace(self.method, rounds=0), self.next(self.width))
-        good = int(np.argmin(np.append(found.success, False)))
-        self.width = 2 * self.width if good == len(found) else max(1, good)
-        if not good:
-            self.start = found.z[:1] if np.isfinite(found.z[0]).all() else self.start
-            return False
-        self.descended[self.done : self.done + good] = True
-        self.accept(found[:good])
-        return True
-
-    def search(self) -> None:
-        """Search the next observation; after one that is not explained, more and more of them together."""
-        count = 1 if self.explained else self.width
-        self.accept(self.solve(self.method, self.next(count)))
-        self.width = 1 if self.explained else 2 * count
-
-    def accept(self, result: Inversion) -> None:
-        """Keep the result of the next observations."""
-        known = result.z[np.isfinite(result.z).all(axis=1)]
-        self.start = known[-1:] if len(known) else self.start
-        self.codes[self.done : self.done + len(result)] = result.z
-        self.done += len(result)
-        self.results.append(result)
-        # What neither the noise nor an exact fit explains is hardly explained in the next observation.
-        exact = result.status[-1] in (Status.EXACT_FIT, Status.NOT_UNIQUE)
-        self.explained = not self.searches or bool(result.success[-1] and (exact or self.problem.noise.stated))
-
-    def _control(self) -> Control:
-        """A control that reports the progress of the whole batch."""
-        codes, done = self.codes, self.done
-
-        def whole(progress: Progress) -> Progress:
-            z = codes.copy()
-            z[done : done + len(progress.z)] = progress.z
-            return replace(progress, done=done, total=len(z), z=z)
-
-        return self.problem.control.part(whole)
+            descends, width = False, problem.size
+        some = np.arange(done, min(done + width, problem.size))
+        starts = None if start is None else np.repeat(start, len(some), axis=0)
+        part = problem.part(some, problem.control.part(whole), z0=starts)
+        result = solve(replace(method, rounds=0) if descends else method, part)
+        good = int(np.argmin(np.append(result.success, False))) if descends else len(result)
+        known = result.z[: max(good, 1)]
+        known = known[np.isfinite(known).all(axis=1)]
+        start = known[-1:] if len(known) else start
+        if good:
+            codes[some[:good]], descended[some[:good]] = result.z[:good], descends
+            results.append(result[:good])
+            done += good
+        if descends:
+            descends, width = good > 0, 2 * width if good == len(result) else max(good, 1)
+        elif searches:
+            # What neither the noise nor an exact fit explains is hardly explained in the next observation.
+            exact = result.status[-1] in (Status.EXACT_FIT, Status.NOT_UNIQUE)
+            descends = bool(result.success[-1] and (exact or problem.noise.stated))
+            width = 1 if descends else 2 * width
+    return Inversion.joined(results, problem), descended
