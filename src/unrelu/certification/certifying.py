@@ -44,17 +44,9 @@ def enclosure(chain: CertifiedChain, eps: float, limits: Limits) -> Proof:
 
 @flush_subnormals(False)
 def prove(
-    network: Generator,
-    operator: Operator,
-    y: Array,
-    z: Array,
-    *,
-    norm: str,
-    eps: float,
-    box: bool,
-    limits: Limits,
+    network: Generator, operator: Operator, y: Array, z: Array, *, norm: str, eps: float, box: bool, limits: Limits,
     bounds: Bounds | None = None,
-) -> Certificate:
+) -> Certificate:  # fmt: skip
     """A certificate of one observation (m,), starting from a code (k,); with eps and ``box``, the box comes first.
 
     ``bounds`` have two finite ends for every coordinate and contain the code.

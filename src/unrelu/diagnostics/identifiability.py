@@ -30,6 +30,8 @@ from unrelu.runtime.streams import torch_stream
 # Without known layers, a kink this near to z, relative to its size, counts as at z. There the second difference of an
 # output is above the share of the largest first one; curvature gives a tenth of it, rounding less.
 _STEP, _BENT = 1e-6, 1e-5
+# The least ratio of singular values for which the Gram matrix tells them to eight digits, and the least square of one.
+_GRAM_RATIO, _LEAST_SQUARE = 1e-4, 1e-200
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,22 +314,30 @@ def linear_regions(network: Generator, z: Tensor, operator: Operator) -> LinearR
 
 def _measured(operator: Operator, x: Tensor, tangents: Tensor) -> Tensor:
     """The transposed Jacobian of A G, NaN where G(z) = x is not finite."""
-    return torch.where(torch.isfinite(x).all(dim=1)[:, None, None], operator.linearize(x, tangents)[1], torch.nan)
+    measured = operator.linearize(x, tangents)[1]
+    finite = torch.isfinite(x).all(dim=1)
+    return measured if finite.all() else torch.where(finite[:, None, None], measured, torch.nan)
 
 
 def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
     """The smallest of the k singular values, and the rank, of transposed Jacobians (B, k, m); NaN, -1 if not finite.
 
-    They are those of the triangular factor of the Jacobian.
+    They are those of the Gram matrix if it is well-conditioned, else of the triangular factor.
     """
     batch, k, m = tangents.shape
-    smallest, rank = np.full(batch, np.nan), np.full(batch, -1)
-    known = torch.isfinite(tangents).flatten(1).all(dim=1)
-    triangular = torch.linalg.qr(tangents[known].transpose(1, 2), mode="r")[1]
-    values = torch.linalg.svdvals(triangular)
-    rank[known.numpy()] = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1).numpy()
-    smallest[known.numpy()] = values[:, -1].numpy() if m >= k else 0.0
-    return smallest, rank
+    gram = tangents @ tangents.mT
+    finite = torch.isfinite(gram).flatten(1).all(dim=1)
+    squares = torch.linalg.eigvalsh(torch.where(finite[:, None, None], gram, 0.0)).flip(1)
+    values = squares.clamp_min(0).sqrt()[:, : min(k, m)]
+    # Written so that what overflows or underflows is near.
+    near = ~((values[:, -1:] > _GRAM_RATIO * values[:, :1]) & (squares[:, :1] > _LEAST_SQUARE)).all(dim=1)
+    known = torch.ones_like(near)
+    known[near] = torch.isfinite(tangents[near]).flatten(1).all(dim=1)
+    near &= known
+    values[near] = torch.linalg.svdvals(torch.linalg.qr(tangents[near].mT, mode="r")[1])
+    rank = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1)
+    smallest = values[:, -1] if m >= k else torch.zeros(batch, dtype=values.dtype)
+    return torch.where(known, smallest, torch.nan).numpy(), torch.where(known, rank, -1).numpy()
 
 
 def _reach(layer: Layer, u: Tensor, slopes: Tensor) -> Tensor:

@@ -231,14 +231,7 @@ def _bounds(system: LayerSystem, h: Array, sigma: float) -> tuple[Array, Array]:
 
 
 def sum_of_violations(
-    matrix: Matrix,
-    r: Array,
-    lower: Array,
-    upper: Array,
-    lo: Array,
-    hi: Array,
-    hard: bool = False,
-    far: float = math.inf,
+    matrix: Matrix, r: Array, lower: Array, upper: Array, lo: Array, hi: Array, hard: bool = False
 ) -> tuple[PiecewiseLinearProgram, Index, Array]:
     r"""min sum_j max(hi_j r_j, lo_j r_j) with r = W w + ``r``, lower <= w <= upper.
 

@@ -100,15 +100,10 @@ class LpSolution:
 
 
 def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "simplex") -> LpSolution:
-    """Solve once.
+    """Solve once, in at most ``time_limit`` seconds, by "simplex" (dual) or "ipm" (interior point, then crossover).
 
-    The layer programs are passed in dual form, with few rows and many columns. Of HiGHS's solvers, the dual simplex is
-    the fastest up to about a thousand rows, the interior point above (compared in docs/notes/layer_programs.md).
-
-    Args:
-        program: the linear program; it is checked first.
-        time_limit: in seconds.
-        method: "simplex" (dual) or "ipm" (interior point, then crossover to a vertex).
+    On the duals of layer programs, which have few rows and many columns, the dual simplex is the fastest solver of
+    HiGHS up to about a thousand rows, the interior point above (compared in docs/notes/layer_programs.md).
 
     Raises:
         SolverError: the program is malformed, or HiGHS rejects it.

@@ -97,13 +97,7 @@ class Search:
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
         run.refine(self.max_iterations or REFINED, self.max_programs)
-        confidence = run.confidence() if self.rounds != 0 else math.nan
+        confidence, found = run.confidence() if self.rounds != 0 else math.nan, run.state
         return Inversion.of(
-            problem,
-            run.state.z,
-            method="auto",
-            status=run.state.status,
-            nit=run.state.steps,
-            confidence=confidence,
-            pool=self.pool,
+            problem, found.z, method="auto", status=found.status, nit=found.steps, confidence=confidence, pool=self.pool
         )

@@ -163,14 +163,9 @@ class JointSearch:
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        judge: Callable[[JointSearch, Index], Array] = flat_confidence,
-        sure: float = 1.0,
-        rounds: int | None = None,
-        pool: bool = False,
-        simulated: bool = False,
-    ) -> None:
+        self, problem: Problem, judge: Callable[[JointSearch, Index], Array] = flat_confidence, sure: float = 1.0,
+        rounds: int | None = None, pool: bool = False, simulated: bool = False,
+    ) -> None:  # fmt: skip
         self.problem, self.judge, self.pool, self.simulated = problem, judge, pool, simulated
         self.cache = SampleCache.of(problem.network, problem.bounds)
         self.objective = searched_objective(problem, self.cache)
