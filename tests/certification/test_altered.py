@@ -328,6 +328,12 @@ def test_another_operator_does_not_verify():
     assert closed().verify(NET, Y, read_operator(None, (12,), (12,)))
 
 
+def test_an_operator_with_weights_does_not_verify():
+    weighted = unrelu.invert(NET, Y, noise=unrelu.Gaussian(np.linspace(0.1, 1, 12)), seed=0).problem.operator
+    assert weighted.weights(1) is not None
+    assert not closed().verify(NET, Y, weighted)
+
+
 def test_an_observation_that_does_not_fit_is_an_error():
     with pytest.raises(InputError, match=r"y has shape \(2, 12\)"):
         closed().verify(NET, np.stack([Y, Y]))

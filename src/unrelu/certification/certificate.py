@@ -193,6 +193,8 @@ class Certificate:
         shape, measured, bounds = network.latent_shape, problem.operator, None
         if problem.size != 1:
             raise InputError(f"y has shape {np.shape(y)}; a certificate is about one observation, {measured.shape}")
+        if measured.unweighted is not measured:
+            yield "operator= has weights of entries; pass the one that was certified"
         if self.z.shape != shape or not np.isfinite(self.z).all():
             yield f"z has shape {self.z.shape}, the network takes {shape}"
         if self.box is not None and self.box.shape != (*shape, 2):
