@@ -194,6 +194,7 @@ class _Refinement:
         each = zip(codes, *self._evaluate(codes, np.arange(len(z))), _numpy(enough), strict=True)
         self.codes = [_Code(z, float(f), g, float(least), box) for z, f, g, least in each]
 
+    @np.errstate(over="ignore", invalid="ignore")  # an exponential may overflow; such a code ends
     def run(self, most: int, stopped: Stop) -> Refined:
         """Make at most ``most`` trial steps of every code."""
         while not stopped():
