@@ -240,7 +240,7 @@ class _Refinement:
     def _gauss_newton(self, some: Index) -> Array:
         """The inverses of B of some codes, (s, k, k), with the diagonal raised by :data:`_FLOOR`."""
         z = self.curvature.tensor(np.array([self.codes[i].z for i in some]))
-        gram = 2 * self.curvature.system(z, self.curvature.index(self.observations[some]))[0].double()
+        gram = 2 * self.curvature.system(z, self.curvature.index(self.observations[some]))[0].cpu().double()
         floor = max(_FLOOR, torch.finfo(z.dtype).eps) * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
         one = torch.eye(z.shape[1]).to(gram)
         inverse, failed = torch.linalg.inv_ex(gram + floor.clamp_min(np.finfo(float).tiny)[:, None, None] * one)
