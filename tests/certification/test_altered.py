@@ -12,7 +12,7 @@ import pytest
 import unrelu
 from tests.certification.problems import problem
 from tests.support import random_network
-from unrelu.certification.certificate import Certificate, table_of
+from unrelu.certification.certificate import Certificate, determination, table_of
 from unrelu.certification.certified_chain import chain_of
 from unrelu.certification.proof import ProofStatus
 from unrelu.errors import InputError
@@ -164,6 +164,15 @@ def test_a_better_code_than_there_is_does_not_follow():
     assert "rank" in flawed(closed(), rank=closed().rank - 1)
     assert "rank" in flawed(closed(), identifiable=not closed().identifiable)
     assert "norm" in flawed(closed(), norm="l2")
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_code_whose_error_overflows_is_no_better_one():
+    network, y = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]]), [1.0, 0.0, 0.4]
+    found = replace(unrelu.certify(network, y), z=np.array([1.7e308]))
+    rank, determined = determination(network, found.z, read_operator(None, (3,), (3,), network), None)
+    found = replace(found, upper=found.lower, rank=rank, identifiable=determined)
+    assert "F(z) is inf" in found.flaw(network, y)
 
 
 def test_a_smaller_box_does_not_follow():
@@ -326,6 +335,12 @@ def test_another_operator_does_not_verify():
     assert not closed().verify(NET, Y, mask)
     assert not closed().verify(NET, Y, np.roll(np.eye(12), 1, axis=0))
     assert closed().verify(NET, Y, read_operator(None, (12,), (12,)))
+
+
+def test_an_operator_with_weights_does_not_verify():
+    weighted = unrelu.invert(NET, Y, noise=unrelu.Gaussian(np.linspace(0.1, 1, 12)), seed=0).problem.operator
+    assert weighted.weights(1) is not None
+    assert not closed().verify(NET, Y, weighted)
 
 
 def test_an_observation_that_does_not_fit_is_an_error():

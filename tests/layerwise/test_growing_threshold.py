@@ -185,6 +185,17 @@ def test_l1_ignores_gross_outliers():
     assert np.linalg.norm(LeastSquares()(system, target).h - h) > 1e-2
 
 
+def test_least_squares_hold_coordinates_between_equal_bounds():
+    system, _, target = noisy_layer(3, noise=0.5)
+    fixed = np.arange(8) % 2 == 0
+    system = replace(system, lower=np.where(fixed, 0.0, -np.inf), upper=np.where(fixed, 0.0, np.inf))
+    free = replace(system, matrix=system.matrix[:, ~fixed], lower=system.lower[~fixed], upper=system.upper[~fixed])
+    solution, other = LeastSquares()(system, target, 0.5), LeastSquares()(free, target, 0.5)
+    assert solution.status is other.status is Status.CONVERGED
+    assert solution.objective == pytest.approx(other.objective, rel=1e-9)
+    np.testing.assert_allclose(solution.h[~fixed], other.h, atol=1e-9)
+
+
 @pytest.mark.parametrize("k", [3, 8])
 def test_relaxed_with_a_small_threshold_solves_the_realizable_case(k):
     """With eps -> 0 and realizable x the solutions of (8) are the preimage."""

@@ -152,6 +152,15 @@ def test_a_code_that_is_cut_off_is_lower_and_not_called_optimal():
     np.testing.assert_array_equal(stopped.z.numpy(), truth)
 
 
+def test_squares_that_overflow_give_no_warning():
+    rng = np.random.default_rng(0)
+    network = unrelu.from_arrays([rng.normal(size=(12, 3)), rng.normal(size=(20, 12))], activation=["relu", "exp"])
+    problem, start = Problem.build(network, network(rng.normal(size=(20, 3)))), 40 * rng.normal(size=(20, 3))
+    before, found = problem.objective(start), refined(problem, start)
+    assert before.max() > 1e200
+    assert (found.f.numpy() <= before).all()
+
+
 def test_codes_beyond_numbers_are_returned_as_they_are():
     problem, truth = noisy("tanh", "identity", 3)
     truth[2] = np.nan

@@ -193,6 +193,8 @@ class Certificate:
         shape, measured, bounds = network.latent_shape, problem.operator, None
         if problem.size != 1:
             raise InputError(f"y has shape {np.shape(y)}; a certificate is about one observation, {measured.shape}")
+        if measured.unweighted is not measured:
+            yield "operator= has weights of entries; pass the one that was certified"
         if self.z.shape != shape or not np.isfinite(self.z).all():
             yield f"z has shape {self.z.shape}, the network takes {shape}"
         if self.box is not None and self.box.shape != (*shape, 2):
@@ -266,7 +268,7 @@ def conclusions(certificate: Certificate, chain: CertifiedChain) -> list[tuple[P
 def _flaws_in_units(c: Certificate, chain: CertifiedChain, largest: CertifiedChain) -> Iterator[str]:
     """The same for a flat code in the units of a chain; ``largest`` is the chain with the norm of boxes."""
     value = chain.objective(c.z)
-    off = _SAME * max(chain.scale, value) * (1 if c.norm == "linf" else len(chain.y))
+    off = _SAME * max(chain.scale, min(value, c.upper)) * (1 if c.norm == "linf" else len(chain.y))
     if not (abs(value - c.upper) <= off and abs(c.scale - chain.scale) <= off):
         yield f"F(z) is {value:.17g}, not {c.upper:.17g}; pass the observation and operator= that were certified"
     proofs = [(proof, about) for proof, about in ((c.proof, chain), (c.box_proof, largest)) if proof is not None]

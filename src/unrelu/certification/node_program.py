@@ -64,14 +64,12 @@ class Solved(NamedTuple):
         empty: whether there is no point; multiples of the multipliers then prove every bound.
         x: the optimal point, if it is known.
         basis: for a warm start.
-        multipliers: the multipliers of a bound.
     """
 
     known: bool
     empty: bool
     x: Array
     basis: Basis
-    multipliers: Multipliers
 
 
 class NodeProgram:
@@ -88,13 +86,16 @@ class NodeProgram:
             relaxation.low, relaxation.high,
         ), LIVE)  # fmt: skip
 
-    def solve(self, signs: Signs, start: Basis | None, cutoff: float) -> Solved:
-        """Minimise F with some neurons decided, up to a cutoff; ``start`` is the basis of fewer decisions."""
+    def solve(self, signs: Signs, start: Basis | None, cutoff: float) -> tuple[Solved, Multipliers]:
+        """Minimise F with some neurons decided, up to a cutoff; ``start`` is the basis of fewer decisions.
+
+        The multipliers are those of a bound.
+        """
         self._decide(signs)
         found = self._run(start, cutoff)
         empty = found.status is LpStatus.INFEASIBLE
         known = found.status is LpStatus.OPTIMAL and not found.beyond
-        return Solved(known, empty, found.x, found.basis, self._multipliers(found, of_error=not empty))
+        return Solved(known, empty, found.x, found.basis), self._multipliers(found, of_error=not empty)
 
     def extremes(self, signs: Signs, level: float, costs: Array) -> list[Multipliers]:
         """The multipliers of the minima of ``costs``, (C, N), over the points with errors up to the level.

@@ -106,8 +106,8 @@ _NOTHING = Value(-math.inf, 0.0)
 
 @np.errstate(over="ignore", invalid="ignore")
 def lower_bound(
-    chain: CertifiedChain, region: Region, multipliers: Multipliers, level: float = math.inf, total: Array | None =
-    None, towards: Array | None = None,
+    chain: CertifiedChain, region: Region, multipliers: Multipliers, level: float = math.inf,
+    total: Array | None = None, towards: Array | None = None,
 ) -> Value:  # fmt: skip
     """A lower bound, rounded downwards; -inf if an unbounded interval leaves no bound, inf if the region is empty.
 

@@ -42,7 +42,7 @@ class Identifiability:
     region of z. They say nothing about codes in other regions, which may also explain y.
 
     Values are scalars for one code and (B,) for a batch. Codes with entries or outputs that are not finite are not
-    identifiable: their rank and dimension are -1, their other numbers NaN.
+    identifiable: their rank and dimension are -1, their other numbers NaN. So are all if a Jacobian exceeds the memory.
 
     Attributes:
         rank: rank of A J, the active rank. Singular values below 1e-10 of the largest count as zero: at 1e-10,

@@ -84,7 +84,7 @@ def _feasible_direction(piece: _Quadratic, gradient: Array, h: Array) -> Array:
     """
     at_lower, at_upper = h <= piece.system.lower, h >= piece.system.upper
     held = (at_lower & (gradient > 0)) | (at_upper & (gradient < 0))
-    inwards = (at_lower & (gradient < 0)) | (at_upper & (gradient > 0))
+    inwards = (at_lower != at_upper) & ((at_lower & (gradient < 0)) | (at_upper & (gradient > 0)))
     while True:
         direction = piece.newton_step(gradient, ~held)
         outwards = ~held & ((at_lower & (direction < 0)) | (at_upper & (direction > 0)))

@@ -136,11 +136,8 @@ class _Descent:
         except SolverError:
             self.status = Status.SOLVER_FAILED
             return z
-        self.programs, self.gain, self.trial = (
-            self.programs + 1,
-            self.value - answer.objective,
-            bounds.clip(z + answer.h),
-        )
+        self.programs += 1
+        self.gain, self.trial = self.value - answer.objective, bounds.clip(z + answer.h)
         if answer.status is LpStatus.LIMIT:
             self.status = Status.TIME_LIMIT
         elif not self.gain > _TOLERANCE * self.value * min(1.0, rho):

@@ -1,4 +1,4 @@
-"""Solvers of linear programs: HiGHS, compiled interior-point steps and simplex methods.
+"""Solvers of linear programs: HiGHS, interior-point steps and a compiled simplex method.
 
 Experiments and reasons for the design: docs/notes/layer_programs.md.
 """

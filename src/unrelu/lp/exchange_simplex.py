@@ -73,7 +73,7 @@ def minimise(
         column: coordinates of the unit rows, (u,); the first K are 0, ..., K - 1.
         gradient: g, (K,).
         basis: K numbers of rows, unit rows from m on. Dependent rows are replaced by unit rows.
-        edges: the transposed inverse of the basic rows, if it is known, at least roughly; changed.
+        edges: the transposed inverse of the basic rows, if it is known, at least roughly; then both are changed.
         end: the end of the time allowed, by :func:`~unrelu.runtime.work_clock.now`.
     """
     pivots, limit, y = 0, _PIVOTS * rows.shape[1] + _MORE_PIVOTS, np.zeros(len(lo))

@@ -4,10 +4,10 @@ With r = A v + s = p - q and p, q >= 0, a row has a multiplier y between lo and 
 (q, y - lo) of a slack and its multiplier, whose products vanish at the optimum. If hi stands for a hard constraint,
 r <= 0, there is no p. A bound has the pair of its distance and its multiplier.
 
-The steps are Mehrotra's (SIAM J. Optim. 2, 1992). Each factorises one K x K matrix A^T D A + bounds with
-1/D = p / (hi - y) + q / (y - lo). A predictor aims at products of zero, and a corrector of second order at a fraction
-of their mean. The steps stop early, as soon as the weights D separate the rows that are active from the others. The
-exchange simplex goes on from there to the exact optimum.
+The steps are Mehrotra's (SIAM J. Optim. 2, 1992). Each factorises one K x K matrix A^T D A + bounds, in single
+precision, with 1/D = p / (hi - y) + q / (y - lo). A predictor aims at products of zero, and a corrector of second order
+at a fraction of their mean. The steps stop early, as soon as the weights D separate the rows that are active from the
+others. The exchange simplex goes on from there to the exact optimum.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _DAMPING = 0.995
 _MARGIN, _LEAST = 0.1, 1e-9
 # Rows with only an upper side take no part in the steps if the first point is this far below it.
 _FAR = 4.0
-# Rows with less than this fraction of the largest weight are left out of the normal matrix.
-_NEGLIGIBLE = 1e-5
-_RIDGE = 1e-7
+# Rows with less than the first fraction of the largest weight are left out of the normal matrix. The second one is the
+# ridge of that matrix, in units of its mean diagonal: single precision.
+_NEGLIGIBLE, _RIDGE = 1e-5, 1e-7
 # A vertex is completed by fill-ins rather than by rows of a smaller weight, which are far away.
 _FILL_IN = 1e-7
 

@@ -46,10 +46,8 @@ _LAYER_WORK = 5e7
 _LARGEST_PRIOR = 1e12
 # The most steps of a refinement, if the user states none: trained decoders take 70 to 800 on average.
 REFINED = 3000
-# Objectives below this fraction of |y|^2 are rounding in double precision.
-_ROUNDING = 1e-30
-# This multiple of it ends steps on a large generator, of which each costs much: outputs are off by 100 units.
-_ROUNDING_LARGE = 500.0
+# Objectives below this fraction of |y|^2 are rounding in double precision: outputs are off by 100 units.
+_ROUNDING = 5e-28
 # Of objectives below the first fraction of |y|^2, single precision resolves no difference. Objectives count as equal
 # where outputs are off by at most the second, in units of the precision.
 _ZERO, _UNITS = 1e-12, 20
@@ -385,8 +383,7 @@ class JointSearch:
     def _fitted(self, objective: SquaredError, z: Tensor, where: Tensor, exact: Tensor) -> Array:
         """Refine codes near exact fits to full precision, (b, k)."""
         if self.limited_memory:
-            enough, most, curvature = _ROUNDING_LARGE * exact, _EXACT_FIT_STEPS_LARGE, self.objective
-            z, _, _, arrived = refine(objective, z, where, enough, most, self.watch, curvature)
+            z, _, _, arrived = refine(objective, z, where, exact, _EXACT_FIT_STEPS_LARGE, self.watch, self.objective)
         else:
             z, f, _, _ = refine(objective, z, where, exact, REFINED, self.watch)
             arrived = f <= exact
