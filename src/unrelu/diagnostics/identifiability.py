@@ -333,8 +333,7 @@ def spectrum(tangents: Tensor) -> tuple[Array, Integers]:
     near = ~((values[:, -1:] > _GRAM_RATIO * values[:, :1]) & (squares[:, :1] > _LEAST_SQUARE)).all(dim=1)
     known = torch.ones_like(near)
     known[near] = torch.isfinite(tangents[near]).flatten(1).all(dim=1)
-    near &= known
-    values[near] = torch.linalg.svdvals(torch.linalg.qr(tangents[near].mT, mode="r")[1])
+    values[near & known] = torch.linalg.svdvals(torch.linalg.qr(tangents[near & known].mT, mode="r")[1])
     rank = (values > RANK_TOLERANCE * values[:, :1]).sum(dim=1)
     smallest = values[:, -1] if m >= k else torch.zeros(batch, dtype=values.dtype)
     return torch.where(known, smallest, torch.nan).numpy(), torch.where(known, rank, -1).numpy()

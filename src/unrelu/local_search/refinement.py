@@ -7,8 +7,8 @@ line search that only asks for a decrease and a risen slope, the method therefor
 functions.
 
 **When a code is optimal.** Where f is smooth, a Gauss-Newton step promises no gain, :math:`\tfrac12 g^T B^{-1} g
-\approx 0`. At a kink it does. Once steps are tiny, BFGS begins anew with :math:`B^{-1}`. A code is optimal when that
-gains only a tiny fraction of f.
+\approx 0`. At a kink it does. Once steps are tiny, BFGS begins anew with :math:`B^{-1}`, then with a multiple of I. A
+code is optimal when both gain only a tiny fraction of f.
 
 Each code makes its own steps. For small dense networks the objective is evaluated in compiled code, for others by
 PyTorch, of all codes at once.
@@ -37,16 +37,15 @@ from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import HESSIAN_NUMBERS, at_once
 
 # The line search: the required share of the predicted decrease, the share of the slope that may remain, the longest and
-# shortest step, in units of the proposed one, and the least share of a length that was too long. Bisection alone takes
-# twice as many evaluations on emulators.
+# shortest step, in units of the proposed one, and the least share of a length that was too long.
 _DECREASE, _RISEN = 1e-4, 0.5
 _LONGEST, _SHORTEST, _NEAREST = 16.0, 1e-10, 1e-2
 # A step is tiny if it is predicted to lower f by less than this fraction. After so many in a row, BFGS begins anew.
 _TINY, _TINY_STEPS = 1e-6, 2
 # Where f is smooth, convergence is fast: a code goes on until a step is predicted to gain at most this fraction.
 _VANISHED = 1e-13
-# A code is optimal when BFGS, begun anew, has gained at most this fraction of f. Tuned with _TINY on decoders of random
-# and of trained weights.
+# A code is optimal when BFGS, begun anew twice, has gained at most this fraction of f each time. Tuned with _TINY on
+# decoders of random and of trained weights.
 _LEFT = 1e-6
 # The diagonal of the Gauss-Newton matrix is raised by this fraction of its mean, or by its rounding, to be invertible.
 _FLOOR = 1e-12
@@ -60,21 +59,24 @@ class _Code:
 
     Attributes:
         trial: the next point at which f is asked for.
-        steps: evaluations of f so far.
+        steps, in_vain: evaluations of f so far, and how often in a row BFGS has gained little.
         optimal, ended: whether z is an optimum, and whether BFGS is not to begin anew.
     """
 
     def __init__(self, z: Array, f: float, g: Array, enough: float, box: Array) -> None:
         self.z, self.f, self.g, self.enough, self.box = z, f, g, enough, box
-        self.trial, self.steps, self.tiny_steps, self.began = z, 0, 0, np.inf
+        self.trial, self.steps, self.tiny_steps, self.in_vain, self.began = z, 0, 0, 0, np.inf
         self.optimal = self.ended = f <= enough
 
     def begin(self, h: Array) -> None:
-        """Begin BFGS with an inverse Hessian, or end if its first step or those since the last time gain little."""
+        """Begin BFGS with an inverse Hessian h or, if it has gained little, with I at the same promise; or end."""
         self.h, self.tiny_steps, gained, self.began = h, 0, self.began - self.f, self.f
-        promised = self.aim()
-        self.optimal = promised <= _VANISHED * self.f or gained <= _LEFT * self.f
+        self.in_vain, promised = self.in_vain + 1 if gained <= _LEFT * self.f else 0, self.aim()
+        self.optimal = promised <= _VANISHED * self.f or self.in_vain > 1
         self.ended = self.optimal or not np.isfinite(promised)
+        if self.in_vain == 1 and not self.ended:
+            self.h = 2 * promised / float(self.g @ self.g) * np.eye(len(h))
+            self.aim()
 
     def aim(self) -> float:
         """Set the direction to -H grad f, in the coordinates not held at a bound; return the gain that it promises."""
