@@ -146,6 +146,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
 
     Raises:
         InputError: z or operator do not fit the network or each other.
+        HostError: the Jacobian of one code does not fit into the memory.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -153,6 +154,7 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     Identifiability(rank=1, sigma_min=2.23606797749979, dimension=0, margin=0.5, identifiable=True)
     """
     codes, k = as_generator(network).flat_codes(z), network.latent_dim
+    network.check_size()
     measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape), network)
     batch = codes.reshape(-1, k)
     if measured.count not in (0, len(batch)):

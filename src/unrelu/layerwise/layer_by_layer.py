@@ -195,8 +195,8 @@ def _obstacle(network: Network, largest: float) -> str | None:
     """The first layer with an activation that is not monotone or more than ``largest`` entries, as a clause."""
     for i, layer in enumerate(network.layers, 1):
         if not layer.activation.monotone:
-            what = f"the activation {layer.activation}" if layer.activation.smooth else "a PReLU with a negative slope"
-            return f"layer {i} has {what}"
+            prelu = f"a PReLU with a negative slope ({layer.activation.slope.min():g})"
+            return f"layer {i} has {f'the activation {layer.activation}' if layer.activation.smooth else prelu}"
         if layer.n_in * layer.n_out > largest:
             return f"layer {i} ({layer.n_in} -> {layer.n_out}) is too large for dense factorisations"
     return None
