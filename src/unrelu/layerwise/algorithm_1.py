@@ -33,8 +33,7 @@ class LInf:
     solution, so once feasible it stays feasible as eps grows. The first feasible eps of the sequence eps_0 alpha^t is
     therefore found by bracketing, with a few linear programs instead of one for every t. The result does not depend on
     where the bracket begins. If ``|e_j| <= A`` is stated, eps_0 = A is feasible, and there is one program. If the noise
-    is not known, the bracket begins at the point of
-    :func:`~unrelu.layerwise.layer_method.scanned`.
+    is not known, the bracket begins at the point of :func:`~unrelu.layerwise.layer_method.scanned`.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.
