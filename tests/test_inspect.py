@@ -67,7 +67,7 @@ def test_verdict_and_recommendation(sizes, kind, verdict, method):
 
 def test_a_negative_slope_keeps_auto_from_going_layer_by_layer():
     network = Network.chain([Dense(torch.ones(2, 1)), Activation("prelu", [-0.5, 0.5])], (1,))
-    assert inspect(network, 5).start == "layer 1 has a PReLU with a negative slope"
+    assert inspect(network, 5).start == "layer 1 has a PReLU with a negative slope (-0.5)"
 
 
 def test_the_same_seed_sees_the_same():
