@@ -338,7 +338,8 @@ class MatrixOperator(Operator):
         return np.ascontiguousarray(self.weight.cpu().double().numpy())
 
     def selection(self) -> Index | None:
-        return _picked(sparse.csr_array(self.matrix()))
+        one_each = bool((torch.count_nonzero(self.weight, dim=1) == 1).all())
+        return _picked(sparse.csr_array(self.matrix())) if one_each else None
 
     def in_units(self, before: int, after: int) -> MatrixOperator:
         return replace(self, weight=times_power(self.weight, before + after))

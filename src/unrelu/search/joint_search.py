@@ -219,9 +219,10 @@ class JointSearch:
     def budget_used(self) -> BudgetUsed:
         """What the search has used of the budget of every observation."""
         state, problem = self.state, self.problem
-        close = (state.f <= _CLOSE * problem.energy) & (not (problem.prior or problem.noise.stated or self.simulated))
+        close = (state.f <= _CLOSE * problem.energy) | state.exact.any()
+        noiseless = self.noiseless | (close & (not (problem.prior or problem.noise.stated or self.simulated)))
         used = self.descents.microseconds(state.steps)
-        return BudgetUsed(state.rounds, used, state.exact, self.noiseless | close, self._misfit(), state.probability)
+        return BudgetUsed(state.rounds, used, state.exact, noiseless, self._misfit(), state.probability)
 
     def _misfit(self) -> Flags:
         """Whether stated noise leaves as large an objective with a probability of at most 1%, (B,).

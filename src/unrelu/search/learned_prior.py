@@ -16,6 +16,7 @@ The prior is kept with the generator as long as it lives, and in a file for othe
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -57,6 +58,9 @@ _WHITE_SHARE = 0.3
 _FURTHEST = 10.0
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
+# Of measurements of one kind, the numbers of measured values differ by at most this factor, and the information in bits
+# for each coordinate of the code by at most this.
+_COUNT_STEP, _INFORMATION_STEP = 1.25, 0.25
 # The most rounds of a quick simulation.
 _QUICK_ROUNDS = 3
 # An observation is in distribution if its residual is at most this multiple of the stated noise, and if N(0, I) draws a
@@ -65,7 +69,7 @@ _EXPLAINED, _FAR = 1.5, 1e-3
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 7
+_RECIPE = 8
 # A file is no larger than that of a hundred rounds.
 _LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
@@ -141,16 +145,9 @@ def spread_of(problem: Problem) -> float:
     return float(np.sqrt(np.square(centred).sum() / max(1, seen.sum()))) or 1.0
 
 
-def _distinct(operator: Operator) -> dict[bytes, int]:
-    """The measurements of a fixed output by all distinct operators, and the first observation with each, sorted."""
-    probe = stream("a fixed output").standard_normal(operator.n)
-    measured = operator.values(np.tile(probe, (max(1, operator.count), 1))).astype(np.float32)
-    return dict(sorted({row.tobytes(): i for i, row in reversed([*enumerate(measured)])}.items()))
-
-
 def _cycled(operator: Operator, count: int) -> Operator:
-    """The operator for ``count`` outputs; distinct masks take turns, whatever their order in the problem."""
-    return operator.take(np.resize([*_distinct(operator).values()], count)) if operator.count else operator
+    """The operator for ``count`` outputs; those of the observations take turns."""
+    return operator.take(np.arange(count) % operator.count) if operator.count else operator
 
 
 # --- their search -----------------------------------------------------------------------------------------------------
@@ -206,22 +203,23 @@ class Simulation:
         return np.where(before, 1.0, now)[observations]
 
     def _perturb(self, most: Index) -> None:
-        """Perturb the best known codes, so that these are the best, and as often the best restarts, as a search does.
+        """Perturb the best known codes, so that these are the best, then best restarts that miss them, as a search does.
 
         Each observation has at most so many perturbations, (B,); few where the answer is sure.
         """
         search, state = self.search, self.search.state
-        observations = np.arange(search.problem.size)
+        everyone = np.arange(search.problem.size)
         best = state.ends.argmin(axis=1)
-        ends, codes, steps = state.ends[observations, best], state.restarts[observations, best], state.steps.copy()
-        search.perturb_best(observations, most)
+        ends, codes, steps = state.ends[everyone, best], state.restarts[everyone, best], state.steps.copy()
+        search.perturb_best(everyone, most)
         z, f = state.z, state.f
-        state.steps, state.z, state.f = steps, codes.copy(), ends.copy()
-        search.perturb_best(observations, most)
-        reached = state.f.copy()
         # What is known to be missed must not depend on the perturbations whose success is counted.
         self.missed = (ends > np.maximum((1 + SAME_OPTIMUM) * f, state.rounding)) & state.perturbed & ~self.sure
-        state.accept(observations, z, f)
+        missed = np.flatnonzero(self.missed)
+        state.steps, state.z, state.f = steps, codes.copy(), ends.copy()
+        search.perturb_best(missed, most[missed])
+        reached = state.f.copy()
+        state.accept(everyone, z, f)
         self.improved = self.missed & state.improved
         self.found = self.improved & (reached <= np.maximum((1 + SAME_OPTIMUM) * state.f, state.rounding))
 
@@ -297,7 +295,7 @@ class LearnedConfidence:
         """The prior for a level of noise: known in this process, or in a file, or learned now; else a flat one."""
         known, key = _known.setdefault(self.problem.network, {}), (self._key, level)
         if key not in known and not search.rule.short:
-            path, plan = _path(self.problem, level), search.descents.schedule
+            path, plan = self._path(level), search.descents.schedule
             # A simulation is assumed to take as long as the search of as many observations.
             spent = plan.microseconds / 1e6 if plan.microseconds < np.inf else search.watch.elapsed / self.problem.size
             prior = _read(path)
@@ -307,6 +305,12 @@ class LearnedConfidence:
             if prior is not None:
                 known[key] = prior
         return known.get(key, Prior({}))
+
+    def _path(self, level: NoiseLevel) -> Path:
+        """The file of a prior, in the folder ``UNRELU_CACHE`` or in the user's cache folder."""
+        user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        name = sha256(f"{self._key} {level} {fingerprint(self.problem.network)}".encode()).hexdigest()
+        return Path(os.environ.get("UNRELU_CACHE") or f"{user}/unrelu") / "priors" / f"{name}.npz"
 
     def learn(self, level: NoiseLevel, search: JointSearch) -> Prior | None:
         """The prior from a simulation; None if the time limit or the callback stopped it."""
@@ -329,22 +333,25 @@ def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
 
 
 def prior_key(problem: Problem) -> str:
-    """A digest of what a prior depends on beside the network and the level; the device decides how it is searched."""
-    ends = problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes()
-    proper = problem.normal and problem.normal.proper.tolist()
+    """What a prior depends on beside the network and the level; the device decides how it is searched.
+
+    Measurements are of the same kind, and share a prior, if they are of the same class, and if the numbers of measured
+    values and the information that they give of the code (:meth:`GaussianModel.information`) round to the same steps.
+    Of a nonlinear measurement, the values of one output are compared as well.
+    """
+    operator, proper = problem.operator, problem.normal and problem.normal.proper.tolist()
+    inner, some = operator.unweighted, _cycled(operator, min(operator.count, _OUTPUTS))
+    model, measured = SampleCache.of(problem.network, problem.bounds).measured_by(some.normalised()[0])
+    count = round(math.log(max(float(problem.observed.mean()), 1.0)) / math.log(_COUNT_STEP))
+    information = round(model.information(measured) / _INFORMATION_STEP)
+    values = b"" if inner.linear else inner.values(stream("a fixed output").standard_normal((1, inner.n))).tobytes()
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
-    rest = f"{__version__} {_RECIPE} {ROUNDS} {problem.prior!r} {proper} {counts} {problem.network.device.type}"
-    return sha256(b"".join(_distinct(problem.operator)) + ends + rest.encode()).hexdigest()
+    rest = f"{type(inner).__name__} {count} {information} {__version__} {_RECIPE} {ROUNDS} {problem.prior!r} {proper}"
+    ends = problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes()
+    return sha256(values + ends + f"{rest} {counts} {problem.network.device.type}".encode()).hexdigest()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-
-
-def _path(problem: Problem, level: NoiseLevel) -> Path:
-    """The file of a prior, in the folder ``UNRELU_CACHE`` or in the user's cache folder."""
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = sha256(f"{prior_key(problem)} {level} {fingerprint(problem.network)}".encode()).hexdigest()
-    return Path(os.environ.get("UNRELU_CACHE") or f"{user}/unrelu") / "priors" / f"{name}.npz"
 
 
 def _read(path: Path) -> Prior | None:

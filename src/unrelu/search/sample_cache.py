@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,7 +128,7 @@ class GaussianModel:
         Source: the conditional distribution of a Gaussian, Bishop, Pattern Recognition and Machine Learning (2006),
         section 2.3.3.
         """
-        mean_x, mean_z, directions, codes, left = self.parts
+        mean_x, mean_z, _, codes, left = self.parts
         # Each observation has its own measured directions; a bounded number of them is held at a time.
         size = at_once(SAMPLE_NUMBERS, 4 * operator.m * _DIRECTIONS)
         if operator.count and len(y) > size:
@@ -135,17 +136,35 @@ class GaussianModel:
             found = zip(*(self.posterior(operator.take(part), y[part], noise) for part in parts), strict=True)
             mean, covariance = (torch.cat(each) for each in found)
             return mean, covariance
-        operator, y = operator.to(self.x.dtype, self.x.device), _bounded(y.to(self.x.dtype))
-        measured = operator.tangents(directions.expand(len(y) if operator.count else 1, -1, -1))
-        r = y - operator.forward(mean_x.expand(len(y), -1))
+        y = _bounded(y.to(self.x.dtype))
+        r = y - operator.to(self.x.dtype, self.x.device).forward(mean_x.expand(len(y), -1))
         variance = max(noise + left, torch.finfo(y.dtype).tiny)
-        gram = measured @ measured.transpose(1, 2) / variance
-        gram.diagonal(dim1=1, dim2=2).add_(1.0)
+        measured, gram = self._information_matrix(operator, len(y), variance)
         solved = torch.linalg.solve(gram, codes.expand(len(gram), -1, -1))  # S P^T
         right = (measured @ r[:, :, None])[:, :, 0] if operator.count else r @ measured[0].T
         mean = mean_z + (right[:, None, :] @ solved)[:, 0] / variance
         covariance = torch.eye(self.z.shape[1]).to(codes) - codes.T @ codes + codes.T @ solved
         return mean.nan_to_num(0.0, 0.0, 0.0), covariance.nan_to_num(0.0, 0.0, 0.0)
+
+    def information(self, operator: Operator) -> float:
+        r"""The information that measurements give of the code, in bits for each coordinate.
+
+        .. math:: \frac{1}{2 k} \log_2 \det(I + C^T C / \sigma^2)
+
+        It is a mean over the observations of ``operator``; :math:`\sigma^2` is 1% of the mean variance of x.
+
+        Source: Cover and Thomas, Elements of Information Theory (2006), section 9.4 (parallel Gaussian channels).
+        """
+        gram = self._information_matrix(operator, operator.count, _ESTIMATE_NOISE * self.spread)[1]
+        return float(torch.linalg.slogdet(gram.double()).logabsdet.mean()) / (2 * math.log(2) * self.z.shape[1])
+
+    def _information_matrix(self, operator: Operator, count: int, variance: float) -> tuple[Tensor, Tensor]:
+        """The measured directions C^T, (B or 1, r, m), and I + C^T C / s^2, (B or 1, r, r)."""
+        operator = operator.to(self.x.dtype, self.x.device)
+        measured = operator.tangents(self.parts[2].expand(count if operator.count else 1, -1, -1))
+        gram = measured @ measured.transpose(1, 2) / variance
+        gram.diagonal(dim1=1, dim2=2).add_(1.0)
+        return measured, gram
 
 
 class SampleCache:
