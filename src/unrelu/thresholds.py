@@ -6,6 +6,9 @@ from __future__ import annotations
 SIGNIFICANCE = 0.01
 # From this confidence on, a search is sure: it stops, and without stated noise its answer may be a success.
 CONFIDENT = 0.99
+# The confidence compares a code with codes up to this multiple of sqrt(k), the length of codes of N(0, I), or up to its
+# own length. Where outputs saturate, codes hundreds of times as long fit data a little better that no generator made.
+RADIUS = 10.0
 # Objectives that differ by at most this share are the same optimum, and a code is the best if none is lower by more.
 SAME_OPTIMUM = 1e-2
 # A residual is that of an exact fit up to this share of max|y|; of data in single precision, up to their rounding.

@@ -14,7 +14,7 @@ from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.search.joint_search import REFINED, JointSearch, by_agreement, flat_confidence
 from unrelu.search.learned_prior import LearnedConfidence
-from unrelu.thresholds import CONFIDENT
+from unrelu.thresholds import CONFIDENT, RADIUS
 
 
 def first_starts(problem: Problem) -> Array:
@@ -62,6 +62,9 @@ class Search:
             prior). An observation whose residual stands out from it (:func:`~unrelu.result.pooled_noise.too_large`) is
             searched further. If it still stands out, it is an ``OUTLIER``. Use False for observations that do not
             belong together.
+        radius: the confidence is about codes up to this multiple of :math:`\sqrt k`, the length of codes of N(0, I), or
+            up to the length of the answer if that is longer; with bounds, about all codes within them. A larger one is
+            harder to be sure of.
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
             Nothing is learned for the Huber loss and ``loss=``.
 
@@ -74,11 +77,14 @@ class Search:
     max_iterations: int | None = None
     max_programs: int = 100
     pool: bool = True
+    radius: float = RADIUS
     learn: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
             raise OptionError(f"confidence={self.confidence} must be a probability, above 0 and at most 1")
+        if not 0 < self.radius < math.inf:
+            raise OptionError(f"radius={self.radius} must be a finite number above 0")
         at_least(0, rounds=self.rounds)
         at_least(1, max_iterations=self.max_iterations, max_programs=self.max_programs)
 
@@ -92,7 +98,7 @@ class Search:
         self.check(problem)
         # Levels of noise are those of squares, and two losses of one's own cannot be told apart.
         learns = self.learn and self.rounds != 0 and problem.stated_loss is None
-        learned = LearnedConfidence(problem) if learns else flat_confidence
+        learned = LearnedConfidence(problem, self.radius) if learns else flat_confidence
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()

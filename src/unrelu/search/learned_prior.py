@@ -6,10 +6,12 @@ known. For each round, :func:`unrelu.search.confidence.learned` learns from the 
 Where these miss it, perturbations of the best restart show how often they find something better.
 
 Real observations are seldom outputs of the generator. For an observation out of distribution, e contains the difference
-of two other outputs, with their entries in a random order. Without bounds, z is up to ten times as long: where outputs
-saturate, the best code of real data is far from the codes of training, and agreement on a nearer one misleads. All
-simulated observations are of this kind if the user's residuals exceed the stated noise, or if the user's code is longer
-than those of N(0, I). If no noise is stated, every second one is.
+of two other outputs, with their entries in a random order. Without bounds, z is up to the radius of the search, ten
+times as long: where outputs saturate, the best code of real data is far from the codes of training, and agreement on a
+nearer one misleads. All simulated observations are of this kind if the user's residuals exceed the stated noise, or if
+the user's code is longer than those of N(0, I). If no noise is stated, every second one is.
+
+The best code is the best up to the radius, or up to the length of the restarts' best code if that is longer.
 
 The prior is kept with the generator as long as it lives, and in a file for other processes.
 """
@@ -46,16 +48,12 @@ from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, lea
 from unrelu.search.joint_search import JointSearch, flat_confidence
 from unrelu.search.sample_cache import SampleCache
 from unrelu.search.schedules import ROUNDS
-from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
+from unrelu.thresholds import CONFIDENT, RADIUS, SAME_OPTIMUM
 
 # Levels differ by this factor in the noise, and in the residuals as multiples of the noise.
 NOISE_STEP = 3.0
 # If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
 _WHITE_SHARE = 0.3
-# The longest codes of observations out of distribution, as multiples of those of N(0, I). For 1, 3, 10 and 30, the
-# shares of wrong answers among the sure ones were 7, 3.6, 3 and 2.1%, on real digits and fourteen decoders, six of them
-# with saturating outputs.
-_FURTHEST = 10.0
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
 # Of measurements of one kind, the numbers of measured values differ by at most this factor, and the information in bits
@@ -105,14 +103,16 @@ class NoiseLevel:
         return np.where(odd, _WHITE_SHARE * size, size), np.where(odd, size, 0.0)
 
 
-def simulated(problem: Problem, level: NoiseLevel, count: int, seed: int = 0) -> tuple[Problem, Array]:
+def simulated(
+    problem: Problem, level: NoiseLevel, count: int, seed: int = 0, radius: float = RADIUS
+) -> tuple[Problem, Array]:
     """A problem of ``count`` simulated observations at a level of noise, and their codes, (count, k)."""
     operator, spread, noise = _cycled(problem.operator, count), spread_of(problem), problem.noise
     keys, network = (level.noise, str(level.misfit), seed), problem.network
     white, structured = (size[:, None] * spread for size in level.errors(count))
     z = problem.bounds.draw(stream("simulated codes", *keys), (3 * count,))
     if problem.bounds.none:
-        further = np.exp(stream("simulated lengths", *keys).uniform(0, np.log(_FURTHEST), (count, 1)))
+        further = np.exp(stream("simulated lengths", *keys).uniform(0, np.log(max(radius, 1.0)), (count, 1)))
         z[:count] *= np.where(structured > 0, further, 1.0)
     own, one, other = np.split(z, 3)
     y = operator.values(network.outputs(own).reshape(count, -1))
@@ -159,6 +159,7 @@ class Simulation:
     Attributes:
         search: the search of all observations, with descents from their true codes.
         ends: the objectives at which restarts had ended after each number of rounds, (B, restarts).
+        longest: the length up to which codes are compared with the best of these restarts, (B,); infinite with bounds.
         sure: the observations that were sure after some round.
         missed, improved, found: the observations whose restarts all missed a known code, and that are not sure; those
             of them for which perturbations of the best restart found a better code; and those of these for which it is
@@ -170,12 +171,15 @@ class Simulation:
         quick: whether restarts end within 1% of the best code that is known, and an observation is finished when one
             does, where a search costs much. Otherwise it is finished one round after it was sure, which may show that
             its answer was wrong.
+        radius: of :class:`~unrelu.search.auto.Search`.
     """
 
-    def __init__(self, problem: Problem, truth: Array | None, quick: bool = False) -> None:
+    def __init__(self, problem: Problem, truth: Array | None, quick: bool = False, radius: float = RADIUS) -> None:
         judge, rounds = (self._found, _QUICK_ROUNDS) if quick else (self._sure_before, None)
         self.search = JointSearch(problem, judge, rounds=rounds, simulated=True)
         self.ends: dict[int, Array] = {}
+        self.longest: dict[int, Array] = {}
+        self._radius = radius * np.sqrt(problem.network.latent_dim) if problem.bounds.none else np.inf
         self.sure, self.missed, self.improved, self.found = (np.zeros(problem.size, dtype=bool) for _ in range(4))
         if truth is not None:
             self.search.descend_from(np.arange(problem.size), truth)
@@ -190,17 +194,24 @@ class Simulation:
 
     def _found(self, search: JointSearch, observations: Index) -> Array:
         """1 for observations of which a restart ended in the best code known, else 0."""
-        self.ends[1] = search.state.ends.copy()
+        self._record(1)
         self.sure = self.ends[1].min(axis=1) <= search.state.enough
         return self.sure[observations].astype(float)
 
     def _sure_before(self, search: JointSearch, observations: Index) -> Array:
         """The confidence by what is learned from all these observations; 1 where they were sure a round before."""
         rounds = int(search.state.rounds[observations[0]])
-        self.ends[rounds] = search.state.ends.copy()
+        self._record(rounds)
         now = confidence(learned(self.counts(rounds)), self.counts(rounds, of_truth=False))
         before, self.sure = self.sure, self.sure | (now >= CONFIDENT)
         return np.where(before, 1.0, now)[observations]
+
+    def _record(self, rounds: int) -> None:
+        """Record where restarts had ended after ``rounds``."""
+        state = self.search.state
+        best = np.arange(len(state.ends)), state.ends.argmin(axis=1)
+        self.ends[rounds] = state.ends.copy()
+        self.longest[rounds] = np.maximum(self._radius, np.linalg.norm(state.restarts[best], axis=1))
 
     def _perturb(self, most: Index) -> None:
         """Perturb the best known codes, so that these are the best, then best restarts that miss them, as a search does.
@@ -215,6 +226,7 @@ class Simulation:
         z, f = state.z, state.f
         # What is known to be missed must not depend on the perturbations whose success is counted.
         self.missed = (ends > np.maximum((1 + SAME_OPTIMUM) * f, state.rounding)) & state.perturbed & ~self.sure
+        self.missed &= np.linalg.norm(z, axis=1) <= np.maximum(self._radius, np.linalg.norm(codes, axis=1))
         missed = np.flatnonzero(self.missed)
         state.steps, state.z, state.f = steps, codes.copy(), ends.copy()
         search.perturb_best(missed, most[missed])
@@ -227,7 +239,8 @@ class Simulation:
         """The counts after ``rounds``, for the best known optimum or for the best one that the restarts found."""
         ends, state = self.ends[rounds], self.search.state
         made = np.maximum(np.isfinite(ends).sum(axis=1), 1)
-        return RestartCounts.of(ends, state.f if of_truth else ends.min(axis=1), state.rounding, made)
+        known = of_truth & (np.linalg.norm(state.z, axis=1) <= self.longest[rounds])
+        return RestartCounts.of(ends, np.where(known, state.f, ends.min(axis=1)), state.rounding, made)
 
     def prior(self, some: Flags | slice = slice(None)) -> Prior:
         """The prior of each round from some observations; those that ended earlier count as they ended.
@@ -248,9 +261,9 @@ class LearnedConfidence:
     A prior is learned at its first use. If a time limit leaves too little time, the prior is flat.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self._spread, self._key = spread_of(problem), prior_key(problem)
+    def __init__(self, problem: Problem, radius: float = RADIUS) -> None:
+        self.problem, self.radius = problem, radius
+        self._spread, self._key = spread_of(problem), prior_key(problem, radius)
 
     def __call__(self, search: JointSearch, observations: Index) -> Array:
         """The confidence of some observations of a search, (b,)."""
@@ -320,8 +333,8 @@ class LearnedConfidence:
         plan, control = search.descents.schedule, self.problem.control.part(lambda _: search.report())
         control = replace(control, time_limit=_SHARE_OF_TIME * control.time_limit)
         try:
-            problem, truth = simulated(self.problem, level, plan.simulated)
-            simulation = Simulation(replace(problem, control=control), truth, plan.quick)
+            problem, truth = simulated(self.problem, level, plan.simulated, radius=self.radius)
+            simulation = Simulation(replace(problem, control=control), truth, plan.quick, self.radius)
             return None if simulation.search.watch.reason else simulation.prior()
         finally:
             timer.cancel()
@@ -332,7 +345,7 @@ def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
     _known.setdefault(problem.network, {})[prior_key(problem), level] = prior
 
 
-def prior_key(problem: Problem) -> str:
+def prior_key(problem: Problem, radius: float = RADIUS) -> str:
     """What a prior depends on beside the network and the level; the device decides how it is searched.
 
     Measurements are of the same kind, and share a prior, if they are of the same class, and if the numbers of measured
@@ -346,7 +359,7 @@ def prior_key(problem: Problem) -> str:
     information = round(model.information(measured) / _INFORMATION_STEP)
     values = b"" if inner.linear else inner.values(stream("a fixed output").standard_normal((1, inner.n))).tobytes()
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
-    rest = f"{type(inner).__name__} {count} {information} {__version__} {_RECIPE} {ROUNDS} {problem.prior!r} {proper}"
+    rest = f"{type(inner).__name__} {count} {information} {__version__} {_RECIPE} {ROUNDS} {radius} {problem.prior!r} {proper}"
     ends = problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes()
     return sha256(values + ends + f"{rest} {counts} {problem.network.device.type}".encode()).hexdigest()
 
