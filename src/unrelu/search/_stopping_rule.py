@@ -89,7 +89,7 @@ class StoppingRule:
         plan = self.schedule
         growth = _descents(used.rounds + 1) / _descents(used.rounds)
         within = used.microseconds * growth <= self._budget(used)
-        within &= (used.rounds < plan.hopeless) | used.noiseless | (used.confidence >= _HOPEFUL)
+        within &= (used.rounds < plan.hopeless) | used.noiseless | used.misfit | (used.confidence >= _HOPEFUL)
         within &= used.rounds < plan.last + plan.unexplained * (used.noiseless | used.misfit)
         return np.asarray((used.rounds < plan.first) | within)
 

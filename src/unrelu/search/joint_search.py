@@ -36,6 +36,8 @@ _EXACT = 1e-6
 _CLOSE = 1e-4
 # Perturbations of the best code between two tests for an exact fit, at first; their number doubles.
 _AT_ONCE = 16
+# Where half of the restarts end at more than this multiple of the best objective, a far better code may exist.
+_SCATTERED = 2.0
 # In l1 the l2 code is only a start, so this many agreeing restarts are enough.
 _AGREE = 2
 # The most steps in double precision to an exact fit; a Jacobian of a large generator is expensive.
@@ -229,11 +231,12 @@ class JointSearch:
 
         False for noise without a density: rounding, which pictures tell of themselves, explains no photograph.
         """
-        problem = self.problem
-        if problem.noise.without_density or not self.objective.squares or self.simulated:
+        problem, f = self.problem, self.state.f
+        if problem.noise.without_density or not self.objective.squares or self.simulated or not self.state.ends.size:
             return np.zeros(problem.size, dtype=bool)
         left = np.maximum(problem.observed - (problem.weights == 0).sum(), 1)
-        return np.asarray(self.state.f > problem.noise.variance(problem.y) * chdtri(left, SIGNIFICANCE))
+        missed = np.median(self.state.ends, axis=1) > _SCATTERED * f
+        return np.asarray(missed & (f > problem.noise.variance(problem.y) * chdtri(left, SIGNIFICANCE)))
 
     def _outlying(self) -> Flags:
         """Whether the residual stands out from the batch, (B,), if the Jacobian has full rank."""

@@ -70,7 +70,7 @@ class Schedule:
 # Tuned on the decoders of TUNE and the generators to tune on of ``unrelu benchmark hard``: the best codes are found
 # within the budget, and at most half of the observations of the hardest generators are left without confidence. On
 # ill-conditioned emulators an exact fit takes up to 0.4 seconds.
-COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, simulated=48, quick=False)
+COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, misfit_times=5.0, simulated=48, quick=False)
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks of TUNE.
 # What a longer search of misfits is worth: docs/notes/search.md, "Opaque generators in units of their own".
