@@ -17,7 +17,7 @@ from unrelu.measurements.losses import OwnLoss
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.problem import DEGREES, norms
-from unrelu.result import Inversion, Status
+from unrelu.result import TESTS, Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.result.verdict_text import TOO_LARGE
@@ -97,11 +97,10 @@ def _flaw(result: Inversion) -> str | None:
     room = norms(np.broadcast_to((share * problem.scale)[:, None], problem.y.shape), result.norm)
     near: dict[str, Any] = {
         "fun": room ** DEGREES[result.norm],
-        "p_value": _PROBABILITY,
-        "confidence": _PROBABILITY,
+        **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
         "used": _USED,
     }
-    for name in ("fun", "p_value", "confidence", "used", "rank", "freedom", "identifiable", "success", "status"):
+    for name in (*near, "rank", "freedom", "identifiable", "success", "status"):
         kept, found = getattr(result, name), getattr(again, name)
         if name == "fun" and result.norm == OwnLoss.name:
             continue  # no file holds the function

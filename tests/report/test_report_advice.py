@@ -1,4 +1,4 @@
-"""What the page advises: fits above the stated noise, and a script that computes the same."""
+"""What the page advises: fits that the stated noise does not explain, and a script that computes the same."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ def test_misfits_need_attention_and_are_no_successes(tmp_path):
     page = Page(write_report(found.folder))
     assert f"MISFIT {unrelu.Status.MISFIT.value} 3 33.3%" in page.text
     assert "fits the noise 5 of 9 55.6%" in page.text
-    assert "3 observations with a code end above the stated noise, gaussian:0.05" in page.text
-    assert "a wrong --scale , a wrong activation or model, more noise than stated, or a search" in page.text
+    assert "3 observations with a code are not explained by the stated noise, gaussian:0.05" in page.text
+    assert "What failed: 3 observations by the size of the residual." in page.text
+    assert "Of 8 outputs of the generator with such noise, 0.08 have a p-value below 0.01 by chance." in page.text
+    assert "a wrong --scale , a wrong activation or model, noise of another size or kind, or a search" in page.text
     assert "They are 6, 7, 8." in page.text
     median = np.nanquantile(found.read("residual_l2"), 0.5, method="closest_observation")
     assert f"median residual (l2) {median:.3g} stated noise: 0.4" in page.text
@@ -57,7 +59,7 @@ def test_misfits_need_attention_and_are_no_successes(tmp_path):
 def test_without_stated_noise_success_is_what_counts(tmp_path):
     found = run(tmp_path / "out", saved(tmp_path, observations(5)), method="auto", rounds=1)
     page = Page(write_report(found.folder))
-    assert "above the stated noise" not in page.text
+    assert "not explained by" not in page.text
     assert f"{found.success} of 5 observations" in page.text
     assert "A G(z)" not in page.text
     confidence = found.read("confidence")

@@ -33,6 +33,9 @@ a picture that is almost an output lies. In the q directions of this span that a
 
     \frac{\sum_i r_i^2 / \kappa_i}{\sum_i r_i^2 / \kappa_i + |r|_2^2 - \sum_i r_i^2}
     \sim \mathrm{Beta}\Big(\frac q 2, \frac{m - u - \sum_i \kappa_i}{2}\Big).
+
+This share does not depend on S. Of a residual far below the noise, it says nothing about the noise. So if noise leaves
+one so small in at most one of a million observations, :math:`\sum_i r_i^2 / (S^2 \kappa_i) \sim \chi^2_q` is tested.
 """
 
 from __future__ import annotations
@@ -41,10 +44,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import betainc, betaincc, ndtr
+from scipy.special import betainc, betaincc, chdtrc, ndtr
 from torch import Tensor
 
 from unrelu.diagnostics.identifiability import jacobians
+from unrelu.measurements.noise import Fit
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -123,7 +127,9 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
         shape[part, 0] = np.where(remaining > _TESTABLE, largest, np.nan)
         basis = _principal(problem, part)
         if basis is not None:
-            shape[part, 1] = _structure(r, remaining, half, basis)
+            fit = Fit(r, r, problem.operator.seen(problem.size)[part], used[part], np.ones(len(part)))
+            size = np.where(noise.too_large_for(fit), noise.level, np.nan)
+            shape[part, 1] = _structure(r, remaining, half, basis, size)
     return GoodnessOfFit(used, shape)
 
 
@@ -201,13 +207,17 @@ def _largest(r: Array, m: Integers, size: Array) -> Array:
     return np.where(np.isfinite(largest), -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16))), np.nan)
 
 
-def _structure(r: Array, remaining: Array, half: Array, basis: Array) -> Array:
-    """The p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m)."""
+def _structure(r: Array, remaining: Array, half: Array, basis: Array, size: Array) -> Array:
+    """The p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m).
+
+    Where a ``size`` S, (b,), is not NaN, it is that of what lies in the span beside noise of this size.
+    """
     along = half @ basis.transpose(0, 2, 1)  # (b, k, q)
     kept = np.eye(basis.shape[1]) - along.transpose(0, 2, 1) @ along  # the noise that the fit leaves
     shares, vectors = np.linalg.eigh(kept)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        unit = r / np.linalg.norm(r, axis=1, keepdims=True)
+        length = np.linalg.norm(r, axis=1)
+        unit = r / length[:, None]
         squares = np.square((vectors.transpose(0, 2, 1) @ (basis @ unit[:, :, None]))[:, :, 0])
     # Directions in which the fit leaves enough noise, and at most half of the remaining degrees of freedom.
     order = np.arange(shares.shape[1], 0, -1)
@@ -218,6 +228,7 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array) -> Array:
     free = np.maximum(remaining - np.where(chosen, shares, 0.0).sum(axis=1), 0.1)
     with np.errstate(invalid="ignore"):
         p = betaincc(np.maximum(count, 0.1) / 2, free / 2, inside / (inside + outside))
+        p = np.where(np.isnan(size), p, chdtrc(np.maximum(count, 1), inside * (length / size) ** 2))
     return np.where((count > 0) & np.isfinite(inside), p, np.nan)
 
 
