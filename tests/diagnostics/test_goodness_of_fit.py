@@ -206,3 +206,21 @@ def test_the_tests_are_named_with_the_one_that_decides():
     assert (by == 1).sum() > 10
     one = wrong[int(np.flatnonzero(by == 1)[0])]
     assert f"degrees of freedom, p = {one.p_size:.3g}; p = " in " ".join(str(one).split())
+
+
+@pytest.mark.parametrize("unit", [3.0, 1e8])
+def test_p_values_are_the_same_in_all_units(unit):
+    rng = stream("fit: units")
+    weights = [rng.standard_normal((30, 5)), rng.standard_normal((60, 30)) / 5]
+    activations = ["relu", "identity"]
+    z, e = rng.standard_normal((20, 5)), 0.1 * rng.standard_normal((20, 60))
+    net = unrelu.from_arrays(weights, activation=activations)
+    y = net(z) + e
+    found = unrelu.invert(net, y, "lm", z0=z, noise="gaussian:0.1")
+    scaled = unrelu.from_arrays([weights[0], unit * weights[1]], activation=activations)
+    problem = Problem.build(scaled, unit * y, noise=f"gaussian:{0.1 * unit!r}").equilibrated()
+    again = goodness_of_fit(problem, found.z, problem.residual(found.z), found.rank)
+    np.testing.assert_allclose(again.used, found.used, rtol=1e-8)
+    np.testing.assert_allclose(again.shape, np.column_stack([found.p_largest, found.p_structure]), atol=1e-8)
+    beside = goodness_of_fit(problem, found.z + 1e-6, problem.residual(found.z), found.rank)  # beyond some kinks
+    np.testing.assert_allclose(beside.used, found.used, atol=1e-3)

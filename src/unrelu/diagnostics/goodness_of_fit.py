@@ -40,18 +40,19 @@ one so small in at most one of a million observations, :math:`\sum_i r_i^2 / (S^
 
 from __future__ import annotations
 
+import weakref
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import betainc, betaincc, chdtrc, ndtr
-from torch import Tensor
-
 from unrelu.diagnostics.identifiability import jacobians
 from unrelu.measurements.noise import Fit
+from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import SampleCache, is_expensive
 
 # c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
@@ -60,8 +61,15 @@ _REACH, _CHOICE = 0.87, 4.25
 # The most principal directions in the second test, and the least share of noise that the fit leaves in each. Tuned on
 # the same decoders, for real digits.
 _DIRECTIONS, _NOISE_LEFT = 32, 0.3
+# The Jacobian is that of the linear region so far beside the code, as a multiple of its root mean square. A code at a kink
+# is at either side of it, by rounding; this is 20 times as far as searches that differ in rounding end apart.
+_ASIDE = 1e-3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
+# The outputs from which the principal directions are computed, in double precision, so that they are the same in all
+# units. More tell no more strangers apart.
+_OUTPUTS = 1024
+_samples: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
 # The least share of noise in an entry. A smaller share is not known well enough to divide by it.
 _KEPT = 0.05
 # The ridge of coordinates without a prior in an affine map, as a share of the weight of the others.
@@ -100,7 +108,8 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
     if too_large or (expensive and not prior) or (noise.stated and not gaussian):
         return GoodnessOfFit(used, shape)
     free = problem.bounds.active(z) == 0
-    for part, tangents in jacobians(problem.network, z, problem.operator):
+    aside = _ASIDE * _extent(z)[:, None] * stream("aside of kinks").standard_normal(z.shape[1])
+    for part, tangents in jacobians(problem.network, z + aside, problem.operator):
         r, m = residual[part], problem.observed[part]
         j = tangents.numpy() * free[part, :, None]
         variance = np.full(len(part), noise.level**2) if gaussian else None
@@ -234,11 +243,13 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array, size: Arra
 
 def _principal(problem: Problem, part: Index) -> Array | None:
     """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none."""
-    model, operator = SampleCache.of(problem.network, problem.bounds).measured_by(problem.operator)
+    network = problem.network
+    if network not in _samples:
+        _samples[network] = SampleCache.of(network, problem.bounds).exactly(network, _OUTPUTS)
+    model, operator = _samples[network].measured_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
-    own = operator.take(part)
-    chosen: Tensor = directions[order[: 2 * _DIRECTIONS]].to("cpu", torch.float64)
+    own, chosen = operator.take(part), directions[order[: 2 * _DIRECTIONS]]
     measured = own.to(torch.float64, torch.device("cpu")).tangents(chosen.expand(len(part) if own.count else 1, -1, -1))
     _, lengths, principal = np.linalg.svd(measured.numpy(), full_matrices=False)
     spanned = int((lengths > _ROUNDING * lengths[:, :1]).sum(axis=1).min())
