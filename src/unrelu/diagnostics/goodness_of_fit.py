@@ -46,6 +46,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.special import betainc, betaincc, chdtrc, ndtr
+
 from unrelu.diagnostics.identifiability import jacobians
 from unrelu.measurements.noise import Fit
 from unrelu.models.generator import Generator
@@ -61,8 +62,8 @@ _REACH, _CHOICE = 0.87, 4.25
 # The most principal directions in the second test, and the least share of noise that the fit leaves in each. Tuned on
 # the same decoders, for real digits.
 _DIRECTIONS, _NOISE_LEFT = 32, 0.3
-# The Jacobian is that of the linear region so far beside the code, as a multiple of its root mean square. A code at a kink
-# is at either side of it, by rounding; this is 20 times as far as searches that differ in rounding end apart.
+# The Jacobian is that of the linear region so far beside the code, as a multiple of its root mean square. A code at a
+# kink is at either side of it, by rounding; searches that differ in rounding end up to a twentieth of this apart.
 _ASIDE = 1e-3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4

@@ -196,7 +196,7 @@ class SampleCache:
         """The cache of the first ``count`` codes and their outputs in double precision, on the CPU."""
         exact, z = copy(self), self.model.z[:count].to("cpu", torch.float64)
         exact.model = GaussianModel(z, _bounded(_values(network.to(torch.float64, "cpu"), z)))
-        exact._measured = weakref.WeakKeyDictionary()
+        exact._measured = weakref.WeakKeyDictionary()  # noqa: SLF001 -- of its own class
         return exact
 
     def measured_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
