@@ -17,7 +17,7 @@ from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import DEGREES, Jacobians, Problem, norms
 from unrelu.result._residual_tests import TESTS, together
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
-from unrelu.result.pooled_noise import too_large
+from unrelu.result.pooled_noise import cut_off, too_large
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, TELLING, Status, among, message_of
 from unrelu.result.verdict_text import (
@@ -32,7 +32,7 @@ from unrelu.result.verdict_text import (
 )
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import flush_subnormals
-from unrelu.runtime.words import count, probability
+from unrelu.runtime.words import count, number, probability
 from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ _COLUMNS = (
     "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
+# Data that are so many times as large as outputs of usual codes, or as small, have codes of another scale.
+_UNUSUAL = 10.0
 # The most observations that are drawn by default.
 _DRAWN = 8
 
@@ -299,7 +301,29 @@ class Inversion:
         text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
         if excessive:
             text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
-        return text + self.problem.noise.note
+        return ("" if excessive else self._hint(i)) + text + self.problem.noise.note
+
+    def _hint(self, i: int) -> str:
+        """What y says of a code that is no success: that codes have another scale, or that noise was cut off."""
+        problem, y = self.problem, self.problem.y[i]
+        if self.success[i] or self.status[i] not in HAS_CODE or not y.any():
+            return ""
+        typical = problem.network.typical_outputs
+        usual = problem.operator.take(np.full(len(typical), i)).values(typical)
+        ratio = float(np.median(np.linalg.norm(usual, axis=1)) / np.linalg.norm(y))
+        if not (problem.bounds.none and problem.units.latent is None and problem.normal is None):
+            ratio = 1.0
+        if not 1 / _UNUSUAL < ratio < _UNUSUAL and 0 < ratio < math.inf:
+            size = f"{number(max(ratio, 1 / ratio))} times as {'large' if ratio > 1 else 'small'}"
+            return f"outputs of codes from N(0, I) are {size} as y: state the scale of codes by bounds= or prior=; "
+        if self.status[i] is not Status.NO_EXACT_FIT:
+            return ""
+        seen, mean = problem.operator.seen(problem.size)[i], problem.mean_of(self.reconstruction)[i]
+        ends, level = cut_off(y[seen], mean[seen])
+        noise = f"'gaussian:{math.ldexp(level, -problem.units.data):.2g}'"
+        return f"{ends} entries are at its ends, as where black and white cut off noise: try noise={noise}; " * (
+            ends > 0
+        )
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in this norm."""
