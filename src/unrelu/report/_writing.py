@@ -14,7 +14,7 @@ from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError
 from unrelu.methods import METHODS
 from unrelu.report._charts import Histogram, histogram
-from unrelu.report._facts import machine, masked, objective, opened, question, script
+from unrelu.report._facts import machine, masked, objective, opened, question
 from unrelu.report._gallery import FoundData, criterion, find_data, gallery
 from unrelu.report._outcomes import identifiability, known, messages, outcomes, spread_of, throughput, unexplained
 from unrelu.report._posteriors import posteriors
@@ -97,7 +97,6 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
         "running": run.running,
         "question": question(run),
         "machine": machine(run),
-        "again": script(run),
         "command": about.get("command"),
         "directory": opened(run)["directory"],
         "outcomes": outcomes(run),
