@@ -41,6 +41,7 @@ one so small in at most one of a million observations, :math:`\sum_i r_i^2 / (S^
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ _REACH, _CHOICE = 0.87, 4.25
 _DIRECTIONS, _NOISE_LEFT = 32, 0.3
 # The Jacobian is that of the linear region so far beside the code, as a multiple of its root mean square. A code at a
 # kink is at either side of it, by rounding; searches that differ in rounding end up to a twentieth of this apart.
-_ASIDE = 1e-3
+_BESIDE = 1e-3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
 # The outputs from which the principal directions are computed, in double precision, so that they are the same in all
@@ -108,11 +109,8 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
     gaussian, expensive = noise.shaped, is_expensive(problem.network)
     if too_large or (expensive and not prior) or (noise.stated and not gaussian):
         return GoodnessOfFit(used, shape)
-    free = problem.bounds.active(z) == 0
-    aside = _ASIDE * _extent(z)[:, None] * stream("aside of kinks").standard_normal(z.shape[1])
-    for part, tangents in jacobians(problem.network, z + aside, problem.operator):
+    for part, j in free_jacobians(problem, z, _BESIDE):
         r, m = residual[part], problem.observed[part]
-        j = tangents.numpy() * free[part, :, None]
         variance = np.full(len(part), noise.level**2) if gaussian else None
         prior = problem.prior
         if problem.weights.min() < prior:  # with a prior, the noise is stated
@@ -120,7 +118,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
             prior *= _LOOSE
             own = np.maximum(_own_ridge(problem, z[part], variance), prior)[:, None]
             scaling = own / np.maximum(own, problem.weights)
-            j *= np.sqrt(scaling)[:, :, None]
+            np.multiply(j, np.sqrt(scaling)[:, :, None], out=j)
         with np.errstate(over="ignore"):  # squares of an exponential
             gram = j @ j.transpose(0, 2, 1)
         squares, vectors = np.linalg.eigh(np.where(np.isfinite(gram).all(axis=(1, 2), keepdims=True), gram, 0.0))
@@ -141,6 +139,14 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
             size = np.where(noise.too_large_for(fit), noise.level, np.nan)
             shape[part, 1] = _structure(r, remaining, half, basis, size)
     return GoodnessOfFit(used, shape)
+
+
+def free_jacobians(problem: Problem, z: Array, beside: float = 0.0) -> Iterator[tuple[Index, Array]]:
+    """Yield Jacobians of A G at codes or so far beside, (b, k, m), some at a time; 0 along coordinates at a bound."""
+    free = problem.bounds.active(z) == 0
+    away = beside * _extent(z)[:, None] * stream("beside kinks").standard_normal(z.shape[1])
+    for part, tangents in jacobians(problem.network, z + away, problem.operator):
+        yield part, tangents.numpy() * free[part, :, None]
 
 
 def chance(residual: Array, y: Array, observed: Flags, used: Array) -> Array:

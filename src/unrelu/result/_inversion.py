@@ -269,8 +269,7 @@ class Inversion:
             success=success, used=used,
         )  # fmt: skip
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
-        with np.errstate(over="ignore", invalid="ignore"):
-            excessive = fitted & problem.noise.too_large_for(fit)
+        excessive = fitted & problem.noise.too_large_for(fit)
         messages = [
             self.message[i] if state is Status.ERROR else judged.message_for(i, factor[i], bool(excessive[i]))
             for i, state in enumerate(states)

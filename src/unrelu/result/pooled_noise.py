@@ -30,23 +30,18 @@ _QUARTILES_ERROR = 1.17
 _MEDIAN_VARIANCE = np.pi / 2
 # The batch has one level if the residuals spread by at most this multiple of the spread of chi-square.
 _WIDEST = 1.5
-# Steps of the fixed-point iteration for noise that is cut off.
-_STEPS = 4
 
 
 def cut_off(y: Array, mean: Array) -> tuple[int, float]:
     """How many entries of y, (n,), black and white seem to have cut off, and the noise between them, S.
 
     They are the entries at the least and at the largest value, if both repeat. S is the root mean square of the
-    residuals where the mean, (n,), is at least S from both: noise elsewhere is cut off.
+    residuals where the mean, (n,), is farther from both than that of all residuals: noise elsewhere is cut off.
     """
-    low, high = float(y.min()), float(y.max())
-    ends, r = (int((y == low).sum()), int((y == high).sum())), y - mean
-    level = float(np.sqrt(np.square(r).mean()))
-    for _ in range(_STEPS):
-        between = (mean > low + level) & (mean < high - level)
-        level = float(np.sqrt(np.square(r[between]).mean())) if between.any() else level
-    return (sum(ends) if low < high and min(ends) > 1 else 0), level
+    low, high, square = y.min(), y.max(), np.square(y - mean)
+    at, away = [(y == low).sum(), (y == high).sum()], np.minimum(mean - low, high - mean) > np.sqrt(square.mean())
+    level = float(np.sqrt(square[away if away.any() else ...].mean()))
+    return (int(sum(at)) if low < high and min(at) > 1 else 0), level
 
 
 def too_large(energy: Array, freedom: Array) -> Array:

@@ -179,9 +179,8 @@ def observation_html(summary: VerdictSummary, images: Sequence[str]) -> str:
 
 def observation_lines(summary: VerdictSummary) -> list[str]:
     """One observation in at most 15 lines."""
-    success = bool(summary.columns["success"][0])
-    title = f"One observation, method {summary.method}: {'successful' if success else 'no success'}{summary.excess()}"
-    return [title, *named_lines(_entries(summary))]
+    verdict = "successful" if summary.columns["success"][0] else "no success"
+    return [f"One observation, method {summary.method}: {verdict}{summary.excess()}", *named_lines(_entries(summary))]
 
 
 def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
