@@ -346,3 +346,15 @@ def test_codes_of_another_scale_are_named_beside_a_misfit():
         assert "times as large as y: state the scale of codes by bounds= or prior=; does not explain" in message
     bounded = unrelu.invert(net, y + 1.0, "lm", bounds=(-1e-3, 1e-3), noise="gaussian:0.01", max_iterations=1)
     assert not any("N(0, I)" in message for message in bounded.message)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sin"])
+def test_codes_of_another_scale_are_named_where_outputs_saturate(activation):
+    rng = np.random.default_rng(5)
+    weights = [1e4 * rng.standard_normal((20, 3)), rng.standard_normal((30, 20))]
+    for factor, said in ((1.0, True), (1e-4, False)):
+        net = unrelu.from_arrays([factor * weights[0], weights[1]], activation=[activation, "identity"])
+        y = net(1e-4 / factor * rng.standard_normal((3, 3)))
+        r = unrelu.invert(net, y + 1.0, "lm", noise="gaussian:0.01")
+        assert not r.success.any()
+        assert [message.startswith("a hundredth of a code from N(0, I)") for message in r.message] == [said] * 3

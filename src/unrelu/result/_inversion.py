@@ -15,6 +15,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import DEGREES, Jacobians, Problem, norms
+from unrelu.result._code_scale import scale_hint
 from unrelu.result._residual_tests import TESTS, together
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
 from unrelu.result.pooled_noise import cut_off, too_large
@@ -32,7 +33,7 @@ from unrelu.result.verdict_text import (
 )
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import flush_subnormals
-from unrelu.runtime.words import count, number, probability
+from unrelu.runtime.words import count, probability
 from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ _COLUMNS = (
     "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
-# Data that are so many times as large as outputs of usual codes, or as small, have codes of another scale.
-_UNUSUAL = 10.0
 # The most observations that are drawn by default.
 _DRAWN = 8
 
@@ -304,25 +303,18 @@ class Inversion:
 
     def _hint(self, i: int) -> str:
         """What y says of a code that is no success: that codes have another scale, or that noise was cut off."""
-        problem, y = self.problem, self.problem.y[i]
-        if self.success[i] or self.status[i] not in HAS_CODE or not y.any():
+        problem = self.problem
+        if self.success[i] or self.status[i] not in HAS_CODE:
             return ""
-        typical = problem.network.typical_outputs
-        usual = problem.operator.take(np.full(len(typical), i)).values(typical)
-        ratio = float(np.median(np.linalg.norm(usual, axis=1)) / np.linalg.norm(y))
-        if not (problem.bounds.none and problem.units.latent is None and problem.normal is None):
-            ratio = 1.0
-        if not 1 / _UNUSUAL < ratio < _UNUSUAL and 0 < ratio < math.inf:
-            size = f"{number(max(ratio, 1 / ratio))} times as {'large' if ratio > 1 else 'small'}"
-            return f"outputs of codes from N(0, I) are {size} as y: state the scale of codes by bounds= or prior=; "
-        if self.status[i] is not Status.NO_EXACT_FIT:
-            return ""
+        hint = scale_hint(problem, i)
+        if hint or self.status[i] is not Status.NO_EXACT_FIT:
+            return hint
         seen, mean = problem.operator.seen(problem.size)[i], problem.mean_of(self.reconstruction)[i]
-        ends, level = cut_off(y[seen], mean[seen])
+        ends, level = cut_off(problem.y[i][seen], mean[seen])
+        if not ends:
+            return ""
         noise = f"'gaussian:{math.ldexp(level, -problem.units.data):.2g}'"
-        return f"{ends} entries are at its ends, as where black and white cut off noise: try noise={noise}; " * (
-            ends > 0
-        )
+        return f"{ends} entries are at its ends, as where black and white cut off noise: try noise={noise}; "
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in this norm."""

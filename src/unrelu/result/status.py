@@ -61,10 +61,7 @@ class Status(enum.Enum):
     DIVERGED = (
         "the search left the range of numbers; the last finite code is returned: start nearer or take shorter steps"
     )
-    FLAT = (
-        "the output does not change with the code here, as all neurons are off or saturated: start elsewhere, or state "
-        "by bounds= or prior= how large codes are"
-    )
+    FLAT = "the output does not change with the code here, as all neurons are off or saturated: start elsewhere"
     NO_CODE = "no code was found for this observation"
     STOPPED = "stopped by the callback; the codes are the best so far"
     ERROR = "could not be inverted: its message says why"
