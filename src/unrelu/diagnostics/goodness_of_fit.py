@@ -69,8 +69,8 @@ _BESIDE = 1e-3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
 # The outputs from which the principal directions are computed, in double precision, so that they are the same in all
-# units. More tell no more strangers apart.
-_OUTPUTS = 1024
+# units. On two decoders 1,024 tell no more real digits from own outputs.
+_OUTPUTS = 256
 _samples: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
 # The least share of noise in an entry. A smaller share is not known well enough to divide by it.
 _KEPT = 0.05
