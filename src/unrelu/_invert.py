@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
-from unrelu.diagnostics.identifiability import jacobians, local_rank
+from unrelu.diagnostics.goodness_of_fit import chance, free_jacobians, goodness_of_fit
+from unrelu.diagnostics.identifiability import local_rank
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import OptionError, SolverError
 from unrelu.layerwise import LayerMethod
@@ -282,16 +282,8 @@ def _diagnosed(result: Inversion) -> Inversion:
     if not problem.noise.stated:
         by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
     free = np.where(fits, free, -1)
-    directions = None if problem.network.too_large else partial(_directions, result)
+    directions = None if problem.network.too_large else partial(free_jacobians, problem, result.z)
     return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, directions)
-
-
-def _directions(result: Inversion) -> Iterator[tuple[Index, Array]]:
-    """Yield the Jacobians of A G at the codes, (b, k, m), some at a time; 0 along coordinates at a bound."""
-    problem = result.problem
-    free = problem.bounds.active(result.z) == 0
-    for rows, tangents in jacobians(problem.network, result.z, problem.operator):
-        yield rows, tangents.numpy() * free[rows, :, None]
 
 
 def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:

@@ -17,11 +17,10 @@ from unrelu.measurements.losses import OwnLoss
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.problem import DEGREES, norms
-from unrelu.result import Inversion, Status
+from unrelu.result import TESTS, Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.result.verdict_text import TOO_LARGE
-from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
 
@@ -89,7 +88,8 @@ def _flaw(result: Inversion) -> str | None:
         return None
     share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
     outputs, kept = (x.reshape(problem.size, -1) for x in (problem.network.outputs(result.z), result.reconstruction))
-    off = np.abs(np.nan_to_num(outputs - kept)).max(axis=1) > share * np.maximum(_size(outputs), problem.scale)
+    size = np.nan_to_num(np.abs(outputs).max(axis=1), nan=0.0)
+    off = np.abs(np.nan_to_num(outputs - kept)).max(axis=1) > share * np.maximum(size, problem.scale)
     off |= (np.isfinite(outputs) != np.isfinite(kept)).any(axis=1)
     if off.any():
         return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
@@ -97,11 +97,10 @@ def _flaw(result: Inversion) -> str | None:
     room = norms(np.broadcast_to((share * problem.scale)[:, None], problem.y.shape), result.norm)
     near: dict[str, Any] = {
         "fun": room ** DEGREES[result.norm],
-        "p_value": _PROBABILITY,
-        "confidence": _PROBABILITY,
+        **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
         "used": _USED,
     }
-    for name in ("fun", "p_value", "confidence", "used", "rank", "freedom", "identifiable", "success", "status"):
+    for name in (*near, "rank", "freedom", "identifiable", "success", "status"):
         kept, found = getattr(result, name), getattr(again, name)
         if name == "fun" and result.norm == OwnLoss.name:
             continue  # no file holds the function
@@ -143,8 +142,3 @@ def _expected(result: Inversion) -> Inversion:
     outlying = among(result.status, frozenset({Status.OUTLIER})) & ~judged & ~cut
     status = np.where(outlying, result.status, again.status)
     return replace(again, status=status, success=again.success & ~outlying & ~(cut & ~result.success))
-
-
-def _size(x: Array) -> Array:
-    """The largest absolute entry of each output; 0 without a code."""
-    return np.asarray(np.nan_to_num(np.abs(x).max(axis=1), nan=0.0))

@@ -155,7 +155,7 @@ def test_the_verdict_is_beside_the_status():
     z = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
     result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=[0.5, 0.9])
     near, far = records(result)
-    assert list(near)[:9] == [
+    assert list(near)[:12] == [
         "index",
         "name",
         "method",
@@ -163,6 +163,9 @@ def test_the_verdict_is_beside_the_status():
         "status",
         "success",
         "p_value",
+        "p_size",
+        "p_largest",
+        "p_structure",
         "confidence",
         "message",
     ]

@@ -11,7 +11,7 @@ from tests.support import random_network
 from unrelu import zoo
 from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
-from unrelu.result._residual_tests import together
+from unrelu.result._residual_tests import deciding, together
 from unrelu.runtime.streams import stream
 from unrelu.search import sample_cache
 from unrelu.search.sample_cache import SampleCache, is_expensive
@@ -148,7 +148,7 @@ def linear_fits(count, m, k):
 def test_the_joint_distribution_of_size_and_largest_entry_is_that_of_least_squares(m, k):
     size, shape, observed, used = linear_fits(4000, m, k)
     shape[:, 1] = np.nan  # every residual is orthogonal to the outputs
-    p = together(size, shape, observed, used)
+    p = together(np.column_stack([size, shape]), observed, used)
     assert np.corrcoef(size, shape[:, 0])[0, 1] > 0.3
     assert stats.kstest(p, "uniform").statistic < 0.06
     # Three standard deviations of a binomial share, and Sidak's inequality is one.
@@ -157,14 +157,14 @@ def test_the_joint_distribution_of_size_and_largest_entry_is_that_of_least_squar
 
 def test_one_test_alone_is_the_whole_p_value():
     size, nothing = np.array([0.02, 0.5]), np.full((2, 2), np.nan)
-    np.testing.assert_array_equal(together(size, nothing, np.array([9, 9]), np.zeros(2)), size)
+    np.testing.assert_array_equal(together(np.column_stack([size, nothing]), np.array([9, 9]), np.zeros(2)), size)
 
 
 def test_an_entry_too_large_for_the_noise_is_told_beside_a_small_residual():
     observed, used = np.array([50]), np.array([5.0])
-    p = together(np.array([0.9]), np.array([[1e-6, np.nan]]), observed, used)
+    p = together(np.array([[0.9, 1e-6, np.nan]]), observed, used)
     assert 1e-6 < p[0] < 1e-5
-    tiny = together(np.array([1e-200]), np.array([[1e-190, 0.5]]), observed, used)
+    tiny = together(np.array([[1e-200, 1e-190, 0.5]]), observed, used)
     assert 0 < tiny[0] < 1e-180
 
 
@@ -180,3 +180,47 @@ def test_generators_searched_by_gradients_have_all_tests_unless_a_jacobian_is_ex
     assert np.isfinite(found.shape).all()
     monkeypatch.setattr(sample_cache, "_EXPENSIVE", 0)
     assert np.isnan(goodness_of_fit(problem, z, residual, rank).shape).all()
+
+
+def test_the_residual_of_noise_far_below_the_stated_one_explains_whatever_its_structure():
+    direction = NET(stream("fit: structured").standard_normal((1, 3)))
+    r, _ = fitted(NET, count=20)
+    tilted = r.reconstruction + 0.02 * direction / np.abs(direction).max()  # no noise, all structure
+    told = unrelu.invert(NET, tilted, "lm", z0=r.z, noise="gaussian:1")
+    assert told.success.all()
+    assert (told.p_structure > 0.99).all()
+    assert all("fits the observation to the stated noise level" in message for message in told.message)
+    nearer = unrelu.invert(NET, tilted, "lm", z0=r.z, noise="gaussian:0.01")
+    assert (nearer.p_structure < 0.9).any()
+
+
+def test_the_tests_are_named_with_the_one_that_decides():
+    r, y = fitted(NET, count=20)
+    np.testing.assert_allclose(r.p_size, stats.chi2.sf(r.residual() ** 2 / 0.01, 40 - r.used), rtol=1e-9)
+    y[:, 7] = r.reconstruction[:, 7] + 1.5
+    wrong = unrelu.invert(NET, y, "lm", z0=r.z, noise="gaussian:0.1")
+    by = deciding(np.column_stack([wrong.p_size, wrong.p_largest, wrong.p_structure]))
+    for i, name in enumerate(("size", "largest entry", "structure")):
+        for message in wrong.message[(by == i) & ~wrong.success]:
+            assert "(decides)" in message.split(f", {name}" if i else f": {name}")[-1].split(",")[0]
+    assert (by == 1).sum() > 10
+    one = wrong[int(np.flatnonzero(by == 1)[0])]
+    assert f"degrees of freedom, p = {one.p_size:.3g}; p = " in " ".join(str(one).split())
+
+
+@pytest.mark.parametrize("unit", [3.0, 1e8])
+def test_p_values_are_the_same_in_all_units(unit):
+    rng = stream("fit: units")
+    weights = [rng.standard_normal((30, 5)), rng.standard_normal((60, 30)) / 5]
+    activations = ["relu", "identity"]
+    z, e = rng.standard_normal((20, 5)), 0.1 * rng.standard_normal((20, 60))
+    net = unrelu.from_arrays(weights, activation=activations)
+    y = net(z) + e
+    found = unrelu.invert(net, y, "lm", z0=z, noise="gaussian:0.1")
+    scaled = unrelu.from_arrays([weights[0], unit * weights[1]], activation=activations)
+    problem = Problem.build(scaled, unit * y, noise=f"gaussian:{0.1 * unit!r}").equilibrated()
+    again = goodness_of_fit(problem, found.z, problem.residual(found.z), found.rank)
+    np.testing.assert_allclose(again.used, found.used, rtol=1e-8)
+    np.testing.assert_allclose(again.shape, np.column_stack([found.p_largest, found.p_structure]), atol=1e-8)
+    beside = goodness_of_fit(problem, found.z + 1e-6, problem.residual(found.z), found.rank)  # beyond some kinks
+    np.testing.assert_allclose(beside.used, found.used, atol=1e-3)

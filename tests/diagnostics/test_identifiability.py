@@ -452,3 +452,14 @@ def test_kinks_without_known_layers_leave_it_unknown_unless_the_other_outputs_de
     assert unrelu.identifiability(at_output, [1.0, 0.3]).identifiable
     shown = np.arange(15) < 4
     assert unrelu.identifiability(at_output, [1.0, 0.3], shown).dimension == -1
+
+
+def test_a_kink_of_one_output_is_seen_beside_larger_ones():
+    def function(z):
+        low = torch.minimum(z[:, :1], torch.zeros_like(z[:, :1]))
+        return torch.cat([low, 2 * low, 1e6 * z[:, 1:], torch.sin(z[:, 1:])], 1)
+
+    net = unrelu.from_torch(function, latent_shape=(2,))
+    at = unrelu.identifiability(net, [[0.0, 0.5], [-0.5, 0.5], [0.5, 0.5]])
+    assert at.identifiable.tolist() == [False, True, False]
+    assert at.dimension.tolist() == [-1, 0, 1]

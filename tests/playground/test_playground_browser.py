@@ -153,7 +153,7 @@ def test_hiding_and_noise(visit):
     visitor.page.get_by_label("Standard deviation").fill("0.05")
     visitor.settled()
     assert visitor.text("status") == "MISFIT"
-    assert float(visitor.facts["Fit"].removeprefix("p-value ").lstrip("<")) < 0.01
+    assert float(visitor.facts["Fit"].removeprefix("p = ").split()[0].lstrip("<")) < 0.01
     visitor.page.get_by_label("Brush").fill("8")
     visitor.stroke(
         [(0.05, y) for y in np.linspace(0, 1, 5)] + [(x, y) for y in np.linspace(0, 1, 9) for x in (0.0, 1.0)]

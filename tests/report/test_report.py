@@ -169,7 +169,7 @@ def test_only_errors(tmp_path):
     assert "Identifiability" not in page.text
     assert "Numbers" not in page.text
     assert "\u2013" not in page.text.replace("\u2013 unrelu", "")
-    assert "above the stated noise" not in page.text
+    assert "not explained by" not in page.text
     assert page.all("img") == []
 
 

@@ -405,7 +405,7 @@ def test_a_data_frame_has_a_row_for_each_observation():
     np.testing.assert_array_equal(frame[["z0", "z1", "z2"]].to_numpy(), result.z)
     np.testing.assert_allclose(frame["residual"], result.residual())
     assert "z0" not in result.to_frame()
-    assert found(single=True).to_frame().shape == (1, 12)
+    assert found(single=True).to_frame().shape == (1, 15)
 
 
 def test_without_pandas_a_data_frame_says_what_is_missing(monkeypatch):

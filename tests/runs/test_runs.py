@@ -72,7 +72,7 @@ def test_the_verdict_of_a_run_is_that_of_invert(tmp_path):
     assert [row["p_value"] for row in rows] == run.read("p_value").tolist()
     assert [row["confidence"] for row in rows] == run.read("confidence").tolist()
     assert list(rows[0])[:6] == ["index", "name", "method", "seed", "status", "message"]
-    assert list(rows[0])[6:10] == ["success", "p_value", "confidence", "objective"]
+    assert list(rows[0])[6:12] == ["success", "p_value", "p_size", "p_largest", "p_structure", "confidence"]
 
 
 def test_chunks_have_seeds_of_their_own():

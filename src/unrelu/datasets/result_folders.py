@@ -13,7 +13,7 @@ import numpy as np
 from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.problem import norms
-from unrelu.result import Inversion
+from unrelu.result import TESTS, Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_writing import storing, write_whole
 from unrelu.sampling.draws import Posterior
@@ -61,8 +61,7 @@ def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
     """What the verdict on every observation is made of, (B,), by the names of columns; ``residual`` is (B, m)."""
     found = {
         "success": result.success,
-        "p_value": result.p_value,
-        "confidence": result.confidence,
+        **{name: getattr(result, name) for name in ("p_value", *TESTS, "confidence")},
         "objective": result.fun,
         **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")},
         "freedom": result.freedom,
@@ -82,7 +81,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
     """
     problem = result.problem
     numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
-    verdict = {name: numbers.pop(name) for name in ("success", "p_value", "confidence")}
+    verdict = {name: numbers.pop(name) for name in ("success", "p_value", *TESTS, "confidence")}
     states = [str(status) for status in np.atleast_1d(result.status)]
     columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}
     named = {}

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from unrelu.datasets.sources import Shape, optional
 from unrelu.errors import InputError, StorageError
+from unrelu.result import TESTS
 from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, shown_size
 from unrelu.runtime.file_writing import storing
 
@@ -58,7 +59,7 @@ def columns_of(latent_shape: Shape, output_shape: Shape, posterior: bool = False
     With ``posterior``, also those of draws of the code: mean, standard deviation and the ends of the interval of each
     coordinate, the standard deviation of each output, how the sampling ended, and its statistics.
     """
-    numbers = ("p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
+    numbers = ("p_value", *TESTS, "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
     return (
         Column("codes", latent_shape, "<f8"),
         Column("reconstructions", output_shape, "<f8"),

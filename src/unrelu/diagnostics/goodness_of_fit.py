@@ -33,21 +33,28 @@ a picture that is almost an output lies. In the q directions of this span that a
 
     \frac{\sum_i r_i^2 / \kappa_i}{\sum_i r_i^2 / \kappa_i + |r|_2^2 - \sum_i r_i^2}
     \sim \mathrm{Beta}\Big(\frac q 2, \frac{m - u - \sum_i \kappa_i}{2}\Big).
+
+This share does not depend on S. Of a residual far below the noise, it says nothing about the noise. So if noise leaves
+one so small in at most one of a million observations, :math:`\sum_i r_i^2 / (S^2 \kappa_i) \sim \chi^2_q` is tested.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import betainc, betaincc, ndtr
-from torch import Tensor
+from scipy.special import betainc, betaincc, chdtrc, ndtr
 
 from unrelu.diagnostics.identifiability import jacobians
+from unrelu.measurements.noise import Fit
+from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.runtime.streams import stream
 from unrelu.search.sample_cache import SampleCache, is_expensive
 
 # c and g. Tuned on the noise that auto fitted in 400 noisy outputs of 21 decoders under three measurements: decoders of
@@ -56,8 +63,15 @@ _REACH, _CHOICE = 0.87, 4.25
 # The most principal directions in the second test, and the least share of noise that the fit leaves in each. Tuned on
 # the same decoders, for real digits.
 _DIRECTIONS, _NOISE_LEFT = 32, 0.3
+# The Jacobian is that of the linear region so far beside the code, as a multiple of its root mean square. A code at a
+# kink is at either side of it, by rounding; searches that differ in rounding end up to a twentieth of this apart.
+_BESIDE = 1e-3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
+# The outputs from which the principal directions are computed, in double precision, so that they are the same in all
+# units. On two decoders 1,024 tell no more real digits from own outputs.
+_OUTPUTS = 256
+_samples: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
 # The least share of noise in an entry. A smaller share is not known well enough to divide by it.
 _KEPT = 0.05
 # The ridge of coordinates without a prior in an affine map, as a share of the weight of the others.
@@ -95,10 +109,8 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
     gaussian, expensive = noise.shaped, is_expensive(problem.network)
     if too_large or (expensive and not prior) or (noise.stated and not gaussian):
         return GoodnessOfFit(used, shape)
-    free = problem.bounds.active(z) == 0
-    for part, tangents in jacobians(problem.network, z, problem.operator):
+    for part, j in free_jacobians(problem, z, _BESIDE):
         r, m = residual[part], problem.observed[part]
-        j = tangents.numpy() * free[part, :, None]
         variance = np.full(len(part), noise.level**2) if gaussian else None
         prior = problem.prior
         if problem.weights.min() < prior:  # with a prior, the noise is stated
@@ -106,7 +118,7 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
             prior *= _LOOSE
             own = np.maximum(_own_ridge(problem, z[part], variance), prior)[:, None]
             scaling = own / np.maximum(own, problem.weights)
-            j *= np.sqrt(scaling)[:, :, None]
+            np.multiply(j, np.sqrt(scaling)[:, :, None], out=j)
         with np.errstate(over="ignore"):  # squares of an exponential
             gram = j @ j.transpose(0, 2, 1)
         squares, vectors = np.linalg.eigh(np.where(np.isfinite(gram).all(axis=(1, 2), keepdims=True), gram, 0.0))
@@ -123,8 +135,18 @@ def goodness_of_fit(problem: Problem, z: Array, residual: Array, rank: Integers)
         shape[part, 0] = np.where(remaining > _TESTABLE, largest, np.nan)
         basis = _principal(problem, part)
         if basis is not None:
-            shape[part, 1] = _structure(r, remaining, half, basis)
+            fit = Fit(r, r, problem.operator.seen(problem.size)[part], used[part], np.ones(len(part)))
+            size = np.where(noise.too_large_for(fit), noise.level, np.nan)
+            shape[part, 1] = _structure(r, remaining, half, basis, size)
     return GoodnessOfFit(used, shape)
+
+
+def free_jacobians(problem: Problem, z: Array, beside: float = 0.0) -> Iterator[tuple[Index, Array]]:
+    """Yield Jacobians of A G at codes or so far beside, (b, k, m), some at a time; 0 along coordinates at a bound."""
+    free = problem.bounds.active(z) == 0
+    away = beside * _extent(z)[:, None] * stream("beside kinks").standard_normal(z.shape[1])
+    for part, tangents in jacobians(problem.network, z + away, problem.operator):
+        yield part, tangents.numpy() * free[part, :, None]
 
 
 def chance(residual: Array, y: Array, observed: Flags, used: Array) -> Array:
@@ -201,13 +223,17 @@ def _largest(r: Array, m: Integers, size: Array) -> Array:
     return np.where(np.isfinite(largest), -np.expm1(m * np.log1p(-np.minimum(one, 1 - 1e-16))), np.nan)
 
 
-def _structure(r: Array, remaining: Array, half: Array, basis: Array) -> Array:
-    """The p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m)."""
+def _structure(r: Array, remaining: Array, half: Array, basis: Array, size: Array) -> Array:
+    """The p-value of the share of residuals (b, m) in the span of an orthonormal ``basis``, (1 or b, q, m).
+
+    Where a ``size`` S, (b,), is not NaN, it is that of what lies in the span beside noise of this size.
+    """
     along = half @ basis.transpose(0, 2, 1)  # (b, k, q)
     kept = np.eye(basis.shape[1]) - along.transpose(0, 2, 1) @ along  # the noise that the fit leaves
     shares, vectors = np.linalg.eigh(kept)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        unit = r / np.linalg.norm(r, axis=1, keepdims=True)
+        length = np.linalg.norm(r, axis=1)
+        unit = r / length[:, None]
         squares = np.square((vectors.transpose(0, 2, 1) @ (basis @ unit[:, :, None]))[:, :, 0])
     # Directions in which the fit leaves enough noise, and at most half of the remaining degrees of freedom.
     order = np.arange(shares.shape[1], 0, -1)
@@ -218,16 +244,19 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array) -> Array:
     free = np.maximum(remaining - np.where(chosen, shares, 0.0).sum(axis=1), 0.1)
     with np.errstate(invalid="ignore"):
         p = betaincc(np.maximum(count, 0.1) / 2, free / 2, inside / (inside + outside))
+        p = np.where(np.isnan(size), p, chdtrc(np.maximum(count, 1), inside * (length / size) ** 2))
     return np.where((count > 0) & np.isfinite(inside), p, np.nan)
 
 
 def _principal(problem: Problem, part: Index) -> Array | None:
     """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none."""
-    model, operator = SampleCache.of(problem.network, problem.bounds).measured_by(problem.operator)
+    network = problem.network
+    if network not in _samples:
+        _samples[network] = SampleCache.of(network, problem.bounds).exactly(network, _OUTPUTS)
+    model, operator = _samples[network].measured_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
-    own = operator.take(part)
-    chosen: Tensor = directions[order[: 2 * _DIRECTIONS]].to("cpu", torch.float64)
+    own, chosen = operator.take(part), directions[order[: 2 * _DIRECTIONS]]
     measured = own.to(torch.float64, torch.device("cpu")).tangents(chosen.expand(len(part) if own.count else 1, -1, -1))
     _, lengths, principal = np.linalg.svd(measured.numpy(), full_matrices=False)
     spanned = int((lengths > _ROUNDING * lengths[:, :1]).sum(axis=1).min())

@@ -28,8 +28,8 @@ from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once
 from unrelu.runtime.streams import torch_stream
 
 # Without known layers, a kink this near to z, relative to its size, counts as at z. There the second difference of an
-# output is above the share of the largest first one; curvature gives a tenth of it, rounding less.
-_STEP, _BENT = 1e-6, 1e-5
+# output is above this share of its first one, and above that of a curvature of so many times its usual size.
+_STEP, _BENT, _CURVATURE = 1e-6, 1e-5, 100.0
 # The least ratio of singular values for which the Gram matrix tells them to eight digits, and the least square of one.
 _GRAM_RATIO, _LEAST_SQUARE = 1e-4, 1e-200
 
@@ -254,9 +254,10 @@ def bent(network: Generator, z: Tensor, operator: Operator) -> Flags:
     step *= _STEP * max(1.0, float(z.abs().max())) / step.norm()
     with torch.no_grad():
         here, ahead, behind = (operator.forward(network.forward(code))[0] for code in (z, z + step, z - step))
+        usual = operator.forward(torch.tensor(network.typical_outputs, dtype=z.dtype)).abs().mean(dim=0)
     second, first = (ahead + behind - 2 * here).abs(), (ahead - behind).abs()
     # Written so that NaN counts as bent.
-    return ~(second <= _BENT * first.max()).numpy()
+    return ~(second <= torch.maximum(_BENT * first, _CURVATURE * _STEP**2 * usual)).numpy()
 
 
 # --- linear regions ---------------------------------------------------------------------------------------------------

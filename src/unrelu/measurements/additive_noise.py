@@ -183,7 +183,8 @@ class Gaussian(Noise):
     def too_large_for(self, fit: Fit) -> Flags:
         """See :meth:`Noise.too_large_for`; False for a fit that uses up half of the entries or more."""
         left = fit.observed - fit.used
-        small = chdtr(np.maximum(left, 1.0), self._squares(fit)) < _ONE_OF_A_MILLION
+        with np.errstate(over="ignore", invalid="ignore"):
+            small = chdtr(np.maximum(left, 1.0), self._squares(fit)) < _ONE_OF_A_MILLION
         return np.asarray(self.shaped & (left > fit.used) & small)
 
 

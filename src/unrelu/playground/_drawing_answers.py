@@ -13,7 +13,8 @@ from unrelu._invert import invert
 from unrelu.errors import InputError
 from unrelu.measurements.operator_arguments import Mask
 from unrelu.playground._picture_generators import PictureGenerator
-from unrelu.result import Inversion, Status
+from unrelu.result import TESTS, Inversion, Status
+from unrelu.result.status import p_values
 from unrelu.result.verdict_text import TOO_LARGE, uniqueness
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, number, probability
@@ -192,7 +193,9 @@ def facts(result: Inversion, visible: int) -> list[tuple[str, str]]:
 
 def _fit(result: Inversion) -> str:
     exact = ["exact"] if result.status in (Status.EXACT_FIT, Status.NOT_UNIQUE) else []
-    tested = [f"p-value {probability(result.p_value)}"] if math.isfinite(result.p_value) else []
+    tested = (
+        [p_values(*(getattr(result, name) for name in ("p_value", *TESTS)))] if math.isfinite(result.p_value) else []
+    )
     return ", ".join(exact + tested) or "not judged: the noise is unknown"
 
 

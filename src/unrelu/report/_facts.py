@@ -1,23 +1,17 @@
-"""What was run, and on what, from the manifest: as a list of facts, and as a Python script that computes the same."""
+"""What was run, and on what, from the manifest, as a list of facts."""
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from unrelu import zoo
 from unrelu.methods import METHODS
 from unrelu.models.code_prior import Normal
 from unrelu.runs import Run
 from unrelu.runtime.words import count
 
-_INDENT = "    "
 # Coordinates whose bounds are shown.
 _SHOWN = 6
 _OPERATORS = {
@@ -172,99 +166,3 @@ def _measured(run: Run) -> str:
         return "the whole output"
     kind = _OPERATORS.get(opened(run)["operator"], "by an operator")
     return f"{kind}: {_shape(manifest['data']['shape'])} measurements"
-
-
-def script(run: Run) -> str:
-    """A script that repeats the run, or resumes it if it is not finished.
-
-    What the folder does not keep, such as a generator that was built in Python, is left as ``...`` with a comment.
-    """
-    manifest = run.manifest
-    flags = _flags(manifest["about"].get("command"))
-    workers = flags.get("workers", "")
-    imports, body = ["import unrelu"], [f"network = {_network(run, flags)}"]
-    data, masks = (_stored(opened(run)[name], name, body) for name in ("data", "masks"))
-    words = [f"network, {data}, {os.path.abspath(run.folder)!r}, {manifest['method']!r}"]
-    if manifest["operator"] is not None:
-        body.append(f"operator = {_operator(run, imports)}")
-        words.append("operator=operator")
-    if manifest["masks"]:
-        words.append(f"masks={masks}")
-    given = _given(run) | ({"workers": int(workers)} if workers.isdigit() else {})
-    words += [f"{name}={_literal(run, name, value)}" for name, value in given.items()]
-    body += ["unrelu.run(", *(f"{_INDENT}{word}," for word in words), ")"]
-    if workers != "1":  # workers are processes, which import this script
-        body = ['if __name__ == "__main__":', *(_INDENT + line for line in body)]
-    return "\n".join([*imports, "", *body])
-
-
-def _literal(run: Run, name: str, value: Any) -> str:
-    """The source of an argument, as JSON has its value."""
-    text = repr(value)
-    if name == "noise" and "noise_sha256" in run.manifest:
-        return f"unrelu.open_run({os.path.abspath(run.folder)!r}).noise"
-    if name == "prior" and isinstance(value, dict):
-        text = f"unrelu.Normal({', '.join(f'{key}={each!r}' for key, each in value.items())})"
-    return re.sub(r"'(-?inf)'", r"float('\1')", text) if name in ("prior", "bounds") else text
-
-
-def _network(run: Run, flags: dict[str, str]) -> str:
-    model = run.manifest["about"].get("model")
-    if not model:
-        return "...  # the generator, which was made in Python"
-    place = f".to(device={flags['device']!r})" if "device" in flags else ""
-    if "names" in flags:
-        place = f".named({run.names!r}){place}"
-    if model in zoo.names():
-        return f"unrelu.zoo.load({model!r}){place}"
-    words = [repr(here(run, model))]
-    if "layers" in flags:
-        words.append(f"layers={[name.strip() for name in flags['layers'].split(',')]!r}")
-    if "activation" in flags:
-        each = flags["activation"].split(",")
-        words.append(f"activation={each if len(each) > 1 else each[0]!r}")
-    if re.fullmatch(r"[0-9, ]+", flags.get("latent-shape", "")):
-        words.append(f"latent_shape=({flags['latent-shape']},)")
-    return f"unrelu.load({', '.join(words)}){place}"
-
-
-def _stored(location: str | None, name: str, body: list[str]) -> str:
-    """How a data set is given: by its location, or as an array, which has to be made before."""
-    if location != name:  # the name that an array has
-        return repr(location)
-    body.append(f"{name} = ...  # an array, which the folder does not keep")
-    return name
-
-
-def _operator(run: Run, imports: list[str]) -> str:
-    """How A is read; what that needs is added to the imports."""
-    about = run.manifest["about"]
-    for name, arguments in (("mask", "Path({!r}), None"), ("operator", "None, Path({!r})")):
-        if about.get(name):
-            imports[:0] = ["from pathlib import Path", ""]
-            imports.append("from unrelu.datasets import read_measurement")
-            return f"read_measurement({arguments.format(about[name])})"
-    return "...  # A, of which the folder keeps only a hash"
-
-
-def _given(run: Run) -> dict[str, Any]:
-    """The arguments by name, those of the method among them."""
-    manifest, how = run.manifest, opened(run)
-    stated = {
-        name: manifest[name]
-        for name in ("noise", "bounds", "norm", "prior", "posterior", "time_limit")
-        if manifest.get(name)
-    }
-    always = {name: manifest[name] for name in ("seed", "chunk", "results")} | {"scale": manifest["data"]["scale"]}
-    in_file = {name: how[name] for name in ("array", "size") if how[name]}
-    return {**stated, **always, **in_file, **manifest["options"]}
-
-
-def _flags(command: str | None) -> dict[str, str]:
-    """The options ``--name value`` of the command that began the run."""
-    try:
-        words = shlex.split(command or "")
-    except ValueError:
-        return {}
-    parts = ((*word.partition("="), after) for word, after in pairwise([*words, ""]))
-    return {name[2:]: value if equals else after for name, equals, value, after in parts if name.startswith("--")}

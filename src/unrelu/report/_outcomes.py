@@ -14,7 +14,7 @@ import numpy.typing as npt
 from unrelu.datasets.pictures import ENDINGS
 from unrelu.report._charts import curve, histogram
 from unrelu.report.certificates import meaning
-from unrelu.result import Status
+from unrelu.result import TESTS, Status, deciding
 from unrelu.runs import Record, Run
 from unrelu.runtime.words import count
 from unrelu.thresholds import SIGNIFICANCE
@@ -59,13 +59,23 @@ def outcomes(run: Run) -> list[dict[str, Any]]:
     return sorted(found, key=lambda outcome: (outcome["kind"] != "success", -outcome["size"], outcome["name"]))
 
 
-def above_noise(run: Run) -> tuple[int, list[int]]:
-    """How many observations have a code that the stated noise does not explain, and some of them.
+def unexplained(run: Run) -> dict[str, Any]:
+    """How many observations have a code that the stated noise does not explain, by which test, and some of them.
 
-    They are those with a p-value below 1%, whatever their status says of how the search ended.
+    They are those with a p-value below 1%, whatever their status says of how the search ended. ``chance`` is how many
+    of the judged ones such noise alone leaves there: NaN if p-values are not uniform under it.
     """
-    found = run.indices[run.column("p_value") < SIGNIFICANCE]  # NaN without a code, or without stated noise
-    return len(found), found[:FIRST].tolist()
+    p = run.column("p_value")  # NaN without a code, or without stated noise
+    failed = p < SIGNIFICANCE
+    by = deciding(np.column_stack([run.column(name) for name in TESTS])[failed])
+    counted = {name: int((by == i).sum()) for i, name in enumerate(TESTS.values())}
+    return {
+        "size": int(failed.sum()),
+        "first": run.indices[failed][:FIRST].tolist(),
+        "judged": int(np.isfinite(p).sum()),
+        "chance": math.nan if run.noise.without_density else SIGNIFICANCE * float(np.isfinite(p).sum()),
+        "by": [f"{count(n, 'observation')} by the {name}" for name, n in counted.items() if n],
+    }
 
 
 def messages(run: Run) -> tuple[list[dict[str, Any]], int]:

@@ -14,9 +14,9 @@ from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError
 from unrelu.methods import METHODS
 from unrelu.report._charts import Histogram, histogram
-from unrelu.report._facts import machine, masked, objective, opened, question, script
+from unrelu.report._facts import machine, masked, objective, opened, question
 from unrelu.report._gallery import FoundData, criterion, find_data, gallery
-from unrelu.report._outcomes import above_noise, identifiability, known, messages, outcomes, spread_of, throughput
+from unrelu.report._outcomes import identifiability, known, messages, outcomes, spread_of, throughput, unexplained
 from unrelu.report._posteriors import posteriors
 from unrelu.report.certificates import certificates
 from unrelu.runs import Run, open_run
@@ -97,11 +97,10 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
         "running": run.running,
         "question": question(run),
         "machine": machine(run),
-        "again": script(run),
         "command": about.get("command"),
         "directory": opened(run)["directory"],
         "outcomes": outcomes(run),
-        "above": above_noise(run),
+        "unexplained": unexplained(run),
         "kinds": _FIT_KINDS if run.noise.stated else _KINDS,
         "messages": shown,
         "more_messages": rest,
@@ -135,7 +134,7 @@ def _columns(run: Run, fit: str) -> dict[str, str]:
         "nit": "iterations of an observation",
     }
     if run.noise.stated:
-        columns["p_value"] = "probability that the stated noise leaves as large a residual"
+        columns["p_value"] = "probability that the stated noise leaves as unlikely a residual"
     else:
         columns["confidence"] = "that no code has an objective more than 1% lower"
     method = METHODS.get(run.manifest["method"])

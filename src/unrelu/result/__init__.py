@@ -6,6 +6,7 @@ Design notes: docs/notes/verdict.md.
 from __future__ import annotations
 
 from unrelu.result._inversion import Inversion
-from unrelu.result.status import Status, message_of
+from unrelu.result._residual_tests import TESTS, deciding
+from unrelu.result.status import TELLING, Status, message_of
 
-__all__ = ["Inversion", "Status", "message_of"]
+__all__ = ["TELLING", "TESTS", "Inversion", "Status", "deciding", "message_of"]

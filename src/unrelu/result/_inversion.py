@@ -15,11 +15,12 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import DEGREES, Jacobians, Problem, norms
-from unrelu.result._residual_tests import together
+from unrelu.result._code_scale import scale_hint
+from unrelu.result._residual_tests import TESTS, together
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
-from unrelu.result.pooled_noise import too_large
+from unrelu.result.pooled_noise import cut_off, too_large
 from unrelu.result.result_file import write_result_file
-from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, Status, among, message_of
+from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, TELLING, Status, among, message_of
 from unrelu.result.verdict_text import (
     TOO_LARGE,
     VerdictSummary,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 # Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
 _COLUMNS = (
-    "status", "success", "p_value", "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
+    "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
 # The most observations that are drawn by default.
@@ -71,6 +72,10 @@ class Inversion:
             its size, its largest entry and its structure. The effective degrees of freedom that the fit used up are
             taken into account (:mod:`unrelu.diagnostics.goodness_of_fit`). NaN without stated noise or without a code;
             1 for an exact fit if the noise is below the rounding errors of y.
+        p_size, p_largest, p_structure: the p-values of the three tests by themselves. That of the size is one-sided,
+            :math:`P(\chi^2_{m - u} \ge \chi^2)` for Gaussian noise. ``p_value`` is that of the least of them, weighted
+            .45, .45 and .1, so it may be less than the first. NaN for a test that was not made: the last two need
+            Gaussian noise.
         confidence: the probability that no code has an objective more than 1% lower. It follows from where descents
             from independent starts ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted is
             learned on this generator, by simulation (:mod:`unrelu.search.learned_prior`) or by
@@ -108,6 +113,9 @@ class Inversion:
     fun: Any
     success: Any
     p_value: Any
+    p_size: Any
+    p_largest: Any
+    p_structure: Any
     confidence: Any
     status: Any
     message: Any
@@ -181,12 +189,13 @@ class Inversion:
         reached &= np.isfinite(x).reshape(size, -1).all(axis=1)
         residual = problem.residual_of(x)
         share = problem.control.elapsed() / size
+        unknown: dict[str, Any] = dict.fromkeys(("p_value", *TESTS), np.full(size, np.nan))
         unjudged = cls(
             z=z,
             reconstruction=x,
             fun=problem.objective_of(residual, z, norm),
             success=np.zeros(size, dtype=bool),
-            p_value=np.full(size, np.nan),
+            **unknown,
             confidence=np.where(reached, sure, np.nan),
             status=states,
             message=np.array([s.value for s in states], dtype=object),
@@ -233,9 +242,9 @@ class Inversion:
         """Decide the verdict: p-value, confidence, success, status and message. No other function decides them."""
         problem, residual, used = self.problem, fit.residual, fit.used
         exact = problem.is_exact(residual)
-        p_value = problem.p_value(fit)
-        if shape is not None:  # the residual of an exact fit is rounding errors
-            p_value = together(p_value, np.where(exact[:, None], np.nan, shape), problem.observed, used)
+        tests = np.column_stack([problem.p_value(fit), np.full((problem.size, 2), np.nan) if shape is None else shape])
+        tests[exact, 1:] = np.nan  # the residual of an exact fit is rounding errors
+        p_value = together(tests, problem.observed, used)
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # a prior keeps codes from fitting exactly
         explained = p_value >= SIGNIFICANCE
@@ -254,10 +263,12 @@ class Inversion:
         confident = (confidence >= CONFIDENT) & ~unseen & ~out_of_distribution & (factor == 0)
         success = explained if stated else exact | confident
         success &= np.isfinite(self._codes).all(axis=1)  # whatever the method reports
-        judged = replace(self, p_value=p_value, confidence=confidence, status=states, success=success, used=used)
+        judged = replace(
+            self, p_value=p_value, **dict(zip(TESTS, tests.T, strict=True)), confidence=confidence, status=states,
+            success=success, used=used,
+        )  # fmt: skip
         fitted = among(states, frozenset({Status.NOISE_LEVEL, Status.MISFIT}))
-        with np.errstate(over="ignore", invalid="ignore"):
-            excessive = fitted & problem.noise.too_large_for(fit)
+        excessive = fitted & problem.noise.too_large_for(fit)
         messages = [
             self.message[i] if state is Status.ERROR else judged.message_for(i, factor[i], bool(excessive[i]))
             for i, state in enumerate(states)
@@ -281,14 +292,29 @@ class Inversion:
         ``excessive`` says that the stated noise is too large for the residual.
         """
         status, ended = self.status[i], self.ended[i]
-        text = message_of(status, self.p_value[i], self.confidence[i], self.freedom[i])
+        text = message_of(status, *(getattr(self, name)[i] for name in TELLING))
         if status is Status.OUTLIER:
             text = f"{text} ({factor:.1f} times the batch's noise level)"
         hint = ended not in HAS_CODE or ended is Status.FLAT
         text = f"{text}; {ended.value}" if status in (Status.MISFIT, Status.OUTLIER) and hint else text
         if excessive:
             text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
-        return text + self.problem.noise.note
+        return ("" if excessive else self._hint(i)) + text + self.problem.noise.note
+
+    def _hint(self, i: int) -> str:
+        """What y says of a code that is no success: that codes have another scale, or that noise was cut off."""
+        problem = self.problem
+        if self.success[i] or self.status[i] not in HAS_CODE:
+            return ""
+        hint = scale_hint(problem, i)
+        if hint or self.status[i] is not Status.NO_EXACT_FIT:
+            return hint
+        seen, mean = problem.operator.seen(problem.size)[i], problem.mean_of(self.reconstruction)[i]
+        ends, level = cut_off(problem.y[i][seen], mean[seen])
+        if not ends:
+            return ""
+        noise = f"'gaussian:{math.ldexp(level, -problem.units.data):.2g}'"
+        return f"{ends} entries are at its ends, as where black and white cut off noise: try noise={noise}; "
 
     def measured_in(self, norm: str) -> Inversion:
         """The same codes with ``fun`` in this norm."""

@@ -19,8 +19,6 @@ from unrelu.runtime.streams import stream
 
 # The hash of a generator without known layers uses its outputs at this many codes, about 64 entries of each.
 _CODES, _OUTPUTS = 2, 64
-# Earlier names of renamed classes, by which they are still hashed.
-_FORMER = {"MatrixFreeOperator": "Mapped", "SparseOperator": "Sparse", "IdentityOperator": "Identity"}
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -33,8 +31,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    name = "Tensor" if isinstance(value, Tensor) else type(value).__name__
-    yield _FORMER.get(name, name).encode()
+    yield ("Tensor" if isinstance(value, Tensor) else type(value).__name__).encode()
     if isinstance(value, Tensor):
         yield from _parts(value.detach().cpu().numpy())
     elif isinstance(value, np.ndarray | np.generic):
@@ -58,8 +55,9 @@ def _parts(value: Any) -> Iterator[bytes]:
         # Outputs stand for its code, and for data that it keeps outside its parameters.
         double = value.to(torch.float64, "cpu")
         outputs = double(stream("fingerprint").standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
-        some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)]
-        yield from _parts((value.module, value.latent_shape, value.dtype, value.device, _rounded(some)))
+        some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)].ravel()
+        rounded = [f"{number:.6e}" for number in some]  # without the last digits, in which machines differ
+        yield from _parts((value.module, value.latent_shape, value.dtype, value.device, rounded))
     elif is_dataclass(value):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
         for names in ("coordinate_names", "parts"):  # names change no number
@@ -69,8 +67,3 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU
     else:
         raise TypeError(f"a {type(value).__name__} has no fingerprint")
-
-
-def _rounded(values: Any) -> list[str]:
-    """Numbers as text, without the last digits, in which machines differ."""
-    return [f"{number:.6e}" for number in np.asarray(values).ravel()]

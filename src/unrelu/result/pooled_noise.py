@@ -32,6 +32,18 @@ _MEDIAN_VARIANCE = np.pi / 2
 _WIDEST = 1.5
 
 
+def cut_off(y: Array, mean: Array) -> tuple[int, float]:
+    """How many entries of y, (n,), black and white seem to have cut off, and the noise between them, S.
+
+    They are the entries at the least and at the largest value, if both repeat. S is the root mean square of the
+    residuals where the mean, (n,), is farther from both than that of all residuals: noise elsewhere is cut off.
+    """
+    low, high, square = y.min(), y.max(), np.square(y - mean)
+    at, away = [(y == low).sum(), (y == high).sum()], np.minimum(mean - low, high - mean) > np.sqrt(square.mean())
+    level = float(np.sqrt(square[away if away.any() else ...].mean()))
+    return (int(sum(at)) if low < high and min(at) > 1 else 0), level
+
+
 def too_large(energy: Array, freedom: Array) -> Array:
     r"""Return residuals that are too large as multiples of the batch's noise level, (B,); 0 for all others.
 

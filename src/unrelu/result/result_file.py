@@ -13,6 +13,7 @@ import numpy as np
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
+from unrelu.result._residual_tests import TESTS
 from unrelu.result.array_file import Table, array_of, number_of, read_array_file, text_of, texts_of, write_array_file
 from unrelu.result.saved_problem import NORMS, one_of, problem_arrays, read_problem, sizes_in
 from unrelu.result.status import Status
@@ -22,7 +23,7 @@ from unrelu.runtime.words import is_name
 _KINDS = {
     "z": np.float64, "reconstruction": np.float64, "fun": np.float64, "success": np.bool_, "p_value": np.float64,
     "confidence": np.float64, "nit": np.int64, "seconds": np.float64, "freedom": np.int64, "rank": np.int64,
-    "identifiable": np.bool_, "used": np.float64,
+    "identifiable": np.bool_, "used": np.float64, **dict.fromkeys(TESTS, np.float64),
 }  # fmt: skip
 _STATUSES = ("status", "ended")
 
@@ -83,7 +84,7 @@ def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output:
             raise ValueError(f"{name} has shape {columns[name].shape}, y has {size} observations")
     ranges = {
         "p_value": (0, 1), "confidence": (0, 1), "nit": (0, math.inf), "seconds": (0, math.inf), "rank": (-1, k),
-        "freedom": (-1, k), "used": (0, math.inf),
+        "freedom": (-1, k), "used": (0, math.inf), **dict.fromkeys(TESTS, (0, 1)),
     }  # fmt: skip
     for name, (low, high) in ranges.items():
         bad = (columns[name] < low) | (columns[name] > high)

@@ -7,8 +7,9 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.result._residual_tests import TESTS, deciding
 from unrelu.runtime.array_types import Flags
-from unrelu.runtime.words import probability
+from unrelu.runtime.words import number, probability
 
 
 class Status(enum.Enum):
@@ -24,7 +25,7 @@ class Status(enum.Enum):
     NOISE_LEVEL = "fits the observation to the stated noise level"
     MISFIT = (
         "does not explain the observation under the stated noise: it is out of the generator's range, the noise is "
-        "larger than stated, or a better code was missed"
+        "not as stated, or a better code was missed"
     )
     NO_EXACT_FIT = (
         "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
@@ -99,12 +100,28 @@ _OF_POSTERIORS = {
 SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
 
 
-def message_of(status: Status, p_value: float, confidence: float, freedom: int) -> str:
-    """Return the meaning of an observation's status, with the number that decided it."""
+# The columns of an observation that :func:`message_of` tells.
+TELLING = ("p_value", "confidence", "freedom", *TESTS)
+
+
+def p_values(p_value: float, *tests: float, under: str = "") -> str:
+    """The p-value in words, and those of its tests, (3,), if more than one was made; the one that decides is named."""
+    whole, by = f"p = {probability(p_value)}{under}", int(deciding(np.array([tests]))[0])
+    if by < 0:
+        return whole
+    made = [(name, probability(p), i == by) for i, (name, p) in enumerate(zip(TESTS.values(), tests, strict=True))]
+    each = [f"{name} {p}{' (decides)' * decides}" for name, p, decides in made if p != number(None)]
+    return f"{whole} of {len(each)} tests together: {', '.join(each)}"
+
+
+def message_of(status: Status, p_value: float, confidence: float, freedom: int, *tests: float) -> str:
+    """Return the meaning of an observation's status, with the numbers that decided it, see :data:`TELLING`."""
     if status is Status.NOT_UNIQUE:
         return f"{status.value} ({freedom} free dimensions)"
-    if status in (Status.NOISE_LEVEL, Status.MISFIT):
+    if status is Status.NOISE_LEVEL:
         return f"{status.value} (p = {probability(p_value)})"
+    if status is Status.MISFIT:
+        return f"{status.value} ({p_values(p_value, *tests)})"
     if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
         return f"{status.value} (confidence {probability(confidence)})"
     return str(status.value)

@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.errors import InputError, MissingPackageError
+from unrelu.result._residual_tests import TESTS
+from unrelu.result.status import p_values
 from unrelu.runtime.array_types import Index
 from unrelu.runtime.words import count, duration, listed, number, probability, share
 from unrelu.thresholds import CONFIDENT
@@ -177,19 +179,18 @@ def observation_html(summary: VerdictSummary, images: Sequence[str]) -> str:
 
 def observation_lines(summary: VerdictSummary) -> list[str]:
     """One observation in at most 15 lines."""
-    success = bool(summary.columns["success"][0])
-    title = f"One observation, method {summary.method}: {'successful' if success else 'no success'}{summary.excess()}"
-    return [title, *named_lines(_entries(summary))]
+    verdict = "successful" if summary.columns["success"][0] else "no success"
+    return [f"One observation, method {summary.method}: {verdict}{summary.excess()}", *named_lines(_entries(summary))]
 
 
 def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
     """The lines about one observation, as names and texts."""
     c, known = {name: values[0] for name, values in summary.columns.items()}, np.isfinite(summary.code).all()
     shown = _code(summary)
-    p = probability(c["p_value"])
-    fit = f"p = {p} under {summary.noise}" if summary.noise else "no noise was stated, so there is no p-value"
+    fit = p_values(c["p_value"], *(c[name] for name in TESTS), under=f" under {summary.noise}")
+    fit = fit if summary.noise else "no noise was stated, so there is no p-value"
     left = f"residual {number(float(c['residual']))} ({summary.norm}), largest entry {number(summary.largest)}; "
-    left += _chi_square(*summary.chi_square) + fit
+    left += _chi_square(*summary.chi_square, float(c["p_size"])) + fit
     return [
         (str(c["status"]), str(c["message"])),
         ("code", shown if known else ""),
@@ -259,12 +260,12 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
     return f"the observation does not tell the code to a small part of its length {of}"
 
 
-def _chi_square(value: float, freedom: float) -> str:
-    """Chi-square and its degrees of freedom in words; empty if there is none."""
+def _chi_square(value: float, freedom: float, p: float) -> str:
+    """Chi-square, its degrees of freedom and its own p-value in words; empty if there is none."""
     if not math.isfinite(value):
         return ""
     left = f"for {freedom:.4g} degrees of freedom" if freedom >= 0.5 else "and no degree of freedom left"
-    return f"chi-square {number(value)} {left}; "
+    return f"chi-square {number(value)} {left}, p = {probability(p)}; "
 
 
 def _code(summary: VerdictSummary) -> str:

@@ -31,7 +31,7 @@ from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.problem import searched
-from unrelu.result import Inversion, Status, message_of
+from unrelu.result import TELLING, Inversion, Status, message_of
 from unrelu.runs.journal import Record
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import computing, on_one_core
@@ -328,15 +328,15 @@ def _posterior_results(found: Posterior) -> dict[str, Any]:
 def _told(columns: dict[str, Any], i: int) -> str:
     """The message that the columns of observation i tell."""
     status = Status[STATUSES[columns["status"][i] - 1]]
-    return message_of(status, *(columns[name][i] for name in ("p_value", "confidence", "freedom")))
+    return message_of(status, *(columns[name][i] for name in TELLING))
 
 
 def _messages(result: Inversion) -> Iterator[tuple[int, str, bool]]:
     """Index, message and whether it failed, of observations that failed or whose columns do not tell their message."""
-    told = zip(result.status, result.p_value, result.confidence, result.freedom, result.message, strict=True)
-    for i, (status, p_value, confidence, freedom, text) in enumerate(told):
+    told = zip(*(getattr(result, name) for name in TELLING), strict=True)
+    for i, (status, text, numbers) in enumerate(zip(result.status, result.message, told, strict=True)):
         failed = status is Status.ERROR
-        if failed or text != message_of(status, p_value, confidence, freedom):
+        if failed or text != message_of(status, *numbers):
             yield i, str(text), failed
 
 

@@ -21,7 +21,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
-from unrelu.result import Status, message_of
+from unrelu.result import TELLING, Status, message_of
 from unrelu.result.array_file import read_array_file, write_array_file
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.saved_problem import noise_arrays, read_noise
@@ -202,10 +202,10 @@ class Run:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Entries start to stop - 1 of a column: "codes" (B, \\*latent_shape), "reconstructions"
         (B, \\*output_shape), "status" (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success",
-        "p_value", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank",
-        "identifiable", "nit", "seconds"; with names of coordinates also "parameters" (B, k), in the order of
-        :attr:`names`; with posteriors also "mean", "std", "lower", "upper" (B, \\*latent_shape), "reconstruction_std"
-        (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
+        "p_value", "p_size", "p_largest", "p_structure", "confidence", "objective", "residual_l2", "residual_l1",
+        "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds"; with names of coordinates also
+        "parameters" (B, k), in the order of :attr:`names`; with posteriors also "mean", "std", "lower", "upper"
+        (B, \\*latent_shape), "reconstruction_std" (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
 
         Raises:
             InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
@@ -230,7 +230,7 @@ class Run:
             own = record.messages | record.errors
             for i in range(record.stop - record.start):
                 row, index = {name: values[name][i] for name in names}, record.start + i
-                status, numbers = row.pop("status"), (row[name] for name in ("p_value", "confidence", "freedom"))
+                status, numbers = row.pop("status"), (row[name] for name in TELLING)
                 known = Status.__members__.get(status)
                 message = own.get(index) or (status if known is None else message_of(known, *numbers))
                 parameters = plain(dict(zip(self.names, codes[i], strict=True))) if self.names else {}

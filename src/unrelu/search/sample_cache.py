@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -209,6 +210,13 @@ class SampleCache:
         if network not in _caches:
             _caches[network] = cls(network, bounds)
         return _caches[network]
+
+    def exactly(self, network: Generator, count: int) -> SampleCache:
+        """The cache of the first ``count`` codes and their outputs in double precision, on the CPU."""
+        exact, z = copy(self), self.model.z[:count].to("cpu", torch.float64)
+        exact.model = GaussianModel(z, _bounded(_values(network.to(torch.float64, "cpu"), z)))
+        exact._measured = weakref.WeakKeyDictionary()  # noqa: SLF001 -- of its own class
+        return exact
 
     def measured_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
         """A model, and a linear operator on its x, that together describe what ``operator`` measures of the outputs.
