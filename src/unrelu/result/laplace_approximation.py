@@ -314,20 +314,18 @@ class _Spread(NamedTuple):
             side: -1 at a lower bound, 1 at an upper one, else 0, (k,).
             room: the distances between the bounds, (k,).
         """
-        free = side == 0
-        known, unknown = _factors(weighted[free], precision[free])
-        root, null = (_embedded(columns, free) for columns in (known, unknown))
-        both = root.shape[1]
-        for j in np.flatnonzero(~free):
+        root, null = _factors(weighted, precision, side == 0)
+        both, axes = root.shape[1], np.eye(len(side))
+        for j in np.flatnonzero(side):
             # One away from the bound, and where the free coordinates go with it.
-            inwards = np.where(np.arange(len(side)) == j, -side, 0.0)
-            inwards[free] = -known @ (known.T @ (weighted[free] @ (weighted.T @ inwards)))
+            inwards = -side[j] * axes[j]
+            inwards -= root[:, :both] @ (root[:, :both].T @ (weighted @ (weighted.T @ inwards)))
             curvature = np.square(weighted.T @ inwards).sum() + precision @ np.square(inwards)
             distance = _one_sided(max(float(slope @ inwards), 0.0), float(curvature), room[j])
             if math.isfinite(distance):
                 root = np.column_stack([root, distance * inwards])
             else:
-                null = np.column_stack([null, np.abs(inwards) * (np.arange(len(side)) == j)])
+                null = np.column_stack([null, axes[j]])
         return cls(root, null, both)
 
     def covariance(self, factor: Array) -> Array:
@@ -345,24 +343,19 @@ class _Spread(NamedTuple):
         return np.where(open_, np.inf, size)
 
 
-def _factors(weighted: Array, precision: Array) -> tuple[Array, Array]:
-    """Root and null vectors of (J^T W J + diag(p))^-1, from singular values, since squares lose digits."""
+def _factors(weighted: Array, precision: Array, free: Flags) -> tuple[Array, Array]:
+    """A root, (k, r), and null vectors of (J^T W J + diag(p))^-1 of the free coordinates; others are 0 in them."""
+    weighted, precision, axes = weighted[free], precision[free], np.eye(len(free))[:, free]
     least = float(precision.min()) if len(precision) else 0.0
-    # The part of the prior that is the same for all coordinates is added to the squares of the singular values.
+    # The part of the prior that is the same for all coordinates is added to the squares of the singular values, which
+    # are not taken from a matrix of squares, as that loses digits.
     rows = np.vstack([weighted.T, np.diag(np.sqrt(precision - least))])
     triangular = np.linalg.qr(rows, mode="r")
     _, found, vectors = np.linalg.svd(triangular, full_matrices=True)
     values = np.zeros(len(weighted))
     values[: len(found)] = found
     kept = (values > _RANK * values.max(initial=0.0)) | (least > 0)
-    return vectors[kept].T / np.hypot(values[kept], math.sqrt(least)), vectors[~kept].T
-
-
-def _embedded(columns: Array, free: Flags) -> Array:
-    """Vectors of the free coordinates as vectors of all, (k, r)."""
-    whole = np.zeros((len(free), columns.shape[1]))
-    whole[free] = columns
-    return whole
+    return axes @ (vectors[kept].T / np.hypot(values[kept], math.sqrt(least))), axes @ vectors[~kept].T
 
 
 def _one_sided(slope: float, curvature: float, room: float) -> float:
