@@ -19,8 +19,6 @@ from unrelu.runtime.streams import stream
 
 # The hash of a generator without known layers uses its outputs at this many codes, about 64 entries of each.
 _CODES, _OUTPUTS = 2, 64
-# Earlier names of renamed classes, by which they are still hashed.
-_FORMER = {"MatrixFreeOperator": "Mapped", "SparseOperator": "Sparse", "IdentityOperator": "Identity"}
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -33,8 +31,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    name = "Tensor" if isinstance(value, Tensor) else type(value).__name__
-    yield _FORMER.get(name, name).encode()
+    yield ("Tensor" if isinstance(value, Tensor) else type(value).__name__).encode()
     if isinstance(value, Tensor):
         yield from _parts(value.detach().cpu().numpy())
     elif isinstance(value, np.ndarray | np.generic):
