@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import unrelu
 from tests.support import lm_reach, random_network
@@ -162,3 +163,24 @@ def test_from_a_converged_code_it_takes_no_step():
     again = unrelu.invert(network, y, "lm", z0=first.z)
     np.testing.assert_allclose(again.fun, first.fun, rtol=1e-12)
     assert again.nit.max() <= 3
+
+
+def test_it_follows_a_bent_valley_to_its_end():
+    """y = a (b + x)^(-1 / c), whose Gram matrix has condition 1e10, as in Bennett's problem of the NIST collection."""
+    from scipy.optimize import least_squares
+
+    x = np.linspace(7.4, 12.4, 154)
+    scale, truth = np.array([2500.0, 47.0, 0.93]), np.array([1.0, 1.0, 1.0])
+
+    def model(z):
+        a, b, c = z
+        return -a * (b + x) ** (-1 / c)
+
+    y = model(scale * truth) + 2e-3 * np.random.default_rng(3).standard_normal(len(x))
+    reference = least_squares(lambda t: model(scale * t) - y, truth, method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    at = torch.from_numpy(x)
+    network = unrelu.from_torch(lambda z: -z[:, :1] * (z[:, 1:2] + at.to(z)) ** (-1 / z[:, 2:]), latent_shape=3)
+    bounds = np.array([1000.0, 40.0, 0.7]), np.array([4000.0, 55.0, 1.2])
+    result = unrelu.invert(network, y, "lm", z0=np.array([2000.0, 50.0, 0.8]), bounds=bounds)
+    np.testing.assert_allclose(result.z, scale * reference.x, rtol=1e-5)
+    assert result.status is Status.CONVERGED

@@ -15,6 +15,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.result.laplace_approximation import LEVELS, _one_sided
 
 S = 0.3
 MEAN, STD = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0.5, 2.0, 0.1, 1.3])
@@ -237,27 +238,115 @@ def test_much_is_known_beside_little():
     np.testing.assert_allclose(r.laplace().std[[0, 1, 3]], [0.5**0.5, 0.5**0.5, 1], rtol=1e-6)
 
 
+def test_at_a_bound_it_has_the_moments_of_the_truncated_posterior():
+    """One coordinate at a bound: the mean squares about the code, by a sum over a grid."""
+    rng = np.random.default_rng(14)
+    matrix = rng.normal(size=(6, 2))
+    network = unrelu.from_arrays([matrix], activation="identity").named(["a", "b"])
+    y = matrix @ np.array([0.5, -0.2]) + 0.3 * rng.normal(size=6)
+    free = unrelu.invert(network, y, noise="gaussian:0.3", prior=unrelu.Normal()).z
+    for side, bounds in ((-1, {"b": (free[1] + 0.1, np.inf)}), (1, {"b": (-np.inf, free[1] - 0.3)})):
+        found = unrelu.invert(network, y, noise="gaussian:0.3", prior=unrelu.Normal(), bounds=bounds).laplace()
+        a, b = np.meshgrid(np.linspace(-3, 3, 601), np.linspace(0, 3, 3001), indexing="ij")
+        off = np.stack([a.ravel(), -side * b.ravel()])
+        gap = (y - matrix @ found.z)[:, None] - matrix @ off
+        weight = np.exp(-0.5 * (np.square(gap).sum(0) / 0.09 + np.square(found.z[:, None] + off).sum(0)))
+        weight *= np.where(b.ravel() == 0, 0.5, 1)  # the trapezoidal rule
+        np.testing.assert_allclose(found.covariance, off * weight @ off.T / weight.sum(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.std, np.sqrt(np.diag(found.covariance)), rtol=1e-12)
+        ends = found.z[1] - np.array([1.0, 0.0] if side == 1 else [0.0, -1.0]) * found.std[1]
+        np.testing.assert_allclose(found.intervals["b"], ends, rtol=1e-12)
+        np.testing.assert_array_equal(found.held, [False, True])
+        assert "1 at a bound, to one side" in str(found)
+
+
 @pytest.mark.parametrize("prior", [0.0, unrelu.Normal(MEAN, STD), 0.5])
-def test_coordinates_at_a_bound_are_held_there(prior):
+def test_free_coordinates_follow_those_at_bounds(prior):
     network, matrix, y = linear()
     free = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior).z
     bounds = np.array([-np.inf, -10, free[2] + 0.3, -10]), np.array([np.inf, 10, free[2] + 0.9, free[3] - 0.2])
-    r = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior, bounds=bounds)
-    found = r.laplace()
+    found = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior, bounds=bounds).laplace()
     np.testing.assert_array_equal(found.held, [False, False, True, True])
     inverse = 1 / STD**2 if isinstance(prior, unrelu.Normal) else np.full(4, prior / S**2)
+    information = matrix.T @ matrix / S**2 + np.diag(inverse)
     exact = np.zeros((4, 4))
-    exact[:2, :2] = np.linalg.inv((matrix.T @ matrix / S**2 + np.diag(inverse))[:2, :2])
+    exact[:2, :2] = inner = np.linalg.inv(information[:2, :2])
+    for j in (2, 3):
+        moved = np.insert(np.zeros(3), j, 1.0)
+        moved[:2] = -inner @ information[:2, j]
+        exact += found.std[j] ** 2 * np.outer(moved, moved)
     check(found, exact, matrix)
     assert found.decrement < 1e-4
-    assert "2 at a bound, held there" in str(found)
 
 
-def test_every_coordinate_may_be_held():
+def test_every_coordinate_may_be_at_a_bound():
+    """Far above the optimum each distance has an exponential distribution, whose mean square is 2 / slope^2."""
+    network, matrix, y = linear()
+    r = unrelu.invert(network, y[0], "lm", noise=f"gaussian:{S}", bounds=(50.0, 51.0), z0=np.full(4, 50.0))
+    found = r.laplace()
+    assert found.held.all()
+    slope = matrix.T @ (matrix @ r.z - y[0]) / S**2
+    np.testing.assert_allclose(found.std, np.sqrt(2) / np.abs(slope), rtol=0.05)
+    assert (found.reconstruction_std > 0).all()
+
+
+@pytest.mark.parametrize("room", [2.0, np.inf])
+@pytest.mark.parametrize(("slope", "curvature"), [(0, 2), (1, 1), (5, 0.3), (1e3, 1), (2e4, 1), (3, 0), (0, 0)])
+def test_mean_squares_to_one_side(slope, curvature, room):
+    found = _one_sided(slope, curvature, room)
+    if not slope and not curvature:
+        assert found == room / np.sqrt(3)
+        return
+    unit = min(1 / slope if slope else np.inf, 1 / np.sqrt(curvature) if curvature else np.inf)
+    s = unit * np.linspace(0, 40, 200001)
+    weight = np.exp(-slope * s - curvature * s**2 / 2)
+    mean = np.trapezoid(weight * s**2, s) / np.trapezoid(weight, s)
+    np.testing.assert_allclose(found, min(np.sqrt(mean), room / np.sqrt(3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", NOISE)
+def test_of_a_linear_generator_it_holds(case):
     network, _, y = linear()
-    found = unrelu.invert(network, y[0], "lm", noise=f"gaussian:{S}", bounds=(50.0, 51.0)).laplace()
-    np.testing.assert_array_equal(found.std, np.zeros(4))
-    np.testing.assert_array_equal(found.reconstruction_std, np.zeros(12))
+    found = unrelu.invert(network, y, noise=NOISE[case][0], prior=unrelu.Normal(MEAN, STD)).laplace()
+    np.testing.assert_allclose(found.shares, np.broadcast_to(LEVELS, (3, 4)), atol=1e-9)
+    assert found.holds.tolist() == [True] * 3
+    assert str(found).endswith("everywhere")
+
+
+def kinked(flat):
+    """y = z above 0 and flat z below, twice."""
+    network = unrelu.from_arrays([[[1.0], [-1.0]], [[1.0, -flat], [1.0, -flat]]], activation=["relu", "identity"])
+    z = np.linspace(-60, 60, 240001)
+    return network, z, np.where(z > 0, z, flat * z)
+
+
+@pytest.mark.parametrize("flat", [0.02, 0.1, 0.3, 0.8])
+@pytest.mark.parametrize("at", [0.02, 0.1, 2.0])
+def test_shares_beyond_a_kink_are_those_of_the_posterior(at, flat):
+    """The posterior of one coordinate, by a sum; the code is above the kink, and its deviation is .1 / sqrt(2)."""
+    network, z, x = kinked(flat)
+    problem = Problem.build(network, np.full(2, at), noise="gaussian:0.1", prior=unrelu.Normal(0, 3))
+    code = at / (1 + 0.01 / 2 / 9)
+    found = Inversion.of(problem, np.array([[code]]), method="mine").shaped().laplace()
+    density = np.exp(-((x - at) ** 2) / 0.01 - z**2 / 18)
+    exact = [density[(z - code) ** 2 <= stats.chi2.ppf(p, 1) * found.std[0] ** 2].sum() / density.sum() for p in LEVELS]
+    short = np.max(LEVELS - np.array(exact))
+    if short < 0.02 or short > 0.2:
+        assert found.holds == (short < 0.02)
+    if found.holds:
+        np.testing.assert_allclose(found.shares, LEVELS, atol=0.1)
+
+
+def test_it_says_where_it_does_not_hold():
+    network, _, _ = kinked(0.02)
+    problem = Problem.build(network, [[0.02] * 2, [2.0] * 2], noise="gaussian:0.1", prior=unrelu.Normal(0, 3))
+    found = Inversion.of(problem, np.array([[0.02], [2.0]]), method="mine").laplace()
+    assert found.holds.tolist() == [False, True]
+    assert "not at 1 observation (0): kinks or curvature are in reach of the noise" in str(found)
+    one = Inversion.of(problem, np.array([[0.02], [2.0]]), method="mine")[0].laplace()
+    assert one.holds is False
+    assert "no, its 68.3, 90, 99 and 99.9% have" in str(one)
+    np.testing.assert_array_equal(one.shares, found.shares[0])
 
 
 @pytest.mark.parametrize("scale", [1e-120, 1e-6, 1e9])
@@ -345,7 +434,8 @@ def test_what_it_says():
     network, _, y = linear()
     r = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=unrelu.Normal(MEAN, STD))
     lines = str(r.laplace()).splitlines()
-    assert lines[0] == "Laplace approximation, from the linear region of z alone: it knows no kink and no other optimum"
-    assert [line.split()[0] for line in lines[1:]] == ["code", "reconstruction", "optimum"]
+    assert lines[0] == "Laplace approximation, from the linear region of z alone: it knows no other optimum"
+    assert [line.split()[0] for line in lines[1:]] == ["code", "reconstruction", "optimum", "holds"]
+    assert lines[-1].endswith("yes, its 68.3, 90, 99 and 99.9% have 68.3%, 90.0%, 99.0%, 99.9%")
     low, high = (f"{x:.3g}" for x in (r.laplace().std.min(), r.laplace().std.max()))
     assert f"standard deviations {low} to {high}" in lines[1]

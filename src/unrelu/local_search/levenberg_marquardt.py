@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unrelu.local_search import damping as rule
-from unrelu.local_search.halting import Steps, Watch
+from unrelu.local_search.halting import Steps, Stop, Watch
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
-from unrelu.local_search.refinement import refine
+from unrelu.local_search.refinement import Refined, refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
@@ -107,6 +107,27 @@ class LevenbergMarquardtSteps(Steps):
         return on_plateau(self.z, self.f, self.gram) & (self.f > self.enough)
 
 
+def refine_damped(
+    objective: SquaredError, z: Tensor, observations: Tensor, enough: Tensor, most: int, stop: Stop | None = None
+) -> Refined:
+    """Refine codes (:func:`~unrelu.local_search.refinement.refine`), and make damped steps if G has no known kinks.
+
+    In the bent valley of a badly conditioned generator, BFGS soon gains as little as at a kink, and ends. Damped steps
+    have a Jacobian each, and follow the valley. Where the first one gains nothing, as at an unknown kink, it is the
+    last.
+    """
+    found, network = refine(objective, z, observations, enough, most, stop), objective.network
+    if not len(z) or network.smoothed(1.0, z[:1]) is not network:
+        return found
+    state, left = (
+        LevenbergMarquardtSteps(objective, found.z, observations, enough=enough),
+        most - int(found.steps.max()),
+    )
+    state.run(min(left, 1), stop).done |= state.f >= found.f
+    state.run(left - 1, stop)
+    return Refined(state.z, state.f, found.steps + state.steps, found.optimal | (state.done & state.f.isfinite()))
+
+
 @dataclass(frozen=True)
 class LevenbergMarquardt:
     r"""Minimise ``|y - A G(z)|_2^2 + prior |z|^2`` by damped Gauss-Newton steps, then refine to a local optimum.
@@ -169,7 +190,7 @@ class LevenbergMarquardt:
         left = torch.nonzero(state.done & ~flat & (state.f > exact))[:, 0]
         if len(left):
             most = self.max_iterations - int(state.steps[left].max())
-            found = refine(objective, state.z[left], every[left], exact[left], most, watch)
+            found = refine_damped(objective, state.z[left], every[left], exact[left], most, watch)
             state.z[left], state.f[left], done[left] = found.z, found.f, found.optimal
             state.steps[left] += found.steps
         status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)

@@ -584,11 +584,12 @@ class Inversion:
         .. math:: C = (J^T W J + P)^{-1}, \qquad \operatorname{std} G(z) = \sqrt{\operatorname{diag}(J_G C J_G^T)}
 
         with the Jacobians J of A G and J_G of G, the Fisher information W of the noise and the inverse covariance P of
-        the prior (:mod:`unrelu.result.laplace_approximation`). Coordinates at a bound are held there. Without a prior,
-        variances are infinite where the data leave z open.
+        the prior (:mod:`unrelu.result.laplace_approximation`). A coordinate at a bound has a one-sided deviation.
+        Without a prior, variances are infinite where the data leave z open.
 
-        It is local. It knows neither the kinks around the linear region nor any other optimum, so the truth may be
-        farther away. The time is that of a Jacobian, k derivatives of G, for each code.
+        It is local, and says whether it holds around z: ``holds``, from the shares of the posterior within its
+        ellipsoids. It knows no other optimum. The time is that of a Jacobian, k derivatives of G, and some 400
+        evaluations of G for each code.
 
         Returns:
             A :class:`~unrelu.result.laplace_approximation.Laplace`, with arrays shaped as in this result.

@@ -13,9 +13,21 @@ the second derivative over y, as in Fisher scoring. The reconstruction has the c
 Without a prior, C is the limit for a prior that gets ever wider: coordinates that the data leave open have infinite
 variances, and all that does not move with them stays finite.
 
+A coordinate at a bound is a distance s from it, with the density exp(-g s - h s^2 / 2) for s >= 0, where g is the slope
+there and h the curvature once the free coordinates have followed. C takes the mean of s^2 for its variance, so that its
+standard deviation is to one side. Several such coordinates are taken one at a time.
+
+Whether C holds is estimated from the density itself, by importance sampling. Codes are drawn from N(z, C) and from
+N(z, 4 C), which sees what lies outside, and led back to where G is what it would be if it were linear (implicit
+sampling, whose Jacobian determinant is left out here). Their weights give the shares of the posterior within the
+ellipsoids of 68.3, 90, 99 and 99.9%. The error of the same estimate for N(z, C) is subtracted (a control variate), so
+that the shares are exact where C is.
+
 Source: Tierney and Kadane, "Accurate approximations for posterior moments and marginal densities", J. American
 Statistical Association 81 (1986); MacKay, "A practical Bayesian framework for backpropagation networks", Neural
-Computation 4 (1992).
+Computation 4 (1992); Hesterberg, "Weighted average importance sampling and defensive mixture distributions",
+Technometrics 37 (1995); Chorin, Morzfeld and Tu, "Implicit particle filters for data assimilation", Communications in
+Applied Mathematics and Computational Science 5 (2010).
 """
 
 from __future__ import annotations
@@ -27,17 +39,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import hyperu, softmax
+from scipy.stats import chi2
 
 from unrelu.display.text_tables import named_lines
 from unrelu.errors import InputError
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import JACOBIAN_NUMBERS, at_once
-from unrelu.runtime.words import count, listed, number
+from unrelu.runtime.streams import stream
+from unrelu.runtime.words import count, listed, number, share
+from unrelu.thresholds import COVERAGE_SHORTFALL
 
 # Singular values below this share of the largest count as zero, as in `identifiability`.
 _RANK = 1e-10
+# The probabilities of the ellipsoids whose shares of the posterior are estimated; the first is that of one deviation.
+LEVELS = (0.6827, 0.9, 0.99, 0.999)
+# Draws from N(z, C) and from the wider normal distribution each, how many times wider its deviations are, and how many
+# Newton steps lead them back. All three were chosen on the decoders of COVERAGE_SHORTFALL.
+_DRAWS, _WIDER, _STEPS = 64, 2.0, 2
 # Null vectors are known to about this: eps / 1e-10. What moves less along them counts as not moved.
 _ROUNDING = 1e-6
 
@@ -46,24 +67,28 @@ _ROUNDING = 1e-6
 class Laplace:
     r"""The normal approximation of the posterior at a code, made by :meth:`unrelu.Inversion.laplace`.
 
-    It is local: it knows the linear region of z, and neither the kinks around it nor any other optimum. Where the noise
-    can carry z across a kink, or other codes explain y as well, the truth may be farther away than it says. It
-    takes the noise as stated, and means nothing for a code that does not explain y (``MISFIT``).
+    It is made of the linear region of z. Whether it holds beyond, where kinks and curvature are in reach of the noise,
+    is estimated from some hundred codes around z (``holds``, ``shares``). Of codes far away it knows nothing. It takes
+    the noise as stated, and means nothing for a code that does not explain y (``MISFIT``).
 
     Arrays are of one code, or have a leading axis B for a batch, as in the result. They are NaN without a code.
 
     Attributes:
         z: the codes, ``latent_shape``.
         covariance: C, (k, k), of the flat code; infinite where the data leave the code open and there is no prior.
-        std: the standard deviations of z, ``latent_shape``. A coordinate at a bound is held there: its own is 0.
+        std: the standard deviations of z, ``latent_shape``. A coordinate at a bound has the root mean square of its
+            distance from it, to one side.
         reconstruction_std: the standard deviations of G(z), the output's shape.
         held: which coordinates are at a bound, ``latent_shape``.
-        intervals: one standard deviation to either side of z, (lower, upper) by the names of the coordinates, each a
-            number or (B,); empty if none has a name. For a nuisance parameter (:func:`unrelu.extend`), they are the
-            ends of the parameter.
+        intervals: one standard deviation to either side of z, within the bounds, (lower, upper) by the names of the
+            coordinates, each a number or (B,); empty if none has a name. For a nuisance parameter
+            (:func:`unrelu.extend`), they are the ends of the parameter.
         decrement: the distance of z from the optimum of the region's quadratic, in standard deviations: the Newton
             decrement :math:`\sqrt{g^T C g}`, with g half the gradient of :math:`-2 \log p`. It should be far below 1.
             It is not where z is no optimum, or an optimum at a kink.
+        shares: the estimated probabilities that the truth is within the ellipsoids of 68.3, 90, 99 and 99.9%,
+            :math:`(z' - z)^T C^{-1} (z' - z) \le \chi^2_k`, among codes around z; (4,).
+        holds: whether no share is more than .1 below its level. Where it is False, ask :func:`unrelu.posterior`.
     """
 
     z: Array
@@ -73,6 +98,8 @@ class Laplace:
     held: Flags
     intervals: dict[str, tuple[Any, Any]]
     decrement: Any
+    shares: Array
+    holds: Any
 
     def __repr__(self) -> str:
         batch = self.covariance.shape[:-2]
@@ -87,14 +114,27 @@ class Laplace:
         least, most = _range(np.atleast_1d(self.decrement))
         far = least if least == most else f"{least} to {most}"
         return "\n".join([
-            "Laplace approximation, from the linear region of z alone: it knows no kink and no other optimum",
+            "Laplace approximation, from the linear region of z alone: it knows no other optimum",
             *named_lines([
                 ("intervals", listed(named)),
-                ("code", _deviations(self.std) + (f"; {held} at a bound, held there" if held else "")),
+                ("code", _deviations(self.std) + (f"; {held} at a bound, to one side" if held else "")),
                 ("reconstruction", _deviations(self.reconstruction_std)),
                 ("optimum", f"{far} standard deviations from z; unless near 0, z is at a kink or no optimum"),
+                ("holds", self._coverage()),
             ]),
         ])  # fmt: skip
+
+    def _coverage(self) -> str:
+        """Whether it holds, in words."""
+        advice = ": kinks or curvature are in reach of the noise; ask unrelu.posterior how far the truth can be"
+        if self.covariance.ndim > 2:
+            missed = [str(i) for i in np.flatnonzero(~self.holds & np.isfinite(self.decrement))]
+            return (
+                f"not at {count(len(missed), 'observation')} ({listed(missed, 8)}){advice}" if missed else "everywhere"
+            )
+        found = listed([share(each) for each in self.shares])
+        within = f"its 68.3, 90, 99 and 99.9% have {found}"
+        return f"yes, {within}" if self.holds else f"no, {within}{advice}"
 
 
 def _range(values: Array) -> tuple[str, str]:
@@ -110,23 +150,25 @@ def _deviations(std: Array) -> str:
 
 
 class _Linearised(NamedTuple):
-    """-2 log p(y | z) at some codes, to second order.
+    """-2 log p(y | z) at a code, to second order.
 
     Attributes:
-        part: their indices, (b,).
-        outputs: the transposed Jacobian of G, (b, k, n).
-        weighted: J^T W^(1/2), (b, k, m).
-        gradient: half the gradient, (b, k).
+        part: the index of the observation.
+        outputs: the transposed Jacobian of G, (k, n).
+        weighted: J^T W^(1/2), (k, m).
+        precision: W^(1/2), (m,).
+        gradient: half the gradient, (k,).
     """
 
-    part: Index
+    part: int
     outputs: Array
     weighted: Array
+    precision: Array
     gradient: Array
 
 
 def _linearised(problem: Problem, z: Array) -> Iterator[_Linearised]:
-    """Linearise an equilibrated problem at the finite codes, in chunks."""
+    """Linearise an equilibrated problem at the finite codes, computed in chunks."""
     exact, likelihood = problem.network.to(torch.float64, "cpu"), problem.noise.likelihood
     together = at_once(JACOBIAN_NUMBERS, exact.latent_dim * max(exact.width, problem.operator.width))
     finite = np.flatnonzero(np.isfinite(z).all(axis=1))
@@ -136,13 +178,13 @@ def _linearised(problem: Problem, z: Array) -> Iterator[_Linearised]:
         mean, tangents = problem.operator.take(part).linearize(x, outputs)
         y = torch.from_numpy(problem.y[part])
         if likelihood is None:
-            level = math.sqrt(problem.noise.dispersion_parameter)
-            weighted, slope = tangents / level, (mean - y) / level
-            gradient = weighted @ slope[:, :, None]
+            precision = torch.full_like(mean, 1 / math.sqrt(problem.noise.dispersion_parameter))
+            half = (mean - y) * precision**2
         else:
-            weighted = tangents * likelihood.fisher_information(mean).sqrt()[:, None, :]
-            gradient = tangents @ likelihood.scoring(y, mean)[0][:, :, None]
-        yield _Linearised(part, outputs.numpy(), weighted.numpy(), gradient[:, :, 0].numpy())
+            precision, half = likelihood.fisher_information(mean).sqrt(), likelihood.scoring(y, mean)[0]
+        gradient = (tangents @ half[:, :, None])[:, :, 0]
+        found = (outputs, tangents * precision[:, None, :], precision, gradient)
+        yield from map(_Linearised, part.tolist(), *(each.numpy() for each in found))
 
 
 def _refuse(problem: Problem) -> None:
@@ -175,53 +217,116 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
         )
     latent, size, (batch, k) = normal.units.latent, problem.network.output_dim, z.shape
     t, factor = (z, np.ones(k)) if latent is None else (latent.coordinates(z), latent.factor)
-    held = normal.bounds.active(t) != 0
+    side = normal.bounds.active(t)
     covariance, deviations = np.full((batch, k, k), np.nan), np.full((batch, size), np.nan)
-    decrement = np.full(batch, np.nan)
+    decrement, shares = np.full(batch, np.nan), np.full((batch, len(LEVELS)), np.nan)
     precision = normal.weights / normal.noise.dispersion_parameter
     for linear in _linearised(normal, t):
-        for i, outputs, weighted, gradient in zip(*linear, strict=True):
-            free = ~held[i]
-            spread = _Spread.of(weighted[free], precision[free])
-            covariance[i] = 0.0
-            covariance[i][np.ix_(free, free)] = spread.covariance(factor[free])
-            deviations[i] = spread.deviations(outputs[free])
-            decrement[i] = np.linalg.norm(spread.root.T @ (gradient + precision * t[i])[free])
+        i, slope = linear.part, linear.gradient + precision * t[linear.part]
+        spread = _Spread.of(linear.weighted, precision, slope, side[i], normal.bounds.upper - normal.bounds.lower)
+        covariance[i] = spread.covariance(factor)
+        deviations[i] = spread.deviations(linear.outputs)
+        decrement[i] = np.linalg.norm(spread.root[:, : spread.both].T @ slope)
+        shares[i] = _shares(normal, linear, t[i], spread)
     first: Any = 0 if problem.single else slice(None)
     std = deviation = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     of_outputs = np.ldexp(deviations, -normal.units.output).reshape(batch, *problem.network.output_shape)
-    codes, std, of_code = (problem.network.shaped(each)[first] for each in (z, std, held.astype(np.float64)))
-    off = float(decrement[0]) if problem.single else decrement
+    codes, std, of_code = (problem.network.shaped(each)[first] for each in (z, std, (side != 0).astype(np.float64)))
+    holds = (np.array(LEVELS) - shares).max(axis=1) <= COVERAGE_SHORTFALL
+    off, held_up = (float(decrement[0]), bool(holds[0])) if problem.single else (decrement, holds)
     network = problem.network
-    lower, upper = (network.parameters_of(z + sign * deviation)[first].T for sign in (-1, 1))
+    ends = (problem.bounds.clip(z + sign * deviation) for sign in (-1, 1))
+    lower, upper = (network.parameters_of(end)[first].T for end in ends)
     named = zip(network.coordinate_names, lower, upper, strict=False)
     intervals = {name: (low, high) for name, low, high in named if name}
-    return Laplace(codes, covariance[first], std, of_outputs[first], of_code > 0, intervals, off)
+    return Laplace(
+        codes, covariance[first], std, of_outputs[first], of_code > 0, intervals, off, shares[first], held_up
+    )
+
+
+def _shares(normal: Problem, linear: _Linearised, t: Array, spread: _Spread) -> Array:
+    """The shares of the posterior around a code (k,) within the ellipsoids of :data:`LEVELS`.
+
+    Draws u become codes t + L u. Where G is bent, these leave the valley of the posterior, and weigh nothing. So each
+    is led back by Newton steps with the Jacobian at t, which keep what G would be if it were linear. An estimate is
+    made after each step, and the least one counts.
+    """
+    both, size = spread.both, spread.root.shape[1]
+    drawn = stream("draws of the Laplace approximation").standard_normal((2 * _DRAWS, len(t)))[:, :size]
+    drawn[_DRAWS:] *= _WIDER
+    drawn[:, both:] = np.abs(drawn[:, both:])
+    square = np.square(drawn).sum(axis=1)
+    wide = square / _WIDER**2 + 2 * size * math.log(_WIDER)
+    mixture = -2 * np.logaddexp(-0.5 * square, -0.5 * wide)
+    expected = softmax(0.5 * (mixture - square))
+    limits = chi2.ppf(LEVELS, max(size, 1))[:, None]
+    slopes = linear.weighted.T @ spread.root
+    rest = np.eye(size)[:, :both] - slopes.T @ slopes[:, :both]
+    origin, lowest = _evaluated(normal, linear, t[None])
+    found, u = np.ones(len(LEVELS)), drawn
+    for step in range(1 + _STEPS):
+        mean, energy = _evaluated(normal, linear, t + u @ spread.root.T)
+        if step:
+            weight = softmax(0.5 * (mixture - energy + lowest)) if np.isfinite(energy).any() else 0 * energy
+            within = (np.square(u).sum(axis=1) <= limits) @ weight - (square <= limits) @ expected
+            found = np.minimum(found, np.maximum(LEVELS + within, 0.0))
+        bent = np.nan_to_num(mean - origin - drawn @ slopes.T, posinf=0.0, neginf=0.0)
+        u = u.copy()
+        u[:, :both] -= bent @ slopes[:, :both] + (u - drawn) @ rest
+    return found
+
+
+def _evaluated(normal: Problem, linear: _Linearised, codes: Array) -> tuple[Array, Array]:
+    """W^(1/2) A G(z), (b, m), and -2 log p, (b,), at codes (b, k) of one observation; infinite out of the bounds."""
+    means, energies = [], []
+    together = at_once(JACOBIAN_NUMBERS, max(normal.network.width, normal.operator.width))
+    for begin in range(0, len(codes), together):
+        z = codes[begin : begin + together]
+        inside = ((z >= normal.bounds.lower) & (z <= normal.bounds.upper)).all(axis=1)
+        part = normal.part(np.full(len(z), linear.part))
+        x = normal.network.outputs(z)
+        energy = part.objective_of(part.residual_of(x), z, "l2") / normal.noise.dispersion_parameter
+        means.append(part.mean_of(x) * linear.precision)
+        energies.append(np.where(inside & np.isfinite(energy), energy, np.inf))
+    return np.concatenate(means), np.concatenate(energies)
 
 
 class _Spread(NamedTuple):
-    """A covariance in factors, of some coordinates.
+    """A covariance in factors.
 
     Attributes:
         root: L with C = L L^T, (k, r).
-        null: an orthonormal basis of the directions of infinite variance, (k, k - r).
+        null: a basis of the directions of infinite variance, (k, s).
+        both: how many columns of L, the first, are to both sides. The others lead away from a bound.
     """
 
     root: Array
     null: Array
+    both: int
 
     @classmethod
-    def of(cls, weighted: Array, precision: Array) -> _Spread:
-        """(J^T W J + diag(p))^-1 for J^T W^(1/2), (k, m), and p; from singular values, since squares lose digits."""
-        least = float(precision.min()) if len(precision) else 0.0
-        # The part of the prior that is the same for all coordinates is added to the squares of the singular values.
-        rows = np.vstack([weighted.T, np.diag(np.sqrt(precision - least))])
-        triangular = np.linalg.qr(rows, mode="r")
-        _, found, vectors = np.linalg.svd(triangular, full_matrices=True)
-        values = np.zeros(len(weighted))
-        values[: len(found)] = found
-        kept = (values > _RANK * values.max(initial=0.0)) | (least > 0)
-        return cls(vectors[kept].T / np.hypot(values[kept], math.sqrt(least)), vectors[~kept].T)
+    def of(cls, weighted: Array, precision: Array, slope: Array, side: Array, room: Array) -> _Spread:
+        """(J^T W J + diag(p))^-1 for J^T W^(1/2), (k, m), and p; to one side where a coordinate is at a bound.
+
+        Args:
+            weighted, precision: J^T W^(1/2) and p, (k,).
+            slope: half the gradient of -2 log p, (k,).
+            side: -1 at a lower bound, 1 at an upper one, else 0, (k,).
+            room: the distances between the bounds, (k,).
+        """
+        root, null = _factors(weighted, precision, side == 0)
+        both, axes = root.shape[1], np.eye(len(side))
+        for j in np.flatnonzero(side):
+            # One away from the bound, and where the free coordinates go with it.
+            inwards = -side[j] * axes[j]
+            inwards -= root[:, :both] @ (root[:, :both].T @ (weighted @ (weighted.T @ inwards)))
+            curvature = np.square(weighted.T @ inwards).sum() + precision @ np.square(inwards)
+            distance = _one_sided(max(float(slope @ inwards), 0.0), float(curvature), room[j])
+            if math.isfinite(distance):
+                root = np.column_stack([root, distance * inwards])
+            else:
+                null = np.column_stack([null, axes[j]])
+        return cls(root, null, both)
 
     def covariance(self, factor: Array) -> Array:
         """The covariance of coordinates that are multiplied by factors, (k, k)."""
@@ -236,3 +341,28 @@ class _Spread(NamedTuple):
         size = np.linalg.norm(self.root.T @ outputs, axis=0)
         open_ = np.linalg.norm(self.null.T @ outputs, axis=0) > _ROUNDING * np.linalg.norm(outputs, axis=0)
         return np.where(open_, np.inf, size)
+
+
+def _factors(weighted: Array, precision: Array, free: Flags) -> tuple[Array, Array]:
+    """A root, (k, r), and null vectors of (J^T W J + diag(p))^-1 of the free coordinates; others are 0 in them."""
+    weighted, precision, axes = weighted[free], precision[free], np.eye(len(free))[:, free]
+    least = float(precision.min()) if len(precision) else 0.0
+    # The part of the prior that is the same for all coordinates is added to the squares of the singular values, which
+    # are not taken from a matrix of squares, as that loses digits.
+    rows = np.vstack([weighted.T, np.diag(np.sqrt(precision - least))])
+    triangular = np.linalg.qr(rows, mode="r")
+    _, found, vectors = np.linalg.svd(triangular, full_matrices=True)
+    values = np.zeros(len(weighted))
+    values[: len(found)] = found
+    kept = (values > _RANK * values.max(initial=0.0)) | (least > 0)
+    return axes @ (vectors[kept].T / np.hypot(values[kept], math.sqrt(least))), axes @ vectors[~kept].T
+
+
+def _one_sided(slope: float, curvature: float, room: float) -> float:
+    """The root mean square of s >= 0 with the density exp(-slope s - curvature s^2 / 2); at most that of [0, room]."""
+    bend = slope * slope / (2 * curvature) if curvature > 0 else math.inf
+    if bend < 1e8:
+        found = math.sqrt(hyperu(1.5, 0.5, bend) / hyperu(0.5, 0.5, bend) / curvature)
+    else:  # exponential, or uniform
+        found = math.sqrt(2) / slope if slope > 0 else math.inf
+    return min(found, room / math.sqrt(3))

@@ -67,6 +67,26 @@ def _say(text: str) -> None:
 
 
 @contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the context. Only the main thread ever sees it.
+
+    An import that Ctrl-C ends leaves parts of a package behind, and NumPy, PyTorch and Numba are then broken for good.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    pressed = threading.Event()
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pressed.is_set():
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def without_interrupts(signals: tuple[int, ...] = (signal.SIGINT,)) -> Iterator[None]:
     """Block signals until the end of the context, and permanently in processes started in it, if the system can.
 

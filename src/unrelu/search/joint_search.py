@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.halting import Watch
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau
+from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, refine_damped
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
@@ -411,7 +411,7 @@ class JointSearch:
                 state.z[observations], state.f[observations] = z, self._values(observations, z)
                 self._confirm_exact()
             else:
-                found = refine(*self._in_double(observations), most, self.watch)
+                found = refine_damped(*self._in_double(observations), most, self.watch)
                 state.z[observations], optimal = found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
             state.status[observations[~optimal]] = Status.ITERATION_LIMIT
         flat = observations[self._flat(observations)]
