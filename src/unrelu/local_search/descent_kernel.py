@@ -16,16 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.local_search import damping as rule
-from unrelu.local_search._compiled_activations import activate
+from unrelu.local_search._compiled_activations import activate, apply_head, parameter
 from unrelu.local_search.packed_observations import (
     ACTIVATION,
     BIAS,
+    HEAD,
     INPUTS,
     KIND,
     MATRIX,
     OUTPUTS,
     PackedNetwork,
     Precision,
+    latent_dim,
 )
 from unrelu.lp.compilation import compile_by, jit, kernel
 from unrelu.measurements.folding import FoldedLayer
@@ -64,6 +66,10 @@ def forward(numbers, layout, widths, z, ends, x, slopes):
         below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
         bias, matrix, parameters = layout[layer, BIAS], layout[layer, MATRIX], layout[layer, ACTIVATION]
         sums = x[here:end]
+        if layout[layer, KIND] == HEAD:
+            u = x[ends[1] - inputs : ends[1]]
+            apply_head(numbers[matrix:], numbers[bias:], numbers[parameters:], u, x[below:here], sums, slopes[here:end])
+            continue
         copy(numbers[bias : bias + outputs], sums)
         for j in range(inputs):
             value = x[below + j]
@@ -90,13 +96,34 @@ def residual(x, end, y, r, z, prior):
 
 
 @jit
-def backward(numbers, layout, ends, slopes, r, back):
+def _by_parameter(numbers, head, u, j, below):
+    """The derivatives of the outputs of a head, a row of the layout, by the latent coordinate u of its parameter j."""
+    n, begin = head[OUTPUTS], head[ACTIVATION] + 3 * j
+    _, rise = parameter(numbers[begin : begin + 3], u)
+    derivatives = np.empty(n, below.dtype)
+    for i in range(n):
+        place = (1 + j) * n + i
+        derivatives[i] = rise * (below[i] * numbers[head[MATRIX] + place] + numbers[head[BIAS] + place])
+    return derivatives
+
+
+@jit
+def backward(numbers, layout, ends, x, slopes, r, back):
     """Write J^T r into the beginning of ``back``, by a reverse pass through the derivatives of :func:`forward`."""
     copy(r, back[ends[len(layout)] : ends[len(layout)] + len(r)])
+    for j in range(layout[0, INPUTS], ends[1]):
+        back[j] = 0.0
     for layer in range(len(layout) - 1, -1, -1):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         below, here = ends[layer], ends[layer + 1]
         there = back[here : here + outputs]
+        if layout[layer, KIND] == HEAD:
+            for j in range(layout[layer, INPUTS]):
+                at = ends[1] - layout[layer, INPUTS] + j
+                back[at] += np.dot(_by_parameter(numbers, layout[layer], x[at], j, x[below:here]), there)
+            for i in range(outputs):
+                back[below + i] = there[i] * slopes[here + i]
+            continue
         for i in range(outputs):
             there[i] *= slopes[here + i]
         for j in range(layout[layer, INPUTS]):
@@ -118,10 +145,10 @@ def _nonzero(derivatives, on):
 
 
 @jit
-def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
+def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
-    ``part``, a vector, and ``rows`` and ``above``, with k columns, are work arrays.
+    ``part``, a vector, and ``rows`` and ``above``, with a column for each latent coordinate, are work arrays.
     """
     k = layout[0, INPUTS]
     count = k
@@ -130,6 +157,22 @@ def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
     for layer in range(len(layout)):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
+        if layout[layer, KIND] == HEAD:
+            for i in range(outputs):
+                for b in range(ends[1]):
+                    above[i, b] = 0.0
+            for a in range(count):
+                for b in range(ends[1]):
+                    above[moved[a], b] = derivatives[moved[a]] * rows[a, b]
+            for j in range(layout[layer, INPUTS]):
+                at = ends[1] - layout[layer, INPUTS] + j
+                by_u = _by_parameter(numbers, layout[layer], x[at], j, x[ends[layer] : ends[layer + 1]])
+                for i in range(outputs):
+                    above[i, at] += by_u[i]
+            for i in range(outputs):
+                moved[i] = i
+            count, rows, above = outputs, above, rows
+            continue
         c = _nonzero(derivatives, on)
         for b in range(count):
             row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
@@ -142,8 +185,8 @@ def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
                     scaled[a] = row[on[a]] * derivatives[on[a]]
         if layer == 0:
             for a in range(c):
-                for b in range(k):
-                    rows[a, b] = part[b * c + a]
+                for b in range(ends[1]):
+                    rows[a, b] = part[b * c + a] if b < k else 0.0
         else:
             np.dot(part[: count * c].reshape(count, c).T, rows[:count], above[:c])
             rows, above = above, rows
@@ -241,7 +284,7 @@ def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, wo
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
     while steps < most and small < rule.TINY_STEPS and f > enough:
         if stale:
-            count, rows = _jacobian(numbers, layout, ends, slopes, moved, on, part, first, second)
+            count, rows = _jacobian(numbers, layout, ends, x, slopes, moved, on, part, first, second)
             mean = _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradient)
             stale = False
             if damping < 0:
@@ -332,7 +375,7 @@ def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
     def apart(kind: type[np.floating[Any]], *shape: int) -> npt.NDArray[Any]:
         return np.empty(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
 
-    k, d, double = int(layout[0, INPUTS]), len(layout), np.float64
+    k, d, double = latent_dim(layout), len(layout), np.float64
     ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
     widest = max(k, int(layout[:, OUTPUTS].max()))
     return (
