@@ -1,4 +1,4 @@
-"""Compiled activations of a layer, and affine heads, in single or double precision: outputs and derivatives."""
+"""Compiled activations of one layer, in single or double precision: their outputs and derivatives."""
 
 from __future__ import annotations
 
@@ -76,27 +76,3 @@ def activate(kind, parameters, width, x, slopes):
             a = parameters[n + i]
             b, slope = _base_function(kind, np.float64(a * v))
             x[i], slopes[i] = w * (c * v + (1 - c) * b / a), w * (c + (1 - c) * slope)
-
-
-@jit
-def parameter(latent, u):
-    """tau and its derivative by u of a parameter of an affine head; ``latent`` is its row."""
-    v = latent[1] + latent[2] * u
-    if latent[0] > 0:
-        return v, latent[2]
-    return 0.5 * math.erfc(-math.sqrt(0.5) * v), latent[2] * math.exp(-0.5 * v * v) / math.sqrt(2 * math.pi)
-
-
-@jit
-def apply_head(scale, offset, latent, u, below, x, slopes):
-    """Outputs x of an affine head for those below and latent coordinates u, and the derivatives by those below."""
-    n = len(x)
-    for i in range(n):
-        x[i], slopes[i] = offset[i], scale[i]
-    for j in range(len(u)):
-        tau, _ = parameter(latent[3 * j : 3 * j + 3], u[j])
-        for i in range(n):
-            x[i] += tau * offset[(1 + j) * n + i]
-            slopes[i] += tau * scale[(1 + j) * n + i]
-    for i in range(n):
-        x[i] += slopes[i] * below[i]

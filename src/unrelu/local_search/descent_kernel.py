@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.local_search import damping as rule
-from unrelu.local_search._compiled_activations import activate, apply_head, parameter
+from unrelu.local_search._compiled_activations import activate
+from unrelu.local_search._compiled_heads import apply_head, head_backward, head_jacobian
 from unrelu.local_search.packed_observations import (
     ACTIVATION,
     BIAS,
@@ -68,7 +69,7 @@ def forward(numbers, layout, widths, z, ends, x, slopes):
         sums = x[here:end]
         if layout[layer, KIND] == HEAD:
             u = x[ends[1] - inputs : ends[1]]
-            apply_head(numbers[matrix:], numbers[bias:], numbers[parameters:], u, x[below:here], sums, slopes[here:end])
+            apply_head(numbers, layout[layer], u, x[below:here], sums, slopes[here:end])
             continue
         copy(numbers[bias : bias + outputs], sums)
         for j in range(inputs):
@@ -96,18 +97,6 @@ def residual(x, end, y, r, z, prior):
 
 
 @jit
-def _by_parameter(numbers, head, u, j, below):
-    """The derivatives of the outputs of a head, a row of the layout, by the latent coordinate u of its parameter j."""
-    n, begin = head[OUTPUTS], head[ACTIVATION] + 3 * j
-    _, rise = parameter(numbers[begin : begin + 3], u)
-    derivatives = np.empty(n, below.dtype)
-    for i in range(n):
-        place = (1 + j) * n + i
-        derivatives[i] = rise * (below[i] * numbers[head[MATRIX] + place] + numbers[head[BIAS] + place])
-    return derivatives
-
-
-@jit
 def backward(numbers, layout, ends, x, slopes, r, back):
     """Write J^T r into the beginning of ``back``, by a reverse pass through the derivatives of :func:`forward`."""
     copy(r, back[ends[len(layout)] : ends[len(layout)] + len(r)])
@@ -118,11 +107,9 @@ def backward(numbers, layout, ends, x, slopes, r, back):
         below, here = ends[layer], ends[layer + 1]
         there = back[here : here + outputs]
         if layout[layer, KIND] == HEAD:
-            for j in range(layout[layer, INPUTS]):
-                at = ends[1] - layout[layer, INPUTS] + j
-                back[at] += np.dot(_by_parameter(numbers, layout[layer], x[at], j, x[below:here]), there)
-            for i in range(outputs):
-                back[below + i] = there[i] * slopes[here + i]
+            u = x[ends[1] - layout[layer, INPUTS] : ends[1]]
+            by_u = back[ends[1] - len(u) : ends[1]]
+            head_backward(numbers, layout[layer], u, x[below:here], slopes[here:], there, back[below:here], by_u)
             continue
         for i in range(outputs):
             there[i] *= slopes[here + i]
@@ -145,6 +132,17 @@ def _nonzero(derivatives, on):
 
 
 @jit
+def _scale(row, derivatives, on, scaled):
+    """Write the entries ``on`` of a row, each times its derivative; ``on`` is sorted."""
+    if len(on) == len(row):
+        for a in range(len(on)):
+            scaled[a] = row[a] * derivatives[a]
+    else:
+        for a in range(len(on)):
+            scaled[a] = row[on[a]] * derivatives[on[a]]
+
+
+@jit
 def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
@@ -158,17 +156,8 @@ def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
         if layout[layer, KIND] == HEAD:
-            for i in range(outputs):
-                for b in range(ends[1]):
-                    above[i, b] = 0.0
-            for a in range(count):
-                for b in range(ends[1]):
-                    above[moved[a], b] = derivatives[moved[a]] * rows[a, b]
-            for j in range(layout[layer, INPUTS]):
-                at = ends[1] - layout[layer, INPUTS] + j
-                by_u = _by_parameter(numbers, layout[layer], x[at], j, x[ends[layer] : ends[layer + 1]])
-                for i in range(outputs):
-                    above[i, at] += by_u[i]
+            u, below = x[ends[1] - layout[layer, INPUTS] : ends[1]], x[ends[layer] : ends[layer + 1]]
+            head_jacobian(numbers, layout[layer], u, below, derivatives, moved[:count], rows, above)
             for i in range(outputs):
                 moved[i] = i
             count, rows, above = outputs, above, rows
@@ -176,13 +165,7 @@ def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
         c = _nonzero(derivatives, on)
         for b in range(count):
             row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
-            scaled = part[b * c : b * c + c]
-            if c == outputs:
-                for a in range(c):
-                    scaled[a] = row[a] * derivatives[a]
-            else:
-                for a in range(c):
-                    scaled[a] = row[on[a]] * derivatives[on[a]]
+            _scale(row, derivatives, on[:c], part[b * c : b * c + c])
         if layer == 0:
             for a in range(c):
                 for b in range(ends[1]):

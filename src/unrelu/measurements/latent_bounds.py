@@ -360,7 +360,7 @@ class GeneratorInUnits(Generator):
         return GeneratorInUnits(base, shift, factor, self.exponent)
 
     @cached_property
-    def headed(self) -> HeadedChain | None:  # type: ignore[override]
+    def headed(self) -> HeadedChain | None:
         """See :attr:`Generator.headed`."""
         below = self.base.headed
         if below is None:

@@ -92,7 +92,7 @@ def affine_heads(
     def values(x: Array, u: Array) -> Array:
         return function.outputs(np.concatenate([x, u], axis=1)).reshape(len(x), n)
 
-    last = AffineHead(*np.zeros((2, 1 + p, n)), latent)
+    last = AffineHead(np.zeros((1 + p, n)), np.zeros((1 + p, n)), latent)
     last.scale[0] = 1.0
     for target, name in ((last.scale, "scale"), (last.offset, "offset")):
         for i in range(p):
@@ -103,13 +103,14 @@ def affine_heads(
     # A user's function may refuse outputs that its generator never has, with any error.
     with suppress(Exception), np.errstate(all="ignore"):
         if others:  # x' at two x for 1 + p points tau gives scale and offset there, which are affine in tau
-            u = 1.0 - np.eye(1 + p, p, -1)
+            u = 1.0 - 2 * np.eye(1 + p, p, -1)
             tau = last.tau(u)
             low, high = (
                 (values(np.tile(x, (1 + p, 1)), u) - tau @ last.offset) / (tau @ last.scale) for x in (-size, size)
             )
-            first = [np.linalg.solve(tau, each) for each in ((high - low) / (2 * size), (high + low) / 2)]
-            heads = AffineHead(*first, latent), *heads
+            inverse = np.linalg.inv(tau).astype(np.float64)
+            first = AffineHead(inverse @ ((high - low) / (2 * size)), inverse @ ((high + low) / 2), latent)
+            heads = first, *heads
         rng = stream("affine head")
         for outputs, coordinates in _SIZES:
             x = outputs * size * rng.standard_normal((_DRAWS, n))

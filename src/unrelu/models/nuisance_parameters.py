@@ -78,7 +78,7 @@ class ExtendedGenerator(Generator):
         return max(self.base.width, self.function.width)
 
     @cached_property
-    def headed(self) -> HeadedChain | None:  # type: ignore[override]
+    def headed(self) -> HeadedChain | None:
         """See :attr:`Generator.headed`."""
         below = self.base.headed
         if below is None or below.heads:
