@@ -45,14 +45,17 @@ def apply_head(numbers, head, u, below, x, slopes):
 
 
 @jit
-def head_jacobian(numbers, head, u, below, slopes, moved, rows, above):
-    """Write the Jacobian into the first n rows of ``above``, given the ``moved`` rows of that of the outputs below."""
+def head_jacobian(numbers, head, u, below, slopes, moved, rows, above, first):
+    """Write the Jacobian into the first n rows of ``above``, given the ``moved`` rows of that of the outputs below.
+
+    Those do not depend on u if this is the ``first`` head.
+    """
     n, p, k = head[OUTPUTS], head[INPUTS], above.shape[1]
     for i in range(n):
         for b in range(k):
             above[i, b] = 0.0
     for a in range(len(moved)):
-        for b in range(k):
+        for b in range(k - p if first else k):
             above[moved[a], b] = slopes[moved[a]] * rows[a, b]
     for j in range(p):
         _, rise = _parameter(numbers, head, j, u)

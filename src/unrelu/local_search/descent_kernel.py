@@ -132,21 +132,30 @@ def _nonzero(derivatives, on):
 
 
 @jit
-def _scale(row, derivatives, on, scaled):
-    """Write the entries ``on`` of a row, each times its derivative; ``on`` is sorted."""
-    if len(on) == len(row):
-        for a in range(len(on)):
-            scaled[a] = row[a] * derivatives[a]
-    else:
-        for a in range(len(on)):
-            scaled[a] = row[on[a]] * derivatives[on[a]]
-
-
-@jit
 def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
     ``part``, a vector, and ``rows`` and ``above``, with a column for each latent coordinate, are work arrays.
+    """
+    depth = len(layout)
+    while layout[depth - 1, KIND] == HEAD:
+        depth -= 1
+    count, rows, above = _jacobian_of_layers(numbers, layout[:depth], ends, slopes, moved, on, part, rows, above)
+    known = layout[0, INPUTS]
+    for i in range(depth, len(layout)):
+        u, below, derivatives = x[known : ends[1]], x[ends[i] : ends[i + 1]], slopes[ends[i + 1] : ends[i + 2]]
+        head_jacobian(numbers, layout[i], u, below, derivatives, moved[:count], rows, above, i == depth)
+        for j in range(len(derivatives)):
+            moved[j] = j
+        count, rows, above = len(derivatives), above, rows
+    return count, rows
+
+
+@jit
+def _jacobian_of_layers(numbers, layout, ends, slopes, moved, on, part, rows, above):
+    """Return the number of non-zero rows, an array that begins with them, and a free one, without affine heads.
+
+    The columns of the latent coordinates of heads have no meaning yet.
     """
     k = layout[0, INPUTS]
     count = k
@@ -155,28 +164,27 @@ def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
     for layer in range(len(layout)):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         derivatives = slopes[ends[layer + 1] : ends[layer + 2]]
-        if layout[layer, KIND] == HEAD:
-            u, below = x[ends[1] - layout[layer, INPUTS] : ends[1]], x[ends[layer] : ends[layer + 1]]
-            head_jacobian(numbers, layout[layer], u, below, derivatives, moved[:count], rows, above)
-            for i in range(outputs):
-                moved[i] = i
-            count, rows, above = outputs, above, rows
-            continue
         c = _nonzero(derivatives, on)
         for b in range(count):
             row = numbers[begin + moved[b] * outputs : begin + (moved[b] + 1) * outputs]
-            _scale(row, derivatives, on[:c], part[b * c : b * c + c])
+            scaled = part[b * c : b * c + c]
+            if c == outputs:
+                for a in range(c):
+                    scaled[a] = row[a] * derivatives[a]
+            else:
+                for a in range(c):
+                    scaled[a] = row[on[a]] * derivatives[on[a]]
         if layer == 0:
             for a in range(c):
-                for b in range(ends[1]):
-                    rows[a, b] = part[b * c + a] if b < k else 0.0
+                for b in range(k):
+                    rows[a, b] = part[b * c + a]
         else:
             np.dot(part[: count * c].reshape(count, c).T, rows[:count], above[:c])
             rows, above = above, rows
         count = c
         for a in range(c):
             moved[a] = on[a]
-    return count, rows
+    return count, rows, above
 
 
 @jit
@@ -356,7 +364,7 @@ def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
     """
 
     def apart(kind: type[np.floating[Any]], *shape: int) -> npt.NDArray[Any]:
-        return np.empty(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
+        return np.zeros(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
 
     k, d, double = latent_dim(layout), len(layout), np.float64
     ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
