@@ -68,7 +68,8 @@ class FoldedChain:
             else:
                 a = inner.matrix()
                 layers.append(FoldedLayer(a, np.zeros(len(a)), Activation("identity")))
-            heads = [head.measured(inner.m, inner.values(head.offset)) for head in heads]
+            each = [(head, np.repeat(head.scale[:, :1], inner.m, axis=1)) for head in heads]
+            heads = [head._replace(scale=scale, offset=inner.values(head.offset)) for head, scale in each]
         self.layers, self.heads = layers, list(heads)
         self._last: dict[int, FoldedLayer] = {}
         weights = operator.weights(len(y))

@@ -363,7 +363,7 @@ class GeneratorInUnits(Generator):
     def headed(self) -> HeadedChain | None:
         """See :attr:`Generator.headed`."""
         below = self.base.headed
-        if below is None:
+        if below is None or not below.heads:
             return None
         k, (shift, factor) = below.network.latent_dim, (t.cpu().double().numpy() for t in (self.shift, self.factor))
         network = _chain_on(below.network, self.shift[:k], self.factor[:k])

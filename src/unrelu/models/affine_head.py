@@ -49,10 +49,6 @@ class AffineHead(NamedTuple):
         """The head of some of the outputs."""
         return self._replace(scale=self.scale[:, index], offset=self.offset[:, index])
 
-    def measured(self, m: int, offset: Array) -> AffineHead:
-        """The head behind m measurements A x, if it is :attr:`uniform`, given A of the offsets, (1 + p, m)."""
-        return self._replace(scale=np.repeat(self.scale[:, :1], m, axis=1), offset=offset)
-
     @property
     def uniform(self) -> bool:
         """Whether all outputs have one scale, so that A x' = s A x + A c for a matrix A."""
@@ -66,11 +62,11 @@ class HeadedChain(NamedTuple):
     heads: tuple[AffineHead, ...] = ()
 
     def in_units(self, network: Network, shift: Array, factor: Array, unit: float) -> HeadedChain:
-        """This of coordinates t, u = shift + factor t, with outputs multiplied by ``unit``; ``network`` is in t."""
-        heads = [head._replace(latent=np.column_stack([head.latent[:, :1], shift, factor])) for head in self.heads]
-        if heads:
-            heads[-1] = heads[-1]._replace(scale=unit * heads[-1].scale, offset=unit * heads[-1].offset)
-        return HeadedChain(network, tuple(heads))
+        """This with u = shift + factor t and outputs multiplied by ``unit``; ``network`` is that of t."""
+        *heads, last = (
+            head._replace(latent=np.column_stack([head.latent[:, 0], shift, factor])) for head in self.heads
+        )
+        return HeadedChain(network, (*heads, last._replace(scale=unit * last.scale, offset=unit * last.offset)))
 
 
 def affine_heads(
