@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
 
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.streams import stream
-
-if TYPE_CHECKING:
-    from unrelu.models.generator import Generator
-    from unrelu.models.network import Network
 
 # A function is a head that differs from it by at most this fraction of the largest values at draws, of an output each.
 _ALIKE = 1e-6
@@ -56,12 +53,17 @@ class AffineHead(NamedTuple):
 
 
 class HeadedChain(NamedTuple):
-    """A generator of z and u that is a chain of layers, G(z), followed by affine heads of u, first to last."""
+    """A generator of z and u that is a chain of layers, G(z), followed by affine heads of u, first to last.
 
-    network: Network
+    Attributes:
+        network: G, a :class:`~unrelu.Network`, whose module imports this one.
+        heads: none where the generator is G.
+    """
+
+    network: Any
     heads: tuple[AffineHead, ...] = ()
 
-    def in_units(self, network: Network, shift: Array, factor: Array, unit: float) -> HeadedChain:
+    def in_units(self, network: Any, shift: Array, factor: Array, unit: float) -> HeadedChain:
         """This with u = shift + factor t and outputs multiplied by ``unit``; ``network`` is that of t."""
         *heads, last = (
             head._replace(latent=np.column_stack([head.latent[:, 0], shift, factor])) for head in self.heads
@@ -70,23 +72,21 @@ class HeadedChain(NamedTuple):
 
 
 def affine_heads(
-    function: Generator, size: Array, latent: Array, ends: Array, names: tuple[str, ...]
+    function: Callable[[Array], Array], size: Array, latent: Array, ends: Array, names: tuple[str, ...]
 ) -> tuple[AffineHead, ...]:
     """f(x, u) as affine heads, first to last, as far as its values at draws show; empty if it is none.
 
     Args:
-        function: f, of outputs x (n,) and latent coordinates u (p,) in one vector. ``scale`` and ``offset`` come last.
+        function: f, of outputs x and latent coordinates u in one vector, (B, n + p); scale and offset come last.
         size: typical sizes of x, (n,).
         latent: see :class:`AffineHead`.
         ends: the parameters where tau is 0 and where it is 1, (2, p).
         names: those of the parameters, (p,).
     """
     n, p = len(size), len(names)
-    if function.output_dim != n:
-        return ()
 
     def values(x: Array, u: Array) -> Array:
-        return function.outputs(np.concatenate([x, u], axis=1)).reshape(len(x), n)
+        return function(np.concatenate([x, u], axis=1)).reshape(len(x), n)
 
     last = AffineHead(np.zeros((1 + p, n)), np.zeros((1 + p, n)), latent)
     last.scale[0] = 1.0
@@ -96,7 +96,7 @@ def affine_heads(
                 target[0], target[1 + i] = ends[0, i], ends[1, i] - ends[0, i]
     others = set(names) - {"scale", "offset"}
     heads = (last,) if len(others) < p else ()
-    # A user's function may refuse outputs that its generator never has, with any error.
+    # A user's function may refuse outputs that its generator never has, with any error, and return another number.
     with suppress(Exception), np.errstate(all="ignore"):
         if others:  # x' at two x for 1 + p points tau gives scale and offset there, which are affine in tau
             u = 1.0 - 2 * np.eye(1 + p, p, -1)

@@ -88,7 +88,7 @@ class ExtendedGenerator(Generator):
         latent = np.column_stack([self.normal, np.zeros(len(low)), np.ones(len(low))])
         size = np.abs(self.base.typical_outputs).max(axis=0)
         size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-        heads = affine_heads(self.function.to(torch.float64), size, latent, ends, self.names)
+        heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.names)
         return HeadedChain(below.network, heads) if heads else None
 
     @computing()
