@@ -61,7 +61,12 @@ NETWORKS = {
     "identity": random_network((K, 12, 20, N), seed=7, bias=True, last="identity"),
     "swish": swish_network(),
     "exp": random_network((K, 12, N), "swish", seed=8, bias=True, last="exp"),
-}
+    "scale and offset": unrelu.extend(random_network((2, 12, N), seed=9, bias=True), scale=(0.5, 2), offset=True),
+    "template": unrelu.extend(
+        random_network((2, 12, N), seed=10, bias=True), lambda x, a: x + a * torch.linspace(-1, 1, N).to(x),
+        a=unrelu.Normal(0.1, 0.5), scale=unrelu.Normal(1.0, 0.1),
+    ),
+}  # fmt: skip
 MEASUREMENTS = {
     "whole": None,
     "mask": drawn(N) < 0.3,
@@ -95,13 +100,12 @@ class Evaluation:
 
     def __init__(self, problem, row, z, width=0.0):
         (numbers, layout, sizes), y = packed(problem, row)
-        self.ends = np.concatenate([[0, layout[0, kernel.INPUTS]], layout[:, kernel.OUTPUTS]]).cumsum()
+        self.ends, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
         self.x, self.slopes = np.zeros((2, self.ends[-1]), dtype=np.float32)
         forward(numbers, layout, (width * sizes).astype(np.float32), z, self.ends, self.x, self.slopes)
         r = np.zeros(len(y), dtype=np.float32)
         self.f = residual(self.x, self.ends[-2], y.astype(np.float32), r, z, problem.weights)
-        _, moved, on, _, part, _, _, _, square, *both = work_arrays(layout)
-        count, rows = jacobian(numbers, layout, self.ends, self.slopes, moved, on, part, *both)
+        count, rows = jacobian(numbers, layout, self.ends, self.x, self.slopes, moved, on, part, *both)
         self.jacobian = np.zeros((len(y), len(z)))
         self.jacobian[moved[:count]] = rows[:count]
         self.gram, self.gradient = np.zeros((len(z), len(z))), np.zeros(len(z))

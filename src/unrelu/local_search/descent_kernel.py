@@ -17,15 +17,18 @@ import numpy.typing as npt
 
 from unrelu.local_search import damping as rule
 from unrelu.local_search._compiled_activations import activate
+from unrelu.local_search._compiled_heads import apply_head, head_backward, head_jacobian
 from unrelu.local_search.packed_observations import (
     ACTIVATION,
     BIAS,
+    HEAD,
     INPUTS,
     KIND,
     MATRIX,
     OUTPUTS,
     PackedNetwork,
     Precision,
+    latent_dim,
 )
 from unrelu.lp.compilation import compile_by, jit, kernel
 from unrelu.measurements.folding import FoldedLayer
@@ -64,6 +67,10 @@ def forward(numbers, layout, widths, z, ends, x, slopes):
         below, here, end = ends[layer], ends[layer + 1], ends[layer + 2]
         bias, matrix, parameters = layout[layer, BIAS], layout[layer, MATRIX], layout[layer, ACTIVATION]
         sums = x[here:end]
+        if layout[layer, KIND] == HEAD:
+            u = x[ends[1] - inputs : ends[1]]
+            apply_head(numbers, layout[layer], u, x[below:here], sums, slopes[here:end])
+            continue
         copy(numbers[bias : bias + outputs], sums)
         for j in range(inputs):
             value = x[below + j]
@@ -90,13 +97,20 @@ def residual(x, end, y, r, z, prior):
 
 
 @jit
-def backward(numbers, layout, ends, slopes, r, back):
+def backward(numbers, layout, ends, x, slopes, r, back):
     """Write J^T r into the beginning of ``back``, by a reverse pass through the derivatives of :func:`forward`."""
     copy(r, back[ends[len(layout)] : ends[len(layout)] + len(r)])
+    for j in range(layout[0, INPUTS], ends[1]):
+        back[j] = 0.0
     for layer in range(len(layout) - 1, -1, -1):
         outputs, begin = layout[layer, OUTPUTS], layout[layer, MATRIX]
         below, here = ends[layer], ends[layer + 1]
         there = back[here : here + outputs]
+        if layout[layer, KIND] == HEAD:
+            u = x[ends[1] - layout[layer, INPUTS] : ends[1]]
+            by_u = back[ends[1] - len(u) : ends[1]]
+            head_backward(numbers, layout[layer], u, x[below:here], slopes[here:], there, back[below:here], by_u)
+            continue
         for i in range(outputs):
             there[i] *= slopes[here + i]
         for j in range(layout[layer, INPUTS]):
@@ -118,10 +132,30 @@ def _nonzero(derivatives, on):
 
 
 @jit
-def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
+def _jacobian(numbers, layout, ends, x, slopes, moved, on, part, rows, above):
     """Return the number c of non-zero rows of J and an array that begins with them; write their numbers to ``moved``.
 
-    ``part``, a vector, and ``rows`` and ``above``, with k columns, are work arrays.
+    ``part``, a vector, and ``rows`` and ``above``, with a column for each latent coordinate, are work arrays.
+    """
+    depth = len(layout)
+    while layout[depth - 1, KIND] == HEAD:
+        depth -= 1
+    count, rows, above = _jacobian_of_layers(numbers, layout[:depth], ends, slopes, moved, on, part, rows, above)
+    known = layout[0, INPUTS]
+    for i in range(depth, len(layout)):
+        u, below, derivatives = x[known : ends[1]], x[ends[i] : ends[i + 1]], slopes[ends[i + 1] : ends[i + 2]]
+        head_jacobian(numbers, layout[i], u, below, derivatives, moved[:count], rows, above, i == depth)
+        for j in range(len(derivatives)):
+            moved[j] = j
+        count, rows, above = len(derivatives), above, rows
+    return count, rows
+
+
+@jit
+def _jacobian_of_layers(numbers, layout, ends, slopes, moved, on, part, rows, above):
+    """Return the number of non-zero rows, an array that begins with them, and a free one, without affine heads.
+
+    The columns of the latent coordinates of heads have no meaning yet.
     """
     k = layout[0, INPUTS]
     count = k
@@ -150,7 +184,7 @@ def _jacobian(numbers, layout, ends, slopes, moved, on, part, rows, above):
         count = c
         for a in range(c):
             moved[a] = on[a]
-    return count, rows
+    return count, rows, above
 
 
 @jit
@@ -241,7 +275,7 @@ def _steps(numbers, layout, widths, y, prior, limits, box, exact, z, damping, wo
     growth, small, steps, stale, mean = 2.0, 0, 0, True, 0.0
     while steps < most and small < rule.TINY_STEPS and f > enough:
         if stale:
-            count, rows = _jacobian(numbers, layout, ends, slopes, moved, on, part, first, second)
+            count, rows = _jacobian(numbers, layout, ends, x, slopes, moved, on, part, first, second)
             mean = _normal_equations(count, rows, moved, r, z, prior, box, square, gram, gradient)
             stale = False
             if damping < 0:
@@ -330,9 +364,9 @@ def work_arrays(layout: Integers, dtype: Precision = np.float32) -> Work:
     """
 
     def apart(kind: type[np.floating[Any]], *shape: int) -> npt.NDArray[Any]:
-        return np.empty(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
+        return np.zeros(math.prod(shape) + 2 * ROOM, kind)[ROOM:-ROOM].reshape(shape)
 
-    k, d, double = int(layout[0, INPUTS]), len(layout), np.float64
+    k, d, double = latent_dim(layout), len(layout), np.float64
     ends = np.concatenate([[0, k], layout[:, OUTPUTS]]).cumsum()
     widest = max(k, int(layout[:, OUTPUTS].max()))
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,28 +11,30 @@ import numpy.typing as npt
 from unrelu.measurements.folding import FoldedChain, FoldedLayer
 from unrelu.measurements.linear_operators import Operator
 from unrelu.models.affine import Dense, Reshape, Scale
+from unrelu.models.affine_head import AffineHead
 from unrelu.models.generator import Generator
-from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Integers
 
 Numbers: TypeAlias = npt.NDArray[np.floating[Any]]
 Precision: TypeAlias = type[np.floating[Any]]
 
 # Columns of the layout: where a layer's transposed matrix, its biases and the parameters of its activation begin, its
-# numbers of inputs and outputs, and the kind of its activation.
+# numbers of inputs and outputs, and the kind of its activation. An affine head has the kind HEAD, as many inputs as
+# parameters, and, in this order, its scale, its offset and its latent coordinates.
 MATRIX, BIAS, ACTIVATION, INPUTS, OUTPUTS, KIND = range(6)
+HEAD = -1
 # The most numbers in the matrices of a packable network, and in the matrix of its operator.
 _SMALL = 2**19
 
 
 class PackedNetwork(NamedTuple):
-    """Layers x = w phi(W h + b) in one vector.
+    """Layers x = w phi(W h + b) in one vector, and affine heads behind them.
 
     Attributes:
         numbers: for each layer W^T, (inputs, outputs), then b, the slopes and steepnesses of its activation, and the
-            weights w, (outputs,) each.
-        layout: (d, 6); its columns are :data:`MATRIX` to :data:`KIND`.
-        sizes: the smoothing width that a width of 1 stands for in each layer, (d,).
+            weights w, (outputs,) each; for each head its arrays.
+        layout: (d, 6), layers and heads; its columns are :data:`MATRIX` to :data:`KIND`.
+        sizes: the smoothing width that a width of 1 stands for in each layer, 0 in a head, (d,).
     """
 
     numbers: Numbers
@@ -40,7 +42,10 @@ class PackedNetwork(NamedTuple):
     sizes: Array
 
     @classmethod
-    def of(cls, layers: Sequence[FoldedLayer], sizes: Sequence[float], dtype: Precision = np.float32) -> PackedNetwork:
+    def of(
+        cls, layers: Sequence[FoldedLayer], sizes: Sequence[float], dtype: Precision = np.float32,
+        heads: Sequence[AffineHead] = (),
+    ) -> PackedNetwork:  # fmt: skip
         """Pack layers, first to last; ``sizes`` are the smoothing widths that a width of 1 stands for."""
         numbers, layout, begin = [], [], 0
         for layer in layers:
@@ -51,23 +56,37 @@ class PackedNetwork(NamedTuple):
             bias = begin + inputs * outputs
             layout.append([begin, bias, bias + outputs, inputs, outputs, activation.kind])
             begin = bias + len(each) * outputs
-        return cls(np.concatenate(numbers, dtype=dtype), np.array(layout), np.array(sizes))
+        for head in heads:
+            numbers += [array.ravel() for array in head]
+            ends = begin + np.cumsum([array.size for array in head])
+            layout.append([begin, *ends[:2], len(head.latent), head.scale.shape[1], HEAD])
+            begin = ends[2]
+        return cls(np.concatenate(numbers, dtype=dtype), np.array(layout), np.array([*sizes, *[0.0] * len(heads)]))
 
 
-def packable(network: Generator, operator: Operator) -> TypeGuard[Network]:
+def latent_dim(layout: Integers) -> int:
+    """The number of latent coordinates: inputs of the first layer, and parameters of heads."""
+    return int(layout[0, INPUTS] + (layout[-1, INPUTS] if layout[-1, KIND] == HEAD else 0))
+
+
+def packable(network: Generator, operator: Operator) -> bool:
     """Whether the network is small, dense and on the CPU, and the measurement a choice of outputs or a matrix.
 
-    The layers are small with the matrix, which is folded into a last layer without an activation.
+    The layers are small with the matrix, which is folded into a last layer without an activation. Affine heads may
+    follow, which a matrix passes through if they scale all outputs alike.
     """
     inner = operator.unweighted
-    if not (isinstance(network, Network) and network.device.type == "cpu" and inner.linear):
+    if network.device.type != "cpu" or not inner.linear or (chain := network.headed) is None:
         return False
-    sizes, matrix, last = [layer.n_in * layer.n_out for layer in network.layers], 0, network.layers[-1]
+    if not (inner.selects or all(head.uniform for head in chain.heads)):
+        return False
+    layers = chain.network.layers
+    sizes, matrix, last = [layer.n_in * layer.n_out for layer in layers], 0, layers[-1]
     if not inner.selects and last.activation.linear:
         sizes[-1] = last.n_in * inner.m
     elif not inner.selects:
         matrix = inner.n * inner.m
-    dense = all(isinstance(step, Dense | Scale | Reshape) for layer in network.layers for step in layer.affine.steps)
+    dense = all(isinstance(step, Dense | Scale | Reshape) for layer in layers for step in layer.affine.steps)
     return dense and (inner.selects or not inner.count) and max(sum(sizes), matrix) <= _SMALL
 
 
@@ -78,10 +97,13 @@ class PackedObservations:
         layout: the layout of the network that shows all outputs, see :class:`PackedNetwork`.
     """
 
-    def __init__(self, network: Network, operator: Operator, y: Array, dtype: Precision = np.float32) -> None:
-        self._chain, self._dtype = FoldedChain(network, operator, y), dtype
-        self._sizes = [*network.activation_sizes, network.activation_sizes[-1]]
-        self._packed = self._pack(self._chain.layers)
+    def __init__(self, network: Generator, operator: Operator, y: Array, dtype: Precision = np.float32) -> None:
+        headed = network.headed
+        assert headed is not None
+        sizes = headed.network.activation_sizes
+        self._chain, self._dtype = FoldedChain(headed.network, operator, y, heads=headed.heads), dtype
+        self._sizes = [*sizes, sizes[-1]]
+        self._packed = self._pack(self._chain.layers, self._chain.heads)
         self._entries: object = self  # what the network was packed for: at first, all outputs without weights
         self.layout = self._packed.layout
 
@@ -89,9 +111,9 @@ class PackedObservations:
         """The network whose outputs are the entries of observation ``i``, and the observation."""
         entries, (layers, y) = self._chain.entries(i), self._chain.of(i)
         if not self._chain.alike or self._entries is not entries:
-            self._packed, self._entries = self._pack(layers), entries
+            self._packed, self._entries = self._pack(layers, self._chain.heads_of(i)), entries
         return self._packed, y.astype(self._dtype)
 
-    def _pack(self, layers: list[FoldedLayer]) -> PackedNetwork:
+    def _pack(self, layers: list[FoldedLayer], heads: Sequence[AffineHead]) -> PackedNetwork:
         """The packed layers; a layer that is A alone has the smoothing width of the layer before."""
-        return PackedNetwork.of(layers, self._sizes[: len(layers)], self._dtype)
+        return PackedNetwork.of(layers, self._sizes[: len(layers)], self._dtype, heads)

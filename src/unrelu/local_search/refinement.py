@@ -138,7 +138,7 @@ def _evaluate_packed(weights, layout, widths, ends, work, y, prior, z, gradient)
     x, slopes, back, r = work[1], work[2], work[3], work[4, : len(y)]
     forward(weights, layout, widths, z, ends, x, slopes)
     f = residual(x, ends[len(layout)], y, r, z, prior)
-    backward(weights, layout, ends, slopes, r, back)
+    backward(weights, layout, ends, x, slopes, r, back)
     for j in range(len(z)):
         gradient[j] = 2 * (back[j] + prior[j] * z[j])
     return f

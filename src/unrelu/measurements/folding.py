@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import sparse
 
 from unrelu.measurements.linear_operators import Operator, OutputIndex
 from unrelu.models.activations import Activation
+from unrelu.models.affine_head import AffineHead
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Index
 
@@ -39,17 +41,23 @@ class FoldedChain:
     the product is rounded, and a proof for the rounded chain would not hold for A G. Weights of entries, which stated
     noise gives, multiply the outputs of the last layer.
 
+    Affine heads may follow the layers. A matrix A passes through heads that scale all outputs alike.
+
     Attributes:
         layers: the layers whose outputs are all that A takes in, or gives out if it mixes outputs; without weights.
+        heads: the heads behind them, of the same outputs.
         alike: whether all observations that show the same entries have the same weights.
 
     Args:
         network, operator: G and A, which is linear.
         y: the observations, (B, m).
         exact: whether no number may be rounded.
+        heads: affine heads behind G, first to last; uniform if A mixes outputs.
     """
 
-    def __init__(self, network: Network, operator: Operator, y: Array, exact: bool = False) -> None:
+    def __init__(
+        self, network: Network, operator: Operator, y: Array, exact: bool = False, heads: Sequence[AffineHead] = ()
+    ) -> None:
         inner, self._y = operator.unweighted, y
         layers = [FoldedLayer(layer.matrix(), layer.bias(), layer.activation) for layer in network.layers]
         self._shown = inner.observed_outputs(y)
@@ -60,7 +68,9 @@ class FoldedChain:
             else:
                 a = inner.matrix()
                 layers.append(FoldedLayer(a, np.zeros(len(a)), Activation("identity")))
-        self.layers = layers
+            each = [(head, np.repeat(head.scale[:, :1], inner.m, axis=1)) for head in heads]
+            heads = [head._replace(scale=scale, offset=inner.values(head.offset)) for head, scale in each]
+        self.layers, self.heads = layers, list(heads)
         self._last: dict[int, FoldedLayer] = {}
         weights = operator.weights(len(y))
         picked = None if weights is None else inner.observed_outputs(weights)
@@ -82,3 +92,9 @@ class FoldedChain:
         if self._weights is not None:
             last = last._replace(weight=self._weights[i])
         return [*self.layers[:-1], last], y
+
+    def heads_of(self, i: int) -> list[AffineHead]:
+        """The heads behind those layers."""
+        index, weight = self.entries(i), 1.0 if self._weights is None else self._weights[i]
+        heads = self.heads if index is None else [head.outputs(index) for head in self.heads]
+        return [head._replace(offset=weight * head.offset) for head in heads]

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from torch import Tensor
 from unrelu.errors import InputError
 from unrelu.measurements.linear_operators import times_power
 from unrelu.models.affine import Affine, Scale, Shape
+from unrelu.models.affine_head import HeadedChain
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, numbers, place_of
 from unrelu.models.network import Network
@@ -312,6 +314,10 @@ def on_codes(network: Generator, coordinates: Coordinates) -> Generator:
 def _composed(network: Generator, shift: Tensor, factor: Tensor) -> Generator:
     if not isinstance(network, Network):
         return GeneratorInUnits.of(network, shift, factor)
+    return _chain_on(network, shift, factor)
+
+
+def _chain_on(network: Network, shift: Tensor, factor: Tensor) -> Network:
     first, *others = network.layers
     change = Scale(factor.reshape(first.in_shape), shift.reshape(first.in_shape))
     affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
@@ -352,6 +358,16 @@ class GeneratorInUnits(Generator):
         base = self.base.to(dtype, device)
         shift, factor = (t.to(base.device, base.dtype) for t in (self.shift, self.factor))
         return GeneratorInUnits(base, shift, factor, self.exponent)
+
+    @cached_property
+    def headed(self) -> HeadedChain | None:
+        """See :attr:`Generator.headed`."""
+        below = self.base.headed
+        if below is None or not below.heads:
+            return None
+        k, (shift, factor) = below.network.latent_dim, (t.cpu().double().numpy() for t in (self.shift, self.factor))
+        network = _chain_on(below.network, self.shift[:k], self.factor[:k])
+        return below.in_units(network, shift[k:], factor[k:], 2.0**self.exponent)
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
         """The same with G smoothed; itself if no kinks of G are found."""

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import HostError, InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
+from unrelu.models.affine_head import HeadedChain
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size
@@ -378,6 +379,11 @@ class Generator(ABC):
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+    @property
+    def headed(self) -> HeadedChain | None:
+        """The generator as a chain of layers followed by affine heads, for compiled code; None if it is no such."""
+        return None
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 

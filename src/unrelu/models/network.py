@@ -18,6 +18,7 @@ from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
+from unrelu.models.affine_head import HeadedChain
 from unrelu.models.generator import Generator, Rounding, by, evaluation_lines, read_only, to_numpy
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
@@ -223,6 +224,11 @@ class Network(Generator):
             for layer, size in zip(self.layers, sizes, strict=True)
         )
         return replace(self, layers=layers)
+
+    @property
+    def headed(self) -> HeadedChain:
+        """See :attr:`Generator.headed`."""
+        return HeadedChain(self)
 
     # --- PyTorch, flat, batched --------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
+from unrelu.models.affine_head import HeadedChain, affine_heads
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, by, numbers, read_only
 from unrelu.models.opaque_network import OpaqueNetwork
@@ -74,6 +76,20 @@ class ExtendedGenerator(Generator):
     def width(self) -> int:  # type: ignore[override]
         """The size of the largest tensor in the evaluation of one code."""
         return max(self.base.width, self.function.width)
+
+    @cached_property
+    def headed(self) -> HeadedChain | None:
+        """See :attr:`Generator.headed`."""
+        below = self.base.headed
+        if below is None or below.heads:
+            return None
+        low, high = self.bounds.T
+        ends = np.stack([low, np.where(self.normal, low + high, high)])
+        latent = np.column_stack([self.normal, np.zeros(len(low)), np.ones(len(low))])
+        size = np.abs(self.base.typical_outputs).max(axis=0)
+        size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+        heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.names)
+        return HeadedChain(below.network, heads) if heads else None
 
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ExtendedGenerator:

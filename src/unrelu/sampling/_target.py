@@ -17,6 +17,7 @@ from unrelu.local_search.packed_observations import packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.folding import FoldedChain
 from unrelu.measurements.latent_bounds import Bounds, on_codes
+from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
@@ -53,7 +54,7 @@ class Target:
         self._objective = SquaredError.of(self._likelihood)
         self._layers: DenseLayers | None = None
         network, operator = self._likelihood.network, self._likelihood.operator
-        if packable(network, operator):
+        if isinstance(network, Network) and packable(network, operator):
             layers, self._y = FoldedChain(network, operator, self._likelihood.y).of(0)
             self._layers = DenseLayers(layers)
         self._started = JointSearch(self._search)

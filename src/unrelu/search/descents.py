@@ -23,9 +23,8 @@ from unrelu.local_search.descent_kernel import SHORTEST_CODE, compile_descents, 
 from unrelu.local_search.halting import Steps, Watch
 from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMarquardtSteps
 from unrelu.local_search.limited_memory import LimitedMemorySteps
-from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, packable
+from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, latent_dim, packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.search import schedules
@@ -76,7 +75,7 @@ def step_terms(layout: Integers) -> Array:
     coordinates cubed (their solution). ``python -m unrelu_studies.benchmarks.tuning.step_costs`` measures times.
     """
     inputs, outputs = layout[:, INPUTS].astype(float), layout[:, OUTPUTS].astype(float)
-    k = inputs[0]
+    k = latent_dim(layout)
     return np.array([1.0, len(layout), inputs @ outputs, outputs[-1] * k**2, k**3])
 
 
@@ -87,10 +86,9 @@ class CompiledDescents:
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
-        assert isinstance(problem.network, Network)
         self.problem = problem
         self.packed = PackedObservations(problem.network, problem.operator, problem.y)
-        self._network, self._in_double = problem.network, np.zeros(problem.size, dtype=bool)
+        self._in_double = np.zeros(problem.size, dtype=bool)
         self._box, self._widths = np.stack([problem.bounds.lower, problem.bounds.upper]), np.array(self.schedule.widths)
 
     def microseconds(self, steps: Integers) -> Array:
@@ -101,7 +99,7 @@ class CompiledDescents:
     def _double(self) -> PackedObservations:
         """The packed network and observations in double precision."""
         compile_descents(np.float64)
-        return PackedObservations(self._network, self.problem.operator, self.problem.y, np.float64)
+        return PackedObservations(self.problem.network, self.problem.operator, self.problem.y, np.float64)
 
     def resolve(self, observations: Index) -> None:
         """Descend in double precision from now on, for some observations, which single precision does not resolve."""
