@@ -83,7 +83,7 @@ def test_a_stated_noise_level_stops_the_search():
 
 @both
 def test_what_stated_noise_does_not_explain_counts_as_a_misfit(way, descending):
-    """By the same threshold as the p-value, so that it is searched longer."""
+    """By the same threshold as the p-value, where restarts end far apart, so that it is searched longer."""
     descending(way)
     network, _, y = noisy((4, 15, 30), 6, 0.1)
     problem = Problem.build(network, y, noise="gaussian:0.1").equilibrated()
@@ -91,11 +91,13 @@ def test_what_stated_noise_does_not_explain_counts_as_a_misfit(way, descending):
         search = JointSearch(problem, simulated=simulated)
         assert isinstance(search.descents, way)
         for p, misfit in ((0.005, True), (0.02, False)):
-            search.state.f = chi2.isf(p, 30 - 4) * problem.noise.variance(problem.y)
-            assert (search.budget_used().misfit == (misfit and not simulated)).all()
+            search.state.f = f = chi2.isf(p, 30 - 4) * problem.noise.variance(problem.y)
+            for farther, apart in ((2.5, True), (1.5, False)):
+                search.state.ends = np.column_stack([f, farther * f, farther * f])
+                assert (search.budget_used().misfit == (misfit and apart and not simulated)).all()
     for noise in (None, "rounding:0.1", "uniform:0.1"):
         search = JointSearch(Problem.build(network, y, noise=noise).equilibrated())
-        search.state.f = np.full(6, 1e9)
+        search.state.f, search.state.ends = np.full(6, 1e9), np.full((6, 2), np.inf)
         assert not search.budget_used().misfit.any()
 
 

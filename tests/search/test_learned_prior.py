@@ -247,13 +247,13 @@ def test_a_folder_that_cannot_be_written_is_no_error(where, learned_of, tmp_path
 def test_it_is_kept_in_the_users_folder_of_caches(monkeypatch, tmp_path):
     monkeypatch.delenv("UNRELU_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    path = learned_prior._path(problem_of(), LEVEL)
+    path = LearnedConfidence(problem_of())._path(LEVEL)
     assert path.parent == tmp_path / "caches" / "unrelu" / "priors"
-    assert path != learned_prior._path(problem_of(), NoiseLevel(-2, None))
+    assert path != LearnedConfidence(problem_of())._path(NoiseLevel(-2, None))
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     if os.name == "posix":
-        assert learned_prior._path(problem_of(), LEVEL).parent == tmp_path / ".cache" / "unrelu" / "priors"
+        assert LearnedConfidence(problem_of())._path(LEVEL).parent == tmp_path / ".cache" / "unrelu" / "priors"
 
 
 # --- what it depends on -----------------------------------------------------------------------------------------------
@@ -582,7 +582,7 @@ def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch
     y = y + 0.1 * stream("stopped: noise").standard_normal(y.shape)
     begun, asked = [], []
     simulate = learned_prior.simulated
-    monkeypatch.setattr(learned_prior, "simulated", lambda *given: begun.append(1) or simulate(*given))
+    monkeypatch.setattr(learned_prior, "simulated", lambda *given, **named: begun.append(1) or simulate(*given, **named))
 
     def stop(progress):
         asked.append(progress.total)

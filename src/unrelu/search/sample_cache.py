@@ -157,13 +157,14 @@ class GaussianModel:
         Source: Cover and Thomas, Elements of Information Theory (2006), section 9.4 (parallel Gaussian channels).
         """
         gram = self._information_matrix(operator, operator.count, _ESTIMATE_NOISE * self.spread)[1]
-        return float(torch.linalg.slogdet(gram.double()).logabsdet.mean()) / (2 * math.log(2) * self.z.shape[1])
+        bits = torch.linalg.slogdet(gram.double()).logabsdet.nan_to_num().mean() / (2 * math.log(2))
+        return float(bits) / self.z.shape[1]
 
     def _information_matrix(self, operator: Operator, count: int, variance: float) -> tuple[Tensor, Tensor]:
         """The measured directions C^T, (B or 1, r, m), and I + C^T C / s^2, (B or 1, r, r)."""
         operator = operator.to(self.x.dtype, self.x.device)
         measured = operator.tangents(self.parts[2].expand(count if operator.count else 1, -1, -1))
-        gram = measured @ measured.transpose(1, 2) / variance
+        gram = measured @ measured.transpose(1, 2) / max(variance, torch.finfo(self.x.dtype).tiny)
         gram.diagonal(dim1=1, dim2=2).add_(1.0)
         return measured, gram
 
