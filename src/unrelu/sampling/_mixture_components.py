@@ -67,7 +67,7 @@ def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: n
     usual, k = float(np.median(ratios)), target.k
     near, covered = mixture.distances(t).argmin(axis=1), ratios - usual < _UNDERCOVERED
     chosen: list[int] = []
-    most = target.affordable(_ADDED, JACOBIANS)
+    most = target.affordable(_ADDED, JACOBIANS * target.k)
     while len(chosen) < most and not covered.all():
         i = int(np.argmax(np.where(covered, -np.inf, ratios)))
         chosen.append(i)
@@ -101,7 +101,7 @@ def overlooked(
     points = points[np.isfinite(energies) & (energies <= energies.min() + _FAR)]
     if target.watch() or not len(points):
         return np.nan, mixture
-    most = target.affordable(_COMPONENTS, JACOBIANS)
+    most = target.affordable(_COMPONENTS, JACOBIANS * target.k)
     distinct, precisions = _distinct(target, points, 4 * most)
     unknown = _unknown(t, points[distinct], _whiteners(precisions))
     logs = _laplace_masses(target.energies(points[distinct]), precisions)[~unknown]
@@ -149,7 +149,7 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     energies = target.energies(points)
     order = np.argsort(energies, kind="stable")
     near = order[(energies[order] <= energies[order[0]] + _FAR) | (order < own)]
-    most = target.affordable(_COMPONENTS, JACOBIANS)
+    most = target.affordable(_COMPONENTS, JACOBIANS * target.k)
     near = near[np.isfinite(energies[near])]
     points, energies = points[near], energies[near]
     kept, precisions = _distinct(target, points, 4 * most)

@@ -143,14 +143,17 @@ class _Sampler:
             self._fit(0)
         before = self.t, self.energies, self.drawn_from, self.proposed, self.acceptance
         self._run(_ADAPTED, 1, adapt=True)
-        self._run(draws, thinning)
+        adapted = -self.energies - self.mixture.log_density(self.t.reshape(-1, self.target.k)).reshape(
+            self.energies.shape
+        )
+        self._run(draws, thinning, adapted.ravel())
         if self.t.shape[1] < draws and number:  # a whole round says more than a part of the next
             self.t, self.energies, self.drawn_from, self.proposed, self.acceptance = before
         return self.target.watch.reason is None
 
-    def _run(self, draws: int, thinning: int, adapt: bool = False) -> None:
+    def _run(self, draws: int, thinning: int, before: Array | None = None, adapt: bool = False) -> None:
         """Make transitions and keep every one of ``thinning``, until the watch says stop."""
-        self.transitions.begin(self.mixture)
+        self.transitions.begin(self.mixture, before)
         t, energies = [], []
         for _ in range(draws):
             for _ in range(thinning):
@@ -160,7 +163,7 @@ class _Sampler:
             if self.target.watch():
                 break
         self.t, self.energies = np.stack(t, axis=1), np.stack(energies, axis=1)
-        self.drawn_from, self.proposed = self.mixture, np.concatenate(self.transitions.proposed)
+        self.drawn_from, self.proposed = self.mixture, self.transitions.proposed
         self.acceptance = float(np.mean(self.transitions.trajectories))
 
     def _fit(self, first: int) -> None:
