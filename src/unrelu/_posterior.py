@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu._invert import BREAKDOWNS
+from unrelu._invert import BREAKDOWNS, judged_again
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
@@ -22,7 +22,7 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
-from unrelu.result import Status
+from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -185,5 +185,13 @@ def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, ch
     return Posterior(
         problem=problem, z=z, log_likelihood=likelihood, mode=mode, best=best, from_prior=from_prior_of(chains),
         log_evidence=evidence, log_evidence_error=error, ended=ended, seconds=seconds,
-        acceptance=acceptance, overlooked=missed,
+        acceptance=acceptance, overlooked=missed, p_value=_p_values(problem, best),
     )  # fmt: skip
+
+
+def _p_values(problem: Problem, best: list[Array]) -> Array:
+    """The p-values that :func:`unrelu.invert` gives the first of the best codes of each observation, (B,)."""
+    z = np.full((problem.size, problem.network.latent_dim), np.nan)
+    for i, codes in enumerate(best):
+        z[i] = codes[0] if len(codes) else np.nan
+    return np.asarray(judged_again(Inversion.of(problem, z, method="posterior")).p_value)

@@ -169,6 +169,19 @@ def test_chains_that_agree_without_most_of_the_modes_have_not_mixed():
     assert np.isnan(p.log_evidence)
 
 
+def test_a_misfit_is_said_first_and_has_the_p_value_of_its_best_code():
+    net = random_network((2, 8, 12), seed=6)
+    y = net(np.array([0.4, -0.3])) + 0.1 * stream("test misfit").standard_normal(12)
+    p = unrelu.posterior(net, np.stack([y, y - 5.0]), noise="gaussian:0.1", draws=200)
+    r = unrelu.invert(net, np.stack([y, y - 5.0]), noise="gaussian:0.1", prior=unrelu.Normal())
+    np.testing.assert_allclose(p.p_value, r.p_value, rtol=1e-3)
+    assert p.p_value[0] >= 0.01 > p.p_value[1]
+    assert p[1].status is Status.MIXED
+    assert "draws: MISFIT, no code" in str(p[1]).splitlines()[0]
+    assert "1 misfit, which no code" in str(p).splitlines()[0]
+    assert "MISFIT" not in str(p[0])
+
+
 def test_an_observation_too_far_away_for_double_precision_is_an_error():
     p = unrelu.posterior(LINE, [1.0, 9.0], noise="gaussian:1e-9")
     assert p.status is Status.ERROR

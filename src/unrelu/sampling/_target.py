@@ -161,6 +161,11 @@ class Target:
         ends = state.restarts[0][np.isfinite(state.ends[0])]
         return self._coordinates(ends)
 
+    @property
+    def best_optimum(self) -> Array:
+        """The coordinates of the best of these, (1, k); NaN if there is none."""
+        return self._coordinates(self._started.state.z)
+
     def further_optima(self, restarts: int) -> Array:
         """The coordinates where so many further descents from the starts of ``auto`` ended, (c, k)."""
         state, made = self._started.state, int(self._started.state.made[0])

@@ -100,14 +100,15 @@ class Posterior:
         seconds: npt.ArrayLike = 0.0,
         acceptance: npt.ArrayLike = np.nan,
         overlooked: npt.ArrayLike = 0.0,
+        p_value: npt.ArrayLike = np.nan,
     ) -> None:
         size = problem.size
         states = np.full(size, None, dtype=object)
         states[:] = ended
         time = np.asarray(seconds, dtype=np.float64)
-        evidence, error, accepted, missed = (
+        evidence, error, accepted, missed, p = (
             np.array(np.broadcast_to(np.asarray(each, dtype=np.float64), (size,)))
-            for each in (log_evidence, log_evidence_error, acceptance, overlooked)
+            for each in (log_evidence, log_evidence_error, acceptance, overlooked, p_value)
         )
         self.chains = SampledChains(
             problem=problem,
@@ -122,6 +123,7 @@ class Posterior:
             seconds=time if time.ndim else np.full(size, float(time) / max(1, size)),
             acceptance=accepted,
             overlooked=missed,
+            p_value=p,
         )
 
     @classmethod
@@ -179,6 +181,15 @@ class Posterior:
     def acceptance(self) -> Any:
         """The mean probability with which trajectories were accepted."""
         return self._each(self.chains.acceptance)
+
+    @property
+    def p_value(self) -> Any:
+        """Goodness of fit of the most probable code that was found, as :attr:`unrelu.Inversion.p_value`.
+
+        Below 0.01 no draw explains y: the noise is larger than stated, or y is out of the generator's range. The status
+        says nothing of that.
+        """
+        return self._each(self.chains.p_value)
 
     @property
     def overlooked(self) -> Any:

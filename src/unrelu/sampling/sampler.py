@@ -60,7 +60,7 @@ class Sample:
         z: codes, (chain, draw, k).
         log_likelihood: (chain, draw).
         mode: the number of the mode of each draw, (chain, draw).
-        best: the most probable code found in each mode, (M, k).
+        best: the most probable code found in each mode, (M, k), the best of all first.
         log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
             NaN where the error is above one half, or if the chains have not mixed.
         acceptance: the mean probability with which trajectories were accepted.
@@ -232,8 +232,15 @@ def _modes(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple
     graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(used), len(used)))
     count, group = connected_components(graph, directed=False)
     mode, u = group[label], target.code_energies(flat, u)
-    best = np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)])
-    return mode.reshape(energies.shape), target.lower(best)
+    best = target.lower(np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)]))
+    u = target.code_energies(best, target.energies(best))
+    found = target.best_optimum
+    for own in np.flatnonzero(used == mixture.logs(found).argmax()) if np.isfinite(found).all() else ():
+        (lower,) = target.code_energies(found, target.energies(found))
+        if lower < u[group[own]]:
+            best[group[own]], u[group[own]] = found[0], lower
+    order = np.argsort(u, kind="stable")
+    return np.argsort(order)[mode].reshape(energies.shape), best[order]
 
 
 def _neighbours(points: Array, whiteners: Array) -> Integers:
