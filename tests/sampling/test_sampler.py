@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -332,6 +338,49 @@ def test_a_time_limit_ends_the_sampling():
     p = unrelu.posterior(net, np.stack([y, y + 0.1]), noise="gaussian:0.1", time_limit=0.05, draws=100_000)
     assert {status.name for status in p.status} <= {"TIME_LIMIT", "MIXED"}
     assert p[1].status is Status.TIME_LIMIT
+
+
+def test_all_of_a_batch_have_a_share_of_the_time():
+    net = random_network((4, 30, 20), seed=7)
+    y = net(np.ones((3, 4)) * [[0.5], [1.0], [1.5]])
+    p = quiet(lambda: unrelu.posterior(net, y, noise="gaussian:0.1", time_limit=1.5, draws=10**6))
+    assert [status.name for status in p.status] == 3 * ["TIME_LIMIT"]
+    assert p.chains.lengths.min() > 1
+    assert p.seconds.max() < 1.4
+
+
+_INTERRUPTED = """
+import numpy as np, unrelu
+seen = []
+def callback(progress):
+    seen.append(progress)
+    if len(seen) == 600:
+        print("sampling", flush=True)
+net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
+p = unrelu.posterior(net, [[1.0, 0.5], [0.2, 0.1]], noise="gaussian:0.5", draws=10**7, callback=callback)
+print(p[0].status.name, p[0].z.shape[1] > 100, np.isfinite(p[0].z).all(), p[1].status.name, flush=True)
+unrelu.posterior(net, [1.0, 0.5], noise="gaussian:0.5", draws=10**7, callback=lambda seen: SECOND)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for other processes")
+def test_ctrl_c_keeps_the_draws_so_far_and_a_second_one_raises():
+    command = _INTERRUPTED.replace("SECOND", "[signal.raise_signal(signal.SIGINT) for _ in range(2)]")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import signal" + command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(unrelu.__file__).parents[1])},
+    )  # fmt: skip
+    with process:
+        timer = threading.Timer(300, process.kill)  # kernels may have to be compiled first
+        timer.start()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sampling\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+        timer.cancel()
+    assert out == "STOPPED True True STOPPED\n", err
+    assert "stopping with the draws so far" in err
+    assert err.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_an_error_of_the_callback_is_raised():
