@@ -186,7 +186,9 @@ class _Sampler:
         if not Mixing.of(z, self.log_likelihood, self.from_prior, None).agree:
             return False
         t, (log_z, _) = self.t.reshape(-1, self.target.k), self._evidence()
-        self.overlooked, self.mixture = overlooked(self.target, self.mixture, t, log_z, self._rng)
+        self.overlooked, self.mixture = overlooked(
+            self.target, self.mixture, t, self.energies.ravel(), log_z, self._rng
+        )
         return self.overlooked <= OVERLOOKED
 
     @property
@@ -200,6 +202,7 @@ class _Sampler:
         """The draws, with their modes and the evidence."""
         mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
         log_z, error = self._evidence()
+        error = float(np.hypot(error, np.log1p(-min(self.overlooked, OVERLOOKED))))
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         return Sample(
             self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best),
