@@ -106,10 +106,10 @@ class Posterior:
         states = np.full(size, None, dtype=object)
         states[:] = ended
         time = np.asarray(seconds, dtype=np.float64)
-        evidence, error, accepted, missed, p = (
-            np.array(np.broadcast_to(np.asarray(each, dtype=np.float64), (size,)))
-            for each in (log_evidence, log_evidence_error, acceptance, overlooked, p_value)
-        )
+        numbers = {
+            "log_evidence": log_evidence, "log_evidence_error": log_evidence_error, "acceptance": acceptance,
+            "overlooked": overlooked, "p_value": p_value,
+        }  # fmt: skip
         self.chains = SampledChains(
             problem=problem,
             z=np.asarray(z, dtype=np.float64),
@@ -117,13 +117,9 @@ class Posterior:
             mode=np.asarray(mode, dtype=np.int64),
             best=[np.asarray(codes, dtype=np.float64) for codes in best],
             from_prior=np.asarray(from_prior, dtype=np.bool_),
-            log_evidence=evidence,
-            log_evidence_error=error,
             ended=states,
             seconds=time if time.ndim else np.full(size, float(time) / max(1, size)),
-            acceptance=accepted,
-            overlooked=missed,
-            p_value=p,
+            **{name: np.array(np.broadcast_to(each, (size,)), dtype=np.float64) for name, each in numbers.items()},
         )
 
     @classmethod

@@ -95,14 +95,8 @@ def _chains(table: Table, network: Generator | None, operator: Any) -> tuple[Sam
 
 def _check_ranges(found: Mapping[str, npt.NDArray[Any]]) -> None:
     """Refuse impossible numbers."""
-    most = {
-        "log_likelihood": math.inf,
-        "log_evidence": math.inf,
-        "log_evidence_error": math.inf,
-        "acceptance": 1.0,
-        "overlooked": 1.0,
-        "p_value": 1.0,
-    }
+    most = dict.fromkeys(("log_likelihood", "log_evidence", "log_evidence_error"), math.inf)
+    most |= dict.fromkeys(("acceptance", "overlooked", "p_value"), 1.0)
     for name, high in most.items():
         low = -math.inf if name in ("log_likelihood", "log_evidence") else 0.0
         bad = (found[name] < low) | (found[name] > high) | (found[name] == math.inf)
