@@ -124,17 +124,25 @@ def overlooked(
     logs -= log_z
     drawn = np.array([(_distances(t, p[None], c[None]) <= k).mean() for p, c in zip(points, whiteners, strict=True)])
     share = float(chdtr(k, k))  # of a Gaussian within its ellipsoid
-    lacking = drawn < _FEW * np.exp(np.minimum(logs, 0.0)) * (1 - _ERRORS * errors)
+    least = np.exp(np.minimum(logs, 0.0)) * np.maximum(1 - _ERRORS * errors, 0.0)
+    lacking = drawn < _FEW * least
     missing = np.flatnonzero(lacking)[np.argsort(-logs[lacking])][:most]
     if not len(missing) or target.watch():
         return (np.nan if target.watch.reason else 0.0), mixture
-    found = min(1.0, float(np.exp(logs[~lacking]).sum()) / share)
-    mass = float((np.exp(logs[missing]) - drawn[missing]).sum()) / share
+    # Ellipsoids cover a small part of a mode with many kinks, and say little of how much was not found.
+    found = min(1.0, float(np.exp(_laplace_masses(target.energies(points), precisions)[~lacking] - log_z).sum()))
+    mass = float((least[missing] - drawn[missing]).sum()) / share
     means, factors, _ = variational(target, points[missing], precisions[missing], rng)
     away = np.einsum("mij,mj->mi", whiteners[missing], means - points[missing])
     lost = np.square(away).sum(axis=1) > 4 * k  # a narrow optimum has next to no part in the average curvature
     means[lost], factors[lost] = points[missing][lost], whiteners[missing][lost]
     return mass / (found + mass), _with(mixture, means, factors, logs[missing] - np.log(share))
+
+
+def _laplace_masses(energies: Array, precisions: Array) -> Array:
+    """The logarithms of the integrals of exp(-U) around optima by Laplace's method, (M,)."""
+    k = precisions.shape[1]
+    return np.asarray(-energies - 0.5 * np.linalg.slogdet(precisions)[1] + 0.5 * k * np.log(2 * np.pi))
 
 
 def _narrowed(target: Target, points: Array, precisions: Array) -> Array:
