@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu._invert import BREAKDOWNS
+from unrelu._invert import BREAKDOWNS, judged_again
 from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
@@ -22,9 +22,10 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem, Progress
-from unrelu.result import Status
+from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
+from unrelu.runtime.interrupts import stoppable
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 from unrelu.runtime.work_clock import now
@@ -75,10 +76,11 @@ def posterior(
         seed: the same call with the same seed on the same machine gives the same draws. Those of an observation do not
             depend on the rest of its batch, up to rounding where observations have masks of their own.
         device: where to compute, see :func:`unrelu.invert`.
-        time_limit: seconds for the whole batch. The clock stands still while kernels are compiled. An observation that
-            is stopped keeps its draws so far, and one of each chain if it is stopped during the warm-up.
+        time_limit: seconds for the whole batch. Each observation has an equal share of what is left. The clock stands
+            still while kernels are compiled. An observation that is stopped keeps its draws so far, and one of each
+            chain if it is stopped during the warm-up.
         callback: called with a :class:`~unrelu.problem.Progress` between transitions; the run stops when it returns
-            True, and draws so far are kept.
+            True, and draws so far are kept. Ctrl-C stops it likewise; a second one raises KeyboardInterrupt.
         progress: whether to draw a bar, see :func:`unrelu.invert`.
         scale: see :func:`unrelu.invert`.
 
@@ -103,7 +105,11 @@ def posterior(
     place = placed(network, device)
     y, noise, operator = joined(place, y, noise, operator)
     stated = checked(noise, prior, draws, chains)
-    with reporting(progress, "posterior", callback) as reported, computing(one_thread=small(place)):
+    with (
+        stoppable("posterior: stopping with the draws so far; Ctrl-C again raises KeyboardInterrupt") as interrupted,
+        reporting(progress, "posterior", _also_stopped(callback, interrupted)) as reported,
+        computing(one_thread=small(place)),
+    ):
         problem = Problem.build(
             place, y, operator=operator, noise=stated, bounds=bounds, seed=seed, time_limit=time_limit,
             callback=reported, scale=scale, prior=Normal() if prior is None and bounds is None else prior or 0.0,
@@ -115,6 +121,13 @@ def posterior(
             samples.append(_sampled(problem, i, transform, draws, chains))
             seconds.append(now() - begin)
         return _joined(problem, samples, np.array(seconds), chains)
+
+
+def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:
+    """The callback, which also stops after Ctrl-C; what cannot be called is refused later."""
+    if callback is None:
+        return lambda progress: interrupted()
+    return (lambda progress: interrupted() or callback(progress)) if callable(callback) else callback
 
 
 def checked(noise: Noise | str | None, prior: object, draws: object, chains: object = 2) -> Noise:
@@ -152,6 +165,7 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
         return replace(progress, method="posterior", nit=next(steps), done=i, total=problem.size)
 
     part = control.part(report)
+    part = replace(part, time_limit=part.time_limit / (problem.size - i))
     own = problem.part(np.array([i]), control=part)
     # The observation itself is the key, so that its draws do not depend on its place in a batch.
     key = hashlib.sha256(own.y.tobytes()).hexdigest()
@@ -185,5 +199,13 @@ def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, ch
     return Posterior(
         problem=problem, z=z, log_likelihood=likelihood, mode=mode, best=best, from_prior=from_prior_of(chains),
         log_evidence=evidence, log_evidence_error=error, ended=ended, seconds=seconds,
-        acceptance=acceptance, overlooked=missed,
+        acceptance=acceptance, overlooked=missed, p_value=_p_values(problem, best),
     )  # fmt: skip
+
+
+def _p_values(problem: Problem, best: list[Array]) -> Array:
+    """The p-values that :func:`unrelu.invert` gives the first of the best codes of each observation, (B,)."""
+    z = np.full((problem.size, problem.network.latent_dim), np.nan)
+    for i, codes in enumerate(best):
+        z[i] = codes[0] if len(codes) else np.nan
+    return np.asarray(judged_again(Inversion.of(problem, z, method="posterior")).p_value)

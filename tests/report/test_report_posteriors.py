@@ -13,13 +13,18 @@ from unrelu.runs.chunk_work import STATUSES
 ASKED = {"noise": "gaussian:0.05", "posterior": 150, "chunk": 5, "method": "lm"}
 
 
-def marked(made: unrelu.Run, status: str, *rows: int) -> unrelu.Run:
-    """The run, with another status of some posteriors."""
-    path = made.folder / "columns" / "posterior_status.npy"
+def with_column(made: unrelu.Run, name: str, value: float, *rows: int) -> unrelu.Run:
+    """The run, with another number of some observations."""
+    path = made.folder / "columns" / f"{name}.npy"
     column = np.load(path)
-    column[list(rows)] = STATUSES.index(status) + 1
+    column[list(rows)] = value
     np.save(path, column)
     return unrelu.open_run(made.folder)
+
+
+def marked(made: unrelu.Run, status: str, *rows: int) -> unrelu.Run:
+    """The run, with another status of some posteriors."""
+    return with_column(made, "posterior_status", STATUSES.index(status) + 1, *rows)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,12 @@ def test_a_page_of_mixed_posteriors_and_one_without(partly, tmp_path):
     assert "posteriors mixed 5 of 5" in page.text
     run(tmp_path / "plain", saved(tmp_path, observations(3)))
     assert "Posteriors" not in Page(write_report(tmp_path / "plain")).text
+
+
+def test_it_says_how_many_mixed_posteriors_are_of_misfits(tmp_path):
+    made = run(tmp_path / "out", saved(tmp_path, observations(3)), **ASKED | {"posterior": 5})
+    with_column(marked(made, "MIXED", 0, 1, 2), "p_value", 1e-9, 1, 2)
+    assert "was missed; 2 of them with a code that is a misfit (p < 0.01)" in Page(write_report(made.folder)).text
 
 
 def test_nothing_is_said_to_have_mixed_where_nothing_has(tmp_path):

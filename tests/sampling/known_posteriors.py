@@ -33,5 +33,6 @@ def known(z: np.ndarray, *, single: bool = False, network: Any = NET, **fields: 
         "log_evidence_error": np.full(size, 0.05),
         "seconds": 3.0,
         "acceptance": np.full(size, 0.8),
+        "p_value": np.full(size, 0.4),
     }
     return unrelu.Posterior(problem=problem, z=z, **(given | fields))

@@ -50,12 +50,13 @@ def of_case(name: str, draws: int = 120) -> unrelu.Posterior:
         problem=problem, z=z, log_likelihood=likelihood, mode=(z[..., 0] > 0).astype(int),
         best=[np.stack([-np.ones(3), np.ones(3)])] * 2 + [np.ones((3, 3))], from_prior=[False, False, True, True],
         log_evidence=[1.0, 2.0, np.nan], log_evidence_error=[0.1, 0.2, np.nan], seconds=6.0,
+        p_value=[0.3, 1e-40, np.nan],
     )  # fmt: skip
 
 
 PLAIN = of_case("gaussian")
 READ = ("z", "log_likelihood", "rhat", "ess", "tail_ess", "status", "message", "log_evidence", "log_evidence_error",
-        "seconds", "acceptance", "from_prior", "means", "covariances")  # fmt: skip
+        "seconds", "acceptance", "p_value", "from_prior", "means", "covariances")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -165,6 +166,7 @@ def test_numbers_that_do_not_follow_from_the_draws_are_told(tmp_path, name, chan
         ({"mode": np.full((3, 4, 120), -1)}, "mode of observation 0"),
         ({"from_prior": np.zeros(5, dtype=bool)}, "from_prior has shape"),
         ({"acceptance": np.full(3, 1.5)}, "damaged .acceptance is 1.5"),
+        ({"p_value": np.full(3, -0.5)}, "damaged .p_value is -0.5"),
         ({"log_evidence_error": np.full(3, -1.0)}, "damaged .log_evidence_error is -1.0"),
         ({"seconds": np.full(3, np.nan)}, "damaged .seconds are not"),
         ({"seconds": np.zeros(2)}, "seconds has shape"),

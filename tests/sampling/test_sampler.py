@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +175,19 @@ def test_chains_that_agree_without_most_of_the_modes_have_not_mixed():
     assert np.isnan(p.log_evidence)
 
 
+def test_a_misfit_is_said_first_and_has_the_p_value_of_its_best_code():
+    net = random_network((2, 8, 12), seed=6)
+    y = net(np.array([0.4, -0.3])) + 0.1 * stream("test misfit").standard_normal(12)
+    p = unrelu.posterior(net, np.stack([y, y - 5.0]), noise="gaussian:0.1", draws=200)
+    r = unrelu.invert(net, np.stack([y, y - 5.0]), noise="gaussian:0.1", prior=unrelu.Normal())
+    np.testing.assert_allclose(p.p_value, r.p_value, rtol=1e-3)
+    assert p.p_value[0] >= 0.01 > p.p_value[1]
+    assert p[1].status is Status.MIXED
+    assert "draws: MISFIT, no code" in str(p[1]).splitlines()[0]
+    assert "1 misfit, which no code" in str(p).splitlines()[0]
+    assert "MISFIT" not in str(p[0])
+
+
 def test_an_observation_too_far_away_for_double_precision_is_an_error():
     p = unrelu.posterior(LINE, [1.0, 9.0], noise="gaussian:1e-9")
     assert p.status is Status.ERROR
@@ -319,6 +338,49 @@ def test_a_time_limit_ends_the_sampling():
     p = unrelu.posterior(net, np.stack([y, y + 0.1]), noise="gaussian:0.1", time_limit=0.05, draws=100_000)
     assert {status.name for status in p.status} <= {"TIME_LIMIT", "MIXED"}
     assert p[1].status is Status.TIME_LIMIT
+
+
+def test_all_of_a_batch_have_a_share_of_the_time():
+    net = random_network((4, 30, 20), seed=7)
+    y = net(np.ones((3, 4)) * [[0.5], [1.0], [1.5]])
+    p = quiet(lambda: unrelu.posterior(net, y, noise="gaussian:0.1", time_limit=1.5, draws=10**6))
+    assert [status.name for status in p.status] == 3 * ["TIME_LIMIT"]
+    assert p.chains.lengths.min() > 1
+    assert p.seconds.max() < 1.4
+
+
+_INTERRUPTED = """
+import numpy as np, unrelu
+seen = []
+def callback(progress):
+    seen.append(progress)
+    if len(seen) == 600:
+        print("sampling", flush=True)
+net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
+p = unrelu.posterior(net, [[1.0, 0.5], [0.2, 0.1]], noise="gaussian:0.5", draws=10**7, callback=callback)
+print(p[0].status.name, p[0].z.shape[1] > 100, np.isfinite(p[0].z).all(), p[1].status.name, flush=True)
+unrelu.posterior(net, [1.0, 0.5], noise="gaussian:0.5", draws=10**7, callback=lambda seen: SECOND)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for other processes")
+def test_ctrl_c_keeps_the_draws_so_far_and_a_second_one_raises():
+    command = _INTERRUPTED.replace("SECOND", "[signal.raise_signal(signal.SIGINT) for _ in range(2)]")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import signal" + command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(unrelu.__file__).parents[1])},
+    )  # fmt: skip
+    with process:
+        timer = threading.Timer(300, process.kill)  # kernels may have to be compiled first
+        timer.start()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sampling\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+        timer.cancel()
+    assert out == "STOPPED True True STOPPED\n", err
+    assert "stopping with the draws so far" in err
+    assert err.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_an_error_of_the_callback_is_raised():

@@ -120,7 +120,7 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
         **numbers,
         **{
             name: np.atleast_1d(getattr(posterior, name))
-            for name in ("log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
+            for name in ("p_value", "log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
         },
     }
     found, parameters = [], posterior.parameters

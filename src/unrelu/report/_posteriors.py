@@ -16,6 +16,7 @@ from unrelu.result.status import meaning_of_posterior
 from unrelu.runs import Run
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count
+from unrelu.thresholds import SIGNIFICANCE
 
 
 def posteriors(run: Run) -> dict[str, Any] | None:
@@ -33,7 +34,7 @@ def posteriors(run: Run) -> dict[str, Any] | None:
             "name": name,
             "size": size,
             "kind": "success" if name == Status.MIXED.name else "error" if name == Status.ERROR.name else "other",
-            "meaning": _meaning(name),
+            "meaning": _meaning(name) + _misfits(run.column("p_value")[states == name]),
             "first": run.indices[states == name][:FIRST].tolist(),
             "worst": _worst(run.column("rhat")[states == name], run.column("ess")[states == name]),
         }
@@ -60,6 +61,12 @@ def _meaning(name: str) -> str:
     if name == Status.ERROR.name:
         return "could not be read or sampled"
     return meaning_of_posterior(Status[name]) if name in Status.__members__ else meaning(Status, name)
+
+
+def _misfits(p: Array) -> str:
+    """How many of the codes have a p-value below the limit; empty if none has."""
+    size = int((p < SIGNIFICANCE).sum())
+    return f"; {size} of them with a code that is a misfit (p < {SIGNIFICANCE})" if size else ""
 
 
 def _worst(rhat: Array, ess: Array) -> str:

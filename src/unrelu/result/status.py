@@ -90,7 +90,7 @@ CUT_OFF = frozenset(
 # What the statuses of inversions mean of a posterior.
 _OF_POSTERIORS = {
     Status.TIME_LIMIT: "stopped at the time limit before the chains agreed: raise time_limit",
-    Status.STOPPED: "stopped by the callback before the chains agreed; the draws are those so far",
+    Status.STOPPED: "stopped by the callback or Ctrl-C before the chains agreed; the draws are those so far",
     Status.ERROR: (
         "could not be sampled: numbers overflowed, or y is so far out of the generator's range that log-likelihoods "
         "are rounding: look at invert first"

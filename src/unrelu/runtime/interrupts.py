@@ -10,6 +10,8 @@ This happens on Ctrl-C in ``unrelu run``, and on SIGTERM, which batch systems se
 3. The run returns unfinished, and the command ends with status 130. The same command continues the run.
 4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` kills the workers. Recorded chunks are
    kept, the others are computed again.
+
+In Python, :func:`stoppable` lets ``unrelu.posterior`` return the draws so far.
 """
 
 from __future__ import annotations
@@ -57,6 +59,23 @@ def interruptible(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stoppable(first: str) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed, so that work can stop in order; a second Ctrl-C raises.
+
+    It never says so where Ctrl-C raises nothing: outside of the main thread, and where it is handled already.
+
+    Args:
+        first: message on standard error after the first Ctrl-C.
+    """
+    handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if handled or threading.current_thread() is not threading.main_thread():
+        yield bool
+        return
+    with interruptible(first) as interrupted:
+        yield interrupted.is_set
 
 
 def _say(text: str) -> None:

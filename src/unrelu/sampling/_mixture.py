@@ -166,12 +166,18 @@ def _whiteners_of(covariances: Array) -> Array:
     return np.asarray(np.linalg.inv(np.linalg.cholesky(covariances)))
 
 
-def separate(order: Index, means: Array, whiteners: Array) -> Index:
-    """Those components, in this order, whose means are not within 1.5 standard deviations of one before."""
+def separate(order: Index, means: Array, whiteners: Array, mutual: bool = False) -> Index:
+    """Those components, in this order, whose means are not within 1.5 standard deviations of one before.
+
+    ``mutual`` keeps a narrow one within a wide one: each has to be within those of the other.
+    """
     kept: list[int] = []
     for i in order.tolist():
-        away = np.einsum("mij,mj->mi", whiteners[kept], means[i] - means[kept])
-        if not (np.square(away).sum(axis=1) < SAME**2).any():
+        between = means[i] - means[kept]
+        same = np.square(np.einsum("mij,mj->mi", whiteners[kept], between)).sum(axis=1) < SAME**2
+        if mutual:
+            same &= np.square(between @ whiteners[i].T).sum(axis=1) < SAME**2
+        if not same.any():
             kept.append(i)
     return np.array(kept, dtype=np.int64)
 

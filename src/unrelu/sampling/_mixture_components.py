@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import chdtr, logsumexp
 
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.sampling._mixture import JACOBIANS, SAME, Mixture, separate, variational
@@ -21,6 +21,13 @@ _COMPONENTS = 128
 # Draws at which log p / q is so much above its median are starts of further components: the most that are added at a
 # time, and the limits of the logarithms of their weights.
 _UNDERCOVERED, _ADDED, _NEW_WEIGHTS = 3.0, 24, (-7.0, -1.5)
+# An optimum has few draws if they are less than this share of its mass, less so many standard errors. The mass comes
+# from so many importance samples.
+_FEW, _ERRORS, _IMPORTANCE = 0.5, 2.0, 64
+# Descents for overlooked optima from draws at which p / q is largest.
+_LIKELIEST = 8
+# Distances from an optimum at which the rise of U is measured, in standard deviations, and the least half-width.
+_DISTANCES, _NARROWEST = 2.0 ** -np.arange(6), 1e-3
 
 
 def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.random.Generator) -> tuple[Mixture, Array]:
@@ -57,79 +64,127 @@ def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.rando
 def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: np.random.Generator) -> Mixture:
     """The mixture with further components where draws show that its density is too low.
 
-    Draws t (c, k) with energies U (c,) at which p / q is largest are the starts of variational approximations. Those
-    that end apart from all components are added, with the weights that their ELBOs give them.
+    Variational approximations start there. Those that end apart from all components are added, with the weights that
+    their ELBOs give them.
 
     Source: Raftery and Bao, "Estimating and projecting trends in HIV/AIDS generalized epidemics using incremental
     mixture importance sampling", Biometrics 66 (2010), which adds components at the largest importance weights.
     """
+    starts, usual = _undercovered(target, mixture, t, energies)
+    if not len(starts):
+        return mixture
+    means, whiteners, bounds = variational(target, starts, target.curvatures(starts)[2], rng)
+    return _with(mixture, means, whiteners, bounds + _of_gaussian(target.k) - usual)
+
+
+def _undercovered(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple[Array, float]:
+    """Distinct draws, (m, k), at which p / q is largest, of draws t (c, k) with U (c,); and its median logarithm."""
     ratios = -energies - mixture.log_density(t)
     usual, k = float(np.median(ratios)), target.k
     near, covered = mixture.distances(t).argmin(axis=1), ratios - usual < _UNDERCOVERED
     chosen: list[int] = []
-    most = target.affordable(_ADDED, JACOBIANS)
+    most = target.affordable(_ADDED, JACOBIANS * k)
     while len(chosen) < most and not covered.all():
         i = int(np.argmax(np.where(covered, -np.inf, ratios)))
         chosen.append(i)
         covered |= np.square((t - t[i]) @ mixture.whiteners[near[i]].T).sum(axis=1) <= k
-    if not chosen:
-        return mixture
-    precisions = target.curvatures(t[chosen])[2]
-    return _with(mixture, *variational(target, t[chosen], precisions, rng), usual)
+    return t[chosen], usual
 
 
 def overlooked(
-    target: Target, mixture: Mixture, t: Array, log_z: float, rng: np.random.Generator
+    target: Target, mixture: Mixture, t: Array, energies: Array, log_z: float, rng: np.random.Generator
 ) -> tuple[float, Mixture]:
-    """The share of the posterior at optima near which there is no draw, and the mixture with components there.
+    """The share of the posterior that draws lack at optima, and the mixture with components there.
 
     As many descents as a search begins with are made: half from further starts of ``auto``, half from draws of the
-    prior. The share is that of the optima that these find: there may be many more than can be found. The integral over
-    an optimum is estimated by its ELBO, or by Laplace's method where there are draws. A draw is near if its squared
-    Mahalanobis distance is at most k, the mean of that of draws. The share is NaN if the watch says stop.
+    prior; and some from draws at which p / q is largest. An optimum is overlooked if the ellipsoid around it has less
+    than half as many draws as its mass says, which importance sampling estimates. The share is that of the optima that
+    these descents find: there may be many more than can be found. It is NaN if the watch says stop.
 
     Args:
         target: the density.
         mixture: the mixture that the draws were made with.
-        t: draws of the posterior, (c, k).
+        t, energies: draws of the posterior, (c, k), and their U.
         log_z: the logarithm of the integral of exp(-U).
-        rng: for the draws of the prior, and the variational approximations.
+        rng: for the draws of the prior and of ellipsoids, and the variational approximations.
     """
-    half = _RESTARTS // 2
-    points = np.concatenate([target.further_optima(half), target.descended(rng.standard_normal((half, target.k)))])
-    energies = target.energies(points)
-    points = points[np.isfinite(energies) & (energies <= energies.min() + _FAR)]
+    half, k = _RESTARTS // 2, target.k
+    likeliest = _undercovered(target, mixture, t, energies)[0][:_LIKELIEST]
+    ends = target.descended(np.concatenate([rng.standard_normal((half, k)), likeliest]))
+    points = np.concatenate([target.further_optima(half), ends])
+    heights = target.energies(points)
+    order = np.argsort(heights)  # a narrow optimum within the ellipsoid of a wide one is lower
+    points = points[order[np.isfinite(heights[order]) & (heights[order] <= heights.min() + _FAR)]]
     if target.watch() or not len(points):
         return np.nan, mixture
-    most = target.affordable(_COMPONENTS, JACOBIANS)
+    most = target.affordable(_COMPONENTS, JACOBIANS * k)
     distinct, precisions = _distinct(target, points, 4 * most)
-    unknown = _unknown(t, points[distinct], _whiteners(precisions))
-    logs = _laplace_masses(target.energies(points[distinct]), precisions)[~unknown]
-    new = np.flatnonzero(unknown)[:most]
-    if not len(new):
-        return 0.0, mixture
-    means, whiteners, bounds = variational(target, points[distinct[new]], precisions[new], rng)
-    distinct = separate(np.argsort(-bounds), means, whiteners)
-    distinct = distinct[_unknown(t, means[distinct], whiteners[distinct])]
-    mass = float(np.exp(bounds[distinct] + _of_gaussian(target.k) - log_z).sum())
-    found = min(1.0, float(np.exp(logs - log_z).sum()))
-    if target.watch.reason or not len(distinct):
+    points, whiteners = points[distinct], _narrowed(target, points[distinct], precisions)
+    logs, errors = _log_masses(target, points, whiteners, rng)
+    logs -= log_z
+    drawn = np.array([(_distances(t, p[None], c[None]) <= k).mean() for p, c in zip(points, whiteners, strict=True)])
+    share = float(chdtr(k, k))  # of a Gaussian within its ellipsoid
+    least = np.exp(np.minimum(logs, 0.0)) * np.maximum(1 - _ERRORS * errors, 0.0)
+    lacking = drawn < _FEW * least
+    missing = np.flatnonzero(lacking)[np.argsort(-logs[lacking])][:most]
+    if not len(missing) or target.watch():
         return (np.nan if target.watch.reason else 0.0), mixture
-    return mass / (found + mass), _with(mixture, means[distinct], whiteners[distinct], bounds[distinct], log_z)
+    # Ellipsoids cover a small part of a mode with many kinks, and say little of how much was not found.
+    found = min(1.0, float(np.exp(_laplace_masses(target.energies(points), precisions)[~lacking] - log_z).sum()))
+    mass = float((least[missing] - drawn[missing]).sum()) / share
+    means, factors, _ = variational(target, points[missing], precisions[missing], rng)
+    away = np.einsum("mij,mj->mi", whiteners[missing], means - points[missing])
+    lost = np.square(away).sum(axis=1) > 4 * k  # a narrow optimum has next to no part in the average curvature
+    means[lost], factors[lost] = points[missing][lost], whiteners[missing][lost]
+    return mass / (found + mass), _with(mixture, means, factors, logs[missing] - np.log(share))
 
 
-def _unknown(t: Array, means: Array, whiteners: Array) -> Flags:
-    """Which components have no draw t (c, k) near them, (M,)."""
-    each = zip(means, whiteners, strict=True)
-    return np.array([np.square((t - mean) @ whitener.T).sum(axis=1).min() > t.shape[1] for mean, whitener in each])
+def _laplace_masses(energies: Array, precisions: Array) -> Array:
+    """The logarithms of the integrals of exp(-U) around optima by Laplace's method, (M,)."""
+    k = precisions.shape[1]
+    return np.asarray(-energies - 0.5 * np.linalg.slogdet(precisions)[1] + 0.5 * k * np.log(2 * np.pi))
 
 
-def _with(mixture: Mixture, means: Array, whiteners: Array, bounds: Array, log_z: float) -> Mixture:
-    """The mixture with those variational approximations that lie apart from all its components."""
+def _narrowed(target: Target, points: Array, precisions: Array) -> Array:
+    """Whiteners C of ellipsoids around optima, (M, k, k), in the axes of their precisions.
+
+    Beyond the linear region of an optimum, U can rise faster than its precision says. The half-width along an axis is
+    the least one that the rise of U at some distances tells, and at most a standard deviation.
+    """
+    count, k = points.shape
+    values, vectors = np.linalg.eigh(precisions)
+    axes = (vectors / np.sqrt(values)[:, None]).transpose(0, 2, 1)
+    steps = _DISTANCES[:, None, None, None] * axes
+    at = np.stack([points[:, None] + steps, points[:, None] - steps])
+    rises = target.energies(at.reshape(-1, k)).reshape(2, len(_DISTANCES), count, k).mean(axis=0)
+    rises = np.maximum(rises - target.energies(points)[:, None], 0.5 * np.square(_DISTANCES)[:, None, None])
+    widths = (_DISTANCES[:, None, None] / np.sqrt(2 * rises)).min(axis=0)
+    return np.asarray(vectors.transpose(0, 2, 1) * (np.sqrt(values) / np.maximum(widths, _NARROWEST))[:, :, None])
+
+
+def _log_masses(target: Target, points: Array, whiteners: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """The logarithms of the integrals of exp(-U) over ellipsoids |C (t - m)|^2 <= k by importance sampling, (M,).
+
+    And the relative standard errors of the integrals, (M,).
+    """
+    count, k = points.shape
+    normal = rng.standard_normal((count, _IMPORTANCE, k))
+    distances = np.square(normal).sum(axis=2)
+    at = points[:, None] + np.einsum("mij,mpj->mpi", np.linalg.inv(whiteners), normal)
+    logs = 0.5 * distances - target.energies(at.reshape(-1, k)).reshape(distances.shape)
+    logs = np.where(distances <= k, logs, -np.inf)
+    sums = logsumexp(logs, axis=1)
+    errors = np.sqrt(np.maximum(np.exp(logsumexp(2 * logs, axis=1) - 2 * sums) - 1 / _IMPORTANCE, 0.0))
+    of_normal = 0.5 * k * np.log(2 * np.pi) - np.linalg.slogdet(whiteners)[1]
+    return sums - np.log(_IMPORTANCE) + of_normal, errors
+
+
+def _with(mixture: Mixture, means: Array, whiteners: Array, logs: Array) -> Mixture:
+    """The mixture with those components that lie apart from all its own; ``logs`` (M,) are those of their weights."""
     means, whiteners = np.concatenate([mixture.means, means]), np.concatenate([mixture.whiteners, whiteners])
-    known, k = len(mixture.means), means.shape[1]
-    kept = separate(np.arange(len(means)), means, whiteners)
-    logs = bounds[kept[kept >= known] - known] + _of_gaussian(k) - log_z
+    known = len(mixture.means)
+    kept = separate(np.arange(len(means)), means, whiteners, mutual=True)
+    logs = logs[kept[kept >= known] - known]
     weights = np.concatenate([mixture.weights[kept[kept < known]], np.exp(np.clip(logs, *_NEW_WEIGHTS))])
     return Mixture(means[kept], whiteners[kept], weights / weights.sum())
 
@@ -149,7 +204,7 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     energies = target.energies(points)
     order = np.argsort(energies, kind="stable")
     near = order[(energies[order] <= energies[order[0]] + _FAR) | (order < own)]
-    most = target.affordable(_COMPONENTS, JACOBIANS)
+    most = target.affordable(_COMPONENTS, JACOBIANS * target.k)
     near = near[np.isfinite(energies[near])]
     points, energies = points[near], energies[near]
     kept, precisions = _distinct(target, points, 4 * most)
@@ -177,12 +232,6 @@ def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
         kept, precisions = every[new], precisions[new]
         left = left[(_distances(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
     return kept, precisions
-
-
-def _laplace_masses(energies: Array, precisions: Array) -> Array:
-    """The logarithms of the integrals of exp(-U) around optima by Laplace's method, (M,)."""
-    k = precisions.shape[1]
-    return np.asarray(-energies - 0.5 * np.linalg.slogdet(precisions)[1] + 0.5 * k * np.log(2 * np.pi))
 
 
 def _whiteners(precisions: Array) -> Array:

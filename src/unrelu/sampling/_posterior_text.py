@@ -17,9 +17,10 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.words import count, duration, listed, number, share
+from unrelu.runtime.words import count, duration, listed, number, probability, share
 from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing, SampledChains
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
+from unrelu.thresholds import SIGNIFICANCE
 
 # Rows of the tables of a batch, and characters of the meaning of a status.
 _STATUSES, _WORST, _MEANING = 4, 5, 64
@@ -112,14 +113,20 @@ def observation_lines(summary: PosteriorSummary) -> list[str]:
 
 
 def title(summary: PosteriorSummary) -> str:
-    """The number of observations, and whether the chains have mixed."""
+    """The number of observations; whether one is a misfit, and whether the chains have mixed."""
     chains, of = summary.chains, sizes_of(summary.chains)
     mixed = sum(chains.mixing(i).status is Status.MIXED for i in range(chains.size))
+    misfits = int((chains.p_value < SIGNIFICANCE).sum())
     if chains.problem.single:
-        return f"Posterior of one observation, {of}: {'mixed' if mixed else 'not mixed, do not rely on these numbers'}"
+        misfit = "MISFIT, no code that was found explains y; the chains have " if misfits else ""
+        ending = "mixed" if mixed else "not mixed, do not rely on these numbers"
+        return f"Posterior of one observation, {of}: {misfit}{ending}"
     if not chains.size:
         return "Posterior of no observation"
-    return f"Posteriors of {count(chains.size, 'observation')}, {of}: {mixed} mixed ({share(mixed, chains.size)})"
+    misfit = f"{count(misfits, 'misfit')}, which no code that was found explains; " if misfits else ""
+    return (
+        f"Posteriors of {count(chains.size, 'observation')}, {of}: {misfit}{mixed} mixed ({share(mixed, chains.size)})"
+    )
 
 
 def sizes_of(chains: SampledChains) -> str:
@@ -131,7 +138,10 @@ def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
     """The lines about one observation, as names and texts."""
     chains, network = summary.chains, summary.chains.problem.network
     mixing, mean, deviation = chains.mixing(0), summary.means[0], summary.deviations[0]
+    p = chains.p_value[0]
+    misfit = ": the noise is larger than stated, or y is out of the generator's range" if p < SIGNIFICANCE else ""
     entries = [(mixing.status.name, message_of(mixing, network))]
+    entries.insert(not misfit, ("best code", f"p = {probability(p)}{misfit}" if math.isfinite(p) else ""))
     if mixing.draws:
         names = network.coordinate_names or ("",) * network.latent_dim
         unnamed = np.array([not name for name in names])

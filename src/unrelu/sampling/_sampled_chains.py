@@ -39,6 +39,7 @@ class SampledChains:
         acceptance: the mean probability with which trajectories were accepted, (B,).
         overlooked: the estimated share of the posterior at optima that further descents found, and near which there is
             no draw, (B,); NaN if they were not made, because the chains do not agree or the sampling was cut short.
+        p_value: goodness of fit of the most probable code that was found, (B,); NaN without a code.
     """
 
     problem: Problem
@@ -53,6 +54,7 @@ class SampledChains:
     seconds: Array
     acceptance: Array
     overlooked: Array
+    p_value: Array
     _mixing: dict[int, Mixing] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -61,8 +63,7 @@ class SampledChains:
             raise InputError(f"z has shape {self.z.shape}; draws are ({size}, chains, draws, {k})")
         batch, chains = self.z.shape[:3], self.z.shape[1]
         shapes = {"log_likelihood": batch, "mode": batch, "from_prior": (chains,)}
-        for name in ("log_evidence", "log_evidence_error", "ended", "seconds", "acceptance", "overlooked"):
-            shapes[name] = (size,)
+        shapes |= {name: (size,) for name in _PER_OBSERVATION if name not in ("z", *shapes)}
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise InputError(f"{name} has shape {getattr(self, name).shape}; that of these draws is {shape}")
@@ -123,6 +124,7 @@ class SampledChains:
 
 _PER_OBSERVATION = (
     "z", "log_likelihood", "mode", "log_evidence", "log_evidence_error", "ended", "seconds", "acceptance", "overlooked",
+    "p_value",
 )  # fmt: skip
 
 

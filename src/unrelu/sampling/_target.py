@@ -26,7 +26,7 @@ from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.search.descents import Start
 from unrelu.search.joint_search import JointSearch
 
-# The most multiplications of the Jacobians of all components, which take some seconds.
+# The most multiplications of evaluations at all points at a time, which take some seconds.
 _WORK = 2e10
 _ONE = np.zeros(1, dtype=np.int64)
 
@@ -113,9 +113,9 @@ class Target:
         lowest = float(self._misfits(self.prior.codes(t)).min()) / (2 * self._temperature)
         return float(0.5 * torch.finfo(self._objective.y.dtype).eps * lowest)
 
-    def affordable(self, wanted: int, jacobians: int) -> int:
-        """How many of the wanted components are affordable, at least one, if each takes so many Jacobians."""
-        each = jacobians * self.k * max(self._likelihood.network.work, 1)
+    def affordable(self, wanted: int, evaluations: int) -> int:
+        """How many of the wanted points are affordable, at least one, if each takes so many evaluations."""
+        each = evaluations * max(self._likelihood.network.work, 1)
         return max(1, min(wanted, int(_WORK // each)))
 
     def _total(self, misfit: Array, t: Array) -> Array:
@@ -161,6 +161,11 @@ class Target:
         state = self._started.state
         ends = state.restarts[0][np.isfinite(state.ends[0])]
         return self._coordinates(ends)
+
+    @property
+    def best_optimum(self) -> Array:
+        """The coordinates of the best of these, (1, k); NaN if there is none."""
+        return self._coordinates(self._started.state.z)
 
     def further_optima(self, restarts: int) -> Array:
         """The coordinates where so many further descents from the starts of ``auto`` ended, (c, k)."""

@@ -13,6 +13,10 @@ This is Hamiltonian Monte Carlo on the joint density :math:`p(t) r_i(t)` for fix
 Each mode thus has a metric of its own. Leapfrog steps are reversible and keep volume across kinks of G as well, so the
 posterior is invariant. The length of steps varies from trajectory to trajectory.
 
+**How often.** At a state with w = p / q, a jump is refused with probability :math:`\lambda = 1 - E_q \min(1, w' / w)`.
+Transitions of n jumps alone thus have the autocorrelation time :math:`E_p (1 + \lambda^n) / (1 - \lambda^n)`. Where it
+is short, few transitions have a trajectory: its gradients cost several times what the jumps do.
+
 Sources: Pompe, Holmes and Latuszynski, "A framework for adaptive MCMC targeting multimodal distributions", Annals of
 Statistics 48 (2020), for the auxiliary component and jumps; Neal, "MCMC using Hamiltonian dynamics", Handbook of Markov
 Chain Monte Carlo (2011); Andrieu and Thoms, "A tutorial on adaptive MCMC", Statistics and Computing 18 (2008), for the
@@ -24,8 +28,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import logsumexp
 
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._target import Target
 
@@ -36,6 +41,11 @@ _JITTER = 0.2
 # The mean probability of acceptance that the length of steps is adapted to; the first gain of the adaptation, and the
 # number of its transitions that count when it goes on with another mixture.
 _ACCEPTANCE, _GAIN, _ANEW = 0.8, 0.3, 8
+# Where jumps alone have at most this autocorrelation time, one of so many transitions has a trajectory. With one in
+# each, draws would be at most so many times as many effective ones, at four times the cost or more.
+_SHORT_TIME, _SELDOM = 1.25, 64
+# Proposals that are evaluated together, and the evaluations that each counts as.
+_TOGETHER, _EVALUATIONS = 512, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +67,10 @@ class Chains:
         """Chains at t (c, k)."""
         return cls(t, target.energies(t), mixture.log_density(t))
 
+    def rows(self, index: Index | slice) -> Chains:
+        """Some of them."""
+        return Chains(self.t[index], self.energies[index], self.log_density[index])
+
     def moved(self, accepted: Flags, others: Chains) -> Chains:
         """The states of the others where ``accepted`` (c,) is true."""
         return Chains(
@@ -71,21 +85,36 @@ class Transitions:
 
     Attributes:
         step: the length of leapfrog steps in whitened coordinates.
+        every: one of so many transitions has a trajectory.
         proposed: the logarithms of p / q, unnormalised, of all proposals of jumps since the last :meth:`begin`.
-        trajectories: the mean probabilities with which trajectories were accepted, of each transition since then.
+        trajectories: the mean probabilities with which trajectories were accepted, of each one since then.
     """
 
     def __init__(self, target: Target, mixture: Mixture, rng: np.random.Generator) -> None:
         self.target, self._mixture, self._rng = target, mixture, rng
-        self.step, self._adapted = 0.2, 0
-        self.begin()
+        self.step, self._adapted, self.proposed = 0.2, 0, np.empty(0)
+        self.begin(mixture)
 
-    def begin(self, mixture: Mixture | None = None) -> None:
-        """Count anew, with another mixture if one is given."""
-        if mixture is not None:
+    def begin(self, mixture: Mixture, draws: Array | None = None) -> None:
+        """Count anew, with this mixture.
+
+        How often trajectories are made is decided by the logarithms of p / q of draws of the posterior, (N,), and of
+        the proposals so far. Without draws, weighted proposals take their place.
+        """
+        if mixture is not self._mixture:
             self._mixture, self._adapted = mixture, min(self._adapted, _ANEW)
-        self.proposed: list[Array] = []
+        known, self.proposed = self.proposed, np.empty(0)
         self.trajectories: list[float] = []
+        self._waiting, self._moves = Chains(np.empty((0, self.target.k)), np.empty(0), np.empty(0)), 0
+        if draws is None:
+            self._propose(self.target.affordable(_TOGETHER, _EVALUATIONS))
+            known = self.proposed
+            draws = known[np.isfinite(known)]
+            shares = np.exp(draws - logsumexp(draws))
+        else:
+            shares = np.full(len(draws), 1 / len(draws))
+        short = len(draws) and _jump_time(draws, shares, known, self.steps) <= _SHORT_TIME
+        self.every = _SELDOM if short else 1
 
     @property
     def steps(self) -> int:
@@ -93,29 +122,43 @@ class Transitions:
         return int(np.clip(np.rint(_LENGTH / self.step), _FEWEST, _MOST))
 
     def move(self, chains: Chains, adapt: bool = False) -> Chains:
-        """Propose jumps, then a trajectory, of every chain; ``adapt`` changes the length of steps afterwards."""
-        chains, accepted = self._followed(self._jumped(chains))
+        """Propose jumps of every chain, then a trajectory if it is due; ``adapt`` changes the length of its steps."""
+        chains, self._moves = self._jumped(chains), self._moves + 1
+        if (self._moves - 1) % self.every:
+            return chains
+        chains, accepted = self._followed(chains)
         self.trajectories.append(float(accepted.mean()))
         if adapt:
             self._adapted += 1
             self.step *= float(np.exp(_GAIN / self._adapted**0.6 * (accepted.mean() - _ACCEPTANCE)))
         return chains
 
+    def _propose(self, count: int) -> None:
+        """Draw proposals, which do not depend on the chains."""
+        new = Chains.at(self._mixture.draw(count, self._rng), self.target, self._mixture)
+        self.proposed = np.concatenate([self.proposed, -new.energies - new.log_density])
+        left = self._waiting
+        self._waiting = Chains(
+            np.concatenate([left.t, new.t]), np.concatenate([left.energies, new.energies]),
+            np.concatenate([left.log_density, new.log_density]),
+        )  # fmt: skip
+
     def _jumped(self, chains: Chains) -> Chains:
         """Propose one jump of every chain after the other, as many as a trajectory has steps."""
         count, tries = len(chains.t), self.steps
-        proposals = Chains.at(self._mixture.draw(count * tries, self._rng), self.target, self._mixture)
+        if len(self._waiting.t) < count * tries:
+            self._propose(max(count * tries, self.target.affordable(_TOGETHER, _EVALUATIONS)))
+        proposals, self._waiting = (
+            self._waiting.rows(part) for part in (slice(count * tries), slice(count * tries, None))
+        )
         ratios = (-proposals.energies - proposals.log_density).reshape(tries, count)
-        self.proposed.append(ratios.ravel())
         uniform = np.log(self._rng.random((tries, count)))
         current, last = -chains.energies - chains.log_density, np.full(count, -1)
         for i in range(tries):
             moved = uniform[i] < ratios[i] - current
             current, last = np.where(moved, ratios[i], current), np.where(moved, i, last)
         rows = np.maximum(last, 0) * count + np.arange(count)
-        return chains.moved(
-            last >= 0, Chains(*(x[rows] for x in (proposals.t, proposals.energies, proposals.log_density)))
-        )
+        return chains.moved(last >= 0, proposals.rows(rows))
 
     def _followed(self, chains: Chains) -> tuple[Chains, Array]:
         """Make a trajectory of every chain; return the probabilities with which they were accepted too, (c,)."""
@@ -145,3 +188,10 @@ class Transitions:
 
 def _times(gradient: Array, factors: Array) -> Array:
     return np.asarray((gradient[:, None, :] @ factors)[:, 0])
+
+
+def _jump_time(draws: Array, shares: Array, proposed: Array, tries: int) -> float:
+    """The autocorrelation time of so many jumps, from log p / q at draws with these shares, (N,), and of proposals."""
+    refused = 1 - np.exp(np.minimum(proposed - draws[:, None], 0.0)).mean(axis=1)
+    with np.errstate(divide="ignore"):  # a draw that no jump leaves
+        return float(shares @ ((1 + refused**tries) / (1 - refused**tries)))

@@ -100,15 +100,16 @@ class Posterior:
         seconds: npt.ArrayLike = 0.0,
         acceptance: npt.ArrayLike = np.nan,
         overlooked: npt.ArrayLike = 0.0,
+        p_value: npt.ArrayLike = np.nan,
     ) -> None:
         size = problem.size
         states = np.full(size, None, dtype=object)
         states[:] = ended
         time = np.asarray(seconds, dtype=np.float64)
-        evidence, error, accepted, missed = (
-            np.array(np.broadcast_to(np.asarray(each, dtype=np.float64), (size,)))
-            for each in (log_evidence, log_evidence_error, acceptance, overlooked)
-        )
+        numbers = {
+            "log_evidence": log_evidence, "log_evidence_error": log_evidence_error, "acceptance": acceptance,
+            "overlooked": overlooked, "p_value": p_value,
+        }  # fmt: skip
         self.chains = SampledChains(
             problem=problem,
             z=np.asarray(z, dtype=np.float64),
@@ -116,12 +117,9 @@ class Posterior:
             mode=np.asarray(mode, dtype=np.int64),
             best=[np.asarray(codes, dtype=np.float64) for codes in best],
             from_prior=np.asarray(from_prior, dtype=np.bool_),
-            log_evidence=evidence,
-            log_evidence_error=error,
             ended=states,
             seconds=time if time.ndim else np.full(size, float(time) / max(1, size)),
-            acceptance=accepted,
-            overlooked=missed,
+            **{name: np.array(np.broadcast_to(each, (size,)), dtype=np.float64) for name, each in numbers.items()},
         )
 
     @classmethod
@@ -179,6 +177,15 @@ class Posterior:
     def acceptance(self) -> Any:
         """The mean probability with which trajectories were accepted."""
         return self._each(self.chains.acceptance)
+
+    @property
+    def p_value(self) -> Any:
+        """Goodness of fit of the most probable code that was found, as :attr:`unrelu.Inversion.p_value`.
+
+        Below 0.01 no draw explains y: the noise is larger than stated, or y is out of the generator's range. The status
+        says nothing of that.
+        """
+        return self._each(self.chains.p_value)
 
     @property
     def overlooked(self) -> Any:

@@ -28,7 +28,7 @@ from unrelu.sampling._sampled_chains import SampledChains
 _KINDS = {
     "z": np.float64, "log_likelihood": np.float64, "mode": np.int64, "from_prior": np.bool_, "log_evidence": np.float64,
     "log_evidence_error": np.float64, "seconds": np.float64, "acceptance": np.float64, "overlooked": np.float64,
-    "likeliest": np.float64,
+    "p_value": np.float64, "likeliest": np.float64,
 }  # fmt: skip
 # Why a sampling can have been cut short; an empty text is that it was not.
 _ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Status.STOPPED, Status.ERROR)}}
@@ -95,13 +95,8 @@ def _chains(table: Table, network: Generator | None, operator: Any) -> tuple[Sam
 
 def _check_ranges(found: Mapping[str, npt.NDArray[Any]]) -> None:
     """Refuse impossible numbers."""
-    most = {
-        "log_likelihood": math.inf,
-        "log_evidence": math.inf,
-        "log_evidence_error": math.inf,
-        "acceptance": 1.0,
-        "overlooked": 1.0,
-    }
+    most = dict.fromkeys(("log_likelihood", "log_evidence", "log_evidence_error"), math.inf)
+    most |= dict.fromkeys(("acceptance", "overlooked", "p_value"), 1.0)
     for name, high in most.items():
         low = -math.inf if name in ("log_likelihood", "log_evidence") else 0.0
         bad = (found[name] < low) | (found[name] > high) | (found[name] == math.inf)

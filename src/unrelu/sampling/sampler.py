@@ -60,7 +60,7 @@ class Sample:
         z: codes, (chain, draw, k).
         log_likelihood: (chain, draw).
         mode: the number of the mode of each draw, (chain, draw).
-        best: the most probable code found in each mode, (M, k).
+        best: the most probable code found in each mode, (M, k), the best of all first.
         log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
             NaN where the error is above one half, or if the chains have not mixed.
         acceptance: the mean probability with which trajectories were accepted.
@@ -143,14 +143,17 @@ class _Sampler:
             self._fit(0)
         before = self.t, self.energies, self.drawn_from, self.proposed, self.acceptance
         self._run(_ADAPTED, 1, adapt=True)
-        self._run(draws, thinning)
+        adapted = -self.energies - self.mixture.log_density(self.t.reshape(-1, self.target.k)).reshape(
+            self.energies.shape
+        )
+        self._run(draws, thinning, adapted.ravel())
         if self.t.shape[1] < draws and number:  # a whole round says more than a part of the next
             self.t, self.energies, self.drawn_from, self.proposed, self.acceptance = before
         return self.target.watch.reason is None
 
-    def _run(self, draws: int, thinning: int, adapt: bool = False) -> None:
+    def _run(self, draws: int, thinning: int, before: Array | None = None, adapt: bool = False) -> None:
         """Make transitions and keep every one of ``thinning``, until the watch says stop."""
-        self.transitions.begin(self.mixture)
+        self.transitions.begin(self.mixture, before)
         t, energies = [], []
         for _ in range(draws):
             for _ in range(thinning):
@@ -160,7 +163,7 @@ class _Sampler:
             if self.target.watch():
                 break
         self.t, self.energies = np.stack(t, axis=1), np.stack(energies, axis=1)
-        self.drawn_from, self.proposed = self.mixture, np.concatenate(self.transitions.proposed)
+        self.drawn_from, self.proposed = self.mixture, self.transitions.proposed
         self.acceptance = float(np.mean(self.transitions.trajectories))
 
     def _fit(self, first: int) -> None:
@@ -183,7 +186,9 @@ class _Sampler:
         if not Mixing.of(z, self.log_likelihood, self.from_prior, None).agree:
             return False
         t, (log_z, _) = self.t.reshape(-1, self.target.k), self._evidence()
-        self.overlooked, self.mixture = overlooked(self.target, self.mixture, t, log_z, self._rng)
+        self.overlooked, self.mixture = overlooked(
+            self.target, self.mixture, t, self.energies.ravel(), log_z, self._rng
+        )
         return self.overlooked <= OVERLOOKED
 
     @property
@@ -197,6 +202,7 @@ class _Sampler:
         """The draws, with their modes and the evidence."""
         mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
         log_z, error = self._evidence()
+        error = float(np.hypot(error, np.log1p(-min(self.overlooked, OVERLOOKED))))
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         return Sample(
             self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best),
@@ -229,8 +235,15 @@ def _modes(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple
     graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(used), len(used)))
     count, group = connected_components(graph, directed=False)
     mode, u = group[label], target.code_energies(flat, u)
-    best = np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)])
-    return mode.reshape(energies.shape), target.lower(best)
+    best = target.lower(np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)]))
+    u = target.code_energies(best, target.energies(best))
+    found = target.best_optimum
+    for own in np.flatnonzero(used == mixture.logs(found).argmax()) if np.isfinite(found).all() else ():
+        (lower,) = target.code_energies(found, target.energies(found))
+        if lower < u[group[own]]:
+            best[group[own]], u[group[own]] = found[0], lower
+    order = np.argsort(u, kind="stable")
+    return np.argsort(order)[mode].reshape(energies.shape), best[order]
 
 
 def _neighbours(points: Array, whiteners: Array) -> Integers:
