@@ -39,7 +39,8 @@ def noisy(activation="relu", kind="whole", noise=0.1, sizes=(K, 20, N), **option
 def made(way, problem):
     if way is CompiledDescents:
         return way(problem)
-    return way(BATCH, problem, SquaredError.of(problem, SampleCache.of(problem.network).single))
+    cache = SampleCache.of(problem.network)
+    return way(BATCH, problem, cache, SquaredError.of(problem, cache.single))
 
 
 def start_from(problem, perturbations=0, seed=2, rows=None, **options):

@@ -17,7 +17,7 @@ from unrelu.result import Status
 from unrelu.search import sample_cache, schedules
 from unrelu.search.descents import descents_for
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import LIMITED_MEMORY
+from unrelu.search.schedules import FEW_COORDINATES, LIMITED_MEMORY
 
 
 @pytest.fixture
@@ -60,8 +60,9 @@ def test_noiseless_outputs_are_fitted_exactly(large, name):
     np.testing.assert_allclose(result.z[exact], truth[exact], atol=1e-6)
 
 
+@pytest.mark.parametrize("few", [0, 16], ids=["limited memory", "tempering"])
 @pytest.mark.parametrize("measurement", ["mask", "matrix"])
-def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch):
+def test_noisy_measurements_end_as_low_as_on_small_generators(measurement, few, monkeypatch):
     network = NETWORKS["dense"]()
     rng = np.random.default_rng(3)
     operator = rng.random((5, 150)) < 0.7 if measurement == "mask" else rng.standard_normal((60, 150)) / 12
@@ -71,9 +72,10 @@ def test_noisy_measurements_end_as_low_as_by_jacobians(measurement, monkeypatch)
     expected = unrelu.invert(network, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     again = NETWORKS["dense"]()
     monkeypatch.setattr(sample_cache, "_LARGE", 0)
+    monkeypatch.setattr("unrelu.search.descents._FEW", few)
     found = unrelu.invert(again, y, operator=unrelu.Mask(operator) if measurement == "mask" else operator)
     descents = descents_for(found.problem, SampleCache.of(again), SquaredError.of(found.problem))
-    assert descents.schedule is LIMITED_MEMORY
+    assert descents.schedule is (FEW_COORDINATES if few else LIMITED_MEMORY)
     assert (found.fun <= expected.fun * 1.01).all()  # codes at different kinks of one optimum
 
 

@@ -582,7 +582,9 @@ def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch
     y = y + 0.1 * stream("stopped: noise").standard_normal(y.shape)
     begun, asked = [], []
     simulate = learned_prior.simulated
-    monkeypatch.setattr(learned_prior, "simulated", lambda *given, **named: begun.append(1) or simulate(*given, **named))
+    monkeypatch.setattr(
+        learned_prior, "simulated", lambda *given, **named: begun.append(1) or simulate(*given, **named)
+    )
 
     def stop(progress):
         asked.append(progress.total)

@@ -18,9 +18,16 @@ from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.descents import BatchDescents, CompiledDescents, descents_for
 from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import BATCH, COMPILED, COUNTS, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
+from unrelu.search.schedules import BATCH, COMPILED, COUNTS, FEW_COORDINATES, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 
-SCHEDULES = {"compiled": COMPILED, "batch": BATCH, "nonlinear": NONLINEAR, "counts": COUNTS, "gradient": LIMITED_MEMORY}
+SCHEDULES = {
+    "compiled": COMPILED,
+    "batch": BATCH,
+    "nonlinear": NONLINEAR,
+    "counts": COUNTS,
+    "gradient": LIMITED_MEMORY,
+    "few": FEW_COORDINATES,
+}
 
 
 def spent(rounds, microseconds=0.0, exact=False, noiseless=False, misfit=False, confidence=0.5):
@@ -156,6 +163,8 @@ def test_descents_have_the_schedule_of_what_is_measured_on_the_generator(monkeyp
     assert chosen(image) == (BatchDescents, BATCH)
     assert chosen(network, operator=lambda x: x**2) == (BatchDescents, NONLINEAR)
     monkeypatch.setattr(sample_cache, "_LARGE", 0)
+    assert chosen(image) == (BatchDescents, FEW_COORDINATES)
+    monkeypatch.setattr("unrelu.search.descents._FEW", 1)
     assert chosen(image) == (BatchDescents, LIMITED_MEMORY)
 
 

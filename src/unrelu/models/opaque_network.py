@@ -24,8 +24,8 @@ from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 
-# Where outputs times the largest tensor of an evaluation have at most so many entries, the time of a Jacobian is that of
-# calls of PyTorch, not of arithmetic: 120 ms in reverse mode, 880 in forward mode, for 200 Runge-Kutta steps.
+# Up to this product of the number of outputs and the size of the largest tensor, the time of a Jacobian is that of calls
+# of PyTorch, not of arithmetic: 120 ms in reverse mode, 880 in forward mode, for 200 Runge-Kutta steps.
 _SMALL_JACOBIAN = 4096
 
 
@@ -126,17 +126,26 @@ class OpaqueNetwork(Generator):
         Forward mode makes several calls an operation. Where outputs are few and small, one reverse pass for all of them
         takes less time.
         """
-        if self.forward_mode and self.output_dim * self.width > _SMALL_JACOBIAN:
+        if self.output_dim * self.width <= _SMALL_JACOBIAN:
+            with suppress(RuntimeError):  # an operation may have no derivative for several outputs at once
+                return self._pull(z, directions, together=True)
+        if self.forward_mode:
             with suppress(NotImplementedError):  # in this precision, an operation may have no forward-mode formula
                 return self.push(z, directions.transpose(0, 1))
+        return self._pull(z, directions, together=False)
+
+    def _pull(self, z: Tensor, directions: Tensor, together: bool) -> tuple[Tensor, Tensor]:
+        """See :meth:`along`: in reverse mode, all outputs together or one after another."""
         with plain_attention(), torch.enable_grad():
             codes = z.detach().requires_grad_(True)
             x = self._flat(codes, self._running)
             # Each output depends on its own code only, so a sum over the batch keeps the gradients apart.
-            outputs = torch.eye(self.output_dim, dtype=x.dtype, device=x.device)[:, None].expand(-1, len(z), -1)
-            parts = torch.split(outputs, at_once(TANGENT_BYTES, self.dtype.itemsize * self.width * len(z), self.device))
-            passes = [torch.autograd.grad(x, codes, part, retain_graph=True, is_grads_batched=True) for part in parts]
-        return x.detach(), directions @ torch.cat([rows for (rows,) in passes]).permute(1, 2, 0)
+            each = torch.eye(self.output_dim, dtype=x.dtype, device=x.device)[:, None].expand(-1, *x.shape)
+            if together:
+                (rows,) = torch.autograd.grad(x, codes, each, is_grads_batched=True)
+            else:
+                rows = torch.stack([torch.autograd.grad(x, codes, one, retain_graph=True)[0] for one in each])
+        return x.detach(), directions @ rows.permute(1, 2, 0)
 
     def tangent_at(self, z: Tensor) -> OpaqueNetwork:
         """The generator with every ReLU, LeakyReLU, sigmoid and tanh replaced by its tangent at a code z, (1, k)."""

@@ -25,6 +25,7 @@ from unrelu.local_search.levenberg_marquardt import ENOUGH_DECREASE, LevenbergMa
 from unrelu.local_search.limited_memory import LimitedMemorySteps
 from unrelu.local_search.packed_observations import INPUTS, OUTPUTS, PackedObservations, latent_dim, packable
 from unrelu.local_search.squared_error import SquaredError
+from unrelu.measurements.linear_operators import WeightedOperator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.search import schedules
@@ -36,6 +37,10 @@ _ENOUGH_DECREASE_LARGE = 3e-5
 # The predicted decrease at which a refinement by L-BFGS ends: codes of a residual generator 64 -> 512 -> 784 are then
 # within 1e-6 of what smaller ones reach.
 _REFINED_DECREASE = 3e-7
+# The most steps at a raised level of noise, and the relative decrease of f that is tiny there.
+_TEMPERED, _TEMPERED_DECREASE = 12, 1e-2
+# With at most so many coordinates, a Jacobian of a large generator takes less time than the steps that it saves.
+_FEW = 16
 
 
 class Start(NamedTuple):
@@ -83,6 +88,7 @@ class CompiledDescents:
     """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`)."""
 
     schedule = schedules.COMPILED
+    first_tempered: SquaredError | None = None
 
     def __init__(self, problem: Problem) -> None:
         compile_descents()
@@ -134,14 +140,32 @@ class CompiledDescents:
 class BatchDescents:
     """Descents of all codes at once, for generators of any kind on any device."""
 
-    def __init__(self, schedule: Schedule, problem: Problem, objective: SquaredError) -> None:
-        self.schedule, self.bounds, self.objective = schedule, problem.bounds, objective
+    def __init__(self, schedule: Schedule, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
+        self.schedule, self.problem, self.cache, self.objective = schedule, problem, cache, objective
 
     @cached_property
     def _smoothed(self) -> list[SquaredError]:
         """The objectives of the smoothed generators."""
         network = self.objective.network
         return [replace(self.objective, network=network.smoothed(width)) for width in self.schedule.widths]
+
+    @property
+    def first_tempered(self) -> SquaredError | None:
+        """The objective at the first raised level of noise; None without tempering."""
+        return self._tempered[0] if self._tempered else None
+
+    @cached_property
+    def _tempered(self) -> list[SquaredError]:
+        """The objectives at raised levels of noise: residuals are divided by its deviations, up to a factor."""
+        objective, levels = self.objective, self.schedule.tempering
+        spread = torch.stack([x.var(dim=0) for x in self.cache.measured(objective.operator)]) if levels else objective.y
+        noise = objective.tensor(self.problem.noise.variance(self.problem.y))[:, None]
+        weights = [(noise + level**2 * spread + torch.finfo(spread.dtype).tiny).rsqrt() for level in levels]
+        weights = [weight / weight.amax(dim=1, keepdim=True) for weight in weights]
+        return [
+            replace(objective, operator=WeightedOperator(objective.operator, weight), y=weight * objective.y)
+            for weight in weights
+        ]
 
     def microseconds(self, steps: Integers) -> Array:
         """See :meth:`CompiledDescents.microseconds`."""
@@ -168,7 +192,7 @@ class BatchDescents:
             if watch() or not (left := start.f > floor).any():
                 break
             perturbed = start.z + lengths(start.z) * start.perturbations[:, :, turn]
-            descend(left, self.bounds.reflect(perturbed), False)
+            descend(left, self.problem.bounds.reflect(perturbed), False)
         return np.asarray(steps.sum(axis=1))
 
     def _descend(
@@ -187,6 +211,9 @@ class BatchDescents:
                 break
             smooth = LevenbergMarquardtSteps(objective, at, each, damping=damping, tiny_decrease=0.0).run(1)
             at, damping, steps = smooth.z, smooth.damping, steps + smooth.steps
+        for objective in self._tempered if smoothed else []:
+            warm = LevenbergMarquardtSteps(objective, at, each, tiny_decrease=_TEMPERED_DECREASE).run(_TEMPERED, watch)
+            at, steps = warm.z, steps + warm.steps
         if self.schedule.limited_memory:
             state = LimitedMemorySteps(self.objective, at, each, _ENOUGH_DECREASE_LARGE, floor)
         else:
@@ -198,15 +225,17 @@ class BatchDescents:
         return state.z.cpu().double().numpy(), f.cpu().double().numpy(), (steps + state.steps).cpu().numpy()
 
     def refined(self, observations: Index, z: Array, most: int, watch: Watch) -> tuple[Array, Flags]:
-        """Refine codes (b, k) by at most so many L-BFGS steps; return codes, and whether each converged, (b,).
+        """Refine codes (b, k) by at most so many steps; return codes, and whether each converged, (b,).
 
-        Single precision resolves all that there is to gain.
+        Single precision resolves all that L-BFGS steps can gain. A Jacobian may be ill-conditioned.
         """
-        codes = self.objective.tensor(z)
-        nothing = torch.zeros_like(codes[:, 0])
-        state = LimitedMemorySteps(
-            self.objective, codes, self.objective.index(observations), _REFINED_DECREASE, nothing
-        )
+        exact = self.objective if self.schedule.limited_memory else SquaredError.of(self.problem)
+        at, each = exact.tensor(z), exact.index(observations)
+        state: Steps
+        if self.schedule.limited_memory:
+            state = LimitedMemorySteps(exact, at, each, _REFINED_DECREASE, torch.zeros_like(at[:, 0]))
+        else:
+            state = LevenbergMarquardtSteps(exact, at, each, tiny_decrease=_REFINED_DECREASE)
         state.run(most, watch)
         return state.z.cpu().double().numpy(), state.done.cpu().numpy()
 
@@ -218,14 +247,17 @@ def descents_for(problem: Problem, cache: SampleCache, objective: SquaredError) 
     """The descents for a problem, with the schedule for what its generator and measurement are.
 
     Small dense networks descend in compiled code, which knows squares alone, in single precision, and measurements that
-    choose outputs or are small matrices. Of the others, generators with an expensive Jacobian descend by L-BFGS.
+    choose outputs or are small matrices. Of the others, generators with an expensive Jacobian descend by L-BFGS if they
+    have many coordinates, else by tempering: at levels of noise that fall from that of the spread of the measurements.
     """
     small = cache.fits and objective.y.dtype == torch.float32 and packable(problem.network, problem.operator)
     if small and objective.squares:
         return CompiledDescents(problem)
     if small:
-        return BatchDescents(schedules.COUNTS, problem, objective)
-    if cache.large:
-        return BatchDescents(schedules.LIMITED_MEMORY, problem, objective)
-    schedule = schedules.BATCH if problem.operator.linear else schedules.NONLINEAR
-    return BatchDescents(schedule, problem, objective)
+        schedule = schedules.COUNTS
+    elif cache.large:
+        few = problem.network.latent_dim <= _FEW and objective.squares
+        schedule = schedules.FEW_COORDINATES if few else schedules.LIMITED_MEMORY
+    else:
+        schedule = schedules.BATCH if problem.operator.linear else schedules.NONLINEAR
+    return BatchDescents(schedule, problem, cache, objective)

@@ -149,7 +149,7 @@ class JointSearch:
     Attributes:
         state: what is found and made so far.
         rule: when the search stops.
-        limited_memory: whether a Jacobian costs too much, see :class:`~unrelu.search.schedules.Schedule`.
+        large: whether the generator is large, see :class:`~unrelu.search.sample_cache.SampleCache`.
         noiseless: whether an exact fit exists if the generator made the observation, as far as y shows, (B,).
         watch: whether the time limit or the callback ends the search.
 
@@ -170,8 +170,8 @@ class JointSearch:
         self.cache = SampleCache.of(problem.network, problem.bounds)
         self.objective = searched_objective(problem, self.cache)
         self.descents = descents_for(problem, self.cache, self.objective)
-        self.starts = SearchStarts(problem, self.cache, self.objective)
-        self.limited_memory = self.descents.schedule.limited_memory
+        self.starts = SearchStarts(problem, self.cache, self.objective, self.descents.first_tempered)
+        self.large = self.descents.schedule.large
         self.rule = rule = StoppingRule(self.descents.schedule, sure, rounds)
         self.noiseless = problem.looks_noiseless & (not simulated)
         self.state = state = SearchState(problem, rule.begin(self.noiseless), torch.finfo(self.objective.y.dtype).eps)
@@ -331,7 +331,7 @@ class JointSearch:
         state.accept(everyone, z0, np.where(state.exact, 0.0, self._values(everyone, z0)))
         others = np.flatnonzero(~state.exact)
         # Where a refinement makes the same steps, there is no descent: it would take twice as long.
-        refined = self.rule.rounds == 0 and self.limited_memory and self.problem.noise.noisy
+        refined = self.rule.rounds == 0 and self.large and self.problem.noise.noisy
         if len(others) and not refined and not self.watch():
             self.descend_from(others, z0[others])
             self._confirm_exact()
@@ -386,7 +386,7 @@ class JointSearch:
 
     def _fitted(self, objective: SquaredError, z: Tensor, where: Tensor, exact: Tensor) -> Array:
         """Refine codes near exact fits to full precision, (b, k)."""
-        if self.limited_memory:
+        if self.large:
             z, _, _, arrived = refine(objective, z, where, exact, _EXACT_FIT_STEPS_LARGE, self.watch, self.objective)
         else:
             z, f, _, _ = refine(objective, z, where, exact, REFINED, self.watch)
@@ -406,7 +406,7 @@ class JointSearch:
         state.status[state.count_restarts().best > 1] = Status.REFOUND
         observations = np.flatnonzero(~state.exact & np.isfinite(state.f))
         if len(observations) and not self.watch.reason:
-            if self.limited_memory and isinstance(self.descents, BatchDescents):
+            if self.large and isinstance(self.descents, BatchDescents):
                 z, optimal = self.descents.refined(observations, state.z[observations], most, self.watch)
                 state.z[observations], state.f[observations] = z, self._values(observations, z)
                 self._confirm_exact()

@@ -214,7 +214,7 @@ class Simulation:
         self.longest[rounds] = np.maximum(self._radius, np.linalg.norm(state.restarts[best], axis=1))
 
     def _perturb(self, most: Index) -> None:
-        """Perturb the best known codes, so that these are the best, then best restarts that miss them, as a search does.
+        """Perturb the best known codes, so that these are the best, then the best restarts that miss them.
 
         Each observation has at most so many perturbations, (B,); few where the answer is sure.
         """
@@ -359,9 +359,12 @@ def prior_key(problem: Problem, radius: float = RADIUS) -> str:
     information = round(model.information(measured) / _INFORMATION_STEP)
     values = b"" if inner.linear else inner.values(stream("a fixed output").standard_normal((1, inner.n))).tobytes()
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
-    rest = f"{type(inner).__name__} {count} {information} {__version__} {_RECIPE} {ROUNDS} {radius} {problem.prior!r} {proper}"
+    kind = f"{type(inner).__name__} {count} {information}"
+    rest = (
+        f"{__version__} {_RECIPE} {ROUNDS} {radius} {problem.prior!r} {proper} {counts} {problem.network.device.type}"
+    )
     ends = problem.bounds.lower.tobytes() + problem.bounds.upper.tobytes()
-    return sha256(values + ends + f"{rest} {counts} {problem.network.device.type}".encode()).hexdigest()
+    return sha256(values + ends + f"{kind} {rest}".encode()).hexdigest()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

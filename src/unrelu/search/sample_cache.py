@@ -219,6 +219,12 @@ class SampleCache:
         exact._measured = weakref.WeakKeyDictionary()  # noqa: SLF001 -- of its own class
         return exact
 
+    def measured(self, operator: Operator) -> list[Tensor]:
+        """The measurements of the samples, (N, m), by the operator of each observation; one if all share it."""
+        x = self.model.x
+        each = [operator.take(np.array([i])) for i in range(operator.count)] or [operator]
+        return [_values(one.to(x.dtype, x.device), x) for one in each]
+
     def measured_by(self, operator: Operator) -> tuple[GaussianModel, Operator]:
         """A model, and a linear operator on its x, that together describe what ``operator`` measures of the outputs.
 
@@ -241,19 +247,22 @@ class SearchStarts:
 
     The first start of an observation is its posterior mean under the :class:`GaussianModel` of the samples. One of four
     starts is drawn from :math:`N(0, s^2 I)`, s from 1 to 3, log-uniform, and the others from the posterior. For a large
-    generator the model would cost more than descents, so these other starts are drawn from :math:`N(0, 0.3^2 I)`. A
+    generator the model would cost more than descents, so these other starts are drawn from :math:`N(0, 0.3^2 I)`, or,
+    for descents by tempering, are the samples with the nearest measurements at its first level of noise. A
     perturbation of a code z is :math:`t \, |z|_2 / \sqrt k \; \xi`, :math:`\xi \sim N(0, I)`, t log-uniform.
     Coordinates beyond a bound are reflected at it, and random starts are uniform between two bounds. Each observation
     has its own random stream, so its starts do not depend on the other observations.
     """
 
-    def __init__(self, problem: Problem, cache: SampleCache, objective: SquaredError) -> None:
-        self.problem, self.objective = problem, objective
+    def __init__(
+        self, problem: Problem, cache: SampleCache, objective: SquaredError, tempered: SquaredError | None = None
+    ) -> None:
+        self.problem, self.cache, self.objective, self.tempered = problem, cache, objective, tempered
         self._samples, self._operator = cache.measured_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
         self._operator, gain = self._operator.normalised()  # the Gaussian model is one in the units of outputs
         self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]
-        self._large, self._stream = cache.large, functools.cache(functools.partial(stream, "search", problem.seed))
+        self._stream = functools.cache(functools.partial(stream, "search", problem.seed))
         with np.errstate(divide="ignore"):
             exponent = np.rint(np.log(known + _ESTIMATE_NOISE * self._samples.spread) / np.log(_VARIANCE_STEP))
         self._variance = _VARIANCE_STEP**exponent
@@ -262,7 +271,10 @@ class SearchStarts:
         """The starts number ``first`` to ``first + count`` of some observations, (b, count, k)."""
         (drawn, size), bounds = self._draws(observations, count, 1.0, _FURTHEST), self.problem.bounds
         number = np.arange(first, first + count)[None, :, None]
-        inside = _SHORT * drawn if self._large else self._posterior(observations, number, drawn)
+        if self.tempered:
+            inside = self._nearest(observations, first, count)
+        else:
+            inside = _SHORT * drawn if self.cache.large else self._posterior(observations, number, drawn)
         random = np.where(bounds.uniform, bounds.quantile(ndtr(drawn)), size * drawn)
         return bounds.reflect(np.where(number % _RANDOM == _RANDOM - 1, random, inside))
 
@@ -276,6 +288,13 @@ class SearchStarts:
         rngs, shape = [self._stream(i) for i in observations.tolist()], (count, self.problem.network.latent_dim)
         drawn = np.array([rng.standard_normal(shape) for rng in rngs])
         return drawn, np.exp([rng.uniform(np.log(least), np.log(most), (count, 1)) for rng in rngs])
+
+    def _nearest(self, observations: Index, first: int, count: int) -> Array:
+        """The samples number ``first`` to ``first + count`` by the tempered objective, (b, count, k)."""
+        assert self.tempered is not None
+        z = self.cache.model.z
+        f = torch.stack([self.tempered.values(z, each.expand(len(z))) for each in self.tempered.index(observations)])
+        return z[f.argsort(dim=1)[:, np.arange(first, first + count) % len(z)]].cpu().double().numpy()
 
     def _posterior(self, observations: Index, number: Index, drawn: Array) -> Array:
         """The posterior mean as the start of number 0, and draws from the posterior as the others, (b, count, k)."""

@@ -39,7 +39,8 @@ class Schedule:
 
     Attributes:
         widths: the widths of the smoothed generators, each for one step of a descent.
-        steps: the most steps on the exact generator after those.
+        tempering: the levels of noise, as multiples of the spread of the measurements, for ten steps of a descent each.
+        steps: the most steps on the exact generator, at its own level of noise, after those.
         limited_memory: whether steps are L-BFGS steps, since a Jacobian costs too much.
         first: the round that observations with visible noise begin with. Without noise, one restart may fit exactly.
         last: the largest number of rounds, if the user states none.
@@ -54,6 +55,7 @@ class Schedule:
     """
 
     widths: tuple[float, ...] = _WIDTHS
+    tempering: tuple[float, ...] = ()
     steps: int = 16
     limited_memory: bool = False
     first: int = 3
@@ -66,11 +68,18 @@ class Schedule:
     simulated: int = 32
     quick: bool = True
 
+    @property
+    def large(self) -> bool:
+        """Whether it is for large generators."""
+        return self.limited_memory or bool(self.tempering)
+
 
 # Tuned on the decoders of TUNE and the generators to tune on of ``unrelu benchmark hard``: the best codes are found
 # within the budget, and at most half of the observations of the hardest generators are left without confidence. On
 # ill-conditioned emulators an exact fit takes up to 0.4 seconds.
-COMPILED = Schedule(first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, misfit_times=5.0, simulated=48, quick=False)
+COMPILED = Schedule(
+    first=4, last=len(ROUNDS), hopeless=7, microseconds=4e4, misfit_times=5.0, simulated=48, quick=False
+)
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks of TUNE.
 # What a longer search of misfits is worth: docs/notes/search.md, "Opaque generators in units of their own".
@@ -83,3 +92,6 @@ COUNTS = Schedule(widths=_WIDTHS[4:])
 # A restart takes a tenth of a second and more, and the first few say the most. If the first restarts of all 32
 # simulated observations end in their best optima, four that agree have a confidence of 0.99; if two miss, six have.
 LIMITED_MEMORY = Schedule(widths=(), steps=200, limited_memory=True, last=4, unexplained=0)
+# With few coordinates, a Jacobian costs little more than a gradient, and saves most of the steps. Such generators are
+# mostly ill-conditioned emulators, on which most descents at a low level of noise end far from the best code.
+FEW_COORDINATES = Schedule(widths=(), tempering=(0.3, 0.1, 0.03, 0.01), steps=60, first=4, last=4)
