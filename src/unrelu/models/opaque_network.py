@@ -24,7 +24,7 @@ from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 
-# Up to this product of the number of outputs and the largest tensor, the time of a Jacobian is that of calls of PyTorch,
+# Up to this product of the number of outputs and the largest tensor, a Jacobian takes the time of calls of PyTorch, and
 # not of arithmetic: 120 ms in reverse mode, 880 in forward mode, for 200 Runge-Kutta steps.
 _SMALL_JACOBIAN = 4096
 
