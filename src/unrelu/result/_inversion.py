@@ -34,7 +34,7 @@ from unrelu.result.verdict_text import (
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import flush_subnormals
 from unrelu.runtime.words import count, probability
-from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
+from unrelu.thresholds import CHANCE, CONFIDENT, RADIUS, SIGNIFICANCE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -76,11 +76,13 @@ class Inversion:
             :math:`P(\chi^2_{m - u} \ge \chi^2)` for Gaussian noise. ``p_value`` is that of the least of them, weighted
             .45, .45 and .1, so it may be less than the first. NaN for a test that was not made: the last two need
             Gaussian noise.
-        confidence: the probability that no code has an objective more than 1% lower. It follows from where descents
-            from independent starts ended (:mod:`unrelu.search.confidence`). How far their agreement can be trusted is
-            learned on this generator, by simulation (:mod:`unrelu.search.learned_prior`) or by
-            :func:`unrelu.calibrate`; if it is not learned, the confidence stays below 0.99. 1 for an exact fit without
-            a prior; NaN in l1 and linf, for methods that do not search, and without a code.
+        confidence: the probability that no code within the bounds, or, where there are none, up to a length of
+            :math:`10 \sqrt k` or that of z if it is longer (option ``radius`` of "auto"), has an objective more than 1%
+            lower. It follows from where descents from independent starts ended (:mod:`unrelu.search.confidence`). How
+            far their agreement can be trusted is learned on this generator, by simulation
+            (:mod:`unrelu.search.learned_prior`) or by :func:`unrelu.calibrate`; if it is not learned, the confidence
+            stays below 0.99. 1 for an exact fit without a prior; NaN in l1 and linf, for methods that do not search,
+            and without a code.
         status: one :class:`Status` for each observation.
         message: the meaning of the status, with the numbers that decided it.
         nit: iterations (linear programs, Newton or gradient steps).
@@ -546,7 +548,8 @@ class Inversion:
                 "misfits": self._misfits(), "parameters": {name: float(value) for name, value in named if name},
             }  # fmt: skip
         return VerdictSummary(
-            self._columns(), meanings, self.method, noise, _residual_norm(self.norm), z.shape[1], active,
+            self._columns(), meanings, self.method, noise, _residual_norm(self.norm), z.shape[1],
+            self.options.get("radius", RADIUS), active,
             names=[network.name_of(j) for j in range(z.shape[1])], **own,
         )  # fmt: skip
 

@@ -21,7 +21,7 @@ from unrelu.result._residual_tests import TESTS
 from unrelu.result.status import p_values
 from unrelu.runtime.array_types import Index
 from unrelu.runtime.words import count, duration, listed, number, probability, share
-from unrelu.thresholds import CONFIDENT
+from unrelu.thresholds import CONFIDENT, RADIUS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,6 +51,7 @@ class VerdictSummary:
         noise: the stated noise, or "".
         norm: the norm of the residual.
         k: number of latent coordinates.
+        radius: see :class:`~unrelu.search.auto.Search`.
         active: the bounds that codes are at, (B, k), as in ``scipy.optimize``.
         places: the numbers of the observations, (B,); by default 0, 1, ...
         chi_square: for a single observation, chi-square and its degrees of freedom; NaN if noise is not Gaussian.
@@ -66,6 +67,7 @@ class VerdictSummary:
     noise: str
     norm: str
     k: int
+    radius: float = RADIUS
     active: npt.NDArray[np.int8] | None = None
     places: Index | None = None
     code: Any = None
@@ -196,7 +198,7 @@ def _entries(summary: VerdictSummary) -> list[tuple[str, str]]:
         ("code", shown if known else ""),
         ("fit", left if known else "no code, so no fit"),
         ("by part", _by_part(summary)),
-        ("confidence", _confidence(float(c["confidence"]), summary.method)),
+        ("confidence", _confidence(float(c["confidence"]), summary)),
         ("uniqueness", uniqueness(bool(c["identifiable"]), int(c["rank"]), int(c["freedom"]), summary.k)),
         ("active bounds", "" if summary.active is None else _active(summary.active[0], summary.names)),
         ("effort", f"{count(int(c['nit']), 'iteration')}, {duration(float(c['seconds']))}"),
@@ -236,14 +238,16 @@ def with_parameters(columns: Mapping[str, Any], names: Sequence[str], values: It
     return {**columns, **dict(zip(names, values, strict=True))}
 
 
-def _confidence(value: float, method: str) -> str:
+def _confidence(value: float, summary: VerdictSummary) -> str:
+    searches = summary.method == _SEARCHING
     if not math.isfinite(value):
-        why = "it is of least squares" if method == _SEARCHING else f"{method} does not look for a better code"
-        return f"unknown: {why}"
-    more = "; the search stopped at its budget: raise rounds" if method == _SEARCHING and value < CONFIDENT else ""
-    if value == 0:
-        return f"0: nothing says that no code has an objective more than 1% lower{more}"
-    return f"{probability(value)} that no code has an objective more than 1% lower{more}"
+        return f"unknown: {'it is of least squares' if searches else f'{summary.method} does not look for a better code'}"
+    more = "; the search stopped at its budget: raise rounds" if searches and value < CONFIDENT else ""
+    among = "within the bounds"
+    if summary.active is None:
+        among = f"up to {summary.radius:g} sqrt(k) long, or as long as this one," if value < 1 else ""
+    lower = f"that no code {among} has an objective more than 1% lower{more}".replace("  ", " ")
+    return f"0: nothing says {lower}" if value == 0 else f"{probability(value)} {lower}"
 
 
 def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
