@@ -208,8 +208,7 @@ def read_program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
     """
     graph = copy.deepcopy(program.graph)
     graph.eliminate_dead_code(_has_effect)
-    values = [node.meta["val"] for node in graph.find_nodes(op="placeholder")]
-    shapes = [tuple(value.shape) for value in values if isinstance(value, Tensor)]
+    shapes = [tuple(x.shape) for n in graph.find_nodes(op="placeholder") if isinstance(x := n.meta["val"], Tensor)]
     if len(shapes) != 1 or len(shapes[0]) < 2 or not all(isinstance(n, int) for n in shapes[0][1:]):
         raise UnsupportedModelError(
             f"the program takes inputs of shapes {', '.join(map(str, shapes))}; export one that takes codes (B, ...) "
@@ -217,6 +216,9 @@ def read_program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
         )
     batch, *shape = shapes[0]
     held = {node.target: attrgetter(node.target)(program) for node in graph.find_nodes(op="get_attr")}
+    if any(not isinstance(value, Tensor) for value in held.values()):
+        what = "a graph of its own, as torch.cond, torch.autocast and torch.no_grad leave them"
+        raise UnsupportedModelError(f"the program has {what}; pass the module itself")
     for node in graph.nodes:
         if node.op == "call_function" and str(node.target).startswith("aten."):
             _translate(node, graph)
@@ -232,14 +234,12 @@ def _has_effect(node: fx.Node) -> bool:
 
 def _translate(node: fx.Node, graph: fx.Graph) -> None:
     """Make a node call the function or method of PyTorch that does the same as its operator, if layers have it."""
-    _, name, overload = str(node.target).split(".")
+    _, name, overload = str(node.target).replace("sym_size", "size").split(".")
     if name == "batch_norm":
         x, weight, bias, mean, variance, *options = node.args
         node.args = (x, mean, variance, weight, bias, *options[:3])
     elif (name, overload) == ("upsample_nearest2d", "vec"):
         name, node.args = "interpolate", node.args[:3]
-    elif name == "sym_size":
-        name = "size"
     elif name in ("to", "_to_copy"):
         name, node.kwargs = "to", {}
         with graph.inserting_before(node):

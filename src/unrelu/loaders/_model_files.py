@@ -117,8 +117,7 @@ def load(
       standardisation, components and names of parameters; or nested dictionaries of arrays. A pickle is read by our own
       reader, of numbers, text, containers and arrays. The network puts out what it was trained on, which may be
       logarithms: with ``output_log=10``, their powers. If components are in other files, pass ``output_basis``.
-
-    Files of Keras and of ``torch.export`` are refused, with the calls that open them and pass the model on.
+    - ``.keras``, ``.h5``, ``.pt2``: refused, with the calls that open them and pass the model on.
 
     Files of weights do not store activations, which must be passed, nor the epsilon of a batch normalisation (1e-5 is
     used), nor the geometry of convolutions, which are refused. A batch normalisation acts before the activation of the
@@ -330,8 +329,8 @@ def _check_options(
         ("output", output, suffix in (".onnx", *_CHECKPOINTS)),
     ):
         if value is not None and not fits:
-            why = "the graph says it" if suffix == ".onnx" else "the file says it"
-            raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
+            what = f"does not go with a {suffix} file: the {'graph' if suffix == '.onnx' else 'file'} says it"
+            raise OptionError(f"{file}: {name}={value!r} {what}; leave it out")
     check_layers(layers)
 
 
