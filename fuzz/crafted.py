@@ -65,8 +65,7 @@ def crafted(kind: str, message: str) -> Callable[..., Any]:
 
 
 def read_model(path: Path) -> None:
-    told = path.suffix in (".onnx", ".keras", ".h5")  # by the file
-    unrelu.load(path, activation=None if told else "relu", max_bytes=MAX_BYTES)
+    unrelu.load(path, activation=None if path.suffix == ".onnx" else "relu", max_bytes=MAX_BYTES)
 
 
 def read_emulator(path: Path) -> None:
@@ -580,80 +579,6 @@ def checkpoint_that_asks_for_a_tensor(folder: Path, canary: Path) -> Path:
 def checkpoint_with_something_behind_it(folder: Path, canary: Path) -> Path:
     path = saved(folder, {"a.weight": torch.ones(2, 2)})
     return written(path, path.read_bytes() + b"behind")
-
-
-# --- Keras ------------------------------------------------------------------------------------------------------------
-
-
-def keras_weights(path: Path, fill: Callable[[h5py.Group], object]) -> Path:
-    with h5py.File(path, "w") as file:
-        fill(file.create_group("dense"))
-    return path
-
-
-@crafted("model", "is a link to another file, '.*canary', which is not followed")
-def keras_with_a_link_to_another_file(folder: Path, canary: Path) -> Path:
-    def fill(group: h5py.Group) -> None:
-        group["kernel:0"] = h5py.ExternalLink(str(canary), "secret")
-
-    return keras_weights(folder / "a.h5", fill)
-
-
-@crafted("model", "is stored in other files, which are not read")
-def keras_with_weights_elsewhere(folder: Path, canary: Path) -> Path:
-    external = [(str(canary), 0, 8 * 16)]
-    return keras_weights(folder / "a.h5", lambda g: g.create_dataset("kernel:0", (4, 4), "f8", external=external))
-
-
-@crafted("model", "is stored in other files, which are not read")
-def keras_with_weights_of_another_dataset(folder: Path, canary: Path) -> Path:
-    layout = h5py.VirtualLayout((200,), "f8")
-    layout[:] = h5py.VirtualSource(str(canary), "secret", (200,))
-    return keras_weights(folder / "a.h5", lambda g: g.create_virtual_dataset("kernel:0", layout))
-
-
-@crafted("model", "which Keras does not do")
-def keras_with_compressed_weights(folder: Path, canary: Path) -> Path:
-    zeros = np.zeros((LARGE // 8, 1))
-    return keras_weights(folder / "a.h5", lambda g: g.create_dataset("kernel:0", data=zeros, compression="gzip"))
-
-
-@crafted("model", "states the shape .* more than is stored")
-def keras_with_weights_that_are_not_there(folder: Path, canary: Path) -> Path:
-    return keras_weights(folder / "a.h5", lambda g: g.create_dataset("kernel:0", (2**40, 2**20), "f4", chunks=(1, 2)))
-
-
-@crafted("model", "groups in one another")
-def keras_with_groups_in_a_circle(folder: Path, canary: Path) -> Path:
-    def fill(group: h5py.Group) -> None:
-        group["a"] = group["b"] = group
-
-    return keras_weights(folder / "a.h5", fill)
-
-
-@crafted("model", "'model_config' is no text")
-def keras_with_a_configuration_said_many_times(folder: Path, canary: Path) -> Path:
-    with h5py.File(folder / "a.h5", "w") as file:
-        file.attrs["model_config"] = ["{}"] * 1000
-    return folder / "a.h5"
-
-
-@crafted("model", "would decompress to")
-def keras_bomb(folder: Path, canary: Path) -> Path:
-    return zipped(folder / "a.keras", {"config.json": b"{}", "model.weights.h5": bytes(LARGE)})
-
-
-@crafted("model", "holds Python code, which is not run")
-def keras_that_runs_code(folder: Path, canary: Path) -> Path:
-    code = {"class_name": "__lambda__", "config": {"code": "4wEAAAAAAAAA"}}
-    layers = [
-        {"class_name": "InputLayer", "config": {"name": "z", "batch_shape": [None, 3]}},
-        {"class_name": "Lambda", "config": {"name": "run", "function": code}},
-    ]
-    keras_weights(folder / "weights.h5", lambda group: None)
-    config = json.dumps({"class_name": "Sequential", "config": {"layers": layers}}).encode()
-    weights = (folder / "weights.h5").read_bytes()
-    return zipped(folder / "a.keras", {"config.json": config, "model.weights.h5": weights})
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------------

@@ -218,9 +218,6 @@ def seeds(folder: Path) -> dict[str, tuple[str, Path]]:
     torch.save(state, add("pt", "model", "a.pt"))
     torch.save(state, add("pt before 1.6", "model", "a.pt"), _use_new_zipfile_serialization=False)
     safetensors.torch.save_file(state, add("safetensors", "model", "a.safetensors"))
-    for suffix in ("keras", "h5"):
-        data = Path(__file__).parents[1] / "tests" / "loaders" / "data"
-        shutil.copy(data / f"decoder.{suffix}", add(f"{suffix} of Keras", "model", f"a.{suffix}"))
     weights = {"w": np.ones((4, 6), np.float32), "b": np.ones(6, np.float32)}
     nodes = [crafted.helper.make_node("Gemm", ["x", "w", "b"], ["h"]), crafted.helper.make_node("Relu", ["h"], ["y"])]
     shutil.copy(crafted.graph(folder, nodes, weights), add("onnx", "model", "a.onnx"))

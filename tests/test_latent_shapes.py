@@ -171,15 +171,15 @@ def test_a_certificate_has_it(name, tmp_path):
     assert len(draw_box(c).axes[0].lines[0].get_xdata()) == net.latent_dim
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_run_and_the_command_line_write_it(tmp_path, monkeypatch, capsys):
     net, z = NETS["pixel"], codes(NETS["pixel"])
     run = unrelu.run(net, net(z), tmp_path / "run", method="lm", workers=1)
     assert np.load(tmp_path / "run" / "codes.npy").shape == run.read("codes").shape == z.shape
-    program = torch.export.export(_filled(_convolutional()), (torch.zeros(2, 3, 1, 1),))
-    torch.export.save(program, tmp_path / "net.pt2")
+    torch.onnx.export(_filled(_convolutional()), (torch.zeros(2, 3, 1, 1),), tmp_path / "net.onnx", dynamo=False)
     np.save(tmp_path / "y.npy", net(z)[0])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["unrelu", "invert", "net.pt2", "y.npy", "-o", "o", "--json"])
+    monkeypatch.setattr("sys.argv", ["unrelu", "invert", "net.onnx", "y.npy", "-o", "o", "--json"])
     with pytest.raises(SystemExit):
         process.main()
     found = json.loads(capsys.readouterr().out)

@@ -5,21 +5,20 @@ A builder gives the names that its line uses, and the outputs of a batch of code
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from tests.loaders.keras_layouts import dense, evaluated, written
 from tests.opaque_modules import Attention, Residual, Skip
 from unrelu.models.module_copies import frozen
 
@@ -435,7 +434,7 @@ def program_file(folder: Path) -> Case:
 
 
 @builder("ONNX with residual blocks")
-def onnx(folder: Path) -> Case:
+def onnx_file(folder: Path) -> Case:
     _, outputs = of(module := Residual(4, 16, 40, plain=True).eval())
     options = {"dynamo": False, "input_names": ["z"], "dynamic_axes": {"z": {0: "batch"}}}
     quiet(lambda: torch.onnx.export(module, (torch.zeros(1, 4),), folder / "decoder.onnx", **options))
@@ -444,27 +443,40 @@ def onnx(folder: Path) -> Case:
 
 # --- Keras' and other layouts -----------------------------------------------------------------------------------------
 
-KERAS = [dense("hidden", 3, 12, "relu"), dense("output", 12, 24, "sigmoid")]
-PLAIN = [dense("dense", 3, 12, "relu"), dense("dense_1", 12, 24, "sigmoid")]
+# Written by ``model.export`` of Keras 3.15 with the torch backend: 3 -> 12 (ReLU) -> 24 (sigmoid).
+KERAS = Path(__file__).parent / "data" / "keras.onnx"
+WEIGHTS = [np.random.default_rng(i).normal(size=shape) for i, shape in enumerate([(3, 12), (12,), (12, 24), (24,)])]
 
 
-def keras(name: str, layout: str, layers: Any) -> Callable[[Path], Case]:
-    def build(folder: Path) -> Case:
-        path = written(folder / name, layers, layout)
-        return {"path": path}, functools.partial(evaluated, layers)
-
-    return build
+def two_layers(weights: Sequence[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """The outputs of a ReLU and a sigmoid layer with kernels (inputs, outputs)."""
+    first, a, last, b = (np.asarray(w, float) for w in weights)
+    return lambda z: 1 / (1 + np.exp(-(np.maximum(z @ first + a, 0) @ last + b)))
 
 
-builder("Keras 3, .keras")(keras("decoder.keras", "Keras 3.keras", KERAS))
-builder("Keras 2, .h5")(keras("decoder.h5", "Keras 2", KERAS))
-builder("Keras 3, .weights.h5")(keras("decoder.weights.h5", "Keras 3", PLAIN))
+@builder('Keras 3, by `model.export(path, format="onnx")`')
+def keras(folder: Path) -> Case:
+    graph = onnx.load(KERAS).graph
+    return {"path": KERAS}, two_layers([onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer])
+
+
+@builder("Keras weights, `{w.path: w.numpy() for w in model.weights}`")
+def keras_weights(folder: Path) -> Case:
+    paths = (f"{layer}/{name}" for layer in ("dense", "dense_1") for name in ("kernel", "bias"))
+    return {"weights": dict(zip(paths, WEIGHTS, strict=True))}, two_layers(WEIGHTS)
 
 
 @builder("Flax parameters")
 def flax(folder: Path) -> Case:
-    params = {"params": {f"Dense_{i}": layer.arrays for i, layer in enumerate(PLAIN)}}
-    return {"params": params}, functools.partial(evaluated, PLAIN)
+    params = {f"Dense_{i}": dict(zip(("kernel", "bias"), WEIGHTS[2 * i : 2 * i + 2], strict=True)) for i in range(2)}
+    return {"params": {"params": params}}, two_layers(WEIGHTS)
+
+
+@builder("weights `W0`, `b0`, `W1`, `b1` in a .npz")
+def numbered(folder: Path) -> Case:
+    arrays = {f"{'Wb'[i % 2]}{i // 2}": w.T for i, w in enumerate(WEIGHTS)}
+    np.savez(folder / "decoder.npz", **arrays)
+    return {"path": folder / "decoder.npz"}, two_layers(WEIGHTS)
 
 
 @builder("a whole VAE's .safetensors")

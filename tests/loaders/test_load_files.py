@@ -50,7 +50,7 @@ def saved(path, value):
     return path
 
 
-KINDS = ["a.npz", "a.pt", "a.pth", "a.safetensors", "a.onnx", "a.keras", "a.h5"]
+KINDS = ["a.npz", "a.pt", "a.pth", "a.safetensors", "a.onnx"]
 STATE_DICT_FILES = ["a.npz", "a.pt", "a.PTH", "a.pth", "a.bin", "a.ckpt", "a.safetensors"]
 
 
@@ -502,9 +502,24 @@ def test_unknown_suffix(tmp_path):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(
             ModelFileError,
-            match=r"unknown suffix '.*'; model files end in \.onnx, \.pt2, \.keras, \.h5, \.hdf5, \.npz, \.pkl, ",
+            match=r"unknown suffix '.*'; model files end in \.onnx, \.npz, \.pkl, \.pickle, \.pt, \.pth, ",
         ):
             load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "calls"),
+    [
+        *((f"a.{suffix}", ["keras.saving.load_model({!r})", "model.export('m.onnx', format='onnx')",
+                           "unrelu.from_torch(model, latent_shape=...)"]) for suffix in ("keras", "h5", "HDF5")),
+        ("a.pt2", ["unrelu.from_torch(torch.export.load({!r}).module())"]),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_read_are_refused_with_what_to_call(tmp_path, name, calls):
+    with pytest.raises(ModelFileError, match="If you trust its author") as caught:
+        load(tmp_path / name)
+    for call in calls:
+        assert call.format(str(tmp_path / name)) in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "a.pth", "config.json"])
@@ -577,8 +592,7 @@ def test_no_output_is_picked_from_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("package", "name", "suffix"),
-    [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors"), ("h5py", "hdf5", "h5")],
+    ("package", "name", "suffix"), [("onnx", "onnx", "onnx"), ("safetensors", "safetensors", "safetensors")]
 )
 def test_missing_packages(tmp_path, monkeypatch, package, name, suffix):
     genuine = builtins.__import__

@@ -248,11 +248,9 @@ def test_logarithms_by_part():
 
 
 @pytest.mark.parametrize("opaque", [False, True])
-def test_the_rounding_of_a_module_in_half_precision_is_not_that_of_its_scaled_outputs(opaque, tmp_path):
+def test_the_rounding_of_a_module_in_half_precision_is_not_that_of_its_scaled_outputs(opaque):
     layers = [torch.nn.Linear(3, 8), torch.nn.Softplus() if opaque else torch.nn.ReLU(), torch.nn.Linear(8, 5)]
-    program = torch.export.export(torch.nn.Sequential(*layers).bfloat16().eval(), (torch.zeros(1, 3).bfloat16(),))
-    torch.export.save(program, tmp_path / "net.pt2")
-    plain = unrelu.load(tmp_path / "net.pt2")
+    plain = unrelu.from_torch(torch.nn.Sequential(*layers).bfloat16().eval(), 3)
     assert plain.rounding is not None
-    assert unrelu.load(tmp_path / "net.pt2", input_scale=(0.0, 2.0)).rounding == plain.rounding
-    assert unrelu.load(tmp_path / "net.pt2", output_scale=(0.0, 1000.0)).rounding is None
+    assert standardised(plain, (0.0, 2.0), None, None).rounding == plain.rounding
+    assert standardised(plain, None, (0.0, 1000.0), None).rounding is None

@@ -137,7 +137,7 @@ def test_tensors_that_a_function_names_are_its_own():
     np.testing.assert_array_equal(again(Z), net(Z))
 
 
-def test_a_function_that_insists_on_single_precision_is_run_as_it_is():
+def test_a_function_that_insists_on_single_precision_is_run_so():
     net = unrelu.from_torch(lambda z: nn.functional.silu(z.float() @ WEIGHT.float().T.to(torch.float32)).float(), 4)
     assert net(Z).shape == (3, 30)
 
@@ -149,6 +149,51 @@ def test_a_function_that_insists_on_single_precision_is_run_as_it_is():
     net = unrelu.from_torch(single, 4)
     r = unrelu.invert(net, net(Z))
     np.testing.assert_allclose(net(r.z), net(Z), rtol=1e-3)
+
+
+class Held:
+    """A tensor in an object that is no container, as Keras holds its variables."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+class OwnCopies(nn.Module):
+    """A module that says how it is copied, as Keras' models do; ``only`` is the one type that it takes."""
+
+    def __init__(self, only=None):
+        super().__init__()
+        self.weight, self.only = nn.Parameter(WEIGHT.detach().clone()), only
+        self.held = Held(self.weight)
+
+    def __reduce__(self):
+        twin = {"weight": self.weight.detach().clone()}
+        return _own_copies, (self.only, twin)
+
+    def forward(self, z):
+        if self.only not in (None, z.dtype):
+            raise TypeError(f"{self.only} only")
+        return torch.sin(z @ self.held.value.T)
+
+
+def _own_copies(only, state):
+    module = OwnCopies(only)
+    module.load_state_dict(state)
+    return module
+
+
+@pytest.mark.parametrize("called", [lambda m: m, lambda m: lambda z: 1.0 * m(z)])
+@pytest.mark.parametrize("only", [None, torch.float32])
+def test_a_module_with_copies_of_its_own_is_copied_and_inverted(only, called):
+    module = OwnCopies(only).eval()
+    net = unrelu.from_torch(called(module), 4)
+    expected = torch.sin(torch.from_numpy(Z) @ module.weight.detach().double().T)
+    np.testing.assert_allclose(net(Z), expected, rtol=1e-12 if only is None else 1e-4, atol=0 if only is None else 1e-6)
+    with torch.no_grad():
+        module.weight.zero_()
+    r = unrelu.invert(net, expected.numpy()[0], noise="gaussian:0.01")
+    np.testing.assert_allclose(net(r.z), expected[0], atol=0.1)
+    assert r.success
 
 
 def test_a_function_in_training_mode():

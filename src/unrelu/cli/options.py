@@ -26,10 +26,7 @@ METHODS = ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm", "gra
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 _SOURCES = sorted((Path(__file__).parent.parent / "measurements").glob("*_noise.py"))
 NOISE = tuple(name for path in _SOURCES for name in re.findall(r'^    name.* = "([\w-]+)"$', path.read_text(), re.M))
-_MODEL_FILES = (
-    ".onnx", ".keras", ".h5", ".hdf5", ".pt", ".pt2", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pkl",
-    ".pickle", os.sep,
-)  # fmt: skip
+_MODEL_FILES = (".onnx", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pkl", ".pickle", os.sep)
 
 
 def _beginning(names: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -53,7 +50,7 @@ def models(incomplete: str) -> list[str]:
 Model = Annotated[
     str,
     typer.Argument(
-        help="A model file (.onnx .keras .h5 .pt .pt2 .pth .safetensors .npz .pkl), or a name of the zoo: mnist-relu",
+        help="A model file (.onnx .pt .pth .safetensors .npz .pkl), or a name of the zoo: mnist-relu",
         autocompletion=models,
     ),
 ]

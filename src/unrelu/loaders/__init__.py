@@ -1,4 +1,4 @@
-"""Read trained models as networks: PyTorch modules, state_dicts, ONNX and Keras files, and plain matrices.
+"""Read trained models as networks: PyTorch modules, state_dicts, ONNX files, and plain matrices.
 
 Design notes: docs/notes/files.md.
 """

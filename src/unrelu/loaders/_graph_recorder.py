@@ -1,10 +1,12 @@
-"""Record graphs of other formats as ``torch.fx`` graphs, by running functions of tensors on stand-ins."""
+"""Graphs of other formats as ``torch.fx`` graphs: recorded on stand-ins for tensors, or translated from programs."""
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter, itemgetter
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -12,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.proxy import GraphAppendingTracer
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph
-from unrelu.loaders._torch_operations import sloped
+from unrelu.loaders._torch_operations import FUNCTIONS, METHODS, sloped
 from unrelu.models.affine import Shape
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.file_reading import shown_size
@@ -28,6 +31,8 @@ _LAYERS = (
     F.linear, torch.matmul, F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d, F.batch_norm, F.interpolate,
     F.avg_pool1d, F.avg_pool2d, F.pixel_shuffle, F.leaky_relu, torch.relu, torch.sigmoid, torch.tanh, torch.neg,
 )  # fmt: skip
+# Name of a buffer of a program whose type is that of all computations: copies convert it together with the weights.
+_REAL = "real"
 
 
 class StandIn(fx.Proxy):
@@ -183,5 +188,64 @@ class FixedBatchModule(nn.Module):
             return torch.func.vmap(self._of_one)(z)
 
     def _of_one(self, code: Tensor) -> Any:
-        result = self.body(code.expand(self.batch, *code.shape))
-        return tuple(x[0] for x in result) if isinstance(result, tuple) else result[0]
+        return tree_map(itemgetter(0), self.body(code.expand(self.batch, *code.shape)))
+
+
+# --- programs of torch.export -----------------------------------------------------------------------------------------
+
+
+def is_program(module: object) -> TypeGuard[fx.GraphModule]:
+    """Whether a module is that of a program, ``program.module()``: its graph says what shape its inputs have."""
+    inputs = module.graph.find_nodes(op="placeholder") if isinstance(module, fx.GraphModule) else []
+    return bool(inputs) and all("val" in node.meta for node in inputs)
+
+
+def read_program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
+    """A program as a module of PyTorch's own functions, for batches of any size, and the shape of a code.
+
+    Operators become the functions and methods of the same name, from which layers are read. Where numbers are
+    converted to a type that the program names, they get that of the weights. Checks of the inputs are left out.
+    """
+    graph = copy.deepcopy(program.graph)
+    graph.eliminate_dead_code(_has_effect)
+    shapes = [tuple(x.shape) for n in graph.find_nodes(op="placeholder") if isinstance(x := n.meta["val"], Tensor)]
+    if len(shapes) != 1 or len(shapes[0]) < 2 or not all(isinstance(n, int) for n in shapes[0][1:]):
+        raise UnsupportedModelError(
+            f"the program takes inputs of shapes {', '.join(map(str, shapes))}; export one that takes codes (B, ...) "
+            "alone, with all axes but the first fixed, and further inputs held fixed in its forward"
+        )
+    batch, *shape = shapes[0]
+    held = {node.target: attrgetter(node.target)(program) for node in graph.find_nodes(op="get_attr")}
+    if any(not isinstance(value, Tensor) for value in held.values()):
+        what = "a graph of its own, as torch.cond, torch.autocast and torch.no_grad leave them"
+        raise UnsupportedModelError(f"the program has {what}; pass the module itself")
+    for node in graph.nodes:
+        if node.op == "call_function" and str(node.target).startswith("aten."):
+            _translate(node, graph)
+    module = fx.GraphModule(held | {_REAL: torch.zeros((), dtype=torch.float64)}, graph, "ExportedProgram").eval()
+    return FixedBatchModule(module, batch) if isinstance(batch, int) else module, tuple(shape)
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Whether a node must be kept even if its result is not used."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or (schema is not None and schema.is_mutable)
+
+
+def _translate(node: fx.Node, graph: fx.Graph) -> None:
+    """Make a node call the function or method of PyTorch that does the same as its operator, if layers have it."""
+    _, name, overload = str(node.target).replace("sym_size", "size").split(".")
+    if name == "batch_norm":
+        x, weight, bias, mean, variance, *options = node.args
+        node.args = (x, mean, variance, weight, bias, *options[:3])
+    elif (name, overload) == ("upsample_nearest2d", "vec"):
+        name, node.args = "interpolate", node.args[:3]
+    elif name in ("to", "_to_copy"):
+        name, node.kwargs = "to", {}
+        with graph.inserting_before(node):
+            node.args = (node.args[0], graph.get_attr(_REAL))
+    function: Any = getattr(F, name, getattr(torch, name, None))
+    if function in FUNCTIONS:
+        node.target = function
+    elif name in METHODS or name == "size":
+        node.op, node.target = "call_method", name

@@ -15,8 +15,7 @@ import torch
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders import _emulator_files as emulator_files
 from unrelu.loaders._emulator_21cm import PARAMETERS, SUMMARIES, is_emulator_21cm, read_emulator_21cm
-from unrelu.loaders._keras_layers import by_layer, from_keras
-from unrelu.loaders._torch_graph import from_program
+from unrelu.loaders._torch_graph import from_torch
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import (
     Activations,
@@ -37,9 +36,7 @@ from unrelu.loaders._weight_arrays import (
     unnamed,
 )
 from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
-from unrelu.loaders.file_checks.keras_file import read_keras
 from unrelu.loaders.file_checks.pickled_arrays import read_pickle, unpickled
-from unrelu.loaders.file_checks.program_file import read_program_file
 from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
@@ -51,8 +48,6 @@ from unrelu.runtime.host import computing
 
 # The most characters of a message.
 _LONGEST = 4000
-_GRAPHS = (".onnx", ".pt2")
-_KERAS = (".keras", ".h5", ".hdf5")
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
 
 # How the names of files begin that packages save in a folder, and the call that reads the decoder of such a folder.
@@ -60,6 +55,18 @@ _FOLDERS = {
     "diffusion_pytorch_model": "diffusers.AutoModel.from_pretrained({!r}).decode, latent_shape=(channels, height, "
     "width), output='sample'",
     "model_config.json": "pythae.models.AutoModel.load_from_folder({!r}).eval().decoder, output='reconstruction'",
+}
+
+# What to call for files that are not read, by suffix.
+_REPLACED = {
+    **dict.fromkeys(
+        (".keras", ".h5", ".hdf5"),
+        "files of Keras are not read. If you trust its author, open it by model = keras.saving.load_model({0!r}) (or "
+        "build the model and call model.load_weights), call it once, and unrelu.load what model.export('m.onnx', "
+        "format='onnx') writes; with the torch backend, pass unrelu.from_torch(model, latent_shape=...)",
+    ),
+    ".pt2": "programs of torch.export are not read from files, since torch.export.load can run code. If you trust its "
+    "author, unrelu.from_torch(torch.export.load({0!r}).module()) runs it; else ask for an ONNX file",
 }
 
 
@@ -99,8 +106,6 @@ def load(
     - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
       in a second file beside it, with the name of the model followed by ``.data`` or ``_data``. A graph that branches
       becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
-    - ``.pt2``: a program of ``torch.export.save`` with known operators. It is not read by ``torch.export.load``, which
-      unpickles.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict, alone or as the only one in a checkpoint; fully connected
       layers.
     - ``.safetensors``: the same (needs ``unrelu[safetensors]``); layers are sorted by name, ``fc2`` before ``fc10``.
@@ -112,23 +117,20 @@ def load(
       standardisation, components and names of parameters; or nested dictionaries of arrays. A pickle is read by our own
       reader, of numbers, text, containers and arrays. The network puts out what it was trained on, which may be
       logarithms: with ``output_log=10``, their powers. If components are in other files, pass ``output_basis``.
-    - ``.keras``, and ``.h5`` of a whole model (need ``unrelu[hdf5]``): Sequential and Functional models of Keras 2 and
-      3 whose layers are Dense, activations, normalisations and reshapes. Lambda layers are refused.
-    - ``.weights.h5``, and ``.h5`` of weights alone: Dense layers.
+    - ``.keras``, ``.h5``, ``.pt2``: refused, with the calls that open them and pass the model on.
 
     Files of weights do not store activations, which must be passed, nor the epsilon of a batch normalisation (1e-5 is
     used), nor the geometry of convolutions, which are refused. A batch normalisation acts before the activation of the
-    matrix that it follows. In Keras and Flax it may act after it, so it is read from whole models only. A ``weight`` is
-    (outputs, inputs). A ``kernel`` of Keras or Flax is (inputs, outputs). Layers with kernels are sorted by number:
-    ``dense``, ``dense_1``, ..., ``dense_10``. If they do not chain so, or if their names differ in more than numbers,
-    they are in the only order in which their shapes chain; if there are several, ``layers`` must state it.
+    matrix that it follows; that of Keras or Flax may act after it, and is refused. A ``weight`` is (outputs, inputs), a
+    ``kernel`` of Keras or Flax (inputs, outputs). Layers with kernels are sorted by number: ``dense``, ``dense_1``,
+    ..., ``dense_10``. If they do not chain so, or if their names differ in more than numbers, they are in the only
+    order in which their shapes chain; if there are several, ``layers`` must state it.
 
     Args:
         path: the file.
         layers: names of layers to pick from a larger file of weights, in the order in which they are applied, e.g.
             ``["fc3", "fc4"]``; or a prefix of their names, ``"decoder."``, in the order of the file; None takes all
-            layers. For a whole Keras model, it picks from the weights, ``["decoder/dense", "decoder/dense_1"]``, and
-            ``activation`` must be passed.
+            layers.
         activation: as in :func:`unrelu.from_arrays`: one for all layers, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
@@ -138,7 +140,7 @@ def load(
             of what the file holds. If the output has named parts, output_scale and output_log may be dictionaries by
             part, ``{"tau": 10}``.
         output: picks one output, or several as named parts, of a graph with several, as in :func:`unrelu.from_torch`:
-            names or numbers of an ONNX graph's, numbers of a program's.
+            names or numbers.
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
@@ -150,7 +152,7 @@ def load(
         OptionError: an option does not apply to this kind of file, ``max_bytes`` is not a number of bytes, or
             ``device`` is not available.
 
-    Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy, Keras and the emulators' packages.
+    Source: none; file formats are those of ONNX, PyTorch, safetensors, NumPy and the emulators' packages.
 
     >>> import os, tempfile
     >>> import numpy as np
@@ -163,24 +165,12 @@ def load(
       layer  kind   shape   activation  parameters  expansion
           1  Dense  2 -> 3  relu                 9        1.5
     """
-    if device is not None:
-        place = usable(device)
-        found = load(
-            path,
-            layers,
-            activation,
-            latent_shape,
-            max_bytes,
-            input_scale,
-            output_scale,
-            output_basis,
-            output_log,
-            output,
-        )
-        return found.to(device=place)
+    place = None if device is None else usable(device)
     file = _path(path)
     suffix = file.suffix.lower()
-    if suffix not in (known := (*_GRAPHS, *_KERAS, *_ARRAYS, *_CHECKPOINTS, *_READERS)):
+    if suffix in _REPLACED:
+        raise ModelFileError(f"{file}: {_REPLACED[suffix].format(str(file))}")
+    if suffix not in (known := (".onnx", *_ARRAYS, *_CHECKPOINTS, ".safetensors")):
         raise ModelFileError(
             f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}{_of_package(file.parent)}"
         )
@@ -192,7 +182,7 @@ def load(
             if size == 0:
                 raise InputError(f"{file} is empty")
         network = _read(file, suffix, layers, activation, latent_shape, max_bytes, call)
-        return standardised(network, input_scale, output_scale, output_basis, output_log)
+        found = standardised(network, input_scale, output_scale, output_basis, output_log)
     except ModelError as error:
         raise type(error)(f"{file}: {_shortened(error)}{_of_package(file.parent)}") from error
     except InputError as error:  # raised by runtime.file_reading
@@ -200,6 +190,7 @@ def load(
         raise ModelFileError(text if text.startswith(str(file)) else f"{file}: {text}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
+    return found if place is None else found.to(device=place)
 
 
 def _read(
@@ -215,19 +206,7 @@ def _read(
         from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
         return from_onnx(file, latent_shape, max_bytes, call.output)
-    if suffix == ".pt2":
-        return from_program(*read_program_file(file, max_bytes), None, call)
-    if suffix in _KERAS:
-        arrays, config = read_keras(file, max_bytes)
-        if config is not None and layers is None:
-            if activation is not None:
-                raise OptionError(
-                    f"{file}: activation={activation!r} does not go with the file of a whole model, which stores it; "
-                    "leave it out, or pick from its weights with layers=[...] (--layers)"
-                )
-            return from_keras(config, arrays, max_bytes)
-        read = Contents(by_layer(arrays))
-    elif suffix in _ARRAYS:
+    if suffix in _ARRAYS:
         contents = _ARRAYS[suffix](file, max_bytes)
         if (held := emulator_files.named(contents)) is not None:
             _refuse_stated(file, layers, activation)
@@ -240,7 +219,7 @@ def _read(
             return _emulator_21cm(checkpoint, max_bytes, call)
         read = _checkpoint(checkpoint, file, layers is not None, call)
     else:
-        read = _READERS[suffix](file, layers is not None, max_bytes)
+        read = _safetensors(file, max_bytes)
     if not read.named:
         raise ModelFileError("the file holds no weights")
     activation = _of_picked(read.activations, read.named, layers) if activation is None else activation
@@ -344,14 +323,14 @@ def _check_options(
     file: Path, suffix: str, layers: Layers, activation: Activations | None, latent_shape: object, output: object
 ) -> None:
     for name, value, fits in (
-        ("layers", layers, suffix not in _GRAPHS),
-        ("activation", activation, suffix not in _GRAPHS),
+        ("layers", layers, suffix != ".onnx"),
+        ("activation", activation, suffix != ".onnx"),
         ("latent_shape", latent_shape, suffix == ".onnx"),
-        ("output", output, suffix in (*_GRAPHS, *_CHECKPOINTS)),
+        ("output", output, suffix in (".onnx", *_CHECKPOINTS)),
     ):
         if value is not None and not fits:
-            why = "the graph says it" if suffix in _GRAPHS else "the file says it"
-            raise OptionError(f"{file}: {name}={value!r} does not go with a {suffix} file: {why}; leave it out")
+            what = f"does not go with a {suffix} file: the {'graph' if suffix == '.onnx' else 'file'} says it"
+            raise OptionError(f"{file}: {name}={value!r} {what}; leave it out")
     check_layers(layers)
 
 
@@ -408,7 +387,7 @@ def _flat(contents: Mapping[str, object]) -> dict[str, Entry]:
     return flat
 
 
-def _safetensors(file: Path, several: bool, max_bytes: int) -> Contents:
+def _safetensors(file: Path, max_bytes: int) -> Contents:
     try:
         from safetensors import SafetensorError, safe_open  # noqa: PLC0415 -- an optional dependency
     except ImportError:
@@ -450,9 +429,8 @@ def _checkpoint(held: object, file: Path, several: bool, call: GeneratorCall) ->
 def _emulator_21cm(held: Mapping[str, Any], max_bytes: int, call: GeneratorCall) -> Network | OpaqueNetwork:
     module = read_emulator_21cm(held)
     _check_size(list(grouped(module.state_dict()).items()), max_bytes)
-    picked = call if call.output is not None else GeneratorCall.parse(SUMMARIES, None, None)
-    return from_program(module, (len(PARAMETERS),), None, picked).named(PARAMETERS)
+    output: Output = SUMMARIES if call.output is None else call.output
+    return from_torch(module, len(PARAMETERS), output=output).named(PARAMETERS)
 
 
 _ARRAYS: dict[str, Callable[[Path, int], object]] = {".npz": _npz, ".pkl": read_pickle, ".pickle": read_pickle}
-_READERS: dict[str, Callable[[Path, bool, int], Contents]] = {".safetensors": _safetensors}

@@ -25,8 +25,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
-from unrelu.loaders._exported_program import is_program, read_program
-from unrelu.loaders._graph_recorder import FixedBatchModule
+from unrelu.loaders._graph_recorder import FixedBatchModule, is_program, read_program
 from unrelu.loaders._pass_through import read_branches
 from unrelu.loaders._torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
@@ -128,17 +127,12 @@ def from_torch(
     if isinstance(module, torch.export.ExportedProgram):
         module = module.module()
     if is_program(module):
-        return from_program(*read_program(module), given, call)
+        module, shape = read_program(module)
+        if given not in (None, shape):
+            raise ModelError(f"latent_shape={given}, but the program takes codes of shape {shape}; leave it out")
+        given = shape
     module = _called(module, call, given)
     return _with_parts(with_rounding(_network(module, call, given), module), module)
-
-
-def from_program(module: nn.Module, shape: Shape, given: Shape | None, call: GeneratorCall) -> Network | OpaqueNetwork:
-    """Read a program of ``torch.export`` that takes codes of ``shape``; ``given`` is the shape that the user passed."""
-    if given not in (None, shape):
-        raise ModelError(f"latent_shape={given}, but the program takes codes of shape {shape}; leave it out")
-    module = _called(module, call, shape)
-    return _with_parts(with_rounding(_network(module, call, shape), module), module)
 
 
 def _with_parts(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork:

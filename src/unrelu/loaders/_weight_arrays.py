@@ -301,7 +301,7 @@ def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
     if "moving_mean" in tensors or {"mean", "var"} <= tensors.keys():
         raise UnsupportedModelError(
             f"{label} is a batch normalisation, which acts before the activation in some models of Keras and Flax, "
-            "after it in others; load the file of the whole model (.keras), or fold it into a kernel"
+            "after it in others; load an ONNX file of the whole model, or fold it into a kernel"
         )
     if unknown := [key for key in tensors if key not in _PARAMETERS]:
         raise UnsupportedModelError(

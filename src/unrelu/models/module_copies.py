@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 def replica(module: nn.Module, tensor: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
@@ -115,17 +115,20 @@ class _Copies:
         self._twins: dict[nn.Module, nn.Module] = {}
         self._add(module)
         for m, twin in self._twins.items():
-            if not isinstance(m, torch.jit.ScriptModule):
+            if not copied_whole(m):
                 twin.__dict__.update({name: self.of(value) for name, value in m.__dict__.items()})
 
     def _add(self, module: nn.Module) -> None:
-        """Create empty twins of a module and its submodules; TorchScript programs are copied as a whole."""
+        """Create empty twins of a module and its submodules."""
         if module in self._twins:
             return
-        if isinstance(module, torch.jit.ScriptModule):
+        if copied_whole(module):
             twin = self._twins[module] = copy.deepcopy(module)
-            for held in (*twin.parameters(), *twin.buffers()) if self._tensor is not _shared else ():
-                held.data = self._tensor(held).data
+            tensors = ([*m.parameters(), *m.buffers()] for m in (twin, module))
+            for held, own in zip(*tensors, strict=True):
+                held.data = (new := self._tensor(own)).data
+                if not new.requires_grad:
+                    held.detach_()
             return
         self._twins[module] = object.__new__(type(module))
         for child in module.children():
@@ -154,6 +157,12 @@ class _Copies:
             same = all(new is old for new, old in zip(copies, parts, strict=True))
             self._made[id(value)] = value if same else rebuilt(copies)
         return self._made.get(id(value), value)
+
+
+def copied_whole(module: nn.Module) -> bool:
+    """Whether a module is copied as a whole: TorchScript, and classes with a ``__reduce__`` of their own, as Keras'."""
+    own = type(module).__reduce__ is not nn.Module.__reduce__ and not isinstance(module, fx.GraphModule)
+    return own or isinstance(module, torch.jit.ScriptModule)
 
 
 # --- what functions and containers hold -------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
 from unrelu.models.affine import Shape
-from unrelu.models.module_copies import in_double, used
+from unrelu.models.module_copies import copied_whole, frozen, in_double, used
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.streams import stream
 
@@ -42,27 +42,30 @@ _LISTED = 12
 
 
 def as_module(function: Any, x: Tensor | None) -> nn.Module:
-    """Return a function as a module; a module is returned unchanged.
+    """Return a function as a module; a module is returned unchanged if it can compute in double precision.
 
     Modules and tensors that the function uses become part of the module, so that it can be copied and converted. They
     are found in bound methods, partials, closures, defaults and named globals, also inside lists, dictionaries and
-    callable objects. If the converted function still does not compute in double precision, the original is run in
-    single precision.
+    callable objects. If the converted function still does not compute in double precision, it is run in single
+    precision; if a copy cannot be run so, the original is.
 
     Args:
         function: a function of tensors.
         x: an input for a trial. None assumes that the function computes in double precision.
     """
-    if isinstance(function, nn.Module):
+    if isinstance(function, nn.Module) and not copied_whole(function):
         return function
     function = getattr(function, "_torchdynamo_orig_callable", function)  # what torch.compile wraps
     called = getattr(function, "__call__", None)  # noqa: B004 -- the method itself is needed
-    if isinstance(called, MethodType):  # an object of a Python class
+    if isinstance(called, MethodType) and not isinstance(function, nn.Module):  # an object of a Python class
         function = called
-    module = FunctionModule(function)
+    module = function if isinstance(function, nn.Module) else FunctionModule(function)
     if x is None or _computes(in_double(module), x, torch.float64):
         return module
-    return FunctionModule(_InSingle(function)) if _computes(function, x, torch.float32) else module
+    for single in (frozen(module, torch.float32, torch.device("cpu")), function):
+        if _computes(single, x, torch.float32):
+            return FunctionModule(_InSingle(single, getattr(function, "__name__", type(function).__name__)))
+    return module
 
 
 def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bool:
@@ -77,9 +80,9 @@ class _InSingle:
 
     __slots__ = ("__name__", "function")
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function = function
-        self.__name__ = f"{getattr(function, '__name__', type(function).__name__)}, in single precision"
+        self.__name__ = f"{name}, in single precision"
 
     def __call__(self, x: Tensor) -> Any:
         y = self.function(x.to(torch.float32))

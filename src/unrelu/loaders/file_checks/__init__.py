@@ -1,4 +1,4 @@
-"""Check model files before PyTorch, ONNX and HDF5 read them."""
+"""Check model files before PyTorch and ONNX read them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def readable(kind: str, way_out: str = "export it again") -> Iterator[None]:
         yield
     except (InputError, ModelError, MemoryError):
         raise
-    except Exception as error:  # raised by pickle, zipfile, zlib, json, HDF5, protobuf, ... for unexpected bytes
+    except Exception as error:  # raised by pickle, zipfile, zlib, protobuf, ... for unexpected bytes
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelFileError(f"not a {kind}, or a truncated one ({reason}); {way_out}") from error
