@@ -241,7 +241,9 @@ def with_parameters(columns: Mapping[str, Any], names: Sequence[str], values: It
 def _confidence(value: float, summary: VerdictSummary) -> str:
     searches = summary.method == _SEARCHING
     if not math.isfinite(value):
-        return f"unknown: {'it is of least squares' if searches else f'{summary.method} does not look for a better code'}"
+        return (
+            f"unknown: {'it is of least squares' if searches else f'{summary.method} does not look for a better code'}"
+        )
     more = "; the search stopped at its budget: raise rounds" if searches and value < CONFIDENT else ""
     among = "within the bounds"
     if summary.active is None:

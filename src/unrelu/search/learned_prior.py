@@ -72,7 +72,9 @@ _RECIPE = 8
 _LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
 _PATIENCE = 1.5
-_MESSAGE = "unrelu is learning how sure it can be on this generator, once for each kind of measurement and level of noise"
+_MESSAGE = (
+    "unrelu is learning how sure it can be on this generator, once for each kind of measurement and level of noise"
+)
 _say_once = cache(partial(getLogger("unrelu").warning, _MESSAGE))
 
 _known: weakref.WeakKeyDictionary[Generator, dict[tuple[str, NoiseLevel], Prior]] = weakref.WeakKeyDictionary()
