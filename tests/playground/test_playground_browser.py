@@ -114,8 +114,8 @@ def test_a_drawn_digit_is_answered(visit):
     drawn = visitor.pixels("observation")[..., 0] / 255
     assert np.abs(drawn - seven()).mean() < 0.03
     assert visitor.page.get_by_label("Standard deviation").input_value() == "0.2"  # it is stated from the beginning
-    assert visitor.text("status") == "MISFIT"
-    assert "smaller than the stated noise, but not spread as noise is" in visitor.text("sentence")
+    assert visitor.text("status") == "NOISE_LEVEL"
+    assert "what is left over is less than the stated noise would leave" in visitor.text("sentence")
     visitor.pick("Unknown")
     assert visitor.text("status") == "NO_EXACT_FIT"
     assert list(visitor.facts) == ["Fit", "Residual", "Confidence", "Uniqueness"]
@@ -166,7 +166,7 @@ def test_hiding_and_noise(visit):
 
 def test_searching_longer(visit, monkeypatch):
     monkeypatch.setattr(_drawing_answers, "SECONDS", 1e-9)
-    visitor = visit()
+    visitor = visit().pick("Unknown")
     visitor.press("Let it draw one")
     assert "Search longer" in visitor.text("sentence")
     visitor.press("Search longer")

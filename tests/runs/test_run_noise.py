@@ -38,7 +38,8 @@ def test_a_run_is_invert_under_the_same_noise(name, tmp_path):
     np.testing.assert_allclose(run.read("p_value"), again.p_value, rtol=1e-4)
     page = write_report(tmp_path / "out", None).read_text()
     assert "chi-square" in page
-    assert ".noise" in page
+    assert "by chance" in page
+    assert f"stated noise, {NOISES[name]}" in page
 
 
 def test_it_resumes_under_the_same_noise_alone(tmp_path):
