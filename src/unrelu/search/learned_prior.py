@@ -56,9 +56,9 @@ NOISE_STEP = 3.0
 _WHITE_SHARE = 0.3
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
-# Of measurements of one kind, the numbers of measured values differ by at most this factor, and the information in bits
-# for each coordinate of the code by at most this.
-_COUNT_STEP, _INFORMATION_STEP = 1.25, 0.25
+# Of measurements of one kind, the numbers of measured values, and the information that they give, differ by at most this
+# factor. Masks of half of 64 pixels, drawn at random, have standard deviations of 12 and 7%.
+_KIND_STEP = 1.25
 # The most rounds of a quick simulation.
 _QUICK_ROUNDS = 3
 # An observation is in distribution if its residual is at most this multiple of the stated noise, and if N(0, I) draws a
@@ -357,8 +357,8 @@ def prior_key(problem: Problem, radius: float = RADIUS) -> str:
     operator, proper = problem.operator, problem.normal and problem.normal.proper.tolist()
     inner, some = operator.unweighted, _cycled(operator, min(operator.count, _OUTPUTS))
     model, measured = SampleCache.of(problem.network, problem.bounds).measured_by(some.normalised()[0])
-    count = round(math.log(max(float(problem.observed.mean()), 1.0)) / math.log(_COUNT_STEP))
-    information = round(model.information(measured) / _INFORMATION_STEP)
+    size = np.maximum([float(problem.observed.mean()), model.information(measured)], 1e-2)
+    count, information = np.rint(np.log(size) / math.log(_KIND_STEP)).astype(int)
     values = b"" if inner.linear else inner.values(stream("a fixed output").standard_normal((1, inner.n))).tobytes()
     counts = fingerprint(problem.noise) if problem.noise.likelihood is not None else ""
     kind = f"{type(inner).__name__} {count} {information}"
