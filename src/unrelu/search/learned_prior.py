@@ -56,8 +56,8 @@ NOISE_STEP = 3.0
 _WHITE_SHARE = 0.3
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
-# Of measurements of one kind, the numbers of measured values, and the information that they give, differ by at most this
-# factor. Masks of half of 64 pixels, drawn at random, have standard deviations of 12 and 7%.
+# Of measurements of one kind, the numbers of measured values and the information that they give differ at most by this
+# factor. Random masks of half of 64 pixels have standard deviations of 12 and 7%.
 _KIND_STEP = 1.25
 # The most rounds of a quick simulation.
 _QUICK_ROUNDS = 3
