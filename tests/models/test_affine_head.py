@@ -110,3 +110,21 @@ def test_codes_are_found_whatever_is_measured(name, kind):
     measured = measured_values(net, r.z, operator, kind)
     expected = measured_values(net, z, operator, kind)
     assert (np.abs(measured - expected).max(axis=1) < 1e-7 * np.abs(y).max()).mean() >= 0.8
+
+
+@pytest.mark.parametrize("known", [{"prior": unrelu.Normal(1, 0.5)}, {"bounds": (-2, 4)}], ids=["prior", "bounds"])
+def test_units_of_codes_and_of_outputs_go_together(known):
+    """Coordinates of a prior or bounds, within other units of outputs: the p-values are those in the user's units."""
+    rng = np.random.default_rng(0)
+    weights, codes, e = (
+        rng.standard_normal((30, 4)),
+        1 + 0.5 * rng.standard_normal((3, 5)),
+        rng.standard_normal((3, 30)),
+    )
+    found = []
+    for size in (1.0, 1e4):
+        network = unrelu.extend(unrelu.from_arrays([size * weights]), scale=(0.5, 2))
+        y = network(codes) + 1e-3 * size * e
+        found.append(unrelu.invert(network, y, noise=f"gaussian:{1e-3 * size}", **known).p_value)
+    assert (found[0] > 0.01).all()
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3)

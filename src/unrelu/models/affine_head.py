@@ -65,9 +65,9 @@ class HeadedChain(NamedTuple):
 
     def in_units(self, network: Any, shift: Array, factor: Array, unit: float) -> HeadedChain:
         """This with u = shift + factor t and outputs multiplied by ``unit``; ``network`` is that of t."""
-        *heads, last = (
-            head._replace(latent=np.column_stack([head.latent[:, 0], shift, factor])) for head in self.heads
-        )
+        ends = self.heads[0].latent
+        latent = np.column_stack([ends[:, 0], ends[:, 1] + ends[:, 2] * shift, ends[:, 2] * factor])
+        *heads, last = (head._replace(latent=latent) for head in self.heads)
         return HeadedChain(network, (*heads, last._replace(scale=unit * last.scale, offset=unit * last.offset)))
 
 

@@ -549,7 +549,7 @@ class Inversion:
             }  # fmt: skip
         return VerdictSummary(
             self._columns(), meanings, self.method, noise, _residual_norm(self.norm), z.shape[1],
-            self.options.get("radius", RADIUS), active,
+            float(self.options.get("radius", RADIUS)) if self.method == "auto" else RADIUS, active,
             names=[network.name_of(j) for j in range(z.shape[1])], **own,
         )  # fmt: skip
 

@@ -39,6 +39,8 @@ _ENOUGH_DECREASE_LARGE = 3e-5
 _REFINED_DECREASE = 3e-7
 # The most steps at a raised level of noise, and the relative decrease of f that is tiny there.
 _TEMPERED, _TEMPERED_DECREASE = 12, 1e-2
+# The least variance there, as a share of the largest of an observation, and for outputs that never vary.
+_LEAST_VARIANCE, _TINY = 1e-12, 1e-20
 # With at most so many coordinates, a Jacobian of a large generator takes less time than the steps that it saves.
 _FEW = 16
 
@@ -160,7 +162,10 @@ class BatchDescents:
         objective, levels = self.objective, self.schedule.tempering
         spread = torch.stack([x.var(dim=0) for x in self.cache.measured(objective.operator)]) if levels else objective.y
         noise = objective.tensor(self.problem.noise.variance(self.problem.y))[:, None]
-        weights = [(noise + level**2 * spread + torch.finfo(spread.dtype).tiny).rsqrt() for level in levels]
+        variances = [noise + level**2 * spread for level in levels]
+        # Where outputs do not vary and noise is not stated, nothing says how far residuals may be from 0.
+        least = [_LEAST_VARIANCE * each.amax(dim=1, keepdim=True).clamp_min(_TINY) for each in variances]
+        weights = [each.maximum(low).rsqrt() for each, low in zip(variances, least, strict=True)]
         weights = [weight / weight.amax(dim=1, keepdim=True) for weight in weights]
         return [
             replace(objective, operator=WeightedOperator(objective.operator, weight), y=weight * objective.y)

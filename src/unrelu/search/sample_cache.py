@@ -152,18 +152,22 @@ class GaussianModel:
 
         .. math:: \frac{1}{2 k} \log_2 \det(I + C^T C / \sigma^2)
 
-        It is a mean over the observations of ``operator``; :math:`\sigma^2` is 1% of the mean variance of x.
+        It is a mean over the observations of ``operator``; :math:`\sigma^2` is 1% of the mean variance of measurements.
 
         Source: Cover and Thomas, Elements of Information Theory (2006), section 9.4 (parallel Gaussian channels).
         """
-        gram = self._information_matrix(operator, operator.count, _ESTIMATE_NOISE * self.spread)[1]
+        gram = self._information_matrix(operator, operator.count)[1]
         bits = torch.linalg.slogdet(gram.double()).logabsdet.nan_to_num().mean() / (2 * math.log(2))
         return float(bits) / self.z.shape[1]
 
-    def _information_matrix(self, operator: Operator, count: int, variance: float) -> tuple[Tensor, Tensor]:
+    def _information_matrix(
+        self, operator: Operator, count: int, variance: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The measured directions C^T, (B or 1, r, m), and I + C^T C / s^2, (B or 1, r, r)."""
         operator = operator.to(self.x.dtype, self.x.device)
         measured = operator.tangents(self.parts[2].expand(count if operator.count else 1, -1, -1))
+        if variance is None:
+            variance = _ESTIMATE_NOISE * float(measured.square().sum(dim=1).mean())
         gram = measured @ measured.transpose(1, 2) / max(variance, torch.finfo(self.x.dtype).tiny)
         gram.diagonal(dim1=1, dim2=2).add_(1.0)
         return measured, gram
