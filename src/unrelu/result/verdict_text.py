@@ -245,10 +245,10 @@ def _confidence(value: float, summary: VerdictSummary) -> str:
             f"unknown: {'it is of least squares' if searches else f'{summary.method} does not look for a better code'}"
         )
     more = "; the search stopped at its budget: raise rounds" if searches and value < CONFIDENT else ""
-    among = "within the bounds" if summary.active is not None else ""
+    among = "" if summary.active is None else " within the bounds"
     if searches and summary.active is None and value < 1:
-        among = f"up to {summary.radius:g} sqrt(k) long, or as long as this one,"
-    lower = f"that no code {among} has an objective more than 1% lower{more}".replace("  ", " ")
+        among = f" up to {summary.radius:g} sqrt(k) long, or as long as this one,"
+    lower = f"that no code{among} has an objective more than 1% lower{more}"
     return f"0: nothing says {lower}" if value == 0 else f"{probability(value)} {lower}"
 
 

@@ -42,8 +42,8 @@ class BudgetUsed(NamedTuple):
         microseconds: processor time, estimated from the number of steps.
         exact: whether the code fits exactly.
         noiseless: whether an exact fit exists if the generator made the observation.
-        misfit: whether stated noise does not explain the code. A better one then exists if the generator made the
-            observation.
+        misfit: whether stated noise does not explain the code, and restarts end far apart. A far better code then
+            exists if the generator made the observation.
         confidence: the probability that the code is the best.
     """
 

@@ -37,7 +37,7 @@ _ENOUGH_DECREASE_LARGE = 3e-5
 # The predicted decrease at which a refinement by L-BFGS ends: codes of a residual generator 64 -> 512 -> 784 are then
 # within 1e-6 of what smaller ones reach.
 _REFINED_DECREASE = 3e-7
-# The most steps at a raised level of noise, and the relative decrease of f that is tiny there.
+# The most steps at a raised level of noise, and the relative decrease of f that is tiny there (tuned on 21cmEMU).
 _TEMPERED, _TEMPERED_DECREASE = 12, 1e-2
 # The least variance there, as a share of the largest of an observation, and for outputs that never vary.
 _LEAST_VARIANCE, _TINY = 1e-12, 1e-20
@@ -160,7 +160,9 @@ class BatchDescents:
     def _tempered(self) -> list[SquaredError]:
         """The objectives at raised levels of noise: residuals are divided by its deviations, up to a factor."""
         objective, levels = self.objective, self.schedule.tempering
-        spread = torch.stack([x.var(dim=0) for x in self.cache.measured(objective.operator)]) if levels else objective.y
+        if not levels:
+            return []
+        spread = torch.stack([x.var(dim=0) for x in self.cache.measured(objective.operator)])
         noise = objective.tensor(self.problem.noise.variance(self.problem.y))[:, None]
         variances = [noise + level**2 * spread for level in levels]
         # Where outputs do not vary and noise is not stated, nothing says how far residuals may be from 0.

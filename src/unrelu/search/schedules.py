@@ -39,7 +39,7 @@ class Schedule:
 
     Attributes:
         widths: the widths of the smoothed generators, each for one step of a descent.
-        tempering: the levels of noise, as multiples of the spread of the measurements, for ten steps of a descent each.
+        tempering: the raised levels of noise at which a descent begins, as multiples of the spread of the measurements.
         steps: the most steps on the exact generator, at its own level of noise, after those.
         limited_memory: whether steps are L-BFGS steps, since a Jacobian costs too much.
         first: the round that observations with visible noise begin with. Without noise, one restart may fit exactly.
