@@ -479,6 +479,21 @@ def test_structured_errors_are_differences_of_outputs():
     np.testing.assert_allclose(np.median(unstated), size, rtol=0.15)
 
 
+def test_half_of_the_structured_errors_resemble_outputs():
+    problem = problem_of()
+    made, z = simulated(problem, NoiseLevel(-10, 2), 400)
+    errors = made.y - problem.network(z)
+    in_order = np.arange(400) // 2 % 2 == 1
+    spread = problem.network(np.random.default_rng(3).normal(size=(2000, z.shape[1]))).std(axis=0)
+    alike = np.array(
+        [np.corrcoef(spread, np.sqrt(np.square(errors[some]).mean(axis=0)))[0, 1] for some in (in_order, ~in_order)]
+    )
+    assert alike[0] > 0.8 > abs(alike[1])
+    # Their codes are as long as N(0, I) draws; the others' are longer.
+    assert np.square(z[in_order]).mean() == pytest.approx(1, abs=0.3)
+    assert np.square(z[~in_order]).mean() > 2
+
+
 def test_simulations_are_the_same_whoever_asks():
     for options in ({"seed": 3}, {"noise": "gaussian:0.2"}, {"z0": np.ones((B, K))}, {"norm": "linf"}):
         for level in (LEVEL, NoiseLevel(-2, None)):

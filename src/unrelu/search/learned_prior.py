@@ -6,10 +6,9 @@ known. For each round, :func:`unrelu.search.confidence.learned` learns from the 
 Where these miss it, perturbations of the best restart show how often they find something better.
 
 Real observations are seldom outputs of the generator. For an observation out of distribution, e contains the difference
-of two other outputs, with their entries in a random order. Without bounds, z is up to the radius of the search, ten
-times as long: where outputs saturate, the best code of real data is far from the codes of training, and agreement on a
-nearer one misleads. All simulated observations are of this kind if the user's residuals exceed the stated noise, or if
-the user's code is longer than those of N(0, I). If no noise is stated, every second one is.
+of two other outputs: half of the time as it is, else in a random order. Then, without bounds, z is up to the radius,
+ten times as long: where outputs saturate, the best code is far out, and agreement on a nearer one misleads. All are of
+this kind if residuals exceed the stated noise, or the user's code is longer than N(0, I) draws; half without noise.
 
 The best code is the best up to the radius, or up to the length of the restarts' best code if that is longer.
 
@@ -67,7 +66,7 @@ _EXPLAINED, _FAR = 1.5, 1e-3
 # A simulation may take this share of the time that is left.
 _SHARE_OF_TIME = 0.5
 # The version of the search and the simulation: files of priors with another one are not read.
-_RECIPE = 8
+_RECIPE = 9
 # A file is no larger than that of a hundred rounds.
 _LARGEST_FILE = 2**20
 # A simulation that takes more seconds is announced.
@@ -112,10 +111,11 @@ def simulated(
     operator, spread, noise = _cycled(problem.operator, count), spread_of(problem), problem.noise
     keys, network = (level.noise, str(level.misfit), seed), problem.network
     white, structured = (size[:, None] * spread for size in level.errors(count))
+    in_order = (np.arange(count) // 2 % 2 == 1)[:, None]
     z = problem.bounds.draw(stream("simulated codes", *keys), (3 * count,))
     if problem.bounds.none:
         further = np.exp(stream("simulated lengths", *keys).uniform(0, np.log(max(radius, 1.0)), (count, 1)))
-        z[:count] *= np.where(structured > 0, further, 1.0)
+        z[:count] *= np.where((structured > 0) & ~in_order, further, 1.0)
     own, one, other = np.split(z, 3)
     y = operator.values(network.outputs(own).reshape(count, -1))
     rng, seen = stream("simulated noise", *keys), operator.seen(count)
@@ -124,7 +124,7 @@ def simulated(
     else:
         if structured.any():
             entries = np.tile(np.arange(network.output_dim), (count, 1))
-            order = stream("simulated order", *keys).permuted(entries, axis=1)
+            order = np.where(in_order, entries, stream("simulated order", *keys).permuted(entries, axis=1))
             x = (np.take_along_axis(network.outputs(each).reshape(count, -1), order, axis=1) for each in (one, other))
             apart = np.where(seen, np.subtract(*map(operator.values, x)), 0.0)
             size = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1))
@@ -170,9 +170,8 @@ class Simulation:
     Args:
         problem: the simulated observations.
         truth: their codes, (B, k); None if they are not known.
-        quick: whether restarts end within 1% of the best code that is known, and an observation is finished when one
-            does, where a search costs much. Otherwise it is finished one round after it was sure, which may show that
-            its answer was wrong.
+        quick: whether restarts end within 1% of the best code known, and an observation is finished when one does, if
+            a search costs much. Otherwise it is finished one round after it was sure, which may show it to be wrong.
         radius: of :class:`~unrelu.search.auto.Search`.
     """
 
@@ -336,7 +335,8 @@ class LearnedConfidence:
         control = replace(control, time_limit=_SHARE_OF_TIME * control.time_limit)
         try:
             problem, truth = simulated(self.problem, level, plan.simulated, radius=self.radius)
-            simulation = Simulation(replace(problem, control=control), truth, plan.quick, self.radius)
+            quick = plan.quick and (plan.large or level.misfit == 0)  # codes of misfits do not tell the best
+            simulation = Simulation(replace(problem, control=control), truth, quick, self.radius)
             return None if simulation.search.watch.reason else simulation.prior()
         finally:
             timer.cancel()

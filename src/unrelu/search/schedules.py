@@ -50,8 +50,8 @@ class Schedule:
         noiseless_times, misfit_times: the factors of that budget while an exact fit may exist, and while stated noise
             does not explain the code.
         simulated: the number of simulated observations from which the confidence is learned.
-        quick: whether simulated observations are finished when one restart ends in their best code, see
-            :class:`~unrelu.search.learned_prior.Simulation`.
+        quick: whether simulated observations, of small generators those without misfits, are finished when one restart
+            ends in their best code, see :class:`~unrelu.search.learned_prior.Simulation`.
     """
 
     widths: tuple[float, ...] = _WIDTHS
@@ -83,7 +83,7 @@ COMPILED = Schedule(
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks of TUNE.
 # What a longer search of misfits is worth: docs/notes/search.md, "Opaque generators in units of their own".
-BATCH = Schedule(microseconds=1.1e4, misfit_times=10.0)
+BATCH = Schedule(microseconds=1.1e4, misfit_times=10.0, simulated=48)
 # Measurements that are not linear add optima of their own, so there are more restarts, and perturbations.
 NONLINEAR = Schedule(last=5)
 # So do counts. A strongly smoothed ReLU puts out more than the exact one. To fit small counts, a descent would turn it
