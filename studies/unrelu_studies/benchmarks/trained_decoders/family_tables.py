@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from unrelu_studies.kit.markdown_tables import aims, form, per_cent, short, table
+from unrelu_studies.kit.families.trained_families import output_of
+from unrelu_studies.kit.markdown_tables import aims, form, per_cent, seconds, short, table
 
 Array = npt.NDArray[np.float64]
 Rows = list[dict[str, Any]]
@@ -122,6 +123,54 @@ def _confidence(results: dict[str, Any]) -> str:
     )
 
 
+def _foreign(results: dict[str, Any]) -> str:
+    """Answers on data that the family did not make, by the activation of its outputs and by their confidence."""
+    rows = [row for row in results["search"] if row["source"] != "own"]
+    lines = []
+    for output in sorted({output_of(row["family"]) for row in rows}):
+        mine = [row for row in rows if output_of(row["family"]) == output]
+        confidence, best = _joined(mine, "confidence"), _joined(mine, "best").astype(bool)
+        for low, high in pairwise(BINS):
+            inside = (confidence >= low) & ((confidence < high) | (high == BINS[-1]))
+            if inside.any():
+                expected = (1 - confidence[inside]).sum()
+                lines.append((output, f"{low:g} to {high:g}", inside.sum(), (~best[inside]).sum(), f"{expected:.1f}"))
+    return (
+        "Real data and outputs of other decoders, by the activation of the outputs and by the confidence: how many "
+        "answers, how many of them a known code beats, and how many one may expect:\n\n"
+        + table(("outputs", "confidence", "answers", "wrong", "expected"), lines)
+    )
+
+
+def _anew(results: dict[str, Any]) -> str:
+    if not results.get("anew"):
+        return "Not measured yet: `scripts/bench families`."
+    lines = []
+    for row in results["anew"]:
+        sure, wrong = sure_and_wrong([row])
+        expected, missed = 1 - float(np.mean(row["confidence"])), 1 - float(np.mean(row["best"]))
+        lines.append(
+            (row["family"], row["measured"], len(row["best"]), sure, wrong, per_cent(expected), per_cent(missed),
+             *(seconds(value) for value in (row["seconds"][0], np.mean(row["seconds"][1:]), np.mean(row["again"]))),
+             f"{_times_of_search(row):.2f}", _learned_again(row))
+        )  # fmt: skip
+    return table(
+        ("family", "measured", "observations", "sure", "of these wrong", "errors expected", "errors",
+         "first call, s", "others, s", "the same calls again, s", "others / again", "calls that learned again"),
+        lines,
+    )  # fmt: skip
+
+
+def _times_of_search(row: dict[str, Any]) -> float:
+    """Seconds of the calls after the first, divided by those of the same calls again."""
+    return float(np.sum(row["seconds"][1:]) / np.sum(row["again"][1:]))
+
+
+def _learned_again(row: dict[str, Any]) -> int:
+    """How many calls after the first took half as long again as their repetition."""
+    return int((np.array(row["seconds"][1:]) > 1.5 * np.array(row["again"][1:])).sum())
+
+
 # --- p-values and success ---------------------------------------------------------------------------------------------
 
 
@@ -178,7 +227,15 @@ def _asked(rows: Rows) -> int:
 
 
 def _aims(results: dict[str, Any]) -> str:
-    return aims([*_sure_aims(results), *_search_aims(results), *_fit_aims(results), *_success_aims(results)])
+    return aims(
+        [
+            *_sure_aims(results),
+            *_search_aims(results),
+            *_anew_aims(results),
+            *_fit_aims(results),
+            *_success_aims(results),
+        ]
+    )
 
 
 def _sure_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
@@ -193,6 +250,11 @@ def _sure_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]
         said, share = _of_wrong(_where(results["search"], source=source))
         yield f"{what} at most 2%", said, share <= 0.02
     sure, _ = sure_and_wrong(own)
+    foreign = [row for row in results["search"] if row["source"] != "own"]
+    for output in sorted({output_of(row["family"]) for row in foreign}):
+        said, share = _of_wrong([row for row in foreign if output_of(row["family"]) == output])
+        reached = None if said == "0 of 0" else share <= 0.015
+        yield f"on data that the family did not make, {output} outputs: at most 1.5%", said, reached
     yield "sure answers on own outputs (no aim)", per_cent(sure / len(_joined(own, "best"))), None
 
 
@@ -215,6 +277,15 @@ def _search_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | Non
     small, largest = float((gains <= 1e-5).mean()), float(np.nanmax(gains))
     yield "L-BFGS gains at most 1e-5 of the objective in 99%", per_cent(small), small >= 0.99
     yield "at most 1e-4 in all", f"{(gains > 1e-4).sum()} of {len(gains)} above, {largest:.1e} at most", largest <= 1e-4
+
+
+def _anew_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
+    rows = results.get("anew")
+    if not rows:
+        return
+    first, times = max(row["seconds"][0] for row in rows), max(map(_times_of_search, rows))
+    yield "first call with a kind of measurement: 1 s", f"{seconds(first)} s at most", first <= 1
+    yield "later ones: at most 1.2 times the search", f"{times:.2f} times at most", times <= 1.2
 
 
 def _fit_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
@@ -260,6 +331,8 @@ BLOCKS = {
     "families aims": _of_all(_aims),
     "families codes": _codes,
     "families confidence": _confidence,
+    "families foreign": _foreign,
+    "families anew": _anew,
     "families p-values": _of_all(_p_values),
     "families success": _of_all(_success),
 }
