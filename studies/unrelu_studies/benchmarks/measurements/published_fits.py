@@ -189,7 +189,7 @@ class PublishedProblem:
 PROBLEMS = {
     "CMB spectrum": PublishedProblem("cosmopower_jax", cmb, 100, 10, 10),
     "21-cm brightness": PublishedProblem("py21cmemu", brightness, 100, 4, 10),
-    "21-cm brightness alone": PublishedProblem("py21cmemu", brightness_alone, 100, 1, 10, share=0.9, seconds=10.0),
+    "21-cm brightness alone": PublishedProblem("py21cmemu", brightness_alone, 100, 10, 10, share=0.9, seconds=10.0),
     "gengli": PublishedProblem("gengli", gengli, 2, 1, 1, MOST, 0.9),
     "gengli, coloured noise": PublishedProblem("gengli", gengli_coloured, 2, 1, 1, MOST),
 }
