@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +30,14 @@ def _where(rows: Rows, **values: Any) -> Rows:
 def _joined(rows: Rows, name: str) -> npt.NDArray[Any]:
     """A list of every row, one after another; what is missing is NaN."""
     return np.array([np.nan if value is None else value for row in rows for value in row[name]])
+
+
+def _binned(rows: Rows) -> Iterator[tuple[str, Array, npt.NDArray[np.bool_]]]:
+    """The name of each of :data:`BINS`, the confidence of the answers in it, and whether each is the best known."""
+    confidence, best = _joined(rows, "confidence"), _joined(rows, "best").astype(bool)
+    for low, high in pairwise(BINS):
+        inside = (confidence >= low) & ((confidence < high) | (high == BINS[-1]))
+        yield f"{low:g} to {high:g}", confidence[inside], best[inside]
 
 
 def sure_and_wrong(rows: Rows, confidence: float = SURE) -> tuple[int, int]:
@@ -90,16 +98,11 @@ def _codes(results: dict[str, Any]) -> str:
 def _confidence(results: dict[str, Any]) -> str:
     own, real, others = (_where(results["search"], source=source) for source in ("own", "real", "others"))
     bins = []
-    for low, high in pairwise(BINS):
-        line: list[str] = [f"{low:g} to {high:g}"]
-        for rows in (own, real, others):
-            confidence, best = _joined(rows, "confidence"), _joined(rows, "best").astype(bool)
-            inside = (confidence >= low) & ((confidence < high) | (high == BINS[-1]))
-            line += (
-                [str(inside.sum()), f"{confidence[inside].mean():.4f}", f"{best[inside].mean():.4f}"]
-                if inside.any()
-                else ["0", "-", "-"]
-            )
+    for columns in zip(*map(_binned, (own, real, others)), strict=True):
+        line = [columns[0][0]]
+        for _, confidence, best in columns:
+            means = (f"{of.mean():.4f}" if len(best) else "-" for of in (confidence, best))
+            line += [str(len(best)), *means]
         bins.append(line)
     head = ("confidence", "own outputs", "mean", "best", "real data", "mean", "best", "of others", "mean", "best")
     lines = []
@@ -129,12 +132,11 @@ def _foreign(results: dict[str, Any]) -> str:
     lines = []
     for output in sorted({output_of(row["family"]) for row in rows}):
         mine = [row for row in rows if output_of(row["family"]) == output]
-        confidence, best = _joined(mine, "confidence"), _joined(mine, "best").astype(bool)
-        for low, high in pairwise(BINS):
-            inside = (confidence >= low) & ((confidence < high) | (high == BINS[-1]))
-            if inside.any():
-                expected = (1 - confidence[inside]).sum()
-                lines.append((output, f"{low:g} to {high:g}", inside.sum(), (~best[inside]).sum(), f"{expected:.1f}"))
+        lines += [
+            (output, name, len(best), (~best).sum(), f"{(1 - confidence).sum():.1f}")
+            for name, confidence, best in _binned(mine)
+            if len(best)
+        ]
     return (
         "Real data and outputs of other decoders, by the activation of the outputs and by the confidence: how many "
         "answers, how many of them a known code beats, and how many one may expect:\n\n"
