@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -460,6 +461,17 @@ def test_a_stopped_benchmark_goes_on(tmp_path, monkeypatch):
     assert found["rows"] == [{"unit": i, "missing": None} for i in range(4)]
     assert found["command"]["seed"] == 7
     assert {p.name for p in tmp_path.iterdir()} == {"counted.json"}
+
+
+def test_a_benchmark_uses_nothing_that_earlier_runs_have_learned(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNRELU_CACHE", str(tmp_path))
+    seen = running.Benchmark(
+        units=lambda command: [(0,)], measure=lambda command, unit: os.environ["UNRELU_CACHE"], blocks={}
+    )
+    found = execute(seen, Command("seen", None, True, 7), tmp_path)
+    assert found["rows"] != [str(tmp_path)]
+    assert not Path(found["rows"][0]).exists()
+    assert os.environ["UNRELU_CACHE"] == str(tmp_path)
 
 
 def test_what_was_begun_is_not_refused(tmp_path, monkeypatch):

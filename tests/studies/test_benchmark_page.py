@@ -78,6 +78,16 @@ def test_what_is_not_reached_is_said(tmp_path):
     assert "| 90% proved within 10 s in every row | 50% at least | no |" in render("certify aims", tmp_path)
 
 
+def test_few_measurements_without_noise_are_judged_apart(tmp_path):
+    numbers = json.loads((RESULTS / "hard.json").read_text(encoding="utf-8"))
+    cells = [r for r in numbers["rows"] if (r["generator"], r["measured"], r["noise"]) == ("mnist-relu", "gauss", 0.0)]
+    cells[0]["shares"]["auto"], cells[0]["milliseconds"]["auto"] = 0.93, 21.0
+    (tmp_path / "hard.json").write_text(json.dumps(numbers), encoding="utf-8")
+    text = render("hard aims", tmp_path)
+    assert "60 Gaussian measurements without noise: 99% exact fits in each | 93% | no |" in text
+    assert "| at most 20 ms | 21 | no |" in text
+
+
 def test_what_a_fuzzer_found_is_shown_whatever_its_columns(tmp_path):
     assert render("fuzz-runs", tmp_path) == NOT_RUN
     rows = [{"what": "a", "tried": 12345, "lost": 0}, {"what": "b", "tried": 1, "worst": 0.5, "first": ["x|y", "z"]}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -100,14 +101,70 @@ def test_a_unit_compares_all_methods(noisy):
     assert row["best"]["trf x1"] <= row["best"]["trf x2"]
     assert np.mean(row["was best"]) == row["best"]["auto"]
     assert row["below truth"] == 1 or not noisy
+    assert len(row["extended"]["confidence"]) == row["extended"]["observations"] == 2
     text = emulator_fits._table({"rows": [row]})
     assert "stiff-b" in text
     assert ("best codes" if noisy else "exact fits") in text
 
 
+@pytest.mark.parametrize("noisy", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_the_search_fits_a_scale_and_an_offset_as_well(noisy):
+    found = emulator_fits._extended("spectrum", noisy, 2, 5)
+    assert found["below truth" if noisy else "exact"] == 1
+    assert found["exact"] == (not noisy)
+    assert found["milliseconds"] > 0
+
+
+def test_extended_fits_are_compared_with_those_without():
+    extended = {"observations": 2, "exact": 0.5, "below truth": 0.25, "confidence": [0.5, 1.0], "milliseconds": 30.0}
+    row = {
+        "emulator": "dust", "noisy": False, "confidence": [1.0, 1.0], "was best": [True, True], "below truth": 0.0,
+        "best": {"auto": 1.0, "trf x1": 0.5, "trf x2": 0.5}, "milliseconds": {"auto": 10.0, "trf x1": 1, "trf x2": 2},
+        "inside": True, "extended": extended,
+    }  # fmt: skip
+    results = {"rows": [row, {**row, "noisy": True}]}
+    text = emulator_fits._extended_table(results)
+    assert "| dust | none | 2 | 50% | - | 0.75 | 1.00 | 30 | 3.0 |" in text
+    assert "| dust | stated | 2 | - | 25% | 0.75 | 1.00 | 30 | 3.0 |" in text
+    assert "pip install nnero --no-deps" in text
+    assert "pip install" not in emulator_fits._extended_table({"rows": [{**row, "emulator": "NNERO"}]})
+    aims = emulator_fits._aims(results)
+    assert "| -50% at least | no |" in aims
+    assert "| 3.00 times | no |" in aims
+
+
+def test_the_published_network_is_that_of_its_package(tmp_path, monkeypatch):
+    """A package with random weights in its place: the first layer of the regressor has no activation."""
+    sizes = (16, *[90] * 7, 28)
+    linear = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
+    modules = [linear[0], *(m for layer in linear[1:-1] for m in (layer, torch.nn.ReLU())), linear[-1]]
+    package = tmp_path / "nnero"
+    (package / "nn_data").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('nothing of it is imported')")
+    network = torch.nn.Sequential(*modules)
+    torch.save(network.state_dict(), package / "nn_data" / "DefaultRegressor_weights.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert published_emulators.installed("nnero")
+    found = published_emulators.ionised_share.__wrapped__()
+    t = np.random.default_rng([8, 1]).random((5, 16))
+    expected = network(torch.tensor(t, dtype=torch.float32)).detach().numpy()
+    np.testing.assert_allclose(found(t), expected, rtol=1e-4, atol=1e-6)
+    assert ("NNERO", True) in emulator_fits._units(Command("emulators", 2, True, 5))
+
+
+def test_brightness_alone_has_noise_of_its_own_spread():
+    pytest.importorskip("py21cmemu")
+    case = published_fits.brightness_alone()
+    truth, y = case.simulated(200, 5, "21-cm brightness alone")
+    x = case.clean(truth)
+    assert case.bounded.all()
+    assert np.median(case.covariance / x.std(axis=0)) == pytest.approx(0.02, rel=0.1)
+    np.testing.assert_allclose((y - x).std(axis=0) / case.covariance, 1.0, atol=0.25)
+
+
 def test_what_is_reported_was_not_tuned_on():
     units = emulator_fits._units(Command("emulators", 2, True, 5))
-    assert {name for name, _ in units} == {"dust", "impedance", "relaxation"}
+    assert {name for name, _ in units} - {"NNERO"} == {"dust", "impedance", "relaxation"}
 
 
 def test_noise_of_observations_is_two_decades_apart():
@@ -129,12 +186,18 @@ def test_what_is_not_installed_is_named(monkeypatch):
         published_emulators.cmb_spectrum.__wrapped__()
     text = load("published").blocks["published fits"]({"rows": []})
     assert "`pip install gengli --no-deps`" in text
-    assert "`pip install cosmopower-jax --no-deps`" in text
+    for package in ("cosmopower-jax", "py21cmemu"):
+        assert f"`pip install {package} --no-deps`" in text
 
 
 def test_a_published_case_is_fitted_with_its_covariance_and_nuisance(monkeypatch):
     monkeypatch.setitem(published_fits.PROBLEMS, "small", PublishedProblem("numpy", small_case, 3, 2, 2))
     row = published_fits._measure(Command("published", 3, False, 5), ("small",))
+    slow = replace(published_fits.PROBLEMS["small"], share=0.9, seconds=1e-9)
+    monkeypatch.setitem(published_fits.PROBLEMS, "slow", slow)
+    said = published_fits._aims({"rows": [{**row, "problem": "slow", "reached": 0.95, "milliseconds": 2000.0}]})
+    assert "slow: chi-square at most the truth's in 90% | 95% | yes" in said
+    assert "slow: 1e-09 s | 2.0 s | no" in said
     assert row["reached"] == 1
     assert max(row["of truth"]) < 1
     assert (row["observations"], row["few"], row["starts"]) == (3, 2, 2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from unrelu.search.learned_prior import LearnedConfidence
 from unrelu_studies.benchmarks.benchmark import Command
 from unrelu_studies.benchmarks.trained_decoders import families
 from unrelu_studies.benchmarks.trained_decoders.family_tables import BLOCKS, chance, sure_and_wrong
@@ -18,6 +19,7 @@ from unrelu_studies.kit.families.trained_families import (
     TUNE,
     RandomFamily,
     TrainedFamily,
+    family_network,
     held_out_data,
     others,
     training_data,
@@ -135,6 +137,66 @@ def test_the_heavy_search_is_as_low_as_the_truth_and_as_given_codes():
     np.testing.assert_array_equal(f, observed.objective(z))
 
 
+def test_longer_codes_do_not_count_in_the_heavy_search():
+    """Without noise a code near the truth has an objective near 0, which no code of half its length reaches."""
+    observed = observe("random leaky .01, 9-36-14-64", "all", 6, SEED)
+    half = np.linalg.norm(observed.truth, axis=1) / 2
+    f, z = least_objectives(observed, SEED, [observed.truth / 2], 1, half)
+    assert (np.linalg.norm(z, axis=1) <= half * (1 + 1e-12)).all()
+    assert (f <= observed.objective(observed.truth / 2)).all()
+    assert (f > observed.objective(observed.truth)).all()
+    assert np.isinf(observed.objective(observed.truth, half)).all()
+    np.testing.assert_allclose(observed.longest(100 * observed.truth), 200 * half)
+    np.testing.assert_allclose(observed.longest(observed.truth), 10 * np.sqrt(9))
+
+
+def test_data_that_a_family_did_not_make_are_measured_in_every_way_where_outputs_saturate():
+    units = families._units(Command("families", 5, False, SEED))
+
+    def measured(name):
+        return {of for question, family, of, *source in units if family == name and source in (["real"], ["others"])}
+
+    assert measured("patches, sigmoid out, 10-60-120") == measured("leaky .1, tanh out, 10-64") == set(MEASURED)
+    assert measured("weak KL, 6-40-80") == {"half"}
+
+
+def test_wrong_answers_on_foreign_data_are_counted_by_outputs_and_confidence():
+    head = {"measured": "half", "source": "real"}
+    rows = [
+        {
+            **head,
+            "family": "patches, sigmoid out, 10-60-120",
+            "confidence": [0.9, 0.94, 0.1],
+            "best": [False, True, True],
+        },
+        {**head, "family": "weak KL, 6-40-80", "confidence": [0.93], "best": [True]},
+        {**head, "family": "weak KL, 6-40-80", "source": "own", "confidence": [0.93], "best": [False]},
+    ]
+    text = BLOCKS["families foreign"]({"search": rows})
+    assert "| sigmoid | 0.9 to 0.95 | 2 | 1 | 0.2 |" in text
+    assert "| sigmoid | 0 to 0.5 | 1 | 0 | 0.9 |" in text
+    assert "| identity | 0.9 to 0.95 | 1 | 0 | 0.1 |" in text
+
+
+def test_calls_with_new_measurements_learn_anew_in_each_study_and_not_when_repeated(monkeypatch):
+    learned, learn = [], LearnedConfidence.learn
+    monkeypatch.setattr(
+        LearnedConfidence, "learn", lambda self, *at: learned.append(self.problem.network) or learn(self, *at)
+    )
+    name = "random leaky .01, 9-36-14-64"
+    row = families.measured_anew(name, "half", 2, SEED, 1)
+    assert len(row["seconds"]) == len(row["again"]) == 2
+    assert len(row["confidence"]) == len(row["best"]) == 2 * families.EACH
+    before = len(learned)
+    families.measured_anew(name, "half", 2, SEED, 1)
+    assert len(learned) > before  # neither the family's own network nor the first study has taught it anything
+    assert family_network(name) not in learned[before:]
+    text = BLOCKS["families anew"](
+        {"anew": [{**row, "family": name, "measured": "half", "seconds": [9, 3], "again": [1, 2]}]}
+    )
+    assert "| 9.0 | 3.00 | 1.50 | 1.50 | 0 |" in text.replace("3.0 |", "3.00 |").replace("1.5 |", "1.50 |")
+
+
 def test_lbfgs_gains_at_a_random_code_and_nothing_at_an_optimum():
     observed = observe("random, 9-36-64", "all", 5, SEED)
     _, z = least_objectives(observed, SEED, rounds=1)
@@ -156,8 +218,9 @@ def test_the_quick_version_fills_every_table(monkeypatch):
     """Two families, each question of each of them."""
     monkeypatch.setattr(families, "STARTS", 2)
     monkeypatch.setattr(families, "FEW", 2)
-    names = ("weight decay 2e-3, 8-32-64", "random leaky .01, 9-36-14-64")
-    command = Command("families", 5, True, SEED, names)
+    names = ("leaky .01, 8-30-60", "random leaky .01, 9-36-14-64")
+    monkeypatch.setattr(families, "QUICK_FAMILIES", names)
+    command = Command("families", 5, True, SEED)
     parts = [families.BENCHMARK.measure(command, unit) for unit in families.BENCHMARK.units(command)]
     results = families.BENCHMARK.collect(command, parts)
     assert {row["family"] for row in results["search"]} == set(names)
@@ -169,8 +232,9 @@ def test_the_quick_version_fills_every_table(monkeypatch):
     for name, render in BLOCKS.items():
         text = render(results)
         assert text.count("|") > 10, name
-        if name != "families aims":
+        if name not in ("families aims", "families anew", "families foreign"):
             assert all(family in text for family in names), name
+    assert [(row["family"], len(row["best"])) for row in results["anew"]] == [(names[0], 24)] * 2
 
 
 def test_a_random_family_keeps_the_size_of_its_outputs():

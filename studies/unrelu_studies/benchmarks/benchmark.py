@@ -6,12 +6,15 @@ the documentation.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -110,6 +113,8 @@ def execute(
 ) -> Results | None:
     """Run what is not finished, then write ``NAME.json`` and the pictures, ``NAME.png`` and ``NAME.svg``.
 
+    What earlier runs have learned of the confidence on a generator is not used.
+
     Returns:
         What the file holds; None if it was stopped, which leaves what is finished in ``NAME.partial.jsonl``.
     """
@@ -118,7 +123,8 @@ def execute(
     with keeping_what_is_finished(folder):
         workers = 1 if command.quick else benchmark.workers
         work = StudyRun(name, head, benchmark.units(command), partial(benchmark.measure, command), workers)
-        parts = run_units(work, folder, report)
+        with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, UNRELU_CACHE=cache):
+            parts = run_units(work, folder, report)
         if parts is None:
             return None
         numbers = benchmark.collect(command, [part for part, _ in parts])

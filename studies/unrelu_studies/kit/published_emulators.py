@@ -2,6 +2,8 @@
 
 * ``cosmopower-jax``: the spectrum of temperatures of the cosmic microwave background, 2,507 multipoles of six
   parameters (Piras and Spurio Mancini, Open Journal of Astrophysics 6, 2023).
+* ``nnero``: the regressor of NNERO, the ionised share of hydrogen against redshift in 28 principal components, of 16
+  parameters in [0, 1]; six hidden ReLU layers of 90 (Facchinetti, arXiv:2503.11261, 2025).
 * ``py21cmemu``: the default emulator of 21cmEMU, of which the brightness temperature of hydrogen against redshift is
   used: eight shared layers of 1,000 and eight of its own, LeakyReLU, nine parameters (Breitman et al., MNRAS 527,
   2024).
@@ -9,11 +11,13 @@
   convolutions of up to 1,024 channels with LeakyReLU between, and tanh at the end (Lopez et al., Physical Review D 106,
   2022, 023027).
 
-Two are under the GPL, and nothing of them is here. What else the packages import, and need, is not imported.
+Three are under the GPL, and nothing of them is here. Weights come with the packages: nothing is downloaded when a study
+runs. What else the packages import, and need, is not imported.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -26,11 +30,17 @@ import unrelu
 from unrelu.errors import MissingPackageError
 from unrelu.loaders import from_torch
 from unrelu.models.generator import Generator
+from unrelu.models.network import Network
 
 Array = npt.NDArray[np.float64]
 
 # Modules with the commands that install them.
-PACKAGES = {"cosmopower_jax": "pip install cosmopower-jax --no-deps", "gengli": "pip install gengli --no-deps"}
+PACKAGES = {
+    "cosmopower_jax": "pip install cosmopower-jax --no-deps",
+    "gengli": "pip install gengli --no-deps",
+    "nnero": "pip install nnero --no-deps",
+    "py21cmemu": "pip install py21cmemu --no-deps",
+}
 GENGLI_COORDINATES = 100
 # The box of a fit: omega_b, omega_cdm, h, tau, n_s, log of 10^10 A_s.
 CMB_LOWER, CMB_UPPER = (0.019, 0.09, 0.55, 0.02, 0.88, 2.7), (0.025, 0.15, 0.85, 0.12, 1.06, 3.4)
@@ -39,6 +49,12 @@ CMB_LOWER, CMB_UPPER = (0.019, 0.09, 0.55, 0.02, 0.88, 2.7), (0.025, 0.15, 0.85,
 def installed(module: str) -> bool:
     """Whether Python finds a package."""
     return find_spec(module) is not None
+
+
+def not_measured(modules: Iterable[str]) -> str:
+    """A sentence about packages that were not installed, and how to install them; nothing if there are none."""
+    commands = [f"`{PACKAGES[module]}`" for module in modules]
+    return f"Not measured: what needs {', '.join(commands)}." if commands else ""
 
 
 def _folder(module: str) -> Path:
@@ -62,6 +78,19 @@ def hydrogen_box() -> tuple[Array, Array]:
     """Lower and upper limits of the nine parameters of 21cmEMU."""
     with np.load(_folder("py21cmemu") / "emulator_constants.npz", allow_pickle=False) as constants:
         return constants["limits"][:, 0], constants["limits"][:, 1]
+
+
+@cache
+def ionised_share() -> Network:
+    """Principal components of NNERO, (16,) to (28,).
+
+    Raises:
+        MissingPackageError: nnero is not installed.
+    """
+    weights = _folder("nnero") / "nn_data" / "DefaultRegressor_weights.pth"
+    network = unrelu.load(weights, activation=["identity", *["relu"] * 6, "identity"])
+    assert isinstance(network, Network)
+    return network
 
 
 @cache

@@ -44,7 +44,7 @@ def _measure(command: Command, unit: Unit) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "NUMBA_CACHE_DIR": f"{folder}/kernels"}
         for cache in ("empty", "filled"):
-            environment["XDG_CACHE_HOME"] = f"{folder}/{cache}"
+            environment["UNRELU_CACHE"] = f"{folder}/{cache}"
             done = subprocess.run(
                 [sys.executable, "-c", _CODE, call], env=environment, capture_output=True, text=True, check=True
             )

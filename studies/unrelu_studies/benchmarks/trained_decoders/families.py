@@ -3,21 +3,30 @@
 The families are those of :data:`~unrelu_studies.kit.families.trained_families.REPORT`, on which nothing is tuned. The
 best known objective of an observation is the least of the search's own, of the same with other seeds, and of a heavy
 search that shares no code with it (:mod:`~unrelu_studies.kit.families.heavy_search`: a descent from the truth, and
-1,000 by five strategies). Times are CPU times of one thread. ``--part beyond_relu`` measures the families of
-:data:`~unrelu_studies.kit.families.trained_families.BEYOND_RELU` in their place, each beside a ReLU decoder.
+1,000 by five strategies), among the codes that the confidence is about: up to ten times as long as those of N(0, I), or
+as the answer. Where outputs saturate, every measurement is also made of data that the family did not make. Times are
+CPU times of one thread.
+
+``--part anew`` measures only what calls with new masks and matrices cost, and ``--part beyond_relu`` the families of
+:data:`~unrelu_studies.kit.families.trained_families.BEYOND_RELU`, each beside a ReLU decoder.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import kstest, norm
 
-from unrelu import zoo
+from unrelu import invert, zoo
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.thresholds import SIGNIFICANCE
@@ -25,7 +34,16 @@ from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, gat
 from unrelu_studies.benchmarks.trained_decoders import family_tables
 from unrelu_studies.kit.families.family_observations import MEASURED, NOISE, FamilyObservations, observe
 from unrelu_studies.kit.families.heavy_search import ROUNDS, gains_by_lbfgs, least_objectives
-from unrelu_studies.kit.families.trained_families import BEYOND_RELU, FAMILIES, REPORT, Family, TrainedFamily, others
+from unrelu_studies.kit.families.trained_families import (
+    BEYOND_RELU,
+    FAMILIES,
+    REPORT,
+    Family,
+    TrainedFamily,
+    others,
+    output_of,
+)
+from unrelu_studies.kit.timing import timed
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -34,6 +52,14 @@ COUNT, QUICK_COUNT = 120, 10
 P_VALUES, QUICK_P_VALUES = 1000, 40
 UNIFORM, QUICK_UNIFORM = 100, 10
 QUICK_ROUNDS = 2
+# A generator of the zoo and families whose outputs are given to calls with new random measurements; kinds of
+# measurements, the number of calls with each, and of observations in a call.
+ANEW = (
+    "mnist-relu", "leaky .01, 8-30-60", "ReLU out, weight decay, 10-40-80", "sigmoid out, dropout, 12-64-128",
+)  # fmt: skip
+KINDS = ("half", "gauss")
+CALLS, QUICK_CALLS, EACH = 6, 2, 12
+SATURATED = ("sigmoid", "tanh")
 QUICK_FAMILIES = (
     "weight decay 2e-3, 8-32-64", "digits 0 to 4, 8-40-80", "convolutional, 8-16-8", "random leaky .01, 9-36-14-64",
 )  # fmt: skip
@@ -56,16 +82,22 @@ def _units(command: Command) -> list[Unit]:
     """A question, a family, and what the question is asked of."""
     if command.parts == ("beyond_relu",):
         return [("search", name, "half", source) for name in BEYOND_RELU for source in ("own", "real")]
+    anew: list[Unit] = [
+        ("anew", name, measured) for name in (ANEW[1:2] if command.quick else ANEW) for measured in KINDS
+    ]
+    if command.parts == ("anew",):
+        return anew
     names = command.parts or (QUICK_FAMILIES if command.quick else tuple(REPORT))
     zoo_names = zoo.names()[:1] if command.quick else zoo.names()
-    units: list[Unit] = [] if command.parts else [("optimum", name, "half") for name in zoo_names]
+    units: list[Unit] = [] if command.parts else [*[("optimum", name, "half") for name in zoo_names], *anew]
     for name in names:
         foreign = [
             *(["real"] if isinstance(FAMILIES[name], TrainedFamily) else []),
             *(["others"] if others(name) else []),
         ]
+        seen = MEASURED if output_of(name) in SATURATED else ("half",)
         units += [("search", name, measured, "own") for measured in MEASURED]
-        units += [("search", name, "half", source) for source in foreign]
+        units += [("search", name, measured, source) for source in foreign for measured in seen]
         units += [("p_values", name, measured) for measured in ("all", "half", "quarter")]
         if not _makes_flat_outputs(FAMILIES[name]):
             units += [("strangers", name, stated) for stated in ("stated", "not stated")]
@@ -83,6 +115,9 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
             rounds = QUICK_ROUNDS if command.quick else ROUNDS
             row = searched(observe(family, str(of), count, seed, str(rest[0])), seed, rounds)
             head = {"measured": of, "source": rest[0]}
+        elif question == "anew":
+            calls, rounds = (QUICK_CALLS, QUICK_ROUNDS) if command.quick else (CALLS, ROUNDS)
+            row, head = measured_anew(family, str(of), calls, seed, rounds), {"measured": of}
         elif question == "optimum":
             row, head = refined(observe(family, str(of), count, seed)), {"measured": of}
         elif question == "p_values":
@@ -122,15 +157,42 @@ def searched(observed: FamilyObservations, seed: int, rounds: int) -> dict[str, 
     few = observed.take(slice(FEW))
     by_descents, _, descents_milliseconds = _timed(few, _levenberg_marquardt)
     codes = [z, *(observed.invert(seed=other).z for other in SEEDS)]
-    known, _ = least_objectives(observed, seed, codes, rounds)
-    known = np.min([known, *(observed.objective(code) for code in codes)], axis=0)
-    known[: len(few)] = np.minimum(known[: len(few)], few.objective(by_descents))
+    longest = observed.longest(z)
+    known, _ = least_objectives(observed, seed, codes, rounds, longest)
+    known = np.min([known, *(observed.objective(code, longest) for code in codes)], axis=0)
+    known[: len(few)] = np.minimum(known[: len(few)], few.objective(by_descents, longest[: len(few)]))
     best = observed.best(observed.objective(z), known)
     lm_best = few.best(few.objective(by_descents), known[: len(few)])
     return {
         "best": best.tolist(), "confidence": _rounded(confidence), "gains": _rounded(gains_by_lbfgs(observed, z)),
         "milliseconds": milliseconds, "lm": {"best": float(lm_best.mean()), "milliseconds": descents_milliseconds},
     }  # fmt: skip
+
+
+def measured_anew(name: str, measured: str, calls: int, seed: int, rounds: int) -> dict[str, Any]:
+    """Calls with new random measurements of a kind, each made twice: the second time, nothing is left to learn.
+
+    Returns:
+        ``seconds`` and ``again``, CPU seconds of each call and of the same call again, (calls,); ``best`` and
+        ``confidence`` of the first answers, of all calls.
+    """
+    drawn = [observe(name, measured, EACH, seed + 1 + i) for i in range(calls)]
+    drawn[0].invert()  # compiles; what it learns is of another object than the copy
+    network = copy(drawn[0].network)
+    seconds, again, confidence, best = list[float](), list[float](), list[float](), list[bool]()
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, UNRELU_CACHE=folder):
+        invert(network, network(np.ones(network.latent_dim)))  # draws samples, and learns nothing: there is no noise
+        for each in drawn:
+            observed = replace(each, network=network)
+            result, spent = timed(observed.invert, time.process_time)
+            _, repeated = timed(observed.invert, time.process_time)
+            longest = observed.longest(result.z)
+            known, _ = least_objectives(observed, seed, [result.z], rounds, longest)
+            seconds.append(spent)
+            again.append(repeated)
+            confidence += _rounded(np.nan_to_num(result.confidence))
+            best += observed.best(observed.objective(result.z), known).tolist()
+    return {"each": EACH, "seconds": seconds, "again": again, "confidence": confidence, "best": best}
 
 
 def _rounded(values: Array) -> list[float]:
@@ -241,9 +303,13 @@ def uniform_noise(name: str, count: int, seed: int, share: float) -> dict[str, A
 
 
 def _collect(command: Command, parts: list[Any]) -> Results:
-    return gathered(parts, "search", "optimum", "p_values", "strangers", "outlier", "uniform")
+    return gathered(parts, "search", "anew", "optimum", "p_values", "strangers", "outlier", "uniform")
 
 
 BENCHMARK = Benchmark(
-    units=_units, measure=_measure, blocks=family_tables.BLOCKS, collect=_collect, parts=("beyond_relu", *FAMILIES)
+    units=_units,
+    measure=_measure,
+    blocks=family_tables.BLOCKS,
+    collect=_collect,
+    parts=("beyond_relu", "anew", *FAMILIES),
 )

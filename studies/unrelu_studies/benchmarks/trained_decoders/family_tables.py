@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from unrelu_studies.kit.markdown_tables import aims, form, per_cent, short, table
+from unrelu_studies.kit.families.trained_families import output_of
+from unrelu_studies.kit.markdown_tables import aims, form, per_cent, seconds, short, table
 
 Array = npt.NDArray[np.float64]
 Rows = list[dict[str, Any]]
@@ -29,6 +30,14 @@ def _where(rows: Rows, **values: Any) -> Rows:
 def _joined(rows: Rows, name: str) -> npt.NDArray[Any]:
     """A list of every row, one after another; what is missing is NaN."""
     return np.array([np.nan if value is None else value for row in rows for value in row[name]])
+
+
+def _binned(rows: Rows) -> Iterator[tuple[str, Array, npt.NDArray[np.bool_]]]:
+    """The name of each of :data:`BINS`, the confidence of the answers in it, and whether each is the best known."""
+    confidence, best = _joined(rows, "confidence"), _joined(rows, "best").astype(bool)
+    for low, high in pairwise(BINS):
+        inside = (confidence >= low) & ((confidence < high) | (high == BINS[-1]))
+        yield f"{low:g} to {high:g}", confidence[inside], best[inside]
 
 
 def sure_and_wrong(rows: Rows, confidence: float = SURE) -> tuple[int, int]:
@@ -89,16 +98,11 @@ def _codes(results: dict[str, Any]) -> str:
 def _confidence(results: dict[str, Any]) -> str:
     own, real, others = (_where(results["search"], source=source) for source in ("own", "real", "others"))
     bins = []
-    for low, high in pairwise(BINS):
-        line: list[str] = [f"{low:g} to {high:g}"]
-        for rows in (own, real, others):
-            confidence, best = _joined(rows, "confidence"), _joined(rows, "best").astype(bool)
-            inside = (confidence >= low) & ((confidence < high) | (high == BINS[-1]))
-            line += (
-                [str(inside.sum()), f"{confidence[inside].mean():.4f}", f"{best[inside].mean():.4f}"]
-                if inside.any()
-                else ["0", "-", "-"]
-            )
+    for columns in zip(*map(_binned, (own, real, others)), strict=True):
+        line = [columns[0][0]]
+        for _, confidence, best in columns:
+            means = (f"{of.mean():.4f}" if len(best) else "-" for of in (confidence, best))
+            line += [str(len(best)), *means]
         bins.append(line)
     head = ("confidence", "own outputs", "mean", "best", "real data", "mean", "best", "of others", "mean", "best")
     lines = []
@@ -120,6 +124,53 @@ def _confidence(results: dict[str, Any]) -> str:
         "Answers by their confidence: how many, its mean, and the share of codes that no known one beats:\n\n"
         f"{table(head, bins)}\n\nSure answers (confidence at least {SURE:g}) of each family:\n\n{families}"
     )
+
+
+def _foreign(results: dict[str, Any]) -> str:
+    """Answers on data that the family did not make, by the activation of its outputs and by their confidence."""
+    rows = [row for row in results["search"] if row["source"] != "own"]
+    lines = []
+    for output in sorted({output_of(row["family"]) for row in rows}):
+        mine = [row for row in rows if output_of(row["family"]) == output]
+        lines += [
+            (output, name, len(best), (~best).sum(), f"{(1 - confidence).sum():.1f}")
+            for name, confidence, best in _binned(mine)
+            if len(best)
+        ]
+    return (
+        "Real data and outputs of other decoders, by the activation of the outputs and by the confidence: how many "
+        "answers, how many of them a known code beats, and how many one may expect:\n\n"
+        + table(("outputs", "confidence", "answers", "wrong", "expected"), lines)
+    )
+
+
+def _anew(results: dict[str, Any]) -> str:
+    if not results.get("anew"):
+        return "Not measured yet: `scripts/bench families`."
+    lines = []
+    for row in results["anew"]:
+        sure, wrong = sure_and_wrong([row])
+        expected, missed = 1 - float(np.mean(row["confidence"])), 1 - float(np.mean(row["best"]))
+        lines.append(
+            (row["family"], row["measured"], len(row["best"]), sure, wrong, per_cent(expected), per_cent(missed),
+             *(seconds(value) for value in (row["seconds"][0], np.mean(row["seconds"][1:]), np.mean(row["again"]))),
+             f"{_times_of_search(row):.2f}", _learned_again(row))
+        )  # fmt: skip
+    return table(
+        ("family", "measured", "observations", "sure", "of these wrong", "errors expected", "errors",
+         "first call, s", "others, s", "the same calls again, s", "others / again", "calls that learned again"),
+        lines,
+    )  # fmt: skip
+
+
+def _times_of_search(row: dict[str, Any]) -> float:
+    """Seconds of the calls after the first, divided by those of the same calls again."""
+    return float(np.sum(row["seconds"][1:]) / np.sum(row["again"][1:]))
+
+
+def _learned_again(row: dict[str, Any]) -> int:
+    """How many calls after the first took half as long again as their repetition."""
+    return int((np.array(row["seconds"][1:]) > 1.5 * np.array(row["again"][1:])).sum())
 
 
 # --- p-values and success ---------------------------------------------------------------------------------------------
@@ -178,7 +229,15 @@ def _asked(rows: Rows) -> int:
 
 
 def _aims(results: dict[str, Any]) -> str:
-    return aims([*_sure_aims(results), *_search_aims(results), *_fit_aims(results), *_success_aims(results)])
+    return aims(
+        [
+            *_sure_aims(results),
+            *_search_aims(results),
+            *_anew_aims(results),
+            *_fit_aims(results),
+            *_success_aims(results),
+        ]
+    )
 
 
 def _sure_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
@@ -193,6 +252,11 @@ def _sure_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]
         said, share = _of_wrong(_where(results["search"], source=source))
         yield f"{what} at most 2%", said, share <= 0.02
     sure, _ = sure_and_wrong(own)
+    foreign = [row for row in results["search"] if row["source"] != "own"]
+    for output in sorted({output_of(row["family"]) for row in foreign}):
+        said, share = _of_wrong([row for row in foreign if output_of(row["family"]) == output])
+        reached = None if said == "0 of 0" else share <= 0.015
+        yield f"on data that the family did not make, {output} outputs: at most 1.5%", said, reached
     yield "sure answers on own outputs (no aim)", per_cent(sure / len(_joined(own, "best"))), None
 
 
@@ -215,6 +279,15 @@ def _search_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | Non
     small, largest = float((gains <= 1e-5).mean()), float(np.nanmax(gains))
     yield "L-BFGS gains at most 1e-5 of the objective in 99%", per_cent(small), small >= 0.99
     yield "at most 1e-4 in all", f"{(gains > 1e-4).sum()} of {len(gains)} above, {largest:.1e} at most", largest <= 1e-4
+
+
+def _anew_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
+    rows = results.get("anew")
+    if not rows:
+        return
+    first, times = max(row["seconds"][0] for row in rows), max(map(_times_of_search, rows))
+    yield "first call with a kind of measurement: 1 s", f"{seconds(first)} s at most", first <= 1
+    yield "later ones: at most 1.2 times the search", f"{times:.2f} times at most", times <= 1.2
 
 
 def _fit_aims(results: dict[str, Any]) -> Iterable[tuple[str, str, bool | None]]:
@@ -260,6 +333,8 @@ BLOCKS = {
     "families aims": _of_all(_aims),
     "families codes": _codes,
     "families confidence": _confidence,
+    "families foreign": _foreign,
+    "families anew": _anew,
     "families p-values": _of_all(_p_values),
     "families success": _of_all(_success),
 }

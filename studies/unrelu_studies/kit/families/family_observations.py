@@ -12,6 +12,7 @@ from unrelu import invert
 from unrelu.models.network import Network
 from unrelu.result import Inversion
 from unrelu.runtime.streams import stream
+from unrelu.thresholds import RADIUS
 from unrelu_studies.kit.families.trained_families import FAMILIES, TrainedFamily, family_network, others
 from unrelu_studies.kit.random_instances import gaussian_measurements
 
@@ -82,10 +83,15 @@ class FamilyObservations:
         """By a method, with the noise stated unless the options say otherwise."""
         return invert(self.network, self.y, method, operator=self.operator, **({"noise": self.noise} | options))
 
-    def objective(self, z: Array) -> Array:
-        """|y - A G(z)|^2 of codes (B, k), (B,); infinite where there is no code."""
+    def objective(self, z: Array, longest: Array | float = np.inf) -> Array:
+        """|y - A G(z)|^2 of codes (B, k), (B,); infinite where there is no code, or a longer one."""
         r = self.measured - self.network(z).reshape(len(z), -1) @ self.matrix.T
-        return np.asarray(np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf))
+        f = np.nan_to_num(np.square(r).sum(axis=1), nan=np.inf)
+        return np.where(np.linalg.norm(z, axis=1) <= longest, f, np.inf)
+
+    def longest(self, z: Array) -> Array:
+        """The length of codes up to which the confidence of answers (B, k) compares them, (B,)."""
+        return np.asarray(np.maximum(RADIUS * np.sqrt(self.network.latent_dim), np.linalg.norm(z, axis=1)))
 
     def fitted_exactly(self, f: Array) -> npt.NDArray[np.bool_]:
         """Whether objectives (B,) are zero but for rounding: at most :data:`ZERO` of |y|^2."""

@@ -86,31 +86,41 @@ class ObservedChain:
 
 
 def least_objectives(
-    observed: FamilyObservations, seed: int, codes: Sequence[Array] = (), rounds: int = ROUNDS
-) -> tuple[Array, Array]:
+    observed: FamilyObservations, seed: int, codes: Sequence[Array] = (), rounds: int = ROUNDS,
+    longest: Array | float = np.inf,
+) -> tuple[Array, Array]:  # fmt: skip
     """The lowest objective that is found for each observation, (B,), and its code, (B, k).
 
     Descents start from the truth, from other ``codes`` (B, k), and from ``rounds`` times the starts of :data:`STARTS`.
+    Codes longer than ``longest``, (B,), do not count; the objective is infinite where all are longer.
     """
     y = observed.measured
     single, double = (ObservedChain(observed, dtype) for dtype in (torch.float32, torch.float64))
     known = [z for z in (observed.truth, *codes) if z is not None]
     rng = stream("families, heavy search", seed)
     count, k = len(y), observed.network.latent_dim
+    most = np.broadcast_to(longest, count)
     with computing(one_thread=True), torch.no_grad():
         best, z = np.full(count, np.inf), rng.standard_normal((count, k))
         for start in (*known, z):
-            z, best = _lower((z, best), _descended(double, y, np.where(np.isfinite(start), start, 0.0), _REFINE))
+            z, best = _lower((z, best), (start, observed.objective(start, most)))
+            found = _descended(double, y, np.where(np.isfinite(start), start, 0.0), _REFINE)
+            z, best = _lower((z, best), _within(found, most))
         for _ in range(rounds):
             starts = _starts(z, rng)
-            ends, f = _descended_each(single, y, starts, best)
+            ends, f = _within(_descended_each(single, y, starts, best), most[:, None])
             for rank in f.argsort(axis=1).T[:_REFINED]:
                 end = ends[np.arange(count), rank]
-                z, best = _lower((z, best), _descended(double, y, end, _REFINE))
-        z, best = _lower((z, best), _descended(double, y, z, _FINAL))
+                z, best = _lower((z, best), _within(_descended(double, y, end, _REFINE), most))
+        z, best = _lower((z, best), _within(_descended(double, y, z, _FINAL), most))
     finished = finished_by_lbfgs(observed, z)
-    z, _ = _lower((z, observed.objective(z)), (finished, observed.objective(finished)))
-    return observed.objective(z), z
+    z, best = _lower((z, observed.objective(z, most)), (finished, observed.objective(finished, most)))
+    return best, z
+
+
+def _within(found: tuple[Array, Array], longest: Array) -> tuple[Array, Array]:
+    """Codes (..., k) and their objectives, which are infinite where a code is too long."""
+    return found[0], np.where(np.linalg.norm(found[0], axis=-1) <= longest, found[1], np.inf)
 
 
 def _lower(incumbent: tuple[Array, Array], found: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -381,6 +381,12 @@ def family_network(name: str) -> Network:
     return FAMILIES[name].build() if name in FAMILIES else zoo.load(name)
 
 
+def output_of(name: str) -> str:
+    """The activation of a family's outputs."""
+    family = FAMILIES[name]
+    return family.output if isinstance(family, TrainedFamily) else "identity"
+
+
 def others(name: str) -> list[str]:
     """Families of the same list, of data in the same range and with as many outputs, whose outputs it did not make."""
     group = next(group for group in (TUNE, REPORT, FRESH, BEYOND_RELU) if name in group)
