@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from logging import getLogger
 from typing import Any
 
@@ -38,12 +38,18 @@ def jit(function: Callable[..., Any]) -> Any:
 _LOG = getLogger("unrelu")
 # Loading kernels from the cache takes a third of a second; only a longer time is worth a message.
 _PATIENCE = 1.0
-_COMPILING = "unrelu compiles its kernels (%s) before their first use, which takes some seconds; "
+_COMPILING = "unrelu compiles its kernels before their first use, which takes some seconds; "
 _KEPT, _LOST = "they are kept", "there is no folder to keep them in: set NUMBA_CACHE_DIR to one that can be written"
 
 # Held while compiling: a process forked at that time would wait for the compiler forever.
 _lock = forkable_lock()
 _compiled: set[str] = set()
+
+
+@cache
+def _announce(message: str) -> None:
+    """Say that kernels are compiled, once in a process."""
+    _LOG.warning(message)
 
 
 def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
@@ -52,12 +58,12 @@ def compile_by(run: Callable[[], None], folder: str | None, what: str) -> None:
     Args:
         run: solves a small problem, which calls every kernel.
         folder: Numba's cache of these kernels, None if it found no place for one.
-        what: the name of these kernels.
+        what: the name of these kernels, by which they are known to be compiled.
     """
     with _lock:
         if what in _compiled:
             return
-        message = threading.Timer(_PATIENCE, _LOG.warning, [_COMPILING + (_KEPT if folder else _LOST), what])
+        message = threading.Timer(_PATIENCE, _announce, [_COMPILING + (_KEPT if folder else _LOST)])
         message.daemon = True
         message.start()
         # Numba makes so many objects that the collector would look at everything in memory again and again.
