@@ -20,6 +20,7 @@ from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinate
 from unrelu.measurements.losses import Huber, Loss, OwnLoss
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Noise, UnknownNoise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.code_prior import Normal
@@ -203,7 +204,7 @@ class Problem:
         """
         y, noise, operator = joined(as_generator(network), y, noise, operator)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
+        stated, box = parse_noise(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
         norm, stated_loss = _norm(norm, loss, stated)
         normal = prior.of_network(network) if isinstance(prior, Normal) else None
         if normal is not None:

@@ -1,4 +1,15 @@
-"""A network and its measurement as one chain of layers, whose outputs are the observed entries."""
+r"""A network and its measurement as one chain of layers, whose outputs are the observed entries.
+
+**The last layer phi(W h + b) and A together** often are a single layer whose whole output is observed:
+
+- A selects outputs (all, those of a mask, or rows with a single 1) by a matrix S: it is the layer of the selected
+  rows, since S phi(W h + b) = phi(S W h + S b).
+- phi is the identity: it is the layer A (W h + b) = (A W) h + A b, for any A.
+- A mixes outputs of another phi: it is not one layer. A linear layer with matrix A follows the last one. Layer methods
+  cannot invert it; proofs can use it.
+- A weights what it selects, as noise of different sizes does, and phi(s u) = s phi(u) for s > 0 (not a sigmoid or
+  tanh): it is the layer of rows S W and biases S b, multiplied by the weights.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +22,18 @@ from scipy import sparse
 from unrelu.measurements.linear_operators import Operator, OutputIndex
 from unrelu.models.activations import Activation
 from unrelu.models.affine_head import AffineHead
+from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Index
+
+
+def is_one_layer(network: Generator, operator: Operator) -> bool:
+    """Whether the last layer and A together are a single layer (see the top of this module)."""
+    last = network.layers[-1].activation if isinstance(network, Network) else None
+    if not operator.linear or (last is not None and last.linear):
+        return operator.linear
+    weighs = operator.unweighted is not operator
+    return operator.unweighted.selects and not (weighs and (last is None or last.smooth))
 
 
 class FoldedLayer(NamedTuple):
@@ -36,10 +57,10 @@ class FoldedLayer(NamedTuple):
 class FoldedChain:
     r"""The layers of A G, for each of the observations y (B, m).
 
-    Where A picks outputs (all, a mask, an index), the last layer is restricted to them. Otherwise A follows as one more
-    layer without an activation. If the last layer has no activation either, A is multiplied into it, unless ``exact``:
-    the product is rounded, and a proof for the rounded chain would not hold for A G. Weights of entries, which stated
-    noise gives, multiply the outputs of the last layer.
+    Where A picks outputs, the last layer is restricted to them. Otherwise A follows as one more layer without an
+    activation. If the last layer has no activation either, A is multiplied into it, unless ``exact``: the product is
+    rounded, and a proof for the rounded chain would not hold for A G. Weights of entries, which stated noise gives,
+    multiply the outputs of the last layer.
 
     Affine heads may follow the layers. A matrix A passes through heads that scale all outputs alike.
 
@@ -64,7 +85,9 @@ class FoldedChain:
         if self._shown is None:
             last = layers[-1]
             if last.activation.linear and not exact:
-                layers[-1] = FoldedLayer(*inner.folded(last.matrix, last.bias), last.activation)
+                columns = inner.values(np.ascontiguousarray(last.dense.T))
+                bias = inner.values(last.bias[None, :])[0]
+                layers[-1] = FoldedLayer(np.ascontiguousarray(columns.T), bias, last.activation)
             else:
                 a = inner.matrix()
                 layers.append(FoldedLayer(a, np.zeros(len(a)), Activation("identity")))

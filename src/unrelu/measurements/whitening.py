@@ -40,7 +40,7 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> Flags:
 
 def stated_sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
     """The sizes of the stated errors, (B, m): standard deviations or bounds; None if none are stated."""
-    sizes = noise.spread(operator.shape, size) if noise.entrywise else np.asarray(noise.size)
+    sizes = noise.spread(operator.shape, size)
     return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None
 
 
@@ -56,10 +56,9 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
         return noise.of_one_size(1.0), *_decorrelated(noise, factor, operator, y)
     sizes = noise.spread(operator.shape, len(y))
     levels = np.unique(np.broadcast_to(sizes, y.shape)[known_entries(noise, operator, len(y))])
-    finite = torch.from_numpy(np.isfinite(sizes)).double()
-    alike = len(levels) == 1
+    finite, alike = np.isfinite(sizes), len(levels) == 1
     if (alike or operator.output_shaped) and not finite.all():
-        operator = operator.hiding(finite)
+        operator = operator.hiding(torch.from_numpy(finite).double())
     if alike:
         return noise.of_one_size(float(levels[0])), operator, y
     weight = 1 / sizes
