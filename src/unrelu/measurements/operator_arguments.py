@@ -13,15 +13,9 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import InputError
+from unrelu.measurements._matrix_operators import MatrixFreeOperator, MatrixOperator, SparseOperator
 from unrelu.measurements._nonlinear_operator import read_function
-from unrelu.measurements.linear_operators import (
-    IdentityOperator,
-    MaskOperator,
-    MatrixFreeOperator,
-    MatrixOperator,
-    Operator,
-    SparseOperator,
-)
+from unrelu.measurements.linear_operators import IdentityOperator, MaskOperator, Operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array

@@ -15,6 +15,8 @@ import torch
 from scipy.linalg import solve_triangular
 
 from unrelu.errors import InputError
+from unrelu.measurements._matrix_operators import MatrixOperator
+from unrelu.measurements._nonlinear_operator import NonlinearOperator
 from unrelu.measurements.linear_operators import Operator, WeightedOperator
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array, Flags
@@ -82,4 +84,12 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
     inverse = np.zeros((len(shown), operator.m))
     inverse[:, shown] = solve_triangular(factor / scale, np.eye(len(shown)), lower=True)
     weight = torch.full((len(shown),), 1 / scale, dtype=torch.float64)
+    if operator.linear:
+        rows = torch.from_numpy(inverse @ operator.take(np.array([0])).matrix())
+        return WeightedOperator(MatrixOperator(rows, (len(shown),)), weight), np.ascontiguousarray(values)
+    if not isinstance(operator, NonlinearOperator):
+        raise InputError(
+            f"noise={noise} is correlated, and operator= is a {type(operator).__name__}, which is not linear: pass a "
+            "function of PyTorch instead, or measure L^-1 h(x) for the covariance L L^T"
+        )
     return WeightedOperator(operator.followed_by(inverse), weight), np.ascontiguousarray(values)
