@@ -11,6 +11,7 @@ from tests.support import random_network
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
+from unrelu.measurements.linear_operators import hiding
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
@@ -128,9 +129,9 @@ def test_the_model_by_its_text():
 
 # --- the operator -----------------------------------------------------------------------------------------------------
 
-MASK = torch.tensor([[1.0, 1, 0, 1], [0.0, 1, 1, 1]], dtype=torch.float64)
+MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 1]], dtype=bool)
 WHOLE = ClippedOperator((4,), -0.5, 1.0)
-OPERATORS = [WHOLE, WHOLE.hiding(MASK), WHOLE.hiding(MASK[0]).in_units(-3, 3)]
+OPERATORS = [WHOLE, hiding(WHOLE, MASK), hiding(WHOLE, MASK[0]).in_units(-3, 3)]
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

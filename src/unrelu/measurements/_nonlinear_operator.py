@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError
-from unrelu.measurements.linear_operators import Arrays, Operator
+from unrelu.measurements.linear_operators import Arrays, Operator, hiding
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
@@ -127,7 +127,7 @@ class ClippedOperator(Operator):
     def showing(cls, shape: Shape, low: float, high: float, seen: Flags) -> Operator:
         """The measurement of the outputs that are seen, (n,), or (B, n) for each observation."""
         whole = cls(shape, low, high)
-        return whole if seen.all() else whole.hiding(torch.from_numpy(seen.astype(np.float64)))
+        return whole if seen.all() else hiding(whole, seen)
 
     def forward(self, x: Tensor) -> Tensor:
         """The measurement, (B, n) -> (B, n), differentiable by PyTorch."""

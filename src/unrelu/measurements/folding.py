@@ -36,6 +36,19 @@ def is_one_layer(network: Generator, operator: Operator) -> bool:
     return operator.unweighted.selects and not (weighs and (last is None or last.smooth))
 
 
+def observed_outputs(operator: Operator, y: Array) -> list[tuple[OutputIndex, Array]] | None:
+    """For each of the observations (B, m), the outputs that it shows and their values; None if A mixes outputs.
+
+    Observations that show the same outputs share one index object.
+    """
+    chosen, seen = operator.selection(), operator.seen(len(y))
+    if chosen is None or seen.all():
+        return None if chosen is None else [(chosen, row) for row in y]
+    shared = None if operator.count else np.flatnonzero(seen[0])  # a mask, of which an entry is the output of its place
+    rows = [np.flatnonzero(row) if shared is None else shared for row in seen]
+    return [(shown, row[shown]) for shown, row in zip(rows, y, strict=True)]
+
+
 class FoldedLayer(NamedTuple):
     """x = w phi(W h + b): W (n_out, n_in), dense or sparse, b (n_out,), and the weights w (n_out,), if any."""
 
@@ -81,7 +94,7 @@ class FoldedChain:
     ) -> None:
         inner, self._y = operator.unweighted, y
         layers = [FoldedLayer(layer.matrix(), layer.bias(), layer.activation) for layer in network.layers]
-        self._shown = inner.observed_outputs(y)
+        self._shown = observed_outputs(inner, y)
         if self._shown is None:
             last = layers[-1]
             if last.activation.linear and not exact:
@@ -96,7 +109,7 @@ class FoldedChain:
         self.layers, self.heads = layers, list(heads)
         self._last: dict[int, FoldedLayer] = {}
         weights = operator.weights(len(y))
-        picked = None if weights is None else inner.observed_outputs(weights)
+        picked = None if weights is None else observed_outputs(inner, weights)
         self._weights = weights if picked is None else [values for _, values in picked]
         self.alike = weights is None or not operator.count
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -22,7 +22,6 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
-from unrelu.runtime.streams import stream
 
 # The observed outputs of an observation, as an index into the rows of the last layer.
 OutputIndex = Index | slice
@@ -132,10 +131,6 @@ class Operator(ABC):
         """Which entries of ``size`` observations are not hidden, (size, m)."""
         return np.ones((size, self.m), dtype=bool)
 
-    def hiding(self, finite: Tensor) -> Operator:
-        """The operator that hides the entries where ``finite``, (m,) or (B, m), is 0 and not 1."""
-        return WeightedOperator(self, finite)
-
     @property
     def unweighted(self) -> Operator:
         """The operator without its weights."""
@@ -154,14 +149,6 @@ class Operator(ABC):
         """Whether A selects entries of the output without mixing them."""
         return self.selection() is not None
 
-    def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]] | None:
-        """For each of the observations (B, m), the outputs that it shows and their values; None if A mixes outputs.
-
-        Observations that show the same outputs share one index object.
-        """
-        chosen = self.selection()
-        return None if chosen is None else [(chosen, row) for row in y]
-
     # --- files --------------------------------------------------------------------------------------------------------
 
     def saved(self) -> Arrays:
@@ -172,14 +159,6 @@ class Operator(ABC):
     def restored(cls, shape: Shape, arrays: Arrays) -> Operator:
         """Make the operator from the arrays of :meth:`saved`."""
         raise NotImplementedError
-
-    def content(self) -> Any:
-        """What its fingerprint depends on: the fields of a dataclass. Of code, the image of one random vector."""
-        own: Any = self
-        if is_dataclass(own):
-            return {f.name: getattr(own, f.name) for f in fields(own)}
-        image = self.values(stream("fingerprint").standard_normal((1, self.n)))[0]
-        return self.shape, [f"{number:.6e}" for number in image]  # without the last digits, in which machines differ
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,9 +178,6 @@ class IdentityOperator(Operator):
 
     def tangents(self, t: Tensor) -> Tensor:
         return t
-
-    def hiding(self, finite: Tensor) -> MaskOperator:
-        return MaskOperator(finite, self.shape)
 
     @classmethod
     def restored(cls, shape: Shape, arrays: Arrays) -> Self:
@@ -247,15 +223,6 @@ class MaskOperator(Operator):
 
     def seen(self, size: int) -> Flags:
         return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
-
-    def hiding(self, finite: Tensor) -> MaskOperator:
-        return replace(self, kept=self.kept.double().cpu() * finite)
-
-    def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]]:
-        seen = self.seen(len(y))
-        shared = None if self.count else np.flatnonzero(seen[0])
-        rows = [np.flatnonzero(row) if shared is None else shared for row in seen]
-        return [(shown, row[shown]) for shown, row in zip(rows, y, strict=True)]
 
     def saved(self) -> Arrays:
         return {"kept": self.kept.cpu().numpy() > 0}
@@ -333,6 +300,15 @@ class WeightedOperator(Operator):
 
     def saved(self) -> Arrays:
         return {**self.inner.saved(), "kept": self.weight.cpu().numpy() > 0}
+
+
+def hiding(operator: Operator, finite: Flags) -> Operator:
+    """The operator that hides the entries that are not finite, (m,) or (B, m)."""
+    if not (operator.linear and operator.output_shaped):
+        return WeightedOperator(operator, torch.from_numpy(finite.astype(np.float64)))
+    seen = operator.seen(max(1, operator.count))
+    kept = finite & (seen if operator.count else seen[0])
+    return MaskOperator(torch.from_numpy(kept.astype(np.float64)), operator.shape)
 
 
 def normalised(operator: Operator) -> tuple[Operator, Tensor]:

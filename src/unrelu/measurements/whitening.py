@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 from unrelu.errors import InputError
 from unrelu.measurements._matrix_operators import MatrixOperator
 from unrelu.measurements._nonlinear_operator import NonlinearOperator
-from unrelu.measurements.linear_operators import Operator, WeightedOperator
+from unrelu.measurements.linear_operators import Operator, WeightedOperator, hiding
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array, Flags
 
@@ -60,7 +60,7 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
     levels = np.unique(np.broadcast_to(sizes, y.shape)[known_entries(noise, operator, len(y))])
     finite, alike = np.isfinite(sizes), len(levels) == 1
     if (alike or operator.output_shaped) and not finite.all():
-        operator = operator.hiding(torch.from_numpy(finite).double())
+        operator = hiding(operator, finite)
     if alike:
         return noise.of_one_size(float(levels[0])), operator, y
     weight = 1 / sizes
