@@ -225,13 +225,14 @@ class Problem:
             stated = _rounding(network, values, scaling, dtype)
             if scaling.ends is not None and stated.stated:
                 measurement = ClippedOperator.of(measurement, tried, scaling.ends, stated.size)
-        if isinstance(network, Network) and measurement.selects:
-            stated.check_range(*network.layers[-1].activation.range)
-        if stated.likelihood is not None and norm != "l2":
-            argument = "loss=" if norm == "loss" else "norm="
-            raise InputError(
-                f"norm={norm!r}: noise={stated} compares observations by their deviance; leave {argument} out with it"
-            )
+        if stated.likelihood is not None:
+            if isinstance(network, Network) and measurement.selects:
+                stated.likelihood.check_range(*network.layers[-1].activation.range)
+            if norm != "l2":
+                argument = "loss=" if norm == "loss" else "norm="
+                raise InputError(
+                    f"norm={norm!r}: noise={stated} compares observations by their deviance; leave {argument} out"
+                )
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
             raise OptionError(f"seed={shown(seed)} must be an integer of at least 0, below 2**63; pass e.g. seed=0")
         if network.dtype not in (torch.float32, torch.float64):
@@ -655,7 +656,8 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
             f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them by "
             "operator=unrelu.Mask(numpy.isfinite(y))"
         )
-    noise.check(values)
+    if noise.likelihood is not None:
+        noise.likelihood.check(values)
     values.setflags(write=False)
     return values, single, seen
 

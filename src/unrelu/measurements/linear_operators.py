@@ -247,7 +247,8 @@ class WeightedOperator(Operator):
     def __post_init__(self) -> None:
         for name in ("n", "m", "shape", "linear", "refused", "kind"):
             object.__setattr__(self, name, getattr(self.inner, name))
-        hides = self.inner.output_shaped and bool(((self.weight == 0) | (self.weight == 1)).all())
+        # A mask before a nonlinear measurement of the whole output; of linear ones it is a MaskOperator.
+        hides = self.inner.output_shaped and not self.linear and bool(((self.weight == 0) | (self.weight == 1)).all())
         object.__setattr__(self, "output_shaped", hides)
         object.__setattr__(self, "stored", self.inner.stored if hides else None)
 

@@ -123,20 +123,6 @@ class Noise(ABC):
         """phi, where -2 log p(y | z) is the l2 objective divided by phi, but for a constant; NaN without a density."""
         return math.nan
 
-    def check(self, y: Array) -> None:  # noqa: B027 -- most models allow any number
-        """Refuse observations (B, m) that cannot have such noise.
-
-        Raises:
-            InputError: they are not counts, for count noise.
-        """
-
-    def check_range(self, low: Array, high: Array) -> None:  # noqa: B027 -- most models suit any output
-        """Refuse a generator whose outputs range from ``low`` to ``high``, if these cannot be means of observations.
-
-        Raises:
-            InputError: they cannot.
-        """
-
     # --- how large errors are -----------------------------------------------------------------------------------------
 
     @property
@@ -191,10 +177,6 @@ class Noise(ABC):
     def cholesky(self) -> Array | None:
         """The lower triangular L of the covariance L L^T of correlated errors; None if they are independent."""
         return None
-
-    def of_one_size(self, level: float) -> Noise:
-        """The same model with independent errors of one size."""
-        return type(self)(level)
 
     def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
         """The model for some of ``size`` observations; itself if all share one."""
@@ -300,6 +282,20 @@ class Likelihood(Noise, Loss):
     def likelihood(self) -> Likelihood:
         """Itself."""
         return self
+
+    def check(self, y: Array) -> None:
+        """Refuse observations (B, m) that cannot have such noise.
+
+        Raises:
+            InputError: they are not counts, for count noise.
+        """
+
+    def check_range(self, low: Array, high: Array) -> None:
+        """Refuse a generator whose outputs range from ``low`` to ``high``, if these cannot be means of observations.
+
+        Raises:
+            InputError: they cannot.
+        """
 
     def fisher_information(self, mean: Tensor) -> Tensor:
         """The Fisher information of entries with these means (b, m), (b, m): by default, the mean square of the score.
