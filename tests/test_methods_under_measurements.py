@@ -122,7 +122,7 @@ def test_images_are_blurred_and_found_again():
     network = unrelu.zoo.load("mnist-sigmoid")
     z = np.random.default_rng(1).standard_normal((2, 20))
     blur = measurements.blur((28, 28), 1.0)
-    y = np.stack([blur.matvec(x.ravel()) for x in network(z)])
+    y = np.stack([blur @ x.ravel() for x in network(z)])
     np.testing.assert_allclose(unrelu.invert(network, y, "auto", operator=blur).z, z, atol=1e-4)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.models.network import Network
 from unrelu.problem import Control, Problem, Progress
 
@@ -152,7 +152,7 @@ def test_unstated_noise_is_unknown_and_measured_in_l2():
 )
 def test_noise_that_makes_no_sense_is_refused(text, message):
     with pytest.raises(InputError, match=message):
-        Noise.parse(text)
+        parse_noise(text)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.whitening import known_entries
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
@@ -96,8 +97,8 @@ def calibrate(
     network = placed(network, device)
     if isinstance(observations, bool) or not isinstance(observations, int) or observations < _FEWEST:
         raise OptionError(f"observations={observations!r} must be an integer of at least {_FEWEST}")
-    stated = Noise.parse(noise)
-    if not stated.drawable:
+    stated = parse_noise(noise)
+    if stated.likelihood is None and not stated.mean_square > 0:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
     box = Bounds.parse(bounds, network.latent_shape, network.latent_names)
     measurement = read_operator(operator, network.output_shape, (), searched(network, box))

@@ -17,6 +17,7 @@ from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, placed
@@ -145,7 +146,7 @@ def checked(noise: Noise | str | None, prior: object, draws: object, chains: obj
     for name, value, least in (("draws", draws, 4), ("chains", chains, 2)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not value >= least:
             raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}")
-    stated = Noise.parse(noise)
+    stated = parse_noise(noise)
     if stated.without_density:
         raise InputError(
             f"noise={stated} {stated.without_density}; how far the truth can be depends on it: state 'gaussian:S', "

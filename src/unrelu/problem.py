@@ -20,6 +20,7 @@ from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinate
 from unrelu.measurements.losses import Huber, Loss, OwnLoss
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Noise, UnknownNoise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.models.code_prior import Normal
@@ -203,7 +204,7 @@ class Problem:
         """
         y, noise, operator = joined(as_generator(network), y, noise, operator)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
+        stated, box = parse_noise(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
         norm, stated_loss = _norm(norm, loss, stated)
         normal = prior.of_network(network) if isinstance(prior, Normal) else None
         if normal is not None:
@@ -224,13 +225,14 @@ class Problem:
             stated = _rounding(network, values, scaling, dtype)
             if scaling.ends is not None and stated.stated:
                 measurement = ClippedOperator.of(measurement, tried, scaling.ends, stated.size)
-        if isinstance(network, Network) and measurement.selects:
-            stated.check_range(*network.layers[-1].activation.range)
-        if stated.likelihood is not None and norm != "l2":
-            argument = "loss=" if norm == "loss" else "norm="
-            raise InputError(
-                f"norm={norm!r}: noise={stated} compares observations by their deviance; leave {argument} out with it"
-            )
+        if stated.likelihood is not None:
+            if isinstance(network, Network) and measurement.selects:
+                stated.likelihood.check_range(*network.layers[-1].activation.range)
+            if norm != "l2":
+                argument = "loss=" if norm == "loss" else "norm="
+                raise InputError(
+                    f"norm={norm!r}: noise={stated} compares observations by their deviance; leave {argument} out"
+                )
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
             raise OptionError(f"seed={shown(seed)} must be an integer of at least 0, below 2**63; pass e.g. seed=0")
         if network.dtype not in (torch.float32, torch.float64):
@@ -654,7 +656,8 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
             f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them by "
             "operator=unrelu.Mask(numpy.isfinite(y))"
         )
-    noise.check(values)
+    if noise.likelihood is not None:
+        noise.likelihood.check(values)
     values.setflags(write=False)
     return values, single, seen
 

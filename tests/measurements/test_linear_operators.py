@@ -9,8 +9,9 @@ from scipy import sparse
 import unrelu
 from tests.support import random_network
 from unrelu import measurements
-from unrelu.errors import UnsupportedModelError
+from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements import read_operator
+from unrelu.measurements.folding import FoldedChain, is_one_layer, observed_outputs
 
 RNG = np.random.default_rng(5)
 N, B = 9, 4
@@ -23,7 +24,7 @@ X = RNG.standard_normal((B, N))
 def test_what_is_picked_is_what_was_observed(given):
     shape = (B, N) if given is None or given.dtype == bool else (B, given.shape[0])
     operator = read_operator(given, (N,), shape)
-    shown = operator.observed_outputs(operator.values(X))
+    shown = observed_outputs(operator, operator.values(X))
     assert operator.selects
     assert len(shown) == B
     for (rows, values), x in zip(shown, X, strict=True):
@@ -38,17 +39,17 @@ def test_what_is_picked_is_what_was_observed(given):
     [MIXING, sparse.csr_array(MIXING), (lambda x: MIXING @ x, lambda r: MIXING.T @ r)],
     ids=["dense", "sparse", "code"],
 )
-@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
-def test_what_mixes_is_a_matrix_before_or_behind_the_activation(given, form):
+def test_what_mixes_is_a_matrix_before_or_behind_the_activation(given):
     operator = read_operator(given, (N,), (B, 5))
     weight, bias = RNG.standard_normal((N, 3)), RNG.standard_normal(N)
-    matrix, constant = operator.folded(form(weight), bias)
-    assert operator.observed_outputs(np.zeros((B, 5))) is None
-    np.testing.assert_allclose(matrix, MIXING @ weight, rtol=1e-12)
-    np.testing.assert_allclose(constant, MIXING @ bias, rtol=1e-12)
+    network = unrelu.from_arrays([weight], [bias], activation="identity")
+    (layer,), _ = FoldedChain(network, operator, np.zeros((B, 5))).of(0)
+    assert observed_outputs(operator, np.zeros((B, 5))) is None
+    np.testing.assert_allclose(layer.matrix, MIXING @ weight, rtol=1e-12)
+    np.testing.assert_allclose(layer.bias, MIXING @ bias, rtol=1e-12)
     np.testing.assert_array_equal(operator.matrix(), MIXING)
-    assert not operator.is_layer_of(random_network((3, N)))
-    assert operator.is_layer_of(random_network((3, N), "identity"))
+    assert not is_one_layer(random_network((3, N)), operator)
+    assert is_one_layer(random_network((3, N), "identity"), operator)
 
 
 class Sums(measurements.Operator):
@@ -94,3 +95,13 @@ def test_an_operator_of_ones_own_is_measured_in_other_units(size, tmp_path):
     else:
         with pytest.raises(UnsupportedModelError, match=r"is a Magnitudes, which is not linear: define its in_units"):
             unrelu.invert(network, magnitudes.values(network(z)), operator=magnitudes)
+
+
+def test_a_covariance_of_what_a_class_of_ones_own_measures():
+    network = unrelu.from_arrays([np.random.default_rng(0).normal(size=(20, 3)), np.eye(20)], biases=None)
+    z, noise = np.array([[0.5, -1.0, 0.7]]), unrelu.Gaussian(covariance=0.01 * np.eye(10) + 0.001)
+    y = Sums(20).values(network(z))
+    found = unrelu.invert(network, y, "lm", operator=Sums(20), noise=noise, z0=z + 0.01)
+    np.testing.assert_allclose(found.z, z, atol=1e-6)
+    with pytest.raises(InputError, match="is correlated, and operator= is a Magnitudes, which is not linear: pass a f"):
+        unrelu.invert(network, y**2, "lm", operator=Magnitudes(20), noise=noise, z0=z)

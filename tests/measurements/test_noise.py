@@ -13,7 +13,8 @@ from scipy import stats
 from tests.support import random_network
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
-from unrelu.measurements.noise import Noise, UnknownNoise
+from unrelu.measurements.noise import UnknownNoise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
@@ -134,8 +135,8 @@ def test_whole_numbers_are_no_sign_of_single_precision():
 @given(level=st.floats(5e-324, 0.999))
 def test_an_object_is_its_text(model, level):
     noise = model(level)
-    assert Noise.parse(str(noise)) == noise
-    assert Noise.parse(noise) is noise
+    assert parse_noise(str(noise)) == noise
+    assert parse_noise(noise) is noise
     z, y = observations(2)
     y += 0.01
     np.testing.assert_array_equal(p_values(noise, y, z, 2), p_values(str(noise), y, z, 2))

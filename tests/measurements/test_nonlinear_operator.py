@@ -310,7 +310,7 @@ def test_other_norms_are_descended(norm):
 
 def test_a_linear_operator_has_its_directions_whatever_the_output():
     t = torch.from_numpy(RNG.standard_normal((2, K, N)))
-    values, pushed = IdentityOperator((N,), N).linearize(t[:, 0], t)
+    values, pushed = IdentityOperator((N,)).linearize(t[:, 0], t)
     assert torch.equal(values, t[:, 0])
     assert torch.equal(pushed, t)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,9 @@ from tests.support import random_network
 from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
+from unrelu.measurements.linear_operators import hiding
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
@@ -119,8 +119,8 @@ def test_a_saved_result_is_judged_alike(truth, tmp_path):
 
 
 def test_the_model_by_its_text():
-    model = Noise.parse("rounding:0.01")
-    assert (model, str(model), model.note, model.text_suffices) == (RoundingNoise(0.01), "rounding:0.01", "", True)
+    model = parse_noise("rounding:0.01")
+    assert (model, str(model), model.note) == (RoundingNoise(0.01), "rounding:0.01", "")
     told = RoundingNoise.of_integers(0.02, np.uint8)
     text, kept = told.saved()
     assert Noise.restored(text, kept) == told
@@ -129,9 +129,9 @@ def test_the_model_by_its_text():
 
 # --- the operator -----------------------------------------------------------------------------------------------------
 
-MASK = torch.tensor([[1.0, 1, 0, 1], [0.0, 1, 1, 1]], dtype=torch.float64)
+MASK = np.array([[1, 1, 0, 1], [0, 1, 1, 1]], dtype=bool)
 WHOLE = ClippedOperator((4,), -0.5, 1.0)
-OPERATORS = [WHOLE, replace(WHOLE, kept=MASK, whole=WHOLE), replace(WHOLE, kept=MASK[0], whole=WHOLE).in_units(-3, 3)]
+OPERATORS = [WHOLE, hiding(WHOLE, MASK), hiding(WHOLE, MASK[0]).in_units(-3, 3)]
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -15,6 +15,7 @@ from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements import IdentityOperator, MaskOperator, WeightedOperator
+from unrelu.measurements.linear_operators import normalised
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
@@ -414,7 +415,7 @@ def test_weights_of_an_operator_pass_the_dot_test(each):
     torch.testing.assert_close((operator.forward(x) * r).sum(), (x * operator.adjoint(r)).sum())
     t = torch.from_numpy(rng.standard_normal((B, 3, N)))
     torch.testing.assert_close(operator.tangents(t)[2, 1], operator.take(np.array([2])).forward(t[2, 1][None])[0])
-    normal, gain = operator.normalised()
+    normal, gain = normalised(operator)
     torch.testing.assert_close(normal.forward(x) * gain, operator.forward(x))
     assert operator.count == (B if each else 0)
 

@@ -17,7 +17,7 @@ from scipy import sparse
 from unrelu.errors import InputError, SolverError, UnsupportedModelError
 from unrelu.layerwise import LayerMethod, LayerSystem
 from unrelu.measurements import Operator
-from unrelu.measurements.folding import FoldedChain
+from unrelu.measurements.folding import FoldedChain, is_one_layer
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
@@ -60,7 +60,7 @@ def check_observed(problem: Problem, method: str, activation: Activation) -> Non
     Raises:
         UnsupportedModelError: A mixes outputs of the activation, or is not linear.
     """
-    if problem.operator.is_layer_of(problem.network):
+    if is_one_layer(problem.network, problem.operator):
         return
     reason = f"{problem.operator.unweighted.refused}, so the last layer and the measurement together are no layer"
     if problem.operator.linear:
@@ -143,7 +143,7 @@ class Layerwise:
 
     def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
         """Invert one observation; return its code or None, how it ended, and the number of programs solved."""
-        target, threshold = y, problem.noise.threshold
+        target, threshold = y, problem.noise.size or None
         noise = problem.noise if problem.noise.stated else None
         statuses: list[Status] = []
         solves = 0

@@ -1,18 +1,21 @@
-"""Measurements of images, composed from PyLops operators (``pip install 'unrelu[pylops]'``)."""
+"""Linear measurements of images, for ``operator=``."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
+from scipy.linalg import toeplitz
+from scipy.sparse.linalg import LinearOperator
 
-from unrelu.errors import InputError, MissingPackageError
+from unrelu.errors import InputError
 from unrelu.models.affine import Shape
+from unrelu.runtime.array_types import Array
 
 
-def blur(shape: Shape, sigma: float, radius: int | None = None) -> Any:
+def blur(shape: Shape, sigma: float, radius: int | None = None) -> sparse.csr_array:
     r"""Convolution with a Gaussian; the image is 0 outside.
 
     .. math:: A x = h * x, \qquad h_d \propto e^{-|d|^2 / 2 \sigma^2}
@@ -23,11 +26,10 @@ def blur(shape: Shape, sigma: float, radius: int | None = None) -> Any:
         radius: the Gaussian is truncated there; by default at 3 sigma, rounded up.
 
     Returns:
-        A PyLops operator (n, n) for ``operator=``.
+        A SciPy sparse matrix, (n, n).
 
     Raises:
         InputError: the shape has no height and width, or sigma or radius is not above 0.
-        MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
     if not 0 < sigma < math.inf:
@@ -35,13 +37,16 @@ def blur(shape: Shape, sigma: float, radius: int | None = None) -> Any:
     reach = math.ceil(3 * sigma) if radius is None else radius
     if reach < 1:
         raise InputError(f"radius={radius} must be at least 1 pixel")
-    line = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel = np.outer(line, line) / line.sum() ** 2
-    one = _pylops().signalprocessing.Convolve2D((height, width), kernel, offset=(reach, reach))
-    return _for_each(one, lead)
+    half = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
+    half /= 2 * half.sum() - 1
+
+    def along(size: int) -> Array:
+        return np.asarray(toeplitz(np.pad(half, (0, max(0, size - len(half))))[:size]))
+
+    return _separable(lead, along(height), along(width))
 
 
-def downsample(shape: Shape, factor: int) -> Any:
+def downsample(shape: Shape, factor: int) -> sparse.csr_array:
     r"""Means of factor x factor blocks of pixels.
 
     Args:
@@ -49,24 +54,22 @@ def downsample(shape: Shape, factor: int) -> Any:
         factor: pixels per block and axis, at least 2.
 
     Returns:
-        A PyLops operator (n / factor^2, n) for ``operator=``.
+        A SciPy sparse matrix, (n / factor^2, n).
 
     Raises:
         InputError: the shape has no height and width, or the factor does not divide them.
-        MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
     if factor < 2 or height % factor or width % factor:
         raise InputError(f"factor={factor} must be at least 2 and divide the image's {height} x {width} pixels")
-    pylops = _pylops()
 
-    def means(size: int) -> Any:
-        return pylops.MatrixMult(np.kron(np.eye(size // factor), np.full((1, factor), 1 / factor)))
+    def means(size: int) -> Array:
+        return np.kron(np.eye(size // factor), np.full((1, factor), 1 / factor))
 
-    return _for_each(pylops.Kronecker(means(height), means(width)), lead)
+    return _separable(lead, means(height), means(width))
 
 
-def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> Any:
+def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> LinearOperator:
     r"""Some coefficients of the unitary 2-D Fourier transform, real parts before imaginary ones.
 
     Args:
@@ -74,11 +77,10 @@ def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> Any:
         kept: which coefficients are measured, bool, (height, width), in the order of ``numpy.fft.fft2``.
 
     Returns:
-        A PyLops operator (2 kept.sum(), n), for each image of the leading axes, for ``operator=``.
+        A SciPy ``LinearOperator``, (2 kept.sum(), n) for each image of the leading axes.
 
     Raises:
         InputError: the shape has no height and width, or ``kept`` has another shape or no True.
-        MissingPackageError: PyLops is not installed.
     """
     lead, height, width = _image(shape)
     chosen = np.asarray(kept, dtype=bool)
@@ -86,19 +88,19 @@ def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> Any:
         raise InputError(
             f"kept= has shape {chosen.shape} and {int(chosen.sum())} ones; pass {(height, width)} with some"
         )
-    pylops = _pylops()
-    transform = pylops.signalprocessing.FFT2D((height, width), norm="ortho", dtype=np.complex128)
-    some = pylops.Restriction(height * width, np.flatnonzero(chosen), dtype=np.complex128) * transform
-    count = some.shape[0]
 
-    def parts(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        coefficients = some.matvec(x.astype(np.complex128))
-        return np.concatenate([coefficients.real, coefficients.imag])
+    def parts(x: Array) -> Array:
+        some = np.fft.fft2(x.reshape(lead, height, width), norm="ortho")[:, chosen]
+        return np.concatenate([some.real, some.imag], axis=1).ravel()
 
-    def back(r: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.asarray(some.rmatvec(r[:count] + 1j * r[count:]).real)
+    def back(r: Array) -> Array:
+        coefficients = np.zeros((lead, height, width), dtype=np.complex128)
+        real, imaginary = np.split(r.reshape(lead, -1), 2, axis=1)
+        coefficients[:, chosen] = real + 1j * imaginary
+        return np.fft.ifft2(coefficients, norm="ortho").real.ravel()
 
-    return _for_each(pylops.FunctionOperator(parts, back, 2 * count, height * width), lead)
+    size = (2 * lead * int(chosen.sum()), lead * height * width)
+    return LinearOperator(size, matvec=parts, rmatvec=back, dtype=np.float64)
 
 
 def _image(shape: Shape) -> tuple[int, int, int]:
@@ -110,16 +112,7 @@ def _image(shape: Shape) -> tuple[int, int, int]:
     return math.prod(lead), height, width
 
 
-def _for_each(operator: Any, count: int) -> Any:
-    # PyLops gives FunctionOperators a string as dtype, from which SciPy 1.18 would infer a wrong dtype for the blocks.
-    return operator if count == 1 else _pylops().BlockDiag([operator] * count, dtype=np.float64)
-
-
-def _pylops() -> Any:
-    try:
-        import pylops  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingPackageError(
-            'ready-made operators need PyLops: pip install "unrelu[pylops]"', name="pylops"
-        ) from None
-    return pylops
+def _separable(lead: int, rows: Array, columns: Array) -> sparse.csr_array:
+    """The matrix that applies one matrix along the heights of images and one along their widths."""
+    image = sparse.kron(sparse.csr_array(rows), sparse.csr_array(columns))
+    return sparse.csr_array(sparse.kron(sparse.eye_array(lead), image))

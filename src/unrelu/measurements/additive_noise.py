@@ -15,7 +15,7 @@ from scipy.special import bdtrc, chdtr, chdtrc
 from unrelu.errors import InputError
 from unrelu.measurements.noise import Fit, Noise, as_level
 from unrelu.models.generator import numbers
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array, Flags, Index
 
 # If the stated noise leaves so small a residual more rarely than this, it is smaller than stated or in another unit.
 _ONE_OF_A_MILLION = 1e-6
@@ -26,7 +26,61 @@ _CORRELATED = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Uniform(Noise):
+class SizedNoise(Noise):
+    """Errors of a size: the level is a number, or an array with one for each entry, infinite where nothing is known."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "level", _sizes(self.level, self.name))
+        if not self.entrywise:
+            super().__post_init__()
+
+    @property
+    def entrywise(self) -> bool:
+        """See :attr:`Noise.entrywise`."""
+        return isinstance(self.level, np.ndarray)
+
+    @property
+    def size(self) -> float:
+        """The largest finite size."""
+        return float(np.max(self.level, where=np.isfinite(self.level), initial=0.0))
+
+    def spread(self, observation: tuple[int, ...], size: int) -> Array:
+        """See :meth:`Noise.spread`.
+
+        Raises:
+            InputError: the level has neither the shape of one observation nor of all of them.
+        """
+        m, given = math.prod(observation), np.shape(self.level)
+        if not given:
+            return np.asarray(self.level)
+        if given in (observation, (m,)):
+            return np.reshape(self.level, m)
+        if given in ((size, *observation), (size, m)):
+            return np.reshape(self.level, (size, m))
+        raise InputError(
+            f"noise={self}: the level has shape {given}, an observation has shape {observation}; pass an array of "
+            f"that shape, or {(size, *observation)}, one for each of the {size} observations"
+        )
+
+    def times_power_of_two(self, exponent: int) -> Self:
+        """See :meth:`Noise.times_power_of_two`."""
+        with np.errstate(over="ignore", under="ignore"):
+            return replace(self, level=float(np.ldexp(self.level, exponent)))
+
+    def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
+        """See :meth:`Noise.take`."""
+        shared = self.spread(observation, size).ndim < 2
+        return self if shared else replace(self, level=self.level[observations])
+
+    def _errors(self, standard: Array) -> Array:
+        """Errors of the sizes of entries, (B, m), from those of size 1; 0 where the size is infinite."""
+        level = np.asarray(self.level)
+        level = level.reshape(standard.shape if level.size == standard.size else -1) if level.ndim else level
+        return np.where(np.isfinite(level), level, 0.0) * standard
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform(SizedNoise):
     r"""Errors of at most A: :math:`|e_j| \le A_j`.
 
     The objective is :math:`|r|_\infty`, or :math:`\max_j |r_j| / A_j` if A is an array. The p-value is 1 if
@@ -48,11 +102,6 @@ class Uniform(Noise):
     norm: ClassVar[str] = "linf"
     without_density: ClassVar[str] = "makes all errors up to its bound equally probable"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "level", _sizes(self.level, self.name))
-        if not isinstance(self.level, np.ndarray):
-            super().__post_init__()
-
     @property
     def bound(self) -> float:
         """A."""
@@ -65,7 +114,7 @@ class Uniform(Noise):
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Errors U(-A, A)."""
-        return clean + self._finite(clean) * rng.uniform(-1.0, 1.0, clean.shape)
+        return clean + self._errors(rng.uniform(-1.0, 1.0, clean.shape))
 
     def p_value(self, fit: Fit) -> Array:
         """1 if all residuals are at most A, else 0."""
@@ -73,7 +122,7 @@ class Uniform(Noise):
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian(Noise):
+class Gaussian(SizedNoise):
     r"""Independent errors with the distribution N(0, S^2), or N(0, C) with a covariance C.
 
     If S is an array, observations and the rows of A are divided by it: :math:`y_j / S_j`. With a covariance
@@ -110,7 +159,6 @@ class Gaussian(Noise):
     factor: Any = field(default=None, init=False, repr=False)
     name: ClassVar[str] = "gaussian"
     shaped: ClassVar[bool] = True
-    reach: ClassVar[float] = 2.0
     without_density: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -121,7 +169,7 @@ class Gaussian(Noise):
             object.__setattr__(self, "factor", _factored(self.covariance))
             return
         object.__setattr__(self, "level", _sizes(self.level, self.name))
-        if not isinstance(self.level, np.ndarray) and not 0 < self.level < math.inf:
+        if not self.entrywise and not 0 < self.level < math.inf:
             raise InputError(
                 f"noise={self}: its size must be finite and above 0, got {self.level:g}; "
                 "state none where y has no errors, or 'uniform:0'"
@@ -133,13 +181,17 @@ class Gaussian(Noise):
     def times_power_of_two(self, exponent: int) -> Self:
         """The model of 2^exponent e; a standard deviation that underflows becomes the smallest positive number."""
         with np.errstate(over="ignore", under="ignore"):
-            level = float(np.ldexp(self.level, exponent))
-        return replace(self, level=level or math.ulp(0.0))
+            return replace(self, level=float(np.ldexp(self.level, exponent)) or math.ulp(0.0))
 
     @property
     def entrywise(self) -> bool:
         """See :attr:`Noise.entrywise`."""
         return self.covariance is not None or super().entrywise
+
+    @property
+    def ceiling(self) -> float:
+        """2 S."""
+        return 2 * self.size
 
     def cholesky(self) -> Array | None:
         """See :meth:`Noise.cholesky`."""
@@ -168,8 +220,8 @@ class Gaussian(Noise):
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Errors N(0, S^2) or N(0, C)."""
-        drawn = rng.standard_normal(clean.shape)
-        return clean + (self._finite(clean) * drawn if self.factor is None else drawn @ self.factor.T)
+        standard = rng.standard_normal(clean.shape)
+        return clean + (self._errors(standard) if self.factor is None else standard @ self.factor.T)
 
     def _squares(self, fit: Fit) -> Array:
         """chi^2, (B,)."""
@@ -260,15 +312,6 @@ class Outliers(Noise):
         super().__post_init__()
         if self.level >= 1:
             raise InputError(f"noise={self}: the share of outliers must be below 1, got {self.level:g}")
-
-    def times_power_of_two(self, exponent: int) -> Self:
-        """The same model: a fraction has no unit."""
-        return self
-
-    @property
-    def size(self) -> float:
-        """0: outliers may have any size."""
-        return 0.0
 
     @property
     def outliers(self) -> float:

@@ -92,7 +92,7 @@ def equilibrate(network: Generator, operator: Operator | None = None) -> Equilib
         _known[network] = layers, output, _in_units(network, layers, output) if any(layers) or output else None
     layers, output, rescaled = _known[network]
     network = rescaled or network
-    operator = operator or IdentityOperator(network.output_shape, network.output_dim)
+    operator = operator or IdentityOperator(network.output_shape)
     data = output
     if not operator.selects:
         typical = network.typical_outputs  # those of the middle sizes: others may be any power of these

@@ -1,84 +1,86 @@
-r"""Linear measurements A: R^n -> R^m of a generator's flattened output, for batches in PyTorch.
+"""Measurements A: R^n -> R^m of a generator's flattened output, for batches in PyTorch.
 
-**The last layer phi(W h + b) and A** together often are a single layer whose whole output is observed:
-
-- A selects outputs (all, those of a mask, or rows with a single 1) by a matrix S: it is the layer of the selected
-  rows, since S phi(W h + b) = phi(S W h + S b).
-- phi is the identity: it is the layer A (W h + b) = (A W) h + A b, for any A.
-- A mixes outputs of another phi: it is not one layer. A linear layer with matrix A follows the last one. Layer methods
-  cannot invert it; proofs can use it.
-- A weights what it selects, as noise of different sizes does, and phi(s u) = s phi(u) for s > 0 (not a sigmoid or
-  tanh): it is the layer of rows S W and biases S b, multiplied by the weights.
+A kind of measurement is a class derived from :class:`Operator`. Weights of entries are one more class around any of
+them, :class:`WeightedOperator`, so that no other class knows of weights. Matrices are in ``_matrix_operators``.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 from torch import Tensor
 
-from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.errors import UnsupportedModelError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator
-from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
-from unrelu.runtime.streams import stream
 
 # The observed outputs of an observation, as an index into the rows of the last layer.
 OutputIndex = Index | slice
-_Code = Callable[[Array], Array]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Operator(ABC):
     """A map of flat outputs, (B, n) -> (B, m). All observations share it, or each has its own (masks).
 
-    A subclass sets n, m and shape, and defines :meth:`forward` and :meth:`adjoint`. If it is not linear, it defines
-    :meth:`linearize` in place of the adjoint.
+    A subclass sets ``shape``, and n unless it is m, and defines :meth:`forward` and :meth:`adjoint`. If it is not
+    linear, it defines :meth:`linearize` in place of the adjoint.
 
     Attributes:
-        linear: whether it is a linear map.
-        n: number of entries of an output.
-        m: number of entries of an observation. A mask has m = n; the entries that it hides are 0.
         shape: shape of one observation as the user passes it.
-        kind: its name in files.
-        output_shaped: whether an observation has the shape of an output, with hidden entries if any.
-        portable: whether it can be sent to another process.
+        linear: whether it is a linear map.
+        output_shaped: whether an observation has the shape of an output, with hidden entries if any, which are 0.
         refused: why methods that need a linear map refuse it, for messages.
+        portable: whether it can be sent to another process.
         present: whether it can be evaluated; False in a result that was loaded without its operator.
+        kind: its name in files.
         stored: names and types of the arrays that a file keeps (:meth:`saved`); None if the operator is code.
     """
 
-    linear: bool = True
-    n: int
-    m: int
     shape: Shape
-    kind: ClassVar[str] = "code"
-    output_shaped: ClassVar[bool] = False
-    portable: ClassVar[bool] = True
+    linear: bool = True
+    output_shaped: bool = False
     refused: ClassVar[str] = "operator= is a function, which is not taken to be linear"
+    portable: ClassVar[bool] = True
     present: ClassVar[bool] = True
+    kind: ClassVar[str] = "code"
     stored: ClassVar[Mapping[str, type[np.generic]] | None] = None
+
+    @cached_property
+    def m(self) -> int:
+        """The number of entries of an observation."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def n(self) -> int:
+        """The number of entries of an output."""
+        return self.m
+
+    # --- the map ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """A x, (B, n) -> (B, m), differentiable by PyTorch."""
 
-    @abstractmethod
     def adjoint(self, r: Tensor) -> Tensor:
         """A^T r, (B, m) -> (B, n)."""
+        raise UnsupportedModelError(
+            f"{self.refused}, and this method needs its adjoint A^T; use method='auto', 'lm', 'adam' or "
+            "'gradient_descent'"
+        )
 
     def tangents(self, t: Tensor) -> Tensor:
         """A applied to k directions for each observation, (B, k, n) -> (B, k, m)."""
+        if not self.linear:
+            raise UnsupportedModelError(f"{self.refused}: what it makes of a direction depends on the output")
         return torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,92 +92,18 @@ class Operator(ABC):
         """A x in NumPy, float64, (B, n) -> (B, m)."""
         return np.asarray(self.forward(torch.tensor(x)))
 
-    @property
-    def width(self) -> int:
-        """The most numbers that it holds in memory for one output, its input and result excluded."""
-        return 0
-
-    @property
-    def count(self) -> int:
-        """The number of observations that it is made for; 0 if all share one map."""
-        return 0
-
-    def take(self, observations: Index | Tensor) -> Operator:
-        """The operator of some of the observations; itself if all share one."""
-        return self
+    def matrix(self) -> Array:
+        """A as a dense matrix, (m, n)."""
+        return np.ascontiguousarray(self.values(np.eye(self.n)).T)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Operator:
         """The same operator on tensors of another type or device."""
         return self
 
-    # --- observed outputs ---------------------------------------------------------------------------------------------
-
     @property
-    def selects(self) -> bool:
-        """Whether A selects entries of the output without mixing them."""
-        return self.output_shaped or self.selection() is not None
-
-    def selection(self) -> Index | None:
-        """The entries that A selects, (m,), if it mixes none, else None. A mask has ``kept`` instead."""
-        return None
-
-    def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]] | None:
-        """For each of the observations (B, m), the outputs that it shows and their values; None if A mixes outputs.
-
-        Observations that show the same outputs share one index object.
-        """
-        chosen = slice(None) if self.output_shaped else self.selection()
-        return None if chosen is None else [(chosen, row) for row in y]
-
-    def seen(self, size: int) -> Flags:
-        """Which entries of ``size`` observations are not hidden, (size, m)."""
-        return np.ones((size, self.m), dtype=bool)
-
-    def is_layer_of(self, network: Generator) -> bool:
-        """Whether the last layer and A together are a single layer (see the top of this module)."""
-        last = network.layers[-1].activation if isinstance(network, Network) else None
-        if last is not None and last.linear:
-            return self.linear
-        weighs = self.unweighted is not self
-        return self.linear and self.unweighted.selects and not (weighs and (last is None or last.smooth))
-
-    def matrix(self) -> Array:
-        """A as a dense matrix, (m, n)."""
-        return np.ascontiguousarray(self.values(np.eye(self.n)).T)
-
-    def folded(self, matrix: Array | sparse.csr_array, bias: Array) -> tuple[Array, Array]:
-        """A W, (m, k), and A b, (m,), dense."""
-        dense = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
-        columns = self.values(np.ascontiguousarray(dense.T))
-        return np.ascontiguousarray(columns.T), self.values(bias[None, :])[0]
-
-    # --- weights and units --------------------------------------------------------------------------------------------
-
-    @property
-    def unweighted(self) -> Operator:
-        """The operator without its weights."""
-        return self
-
-    def weights(self, size: int) -> Array | None:
-        """The weights of the entries of ``size`` observations, (size, m); None without weights."""
-        return None
-
-    def around(self, inner: Operator) -> Operator:
-        """Another operator with the weights of this one."""
-        return inner
-
-    def normalised(self) -> tuple[Operator, Tensor]:
-        """The operator with weights of mean square 1, and the divisors of its weights, (1,) or (B, 1)."""
-        return self, torch.ones(1, dtype=torch.float64)
-
-    def hiding(self, finite: Tensor) -> Operator:
-        """The operator that hides the entries where ``finite``, (m,) or (B, m), is 0 and not 1."""
-        return WeightedOperator(self, finite)
-
-    def followed_by(self, matrix: Array) -> Operator:
-        """W A for a matrix W, (m', m), that all observations share."""
-        rows = matrix @ self.take(np.array([0])).matrix()
-        return MatrixOperator(torch.from_numpy(rows), (len(matrix),))
+    def width(self) -> int:
+        """The most numbers that it holds in memory for one output, its input and result excluded."""
+        return 0
 
     def in_units(self, before: int, after: int) -> Operator:
         """2^after A 2^before, the same measurement in other units of outputs and observations."""
@@ -188,41 +116,59 @@ class Operator(ABC):
             return self
         return WeightedOperator(self, times_power(torch.ones(self.m, dtype=torch.float64), before + after))
 
+    # --- the entries of each observation ------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """The number of observations that it is made for; 0 if all share one map."""
+        return 0
+
+    def take(self, observations: Index | Tensor) -> Operator:
+        """The operator of some of the observations; itself if all share one."""
+        return self
+
+    def seen(self, size: int) -> Flags:
+        """Which entries of ``size`` observations are not hidden, (size, m)."""
+        return np.ones((size, self.m), dtype=bool)
+
+    @property
+    def unweighted(self) -> Operator:
+        """The operator without its weights."""
+        return self
+
+    def weights(self, size: int) -> Array | None:
+        """The weights of the entries of ``size`` observations, (size, m); None without weights."""
+        return None
+
+    def selection(self) -> OutputIndex | None:
+        """The output that each entry of an observation is, hidden or not, as an index; None if A mixes outputs."""
+        return slice(None) if self.linear and self.output_shaped else None
+
+    @property
+    def selects(self) -> bool:
+        """Whether A selects entries of the output without mixing them."""
+        return self.selection() is not None
+
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def saved(self) -> dict[str, npt.NDArray[Any]]:
+    def saved(self) -> Arrays:
         """The arrays that a file keeps, with the names in :attr:`stored`."""
         return {}
 
     @classmethod
-    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Operator:
+    def restored(cls, shape: Shape, arrays: Arrays) -> Operator:
         """Make the operator from the arrays of :meth:`saved`."""
         raise NotImplementedError
-
-    def content(self) -> Any:
-        """What its fingerprint depends on: the fields of a dataclass, or its image of one vector if it is code."""
-        own: Any = self
-        return {f.name: getattr(own, f.name) for f in fields(own)} if is_dataclass(own) else self._image()
-
-    def _image(self) -> tuple[Shape, list[str]]:
-        """The image of one random vector, without the last digits, in which machines differ."""
-        image = self.values(stream("fingerprint").standard_normal((1, self.n)))[0]
-        return self.shape, [f"{number:.6e}" for number in image]
 
 
 @dataclass(frozen=True, eq=False)
 class IdentityOperator(Operator):
-    """The whole output is observed."""
+    """The whole output is observed, of this shape."""
 
     shape: Shape
-    n: int
-    m: int = field(init=False)
+    output_shaped = True
     kind: ClassVar[str] = "identity"
-    output_shaped: ClassVar[bool] = True
     stored: ClassVar[Mapping[str, type[np.generic]] | None] = {}
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "m", self.n)
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -233,12 +179,9 @@ class IdentityOperator(Operator):
     def tangents(self, t: Tensor) -> Tensor:
         return t
 
-    def hiding(self, finite: Tensor) -> MaskOperator:
-        return MaskOperator(finite, self.shape)
-
     @classmethod
-    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        return cls(shape, math.prod(shape))
+    def restored(cls, shape: Shape, arrays: Arrays) -> Self:
+        return cls(shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,15 +195,9 @@ class MaskOperator(Operator):
 
     kept: Tensor
     shape: Shape
-    n: int = field(init=False)
-    m: int = field(init=False)
+    output_shaped = True
     kind: ClassVar[str] = "mask"
-    output_shaped: ClassVar[bool] = True
     stored: ClassVar[Mapping[str, type[np.generic]] | None] = {"kept": np.bool_}
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n", self.kept.shape[-1])
-        object.__setattr__(self, "m", self.kept.shape[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.kept
@@ -271,6 +208,12 @@ class MaskOperator(Operator):
     def tangents(self, t: Tensor) -> Tensor:
         return t * _beside_directions(self.kept)
 
+    def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
+        return replace(self, kept=self.kept.to(device=device, dtype=dtype))
+
+    def in_units(self, before: int, after: int) -> MaskOperator:
+        return self
+
     @property
     def count(self) -> int:
         return len(self.kept) if self.kept.dim() == 2 else 0
@@ -278,144 +221,15 @@ class MaskOperator(Operator):
     def take(self, observations: Index | Tensor) -> MaskOperator:
         return replace(self, kept=_part_of(self.kept, observations))
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
-        return replace(self, kept=self.kept.to(device=device, dtype=dtype))
-
     def seen(self, size: int) -> Flags:
         return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
 
-    def observed_outputs(self, y: Array) -> list[tuple[OutputIndex, Array]]:
-        seen = self.seen(len(y))
-        shared = None if self.count else np.flatnonzero(seen[0])
-        rows = [np.flatnonzero(row) if shared is None else shared for row in seen]
-        return [(shown, row[shown]) for shown, row in zip(rows, y, strict=True)]
-
-    def hiding(self, finite: Tensor) -> MaskOperator:
-        return replace(self, kept=self.kept.double().cpu() * finite)
-
-    def in_units(self, before: int, after: int) -> MaskOperator:
-        return self
-
-    def saved(self) -> dict[str, npt.NDArray[Any]]:
+    def saved(self) -> Arrays:
         return {"kept": self.kept.cpu().numpy() > 0}
 
     @classmethod
-    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+    def restored(cls, shape: Shape, arrays: Arrays) -> Self:
         return cls(torch.from_numpy(arrays["kept"]).double(), shape)
-
-
-@dataclass(frozen=True, eq=False)
-class MatrixOperator(Operator):
-    """A dense matrix.
-
-    Attributes:
-        weight: (m, n).
-        shape: shape of one observation, of m entries.
-    """
-
-    weight: Tensor
-    shape: Shape
-    n: int = field(init=False)
-    m: int = field(init=False)
-    kind: ClassVar[str] = "matrix"
-    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {"matrix": np.float64}
-
-    def __post_init__(self) -> None:
-        m, n = self.weight.shape
-        object.__setattr__(self, "n", n)
-        object.__setattr__(self, "m", m)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.T
-
-    def adjoint(self, r: Tensor) -> Tensor:
-        return r @ self.weight
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> MatrixOperator:
-        return replace(self, weight=self.weight.to(device=device, dtype=dtype))
-
-    def matrix(self) -> Array:
-        return np.ascontiguousarray(self.weight.cpu().double().numpy())
-
-    def selection(self) -> Index | None:
-        one_each = bool((torch.count_nonzero(self.weight, dim=1) == 1).all())
-        return _picked(sparse.csr_array(self.matrix())) if one_each else None
-
-    def in_units(self, before: int, after: int) -> MatrixOperator:
-        return replace(self, weight=times_power(self.weight, before + after))
-
-    def saved(self) -> dict[str, npt.NDArray[Any]]:
-        return {"matrix": self.matrix()}
-
-    @classmethod
-    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        return cls(torch.from_numpy(arrays["matrix"]), shape)
-
-
-@dataclass(frozen=True, eq=False)
-class SparseOperator(Operator):
-    """A sparse matrix that would be too large as a dense one.
-
-    Attributes:
-        csr: (m, n).
-        shape: shape of one observation, of m entries.
-    """
-
-    csr: sparse.csr_array
-    shape: Shape
-    dtype: torch.dtype = torch.float64
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    n: int = field(init=False)
-    m: int = field(init=False)
-    kind: ClassVar[str] = "sparse"
-    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {
-        "data": np.float64, "indices": np.int64, "pointers": np.int64, "columns": np.int64,
-    }  # fmt: skip
-
-    def __post_init__(self) -> None:
-        m, n = self.csr.shape
-        object.__setattr__(self, "n", n)
-        object.__setattr__(self, "m", m)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = torch.sparse.mm(self._coo, x.T).T
-        return result
-
-    def adjoint(self, r: Tensor) -> Tensor:
-        result: Tensor = torch.sparse.mm(self._coo.t(), r.T).T
-        return result
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> SparseOperator:
-        return replace(self, dtype=dtype, device=device)
-
-    def selection(self) -> Index | None:
-        return _picked(self.csr)
-
-    @cached_property
-    def _coo(self) -> Tensor:
-        coo = self.csr.tocoo()
-        places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
-        values = torch.from_numpy(np.asarray(coo.data, dtype=np.float64))
-        tensor = torch.sparse_coo_tensor(places, values, self.csr.shape, check_invariants=False).coalesce()
-        return tensor.to(dtype=self.dtype, device=self.device)
-
-    def in_units(self, before: int, after: int) -> SparseOperator:
-        data = np.ldexp(self.csr.data, before + after)
-        return replace(self, csr=sparse.csr_array((data, self.csr.indices, self.csr.indptr), self.csr.shape))
-
-    def saved(self) -> dict[str, npt.NDArray[Any]]:
-        csr, integer = self.csr, np.int64
-        return {
-            "data": csr.data, "indices": csr.indices.astype(integer), "pointers": csr.indptr.astype(integer),
-            "columns": np.array(csr.shape[1], integer),
-        }  # fmt: skip
-
-    @classmethod
-    def restored(cls, shape: Shape, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        size = (math.prod(shape), int(arrays["columns"].item()))
-        csr = sparse.csr_array((arrays["data"], arrays["indices"], arrays["pointers"]), shape=size)
-        csr.check_format(full_check=True)
-        return cls(csr, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -429,11 +243,14 @@ class WeightedOperator(Operator):
 
     inner: Operator
     weight: Tensor
-    kind: ClassVar[str] = "weighted"
 
     def __post_init__(self) -> None:
-        for name in ("n", "m", "shape", "linear"):
+        for name in ("n", "m", "shape", "linear", "refused", "kind"):
             object.__setattr__(self, name, getattr(self.inner, name))
+        # A mask before a nonlinear measurement of the whole output; of linear ones it is a MaskOperator.
+        hides = self.inner.output_shaped and not self.linear and bool(((self.weight == 0) | (self.weight == 1)).all())
+        object.__setattr__(self, "output_shaped", hides)
+        object.__setattr__(self, "stored", self.inner.stored if hides else None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner.forward(x) * self.weight
@@ -448,9 +265,19 @@ class WeightedOperator(Operator):
         values, tangents = self.inner.linearize(x, t)
         return values * self.weight, tangents * _beside_directions(self.weight)
 
+    def to(self, dtype: torch.dtype, device: torch.device) -> WeightedOperator:
+        return WeightedOperator(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
+
     @property
     def width(self) -> int:
         return self.inner.width
+
+    def in_units(self, before: int, after: int) -> WeightedOperator:
+        if self.linear:
+            return WeightedOperator(self.inner, times_power(self.weight, before + after))
+        if self.output_shaped:
+            return WeightedOperator(self.inner.in_units(before, after), self.weight)
+        return WeightedOperator(self.inner.in_units(before, 0), times_power(self.weight, after))
 
     @property
     def count(self) -> int:
@@ -458,9 +285,6 @@ class WeightedOperator(Operator):
 
     def take(self, observations: Index | Tensor) -> WeightedOperator:
         return WeightedOperator(self.inner.take(observations), _part_of(self.weight, observations))
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> WeightedOperator:
-        return WeightedOperator(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
 
     def seen(self, size: int) -> Flags:
         return np.asarray(self.inner.seen(size) & (self.weight.cpu().numpy() > 0))
@@ -472,56 +296,28 @@ class WeightedOperator(Operator):
     def weights(self, size: int) -> Array:
         return np.broadcast_to(self.weight.cpu().double().numpy(), (size, self.m))
 
-    def around(self, inner: Operator) -> WeightedOperator:
-        return WeightedOperator(inner, self.weight)
+    def selection(self) -> None:
+        return None
 
-    def normalised(self) -> tuple[WeightedOperator, Tensor]:
-        gain = self.weight.square().mean(dim=-1, keepdim=True).sqrt()
-        return WeightedOperator(self.inner, self.weight / gain), gain
-
-    def in_units(self, before: int, after: int) -> WeightedOperator:
-        if self.linear:
-            return WeightedOperator(self.inner, times_power(self.weight, before + after))
-        return WeightedOperator(self.inner.in_units(before, 0), times_power(self.weight, after))
+    def saved(self) -> Arrays:
+        return {**self.inner.saved(), "kept": self.weight.cpu().numpy() > 0}
 
 
-@dataclass(frozen=True, eq=False)
-class MatrixFreeOperator(Operator):
-    """A linear map given as code on NumPy vectors, applied to one vector at a time.
+def hiding(operator: Operator, finite: Flags) -> Operator:
+    """The operator that hides the entries that are not finite, (m,) or (B, m)."""
+    if not (operator.linear and operator.output_shaped):
+        return WeightedOperator(operator, torch.from_numpy(finite.astype(np.float64)))
+    seen = operator.seen(max(1, operator.count))
+    kept = finite & (seen if operator.count else seen[0])
+    return MaskOperator(torch.from_numpy(kept.astype(np.float64)), operator.shape)
 
-    Attributes:
-        apply: (n,) -> (m,).
-        transpose: (m,) -> (n,).
-        n, m: number of entries of an output and of an observation.
-        shape: shape of one observation, of m entries.
-    """
 
-    apply: _Code
-    transpose: _Code
-    n: int
-    m: int
-    shape: Shape
-    kind: ClassVar[str] = "mapped"
-    portable: ClassVar[bool] = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = _OfCode.apply(x, self.apply, self.transpose, (self.m, self.n))
-        return result
-
-    def adjoint(self, r: Tensor) -> Tensor:
-        result: Tensor = _OfCode.apply(r, self.transpose, self.apply, (self.n, self.m))
-        return result
-
-    def in_units(self, before: int, after: int) -> MatrixFreeOperator:
-        forth, back = self.apply, self.transpose
-        return replace(
-            self,
-            apply=lambda x: np.ldexp(forth(np.ldexp(x, before)), after),
-            transpose=lambda r: np.ldexp(back(np.ldexp(r, after)), before),
-        )
-
-    def content(self) -> Any:
-        return self._image()
+def normalised(operator: Operator) -> tuple[Operator, Tensor]:
+    """The operator with weights of mean square 1, and the divisors of its weights, (1,) or (B, 1)."""
+    if not isinstance(operator, WeightedOperator):
+        return operator, torch.ones(1, dtype=torch.float64)
+    gain = operator.weight.square().mean(dim=-1, keepdim=True).sqrt()
+    return replace(operator, weight=operator.weight / gain), gain
 
 
 def times_power(x: Tensor, exponent: int) -> Tensor:
@@ -530,25 +326,6 @@ def times_power(x: Tensor, exponent: int) -> Tensor:
         return x
     half = exponent // 2
     return (x.double() * 2.0**half * 2.0 ** (exponent - half)).to(x.dtype)
-
-
-class _OfCode(torch.autograd.Function):
-    """Applies NumPy code, a linear map, row by row. The backward pass applies the adjoint."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, apply: _Code, transpose: _Code, sizes: tuple[int, int]) -> Tensor:
-        ctx.maps = (apply, transpose, sizes)
-        # Copies: the code may overwrite its argument, or reuse the array that it returned.
-        rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
-        for row in rows:
-            if row.size != sizes[0]:
-                raise InputError(f"operator= gave {row.size} numbers for a vector, and {sizes[0]} when it was tried")
-        return torch.from_numpy(np.array(rows).reshape(-1, sizes[0])).to(dtype=x.dtype, device=x.device)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        apply, transpose, (given, taken) = ctx.maps
-        return _OfCode.apply(gradients[0], transpose, apply, (taken, given)), None, None, None
 
 
 def _beside_directions(weight: Tensor) -> Tensor:
@@ -561,11 +338,3 @@ def _part_of(weight: Tensor, observations: Index | Tensor) -> Tensor:
     if weight.dim() == 1:
         return weight
     return weight[torch.as_tensor(observations, dtype=torch.long, device=weight.device)]
-
-
-def _picked(csr: sparse.csr_array) -> Index | None:
-    csr = csr.copy()
-    csr.eliminate_zeros()
-    if (np.diff(csr.indptr) == 1).all() and (csr.data == 1).all():
-        return np.asarray(csr.indices, dtype=np.intp)
-    return None

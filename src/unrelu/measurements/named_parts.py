@@ -29,6 +29,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import Gaussian, Uniform
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
@@ -203,7 +204,7 @@ def _models(given: Mapping[Any, Any], parts: Mapping[str, _Part]) -> dict[str, N
     for name in observed:
         try:
             value = named[name]
-            models[name] = Noise.parse(value) if isinstance(value, Noise | str) else Gaussian(value)
+            models[name] = parse_noise(value) if isinstance(value, Noise | str) else Gaussian(value)
         except InputError as error:
             raise InputError(f"noise of part {name!r}: {error}") from error
     kinds = {type(model) for model in models.values()}

@@ -1,18 +1,15 @@
 """Models of the noise e in y = A G(z*) + e, and their tests of residuals.
 
-Each model is a class. Models with errors that are added and compared in a norm derive from :class:`Noise`, models that
-compare observations by a deviance from :class:`Likelihood`. Everything that depends on the model is in its class:
-objective, residuals, p-value, draws, text and file format. A class registers itself by its ``name``.
+Each model is a class: :class:`Noise` compares y and A G(z) in a norm, :class:`Likelihood` by a deviance. All that
+depends on the model is in its class: objective, draws, p-value and text. A class registers itself by its ``name``.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,35 +21,11 @@ from unrelu.errors import InputError
 from unrelu.measurements.losses import Loss
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import nearest, shown
 
 # Simulated observations from which the distribution of a deviance is estimated.
 _DRAWS = 200
 # The models by name.
 MODELS: dict[str, type[Noise]] = {}
-
-
-def _meant(noise: object) -> str:
-    """A suggestion of what an unknown ``noise`` may mean, for the end of a message."""
-    if isinstance(noise, type) and issubclass(noise, Noise):
-        return f"; {noise.__name__} is the class, make an object of it: unrelu.{noise.__name__}(0.1)"
-    level = _number(noise)
-    if level is not None:
-        return f"; is it a standard deviation, 'gaussian:{level}', or the largest error, 'uniform:{level}'?"
-    if isinstance(noise, np.ndarray | list):
-        return "; of standard deviations one an entry, pass unrelu.Gaussian(array)"
-    words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))
-    found = nearest(words[0], MODELS)
-    return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found
-
-
-def _number(noise: object) -> str | None:
-    """A number, or the text of one, as text; else None."""
-    if isinstance(noise, bool) or not isinstance(noise, int | float | np.number | str):
-        return None
-    with suppress(ValueError):
-        return f"{float(noise):g}"
-    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +70,14 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Noise(ABC):
-    """A noise model.
+    """A noise model; its parameters are the fields of the class, which a file keeps.
 
     Attributes:
         level: its parameter: a number; some models also take an array, with a level for each entry of y.
-        name: the beginning of its text: ``str(Gaussian(0.1))`` is "gaussian:0.1", which :meth:`parse` reads.
+        name: the beginning of its text: ``str(Gaussian(0.1))`` is "gaussian:0.1".
         norm: the norm that suits it.
         stated: whether anything is known about e.
         shaped: whether residuals are tested by their shape (largest entry and structure), not only by their size.
-        reach: nearly all errors are below this multiple of :attr:`size`.
         without_density: why the model has no density that its l2 objective is the logarithm of; empty if it has one.
     """
 
@@ -114,7 +86,6 @@ class Noise(ABC):
     norm: ClassVar[str] = "l2"
     stated: ClassVar[bool] = True
     shaped: ClassVar[bool] = False
-    reach: ClassVar[float] = 1.0
     without_density: ClassVar[str] = "does not say how probable an error is"
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -131,152 +102,12 @@ class Noise(ABC):
         if not math.isfinite(self.level) or self.level < 0:
             raise InputError(f"noise={self}: the level must be finite and at least 0, got {self.level:g}")
 
+    # --- the objective ------------------------------------------------------------------------------------------------
+
     @property
     def likelihood(self) -> Likelihood | None:
         """The model itself if it compares observations by a deviance; None if by a norm of y - A G(z)."""
         return None
-
-    # --- text and files -----------------------------------------------------------------------------------------------
-
-    def __str__(self) -> str:
-        if isinstance(self.level, np.ndarray):
-            return f"{self.name}:array{self.level.shape}"
-        return self.name if self.level is None else f"{self.name}:{self.level!r}"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and all(
-            a is b or np.array_equal(a, b)
-            for a, b in ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        )
-
-    def __hash__(self) -> int:
-        return hash((type(self), *(np.asarray(getattr(self, f.name)).tobytes() for f in fields(self))))
-
-    @staticmethod
-    def parse(noise: Noise | str | None) -> Noise:
-        """Make the model from its text, "uniform:0.1" or "poisson"; None is unknown noise, and a model is returned.
-
-        Raises:
-            InputError: the model is unknown, or its level is out of range.
-        """
-        if isinstance(noise, Noise):
-            return noise
-        if noise is None:
-            return UnknownNoise()
-        if isinstance(noise, Mapping):
-            raise InputError(
-                f"noise={shown(noise)}: noise by part goes with invert, posterior, run and certify; state a model "
-                "of all entries here, such as unrelu.Gaussian(array)"
-            )
-        kind, colon, level = str(noise).partition(":")
-        model = MODELS.get(kind)
-        if model is None:
-            forms = ", ".join(f"'{name}:LEVEL'" if known.levelled() else f"'{name}'" for name, known in MODELS.items())
-            objects = "" if isinstance(noise, str) else ", or an object such as unrelu.Uniform(0.1)"
-            raise InputError(f"noise={shown(noise)}: use one of {forms}, e.g. 'uniform:0.1'{objects}{_meant(noise)}")
-        if model.levelled():
-            return model(level)
-        if colon:
-            raise InputError(f"noise={noise!r}: {kind} has no level; write {kind!r}")
-        return model()
-
-    @classmethod
-    def levelled(cls) -> bool:
-        """Whether the model has a level."""
-        return any(f.name == "level" and f.init for f in fields(cls))
-
-    @classmethod
-    def built_in(cls) -> bool:
-        """Whether it is a model of this package, which every process can import."""
-        return cls.__module__.startswith("unrelu.")
-
-    @property
-    def text_suffices(self) -> bool:
-        """Whether :meth:`parse` makes the same model from its text."""
-        try:
-            return Noise.parse(str(self) if self.stated else None) == self
-        except InputError:
-            return False
-
-    def saved(self) -> tuple[str, dict[str, Any]]:
-        """What a file keeps: its text, or its name and the arguments that it was made with."""
-        own = {} if self.built_in() else {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
-        if self.text_suffices:
-            return str(self) if self.stated else "", own
-        made = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        return self.name, own | {name: value for name, value in made.items() if value is not None}
-
-    @staticmethod
-    def restored(text: str, kept: Mapping[str, Any]) -> Noise:
-        """Make the model from the value of :meth:`saved`; its class is looked up by name.
-
-        Raises:
-            InputError: no class of this name is defined, or it does not accept the values.
-        """
-        model, values = MODELS.get(text.partition(":")[0]), dict(kept)
-        own = values.pop("class", None)
-        if own is not None and model is None:
-            raise InputError(
-                f"noise={text} is of the class {own}, which is not defined here: import it, then load the result again"
-            )
-        return model.of_fields(text, values) if model is not None and values else Noise.parse(text or None)
-
-    @classmethod
-    def of_fields(cls, text: str, values: Mapping[str, Any]) -> Noise:
-        """Make the model from its fields in a file; ``text`` is its text there."""
-        return cls(**values)
-
-    # --- units --------------------------------------------------------------------------------------------------------
-
-    def times_power_of_two(self, exponent: int) -> Self:
-        """The model of 2^exponent e."""
-        with np.errstate(over="ignore"):
-            return replace(self, level=float(np.ldexp(self.level, exponent)))
-
-    # --- levels of single entries, see measurements.whitening ---------------------------------------------------------
-
-    @property
-    def entrywise(self) -> bool:
-        """Whether errors differ in size or are correlated, so that whitening is needed."""
-        return isinstance(self.level, np.ndarray)
-
-    def cholesky(self) -> Array | None:
-        """The lower triangular L of the covariance L L^T of correlated errors; None if they are independent."""
-        return None
-
-    def of_one_size(self, level: float) -> Noise:
-        """The same model with independent errors of one size."""
-        return type(self)(level)
-
-    def spread(self, observation: tuple[int, ...], size: int) -> Array:
-        """The level of every entry, flat, (m,), or (B, m) if observations have different levels.
-
-        Raises:
-            InputError: the level has neither the shape of one observation nor of all of them.
-        """
-        m = math.prod(observation)
-        given = np.asarray(self.level).shape
-        if given in (observation, (m,)):
-            return np.reshape(self.level, m)
-        if given in ((size, *observation), (size, m)):
-            return np.reshape(self.level, (size, m))
-        raise InputError(
-            f"noise={self}: the level has shape {given}, an observation has shape {observation}; pass an array of "
-            f"that shape, or {(size, *observation)}, one for each of the {size} observations"
-        )
-
-    def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
-        """The model for some of ``size`` observations; itself if all share one."""
-        shared = not isinstance(self.level, np.ndarray) or self.spread(observation, size).ndim == 1
-        return self if shared else replace(self, level=self.level[observations])
-
-    def _finite(self, clean: Array) -> Array:
-        """The levels of entries for observations (B, m), with 0 in place of infinity."""
-        level = np.asarray(self.level, dtype=np.float64)
-        level = level.reshape(clean.shape if level.size == clean.size else -1) if level.ndim else level
-        return np.where(np.isfinite(level), level, 0.0)
-
-    # --- the objective ------------------------------------------------------------------------------------------------
 
     def residuals(self, y: Array, mean: Array) -> Array:
         """The residuals whose squares the l2 objective sums, (B, m): y - mean, where ``mean`` is A G(z)."""
@@ -287,26 +118,12 @@ class Noise(ABC):
         with np.errstate(over="ignore"):  # outputs that are exponentials may be of any size
             return np.asarray(np.square(y).sum(axis=1))
 
-    def check(self, y: Array) -> None:  # noqa: B027 -- most models allow any number
-        """Refuse observations (B, m) that cannot have such noise.
-
-        Raises:
-            InputError: they are not counts, for count noise.
-        """
-
-    def check_range(self, low: Array, high: Array) -> None:  # noqa: B027 -- most models suit any output
-        """Refuse a generator whose outputs range from ``low`` to ``high``, if these cannot be means of observations.
-
-        Raises:
-            InputError: they cannot.
-        """
-
-    # --- for methods --------------------------------------------------------------------------------------------------
-
     @property
-    def size(self) -> float:
-        """The level as a size of errors, in units of y; 0 if the level is not a size."""
-        return float(np.max(self.level, where=np.isfinite(self.level), initial=0.0))
+    def dispersion_parameter(self) -> float:
+        """phi, where -2 log p(y | z) is the l2 objective divided by phi, but for a constant; NaN without a density."""
+        return math.nan
+
+    # --- how large errors are -----------------------------------------------------------------------------------------
 
     @property
     def noisy(self) -> bool:
@@ -314,14 +131,23 @@ class Noise(ABC):
         return bool(self.level > 0)
 
     @property
+    def size(self) -> float:
+        """The size of errors, in units of y; 0 if the model states none."""
+        return 0.0
+
+    def spread(self, observation: tuple[int, ...], size: int) -> Array:
+        """The size of the error of every entry of ``size`` observations, (m,) or (B, m), or () if all are alike."""
+        return np.asarray(self.size)
+
+    @property
     def bound(self) -> float:
         """The largest error of an entry that the model allows; NaN if it has no limit."""
         return math.nan
 
     @property
-    def dispersion_parameter(self) -> float:
-        """phi, where -2 log p(y | z) is the l2 objective divided by phi, but for a constant; NaN without a density."""
-        return math.nan
+    def ceiling(self) -> float:
+        """An upper limit of nearly all errors; 0 if it is not known."""
+        return self.size
 
     @property
     def outliers(self) -> float:
@@ -337,31 +163,30 @@ class Noise(ABC):
         """An estimate of the mean of e_j^2 for each of the observations (B, m), (B,); 0 if nothing is known."""
         return np.full(len(y), float(np.nan_to_num(self.mean_square)))
 
-    @property
-    def note(self) -> str:
-        """What messages say about a model that the user did not state."""
-        return ""
+    def times_power_of_two(self, exponent: int) -> Self:
+        """The model of 2^exponent e; itself if it states no size."""
+        return self
+
+    # --- entries that differ, see measurements.whitening --------------------------------------------------------------
 
     @property
-    def drawable(self) -> bool:
-        """Whether :meth:`draw` is defined."""
-        return self.mean_square > 0
+    def entrywise(self) -> bool:
+        """Whether errors differ in size or are correlated, so that whitening is needed."""
+        return False
+
+    def cholesky(self) -> Array | None:
+        """The lower triangular L of the covariance L L^T of correlated errors; None if they are independent."""
+        return None
+
+    def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
+        """The model for some of ``size`` observations; itself if all share one."""
+        return self
+
+    # --- draws and goodness of fit ------------------------------------------------------------------------------------
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Draw observations with noise, (B, m), for A G(z) = ``clean``."""
         raise InputError(f"noise={self} does not say how errors are distributed")
-
-    @property
-    def threshold(self) -> float | None:
-        """The threshold eps of the observed layer's constraints, for the layer methods; None if it is not known."""
-        return self.size or None
-
-    @property
-    def ceiling(self) -> float:
-        """An upper limit of nearly all errors; 0 if it is not known."""
-        return self.reach * self.size
-
-    # --- goodness of fit ----------------------------------------------------------------------------------------------
 
     def p_value(self, fit: Fit) -> Array:
         """The probability that such noise leaves a residual at least as large as the fit's, (B,).
@@ -373,6 +198,56 @@ class Noise(ABC):
     def too_large_for(self, fit: Fit) -> Flags:
         """Whether such noise leaves so small a residual in at most one of a million observations, (B,)."""
         return np.zeros(len(fit.residual), dtype=bool)
+
+    # --- text and files -----------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        if isinstance(self.level, np.ndarray):
+            return f"{self.name}:array{self.level.shape}"
+        return self.name if self.level is None else f"{self.name}:{self.level!r}"
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return False
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return all(a is b or np.array_equal(a, b) for a, b in pairs)
+
+    def __hash__(self) -> int:
+        return hash((type(self), str(self)))
+
+    @property
+    def note(self) -> str:
+        """What messages say about a model that the user did not state."""
+        return ""
+
+    @classmethod
+    def built_in(cls) -> bool:
+        """Whether it is a model of this package, which every process can import."""
+        return cls.__module__.startswith("unrelu.")
+
+    def saved(self) -> tuple[str, dict[str, Any]]:
+        """What a file keeps: its name, and the arguments that it was made with. Of unknown noise, nothing."""
+        if not self.stated:
+            return "", {}
+        own = {} if self.built_in() else {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
+        made = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return self.name, own | {name: value for name, value in made.items() if value is not None}
+
+    @staticmethod
+    def restored(name: str, kept: Mapping[str, Any]) -> Noise:
+        """Make the model from the value of :meth:`saved`; its class is looked up by name.
+
+        Raises:
+            InputError: no class of this name is defined, or it does not accept the values.
+        """
+        if not name:
+            return UnknownNoise()
+        if name not in MODELS:
+            raise InputError(
+                f"noise={name} is of the class {kept.get('class', 'of this name')}, which is not defined here: import "
+                "it, then load the result again"
+            )
+        return MODELS[name](**{field: value for field, value in kept.items() if field != "class"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,6 +283,20 @@ class Likelihood(Noise, Loss):
         """Itself."""
         return self
 
+    def check(self, y: Array) -> None:
+        """Refuse observations (B, m) that cannot have such noise.
+
+        Raises:
+            InputError: they are not counts, for count noise.
+        """
+
+    def check_range(self, low: Array, high: Array) -> None:
+        """Refuse a generator whose outputs range from ``low`` to ``high``, if these cannot be means of observations.
+
+        Raises:
+            InputError: they cannot.
+        """
+
     def fisher_information(self, mean: Tensor) -> Tensor:
         """The Fisher information of entries with these means (b, m), (b, m): by default, the mean square of the score.
 
@@ -432,23 +321,8 @@ class Likelihood(Noise, Loss):
         return np.full(len(y), float(y.shape[1]))
 
     @property
-    def entrywise(self) -> bool:
-        """False: the deviance accounts for entries that differ, so no whitening is needed."""
-        return False
-
-    @property
-    def size(self) -> float:
-        """0: the errors depend on the mean."""
-        return 0.0
-
-    @property
     def noisy(self) -> bool:
         """True: observations always have noise."""
-        return True
-
-    @property
-    def drawable(self) -> bool:
-        """True: :meth:`draw` is defined."""
         return True
 
     def p_value(self, fit: Fit) -> Array:

@@ -13,20 +13,16 @@ from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import InputError
+from unrelu.measurements._matrix_operators import MatrixFreeOperator, MatrixOperator, SparseOperator
 from unrelu.measurements._nonlinear_operator import read_function
-from unrelu.measurements.linear_operators import (
-    IdentityOperator,
-    MaskOperator,
-    MatrixFreeOperator,
-    MatrixOperator,
-    Operator,
-    SparseOperator,
-)
+from unrelu.measurements.linear_operators import IdentityOperator, MaskOperator, Operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
+
+_Code = Callable[[Array], Any]
 
 # Tolerances of |<A x, y> - <x, A^T y>| relative to |A x| |y|, and of the deviation from linearity relative to |A x|.
 # The larger one holds: 1e-6, or 100 times the rounding error of the operator's precision (1.2e-5 in single precision).
@@ -88,7 +84,7 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
     """
     n = math.prod(output)
     if given is None:
-        return IdentityOperator(output, n)
+        return IdentityOperator(output)
     if isinstance(given, Operator):
         if given.n != n:
             raise InputError(f"operator= takes {given.n} entries; the network's output has {n}")
@@ -97,18 +93,27 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
         return _masks(given.array, output)
     if isinstance(given, Matrix) or sparse.issparse(given):
         return _matrix(given.array if isinstance(given, Matrix) else given, n)
-    if isinstance(given, tuple | list) and len(given) == 2 and all(callable(part) for part in given):
-        return _mapped(given[0], given[1], n, None)
-    if callable(getattr(given, "A", None)) and callable(getattr(given, "A_adjoint", None)):
+    if isinstance(given, tuple | list) and len(given) == 2 and all(map(callable, given)):
+        return _mapped(given[0], given[1], n)
+    if _offers(given, "A", "A_adjoint"):
         return _physics(given, output)
-    if callable(getattr(given, "matvec", None)) and callable(getattr(given, "rmatvec", None)):
+    if _offers(given, "matvec", "rmatvec"):
         shape = tuple(int(size) for size in given.shape)
         if len(shape) != 2 or shape[1] != n:
             raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
-        return _mapped(given.matvec, given.rmatvec, n, shape[0], allowed=_allowed(getattr(given, "dtype", None)))
+        kind = np.dtype(getattr(given, "dtype", None))  # None means double precision
+        precision = float(np.finfo(kind).eps) if kind.kind in "fc" else 0.0
+        return _mapped(given.matvec, given.rmatvec, n, shape[0], precision=precision)
     if callable(given):
         return read_function(given, output, network)
     return _array(given, output, y_shape)
+
+
+def _offers(given: Any, *methods: str) -> bool:
+    return all(callable(getattr(given, name, None)) for name in methods)
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
@@ -116,37 +121,31 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)
-    shared, each = shape in flat, len(shape) > 1 and shape[1:] in flat
+    masks = shape in flat or (len(shape) > 1 and shape[1:] in flat)
     matrix = len(shape) == 2 and shape[1] == n
     of_output = y_shape in flat or y_shape[1:] in flat
     of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
     binary = bool(np.isin(array, (0.0, 1.0)).all())
-    if (shared or each) and str(getattr(given, "dtype", "")).endswith("bool"):  # of NumPy or PyTorch
-        return _masks(array, output)
-    if each and binary and of_rows and y_shape == shape:
+    boolean = str(getattr(given, "dtype", "")).endswith("bool")  # of NumPy or PyTorch
+    if masks and binary and of_rows and y_shape == shape and not boolean:
         raise InputError(
             f"operator= and y are both of shape {shape}, so operator= may be one mask for each of the {shape[0]} "
             f"observations, or one matrix that measures {shape[0]} numbers of an output: pass "
             "operator=unrelu.Mask(array) or operator=unrelu.Matrix(array)"
         )
-    if (shared or each) and not of_rows and ((of_output and binary) or not matrix):
+    if masks and (boolean or (not of_rows and ((of_output and binary) or not matrix))):
         return _masks(array, output)
-    if not matrix:
-        raise InputError(
-            f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
-            + _other_array(array, n)
-        )
-    return _matrix(array, n)
-
-
-def _other_array(array: Array, n: int) -> str:
-    """A suggestion for an array that is neither masks nor a matrix, for the end of a message."""
+    if matrix:
+        return _matrix(array, n)
+    advice = ""
     if array.ndim == 2 and len(array) == n:
-        return "; it has the other orientation: pass operator=A.T"
-    whole = array.ndim == 1 and bool((array == np.rint(array)).all()) and bool(((array >= 0) & (array < n)).all())
-    if whole and len(np.unique(array)) == len(array):
-        return f"; of indices make a mask: mask = numpy.zeros({n}, bool); mask[indices] = True"
-    return ""
+        advice = "; it has the other orientation: pass operator=A.T"
+    elif array.ndim == 1 and len(np.unique(array)) == len(array) and np.isin(array, np.arange(n)).all():
+        advice = f"; of indices make a mask: mask = numpy.zeros({n}, bool); mask[indices] = True"
+    raise InputError(
+        f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
+        + advice
+    )
 
 
 def _matrix(given: Any, n: int) -> Operator:
@@ -165,13 +164,11 @@ def _matrix(given: Any, n: int) -> Operator:
     if not np.isfinite(entries).all():
         raise InputError(f"operator= has {int((~np.isfinite(entries)).sum())} entries that are not finite")
     shape = (array.shape[0],)
-    if not sparse.issparse(given):
-        return MatrixOperator(torch.from_numpy(array), shape)
-    return (
-        MatrixOperator(torch.from_numpy(array.toarray()), shape)
-        if shape[0] * n <= DENSE_NUMBERS
-        else SparseOperator(array, shape)
-    )
+    if sparse.issparse(array):
+        if shape[0] * n > DENSE_NUMBERS:
+            return SparseOperator(array, shape)
+        array = array.toarray()
+    return MatrixOperator(torch.from_numpy(array), shape)
 
 
 def _masks(given: Any, output: Shape) -> MaskOperator:
@@ -188,10 +185,9 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
         )
     odd = array[~np.isin(array, (0.0, 1.0))]
     if odd.size:
-        half = 0.5 * float(array.max())
         raise InputError(
             f"operator= is read as a mask, but has entries like {odd[0]:g}; a mask is made of 0 and 1: pass "
-            f"operator=mask > {half:g}"
+            f"operator=mask > {0.5 * float(array.max()):g}"
         )
     masks = array.reshape(-1, n)
     empty = np.flatnonzero(~masks.any(axis=1))
@@ -199,6 +195,9 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
         which = "" if shared else f"of observation {empty[0]} "
         raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
     return MaskOperator(torch.from_numpy(masks[0] if shared else masks), output)
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
@@ -210,44 +209,33 @@ def _physics(physics: Any, output: Shape) -> Operator:
     def run(function: Callable[[Tensor], Tensor], x: Array, shape: Shape) -> Tensor:
         return function(torch.from_numpy(x).to(like.device, like.dtype).reshape(1, *shape)).detach().cpu()
 
+    n = math.prod(output)
     try:
-        shape = tuple(run(physics.A, np.zeros(math.prod(output)), output).shape[1:])
+        shape = tuple(run(physics.A, np.zeros(n), output).shape[1:])
     except Exception as error:  # the user's code may raise anything
         raise InputError(f"operator.A fails on an output of shape (1, {output}): {error}") from error
     return _mapped(
-        lambda x: np.asarray(run(physics.A, x, output)).ravel(),
-        lambda r: np.asarray(run(physics.A_adjoint, r, shape)).ravel(),
-        math.prod(output), math.prod(shape), shape, max(_ADJOINT, _ROUNDINGS * torch.finfo(like.dtype).eps),
+        lambda x: run(physics.A, x, output), lambda r: run(physics.A_adjoint, r, shape), n, math.prod(shape), shape,
+        torch.finfo(like.dtype).eps,
     )  # fmt: skip
 
 
-def _allowed(dtype: Any) -> float:
-    """The tolerance for an operator that computes in this NumPy type."""
-    kind = np.dtype(dtype)  # None means double precision
-    return max(_ADJOINT, _ROUNDINGS * float(np.finfo(kind).eps)) if kind.kind in "fc" else _ADJOINT
-
-
 def _mapped(
-    apply: Callable[[Array], Array],
-    transpose: Callable[[Array], Array],
-    n: int,
-    m: int | None,
-    shape: Shape = (),
-    allowed: float = _ADJOINT,
+    apply: _Code, transpose: _Code, n: int, m: int | None = None, shape: Shape = (), precision: float = 0.0
 ) -> Operator:
-    """Read a map given as code, after tests of its linearity and adjoint. A small one becomes a matrix.
+    """Read a linear map given as code, after tests of its linearity and adjoint. A small one becomes a matrix.
 
     Args:
         apply, transpose: A and A^T on flat vectors.
         n, m: number of entries of outputs and observations; m is None if it is not known.
-        shape: shape of one observation.
-        allowed: tolerance of the tests.
+        shape: shape of one observation; (m,) if empty.
+        precision: the rounding error that the code computes with.
     """
-    rng = stream("adjoint test")
+    allowed, rng = max(_ADJOINT, _ROUNDINGS * precision), stream("adjoint test")
     x, other = rng.standard_normal((2, n))
-    ax, a_other = _run(apply, x, "A x", m), _run(apply, other, "A x", m)
+    ax = _run(apply, x, "A x", m)
     m = len(ax)
-    mixed = _run(apply, 2 * x - 3 * other, "A x", m)
+    a_other, mixed = _run(apply, other, "A x", m), _run(apply, 2 * x - 3 * other, "A x", m)
     scale = np.linalg.norm(ax) + np.linalg.norm(a_other) + np.finfo(float).tiny
     off = float(np.linalg.norm(mixed - 2 * ax + 3 * a_other) / scale)
     if not off <= allowed:
@@ -272,7 +260,8 @@ def _mapped(
     return MatrixOperator(torch.from_numpy(matrix), shape)
 
 
-def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | None) -> Array:
+def _run(function: _Code, x: Array, what: str, size: int | None) -> Array:
+    """The value of the user's code as a flat vector, a copy: the next call may reuse its buffer."""
     try:
         result = np.asarray(function(x.copy()))
     except Exception as error:  # the user's code may raise anything
@@ -281,7 +270,7 @@ def _run(function: Callable[[Array], Array], x: Array, what: str, size: int | No
         raise InputError(
             f"operator= gives complex numbers ({what}); stack real and imaginary parts, as partial_fourier does"
         )
-    result = np.array(result, dtype=np.float64).ravel()  # a copy: the next call may reuse its buffer
+    result = np.array(result, dtype=np.float64).ravel()
     if size is not None and len(result) != size:
         raise InputError(f"operator= gives {len(result)} numbers for {what}; {size} were expected")
     if not np.isfinite(result).all():

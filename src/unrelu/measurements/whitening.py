@@ -15,7 +15,9 @@ import torch
 from scipy.linalg import solve_triangular
 
 from unrelu.errors import InputError
-from unrelu.measurements.linear_operators import Operator, WeightedOperator
+from unrelu.measurements._matrix_operators import MatrixOperator
+from unrelu.measurements._nonlinear_operator import NonlinearOperator
+from unrelu.measurements.linear_operators import Operator, WeightedOperator, hiding
 from unrelu.measurements.noise import Noise
 from unrelu.runtime.array_types import Array, Flags
 
@@ -40,7 +42,7 @@ def known_entries(noise: Noise, operator: Operator, size: int) -> Flags:
 
 def stated_sizes(noise: Noise, operator: Operator, size: int) -> Array | None:
     """The sizes of the stated errors, (B, m): standard deviations or bounds; None if none are stated."""
-    sizes = noise.spread(operator.shape, size) if noise.entrywise else np.asarray(noise.size)
+    sizes = noise.spread(operator.shape, size)
     return np.broadcast_to(sizes, (size, operator.m)) if sizes.any() else None
 
 
@@ -53,17 +55,16 @@ def whitened(noise: Noise, operator: Operator, y: Array) -> tuple[Noise, Operato
     """
     factor = noise.cholesky()
     if factor is not None:
-        return noise.of_one_size(1.0), *_decorrelated(noise, factor, operator, y)
+        return type(noise)(1.0), *_decorrelated(noise, factor, operator, y)
     sizes = noise.spread(operator.shape, len(y))
     levels = np.unique(np.broadcast_to(sizes, y.shape)[known_entries(noise, operator, len(y))])
-    finite = torch.from_numpy(np.isfinite(sizes)).double()
-    alike = len(levels) == 1
+    finite, alike = np.isfinite(sizes), len(levels) == 1
     if (alike or operator.output_shaped) and not finite.all():
-        operator = operator.hiding(finite)
+        operator = hiding(operator, finite)
     if alike:
-        return noise.of_one_size(float(levels[0])), operator, y
+        return type(noise)(float(levels[0])), operator, y
     weight = 1 / sizes
-    return noise.of_one_size(1.0), WeightedOperator(operator, torch.from_numpy(weight)), y * weight
+    return type(noise)(1.0), WeightedOperator(operator, torch.from_numpy(weight)), y * weight
 
 
 def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> tuple[Operator, Array]:
@@ -83,4 +84,12 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
     inverse = np.zeros((len(shown), operator.m))
     inverse[:, shown] = solve_triangular(factor / scale, np.eye(len(shown)), lower=True)
     weight = torch.full((len(shown),), 1 / scale, dtype=torch.float64)
+    if operator.linear:
+        rows = torch.from_numpy(inverse @ operator.take(np.array([0])).matrix())
+        return WeightedOperator(MatrixOperator(rows, (len(shown),)), weight), np.ascontiguousarray(values)
+    if not isinstance(operator, NonlinearOperator):
+        raise InputError(
+            f"noise={noise} is correlated, and operator= is a {type(operator).__name__}, which is not linear: pass a "
+            "function of PyTorch instead, or measure L^-1 h(x) for the covariance L L^T"
+        )
     return WeightedOperator(operator.followed_by(inverse), weight), np.ascontiguousarray(values)

@@ -15,7 +15,7 @@ from unrelu._version import __version__
 from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
 from unrelu.result.fingerprint import fingerprint
@@ -163,7 +163,7 @@ def _check(manifest: dict[str, Any]) -> None:
         raise ValueError(f"results is {_short(manifest['results'])}")
     _check_bounds(manifest.get("bounds"), math.prod(manifest["model"]["latent_shape"]))
     if "noise_sha256" not in manifest:
-        Noise.parse(manifest["noise"])
+        parse_noise(manifest["noise"])
     np.dtype(manifest["data"]["dtype"])
     Scaling.parse(manifest["data"]["scale"])
 

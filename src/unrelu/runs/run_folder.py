@@ -20,6 +20,7 @@ from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
 from unrelu.result.array_file import read_array_file, write_array_file
@@ -129,7 +130,7 @@ class Run:
             return _noise_of(self.folder, self.manifest)
         noise, dtype = self.manifest["noise"], self.manifest["data"]["dtype"]
         step = self.scaling.step(dtype)
-        return Noise.parse(noise) if noise or step is None else RoundingNoise.of_integers(step, dtype)
+        return parse_noise(noise) if noise or step is None else RoundingNoise.of_integers(step, dtype)
 
     @cached_property
     def indices(self) -> Index:

@@ -29,6 +29,7 @@ from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.methods import METHODS, Method, make, refuse
 from unrelu.models.code_prior import Normal
@@ -291,8 +292,8 @@ def _check_posterior(draws: Any, noise: Any, prior: float | Normal) -> None:
 
 def _noise_arrays(noise: Any, masks: Any) -> Noise | None:
     """The noise if it is of arrays, or None; noise that the folder cannot keep is refused."""
-    modelled = Noise.parse(noise)
-    if not modelled.built_in() or not (modelled.entrywise or modelled.text_suffices):
+    modelled = parse_noise(noise)
+    if not modelled.built_in():
         raise InputError(f"noise={noise}: a run keeps its noise in its folder, so it is a model of unrelu")
     if masks is not None and modelled.cholesky() is not None:
         raise InputError(f"noise={noise} is for observations that show the same entries; pass one mask as operator=")
@@ -369,7 +370,7 @@ def _check_range(work: Work, scaling: Scaling) -> None:
     """Refuse data that are on another scale than the generator, by their first observations."""
     if work.measured.output_shaped:  # measured values have units of their own
         batch, seen = work.observations.read(0, min(_SEEN, work.source.size))
-        trim = Noise.parse(work.noise).outliers
+        trim = parse_noise(work.noise).outliers
         check_scale(work.network, batch.values, seen, dtype=work.source.dtype, scaling=scaling, trim=trim)
 
 

@@ -16,6 +16,7 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
+from unrelu.measurements.folding import is_one_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
 from unrelu.result import Status
@@ -346,7 +347,7 @@ class JointSearch:
         if self.problem.z0 is not None or not len(observations) or not isinstance(network, Network):
             return
         work = max(layer.n_out * layer.n_in**2 for layer in network.layers)
-        if work > _LAYER_WORK or layerwise_reason(network) or not self.problem.operator.is_layer_of(network):
+        if work > _LAYER_WORK or layerwise_reason(network) or not is_one_layer(network, self.problem.operator):
             return
         control = self.problem.control.part(lambda _: self.report())
         z = starting_codes(self.problem.part(observations, control), "exact")[0]

@@ -36,6 +36,7 @@ from unrelu._version import __version__
 from unrelu.errors import UnreluError
 from unrelu.measurements import Operator
 from unrelu.measurements.additive_noise import Gaussian
+from unrelu.measurements.linear_operators import normalised
 from unrelu.measurements.noise import UnknownNoise
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
@@ -356,7 +357,7 @@ def prior_key(problem: Problem, radius: float = RADIUS) -> str:
     """
     operator, proper = problem.operator, problem.normal and problem.normal.proper.tolist()
     inner, some = operator.unweighted, _cycled(operator, min(operator.count, _OUTPUTS))
-    model, measured = SampleCache.of(problem.network, problem.bounds).measured_by(some.normalised()[0])
+    model, measured = SampleCache.of(problem.network, problem.bounds).measured_by(normalised(some)[0])
     size = np.maximum([float(problem.observed.mean()), model.information(measured)], 1e-2)
     count, information = np.rint(np.log(size) / math.log(_KIND_STEP)).astype(int)
     values = b"" if inner.linear else inner.values(stream("a fixed output").standard_normal((1, inner.n))).tobytes()

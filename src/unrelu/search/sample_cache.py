@@ -15,8 +15,9 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements import IdentityOperator, Operator
+from unrelu.measurements import IdentityOperator, Operator, WeightedOperator
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.linear_operators import normalised
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Index
@@ -236,14 +237,14 @@ class SampleCache:
         """
         if operator.linear:
             return self.model, operator
-        if operator.unweighted is not operator:
-            model, inner = self.measured_by(operator.unweighted)
-            return model, operator.around(inner)
+        if isinstance(operator, WeightedOperator):
+            model, inner = self.measured_by(operator.inner)
+            return model, WeightedOperator(inner, operator.weight)
         if operator not in self._measured:
             x = self.model.x
             values = _values(operator.to(x.dtype, x.device), x)
             self._measured[operator] = GaussianModel(self.model.z, _bounded(values))
-        return self._measured[operator], IdentityOperator(operator.shape, operator.m)
+        return self._measured[operator], IdentityOperator(operator.shape)
 
 
 class SearchStarts:
@@ -264,7 +265,7 @@ class SearchStarts:
         self.problem, self.cache, self.objective, self.tempered = problem, cache, objective, tempered
         self._samples, self._operator = cache.measured_by(objective.operator)
         self._y, known = objective.y, problem.noise.variance(problem.y)
-        self._operator, gain = self._operator.normalised()  # the Gaussian model is one in the units of outputs
+        self._operator, gain = normalised(self._operator)  # the Gaussian model is one in the units of outputs
         self._y, known = self._y / gain.to(self._y), known / gain.square().cpu().double().numpy()[..., 0]
         self._stream = functools.cache(functools.partial(stream, "search", problem.seed))
         with np.errstate(divide="ignore"):

@@ -41,7 +41,7 @@ class ProjectedGradient:
     def __call__(self, problem: Problem) -> Inversion:
         """Step and project all observations at once until they have converged, or have no code."""
         network, project = problem.network, make(self.projection, {})
-        whole = IdentityOperator(network.output_shape, network.output_dim)
+        whole = IdentityOperator(network.output_shape)
         z, x = problem.start(), np.zeros((problem.size, network.output_dim))
         size, best = np.linalg.norm(problem.y, axis=1), np.full_like(z, np.nan)
         least, active = np.full(problem.size, np.inf), np.arange(problem.size)

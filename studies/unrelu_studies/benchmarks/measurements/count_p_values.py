@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from unrelu import from_arrays, invert, zoo
-from unrelu.measurements.noise import Noise
+from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.models.network import Network
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
@@ -72,7 +72,7 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     network, count = GENERATORS[name](), command.count(COUNT, QUICK_COUNT)
     truth = random("count truth", command.seed, name, noise).standard_normal((count, network.latent_dim))
     x = network(truth)
-    y = Noise.parse(noise).draw(x, random("count noise", command.seed, name, noise))
+    y = parse_noise(noise).draw(x, random("count noise", command.seed, name, noise))
     with one_thread():
         found = invert(network, y, noise=noise)
         near = invert(network, y, "lm", noise=noise, z0=truth)
