@@ -30,7 +30,7 @@ from unrelu.sampling._mixture_components import extended, overlooked, starting_m
 from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
-from unrelu.sampling.convergence import ESS, convergence_of, ess_of_mean
+from unrelu.sampling.convergence import ESS, ess_of_mean, sample_sizes
 from unrelu.sampling.prior_transform import PriorTransform
 
 # Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. Where the
@@ -195,8 +195,8 @@ class _Sampler:
     def efficiency(self) -> float:
         """The least effective sample size of the second half of the draws, as a share of their number."""
         late = self.t[:, self.t.shape[1] // 2 :]
-        found = convergence_of(late)
-        return float(np.minimum(found.ess, found.tail_ess).min() / (late.shape[0] * late.shape[1]))
+        sizes = sample_sizes(late)
+        return float(np.min(sizes) / (late.shape[0] * late.shape[1]))
 
     def sample(self) -> Sample:
         """The draws, with their modes and the evidence."""
