@@ -119,7 +119,7 @@ def test_another_network_is_told(tmp_path):
 
 def forged(path, digest=True, **changes):
     """The file with arrays changed, and a digest that fits them."""
-    from unrelu.result import array_file
+    from unrelu.runtime import archives
 
     with np.load(path) as held:
         table = dict(held)
@@ -129,7 +129,7 @@ def forged(path, digest=True, **changes):
         if change is None:
             del table[name]
     if digest:
-        table["digest"] = np.array(array_file.digest(table))
+        table["digest"] = np.array(archives.digest(table))
     np.savez(path, **table)
 
 

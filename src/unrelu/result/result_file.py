@@ -14,9 +14,9 @@ from unrelu.errors import InputError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.result._residual_tests import TESTS
-from unrelu.result.array_file import Table, array_of, number_of, read_array_file, text_of, texts_of, write_array_file
 from unrelu.result.saved_problem import NORMS, one_of, problem_arrays, read_problem, sizes_in
 from unrelu.result.status import Status
+from unrelu.runtime.archives import Table, array_of, number_of, read_archive, text_of, texts_of, write_archive
 from unrelu.runtime.words import is_name
 
 # Columns of numbers, (B,) or (B, ...), and their types; statuses and messages are text.
@@ -46,7 +46,7 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
         **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _STATUSES},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
     }  # fmt: skip
-    write_array_file(path, table, "result")
+    write_archive(path, "result", table)
 
 
 def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
     Raises:
         InputError: see :func:`unrelu.load_result`.
     """
-    return read_array_file(path, max_bytes, "result", lambda table: _result(table, network, operator))
+    return read_archive(path, "result", max_bytes, lambda table: _result(table, network, operator))
 
 
 def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:

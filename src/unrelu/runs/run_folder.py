@@ -22,12 +22,12 @@ from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
-from unrelu.result.array_file import read_array_file, write_array_file
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.saved_problem import noise_arrays, read_noise
 from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame, with_parameters
 from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records
+from unrelu.runtime.archives import read_archive, write_archive
 from unrelu.runtime.array_types import Index
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import locked
@@ -242,11 +242,11 @@ class Run:
 
 def write_noise_file(folder: Path, noise: Noise) -> None:
     """Write the arrays of a noise model."""
-    write_array_file(folder / NOISE, noise_arrays(noise), "noise")
+    write_archive(folder / NOISE, "noise", noise_arrays(noise))
 
 
 def _noise_of(folder: Path, manifest: dict[str, Any]) -> Noise:
-    found = read_array_file(folder / NOISE, MAX_BYTES, "noise", read_noise)
+    found = read_archive(folder / NOISE, "noise", MAX_BYTES, read_noise)
     if fingerprint(found) != manifest["noise_sha256"]:
         raise InputError(f"{folder / NOISE} is not the noise that the run was begun with; restore the file")
     return found

@@ -19,8 +19,8 @@ from unrelu.errors import InputError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.array_file import Table, array_of, read_array_file, texts_of, write_array_file
 from unrelu.result.saved_problem import problem_arrays, read_problem, sizes_in
+from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
 from unrelu.runtime.array_types import Array
 from unrelu.sampling._sampled_chains import SampledChains
 
@@ -53,7 +53,7 @@ def write_posterior_file(path: Path, chains: SampledChains) -> None:
         "ended": np.array([status.name if status else "" for status in chains.ended], dtype=np.str_),
         "best": np.concatenate([np.zeros((0, problem.network.latent_dim)), *chains.best]), "best.counts": counts,
     }  # fmt: skip
-    write_array_file(path, table, "posterior")
+    write_archive(path, "posterior", table)
 
 
 def read_posterior_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> SampledChains:
@@ -70,7 +70,7 @@ def read_posterior_file(path: Path, max_bytes: int, network: Generator | None, o
             raise InputError(f"{path}: {flaw}; load it without the network to look at it")
         return chains
 
-    return read_array_file(path, max_bytes, "posterior", restore)
+    return read_archive(path, "posterior", max_bytes, restore)
 
 
 def _chains(table: Table, network: Generator | None, operator: Any) -> tuple[SampledChains, Array]:
