@@ -31,6 +31,7 @@ from unrelu.runtime.words import shown
 from unrelu.runtime.work_clock import now
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.prior_transform import PriorTransform
+from unrelu.sampling.sampled_chains import SampledChains
 from unrelu.sampling.sampler import Sample, from_prior_of, sample
 
 
@@ -196,11 +197,10 @@ def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, ch
         evidence[i], error[i], acceptance[i] = found.log_evidence, found.log_evidence_error, found.acceptance
         ended[i], missed[i] = found.ended, found.overlooked
         best.append(found.best)
-    return Posterior(
-        problem=problem, z=z, log_likelihood=likelihood, mode=mode, best=best, from_prior=from_prior_of(chains),
-        log_evidence=evidence, log_evidence_error=error, ended=ended, seconds=seconds,
-        acceptance=acceptance, overlooked=missed, p_value=_p_values(problem, best),
-    )  # fmt: skip
+    return Posterior(SampledChains(
+        problem, z, likelihood, mode, best, from_prior_of(chains), evidence, error, ended, seconds, acceptance, missed,
+        _p_values(problem, best),
+    ))  # fmt: skip
 
 
 def _p_values(problem: Problem, best: list[Array]) -> Array:

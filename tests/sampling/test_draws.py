@@ -16,6 +16,7 @@ from unrelu import Status
 from unrelu.errors import InputError, NotMixedWarning, OptionError
 from unrelu.runtime.streams import stream
 from unrelu.sampling.convergence import convergence_of
+from unrelu.sampling.sampled_chains import SampledChains
 
 
 def mixture(weight: float = 0.7, correlation: float = 0.0) -> np.ndarray:
@@ -290,7 +291,7 @@ def test_fields_of_other_shapes_are_refused():
         with pytest.raises(InputError, match=said):
             known(z, **{name: value})
     with pytest.raises(InputError, match=r"draws are \(1, chains, draws, 3\)"):
-        known(z).__class__(
+        SampledChains(
             problem=GOOD.problem, z=z[0], log_likelihood=z[..., 0], mode=z[..., 0], best=[z], from_prior=[True]
         )
 

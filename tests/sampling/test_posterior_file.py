@@ -15,6 +15,7 @@ from tests.support import random_network
 from unrelu import Status
 from unrelu.errors import InputError, OptionError, StorageError
 from unrelu.runtime import file_writing
+from unrelu.sampling.sampled_chains import SampledChains
 
 Y = NET(normal_draws(3, 3)) + 0.05 * normal_draws(3, 20)
 CASES = {
@@ -46,12 +47,12 @@ def of_case(name: str, draws: int = 120) -> unrelu.Posterior:
         residual = problem.part(np.full(4 * draws, i)).residual(z[i].reshape(-1, 3))
         misfit = np.square(residual).sum(axis=1) / problem.noise.dispersion_parameter
         likelihood[i] = i - 0.5 * misfit.reshape(4, draws)
-    return unrelu.Posterior(
+    return unrelu.Posterior(SampledChains(
         problem=problem, z=z, log_likelihood=likelihood, mode=(z[..., 0] > 0).astype(int),
         best=[np.stack([-np.ones(3), np.ones(3)])] * 2 + [np.ones((3, 3))], from_prior=[False, False, True, True],
         log_evidence=[1.0, 2.0, np.nan], log_evidence_error=[0.1, 0.2, np.nan], seconds=6.0,
         p_value=[0.3, 1e-40, np.nan],
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 PLAIN = of_case("gaussian")
@@ -92,7 +93,7 @@ def test_observations_that_were_cut_short_or_failed_come_back(tmp_path):
     z, ended = chains.z.copy(), np.array([None, Status.STOPPED, Status.ERROR], dtype=object)
     z[1, :, 50:], z[2] = np.nan, np.nan
     fields = {"best": chains.best, "from_prior": chains.from_prior, "log_likelihood": chains.log_likelihood}
-    p = unrelu.Posterior(problem=PLAIN.problem, z=z, mode=chains.mode, ended=ended, **fields)
+    p = unrelu.Posterior(SampledChains(problem=PLAIN.problem, z=z, mode=chains.mode, ended=ended, **fields))
     p.save(tmp_path / "posterior.npz")
     for network in (None, NET):
         again = unrelu.load_posterior(tmp_path / "posterior.npz", network)

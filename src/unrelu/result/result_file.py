@@ -15,7 +15,7 @@ from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.result._residual_tests import TESTS
 from unrelu.result.saved_problem import NORMS, one_of, problem_arrays, read_problem, sizes_in
-from unrelu.result.status import Status
+from unrelu.result.status import ending_of
 from unrelu.runtime.archives import Table, array_of, number_of, read_archive, text_of, texts_of, write_archive
 from unrelu.runtime.words import is_name
 
@@ -25,7 +25,7 @@ _KINDS = {
     "confidence": np.float64, "nit": np.int64, "seconds": np.float64, "freedom": np.int64, "rank": np.int64,
     "identifiable": np.bool_, "used": np.float64, **dict.fromkeys(TESTS, np.float64),
 }  # fmt: skip
-_STATUSES = ("status", "ended")
+_ENDINGS = ("verdict", "ended")
 
 
 def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
         **{name: result[name] for name in ("method", "norm", "pool")},
         "options": json.dumps(dict(result["options"]), default=str),
         **problem_arrays(result["problem"], result["reconstruction"]), **columns,
-        **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _STATUSES},
+        **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
     }  # fmt: skip
     write_archive(path, "result", table)
@@ -60,8 +60,8 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
 
 def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
     result: dict[str, Any] = {name: array_of(table[name], kind) for name, kind in _KINDS.items()}
-    for name in _STATUSES:
-        result[name] = np.array([Status[text] for text in texts_of(table[name])], dtype=object)
+    for name in _ENDINGS:
+        result[name] = np.array([ending_of(text) for text in texts_of(table[name])], dtype=object)
     result["message"] = np.array(texts_of(table["message"]), dtype=object)
     _check_columns(result, *sizes_in(table))
     result["problem"] = read_problem(table, result["reconstruction"], network, operator, "result")
@@ -79,7 +79,7 @@ def _check_columns(columns: Mapping[str, Any], size: int, latent: Shape, output:
     z, k = columns["z"], math.prod(latent)
     if z.shape != (size, *latent) or columns["reconstruction"].shape != (size, *output):
         raise ValueError(f"z has shape {z.shape}, y has {size} observations of codes {latent}")
-    for name in {*_KINDS, *_STATUSES, "message"} - {"z", "reconstruction"}:
+    for name in {*_KINDS, *_ENDINGS, "message"} - {"z", "reconstruction"}:
         if columns[name].shape != (size,):
             raise ValueError(f"{name} has shape {columns[name].shape}, y has {size} observations")
     ranges = {

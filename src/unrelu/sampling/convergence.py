@@ -73,7 +73,7 @@ def error_of_mean(draws: Array) -> Array:
 
 def _statistic(name: str, draws: Array, **options: Any) -> Array:
     """A statistic of ArviZ of each coordinate of draws (chain, draw, k), (k,)."""
-    from arviz_stats.base import array_stats  # noqa: PLC0415 -- half a second or more, where it is used
+    from arviz_stats.base.array import array_stats  # noqa: PLC0415 -- half a second or more, where it is used
 
     if np.ndim(draws) != 3:
         raise InputError(f"draws have shape {np.shape(draws)}; pass (chain, draw, coordinate)")

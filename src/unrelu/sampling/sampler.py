@@ -27,11 +27,11 @@ from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._mixture_components import extended, overlooked, starting_mixture
-from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
 from unrelu.sampling.convergence import ESS, ess_of_mean, sample_sizes
 from unrelu.sampling.prior_transform import PriorTransform
+from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing
 
 # Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. Where the
 # least effective sample size is below this share of the draws, the mixture has further components, and the warm-up its

@@ -18,6 +18,9 @@ from unrelu.sampling.convergence import Convergence, convergence_of
 
 # Chains have mixed if at most this share of the posterior was overlooked.
 OVERLOOKED = 0.02
+# The numbers of each observation.
+_NUMBERS = ("log_evidence", "log_evidence_error", "seconds", "acceptance", "overlooked", "p_value")
+_PER_OBSERVATION = ("z", "log_likelihood", "mode", "ended", *_NUMBERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +37,15 @@ class SampledChains:
             that the search found.
         log_evidence, log_evidence_error: log p(y), up to the same constant, and its standard error, (B,); NaN if it
             was not computed.
-        ended: why the sampling of an observation was cut short, (B,) statuses; None if it was not.
+        ended: why the sampling of an observation was cut short, one status or (B,); None if it was not.
         seconds: wall time of each observation, (B,).
         acceptance: the mean probability with which trajectories were accepted, (B,).
         overlooked: the estimated share of the posterior at optima that further descents found, and near which there is
             no draw, (B,); NaN if they were not made, because the chains do not agree or the sampling was cut short.
         p_value: goodness of fit of the most probable code that was found, (B,); NaN without a code.
+
+    Raises:
+        InputError: the shapes do not fit together, or a draw belongs to no mode.
     """
 
     problem: Problem
@@ -48,27 +54,28 @@ class SampledChains:
     mode: Integers
     best: Sequence[Array]
     from_prior: Flags
-    log_evidence: Array
-    log_evidence_error: Array
-    ended: npt.NDArray[np.object_]
-    seconds: Array
-    acceptance: Array
-    overlooked: Array
-    p_value: Array
+    log_evidence: Any = np.nan
+    log_evidence_error: Any = np.nan
+    ended: Any = None
+    seconds: Any = 0.0
+    acceptance: Any = np.nan
+    overlooked: Any = 0.0
+    p_value: Any = np.nan
     _mixing: dict[int, Mixing] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         size, k = self.problem.size, self.problem.network.latent_dim
-        if self.z.ndim != 4 or self.z.shape[::3] != (size, k):
-            raise InputError(f"z has shape {self.z.shape}; draws are ({size}, chains, draws, {k})")
+        if np.ndim(self.z) != 4 or self.z.shape[::3] != (size, k):
+            raise InputError(f"z has shape {np.shape(self.z)}; draws are ({size}, chains, draws, {k})")
         batch, chains = self.z.shape[:3], self.z.shape[1]
-        shapes = {"log_likelihood": batch, "mode": batch, "from_prior": (chains,)}
-        shapes |= {name: (size,) for name in _PER_OBSERVATION if name not in ("z", *shapes)}
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise InputError(f"{name} has shape {getattr(self, name).shape}; that of these draws is {shape}")
-        for name in ("z", *shapes):  # what follows from the draws is computed once
-            frozen = getattr(self, name).view()
+        kinds: dict[str, Any] = {"mode": np.int64, "from_prior": np.bool_, "ended": object}
+        shapes = {"z": self.z.shape, "log_likelihood": batch, "mode": batch, "from_prior": (chains,)}
+        for name in ("from_prior", *_PER_OBSERVATION):  # what follows from the draws is computed once
+            array: npt.NDArray[Any] = np.asarray(getattr(self, name), dtype=kinds.get(name, np.float64))
+            array = array if array.ndim else np.full(size, array[()], dtype=array.dtype)
+            if array.shape != shapes.get(name, (size,)):
+                raise InputError(f"{name} has shape {array.shape}; that of these draws is {shapes.get(name, (size,))}")
+            frozen = array.view()
             frozen.setflags(write=False)
             object.__setattr__(self, name, frozen)
         if len(self.best) != size:
@@ -78,7 +85,7 @@ class SampledChains:
                 raise InputError(
                     f"best of observation {i} has shape {codes.shape}; the codes of its modes are (M, {k})"
                 )
-            known = self.kept_modes(i)
+            known = self.kept(i)[2]
             if known.size and not 0 <= known.min() <= known.max() < len(codes):
                 raise InputError(f"mode of observation {i} goes up to {known.max()}, there are {len(codes)} modes")
 
@@ -87,11 +94,9 @@ class SampledChains:
         """B, the number of observations."""
         return len(self.z)
 
-    def take(self, rows: Index, single: bool = False) -> SampledChains:
-        """The draws of some observations; ``single`` says that it is one without a batch axis."""
+    def take(self, rows: Index, problem: Problem) -> SampledChains:
+        """The draws of some observations, which have this problem."""
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _PER_OBSERVATION}
-        starts = None if self.problem.z0 is None else self.problem.z0[rows]
-        problem = replace(self.problem.part(rows, z0=starts), single=single)
         return replace(self, problem=problem, best=[self.best[i] for i in rows.tolist()], **columns)
 
     @cached_property
@@ -101,31 +106,24 @@ class SampledChains:
         ended = np.logical_or.accumulate(unknown.any(axis=1), axis=1)
         return np.asarray((~ended).sum(axis=1))
 
-    def kept(self, i: int) -> Array:
-        """The draws of an observation, (C, d, k), up to the last one that all chains have."""
-        return self.z[i, :, : self.lengths[i]]
-
-    def kept_modes(self, i: int) -> Integers:
-        """The modes of these draws, (C, d)."""
-        return self.mode[i, :, : self.lengths[i]]
-
-    def kept_likelihood(self, i: int) -> Array:
-        """The log-likelihoods of these draws, (C, d)."""
-        return self.log_likelihood[i, :, : self.lengths[i]]
+    def kept(self, i: int) -> tuple[Array, Array, Integers]:
+        """Draws, log-likelihoods and modes of an observation up to the last draw that all chains have, (C, d, ...)."""
+        length = self.lengths[i]
+        return self.z[i, :, :length], self.log_likelihood[i, :, :length], self.mode[i, :, :length]
 
     def mixing(self, i: int) -> Mixing:
         """Whether the chains of an observation have mixed."""
         if i not in self._mixing:
-            self._mixing[i] = Mixing.of(
-                self.kept(i), self.kept_likelihood(i), self.from_prior, self.ended[i], self.overlooked[i]
-            )
+            z, likelihood, _ = self.kept(i)
+            self._mixing[i] = Mixing.of(z, likelihood, self.from_prior, self.ended[i], self.overlooked[i])
         return self._mixing[i]
 
-
-_PER_OBSERVATION = (
-    "z", "log_likelihood", "mode", "log_evidence", "log_evidence_error", "ended", "seconds", "acceptance", "overlooked",
-    "p_value",
-)  # fmt: skip
+    @cached_property
+    def statuses(self) -> npt.NDArray[np.object_]:
+        """The statuses of the observations, (B,)."""
+        found = np.full(self.size, None, dtype=object)
+        found[:] = [self.mixing(i).status for i in range(self.size)]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,8 +132,8 @@ class Mixing:
 
     Attributes:
         draws: the number of draws of each chain.
-        coordinates: the statistics of the coordinates, (k,).
-        likelihood: those of the log-likelihood, (1,); empty if it is the same everywhere.
+        statistics: those of the coordinates, and at last of the log-likelihood unless it is the same everywhere.
+        k: the number of coordinates.
         rhat_from_prior, rhat_from_search: the largest R-hat among the chains ``from_prior``, and among the others, if
             they have not mixed; else NaN, as for fewer than two.
         ended: why the sampling was cut short, or None.
@@ -143,8 +141,8 @@ class Mixing:
     """
 
     draws: int
-    coordinates: Convergence
-    likelihood: Convergence
+    statistics: Convergence
+    k: int
     rhat_from_prior: float
     rhat_from_search: float
     ended: Status | None
@@ -156,18 +154,17 @@ class Mixing:
     ) -> Mixing:
         """Judge draws (C, D, k) with their log-likelihoods, (C, D)."""
         varies = bool(log_likelihood.size) and float(log_likelihood.min()) < float(log_likelihood.max())
-        likelihood = log_likelihood[..., None] if varies else log_likelihood[..., None][..., :0]
-        found = cls(z.shape[1], convergence_of(z), convergence_of(likelihood), np.nan, np.nan, ended, float(overlooked))
+        both = np.concatenate([z, log_likelihood[..., None]], axis=2) if varies else z
+        found = cls(z.shape[1], convergence_of(both), z.shape[2], np.nan, np.nan, ended, float(overlooked))
         if found.agree:
             return found
-        both = np.concatenate([z, likelihood], axis=2)
         prior, search = (float(convergence_of(both[group]).rhat.max()) for group in (from_prior, ~from_prior))
         return replace(found, rhat_from_prior=prior, rhat_from_search=search)
 
     @property
     def agree(self) -> bool:
         """Whether all statistics are within their limits."""
-        return bool(self.coordinates.mixed.all() and self.likelihood.mixed.all())
+        return bool(self.statistics.mixed.all())
 
     @property
     def status(self) -> Status:
@@ -178,7 +175,7 @@ class Mixing:
 
     def worst(self, name: str) -> tuple[float, int]:
         """The worst R-hat or sample size and its coordinate, k for the log-likelihood; NaN is the worst of all."""
-        values = np.concatenate([getattr(self.coordinates, name), getattr(self.likelihood, name)])
+        values = getattr(self.statistics, name)
         badness = values if name == "rhat" else -values
         place = int(np.argmax(np.where(np.isnan(badness), np.inf, badness)))
         return float(values[place]), place
