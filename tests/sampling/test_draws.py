@@ -170,7 +170,7 @@ def test_draws_after_a_stop_and_failed_observations_are_left_out():
     p = known(z, ended=np.array([None, Status.STOPPED, Status.ERROR], dtype=object))
     assert [status.name for status in p.status] == ["MIXED", "MIXED", "ERROR"]
     assert p[1].z.shape == (4, 300, 3)
-    np.testing.assert_allclose(p.means[1], z[1, :, :300].reshape(-1, 3).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(p.chains.means[1], z[1, :, :300].reshape(-1, 3).mean(axis=0), atol=1e-12)
     with pytest.warns(
         NotMixedWarning, match="means of 1 of 3 observations may .*; observation 2: could not be sampled"
     ):

@@ -321,7 +321,7 @@ def _posterior_results(found: Posterior) -> dict[str, Any]:
     """The columns of the posterior of one observation."""
     status = STATUSES.index(found.status[0].name) + 1
     return {
-        **numbers_of_posterior(found), "reconstruction_std": found.output_deviations[0], "posterior_status": status,
+        **numbers_of_posterior(found), "reconstruction_std": found.chains.output_deviations[0], "posterior_status": status,
     }  # fmt: skip
 
 

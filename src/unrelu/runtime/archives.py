@@ -124,6 +124,21 @@ def array_of(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
     return np.ascontiguousarray(array)
 
 
+def columns_of(table: Table, columns: Mapping[str, tuple[Any, float, float]]) -> Table:
+    """Return columns by name, each of its type and from its least to its largest number; any number if that is NaN.
+
+    NaN stands for what is not known, except of a time.
+    """
+    found = {}
+    for name, (kind, low, high) in columns.items():
+        array = found[name] = array_of(table[name], kind)
+        bad = (array < low) | (array > high) | (np.isnan(array) & (name == "seconds"))
+        bad |= (array == math.inf) & (high == math.inf)
+        if bad.any():
+            raise ValueError(f"{name} is {array[bad][0]}, which is not from {low} to {high}")
+    return found
+
+
 def number_of(array: npt.NDArray[Any], kind: Any) -> Any:
     """Return a single number."""
     return array_of(array.reshape(()), kind).item()

@@ -16,11 +16,8 @@ from unrelu.result.status import meaning_of_posterior
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, duration, listed, number, probability, share
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
-from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing, SampledChains
+from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing, Mode, SampledChains, covariance_of, mean_of
 from unrelu.thresholds import SIGNIFICANCE
-
-# The weights of the modes of an observation with their standard errors, the heaviest first.
-Weights = Sequence[tuple[float, float]]
 
 # The most modes whose weights, and coordinates whose normal priors are printed.
 _MODES, _PRIORS = 5, 10
@@ -93,8 +90,8 @@ def sizes_of(chains: SampledChains) -> str:
 # --- one observation --------------------------------------------------------------------------------------------------
 
 
-def printed_observation(chains: SampledChains, mean: Array, deviation: Array, weights: Weights) -> Printed:
-    """One observation, with the mean and deviation of its parameters, (k,), and the weights of its modes."""
+def printed_observation(chains: SampledChains) -> Printed:
+    """The posterior of one observation."""
     network, mixing, p = chains.problem.network, chains.mixing(0), chains.p_value[0]
     misfit, name = p < SIGNIFICANCE, mixing.status.name
     verdict = "MISFIT, no code that was found explains y; the chains have " if misfit else ""
@@ -103,6 +100,8 @@ def printed_observation(chains: SampledChains, mean: Array, deviation: Array, we
     entries = [(name, message_of(mixing, network))]
     entries.insert(not misfit, ("best code", f"p = {probability(p)}{reason}" if math.isfinite(p) else ""))
     if mixing.draws:
+        draws = network.parameters_of(chains.flat(0))
+        mean, deviation = mean_of(draws), np.sqrt(np.diag(covariance_of(draws)))
         names = network.coordinate_names or ("",) * network.latent_dim
         unnamed = np.array([not name for name in names])
         named = [f"{n} = {m:.5g} ± {d:.2g}" for n, m, d in zip(names, mean, deviation, strict=True) if n]
@@ -110,7 +109,7 @@ def printed_observation(chains: SampledChains, mean: Array, deviation: Array, we
             ("parameters", listed(named)),
             ("mean", _vector(mean[unnamed])),
             ("deviation", _vector(deviation[unnamed])),
-            ("modes", _modes(weights, len(chains.best[0]))),
+            ("modes", _modes(chains.modes(0), len(chains.best[0]))),
             ("chains", _starts(mixing, int(chains.from_prior.sum()), len(chains.from_prior))),
         ]
     evidence, error, accepted = (x[0] for x in (chains.log_evidence, chains.log_evidence_error, chains.acceptance))
@@ -147,15 +146,15 @@ def _vector(values: Array) -> str:
     return np.array2string(values, precision=3, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
 
 
-def _modes(weights: Weights, known: int) -> str:
+def _modes(modes: Sequence[Mode], known: int) -> str:
     """The weights of the modes with draws, and how many have none."""
-    empty = known - len(weights)
+    empty = known - len(modes)
     without = f"; {count(empty, 'further optimum')[:-2]}{'um' if empty == 1 else 'a'} without draws" if empty else ""
-    if len(weights) == 1:
+    if len(modes) == 1:
         return f"1{without}"
-    shown = ", ".join(f"{share(w)} ± {share(e)}" for w, e in weights[:_MODES])
-    more = f", and {len(weights) - _MODES} lighter" if len(weights) > _MODES else ""
-    return f"{len(weights)}, of weight {shown}{more}{without}"
+    shown = ", ".join(f"{share(mode.weight)} ± {share(mode.weight_error)}" for mode in modes[:_MODES])
+    more = f", and {len(modes) - _MODES} lighter" if len(modes) > _MODES else ""
+    return f"{len(modes)}, of weight {shown}{more}{without}"
 
 
 def _starts(mixing: Mixing, prior: int, chains: int) -> str:
@@ -173,8 +172,8 @@ def _starts(mixing: Mixing, prior: int, chains: int) -> str:
 # --- a batch ----------------------------------------------------------------------------------------------------------
 
 
-def printed_batch_of(chains: SampledChains, weights: Sequence[Weights]) -> Printed:
-    """A batch, with the weights of the modes of each observation."""
+def printed_posteriors(chains: SampledChains) -> Printed:
+    """The posteriors of a batch."""
     if not chains.size:
         return Printed("Posterior of no observation")
     mixed, misfits = int((chains.statuses == Status.MIXED).sum()), int((chains.p_value < SIGNIFICANCE).sum())
@@ -187,7 +186,7 @@ def printed_batch_of(chains: SampledChains, weights: Sequence[Weights]) -> Print
         ess, tail = (chains.mixing(i).worst(name)[0] for name in ("ess", "tail_ess"))
         sizes = [_size(size) if math.isfinite(size) else number(None) for size in (ess, tail)]
         rhat = _rhat(rhats[i]) if math.isfinite(rhats[i]) else number(None)
-        rows.append([str(i), chains.statuses[i].name, rhat, *sizes, count(len(weights[i]))])
+        rows.append([str(i), chains.statuses[i].name, rhat, *sizes, count(len(chains.modes(i)))])
     seconds = float(np.nansum(chains.seconds))
     return printed_batch(
         f"{title} ({share(mixed, chains.size)})", [status.name for status in chains.statuses], _MEANINGS,

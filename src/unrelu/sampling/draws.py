@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,10 @@ from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, Opti
 from unrelu.result import Status
 from unrelu.result.answers import Answers
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
 from unrelu.runtime.words import count, listed, nearest, shown
-from unrelu.sampling._posterior_text import message_of, printed_batch_of, printed_observation, sizes_of
-from unrelu.sampling.convergence import error_of_mean
+from unrelu.sampling._posterior_text import message_of, printed_observation, printed_posteriors, sizes_of
 from unrelu.sampling.posterior_file import write_posterior_file
-from unrelu.sampling.sampled_chains import SampledChains
+from unrelu.sampling.sampled_chains import SampledChains, mean_of, spaced
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -30,27 +27,8 @@ if TYPE_CHECKING:
 
 # What intervals can be of.
 _QUANTITIES = ("z", "reconstruction")
-# Intervals and pictures of reconstructions are of so many draws, fewer if their outputs have too many numbers.
-_OUTPUTS = 1000
 # Coordinates of a corner plot by default.
 _CORNER = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Mode:
-    """A mode of a posterior, and the draws that belong to it.
-
-    Attributes:
-        weight: the share of the draws that belong to it, an estimate of its probability.
-        weight_error: the Monte Carlo standard error of the weight, from the effective sample size of the indicator.
-        z: the most probable code found in it, ``latent_shape``.
-        covariance: the covariance of its draws, (k, k); NaN for a single draw.
-    """
-
-    weight: float
-    weight_error: float
-    z: Array
-    covariance: Array
 
 
 class Posterior(Answers):
@@ -207,40 +185,19 @@ class Posterior(Answers):
     def mean(self) -> Array:
         """The mean of the codes, ``latent_shape``."""
         self._warn("means")
-        return np.asarray(self._each(self.problem.network.shaped(self.means)))
+        return np.asarray(self._each(self.problem.network.shaped(self.chains.means)))
 
     @property
     def std(self) -> Array:
         """The standard deviations of the coordinates, ``latent_shape``."""
         self._warn("standard deviations")
-        return np.asarray(self._each(self.problem.network.shaped(self.deviations)))
+        return np.asarray(self._each(self.problem.network.shaped(self.chains.deviations)))
 
     @property
     def covariance(self) -> Array:
         """The covariance of the flattened codes, (k, k)."""
         self._warn("covariances")
-        return np.asarray(self._each(self.covariances))
-
-    @cached_property
-    def means(self) -> Array:
-        """The means of the flat codes, (B, k), without a warning."""
-        return self._of_each(_mean, (self.problem.network.latent_dim,))
-
-    @property
-    def deviations(self) -> Array:
-        """The standard deviations of the flat codes, (B, k), without a warning."""
-        return np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
-
-    @cached_property
-    def covariances(self) -> Array:
-        """The covariances of the flat codes, (B, k, k), without a warning."""
-        k = self.problem.network.latent_dim
-        return self._of_each(_covariance, (k, k))
-
-    def _of_each(self, statistic: Any, shape: tuple[int, ...]) -> Array:
-        """A statistic of the draws of each observation, (B, *shape)."""
-        found = [statistic(self._flat(i)) for i in range(self.chains.size)]
-        return np.array(found, dtype=np.float64).reshape(len(found), *shape)
+        return np.asarray(self._each(self.chains.covariances))
 
     def interval(self, level: float, of: str = "z") -> tuple[Array, Array]:
         """Equal-tailed intervals, one a number: the posterior has (1 - level) / 2 on either side.
@@ -263,27 +220,8 @@ class Posterior(Answers):
         if of not in _QUANTITIES:
             raise OptionError(f"of={shown(of)} is unknown; use 'z' or 'reconstruction'{nearest(of, _QUANTITIES)}")
         self._warn("intervals")
-        lower, upper = self.intervals(level, of)
+        lower, upper = self.chains.intervals(level, of)
         return np.asarray(self._each(lower)), np.asarray(self._each(upper))
-
-    def intervals(self, level: float, of: str = "z") -> tuple[Array, Array]:
-        """The ends of :meth:`interval` for a batch, (B, ...), without a warning."""
-        network = self.problem.network
-        shape = network.latent_shape if of == "z" else network.output_shape
-        probabilities = ((1 - level) / 2, (1 + level) / 2)
-        ends = np.full((2, self.chains.size, *shape), np.nan)
-        for i in range(self.chains.size):
-            draws = network.shaped(self._flat(i)) if of == "z" else self._outputs(i)
-            if len(draws):
-                ends[:, i] = np.quantile(draws, probabilities, axis=0)
-        return ends[0], ends[1]
-
-    @property
-    def output_deviations(self) -> Array:
-        """The standard deviations of G(z), (B, \\*output_shape), of as many draws as intervals, without a warning."""
-        shape = self.problem.network.output_shape
-        outputs = (self._outputs(i) for i in range(self.chains.size))
-        return np.array([draws.std(axis=0) if len(draws) else np.full(shape, np.nan) for draws in outputs])
 
     def reconstructions(self, count: int) -> Array:
         """G(z) of evenly spaced draws, ``(count, *output_shape)``; NaN for an observation without draws.
@@ -299,7 +237,7 @@ class Posterior(Answers):
         network = self.problem.network
         found = np.full((self.chains.size, int(count), *network.output_shape), np.nan)
         for i in range(self.chains.size):
-            draws = _spaced(self._flat(i), int(count))
+            draws = spaced(self.chains.flat(i), int(count))
             if len(draws):
                 found[i] = network.outputs(draws)
         return np.asarray(self._each(found))
@@ -311,32 +249,7 @@ class Posterior(Answers):
         Parts of the posterior are one mode if the density on the segment between their best draws falls to no less than
         a tenth of that at the lower end, or if a chain of such parts joins them.
         """
-        return self._each([self._modes(i) for i in range(self.chains.size)])
-
-    def _modes(self, i: int) -> tuple[Mode, ...]:
-        draws, _, label = self.chains.kept(i)
-        present = np.unique(label)
-        if not len(present):
-            return ()
-        belongs = (label[..., None] == present).astype(np.float64)
-        weights, errors = belongs.mean(axis=(0, 1)), error_of_mean(belongs)
-        best = self.problem.network.shaped(self.chains.best[i])
-        made = [
-            Mode(float(w), float(e), best[m], _covariance(draws[label == m]))
-            for m, w, e in zip(present, weights, errors, strict=True)
-        ]
-        return tuple(sorted(made, key=lambda mode: -mode.weight))
-
-    def _flat(self, i: int) -> Array:
-        """The draws of all chains of an observation, one after the other, (N, k)."""
-        draws = self.chains.kept(i)[0]
-        return draws.reshape(-1, draws.shape[2])
-
-    def _outputs(self, i: int) -> Array:
-        """G(z) of evenly spaced draws, as many as intervals are of, (count, *output_shape)."""
-        draws = self._flat(i)
-        most = min(_OUTPUTS, max(2, RECONSTRUCTION_NUMBERS // self.problem.network.output_dim), len(draws))
-        return self.problem.network.outputs(_spaced(draws, most))
+        return self._each([self.chains.modes(i) for i in range(self.chains.size)])
 
     # --- printing, pictures, files and other libraries ----------------------------------------------------------------
 
@@ -348,12 +261,7 @@ class Posterior(Answers):
         return f"<Posterior: {count(self.chains.size, 'observation')}, {mixed} mixed, {of}>"
 
     def _printed(self, notebook: bool = False) -> Printed:
-        modes = [self.modes] if self.problem.single else self.modes
-        weights = [[(mode.weight, mode.weight_error) for mode in each] for each in modes]
-        if not self.problem.single:
-            return printed_batch_of(self.chains, weights)
-        draws = self.problem.network.parameters_of(self._flat(0))
-        return printed_observation(self.chains, _mean(draws), np.sqrt(np.diag(_covariance(draws))), weights[0])
+        return printed_observation(self.chains) if self.problem.single else printed_posteriors(self.chains)
 
     def plot(
         self, observations: Any = None, max_observations: int = 8, shape: tuple[int, ...] | None = None
@@ -383,8 +291,8 @@ class Posterior(Answers):
         names = [status.name for status in self.chains.statuses[rows]]
         labels = names if single else [f"{i}\n{name}" for i, name in zip(rows, names, strict=True)]
         of = "" if single else f"{len(rows)} of {count(size, 'observation')}, "
-        outputs = [self._outputs(int(i)) for i in rows]
-        mean = np.array([_mean(each) for each in outputs])
+        outputs = [self.chains.outputs(int(i)) for i in rows]
+        mean = np.array([mean_of(each) for each in outputs])
         panels = self._panels(rows, mean, labels, shape)
         flat = [each.reshape(len(each), self.problem.network.output_dim) for each in outputs]
         return posterior_figure(panels, flat, f"posterior: {of}{sizes_of(self.chains)}")
@@ -410,7 +318,7 @@ class Posterior(Answers):
         if not self.problem.single:
             raise TypeError("a corner plot is of one observation: p[i].plot_corner()")
         chosen, network = self._coordinates(coordinates), self.problem.network
-        draws, label = self._flat(0), self.chains.kept(0)[2].ravel()
+        draws, label = self.chains.flat(0), self.chains.kept(0)[2].ravel()
         if not len(draws):
             raise InputError(f"there are no draws to plot: {self.message}")
         names = [network.name_of(int(j)) for j in chosen]
@@ -480,20 +388,3 @@ class Posterior(Answers):
         }  # fmt: skip
         y = self._each((self.problem.given or self.problem).y)
         return from_dict({"posterior": codes, "sample_stats": fields, "observed_data": {"y": y}}, dims=dims)
-
-
-def _spaced(draws: Array, count: int) -> Array:
-    """Evenly spaced rows, (count, ...); the same row repeatedly if there are fewer."""
-    rows = ((np.arange(count) + 0.5) * len(draws) / count).astype(np.intp)
-    return draws[rows] if len(draws) else draws
-
-
-def _mean(draws: Array) -> Array:
-    """The mean of draws (N, ...), (...); NaN without draws."""
-    return draws.mean(axis=0) if len(draws) else np.full(draws.shape[1:], np.nan)
-
-
-def _covariance(draws: Array) -> Array:
-    """The covariance of draws (N, k), (k, k); NaN for fewer than two."""
-    k = draws.shape[1]
-    return np.cov(draws, rowvar=False).reshape(k, k) if len(draws) > 1 else np.full((k, k), np.nan)

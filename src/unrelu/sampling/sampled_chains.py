@@ -14,13 +14,33 @@ from unrelu.errors import InputError
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
-from unrelu.sampling.convergence import Convergence, convergence_of
+from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
+from unrelu.sampling.convergence import Convergence, convergence_of, error_of_mean
 
 # Chains have mixed if at most this share of the posterior was overlooked.
 OVERLOOKED = 0.02
+# Intervals and pictures of reconstructions are of so many draws, fewer if their outputs have too many numbers.
+_OUTPUTS = 1000
 # The numbers of each observation.
 _NUMBERS = ("log_evidence", "log_evidence_error", "seconds", "acceptance", "overlooked", "p_value")
 _PER_OBSERVATION = ("z", "log_likelihood", "mode", "ended", *_NUMBERS)
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A mode of a posterior, and the draws that belong to it.
+
+    Attributes:
+        weight: the share of the draws that belong to it, an estimate of its probability.
+        weight_error: the Monte Carlo standard error of the weight, from the effective sample size of the indicator.
+        z: the most probable code found in it, ``latent_shape``.
+        covariance: the covariance of its draws, (k, k); NaN for a single draw.
+    """
+
+    weight: float
+    weight_error: float
+    z: Array
+    covariance: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +131,13 @@ class SampledChains:
         length = self.lengths[i]
         return self.z[i, :, :length], self.log_likelihood[i, :, :length], self.mode[i, :, :length]
 
+    def flat(self, i: int) -> Array:
+        """The draws of all chains of an observation, one after the other, (N, k)."""
+        draws = self.kept(i)[0]
+        return draws.reshape(-1, draws.shape[2])
+
+    # --- whether they have mixed --------------------------------------------------------------------------------------
+
     def mixing(self, i: int) -> Mixing:
         """Whether the chains of an observation have mixed."""
         if i not in self._mixing:
@@ -124,6 +151,80 @@ class SampledChains:
         found = np.full(self.size, None, dtype=object)
         found[:] = [self.mixing(i).status for i in range(self.size)]
         return found
+
+    # --- what they say, whether they have mixed or not ----------------------------------------------------------------
+
+    @cached_property
+    def means(self) -> Array:
+        """The means of the flat codes, (B, k)."""
+        return np.array([mean_of(self.flat(i)) for i in range(self.size)]).reshape(self.size, self.z.shape[3])
+
+    @cached_property
+    def covariances(self) -> Array:
+        """The covariances of the flat codes, (B, k, k)."""
+        k = self.z.shape[3]
+        return np.array([covariance_of(self.flat(i)) for i in range(self.size)]).reshape(self.size, k, k)
+
+    @property
+    def deviations(self) -> Array:
+        """The standard deviations of the flat codes, (B, k)."""
+        return np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
+
+    def outputs(self, i: int) -> Array:
+        """G(z) of up to 1,000 evenly spaced draws of an observation, (count, *output_shape)."""
+        draws, network = self.flat(i), self.problem.network
+        most = min(_OUTPUTS, max(2, RECONSTRUCTION_NUMBERS // network.output_dim), len(draws))
+        return network.outputs(spaced(draws, most))
+
+    @property
+    def output_deviations(self) -> Array:
+        """The standard deviations of these outputs, (B, *output_shape)."""
+        shape = self.problem.network.output_shape
+        outputs = (self.outputs(i) for i in range(self.size))
+        return np.array([draws.std(axis=0) if len(draws) else np.full(shape, np.nan) for draws in outputs])
+
+    def intervals(self, level: float, of: str = "z") -> tuple[Array, Array]:
+        """The ends of equal-tailed intervals of codes, or of these outputs if ``of`` is not "z", (B, ...) each."""
+        network = self.problem.network
+        shape = network.latent_shape if of == "z" else network.output_shape
+        ends = np.full((2, self.size, *shape), np.nan)
+        for i in range(self.size):
+            draws = network.shaped(self.flat(i)) if of == "z" else self.outputs(i)
+            if len(draws):
+                ends[:, i] = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2), axis=0)
+        return ends[0], ends[1]
+
+    def modes(self, i: int) -> tuple[Mode, ...]:
+        """The modes that draws of an observation belong to, the heaviest first."""
+        draws, _, label = self.kept(i)
+        present = np.unique(label)
+        if not len(present):
+            return ()
+        belongs = (label[..., None] == present).astype(np.float64)
+        weights, errors = belongs.mean(axis=(0, 1)), error_of_mean(belongs)
+        best = self.problem.network.shaped(self.best[i])
+        made = [
+            Mode(float(w), float(e), best[m], covariance_of(draws[label == m]))
+            for m, w, e in zip(present, weights, errors, strict=True)
+        ]
+        return tuple(sorted(made, key=lambda mode: -mode.weight))
+
+
+def spaced(draws: Array, count: int) -> Array:
+    """Evenly spaced rows, (count, ...); the same row repeatedly if there are fewer."""
+    rows = ((np.arange(count) + 0.5) * len(draws) / count).astype(np.intp)
+    return draws[rows] if len(draws) else draws
+
+
+def mean_of(draws: Array) -> Array:
+    """The mean of draws (N, ...), (...); NaN without draws."""
+    return draws.mean(axis=0) if len(draws) else np.full(draws.shape[1:], np.nan)
+
+
+def covariance_of(draws: Array) -> Array:
+    """The covariance of draws (N, k), (k, k); NaN for fewer than two."""
+    k = draws.shape[1]
+    return np.cov(draws, rowvar=False).reshape(k, k) if len(draws) > 1 else np.full((k, k), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
