@@ -114,6 +114,27 @@ class SampledChains:
         """B, the number of observations."""
         return len(self.z)
 
+    @classmethod
+    def without_draws(cls, problem: Problem, from_prior: Flags, ended: Status) -> SampledChains:
+        """Those of one observation that was not sampled, and why."""
+        none, k = np.empty((1, len(from_prior), 0)), problem.network.latent_dim
+        z, mode, best = np.empty((*none.shape, k)), np.empty(none.shape, dtype=np.int64), [np.empty((0, k))]
+        return cls(problem, z, none, mode, best, from_prior, ended=ended, overlooked=np.nan)
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampledChains], problem: Problem, from_prior: Flags) -> SampledChains:
+        """Join those of the observations of a batch; draws that others have but not an observation are NaN."""
+        most = max((part.z.shape[2] for part in parts), default=0)
+        shape = (len(parts), len(from_prior), most)
+        z, likelihood = np.full((*shape, problem.network.latent_dim), np.nan), np.full(shape, np.nan)
+        mode = np.zeros(shape, dtype=np.int64)
+        for i, part in enumerate(parts):
+            length = part.z.shape[2]
+            z[i, :, :length], likelihood[i, :, :length], mode[i, :, :length] = part.z, part.log_likelihood, part.mode
+        numbers: dict[str, Any] = {name: [getattr(part, name)[0] for part in parts] for name in ("ended", *_NUMBERS)}
+        best = [codes for part in parts for codes in part.best]
+        return cls(problem, z, likelihood, mode, best, from_prior, **numbers)
+
     def take(self, rows: Index, problem: Problem) -> SampledChains:
         """The draws of some observations, which have this problem."""
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _PER_OBSERVATION}
