@@ -346,7 +346,7 @@ def misled(monkeypatch, wrong, rounds):
 @pytest.fixture
 def six_agree(monkeypatch):
     """Options with which a search ends after six restarts that agree: where nothing was learned they say 0.71."""
-    monkeypatch.setattr("unrelu.result._inversion.CONFIDENT", 0.6)
+    monkeypatch.setattr("unrelu.result._judged_codes.CONFIDENT", 0.6)
     return {"confidence": 0.6, "learn": False}
 
 
