@@ -29,7 +29,7 @@ from unrelu.result.status import (
     among,
     meaning_of,
     message_of,
-    statuses_of,
+    status_of,
 )
 from unrelu.result.verdict_text import TOO_LARGE
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -251,7 +251,11 @@ class JudgedCodes(Answers):
     @cached_property
     def status(self) -> Any:
         """One :class:`Status` for each observation: how it ended, and what to do next."""
-        return self.verdict.status if isinstance(self.verdict, Status | Ending) else statuses_of(self.verdict)
+        if isinstance(self.verdict, Status | Ending):
+            return status_of(self.verdict)
+        found = np.empty(len(self.verdict), dtype=object)
+        found[:] = [status_of(ending) for ending in self.verdict]
+        return found
 
     # --- on the way to the caller -------------------------------------------------------------------------------------
 

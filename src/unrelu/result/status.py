@@ -50,11 +50,6 @@ class Status(enum.Enum):
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def status(self) -> Status:
-        """Itself, as :attr:`Ending.status`."""
-        return self
-
 
 class Ending(enum.Enum):
     """How a method ended, where its status says less than can be said: the status, and the message in its place."""
@@ -105,22 +100,15 @@ class Ending(enum.Enum):
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def status(self) -> Status:
-        """The status that users see."""
-        return self.value[0]
-
 
 def ending_of(name: str) -> Status | Ending:
     """The status or ending of that name, as files have it; a KeyError for any other."""
     return Status[name] if name in Status.__members__ else Ending[name]
 
 
-def statuses_of(endings: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    """The statuses of endings, (B,)."""
-    found = np.empty(len(endings), dtype=object)
-    found[:] = [ending.status for ending in endings]
-    return found
+def status_of(ending: Status | Ending) -> Status:
+    """The status that users see."""
+    return ending.value[0] if isinstance(ending, Ending) else ending
 
 
 # What follows from the residual; a method cannot claim it.
