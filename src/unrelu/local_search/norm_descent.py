@@ -63,8 +63,8 @@ class NormDescent:
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Descend from codes z0, (B, k); return the codes, how each run ended, and the number of programs it solved.
 
-        No code is worse than its start. A start that is not finite is returned, with status NO_CODE. The callback is
-        called before each round, in which every observation makes a step.
+        No code is worse than its start. A start that is not finite is returned, as NO_CODE. The callback is called
+        before each round, in which every observation makes a step.
         """
         single, start = problem.network.dtype != torch.float64, np.asarray(z0, dtype=np.float64)
         objective = SquaredError.of(problem, problem.network.to(torch.float64) if single else None)
