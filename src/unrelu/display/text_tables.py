@@ -94,8 +94,12 @@ class Printed:
         """In lines of at most 100 characters."""
         lines = [self.title, *named_lines(self.entries)]
         for caption, headings, rows in self.tables:
-            lines += [f"  {caption}:"] * bool(caption) + text_table(headings, rows, _TEXTS)
-        return "\n".join(lines + [f"  {self.ending}"] * bool(self.ending))
+            if caption:
+                lines.append(f"  {caption}:")
+            lines += text_table(headings, rows, _TEXTS)
+        if self.ending:
+            lines.append(f"  {self.ending}")
+        return "\n".join(lines)
 
     def html(self) -> str:
         """The same for notebooks."""
@@ -104,8 +108,12 @@ class Printed:
             first, *others = [entry for entry in self.entries if entry[1]]
             parts.append(html_table(first, others, first))
         for caption, headings, rows in self.tables:
-            parts += [f"<p>{escape(caption)}:</p>"] * bool(caption) + [html_table(headings, rows, _TEXTS)]
-        return f"<div>{''.join(parts)}{f'<p>{escape(self.ending)}</p>' * bool(self.ending)}</div>"
+            if caption:
+                parts.append(f"<p>{escape(caption)}:</p>")
+            parts.append(html_table(headings, rows, _TEXTS))
+        if self.ending:
+            parts.append(f"<p>{escape(self.ending)}</p>")
+        return f"<div>{''.join(parts)}</div>"
 
 
 def printed_batch(

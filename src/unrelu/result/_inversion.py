@@ -128,7 +128,7 @@ class Inversion(JudgedCodes):
             if not notebook:
                 return table.printed()
             return table.printed(_DRAWN, self._thumbnails(table.worst_first()[:_DRAWN]))
-        excess = f"; {TOO_LARGE}" * self.message.startswith(TOO_LARGE)
+        excess = f"; {TOO_LARGE}" if self.message.startswith(TOO_LARGE) else ""
         title = f"One observation, method {self.method}: {'successful' if self.success else 'no success'}{excess}"
         pictures = [("", IMAGES, self._thumbnails(np.arange(1)))] if notebook else []
         return Printed(title, self._entries(noise), pictures)
@@ -149,9 +149,10 @@ class Inversion(JudgedCodes):
         left += f"largest entry {number(self._differences('linf')[0])}; "
         left += chi_square_text(*self._chi_square(), self.p_size)
         left += fit if noise else "no noise was stated, so there is no p-value"
-        radius = self.options.get("radius", RADIUS)
-        reach = f" up to {float(radius):g} sqrt(k) long, or as long as this one," if self.method == "auto" else ""
-        reach = " within the bounds" if not problem.bounds.none else reach * (self.confidence < 1)
+        reach = "" if problem.bounds.none else " within the bounds"
+        if problem.bounds.none and self.method == "auto" and self.confidence < 1:
+            radius = float(self.options.get("radius", RADIUS))
+            reach = f" up to {radius:g} sqrt(k) long, or as long as this one,"
         known = bool(np.isfinite(z).all())
         return [
             (self.status.name, self.message),
@@ -360,7 +361,7 @@ class Inversion(JudgedCodes):
 
 def _label(columns: Mapping[str, Any], i: int, numbered: bool) -> str:
     """The text beside the pictures of an observation."""
-    lines = [str(i)] * numbered + [columns["status"][i].name]
+    lines = [str(i), columns["status"][i].name] if numbered else [columns["status"][i].name]
     if math.isfinite(columns["p_value"][i]):
         lines.append(f"p = {probability(columns['p_value'][i])}")
     elif math.isfinite(columns["confidence"][i]):

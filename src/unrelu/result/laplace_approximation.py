@@ -115,7 +115,7 @@ class Laplace:
         far = least if least == most else f"{least} to {most}"
         entries = [
             ("intervals", listed(named)),
-            ("code", _deviations(self.std) + f"; {held} at a bound, to one side" * bool(held)),
+            ("code", _deviations(self.std) + (f"; {held} at a bound, to one side" if held else "")),
             ("reconstruction", _deviations(self.reconstruction_std)),
             ("optimum", f"{far} standard deviations from z; unless near 0, z is at a kink or no optimum"),
             ("holds", self._coverage()),

@@ -72,10 +72,10 @@ class VerdictTable:
         judged = bool(np.isfinite(c["p_value"]).any())
         rows = []
         for i in self.worst_first()[:most]:
-            p = [probability(c["p_value"][i])] * judged
+            p = [probability(c["p_value"][i])] if judged else []
             place, residual = i if self.places is None else self.places[i], number(float(c["residual"][i]))
             rows.append([str(place), str(c["status"][i]), *p, residual, probability(c["confidence"][i])])
-        headings = ["index", "status", *["p-value"] * judged, f"residual ({self.norm})", "confidence"]
+        headings = ["index", "status", *(["p-value"] if judged else []), f"residual ({self.norm})", "confidence"]
         if images:
             headings, rows = [*headings, *IMAGES], [[*row, *own] for row, own in zip(rows, images, strict=True)]
         noise = f", noise {self.noise}" if self.noise else ""
@@ -83,14 +83,17 @@ class VerdictTable:
         title += f" ({share(good, len(self))}){self._excess()}"
         seconds = float(np.nansum(c["seconds"]))
         ending = [f"identifiable near their codes: {int(np.sum(c['identifiable']))} of {len(self)}"]
-        ending += [f"at a bound: {self.at_bounds}"] * bool(self.at_bounds)
-        ending += [f"time {duration(seconds)}, {duration(seconds / len(self))} each"]
+        if self.at_bounds:
+            ending.append(f"at a bound: {self.at_bounds}")
+        ending.append(f"time {duration(seconds)}, {duration(seconds / len(self))} each")
         return printed_batch(title, c["status"].tolist(), _MEANINGS, headings, rows, "; ".join(ending))
 
     def _excess(self) -> str:
         """The end of a title if the stated noise is too large for residuals, else empty."""
         at = sum(str(message).startswith(TOO_LARGE) for message in self.columns.get("message", ()))
-        return (f"; {TOO_LARGE}" + f", of {count(at, 'observation')}" * (len(self) > 1)) * bool(at)
+        if not at:
+            return ""
+        return f"; {TOO_LARGE}, of {count(at, 'observation')}" if len(self) > 1 else f"; {TOO_LARGE}"
 
 
 def data_frame(columns: Mapping[str, Any], index: Index) -> DataFrame:

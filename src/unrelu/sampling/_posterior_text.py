@@ -117,7 +117,7 @@ def printed_observation(chains: SampledChains) -> Printed:
     entries += [
         ("evidence", f"log p(y) = {evidence:.6g}{about}, up to a constant of y" if math.isfinite(evidence) else ""),
         ("prior", _prior(chains.problem)),
-        ("effort", f"{share(accepted)} accepted, " * math.isfinite(accepted) + duration(float(chains.seconds[0]))),
+        ("effort", (f"{share(accepted)} accepted, " if math.isfinite(accepted) else "") + duration(chains.seconds[0])),
     ]
     return Printed(f"Posterior of one observation, {sizes_of(chains)}: {verdict}", entries)
 
@@ -165,7 +165,9 @@ def _starts(mixing: Mixing, prior: int, chains: int) -> str:
     ]
     apart = mixing.status is not Status.MIXED
     return ", ".join(
-        f"{n} from {start}" + f" (R-hat among them {_rhat(rhat)})" * (n > 1 and apart) for n, start, rhat in parts if n
+        f"{n} from {start}" + (f" (R-hat among them {_rhat(rhat)})" if n > 1 and apart else "")
+        for n, start, rhat in parts
+        if n
     )
 
 
