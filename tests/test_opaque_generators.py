@@ -89,7 +89,7 @@ def test_codes_that_were_not_found_do_not_reach_the_module():
     assert np.isnan(x[1]).all()
     np.testing.assert_array_equal(x[[0, 2]], net(z[[0, 2]]))
     r = invert(net, net(z[[0, 2]]), lambda problem: Inversion.of(problem, z[:2], method="one"))
-    assert [s.name for s in r.status] == ["EXACT_FIT", "NO_CODE"]
+    assert [s.name for s in r.status] == ["EXACT_FIT", "ERROR"]
 
 
 def test_codes_that_are_not_unique():

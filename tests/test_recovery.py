@@ -9,7 +9,7 @@ import torch
 import unrelu
 from tests.support import paper_network, random_network
 from unrelu.errors import UnsupportedModelError
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 
 
 def relative_error(z, truth):
@@ -104,7 +104,7 @@ def test_dark_observations_do_not_stop_the_batch(method, bias):
         y[2] = network(rng.normal(size=3))
         result = unrelu.invert(network, y, method)
         assert np.isfinite(result.z).all()
-        assert Status.SOLVER_FAILED not in set(result.status)
+        assert Ending.SOLVER_FAILED not in set(result.verdict)
 
 
 @pytest.mark.parametrize("gain", [1e-9, 1e-3, 1e3, 1e9])
@@ -142,7 +142,7 @@ def test_auto_does_not_call_a_dead_plateau_refound():
     network = unrelu.from_arrays([rng.choice((-1.0, 1.0), size=(30, 3))], [-12 * np.ones(30)])
     y = network(9 * np.ones(3)) + 0.01
     result = unrelu.invert(network, y, z0=np.zeros(3))
-    assert result.status in (Status.FLAT, Status.CONVERGED, Status.NO_EXACT_FIT)
+    assert result.verdict in (Ending.FLAT, Status.CONVERGED, Status.NO_EXACT_FIT)
     assert not result.success
 
 

@@ -14,7 +14,7 @@ from tests.support import image_network, random_network
 from unrelu import zoo
 from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
-from unrelu.result import Inversion, Status
+from unrelu.result import Ending, Inversion, Status
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 8, 20), bias=True)
@@ -101,7 +101,7 @@ def test_what_the_stated_noise_explains_is_a_success_and_nothing_else(noise, sta
     assert set(result.message) == {status.value + suffix}
 
 
-@pytest.mark.parametrize("passed", [Status.REFOUND, Status.FOUND_ONCE, Status.CONVERGED, Status.NOT_UNIQUE])
+@pytest.mark.parametrize("passed", [Status.REFOUND, Ending.FOUND_ONCE, Status.CONVERGED, Status.NOT_UNIQUE])
 def test_a_misfit_is_no_success_however_often_it_was_found(passed):
     z, result = judged(noise="gaussian:0.001")
     result = Inversion.of(result.problem, z + 0.5, method="mine", status=passed, confidence=1.0)
@@ -124,11 +124,11 @@ def batch_with_wrong_codes(**options):
 def test_a_residual_far_above_the_batch_is_no_success_however_sure_the_search_is():
     problem, z, wrong = batch_with_wrong_codes()
     result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=1.0, pool=True)
-    np.testing.assert_array_equal(result.status == Status.OUTLIER, wrong)
+    np.testing.assert_array_equal(result.verdict == Ending.OUTLIER, wrong)
     np.testing.assert_array_equal(result.success, ~wrong)
     assert set(result.status[~wrong]) == {Status.REFOUND}
     for i in np.flatnonzero(wrong):
-        factor = float(result.message[i].removeprefix(Status.OUTLIER.value).split()[0].strip("("))
+        factor = float(result.message[i].removeprefix(Ending.OUTLIER.value[1]).split()[0].strip("("))
         assert factor == pytest.approx(result.residual()[i] / (0.05 * np.sqrt(784)), rel=0.03)
         assert factor > 1.5
     late = Inversion.of(problem, z, method="mine", status=Status.TIME_LIMIT, confidence=1.0, pool=True)
@@ -141,7 +141,7 @@ def test_a_batch_tells_no_level_where_another_is_stated_or_residuals_are_no_sum_
     problem, z, _ = batch_with_wrong_codes(**options)
     result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=1.0, pool=True)
     assert result.success.all()
-    assert Status.OUTLIER not in result.status
+    assert Ending.OUTLIER not in result.verdict
 
 
 def test_observations_that_do_not_belong_together_are_judged_alone():
@@ -152,7 +152,7 @@ def test_observations_that_do_not_belong_together_are_judged_alone():
 
 
 @pytest.mark.parametrize(
-    "claimed", [Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.NO_EXACT_FIT, Status.OUTLIER]
+    "claimed", [Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.NO_EXACT_FIT, Ending.OUTLIER]
 )
 def test_a_method_cannot_claim_a_fit(claimed):
     z, result = judged()
@@ -170,16 +170,17 @@ def test_a_confidence_is_a_probability(confidence):
 
 def test_a_misfit_on_a_plateau_says_that_it_is_one():
     z, result = judged(noise="gaussian:0.001")
-    flat = Inversion.of(result.problem, z + 0.5, method="mine", status=Status.FLAT)
+    flat = Inversion.of(result.problem, z + 0.5, method="mine", status=Ending.FLAT)
     assert set(flat.status) == {Status.MISFIT}
-    assert flat.message[0].endswith(Status.FLAT.value)
+    assert flat.message[0].endswith(Ending.FLAT.value[1])
 
 
 def test_a_misfit_of_a_method_that_was_not_done_says_so():
     z, result = judged(noise="gaussian:0.001")
-    passed = [Status.ITERATION_LIMIT, Status.TIME_LIMIT, Status.STOPPED, Status.SOLVER_FAILED]
+    passed = [Ending.ITERATION_LIMIT, Status.TIME_LIMIT, Status.STOPPED, Ending.SOLVER_FAILED]
     result = Inversion.of(result.problem, z + 0.5, method="mine", status=passed)
-    assert result.status.tolist() == [Status.MISFIT, *passed[1:]]
+    assert result.verdict.tolist() == [Status.MISFIT, *passed[1:]]
+    assert result.status.tolist() == [Status.MISFIT, Status.TIME_LIMIT, Status.STOPPED, Status.ERROR]
     assert result.message[0].endswith(
         "(p = 0); stopped at the iteration limit before convergence: raise max_iterations"
     )
@@ -220,7 +221,7 @@ def test_a_prior_keeps_codes_from_fitting_exactly():
     assert (exact.confidence == 0.5).all()
 
 
-@pytest.mark.parametrize("passed", [Status.CONVERGED, Status.ITERATION_LIMIT, Status.NOT_REALIZABLE])
+@pytest.mark.parametrize("passed", [Status.CONVERGED, Ending.ITERATION_LIMIT, Ending.NOT_REALIZABLE])
 def test_an_exact_fit_overrides_the_status_that_is_passed(passed):
     z, result = judged(error=0.0, noise="uniform:1")
     result = Inversion.of(result.problem, z, method="mine", status=passed)
@@ -234,7 +235,7 @@ def test_statuses_may_differ_and_missing_codes_fit_nothing():
     passed = [Status.TIME_LIMIT, Status.TIME_LIMIT, Status.STOPPED, Status.REFOUND]
     result = Inversion.of(result.problem, z, method="mine", status=passed)
     # A method may not claim success for a code that it does not have.
-    assert result.status.tolist() == [Status.EXACT_FIT, *passed[1:3], Status.NO_CODE]
+    assert result.verdict.tolist() == [Status.EXACT_FIT, *passed[1:3], Ending.NO_CODE]
     assert result.success.tolist() == [True, False, False, False]
     assert np.isnan(result.residual()).tolist() == [False, True, True, True]
     assert np.isnan(result.reconstruction[1:]).all()
@@ -299,8 +300,8 @@ def test_unknown_norms_are_refused():
 @pytest.mark.parametrize("size", [1e200, 1e308])
 def test_huge_codes_have_infinite_objectives_and_warn_of_nothing(size):
     _, result = judged(noise="gaussian:1")
-    result = Inversion.of(result.problem, np.full((4, 3), size), method="mine", status=Status.DIVERGED)
-    assert set(result.status) == {Status.DIVERGED}
+    result = Inversion.of(result.problem, np.full((4, 3), size), method="mine", status=Ending.DIVERGED)
+    assert set(result.verdict) == {Ending.DIVERGED}
     assert not (result.p_value > 0).any()
     assert not (result.fun < np.inf).any()
     assert not (result.residual("l2") < size).any()

@@ -9,8 +9,8 @@ from ._calibrate import calibrate as calibrate
 from ._certify import certify as certify
 from ._inspect import inspect as inspect
 from ._invert import invert as invert
-from ._load_posterior import load_posterior as load_posterior
-from ._load_result import load_result as load_result
+from ._load_answers import load_posterior as load_posterior
+from ._load_answers import load_result as load_result
 from ._posterior import posterior as posterior
 from .adapters import LatentInverter as LatentInverter
 from .certification.certificate import Certificate as Certificate

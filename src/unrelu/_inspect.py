@@ -93,9 +93,7 @@ class Inspection:
         if self.too_large:
             return f"nothing can be said of identifiable codes: {self.too_large}"
         if self.identifiable == 1:
-            return (
-                "codes are identifiable, but a layer has too few active rows to be inverted alone: use 'auto' or 'lm'"
-            )
+            return "codes are identifiable, but a layer has too few active rows to be inverted alone: use auto or lm"
         if self.identifiable > 0:
             part = share(self.identifiable, digits=0)
             return f"{part} of codes are identifiable; each of the others shares its output with a set of codes"
@@ -127,20 +125,14 @@ class Inspection:
             )
             for i, layer in enumerate(self.layers, 1)
         ]  # fmt: skip
-        table = [
-            *text_table(headings, rows, ("map", "activation")),
-            *named_lines([("", f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of "
-                               f"{self.samples} sampled codes for which at least as many outputs as inputs determine "
-                               "their pre-activation")]),
-            "",
-        ]  # fmt: skip
+        legend = (
+            f"out/in >= {ASSUMED_EXPANSION} is the paper's Assumption 1; exact: share of {self.samples} sampled codes "
+            "for which at least as many outputs as inputs determine their pre-activation"
+        )
+        table = [*text_table(headings, rows, ("map", "activation")), *named_lines([("", legend)]), ""]
+        known = f"{share(self.identifiable, digits=0)} of {self.samples} sampled codes"
         facts = [
-            (
-                "identifiable",
-                f"unknown: {self.too_large}"
-                if self.too_large
-                else f"{share(self.identifiable, digits=0)} of {self.samples} sampled codes",
-            ),
+            ("identifiable", f"unknown: {self.too_large}" if self.too_large else known),
             ("expect", self.verdict),
             ("method", self.recommended),
             ("certify", self.provable),
@@ -194,22 +186,14 @@ def _layers(network: Network, z: Array) -> tuple[tuple[LayerInspection, ...], fl
     every = np.ones(len(z), dtype=bool)
     layers = []
     for layer, on in zip(network.layers, network.pattern(z), strict=True):
-        flat = on.reshape(len(z), -1)
         slopes = layer.activation.slopes(layer.n_out)
-        determining = flat | layer.activation.invertible | (slopes > 0)
+        determining = on.reshape(len(z), -1) | layer.activation.invertible | (slopes > 0)
         determining &= ~np.isnan(slopes) | layer.activation.invertible  # outputs of a swish have two origins
         enough = determining.sum(axis=1) >= layer.n_in
         every &= enough
-        steps = [type(s).__name__ for s in layer.affine.steps if not isinstance(s, Reshape)]
-        layers.append(
-            LayerInspection(
-                " + ".join(steps) or "Identity",
-                layer.n_in,
-                layer.n_out,
-                str(layer.activation),
-                layer.expansion,
-                layer.expansion >= ASSUMED_EXPANSION,
-                float(enough.mean()),
-            )
-        )
+        name = " + ".join(type(step).__name__ for step in layer.affine.steps if not isinstance(step, Reshape))
+        expands, determined = layer.expansion >= ASSUMED_EXPANSION, float(enough.mean())
+        layers.append(LayerInspection(
+            name or "Identity", layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, determined
+        ))  # fmt: skip
     return tuple(layers), float(every.mean())

@@ -131,7 +131,7 @@ def invert(
 
         For "auto" without stated noise, the verdict depends on the batch: the noise level is estimated from 20 or more
         observations. Observations with a residual far above it are searched again. If the residual stays that large,
-        their status is OUTLIER, which is not a success. ``pool=False`` judges each observation alone.
+        their status is MISFIT, which is not a success. ``pool=False`` judges each observation alone.
 
     Raises:
         InputError: y, operator, z0, bounds, noise, norm, loss, prior or scale cannot be used, or y is on another scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,8 @@ from unrelu.runtime.words import shown
 from unrelu.runtime.work_clock import now
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.prior_transform import PriorTransform
-from unrelu.sampling.sampler import Sample, from_prior_of, sample
+from unrelu.sampling.sampled_chains import SampledChains
+from unrelu.sampling.sampler import from_prior_of, sample
 
 
 def posterior(
@@ -116,12 +117,13 @@ def posterior(
             callback=reported, scale=scale, prior=Normal() if prior is None and bounds is None else prior or 0.0,
         )  # fmt: skip
         transform = PriorTransform.of(problem.bounds, problem.normal)
-        samples, seconds = [], []
+        parts = []
         for i in range(problem.size):
             begin = now()
-            samples.append(_sampled(problem, i, transform, draws, chains))
-            seconds.append(now() - begin)
-        return _joined(problem, samples, np.array(seconds), chains)
+            part = _sampled(problem, i, transform, draws, chains)
+            parts.append(replace(part, seconds=now() - begin))
+        found = SampledChains.joined(parts, problem, from_prior_of(chains))
+        return Posterior(replace(found, p_value=_p_values(problem, found.best)))
 
 
 def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:
@@ -155,11 +157,9 @@ def checked(noise: Noise | str | None, prior: object, draws: object, chains: obj
     return stated
 
 
-def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> Sample | Status:
-    """Sample observation i of a batch; why there are no draws if the time was over, or the arithmetic broke down."""
+def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> SampledChains:
+    """Sample observation i of a batch; without draws if the time was over, or the arithmetic broke down."""
     control = problem.control
-    if control.expired() or control.halted:
-        return Status.STOPPED if control.halted else Status.TIME_LIMIT
     steps = itertools.count(1)  # of the search and of the chains
 
     def report(progress: Progress) -> Progress:
@@ -168,6 +168,9 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     part = control.part(report)
     part = replace(part, time_limit=part.time_limit / (problem.size - i))
     own = problem.part(np.array([i]), control=part)
+    if control.expired() or control.halted:
+        ended = Status.STOPPED if control.halted else Status.TIME_LIMIT
+        return SampledChains.without_draws(own, from_prior_of(chains), ended)
     # The observation itself is the key, so that its draws do not depend on its place in a batch.
     key = hashlib.sha256(own.y.tobytes()).hexdigest()
     try:
@@ -175,36 +178,10 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     except BREAKDOWNS as error:
         if control.raised(error):
             raise
-        return Status.ERROR
+        return SampledChains.without_draws(own, from_prior_of(chains), Status.ERROR)
 
 
-def _joined(problem: Problem, samples: list[Sample | Status], seconds: Array, chains: int) -> Posterior:
-    """The posterior of a batch; draws that were made of others but not of an observation are NaN."""
-    size, k = problem.size, problem.network.latent_dim
-    draws = max((found.z.shape[1] for found in samples if isinstance(found, Sample)), default=0)
-    z, likelihood = np.full((size, chains, draws, k), np.nan), np.full((size, chains, draws), np.nan)
-    mode = np.zeros((size, chains, draws), dtype=np.int64)
-    evidence, error, acceptance, missed = (np.full(size, np.nan) for _ in range(4))
-    ended = np.full(size, None, dtype=object)
-    best: list[Array] = []
-    for i, found in enumerate(samples):
-        if isinstance(found, Status):
-            ended[i] = found
-            best.append(np.empty((0, k)))
-            continue
-        count = found.z.shape[1]
-        z[i, :, :count], likelihood[i, :, :count], mode[i, :, :count] = found.z, found.log_likelihood, found.mode
-        evidence[i], error[i], acceptance[i] = found.log_evidence, found.log_evidence_error, found.acceptance
-        ended[i], missed[i] = found.ended, found.overlooked
-        best.append(found.best)
-    return Posterior(
-        problem=problem, z=z, log_likelihood=likelihood, mode=mode, best=best, from_prior=from_prior_of(chains),
-        log_evidence=evidence, log_evidence_error=error, ended=ended, seconds=seconds,
-        acceptance=acceptance, overlooked=missed, p_value=_p_values(problem, best),
-    )  # fmt: skip
-
-
-def _p_values(problem: Problem, best: list[Array]) -> Array:
+def _p_values(problem: Problem, best: Sequence[Array]) -> Array:
     """The p-values that :func:`unrelu.invert` gives the first of the best codes of each observation, (B,)."""
     z = np.full((problem.size, problem.network.latent_dim), np.nan)
     for i, codes in enumerate(best):

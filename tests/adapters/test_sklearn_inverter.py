@@ -247,7 +247,7 @@ def test_a_method_that_finds_no_code_leaves_nan():
         return unrelu.Inversion.of(problem, z, method="half")
 
     inverter = LatentInverter(NETWORK, half).fit(X)
-    with pytest.warns(ConvergenceWarning, match=r"2 of 12 rows ended early, 2 without a code \(NaN\). NO_CODE in 2"):
+    with pytest.warns(ConvergenceWarning, match=r"2 of 12 rows ended early, 2 without a code \(NaN\). ERROR in 2"):
         codes = inverter.transform(X)
     np.testing.assert_array_equal(np.isnan(codes).all(axis=1), np.arange(12) < 2)
     np.testing.assert_array_equal(np.isnan(inverter.inverse_transform(codes)).all(axis=1), np.arange(12) < 2)

@@ -10,7 +10,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.errors import OptionError
 from unrelu.local_search import squared_error
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime.streams import stream
 
 NETWORK = random_network((4, 12, 30), activation="tanh", seed=1)
@@ -34,7 +34,7 @@ def test_steps_are_those_of_torch():
         optimizer.step()
     result = invert(z0=Z0, prior=0.3, learning_rate=0.05, max_iterations=7, restarts=1)
     np.testing.assert_allclose(result.z, z.detach().numpy(), rtol=1e-12)
-    assert set(result.status) == {Status.ITERATION_LIMIT}
+    assert set(result.verdict) == {Ending.ITERATION_LIMIT}
     assert result.nit.tolist() == [7, 7, 7]
 
 
@@ -88,7 +88,7 @@ def test_a_stop_returns_the_best_start_so_far():
 
 def test_codes_that_leave_the_range_of_numbers():
     result = invert(learning_rate=1e200, restarts=2)
-    assert set(result.status) == {Status.DIVERGED}
+    assert set(result.verdict) == {Ending.DIVERGED}
     assert np.isfinite(result.z).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 import unrelu
 from tests.support import paper_network, random_network
 from unrelu.errors import OptionError
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 
 
 def test_one_step_is_the_gradient_of_half_the_squared_error():
@@ -18,7 +18,7 @@ def test_one_step_is_the_gradient_of_half_the_squared_error():
     result = unrelu.invert(network, y, "gradient_descent", z0=z0, learning_rate=0.1, max_iterations=1)
     expected = z0 - 0.1 * network.jacobian(z0).T @ (network(z0) - y)
     np.testing.assert_allclose(result.z, expected, atol=1e-12)
-    assert result.status is Status.ITERATION_LIMIT
+    assert result.verdict is Ending.ITERATION_LIMIT
 
 
 def test_synthetic_setting_recovers_the_papers_random_net():
@@ -52,7 +52,7 @@ def test_a_step_that_is_too_long_is_said_to_diverge():
     network = random_network((4, 12, 30), activation="identity", seed=5)
     y = network(np.random.default_rng(5).standard_normal(4))
     result = unrelu.invert(network, y, "gradient_descent", learning_rate=1e6, max_iterations=2000)
-    assert result.status is Status.DIVERGED
+    assert result.verdict is Ending.DIVERGED
     assert np.isfinite(result.z).all()
     assert not result.success
 

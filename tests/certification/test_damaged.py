@@ -16,7 +16,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError
-from unrelu.result.array_file import digest
+from unrelu.runtime.archives import digest
 
 NET = random_network((2, 4, 6), seed=1, bias=True)
 Y = np.maximum(np.asarray(NET([0.5, -0.4])).ravel() + 0.1 * np.random.default_rng(0).standard_normal(6), 0)

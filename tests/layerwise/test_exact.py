@@ -11,7 +11,7 @@ from unrelu.layerwise import Exact, LayerSystem
 from unrelu.layerwise.exact import preimage
 from unrelu.lp.polytopes import deepest_point
 from unrelu.models.activations import Activation
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 
 
 def system_of(matrix, kind="relu", bias=None, lower=-np.inf):
@@ -71,7 +71,7 @@ def test_bounds_of_a_hidden_layer_count_as_inequalities():
 def test_an_output_without_an_input_is_said_to_have_none():
     system = system_of([[1, 0], [0, 1], [1, 1]])
     solution = Exact()(system, np.array([1.0, 1.0, 3.0]))
-    assert solution.status is Status.NOT_REALIZABLE
+    assert solution.status is Ending.NOT_REALIZABLE
     assert solution.freedom == -1
     # The least-squares solution of the active rows, not zeros.
     np.testing.assert_allclose(solution.h, [4 / 3, 4 / 3])
@@ -80,7 +80,7 @@ def test_an_output_without_an_input_is_said_to_have_none():
 def test_contradicting_inequalities_are_found():
     # h >= 1 from the active row, but the other row wants h <= 0.
     solution = Exact()(system_of([[1], [2]]), np.array([1.0, 0.0]))
-    assert solution.status is Status.NOT_REALIZABLE
+    assert solution.status is Ending.NOT_REALIZABLE
 
 
 def test_zero_output_gives_the_whole_cone():

@@ -9,7 +9,7 @@ import torch
 import unrelu
 from tests.support import lm_reach, random_network
 from unrelu.errors import OptionError
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 
 
 @pytest.mark.parametrize("activation", ["leaky_relu:0.3", "tanh", "sigmoid"])
@@ -90,7 +90,7 @@ def test_float32_networks_are_refined_in_float32():
 def test_iteration_limit_is_reported():
     network = random_network((5, 20, 60), seed=8)
     y = network(np.random.default_rng(8).standard_normal(5)) + 0.1
-    assert unrelu.invert(network, y, "lm", max_iterations=1).status is Status.ITERATION_LIMIT
+    assert unrelu.invert(network, y, "lm", max_iterations=1).verdict is Ending.ITERATION_LIMIT
 
 
 @pytest.mark.parametrize("method", ["lm", "gradient_descent", "linf", "auto"])

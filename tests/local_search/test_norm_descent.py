@@ -24,7 +24,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
 from unrelu.problem import Problem
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 
 NORMS = ("l1", "linf")
 both_norms = pytest.mark.parametrize("norm", NORMS)
@@ -101,7 +101,7 @@ def _excess(norm, seed, activation, bounded):
     ends = box_around(rng, truth) if bounded else None
     problem = Problem.build(network, y, norm=norm, bounds=ends)
     z, status, _ = NormDescent().minimise(problem, problem.bounds.clip(rng.standard_normal((4, 2))))
-    assert set(status) <= {Status.CONVERGED, Status.FLAT, Status.ITERATION_LIMIT}
+    assert set(status) <= {Status.CONVERGED, Ending.FLAT, Ending.ITERATION_LIMIT}
     assert (z == problem.bounds.clip(z)).all()
     excess = []
     for code, observed, value in zip(z, y, problem.objective(z), strict=True):
@@ -262,7 +262,7 @@ def test_no_code_is_worse_than_its_start(search):
     np.testing.assert_array_equal(z0, before)
     assert (problem.objective(z) <= problem.objective(z0)).all()
     assert (programs <= NormDescent().max_programs + 12).all()
-    assert set(status) <= {Status.CONVERGED, Status.FLAT, Status.ITERATION_LIMIT}
+    assert set(status) <= {Status.CONVERGED, Ending.FLAT, Ending.ITERATION_LIMIT}
     assert (z == problem.bounds.clip(z)).all()
 
 
@@ -353,7 +353,7 @@ def test_starts_that_are_not_numbers_are_told():
     z0 = z0[:3].copy()
     z0[0, 2], z0[2] = np.nan, 1e300
     z, status, programs = NormDescent().minimise(problem, z0)
-    assert status[0] is Status.NO_CODE
+    assert status[0] is Ending.NO_CODE
     assert status[1] is Status.CONVERGED
     assert status[2] is not Status.CONVERGED or np.isfinite(z[2]).all()
     assert programs[0] == 0
@@ -367,7 +367,7 @@ def test_a_code_with_all_neurons_off_is_flat():
     )
     problem = Problem.build(network, np.ones((1, 3)), norm="l1")
     z, status, _ = NormDescent().minimise(problem, np.zeros((1, 2)))
-    assert status[0] is Status.FLAT
+    assert status[0] is Ending.FLAT
     np.testing.assert_array_equal(z, np.zeros((1, 2)))
 
 

@@ -118,7 +118,7 @@ def test_what_chance_would_explain_is_said_in_the_words_of_the_page(digits):
     assert (sure["success"], sure["verdict"].startswith("No picture of the generator is nearer")) == (True, True)
     white = np.random.default_rng(0).standard_normal(784)
     found = answered(digits, white)
-    assert (found["status"], found["success"]) == ("NO_BETTER_THAN_CHANCE", False)
+    assert (found["status"], found["success"]) == ("MISFIT", False)
     assert found["verdict"].endswith("than it would of random pixels. State the noise to judge it.")
     assert said(found["facts"])["Fit"] == "not judged: the noise is unknown"
     assert "noise=" not in found["verdict"]

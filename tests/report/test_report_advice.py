@@ -53,14 +53,14 @@ def test_what_stands_out_from_its_chunk_is_no_success_in_the_page(tmp_path):
     y = observations(30)
     y[7] += np.random.default_rng(0).standard_normal(64)
     found = run(tmp_path / "out", saved(tmp_path, y), method="auto", chunk=256)
-    assert found.counts["OUTLIER"] == 1
+    assert found.counts["MISFIT"] == 1
     assert not found.read("success")[7]
     row = list(found.rows())[7]
-    assert row["status"] == "OUTLIER"
+    assert row["status"] == "MISFIT"
     assert "times the batch's noise level" in row["message"]
-    assert f"OUTLIER {unrelu.Status.OUTLIER.value} 1 3.3%" in Page(write_report(found.folder)).text
+    assert f"MISFIT {unrelu.Status.MISFIT.value} 1 3.3%" in Page(write_report(found.folder)).text
     apart = run(tmp_path / "apart", saved(tmp_path, y), method="auto", chunk=256, pool=False)
-    assert "OUTLIER" not in apart.counts
+    assert "MISFIT" not in apart.counts
 
 
 def test_nothing_needs_attention_where_everything_fits(tmp_path):

@@ -16,7 +16,7 @@ import unrelu
 from tests.opaque_modules import made
 from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError, StorageError
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime import file_writing
 from unrelu.runtime.streams import stream
 
@@ -119,7 +119,7 @@ def test_another_network_is_told(tmp_path):
 
 def forged(path, digest=True, **changes):
     """The file with arrays changed, and a digest that fits them."""
-    from unrelu.result import array_file
+    from unrelu.runtime import archives
 
     with np.load(path) as held:
         table = dict(held)
@@ -129,7 +129,7 @@ def forged(path, digest=True, **changes):
         if change is None:
             del table[name]
     if digest:
-        table["digest"] = np.array(array_file.digest(table))
+        table["digest"] = np.array(archives.digest(table))
     np.savez(path, **table)
 
 
@@ -149,7 +149,7 @@ def first(value):
         ("rank", first(2)),
         ("identifiable", lambda a: ~a),
         ("success", lambda a: ~a),
-        ("status", lambda a: np.full_like(a, "MISFIT")),
+        ("verdict", lambda a: np.full_like(a, "MISFIT")),
         ("reconstruction", lambda a: a + 1e-6),
         ("reconstruction", lambda a: np.where(np.arange(20) < 19, a + 1e-6, np.nan)),
         ("z", lambda a: a + 1e-3),
@@ -210,7 +210,7 @@ def test_a_method_of_ones_own_keeps_its_name_if_it_is_one(tmp_path):
         ({"z": np.zeros((4, 3), dtype=np.float32)}, "damaged .entries are float32"),
         ({"y": np.zeros((4, 7))}, "damaged .y has shape"),
         ({"y": np.zeros(4)}, "damaged .y has shape"),
-        ({"status": np.array(["FINE"] * 4)}, "damaged .'FINE'"),
+        ({"verdict": np.array(["FINE"] * 4)}, "damaged .'FINE'"),
         ({"message": np.array(["one"])}, "damaged .message has shape"),
         ({"operator": "magic"}, "damaged .the operator is 'magic'"),
         ({"network__output_shape": np.array([2**40, 2**40])}, "damaged .a shape is"),
@@ -251,13 +251,13 @@ def test_an_outlier_cannot_be_declared_a_success(tmp_path):
     y = NET(z) + stream("saved batch", 1).normal(0, 0.05, (30, 20))
     y[0] -= 3.0
     result = unrelu.invert(NET, y, rounds=2)
-    assert result.status[0] is Status.OUTLIER
+    assert result.verdict[0] is Ending.OUTLIER
     for part in (result, result[:3], result[0]):
         part.save(path)
         assert str(unrelu.load_result(path, NET)) == str(part)
     for status in ("EXACT_FIT", "NOISE_LEVEL"):
         result.save(path)
-        forged(path, status=np.array([status, *result.status.astype(str)[1:]]), success=first(True))
+        forged(path, verdict=np.array([status, *result.verdict.astype(str)[1:]]), success=first(True))
         with pytest.raises(InputError, match=r"of observation 0 is .*, computed again from its code"):
             unrelu.load_result(path, NET)
     result.save(path)

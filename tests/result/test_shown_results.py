@@ -40,7 +40,7 @@ def found(network=NET, batch=6, error=0.05, single=False, **options):
 def test_a_batch_prints_in_at_most_15_lines_with_its_worst_observations():
     result = found(batch=50, noise="gaussian:0.02")
     statuses = np.array(list(Status)[: len(result)], dtype=object)
-    many = replace(result, status=np.resize(statuses, 50))
+    many = replace(result, verdict=np.resize(statuses, 50))
     for shown in (result, many):
         lines = str(shown).splitlines()
         assert len(lines) <= 15
@@ -54,11 +54,11 @@ def test_a_batch_prints_in_at_most_15_lines_with_its_worst_observations():
 
 def test_shares_of_statuses_add_up():
     result = found(batch=8)
-    status = result.status.copy()
-    status[3] = Status.FLAT
-    lines = str(replace(result, status=status)).splitlines()
+    verdict = result.verdict.copy()
+    verdict[3] = Status.TIME_LIMIT
+    lines = str(replace(result, verdict=verdict)).splitlines()
     rows = [line.split() for line in lines[2:4]]
-    assert [row[:3] for row in rows] == [["CONVERGED", "7", "87.5%"], ["FLAT", "1", "12.5%"]]
+    assert [row[:3] for row in rows] == [["CONVERGED", "7", "87.5%"], ["TIME_LIMIT", "1", "12.5%"]]
 
 
 def test_observations_without_a_code_are_the_worst():

@@ -9,6 +9,7 @@ import numpy as np
 import unrelu
 from tests.support import random_network
 from unrelu.runtime.streams import stream
+from unrelu.sampling.sampled_chains import SampledChains
 
 NET = random_network((3, 8, 20), bias=True)
 
@@ -31,8 +32,8 @@ def known(z: np.ndarray, *, single: bool = False, network: Any = NET, **fields: 
         "from_prior": np.arange(chains) >= chains // 2,
         "log_evidence": np.full(size, -3.25),
         "log_evidence_error": np.full(size, 0.05),
-        "seconds": 3.0,
+        "seconds": 3.0 / size,
         "acceptance": np.full(size, 0.8),
         "p_value": np.full(size, 0.4),
     }
-    return unrelu.Posterior(problem=problem, z=z, **(given | fields))
+    return unrelu.Posterior(SampledChains(problem=problem, z=z, **(given | fields)))

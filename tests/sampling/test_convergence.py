@@ -1,9 +1,8 @@
-"""R-hat, effective sample sizes and Monte Carlo errors: against ArviZ, a loop as published, and known chains."""
+"""R-hat, effective sample sizes and Monte Carlo errors: against a loop as published, and known chains."""
 
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -30,8 +29,8 @@ def cases() -> dict[str, np.ndarray]:
         for correlation in (0.0, 0.9, -0.9, -0.99, 0.999)
     }
     x = autoregressive(4, 101, 3, 0.5)
-    with_nan, infinite = x.copy(), x.copy()
-    with_nan[1, 3, 1], infinite[1, 3:9, 1] = np.nan, -np.inf
+    infinite = x.copy()
+    infinite[1, 3:9, 1] = -np.inf
     return found | {
         "heavy tails": stream("heavy tails").standard_cauchy((4, 300, 2)),
         "constant": np.ones((4, 50, 1)),
@@ -39,7 +38,6 @@ def cases() -> dict[str, np.ndarray]:
         "ties": np.round(x),
         "two values": (x > 1).astype(float),
         "one chain": x[:1],
-        "NaN": with_nan,
         "infinite": infinite,
         "other means": x + np.arange(4)[:, None, None],
         "other widths": x * np.arange(1, 5)[:, None, None],
@@ -86,26 +84,6 @@ def loop_statistics(x: np.ndarray) -> tuple[float, float, float]:
     return max(rhat(scores(halves)), rhat(scores(folded))), loop_ess(scores(halves)), min(tails)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_values_agree_with_arviz(name):
-    stats = pytest.importorskip("arviz_stats.base").array_stats
-    x = CASES[name]
-    found = convergence_of(x)
-    ours = (found.rhat, found.ess, found.tail_ess, ess_of_mean(x), error_of_mean(x))
-    functions = (
-        stats.rhat,
-        lambda v, **axes: stats.ess(v, method="bulk", **axes),
-        lambda v, **axes: stats.ess(v, method="tail", prob=(0.05, 0.95), **axes),
-        lambda v, **axes: stats.ess(v, method="mean", **axes),
-        lambda v, **axes: stats.mcse(v, method="mean", **axes),
-    )
-    for values, function in zip(ours, functions, strict=True):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            theirs = [float(function(x[:, :, j], chain_axis=0, draw_axis=1)) for j in range(x.shape[2])]
-        np.testing.assert_allclose(values, theirs, rtol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["0.9 x 200", "-0.9 x 200", "0.999 x 8", "heavy tails", "other means", "other widths"])
 def test_values_are_those_of_a_loop_over_lags(name):
     x = CASES[name][:, : CASES[name].shape[1] // 2 * 2]
@@ -144,6 +122,15 @@ def test_a_coordinate_does_not_depend_on_the_others():
     assert np.isnan(together.ess[1])
     assert np.isnan(together.rhat[3])
     assert together.ess[3] == 400
+
+
+def test_one_chain_has_sample_sizes_alone_and_infinite_draws_have_statistics():
+    one = convergence_of(CASES["one chain"])
+    assert np.isnan(one.rhat).all()
+    assert (one.ess > 4).all()
+    for name in ("infinite", "ties", "two values"):
+        found = convergence_of(CASES[name])  # and no warning of NumPy
+        assert np.isfinite([found.ess, found.tail_ess]).all()
 
 
 def test_statistics_do_not_depend_on_increasing_maps():

@@ -16,6 +16,7 @@ from unrelu import Status
 from unrelu.errors import InputError, NotMixedWarning, OptionError
 from unrelu.runtime.streams import stream
 from unrelu.sampling.convergence import convergence_of
+from unrelu.sampling.sampled_chains import SampledChains
 
 
 def mixture(weight: float = 0.7, correlation: float = 0.0) -> np.ndarray:
@@ -169,7 +170,7 @@ def test_draws_after_a_stop_and_failed_observations_are_left_out():
     p = known(z, ended=np.array([None, Status.STOPPED, Status.ERROR], dtype=object))
     assert [status.name for status in p.status] == ["MIXED", "MIXED", "ERROR"]
     assert p[1].z.shape == (4, 300, 3)
-    np.testing.assert_allclose(p.means[1], z[1, :, :300].reshape(-1, 3).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(p.chains.means[1], z[1, :, :300].reshape(-1, 3).mean(axis=0), atol=1e-12)
     with pytest.warns(
         NotMixedWarning, match="means of 1 of 3 observations may .*; observation 2: could not be sampled"
     ):
@@ -290,7 +291,7 @@ def test_fields_of_other_shapes_are_refused():
         with pytest.raises(InputError, match=said):
             known(z, **{name: value})
     with pytest.raises(InputError, match=r"draws are \(1, chains, draws, 3\)"):
-        known(z).__class__(
+        SampledChains(
             problem=GOOD.problem, z=z[0], log_likelihood=z[..., 0], mode=z[..., 0], best=[z], from_prior=[True]
         )
 

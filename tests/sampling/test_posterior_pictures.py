@@ -13,6 +13,7 @@ from tests.sampling.test_draws import APART, GOOD, mixture
 from tests.support import image_network
 from unrelu import Status
 from unrelu.errors import InputError, MissingPackageError, OptionError
+from unrelu.sampling.sampled_chains import SampledChains
 
 IMAGE = image_network()
 
@@ -62,7 +63,7 @@ def test_other_measurements_are_beside_those_of_the_mean():
     z = normal_draws(1, 4, 50, 3)
     problem = unrelu.Problem.build(IMAGE, np.ones(7), operator=matrix, noise="gaussian:0.1")
     fields = {"log_likelihood": z[..., 0], "mode": np.zeros((1, 4, 50)), "best": [np.zeros((1, 3))]}
-    p = unrelu.Posterior(problem=problem, z=z, from_prior=np.ones(4, dtype=bool), **fields)
+    p = unrelu.Posterior(SampledChains(problem=problem, z=z, from_prior=np.ones(4, dtype=bool), **fields))
     assert titles(p.plot())[:2] == ["observed, and A applied to the mean", "mean"]
 
 

@@ -17,7 +17,7 @@ from unrelu.errors import OptionError
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
 from unrelu.search import schedules
@@ -112,7 +112,7 @@ def test_agreement_is_reported_for_unknown_noise():
 def test_one_chain_is_no_agreement(rounds_of):
     network, _, y = noisy(SIZES, 4, 0.01)
     once = unrelu.invert(network, y, rounds=rounds_of((1, 0)), learn=False)
-    assert all(s is Status.FOUND_ONCE for s in once.status)
+    assert all(s is Ending.FOUND_ONCE for s in once.verdict)
     assert (once.confidence < 0.9).all()
     assert not once.success.any()
 
@@ -277,7 +277,7 @@ def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm
     whole = unrelu.invert(network, y, noise="uniform:0.1")
     monkeypatch.setattr(CompiledDescents, "improve", lost)
     found = unrelu.invert(network, y, noise="uniform:0.1")
-    assert found.status[1] is Status.NO_CODE
+    assert found.verdict[1] is Ending.NO_CODE
     np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
 
 
@@ -346,7 +346,7 @@ def misled(monkeypatch, wrong, rounds):
 @pytest.fixture
 def six_agree(monkeypatch):
     """Options with which a search ends after six restarts that agree: where nothing was learned they say 0.71."""
-    monkeypatch.setattr("unrelu.result._inversion.CONFIDENT", 0.6)
+    monkeypatch.setattr("unrelu.result._judged_codes.CONFIDENT", 0.6)
     return {"confidence": 0.6, "learn": False}
 
 
@@ -372,21 +372,21 @@ def test_what_stands_out_after_all_rounds_is_an_outlier_and_no_success(six_agree
     network, y, wrong = blurred()
     y[wrong] += 0.2 * stream("no output").standard_normal((int(wrong.sum()), 120))
     found = unrelu.invert(network, y, **six_agree)
-    np.testing.assert_array_equal(found.status == Status.OUTLIER, wrong)
+    np.testing.assert_array_equal(found.verdict == Ending.OUTLIER, wrong)
     assert not found.success[wrong].any()
     assert found.success[~wrong].mean() >= 0.8
     alone = unrelu.invert(network, y, pool=False, **six_agree)
-    assert Status.OUTLIER not in alone.status
+    assert Ending.OUTLIER not in alone.verdict
     assert alone.success[wrong].any()
     assert found.nit[wrong].sum() > 2 * alone.nit[wrong].sum()
     few = unrelu.invert(network, y[:19], **six_agree)
-    assert Status.OUTLIER not in few.status
+    assert Ending.OUTLIER not in few.verdict
 
 
 def test_a_batch_of_two_noise_levels_has_no_outliers():
     network, y, _ = blurred()
     y[::2] += 0.3 * stream("second level").standard_normal(y[::2].shape)
-    assert Status.OUTLIER not in unrelu.invert(network, y, rounds=2).status
+    assert Ending.OUTLIER not in unrelu.invert(network, y, rounds=2).verdict
 
 
 def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_for_them(monkeypatch, six_agree):
@@ -414,11 +414,11 @@ def test_a_code_that_still_falls_is_not_called_found(monkeypatch, rounds_of):
     rounds_of((1, 0))
     monkeypatch.setattr(CompiledDescents, "schedule", replace(schedules.COMPILED, widths=(), steps=1))
     cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
-    assert (cut.status == Status.ITERATION_LIMIT).any()
-    assert "raise max_iterations" in cut.message[cut.status == Status.ITERATION_LIMIT][0]
+    assert (cut.verdict == Ending.ITERATION_LIMIT).any()
+    assert "raise max_iterations" in cut.message[cut.verdict == Ending.ITERATION_LIMIT][0]
     whole = unrelu.invert(network, y, max_iterations=1000, rounds=1)
-    assert (whole.status == Status.FOUND_ONCE).all()
-    assert (whole.fun < cut.fun)[cut.status == Status.ITERATION_LIMIT].all()
+    assert (whole.verdict == Ending.FOUND_ONCE).all()
+    assert (whole.fun < cut.fun)[cut.verdict == Ending.ITERATION_LIMIT].all()
 
 
 @pytest.mark.parametrize("norm", ["l1", "linf"])
@@ -465,7 +465,7 @@ def test_found_once_and_found_again_mean_what_they_say(way, rounds_of, descendin
     hits = search.state.count_restarts().best
     assert set(hits) == {1, 2, 3}
     np.testing.assert_array_equal(status == Status.REFOUND, hits > 1)
-    np.testing.assert_array_equal(status == Status.FOUND_ONCE, hits == 1)
+    np.testing.assert_array_equal(status == Ending.FOUND_ONCE, hits == 1)
     means = [search.confidence()[hits == n].mean() for n in (1, 2, 3)]
     assert means[0] < means[1] < means[2]
 
@@ -608,7 +608,7 @@ def test_plateaus_of_dead_neurons_are_flat_however_many_chains_end_there(way, ro
     weights = [rng.standard_normal((8, 3)), rng.standard_normal((20, 8))]
     network = unrelu.from_arrays(weights, biases=[np.full(8, -100.0), np.linspace(0.0, 1.0, 20)])
     found = unrelu.invert(network, -np.ones((4, 20)), rounds=rounds, learn=False)
-    assert (found.status == Status.FLAT).all()
+    assert (found.verdict == Ending.FLAT).all()
     assert (found.confidence == 0).all()
     assert not found.success.any()
 
@@ -620,7 +620,7 @@ def test_chains_that_end_nowhere_are_no_agreement(monkeypatch, rounds_of):
         CompiledDescents, "improve", lambda self, start, enough, watch: np.zeros(len(start.observations)).astype(int)
     )
     found = unrelu.invert(network, y, rounds=1, learn=False)
-    assert (found.status == Status.NO_CODE).all()
+    assert (found.verdict == Ending.NO_CODE).all()
     assert not found.success.any()
 
 
@@ -643,7 +643,7 @@ def test_blank_observations_have_an_optimum_that_is_found_again(name):
     network = zoo.load(name)
     y = np.zeros(784) if name == "mnist-leaky" else network(np.ones(20))
     found = unrelu.invert(network, y, prior=0.0 if name == "mnist-leaky" else 1e6, rounds=3)
-    assert found.status is Status.NO_BETTER_THAN_CHANCE  # and not flat
+    assert found.verdict is Ending.NO_BETTER_THAN_CHANCE  # and not flat
     assert found.confidence > 0
 
 

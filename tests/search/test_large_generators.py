@@ -13,7 +13,7 @@ from tests.support import image_network, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.search import sample_cache, schedules
 from unrelu.search.descents import descents_for
 from unrelu.search.sample_cache import SampleCache
@@ -86,9 +86,9 @@ def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch
     y = network(rng.standard_normal((6, 6))) + rng.standard_normal((6, 150))
     monkeypatch.setattr(schedules, "LIMITED_MEMORY", replace(LIMITED_MEMORY, steps=1))
     cut, longer, default = (unrelu.invert(network, y, max_iterations=most) for most in (2, 6, None))
-    assert (cut.status == Status.ITERATION_LIMIT).any()
+    assert (cut.verdict == Ending.ITERATION_LIMIT).any()
     assert default.fun.sum() < longer.fun.sum() < cut.fun.sum()
-    assert (default.status != Status.ITERATION_LIMIT).all()
+    assert (default.verdict != Ending.ITERATION_LIMIT).all()
 
 
 def test_the_same_call_gives_the_same_bits(large):
@@ -101,7 +101,7 @@ def test_the_same_call_gives_the_same_bits(large):
 def test_a_plateau_is_told(large):
     network = unrelu.from_arrays([-np.ones((30, 2)), np.ones((40, 30))], [np.full(30, -1e4), np.ones(40)])
     result = unrelu.invert(network, np.full(40, 0.5))  # every output is at least 1
-    assert result.status is Status.FLAT
+    assert result.verdict is Ending.FLAT
     assert result.confidence == 0
 
 

@@ -220,9 +220,11 @@ def test_large_files_are_not_read(learned_of, cache, monkeypatch):
     [path] = cache.iterdir()
     fill(path, **{"4": np.zeros(2**18)})
     sizes = []
-    read = learned_prior.read_array_file
+    read = learned_prior.read_archive
     monkeypatch.setattr(
-        learned_prior, "read_array_file", lambda path, most, *given: sizes.append(most) or read(path, most, *given)
+        learned_prior,
+        "read_archive",
+        lambda path, kind, most, *rest: sizes.append(most) or read(path, kind, most, *rest),
     )
     unrelu.invert(rough(), y, noise="gaussian:0.3")
     assert sizes

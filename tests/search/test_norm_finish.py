@@ -11,7 +11,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.local_search.norm_descent import NormDescent
 from unrelu.problem import Problem
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.search._norm_finish import PERTURBATIONS, finish
 
 K, N, B = 4, 60, 5
@@ -67,7 +67,7 @@ def test_from_any_start_the_objective_does_not_rise(seed, norm, activation, mask
     z = rng.standard_normal((3, 2)) * np.array([[0.0], [1.0], [5.0]])  # the first: every neuron of a ReLU is off
     best, status = ended(problem, z, programs)
     assert (problem.objective(best) <= problem.objective(z)).all()
-    assert set(status) <= {Status.CONVERGED, Status.ITERATION_LIMIT, Status.FLAT}
+    assert set(status) <= {Status.CONVERGED, Ending.ITERATION_LIMIT, Ending.FLAT}
 
 
 @both_norms
@@ -117,7 +117,7 @@ def test_the_limit_on_programs_is_reported(norm):
     problem, z = noisy(norm)
     far = z + 1.0
     best, status = ended(problem, far, 1, 0)
-    assert Status.ITERATION_LIMIT in status
+    assert Ending.ITERATION_LIMIT in status
     assert (problem.objective(best) <= problem.objective(far)).all()
 
 

@@ -73,7 +73,7 @@ def test_gradient_descent_is_on_its_way_where_a_second_order_method_arrives():
         assert (error["GD"] > 1e-3).all()
         # Gradient descent goes down from where it was.
         assert (missed["GD, 500,000 steps further"] < missed["GD"]).all()
-        assert set(part.column("status", method="GD")) == {str(Status.ITERATION_LIMIT)}
+        assert set(part.column("status", method="GD")) == {str(Status.STOPPED)}
     assert (errors(numbers, generator="mnist-relu", method="auto") <= 1e-9).all()
     sources = ["Section 5.2", "Section 5.2", "unrelu, Section 5.2"]
     assert [claim.source for claim in experiment.claims(numbers)] == 2 * sources

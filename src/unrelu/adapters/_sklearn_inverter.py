@@ -21,7 +21,6 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, by
 from unrelu.problem import Problem, searched
 from unrelu.result import Inversion, Status
-from unrelu.result.status import CUT_OFF
 from unrelu.runtime.array_types import Array
 
 try:
@@ -36,7 +35,7 @@ except ImportError as error:  # validate_data came with 1.6
 
 
 # Statuses that raise a warning: there is no code, or the search did not converge.
-_UNFINISHED = CUT_OFF | {Status.ITERATION_LIMIT}
+_UNFINISHED = {Status.TIME_LIMIT, Status.STOPPED, Status.ERROR}
 
 
 class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unrelu.problem import Control, Progress
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime.array_types import Integers
 
 # Maps codes (a, k) and their numbers in the batch (a,) to the codes after a step (a, k), and which have converged (a,).
@@ -46,7 +46,7 @@ def descend(
     ``inside`` projects codes into their bounds after every step.
     """
     active = torch.arange(len(z), device=z.device)
-    status = np.full(len(z), Status.ITERATION_LIMIT, dtype=object)
+    status = np.full(len(z), Ending.ITERATION_LIMIT, dtype=object)
     nit = np.full(len(z), iterations)
     for t in range(iterations):
         if not len(active):
@@ -63,7 +63,7 @@ def descend(
             z[active] = reached
             continue
         z[active[going]] = reached[going]
-        for ended, reason in ((arrived, Status.CONVERGED), (lost, Status.DIVERGED)):
+        for ended, reason in ((arrived, Status.CONVERGED), (lost, Ending.DIVERGED)):
             if ended.any():
                 left = active[ended].cpu().numpy()
                 status[left], nit[left] = reason, t

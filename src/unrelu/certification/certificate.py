@@ -27,8 +27,8 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.result.array_file import Table, array_of, number_of, read_array_file, text_of, write_array_file
 from unrelu.result.verdict_text import uniqueness
+from unrelu.runtime.archives import Table, array_of, number_of, read_archive, text_of, write_archive
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import flush_subnormals
@@ -235,7 +235,7 @@ class Certificate:
             InputError: another suffix, or the folder does not exist.
             StorageError: the disk is full, or permission is denied.
         """
-        write_array_file(Path(path), table_of(self), "certificate")
+        write_archive(Path(path), "certificate", table_of(self))
 
     @classmethod
     def load(cls, path: str | Path, max_bytes: int = MAX_BYTES) -> Certificate:
@@ -250,7 +250,7 @@ class Certificate:
             OptionError: ``max_bytes`` is not a number of bytes.
         """
         check_limit(max_bytes)
-        return cls(**read_array_file(Path(path), max_bytes, "certificate", fields_of))
+        return cls(**read_archive(Path(path), "certificate", max_bytes, fields_of))
 
 
 # --- verification: statements that do not follow ----------------------------------------------------------------------

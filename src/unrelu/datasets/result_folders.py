@@ -150,13 +150,13 @@ def _by_name(parameters: Mapping[str, Array], i: int) -> dict[str, dict[str, Any
 def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
     """What the draws say of each observation, by the names of columns: of codes (B, \\*latent_shape), others (B,)."""
     chains, network = posterior.chains, posterior.problem.network
-    lower, upper = posterior.intervals(INTERVAL)
+    lower, upper = chains.intervals(INTERVAL)
     worst = {
         name: [chains.mixing(i).worst(name)[0] for i in range(chains.size)] for name in ("rhat", "ess", "tail_ess")
     }
     return {
-        "mean": network.shaped(posterior.means),
-        "std": network.shaped(posterior.deviations),
+        "mean": network.shaped(chains.means),
+        "std": network.shaped(chains.deviations),
         "lower": lower,
         "upper": upper,
         **{name: np.array(values, dtype=np.float64) for name, values in worst.items()},

@@ -6,7 +6,6 @@ made at their full size, and rows are written in place. Rows that were not writt
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import shutil
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from unrelu.datasets.sources import Shape, optional
 from unrelu.errors import InputError, StorageError
 from unrelu.result import TESTS
+from unrelu.runtime.archives import digest
 from unrelu.runtime.file_reading import MAX_BYTES, npy_header, opened, shown_size
 from unrelu.runtime.file_writing import storing
 
@@ -140,11 +140,9 @@ class Table(ABC):
 
     def digests(self, values: Values) -> dict[str, str]:
         """SHA-256 of rows: ``result`` of all columns but the seconds, which no two runs share, and ``seconds``."""
-        parts = {"result": hashlib.sha256(), "seconds": hashlib.sha256()}
-        for column in self.columns:
-            rows = np.ascontiguousarray(values[column.name], dtype=column.dtype)
-            parts["seconds" if column.name == "seconds" else "result"].update(rows.tobytes())
-        return {name: part.hexdigest() for name, part in parts.items()}
+        rows = {c.name: np.ascontiguousarray(values[c.name], dtype=c.dtype) for c in self.columns}
+        seconds = rows.pop("seconds")
+        return {"result": digest(rows), "seconds": digest({"seconds": seconds})}
 
 
 class NpyTable(Table):

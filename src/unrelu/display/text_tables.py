@@ -1,10 +1,14 @@
-"""Tables as lines of text and as HTML, from the same rows."""
+"""Tables and answers as lines of text and as HTML, from the same rows."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+
+from unrelu.runtime.words import count, share
 
 # Characters of a line of printed text.
 WIDTH = 100
@@ -59,3 +63,74 @@ def named_lines(entries: Sequence[tuple[str, str]], most: int = 3) -> list[str]:
 def shortened(text: str, width: int) -> str:
     """The text in one line of at most ``width`` characters."""
     return textwrap.shorten(text, width, placeholder=" ...")
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+# Rows of the table of statuses, of those of the worst observations, and characters of a meaning: an answer prints in at
+# most 15 lines.
+_STATUSES, WORST, _MEANING = 4, 5, 64
+# The columns of both tables that are text.
+_TEXTS = ("status", "meaning")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """An answer as text and as HTML: a title, named texts of one observation, tables of a batch, and a last line.
+
+    Attributes:
+        title: the first line.
+        entries: names and texts; those without a text are left out.
+        tables: captions, headings and rows.
+        ending: the last line, if it is not empty.
+    """
+
+    title: str
+    entries: Sequence[tuple[str, str]] = ()
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
+    ending: str = ""
+
+    def __str__(self) -> str:
+        """In lines of at most 100 characters."""
+        lines = [self.title, *named_lines(self.entries)]
+        for caption, headings, rows in self.tables:
+            if caption:
+                lines.append(f"  {caption}:")
+            lines += text_table(headings, rows, _TEXTS)
+        if self.ending:
+            lines.append(f"  {self.ending}")
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """The same for notebooks."""
+        parts = [f"<p>{escape(self.title)}</p>"]
+        if self.entries:
+            first, *others = [entry for entry in self.entries if entry[1]]
+            parts.append(html_table(first, others, first))
+        for caption, headings, rows in self.tables:
+            if caption:
+                parts.append(f"<p>{escape(caption)}:</p>")
+            parts.append(html_table(headings, rows, _TEXTS))
+        if self.ending:
+            parts.append(f"<p>{escape(self.ending)}</p>")
+        return f"<div>{''.join(parts)}</div>"
+
+
+def printed_batch(
+    title: str,
+    statuses: Sequence[str],
+    meanings: Mapping[str, str],
+    headings: Sequence[str],
+    worst: Sequence[Sequence[str]],
+    ending: str,
+) -> Printed:
+    """A batch: the table of its statuses, the most frequent first, and a table of its worst observations."""
+    counts = Counter(statuses).most_common()
+    shown = counts if len(counts) <= _STATUSES else counts[: _STATUSES - 1]
+    rows = [[name, count(n), share(n, len(statuses)), shortened(meanings.get(name, ""), _MEANING)] for name, n in shown]
+    if others := counts[len(shown) :]:
+        n = sum(n for _, n in others)
+        rows.append([f"{len(others)} others", count(n), share(n, len(statuses)), ""])
+    which = "all, worst first" if len(worst) == len(statuses) else f"the worst {len(worst)}"
+    tables = [("", ("status", "count", "share", "meaning"), rows), (which, headings, worst)]
+    return Printed(title, (), tables, ending)

@@ -13,11 +13,14 @@ from unrelu.layerwise.layer_method import LayerSolution, status_of
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
 from unrelu.measurements.noise import Noise
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 
-_ENDS = {LpStatus.OPTIMAL: Status.EXACT_FIT, LpStatus.INFEASIBLE: Status.NOT_REALIZABLE}
+_ENDS: dict[LpStatus, Status | Ending] = {
+    LpStatus.OPTIMAL: Status.EXACT_FIT,
+    LpStatus.INFEASIBLE: Ending.NOT_REALIZABLE,
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Exact:
         status, freedom = _ENDS.get(found.status) or status_of(found.status), found.dimension
         # Rounding grows with the condition of W, so the error is compared with the square root of the tolerance.
         if status is Status.EXACT_FIT and error > math.sqrt(tolerance) * 1e-2 * scale:
-            status, freedom = Status.NOT_REALIZABLE, -1
+            status, freedom = Ending.NOT_REALIZABLE, -1
         if status is Status.EXACT_FIT and freedom:
             status = Status.NOT_UNIQUE
         return LayerSolution(h, error, status, 0, tolerance * scale, 1, freedom)

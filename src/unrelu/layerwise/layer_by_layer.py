@@ -24,7 +24,7 @@ from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.models.opaque_network import as_chain, unchained
 from unrelu.problem import Problem, Progress
-from unrelu.result import Inversion, Status
+from unrelu.result import Ending, Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
@@ -134,18 +134,18 @@ class Layerwise:
 
     def _timed(
         self, hidden: list[LayerSystem], problem: Problem, observed: tuple[LayerSystem, Array]
-    ) -> tuple[Array | None, Status, int, float]:
+    ) -> tuple[Array | None, Status | Ending, int, float]:
         """What :meth:`_one` returns, and the seconds it took; TIME_LIMIT if the time is up."""
         if problem.control.expired():
             return None, Status.TIME_LIMIT, 0, 0.0
         begin = now()
         return *self._one([*hidden, observed[0]], observed[1], problem), now() - begin
 
-    def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status, int]:
+    def _one(self, systems: list[LayerSystem], y: Array, problem: Problem) -> tuple[Array | None, Status | Ending, int]:
         """Invert one observation; return its code or None, how it ended, and the number of programs solved."""
         target, threshold = y, problem.noise.size or None
         noise = problem.noise if problem.noise.stated else None
-        statuses: list[Status] = []
+        statuses: list[Status | Ending] = []
         solves = 0
         for system in reversed(systems):
             if Status.TIME_LIMIT in statuses:
@@ -153,10 +153,10 @@ class Layerwise:
             try:
                 solution = self.layer_method(system, target, threshold, problem.control.remaining(), noise)
             except SolverError:
-                return None, Status.SOLVER_FAILED, solves
+                return None, Ending.SOLVER_FAILED, solves
             solves += solution.solves
             if not np.isfinite(solution.h).all():
-                return None, Status.SOLVER_FAILED, solves
+                return None, Ending.SOLVER_FAILED, solves
             statuses.append(solution.status)
             target, threshold, noise = solution.h, system.input_threshold(solution.h, solution.threshold), None
         return target, _overall(statuses), solves
@@ -225,16 +225,16 @@ def undetermined(network: Network, operator: Operator | None = None) -> str | No
     return None
 
 
-def _overall(statuses: list[Status]) -> Status:
+def _overall(statuses: list[Status | Ending]) -> Status | Ending:
     """The status of an inversion from those of its layers, last layer first; exact fits are judged later."""
-    for earlier in (Status.SOLVER_FAILED, Status.TIME_LIMIT):
+    for earlier in (Ending.SOLVER_FAILED, Status.TIME_LIMIT):
         if earlier in statuses:
             return earlier
     # If the input of a layer was not unique, a layer below may fail because the wrong input was chosen.
     for status in statuses:
         if status is Status.NOT_UNIQUE:
-            return Status.UNDETERMINED
-        if status is Status.NOT_REALIZABLE:
+            return Ending.UNDETERMINED
+        if status is Ending.NOT_REALIZABLE:
             return status
     return Status.CONVERGED
 

@@ -15,7 +15,7 @@ from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.problem import norms
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 
@@ -46,7 +46,7 @@ class LayerSolution:
 
     h: Array
     objective: float
-    status: Status
+    status: Status | Ending
     pivots: int
     threshold: float
     solves: int
@@ -108,11 +108,11 @@ def output_error(system: LayerSystem, target: Array, h: Array, norm: str) -> flo
     return float(norms((system.value(h) - system.activation.clip(target))[None], norm)[0])
 
 
-def status_of(end: LpStatus, limited: bool = False) -> Status:
+def status_of(end: LpStatus, limited: bool = False) -> Status | Ending:
     """The status of a layer from that of its last program; ``limited`` says that the time ran out."""
     if limited or end is LpStatus.LIMIT:
         return Status.TIME_LIMIT
-    return Status.CONVERGED if end is LpStatus.OPTIMAL else Status.SOLVER_FAILED
+    return Status.CONVERGED if end is LpStatus.OPTIMAL else Ending.SOLVER_FAILED
 
 
 def scanned(system: LayerSystem, target: Array, first: float, norm: str, end: float = math.inf) -> tuple[float, Array]:

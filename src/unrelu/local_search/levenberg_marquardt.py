@@ -16,7 +16,7 @@ from unrelu.local_search.refinement import Refined, refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
 from unrelu.problem import Problem, Progress
-from unrelu.result import Inversion, Status
+from unrelu.result import Ending, Inversion, Status
 from unrelu.runtime.array_types import Array, Integers
 
 # A descent may end where a step is predicted to gain less than this fraction of f; a refinement goes on from there.
@@ -193,8 +193,8 @@ class LevenbergMarquardt:
             found = refine_damped(objective, state.z[left], every[left], exact[left], most, watch)
             state.z[left], state.f[left], done[left] = found.z, found.f, found.optimal
             state.steps[left] += found.steps
-        status = np.full(problem.size, watch.reason or Status.ITERATION_LIMIT, dtype=object)
-        for which, name in ((done, Status.CONVERGED), (flat, Status.FLAT), (~state.f.isfinite(), Status.DIVERGED)):
+        status = np.full(problem.size, watch.reason or Ending.ITERATION_LIMIT, dtype=object)
+        for which, name in ((done, Status.CONVERGED), (flat, Ending.FLAT), (~state.f.isfinite(), Ending.DIVERGED)):
             status[which.cpu().numpy()] = name
         return _codes(state.z), status, state.steps.cpu().numpy()
 

@@ -18,7 +18,7 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
 from unrelu.problem import Problem, Progress
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime.array_types import Array, Index, Integers
 
 # A step is accepted if it gains this fraction of what its program predicts.
@@ -63,8 +63,8 @@ class NormDescent:
     def minimise(self, problem: Problem, z0: Array) -> tuple[Array, npt.NDArray[np.object_], Integers]:
         """Descend from codes z0, (B, k); return the codes, how each run ended, and the number of programs it solved.
 
-        No code is worse than its start. A start that is not finite is returned, with status NO_CODE. The callback is
-        called before each round, in which every observation makes a step.
+        No code is worse than its start. A start that is not finite is returned, as NO_CODE. The callback is called
+        before each round, in which every observation makes a step.
         """
         single, start = problem.network.dtype != torch.float64, np.asarray(z0, dtype=np.float64)
         objective = SquaredError.of(problem, problem.network.to(torch.float64) if single else None)
@@ -107,13 +107,14 @@ class _Descent:
 
     def __init__(self, problem: Problem, number: int, start: Array, z: Array, r: Array) -> None:
         self.problem, self.number, self.z, self.trial, self.r = problem, number, z, z, r
-        self.programs, self.gain, self.value, self.status = 0, 0.0, self.norm(r), Status.STOPPED
+        self.programs, self.gain, self.value = 0, 0.0, self.norm(r)
+        self.status: Status | Ending = Status.STOPPED
         self.nothing = ZERO * np.abs(problem.y[number]).max(initial=0.0)
         self.size = self.radius = max(1.0, float(np.abs(z).max()))
         if not np.isfinite(start).all():
-            self.status = Status.NO_CODE
+            self.status = Ending.NO_CODE
         elif not np.isfinite(self.value):
-            self.status = Status.DIVERGED
+            self.status = Ending.DIVERGED
         elif self.value <= self.nothing:
             self.status = Status.CONVERGED
 
@@ -125,7 +126,7 @@ class _Descent:
         """The end of the step that solves the program of a Jacobian (m, k); the code itself where the descent ends."""
         z, r, rho, bounds = self.z, self.r, self.radius, self.problem.bounds
         if not jacobian.any():
-            self.status = Status.FLAT
+            self.status = Ending.FLAT
             return z
         lower, upper, one = np.maximum(bounds.lower - z, -rho), np.minimum(bounds.upper - z, rho), np.ones(len(r))
         system = LayerSystem(np.ascontiguousarray(jacobian), 0 * r, Activation("identity"), lower, upper)
@@ -134,7 +135,7 @@ class _Descent:
             left = self.problem.control.remaining()
             answer = least_violation(system, Rows(r, r, one, one, r, 1.0), self.problem.norm, left, stay)
         except SolverError:
-            self.status = Status.SOLVER_FAILED
+            self.status = Ending.SOLVER_FAILED
             return z
         self.programs += 1
         self.gain, self.trial = self.value - answer.objective, bounds.clip(z + answer.h)
@@ -159,4 +160,4 @@ class _Descent:
         if self.radius < _SMALLEST_RADIUS * self.size or self.value <= self.nothing:
             self.status = Status.CONVERGED
         elif self.programs >= most:
-            self.status = Status.ITERATION_LIMIT
+            self.status = Ending.ITERATION_LIMIT

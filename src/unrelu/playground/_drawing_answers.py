@@ -13,7 +13,7 @@ from unrelu._invert import invert
 from unrelu.errors import InputError
 from unrelu.measurements.operator_arguments import Mask
 from unrelu.playground._picture_generators import PictureGenerator
-from unrelu.result import TESTS, Inversion, Status
+from unrelu.result import TESTS, Ending, Inversion, Status
 from unrelu.result.status import p_values
 from unrelu.result.verdict_text import TOO_LARGE, uniqueness
 from unrelu.runtime.array_types import Array
@@ -128,8 +128,8 @@ def _noise(stated: object) -> str | None:
     return f"{kind}:{level}"
 
 
-# The verdict on a picture for each status; for other statuses, the message of the result is shown.
-_VERDICTS: dict[Status, str] = {
+# The verdict on a picture for each ending; for others, the message of the result is shown.
+_VERDICTS: dict[Status | Ending, str] = {
     Status.EXACT_FIT: "The generator draws the visible picture exactly.",
     Status.NOT_UNIQUE: "The generator draws the visible picture exactly, with many codes: too little is visible to "
     "tell which.",
@@ -138,15 +138,15 @@ _VERDICTS: dict[Status, str] = {
     "is left over.",
     Status.NO_EXACT_FIT: "The generator does not draw this picture exactly; the nearest that was found is shown. State "
     "the noise to judge it.",
-    Status.NO_BETTER_THAN_CHANCE: "The nearest picture that was found explains no more of yours than it would of "
+    Ending.NO_BETTER_THAN_CHANCE: "The nearest picture that was found explains no more of yours than it would of "
     "random pixels. State the noise to judge it.",
     Status.REFOUND: "The nearest picture that was found, by several independent searches. State the noise to "
     "judge whether it explains yours.",
-    Status.FOUND_ONCE: "The nearest picture that was found, by one search only. State the noise to judge whether it "
+    Ending.FOUND_ONCE: "The nearest picture that was found, by one search only. State the noise to judge whether it "
     "explains yours.",
-    Status.LEAST_SQUARES: "The nearest picture that was found, by least squares.",
+    Ending.LEAST_SQUARES: "The nearest picture that was found, by least squares.",
     Status.STOPPED: "The nearest picture that was found before the search was stopped.",
-    Status.FLAT: "The generator's picture does not change with its code here: draw something it knows better.",
+    Ending.FLAT: "The generator's picture does not change with its code here: draw something it knows better.",
 }
 
 
@@ -163,14 +163,14 @@ def verdict(result: Inversion, noise: str | None) -> str:
     """The verdict on one picture in a sentence."""
     if result.status is Status.TIME_LIMIT and not np.isfinite(result.z).all():
         return "No picture was found before the time was over. Search longer."
-    if result.success and result.status in (Status.TIME_LIMIT, Status.REFOUND, Status.FOUND_ONCE):
+    if result.success and result.verdict in (Status.TIME_LIMIT, Status.REFOUND, Ending.FOUND_ONCE):
         return "No picture of the generator is nearer, as sure as the confidence says. State the noise to judge it."
     if result.status is Status.TIME_LIMIT:
         judged = " It does not explain yours yet." if noise else ""
         return f"The nearest picture that was found before the time was over.{judged} Search longer to be surer."
     if result.message.startswith(TOO_LARGE):
         return _BELOW_THE_NOISE[bool(result.success)]
-    return _VERDICTS.get(result.status, f"{result.message[:1].upper()}{result.message[1:]}.")
+    return _VERDICTS.get(result.verdict, f"{result.message[:1].upper()}{result.message[1:]}.")
 
 
 def facts(result: Inversion, visible: int) -> list[tuple[str, str]]:

@@ -42,7 +42,7 @@ import torch
 from scipy.special import hyperu, softmax
 from scipy.stats import chi2
 
-from unrelu.display.text_tables import named_lines
+from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags
@@ -113,16 +113,16 @@ class Laplace:
         held = int(self.held.sum())
         least, most = _range(np.atleast_1d(self.decrement))
         far = least if least == most else f"{least} to {most}"
-        return "\n".join([
-            "Laplace approximation, from the linear region of z alone: it knows no other optimum",
-            *named_lines([
-                ("intervals", listed(named)),
-                ("code", _deviations(self.std) + (f"; {held} at a bound, to one side" if held else "")),
-                ("reconstruction", _deviations(self.reconstruction_std)),
-                ("optimum", f"{far} standard deviations from z; unless near 0, z is at a kink or no optimum"),
-                ("holds", self._coverage()),
-            ]),
-        ])  # fmt: skip
+        entries = [
+            ("intervals", listed(named)),
+            ("code", _deviations(self.std) + (f"; {held} at a bound, to one side" if held else "")),
+            ("reconstruction", _deviations(self.reconstruction_std)),
+            ("optimum", f"{far} standard deviations from z; unless near 0, z is at a kink or no optimum"),
+            ("holds", self._coverage()),
+        ]
+        return str(
+            Printed("Laplace approximation, from the linear region of z alone: it knows no other optimum", entries)
+        )
 
     def _coverage(self) -> str:
         """Whether it holds, in words."""

@@ -24,8 +24,8 @@ from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.problem import DEGREES, Control, Problem, searched
-from unrelu.result.array_file import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.result.fingerprint import fingerprint
+from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array, Index
 
 NORMS = tuple(DEGREES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -24,50 +25,24 @@ class Status(enum.Enum):
     NOT_UNIQUE = "fits the observation exactly, but so does a whole set of codes; more observed outputs would be needed"
     NOISE_LEVEL = "fits the observation to the stated noise level"
     MISFIT = (
-        "does not explain the observation under the stated noise: it is out of the generator's range, the noise is "
-        "not as stated, or a better code was missed"
+        "does not explain the observation: it is out of the generator's range, the noise is not as stated, or a better "
+        "code was missed"
     )
     NO_EXACT_FIT = (
         "no exact fit was found, though no entry of the observation shows noise: it is rounded, or out of the "
         "generator's range, or the search missed its code: raise rounds, or state noise= to judge the fit"
     )
-    NO_BETTER_THAN_CHANCE = (
-        "explains no more of the observation than a fit of white noise would: it is out of the generator's range, or "
-        "the search missed its code: look at it, or state noise= to judge the fit"
-    )
-    OUTLIER = (
-        "its residual is far above that of the rest of the batch: a better code was missed, or the observation is "
-        "unlike the others; look at it, or pass pool=False where the observations do not belong together"
-    )
     REFOUND = (
         "independent starts came to the best objective again, to 1%: state noise= to judge the fit, or raise rounds or "
         "calibrate for more confidence that no better code exists"
-    )
-    FOUND_ONCE = (
-        "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit"
-    )
-    LEAST_SQUARES = (
-        "the best code found by least squares: there is no descent in this norm without a Jacobian, which does not fit "
-        "into memory"
     )
     CONVERGED = (
         "converged to a first-order stationary code, but the fit is not exact: state noise= to judge it, or compare "
         "other starts"
     )
-    NOT_REALIZABLE = "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes"
-    UNDETERMINED = "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'"
-    ITERATION_LIMIT = "stopped at the iteration limit before convergence: raise max_iterations"
+    STOPPED = "stopped before the end, by the callback or at the iteration limit; the codes are the best so far"
     TIME_LIMIT = "stopped at the time limit: raise time_limit or use a faster method"
-    DIVERGED = (
-        "the search left the range of numbers; the last finite code is returned: start nearer or take shorter steps"
-    )
-    FLAT = "the output does not change with the code here, as all neurons are off or saturated: start elsewhere"
-    NO_CODE = "no code was found for this observation"
-    STOPPED = "stopped by the callback; the codes are the best so far"
     ERROR = "could not be inverted: its message says why"
-    SOLVER_FAILED = (
-        "a layer's program could not be solved to its optimum; the weights may be badly conditioned: use method='lm'"
-    )
 
     MIXED = "the chains agree; nothing shows that a part of the posterior was missed"
     NOT_MIXED = "the chains have not mixed: raise draws, or state more of the code by prior= or bounds="
@@ -76,17 +51,81 @@ class Status(enum.Enum):
         return self.name
 
 
-# Statuses that follow from the residual; a method cannot claim them.
-JUDGED = frozenset({
-    Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Status.OUTLIER,
-    Status.NO_BETTER_THAN_CHANCE,
+class Ending(enum.Enum):
+    """How a method ended, where its status says less than can be said: the status, and the message in its place."""
+
+    FOUND_ONCE = (
+        Status.CONVERGED,
+        "the best of all starts, but no independent start confirmed it: raise rounds, or state noise= to judge the fit",
+    )
+    LEAST_SQUARES = (
+        Status.CONVERGED,
+        "the best code found by least squares: there is no descent in this norm without a Jacobian, which does "
+        "not fit into memory",
+    )
+    FLAT = (
+        Status.CONVERGED,
+        "the output does not change with the code here, as all neurons are off or saturated: start elsewhere",
+    )
+    ITERATION_LIMIT = Status.STOPPED, "stopped at the iteration limit before convergence: raise max_iterations"
+    NOT_REALIZABLE = (
+        Status.NO_EXACT_FIT,
+        "no code reproduces the observation exactly: use method='linf' or 'l1', or 'lm' from their codes",
+    )
+    UNDETERMINED = (
+        Status.ERROR,
+        "a layer does not determine its input, so going on layer by layer lost the code: use method='lm'",
+    )
+    DIVERGED = (
+        Status.ERROR,
+        "the search left the range of numbers; the last finite code is returned: start nearer or take shorter steps",
+    )
+    SOLVER_FAILED = (
+        Status.ERROR,
+        "a layer's program could not be solved to its optimum; the weights may be badly conditioned: use method='lm'",
+    )
+    NO_CODE = Status.ERROR, "no code was found for this observation"
+    # What the residuals say of codes that a search found, where no noise is stated.
+    OUTLIER = (
+        Status.MISFIT,
+        "its residual is far above that of the rest of the batch: a better code was missed, or the observation "
+        "is unlike the others; look at it, or pass pool=False where the observations do not belong together",
+    )
+    NO_BETTER_THAN_CHANCE = (
+        Status.MISFIT,
+        "explains no more of the observation than a fit of white noise would: it is out of the generator's range, "
+        "or the search missed its code: look at it, or state noise= to judge the fit",
+    )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def ending_of(name: str) -> Status | Ending:
+    """The status or ending of that name, as files have it; a KeyError for any other."""
+    return Status[name] if name in Status.__members__ else Ending[name]
+
+
+def status_of(ending: Status | Ending) -> Status:
+    """The status that users see."""
+    return ending.value[0] if isinstance(ending, Ending) else ending
+
+
+# What follows from the residual; a method cannot claim it.
+JUDGED: frozenset[Status | Ending] = frozenset({
+    Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Ending.OUTLIER,
+    Ending.NO_BETTER_THAN_CHANCE,
 })  # fmt: skip
-# Statuses of observations that have a code.
-HAS_CODE = JUDGED | {Status.REFOUND, Status.CONVERGED, Status.FOUND_ONCE, Status.LEAST_SQUARES, Status.FLAT}
-# Statuses of a method that was stopped early or broke down: its misfit says nothing until that is fixed.
-CUT_OFF = frozenset(
-    {Status.TIME_LIMIT, Status.STOPPED, Status.DIVERGED, Status.NO_CODE, Status.ERROR, Status.SOLVER_FAILED}
-)
+# Ends of observations that have a code.
+HAS_CODE: frozenset[Status | Ending] = JUDGED | {
+    Status.REFOUND, Status.CONVERGED, Ending.FOUND_ONCE, Ending.LEAST_SQUARES, Ending.FLAT
+}  # fmt: skip
+# Ends of a method that was stopped early or broke down: its misfit says nothing until that is fixed.
+CUT_OFF: frozenset[Status | Ending] = frozenset({
+    Status.TIME_LIMIT, Status.STOPPED, Status.ERROR, Ending.DIVERGED, Ending.NO_CODE, Ending.SOLVER_FAILED
+})  # fmt: skip
+# Ends of a search; they say nothing about the size of the misfit.
+SEARCHED: frozenset[Status | Ending] = frozenset({Status.REFOUND, Ending.FOUND_ONCE})
 # What the statuses of inversions mean of a posterior.
 _OF_POSTERIORS = {
     Status.TIME_LIMIT: "stopped at the time limit before the chains agreed: raise time_limit",
@@ -96,12 +135,31 @@ _OF_POSTERIORS = {
         "are rounding: look at invert first"
     ),
 }
-# Statuses with which the search ends; they say nothing about the size of the misfit.
-SEARCHED = frozenset({Status.REFOUND, Status.FOUND_ONCE})
+
+
+def among(endings: npt.NDArray[np.object_], group: Collection[Status | Ending]) -> Flags:
+    """Which endings are in the group, (B,)."""
+    return np.array([ending in group for ending in endings], dtype=bool)
 
 
 # The columns of an observation that :func:`message_of` tells.
 TELLING = ("p_value", "confidence", "freedom", *TESTS)
+
+
+def meaning_of(ending: Status | Ending) -> str:
+    """What an ending says, without numbers."""
+    return str(ending.value) if isinstance(ending, Status) else str(ending.value[1])
+
+
+def message_of(ending: Status | Ending, p_value: float, confidence: float, freedom: int, *tests: float) -> str:
+    """The meaning of an observation's ending, with the numbers that decided it, see :data:`TELLING`."""
+    told = {
+        Status.NOT_UNIQUE: f" ({freedom} free dimensions)",
+        Status.NOISE_LEVEL: f" (p = {probability(p_value)})",
+        Status.MISFIT: f" ({p_values(p_value, *tests)})",
+        **dict.fromkeys((*SEARCHED, Status.NO_EXACT_FIT), f" (confidence {probability(confidence)})"),
+    }
+    return meaning_of(ending) + told.get(ending, "")
 
 
 def p_values(p_value: float, *tests: float, under: str = "") -> str:
@@ -114,24 +172,6 @@ def p_values(p_value: float, *tests: float, under: str = "") -> str:
     return f"{whole} of {len(each)} tests together: {', '.join(each)}"
 
 
-def message_of(status: Status, p_value: float, confidence: float, freedom: int, *tests: float) -> str:
-    """Return the meaning of an observation's status, with the numbers that decided it, see :data:`TELLING`."""
-    if status is Status.NOT_UNIQUE:
-        return f"{status.value} ({freedom} free dimensions)"
-    if status is Status.NOISE_LEVEL:
-        return f"{status.value} (p = {probability(p_value)})"
-    if status is Status.MISFIT:
-        return f"{status.value} ({p_values(p_value, *tests)})"
-    if status in (Status.REFOUND, Status.FOUND_ONCE, Status.NO_EXACT_FIT):
-        return f"{status.value} (confidence {probability(confidence)})"
-    return str(status.value)
-
-
 def meaning_of_posterior(status: Status) -> str:
-    """Return the meaning of the status of a posterior."""
+    """The meaning of the status of a posterior."""
     return _OF_POSTERIORS.get(status, str(status.value))
-
-
-def among(states: npt.NDArray[np.object_], group: frozenset[Status]) -> Flags:
-    """Which statuses are in the group, (B,)."""
-    return np.array([state in group for state in states])

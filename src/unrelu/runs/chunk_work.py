@@ -320,9 +320,8 @@ def _results(result: Inversion) -> dict[str, Any]:
 def _posterior_results(found: Posterior) -> dict[str, Any]:
     """The columns of the posterior of one observation."""
     status = STATUSES.index(found.status[0].name) + 1
-    return {
-        **numbers_of_posterior(found), "reconstruction_std": found.output_deviations[0], "posterior_status": status,
-    }  # fmt: skip
+    deviations = found.chains.output_deviations[0]
+    return {**numbers_of_posterior(found), "reconstruction_std": deviations, "posterior_status": status}
 
 
 def _told(columns: dict[str, Any], i: int) -> str:

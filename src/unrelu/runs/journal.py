@@ -6,8 +6,6 @@ between a stop and the next start is noticed, even in chunks that were not compu
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unrelu.datasets.tables import AGAIN
+from unrelu.runtime.archives import sealed, unsealed
 from unrelu.runtime.file_reading import read_json, read_json_lines
 from unrelu.runtime.file_writing import sole_writer, storing, write_whole
 
@@ -72,13 +71,13 @@ def read_digests(folder: Path) -> dict[int, str]:
     """SHA-256 of the observations of each chunk, and of their masks, when the run began; {} where that is not known."""
     path = folder / DIGESTS
     with suppress(ValueError, KeyError, TypeError, AttributeError):  # an InputError of the reader is a ValueError
-        return {int(chunk): str(data) for chunk, data in _unsealed(read_json(path, within=folder))["sha256"].items()}
+        return {int(chunk): str(data) for chunk, data in unsealed(read_json(path, within=folder))["sha256"].items()}
     return {}
 
 
 def write_digests(folder: Path, digests: dict[int, str]) -> None:
     """Write what :func:`read_digests` reads, as a whole or not at all (see :func:`write_whole`)."""
-    write_whole(folder / DIGESTS, [_sealed({"sha256": dict(sorted(digests.items()))})], AGAIN)
+    write_whole(folder / DIGESTS, [sealed({"sha256": dict(sorted(digests.items()))})], AGAIN)
 
 
 @contextmanager
@@ -96,33 +95,15 @@ def recording(folder: Path) -> Iterator[BinaryIO]:
 
 def append(stream: BinaryIO, record: Record) -> None:
     """Write a line. What was written of it when a disk is full, or gone, is taken back at the next start."""
-    left = _sealed(asdict(record)).encode() + b"\n"
+    left = sealed(asdict(record)).encode() + b"\n"
     with storing(stream.name, AGAIN):
         while left:
             left = left[stream.write(left) :]
 
 
-def _check(entry: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sealed(entry: dict[str, Any]) -> str:
-    """JSON with a check sum, by which a changed entry is noticed: a hash in it may otherwise blame the data."""
-    entry = json.loads(json.dumps(entry, allow_nan=False))  # with the keys that it will be read with
-    return json.dumps({**entry, "check": _check(entry)})
-
-
-def _unsealed(sealed: Any) -> dict[str, Any]:
-    """The entry, or a ValueError, TypeError or KeyError where it was changed or is none."""
-    entry = dict(sealed)
-    if entry.pop("check") != _check(entry):
-        raise ValueError("the entry was changed")
-    return entry
-
-
-def _record(sealed: Any) -> Record | None:
+def _record(line: Any) -> Record | None:
     try:
-        values = _unsealed(sealed)
+        values = unsealed(line)
         for name in ("errors", "messages"):
             values[name] = {int(i): str(message) for i, message in values[name].items()}
         record = Record(**values)

@@ -23,12 +23,12 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
-from unrelu.result.array_file import read_array_file, write_array_file
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.saved_problem import noise_arrays, read_noise
-from unrelu.result.verdict_text import VerdictSummary, batch_html, batch_lines, data_frame, with_parameters
+from unrelu.result.verdict_text import VerdictTable, data_frame, with_parameters
 from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records
+from unrelu.runtime.archives import read_archive, write_archive
 from unrelu.runtime.array_types import Index
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import locked
@@ -72,7 +72,7 @@ class Run:
 
     def __str__(self) -> str:
         """The statuses of the finished chunks, and their worst observations, in at most 15 lines."""
-        return "\n".join([self._title, *batch_lines(self._summary())][:15])
+        return "\n".join([self._title, *str(self._verdicts().printed()).splitlines()][:15])
 
     @property
     def _title(self) -> str:
@@ -80,9 +80,7 @@ class Run:
         return f"Run in {self.folder}{mixed}"
 
     def _repr_html_(self) -> str:
-        summary = self._summary()
-        worst = summary.worst_first()[:_WORST]
-        return f"<div><p>{escape(self._title)}</p>{batch_html(summary, worst, [[]] * len(worst))}</div>"
+        return f"<div><p>{escape(self._title)}</p>{self._verdicts().printed(_WORST).html()}</div>"
 
     def to_frame(self) -> DataFrame:
         """The verdict as a pandas data frame: a row for each observation of the finished chunks.
@@ -104,15 +102,13 @@ class Run:
         """The names of the parameters, (k,); empty if no coordinate has one."""
         return list(self.manifest["model"].get("names", []))
 
-    def _summary(self) -> VerdictSummary:
+    def _verdicts(self) -> VerdictTable:
         """What is said of it in words."""
         norm = self.manifest["norm"] if self.manifest["norm"] in ("l1", "linf") else "l2"
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
-        meanings = {status.name: status.value for status in Status}
         noise = str(self.noise) if self.noise.stated else ""
-        k = math.prod(self.manifest["model"]["latent_shape"])
-        return VerdictSummary(columns, meanings, self.manifest["method"], noise, norm, k, places=self.indices)
+        return VerdictTable(columns, self.manifest["method"], noise, norm, places=self.indices)
 
     @cached_property
     def scaling(self) -> Scaling:
@@ -243,11 +239,11 @@ class Run:
 
 def write_noise_file(folder: Path, noise: Noise) -> None:
     """Write the arrays of a noise model."""
-    write_array_file(folder / NOISE, noise_arrays(noise), "noise")
+    write_archive(folder / NOISE, "noise", noise_arrays(noise))
 
 
 def _noise_of(folder: Path, manifest: dict[str, Any]) -> Noise:
-    found = read_array_file(folder / NOISE, MAX_BYTES, "noise", read_noise)
+    found = read_archive(folder / NOISE, "noise", MAX_BYTES, read_noise)
     if fingerprint(found) != manifest["noise_sha256"]:
         raise InputError(f"{folder / NOISE} is not the noise that the run was begun with; restore the file")
     return found

@@ -1,16 +1,13 @@
-"""Print posteriors: first whether the chains have mixed, then what their draws say."""
+"""Posteriors in words: first whether the chains have mixed, then what their draws say."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
-from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
+from unrelu.display.text_tables import WORST, Printed, printed_batch
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
@@ -18,31 +15,13 @@ from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import count, duration, listed, number, probability, share
-from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing, SampledChains
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
+from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing, Mode, SampledChains, covariance_of, mean_of
 from unrelu.thresholds import SIGNIFICANCE
 
-# Rows of the tables of a batch, and characters of the meaning of a status.
-_STATUSES, _WORST, _MEANING = 4, 5, 64
-_LEFT = ("status", "meaning")
 # The most modes whose weights, and coordinates whose normal priors are printed.
 _MODES, _PRIORS = 5, 10
-
-
-@dataclass(frozen=True, eq=False)
-class PosteriorSummary:
-    """Everything that a printed posterior contains.
-
-    Attributes:
-        chains: the draws of a batch.
-        means, deviations: those of the codes, (B, k), and of nuisance parameters in place of their coordinates.
-        weights: the weights of the modes with their standard errors, the heaviest first, for each observation.
-    """
-
-    chains: SampledChains
-    means: Array
-    deviations: Array
-    weights: Sequence[Sequence[tuple[float, float]]]
+_MEANINGS = {status.name: meaning_of_posterior(status) for status in Status}
 
 
 def message_of(mixing: Mixing, network: Generator) -> str:
@@ -62,13 +41,17 @@ def message_of(mixing: Mixing, network: Generator) -> str:
 
 def _failures(mixing: Mixing, network: Generator) -> list[str]:
     """The statistics beyond their limits."""
+
+    def name_of(place: int) -> str:
+        return "the log-likelihood" if place >= mixing.k else network.name_of(place)
+
     rhat, place = mixing.worst("rhat")
     above = "" if math.isnan(rhat) else f", above {RHAT}"
-    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {_name_of(place, network)}{above}"]
+    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place)}{above}"]
     for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
         size, place = mixing.worst(name)
         if size < ESS:
-            found.append(f"{_size(size)} {what} at {_name_of(place, network)}, fewer than {ESS}")
+            found.append(f"{_size(size)} {what} at {name_of(place)}, fewer than {ESS}")
     if mixing.overlooked > OVERLOOKED:
         found.append(
             f"further descents found optima with about {mixing.overlooked:.0%} of the posterior, and no draw near"
@@ -99,105 +82,79 @@ def _size(value: float) -> str:
     return f"{math.floor(value):,}"
 
 
-def _name_of(place: int, network: Generator) -> str:
-    """The name of a coordinate of the flattened code; after the last one comes the log-likelihood."""
-    return "the log-likelihood" if place >= network.latent_dim else network.name_of(place)
-
-
-# --- one observation --------------------------------------------------------------------------------------------------
-
-
-def observation_lines(summary: PosteriorSummary) -> list[str]:
-    """One observation in at most 15 lines."""
-    return [title(summary), *named_lines(observation_entries(summary))]
-
-
-def title(summary: PosteriorSummary) -> str:
-    """The number of observations; whether one is a misfit, and whether the chains have mixed."""
-    chains, of = summary.chains, sizes_of(summary.chains)
-    mixed = sum(chains.mixing(i).status is Status.MIXED for i in range(chains.size))
-    misfits = int((chains.p_value < SIGNIFICANCE).sum())
-    if chains.problem.single:
-        misfit = "MISFIT, no code that was found explains y; the chains have " if misfits else ""
-        ending = "mixed" if mixed else "not mixed, do not rely on these numbers"
-        return f"Posterior of one observation, {of}: {misfit}{ending}"
-    if not chains.size:
-        return "Posterior of no observation"
-    misfit = f"{count(misfits, 'misfit')}, which no code that was found explains; " if misfits else ""
-    return (
-        f"Posteriors of {count(chains.size, 'observation')}, {of}: {misfit}{mixed} mixed ({share(mixed, chains.size)})"
-    )
-
-
 def sizes_of(chains: SampledChains) -> str:
     """The numbers of chains and of their draws."""
     return f"{count(chains.z.shape[1], 'chain')} of {count(int(chains.lengths.max(initial=0)), 'draw')}"
 
 
-def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
-    """The lines about one observation, as names and texts."""
-    chains, network = summary.chains, summary.chains.problem.network
-    mixing, mean, deviation = chains.mixing(0), summary.means[0], summary.deviations[0]
-    p = chains.p_value[0]
-    misfit = ": the noise is larger than stated, or y is out of the generator's range" if p < SIGNIFICANCE else ""
-    entries = [(mixing.status.name, message_of(mixing, network))]
-    entries.insert(not misfit, ("best code", f"p = {probability(p)}{misfit}" if math.isfinite(p) else ""))
+# --- one observation --------------------------------------------------------------------------------------------------
+
+
+def printed_observation(chains: SampledChains) -> Printed:
+    """The posterior of one observation."""
+    network, mixing, p = chains.problem.network, chains.mixing(0), chains.p_value[0]
+    misfit, name = p < SIGNIFICANCE, mixing.status.name
+    verdict = "MISFIT, no code that was found explains y; the chains have " if misfit else ""
+    verdict += "mixed" if mixing.status is Status.MIXED else "not mixed, do not rely on these numbers"
+    reason = ": the noise is larger than stated, or y is out of the generator's range" if misfit else ""
+    entries = [(name, message_of(mixing, network))]
+    entries.insert(not misfit, ("best code", f"p = {probability(p)}{reason}" if math.isfinite(p) else ""))
     if mixing.draws:
+        draws = network.parameters_of(chains.flat(0))
+        mean, deviation = mean_of(draws), np.sqrt(np.diag(covariance_of(draws)))
         names = network.coordinate_names or ("",) * network.latent_dim
         unnamed = np.array([not name for name in names])
-        named = zip(names, mean, deviation, strict=True)
+        named = [f"{n} = {m:.5g} ± {d:.2g}" for n, m, d in zip(names, mean, deviation, strict=True) if n]
         entries += [
-            ("parameters", listed([f"{name} = {m:.5g} ± {d:.2g}" for name, m, d in named if name])),
-            ("mean", _vector(mean[unnamed]) if unnamed.any() else ""),
-            ("deviation", _vector(deviation[unnamed]) if unnamed.any() else ""),
-            ("modes", _modes(summary.weights[0], len(chains.best[0]))),
+            ("parameters", listed(named)),
+            ("mean", _vector(mean[unnamed])),
+            ("deviation", _vector(deviation[unnamed])),
+            ("modes", _modes(chains.modes(0), len(chains.best[0]))),
             ("chains", _starts(mixing, int(chains.from_prior.sum()), len(chains.from_prior))),
         ]
-    evidence, error = float(chains.log_evidence[0]), float(chains.log_evidence_error[0])
-    uncertain = f" ± {error:.2g}" if math.isfinite(error) else ""
-    accepted = chains.acceptance[0]
-    effort = f"{share(accepted)} accepted, " if math.isfinite(accepted) else ""
-    return [
-        *entries,
-        ("evidence", f"log p(y) = {evidence:.6g}{uncertain}, up to a constant of y" if math.isfinite(evidence) else ""),
+    evidence, error, accepted = (x[0] for x in (chains.log_evidence, chains.log_evidence_error, chains.acceptance))
+    about = f" ± {error:.2g}" if math.isfinite(error) else ""
+    entries += [
+        ("evidence", f"log p(y) = {evidence:.6g}{about}, up to a constant of y" if math.isfinite(evidence) else ""),
         ("prior", _prior(chains.problem)),
-        ("effort", effort + duration(float(chains.seconds[0]))),
+        ("effort", (f"{share(accepted)} accepted, " if math.isfinite(accepted) else "") + duration(chains.seconds[0])),
     ]
+    return Printed(f"Posterior of one observation, {sizes_of(chains)}: {verdict}", entries)
 
 
 def _prior(problem: Problem) -> str:
     """The distribution of codes, as :func:`unrelu.posterior` defines it."""
-    bounds, normal = problem.bounds, problem.normal
+    bounds, normal, network = problem.bounds, problem.normal, problem.network
     if normal is None and bounds.boxed.all():
         return "uniform within the bounds"
     if normal is None and bounds.boxed.any():
         return "uniform between two bounds, N(0, 1) for coordinates without"
-    if normal is not None and not np.all(normal.proper):
-        network = problem.network
-        ends = np.isfinite(bounds.lower) | np.isfinite(bounds.upper)
-        within = np.where(ends, " within its bounds", "")
-        stated = [
-            f"{network.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2){within[j]}"
-            for j in np.flatnonzero(normal.proper & ~network.nuisance)
-        ]
-        own = ["nuisance parameters as stated"] if (normal.proper & network.nuisance).any() else []
-        return f"{listed([*own, *stated], _PRIORS)}, the others uniform within their bounds"
-    return str(normal or Normal()) + ("" if bounds.none else " within the bounds")
+    if normal is None or np.all(normal.proper):
+        return str(normal or Normal()) + ("" if bounds.none else " within the bounds")
+    within = np.where(np.isfinite(bounds.lower) | np.isfinite(bounds.upper), " within its bounds", "")
+    stated = [
+        f"{network.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2){within[j]}"
+        for j in np.flatnonzero(normal.proper & ~network.nuisance)
+    ]
+    own = ["nuisance parameters as stated"] if (normal.proper & network.nuisance).any() else []
+    return f"{listed([*own, *stated], _PRIORS)}, the others uniform within their bounds"
 
 
 def _vector(values: Array) -> str:
+    if not values.size:
+        return ""
     return np.array2string(values, precision=3, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
 
 
-def _modes(weights: Sequence[tuple[float, float]], known: int) -> str:
+def _modes(modes: Sequence[Mode], known: int) -> str:
     """The weights of the modes with draws, and how many have none."""
-    empty = known - len(weights)
+    empty = known - len(modes)
     without = f"; {count(empty, 'further optimum')[:-2]}{'um' if empty == 1 else 'a'} without draws" if empty else ""
-    if len(weights) == 1:
+    if len(modes) == 1:
         return f"1{without}"
-    shown = ", ".join(f"{share(w)} ± {share(e)}" for w, e in weights[:_MODES])
-    more = f", and {len(weights) - _MODES} lighter" if len(weights) > _MODES else ""
-    return f"{len(weights)}, of weight {shown}{more}{without}"
+    shown = ", ".join(f"{share(mode.weight)} ± {share(mode.weight_error)}" for mode in modes[:_MODES])
+    more = f", and {len(modes) - _MODES} lighter" if len(modes) > _MODES else ""
+    return f"{len(modes)}, of weight {shown}{more}{without}"
 
 
 def _starts(mixing: Mixing, prior: int, chains: int) -> str:
@@ -206,70 +163,35 @@ def _starts(mixing: Mixing, prior: int, chains: int) -> str:
         (chains - prior, "optima of the search", mixing.rhat_from_search),
         (prior, "descents from the prior", mixing.rhat_from_prior),
     ]
-    shown = [
-        f"{n} from {start}"
-        + (f" (R-hat among them {_rhat(rhat)})" if n > 1 and mixing.status is not Status.MIXED else "")
+    apart = mixing.status is not Status.MIXED
+    return ", ".join(
+        f"{n} from {start}" + (f" (R-hat among them {_rhat(rhat)})" if n > 1 and apart else "")
         for n, start, rhat in parts
         if n
-    ]
-    return ", ".join(shown)
-
-
-def observation_html(summary: PosteriorSummary) -> str:
-    """One observation as HTML, with the content of :func:`observation_lines`."""
-    name = summary.chains.mixing(0).status.name
-    entries = [[name, text] for name, text in observation_entries(summary) if text]
-    return f"<div>{html_table(['posterior', name], entries, ('posterior', name))}<p>{escape(title(summary))}</p></div>"
+    )
 
 
 # --- a batch ----------------------------------------------------------------------------------------------------------
 
 
-def batch_lines(summary: PosteriorSummary) -> list[str]:
-    """A batch in at most 15 lines."""
-    if not summary.chains.size:
-        return [title(summary)]
-    statuses, worst, which, ending = _tables(summary)
-    return [
-        title(summary), *text_table(*statuses, _LEFT), f"  {which}:", *text_table(*worst, _LEFT), f"  {ending}"
-    ]  # fmt: skip
-
-
-def batch_html(summary: PosteriorSummary) -> str:
-    """The same as HTML."""
-    statuses, worst, which, ending = _tables(summary)
-    tables = f"{html_table(*statuses, _LEFT)}<p>{which}:</p>{html_table(*worst, _LEFT)}"
-    return f"<div><p>{escape(title(summary))}</p>{tables}<p>{escape(ending)}</p></div>"
-
-
-_Cells = tuple[list[str], list[list[str]]]
-
-
-def _tables(summary: PosteriorSummary) -> tuple[_Cells, _Cells, str, str]:
-    """The tables of statuses and of the worst observations, each headings and rows, which they are, and the times."""
-    chains = summary.chains
-    mixings = [chains.mixing(i) for i in range(chains.size)]
-    statuses = Counter(mixing.status for mixing in mixings).most_common(_STATUSES)
-    meanings = [
-        [s.name, count(n), share(n, chains.size), shortened(meaning_of_posterior(s), _MEANING)] for s, n in statuses
-    ]
-    rhats = np.array([mixing.worst("rhat")[0] for mixing in mixings])
-    order = np.argsort(-np.nan_to_num(rhats, nan=np.inf, posinf=np.inf), kind="stable")
-    rows = [_row(summary, int(i)) for i in order[:_WORST]]
-    which = "all, worst first" if chains.size <= _WORST else f"the worst {_WORST}"
+def printed_posteriors(chains: SampledChains) -> Printed:
+    """The posteriors of a batch."""
+    if not chains.size:
+        return Printed("Posterior of no observation")
+    mixed, misfits = int((chains.statuses == Status.MIXED).sum()), int((chains.p_value < SIGNIFICANCE).sum())
+    misfit = f"{count(misfits, 'misfit')}, which no code that was found explains; " if misfits else ""
+    title = f"Posteriors of {count(chains.size, 'observation')}, {sizes_of(chains)}: {misfit}{mixed} mixed"
+    rhats = np.array([chains.mixing(i).worst("rhat")[0] for i in range(chains.size)])
+    order = np.argsort(-np.nan_to_num(rhats, nan=np.inf, posinf=np.inf), kind="stable")[:WORST].tolist()
+    rows = []
+    for i in order:
+        ess, tail = (chains.mixing(i).worst(name)[0] for name in ("ess", "tail_ess"))
+        sizes = [_size(size) if math.isfinite(size) else number(None) for size in (ess, tail)]
+        rhat = _rhat(rhats[i]) if math.isfinite(rhats[i]) else number(None)
+        rows.append([str(i), chains.statuses[i].name, rhat, *sizes, count(len(chains.modes(i)))])
     seconds = float(np.nansum(chains.seconds))
-    return (
-        (["status", "count", "share", "meaning"], meanings),
-        (["index", "status", "R-hat", "effective", "in tails", "modes"], rows),
-        which,
-        f"time {duration(seconds)}, {duration(seconds / max(1, chains.size))} each",
-    )
-
-
-def _row(summary: PosteriorSummary, i: int) -> list[str]:
-    mixing = summary.chains.mixing(i)
-    sizes = [mixing.worst(name)[0] for name in ("ess", "tail_ess")]
-    texts = [f"{math.floor(size):,}" if math.isfinite(size) else number(None) for size in sizes]
-    rhat = mixing.worst("rhat")[0]
-    shown = _rhat(rhat) if math.isfinite(rhat) else number(None)
-    return [str(i), mixing.status.name, shown, *texts, count(len(summary.weights[i]))]
+    return printed_batch(
+        f"{title} ({share(mixed, chains.size)})", [status.name for status in chains.statuses], _MEANINGS,
+        ["index", "status", "R-hat", "effective", "in tails", "modes"], rows,
+        f"time {duration(seconds)}, {duration(seconds / chains.size)} each",
+    )  # fmt: skip

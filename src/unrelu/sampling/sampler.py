@@ -15,23 +15,20 @@ using bridge sampling techniques", Econometrics Journal 7 (2004).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, logsumexp
 
 from unrelu.problem import Problem
-from unrelu.result import Status
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._mixture_components import extended, overlooked, starting_mixture
-from unrelu.sampling._sampled_chains import OVERLOOKED, Mixing
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
-from unrelu.sampling.convergence import ESS, convergence_of, ess_of_mean
+from unrelu.sampling.convergence import ESS, ess_of_mean, sample_sizes
 from unrelu.sampling.prior_transform import PriorTransform
+from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing, SampledChains
 
 # Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. Where the
 # least effective sample size is below this share of the draws, the mixture has further components, and the warm-up its
@@ -52,35 +49,7 @@ _ROUNDING = 0.05
 _ITERATIONS, _LARGEST_ERROR = 50, 0.5
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Draws of one observation.
-
-    Attributes:
-        z: codes, (chain, draw, k).
-        log_likelihood: (chain, draw).
-        mode: the number of the mode of each draw, (chain, draw).
-        best: the most probable code found in each mode, (M, k), the best of all first.
-        log_evidence, log_evidence_error: the logarithm of the mean likelihood under the prior, and its standard error;
-            NaN where the error is above one half, or if the chains have not mixed.
-        acceptance: the mean probability with which trajectories were accepted.
-        overlooked: the share of the posterior at optima that further descents found, and near which there is no draw;
-            NaN if the chains do not agree, or the time was over.
-        ended: why sampling was cut short; None if it was not.
-    """
-
-    z: Array
-    log_likelihood: Array
-    mode: Integers
-    best: Array
-    log_evidence: float
-    log_evidence_error: float
-    acceptance: float
-    overlooked: float
-    ended: Status | None
-
-
-def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng: np.random.Generator) -> Sample:
+def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng: np.random.Generator) -> SampledChains:
     """Sample the posterior of one observation.
 
     Args:
@@ -99,7 +68,7 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
     rounding = target.rounding(mixture.means)
     if rounding > _ROUNDING:
         raise FloatingPointError(f"log-likelihoods are rounded by {rounding:.2g}")
-    sampler = _Sampler(target, mixture, starts, from_prior, rng)
+    sampler = _Sampler(problem, target, mixture, starts, from_prior, rng)
     for count in _WARM_UP:
         if count == _WARM_UP[-1] and sampler.efficiency >= _EFFICIENT:
             break
@@ -108,7 +77,7 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
     for number, thinning in enumerate(_THINNING):
         if not sampler.round(draws, thinning, number) or sampler.finished() or draws * chains < ESS:
             break
-    return sampler.sample()
+    return sampler.chains()
 
 
 class _Sampler:
@@ -117,14 +86,15 @@ class _Sampler:
     Attributes:
         t, energies: the draws, (c, draw, k), and their U, (c, draw).
         proposed: the logarithms of p / q of the proposals of jumps of that time.
-        overlooked: see :class:`Sample`.
+        overlooked: see :class:`~unrelu.sampling.sampled_chains.SampledChains`.
         drawn_from: the mixture q of that time.
     """
 
     def __init__(
-        self, target: Target, mixture: Mixture, starts: Array, from_prior: Flags, rng: np.random.Generator
-    ) -> None:
-        self.target, self.mixture, self.from_prior, self._rng = target, mixture, from_prior, rng
+        self, problem: Problem, target: Target, mixture: Mixture, starts: Array, from_prior: Flags,
+        rng: np.random.Generator,
+    ) -> None:  # fmt: skip
+        self.problem, self.target, self.mixture, self.from_prior, self._rng = problem, target, mixture, from_prior, rng
         self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
         self.drawn_from, self.proposed, self.overlooked = mixture, np.empty(0), np.nan
         self.t, self.energies = np.empty((len(starts), 0, target.k)), np.empty((len(starts), 0))
@@ -195,19 +165,20 @@ class _Sampler:
     def efficiency(self) -> float:
         """The least effective sample size of the second half of the draws, as a share of their number."""
         late = self.t[:, self.t.shape[1] // 2 :]
-        found = convergence_of(late)
-        return float(np.minimum(found.ess, found.tail_ess).min() / (late.shape[0] * late.shape[1]))
+        sizes = sample_sizes(late)
+        return float(np.min(sizes) / (late.shape[0] * late.shape[1]))
 
-    def sample(self) -> Sample:
-        """The draws, with their modes and the evidence."""
+    def chains(self) -> SampledChains:
+        """The draws, with their modes and the evidence, NaN where its error is above one half."""
         mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
         log_z, error = self._evidence()
         error = float(np.hypot(error, np.log1p(-min(self.overlooked, OVERLOOKED))))
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
-        return Sample(
-            self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best),
-            log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan, error if known else np.nan,
-            self.acceptance, self.overlooked, self.target.watch.reason,
+        log_evidence = log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan
+        return SampledChains(
+            self.problem, self.target.codes(self.t)[None], self.log_likelihood[None], mode[None],
+            [self.target.codes(best)], self.from_prior, log_evidence, error if known else np.nan,
+            self.target.watch.reason, acceptance=self.acceptance, overlooked=self.overlooked,
         )  # fmt: skip
 
     def _evidence(self) -> tuple[float, float]:

@@ -58,11 +58,11 @@ class Search:
             processor time for small dense networks, 0.4 if an exact fit may exist: no noise is stated, and none is seen
             or a code leaves less than 1e-4 of ``|y|^2``.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its
-            gradient. None: 3,000. A code not optimal by then is an ITERATION_LIMIT.
+            gradient. None: 3,000. A code not optimal by then is STOPPED.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether a batch of at least 20 observations estimates its noise level together, if none is stated (l2, no
             prior). An observation whose residual stands out from it (:func:`~unrelu.result.pooled_noise.too_large`) is
-            searched further. If it still stands out, it is an ``OUTLIER``. Use False for observations that do not
+            searched further. If it still stands out, it is a ``MISFIT``. Use False for observations that do not
             belong together.
         radius: the confidence is about codes up to this multiple of :math:`\sqrt k`, the length of codes of N(0, I), or
             up to the length of the answer if that is longer; with bounds, about all codes within them. A larger one is

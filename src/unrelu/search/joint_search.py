@@ -19,7 +19,7 @@ from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.folding import is_one_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem, Progress
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.result.pooled_noise import too_large
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
@@ -102,7 +102,7 @@ class SearchState:
         self.exact, self.perturbed, self.improved = (np.zeros(n, dtype=bool) for _ in range(3))
         self.rounds, self.probability = skipped.copy(), np.zeros(n)
         self.enough, self.rounding = _ZERO * energy, (_UNITS * eps) ** 2 * energy
-        self.status = np.full(n, Status.FOUND_ONCE, dtype=object)
+        self.status = np.full(n, Ending.FOUND_ONCE, dtype=object)
 
     def accept(self, observations: Index, z: Array, f: Array) -> None:
         """Keep those codes (b, k) that are lower than the best ones."""
@@ -415,9 +415,9 @@ class JointSearch:
             else:
                 found = refine_damped(*self._in_double(observations), most, self.watch)
                 state.z[observations], optimal = found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
-            state.status[observations[~optimal]] = Status.ITERATION_LIMIT
+            state.status[observations[~optimal]] = Ending.ITERATION_LIMIT
         flat = observations[self._flat(observations)]
-        state.status[flat], state.probability[flat] = Status.FLAT, 0.0
+        state.status[flat], state.probability[flat] = Ending.FLAT, 0.0
         if self.watch.reason:
             # Confidence in l2 says nothing about another norm.
             sure = self.rule.finished(self.budget_used()) & self.problem.differentiable
@@ -430,7 +430,7 @@ class JointSearch:
         state, report = self.state, self.report
         known = np.flatnonzero(np.isfinite(state.z).all(axis=1))
         if self.problem.network.too_large:
-            state.status[known] = Status.LEAST_SQUARES
+            state.status[known] = Ending.LEAST_SQUARES
         elif len(known):
             done = 0
 

@@ -40,8 +40,8 @@ from unrelu.measurements.linear_operators import normalised
 from unrelu.measurements.noise import UnknownNoise
 from unrelu.models.generator import Generator
 from unrelu.problem import Control, Problem
-from unrelu.result.array_file import Table, read_array_file, write_array_file
 from unrelu.result.fingerprint import fingerprint
+from unrelu.runtime.archives import Table, read_archive, write_archive
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, learned
@@ -381,7 +381,7 @@ def _read(path: Path) -> Prior | None:
         return Prior(weights, *table["perturbed"].tolist())
 
     with suppress(UnreluError):
-        return read_array_file(path, _LARGEST_FILE, "prior", restored)
+        return read_archive(path, "prior", _LARGEST_FILE, restored)
     return None
 
 
@@ -390,4 +390,4 @@ def _write(path: Path, prior: Prior) -> None:
     table = {str(rounds): weights for rounds, weights in prior.weights.items()}
     with suppress(UnreluError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_array_file(path, table | {"perturbed": np.array([prior.improves, prior.reaches])}, "prior")
+        write_archive(path, "prior", table | {"perturbed": np.array([prior.improves, prior.reaches])})

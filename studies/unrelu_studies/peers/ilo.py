@@ -12,7 +12,7 @@ from torch import Tensor
 from unrelu.models.network import Layer, Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
-from unrelu.result import Inversion, Status
+from unrelu.result import Ending, Inversion
 
 # Steps on the code, on the second layer's input, on the third's, ... of the released command for compressed sensing.
 _ROUNDS = (300, 200, 100)
@@ -60,7 +60,7 @@ class Ilo:
         code = fitted(lambda z: _image(layers[: len(rounds) - 1], z), z, h, _BACK) if len(rounds) > 1 else z
         errors = [(measured(0)(each) - y).square().sum(dim=1, keepdim=True) for each in (z, code)]
         best = torch.where(errors[1] < errors[0], code, z)
-        return Inversion.of(problem, best.numpy(), method="ilo", status=Status.ITERATION_LIMIT, norm="l2")
+        return Inversion.of(problem, best.numpy(), method="ilo", status=Ending.ITERATION_LIMIT, norm="l2")
 
 
 def fitted(image: Map, start: Tensor, target: Tensor, steps: int) -> Tensor:

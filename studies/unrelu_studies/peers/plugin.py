@@ -12,7 +12,7 @@ import torch
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import as_chain
 from unrelu.problem import Problem
-from unrelu.result import Inversion, Status
+from unrelu.result import Ending, Inversion
 
 # A run ends after so many steps, or when a step is shorter than this fraction of its code.
 _STEPS, _TOLERANCE = 10_000, 1e-13
@@ -56,4 +56,4 @@ class Plugin:
             z += step
             if (step.norm(dim=1) <= _TOLERANCE * z.norm(dim=1)).all():
                 return Inversion.of(problem, z.numpy(), method="plugin", norm="l2")
-        return Inversion.of(problem, z.numpy(), method="plugin", status=Status.ITERATION_LIMIT, norm="l2")
+        return Inversion.of(problem, z.numpy(), method="plugin", status=Ending.ITERATION_LIMIT, norm="l2")

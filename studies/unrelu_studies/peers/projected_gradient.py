@@ -10,7 +10,7 @@ import torch
 from unrelu.measurements import IdentityOperator
 from unrelu.methods import make
 from unrelu.problem import Problem
-from unrelu.result import Inversion, Status
+from unrelu.result import Ending, Inversion
 
 # An observation is finished when |y - A x|_2 changes by at most this fraction. The released code makes every step.
 _TOLERANCE = 1e-6
@@ -58,4 +58,4 @@ class ProjectedGradient:
             active = active[np.abs(size[active] - last) > _TOLERANCE * last]
             if not len(active):
                 break
-        return Inversion.of(problem, best, method="projected", status=Status.ITERATION_LIMIT, norm="l2")
+        return Inversion.of(problem, best, method="projected", status=Ending.ITERATION_LIMIT, norm="l2")

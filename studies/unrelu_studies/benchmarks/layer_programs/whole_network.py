@@ -31,7 +31,7 @@ from unrelu.layerwise.layer_program import least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
 from unrelu.models.network import Network
-from unrelu.result import Status
+from unrelu.result import Ending, Status
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.kit.markdown_tables import short, table
@@ -84,7 +84,7 @@ class PublishedLoop:
             limited = answer.status is LpStatus.LIMIT or time.perf_counter() >= end
             if limited or answer.status is not LpStatus.OPTIMAL or answer.objective <= eps * _SLACK:
                 break
-        status = Status.CONVERGED if answer.status is LpStatus.OPTIMAL else Status.SOLVER_FAILED
+        status = Status.CONVERGED if answer.status is LpStatus.OPTIMAL else Ending.SOLVER_FAILED
         status = Status.TIME_LIMIT if limited else status
         return LayerSolution(answer.h, answer.objective, status, pivots, eps, step + 1)
 
@@ -117,7 +117,7 @@ def _run(network: Network, y: Array, method: LayerMethod, repetitions: int = 1) 
     objective = kept.solutions[0].objective if kept.solutions else math.nan
     return {
         "seconds": seconds, "programs": int(result.nit), "objective": objective, "fun": float(result.fun),
-        "status": str(result.status),
+        "status": str(result.verdict),
     }  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def compared(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, scale: 
 
     None where it was not run, or either broke down: that is no speed.
     """
-    if not ours or not theirs or Status.SOLVER_FAILED.name in (ours["status"], theirs["status"]):
+    if not ours or not theirs or Ending.SOLVER_FAILED.name in (ours["status"], theirs["status"]):
         return {"ratio": None, "difference": None}
     return {
         "ratio": min(theirs["seconds"]) / min(ours["seconds"]),

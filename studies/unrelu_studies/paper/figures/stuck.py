@@ -53,7 +53,7 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
         error = relative_error(result.z, truth)
         off = (y - result.reconstruction).reshape(count, -1)
         missed = (off**2).sum(axis=1) / (y.reshape(count, -1) ** 2).sum(axis=1)
-        rows += [(*unit, i, method, error[i], missed[i], str(result.status[i]), result.seconds[i])
+        rows += [(*unit, i, method, error[i], missed[i], str(result.verdict[i]), result.seconds[i])
                  for i in range(count)]  # fmt: skip
     return rows
 

@@ -1,4 +1,4 @@
-"""Read saved results, and compute their verdicts again."""
+"""Read saved results and posteriors, and check that their numbers follow from their codes and draws."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from unrelu.measurements.losses import OwnLoss
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.problem import DEGREES, norms
-from unrelu.result import TESTS, Inversion, Status
+from unrelu.result import TESTS, Ending, Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
 from unrelu.result.verdict_text import TOO_LARGE
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
+from unrelu.sampling.draws import Posterior
+from unrelu.sampling.posterior_file import flaw_of_draws, read_posterior_file
 
 # The largest relative difference between machines, in double and in single precision.
 _DOUBLE, _SINGLE = 1e-9, 1e-4
@@ -65,25 +67,73 @@ def load_result(
     ...     unrelu.load_result(path, net)
     <Inversion: one observation, EXACT_FIT, success>
     """
-    if not isinstance(path, str | os.PathLike):
-        raise InputError(f"a result is loaded by the path of its file, got {type(path).__name__}")
-    path, limit = Path(path), check_limit(max_bytes)
-    if network is not None:
-        as_generator(network)
+    path, limit = _checked(path, network, max_bytes, "result")
     with computing(one_thread=network is None or small(network)):
         result = Inversion(**read_result_file(path, limit, network, operator))
         if network is not None:
-            flaw = _flaw(result)
-            if flaw:
-                raise InputError(f"{path}: {flaw}; load it without the network to look at it")
+            _refuse(path, result, _flaw(result) if result.problem.operator.present else None)
         return result.shaped()
+
+
+def load_posterior(
+    path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
+) -> Posterior:
+    """Read a posterior that :meth:`Posterior.save` wrote. Its status and all numbers are computed from the draws.
+
+    Without the network, everything that concerns codes is there. What is computed from G(z), such as
+    ``p.reconstructions(4)`` and ``p.plot()``, raises an error.
+
+    Args:
+        path: the ``.npz`` file.
+        network: G. It must have the fingerprint in the file. G(z) of the likeliest draws, and the log-likelihoods of 16
+            draws of each observation, are computed again and compared with those in the file.
+        operator: A, if it is code (a function, a large linear operator), which files do not contain.
+        max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
+
+    Raises:
+        InputError: the file does not exist, is damaged, truncated, of a later version or not a posterior; the posterior
+            is one of another network; or a number in it does not follow from its draws.
+        OptionError: ``network`` is not a generator, or ``max_bytes`` is not a number of bytes.
+
+    >>> import os, tempfile
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "posterior.npz")
+    ...     unrelu.posterior(net, [1.0, 0.5], noise="gaussian:0.5", draws=500).save(path)
+    ...     unrelu.load_posterior(path, net)
+    <Posterior: one observation, MIXED, 8 chains of 500 draws>
+    """
+    path, limit = _checked(path, network, max_bytes, "posterior")
+    with computing(one_thread=network is None or small(network)):
+        chains, outputs = read_posterior_file(path, limit, network, operator)
+        found = Posterior(chains)
+        if network is not None:
+            _refuse(path, found, flaw_of_draws(chains, outputs) if found.problem.operator.present else None)
+        return found
+
+
+def _checked(path: object, network: Generator | None, max_bytes: object, kind: str) -> tuple[Path, int]:
+    """The path and the limit of the arguments."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a {kind} is loaded by the path of its file, got {type(path).__name__}")
+    limit = check_limit(max_bytes)
+    if network is not None:
+        as_generator(network)
+    return Path(path), limit
+
+
+def _refuse(path: Path, found: Inversion | Posterior, flaw: str | None) -> None:
+    """Raise an error if there is a flaw, or if nothing can be computed again."""
+    if not found.problem.operator.present:
+        flaw = "the operator is code, which no file holds: pass operator= as well"
+    if flaw:
+        raise InputError(f"{path}: {flaw}; load it without the network to look at it")
 
 
 def _flaw(result: Inversion) -> str | None:
     """A sentence about the first number that does not follow from the codes; None if all do."""
     problem = result.problem
-    if not problem.operator.present:
-        return "the operator is code, which no file holds: pass operator= as well"
     if not problem.size:
         return None
     share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
@@ -100,7 +150,7 @@ def _flaw(result: Inversion) -> str | None:
         **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
         "used": _USED,
     }
-    for name in (*near, "rank", "freedom", "identifiable", "success", "status"):
+    for name in (*near, "rank", "freedom", "identifiable", "success", "verdict"):
         kept, found = getattr(result, name), getattr(again, name)
         if name == "fun" and result.norm == OwnLoss.name:
             continue  # no file holds the function
@@ -119,7 +169,7 @@ def _flaw_of_messages(result: Inversion, again: Inversion) -> str | None:
     The factor by which a residual exceeds the batch's level, and the reason of a failure, are taken from the message.
     """
     for i, message in enumerate(result.message):
-        if result.status[i] is Status.ERROR and message.startswith(_FAILED):
+        if result.verdict[i] is Status.ERROR and message.startswith(_FAILED):
             continue
         factor = _FACTOR.search(message)
         excessive = again.message[i].startswith(TOO_LARGE)
@@ -137,8 +187,9 @@ def _expected(result: Inversion) -> Inversion:
     again = judged_again(replace(result, pool=False))
     if not (result.pool and result.problem.tells_level):
         return again
-    judged = among(again.status, JUDGED - {Status.NO_BETTER_THAN_CHANCE})  # an outlier may also have that status
-    cut = among(again.status, CUT_OFF)
-    outlying = among(result.status, frozenset({Status.OUTLIER})) & ~judged & ~cut
-    status = np.where(outlying, result.status, again.status)
-    return replace(again, status=status, success=again.success & ~outlying & ~(cut & ~result.success))
+    # An outlier may also be no better than chance.
+    judged = among(again.verdict, JUDGED - {Ending.NO_BETTER_THAN_CHANCE})
+    cut = among(again.verdict, CUT_OFF)
+    outlying = among(result.verdict, (Ending.OUTLIER,)) & ~judged & ~cut
+    verdict = np.where(outlying, result.verdict, again.verdict)
+    return replace(again, verdict=verdict, success=again.success & ~outlying & ~(cut & ~result.success))

@@ -1,8 +1,13 @@
-"""Files of arrays, ``.npz``, with a format, the version that wrote it, and a digest. Nothing is pickled."""
+"""Files that the library keeps, all alike: arrays, texts and numbers in an ``.npz``, a format number, and a digest.
+
+Results, posteriors, certificates, learned priors and noise models are such files. A journal is of lines of JSON, each
+with its own digest (:func:`sealed`). Nothing is pickled.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +18,16 @@ import numpy.typing as npt
 
 from unrelu._version import __version__
 from unrelu.errors import InputError
-from unrelu.models.affine import Shape
 from unrelu.runtime.file_reading import read_npz
 from unrelu.runtime.file_writing import write_npz
 
 Table = dict[str, npt.NDArray[Any]]
 Content = TypeVar("Content")
 
+# The format of all archives; it is raised when one of them changes.
+FORMAT = 1
 _ADVICE = "free space, or name another file"
-# What files hold, and what reads it.
+# What archives hold, and what reads it.
 _READERS = {
     "result": "unrelu.load_result(path)",
     "posterior": "unrelu.load_posterior(path)",
@@ -30,30 +36,37 @@ _READERS = {
 }
 
 
-def write_array_file(path: Path, table: Mapping[str, Any], what: str) -> None:
-    """Write a "result" or a "posterior" as arrays, texts and numbers; the file appears complete or not at all.
+def write_archive(path: Path, kind: str, table: Mapping[str, Any]) -> None:
+    """Write arrays, texts and numbers by name; the file appears complete or not at all.
 
     Raises:
         InputError: the suffix is not .npz, or the folder does not exist.
         StorageError: the disk is full or cannot be written to.
     """
     if path.suffix != ".npz":
-        raise InputError(f"{path}: save a {what} as .npz, e.g. {path.with_suffix('.npz')}")
+        raise InputError(f"{path}: save a {kind} as .npz, e.g. {path.with_suffix('.npz')}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
     arrays = {name: np.asarray(value) for name, value in table.items()}
-    arrays |= {"format": np.array(_format(what)), "version": np.array(__version__)}
+    arrays |= {"format": np.array(f"unrelu {kind} {FORMAT}"), "version": np.array(__version__)}
     write_npz(path, {**arrays, "digest": np.array(digest(arrays))}, _ADVICE)
 
 
-def read_array_file(path: Path, max_bytes: int, what: str, restore: Callable[[Table], Content]) -> Content:
-    """Read what :func:`write_array_file` wrote; ``restore`` makes it of the arrays, and refuses what it cannot be.
+def read_archive(path: Path, kind: str, max_bytes: int, restore: Callable[[Table], Content]) -> Content:
+    """Read what :func:`write_archive` wrote; ``restore`` makes it of the arrays, and refuses what it cannot be.
 
     Raises:
         InputError: the file does not exist, is damaged or truncated, of a later version, or of something else.
     """
-    table = read_npz(path, max_bytes, choose=lambda names: _with_format(path, names, what))
-    _check_format(path, table, what)
+
+    def checked(names: Sequence[str]) -> Sequence[str]:
+        if "format" not in names:
+            shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            raise InputError(f"{path} holds no {kind} but arrays {shown}; pass a file that {kind[0]}.save(path) wrote")
+        return names
+
+    table = read_npz(path, max_bytes, choose=checked)
+    _check_format(path, kind, table)
     try:
         if text_of(table["digest"]) != digest(table):
             raise ValueError("its numbers are not those that it was written with")
@@ -62,34 +75,23 @@ def read_array_file(path: Path, max_bytes: int, what: str, restore: Callable[[Ta
         raise
     # PyTorch raises RuntimeErrors for shapes; RecursionError is one, too.
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
-        raise InputError(f"{path}: the {what} is damaged ({error}); save it again") from None
+        raise InputError(f"{path}: the {kind} is damaged ({error}); save it again") from None
 
 
-def _format(what: str) -> str:
-    return f"unrelu {what} 1"
-
-
-def _with_format(path: Path, names: Sequence[str], what: str) -> Sequence[str]:
-    if "format" not in names:
-        shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-        raise InputError(f"{path} holds no {what} but arrays {shown}; pass a file that {what[0]}.save(path) wrote")
-    return names
-
-
-def _check_format(path: Path, table: Table, what: str) -> None:
-    found, known = str(table["format"])[:80], _format(what)
+def _check_format(path: Path, kind: str, table: Table) -> None:
+    found, known = str(table["format"])[:80], f"unrelu {kind} {FORMAT}"
     if found == known:
         return
     for other, reader in _READERS.items():
-        if found.startswith(f"unrelu {other} ") and other != what:
+        if found.startswith(f"unrelu {other} ") and other != kind:
             raise InputError(f"{path} holds a {other}: {reader}")
-    if found.startswith(f"unrelu {what} "):
+    if found.startswith(f"unrelu {kind} "):
         version = repr(str(table.get("version", "a later version"))[:20]).strip("'")
         raise InputError(
             f"{path} is of format {found!r}, written by unrelu {version}; unrelu {__version__} reads {known!r}: "
             "install that version"
         )
-    raise InputError(f"{path} holds no {what}; its format is {found!r}, not {known!r}")
+    raise InputError(f"{path} holds no {kind}; its format is {found!r}, not {known!r}")
 
 
 def digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -107,7 +109,7 @@ def digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
 # --- entries of a table -----------------------------------------------------------------------------------------------
 
 
-def shape_of(array: npt.NDArray[Any]) -> Shape:
+def shape_of(array: npt.NDArray[Any]) -> tuple[int, ...]:
     """Return a shape: positive whole numbers."""
     shape = tuple(int(n) for n in array_of(array, np.int64).ravel())
     if any(n < 1 for n in shape) or math.prod(shape) >= 2**48:
@@ -120,6 +122,21 @@ def array_of(array: npt.NDArray[Any], kind: Any) -> npt.NDArray[Any]:
     if array.dtype != np.dtype(kind):
         raise TypeError(f"entries are {array.dtype}, not {np.dtype(kind)}")
     return np.ascontiguousarray(array)
+
+
+def columns_of(table: Table, columns: Mapping[str, tuple[Any, float, float]]) -> Table:
+    """Return columns by name, each of its type and from its least to its largest number; any number if that is NaN.
+
+    NaN stands for what is not known, except of a time.
+    """
+    found = {}
+    for name, (kind, low, high) in columns.items():
+        array = found[name] = array_of(table[name], kind)
+        bad = (array < low) | (array > high) | (np.isnan(array) & (name == "seconds"))
+        bad |= (array == math.inf) & (high == math.inf)
+        if bad.any():
+            raise ValueError(f"{name} is {array[bad][0]}, which is not from {low} to {high}")
+    return found
 
 
 def number_of(array: npt.NDArray[Any], kind: Any) -> Any:
@@ -138,3 +155,24 @@ def text_of(array: npt.NDArray[Any]) -> str:
     """Return a single text."""
     (text,) = texts_of(array)
     return text.replace("\n", "?")
+
+
+# --- lines of JSON ----------------------------------------------------------------------------------------------------
+
+
+def sealed(entry: dict[str, Any]) -> str:
+    """JSON with a digest, by which a changed entry is noticed: a hash in it may otherwise blame the data."""
+    entry = json.loads(json.dumps(entry, allow_nan=False))  # with the keys that it will be read with
+    return json.dumps({**entry, "check": _check(entry)})
+
+
+def unsealed(value: Any) -> dict[str, Any]:
+    """The entry of a value read from JSON; a ValueError, TypeError or KeyError where it was changed or is none."""
+    entry = dict(value)
+    if entry.pop("check") != _check(entry):
+        raise ValueError("the entry was changed")
+    return entry
+
+
+def _check(entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,335 @@
+"""Codes and their verdict, which is computed from the codes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError, OptionError
+from unrelu.measurements.noise import Fit
+from unrelu.problem import DEGREES, Jacobians, Problem
+from unrelu.result._code_scale import scale_hint
+from unrelu.result._residual_tests import TESTS, together
+from unrelu.result.answers import Answers
+from unrelu.result.pooled_noise import cut_off, too_large
+from unrelu.result.status import (
+    CUT_OFF,
+    HAS_CODE,
+    JUDGED,
+    SEARCHED,
+    TELLING,
+    Ending,
+    Status,
+    among,
+    meaning_of,
+    message_of,
+    status_of,
+)
+from unrelu.result.verdict_text import TOO_LARGE
+from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.runtime.host import flush_subnormals
+from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class JudgedCodes(Answers):
+    """Codes of a problem and their verdict; the attributes are those of :class:`~unrelu.Inversion`."""
+
+    z: Array
+    reconstruction: Array
+    fun: Any
+    success: Any
+    p_value: Any
+    p_size: Any
+    p_largest: Any
+    p_structure: Any
+    confidence: Any
+    verdict: Any
+    message: Any
+    nit: Any
+    seconds: Any
+    method: str
+    freedom: Any
+    rank: Any
+    identifiable: Any
+    used: Any
+    problem: Problem
+    ended: npt.NDArray[Any]
+    norm: str
+    pool: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        z: Array,
+        *,
+        method: str,
+        status: Status | Ending | npt.ArrayLike = Status.CONVERGED,
+        nit: npt.ArrayLike = 0,
+        norm: str | None = None,
+        seconds: npt.ArrayLike | None = None,
+        confidence: npt.ArrayLike = math.nan,
+        pool: bool = False,
+    ) -> Self:
+        """Judge codes: compute outputs, objectives and the verdict. Your own method ends with this call.
+
+        A verdict from the residual (exact fit, fit to the stated noise, misfit) overrides the ``status`` that is passed
+        in. If a method passes one of these itself, CONVERGED is used in its place. :func:`unrelu.invert` judges once
+        more, with the degrees of freedom that the fit used up.
+
+        Args:
+            problem: the problem that was solved.
+            z: codes, (B, k) or ``(B, *latent_shape)``; those with NaN are failures.
+            method: a name to report.
+            status: how the method ended, one for all or (B,); an :class:`~unrelu.result.Ending` says more.
+            nit: iterations, one number or (B,).
+            norm: the norm that the method minimises, if it is not the problem's.
+            confidence: the probability that no code has an objective more than 1% lower, one number or (B,), for a
+                method that searches.
+            seconds: wall time of each observation, (B,); None shares the time so far equally.
+            pool: whether to estimate the noise level from the residuals of the batch if none is stated; residuals that
+                are too large for it are outliers (:func:`~unrelu.result.pooled_noise.too_large`).
+
+        Raises:
+            InputError: z has another shape.
+            OptionError: a status is not a :class:`Status`, or a confidence is not a probability.
+        """
+        z, size, k = np.array(z, dtype=np.float64), problem.size, problem.network.latent_dim
+        if z.shape not in ((size, k), (size, *problem.network.latent_shape)):
+            raise InputError(f"z has shape {z.shape}; a method returns one code a row, ({size}, {k})")
+        z = z.reshape(size, k)
+        ends = np.full(size, None, dtype=object)
+        ends[:] = status
+        if not all(isinstance(end, Status | Ending) for end in ends):
+            raise OptionError(f"status={status!r} must be a Status, or one for each observation")
+        sure = np.array(np.broadcast_to(np.asarray(confidence, dtype=np.float64), (size,)))
+        if not (np.isnan(sure) | ((sure >= 0) & (sure <= 1))).all():
+            raise OptionError(
+                f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
+            )
+        x = problem.network.outputs(z)
+        known = np.isfinite(z).all(axis=1)
+        ends[among(ends, JUDGED)] = Status.CONVERGED
+        ends[~known & among(ends, HAS_CODE)] = Ending.NO_CODE
+        sure[~known | ~np.isfinite(x).reshape(size, -1).all(axis=1)] = np.nan
+        unknown: dict[str, Any] = dict.fromkeys(("p_value", *TESTS), np.full(size, np.nan))
+        share = problem.control.elapsed() / size if seconds is None else seconds
+        unjudged = cls(
+            z=z,
+            reconstruction=x,
+            fun=problem.objective_of(problem.residual_of(x), z, norm),
+            success=np.zeros(size, dtype=bool),
+            **unknown,
+            confidence=sure,
+            verdict=ends,
+            message=np.array([meaning_of(end) for end in ends], dtype=object),
+            nit=np.array(np.broadcast_to(nit, (size,)), dtype=np.int64),
+            seconds=np.array(np.broadcast_to(share, (size,)), dtype=np.float64),
+            method=method,
+            freedom=np.full(size, -1),
+            rank=np.full(size, -1),
+            identifiable=np.zeros(size, dtype=bool),
+            used=np.zeros(size),
+            problem=problem,
+            ended=ends,
+            norm=norm or problem.norm,
+            pool=pool,
+        )
+        return unjudged.judged(problem.fit_of(x))
+
+    def with_diagnostics(
+        self,
+        rank: Integers,
+        freedom: Integers,
+        identifiable: Flags,
+        used: Array,
+        shape: Array | None = None,
+        chance: Array | None = None,
+        jacobians: Jacobians | None = None,
+    ) -> Self:
+        """Judge the same codes with further diagnostics.
+
+        Args:
+            rank: the rank of A J at each code, (B,); -1 without a code.
+            freedom: the dimension of the solution set of each exact fit, (B,); -1 if unknown.
+            identifiable: whether each code is identifiable, (B,).
+            used: the degrees of freedom that the fit used up, (B,).
+            shape: p-values of the largest entry and the structure of the residual, (B, 2); NaN for no test.
+            chance: without stated noise, the probability that white noise is explained as well as y, (B,).
+            jacobians: yields Jacobians of A G, for noise whose p-value depends on them
+                (:class:`~unrelu.measurements.Fit`).
+        """
+        known = replace(self, rank=rank, freedom=freedom, identifiable=identifiable)
+        return known.judged(self.problem.fit_of(self.reconstruction, used, jacobians), shape, chance)
+
+    def judged(self, fit: Fit, shape: Array | None = None, chance: Array | None = None) -> Self:
+        """Decide the verdict: p-value, confidence, success, status and message. No other function decides them."""
+        problem, residual, used, stated = self.problem, fit.residual, fit.used, self.problem.noise.stated
+        exact = problem.is_exact(residual)
+        tests = np.column_stack([problem.p_value(fit), np.full((problem.size, 2), np.nan) if shape is None else shape])
+        tests[exact, 1:] = np.nan  # the residual of an exact fit is rounding errors
+        p_value = together(tests, problem.observed, used)
+        confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
+        unseen = problem.looks_noiseless & (problem.prior == 0)  # a prior keeps codes from fitting exactly
+        by_chance = np.zeros(problem.size, dtype=bool) if chance is None else (chance > CHANCE) & ~exact
+        factor = self._outlying(residual, used, exact | unseen)
+        explained = p_value >= SIGNIFICANCE
+        fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
+        ends = self.ended.copy()
+        searched, finished = among(ends, SEARCHED), ~among(ends, CUT_OFF)
+        ends[unseen & searched] = Status.NO_EXACT_FIT
+        ends[by_chance & ~unseen & searched] = Ending.NO_BETTER_THAN_CHANCE
+        ends[(factor > 0) & finished] = Ending.OUTLIER
+        ends[(p_value < SIGNIFICANCE) & finished] = Status.MISFIT
+        ends[explained] = Status.NOISE_LEVEL
+        ends[fits] = Status.EXACT_FIT
+        ends[fits & (self.freedom > 0)] = Status.NOT_UNIQUE
+        confident = (confidence >= CONFIDENT) & ~unseen & ~by_chance & (factor == 0)
+        success = explained if stated else exact | confident
+        success &= np.isfinite(self._codes).all(axis=1)  # whatever the method reports
+        judged = replace(
+            self, p_value=p_value, **dict(zip(TESTS, tests.T, strict=True)), confidence=confidence, verdict=ends,
+            success=success, used=used,
+        )  # fmt: skip
+        excessive = among(ends, (Status.NOISE_LEVEL, Status.MISFIT)) & problem.noise.too_large_for(fit)
+        messages = [
+            self.message[i] if end is Status.ERROR else judged.message_for(i, factor[i], bool(excessive[i]))
+            for i, end in enumerate(ends)
+        ]
+        return replace(judged, message=np.array(messages, dtype=object))
+
+    def _outlying(self, residual: Array, used: Array, fitting: Flags) -> Array:
+        """Outlying residuals as multiples of the batch's noise level, (B,); 0 for all others.
+
+        Codes in ``fitting`` fit exactly, or should, and are left out of the estimate.
+        """
+        problem = self.problem
+        if not (self.pool and problem.tells_level):
+            return np.zeros(problem.size)
+        energy = problem.objective_of(residual, self._codes, "l2")
+        return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
+
+    def message_for(self, i: int, factor: float, excessive: bool) -> str:
+        """The meaning of an observation's status, with the number that decided it.
+
+        ``factor`` is by how much an outlier is above the batch's noise level; ``excessive`` says that the stated noise
+        is too large for the residual.
+        """
+        verdict, ended = self.verdict[i], self.ended[i]
+        text = message_of(verdict, *(getattr(self, name)[i] for name in TELLING))
+        if verdict is Ending.OUTLIER:
+            text = f"{text} ({factor:.1f} times the batch's noise level)"
+        if verdict in (Status.MISFIT, Ending.OUTLIER) and (ended not in HAS_CODE or ended is Ending.FLAT):
+            text = f"{text}; {meaning_of(ended)}"
+        if excessive:
+            text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
+        return ("" if excessive else self._hint(i)) + text + self.problem.noise.note
+
+    def _hint(self, i: int) -> str:
+        """What y says of a code that is no success: that codes have another scale, or that noise was cut off."""
+        problem = self.problem
+        if self.success[i] or self.verdict[i] not in HAS_CODE:
+            return ""
+        hint = scale_hint(problem, i)
+        if hint or self.verdict[i] is not Status.NO_EXACT_FIT:
+            return hint
+        seen, mean = problem.operator.seen(problem.size)[i], problem.mean_of(self.reconstruction)[i]
+        ends, level = cut_off(problem.y[i][seen], mean[seen])
+        if not ends:
+            return ""
+        noise = f"'gaussian:{math.ldexp(level, -problem.units.data):.2g}'"
+        return f"{ends} entries are at its ends, as where black and white cut off noise: try noise={noise}; "
+
+    @cached_property
+    def status(self) -> Any:
+        """One :class:`Status` for each observation: how it ended, and what to do next."""
+        if isinstance(self.verdict, Status | Ending):
+            return status_of(self.verdict)
+        found = np.empty(len(self.verdict), dtype=object)
+        found[:] = [status_of(ending) for ending in self.verdict]
+        return found
+
+    # --- on the way to the caller -------------------------------------------------------------------------------------
+
+    def measured_in(self, norm: str) -> Self:
+        """The same codes with ``fun`` in this norm."""
+        residual = self.problem.residual_of(self.reconstruction)
+        return replace(self, fun=self.problem.objective_of(residual, self._codes, norm), norm=norm)
+
+    @flush_subnormals(False)
+    def in_units_of(self, problem: Problem) -> Self:
+        """The same result for ``problem``; this one is for its :meth:`~unrelu.problem.Problem.equilibrated` form."""
+        units = self.problem.units
+        if self.problem is problem:
+            return self
+        z = units.codes(self._codes)
+        with np.errstate(over="ignore", under="ignore"):
+            reconstruction = np.ldexp(self.reconstruction, -units.output)
+            fun = np.ldexp(self.fun, -units.data * DEGREES[self.norm])
+        return replace(self, z=z, reconstruction=reconstruction, fun=fun, problem=problem)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self], problem: Problem) -> Self:
+        """Join the results of the observations of a batch, in order."""
+        columns: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_OBSERVATION
+        }
+        return replace(parts[0], problem=problem, **columns)
+
+    def with_part(self, observations: Index, part: Self) -> Self:
+        """The result of a batch in which ``part`` replaces that of some observations."""
+        columns: dict[str, Any] = {name: np.array(getattr(self, name)) for name in _PER_OBSERVATION}
+        for name, column in columns.items():
+            column[observations] = getattr(part, name)
+        return replace(self, **columns)
+
+    @classmethod
+    def failed(cls, problem: Problem, method: str, why: str) -> Self:
+        """A result without codes, for observations on which a method broke down, with the reason."""
+        z = np.full((problem.size, problem.network.latent_dim), np.nan)
+        lost = cls.of(problem, z, method=method, status=Status.ERROR)
+        return replace(lost, message=np.full(problem.size, f"could not be inverted: {why}", dtype=object))
+
+    def shaped(self) -> Self:
+        """The result for the caller: codes in their shape, and no batch axis if y was one observation without it.
+
+        Methods work with flat codes, (B, k), and so does all that comes before this call.
+        """
+        z = self.problem.network.shaped(self._codes)
+        shaped = self if z.shape == self.z.shape else replace(self, z=z)
+        if not self.problem.single:
+            return shaped
+        return replace(shaped, **{name: self._each(getattr(shaped, name)) for name in _SHOWN})
+
+    @property
+    def _codes(self) -> Array:
+        """The codes of the batch, flat, (B, k)."""
+        return self.z.reshape(self.problem.size, self.problem.network.latent_dim)
+
+    def batched(self) -> dict[str, Any]:
+        """The attributes with an entry for each observation, with a batch axis."""
+        columns = {name: getattr(self, name) for name in (*_SHOWN, "status")}
+        if self.problem.single:
+            texts = ("verdict", "message", "status")
+            columns = {name: np.array([value], object if name in texts else None) for name, value in columns.items()}
+        return columns | {"ended": self.ended}
+
+    def _part(self, rows: Index, single: bool) -> Self:
+        columns = {name: getattr(self, name)[rows] for name in _PER_OBSERVATION}
+        part = replace(self, problem=self._problem_of(rows, single), **columns)
+        return part.shaped() if single else part
+
+
+# The attributes with an entry for each observation, and those of them that are shaped for the caller.
+_PER_OBSERVATION = [
+    f.name for f in fields(JudgedCodes) if f.name not in ("method", "problem", "options", "norm", "pool")
+]
+_SHOWN = [name for name in _PER_OBSERVATION if name != "ended"]

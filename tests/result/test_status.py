@@ -1,0 +1,58 @@
+"""Statuses and endings: what users see of how a method ended, and what only its message says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unrelu
+from tests.support import random_network
+from unrelu.result import Ending, Inversion, Status, message_of
+from unrelu.result.status import CUT_OFF, HAS_CODE, JUDGED, SEARCHED, ending_of, meaning_of, status_of
+
+NET = random_network((3, 8, 20), bias=True)
+EVERY = [*Status, *Ending]
+
+
+def test_there_are_twelve_statuses_and_every_ending_has_one_of_them():
+    assert len(Status) == 12
+    assert {status_of(ending) for ending in Ending} < set(Status)
+    assert all(status_of(status) is status for status in Status)
+
+
+@pytest.mark.parametrize("ending", Ending)
+def test_endings_are_sentences_that_say_more_than_their_status(ending):
+    text = meaning_of(ending)
+    assert text != meaning_of(status_of(ending))
+    assert len(text.split()) >= 6
+    assert not text.endswith(".")
+
+
+@pytest.mark.parametrize("ending", EVERY, ids=str)
+def test_files_name_every_ending(ending):
+    assert ending_of(ending.name) is ending
+    assert str(ending) == ending.name
+
+
+def test_a_name_of_no_ending_is_refused():
+    with pytest.raises(KeyError, match="FINE"):
+        ending_of("FINE")
+
+
+@pytest.mark.parametrize("ending", [e for e in EVERY if e not in JUDGED and e not in (Status.MIXED, Status.NOT_MIXED)])
+def test_a_result_has_the_status_and_the_message_of_its_ending(ending):
+    z = np.ones((2, 3))
+    problem = unrelu.Problem.build(NET, NET(z) + np.cos(np.arange(20)) - 5)  # what shows noise, and is no exact fit
+    result = Inversion.of(problem, z, method="mine", status=ending, confidence=0.5)
+    assert set(result.verdict) == {ending}
+    assert set(result.status) == {status_of(ending)}
+    assert all(message.startswith(meaning_of(ending)) for message in result.message)
+    assert (result[0].verdict, result[0].status) == (ending, status_of(ending))
+    numbers = (np.nan, 0.5, -1, np.nan, np.nan, np.nan)
+    assert ("confidence 0.5" in message_of(ending, *numbers)) == (ending in SEARCHED)
+
+
+def test_an_ending_that_was_cut_off_has_no_judged_status():
+    """A run that was cut off may yet find a better code, so its p-value says nothing of y."""
+    assert not CUT_OFF & HAS_CODE
+    assert {status_of(ending) for ending in CUT_OFF} == {Status.TIME_LIMIT, Status.STOPPED, Status.ERROR}
