@@ -15,13 +15,13 @@ import torch
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import ClippedOperator, Operator, read_operator
 from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.equilibration import Units, equilibrate
-from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.losses import Huber, Loss, OwnLoss
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Noise, UnknownNoise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
+from unrelu.measurements.working_units import Coordinates, WorkingUnits, in_working_units, on_coordinates
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.network import Network
@@ -170,7 +170,7 @@ class Problem:
     seed: int = 0
     bounds: Bounds = field(kw_only=True)
     control: Control = field(default_factory=Control)
-    units: Units = field(default_factory=Units)
+    units: WorkingUnits = field(default_factory=WorkingUnits)
     given: Problem | None = None
     stated_loss: Loss | None = None
     normal: Normal | None = None
@@ -322,8 +322,7 @@ class Problem:
     @flush_subnormals(False)
     def rescaled(self, value: float, power: int) -> float:
         """Convert a number from the user's units of y^power to the units of this problem."""
-        with np.errstate(over="ignore", under="ignore"):
-            return float(np.ldexp(value, power * self.units.data))
+        return float(self.units.scaled(value, power))
 
     def start(self, number: int = 0) -> Array:
         """Starting codes (B, k), a fresh copy: z0, or a draw for each observation from the seed.
@@ -338,32 +337,26 @@ class Problem:
 
     @flush_subnormals(False)
     def equilibrated(self) -> Problem:
-        """The problem in normalised units, see :mod:`unrelu.measurements.equilibration`; itself if it is normalised.
+        """The problem in working units, see :mod:`unrelu.measurements.working_units`; itself if these are the user's.
 
-        Methods solve this problem, so their tolerances do not depend on units. Its codes are the user's, except that
-        codes with bounds or a normal prior are in standard coordinates (:mod:`unrelu.measurements.latent_bounds`).
+        Methods solve this problem, so their tolerances do not depend on units.
 
         Raises:
             InputError: y or the noise is 1e100 times larger than the generator's outputs, y is 1e100 times smaller and
                 not 0, or the outputs themselves are too large or too small for double precision.
         """
-        latent = _coordinates(self.bounds, self.prior, self.normal)
-        if latent is not None:
-            return self._on_coordinates(latent)
-        if self.noise.likelihood is not None:
-            return self  # data with a deviance, such as counts, have a fixed unit
-        found = equilibrate(self.network, self.operator)
-        data = found.units.data
+        latent = Coordinates.of(self.bounds, self.normal, self.prior)
+        # Data with a deviance, such as counts, have a fixed unit.
+        found = in_working_units(self.network, self.operator, latent, scaled=self.noise.likelihood is None)
+        units, data = found.units, found.units.data
         if abs(data) > _REPRESENTED:
             raise InputError(
                 f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
                 "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
             )
-        noise = self.noise.times_power_of_two(data)
-        with np.errstate(over="ignore"):
-            y = np.ldexp(self.y, data) if data else self.y
-            prior = float(np.ldexp(self.prior, data * DEGREES[self.norm]))
-            prior = noise.dispersion_parameter if self.normal else prior
+        noise = self.noise.times_power_of_two(data) if data else self.noise
+        y = units.scaled(self.y) if data else self.y
+        prior = noise.dispersion_parameter if self.normal else float(units.scaled(self.prior, DEGREES[self.norm]))
         if not np.abs(y).max() <= _LARGEST:
             first = int(np.argmin(np.abs(y).max(axis=1) <= _LARGEST))
             largest = float(np.abs(self.y[first]).max())
@@ -393,22 +386,16 @@ class Problem:
         if found.network is self.network and found.operator is self.operator:
             return self
         y.setflags(write=False)
-        return replace(
-            self, network=found.network, operator=found.operator, y=y, noise=noise,
-            prior=prior, units=found.units,
+        changed = replace(
+            self, network=found.network, operator=found.operator, y=y, noise=noise, prior=prior, units=units,
             stated_loss=self.stated_loss and self.stated_loss.times_power_of_two(data),
         )  # fmt: skip
-
-    def _on_coordinates(self, latent: Coordinates) -> Problem:
-        """The equilibrated problem in coordinates in which bounded codes, or the prior of codes, are standard."""
-        unbounded = replace(
-            self, network=on_coordinates(self.network, latent), bounds=Bounds.parse(None, self.network.latent_shape),
-            normal=self.normal and self.normal.in_units,
-        ).equilibrated()  # fmt: skip
-        control = self.control.part(lambda progress: replace(progress, z=latent.codes(progress.z)))
+        if latent is None:
+            return changed
         return replace(
-            unbounded, bounds=latent.standard, control=control, units=replace(unbounded.units, latent=latent),
-            z0=None if self.z0 is None else latent.coordinates(self.z0),
+            changed, bounds=latent.standard, normal=self.normal and self.normal.in_units,
+            z0=None if self.z0 is None else units.coordinates(self.z0),
+            control=self.control.part(lambda progress: replace(progress, z=units.codes(progress.z))),
         )  # fmt: skip
 
     def refuse_loss(self, method: str) -> None:
@@ -602,7 +589,7 @@ class Problem:
 def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) -> Generator:
     """The generator on the coordinates that are searched, with typical outputs of codes within the bounds."""
     normal = prior.of_network(network) if isinstance(prior, Normal) else None
-    latent = _coordinates(bounds, 0.0 if isinstance(prior, Normal) else prior, normal)
+    latent = Coordinates.of(bounds, normal, 0.0 if isinstance(prior, Normal) else prior)
     return network if latent is None else on_coordinates(network, latent)
 
 
@@ -682,16 +669,6 @@ def _norm(norm: str | None, loss: object, noise: Noise) -> tuple[str, Loss | Non
         return norm or noise.norm, None
     known = math.sqrt(noise.mean_square) if not noise.entrywise else 1.0  # whitening follows
     return Huber.name, Huber.parse(norm, known)
-
-
-def _coordinates(bounds: Bounds, weight: float, normal: Normal | None) -> Coordinates | None:
-    """The coordinates that are searched in place of codes; None for the codes themselves.
-
-    With a prior that is a weight of |z|^2, bounded codes stay as they are.
-    """
-    if normal is not None and not (normal.standard and bounds.none):
-        return Coordinates.of_prior(bounds, normal)
-    return None if bounds.none else Coordinates.of(bounds, scaled=not weight)
 
 
 def _refuse_prior(normal: Normal, noise: Noise, norm: str) -> None:

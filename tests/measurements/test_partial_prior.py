@@ -13,7 +13,8 @@ from tests.support import random_network
 from unrelu import Normal
 from unrelu.diagnostics.goodness_of_fit import goodness_of_fit
 from unrelu.errors import InputError
-from unrelu.measurements.latent_bounds import Bounds, Coordinates
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates
 from unrelu.sampling.prior_transform import PriorTransform
 
 S = 0.3
@@ -165,7 +166,7 @@ def test_nuisance_parameters_keep_their_own_prior():
 
 def test_starts_are_drawn_from_the_prior_where_there_is_one_and_from_the_box_elsewhere():
     box = Bounds.parse(([-1e6, 0, -np.inf], [1e6, 10, np.inf]), (3,))
-    found = Coordinates.of_prior(box, Normal([3.0, 0, 0], [2.0, np.inf, np.inf]))
+    found = Coordinates.of(box, Normal([3.0, 0, 0], [2.0, np.inf, np.inf]))
     t = found.standard.draw(np.random.default_rng(5), (4000,))
     z = found.codes(t)
     np.testing.assert_allclose(z.mean(axis=0), [3, 5, 0], atol=0.2)

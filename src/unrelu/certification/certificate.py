@@ -74,7 +74,7 @@ class Certificate:
         nodes: number of solved relaxations.
         seconds: wall time of the bounds, without the box.
         history: the bounds over time. These three are remarks on the effort, which nothing proves.
-        exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.equilibration`. Outputs of layer
+        exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.working_units`. Outputs of layer
             l are multiplied by 2^exponents[l].
         proof, box_proof: the proofs that :meth:`verify` checks.
         bounds: lower and upper bounds of the codes considered, ``(*latent_shape, 2)``; None for all codes.

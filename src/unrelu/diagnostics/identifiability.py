@@ -18,8 +18,8 @@ from torch import Tensor
 from unrelu.diagnostics._solution_cones import RANK_TOLERANCE, KinkMap, at_kink, kink_map, picks, solution_cones
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
-from unrelu.measurements.equilibration import equilibrate
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import in_working_units
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -210,7 +210,7 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 def _examined(network: Generator, z: Array, operator: Operator | None, bounds: Bounds | None = None) -> Identifiability:
     """What is known at codes (B, k), by computations in double precision and normalised units."""
-    usual, k = equilibrate(network, operator), z.shape[1]
+    usual, k = in_working_units(network, operator), z.shape[1]
     network, operator = usual.network.to(torch.float64, "cpu"), usual.operator
     # Outward normals of the active bounds, zero elsewhere.
     outward = np.zeros((len(z), 0, k))
@@ -229,8 +229,7 @@ def _examined(network: Generator, z: Array, operator: Operator | None, bounds: B
         for i in np.flatnonzero(known & (regions.several | (sided & (ranks < k)))):
             measured = operator.take(part[[i]])
             dimension[part[i]] = _cones(network, codes[[i]], measured, outward[part[i]])[0]
-    with np.errstate(over="ignore"):
-        sigma = np.ldexp(sigma, -usual.units.data)
+    sigma = usual.units.measured(sigma)
     return Identifiability(rank, sigma, dimension, margin, dimension == 0, network, z, operator)
 
 

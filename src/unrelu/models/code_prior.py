@@ -6,7 +6,7 @@ With stated noise, the most probable code (maximum a posteriori) minimises
 
 where f is the objective without a prior (:math:`|r|_2^2`, chi-square, or the deviance) and :math:`\varphi` the
 dispersion parameter of the noise: S^2 for Gaussian errors of one size S, 1 for whitened errors and for counts. Methods
-search t with z = mean + std t, in which the prior is N(0, I) (:class:`~unrelu.measurements.latent_bounds.Coordinates`).
+search t with z = mean + std t, in which the prior is N(0, I) (:class:`~unrelu.measurements.working_units.Coordinates`).
 Their objective is :math:`f + \varphi |t|_2^2`. A coordinate with an infinite std has no term: its prior is flat.
 """
 
