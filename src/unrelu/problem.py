@@ -24,6 +24,7 @@ from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.measurements.working_units import Coordinates, WorkingUnits, in_working_units, on_coordinates
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing, flush_subnormals
@@ -132,7 +133,7 @@ class Problem:
     Build it with :meth:`build`. Inside, everything is a batch of flat vectors, codes included.
 
     Attributes:
-        network: G.
+        network: G, without names.
         y: observations, (B, m), float64, read-only; 0 at hidden entries.
         noise: the model of e = y - A G(z*).
         norm: the norm of the objective, with r = y - A G(z): ``|r|_2^2 + prior |z|^2`` ("l2"), ``|r|_1`` ("l1"),
@@ -145,6 +146,7 @@ class Problem:
         bounds: bounds of the codes.
         control: time limit and callback.
         units: the units of y, the outputs, the noise and the codes, if they are not those of the user.
+        names: what the stated generator's coordinates and parts are called; of the user's codes, not of working units.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
         stated_loss: the Huber loss or the user's own; None for a norm or a deviance.
         normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
@@ -172,6 +174,7 @@ class Problem:
     control: Control = field(default_factory=Control)
     units: WorkingUnits = field(default_factory=WorkingUnits)
     given: Problem | None = None
+    names: Names = field(kw_only=True)
     stated_loss: Loss | None = None
     normal: Normal | None = None
 
@@ -201,15 +204,16 @@ class Problem:
             InputError: a shape, value, operator, noise level, norm, prior or bound cannot be used.
             OptionError: a seed, prior, time limit or callback has the wrong type.
         """
-        y, noise, operator = joined(as_generator(network), y, noise, operator)
+        names, network = as_generator(network).names, network.plain
+        y, noise, operator = joined(names, y, noise, operator)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
+        stated, box = Noise.parse(noise), Bounds.parse(bounds, network.latent_shape, names.latent_names)
         norm, stated_loss = _norm(norm, loss, stated)
-        normal = prior.of_network(network) if isinstance(prior, Normal) else None
+        normal = prior.of_names(names) if isinstance(prior, Normal) else None
         if normal is not None:
             _refuse_prior(normal, stated, norm)
         weight = _weight(prior, norm) if not isinstance(prior, Normal) else 0.0
-        tried = searched(network, box, prior)
+        tried = searched(network, box, normal or prior)
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
         if scaling.ends is not None and not (measurement.selects or measurement.output_shaped):
@@ -243,7 +247,7 @@ class Problem:
         control = Control(_seconds(time_limit), callback and _in_latent_shape(callback, network))
         problem = cls(
             network, values, stated, norm, measurement, weight, single, starts, int(seed), control, bounds=box,
-            stated_loss=stated_loss,
+            names=names, stated_loss=stated_loss,
         )  # fmt: skip
         whitened = problem.whitened() if loss is None else problem.with_loss(loss)
         return whitened if normal is None else whitened.with_normal(normal)
@@ -588,9 +592,9 @@ class Problem:
 
 def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) -> Generator:
     """The generator on the coordinates that are searched, with typical outputs of codes within the bounds."""
-    normal = prior.of_network(network) if isinstance(prior, Normal) else None
+    normal = prior.of_names(network.names) if isinstance(prior, Normal) else None
     latent = Coordinates.of(bounds, normal, 0.0 if isinstance(prior, Normal) else prior)
-    return network if latent is None else on_coordinates(network, latent)
+    return network.plain if latent is None else on_coordinates(network.plain, latent)
 
 
 def norms(r: Array, norm: str) -> Array:

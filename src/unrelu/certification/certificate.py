@@ -207,11 +207,11 @@ class Certificate:
                 yield "a lower bound is not below the upper one"
             if (bounds.clip(self.z.reshape(-1)) != self.z.reshape(-1)).any():
                 yield "z is outside of the bounds"
-        chain = chain_of(network, measured, problem.y[0], self.norm, bounds).in_units(self.exponents)
+        chain = chain_of(network.plain, measured, problem.y[0], self.norm, bounds).in_units(self.exponents)
         if chain is None:
             yield f"its units, {self.exponents}, are none of this network"
         else:
-            found = determination(network, self.z.reshape(-1), measured, bounds)
+            found = determination(network.plain, self.z.reshape(-1), measured, bounds)
             if found != (self.rank, self.identifiable):
                 yield f"the rank at z and whether it is identifiable are {found}, not {self.rank, self.identifiable}"
             flat = self.rescaled(self.exponents[-1], (network.latent_dim,))

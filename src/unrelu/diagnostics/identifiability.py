@@ -153,7 +153,8 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     >>> unrelu.identifiability(net, [0.5])
     Identifiability(rank=1, sigma_min=2.23606797749979, dimension=0, margin=0.5, identifiable=True)
     """
-    codes, k = as_generator(network).flat_codes(z), network.latent_dim
+    network = as_generator(network).plain
+    codes, k = network.flat_codes(z), network.latent_dim
     network.check_size()
     measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape), network)
     batch = codes.reshape(-1, k)

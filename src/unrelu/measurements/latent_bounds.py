@@ -13,7 +13,8 @@ import scipy
 
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import numbers, place_of
+from unrelu.models.generator import numbers
+from unrelu.models.names import place_of
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.words import shown
 

@@ -217,6 +217,7 @@ def black_and_white(network: Generator) -> tuple[float, float]:
 
 def _range(network: Generator) -> tuple[float, float] | None:
     """The range of the last activation, if the layers are known and both ends are finite."""
+    network = network.plain
     if not isinstance(network, Network):
         return None
     low, high = (float(end.max()) for end in network.layers[-1].activation.range)

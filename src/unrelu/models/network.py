@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -128,7 +128,7 @@ class Network(Generator):
         layers: the layers, from the latent code to the output.
         latent_shape: shape of one latent code.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
-        rounding, coordinate_names, parts: see :class:`~unrelu.Generator`.
+        rounding: see :class:`~unrelu.Generator`.
 
     Raises:
         ModelError: there is no layer, or a layer does not fit the output of the one before it.
@@ -147,8 +147,6 @@ class Network(Generator):
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounding: Rounding | None = field(default=None, kw_only=True)
-    coordinate_names: tuple[str, ...] = field(default=(), kw_only=True)
-    parts: Mapping[str, Shape] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -341,6 +339,8 @@ def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
 
 def small(network: object) -> bool:
     """Whether one thread is enough for every layer, or for every tensor if the layers are not known."""
+    if isinstance(network, Generator):
+        network = network.plain
     if not isinstance(network, Network):
         return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
     return all(

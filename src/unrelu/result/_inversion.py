@@ -462,7 +462,7 @@ class Inversion:
             observations: an index or several; None for the first ones.
             max_observations: the most rows; further observations are not drawn.
             shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
-            part: the named part of the output to draw (:attr:`unrelu.Generator.parts`); None draws all of it.
+            part: the named part of the output to draw (:meth:`unrelu.Generator.with_parts`); None draws all of it.
 
         Returns:
             A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
@@ -520,8 +520,8 @@ class Inversion:
         """
         columns = self._columns()
         if codes:
-            parameters = self.problem.network.parameters_of(self._codes).T
-            columns = with_parameters(columns, self.problem.network.parameter_names, parameters)
+            parameters = self.problem.names.parameters_of(self._codes).T
+            columns = with_parameters(columns, self.problem.names.parameter_names, parameters)
         return data_frame(columns, np.arange(self.problem.size))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -539,7 +539,7 @@ class Inversion:
         active = None if problem.bounds.none else problem.bounds.active(z)
         noise = str(problem.noise) if problem.noise.stated else ""
         meanings = {status.name: status.value for status in np.atleast_1d(self.status)}
-        network, own = problem.network, {}
+        network, own = problem.names, {}
         if self.problem.single:
             named = zip(network.coordinate_names, network.parameters_of(z)[0], strict=False)
             own = {
@@ -563,7 +563,7 @@ class Inversion:
             return {}
         seen = known_entries(problem.noise, problem.operator, 1)[0]
         relative = problem.differences_of(self.reconstruction[None])[0] / (1.0 if sizes is None else sizes[0])
-        shown = {name: relative[place][seen[place]] for name, place in problem.network.places.items()}
+        shown = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
         return {name: float(np.sqrt(np.mean(part**2))) for name, part in shown.items() if part.size}
 
     def _chi_square(self) -> tuple[float, float]:
@@ -614,7 +614,7 @@ class Inversion:
 
         A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
         """
-        network = self.problem.network
+        network = self.problem.names
         values = network.parameters_of(self._codes)
         columns = values[0].tolist() if self.problem.single else values.T
         return dict(zip(network.parameter_names, columns, strict=True))
@@ -627,8 +627,8 @@ class Inversion:
     def residual(self, norm: str = "l2", part: str | None = None) -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
-        ``part`` takes the observed entries of one named part of the output (:attr:`unrelu.Generator.parts`); without
-        any, the residual is NaN.
+        ``part`` takes the observed entries of one named part of the output (:meth:`unrelu.Generator.with_parts`);
+        without any, the residual is NaN.
 
         Raises:
             InputError: the norm or the part is unknown, or a matrix or function mixed the parts.
@@ -645,7 +645,7 @@ class Inversion:
 
     def _place(self, part: str) -> slice:
         problem = self.problem.given or self.problem
-        places = problem.network.places if problem.operator.output_shaped else {}
+        places = problem.names.places if problem.operator.output_shaped else {}
         if part not in places:
             named = ", ".join(places) or "none: the output has no named parts, or operator= mixed them"
             raise InputError(f"part={part!r} is unknown; those of the observation are {named}")

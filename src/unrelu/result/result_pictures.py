@@ -65,10 +65,10 @@ def panels(
     stated = (problem.given or problem).part(rows)
     size, operator, network = len(rows), stated.operator, stated.network
     shown = reconstruction[rows]
-    place = slice(None) if part is None else network.places[part]
+    place = slice(None) if part is None else stated.names.places[part]
     outputs = shown.reshape(size, network.output_dim)[:, place]
     alike = operator.output_shaped
-    own = network.output_shape if part is None else network.parts[part]
+    own = network.output_shape if part is None else stated.names.parts[part]
     output = _picture(own, outputs) if shape is None else _asked(shape, outputs.shape[1])
     measured = drawn_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None
     sizes = stated_sizes(stated.noise, operator, size)

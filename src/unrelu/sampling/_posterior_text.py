@@ -12,7 +12,7 @@ import numpy as np
 
 from unrelu.display.text_tables import html_table, named_lines, shortened, text_table
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator
+from unrelu.models.names import Names
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
@@ -45,7 +45,7 @@ class PosteriorSummary:
     weights: Sequence[Sequence[tuple[float, float]]]
 
 
-def message_of(mixing: Mixing, network: Generator) -> str:
+def message_of(mixing: Mixing, network: Names) -> str:
     """The meaning of a status, with the numbers that decided it, and what to do; coordinates are those of G's codes."""
     status = mixing.status
     text = meaning_of_posterior(status)
@@ -60,7 +60,7 @@ def message_of(mixing: Mixing, network: Generator) -> str:
     return f"{text} ({'; '.join(_failures(mixing, network))}){_advice(mixing)}"
 
 
-def _failures(mixing: Mixing, network: Generator) -> list[str]:
+def _failures(mixing: Mixing, network: Names) -> list[str]:
     """The statistics beyond their limits."""
     rhat, place = mixing.worst("rhat")
     above = "" if math.isnan(rhat) else f", above {RHAT}"
@@ -99,7 +99,7 @@ def _size(value: float) -> str:
     return f"{math.floor(value):,}"
 
 
-def _name_of(place: int, network: Generator) -> str:
+def _name_of(place: int, network: Names) -> str:
     """The name of a coordinate of the flattened code; after the last one comes the log-likelihood."""
     return "the log-likelihood" if place >= network.latent_dim else network.name_of(place)
 
@@ -136,7 +136,7 @@ def sizes_of(chains: SampledChains) -> str:
 
 def observation_entries(summary: PosteriorSummary) -> list[tuple[str, str]]:
     """The lines about one observation, as names and texts."""
-    chains, network = summary.chains, summary.chains.problem.network
+    chains, network = summary.chains, summary.chains.problem.names
     mixing, mean, deviation = chains.mixing(0), summary.means[0], summary.deviations[0]
     p = chains.p_value[0]
     misfit = ": the noise is larger than stated, or y is out of the generator's range" if p < SIGNIFICANCE else ""
@@ -173,7 +173,7 @@ def _prior(problem: Problem) -> str:
     if normal is None and bounds.boxed.any():
         return "uniform between two bounds, N(0, 1) for coordinates without"
     if normal is not None and not np.all(normal.proper):
-        network = problem.network
+        network = problem.names
         ends = np.isfinite(bounds.lower) | np.isfinite(bounds.upper)
         within = np.where(ends, " within its bounds", "")
         stated = [

@@ -148,7 +148,7 @@ class Posterior:
 
         A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
         """
-        network, draws = self.problem.network, self.chains.z
+        network, draws = self.problem.names, self.chains.z
         values = network.parameters_of(draws[0, :, : self.chains.lengths[0] or None] if self._single else draws)
         return {name: values[..., j] for j, name in enumerate(network.parameter_names)}
 
@@ -225,7 +225,7 @@ class Posterior:
     @cached_property
     def message(self) -> Any:
         """The meaning of the status, with the numbers that decided it, and what to do."""
-        texts = [message_of(self.chains.mixing(i), self.problem.network) for i in range(self.chains.size)]
+        texts = [message_of(self.chains.mixing(i), self.problem.names) for i in range(self.chains.size)]
         return self._each(np.array(texts, dtype=object))
 
     @property
@@ -261,7 +261,7 @@ class Posterior:
         first = int(bad[0])
         whose = "" if self._single else f" of {len(bad)} of {count(self.chains.size, 'observation')}"
         at = "" if self._single else f"observation {first}: "
-        said = message_of(self.chains.mixing(first), self.problem.network)
+        said = message_of(self.chains.mixing(first), self.problem.names)
         warnings.warn(f"{what}{whose} may not be those of the posterior; {at}{said}", NotMixedWarning, stacklevel=3)
 
     # --- what the draws say -------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ class Posterior:
     @property
     def statistics(self) -> tuple[Array, Array]:
         """Means and standard deviations of :attr:`parameters`, (B, k) each, without a warning."""
-        network = self.problem.network
+        network = self.problem.names
         draws = [network.parameters_of(self._flat(i)) for i in range(self.chains.size)]
         means = np.array([_mean(each) for each in draws]).reshape(len(draws), network.latent_dim)
         deviations = [np.sqrt(np.diag(_covariance(each))) for each in draws]
@@ -519,7 +519,7 @@ class Posterior:
         draws, label = self._flat(0), self.chains.kept_modes(0).ravel()
         if not len(draws):
             raise InputError(f"there are no draws to plot: {self.message}")
-        network = self.problem.network
+        network = self.problem.names
         names = [network.name_of(int(j)) for j in chosen]
         present, place, counts = np.unique(label, return_inverse=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")
@@ -533,7 +533,7 @@ class Posterior:
         k = self.problem.network.latent_dim
         if coordinates is None:
             return np.arange(min(k, _CORNER))
-        names = self.problem.network.parameter_names
+        names = self.problem.names.parameter_names
         given = list(coordinates) if isinstance(coordinates, Sequence | np.ndarray) else [coordinates]
         given = [names.index(j) if j in names else j for j in given]
         whole = all(isinstance(j, int | np.integer) and not isinstance(j, bool) for j in given)
@@ -571,7 +571,7 @@ class Posterior:
             from arviz_base import from_dict  # noqa: PLC0415 -- an optional package
         except ImportError as error:
             raise MissingPackageError('to_arviz() needs arviz-base: pip install "unrelu[arviz]"') from error
-        network = self.problem.network
+        network = self.problem.names
         fields = {"z": self.z, "log_likelihood": self.log_likelihood, "mode": self.chains.mode}
         batch: list[str] = [] if self._single else ["observation"]
         if self._single:
