@@ -6,7 +6,7 @@ import math
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from unrelu.errors import HostError, InputError, OptionError
+from unrelu.models._rounding_error import Rounding
+from unrelu.models._watched_operations import multiplications
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
@@ -33,29 +33,6 @@ from unrelu.runtime.words import listed, reshaping
 
 # Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """The rounding error in the outputs of a module that computes in reduced precision.
-
-    Attributes:
-        dtype: torch.float16 or torch.bfloat16.
-        level: twice the largest root mean square error of an output, among 16 typical codes.
-    """
-
-    dtype: torch.dtype
-    level: float
-
-    @property
-    def name(self) -> str:
-        """The name of the type in messages."""
-        return "half precision (float16)" if self.dtype == torch.float16 else "bfloat16"
-
-    def stored(self, y: Array) -> bool:
-        """Whether all entries of y are representable in this type, and at least one is not an integer."""
-        given = torch.tensor(y)
-        return bool((given.to(self.dtype).double() == given).all()) and bool((given != given.round()).any())
 
 
 class Generator(ABC):
@@ -244,16 +221,8 @@ class Generator(ABC):
     @cached_property
     def work(self) -> int:
         """Number of multiplications of one forward pass, in matrix products and convolutions; counted, not timed."""
-        total = 0
-
-        def add(function: Any, args: Any, kwargs: Any, result: Any) -> None:
-            nonlocal total
-            formula = flop_registry.get(function.overloadpacket)
-            total += int(formula(*args, **kwargs, out_val=result)) // 2 if formula else 0
-
-        with torch.no_grad(), Operations(add):
-            self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
-        return total
+        codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
+        return multiplications(lambda: self.forward(codes))
 
     @property
     def too_large(self) -> str | None:
@@ -346,25 +315,15 @@ class NamedGenerator(Generator):
         """See :attr:`Generator.plain`."""
         return self.base
 
-    @property
-    def coordinate_names(self) -> tuple[str, ...]:
-        """The names of the latent coordinates, (k,); "" for one without. Empty if none has a name."""
-        return self.names.coordinate_names
-
-    @property
-    def parts(self) -> Mapping[str, Shape]:
-        """The shapes of the named parts of an output; observations and noise may be given by part."""
-        return self.names.parts
-
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The same generator evaluated in another dtype or on another device."""
         return replace(self, base=self.base.to(dtype, device))
 
     def __getattr__(self, name: str) -> Any:
-        """What only generators of the kind of :attr:`base` have, such as the layers of a chain."""
-        if name.startswith("__") or name == "base":
+        """What :attr:`names` has, such as ``parts``, or generators of the kind of :attr:`base`, such as ``layers``."""
+        if name.startswith("__") or name in ("base", "names"):
             raise AttributeError(name)
-        return getattr(self.base, name)
+        return getattr(self.names if hasattr(self.names, name) else self.base, name)
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
         """See :meth:`Generator.smoothed`, without names."""
@@ -391,32 +350,9 @@ class NamedGenerator(Generator):
         return repr(self.base)
 
     def __str__(self) -> str:
-        names = f"\n  coordinates: {listed(self.names.parameter_names)}" if self.coordinate_names else ""
-        parts = ", ".join(f"{name} {by(shape) or 1}" for name, shape in self.parts.items())
+        names = f"\n  coordinates: {listed(self.names.parameter_names)}" if self.names.coordinate_names else ""
+        parts = ", ".join(f"{name} {by(shape) or 1}" for name, shape in self.names.parts.items())
         return str(self.base) + names + (f"\n  parts of an output: {parts}" if parts else "")
-
-
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls ``look(function, args, kwargs, result=result)`` after every operation of PyTorch in this thread."""
-
-    def __init__(self, look: Callable[..., Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.look = look
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.look(func, args, kwargs or {}, result=result)
-        return result
-
-
-def tensors(result: Any) -> list[Tensor]:
-    """The tensors in the result of one operation."""
-    return [x for x in (result if isinstance(result, tuple | list) else (result,)) if isinstance(x, Tensor)]
 
 
 def as_generator(network: object) -> Generator:
@@ -455,11 +391,8 @@ def placed(network: object, device: torch.device | str | None) -> Generator:
 def _made_of(network: object) -> str:
     """The end of an error message: the call that makes a generator of ``network``."""
     if isinstance(network, str | os.PathLike):
-        return (
-            f": unrelu.load({os.fspath(network)!r})"
-            if os.path.splitext(network)[1]
-            else f": unrelu.zoo.load({network!r})"
-        )
+        loader = "load" if os.path.splitext(network)[1] else "zoo.load"
+        return f": unrelu.{loader}({os.fspath(network)!r})"
     if isinstance(network, torch.nn.Module):
         return ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates"
     if isinstance(network, list | tuple | dict):

@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models._activation_calls import ActivationCalls, Substitute, recorded, tangents_of
+from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, Rounding, by, evaluation_lines
+from unrelu.models.generator import Generator, by, evaluation_lines
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
