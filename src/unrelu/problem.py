@@ -389,7 +389,8 @@ class Problem:
             raise InputError(f"prior={self.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2")
         if found.network is self.network and found.operator is self.operator:
             return self
-        y.setflags(write=False)
+        if data:
+            y.setflags(write=False)
         changed = replace(
             self, network=found.network, operator=found.operator, y=y, noise=noise, prior=prior, units=units,
             stated_loss=self.stated_loss and self.stated_loss.times_power_of_two(data),
