@@ -17,7 +17,8 @@ from torch import nn
 import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.latent_bounds import Bounds, Coordinates
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates
 from unrelu.runtime.streams import stream
 from unrelu.search.auto import Search
 from unrelu.search.joint_search import JointSearch
@@ -206,7 +207,7 @@ def test_coordinates_lead_back(ends, share, scaled):
     low, high = min(ends), max(ends)
     if high - low < 1e-6 * max(1.0, abs(low), abs(high)):
         high = low + 1.0
-    latent = Coordinates.of(Bounds(np.array([low]), np.array([high])), scaled)
+    latent = Coordinates.of(Bounds(np.array([low]), np.array([high])), weight=0.0 if scaled else 1.0)
     z = np.clip(np.array([low + share * (high - low)]), low, high)
     back = latent.codes(latent.coordinates(z))
     np.testing.assert_allclose(back, z, rtol=1e-9, atol=1e-9 * (high - low))

@@ -1,7 +1,6 @@
 """Names of latent coordinates, from the generator to what is printed, drawn and written."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,20 +40,21 @@ def drawn():
 def test_names_change_no_number():
     assert np.array_equal(PLAIN(TRUTH), NAMED(TRUTH))
     assert fingerprint(PLAIN) == fingerprint(NAMED)
-    assert PLAIN.coordinate_names == ()
-    assert PLAIN.name_of(1) == "z[1]"
+    assert NAMED.plain is PLAIN
+    assert PLAIN.names.coordinate_names == ()
+    assert PLAIN.names.name_of(1) == "z[1]"
 
 
 def test_names_survive_conversions_and_are_printed():
     single = NAMED.to(unrelu.zoo.load("mnist-relu").dtype)
     assert single.coordinate_names == ("h", "omega_b")
     assert "coordinates: h, omega_b" in str(NAMED)
-    assert unrelu.from_arrays([[[1.0, 1.0]]]).named(["a", ""]).parameter_names == ("a", "z1")
+    assert unrelu.from_arrays([[[1.0, 1.0]]]).named(["a", ""]).names.parameter_names == ("a", "z1")
 
 
 def test_an_extended_generator_appends_its_parameters():
     assert WIDE.coordinate_names == ("h", "omega_b", "offset")
-    assert unrelu.extend(PLAIN, offset=(-1, 1)).parameter_names == ("z0", "z1", "offset")
+    assert unrelu.extend(PLAIN, offset=(-1, 1)).names.parameter_names == ("z0", "z1", "offset")
     with pytest.raises(OptionError, match="'offset' is that of two coordinates"):
         unrelu.extend(PLAIN.named(["h", "offset"]), offset=(-1, 1))
 
@@ -145,10 +145,11 @@ def test_saved_results_have_names(found, wide, tmp_path):
 
 
 def test_nuisance_parameters_of_nuisance_parameters_are_saved(tmp_path):
-    net = unrelu.extend(unrelu.extend(PLAIN, scale=unrelu.Normal(1.0, 0.1)), offset=(-1, 1))
+    inner = unrelu.extend(PLAIN, scale=unrelu.Normal(1.0, 0.1))
+    net = unrelu.extend(inner, offset=(-1, 1))
     r = unrelu.invert(net, Y, "lm")
     base, found = net.split(r.z)
-    expected = {**net.base.split(base)[1], **found}
+    expected = {**inner.split(base)[1], **found}
     r.save(tmp_path / "r.npz")
     for parameters in (r.parameters, unrelu.load_result(tmp_path / "r.npz").parameters):
         assert {name: parameters[name] for name in expected} == pytest.approx(expected)
@@ -193,7 +194,7 @@ def test_a_run_writes_parameters_by_name(tmp_path):
     run = unrelu.run(WIDE, np.stack([Y, Y + 0.1]), tmp_path / "out", "lm", noise="gaussian:0.01", workers=1)
     again = unrelu.open_run(tmp_path / "out")
     assert again.names == ["h", "omega_b", "offset"]
-    assert np.allclose(again.read("parameters"), WIDE.parameters_of(run.read("codes")))
+    assert np.allclose(again.read("parameters"), WIDE.names.parameters_of(run.read("codes")))
     assert again.to_frame()["offset"].tolist() == again.read("parameters")[:, 2].tolist()
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     assert json.loads(lines[1])["parameters"]["h"] == again.read("parameters")[1, 0]
@@ -214,10 +215,6 @@ def test_a_damaged_manifest_is_told(tmp_path):
     path.write_text(path.read_text().replace('"omega_b"', '"h"'))
     with pytest.raises(InputError, match=r"model\.names"):
         unrelu.open_run(tmp_path / "out")
-
-
-def test_names_are_kept_by_replace():
-    assert replace(NAMED, rounding=None).coordinate_names == NAMED.coordinate_names
 
 
 def test_records_of_a_posterior_with_one_draw_of_each_chain_are_json():

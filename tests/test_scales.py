@@ -17,7 +17,7 @@ from unrelu.errors import InputError, ModelError, SolverError
 from unrelu.layerwise import LayerSystem, rows
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
-from unrelu.measurements.equilibration import equilibrate
+from unrelu.measurements.working_units import in_working_units
 from unrelu.methods import METHODS
 from unrelu.models.activations import Activation
 from unrelu.result import Inversion, Status
@@ -64,15 +64,15 @@ def test_nor_on_a_trained_network(method):
 @pytest.mark.parametrize("power", FAR)
 def test_equilibration_rounds_nothing(power):
     network = scaled(scaled(SMALL, LAST, 10.0**power), 0, 1e40, back=True)
-    found = equilibrate(network)
+    found = in_working_units(network)
     assert np.array_equal(np.ldexp(found.network(Z), -found.units.output), network(Z))
     assert 1e-3 < found.network.typical_output < 1e3
-    assert equilibrate(found.network).network is found.network
+    assert in_working_units(found.network).network is found.network
 
 
 def test_networks_with_outputs_of_about_1_are_not_rescaled():
-    assert equilibrate(SMALL).network is SMALL
-    assert equilibrate(scaled(SMALL, LAST, 100.0)).units.output == 0
+    assert in_working_units(SMALL).network is SMALL
+    assert in_working_units(scaled(SMALL, LAST, 100.0)).units.output == 0
 
 
 def test_a_sigmoid_keeps_its_unit():
@@ -80,9 +80,9 @@ def test_a_sigmoid_keeps_its_unit():
     parts = [step for layer in SMALL.layers for step in (*layer.affine.steps, Activation("sigmoid"))]
     network = unrelu.Network.chain(parts, (2,))
     last = scaled(unrelu.Network.chain([*parts[:-1], Activation("identity")], (2,)), LAST, 1e120)
-    assert equilibrate(network).network is network
-    assert equilibrate(last).units.layers[0] == 0
-    assert abs(equilibrate(last).units.output + np.log2(1e120)) < 5
+    assert in_working_units(network).network is network
+    assert in_working_units(last).units.layers[0] == 0
+    assert abs(in_working_units(last).units.output + np.log2(1e120)) < 5
     found = unrelu.invert(last, last(Z), "lm")
     assert found.status.tolist() == unrelu.invert(network, network(Z), "lm").status.tolist()
 
@@ -94,7 +94,7 @@ def test_a_swish_is_rescaled_with_its_steepness(power):
     learned = Activation("swish", RNG.uniform(-1, 1, 10), steepness=steepness * 10.0**-power)
     parts = [*SMALL.layers[0].affine.steps, learned, *SMALL.layers[1].affine.steps]
     network = scaled(unrelu.Network.chain(parts, (2,)), 0, 10.0**power)
-    found = equilibrate(network)
+    found = in_working_units(network)
     assert np.array_equal(np.ldexp(found.network(Z), -found.units.output), network(Z))
     assert abs(found.units.layers[0] + np.log2(10.0**power)) < 5
     assert 1e-3 < found.network.typical_output < 1e3
@@ -108,7 +108,7 @@ def test_the_scale_of_an_exponential_is_in_its_bias(shift):
     step = last.affine.steps[0]
     moved = replace(step, bias=(0 if step.bias is None else step.bias) + torch.full((30,), shift, dtype=torch.float64))
     network = replace(network, layers=(network.layers[0], replace(last, affine=replace(last.affine, steps=(moved,)))))
-    found = equilibrate(network)
+    found = in_working_units(network)
     # The bias has been rounded to eps of its size, which exp turns into a relative error.
     rounded = 4 * abs(shift) * 2.0**-52
     np.testing.assert_allclose(np.ldexp(found.network(Z), -found.units.output), network(Z), rtol=rounded)
@@ -124,7 +124,7 @@ def test_a_code_far_out_on_an_exponential_does_not_set_the_unit():
     network = unrelu.from_arrays(weights, activation=["relu", "identity"], output_scale=scale, output_log=np.e)
     sizes = np.log(network.typical_outputs.max(axis=1))
     assert np.ptp(sizes) > 200
-    found = equilibrate(network)
+    found = in_working_units(network)
     assert abs(found.units.output * np.log(2) + np.median(sizes)) < np.ptp(sizes) / 4
     assert unrelu.invert(network, network(Z[0] / 4), bounds=(-1, 1)).status is Status.EXACT_FIT
 
@@ -240,7 +240,7 @@ def test_a_certificate_in_other_units_is_refused(certified):
 
 
 def test_units_that_round_are_no_units_of_a_proof():
-    chain = chain_of(SMALL, equilibrate(SMALL).operator, Y[0], "linf")
+    chain = chain_of(SMALL, in_working_units(SMALL).operator, Y[0], "linf")
     assert chain.in_units((0, -300)) is not None
     assert chain.in_units((0, -1080)) is None  # numbers of 1 are below the smallest ones then
     assert chain.in_units((0, 1100)) is None

@@ -95,12 +95,13 @@ def calibrate(
     0.0
     """
     network = placed(network, device)
+    names, network = network.names, network.plain
     if isinstance(observations, bool) or not isinstance(observations, int) or observations < _FEWEST:
         raise OptionError(f"observations={observations!r} must be an integer of at least {_FEWEST}")
     stated = parse_noise(noise)
     if stated.likelihood is None and not stated.mean_square > 0:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
-    box = Bounds.parse(bounds, network.latent_shape, network.latent_names)
+    box = Bounds.parse(bounds, network.latent_shape, names.latent_names)
     measurement = read_operator(operator, network.output_shape, (), searched(network, box))
     observations = max(observations, measurement.count)
     with computing(one_thread=small(network)):

@@ -84,7 +84,7 @@ def certify(
     >>> print(f"{c.lower:.4f} <= min F <= {c.upper:.4f}, all codes within the noise: {c.box.round(4)}")
     0.0667 <= min F <= 0.0667, all codes within the noise: [[0.45 0.5 ]]
     """
-    y, noise, operator = joined(as_generator(network), y, noise, operator)
+    y, noise, operator = joined(as_generator(network).names, y, noise, operator)
     given = result if isinstance(result, Inversion) else None
     if given is not None:
         stated = given.problem.given or given.problem
@@ -101,7 +101,7 @@ def certify(
             time_limit=time_limit, callback=callback, scale=scale,
         )  # fmt: skip
         problem.bounds.check_finite()
-        certifiable(network, problem.operator)
+        certifiable(problem.network, problem.operator)
         if problem.noise.likelihood is not None or problem.operator.unweighted is not problem.operator:
             raise InputError(
                 f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "

@@ -162,7 +162,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     >>> seen.layers[0].expansion, seen.identifiable
     (3.0, 1.0)
     """
-    as_generator(network)
+    network = as_generator(network).plain
     if not 1 <= samples <= _MOST_SAMPLES:
         raise InputError(f"samples={samples} must be at least 1, and at most {_MOST_SAMPLES:,}")
     z = stream("inspection", seed).standard_normal((samples, network.latent_dim))

@@ -177,9 +177,7 @@ def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
 def judged_again(result: Inversion) -> Inversion:
     """Compute the verdict of a batch again, from its codes and the statuses with which the method ended."""
     stated, problem = result.problem, result.problem.equilibrated()
-    latent = problem.units.latent
-    z = result.z if latent is None else latent.coordinates(result.z)
-    return _diagnosed(_with_codes(result, problem, z)).in_units_of(stated)
+    return _diagnosed(_with_codes(result, problem, problem.units.coordinates(result.z))).in_units_of(stated)
 
 
 def _with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:

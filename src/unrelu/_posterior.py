@@ -105,7 +105,7 @@ def posterior(
     ('MIXED', array([0.5]), array([0.2]))
     """
     place = placed(network, device)
-    y, noise, operator = joined(place, y, noise, operator)
+    y, noise, operator = joined(place.names, y, noise, operator)
     stated = checked(noise, prior, draws, chains)
     with (
         stoppable("posterior: stopping with the draws so far; Ctrl-C again raises KeyboardInterrupt") as interrupted,

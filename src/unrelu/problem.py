@@ -15,16 +15,17 @@ import torch
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
 from unrelu.measurements import ClippedOperator, Operator, read_operator
 from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.equilibration import Units, equilibrate
-from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.losses import Huber, Loss, OwnLoss
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Noise, UnknownNoise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
 from unrelu.measurements.whitening import known_entries, whitened
+from unrelu.measurements.working_units import Coordinates, WorkingUnits, in_working_units, on_coordinates
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing, flush_subnormals
@@ -133,7 +134,7 @@ class Problem:
     Build it with :meth:`build`. Inside, everything is a batch of flat vectors, codes included.
 
     Attributes:
-        network: G.
+        network: G, without names.
         y: observations, (B, m), float64, read-only; 0 at hidden entries.
         noise: the model of e = y - A G(z*).
         norm: the norm of the objective, with r = y - A G(z): ``|r|_2^2 + prior |z|^2`` ("l2"), ``|r|_1`` ("l1"),
@@ -146,6 +147,7 @@ class Problem:
         bounds: bounds of the codes.
         control: time limit and callback.
         units: the units of y, the outputs, the noise and the codes, if they are not those of the user.
+        names: what the stated generator's coordinates and parts are called; of the user's codes, not of working units.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
         stated_loss: the Huber loss or the user's own; None for a norm or a deviance.
         normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
@@ -171,8 +173,9 @@ class Problem:
     seed: int = 0
     bounds: Bounds = field(kw_only=True)
     control: Control = field(default_factory=Control)
-    units: Units = field(default_factory=Units)
+    units: WorkingUnits = field(default_factory=WorkingUnits)
     given: Problem | None = None
+    names: Names = field(kw_only=True)
     stated_loss: Loss | None = None
     normal: Normal | None = None
 
@@ -202,15 +205,16 @@ class Problem:
             InputError: a shape, value, operator, noise level, norm, prior or bound cannot be used.
             OptionError: a seed, prior, time limit or callback has the wrong type.
         """
-        y, noise, operator = joined(as_generator(network), y, noise, operator)
+        names, network = as_generator(network).names, network.plain
+        y, noise, operator = joined(names, y, noise, operator)
         array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-        stated, box = parse_noise(noise), Bounds.parse(bounds, network.latent_shape, network.latent_names)
+        stated, box = parse_noise(noise), Bounds.parse(bounds, network.latent_shape, names.latent_names)
         norm, stated_loss = _norm(norm, loss, stated)
-        normal = prior.of_network(network) if isinstance(prior, Normal) else None
+        normal = prior.of_names(names) if isinstance(prior, Normal) else None
         if normal is not None:
             _refuse_prior(normal, stated, norm)
         weight = _weight(prior, norm) if not isinstance(prior, Normal) else 0.0
-        tried = searched(network, box, prior)
+        tried = searched(network, box, normal or prior)
         measurement = read_operator(operator, network.output_shape, array.shape, tried)
         values, single, seen = _observations(measurement, scaling.apply(array, dtype), stated)
         if scaling.ends is not None and not (measurement.selects or measurement.output_shaped):
@@ -245,7 +249,7 @@ class Problem:
         control = Control(_seconds(time_limit), callback and _in_latent_shape(callback, network))
         problem = cls(
             network, values, stated, norm, measurement, weight, single, starts, int(seed), control, bounds=box,
-            stated_loss=stated_loss,
+            names=names, stated_loss=stated_loss,
         )  # fmt: skip
         whitened = problem.whitened() if loss is None else problem.with_loss(loss)
         return whitened if normal is None else whitened.with_normal(normal)
@@ -324,8 +328,7 @@ class Problem:
     @flush_subnormals(False)
     def rescaled(self, value: float, power: int) -> float:
         """Convert a number from the user's units of y^power to the units of this problem."""
-        with np.errstate(over="ignore", under="ignore"):
-            return float(np.ldexp(value, power * self.units.data))
+        return float(self.units.scaled(value, power))
 
     def start(self, number: int = 0) -> Array:
         """Starting codes (B, k), a fresh copy: z0, or a draw for each observation from the seed.
@@ -340,32 +343,26 @@ class Problem:
 
     @flush_subnormals(False)
     def equilibrated(self) -> Problem:
-        """The problem in normalised units, see :mod:`unrelu.measurements.equilibration`; itself if it is normalised.
+        """The problem in working units, see :mod:`unrelu.measurements.working_units`; itself if these are the user's.
 
-        Methods solve this problem, so their tolerances do not depend on units. Its codes are the user's, except that
-        codes with bounds or a normal prior are in standard coordinates (:mod:`unrelu.measurements.latent_bounds`).
+        Methods solve this problem, so their tolerances do not depend on units.
 
         Raises:
             InputError: y or the noise is 1e100 times larger than the generator's outputs, y is 1e100 times smaller and
                 not 0, or the outputs themselves are too large or too small for double precision.
         """
-        latent = _coordinates(self.bounds, self.prior, self.normal)
-        if latent is not None:
-            return self._on_coordinates(latent)
-        if self.noise.likelihood is not None:
-            return self  # data with a deviance, such as counts, have a fixed unit
-        found = equilibrate(self.network, self.operator)
-        data = found.units.data
+        latent = Coordinates.of(self.bounds, self.normal, self.prior)
+        # Data with a deviance, such as counts, have a fixed unit.
+        found = in_working_units(self.network, self.operator, latent, scaled=self.noise.likelihood is None)
+        units, data = found.units, found.units.data
         if abs(data) > _REPRESENTED:
             raise InputError(
                 f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
                 "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
             )
-        noise = self.noise.times_power_of_two(data)
-        with np.errstate(over="ignore"):
-            y = np.ldexp(self.y, data) if data else self.y
-            prior = float(np.ldexp(self.prior, data * DEGREES[self.norm]))
-            prior = noise.dispersion_parameter if self.normal else prior
+        noise = self.noise.times_power_of_two(data) if data else self.noise
+        y = units.scaled(self.y) if data else self.y
+        prior = noise.dispersion_parameter if self.normal else float(units.scaled(self.prior, DEGREES[self.norm]))
         if not np.abs(y).max() <= _LARGEST:
             first = int(np.argmin(np.abs(y).max(axis=1) <= _LARGEST))
             largest = float(np.abs(self.y[first]).max())
@@ -394,23 +391,18 @@ class Problem:
             raise InputError(f"prior={self.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2")
         if found.network is self.network and found.operator is self.operator:
             return self
-        y.setflags(write=False)
-        return replace(
-            self, network=found.network, operator=found.operator, y=y, noise=noise,
-            prior=prior, units=found.units,
+        if data:
+            y.setflags(write=False)
+        changed = replace(
+            self, network=found.network, operator=found.operator, y=y, noise=noise, prior=prior, units=units,
             stated_loss=self.stated_loss and self.stated_loss.times_power_of_two(data),
         )  # fmt: skip
-
-    def _on_coordinates(self, latent: Coordinates) -> Problem:
-        """The equilibrated problem in coordinates in which bounded codes, or the prior of codes, are standard."""
-        unbounded = replace(
-            self, network=on_coordinates(self.network, latent), bounds=Bounds.parse(None, self.network.latent_shape),
-            normal=self.normal and self.normal.in_units,
-        ).equilibrated()  # fmt: skip
-        control = self.control.part(lambda progress: replace(progress, z=latent.codes(progress.z)))
+        if latent is None:
+            return changed
         return replace(
-            unbounded, bounds=latent.standard, control=control, units=replace(unbounded.units, latent=latent),
-            z0=None if self.z0 is None else latent.coordinates(self.z0),
+            changed, bounds=latent.standard, normal=self.normal and self.normal.in_units,
+            z0=None if self.z0 is None else units.coordinates(self.z0),
+            control=self.control.part(lambda progress: replace(progress, z=units.codes(progress.z))),
         )  # fmt: skip
 
     def refuse_loss(self, method: str) -> None:
@@ -603,9 +595,9 @@ class Problem:
 
 def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) -> Generator:
     """The generator on the coordinates that are searched, with typical outputs of codes within the bounds."""
-    normal = prior.of_network(network) if isinstance(prior, Normal) else None
-    latent = _coordinates(bounds, 0.0 if isinstance(prior, Normal) else prior, normal)
-    return network if latent is None else on_coordinates(network, latent)
+    normal = prior.of_names(network.names) if isinstance(prior, Normal) else None
+    latent = Coordinates.of(bounds, normal, 0.0 if isinstance(prior, Normal) else prior)
+    return network.plain if latent is None else on_coordinates(network.plain, latent)
 
 
 def norms(r: Array, norm: str) -> Array:
@@ -685,16 +677,6 @@ def _norm(norm: str | None, loss: object, noise: Noise) -> tuple[str, Loss | Non
         return norm or noise.norm, None
     known = math.sqrt(noise.mean_square) if not noise.entrywise else 1.0  # whitening follows
     return Huber.name, Huber.parse(norm, known)
-
-
-def _coordinates(bounds: Bounds, weight: float, normal: Normal | None) -> Coordinates | None:
-    """The coordinates that are searched in place of codes; None for the codes themselves.
-
-    With a prior that is a weight of |z|^2, bounded codes stay as they are.
-    """
-    if normal is not None and not (normal.standard and bounds.none):
-        return Coordinates.of_prior(bounds, normal)
-    return None if bounds.none else Coordinates.of(bounds, scaled=not weight)
 
 
 def _refuse_prior(normal: Normal, noise: Noise, norm: str) -> None:

@@ -45,7 +45,7 @@ def own(file):
 
 
 def test_one_line_computes_what_the_package_computes(emulator, own):
-    assert isinstance(emulator, OpaqueNetwork)
+    assert isinstance(emulator.plain, OpaqueNetwork)
     assert emulator.parts == SHAPES
     with torch.no_grad():
         single = own(torch.from_numpy(Z).float()).double().numpy()
@@ -61,7 +61,7 @@ def test_one_line_computes_what_the_package_computes(emulator, own):
 def test_one_part_is_a_chain_of_layers_and_the_others_are_not_computed(emulator, file):
     for name in ("tau", "PS"):
         net = unrelu.load(file, output=name)
-        assert isinstance(net, Network)
+        assert isinstance(net.plain, Network)
         wanted = emulator.by_part(emulator(Z))[name]
         np.testing.assert_allclose(net(Z).reshape(wanted.shape), wanted, atol=1e-10)
     assert net.work < emulator.work

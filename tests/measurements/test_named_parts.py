@@ -45,7 +45,7 @@ def chi_square(y, z, sizes):
 
 def test_parts_are_slices_of_the_flattened_output():
     assert NET.parts == {"curve": (8,), "table": (3, 4), "depth": (1,)}
-    assert NET.places == {"curve": slice(0, 8), "table": slice(8, 20), "depth": slice(20, 21)}
+    assert NET.names.places == {"curve": slice(0, 8), "table": slice(8, 20), "depth": slice(20, 21)}
     x = NET(Z)
     np.testing.assert_array_equal(X["table"], x[:, 8:20].reshape(4, 3, 4))
     np.testing.assert_array_equal(NET.by_part(x[0])["depth"], x[0, 20:])

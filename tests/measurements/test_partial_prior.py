@@ -13,7 +13,8 @@ from tests.support import random_network
 from unrelu import Normal
 from unrelu.diagnostics.goodness_of_fit import goodness_of_fit
 from unrelu.errors import InputError
-from unrelu.measurements.latent_bounds import Bounds, Coordinates
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates
 from unrelu.sampling.prior_transform import PriorTransform
 
 S = 0.3
@@ -148,8 +149,8 @@ def test_names_need_named_coordinates():
 
 
 def test_by_name_is_by_place():
-    assert PRIOR.of_network(CURVED) == Normal([0.5, 0.0], [0.2, np.inf])
-    assert Normal(std={"w": 2}).of_network(CURVED) == Normal([0.0, 0.0], [np.inf, 2.0])
+    assert PRIOR.of_names(CURVED.names) == Normal([0.5, 0.0], [0.2, np.inf])
+    assert Normal(std={"w": 2}).of_names(CURVED.names) == Normal([0.0, 0.0], [np.inf, 2.0])
     assert hash(PRIOR) == hash(Normal({"h": 0.5}, {"h": 0.2}))
     one, other = (Normal(std=dict(pairs)) for pairs in ([("a", 1), ("b", 2)], [("b", 2), ("a", 1)]))
     assert one == other
@@ -159,13 +160,13 @@ def test_by_name_is_by_place():
 
 def test_nuisance_parameters_keep_their_own_prior():
     wide = unrelu.extend(CURVED, offset=(-1, 1))
-    assert PRIOR.of_network(wide) == Normal([0.5, 0.0, 0.0], [0.2, np.inf, 1.0])
-    assert Normal(std={}).of_network(wide) == Normal(0.0, [np.inf, np.inf, 1.0]).of_shape((3,))
+    assert PRIOR.of_names(wide.names) == Normal([0.5, 0.0, 0.0], [0.2, np.inf, 1.0])
+    assert Normal(std={}).of_names(wide.names) == Normal(0.0, [np.inf, np.inf, 1.0]).of_shape((3,))
 
 
 def test_starts_are_drawn_from_the_prior_where_there_is_one_and_from_the_box_elsewhere():
     box = Bounds.parse(([-1e6, 0, -np.inf], [1e6, 10, np.inf]), (3,))
-    found = Coordinates.of_prior(box, Normal([3.0, 0, 0], [2.0, np.inf, np.inf]))
+    found = Coordinates.of(box, Normal([3.0, 0, 0], [2.0, np.inf, np.inf]))
     t = found.standard.draw(np.random.default_rng(5), (4000,))
     z = found.codes(t)
     np.testing.assert_allclose(z.mean(axis=0), [3, 5, 0], atol=0.2)

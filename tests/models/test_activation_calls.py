@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from tests.opaque_modules import made
 from unrelu.loaders import from_torch
-from unrelu.measurements.equilibration import equilibrate
-from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates, in_working_units, on_coordinates
 from unrelu.models._activation_calls import ActivationCalls
 from unrelu.models.nuisance_parameters import extend
 from unrelu.models.opaque_network import OpaqueNetwork
@@ -145,7 +145,11 @@ def test_generators_around_it_have_its_tangents():
     base = from_torch(made(lambda: Ways(torch.relu)), latent_shape=3)
     bounds = Bounds.parse((-2.0, 3.0), (3,))
     large = OpaqueNetwork(nn.Sequential(base.module, _Times(1e5)), (3,), "", (10,), 8)
-    for network in (on_coordinates(base, Coordinates.of(bounds)), equilibrate(large).network, extend(base, scale=True)):
+    for network in (
+        on_coordinates(base, Coordinates.of(bounds)),
+        in_working_units(large).network,
+        extend(base, scale=True),
+    ):
         z = torch.from_numpy(np.random.default_rng(2).standard_normal((1, network.latent_dim)))
         x, tangents = network.linearize(z)
         straight = network.tangent_at(z)

@@ -12,7 +12,8 @@ from scipy import optimize
 import unrelu
 from tests.support import lm_reach, random_network
 from unrelu.errors import InputError
-from unrelu.measurements.latent_bounds import Bounds, Coordinates
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates
 from unrelu.models.code_prior import Normal
 
 MEAN, STD, S = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0.5, 2.0, 0.1, 1.3]), 0.3
@@ -225,7 +226,7 @@ def test_the_callback_hears_codes_of_the_user():
 
 def test_coordinates_lead_back():
     bounds = Bounds(np.array([-np.inf, -3.0, 0.4, 0.0]), np.array([2.0, np.inf, 0.6, 4.0]))
-    latent = Coordinates.of_prior(bounds, PRIOR)
+    latent = Coordinates.of(bounds, PRIOR)
     z = bounds.clip(MEAN + STD * np.random.default_rng(16).normal(size=(50, 4)))
     np.testing.assert_allclose(latent.codes(latent.coordinates(z)), z, rtol=1e-14, atol=1e-14)
     finite = np.isfinite(bounds.lower)

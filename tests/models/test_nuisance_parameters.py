@@ -15,7 +15,8 @@ import unrelu
 from tests.opaque_modules import OPAQUE
 from tests.support import random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates, on_coordinates
 from unrelu.methods import METHODS
 from unrelu.models.nuisance_parameters import ExtendedGenerator
 from unrelu.result import Status
@@ -126,7 +127,7 @@ def test_the_kinks_that_are_rounded_off_are_those_of_the_generator():
     np.testing.assert_allclose(net.smoothed(0.3)(z), 1.5 * NETWORK.smoothed(0.3)(codes(NETWORK)), atol=1e-12)
     opaque = unrelu.extend(OPAQUE["residual"], scale=True)
     kinks = OPAQUE["residual"].smoothed(0.3)
-    assert (opaque.smoothed(0.3) is opaque) == (kinks is OPAQUE["residual"])
+    assert (opaque.smoothed(0.3) is opaque.plain) == (kinks is OPAQUE["residual"])
 
 
 def in_units_of(centre, half):
@@ -149,7 +150,7 @@ def test_kinks_are_rounded_off_by_as_much_in_all_units_of_the_parameters():
     for centre, half in SCALES:
         net, ends = in_units_of(centre, half)
         bounds = Bounds.parse(ends, net.latent_shape)
-        standard = on_coordinates(net, Coordinates.of(bounds))
+        standard = on_coordinates(net.plain, Coordinates.of(bounds))
         t = np.random.default_rng(1).uniform(-1.5, 1.5, (20, 3))
         assert not np.allclose(standard.smoothed(0.5)(t), standard(t), rtol=1e-3)
         found.append(standard.smoothed(0.5)(t))
@@ -291,7 +292,7 @@ def test_methods_that_need_layers_say_so(method):
 
 
 def test_it_is_made_by_extend_alone():
-    assert isinstance(extended("scale"), ExtendedGenerator)
+    assert isinstance(extended("scale").plain, ExtendedGenerator)
     with pytest.raises(OptionError, match="network is a Linear; make one with"):
         unrelu.extend(torch.nn.Linear(2, 3), scale=True)
 

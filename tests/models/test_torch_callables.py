@@ -483,7 +483,7 @@ def test_a_function_of_the_outputs_keeps_its_own_modules():
 
 def test_one_part_of_a_chain_is_read_as_layers():
     net = unrelu.from_torch(HEADS, 4, output=["vector"])
-    assert isinstance(net, Network)
+    assert isinstance(net.plain, Network)
     assert net.parts == {"vector": (5,)}
 
 
@@ -518,7 +518,7 @@ class Trunk(nn.Module):
 def test_heads_are_layers_of_one_chain(module, ends):
     heads = made(module)
     net = unrelu.from_torch(heads, 4, output={"one": 0, "two": 1})
-    assert isinstance(net, Network)
+    assert isinstance(net.plain, Network)
     wanted = [x.detach().numpy() for x in copy.deepcopy(heads).double()(torch.from_numpy(Z))]
     for name, x in zip(("one", "two"), wanted, strict=True):
         np.testing.assert_allclose(net.by_part(net(Z))[name], x, rtol=1e-11, atol=1e-13)

@@ -235,7 +235,8 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _read_operator(self, network: Generator, table: npt.NDArray[Any]) -> Operator:
         """A, read once: code is tested, and made a matrix if it is small."""
-        tried = searched(network, Bounds.parse(self.bounds, network.latent_shape, network.latent_names), self.prior)
+        names = network.names.latent_names
+        tried = searched(network, Bounds.parse(self.bounds, network.latent_shape, names), self.prior)
         operator = read_operator(self.operator, network.output_shape, table.shape, tried)
         if operator.count:
             raise InputError(

@@ -24,7 +24,7 @@ class GradientDescent:
     Args:
         setting: the defaults. "trained": step 1e-3, up to 10,000 iterations (section 5.2); "synthetic": step 1, up to
             1,000 iterations, for random weights N(0, 1/n_i) (section 5.1). These steps are for outputs of size 1e-3 to
-            1e3; others are rescaled to that size (:mod:`unrelu.measurements.equilibration`).
+            1e3; others are rescaled to that size (:mod:`unrelu.measurements.working_units`).
         learning_rate: the step, if not the setting's; in units of 1/y^2.
         max_iterations: the largest number of iterations, if not the setting's.
         gradient_tolerance: an observation stops when its gradient norm is at most this, in units of y^2. Coordinates

@@ -74,7 +74,7 @@ class Certificate:
         nodes: number of solved relaxations.
         seconds: wall time of the bounds, without the box.
         history: the bounds over time. These three are remarks on the effort, which nothing proves.
-        exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.equilibration`. Outputs of layer
+        exponents: exponents of the units of the proofs, see :mod:`unrelu.measurements.working_units`. Outputs of layer
             l are multiplied by 2^exponents[l].
         proof, box_proof: the proofs that :meth:`verify` checks.
         bounds: lower and upper bounds of the codes considered, ``(*latent_shape, 2)``; None for all codes.
@@ -207,11 +207,11 @@ class Certificate:
                 yield "a lower bound is not below the upper one"
             if (bounds.clip(self.z.reshape(-1)) != self.z.reshape(-1)).any():
                 yield "z is outside of the bounds"
-        chain = chain_of(network, measured, problem.y[0], self.norm, bounds).in_units(self.exponents)
+        chain = chain_of(network.plain, measured, problem.y[0], self.norm, bounds).in_units(self.exponents)
         if chain is None:
             yield f"its units, {self.exponents}, are none of this network"
         else:
-            found = determination(network, self.z.reshape(-1), measured, bounds)
+            found = determination(network.plain, self.z.reshape(-1), measured, bounds)
             if found != (self.rank, self.identifiable):
                 yield f"the rank at z and whether it is identifiable are {found}, not {self.rank, self.identifiable}"
             flat = self.rescaled(self.exponents[-1], (network.latent_dim,))

@@ -13,8 +13,8 @@ from unrelu.certification.certified_chain import CertifiedChain, chain_of
 from unrelu.certification.node_program import Limits
 from unrelu.certification.proof import BoundsAt, Proof, ProofStatus
 from unrelu.measurements import Operator
-from unrelu.measurements.equilibration import equilibrate
-from unrelu.measurements.latent_bounds import Bounds, Coordinates, on_coordinates
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates, in_working_units
 from unrelu.models.generator import Generator
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
@@ -54,8 +54,8 @@ def prove(
     Raises:
         UnsupportedModelError: this network cannot be certified.
     """
-    usual = network if bounds is None else on_coordinates(network, Coordinates.of(bounds))
-    given, units = chain_of(network, operator, y, norm, bounds), equilibrate(usual, operator).units
+    units = in_working_units(network, operator, None if bounds is None else Coordinates.of(bounds)).units
+    given = chain_of(network, operator, y, norm, bounds)
     exponents = units.layers if given.depth == len(units.layers) else (*units.layers, units.data)
     chain = given.in_units(exponents)
     if chain is None:

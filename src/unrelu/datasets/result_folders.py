@@ -85,7 +85,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
     states = [str(status) for status in np.atleast_1d(result.status)]
     columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}
     named = {}
-    if problem.network.coordinate_names:
+    if problem.names.coordinate_names:
         named = {name: np.atleast_1d(values) for name, values in result.parameters.items()}
     for i in range(problem.size):
         row = {column: values[i] for column, values in columns.items()}
@@ -130,7 +130,7 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
         made = [share | {"z": mode.z.tolist()} for share, mode in zip(shares, modes[i], strict=True)]
         row |= plain({name: values[i] for name, values in columns.items()})
         found.append(row | {name: _numbers(values[i]) for name, values in codes.items()} | {"modes": made})
-        if problem.network.coordinate_names:
+        if problem.names.coordinate_names:
             found[-1]["parameters"] = _by_name(parameters, i)
     return found
 

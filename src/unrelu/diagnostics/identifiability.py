@@ -18,8 +18,8 @@ from torch import Tensor
 from unrelu.diagnostics._solution_cones import RANK_TOLERANCE, KinkMap, at_kink, kink_map, picks, solution_cones
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
-from unrelu.measurements.equilibration import equilibrate
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import in_working_units
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -153,7 +153,8 @@ def identifiability(network: Generator, z: npt.ArrayLike, operator: Any = None) 
     >>> unrelu.identifiability(net, [0.5])
     Identifiability(rank=1, sigma_min=2.23606797749979, dimension=0, margin=0.5, identifiable=True)
     """
-    codes, k = as_generator(network).flat_codes(z), network.latent_dim
+    network = as_generator(network).plain
+    codes, k = network.flat_codes(z), network.latent_dim
     network.check_size()
     measured = read_operator(operator, network.output_shape, (*codes.shape[:-1], *network.output_shape), network)
     batch = codes.reshape(-1, k)
@@ -210,7 +211,7 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 def _examined(network: Generator, z: Array, operator: Operator | None, bounds: Bounds | None = None) -> Identifiability:
     """What is known at codes (B, k), by computations in double precision and normalised units."""
-    usual, k = equilibrate(network, operator), z.shape[1]
+    usual, k = in_working_units(network, operator), z.shape[1]
     network, operator = usual.network.to(torch.float64, "cpu"), usual.operator
     # Outward normals of the active bounds, zero elsewhere.
     outward = np.zeros((len(z), 0, k))
@@ -229,8 +230,7 @@ def _examined(network: Generator, z: Array, operator: Operator | None, bounds: B
         for i in np.flatnonzero(known & (regions.several | (sided & (ranks < k)))):
             measured = operator.take(part[[i]])
             dimension[part[i]] = _cones(network, codes[[i]], measured, outward[part[i]])[0]
-    with np.errstate(over="ignore"):
-        sigma = np.ldexp(sigma, -usual.units.data)
+    sigma = usual.units.measured(sigma)
     return Identifiability(rank, sigma, dimension, margin, dimension == 0, network, z, operator)
 
 

@@ -19,6 +19,7 @@ from unrelu.errors import ModelFileError, OptionError
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import dense, multilayer
 from unrelu.models.activations import Activation
+from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.standardisation import standardised
 from unrelu.runtime.array_types import Array
@@ -58,7 +59,7 @@ def named(contents: object) -> dict[str, Any] | None:
     return held
 
 
-def emulator(held: Mapping[str, Any], max_bytes: int) -> Network:
+def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerator:
     """The network of named entries, in the units of its parameters and of what it was trained to put out.
 
     Those are spectra or their logarithms, which the file does not say. The latent coordinates have the names of the

@@ -38,6 +38,7 @@ from unrelu.loaders._weight_arrays import (
 from unrelu.loaders.file_checks.checkpoint import check_tensors, read_checkpoint
 from unrelu.loaders.file_checks.pickled_arrays import read_pickle, unpickled
 from unrelu.models.activations import Activation
+from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
@@ -97,7 +98,7 @@ def load(
     output_log: float | None = None,
     output: Output = None,
     device: torch.device | str | None = None,
-) -> Network | OpaqueNetwork:
+) -> Network | OpaqueNetwork | NamedGenerator:
     """Read a network from a file. No file can run code, have other files read, or fill the memory.
 
     The suffix selects the format. A file is refused before it is read if it holds pickled objects other than arrays,
@@ -201,7 +202,7 @@ def _read(
     latent_shape: int | tuple[int, ...] | None,
     max_bytes: int,
     call: GeneratorCall,
-) -> Network | OpaqueNetwork:
+) -> Network | OpaqueNetwork | NamedGenerator:
     if suffix == ".onnx":
         from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
@@ -426,7 +427,7 @@ def _checkpoint(held: object, file: Path, several: bool, call: GeneratorCall) ->
     return Contents(grouped(flat))
 
 
-def _emulator_21cm(held: Mapping[str, Any], max_bytes: int, call: GeneratorCall) -> Network | OpaqueNetwork:
+def _emulator_21cm(held: Mapping[str, Any], max_bytes: int, call: GeneratorCall) -> NamedGenerator:
     module = read_emulator_21cm(held)
     _check_size(list(grouped(module.state_dict()).items()), max_bytes)
     output: Output = SUMMARIES if call.output is None else call.output

@@ -18,6 +18,7 @@ from unrelu.loaders._onnx_functions import FUNCTIONS, Call
 from unrelu.loaders._pass_through import read_branches
 from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
+from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import Pick, concatenated
@@ -61,7 +62,7 @@ def from_onnx(
     latent_shape: int | tuple[int, ...] | None = None,
     max_bytes: int = MAX_BYTES,
     output: Pick | Mapping[str, Pick] | None = None,
-) -> Network | OpaqueNetwork:
+) -> Network | OpaqueNetwork | NamedGenerator:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
     ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together, and each

@@ -29,6 +29,7 @@ from unrelu.loaders._graph_recorder import FixedBatchModule, is_program, read_pr
 from unrelu.loaders._pass_through import read_branches
 from unrelu.loaders._torch_operations import BATCHES, known, mutates
 from unrelu.models.affine import Shape
+from unrelu.models.generator import NamedGenerator
 from unrelu.models.module_copies import frozen, in_double, replica
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
@@ -70,7 +71,7 @@ def from_torch(
     inputs: Mapping[str, Any] | None = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
-) -> Network | OpaqueNetwork:
+) -> Network | OpaqueNetwork | NamedGenerator:
     r"""Read the layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` of a PyTorch module.
 
     The module may be an ``nn.Sequential``, a nested one, or any module whose ``forward`` is a chain of layers that
@@ -135,7 +136,7 @@ def from_torch(
     return _with_parts(with_rounding(_network(module, call, given), module), module)
 
 
-def _with_parts(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork:
+def _with_parts(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork | NamedGenerator:
     """The network with the parts that its output consists of, if several outputs of the module were asked for."""
     if not isinstance(module, CalledModule):
         return network

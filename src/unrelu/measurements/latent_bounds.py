@@ -1,45 +1,25 @@
-r"""Bounds of latent codes, lower <= z <= upper, and standard coordinates for codes with bounds or a normal prior.
-
-Searches expect codes that are about N(0, I), but the parameters of an emulator have physical units: a temperature of
-4,000 to 8,000, say, and an abundance of -2.5 to 0.5. If both bounds of a coordinate are finite, then t with
-
-.. math:: z_j = \frac{l_j + u_j}{2} + \frac{u_j - l_j}{\sqrt{12}} \, t_j, \qquad |t_j| \le \sqrt 3,
-
-has mean 0 and variance 1 for z uniform between the bounds. A step in t then means the same in all coordinates. With a
-prior z_j ~ N(mean, std^2), whether there are bounds or not, t_j = (z_j - mean) / std.
-"""
+"""Bounds of latent codes, lower <= z <= upper: as users state them, for random codes, and at the end of steps."""
 
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
-from copy import copy
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy
-import torch
-from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.linear_operators import times_power
-from unrelu.models.affine import Affine, Scale, Shape
-from unrelu.models.affine_head import HeadedChain
-from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, numbers, place_of
-from unrelu.models.network import Network
-from unrelu.models.opaque_network import unchained
+from unrelu.models.affine import Shape
+from unrelu.models.generator import numbers
+from unrelu.models.names import place_of
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.words import shown
 
 # The least distance of two bounds, so that dividing by it does not overflow.
 _SHORTEST = 1e-290
-# Half the length of an interval on which a uniform variable has variance 1.
-_HALF = math.sqrt(3.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,163 +207,3 @@ def _end(values: Any, name: str, shape: Shape) -> Array:
     if np.isnan(array).any():
         raise InputError(f"bounds: the {name} one has NaN; use -inf or inf where there is no bound")
     return np.broadcast_to(array.reshape(-1) if array.ndim else array, (k,)).copy()
-
-
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    """z = shift + factor t, and the bounds of both.
-
-    Attributes:
-        shift, factor: (k,).
-        of_codes, standard: the bounds of z and of t.
-    """
-
-    shift: Array
-    factor: Array
-    of_codes: Bounds
-    standard: Bounds
-
-    @classmethod
-    def of(cls, bounds: Bounds, scaled: bool = True) -> Coordinates:
-        """Coordinates in which uniform codes between these bounds are standard; with ``scaled=False``, t = z."""
-        boxed = bounds.boxed & scaled
-        with np.errstate(invalid="ignore"):
-            shift = np.where(boxed, bounds.lower + 0.5 * (bounds.upper - bounds.lower), 0.0)
-            factor = np.where(boxed, (bounds.upper - bounds.lower) / (2 * _HALF), 1.0)
-        lower, upper = np.where(boxed, -_HALF, bounds.lower), np.where(boxed, _HALF, bounds.upper)
-        return cls(shift, factor, bounds, Bounds(lower, upper))
-
-    @classmethod
-    def of_prior(cls, bounds: Bounds, prior: Normal) -> Coordinates:
-        """Coordinates in which the prior is N(0, I); those in which it is flat are those of :meth:`of`.
-
-        Raises:
-            InputError: two bounds are the same number, or exceed the range of numbers, in standard deviations.
-        """
-        flat, proper = cls.of(bounds), np.broadcast_to(prior.proper, bounds.lower.shape)
-        shift, factor = np.where(proper, prior.mean, flat.shift), np.where(proper, prior.std, flat.factor)
-        with np.errstate(over="ignore"):
-            lower, upper = prior.standardised(bounds.lower), prior.standardised(bounds.upper)
-        lost = ~(lower < upper) | (np.isinf(lower) & np.isfinite(bounds.lower))
-        lost |= np.isinf(upper) & np.isfinite(bounds.upper)
-        lost &= proper
-        if lost.any():
-            j = int(np.argmax(lost))
-            raise InputError(
-                f"bounds: {bounds.called(j)} is between {bounds.lower[j]:g} and {bounds.upper[j]:g}, which are "
-                f"{lower[j]:g} and {upper[j]:g} standard deviations from the mean of prior={prior}: too far to compute "
-                "with; state a prior of the size of the bounds"
-            )
-        lower, upper = np.where(proper, lower, flat.standard.lower), np.where(proper, upper, flat.standard.upper)
-        return cls(shift, factor, bounds, Bounds(lower, upper, normal=proper))
-
-    def codes(self, t: Array) -> Array:
-        """z for t (..., k): within the bounds exactly, and exactly at a bound where t is at one."""
-        z = self.of_codes.clip(self.shift + self.factor * t)
-        z = np.where(t == self.standard.lower, self.of_codes.lower, z)
-        return np.where(t == self.standard.upper, self.of_codes.upper, z)
-
-    def coordinates(self, z: Array) -> Array:
-        """t for codes z (..., k)."""
-        t = self.standard.clip((z - self.shift) / self.factor)
-        t = np.where(z == self.of_codes.lower, self.standard.lower, t)
-        return np.where(z == self.of_codes.upper, self.standard.upper, t)
-
-
-# By generator: its last coordinates and the generator on them. What a search learns is cached with that object.
-_standard: weakref.WeakKeyDictionary[Generator, tuple[bytes, Generator]] = weakref.WeakKeyDictionary()
-
-
-def on_coordinates(network: Generator, coordinates: Coordinates) -> Generator:
-    """Return G(shift + factor t) as a generator of t; the same coordinates give the same object."""
-    bounds, shift, factor = coordinates.of_codes, coordinates.shift, coordinates.factor
-    normal = np.asarray(coordinates.standard.normal)
-    key = b"".join(a.tobytes() for a in (shift, factor, bounds.lower, bounds.upper, normal))
-    known = _standard.get(network)
-    if known is None or known[0] != key:
-        known = _standard[network] = key, _composed(network, torch.tensor(shift), torch.tensor(factor))
-    return known[1]
-
-
-def on_codes(network: Generator, coordinates: Coordinates) -> Generator:
-    """Return the generator of codes z for a generator of t, the inverse of :func:`on_coordinates`."""
-    factor = 1 / coordinates.factor
-    return _composed(network, torch.tensor(-coordinates.shift * factor), torch.tensor(factor))
-
-
-def _composed(network: Generator, shift: Tensor, factor: Tensor) -> Generator:
-    if not isinstance(network, Network):
-        return GeneratorInUnits.of(network, shift, factor)
-    return _chain_on(network, shift, factor)
-
-
-def _chain_on(network: Network, shift: Tensor, factor: Tensor) -> Network:
-    first, *others = network.layers
-    change = Scale(factor.reshape(first.in_shape), shift.reshape(first.in_shape))
-    affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
-    return replace(network, layers=(replace(first, affine=affine), *others))
-
-
-@dataclass(frozen=True, eq=False)
-class GeneratorInUnits(Generator):
-    """2^exponent G(shift + factor t), for a generator G without known layers.
-
-    Attributes:
-        base: G.
-        shift, factor: (k,).
-        exponent: the exponent of the factor of outputs.
-    """
-
-    base: Generator
-    shift: Tensor
-    factor: Tensor
-    exponent: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
-            object.__setattr__(self, name, getattr(self.base, name))
-        object.__setattr__(self, "reason", unchained(self.base))
-
-    @classmethod
-    def of(
-        cls, network: Generator, shift: Tensor | None = None, factor: Tensor | None = None, exponent: int = 0
-    ) -> GeneratorInUnits:
-        """Wrap a copy of a generator: this object is cached for the generator, and must not keep it alive."""
-        like = torch.ones(network.latent_dim, dtype=network.dtype, device=network.device)
-        shift, factor = (0 * like if shift is None else shift, like if factor is None else factor)
-        return cls(copy(network), shift.to(like), factor.to(like), exponent)
-
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> GeneratorInUnits:
-        """The same generator with another dtype or on another device."""
-        base = self.base.to(dtype, device)
-        shift, factor = (t.to(base.device, base.dtype) for t in (self.shift, self.factor))
-        return GeneratorInUnits(base, shift, factor, self.exponent)
-
-    @cached_property
-    def headed(self) -> HeadedChain | None:
-        """See :attr:`Generator.headed`."""
-        below = self.base.headed
-        if below is None or not below.heads:
-            return None
-        k, (shift, factor) = below.network.latent_dim, (t.cpu().double().numpy() for t in (self.shift, self.factor))
-        network = _chain_on(below.network, self.shift[:k], self.factor[:k])
-        return below.in_units(network, shift[k:], factor[k:], 2.0**self.exponent)
-
-    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """The same with G smoothed; itself if no kinks of G are found."""
-        codes = self.as_codes(self.typical_codes) if codes is None else codes
-        base = self.base.smoothed(share, self.shift + self.factor * codes)
-        return self if base is self.base else replace(self, base=base)
-
-    def tangent_at(self, z: Tensor) -> Generator:
-        """The same with the activations of G replaced by their tangents at t, (1, k)."""
-        return replace(self, base=self.base.tangent_at(self.shift + self.factor * z))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """2^exponent G(shift + factor t), (B, k) -> (B, n)."""
-        return times_power(self.base.forward(self.shift + self.factor * z), self.exponent)
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """2^exponent G(shift + factor t), (B, n), and its transposed Jacobian, (B, k, n)."""
-        x, tangents = self.base.linearize(self.shift + self.factor * z)
-        return times_power(x, self.exponent), times_power(tangents * self.factor[:, None], self.exponent)

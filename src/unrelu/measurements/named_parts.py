@@ -1,8 +1,8 @@
 r"""Observations, noise and operators by part, for a generator whose output consists of named parts.
 
 An emulator with several heads returns several summaries, and each is measured with errors of its own. Its output is the
-vector of its parts :math:`x_p`, one after the other (:attr:`unrelu.Generator.parts`). What is known of them is given in
-dictionaries by name:
+vector of its parts :math:`x_p`, one after the other (:meth:`unrelu.Generator.with_parts`). What is known of them is
+given in dictionaries by name:
 
 .. math:: y_p = A_p x_p + e_p
 
@@ -18,6 +18,7 @@ has all entries of the output, some of them hidden. Otherwise y has the entries 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,8 @@ from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, numbers
+from unrelu.models.generator import numbers
+from unrelu.models.names import Names
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import nearest
 
@@ -54,7 +56,7 @@ class _Part:
     seen: Flags
 
 
-def joined(network: Generator, y: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
+def joined(names: Names, y: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
     """Make y, noise and operator of the whole output from those that are given by part; others stay as they are.
 
     Raises:
@@ -64,7 +66,7 @@ def joined(network: Generator, y: Any, noise: Any, operator: Any) -> tuple[Any, 
     """
     if not any(isinstance(given, Mapping) for given in (y, noise, operator)):
         return y, noise, operator
-    if not network.parts:
+    if not names.parts:
         raise InputError(
             "a dictionary by part was passed, and the generator's output has no named parts; name them by output=[...] "
             "of from_torch or load, or by network.with_parts({'name': size, ...})"
@@ -72,18 +74,15 @@ def joined(network: Generator, y: Any, noise: Any, operator: Any) -> tuple[Any, 
     if not isinstance(y, Mapping):
         if isinstance(operator, Mapping):
             raise InputError("operator= is given by part, so y must be a dictionary by part, too")
-        if not read_operator(operator, network.output_shape, np.shape(y)).output_shaped:
+        if not read_operator(operator, names.output_shape, np.shape(y)).output_shaped:
             raise InputError(
                 "noise= is given by part, and operator= measures other entries than those of the output: pass y and "
                 "operator= by part, too, or a noise of what operator= measures"
             )
-        parts = {name: _measured(name, shape, np.zeros(shape), None) for name, shape in network.parts.items()}
-        return (
-            y,
-            _noise(noise, parts, np.ones(network.output_dim, dtype=bool), max(1, np.size(y) // network.output_dim)),
-            operator,
-        )
-    parts = _parts(network, y, operator)
+        parts = {name: _measured(name, shape, np.zeros(shape), None) for name, shape in names.parts.items()}
+        n = math.prod(names.output_shape)
+        return y, _noise(noise, parts, np.ones(n, dtype=bool), max(1, np.size(y) // n)), operator
+    parts = _parts(names, y, operator)
     size, single = max(len(part.values) for part in parts.values()), all(part.single for part in parts.values())
     seen = np.concatenate([part.seen for part in parts.values()])
     values = np.concatenate([np.broadcast_to(p.values, (size, p.operator.m)) for p in parts.values()], axis=1)
@@ -97,17 +96,17 @@ def joined(network: Generator, y: Any, noise: Any, operator: Any) -> tuple[Any, 
     return values[0, kept] if single else values[:, kept], noise, measured
 
 
-def _parts(network: Generator, y: Mapping[Any, Any], operator: Any) -> dict[str, _Part]:
+def _parts(names: Names, y: Mapping[Any, Any], operator: Any) -> dict[str, _Part]:
     """What was measured, by part, in the order of the output."""
     if operator is not None and not isinstance(operator, Mapping):
         raise InputError("y is given by part, so operator= must be a dictionary of masks and matrices by part, too")
-    values, maps = _named(y, network.parts, "y"), _named(operator or {}, network.parts, "operator")
+    values, maps = _named(y, names.parts, "y"), _named(operator or {}, names.parts, "operator")
     if not values:
-        raise InputError(f"y has no part; those of the output are {', '.join(network.parts)}")
+        raise InputError(f"y has no part; those of the output are {', '.join(names.parts)}")
     if idle := [name for name in maps if name not in values]:
         raise InputError(f"operator= has the part {idle[0]!r}, and y has not; measure it, or leave it out")
     parts = {}
-    for name, shape in network.parts.items():
+    for name, shape in names.parts.items():
         part = _measured(name, shape, values.get(name, np.zeros(shape)), maps.get(name))
         absent = _Part(part.operator, 0 * part.values, True, np.zeros_like(part.seen))
         parts[name] = part if name in values else absent

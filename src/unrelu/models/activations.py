@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.special import erf, expit, logit
+from scipy.special import logit
 from torch import Tensor
 
 from unrelu.errors import ModelError
@@ -40,13 +40,12 @@ _SOFTPLUS_END = 40.0
 
 @dataclass(frozen=True)
 class _Base:
-    """A base function b, in PyTorch and in NumPy.
+    """A base function b.
 
     Attributes:
         kind: its number in compiled code.
         value: b(t).
         derivative: b'(t), given t and b(t).
-        numpy_value: b(t).
         inverse: t of b(t), of monotone functions only. At a flat end, the nearest t.
         range: its limits; infinite for functions without an inverse that have no upper one.
         flat: whether it is constant beyond some t, so that the ends of its range are values.
@@ -55,7 +54,6 @@ class _Base:
     kind: int
     value: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor, Tensor], Tensor]
-    numpy_value: Callable[[Array], Array]
     inverse: Callable[[Array], Array] | None = None
     range: tuple[float, float] = (-np.inf, np.inf)
     flat: bool = False
@@ -81,52 +79,40 @@ def _mish_derivative(t: Tensor, b: Tensor) -> Tensor:
     return w + t * (1 - w.square()) * torch.sigmoid(t)
 
 
-def _elu(t: Array) -> Array:
-    return np.where(t > 0, t, np.expm1(np.minimum(t, 0.0)))
-
-
 def _log1p_below(x: Array) -> Array:
     """The inverse of an ELU."""
     return np.where(x > 0, x, np.log1p(np.minimum(x, 0.0)))
 
 
 _BASES = {
-    "sigmoid": _Base(SIGMOID, torch.sigmoid, lambda t, b: b * (1 - b), expit, logit, (0.0, 1.0)),
-    "tanh": _Base(TANH, torch.tanh, lambda t, b: 1 - b * b, np.tanh, np.arctanh, (-1.0, 1.0)),
-    "exp": _Base(EXP, torch.exp, lambda t, b: b, np.exp, np.log, (0.0, np.inf)),
-    "swish": _Base(SWISH, F.silu, _swish_derivative, lambda t: t * expit(t)),
-    "gelu": _Base(GELU, F.gelu, _gelu_derivative, lambda t: 0.5 * t * (1 + erf(t * math.sqrt(0.5)))),
-    "gelu_tanh": _Base(
-        GELU_TANH, lambda t: F.gelu(t, approximate="tanh"), _gelu_tanh_derivative,
-        lambda t: t * expit(GELU_LINEAR * t * (1 + GELU_CUBIC * t * t)),
-    ),
-    "mish": _Base(MISH, F.mish, _mish_derivative, lambda t: t * np.tanh(np.logaddexp(0.0, t))),
+    "sigmoid": _Base(SIGMOID, torch.sigmoid, lambda t, b: b * (1 - b), logit, (0.0, 1.0)),
+    "tanh": _Base(TANH, torch.tanh, lambda t, b: 1 - b * b, np.arctanh, (-1.0, 1.0)),
+    "exp": _Base(EXP, torch.exp, lambda t, b: b, np.log, (0.0, np.inf)),
+    "swish": _Base(SWISH, F.silu, _swish_derivative),
+    "gelu": _Base(GELU, F.gelu, _gelu_derivative),
+    "gelu_tanh": _Base(GELU_TANH, lambda t: F.gelu(t, approximate="tanh"), _gelu_tanh_derivative),
+    "mish": _Base(MISH, F.mish, _mish_derivative),
     "hardsigmoid": _Base(
-        HARDSIGMOID, F.hardsigmoid, lambda t, b: (t.abs() < 3).to(t.dtype) / 6,
-        lambda t: np.clip(t / 6 + 0.5, 0.0, 1.0), lambda x: 6 * x - 3, (0.0, 1.0), flat=True,
+        HARDSIGMOID, F.hardsigmoid, lambda t, b: (t.abs() < 3).to(t.dtype) / 6, lambda x: 6 * x - 3, (0.0, 1.0),
+        flat=True,
     ),
     "hardswish": _Base(
-        HARDSWISH, F.hardswish, lambda t, b: torch.where(t.abs() < 3, t / 3 + 0.5, (t > 0).to(t.dtype)),
-        lambda t: t * np.clip(t / 6 + 0.5, 0.0, 1.0),
+        HARDSWISH, F.hardswish, lambda t, b: torch.where(t.abs() < 3, t / 3 + 0.5, (t > 0).to(t.dtype))
     ),
     "hardtanh": _Base(
-        HARDTANH, F.hardtanh, lambda t, b: (t.abs() < 1).to(t.dtype), lambda t: np.clip(t, -1.0, 1.0), np.positive,
-        (-1.0, 1.0), flat=True,
+        HARDTANH, F.hardtanh, lambda t, b: (t.abs() < 1).to(t.dtype), np.positive, (-1.0, 1.0), flat=True
     ),
     "softplus": _Base(
         SOFTPLUS, lambda t: F.softplus(t, threshold=_SOFTPLUS_END), lambda t, b: -torch.expm1(-b),
-        lambda t: np.logaddexp(0.0, t), lambda x: x + np.log(-np.expm1(-x)), (0.0, np.inf),
+        lambda x: x + np.log(-np.expm1(-x)), (0.0, np.inf),
     ),
-    "elu": _Base(
-        ELU, F.elu, lambda t, b: torch.where(t > 0, 1.0, b + 1), _elu, _log1p_below, (-1.0, np.inf)
-    ),
+    "elu": _Base(ELU, F.elu, lambda t, b: torch.where(t > 0, 1.0, b + 1), _log1p_below, (-1.0, np.inf)),
     "selu": _Base(
         SELU, F.selu, lambda t, b: torch.where(t > 0, SELU_SCALE, b + SELU_SCALE * SELU_ALPHA),
-        lambda t: SELU_SCALE * np.where(t > 0, t, SELU_ALPHA * _elu(t)),
         lambda x: np.where(x > 0, x / SELU_SCALE, _log1p_below(np.minimum(x, 0.0) / (SELU_SCALE * SELU_ALPHA))),
         (-SELU_SCALE * SELU_ALPHA, np.inf),
     ),
-    "sin": _Base(SIN, torch.sin, lambda t, b: torch.cos(t), np.sin, None, (-1.0, 1.0)),
+    "sin": _Base(SIN, torch.sin, lambda t, b: torch.cos(t), None, (-1.0, 1.0)),
 }  # fmt: skip
 # Default slope c of the piecewise linear activations; that of others is 0.
 _SLOPES = {"relu": 0.0, "leaky_relu": 0.1, "identity": 1.0, "prelu": np.nan}
@@ -205,7 +191,7 @@ class Activation:
             steep = "" if steepness is None else f", and a finite steepness, got {steepness!r}"
             raise ModelError(f"activation {name!r} needs finite slopes, got {slope!r}{steep}")
         if base is not None and (a == 0).any():
-            if base.numpy_value(np.zeros(())) != 0:
+            if base.value(torch.zeros(())) != 0:
                 raise ModelError(f"activation {name!r} needs a steepness other than 0, got {steepness!r}")
             a = np.where(a == 0, _FLATTEST, a)
         c.setflags(write=False)
@@ -415,14 +401,10 @@ class Activation:
     # --- NumPy side: for the layer solvers -------------------------------------------------------------------------
 
     def value(self, u: Array) -> Array:
-        """phi(u) for pre-activations of shape (..., n)."""
+        """phi(u) for pre-activations of shape (..., n), with its kink."""
         if self._base is None or self.linear:
             return np.where(u > 0, u, u * self.slope)
-        with np.errstate(over="ignore"):  # as PyTorch, which gives infinity
-            if self._plain:
-                return np.asarray(self._base.numpy_value(u))
-            a = np.where(self.slope == 1, 0.0, self.steepness)
-            return np.asarray(self.slope * u + (1 - self.slope) / self.steepness * self._base.numpy_value(a * u))
+        return self.forward(torch.tensor(u, dtype=torch.float64)).numpy()
 
     def clip(self, x: Array, margin: float = 0.0) -> Array:
         """Clip x to the range of the activation; where it never reaches an end, ``margin`` inside.
@@ -446,7 +428,7 @@ class Activation:
         if self._plain:
             return np.asarray(self._base.inverse(x))
         passes = self.slope == 1
-        inside = np.where(passes, self._base.numpy_value(np.zeros(())), self.steepness * x)
+        inside = np.where(passes, self._base.value(torch.zeros(())).item(), self.steepness * x)
         return np.where(passes, x, self._base.inverse(inside) / self.steepness)
 
     def preimage(self, low: Array, high: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ With stated noise, the most probable code (maximum a posteriori) minimises
 
 where f is the objective without a prior (:math:`|r|_2^2`, chi-square, or the deviance) and :math:`\varphi` the
 dispersion parameter of the noise: S^2 for Gaussian errors of one size S, 1 for whitened errors and for counts. Methods
-search t with z = mean + std t, in which the prior is N(0, I) (:class:`~unrelu.measurements.latent_bounds.Coordinates`).
+search t with z = mean + std t, in which the prior is N(0, I) (:class:`~unrelu.measurements.working_units.Coordinates`).
 Their objective is :math:`f + \varphi |t|_2^2`. A coordinate with an infinite std has no term: its prior is flat.
 """
 
@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, numbers, place_of
+from unrelu.models.generator import numbers
+from unrelu.models.names import Names, place_of
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 
@@ -126,21 +127,21 @@ class Normal:
         """Whether it is stated by the names of coordinates."""
         return isinstance(self.std, Mapping)
 
-    def of_network(self, network: Generator) -> Normal:
-        """The same distribution of flat codes of a generator, with arrays (k,).
+    def of_names(self, named: Names) -> Normal:
+        """The same distribution of flat codes of a generator with these names, with arrays (k,).
 
         Raises:
             InputError: mean or std is an array of another shape, a name is unknown, or every std is infinite.
         """
         if not self.by_name:
-            return self.of_shape(network.latent_shape)
-        names = network.latent_names
-        mean = np.zeros(network.latent_dim)
-        std = np.where(network.nuisance, 1.0, np.inf)
+            return self.of_shape(named.latent_shape)
+        names = named.latent_names
+        mean = np.zeros(named.latent_dim)
+        std = np.where(named.nuisance, 1.0, np.inf)
         for name in self.std:
             j = place_of(name, names, "prior=Normal")
             mean[j], std[j] = self.mean[name], self.std[name]
-        return Normal(mean, std).of_shape(network.latent_shape)
+        return Normal(mean, std).of_shape(named.latent_shape)
 
     def of_shape(self, shape: Shape) -> Normal:
         """The same distribution of flat codes, with arrays (k,); ``shape`` is that of a code.
@@ -169,7 +170,7 @@ class Normal:
             return np.where(self.proper, (z - self.mean) / self.std, 0.0)
 
     def plain(self) -> dict[str, Any]:
-        """Mean and std for JSON, numbers or lists; infinity is text. By name, see :meth:`of_network` first."""
+        """Mean and std for JSON, numbers or lists; infinity is text. By name, see :meth:`of_names` first."""
 
         def written(value: Any) -> Any:
             return [written(each) for each in value] if isinstance(value, list) else _finite_or_text(value)

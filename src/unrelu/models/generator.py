@@ -1,4 +1,4 @@
-"""The interface of every generator, whether its layers are known or not: G(z), its Jacobian, its shapes."""
+"""The interface of every generator, whether its layers are known or not; and a generator with names around one."""
 
 from __future__ import annotations
 
@@ -6,58 +6,33 @@ import math
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import special
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from unrelu.errors import HostError, InputError, ModelError, OptionError
+from unrelu.errors import HostError, InputError, OptionError
+from unrelu.models._rounding_error import Rounding
+from unrelu.models._watched_operations import multiplications
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.models.names import Names
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.host import computing
 from unrelu.runtime.memory_limits import LAYER_NUMBERS, at_once
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import count, is_name, listed, nearest, reshaping, shown
+from unrelu.runtime.words import listed, reshaping
 
 # Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """The rounding error in the outputs of a module that computes in reduced precision.
-
-    Attributes:
-        dtype: torch.float16 or torch.bfloat16.
-        level: twice the largest root mean square error of an output, among 16 typical codes.
-    """
-
-    dtype: torch.dtype
-    level: float
-
-    @property
-    def name(self) -> str:
-        """The name of the type in messages."""
-        return "half precision (float16)" if self.dtype == torch.float16 else "bfloat16"
-
-    def stored(self, y: Array) -> bool:
-        """Whether all entries of y are representable in this type, and at least one is not an integer."""
-        given = torch.tensor(y)
-        return bool((given.to(self.dtype).double() == given).all()) and bool((given != given.round()).any())
 
 
 class Generator(ABC):
@@ -73,10 +48,6 @@ class Generator(ABC):
         width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
-        coordinate_names: the names of the latent coordinates, (k,), see :meth:`named`; "" for one without. Empty if
-            none has a name.
-        parts: the shapes of the named parts of an output, one after the other in the flattened output; empty without
-            them. Observations and noise may be given by part (:mod:`unrelu.measurements.named_parts`).
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -90,8 +61,6 @@ class Generator(ABC):
     dtype: torch.dtype
     device: torch.device
     rounding: Rounding | None = None
-    coordinate_names: tuple[str, ...] = ()
-    parts: Mapping[str, Shape] = MappingProxyType({})
 
     @property
     def latent_dim(self) -> int:
@@ -118,9 +87,19 @@ class Generator(ABC):
             raise OptionError(f"dtype={dtype!r} must be torch.float64 or another floating-point type of PyTorch")
         return dtype, usable(self.device if device is None else device, dtype)
 
-    # --- names of coordinates ----------------------------------------------------------------------------------
+    # --- names, which a generator around this one has -----------------------------------------------------------
 
-    def named(self, names: Sequence[str]) -> Self:
+    @property
+    def plain(self) -> Generator:
+        """The generator without names, which methods work on."""
+        return self
+
+    @cached_property
+    def names(self) -> Names:
+        """Names of coordinates and of parts of the output; here, none."""
+        return Names(self.latent_shape, self.output_shape)
+
+    def named(self, names: Sequence[str]) -> NamedGenerator:
         """The same generator with names of its latent coordinates, for results, tables, plots, bounds and priors.
 
         Args:
@@ -134,63 +113,9 @@ class Generator(ABC):
         >>> unrelu.invert(net, [1.0, 0.75]).parameters
         {'slope': 0.5, 'height': 0.25}
         """
-        several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and np.ndim(names)
-        given = list(names) if several else []
-        k = self.latent_dim
-        if len(given) != k or not all(isinstance(name, str) for name in given):
-            raise OptionError(
-                f"names={shown(names)} must be {count(k, 'text')}, one for each latent coordinate, in their order"
-            )
-        odd = next((name for name in given if name and not is_name(name)), None)
-        if odd is not None:
-            raise OptionError(f"names: {shown(odd)} is no name; use 1 to 80 printable characters, no space at the ends")
-        stated = tuple(map(str, given)) if any(given) else ()
-        made = copy(self)
-        object.__setattr__(made, "coordinate_names", stated)
-        known = made.parameter_names
-        twice = next((name for name in known if known.count(name) > 1), None)
-        if twice is not None:
-            raise OptionError(f"names: {twice!r} is that of two coordinates; give each its own")
-        return made
+        return NamedGenerator(self.plain, self.names.named(names))
 
-    def name_of(self, coordinate: int) -> str:
-        """The name of a coordinate of the flattened code, or its place, such as z[3] or z[0, 1, 1]."""
-        name = self.coordinate_names[coordinate] if self.coordinate_names else ""
-        return name or f"z[{', '.join(str(i) for i in np.unravel_index(coordinate, self.latent_shape))}]"
-
-    @property
-    def nuisance_table(self) -> Array:
-        """The bounds and 0, or mean, standard deviation and 1, of nuisance parameters; NaN elsewhere; (3, k)."""
-        return np.full((3, self.latent_dim), np.nan)
-
-    @property
-    def nuisance(self) -> Flags:
-        """Which coordinates stand for nuisance parameters (:func:`unrelu.extend`), (k,)."""
-        return np.asarray(np.isfinite(self.nuisance_table[0]))
-
-    @property
-    def latent_names(self) -> tuple[str, ...]:
-        """:attr:`coordinate_names` without those of nuisance parameters, whose coordinates are in another unit."""
-        named = zip(self.coordinate_names, self.nuisance, strict=False)
-        return tuple("" if nuisance else name for name, nuisance in named)
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """The names of the coordinates, (k,), in tables: z0, z1, ... where they have none."""
-        names = self.coordinate_names or ("",) * self.latent_dim
-        return tuple(name or f"z{j}" for j, name in enumerate(names))
-
-    def parameters_of(self, codes: Array) -> Array:
-        """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
-        if not self.nuisance.any():
-            return codes
-        low, high, normal = self.nuisance_table
-        values = np.where(normal == 1, low + high * codes, low + (high - low) * special.ndtr(codes))
-        return np.where(self.nuisance, values, codes)
-
-    # --- named parts of the output -----------------------------------------------------------------------------
-
-    def with_parts(self, parts: Mapping[str, int | Shape]) -> Self:
+    def with_parts(self, parts: Mapping[str, int | Shape]) -> NamedGenerator:
         """The same generator, whose output consists of named parts.
 
         Args:
@@ -205,26 +130,7 @@ class Generator(ABC):
         >>> net.by_part(net([0.5]))
         {'pair': array([1., 0.]), 'last': array([0.5])}
         """
-        if not isinstance(parts, Mapping):
-            raise ModelError(f"parts={shown(parts)} must be a dictionary of sizes or shapes by name")
-        shapes: dict[str, Shape] = {}
-        for name, given in parts.items():
-            shape = tuple(given) if isinstance(given, tuple | list) else (given,)
-            whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in shape)
-            if not isinstance(name, str) or not is_name(name) or not whole:
-                raise ModelError(f"part {shown(name)} has shape {shown(given)}; pass a name, and a size or a shape")
-            shapes[name] = tuple(map(int, shape))
-        if (total := sum(map(math.prod, shapes.values()))) != self.output_dim:
-            raise ModelError(f"parts={shapes} have {total} entries, an output has {self.output_dim}")
-        made = copy(self)
-        object.__setattr__(made, "parts", shapes)
-        return made
-
-    @property
-    def places(self) -> dict[str, slice]:
-        """Where each part is in the flattened output."""
-        ends = np.cumsum([0, *map(math.prod, self.parts.values())]).tolist()
-        return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.parts)}
+        return NamedGenerator(self.plain, self.names.with_parts(parts))
 
     def by_part(self, x: npt.ArrayLike) -> dict[str, Array]:
         """Split outputs, (..., \\*output_shape) or flat (..., n), into their parts, (..., \\*shape) each.
@@ -233,13 +139,13 @@ class Generator(ABC):
             InputError: the output has no named parts, or x has another shape.
         """
         array, whole = numbers(x, "x"), self.output_shape
-        if not self.parts:
+        if not self.names.parts:
             raise InputError(f"outputs of {self!r} have no named parts; name them by with_parts({{'name': size, ...}})")
         lead = array.shape[: array.ndim - len(whole)] if array.shape[-len(whole) :] == whole else array.shape[:-1]
         if array.size != math.prod(lead) * self.output_dim:
             raise InputError(f"x has shape {array.shape}, an output has shape {whole}")
-        flat = array.reshape(*lead, self.output_dim)
-        return {name: flat[..., place].reshape(*lead, *self.parts[name]) for name, place in self.places.items()}
+        parts, flat = self.names.parts, array.reshape(*lead, self.output_dim)
+        return {name: flat[..., place].reshape(*lead, *parts[name]) for name, place in self.names.places.items()}
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
@@ -315,16 +221,8 @@ class Generator(ABC):
     @cached_property
     def work(self) -> int:
         """Number of multiplications of one forward pass, in matrix products and convolutions; counted, not timed."""
-        total = 0
-
-        def add(function: Any, args: Any, kwargs: Any, result: Any) -> None:
-            nonlocal total
-            formula = flop_registry.get(function.overloadpacket)
-            total += int(formula(*args, **kwargs, out_val=result)) // 2 if formula else 0
-
-        with torch.no_grad(), Operations(add):
-            self.forward(torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device))
-        return total
+        codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
+        return multiplications(lambda: self.forward(codes))
 
     @property
     def too_large(self) -> str | None:
@@ -396,27 +294,65 @@ class Generator(ABC):
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
 
 
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls ``look(function, args, kwargs, result=result)`` after every operation of PyTorch in this thread."""
+@dataclass(frozen=True, eq=False, repr=False)
+class NamedGenerator(Generator):
+    """A generator around another one, whose coordinates and parts of the output have names; evaluated by that one.
 
-    def __init__(self, look: Callable[..., Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.look = look
+    Attributes:
+        base: G, which has no names.
+        names: the names, and nuisance parameters.
+    """
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
-        return False
+    base: Generator
+    names: Names
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.look(func, args, kwargs or {}, result=result)
-        return result
+    def __post_init__(self) -> None:
+        for name in ("latent_shape", "output_shape", "width", "dtype", "device", "rounding"):
+            object.__setattr__(self, name, getattr(self.base, name))
 
+    @property
+    def plain(self) -> Generator:
+        """See :attr:`Generator.plain`."""
+        return self.base
 
-def tensors(result: Any) -> list[Tensor]:
-    """The tensors in the result of one operation."""
-    return [x for x in (result if isinstance(result, tuple | list) else (result,)) if isinstance(x, Tensor)]
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        """The same generator evaluated in another dtype or on another device."""
+        return replace(self, base=self.base.to(dtype, device))
+
+    def __getattr__(self, name: str) -> Any:
+        """What :attr:`names` has, such as ``parts``, or generators of the kind of :attr:`base`, such as ``layers``."""
+        if name.startswith("__") or name in ("base", "names"):
+            raise AttributeError(name)
+        return getattr(self.names if hasattr(self.names, name) else self.base, name)
+
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
+        """See :meth:`Generator.smoothed`, without names."""
+        return self.base.smoothed(share, codes)
+
+    def tangent_at(self, z: Tensor) -> Generator:
+        """See :meth:`Generator.tangent_at`, without names."""
+        return self.base.tangent_at(z)
+
+    @property
+    def headed(self) -> HeadedChain | None:
+        """See :attr:`Generator.headed`."""
+        return self.base.headed
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+        return self.base.forward(z)
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+        return self.base.linearize(z)
+
+    def __repr__(self) -> str:
+        return repr(self.base)
+
+    def __str__(self) -> str:
+        names = f"\n  coordinates: {listed(self.names.parameter_names)}" if self.names.coordinate_names else ""
+        parts = ", ".join(f"{name} {by(shape) or 1}" for name, shape in self.names.parts.items())
+        return str(self.base) + names + (f"\n  parts of an output: {parts}" if parts else "")
 
 
 def as_generator(network: object) -> Generator:
@@ -455,11 +391,8 @@ def placed(network: object, device: torch.device | str | None) -> Generator:
 def _made_of(network: object) -> str:
     """The end of an error message: the call that makes a generator of ``network``."""
     if isinstance(network, str | os.PathLike):
-        return (
-            f": unrelu.load({os.fspath(network)!r})"
-            if os.path.splitext(network)[1]
-            else f": unrelu.zoo.load({network!r})"
-        )
+        loader = "load" if os.path.splitext(network)[1] else "zoo.load"
+        return f": unrelu.{loader}({os.fspath(network)!r})"
     if isinstance(network, torch.nn.Module):
         return ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates"
     if isinstance(network, list | tuple | dict):
@@ -467,26 +400,6 @@ def _made_of(network: object) -> str:
     if isinstance(network, np.ndarray | Tensor):
         return "; it comes first, before the observations: unrelu.invert(network, y)"
     return ""
-
-
-def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
-    """The coordinate of that name.
-
-    Raises:
-        InputError: no coordinate has it; ``argument`` is that in which it was passed.
-    """
-    known = [each for each in names if each]
-    if not known:
-        raise InputError(
-            f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...]). Nuisance "
-            "parameters have the bounds and priors of unrelu.extend"
-        )
-    if name not in known:
-        raise InputError(
-            f"{argument}: {shown(name)} is no coordinate of the generator; those with names are {', '.join(known)}"
-            f"{nearest(name, known)}"
-        )
-    return names.index(str(name))
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:
@@ -530,9 +443,7 @@ def by(shape: Shape) -> str:
 
 
 def evaluation_lines(network: Generator) -> str:
-    """The lines on names, rounding, device and parts in the printed form of a generator; empty without, on the CPU."""
-    names = f"\n  coordinates: {listed(network.parameter_names)}" if network.coordinate_names else ""
+    """The lines on rounding and device in the printed form of a generator; empty without, on the CPU."""
     found, place = network.rounding, "" if network.device.type == "cpu" else f"\n  computed on {network.device}"
     rounding = f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""
-    parts = ", ".join(f"{name} {by(shape) or 1}" for name, shape in network.parts.items())
-    return names + rounding + place + (f"\n  parts of an output: {parts}" if parts else "")
+    return rounding + place

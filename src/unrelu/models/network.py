@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from unrelu.display.text_tables import html_table, text_table
 from unrelu.errors import ModelError
+from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 from unrelu.models.affine_head import HeadedChain
-from unrelu.models.generator import Generator, Rounding, by, evaluation_lines, read_only, to_numpy
+from unrelu.models.generator import Generator, by, evaluation_lines, read_only, to_numpy
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -128,7 +129,7 @@ class Network(Generator):
         layers: the layers, from the latent code to the output.
         latent_shape: shape of one latent code.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
-        rounding, coordinate_names, parts: see :class:`~unrelu.Generator`.
+        rounding: see :class:`~unrelu.Generator`.
 
     Raises:
         ModelError: there is no layer, or a layer does not fit the output of the one before it.
@@ -147,8 +148,6 @@ class Network(Generator):
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounding: Rounding | None = field(default=None, kw_only=True)
-    coordinate_names: tuple[str, ...] = field(default=(), kw_only=True)
-    parts: Mapping[str, Shape] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -341,6 +340,8 @@ def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
 
 def small(network: object) -> bool:
     """Whether one thread is enough for every layer, or for every tensor if the layers are not known."""
+    if isinstance(network, Generator):
+        network = network.plain
     if not isinstance(network, Network):
         return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
     return all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,8 @@ from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain, affine_heads
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, as_generator, by, numbers, read_only
+from unrelu.models.generator import Generator, NamedGenerator, as_generator, by, numbers, read_only
+from unrelu.models.names import Names, parameter_values
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
 from unrelu.runtime.array_types import Array, Flags
@@ -45,25 +46,21 @@ class ExtendedGenerator(Generator):
     Args:
         base: G.
         function: f(G(z), t(u)), a function of G(z) and u in one vector.
-        names: names of the parameters.
-        coordinate_names: those of G's coordinates, as far as they have names, and of the parameters.
+        parameters: names of the parameters.
         bounds: bounds of the parameters, (p, 2); mean and standard deviation of those that are normal.
         normal: which parameters are normal, (p,).
         latent_shape: (k + p,).
         dtype, device: precision and device of the evaluation.
-        parts: those of the base, unless f changes the shape of the output.
     """
 
     base: Generator
     function: OpaqueNetwork = field(repr=False)
-    names: tuple[str, ...]
+    parameters: tuple[str, ...]
     bounds: Array
     normal: Flags
     latent_shape: Shape
     dtype: torch.dtype
     device: torch.device
-    coordinate_names: tuple[str, ...] = field(default=(), kw_only=True)
-    parts: Mapping[str, Shape] = field(default_factory=dict, kw_only=True)
 
     reason = "a generator extended by nuisance parameters is no chain of layers"
 
@@ -88,7 +85,7 @@ class ExtendedGenerator(Generator):
         latent = np.column_stack([self.normal, np.zeros(len(low)), np.ones(len(low))])
         size = np.abs(self.base.typical_outputs).max(axis=0)
         size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
-        heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.names)
+        heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.parameters)
         return HeadedChain(below.network, heads) if heads else None
 
     @computing()
@@ -117,13 +114,8 @@ class ExtendedGenerator(Generator):
         """
         codes = self.as_codes(z).cpu().double().numpy()
         k = self.base.latent_dim
-        values = self.parameters_of(codes)[..., k:]
-        return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.names)}
-
-    @property
-    def nuisance_table(self) -> Array:
-        """See :attr:`Generator.nuisance_table`, (3, k + p), with those of :attr:`base`."""
-        return np.concatenate([self.base.nuisance_table, np.vstack([self.bounds.T, self.normal])], axis=1)
+        values = parameter_values(codes[..., k:], self.bounds[:, 0], self.bounds[:, 1], self.normal)
+        return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.parameters)}
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
         """Join codes of :attr:`base` and parameters, a number or (B,) each, to codes (k + p,) or (B, k + p).
@@ -133,10 +125,12 @@ class ExtendedGenerator(Generator):
             OptionError: a parameter is missing or unknown.
         """
         codes = self.base.as_codes(z).cpu().double().numpy()
-        if set(parameters) != set(self.names):
-            raise OptionError(f"join takes {', '.join(self.names)}; it was given {', '.join(parameters) or 'none'}")
+        if set(parameters) != set(self.parameters):
+            raise OptionError(
+                f"join takes {', '.join(self.parameters)}; it was given {', '.join(parameters) or 'none'}"
+            )
         columns = [codes]
-        for name, normal, (low, high) in zip(self.names, self.normal, self.bounds, strict=True):
+        for name, normal, (low, high) in zip(self.parameters, self.normal, self.bounds, strict=True):
             value = numbers(parameters[name], name)
             if not (np.isfinite(value) if normal else (value > low) & (value < high)).all():
                 within = "finite" if normal else f"within its bounds, above {low:g} and below {high:g}"
@@ -158,7 +152,7 @@ class ExtendedGenerator(Generator):
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G'(z) as (B, n) and its transposed Jacobian as (B, k + p, n)."""
-        k, p = self.base.latent_dim, len(self.names)
+        k, p = self.base.latent_dim, len(self.parameters)
         x, tangents = self.base.linearize(z[:, :k])
         directions = z.new_zeros(len(z), k + p, x.shape[1] + p)
         directions[:, :k, :-p] = tangents
@@ -166,7 +160,7 @@ class ExtendedGenerator(Generator):
         return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
 
     def __str__(self) -> str:
-        named = zip(self.names, self.normal, self.bounds, strict=True)
+        named = zip(self.parameters, self.normal, self.bounds, strict=True)
         ranges = ", ".join(
             f"{name} N({low:g}, {high:g}^2)" if normal else f"{name} {low:g} to {high:g}"
             for name, normal, (low, high) in named
@@ -183,7 +177,7 @@ def extend(
     offset: tuple[float, float] | Normal | bool = False,
     shift: tuple[float, float] | Normal | bool = False,
     **bounds: tuple[float, float] | Normal,
-) -> ExtendedGenerator:
+) -> NamedGenerator:
     r"""Add latent coordinates to a generator: nuisance parameters of the measurement, within bounds or normal.
 
     .. math:: G'(z, u) = s \cdot S_d \, f(G(z), t) + o
@@ -218,7 +212,7 @@ def extend(
     >>> z.round(6), round(float(found["offset"]), 6)
     (array([0.5]), 0.3)
     """
-    as_generator(network)
+    outer, network = as_generator(network).names, network.plain
     named = {"shift": shift, "scale": scale, "offset": offset}
     usual = {"shift": (-1.0, 1.0), "scale": _SCALE, "offset": (-0.5, 0.5)}
     if offset is True:
@@ -235,12 +229,13 @@ def extend(
     normal = np.array([isinstance(given, Normal) for given in {**bounds, **own}.values()])
     change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table, normal), network)
     k = network.latent_dim
-    parts = network.parts if change.output_shape == network.output_shape else {}
     shape = (k + len(ends),)
-    made = ExtendedGenerator(
-        network, change, tuple(ends), table, normal, shape, network.dtype, network.device, parts=parts
-    )  # fmt: skip
-    return made.named([*(network.coordinate_names or ("",) * k), *ends])
+    made = ExtendedGenerator(network, change, tuple(ends), table, normal, shape, network.dtype, network.device)
+    known = np.full((3, k), np.nan) if outer.nuisance_table is None else outer.nuisance_table
+    parts = outer.parts if change.output_shape == network.output_shape else {}
+    nuisance_table = np.concatenate([known, np.vstack([table.T, normal])], axis=1)
+    names = Names(made.latent_shape, made.output_shape, (), parts, nuisance_table)
+    return NamedGenerator(made, names.named([*(outer.coordinate_names or ("",) * k), *ends]))
 
 
 def _ends(name: str, given: Any) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.models._activation_calls import ActivationCalls, Substitute, recorded, tangents_of
+from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, Rounding, by, evaluation_lines
+from unrelu.models.generator import Generator, by, evaluation_lines
 from unrelu.models.module_copies import frozen, replica
 from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
@@ -52,7 +53,7 @@ class OpaqueNetwork(Generator):
         width: the size of the largest tensor in the evaluation of one code.
         forward_mode: whether PyTorch has forward-mode derivatives of all its operations.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
-        rounding, coordinate_names, parts: see :class:`~unrelu.Generator`.
+        rounding: see :class:`~unrelu.Generator`.
         substitute: what computes the activations that are found; None leaves them as they are.
 
     Raises:
@@ -70,8 +71,6 @@ class OpaqueNetwork(Generator):
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounding: Rounding | None = field(default=None, kw_only=True)
-    coordinate_names: tuple[str, ...] = field(default=(), kw_only=True)
-    parts: Mapping[str, Shape] = field(default_factory=dict, kw_only=True)
     substitute: Substitute | None = field(default=None, kw_only=True, repr=False)
 
     @property

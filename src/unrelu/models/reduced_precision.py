@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrelu.models.generator import Operations, Rounding, tensors
+from unrelu.models._rounding_error import Rounding
+from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.module_copies import in_double, replica
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from unrelu.errors import InputError, ModelError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Reshape, Scale, Step, check_finite
-from unrelu.models.generator import numbers
+from unrelu.models.generator import NamedGenerator, numbers
+from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.array_types import Array
 
 _Known = TypeVar("_Known", bound=Network | OpaqueNetwork)
+_Given = TypeVar("_Given", bound=Network | OpaqueNetwork | NamedGenerator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +74,8 @@ class Transform:
 
 
 def standardised(
-    network: _Known, input_scale: object, output_scale: object, output_basis: object, output_log: object = None
-) -> _Known:
+    network: _Given, input_scale: object, output_scale: object, output_basis: object, output_log: object = None
+) -> _Given:
     """Let the network take codes in physical units and return outputs in physical units.
 
     The arguments are those of :func:`unrelu.from_arrays`. If the output has named parts, ``output_scale`` and
@@ -83,21 +85,26 @@ def standardised(
         ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, the
             base is no number above 0 other than 1, or a part is unknown.
     """
+    given = network.names
     if isinstance(output_scale, Mapping):
-        scales = [_scales_by_part(network, output_scale)]
+        scales = [_scales_by_part(given, output_scale)]
     else:
         scales = transforms(output_scale, "output_scale")
-    made = surrounded(network, transforms(input_scale, "input_scale"), [*_basis(output_basis), *scales])
-    made = made if output_log is None else _exponential(made, output_log)
-    named = network.coordinate_names and made.latent_dim == network.latent_dim
-    return cast(_Known, made.named(network.coordinate_names)) if named else made
+    outputs = [*_basis(output_basis), *scales]
+    plain = surrounded(cast(Network | OpaqueNetwork, network.plain), transforms(input_scale, "input_scale"), outputs)
+    called = given.coordinate_names if plain.latent_dim == given.latent_dim else ()
+    parts = given.parts if all(transform.components is None for transform in outputs) else {}
+    names = Names(plain.latent_shape, plain.output_shape, called, parts)
+    if output_log is not None:
+        plain = _exponential(plain, names, output_log)
+    return cast(_Given, NamedGenerator(plain, names) if called or parts else plain)
 
 
-def _exponential(network: _Known, output_log: object) -> _Known:
+def _exponential(network: _Known, names: Names, output_log: object) -> _Known:
     """The network whose outputs are the base to the power of its outputs, or some parts of them."""
     factor = torch.zeros(network.output_dim, dtype=torch.float64)
     whole = [(slice(None), output_log)]
-    bases = _places(network, output_log, "output_log") if isinstance(output_log, Mapping) else whole
+    bases = _places(names, output_log, "output_log") if isinstance(output_log, Mapping) else whole
     for place, base in bases:
         factor[place] = math.log(_base(base))
     if isinstance(network, OpaqueNetwork):
@@ -110,8 +117,7 @@ def _exponential(network: _Known, output_log: object) -> _Known:
             "leave it out, and pass the logarithms that were measured"
         )
     scale = Scale(factor.reshape(network.output_shape), torch.zeros((), dtype=torch.float64))
-    made = Network.chain([*_parts(network), scale, Activation("exp")], network.latent_shape)
-    return cast(_Known, replace(made, parts=network.parts))
+    return cast(_Known, Network.chain([*_parts(network), scale, Activation("exp")], network.latent_shape))
 
 
 def _base(value: object) -> float:
@@ -156,17 +162,16 @@ def surrounded(network: _Known, inputs: Sequence[Transform], outputs: Sequence[T
     alike = all(transform.components is None for transform in outputs)
     if outputs and alike:
         behind.append(Reshape(network.output_shape))
-    parts = network.parts if alike else {}
     rounding = None if outputs else network.rounding  # in other units, outputs are no numbers of the module's precision
     if isinstance(network, OpaqueNetwork):
         module = nn.Sequential(*map(_StepModule, before), network.module, *map(_StepModule, behind)).eval()
         module.title = _title(network)
         shape = network.output_shape if alike else (width,)
         size = max(network.width, *latent, *shape)
-        opaque = replace(network, module=module, latent_shape=latent, output_shape=shape, width=size, parts=parts)
-        return cast(_Known, replace(opaque, coordinate_names=(), rounding=rounding))
+        opaque = replace(network, module=module, latent_shape=latent, output_shape=shape, width=size)
+        return cast(_Known, replace(opaque, rounding=rounding))
     chain = Network.chain([*before, *_parts(network), *behind], latent)
-    return cast(_Known, replace(chain, parts=parts, rounding=rounding))
+    return cast(_Known, replace(chain, rounding=rounding))
 
 
 def _title(network: OpaqueNetwork) -> Any:
@@ -239,9 +244,10 @@ def transforms(given: object, name: str) -> list[Transform]:
     raise ModelError(f"{name} is a {kind}; pass a pair (mean, std), or a fitted scaler of scikit-learn")
 
 
-def _scales_by_part(network: Network | OpaqueNetwork, given: Mapping[Any, Any]) -> Transform:
-    mean, std = np.zeros(network.output_dim), np.ones(network.output_dim)
-    for (place, pair), name in zip(_places(network, given, "output_scale"), given, strict=True):
+def _scales_by_part(names: Names, given: Mapping[Any, Any]) -> Transform:
+    n = math.prod(names.output_shape)
+    mean, std = np.zeros(n), np.ones(n)
+    for (place, pair), name in zip(_places(names, given, "output_scale"), given, strict=True):
         found = transforms(pair, f"output_scale[{name!r}]")
         if len(found) != 1 or (part := found[0]).std is None:
             raise ModelError(f"output_scale[{name!r}] must be a pair (mean, std), or one fitted scaler")
@@ -254,12 +260,12 @@ def _scales_by_part(network: Network | OpaqueNetwork, given: Mapping[Any, Any]) 
     return Transform("output_scale", mean, std)
 
 
-def _places(network: Network | OpaqueNetwork, given: Mapping[Any, Any], argument: str) -> list[tuple[slice, Any]]:
+def _places(names: Names, given: Mapping[Any, Any], argument: str) -> list[tuple[slice, Any]]:
     """The places of parts in the flattened output, each with what is given of it."""
-    if unknown := [name for name in given if str(name) not in network.parts]:
-        named = f"those of the output are {', '.join(network.parts)}" if network.parts else "the output has none"
+    if unknown := [name for name in given if str(name) not in names.parts]:
+        named = f"those of the output are {', '.join(names.parts)}" if names.parts else "the output has none"
         raise ModelError(f"{argument} has the part {unknown[0]!r}; {named}")
-    return [(network.places[str(name)], value) for name, value in given.items()]
+    return [(names.places[str(name)], value) for name, value in given.items()]
 
 
 def _basis(given: object) -> list[Transform]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from unrelu.errors import HostError, ModelError, UnsupportedModelError
+from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
-from unrelu.models.generator import Operations, tensors
 from unrelu.models.module_copies import frozen, in_double, replica
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.torch_callables import as_module, described, outputs

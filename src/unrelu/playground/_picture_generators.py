@@ -52,7 +52,8 @@ class PictureGenerator:
         Args:
             name: its name on the page.
             network: G, with outputs (H, W), (1, H, W), (3, H, W), or flat of a square number of entries.
-            scale: "LOW,HIGH", the values of black and white; None detects the scale from outputs.
+            scale: "LOW,HIGH", the values of black and white; None takes those of the generator
+                (:func:`~unrelu.measurements.picture_scale.scale_of`).
             digits: real pictures, (B, ...).
 
         Raises:

@@ -141,7 +141,7 @@ class Inversion(JudgedCodes):
 
     def _entries(self, noise: str) -> list[tuple[str, str]]:
         """The lines about one observation, as names and texts."""
-        problem, network, z = self.problem, self.problem.network, self._codes[0]
+        problem, network, z = self.problem, self.problem.names, self._codes[0]
         names, named = [network.name_of(j) for j in range(len(z))], set(network.coordinate_names)
         own = {name: value for name, value in self.parameters.items() if name in named}
         fit = p_values(self.p_value, *(getattr(self, name) for name in TESTS), under=f" under {noise}")
@@ -185,7 +185,7 @@ class Inversion(JudgedCodes):
             observations: an index or several; None for the first ones.
             max_observations: the most rows; further observations are not drawn.
             shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
-            part: the named part of the output to draw (:attr:`unrelu.Generator.parts`); None draws all of it.
+            part: the named part of the output to draw (:meth:`unrelu.Generator.with_parts`); None draws all of it.
 
         Returns:
             A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
@@ -243,8 +243,8 @@ class Inversion(JudgedCodes):
         """
         columns = self._columns()
         if codes:
-            parameters = self.problem.network.parameters_of(self._codes).T
-            columns = with_parameters(columns, self.problem.network.parameter_names, parameters)
+            parameters = self.problem.names.parameters_of(self._codes).T
+            columns = with_parameters(columns, self.problem.names.parameter_names, parameters)
         return data_frame(columns, np.arange(self.problem.size))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -262,7 +262,7 @@ class Inversion(JudgedCodes):
 
         A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
         """
-        network = self.problem.network
+        network = self.problem.names
         values = network.parameters_of(self._codes)
         columns = values[0].tolist() if self.problem.single else values.T
         return dict(zip(network.parameter_names, columns, strict=True))
@@ -303,8 +303,8 @@ class Inversion(JudgedCodes):
     def residual(self, norm: str = "l2", part: str | None = None) -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
-        ``part`` takes the observed entries of one named part of the output (:attr:`unrelu.Generator.parts`); without
-        any, the residual is NaN.
+        ``part`` takes the observed entries of one named part of the output (:meth:`unrelu.Generator.with_parts`);
+        without any, the residual is NaN.
 
         Raises:
             InputError: the norm or the part is unknown, or a matrix or function mixed the parts.
@@ -320,7 +320,7 @@ class Inversion(JudgedCodes):
 
     def _place(self, part: str) -> slice:
         problem = self.problem.given or self.problem
-        places = problem.network.places if problem.operator.output_shaped else {}
+        places = problem.names.places if problem.operator.output_shaped else {}
         if part not in places:
             named = ", ".join(places) or "none: the output has no named parts, or operator= mixed them"
             raise InputError(f"part={part!r} is unknown; those of the observation are {named}")
@@ -346,7 +346,7 @@ class Inversion(JudgedCodes):
             return {}
         seen = known_entries(problem.noise, problem.operator, 1)[0]
         relative = problem.differences_of(self.reconstruction[None])[0] / (1.0 if sizes is None else sizes[0])
-        shown = {name: relative[place][seen[place]] for name, place in problem.network.places.items()}
+        shown = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
         return {name: float(np.sqrt(np.mean(part**2))) for name, part in shown.items() if part.size}
 
     def _chi_square(self) -> tuple[float, float]:

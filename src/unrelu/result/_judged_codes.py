@@ -270,11 +270,10 @@ class JudgedCodes(Answers):
         units = self.problem.units
         if self.problem is problem:
             return self
-        z = units.codes(self._codes)
-        with np.errstate(over="ignore", under="ignore"):
-            reconstruction = np.ldexp(self.reconstruction, -units.output)
-            fun = np.ldexp(self.fun, -units.data * DEGREES[self.norm])
-        return replace(self, z=z, reconstruction=reconstruction, fun=fun, problem=problem)
+        return replace(
+            self, z=units.codes(self._codes), reconstruction=units.outputs(self.reconstruction),
+            fun=units.measured(self.fun, DEGREES[self.norm]), problem=problem,
+        )  # fmt: skip
 
     @classmethod
     def joined(cls, parts: Sequence[Self], problem: Problem) -> Self:

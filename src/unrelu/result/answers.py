@@ -115,7 +115,7 @@ class Answers:
         size, operator, network = len(rows), stated.operator, stated.network
         place, own = slice(None), network.output_shape
         if part is not None:
-            place, own = network.places[part], network.parts[part]
+            place, own = stated.names.places[part], stated.names.parts[part]
         flat = outputs.reshape(size, network.output_dim)[:, place]
         output, sizes = picture_shape(own, flat, shape), stated_sizes(stated.noise, operator, size)
         measured = drawn_shape(operator.shape) if sum(n > 1 for n in operator.shape) > 1 else None

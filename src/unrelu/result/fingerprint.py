@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.measurements.linear_operators import Operator
+from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.runtime.streams import stream
 
@@ -31,6 +32,7 @@ def fingerprint(value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
+    value = value.plain if isinstance(value, Generator) else value  # names change no number
     yield ("Tensor" if isinstance(value, Tensor) else type(value).__name__).encode()
     if isinstance(value, Tensor):
         yield from _parts(value.detach().cpu().numpy())
@@ -62,8 +64,6 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield from _parts((value.module, value.latent_shape, value.dtype, value.device, rounded))
     elif is_dataclass(value):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
-        for names in ("coordinate_names", "parts"):  # names change no number
-            held.pop(names, None)
         yield from _parts(held)
     elif isinstance(value, _PLAIN):
         yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU

@@ -234,7 +234,7 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     codes, std, of_code = (problem.network.shaped(each)[first] for each in (z, std, (side != 0).astype(np.float64)))
     holds = (np.array(LEVELS) - shares).max(axis=1) <= COVERAGE_SHORTFALL
     off, held_up = (float(decrement[0]), bool(holds[0])) if problem.single else (decrement, holds)
-    network = problem.network
+    network = problem.names
     ends = (problem.bounds.clip(z + sign * deviation) for sign in (-1, 1))
     lower, upper = (network.parameters_of(end)[first].T for end in ends)
     named = zip(network.coordinate_names, lower, upper, strict=False)

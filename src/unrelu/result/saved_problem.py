@@ -23,6 +23,7 @@ from unrelu.measurements.noise import Noise
 from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
+from unrelu.models.names import Names
 from unrelu.problem import DEGREES, Control, Problem, searched
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
@@ -41,14 +42,10 @@ class AbsentGenerator(Generator):
         what: what was loaded, "result" or "posterior".
     """
 
-    nuisance_table: Array = np.empty((3, 0))  # that of the network
-
     def __init__(
-        self, latent_shape: Shape, output_shape: Shape, dtype: torch.dtype, known_fingerprint: str, what: str,
-        nuisance_table: Array,
-    ) -> None:  # fmt: skip
+        self, latent_shape: Shape, output_shape: Shape, dtype: torch.dtype, known_fingerprint: str, what: str
+    ) -> None:
         self.latent_shape, self.output_shape, self.dtype = latent_shape, output_shape, dtype
-        self.nuisance_table = nuisance_table
         self.known_fingerprint, self.what = known_fingerprint, what
         self.width, self.device = math.prod(output_shape), torch.device("cpu")
 
@@ -127,10 +124,10 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
         **{f"operator.{name}": array for name, array in arrays.items()},
     }  # fmt: skip
-    if network.coordinate_names:
-        table["network.names"] = np.array(network.coordinate_names, dtype=np.str_)
-    if network.nuisance.any():
-        table["network.nuisance"] = network.nuisance_table
+    if problem.names.coordinate_names:
+        table["network.names"] = np.array(problem.names.coordinate_names, dtype=np.str_)
+    if problem.names.nuisance_table is not None:
+        table["network.nuisance"] = problem.names.nuisance_table
     if problem.normal is not None:
         table["problem.normal"] = np.stack([problem.normal.mean, problem.normal.std])
     if not problem.bounds.none:
@@ -176,13 +173,9 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     known = text_of(table["network"])
     if network is None:
         dtype = {"float64": torch.float64, "float32": torch.float32}[text_of(table["network.dtype"])]
-        nuisance = np.full((3, math.prod(latent)), np.nan)
-        if "network.nuisance" in table:
-            nuisance = array_of(table["network.nuisance"], np.float64)
-        if nuisance.shape != (3, math.prod(latent)) or (np.isfinite(nuisance) != np.isfinite(nuisance[0])).any():
-            raise ValueError(f"the table of nuisance parameters has shape {nuisance.shape}, or numbers that are none")
-        absent = AbsentGenerator(latent, output, dtype, known, what, nuisance)
-        network = absent.named(texts_of(table["network.names"])) if "network.names" in table else absent
+        network = AbsentGenerator(latent, output, dtype, known, what)
+        named = Names(latent, output, nuisance_table=_nuisance_table(table, math.prod(latent)))
+        named = named.named(texts_of(table["network.names"])) if "network.names" in table else named
     elif fingerprint(network) != known:
         raise InputError(
             f"the {what} was found on another network: the fingerprint of its network is {known[:12]}"
@@ -190,8 +183,10 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         )
     elif (network.latent_shape, network.output_shape) != (latent, output):
         raise ValueError(f"the network's shapes are {latent} and {output}")
+    else:
+        named, network = network.names, network.plain
     ends = tuple(array_of(table["bounds"], np.float64)) if "bounds" in table else None
-    box = Bounds.parse(ends, (math.prod(latent),), network.latent_names)
+    box = Bounds.parse(ends, (math.prod(latent),), named.latent_names)
     measured = _operator(table, y, outputs, searched(network, box), operator, what)
     shape = (measured.n, measured.m, math.prod(measured.shape))
     seen = measured.seen(size).shape
@@ -205,7 +200,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
     problem = Problem(
         network, y, read_noise(table), one_of(NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
-        Control(), stated_loss=loss, bounds=box,
+        Control(), stated_loss=loss, bounds=box, names=named,
     )  # fmt: skip
     problem = problem.whitened() if measured.present else problem
     if "problem.normal" not in table:
@@ -215,6 +210,16 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         raise ValueError(f"the prior has shape {kept.shape}, or numbers that are no mean and std")
     normal = Normal(*kept)
     return problem.with_normal(normal) if measured.present else replace(problem, normal=normal)
+
+
+def _nuisance_table(table: Table, k: int) -> Array | None:
+    """See :class:`~unrelu.models.names.Names`; None without nuisance parameters."""
+    if "network.nuisance" not in table:
+        return None
+    nuisance = array_of(table["network.nuisance"], np.float64)
+    if nuisance.shape != (3, k) or (np.isfinite(nuisance) != np.isfinite(nuisance[0])).any():
+        raise ValueError(f"the table of nuisance parameters has shape {nuisance.shape}, or numbers that are none")
+    return nuisance
 
 
 def read_noise(table: Table) -> Noise:

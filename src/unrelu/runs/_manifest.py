@@ -66,7 +66,7 @@ def manifest_of(work: Work, names: dict[str, Any]) -> dict[str, Any]:
             "sha256": fingerprint(network),
             "latent_shape": network.latent_shape,
             "output_shape": network.output_shape,
-            **({"names": network.parameter_names} if network.coordinate_names else {}),
+            **({"names": network.names.parameter_names} if network.names.coordinate_names else {}),
         },
         "data": {
             "size": source.size,

@@ -312,7 +312,7 @@ def _results(result: Inversion) -> dict[str, Any]:
     status = np.array([STATUSES.index(status.name) + 1 for status in result.status])
     numbers = numbers_of(result, residual)
     found = {"codes": result.z, "reconstructions": result.reconstruction, "status": status, **numbers}
-    if result.problem.network.coordinate_names:
+    if result.problem.names.coordinate_names:
         found["parameters"] = np.stack(list(result.parameters.values()), axis=1)
     return found
 

@@ -188,11 +188,11 @@ def run(
         resized = size if isinstance(masks, str | Path) and Path(masks).is_dir() else None
         masked = open_masks(_anywhere(masks), size=resized, max_bytes=max_bytes)
     arrays = _noise_arrays(noise, masks)
-    box = Bounds.parse(bounds, network.latent_shape, network.latent_names)
+    box = Bounds.parse(bounds, network.latent_shape, network.names.latent_names)
     if isinstance(prior, Normal) and prior.by_name:
-        prior = prior.of_network(network)
+        prior = prior.of_names(network.names)
     if posterior:
-        PriorTransform.of(box, prior.of_network(network) if isinstance(prior, Normal) else None)
+        PriorTransform.of(box, prior.of_names(network.names) if isinstance(prior, Normal) else None)
     stated = {
         "noise": None if noise is None else str(noise), "bounds": box.plain(), "norm": norm,
         "prior": prior.plain() if isinstance(prior, Normal) else prior, "time_limit": time_limit,
@@ -206,7 +206,7 @@ def run(
     kind = results or (begun["results"] if begun else usual)
     chunk = min(int(chunk), source.size)
     columns = columns_of(
-        network.latent_shape, network.output_shape, posterior > 0, len(network.coordinate_names)
+        network.latent_shape, network.output_shape, posterior > 0, len(network.names.coordinate_names)
     )  # fmt: skip
     work = Work(
         network, source, masked, replace(scaling, checked=False), measured,
@@ -244,8 +244,8 @@ def run(
 def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
     """Data, noise and operator of the whole output, if they are given by part."""
     if not isinstance(data, Mapping):
-        return data, *joined(network, np.zeros(network.output_dim), noise, operator)[1:]
-    whole = joined(network, data, noise, operator)
+        return data, *joined(network.names, np.zeros(network.output_dim), noise, operator)[1:]
+    whole = joined(network.names, data, noise, operator)
     if whole[0].ndim == 1:
         shapes = ", ".join(f"{name}: {np.shape(values)}" for name, values in data.items())
         raise InputError(f"data has one observation of each part ({shapes}); a data set is a batch, (B, ...) of each")
@@ -322,7 +322,7 @@ def _check_data(
             f"{masks.location} holds {masks.size} masks for the {source.size} observations of {source.location}; pass "
             "one for each, or a single one as operator= (--mask with an array of one mask)"
         )
-    box = Bounds.parse(stated["bounds"], network.latent_shape, network.latent_names)
+    box = Bounds.parse(stated["bounds"], network.latent_shape, network.names.latent_names)
     tried = searched(network, box, stated["prior"])
     measured = read_operator(operator, network.output_shape, (1, *source.shape), tried)
     if measured.count:

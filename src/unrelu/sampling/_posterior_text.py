@@ -9,7 +9,7 @@ import numpy as np
 
 from unrelu.display.text_tables import WORST, Printed, printed_batch
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator
+from unrelu.models.names import Names
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
@@ -24,7 +24,7 @@ _MODES, _PRIORS = 5, 10
 _MEANINGS = {status.name: meaning_of_posterior(status) for status in Status}
 
 
-def message_of(mixing: Mixing, network: Generator) -> str:
+def message_of(mixing: Mixing, network: Names) -> str:
     """The meaning of a status, with the numbers that decided it, and what to do; coordinates are those of G's codes."""
     status = mixing.status
     text = meaning_of_posterior(status)
@@ -39,7 +39,7 @@ def message_of(mixing: Mixing, network: Generator) -> str:
     return f"{text} ({'; '.join(_failures(mixing, network))}){_advice(mixing)}"
 
 
-def _failures(mixing: Mixing, network: Generator) -> list[str]:
+def _failures(mixing: Mixing, network: Names) -> list[str]:
     """The statistics beyond their limits."""
 
     def name_of(place: int) -> str:
@@ -92,7 +92,7 @@ def sizes_of(chains: SampledChains) -> str:
 
 def printed_observation(chains: SampledChains) -> Printed:
     """The posterior of one observation."""
-    network, mixing, p = chains.problem.network, chains.mixing(0), chains.p_value[0]
+    network, mixing, p = chains.problem.names, chains.mixing(0), chains.p_value[0]
     misfit, name = p < SIGNIFICANCE, mixing.status.name
     verdict = "MISFIT, no code that was found explains y; the chains have " if misfit else ""
     verdict += "mixed" if mixing.status is Status.MIXED else "not mixed, do not rely on these numbers"
@@ -124,7 +124,7 @@ def printed_observation(chains: SampledChains) -> Printed:
 
 def _prior(problem: Problem) -> str:
     """The distribution of codes, as :func:`unrelu.posterior` defines it."""
-    bounds, normal, network = problem.bounds, problem.normal, problem.network
+    bounds, normal, network = problem.bounds, problem.normal, problem.names
     if normal is None and bounds.boxed.all():
         return "uniform within the bounds"
     if normal is None and bounds.boxed.any():

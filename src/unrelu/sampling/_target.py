@@ -16,7 +16,7 @@ from unrelu.local_search.halting import Watch
 from unrelu.local_search.packed_observations import packable
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.folding import FoldedChain
-from unrelu.measurements.latent_bounds import Bounds, on_codes
+from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
@@ -44,11 +44,11 @@ class Target:
         # The prior is part of the coordinates. Units are those of the search: at codes from N(0, I), which no
         # parameters may be, outputs can be of any size.
         self._search = problem.equilibrated()
-        network, latent = self._search.network, self._search.units.latent
+        units = self._search.units
         self._likelihood = replace(
-            self._search, bounds=Bounds.parse(None, network.latent_shape), prior=0.0, normal=None, z0=None,
-            network=network if latent is None else on_codes(network, latent),
-            units=replace(self._search.units, latent=None),
+            self._search, bounds=Bounds.parse(None, problem.network.latent_shape), prior=0.0, normal=None, z0=None,
+            network=self._search.network if units.latent is None else units.of_outputs(problem.network),
+            units=replace(units, latent=None),
         )  # fmt: skip
         self._temperature = self._likelihood.noise.dispersion_parameter
         self._objective = SquaredError.of(self._likelihood)
@@ -188,10 +188,8 @@ class Target:
         return np.where((after < before)[:, None], ended, t)
 
     def _latent(self, z: Array) -> Array:
-        latent = self._search.units.latent
-        return z if latent is None else latent.coordinates(z)
+        return self._search.units.coordinates(z)
 
     def _coordinates(self, z: Array) -> Array:
-        latent = self._search.units.latent
         with flush_subnormals(False):
-            return self.prior.coordinates(z if latent is None else latent.codes(z))
+            return self.prior.coordinates(self._search.units.codes(z))

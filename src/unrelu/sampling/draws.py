@@ -77,7 +77,7 @@ class Posterior(Answers):
 
         A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
         """
-        network = self.problem.network
+        network = self.problem.names
         values = network.parameters_of(self._drawn(self.chains.z))
         return {name: values[..., j] for j, name in enumerate(network.parameter_names)}
 
@@ -144,7 +144,7 @@ class Posterior(Answers):
     @cached_property
     def message(self) -> Any:
         """The meaning of the status, with the numbers that decided it, and what to do."""
-        texts = [message_of(self.chains.mixing(i), self.problem.network) for i in range(self.chains.size)]
+        texts = [message_of(self.chains.mixing(i), self.problem.names) for i in range(self.chains.size)]
         return self._each(np.array(texts, dtype=object))
 
     @property
@@ -176,7 +176,7 @@ class Posterior(Answers):
         if not self.problem.single:
             whose = f" of {len(bad)} of {count(self.chains.size, 'observation')}"
             at = f"observation {bad[0]}: "
-        said = message_of(self.chains.mixing(int(bad[0])), self.problem.network)
+        said = message_of(self.chains.mixing(int(bad[0])), self.problem.names)
         warnings.warn(f"{what}{whose} may not be those of the posterior; {at}{said}", NotMixedWarning, stacklevel=3)
 
     # --- what the draws say -------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class Posterior(Answers):
 
         if not self.problem.single:
             raise TypeError("a corner plot is of one observation: p[i].plot_corner()")
-        chosen, network = self._coordinates(coordinates), self.problem.network
+        chosen, network = self._coordinates(coordinates), self.problem.names
         draws, label = self.chains.flat(0), self.chains.kept(0)[2].ravel()
         if not len(draws):
             raise InputError(f"there are no draws to plot: {self.message}")
@@ -335,7 +335,7 @@ class Posterior(Answers):
         k = self.problem.network.latent_dim
         if coordinates is None:
             return np.arange(min(k, _CORNER))
-        names = self.problem.network.parameter_names
+        names = self.problem.names.parameter_names
         given = list(coordinates) if isinstance(coordinates, Sequence | np.ndarray) else [coordinates]
         given = [names.index(j) if j in names else j for j in given]
         whole = all(isinstance(j, int | np.integer) and not isinstance(j, bool) for j in given)
@@ -373,7 +373,7 @@ class Posterior(Answers):
             from arviz_base import from_dict  # noqa: PLC0415 -- an optional package
         except ImportError as error:
             raise MissingPackageError('to_arviz() needs arviz-base: pip install "unrelu[arviz]"') from error
-        network = self.problem.network
+        network = self.problem.names
         batch: list[str] = [] if self.problem.single else ["observation"]
         named = {name: draws for name, draws in self.parameters.items() if name in network.coordinate_names}
         fields = {"log_likelihood": self.log_likelihood, "mode": self._drawn(self.chains.mode)}

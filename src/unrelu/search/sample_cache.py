@@ -211,7 +211,7 @@ class SampleCache:
         """The cache of a network, built at the first call and kept as long as the network lives.
 
         Bounds need no key: a network on the coordinates of bounded codes is an object of its own
-        (:func:`~unrelu.measurements.latent_bounds.on_coordinates`).
+        (:func:`~unrelu.measurements.working_units.on_coordinates`).
         """
         if network not in _caches:
             _caches[network] = cls(network, bounds)

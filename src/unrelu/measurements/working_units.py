@@ -1,0 +1,404 @@
+r"""Working units: codes of about N(0, I), and outputs of layers and observations of about 1. Units change here alone.
+
+**Codes.** Searches expect codes that are about N(0, I), but the parameters of an emulator have physical units: a
+temperature of 4,000 to 8,000, say, and an abundance of -2.5 to 0.5. If both bounds of a coordinate are finite, then t
+with
+
+.. math:: z_j = \frac{l_j + u_j}{2} + \frac{u_j - l_j}{\sqrt{12}} \, t_j, \qquad |t_j| \le \sqrt 3,
+
+has mean 0 and variance 1 for z uniform between the bounds. With a prior z_j ~ N(mean, std^2), whether there are bounds
+or not, t_j = (z_j - mean) / std.
+
+**Outputs.** Squares of weights above 1e154 overflow, squares of weights below 1e-154 underflow, and tolerances suit a
+certain range. For a ReLU, LeakyReLU, PReLU or identity, phi(s u) = s phi(u) for s > 0. With one factor s_i for the
+output of each layer and s_0 = 1 for the code,
+
+.. math:: W_i' = \frac{s_i}{s_{i-1}} W_i, \quad b_i' = s_i b_i, \qquad
+          A' = \frac{s_y}{s_d} A, \quad y' = s_y y, \quad e' = s_y e
+
+is therefore the same problem with the same codes. The factors are powers of two, so that nothing is rounded. A factor
+is 1 where outputs are about 1 already, and after a sigmoid or tanh, whose outputs have a fixed range. The steepness of
+a swish is divided by s. After an exp, s is applied by adding log s to the bias, which is rounded. In a generator
+without known layers, only the output has a factor.
+
+Source: the rescaling symmetry of positively homogeneous networks (Neyshabur, Salakhutdinov and Srebro, "Path-SGD",
+2015); powers of two as in LAPACK's equilibration routines ``geequb``.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrelu.errors import InputError, ModelError
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
+from unrelu.models.affine import Affine, Scale
+from unrelu.models.affine_head import HeadedChain
+from unrelu.models.code_prior import Normal
+from unrelu.models.generator import Generator
+from unrelu.models.network import Layer, Network
+from unrelu.models.opaque_network import unchained
+from unrelu.runtime.array_types import Array
+
+# Half the length of an interval on which a uniform variable has variance 1.
+_HALF_LENGTH = math.sqrt(3.0)
+# Sizes from 2^-10 to 2^10 (about 1/1000 to 1000) are not rescaled.
+_UNCHANGED_EXPONENT = 10
+# The largest exponent of a factor: 2^1000, its inverse and their products with rounding errors are finite numbers.
+_LARGEST_EXPONENT = 1000
+# The most multiplications that finding the sizes of layers may cost, and the fewest codes that it takes.
+_MULTIPLICATIONS, _FEWEST_CODES = 2**28, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """z = shift + factor t, and the bounds of both.
+
+    Attributes:
+        shift, factor: (k,).
+        of_codes, standard: the bounds of z and of t.
+    """
+
+    shift: Array
+    factor: Array
+    of_codes: Bounds
+    standard: Bounds
+
+    @classmethod
+    def of(cls, bounds: Bounds, prior: Normal | None = None, weight: float = 0.0) -> Coordinates | None:
+        """The coordinates in which the prior, and uniform codes between two bounds, are standard; None for t = z.
+
+        Args:
+            bounds: those of z.
+            prior: the distribution of z, with arrays (k,); where it is flat, bounds decide.
+            weight: a prior that is a weight of |z|^2; bounded codes then stay as they are.
+
+        Raises:
+            InputError: two bounds are the same number, or exceed the range of numbers, in standard deviations.
+        """
+        if bounds.none and (prior is None or prior.standard):
+            return None
+        boxed = bounds.boxed & (prior is not None or not weight)
+        prior = prior or Normal(0.0, math.inf)
+        proper = np.broadcast_to(prior.proper, boxed.shape)
+        cases, low, high = [proper, boxed], bounds.lower, bounds.upper
+        with np.errstate(invalid="ignore", over="ignore"):
+            shift = np.select(cases, [prior.mean, low + 0.5 * (high - low)], 0.0)
+            factor = np.select(cases, [prior.std, (high - low) / (2 * _HALF_LENGTH)], 1.0)
+            lower = np.select(cases, [(low - shift) / factor, np.asarray(-_HALF_LENGTH)], low)
+            upper = np.select(cases, [(high - shift) / factor, np.asarray(_HALF_LENGTH)], high)
+        lost = proper & (
+            ~(lower < upper) | (np.isinf(lower) & np.isfinite(low)) | (np.isinf(upper) & np.isfinite(high))
+        )
+        if lost.any():
+            j = int(np.argmax(lost))
+            raise InputError(
+                f"bounds: {bounds.called(j)} is between {low[j]:g} and {high[j]:g}, which are {lower[j]:g} and "
+                f"{upper[j]:g} standard deviations from the mean of prior={prior}: too far to compute with; state a "
+                "prior of the size of the bounds"
+            )
+        return cls(shift, factor, bounds, Bounds(lower, upper, normal=proper))
+
+    def codes(self, t: Array) -> Array:
+        """z for t (..., k): within the bounds exactly, and exactly at a bound where t is at one."""
+        z = self.of_codes.clip(self.shift + self.factor * t)
+        z = np.where(t == self.standard.lower, self.of_codes.lower, z)
+        return np.where(t == self.standard.upper, self.of_codes.upper, z)
+
+    def coordinates(self, z: Array) -> Array:
+        """t for codes z (..., k)."""
+        t = self.standard.clip((z - self.shift) / self.factor)
+        t = np.where(z == self.of_codes.lower, self.standard.lower, t)
+        return np.where(z == self.of_codes.upper, self.standard.upper, t)
+
+
+@dataclass(frozen=True, eq=False)
+class WorkingUnits:
+    """Working units, and the way back: z = shift + factor t; user's number = number / 2^exponent.
+
+    Attributes:
+        latent: the coordinates t that are searched in place of codes; None for the codes themselves.
+        layers: exponents e of the factors s_i = 2^e of the layers, (d,); empty if the layers are not known.
+        output: the exponent of s_d, of outputs x.
+        data: the exponent of s_y, of observations y.
+    """
+
+    latent: Coordinates | None = None
+    layers: tuple[int, ...] = ()
+    output: int = 0
+    data: int = 0
+
+    def codes(self, t: Array) -> Array:
+        """The user's codes z (..., k) for t in working units."""
+        return t if self.latent is None else self.latent.codes(t)
+
+    def coordinates(self, z: Array) -> Array:
+        """t in working units for the user's codes z (..., k)."""
+        return z if self.latent is None else self.latent.coordinates(z)
+
+    def outputs(self, x: Array) -> Array:
+        """The user's outputs for outputs in working units, of any shape."""
+        with np.errstate(over="ignore", under="ignore"):
+            return np.ldexp(x, -self.output)
+
+    def measured(self, value: Array, power: int = 1) -> Array:
+        """Numbers in the user's unit of y^power for numbers in working units."""
+        return self.scaled(value, -power)
+
+    def scaled(self, value: Array | float, power: int = 1) -> Array:
+        """Numbers in the working unit of y^power for the user's numbers."""
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(np.ldexp(value, power * self.data))
+
+    def of_outputs(self, network: Generator) -> Generator:
+        """The generator of codes in the user's units, whose outputs, also of layers, are in these units."""
+        if not (self.output or any(self.layers)):
+            return network
+        if isinstance(network, Network):
+            pairs = zip(network.layers, (0, *self.layers), self.layers, strict=False)
+            return replace(network, layers=tuple(_layer_in_units(*pair) for pair in pairs))
+        if isinstance(network, GeneratorInUnits):
+            return replace(network, exponent=self.output)
+        return GeneratorInUnits.of(network, exponent=self.output)
+
+
+class InUnits(NamedTuple):
+    """G' and A', and the units that they are in."""
+
+    network: Generator
+    operator: Operator
+    units: WorkingUnits
+
+
+# By generator: its units without coordinates, and the generator in them. What a search learns is cached with that.
+_scaled: weakref.WeakKeyDictionary[Generator, tuple[WorkingUnits, Generator | None]] = weakref.WeakKeyDictionary()
+# By generator: its last coordinates, and the generator on them.
+_standard: weakref.WeakKeyDictionary[Generator, tuple[bytes, Generator]] = weakref.WeakKeyDictionary()
+
+
+def in_working_units(
+    network: Generator, operator: Operator | None = None, latent: Coordinates | None = None, scaled: bool = True
+) -> InUnits:
+    """The network and the operator in working units; they are returned as they are if these are the user's.
+
+    Args:
+        network: G.
+        operator: A; None measures the whole output.
+        latent: the coordinates that are searched in place of codes.
+        scaled: whether outputs may have another unit; counts have a fixed one.
+
+    Raises:
+        ModelError: the network was converted to single precision, and has weights beyond its range.
+    """
+    network = network if latent is None else on_coordinates(network, latent)
+    operator = operator or IdentityOperator(network.output_shape)
+    if not scaled:
+        return InUnits(network, operator, WorkingUnits(latent))
+    if network not in _scaled:
+        found = _units_of(network)
+        made = found.of_outputs(network)
+        _scaled[network] = found, None if made is network else made
+    units, rescaled = _scaled[network]
+    network, output = rescaled or network, units.output
+    data = output
+    if not operator.selects:
+        typical = network.typical_outputs  # those of the middle sizes: others may be any power of these
+        middle = np.argsort(np.abs(typical).max(axis=1))[len(typical) // 2 - 1 :][:2]
+        data = _measured_exponent(operator, units.outputs(typical[middle]), output)
+        operator = operator.in_units(-output, data)
+    return InUnits(network, operator, replace(units, latent=latent, data=data))
+
+
+def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
+    """Return G(shift + factor t) as a generator of t; the same coordinates give the same object."""
+    bounds, normal = latent.of_codes, np.asarray(latent.standard.normal)
+    key = b"".join(a.tobytes() for a in (latent.shift, latent.factor, bounds.lower, bounds.upper, normal))
+    known = _standard.get(network)
+    if known is None or known[0] != key:
+        shift, factor = torch.tensor(latent.shift), torch.tensor(latent.factor)
+        if isinstance(network, Network):
+            known = key, _chain_on(network, shift, factor)
+        else:
+            known = key, GeneratorInUnits.of(network, shift, factor)
+        _standard[network] = known
+    return known[1]
+
+
+# --- the factors ------------------------------------------------------------------------------------------------------
+
+
+def _measured_exponent(operator: Operator, x: Array, output: int) -> int:
+    """The exponent of the factor that makes measurements of typical outputs x about 1; weights are included.
+
+    Step lengths and the Gaussian surrogate are made for measurements of the size of outputs.
+    """
+    weights, inner = operator.weights(max(1, operator.count)), operator.unweighted
+    if weights is None:
+        return _exponent(_log_size(operator.values(x)), output)
+    size = _log_size(weights)
+    measured = output if inner.selects else _measured_exponent(inner, x, output)
+    return measured if size is None else max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, measured - round(size)))
+
+
+def _units_of(network: Generator) -> WorkingUnits:
+    """The units in which typical outputs of the layers are about 1."""
+    if not isinstance(network, Network):
+        output = _exponent(_log_size(network.typical_outputs), 0)
+        return WorkingUnits(output=output, data=output)
+    exact = network.to(torch.float64, "cpu")
+    x = torch.from_numpy(network.typical_codes[: max(_FEWEST_CODES, _MULTIPLICATIONS // max(1, network.work))])
+    exponents: list[int] = []
+    for i, layer in enumerate(exact.layers, 1):
+        before = exponents[-1] if exponents else 0
+        scaled = before if layer.activation.scalable else 0
+        rescaled = _layer_in_units(layer, before, scaled)
+        u = rescaled.affine.apply(x)  # numbers of the size of the weights
+        if not u.isfinite().all():
+            raise ModelError(
+                f"layer {i} of {len(exact.layers)} gives numbers that are not finite. Its weights may be beyond the "
+                "range of the precision that the network was converted to: keep it in torch.float64. Or an exp before "
+                "it overflows at typical codes: state bounds= of codes"
+            )
+        x = rescaled.activation.forward(u)
+        size = _log_size(u.numpy()) if layer.activation.scalable else _log_size_of_powers(u)
+        chosen = 0 if size is None or layer.activation.bounded else _exponent(size - scaled, 0)
+        exponents.append(chosen)
+        x = times_power(x, chosen - scaled)
+    return WorkingUnits(layers=tuple(exponents), output=exponents[-1], data=exponents[-1])
+
+
+def _exponent(log_size: float | None, otherwise: int) -> int:
+    """The exponent of the factor that makes numbers of this size about 1."""
+    if log_size is None:
+        return otherwise
+    near = abs(log_size) <= _UNCHANGED_EXPONENT
+    return 0 if near else max(-_LARGEST_EXPONENT, min(_LARGEST_EXPONENT, -round(log_size)))
+
+
+def _log_size(x: Array) -> float | None:
+    """log2 of the root mean square; None if it is 0 or not finite."""
+    largest = float(np.abs(x).max(initial=0.0))
+    if not 0 < largest < math.inf:
+        return None
+    scale = math.frexp(largest)[1]
+    return scale + 0.5 * math.log2(float(np.square(np.ldexp(x, -scale)).mean()))
+
+
+def _log_size_of_powers(u: Tensor) -> float:
+    """log2 of the root mean square of exp(u), (B, n), at the median code: at others it may be any power larger."""
+    return float((torch.logsumexp(2 * u, dim=1) - math.log(u.shape[1])).median()) / (2 * math.log(2))
+
+
+# --- generators in other units ----------------------------------------------------------------------------------------
+
+
+def _layer_in_units(layer: Layer, before: int, after: int) -> Layer:
+    """The layer for inputs that are multiplied by 2^before and outputs that are multiplied by 2^after."""
+    if not (before or after):
+        return layer
+    if after and not layer.activation.scalable:
+        affine = _layer_in_units(layer, before, 0).affine  # 2^n exp(u) = exp(u + n log 2)
+        shift = Scale(*(_like(affine).new_tensor(value) for value in (1.0, after * math.log(2))))
+        return replace(layer, affine=Affine.compose([*affine.steps, shift], affine.in_shape))
+    linear = after - before
+
+    def change(name: str, value: Tensor) -> Tensor:
+        nonlocal linear
+        if name in ("bias", "shift"):
+            return times_power(value, after)
+        factor, linear = linear, 0  # the first step of a product has the factor
+        return times_power(value, factor)
+
+    affine = layer.affine.mapped(change)
+    if linear:
+        first = Scale(*(_like(affine).new_tensor(value) for value in (2.0**linear, 0.0)))
+        affine = replace(affine, steps=(first, *affine.steps))
+    return Layer(affine, layer.activation.scaled(after) if after else layer.activation)
+
+
+def _like(affine: Affine) -> Tensor:
+    """A tensor of the type and on the device of a map's tensors."""
+    held = (tensor for step in affine.steps for tensor in step.tensors().values())
+    return next(held, torch.empty(0, dtype=torch.float64))
+
+
+def _chain_on(network: Network, shift: Tensor, factor: Tensor) -> Network:
+    """The chain on coordinates, which its first layer takes up."""
+    first, *others = network.layers
+    change = Scale(factor.reshape(first.in_shape), shift.reshape(first.in_shape))
+    affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
+    return replace(network, layers=(replace(first, affine=affine), *others))
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorInUnits(Generator):
+    """2^exponent G(shift + factor t), for a generator G without known layers.
+
+    Attributes:
+        base: G.
+        shift, factor: (k,).
+        exponent: the exponent of the factor of outputs.
+    """
+
+    base: Generator
+    shift: Tensor
+    factor: Tensor
+    exponent: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
+            object.__setattr__(self, name, getattr(self.base, name))
+        object.__setattr__(self, "reason", unchained(self.base))
+
+    @classmethod
+    def of(
+        cls, network: Generator, shift: Tensor | None = None, factor: Tensor | None = None, exponent: int = 0
+    ) -> GeneratorInUnits:
+        """Wrap a copy of a generator: this object is cached for the generator, and must not keep it alive."""
+        like = torch.ones(network.latent_dim, dtype=network.dtype, device=network.device)
+        shift, factor = (0 * like if shift is None else shift, like if factor is None else factor)
+        return cls(copy(network), shift.to(like), factor.to(like), exponent)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> GeneratorInUnits:
+        """The same generator with another dtype or on another device."""
+        base = self.base.to(dtype, device)
+        shift, factor = (t.to(base.device, base.dtype) for t in (self.shift, self.factor))
+        return GeneratorInUnits(base, shift, factor, self.exponent)
+
+    @cached_property
+    def headed(self) -> HeadedChain | None:
+        """See :attr:`Generator.headed`."""
+        below = self.base.headed
+        if below is None or not below.heads:
+            return None
+        k, (shift, factor) = below.network.latent_dim, (t.cpu().double().numpy() for t in (self.shift, self.factor))
+        network = _chain_on(below.network, self.shift[:k], self.factor[:k])
+        return below.in_units(network, shift[k:], factor[k:], 2.0**self.exponent)
+
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
+        """The same with G smoothed; itself if no kinks of G are found."""
+        codes = self.as_codes(self.typical_codes) if codes is None else codes
+        base = self.base.smoothed(share, self.shift + self.factor * codes)
+        return self if base is self.base else replace(self, base=base)
+
+    def tangent_at(self, z: Tensor) -> Generator:
+        """The same with the activations of G replaced by their tangents at t, (1, k)."""
+        return replace(self, base=self.base.tangent_at(self.shift + self.factor * z))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """2^exponent G(shift + factor t), (B, k) -> (B, n)."""
+        return times_power(self.base.forward(self.shift + self.factor * z), self.exponent)
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """2^exponent G(shift + factor t), (B, n), and its transposed Jacobian, (B, k, n)."""
+        x, tangents = self.base.linearize(self.shift + self.factor * z)
+        return times_power(x, self.exponent), times_power(tangents * self.factor[:, None], self.exponent)

@@ -1,0 +1,140 @@
+"""Names of latent coordinates and of parts of an output, and the nuisance parameters among the coordinates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy import special
+
+from unrelu.errors import InputError, ModelError, OptionError
+from unrelu.models.affine import Shape
+from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.words import count, is_name, nearest, shown
+
+
+@dataclass(frozen=True, eq=False)
+class Names:
+    """What a generator's coordinates and outputs are called; methods know nothing of it, results report by it.
+
+    Attributes:
+        latent_shape, output_shape: shapes of one code and of one output.
+        coordinate_names: the names of the latent coordinates, (k,); "" for one without. Empty if none has a name.
+        parts: the shapes of the named parts of an output, one after the other in the flattened output; empty without
+            them.
+        nuisance_table: the bounds and 0, or mean, standard deviation and 1, of the coordinates that stand for nuisance
+            parameters (:func:`unrelu.extend`); NaN elsewhere; (3, k). None without any.
+    """
+
+    latent_shape: Shape
+    output_shape: Shape
+    coordinate_names: tuple[str, ...] = ()
+    parts: Mapping[str, Shape] = field(default_factory=dict)
+    nuisance_table: Array | None = None
+
+    @property
+    def latent_dim(self) -> int:
+        """k, the number of latent coordinates."""
+        return math.prod(self.latent_shape)
+
+    # --- names of coordinates ----------------------------------------------------------------------------------
+
+    def named(self, names: Sequence[str]) -> Names:
+        """The same with names of coordinates, see :meth:`unrelu.Generator.named`."""
+        several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and np.ndim(names)
+        given = list(names) if several else []
+        k = self.latent_dim
+        if len(given) != k or not all(isinstance(name, str) for name in given):
+            raise OptionError(
+                f"names={shown(names)} must be {count(k, 'text')}, one for each latent coordinate, in their order"
+            )
+        odd = next((name for name in given if name and not is_name(name)), None)
+        if odd is not None:
+            raise OptionError(f"names: {shown(odd)} is no name; use 1 to 80 printable characters, no space at the ends")
+        made = replace(self, coordinate_names=tuple(map(str, given)) if any(given) else ())
+        known = made.parameter_names
+        twice = next((name for name in known if known.count(name) > 1), None)
+        if twice is not None:
+            raise OptionError(f"names: {twice!r} is that of two coordinates; give each its own")
+        return made
+
+    def name_of(self, coordinate: int) -> str:
+        """The name of a coordinate of the flattened code, or its place, such as z[3] or z[0, 1, 1]."""
+        name = self.coordinate_names[coordinate] if self.coordinate_names else ""
+        return name or f"z[{', '.join(str(i) for i in np.unravel_index(coordinate, self.latent_shape))}]"
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of the coordinates, (k,), in tables: z0, z1, ... where they have none."""
+        names = self.coordinate_names or ("",) * self.latent_dim
+        return tuple(name or f"z{j}" for j, name in enumerate(names))
+
+    # --- nuisance parameters -----------------------------------------------------------------------------------
+
+    @property
+    def nuisance(self) -> Flags:
+        """Which coordinates stand for nuisance parameters, (k,)."""
+        table = self.nuisance_table
+        return np.zeros(self.latent_dim, dtype=bool) if table is None else np.asarray(np.isfinite(table[0]))
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """:attr:`coordinate_names` without those of nuisance parameters, whose coordinates are in another unit."""
+        named = zip(self.coordinate_names, self.nuisance, strict=False)
+        return tuple("" if nuisance else name for name, nuisance in named)
+
+    def parameters_of(self, codes: Array) -> Array:
+        """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
+        if self.nuisance_table is None:
+            return codes
+        return np.where(self.nuisance, parameter_values(codes, *self.nuisance_table), codes)
+
+    # --- named parts of the output -----------------------------------------------------------------------------
+
+    def with_parts(self, parts: Mapping[str, int | Shape]) -> Names:
+        """The same with parts of the output, see :meth:`unrelu.Generator.with_parts`."""
+        if not isinstance(parts, Mapping):
+            raise ModelError(f"parts={shown(parts)} must be a dictionary of sizes or shapes by name")
+        shapes: dict[str, Shape] = {}
+        for name, given in parts.items():
+            shape = tuple(given) if isinstance(given, tuple | list) else (given,)
+            whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in shape)
+            if not isinstance(name, str) or not is_name(name) or not whole:
+                raise ModelError(f"part {shown(name)} has shape {shown(given)}; pass a name, and a size or a shape")
+            shapes[name] = tuple(map(int, shape))
+        if (total := sum(map(math.prod, shapes.values()))) != (n := math.prod(self.output_shape)):
+            raise ModelError(f"parts={shapes} have {total} entries, an output has {n}")
+        return replace(self, parts=shapes)
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Where each part is in the flattened output."""
+        ends = np.cumsum([0, *map(math.prod, self.parts.values())]).tolist()
+        return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.parts)}
+
+
+def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
+    """The coordinate of that name.
+
+    Raises:
+        InputError: no coordinate has it; ``argument`` is that in which it was passed.
+    """
+    known = [each for each in names if each]
+    if not known:
+        raise InputError(
+            f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...]). Nuisance "
+            "parameters have the bounds and priors of unrelu.extend"
+        )
+    if name not in known:
+        raise InputError(
+            f"{argument}: {shown(name)} is no coordinate of the generator; those with names are {', '.join(known)}"
+            f"{nearest(name, known)}"
+        )
+    return names.index(str(name))
+
+
+def parameter_values(u: Array, low: Array, high: Array, normal: Array | Flags) -> Array:
+    """Nuisance parameters for coordinates u (..., k), between bounds or, if ``normal``, of a mean and a deviation."""
+    return np.where(normal == 1, low + high * u, low + (high - low) * special.ndtr(u))
