@@ -10,9 +10,9 @@ import functools
 import inspect
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._torch_operations import BATCHES, Flow, Part
 from unrelu.models.affine import Affine, Shape, Step
 from unrelu.models.network import Network
+from unrelu.models.torch_opaque import FIX_DRAWS
 
 # Errors that PyTorch and NumPy raise when shapes or arguments do not fit.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -74,12 +75,10 @@ class LayerGraph:
     Attributes:
         root: the module that owns the modules, parameters and buffers.
         graph: the graph, without nodes that do not affect the output.
-        constants: further tensors, by the target of the node that reads each.
     """
 
     root: nn.Module
     graph: fx.Graph
-    constants: Mapping[str, Any] = field(default_factory=dict)
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls; None if it calls none."""
@@ -96,9 +95,8 @@ class LayerGraph:
         return inputs[0]
 
     def constant(self, name: str) -> Any:
-        """A copy of a parameter, buffer or other constant."""
-        own = name in self.constants
-        value = self.constants[name] if own else functools.reduce(getattr, name.split("."), self.root)
+        """A copy of a parameter, buffer or other attribute."""
+        value: Any = functools.reduce(getattr, name.split("."), self.root)
         return value.detach().clone() if isinstance(value, Tensor) else value
 
 
@@ -124,7 +122,7 @@ def read_chain(
     place = next((place for (a, place), (b, _) in zip(one, two, strict=False) if not _same(a, b)), None)
     if place is not None or len(one) != len(two):
         raise UnsupportedModelError(
-            f"{place or 'the model'} depends on the batch size or on random numbers; it must not"
+            f"{place or 'the model'} depends on the batch size or on random numbers; it must not: {FIX_DRAWS}"
         )
     return Network.chain([part for part, _ in one], shape)
 
@@ -178,8 +176,6 @@ class Walk(ABC):
     def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "get_attr":
             return self.graph.constant(str(node.target))
-        if torch_operations.mutates(node.target, kwargs):
-            raise UnsupportedModelError("changes a constant in place")
         method = node.op == "call_method"
         function: Any = getattr(args[0], str(node.target)) if method else node.target
         return function(*args[method:], **kwargs)

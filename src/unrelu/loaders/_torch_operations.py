@@ -33,7 +33,6 @@ Handler = Callable[..., list[Part]]
 BATCHES = (7919, 7927)
 # Queries of the shape or type, which do not consume the data.
 QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 @dataclass(frozen=True, eq=False)
@@ -558,13 +557,6 @@ EITHER_SIDE = (add, sub, rsub, mul, div, matmul)
 
 # Names of what is supported, for messages; one spelling each.
 NAMES = tuple(sorted(name for name in _HANDLERS if not (name[0] == "i" and name[1:] in _HANDLERS)))
-
-
-def mutates(target: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a function or method changes its argument in place."""
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    private = name.endswith("__")
-    return target in _IN_PLACE or (name.endswith("_") and not private) or bool(kwargs.get("inplace"))
 
 
 # --- modules ----------------------------------------------------------------------------------------------------------
