@@ -94,6 +94,11 @@ class LayerGraph:
             )
         return inputs[0]
 
+    @property
+    def code_place(self) -> str:
+        """The name of the code in messages."""
+        return str(self.code().meta.get("place", "the input"))
+
     def constant(self, name: str) -> Any:
         """A copy of a parameter, buffer or other attribute."""
         value: Any = functools.reduce(getattr, name.split("."), self.root)
@@ -115,10 +120,10 @@ def read_chain(
     for graph in graphs:
         replace_gated_activations(graph.graph, graph.module, graph.constant)
     try:
-        walks = [(walk or ChainWalk)(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
+        walks = [(walk or ChainWalk).along(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
     except UnsupportedModelError as error:
         return error
-    one, two = walks[0].parts, walks[-1].parts
+    one, two = walks[0], walks[-1]
     place = next((place for (a, place), (b, _) in zip(one, two, strict=False) if not _same(a, b)), None)
     if place is not None or len(one) != len(two):
         raise UnsupportedModelError(
@@ -137,11 +142,42 @@ def _same(one: Part, two: Part) -> bool:
 
 
 class Walk(ABC):
-    """One walk along a graph. It collects the ``parts`` of the chain, each with its place in the model."""
+    """One walk along a graph, which collects the parts of the chain.
 
-    def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
+    Attributes:
+        graph: the graph.
+        parts: the parts, each with its place in the model.
+        values: what nodes are: constants, flows, or sequences of flows.
+        left: nodes whose arguments are not known yet, in the order of the graph.
+    """
+
+    def __init__(self, graph: LayerGraph, start: Flow) -> None:
         self.graph = graph
         self.parts: list[tuple[Part, str]] = []
+        self.values: dict[fx.Node, Any] = {graph.code(): start}
+        self.left = [node for node in graph.graph.nodes if node.op != "placeholder"]
+
+    @classmethod
+    @abstractmethod
+    def along(cls, graph: LayerGraph, shape: Shape, batch: int) -> Sequence[tuple[Part, str]]:
+        """The parts of the chain that a graph is, for a batch of this size."""
+
+    def evaluate(self) -> Any:
+        """Compute all nodes that are known; return what the model returns if that is known."""
+        left, self.left = self.left, []
+        for node in left:
+            if any(each not in self.values for each in node.all_input_nodes):
+                self.left.append(node)
+                continue
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+            if node.op == "output":
+                return _single_output(args[0])
+            self.keep(node, self.value(node, args, dict(kwargs)))
+        return None
+
+    def keep(self, node: fx.Node, value: Any) -> None:
+        """Keep what a node is."""
+        self.values[node] = value
 
     @abstractmethod
     def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Any:
@@ -184,18 +220,22 @@ class Walk(ABC):
 class ChainWalk(Walk):
     """A walk along a graph without branches."""
 
-    def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
-        super().__init__(graph, shape, batch)
-        code = graph.code()
-        self._head = Flow(shape, batch, code.meta.get("place", "the input"))
+    def __init__(self, graph: LayerGraph, start: Flow) -> None:
+        super().__init__(graph, start)
+        self._head = start
         self._consumers: dict[Flow, str] = {}
-        values: dict[fx.Node, Any] = {code: self._head}
-        for node in graph.graph.nodes:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-            if node.op == "output":
-                self._finish(args[0])
-            elif node.op != "placeholder":
-                values[node] = self.value(node, args, dict(kwargs))
+
+    @classmethod
+    def along(cls, graph: LayerGraph, shape: Shape, batch: int) -> Sequence[tuple[Part, str]]:
+        """See :meth:`Walk.along`."""
+        walk = cls(graph, Flow(shape, batch, graph.code_place))
+        output = walk.evaluate()
+        if output is not walk._head:
+            raise UnsupportedModelError(
+                f"{walk._consumers[output]} takes the output of {output.origin}, which is also the output of the "
+                "model; only chains of layers can be inverted"
+            )
+        return walk.parts
 
     def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
         """Append the parts that the node ``place`` applies to ``flow``; return its output."""
@@ -212,17 +252,8 @@ class ChainWalk(Walk):
         self._head = Flow(shape, flow.batch, place)
         return self._head
 
-    def _finish(self, output: Any) -> None:
-        """Check that the output of the model is the output of the last part."""
-        output = single_output(output)
-        if output is not self._head:
-            raise UnsupportedModelError(
-                f"{self._consumers[output]} takes the output of {output.origin}, which is also the output of the "
-                "model; only chains of layers can be inverted"
-            )
 
-
-def single_output(output: Any) -> Flow:
+def _single_output(output: Any) -> Flow:
     """The flow that a model returns.
 
     Raises:

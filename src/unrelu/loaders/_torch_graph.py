@@ -209,14 +209,12 @@ def _forward(network: Network, z: Tensor) -> Tensor:
     return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
 
 
-def _copied(function: FunctionModule, layers: LayerGraph) -> fx.GraphModule:
+def _copied(function: FunctionModule, layers: LayerGraph) -> CalledModule:
     """The trace of a function as a module, which can be copied with all modules and tensors that it calls."""
     graph = copy.deepcopy(layers.graph)
     for node in graph.nodes:
         node.type = None  # an annotation, which may be a text that cannot be pickled
-    module: Any = fx.GraphModule(layers.root, graph)
-    module.title = function.title
-    return cast(fx.GraphModule, module)
+    return CalledModule(fx.GraphModule(layers.root, graph), title=function.title)
 
 
 # --- the trace --------------------------------------------------------------------------------------------------------

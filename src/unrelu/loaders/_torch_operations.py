@@ -222,47 +222,40 @@ def interpolate(
     return [step]
 
 
-def avg_pool(n: int) -> Handler:
+def avg_pool(
+    n: int,
+    x: Flow,
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> list[Part]:
     """Average pooling over n axes."""
-
-    def handler(
-        x: Flow,
-        kernel_size: int | Shape,
-        stride: int | Shape | None = None,
-        padding: int | Shape = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> list[Part]:
-        check_axes("average pooling", x.shape, n)
-        kernel = _tuple(kernel_size, n)
-        step = kernel if stride is None or stride == () else _tuple(stride, n)
-        if divisor_override is None:
-            return [Pool(kernel, step, _tuple(padding, n), ceil_mode, count_include_pad)]
-        if ceil_mode:
-            raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
-        return [Pool(kernel, step, _tuple(padding, n)), _scale(x.shape, math.prod(kernel) / divisor_override)]
-
-    return handler
+    check_axes("average pooling", x.shape, n)
+    kernel = _tuple(kernel_size, n)
+    step = kernel if stride is None or stride == () else _tuple(stride, n)
+    if divisor_override is None:
+        return [Pool(kernel, step, _tuple(padding, n), ceil_mode, count_include_pad)]
+    if ceil_mode:
+        raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
+    return [Pool(kernel, step, _tuple(padding, n)), _scale(x.shape, math.prod(kernel) / divisor_override)]
 
 
-def adaptive_avg_pool(n: int) -> Handler:
+def adaptive_avg_pool(n: int, x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
     """Average pooling over n axes to a given size, which must divide the size of the input."""
-
-    def handler(x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
-        check_axes("adaptive pooling", x.shape, n)
-        output = output_size if isinstance(output_size, Sequence) else (output_size,) * n
-        sizes = x.shape[-len(output) :]
-        wanted = tuple(size if m is None else m for size, m in zip(sizes, output, strict=True))
-        if any(size % m for size, m in zip(sizes, wanted, strict=True)):
-            raise UnsupportedModelError(
-                f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
-                "only whole factors are supported"
-            )
-        window = tuple(size // m for size, m in zip(sizes, wanted, strict=True))
-        return [Pool(window, window, (0,) * n)]
-
-    return handler
+    check_axes("adaptive pooling", x.shape, n)
+    output = output_size if isinstance(output_size, Sequence) else (output_size,) * n
+    sizes = x.shape[-len(output) :]
+    wanted = tuple(size if m is None else m for size, m in zip(sizes, output, strict=True))
+    if any(size % m for size, m in zip(sizes, wanted, strict=True)):
+        raise UnsupportedModelError(
+            f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
+            "only whole factors are supported"
+        )
+    window = tuple(size // m for size, m in zip(sizes, wanted, strict=True))
+    return [Pool(window, window, (0,) * n)]
 
 
 def pixel_shuffle(x: Flow, upscale_factor: int) -> list[Part]:
@@ -297,11 +290,8 @@ def check_axes(what: str, shape: Shape, spatial: int) -> None:
 # --- activations and arithmetic ---------------------------------------------------------------------------------------
 
 
-def _activation(name: str) -> Handler:
-    def handler(x: Flow, inplace: bool = False) -> list[Part]:
-        return [Activation(name)]
-
-    return handler
+def _activation(name: str, x: Flow, inplace: bool = False) -> list[Part]:
+    return [Activation(name)]
 
 
 def gelu(x: Flow, *, approximate: str = "none") -> list[Part]:
@@ -438,16 +428,12 @@ def _scale(shape: Shape, factor: object, shift: object = 0.0) -> Scale:
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
-def reshape(method: str) -> Handler:
+def reshape(method: str, x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
     """A tensor method that gives the same entries another shape."""
-
-    def handler(x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
-        meta = getattr(x.meta(), method)(*args, **kwargs)
-        if meta.dtype != torch.float64:
-            raise UnsupportedModelError(f"reinterprets the data as {meta.dtype}")
-        return [_reshaped(x, meta.shape)]
-
-    return handler
+    meta = getattr(x.meta(), method)(*args, **kwargs)
+    if meta.dtype != torch.float64:
+        raise UnsupportedModelError(f"reinterprets the data as {meta.dtype}")
+    return [_reshaped(x, meta.shape)]
 
 
 def _reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
@@ -502,7 +488,7 @@ def _optional(bias: Tensor | None) -> Tensor | None:
 
 _HANDLERS: dict[str, Handler] = {
     **{
-        name: _activation(name)
+        name: partial(_activation, name)
         for name in ("relu", "sigmoid", "tanh", "exp", "silu", "selu", "mish", "hardsigmoid", "hardswish", "sin")
     },
     "gelu": gelu,
@@ -520,8 +506,8 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), conv_transpose),
     "batch_norm": batch_norm,
     **dict.fromkeys(("interpolate", "upsample"), interpolate),
-    **{f"avg_pool{n}d": avg_pool(n) for n in (1, 2)},
-    **{f"adaptive_avg_pool{n}d": adaptive_avg_pool(n) for n in (1, 2)},
+    **{f"avg_pool{n}d": partial(avg_pool, n) for n in (1, 2)},
+    **{f"adaptive_avg_pool{n}d": partial(adaptive_avg_pool, n) for n in (1, 2)},
     "pad": pad,
     "pixel_shuffle": pixel_shuffle,
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout"), dropout),
@@ -531,7 +517,7 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("mul", "multiply", "imul"), mul),
     **dict.fromkeys(("div", "divide", "true_divide", "truediv", "itruediv"), div),
     **dict.fromkeys(("neg", "negative"), neg),
-    **{n: reshape(n) for n in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
+    **{n: partial(reshape, n) for n in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
     "getitem": getitem,
     **dict.fromkeys(("contiguous", "clone", "detach", "float", "double", "to", "cpu", "cuda"), _unchanged),
 }

@@ -187,19 +187,15 @@ def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> n
     given = getattr(given, "_torchdynamo_orig_callable", given)  # what torch.compile wraps
     code = code_name(given, call)
     if isinstance(given, MethodType) and isinstance(given.__self__, nn.Module):
-        return CalledModule(given.__self__, given.__func__, call, code)
+        return CalledModule(given.__self__, call, code, given.__func__)
     body = given if isinstance(given, nn.Module) else FunctionModule(given)
     if call.output is None and not call.inputs:
         return body
-    return CalledModule(body, _call_module if body is given else _call_function, call, code)
+    return CalledModule(body, call, code, _call)
 
 
-def _call_module(body: nn.Module, *args: Any, **named: Any) -> Any:
-    return body(*args, **named)
-
-
-def _call_function(body: FunctionModule, *args: Any, **named: Any) -> Any:
-    return body.function(*args, **named)
+def _call(body: nn.Module, *args: Any, **named: Any) -> Any:
+    return (body.function if isinstance(body, FunctionModule) else body)(*args, **named)
 
 
 class CalledModule(nn.Module):
@@ -210,16 +206,24 @@ class CalledModule(nn.Module):
 
     Args:
         body: the module.
-        run: what calls it, ``run(body, z, **inputs)``.
         call: what is passed beside the code, and which output is used.
         code: the argument name of the code; None passes it as the first argument.
+        run: what calls it, ``run(body, z, **inputs)``.
+        title: its name in texts; None is that of the body.
     """
 
-    def __init__(self, body: nn.Module, run: Callable[..., Any], call: GeneratorCall, code: str | None) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        call: GeneratorCall = GeneratorCall(),
+        code: str | None = None,
+        run: Callable[..., Any] = _call,
+        title: str | None = None,
+    ) -> None:
         super().__init__()
         self.body, self.run, self.output, self.code = body, run, call.output, code
         self.held = dict(call.inputs)
-        self.title = getattr(body, "title", type(body).__name__)
+        self.title = title or getattr(body, "title", type(body).__name__)
         self.training = False
 
     def forward(self, z: Tensor) -> Any:
