@@ -7,7 +7,6 @@ all others are computed.
 from __future__ import annotations
 
 import functools
-import inspect
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,12 +15,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders import _torch_operations as torch_operations
 from unrelu.loaders._gated_activations import replace_gated_activations
+from unrelu.loaders._operation_tables import QUERIES, answer, parts_of_call, parts_of_module
 from unrelu.loaders._torch_operations import BATCHES, Flow, Part
 from unrelu.models.affine import Affine, Shape, Step
 from unrelu.models.network import Network
@@ -204,9 +202,9 @@ class Walk(ABC):
             if not flows:
                 return self._constant(node, args, kwargs) if m is None else m(*args, **kwargs)
             query = args[1] if node.target is getattr else node.target
-            if m is None and query in torch_operations.QUERIES:
-                return _answer(flows[0], query, node.target is getattr, args[1:], kwargs)
-            parts = _parts_of_call(node, args, kwargs) if m is None else _parts_of_module(m, args, kwargs)
+            if m is None and query in QUERIES:
+                return answer(flows[0], query, node.target is getattr, args[1:], kwargs)
+            parts = parts_of_call(node, args, kwargs) if m is None else parts_of_module(m, args, kwargs)
             return self.advance(flows[0], parts, place)
 
     def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -267,42 +265,3 @@ def _single_output(output: Any) -> Flow:
         what = "several values" if several else "a value that its input does not affect"
         raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
     return output
-
-
-def _parts_of_module(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
-    if not torch_operations.known(m):
-        names = ", ".join(sorted(base.__name__ for base in torch_operations.MODULES))
-        raise UnsupportedModelError(f"is not an affine map or a known activation; supported modules are {names}")
-    if len(args) != 1 or kwargs:
-        raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
-    return torch_operations.read_module(m, args[0])
-
-
-def _parts_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
-    table: dict[Any, Any] = torch_operations.METHODS if node.op == "call_method" else torch_operations.FUNCTIONS
-    name = getattr(node.target, "__name__", node.target)
-    if node.target not in table:
-        what = f"calls x.{args[1]}" if node.target is getattr else f"calls {name}()"
-        names = ", ".join(torch_operations.NAMES)
-        unknown = f"{what}, not an affine map or a known activation; supported are {names}"
-        raise UnsupportedModelError(node.meta.get("reason", unknown))
-    if "input" in kwargs:
-        args = (kwargs.pop("input"), *args)
-    function = table[node.target]
-    if not isinstance(args[0], Flow) and function not in torch_operations.EITHER_SIDE:
-        raise UnsupportedModelError(
-            f"calls {name}() with weights or options taken from the data; they must be constant"
-        )
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError as error:
-        raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from None
-    return list(function(*args, **kwargs))
-
-
-def _answer(flow: Flow, query: str, attribute: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The value of ``x.shape``, ``x.size(0)`` and the like for a flow x."""
-    if query == "device":
-        return torch.device("cpu")
-    value = getattr(flow.meta(), query)
-    return value if attribute else value(*args, **kwargs)

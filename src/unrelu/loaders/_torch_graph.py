@@ -1,8 +1,8 @@
 """Read a PyTorch module or function as a network.
 
 A module becomes layers in three steps: ``torch.fx`` traces it (:func:`_traced`), :func:`~._chain_reader.read_chain`
-follows the trace from the code to the output and takes its layers from the table of
-:mod:`~unrelu.loaders._torch_operations`, and the outputs of these layers are compared with those of the module. What is
+follows the trace from the code to the output and takes its layers from the tables of
+:mod:`~unrelu.loaders._operation_tables`, and the outputs of these layers are compared with those of the module. What is
 no chain is kept as it is, by :func:`~unrelu.models.torch_opaque.opaque`.
 """
 
@@ -31,8 +31,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
 from unrelu.loaders._graph_recorder import FixedBatchModule, is_program, read_program
+from unrelu.loaders._operation_tables import known
 from unrelu.loaders._pass_through import read_branches
-from unrelu.loaders._torch_operations import BATCHES, known
+from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
 from unrelu.models.module_copies import replica
 from unrelu.models.network import Network
@@ -84,7 +85,7 @@ def from_torch(
     Args:
         module: the generator: a module, a bound method of one such as ``model.decode``, a function of a tensor (also a
             lambda or a partial), a program of ``torch.jit``, or an ``ExportedProgram`` or its ``module()``. Layers are
-            the modules in :data:`unrelu.loaders._torch_operations.MODULES`, the functions and tensor methods that do
+            the modules in :data:`unrelu.loaders._operation_tables.MODULES`, the functions and tensor methods that do
             the same, reshaping, cropping, padding with zeros, and adding or multiplying by constants.
         latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k means
             ``(k,)``. None infers (k,): the only number of entries that a layer takes, or that the code is reshaped
