@@ -136,13 +136,16 @@ class DoubledInTraining(nn.Module):
         return self.layer(z) * (2 if self.training else 1)
 
 
-def test_modules_are_read_in_evaluation_mode_and_keep_theirs():
+def test_modules_are_read_in_evaluation_mode_or_not_at_all():
     module = made(DoubledInTraining)
     wanted = unrelu.from_torch(module)(Z)
-    np.testing.assert_array_equal(unrelu.from_torch(module.train())(Z), wanted)
-    np.testing.assert_array_equal(unrelu.from_torch(module.forward)(Z), wanted)
-    assert module.training
+    module.train()
+    for given in (module, module.forward):
+        with pytest.raises(ModelError, match="in training mode, where it computes something else"):
+            unrelu.from_torch(given, 4)
     np.testing.assert_allclose(unrelu.from_torch(lambda z: 2 * module(z))(Z), 4 * wanted)
+    unrelu.from_torch(DECODER.train())
+    DECODER.eval()
 
 
 class Heavy(nn.Module):

@@ -60,7 +60,13 @@ def test_training_mode():
     with pytest.raises(UnsupportedModelError, match="it draws random numbers"):
         from_torch(drops.eval(), 3)
 
-    # Other modules are read in evaluation mode, as chains are.
+    class Drops(Residual):
+        def forward(self, z):
+            return nn.functional.dropout(super().forward(z), training=self.training)
+
+    with pytest.raises(ModelError, match=r"in training mode, where it computes something else.*call module\.eval\(\)"):
+        from_torch(made(Drops).train(), 5)
+    # Where it makes no difference it is no matter, as for chains.
     net = from_torch(made(Residual).train(), 5)
     np.testing.assert_array_equal(net(codes(net)), OPAQUE["residual"](codes(net)))
     assert not any(m.training for m in net.module.modules())

@@ -69,7 +69,7 @@ def running(module: nn.Module) -> nn.Module:
     return frozen(module, torch.float64, torch.device("cpu")).eval()
 
 
-def evaluated(module: nn.Module, z: Tensor) -> nn.Module:
+def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module:
     """The module as a generator evaluates it: a copy in double precision, in evaluation mode.
 
     A function is called in the first precision that it takes, and so is a module that refuses double precision.
@@ -77,12 +77,14 @@ def evaluated(module: nn.Module, z: Tensor) -> nn.Module:
     Args:
         module: a module, or one that calls a function (:class:`FunctionModule`).
         z: codes in double precision, (2, ...), on the device of a function.
+        own_mode: whether the copy is left in training mode, if the module is.
     """
-    double = running(module)
+    double = frozen(module, torch.float64, torch.device("cpu")) if own_mode else running(module)
     calls_function = any(isinstance(m, FunctionModule) for m in module.modules())
     if not calls_function and failure(double, z) is None:
         return double
-    own = double if calls_function else frozen(module).eval()
+    own = double if calls_function else frozen(module)
+    own = own if own_mode else own.eval()
     for dtype in _PRECISIONS:
         error = failure(own, z.to(dtype))
         if error is None or isinstance(error, UnsupportedModelError):  # the latter for an output that is not there

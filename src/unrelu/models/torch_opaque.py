@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from unrelu.errors import HostError, UnsupportedModelError
+from unrelu.errors import HostError, ModelError, UnsupportedModelError
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.generator import Operations, tensors
 from unrelu.models.module_copies import frozen, replica
@@ -51,7 +51,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.de
 
     Raises:
         UnsupportedModelError: the trial failed; the message contains ``reason`` as well.
-        ModelError: weights are not finite.
+        ModelError: weights are not finite, or the module is in training mode, where its outputs differ.
         HostError: the memory of this machine is too small for a gradient.
     """
     for name, parameter in module.named_parameters():
@@ -80,6 +80,9 @@ def computes_the_same(
     """Whether what was read from the trace of a module has its outputs; no trace says what changes in place.
 
     So it has if the module cannot be run: its layers are known.
+
+    Raises:
+        ModelError: the module is in training mode, where its outputs differ.
     """
     z = trial_codes(latent_shape)
     running = evaluated(module, z.to(device))
@@ -87,6 +90,7 @@ def computes_the_same(
     share = max(_SAME, torch.finfo(dtype).eps ** 0.5)
     try:
         wanted = CODES.evaluate(copy, z)
+        CODES.check_mode(module, CODES.evaluate(running, z.to(device)), z.to(device))
         return all(_equal(wanted, CODES.evaluate(running, z.to(device)).to(z), share) for _ in range(2))
     except UnsupportedModelError:
         return True
@@ -163,14 +167,34 @@ class Trial:
         Raises:
             UnsupportedModelError: the results are not one finite real tensor for each input, change between calls or
                 depend on other inputs of the batch, or derivatives do not agree with finite differences.
+            ModelError: see :meth:`check_mode`.
         """
         given = function if isinstance(function, nn.Module) else as_module(function)
         module = evaluated(given, z)
         trial = replica(module)
         x = self._consistent(trial, z)
+        self.check_mode(given, x, z)
         width = max(_width(trial, z), z[0].numel(), x[0].numel())
         network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width, device=z.device)
         return _differentiated(network, z.flatten(1), lengths)
+
+    def check_mode(self, module: nn.Module, x: Tensor, z: Tensor) -> None:
+        """Refuse a module in training mode whose outputs differ from x, those in evaluation mode.
+
+        Raises:
+            ModelError: they differ.
+        """
+        if not any(m.training for m in module.modules()):
+            return
+        try:
+            same = _equal(x, self.evaluate(evaluated(module, z, own_mode=True), z))
+        except UnsupportedModelError:
+            same = False
+        if not same:
+            raise ModelError(
+                "the module is in training mode, where it computes something else than in evaluation mode; call "
+                "module.eval() first"
+            )
 
     def _consistent(self, module: nn.Module, z: Tensor) -> Tensor:
         """Return the results, if they are the same each time and each depends on its own input only."""
