@@ -53,6 +53,23 @@ def generators() -> dict[str, unrelu.Generator]:
     }
 
 
+def on_its_device() -> dict[str, float]:
+    """A function that cannot be traced, whose module is on the device, and the same with the module on the CPU."""
+    module, z = Branching(), np.random.default_rng(3).standard_normal((4, 3))
+
+    def function(z: torch.Tensor) -> torch.Tensor:
+        return module(z) * len(z) ** 0
+
+    here = unrelu.from_torch(function, 3)
+    outputs, jacobian = here(z), here.jacobian(z)
+    module.to(DEVICE)
+    there = unrelu.from_torch(function, 3, device=DEVICE)
+    return {
+        "outputs": float(max(np.abs(net(z) - outputs).max() for net in (there, there.to(device="cpu")))),
+        "jacobian": float(np.abs(there.jacobian(z) - jacobian).max()),
+    }
+
+
 def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
     rng = np.random.default_rng(1)
     dense = nets["dense"]
@@ -126,6 +143,7 @@ def main() -> None:
             "outputs": float(np.abs(there(z) - net(z)).max()),
             "jacobian": float(np.abs(there.jacobian(z) - net.jacobian(z)).max()),
         }
+    document["kinds"]["function"] = on_its_device()
     document["inversions"] = inversions(nets)
     document["waits"] = waits(nets)
     dense, code = nets["dense"], np.full(3, 0.5)

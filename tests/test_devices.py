@@ -132,7 +132,7 @@ def seen() -> dict:
 
 
 def test_outputs_and_jacobians_are_those_of_the_cpu(seen):
-    assert set(seen["kinds"]) >= {"dense", "convolutional", "branching", "extended"}
+    assert set(seen["kinds"]) >= {"dense", "convolutional", "branching", "extended", "function"}
     for off in seen["kinds"].values():
         assert off["outputs"] < 1e-12
         assert off["jacobian"] < 1e-10

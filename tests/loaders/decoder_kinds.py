@@ -197,10 +197,10 @@ def kl_folder(folder: Path) -> Case:
     return {"AutoModel": AutoModel, "folder": str(folder)}, outputs
 
 
-@builder("the same, for latents as a pipeline scales them")
+@builder("the same, for latents as a pipeline scales them, after `vae.double()`")
 def kl_scaled(folder: Path) -> Case:
     names, outputs = kl(folder)
-    vae = names["model"]
+    vae = names["model"].double()
     return {"vae": vae}, lambda z: outputs(z / vae.config.scaling_factor)
 
 
@@ -361,16 +361,16 @@ class Coordinates(nn.Module):
 
 
 class Noisy(nn.Module):
-    """A synthesis network with noise inputs, drawn anew in each forward pass."""
+    """A synthesis network with a noise input, which is drawn anew in each forward pass unless it is passed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.style, self.conv = nn.Linear(4, 48), nn.Conv2d(3, 2, 3, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
         x = self.style(z).view(z.shape[0], 3, 4, 4)
-        x = x + 0.3 * torch.randn(x.shape[0], 1, 4, 4, device=x.device)
-        return F.leaky_relu(self.conv(x), 0.2)
+        noise = torch.randn(x.shape[0], 1, 4, 4, device=x.device) if noise is None else noise
+        return F.leaky_relu(self.conv(x + 0.3 * noise), 0.2)
 
 
 def given(module: nn.Module, **inputs: Any) -> Case:
@@ -389,7 +389,7 @@ builder("conditional VAE")(lambda folder: given(Conditional(), c=torch.eye(3)[[1
 builder("a label, before the code")(lambda folder: given(Labelled(), label=torch.tensor([7])))
 builder("a time and a scale")(lambda folder: given(Timed(), t=0.3, scale=torch.linspace(1, 2, 40)[None]))
 builder("coordinates of an implicit decoder")(lambda folder: given(Coordinates(), grid=torch.rand(1, 5, 2)))
-builder("noise inputs of a StyleGAN")(lambda folder: ({"decoder": Noisy().eval()}, None))
+builder("noise inputs of a StyleGAN")(lambda folder: given(Noisy(), noise=torch.randn(1, 1, 4, 4)))
 
 
 # --- torch.jit, torch.export, ONNX ------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from unrelu.loaders import from_torch
         (lambda z, w: z.sinh().sum(), r"maps codes of shape \(2, 3\) to an output of shape \(\); the batch axis must"),
         (lambda z, w: z.sinh().T, r"maps codes of shape \(2, 3\) to an output of shape \(3, 2\)"),
         (lambda z, w: z * 0 * z + w.sum(), "two random codes have the same output; it does not depend on the code"),
-        (lambda z, w: z.sinh() @ torch.ones(3, 4), r"for float64 codes of shape \(2, 3\) it raises"),
+        (lambda z, w: z.sinh() @ torch.ones(4, 4), r"for float64 codes of shape \(2, 3\) it raises"),
         (lambda z, w: z.relu() @ w.T if len(z) > 1 else z @ w.T, "a code has another output alone than in a batch"),
     ],
 )  # fmt: skip

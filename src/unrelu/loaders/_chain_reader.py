@@ -7,24 +7,23 @@ all others are computed.
 from __future__ import annotations
 
 import functools
-import inspect
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders import _torch_operations as torch_operations
 from unrelu.loaders._gated_activations import replace_gated_activations
+from unrelu.loaders._operation_tables import QUERIES, answer, parts_of_call, parts_of_module
 from unrelu.loaders._torch_operations import BATCHES, Flow, Part
 from unrelu.models.affine import Affine, Shape, Step
 from unrelu.models.network import Network
+from unrelu.models.torch_opaque import FIX_DRAWS
 
 # Errors that PyTorch and NumPy raise when shapes or arguments do not fit.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -74,12 +73,10 @@ class LayerGraph:
     Attributes:
         root: the module that owns the modules, parameters and buffers.
         graph: the graph, without nodes that do not affect the output.
-        constants: further tensors, by the target of the node that reads each.
     """
 
     root: nn.Module
     graph: fx.Graph
-    constants: Mapping[str, Any] = field(default_factory=dict)
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls; None if it calls none."""
@@ -95,10 +92,14 @@ class LayerGraph:
             )
         return inputs[0]
 
+    @property
+    def code_place(self) -> str:
+        """The name of the code in messages."""
+        return str(self.code().meta.get("place", "the input"))
+
     def constant(self, name: str) -> Any:
-        """A copy of a parameter, buffer or other constant."""
-        own = name in self.constants
-        value = self.constants[name] if own else functools.reduce(getattr, name.split("."), self.root)
+        """A copy of a parameter, buffer or other attribute."""
+        value: Any = functools.reduce(getattr, name.split("."), self.root)
         return value.detach().clone() if isinstance(value, Tensor) else value
 
 
@@ -117,14 +118,14 @@ def read_chain(
     for graph in graphs:
         replace_gated_activations(graph.graph, graph.module, graph.constant)
     try:
-        walks = [(walk or ChainWalk)(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
+        walks = [(walk or ChainWalk).along(graph, shape, batch) for graph, batch in zip(graphs, batches, strict=True)]
     except UnsupportedModelError as error:
         return error
-    one, two = walks[0].parts, walks[-1].parts
+    one, two = walks[0], walks[-1]
     place = next((place for (a, place), (b, _) in zip(one, two, strict=False) if not _same(a, b)), None)
     if place is not None or len(one) != len(two):
         raise UnsupportedModelError(
-            f"{place or 'the model'} depends on the batch size or on random numbers; it must not"
+            f"{place or 'the model'} depends on the batch size or on random numbers; it must not: {FIX_DRAWS}"
         )
     return Network.chain([part for part, _ in one], shape)
 
@@ -139,11 +140,42 @@ def _same(one: Part, two: Part) -> bool:
 
 
 class Walk(ABC):
-    """One walk along a graph. It collects the ``parts`` of the chain, each with its place in the model."""
+    """One walk along a graph, which collects the parts of the chain.
 
-    def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
+    Attributes:
+        graph: the graph.
+        parts: the parts, each with its place in the model.
+        values: what nodes are: constants, flows, or sequences of flows.
+        left: nodes whose arguments are not known yet, in the order of the graph.
+    """
+
+    def __init__(self, graph: LayerGraph, start: Flow) -> None:
         self.graph = graph
         self.parts: list[tuple[Part, str]] = []
+        self.values: dict[fx.Node, Any] = {graph.code(): start}
+        self.left = [node for node in graph.graph.nodes if node.op != "placeholder"]
+
+    @classmethod
+    @abstractmethod
+    def along(cls, graph: LayerGraph, shape: Shape, batch: int) -> Sequence[tuple[Part, str]]:
+        """The parts of the chain that a graph is, for a batch of this size."""
+
+    def evaluate(self) -> Any:
+        """Compute all nodes that are known; return what the model returns if that is known."""
+        left, self.left = self.left, []
+        for node in left:
+            if any(each not in self.values for each in node.all_input_nodes):
+                self.left.append(node)
+                continue
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+            if node.op == "output":
+                return _single_output(args[0])
+            self.keep(node, self.value(node, args, dict(kwargs)))
+        return None
+
+    def keep(self, node: fx.Node, value: Any) -> None:
+        """Keep what a node is."""
+        self.values[node] = value
 
     @abstractmethod
     def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Any:
@@ -170,16 +202,14 @@ class Walk(ABC):
             if not flows:
                 return self._constant(node, args, kwargs) if m is None else m(*args, **kwargs)
             query = args[1] if node.target is getattr else node.target
-            if m is None and query in torch_operations.QUERIES:
-                return _answer(flows[0], query, node.target is getattr, args[1:], kwargs)
-            parts = _parts_of_call(node, args, kwargs) if m is None else _parts_of_module(m, args, kwargs)
+            if m is None and query in QUERIES:
+                return answer(flows[0], query, node.target is getattr, args[1:], kwargs)
+            parts = parts_of_call(node, args, kwargs) if m is None else parts_of_module(m, args, kwargs)
             return self.advance(flows[0], parts, place)
 
     def _constant(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "get_attr":
             return self.graph.constant(str(node.target))
-        if torch_operations.mutates(node.target, kwargs):
-            raise UnsupportedModelError("changes a constant in place")
         method = node.op == "call_method"
         function: Any = getattr(args[0], str(node.target)) if method else node.target
         return function(*args[method:], **kwargs)
@@ -188,18 +218,22 @@ class Walk(ABC):
 class ChainWalk(Walk):
     """A walk along a graph without branches."""
 
-    def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
-        super().__init__(graph, shape, batch)
-        code = graph.code()
-        self._head = Flow(shape, batch, code.meta.get("place", "the input"))
+    def __init__(self, graph: LayerGraph, start: Flow) -> None:
+        super().__init__(graph, start)
+        self._head = start
         self._consumers: dict[Flow, str] = {}
-        values: dict[fx.Node, Any] = {code: self._head}
-        for node in graph.graph.nodes:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-            if node.op == "output":
-                self._finish(args[0])
-            elif node.op != "placeholder":
-                values[node] = self.value(node, args, dict(kwargs))
+
+    @classmethod
+    def along(cls, graph: LayerGraph, shape: Shape, batch: int) -> Sequence[tuple[Part, str]]:
+        """See :meth:`Walk.along`."""
+        walk = cls(graph, Flow(shape, batch, graph.code_place))
+        output = walk.evaluate()
+        if output is not walk._head:
+            raise UnsupportedModelError(
+                f"{walk._consumers[output]} takes the output of {output.origin}, which is also the output of the "
+                "model; only chains of layers can be inverted"
+            )
+        return walk.parts
 
     def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> Flow:
         """Append the parts that the node ``place`` applies to ``flow``; return its output."""
@@ -216,17 +250,8 @@ class ChainWalk(Walk):
         self._head = Flow(shape, flow.batch, place)
         return self._head
 
-    def _finish(self, output: Any) -> None:
-        """Check that the output of the model is the output of the last part."""
-        output = single_output(output)
-        if output is not self._head:
-            raise UnsupportedModelError(
-                f"{self._consumers[output]} takes the output of {output.origin}, which is also the output of the "
-                "model; only chains of layers can be inverted"
-            )
 
-
-def single_output(output: Any) -> Flow:
+def _single_output(output: Any) -> Flow:
     """The flow that a model returns.
 
     Raises:
@@ -240,42 +265,3 @@ def single_output(output: Any) -> Flow:
         what = "several values" if several else "a value that its input does not affect"
         raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
     return output
-
-
-def _parts_of_module(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
-    if not torch_operations.known(m):
-        names = ", ".join(sorted(base.__name__ for base in torch_operations.MODULES))
-        raise UnsupportedModelError(f"is not an affine map or a known activation; supported modules are {names}")
-    if len(args) != 1 or kwargs:
-        raise UnsupportedModelError(f"is called with more than its input: {args[1:]}, {kwargs}")
-    return torch_operations.read_module(m, args[0])
-
-
-def _parts_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Part]:
-    table: dict[Any, Any] = torch_operations.METHODS if node.op == "call_method" else torch_operations.FUNCTIONS
-    name = getattr(node.target, "__name__", node.target)
-    if node.target not in table:
-        what = f"calls x.{args[1]}" if node.target is getattr else f"calls {name}()"
-        names = ", ".join(torch_operations.NAMES)
-        unknown = f"{what}, not an affine map or a known activation; supported are {names}"
-        raise UnsupportedModelError(node.meta.get("reason", unknown))
-    if "input" in kwargs:
-        args = (kwargs.pop("input"), *args)
-    function = table[node.target]
-    if not isinstance(args[0], Flow) and function not in torch_operations.EITHER_SIDE:
-        raise UnsupportedModelError(
-            f"calls {name}() with weights or options taken from the data; they must be constant"
-        )
-    try:
-        inspect.signature(function).bind(*args, **kwargs)
-    except TypeError as error:
-        raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from None
-    return list(function(*args, **kwargs))
-
-
-def _answer(flow: Flow, query: str, attribute: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The value of ``x.shape``, ``x.size(0)`` and the like for a flow x."""
-    if query == "device":
-        return torch.device("cpu")
-    value = getattr(flow.meta(), query)
-    return value if attribute else value(*args, **kwargs)

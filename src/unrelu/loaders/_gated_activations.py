@@ -7,7 +7,6 @@ alone, so its values on a line of numbers tell which activation it is.
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,51 +39,35 @@ _ROUNDING = 1e-12
 # The most nodes between x and the product.
 _MOST_NODES = 12
 
-# A constant by its name, and the module that a node calls.
-Constant = Callable[[str], Any]
-Module = Callable[[fx.Node], nn.Module | None]
-
 
 def gated(x: Tensor, parts: tuple[Activation, Scale]) -> Tensor:
     """The activation and the scale after it, which stand for a product."""
     return parts[1].apply(parts[0].forward(x))
 
 
-def replace_gated_activations(graph: fx.Graph, module: Module, constant: Constant) -> None:
-    """Put nodes that call :func:`gated` in place of the products in a graph that are activations."""
+def replace_gated_activations(
+    graph: fx.Graph, module: Callable[[fx.Node], nn.Module | None], constant: Callable[[str], Any]
+) -> None:
+    """Put nodes that call :func:`gated` in place of the products in a graph that are activations.
+
+    ``module`` gives the module that a node calls, and ``constant`` a constant by its name.
+    """
     for node in list(graph.nodes):
         inputs = node.all_input_nodes
         if node.target not in _PRODUCTS or len(inputs) != 2 or any(each.op == "get_attr" for each in inputs):
             continue
-        if (match := _matched(node, module, constant)) is not None:
-            with graph.inserting_after(node):
-                single = graph.call_function(gated, cast(Any, match))
-            single.meta = dict(node.meta)
-            node.replace_all_uses_with(single)
-            _erase(graph, node)
-
-
-def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    """Remove a node that nothing uses, and those before it that nothing else uses."""
-    if node.op == "placeholder" or node.users:
-        return
-    before = node.all_input_nodes
-    graph.erase_node(node)
-    for each in before:
-        _erase(graph, each)
-
-
-def _matched(node: fx.Node, module: Module, constant: Constant) -> tuple[fx.Node, tuple[Activation, Scale]] | None:
-    """The node x and the activation that a product is of it; None if it is none."""
-    for source in _origins(node):
-        with suppress(_NotElementwise, RuntimeError, TypeError):
-            function = functools.partial(_evaluated, node, source, module, constant)
-            far = [torch.full((1, 1), t, dtype=torch.float64) for t in (-_FAR, _FAR)]
-            values, ends = function(_LINE).numpy(), [function(t).numpy() / _FAR for t in far]
-            parts = _activation(values, -ends[0], ends[1])
-            if parts is not None:
-                return source, parts
-    return None
+        for source in _origins(node):
+            with suppress(_NotElementwise, RuntimeError, TypeError):
+                function = _function_of_entries(node, source, module, constant)
+                far = (torch.full((1, 1), t, dtype=torch.float64) for t in (-_FAR, _FAR))
+                values, low, high = (function(t).numpy() for t in (_LINE, *far))
+                if (parts := _activation(values, -low / _FAR, high / _FAR)) is not None:
+                    with graph.inserting_after(node):
+                        single = graph.call_function(gated, cast(Any, (source, parts)))
+                    single.meta = dict(node.meta)
+                    node.replace_all_uses_with(single)
+                    break
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
 
 
 def _origins(node: fx.Node) -> Iterator[fx.Node]:
@@ -99,33 +82,36 @@ class _NotElementwise(Exception):
     """A node is not a function of each entry of x alone."""
 
 
-def _evaluated(node: fx.Node, source: fx.Node, module: Module, constant: Constant, t: Tensor) -> Tensor:
-    """The values of a node where ``source`` is t, (p, 1): (p, 1), or (p, n) with constants of n entries."""
-    values: dict[fx.Node, Any] = {source: t}
-    left = _MOST_NODES
+def _function_of_entries(
+    node: fx.Node, source: fx.Node, module: Callable[[fx.Node], nn.Module | None], constant: Callable[[str], Any]
+) -> Callable[[Tensor], Tensor]:
+    """A node as a function of the entries t of ``source``, (p, 1): (p, 1), or (p, n) with constants of n entries."""
 
-    def value(each: fx.Node) -> Any:
-        nonlocal left
-        if each in values:
-            return values[each]
-        left -= 1
-        called = module(each)
-        if each.op == "get_attr":
-            values[each] = _row(constant(str(each.target)))
-            return values[each]
-        known = each.target in _ELEMENTWISE or (each.op == "call_method" and each.target in _NAMES)
-        if left < 0 or not (known or isinstance(called, _MODULES)):
-            raise _NotElementwise
-        args, kwargs = fx.node.map_arg((each.args, dict(each.kwargs)), value)
-        if each.op == "call_method":
-            values[each] = getattr(torch.as_tensor(args[0]), str(each.target))(*args[1:], **kwargs)
-        else:
-            function: Any = each.target if called is None else called
-            values[each] = function(*args, **kwargs)
-        return values[each]
+    def function(t: Tensor) -> Tensor:
+        values: dict[fx.Node, Any] = {source: t}
 
-    found = torch.as_tensor(value(node))
-    return found + torch.zeros_like(t)
+        def value(each: fx.Node) -> Any:
+            if each not in values:
+                values[each] = None  # counted before those that it is computed from
+                values[each] = computed(each)
+            return values[each]
+
+        def computed(each: fx.Node) -> Any:
+            called = module(each)
+            if each.op == "get_attr":
+                return _row(constant(str(each.target)))
+            known = each.target in _ELEMENTWISE or (each.op == "call_method" and each.target in _NAMES)
+            if len(values) > _MOST_NODES + 1 or not (known or isinstance(called, _MODULES)):
+                raise _NotElementwise
+            args, kwargs = fx.node.map_arg((each.args, dict(each.kwargs)), value)
+            if each.op == "call_method":
+                return getattr(torch.as_tensor(args[0]), str(each.target))(*args[1:], **kwargs)
+            of: Any = each.target if called is None else called
+            return of(*args, **kwargs)
+
+        return torch.as_tensor(value(node)) + torch.zeros_like(t)
+
+    return function
 
 
 def _row(value: Any) -> Any:

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_map
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph
-from unrelu.loaders._torch_operations import FUNCTIONS, METHODS, sloped
+from unrelu.loaders._operation_tables import FUNCTIONS, METHODS
+from unrelu.loaders._torch_operations import sloped
 from unrelu.models.affine import Shape
 from unrelu.models.opaque_network import plain_attention
 from unrelu.runtime.file_reading import shown_size

@@ -175,7 +175,7 @@ def load(
         raise ModelFileError(
             f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(known)}{_of_package(file.parent)}"
         )
-    call = GeneratorCall.parse(output, None, None)
+    call = GeneratorCall.parse(output)
     _check_options(file, suffix, layers, activation, latent_shape, output)
     max_bytes = check_limit(max_bytes)
     try:

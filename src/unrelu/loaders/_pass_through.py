@@ -11,6 +11,7 @@ What passes is the narrower one: a value, or the outputs that it is a map of.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders._chain_reader import LayerGraph, Walk, read_chain, single_output
+from unrelu.loaders._chain_reader import LayerGraph, Walk, read_chain
 from unrelu.loaders._torch_operations import Flow, Part
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Pad, Reshape, Scale, Shape, Step
@@ -92,50 +93,35 @@ class _Waiting(NamedTuple):
 
 
 class _PassThroughWalk(Walk):
-    """A walk along a graph of dense layers, layer by layer.
+    """A walk along a graph of dense layers, layer by layer; ``values`` are maps of the last layer's outputs.
 
     Attributes:
-        values: what nodes are: constants, maps of the last layer's outputs, or sequences of them.
         waiting: nodes that are activations, whose arguments are known.
-        left: nodes whose arguments are not known yet, in the order of the graph.
+        size: the numbers in the matrices of the chain.
     """
 
-    def __init__(self, graph: LayerGraph, shape: Shape, batch: int) -> None:
-        super().__init__(graph, shape, batch)
-        code = graph.code()
-        place = code.meta.get("place", "the input")
-        k = torch.Size(shape).numel()
-        rows = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)])
-        self.values: dict[fx.Node, Any] = {code: _Map(shape, batch, place, rows.reshape(1 + k, *shape))}
+    def __init__(self, graph: LayerGraph, start: _Map) -> None:
+        super().__init__(graph, start)
         self.waiting: dict[fx.Node, _Waiting] = {}
-        self.left = [node for node in graph.graph.nodes if node.op != "placeholder"]
         self.size = 0
-        if len(shape) != 1:
-            self.parts.append((Reshape((k,)), place))
-        output = self._evaluate()
-        while output is None:
-            self._add_layer()
-            output = self._evaluate()
-        self._finish(output)
 
-    def _evaluate(self) -> _Map | None:
-        """Compute all nodes that are known; return the output if it is."""
-        left, self.left = self.left, []
-        for node in left:
-            if any(each not in self.values for each in node.all_input_nodes):
-                self.left.append(node)
-                continue
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
-            if node.op == "output":
-                output = single_output(args[0])
-                assert isinstance(output, _Map)
-                return output
-            value = self.value(node, args, dict(kwargs))
-            if isinstance(value, _Waiting):
-                self.waiting[node] = value
-            else:
-                self.values[node] = value
-        return None
+    @classmethod
+    def along(cls, graph: LayerGraph, shape: Shape, batch: int) -> Sequence[tuple[Part, str]]:
+        """See :meth:`Walk.along`."""
+        k, place = math.prod(shape), graph.code_place
+        rows = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)])
+        walk = cls(graph, _Map(shape, batch, place, rows.reshape(1 + k, *shape)))
+        if len(shape) != 1:
+            walk.parts.append((Reshape((k,)), place))
+        while (output := walk.evaluate()) is None:
+            walk._add_layer()
+        walk._finish(output)
+        return walk.parts
+
+    def keep(self, node: fx.Node, value: Any) -> None:
+        """Keep what a node is, or that its activation is still to be applied."""
+        kept: dict[fx.Node, Any] = self.waiting if isinstance(value, _Waiting) else self.values
+        kept[node] = value
 
     def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> _Map | _Waiting:
         """Apply parts up to the first activation."""
@@ -221,12 +207,8 @@ class _PassThroughWalk(Walk):
         }
         begin = 0
         for node, each in taken.items():
-            value = self.advance(places.outputs(each.value, begin), each.parts, each.place)
+            self.keep(node, self.advance(places.outputs(each.value, begin), each.parts, each.place))
             begin += each.value.bias.numel()
-            if isinstance(value, _Waiting):
-                self.waiting[node] = value
-            else:
-                self.values[node] = value
 
     def _append(self, matrix: Tensor, bias: Tensor, activation: Activation | None, place: str) -> None:
         self.size += matrix.numel()

@@ -1,29 +1,24 @@
-"""Translate PyTorch's functions, tensor methods and modules into the parts of a chain of layers.
+"""Translate PyTorch's layers, activations and arithmetic into the parts of a chain of layers.
 
-Each handler has the signature of its function. A module is translated by the function that its forward pass calls.
-Operators of other formats are first written in these functions.
+Each handler has the signature of its function.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
-from unrelu.loaders._gated_activations import gated
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Shape, Step
+from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Scale, Shape, Step
 from unrelu.models.generator import numbers
 
 Part = Step | Activation
@@ -31,9 +26,6 @@ Handler = Callable[..., list[Part]]
 # Two batch sizes that stand for the unknown one. If a reshape mixes the batch axis with another axis, its result shows
 # it. If something is computed from the batch size, or happens to equal it, the two sizes give different results.
 BATCHES = (7919, 7927)
-# Queries of the shape or type, which do not consume the data.
-QUERIES = ("size", "dim", "ndimension", "numel", "nelement", "shape", "ndim", "dtype", "device")
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +148,7 @@ def conv(
         begin, end = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
     inside = begin if begin == end else (0,) * n
     step = Conv(float64(weight, "weight"), _optional(bias), stride, inside, dilation, int(groups))
-    return [step] if begin == end else [_zeros(begin, end), step]
+    return [step] if begin == end else [zeros(begin, end), step]
 
 
 def conv_transpose(
@@ -223,69 +215,40 @@ def interpolate(
     return [step]
 
 
-def avg_pool(n: int) -> Handler:
+def avg_pool(
+    n: int,
+    x: Flow,
+    kernel_size: int | Shape,
+    stride: int | Shape | None = None,
+    padding: int | Shape = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> list[Part]:
     """Average pooling over n axes."""
-
-    def handler(
-        x: Flow,
-        kernel_size: int | Shape,
-        stride: int | Shape | None = None,
-        padding: int | Shape = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> list[Part]:
-        check_axes("average pooling", x.shape, n)
-        kernel = _tuple(kernel_size, n)
-        step = kernel if stride is None or stride == () else _tuple(stride, n)
-        if divisor_override is None:
-            return [Pool(kernel, step, _tuple(padding, n), ceil_mode, count_include_pad)]
-        if ceil_mode:
-            raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
-        return [Pool(kernel, step, _tuple(padding, n)), _scale(x.shape, math.prod(kernel) / divisor_override)]
-
-    return handler
+    check_axes("average pooling", x.shape, n)
+    kernel = _tuple(kernel_size, n)
+    step = kernel if stride is None or stride == () else _tuple(stride, n)
+    if divisor_override is None:
+        return [Pool(kernel, step, _tuple(padding, n), ceil_mode, count_include_pad)]
+    if ceil_mode:
+        raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
+    return [Pool(kernel, step, _tuple(padding, n)), _scale(x.shape, math.prod(kernel) / divisor_override)]
 
 
-def adaptive_avg_pool(n: int) -> Handler:
+def adaptive_avg_pool(n: int, x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
     """Average pooling over n axes to a given size, which must divide the size of the input."""
-
-    def handler(x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
-        check_axes("adaptive pooling", x.shape, n)
-        output = output_size if isinstance(output_size, Sequence) else (output_size,) * n
-        sizes = x.shape[-len(output) :]
-        wanted = tuple(size if m is None else m for size, m in zip(sizes, output, strict=True))
-        if any(size % m for size, m in zip(sizes, wanted, strict=True)):
-            raise UnsupportedModelError(
-                f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
-                "only whole factors are supported"
-            )
-        window = tuple(size // m for size, m in zip(sizes, wanted, strict=True))
-        return [Pool(window, window, (0,) * n)]
-
-    return handler
-
-
-def pixel_shuffle(x: Flow, upscale_factor: int) -> list[Part]:
-    """(C r^2, H, W) -> (C, r H, r W): output (c, r h + i, r w + j) is input (c r^2 + r i + j, h, w).
-
-    This is a transposed convolution with one group per output channel and a single 1 in each kernel.
-    """
-    r, shape = upscale_factor, x.shape
-    if len(shape) != 3 or shape[0] % r**2:
-        raise UnsupportedModelError(f"shuffles pixels by {r}, which does not fit an input of shape {shape}")
-    kernels = torch.eye(r**2, dtype=torch.float64).reshape(r**2, 1, r, r)
-    weight = kernels.repeat(shape[0] // r**2, 1, 1, 1)
-    return [ConvTranspose(weight, None, (r, r), (0, 0), (0, 0), (1, 1), shape[0] // r**2)]
-
-
-def pad(x: Flow, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> list[Part]:
-    """Zeros around the trailing axes; negative widths crop."""
-    if mode != "constant" or value:
-        raise UnsupportedModelError(f"pads with mode={mode!r}, value={value}; only zeros are supported")
-    if len(pad) > 2 * len(x.shape):
-        raise UnsupportedModelError("pads the batch axis")
-    return [Pad(tuple(int(n) for n in pad))]
+    check_axes("adaptive pooling", x.shape, n)
+    output = output_size if isinstance(output_size, Sequence) else (output_size,) * n
+    sizes = x.shape[-len(output) :]
+    wanted = tuple(size if m is None else m for size, m in zip(sizes, output, strict=True))
+    if any(size % m for size, m in zip(sizes, wanted, strict=True)):
+        raise UnsupportedModelError(
+            f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
+            "only whole factors are supported"
+        )
+    window = tuple(size // m for size, m in zip(sizes, wanted, strict=True))
+    return [Pool(window, window, (0,) * n)]
 
 
 def check_axes(what: str, shape: Shape, spatial: int) -> None:
@@ -298,11 +261,9 @@ def check_axes(what: str, shape: Shape, spatial: int) -> None:
 # --- activations and arithmetic ---------------------------------------------------------------------------------------
 
 
-def _activation(name: str) -> Handler:
-    def handler(x: Flow, inplace: bool = False) -> list[Part]:
-        return [Activation(name)]
-
-    return handler
+def activation(name: str, x: Flow, inplace: bool = False) -> list[Part]:
+    """An activation without parameters."""
+    return [Activation(name)]
 
 
 def gelu(x: Flow, *, approximate: str = "none") -> list[Part]:
@@ -379,12 +340,13 @@ def sloped(x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x >= 0, x, slope * x)
 
 
-def _gated(x: Flow, parts: Sequence[Part]) -> list[Part]:
+def gated_parts(x: Flow, parts: Sequence[Part]) -> list[Part]:
     """An activation that the graph wrote out as a product."""
     return list(parts)
 
 
-def _sloped(x: Flow, slope: Tensor) -> list[Part]:
+def sloped_parts(x: Flow, slope: Tensor) -> list[Part]:
+    """The parts that :func:`sloped` applies."""
     return [Activation.of_slope(constant(slope, x.shape).numpy())]
 
 
@@ -436,58 +398,9 @@ def _scale(shape: Shape, factor: object, shift: object = 0.0) -> Scale:
     return Scale(constant(factor, shape), constant(shift, shape))
 
 
-# --- shapes -----------------------------------------------------------------------------------------------------------
-
-
-def reshape(method: str) -> Handler:
-    """A tensor method that gives the same entries another shape."""
-
-    def handler(x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
-        meta = getattr(x.meta(), method)(*args, **kwargs)
-        if meta.dtype != torch.float64:
-            raise UnsupportedModelError(f"reinterprets the data as {meta.dtype}")
-        return [_reshaped(x, meta.shape)]
-
-    return handler
-
-
-def _reshaped(flow: Flow, full: Sequence[int]) -> Reshape:
-    """The step from ``flow`` to the shape ``full``, whose first entry must be the untouched batch axis."""
-    shape = tuple(int(n) for n in full)
-    if not shape or shape[0] != flow.batch:
-        before, after = shown((flow.batch, *flow.shape)), shown(shape)
-        raise UnsupportedModelError(f"reshapes {before} to {after}, which mixes the batch axis with the others")
-    return Reshape(shape[1:])
-
-
-def getitem(x: Flow, index: Any) -> list[Part]:
-    """x[:, a:b, None, i]: a crop, then a reshape. The batch axis must be kept whole; steps must be 1."""
-    items = index if isinstance(index, tuple) else (index,)
-    if any(type(item) not in (int, slice, type(None), EllipsisType) for item in items):
-        raise UnsupportedModelError(f"indexes the data by {index}; only integers, slices, None and ... are supported")
-    kept = torch.arange(math.prod(x.shape)).reshape(x.shape).expand(x.batch, *x.shape)[index]
-    if not kept.dim() or len(kept) != x.batch:
-        raise UnsupportedModelError(f"indexes the batch axis by {items[0]}; the first axis must be kept whole")
-    if not kept.numel():
-        raise UnsupportedModelError(f"keeps nothing of an input of shape {x.shape}")
-    places = np.unravel_index(kept[0].reshape(-1).numpy(), x.shape)
-    first, end = [int(place.min()) for place in places], [int(place.max()) + 1 for place in places]
-    if math.prod(e - f for f, e in zip(first, end, strict=True)) != kept[0].numel():
-        raise UnsupportedModelError("takes entries of an axis that are not side by side; only steps of 1 are supported")
-    step = _zeros([-f for f in first], [e - n for e, n in zip(end, x.shape, strict=True)])
-    return [*([step] if any(step.widths) else []), _reshaped(x, kept.shape)]
-
-
-def _zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
+def zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
     """Zeros before and after each of the trailing axes; negative numbers crop."""
     return Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair))
-
-
-def _unchanged(x: Flow, *args: Any, **kwargs: Any) -> list[Part]:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, torch.dtype) and not value.is_floating_point:
-            raise UnsupportedModelError(f"converts the data to {value}; only real numbers can be inverted")
-    return []
 
 
 def _tuple(value: Any, n: int) -> Shape:
@@ -497,114 +410,3 @@ def _tuple(value: Any, n: int) -> Shape:
 
 def _optional(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else float64(bias, "bias")
-
-
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-_HANDLERS: dict[str, Handler] = {
-    **{
-        name: _activation(name)
-        for name in ("relu", "sigmoid", "tanh", "exp", "silu", "selu", "mish", "hardsigmoid", "hardswish", "sin")
-    },
-    "gelu": gelu,
-    "elu": elu,
-    "celu": celu,
-    "softplus": softplus,
-    **dict.fromkeys(("clamp", "clip"), clamp),
-    "hardtanh": hardtanh,
-    "relu6": relu6,
-    "leaky_relu": leaky_relu,
-    "prelu": prelu,
-    "linear": linear,
-    **dict.fromkeys(("matmul", "mm"), matmul),
-    **dict.fromkeys(("conv1d", "conv2d"), conv),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), conv_transpose),
-    "batch_norm": batch_norm,
-    **dict.fromkeys(("interpolate", "upsample"), interpolate),
-    **{f"avg_pool{n}d": avg_pool(n) for n in (1, 2)},
-    **{f"adaptive_avg_pool{n}d": adaptive_avg_pool(n) for n in (1, 2)},
-    "pad": pad,
-    "pixel_shuffle": pixel_shuffle,
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_alpha_dropout"), dropout),
-    **dict.fromkeys(("add", "iadd"), add),
-    **dict.fromkeys(("sub", "subtract", "isub"), sub),
-    "rsub": rsub,
-    **dict.fromkeys(("mul", "multiply", "imul"), mul),
-    **dict.fromkeys(("div", "divide", "true_divide", "truediv", "itruediv"), div),
-    **dict.fromkeys(("neg", "negative"), neg),
-    **{n: reshape(n) for n in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
-    "getitem": getitem,
-    **dict.fromkeys(("contiguous", "clone", "detach", "float", "double", "to", "cpu", "cuda"), _unchanged),
-}
-
-# Handlers by function object, not by name: a user's own function may be called ``relu``.
-FUNCTIONS: dict[Any, Handler] = {
-    getattr(space, spelled): handler
-    for name, handler in _HANDLERS.items()
-    for space in (torch, F, operator)
-    for spelled in (name, name + "_")
-    if hasattr(space, spelled) and not isinstance(getattr(space, spelled), type)
-}
-FUNCTIONS |= {sloped: _sloped, gated: _gated}
-METHODS: dict[str, Handler] = {
-    spelled: handler
-    for name, handler in _HANDLERS.items()
-    for spelled in (name, name + "_")
-    if hasattr(Tensor, spelled)
-}
-
-# Handlers that take the data as either operand. All others take it as their first argument.
-EITHER_SIDE = (add, sub, rsub, mul, div, matmul)
-
-# Names of what is supported, for messages; one spelling each.
-NAMES = tuple(sorted(name for name in _HANDLERS if not (name[0] == "i" and name[1:] in _HANDLERS)))
-
-
-def mutates(target: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a function or method changes its argument in place."""
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    private = name.endswith("__")
-    return target in _IN_PLACE or (name.endswith("_") and not private) or bool(kwargs.get("inplace"))
-
-
-# --- modules ----------------------------------------------------------------------------------------------------------
-
-# Modules whose forward pass is one call of a function above.
-MODULES: tuple[type[nn.Module], ...] = (
-    nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d,
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Identity,
-    nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
-    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout,
-    nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.PixelShuffle, nn.ZeroPad1d, nn.ZeroPad2d,
-    nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Unflatten,
-)  # fmt: skip
-
-
-def known(module: nn.Module) -> bool:
-    """Whether a module is one of :data:`MODULES`. A subclass counts as its base only if it inherits ``forward``."""
-    base = next((base for base in type(module).__mro__ if base in MODULES), None)
-    return base is not None and type(module).forward is base.forward
-
-
-def read_module(module: nn.Module, x: Flow) -> list[Part]:
-    """Return the parts that a module of :data:`MODULES` applies to x."""
-    # The module is called, not its forward, so that hooks of ``weight_norm`` and ``spectral_norm`` write its weight.
-    parts = module(_Data(x))
-    return [] if isinstance(parts, _Data) else list(parts)
-
-
-class _Data:
-    """Stands for x in the forward pass of a module: the function that is called with it returns the parts."""
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
-        self.flatten, self.unflatten = (partial(METHODS[name], flow) for name in ("flatten", "unflatten"))
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> list[Part]:
-        flow, *others = (a.flow if isinstance(a, cls) else a for a in args)
-        return FUNCTIONS[function](flow, *others, **(kwargs or {}))
-
-    def dim(self) -> int:
-        """The number of axes, which batch normalisations check."""
-        return 1 + len(self.flow.shape)

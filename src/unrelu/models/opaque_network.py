@@ -90,6 +90,7 @@ class OpaqueNetwork(Generator):
         known = z.isfinite().all(dim=1, keepdim=True)
         with plain_attention():
             x = self._flat(torch.where(known, z, torch.zeros_like(z)), self._fast)
+        x = x if z.requires_grad else x.detach()  # weights in a function may require gradients
         return torch.where(known, x, torch.full_like(x, torch.nan))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ class OpaqueNetwork(Generator):
 
         function = partial(self._flat, module=self._running)
         together = at_once(TANGENT_BYTES, self.dtype.itemsize * self.width * len(z), self.device)
-        with plain_attention(), _forward_mode, _Normalisations():
+        with torch.no_grad(), plain_attention(), _forward_mode, _Normalisations():
             _load_formulas()
             parts = [torch.func.vmap(along, out_dims=(0, 1))(part) for part in torch.split(directions, together)]
         # Only tangents differ between directions, so x is the same for all.

@@ -1,39 +1,32 @@
-"""Conversion of what a user passes as a generator to one module from codes to a tensor.
+"""What a user passes as a generator as one module from codes to a tensor.
 
-This covers functions, further inputs held fixed, the choice of one output of several, and random numbers held fixed.
+Modules are copied later; functions are called as they are, in their own precision and on their own device. Further
+inputs are held fixed, and one output of several is chosen, or several as named parts.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
 from unrelu.models.affine import Shape
-from unrelu.models.module_copies import copied_whole, frozen, in_double, used
-from unrelu.models.opaque_network import plain_attention
-from unrelu.runtime.streams import stream
+from unrelu.models.module_copies import frozen
 
 Pick = str | int | Callable[[Any], Any]
 # One output, or several by the names of the parts that they become.
 Output = Pick | Sequence[str | int] | Mapping[str, Pick] | None
 
-# Functions that draw random numbers: the function that makes a tensor of the same shape and type, and the distribution.
-_DRAWS: dict[Any, tuple[Callable[..., Tensor], str]] = {
-    torch.randn: (torch.empty, "standard_normal"),
-    torch.rand: (torch.empty, "random"),
-    torch.randn_like: (torch.empty_like, "standard_normal"),
-    torch.rand_like: (torch.empty_like, "random"),
-}
+# Precisions in which a function is called: the first that it takes.
+_PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # The most entries of a structure that a message lists.
 _LISTED = 12
 
@@ -41,74 +34,80 @@ _LISTED = 12
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
-def as_module(function: Any, x: Tensor | None) -> nn.Module:
-    """Return a function as a module; a module is returned unchanged if it can compute in double precision.
-
-    Modules and tensors that the function uses become part of the module, so that it can be copied and converted. They
-    are found in bound methods, partials, closures, defaults and named globals, also inside lists, dictionaries and
-    callable objects. If the converted function still does not compute in double precision, it is run in single
-    precision; if a copy cannot be run so, the original is.
+class FunctionModule(nn.Module):
+    """A function as a module: it is called as it is, and copies of this module have the same function.
 
     Args:
-        function: a function of tensors.
-        x: an input for a trial. None assumes that the function computes in double precision.
+        function: a function of a batch of codes.
+        dtype, device: what it takes; codes are converted to them, and its result back. None converts nothing.
     """
-    if isinstance(function, nn.Module) and not copied_whole(function):
-        return function
-    function = getattr(function, "_torchdynamo_orig_callable", function)  # what torch.compile wraps
-    called = getattr(function, "__call__", None)  # noqa: B004 -- the method itself is needed
-    if isinstance(called, MethodType) and not isinstance(function, nn.Module):  # an object of a Python class
-        function = called
-    module = function if isinstance(function, nn.Module) else FunctionModule(function)
-    if x is None or _computes(in_double(module), x, torch.float64):
-        return module
-    for single in (frozen(module, torch.float32, torch.device("cpu")), function):
-        if _computes(single, x, torch.float32):
-            return FunctionModule(_InSingle(single, getattr(function, "__name__", type(function).__name__)))
-    return module
 
+    function: Callable[..., Any]
 
-def _computes(function: Callable[..., Any], x: Tensor, dtype: torch.dtype) -> bool:
-    with suppress(Exception), torch.no_grad():  # the user's code: any exception means that it does not compute
-        y = function(x.to(dtype, copy=True))
-        return not isinstance(y, Tensor) or y.dtype == dtype
-    return False
-
-
-class _InSingle:
-    """A function that computes in single precision. It has no ``__dict__``, so that copies leave its function as is."""
-
-    __slots__ = ("__name__", "function")
-
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
-        self.function = function
-        self.__name__ = f"{name}, in single precision"
-
-    def __call__(self, x: Tensor) -> Any:
-        y = self.function(x.to(torch.float32))
-        return y.to(x.dtype) if isinstance(y, Tensor) and y.dtype == torch.float32 else y
-
-
-class FunctionModule(nn.Module):
-    """A function with the modules that it uses."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> None:
         super().__init__()
-        self.function = function
-        self.title = str(getattr(function, "__name__", type(function).__name__))
-        self.used = _modules_of(function)
-        self.training = False
+        object.__setattr__(self, "function", function)  # no submodule, as conversions must not reach it
+        self.dtype, self.device, self.training = dtype, device, False
+        name = getattr(function, "title", getattr(function, "__name__", type(function).__name__))
+        self.title = f"{name}, in single precision" if dtype == torch.float32 else str(name)
 
-    def forward(self, x: Tensor) -> Any:
-        """Call the function. It takes x only, because a ``forward`` with ``**kwargs`` could not be traced."""
-        return self.function(x)
+    def forward(self, z: Tensor) -> Any:
+        """Call the function."""
+        if self.dtype is None:
+            return self.function(z)
+        x = self.function(z.to(dtype=self.dtype, device=self.device))
+        return x.to(z) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def __deepcopy__(self, made: Any) -> FunctionModule:
+        return FunctionModule(self.function, self.dtype, self.device)
 
 
-def _modules_of(value: Any) -> nn.ModuleList:
-    """The modules that a function or a container of functions uses; they keep their own mode."""
-    modules = nn.ModuleList(dict.fromkeys(m for m in used(value) if isinstance(m, nn.Module)))
-    modules.training = False
-    return modules
+def running(module: nn.Module) -> nn.Module:
+    """A copy of a module in double precision, in evaluation mode; what calls functions, with the same functions."""
+    return frozen(module, torch.float64, torch.device("cpu")).eval()
+
+
+def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module:
+    """The module as a generator evaluates it: a copy in double precision, in evaluation mode.
+
+    A function is called in the first precision that it takes, and so is a module that refuses double precision.
+
+    Args:
+        module: a module, or one that calls a function (:class:`FunctionModule`).
+        z: codes in double precision, (2, ...), on the device of a function.
+        own_mode: whether the copy is left in training mode, if the module is.
+    """
+    double = frozen(module, torch.float64, torch.device("cpu")) if own_mode else running(module)
+    calls_function = any(isinstance(m, FunctionModule) for m in module.modules())
+    if not calls_function and failure(double, z) is None:
+        return double
+    own = double if calls_function else frozen(module)
+    own = own if own_mode else own.eval()
+    for dtype in _PRECISIONS:
+        error = failure(own, z.to(dtype))
+        if error is None or isinstance(error, UnsupportedModelError):  # the latter for an output that is not there
+            return FunctionModule(own, dtype, z.device)
+    return double
+
+
+def accepts(copy: nn.Module, shape: Shape) -> bool:
+    """Whether a copy of :func:`running` takes codes of this shape, in one of the precisions."""
+    z = torch.zeros(7, *shape, dtype=torch.float64)  # layers take (2, k) for one code of two channels
+    return any(failure(copy, z.to(dtype)) is None for dtype in _PRECISIONS)
+
+
+def failure(module: nn.Module, z: Tensor) -> Exception | None:
+    """What the module raises for a batch of codes; None if it maps each of them to something."""
+    try:
+        with torch.no_grad():
+            x = module(z.clone())
+    except Exception as error:  # the user's forward runs here
+        return error
+    if isinstance(x, Tensor) and x.dim() and len(x) != len(z):
+        return ValueError(f"it maps {len(z)} codes to {len(x)} outputs")
+    return None
 
 
 # --- calls that return one tensor -------------------------------------------------------------------------------------
@@ -122,15 +121,13 @@ class GeneratorCall:
         output: the name (attribute or key) or number of the output, or a function of the returned value; or a
             dictionary of these by the name of the part of the output that each becomes.
         inputs: further inputs by name, held fixed.
-        seed: the seed of random numbers that are drawn in the call, held fixed; None refuses random numbers.
     """
 
     output: Pick | Mapping[str, Pick] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
 
     @classmethod
-    def parse(cls, output: Output, inputs: Mapping[str, Any] | None, seed: int | None) -> GeneratorCall:
+    def parse(cls, output: Output, inputs: Mapping[str, Any] | None = None) -> GeneratorCall:
         """The arguments of :func:`unrelu.from_torch`, checked.
 
         Raises:
@@ -147,95 +144,23 @@ class GeneratorCall:
             raise OptionError(
                 f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
             )
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
-            raise OptionError(f"seed={seed!r} must be an integer of at least 0, below 2**63, or None")
-        return cls(pick, {name: _as_tensor(x) for name, x in (inputs or {}).items()}, seed)
-
-    def with_labels(self) -> GeneratorCall:
-        """The same call with integers as tensors, one label for each code."""
-        return replace(self, inputs={**self.inputs, **{name: torch.tensor([x]) for name, x in self.labels.items()}})
-
-    @property
-    def labels(self) -> dict[str, int]:
-        """The inputs that are integers."""
-        return {name: x for name, x in self.inputs.items() if isinstance(x, int) and not isinstance(x, bool)}
+        return cls(pick, {name: _as_tensor(x) for name, x in (inputs or {}).items()})
 
     @property
     def unread(self) -> str | None:
         """Why a module called this way is not a chain of layers; None if that depends on the module."""
-        if self.seed is not None:
-            return f"its random numbers are held fixed, those of seed={self.seed}"
-        small = {n: x.item() for n, x in self.inputs.items() if isinstance(x, Tensor) and x.numel() == 1} | self.labels
-        held = ", ".join(f"{name}={small[name]:.7g}" if name in small else name for name in self.inputs)
-        return f"it takes {held} beside the code, held fixed" if self.inputs else None
-
-    @property
-    def plain(self) -> bool:
-        """Whether the call takes only the code and uses the returned value unchanged."""
-        return self.output is None and not self.inputs and self.seed is None
+        held = []
+        for name, x in self.inputs.items():
+            value = x.item() if isinstance(x, Tensor) and x.numel() == 1 else x
+            held.append(f"{name}={value:.7g}" if type(value) in (int, float) else name)
+        return f"it takes {', '.join(held)} beside the code, held fixed" if held else None
 
 
 def _as_tensor(value: Any) -> Any:
-    """An array of numbers as a tensor; anything else unchanged."""
+    """An array or tensor of numbers as a tensor of its own; anything else unchanged."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
     return torch.tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
-
-
-class CalledModule(nn.Module):
-    """A module called as a :class:`GeneratorCall` says: from codes (B, ...) to one tensor (B, ...).
-
-    Further tensors are broadcast over the batch. A tensor whose first axis is 1 is taken as a batch of one; any other
-    tensor is one entry of a batch. Inputs that are not tensors are passed unchanged.
-
-    Args:
-        body: the module.
-        call: how it is called.
-        shared: whether to pass tensors unchanged, too.
-        code: the argument name of the code; None passes it as the first argument.
-    """
-
-    def __init__(self, body: nn.Module, call: GeneratorCall, shared: bool = False, code: str | None = None) -> None:
-        super().__init__()
-        self.body, self.output, self.shared, self.code, self.seed = body, call.output, shared, code, call.seed
-        self.title = getattr(body, "title", type(body).__name__)
-        inputs = call.inputs.items()
-        self.used = _modules_of(self.output)
-        self.held = {name: x.detach().clone() if isinstance(x, Tensor) else x for name, x in inputs}
-        self.training = False
-
-    def forward(self, z: Tensor) -> Any:
-        """The chosen output."""
-        if self.seed is None:
-            return self._once(z)
-        # Each code is evaluated alone, so that the draws do not depend on the batch.
-        alone = torch.func.vmap(lambda row: self._once(row[None])[0], randomness="same")
-        with HeldDraws(self.seed), plain_attention():
-            return alone(z)
-
-    def _once(self, z: Tensor, chosen: bool = True) -> Any:
-        held = {name: self._rows(value, z) for name, value in self.held.items()}
-        args, named = ((z,), {}) if self.code is None else ((), {self.code: z})
-        run: Any = self.body.function if isinstance(self.body, FunctionModule) else self.body
-        try:
-            result = run(*args, **named, **held)
-        except IndexError as error:
-            sizes = sorted({m.num_embeddings for m in self.body.modules() if isinstance(m, nn.Embedding)})
-            allowed = " or ".join(f"0 to {size - 1}" for size in sizes)
-            raise IndexError(f"{error}; the module's embeddings take {allowed}" if sizes else error) from error
-        return picked(result, self.output) if chosen else result
-
-    def parts(self, z: Tensor) -> dict[str, Shape]:
-        """The shapes of the parts of an output, if it has any; z is a batch of codes."""
-        if not isinstance(self.output, Mapping):
-            return {}
-        with torch.no_grad(), nullcontext() if self.seed is None else HeldDraws(self.seed):
-            result = self._once(z, chosen=False)
-            return {name: tuple(picked(result, pick).shape[1:]) for name, pick in self.output.items()}
-
-    def _rows(self, value: Any, z: Tensor) -> Any:
-        if not isinstance(value, Tensor) or self.shared:
-            return value
-        row = value if value.dim() and value.shape[0] == 1 else value[None]
-        return row.expand(z.shape[0], *row.shape[1:])
 
 
 def _named_picks(output: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any]]:
@@ -247,6 +172,99 @@ def _named_picks(output: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, A
             "output={'name': function, ...}"
         )
     return named
+
+
+def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> nn.Module:
+    """What was passed as a module of the code alone that returns what is asked for; nothing is copied.
+
+    Args:
+        given: a module, a bound method of one, or a function.
+        call: how it is called; None passes the code and takes what is returned.
+
+    Raises:
+        UnsupportedModelError: a required input is missing.
+        ModelError: an input was given that the module does not take.
+    """
+    call = call or GeneratorCall()
+    given = getattr(given, "_torchdynamo_orig_callable", given)  # what torch.compile wraps
+    code = code_name(given, call)
+    if isinstance(given, MethodType) and isinstance(given.__self__, nn.Module):
+        return CalledModule(given.__self__, call, code, given.__func__)
+    body = given if isinstance(given, nn.Module) else FunctionModule(given)
+    if call.output is None and not call.inputs:
+        return body
+    return CalledModule(body, call, code, _call)
+
+
+def _call(body: nn.Module, *args: Any, **named: Any) -> Any:
+    return (body.function if isinstance(body, FunctionModule) else body)(*args, **named)
+
+
+class CalledModule(nn.Module):
+    """A module called as a :class:`GeneratorCall` says: from codes (B, ...) to one tensor (B, ...).
+
+    A tensor whose first axis is 1 is taken as a batch of one; any other tensor with axes is one entry of a batch. Both
+    are repeated for every code. Numbers and other inputs are passed unchanged.
+
+    Args:
+        body: the module.
+        call: what is passed beside the code, and which output is used.
+        code: the argument name of the code; None passes it as the first argument.
+        run: what calls it, ``run(body, z, **inputs)``.
+        title: its name in texts; None is that of the body.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        call: GeneratorCall = GeneratorCall(),
+        code: str | None = None,
+        run: Callable[..., Any] = _call,
+        title: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.body, self.run, self.output, self.code = body, run, call.output, code
+        self.held = dict(call.inputs)
+        self.title = title or getattr(body, "title", type(body).__name__)
+        self.training = False
+
+    def forward(self, z: Tensor) -> Any:
+        """The chosen output."""
+        return picked(self._result(z), self.output)
+
+    def parts(self, z: Tensor) -> dict[str, Shape]:
+        """The shapes of the named parts of an output; z is a batch of codes."""
+        assert isinstance(self.output, Mapping)
+        with torch.no_grad():
+            result = self._result(z)
+            return {name: tuple(picked(result, pick).shape[1:]) for name, pick in self.output.items()}
+
+    def _result(self, z: Tensor) -> Any:
+        code = ((z,), {}) if self.code is None else ((), {self.code: z})
+        held = {name: _rows(value, z) for name, value in self.held.items()}
+        labels = {name: z.new_full((len(z),), n, dtype=torch.int64) for name, n in held.items() if type(n) is int}
+        try:
+            try:
+                return self.run(self.body, *code[0], **code[1], **held)
+            except TypeError:  # an embedding takes no integer but a tensor of labels
+                if not labels:
+                    raise
+            return self.run(self.body, *code[0], **code[1], **held | labels)
+        except IndexError as error:
+            sizes = sorted({m.num_embeddings for m in self.body.modules() if isinstance(m, nn.Embedding)})
+            allowed = " or ".join(f"0 to {size - 1}" for size in sizes)
+            raise IndexError(f"{error}; the module's embeddings take {allowed}" if sizes else error) from error
+
+
+def _rows(value: Any, z: Tensor) -> Any:
+    """A tensor with axes as a row for each code, with the codes' precision; anything else unchanged."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(z) if value.is_floating_point() else value.to(z.device)
+    if not value.dim():
+        return value
+    row = value if value.shape[0] == 1 else value[None]
+    return row.expand(z.shape[0], *row.shape[1:])
 
 
 def concatenated(parts: Mapping[str, Any]) -> Any:
@@ -302,42 +320,6 @@ def outputs(result: Any) -> list[tuple[str | int, Tensor]]:
     return [(key, value) for key, value in pairs if isinstance(value, Tensor) and value.is_floating_point()]
 
 
-class HeldDraws(TorchFunctionMode):
-    """Random numbers that are the same in each forward pass: every drawing call has a stream of its own.
-
-    This replaces ``torch.randn``, ``rand``, their ``_like`` forms, ``Tensor.normal_`` and ``uniform_``, with which
-    generators draw noise inputs. Other functions draw as usual.
-    """
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.seed, self.calls = seed, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by PyTorch in place of each of its functions."""
-        kwargs = dict(kwargs or {})
-        if func in (Tensor.normal_, Tensor.uniform_):
-            low, high = (*tuple(args[1:3]), 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
-            low, high = kwargs.get("mean", kwargs.get("from", low)), kwargs.get("std", kwargs.get("to", high))
-            drawn = self._drawn("standard_normal" if func is Tensor.normal_ else "random", args[0])
-            return args[0].copy_(low + (high if func is Tensor.normal_ else high - low) * drawn)
-        if func not in _DRAWS:
-            return func(*args, **kwargs)
-        like, distribution = _DRAWS[func]
-        kwargs.pop("generator", None)
-        return self._drawn(distribution, like(*args, **kwargs))
-
-    def _drawn(self, distribution: str, like: Tensor) -> Tensor:
-        if not isinstance(like, Tensor):  # during tracing
-            raise UnsupportedModelError("draws random numbers of a size that depends on the code")
-        values = getattr(stream("noise inputs", self.seed, self.calls), distribution)(tuple(like.shape))
-        self.calls += 1
-        return torch.as_tensor(values).to(like.device, like.dtype)
-
-
-# --- missing inputs ---------------------------------------------------------------------------------------------------
-
-
 def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
     """The argument name of the code in a module or function; None if the code is its first input, or not known.
 
@@ -345,11 +327,10 @@ def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
         UnsupportedModelError: a required input is missing.
         ModelError: an input was given that the module does not take.
     """
-    if isinstance(given, torch.jit.ScriptModule):
-        return None
-    try:
+    signature = None
+    with suppress(TypeError, ValueError):  # builtin functions have no signature
         signature = inspect.signature(given.forward if isinstance(given, nn.Module) else given)
-    except (TypeError, ValueError):  # builtin functions have no signature
+    if signature is None or isinstance(given, torch.jit.ScriptModule):
         return None
     kinds, parameters = inspect.Parameter, list(signature.parameters.values())
     names = [p.name for p in parameters]

@@ -15,9 +15,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from unrelu.errors import HostError, ModelError, UnsupportedModelError
 from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
-from unrelu.models.module_copies import frozen, in_double, replica
+from unrelu.models.module_copies import frozen, replica
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
-from unrelu.models.torch_callables import as_module, described, outputs
+from unrelu.models.torch_callables import FunctionModule, as_module, described, evaluated, outputs
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory
 from unrelu.runtime.file_reading import shown_size
@@ -36,17 +36,18 @@ _LARGE = 10**9
 _SCALES = (1.0, 0.9, 1.1)
 
 
-def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork:
+def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.device | None = None) -> OpaqueNetwork:
     """The module as a generator that can only be evaluated and differentiated.
 
-    A copy is tried at two codes in float64. It must map (2, *latent_shape) to finite numbers of shape (2, ...). The
-    outputs must be the same each time, each must depend on its own code only, and derivatives must agree with finite
-    differences.
+    It is tried at two codes. It must map (2, *latent_shape) to finite numbers of shape (2, ...). The outputs must be
+    the same each time, each must depend on its own code only, and derivatives must agree with finite differences.
 
     Args:
-        module: a module in evaluation mode; not changed.
+        module: a module, of which a copy in double precision is tried, or a function, see
+            :func:`~unrelu.models.torch_callables.evaluated`.
         latent_shape: shape of one code.
         reason: why it is not a chain of layers.
+        device: where a function is given its codes; None is the CPU.
 
     Raises:
         UnsupportedModelError: the trial failed; the message contains ``reason`` as well.
@@ -57,21 +58,42 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str) -> OpaqueNetwork
         check_finite(parameter, repr(name))
     for name, buffer in module.named_buffers():  # attention masks are infinite on purpose
         check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
-    codes = _trial_codes(latent_shape)
+    codes = trial_codes(latent_shape).to(device)
     _check_memory(module, codes)
-    _check_result(in_double(module).eval(), codes)
     try:
         # The list of supported modules is left out of the stored reason.
-        return _CODES.network(module, codes, reason.partition("; supported")[0])
+        return CODES.network(module, codes, reason.partition("; supported")[0])
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
 
-def _trial_codes(latent_shape: Shape) -> Tensor:
+def trial_codes(latent_shape: Shape) -> Tensor:
     """Two codes, (2, *latent_shape)."""
     z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
     # Their signs are opposite, so that a module that branches on the sum of a batch does so differently for each alone.
     return torch.cat([z, -0.7 * z]).reshape(2, *latent_shape)
+
+
+def computes_the_same(
+    copy: Callable[[Tensor], Tensor], module: nn.Module, latent_shape: Shape, device: torch.device
+) -> bool:
+    """Whether what was read from the trace of a module has its outputs; no trace says what changes in place.
+
+    So it has if the module cannot be run: its layers are known.
+
+    Raises:
+        ModelError: the module is in training mode, where its outputs differ.
+    """
+    z = trial_codes(latent_shape)
+    running = evaluated(module, z.to(device))
+    dtype = running.dtype if isinstance(running, FunctionModule) and running.dtype else z.dtype
+    share = max(_SAME, torch.finfo(dtype).eps ** 0.5)
+    try:
+        wanted = CODES.evaluate(copy, z)
+        CODES.check_mode(module, CODES.evaluate(running, z.to(device)), z.to(device))
+        return all(_equal(wanted, CODES.evaluate(running, z.to(device)).to(z), share) for _ in range(2))
+    except UnsupportedModelError:
+        return True
 
 
 def _check_memory(module: nn.Module, codes: Tensor) -> None:
@@ -110,38 +132,6 @@ def gradient_memory(module: nn.Module, codes: Tensor) -> int:
     return 0
 
 
-def check_mode(module: nn.Module, latent_shape: Shape) -> None:
-    """Refuse a module in training mode whose outputs differ from those in evaluation mode.
-
-    Raises:
-        ModelError: the outputs differ.
-    """
-    _CODES.check_mode(module, _trial_codes(latent_shape))
-
-
-def _check_result(module: nn.Module, codes: Tensor) -> None:
-    """Refuse a module that returns several tensors, because the user has to choose one.
-
-    Raises:
-        UnsupportedModelError: it returns several; the message lists them.
-    """
-    try:
-        with torch.no_grad():
-            result = module(codes.clone())
-    except UnsupportedModelError:  # the chosen output does not exist
-        raise
-    except Exception:  # the trial will report it
-        return
-    found = [] if isinstance(result, Tensor) else outputs(result)
-    if found:
-        keys = [key for key, value in found if value.dim() and len(value) == len(codes)] or [found[0][0]]
-        several = f"; or all of them as named parts, output={keys}" if len(keys) > 1 else ""
-        raise UnsupportedModelError(
-            f"for {len(codes)} codes it returns {described(result)}; say which is the output: "
-            f"unrelu.from_torch(module, latent_shape={tuple(codes.shape[1:])}, output={keys[0]!r}){several}"
-        )
-
-
 @dataclass(frozen=True)
 class Trial:
     """The trial of a module or function. The attributes are words for its messages.
@@ -151,6 +141,7 @@ class Trial:
         given, result: the input and the output.
         drawn: the source of the inputs.
         remedy: advice about random numbers.
+        choice: the call that chooses one of several tensors, with places for the shape of a code and for the choice.
     """
 
     whole: str = "generator"
@@ -158,13 +149,14 @@ class Trial:
     result: str = "output"
     drawn: str = "codes drawn from N(0, I)"
     remedy: str = ""
+    choice: str = ""
 
     def network(
         self, function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0
     ) -> OpaqueNetwork:
         """Try a module or function at z, (2, ...), and return it as an opaque network if it passes.
 
-        Copies in float64 are run, because modules may store what they compute.
+        Copies of modules are run, because they may store what they compute.
 
         Args:
             function: the module or function.
@@ -177,34 +169,32 @@ class Trial:
                 depend on other inputs of the batch, or derivatives do not agree with finite differences.
             ModelError: see :meth:`check_mode`.
         """
-        given = as_module(function, z)
-        module = in_double(given).eval()
+        given = function if isinstance(function, nn.Module) else as_module(function)
+        module = evaluated(given, z)
         trial = replica(module)
         x = self._consistent(trial, z)
-        self.check_mode(given, z)
+        self.check_mode(given, x, z)
         width = max(_width(trial, z), z[0].numel(), x[0].numel())
-        network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width)
+        network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width, device=z.device)
         return _differentiated(network, z.flatten(1), lengths)
 
-    def check_mode(self, module: nn.Module, z: Tensor) -> None:
-        """Refuse a module in training mode whose outputs differ from those in evaluation mode.
+    def check_mode(self, module: nn.Module, x: Tensor, z: Tensor) -> None:
+        """Refuse a module in training mode whose outputs differ from x, those in evaluation mode.
 
         Raises:
-            ModelError: the outputs differ.
+            ModelError: they differ.
         """
         if not any(m.training for m in module.modules()):
             return
-        with suppress(UnsupportedModelError):  # nothing to compare if it cannot be evaluated
-            x = self.evaluate(in_double(module).eval(), z)
-            try:
-                same = _equal(x, self.evaluate(in_double(module), z))
-            except UnsupportedModelError:
-                same = False
-            if not same:
-                raise ModelError(
-                    "the module is in training mode, where it computes something else than in evaluation mode; call "
-                    "module.eval() first"
-                )
+        try:
+            same = _equal(x, self.evaluate(evaluated(module, z, own_mode=True), z))
+        except UnsupportedModelError:
+            same = False
+        if not same:
+            raise ModelError(
+                "the module is in training mode, where it computes something else than in evaluation mode; call "
+                "module.eval() first"
+            )
 
     def _consistent(self, module: nn.Module, z: Tensor) -> Tensor:
         """Return the results, if they are the same each time and each depends on its own input only."""
@@ -227,7 +217,7 @@ class Trial:
             )
         return x
 
-    def evaluate(self, module: nn.Module, z: Tensor) -> Tensor:
+    def evaluate(self, module: Callable[[Tensor], Any], z: Tensor) -> Tensor:
         """Return the module's result, if it is one finite real tensor with one entry for each input.
 
         Raises:
@@ -237,12 +227,14 @@ class Trial:
         try:
             with torch.no_grad():
                 x = module(z.clone())
-        # The user's forward runs here: any exception is reported.
-        except Exception as error:
+        except UnsupportedModelError:  # the chosen output does not exist
+            raise
+        except Exception as error:  # the user's forward runs here
             raise UnsupportedModelError(
                 f"for float64 {self.given}s of shape {shape} it raises {type(error).__name__}: {error}"
             ) from error
         if not isinstance(x, Tensor):
+            self._refuse_several(x, z)
             raise UnsupportedModelError(f"it returns a {type(x).__name__}; a {self.whole} returns one tensor")
         if x.is_meta or x.layout is not torch.strided:
             kind = "meta" if x.is_meta else str(x.layout).removeprefix("torch.")
@@ -258,18 +250,33 @@ class Trial:
             raise UnsupportedModelError(f"it maps {self.drawn} to NaN or infinite {self.result}s")
         return x
 
+    def _refuse_several(self, result: Any, z: Tensor) -> None:
+        """Refuse several tensors with the calls that choose one, or all."""
+        found = outputs(result) if self.choice else []
+        if not found:
+            return
+        keys = [key for key, value in found if value.dim() and len(value) == len(z)] or [found[0][0]]
+        several = f"; or all of them as named parts, output={keys}" if len(keys) > 1 else ""
+        raise UnsupportedModelError(
+            f"for {len(z)} {self.given}s it returns {described(result)}; say which is the {self.result}: "
+            f"{self.choice.format(tuple(z.shape[1:]), repr(keys[0]))}{several}"
+        )
+
 
 def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-_CODES = Trial(
-    remedy="; pass seed=0 to hold those of torch.randn, rand, normal_ and uniform_ fixed, the same for every code"
+# What to do about random numbers that a generator draws.
+FIX_DRAWS = (
+    "draw them once, before the call, and pass them: as an input, inputs={'noise': noise}, or in a function, lambda z: "
+    "module(z, noise). Of a module in training mode, call module.eval() first"
 )
+CODES = Trial(remedy=f"; {FIX_DRAWS}", choice="unrelu.from_torch(module, latent_shape={}, output={})")
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and float((a - b).abs().max()) <= _SAME * float(a.abs().max())
+def _equal(a: Tensor, b: Tensor, share: float = _SAME) -> bool:
+    return a.shape == b.shape and float((a - b).abs().max()) <= share * float(a.abs().max())
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------
@@ -289,8 +296,8 @@ def _differentiated_at(network: OpaqueNetwork, z: Tensor, lengths: Tensor | floa
     For directions d and weights v, forward mode gives J d, reverse mode gives J^T v, and v . J d = J^T v . d.
     """
     rng = stream("trial directions")
-    d = torch.from_numpy(rng.standard_normal((2, 1, z.shape[1]))) * lengths
-    v = torch.from_numpy(rng.standard_normal((len(z), network.output_dim)))
+    d = torch.from_numpy(rng.standard_normal((2, 1, z.shape[1]))).to(z.device) * lengths
+    v = torch.from_numpy(rng.standard_normal((len(z), network.output_dim))).to(z.device)
     pulled = (_gradient(network, z, v) * d[0]).sum(dim=1)
     steps = ((h, h * d[0]) for h in _STEPS)
     slopes = ((network.forward(z + step) - network.forward(z - step)) / (2 * h) for h, step in steps)
