@@ -61,6 +61,7 @@ def from_onnx(
     latent_shape: int | tuple[int, ...] | None = None,
     max_bytes: int = MAX_BYTES,
     output: Pick | Mapping[str, Pick] | None = None,
+    inputs: Mapping[str, object] | None = None,
 ) -> Network | OpaqueNetwork:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
