@@ -413,6 +413,90 @@ def test_other_precisions(tmp_path, dtype):
     np.testing.assert_array_equal(load(path).layers[0].matrix(), M34.astype(dtype).T)
 
 
+def test_a_tensor_inside_the_graph_is_an_output(tmp_path):
+    """Up to the logits, for example, or without a layer that is not supported."""
+    nodes = [node("MatMul", ["x", "w"], ["logits"]), node("Tanh", ["logits"], ["h"]), node("Det", ["h"], ["y"])]
+    path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34})
+    net = load(path, output="logits")
+    assert isinstance(net, Network)
+    z = np.random.default_rng(1).standard_normal((3, 3))
+    np.testing.assert_allclose(net(z), z @ M34.astype(float), rtol=1e-12)
+    parts = load(path, output=["logits", "h"])
+    assert parts.parts == {"logits": (4,), "h": (4,)}
+    np.testing.assert_allclose(parts(z)[:, 4:], np.tanh(net(z)), rtol=1e-12)
+    with pytest.raises(OptionError, match=r"output='g' is no name or number .*, y, and no name of a tensor inside"):
+        load(path, output="g")
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "given"),
+    [
+        (["b", 2], 1, [0.5, -1.0]),
+        (["b", 2], 1, torch.tensor([[0.5, -1.0]])),
+        ([1, 2], 1, np.array([[0.5, -1.0]])),
+        ([2], 1, [0.5, -1.0]),
+    ],
+)
+def test_further_inputs_are_held_fixed(tmp_path, shape, kind, given):
+    inputs = [
+        helper.make_tensor_value_info("z", 1, ["b", 3]), helper.make_tensor_value_info("c", kind, shape),
+    ]  # fmt: skip
+    nodes = [node("MatMul", ["z", "w"], ["h"]), node("MatMul", ["c", "v"], ["e"]), node("Add", ["h", "e"], ["y"])]
+    constants = {"w": M34, "v": numbers(2, 4)}
+    net = load(write(tmp_path / "a.onnx", nodes, [], constants, inputs=inputs), inputs={"c": given})
+    z = np.random.default_rng(1).standard_normal((5, 3))
+    np.testing.assert_allclose(
+        net(z), z @ M34.astype(float) + np.array([0.5, -1]) @ constants["v"].astype(float), rtol=1e-6
+    )
+    assert isinstance(net, Network)
+
+
+def test_a_label_is_held_fixed(tmp_path):
+    """Looked up in an embedding, and put beside the code."""
+    inputs = [
+        helper.make_tensor_value_info("z", 1, ["b", 3]), helper.make_tensor_value_info("label", 7, ["b"]),
+    ]  # fmt: skip
+    nodes = [
+        node("Gather", ["table", "label"], ["e"]), node("Concat", ["z", "e"], ["j"], axis=1),
+        node("MatMul", ["j", "w"], ["y"]),
+    ]  # fmt: skip
+    constants = {"table": numbers(10, 2), "w": numbers(5, 4)}
+    path = write(tmp_path / "a.onnx", nodes, [], constants, inputs=inputs)
+    z = np.random.default_rng(1).standard_normal((5, 3))
+    joined = np.concatenate([z, np.tile(constants["table"][7].astype(float), (5, 1))], axis=1)
+    for label in (7, [7], torch.tensor([7])):
+        net = load(path, inputs={"label": label})
+        np.testing.assert_allclose(net(z), joined @ constants["w"].astype(float), rtol=1e-6)
+    with pytest.raises(OptionError, match="inputs='labels' is no input of the graph; these are z, label"):
+        load(path, inputs={"labels": 7})
+    with pytest.raises(OptionError, match="'label' is 'seven', not a tensor of numbers"):
+        load(path, inputs={"label": "seven"})
+    with pytest.raises(UnsupportedModelError, match=r"has 2 inputs \(z, label\).*inputs=\{'name': value\}"):
+        load(path)
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_pipeline_of_skl2onnx(tmp_path, outputs):
+    """StandardScaler and MLPRegressor: a Scaler of ONNX's operators for ML, and outputs of all codes in a column."""
+    offset, scale = [1.0, -2.0, 0.5], [0.5, 2.0, 4.0]
+    nodes = [
+        node("Scaler", ["x"], ["u"], domain="ai.onnx.ml", offset=offset, scale=scale), node("Cast", ["u"], ["c"], to=1),
+        node("MatMul", ["c", "w"], ["h"]), node("Add", ["h", "b"], ["a"]), node("Relu", ["a"], ["r"]),
+        node("MatMul", ["r", "v"], ["p"]), node("Identity", ["p"], ["q"]), node("Reshape", ["q", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {"w": M34, "b": C4, "v": numbers(4, outputs), "s": np.array([-1, 1])}
+    path = write(tmp_path / "a.onnx", nodes, [3], constants)
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    onnx.save(model, path)
+    net = load(path)
+    assert isinstance(net, Network)
+    z = np.random.default_rng(1).standard_normal((5, 3))
+    hidden = np.maximum((z - offset) * scale @ M34.astype(float) + C4, 0)
+    np.testing.assert_allclose(net(z), hidden @ constants["v"].astype(float), rtol=1e-10)
+    assert net.output_shape == (outputs,)
+
+
 def test_outputs_of_a_graph_become_named_parts(tmp_path):
     """Nodes that only lead to other outputs are left out, even if they are unknown."""
     names = [helper.make_tensor_value_info(name, 1, ["b", *shape]) for name, shape in
