@@ -290,7 +290,7 @@ FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "Min": _one_by_one(torch.minimum),
     "Mod": lambda call: (torch.fmod if call.get("fmod", 0) else torch.remainder)(call.x, call.tensor(1)),
     "Pad": _pad,
-    "Range": lambda call: torch.arange(*(call.array(i).item() for i in range(3))),  # type: ignore[union-attr]
+    "Range": lambda call: torch.arange(*(call.tensor(i).item() for i in range(3))),
     "ReduceL1": _reduced(_norm(1)),
     "ReduceL2": _reduced(_norm(2)),
     "ReduceMax": _reduced(torch.amax),

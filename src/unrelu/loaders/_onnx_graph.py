@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, fx
 
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, errors_at, read_chain
-from unrelu.loaders._graph_recorder import FixedBatchModule, Recorder, SizeLimit, StandIn
+from unrelu.loaders._graph_recorder import FixedBatchModule, Recorder, StandIn
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES
 from unrelu.loaders._onnx_layers import Call
 from unrelu.loaders._pass_through import read_branches
@@ -254,13 +255,40 @@ class _Budget:
             raise UnsupportedModelError(
                 "computes a constant in a way that is not supported; export it with constant folding"
             )
-        with SizeLimit(self._max_bytes):
-            entries = sum(x.numel() for x in _outputs(node, replace(call, meta=True)))
-        self.spend(entries, "computes a constant; with it the model would take")
+        most = _most_entries(node, call)
+        self.spend(most, "computes a constant; with it the model would take")
         if node.op_type in ("MatMul", "Gemm"):
-            work = entries * max(call.x.shape, default=1) // _PRODUCTS
+            work = most * max(call.x.shape, default=1) // _PRODUCTS
             self.spend(work, "computes a constant; with the time for it the model would take")
-        return _outputs(node, call)
+        found = _outputs(node, call)
+        self._entries += sum(x.numel() for x in found) - most
+        return found
+
+
+def _most_entries(node: onnx.NodeProto, call: Call) -> int:
+    """A bound of the entries of a node's outputs, whose inputs are constants."""
+    shapes = [tuple(x.shape) for x in call.inputs if x is not None]
+    sizes = [math.prod(shape) for shape in shapes]
+    if node.op_type == "ConstantOfShape":
+        return math.prod(call.integers(0, "") or [])
+    if node.op_type == "Expand":
+        return math.prod(np.broadcast_shapes(shapes[0], tuple(call.integers(1, "") or ())))
+    if node.op_type == "Tile":
+        return sizes[0] * math.prod(call.integers(1, "") or ())
+    if node.op_type == "Pad":
+        return math.prod(n + sum(map(abs, call.integers(1, "pads") or ())) for n in shapes[0])
+    if node.op_type == "Range":
+        first, end, step = (call.tensor(i).item() for i in range(3))
+        return max(0, math.ceil((end - first) / step))
+    if node.op_type in ("MatMul", "Gemm"):
+        inner = shapes[0][call.get("transA", 0) - 1] if shapes[0] else 1
+        return math.prod(sizes[:2]) // max(1, inner) ** 2 + sum(sizes)
+    if node.op_type in ("Gather", "GatherND"):
+        inner = shapes[0][call.get("axis", 0)] if node.op_type == "Gather" and shapes[0] else 1
+        return math.prod(sizes) // max(1, inner)
+    with suppress(ValueError):  # of shapes that do not broadcast, as those of a tensor and its new shape
+        return max(sum(sizes), math.prod(np.broadcast_shapes(*shapes)))
+    return sum(sizes)
 
 
 def _outputs(node: onnx.NodeProto, call: Call) -> Sequence[Any]:

@@ -28,9 +28,8 @@ from unrelu.models.affine import Resample, Shape
 class Call:
     """A node with its inputs, by number, and its attributes, by name.
 
-    An input is a stand-in if it depends on the code, else a tensor; None if it is left out. With ``meta``, tensors are
-    given to functions without their entries, to learn how large results are. ``last`` says that the node computes an
-    output of the graph.
+    An input is a stand-in if it depends on the code, else a tensor; None if it is left out. ``last`` says that the node
+    computes an output of the graph.
     """
 
     attributes: dict[str, Any]
@@ -38,8 +37,7 @@ class Call:
     inputs: Sequence[StandIn | Tensor | None]
     outputs: int
     recorder: Recorder
-    last: bool = False
-    meta: bool = False
+    last: bool
 
     @property
     def x(self) -> Tensor:
@@ -53,8 +51,6 @@ class Call:
             raise UnsupportedModelError(f"lacks its input {i + 1}")
         if isinstance(value, StandIn):
             return value  # type: ignore[return-value] # functions of tensors take it for one
-        if self.meta:
-            return torch.empty_like(value, device="meta")
         live = any(isinstance(other, StandIn) for other in self.inputs)
         return value.double() if live and value.is_floating_point() else value
 
