@@ -70,37 +70,32 @@ def load(
 ) -> Network | OpaqueNetwork:
     """Read a network from a file. No file can run code, have other files read, or fill the memory.
 
-    The suffix selects the format. A file is refused before it is read if it holds pickled objects other than arrays,
-    states more than it holds, or would take more than ``max_bytes`` once decompressed.
+    The suffix selects the format:
 
-    - ``.onnx``: the whole graph, as ``torch.onnx.export`` and others write it (needs ``unrelu[onnx]``). Tensors may be
-      in a second file beside it, with the name of the model followed by ``.data`` or ``_data``. A graph that branches
-      becomes an :class:`~unrelu.OpaqueNetwork`, if all its operators are known.
-    - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict, alone or as the only one in a checkpoint; fully connected
-      layers.
-    - ``.safetensors``: the same (needs ``unrelu[safetensors]``), in the order of their numbers, ``fc2`` before
-      ``fc10``, since the format sorts names. Where names differ in more than numbers, ``layers`` states the order.
+    - ``.onnx``: a whole graph (needs ``unrelu[onnx]``). Tensors may be in a second file beside it, with the name of the
+      model followed by ``.data`` or ``_data``. A graph that branches becomes an :class:`~unrelu.OpaqueNetwork`.
+    - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
+      checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``); the format sorts names, so layers are in
+      the order of their numbers.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
-      hold the name of the activation, or one name for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it
-      is a network of The Payne: codes are labels in their own units, the last layer is linear, and one ``activation``
-      is that of the others: ``"sigmoid"`` at first, ``"leaky_relu:0.01"`` later.
+      hold the name of the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a
+      network of The Payne: codes are labels in their own units, and one ``activation`` is that of all layers but the
+      last, which is linear.
     - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with their activation,
-      standardisation, components and names of parameters; or nested dictionaries of arrays. Of a pickle, numbers, text,
-      containers and arrays are read. The network puts out what it was trained on, which may be logarithms: with
-      ``output_log=10``, their powers. If components are in other files, pass ``output_basis``.
+      standardisation, components and names of parameters; or nested dictionaries of arrays. The network puts out what
+      it was trained on, which may be logarithms: with ``output_log=10``, their powers.
     - ``.keras``, ``.h5``, ``.pt2``: refused, with the calls that open them and pass the model on.
 
     Files of weights do not store activations, which must be passed, nor the epsilon of a batch normalisation (1e-5 is
     used), nor the geometry of convolutions, which are refused. A batch normalisation acts before the activation of the
-    matrix that it follows; that of Keras or Flax may act after it, and is refused. A ``weight`` is (outputs, inputs), a
-    ``kernel`` of Keras or Flax (inputs, outputs). Layers are in the order of the file, those with kernels in the order
-    of their numbers: ``dense``, ``dense_1``, ..., ``dense_10``. Where these do not say it, ``layers`` must.
+    matrix that it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers
+    are in the order of the file, those with kernels in the order of their numbers: ``dense``, ``dense_1``, ...,
+    ``dense_10``. Where these do not say it, ``layers`` must.
 
     Args:
         path: the file.
-        layers: names of layers to pick from a larger file of weights, in the order in which they are applied, e.g.
-            ``["fc3", "fc4"]``; or a prefix of their names, ``"decoder."``, in the order of the file; None takes all
-            layers.
+        layers: names of layers to pick from a file of weights, in the order in which they are applied,
+            ``["fc3", "fc4"]``; or a prefix of their names, ``"decoder."``; None takes all layers.
         activation: as in :func:`unrelu.from_arrays`: one for all layers, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.

@@ -299,7 +299,7 @@ def _unnamed(flat: Mapping[str, Entry]) -> Named:
     arrays = [(name, flat[name]) for name in sorted(flat, key=natural)]
     half = len(arrays) // 2
     if [array.ndim for _, array in arrays] == [2] * half + [1] * half:
-        arrays = [entry for pair in zip(arrays[:half], arrays[half:], strict=True) for entry in pair]
+        arrays = [arrays[i // 2 + half * (i % 2)] for i in range(2 * half)]
     named: dict[str, dict[str, Entry]] = {}
     for name, array in arrays:
         last = next(reversed(named.values()), {"bias": array})
@@ -321,11 +321,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def check_layers(layers: object) -> None:
-    """Check the type of ``layers``.
-
-    Raises:
-        OptionError: it is neither a list of names nor what names begin with.
-    """
+    """Refuse ``layers`` that are neither a list of names nor what names begin with."""
     if layers is not None and (
         not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)
     ):
