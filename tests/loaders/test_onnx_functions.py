@@ -137,6 +137,13 @@ CONSTANTS = {
         [node("Mul", ["f", "t"], ["m"]), node("Floor", ["m"], ["k"])], {"f": np.float32([10, 20, 30, 40]),
                                                                         "t": np.float32(0.7)}),
     "Gather": ([node("Gather", ["f", "i"], ["k"])], {"f": numbers(9), "i": ints(0, -1, 3, 3)}),
+    "GatherElements": ([node("GatherElements", ["f", "i"], ["k"])], {"f": numbers(9), "i": ints(0, -1, 3, 3)}),
+    "ScatterElements": ([node("ScatterElements", ["f", "i", "u"], ["k"])],
+                        {"f": numbers(4), "i": ints(-1, 0), "u": numbers(2)}),
+    "ScatterND": ([node("ScatterND", ["f", "i", "u"], ["k"])],
+                  {"f": numbers(4), "i": np.array([[3], [0]]), "u": numbers(2)}),
+    "NonZero": ([node("NonZero", ["a"], ["i"]), node("Squeeze", ["i", "z"], ["j"]), node("Gather", ["f", "j"], ["k"])],
+                {"a": np.float32([0, 1, 0, 2, 3, 4]), "z": ints(0), "f": numbers(6)}),
     "Mod": ([node("Mod", ["i", "n"], ["m"]), node("Cast", ["m"], ["k"], to=1)],
             {"i": ints(-7, 7, 8, -1), "n": ints(3)}),
     "Mod of floats": ([node("Mod", ["f", "n"], ["k"], fmod=1)], {"f": 9 * numbers(4), "n": np.float32(2)}),
@@ -203,6 +210,26 @@ def test_no_tensor_is_larger_than_allowed(tmp_path):
     with pytest.raises(
         UnsupportedModelError, match=r"node 't' \(Tile\) makes a tensor that would take .* for one code"
     ):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("computed", "constants", "message"),
+    [
+        (node("CumSum", ["f", "a"], ["k"], reverse=1), {"f": numbers(4), "a": np.array(0)}, "has reverse=1"),
+        (node("ScatterND", ["f", "i", "f"], ["k"], reduction="add"), {"f": numbers(4), "i": np.array([[0]] * 4)},
+         "has reduction='add'"),
+        (node("Einsum", ["f", "f"], ["k"], equation="a,a->a"), {"f": numbers(4)}, "computes a constant in a way"),
+        (node("MatMul", ["f", "g"], ["k"]), {"f": np.ones((9000, 1), np.float32), "g": np.ones((1, 90000), np.float32)},
+         "computes a constant; with it the model would take 6.0"),
+        (node("Gather", ["f", "i"], ["k"]), {"f": np.ones((2, 10**4), np.float32), "i": np.zeros(10**5, np.int64)},
+         "computes a constant; with it the model would take 7.4"),
+        (node("Cast", ["f"], ["k"], to=8), {"f": numbers(4)}, r"to a type \(number 8\) that is not a real number"),
+    ],
+)  # fmt: skip
+def test_constants_that_are_not_computed(tmp_path, computed, constants, message):
+    path = write(tmp_path / "net.onnx", [computed, node("Add", ["x", "k"], ["y"])], [4], constants)
+    with pytest.raises(UnsupportedModelError, match=message):
         load(path)
 
 

@@ -38,6 +38,18 @@ def _of_inputs(function: Callable[..., Tensor]) -> Callable[[Call], Tensor]:
     return lambda call: function(*call.all)
 
 
+def _without(function: Callable[[Call], Tensor], **defaults: Any) -> Callable[[Call], Tensor]:
+    """A function for nodes whose attributes of these names are the defaults; others compute something else."""
+
+    def read(call: Call) -> Tensor:
+        for name, default in defaults.items():
+            if (value := call.get(name, default)) != default:
+                raise UnsupportedModelError(f"has {name}={value!r}, which is not supported; export it without")
+        return function(call)
+
+    return read
+
+
 def _one_by_one(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call], Tensor]:
     return lambda call: functools.reduce(function, call.all)
 
@@ -199,6 +211,11 @@ def _gather_nd(call: Call) -> Tensor:
     return x[tuple(torch.tensor(axis) for axis in places)]
 
 
+def _wrapped(call: Call) -> Tensor:
+    """Indices along an axis, of which negative ones count from its end."""
+    return torch.remainder(call.tensor(1), max(1, call.x.shape[call.get("axis", 0)]))
+
+
 def _pad(call: Call) -> Tensor:
     x, given = call.x, call.integers(1, "pads") or []
     axes = [a % x.dim() for a in call.integers(3, "axes") or range(x.dim())]
@@ -240,7 +257,7 @@ def _triangle(call: Call) -> Tensor:
 _PLAIN: dict[str, Any] = {
     "Abs": torch.abs, "Add": torch.add, "And": torch.logical_and, "Ceil": torch.ceil, "Cos": torch.cos,
     "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Greater": torch.gt,
-    "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish, "IsInf": torch.isinf, "IsNaN": torch.isnan, "Less": torch.lt,
+    "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Less": torch.lt,
     "LessOrEqual": torch.le, "Log": torch.log, "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul,
     "Neg": torch.neg, "Not": torch.logical_not, "Or": torch.logical_or, "PRelu": sloped, "Pow": torch.pow,
     "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round, "Selu": F.selu, "Sigmoid": torch.sigmoid,
@@ -261,9 +278,9 @@ FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "ConstantOfShape": _filled,
     "Conv": layers.conv,
     "ConvTranspose": layers.conv_transpose,
-    "CumSum": lambda call: torch.cumsum(call.x, (call.integers(1, "") or [0])[0]),
+    "CumSum": _without(lambda call: torch.cumsum(call.x, (call.integers(1, "") or [0])[0]), exclusive=0, reverse=0),
     "DepthToSpace": layers.depth_to_space,
-    "DequantizeLinear": _dequantize,
+    "DequantizeLinear": _without(_dequantize, block_size=0),
     "Div": _div,
     "Dropout": _dropout,
     "Einsum": lambda call: torch.einsum(call.get("equation", ""), *call.all),
@@ -271,6 +288,7 @@ FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "Expand": _expand,
     "Flatten": _flatten,
     "Gather": _gather,
+    "GatherElements": lambda call: torch.gather(call.x, call.get("axis", 0), _wrapped(call)),
     "GatherND": _gather_nd,
     "Gelu": lambda call: F.gelu(call.x, approximate=call.get("approximate", "none")),
     "Gemm": layers.gemm,
@@ -289,6 +307,7 @@ FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "Mean": lambda call: sum(call.all[1:], call.x) / len(call.inputs),
     "Min": _one_by_one(torch.minimum),
     "Mod": lambda call: (torch.fmod if call.get("fmod", 0) else torch.remainder)(call.x, call.tensor(1)),
+    "NonZero": lambda call: torch.nonzero(call.x).T,
     "Pad": _pad,
     "Range": lambda call: torch.arange(*(call.tensor(i).item() for i in range(3))),
     "ReduceL1": _reduced(_norm(1)),
@@ -304,6 +323,10 @@ FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "Scaler": _scaler,
     "Slice": _slice,
     "Softmax": _softmax(torch.softmax),
+    "ScatterElements": _without(
+        lambda call: torch.scatter(call.x, call.get("axis", 0), _wrapped(call), call.tensor(2)), reduction="none"
+    ),
+    "ScatterND": _without(lambda call: call.x.index_put(call.tensor(1).unbind(-1), call.tensor(2)), reduction="none"),
     "Shape": _shape,
     "Size": lambda call: torch.tensor(math.prod(call.x.shape)),
     "SpaceToDepth": layers.space_to_depth,

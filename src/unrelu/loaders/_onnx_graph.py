@@ -275,6 +275,8 @@ def _most_entries(node: onnx.NodeProto, call: Call) -> int:
         return math.prod(np.broadcast_shapes(shapes[0], tuple(call.integers(1, "") or ())))
     if node.op_type == "Tile":
         return sizes[0] * math.prod(call.integers(1, "") or ())
+    if node.op_type == "NonZero":
+        return sizes[0] * len(shapes[0])
     if node.op_type == "Pad":
         return math.prod(n + sum(map(abs, call.integers(1, "pads") or ())) for n in shapes[0])
     if node.op_type == "Range":
