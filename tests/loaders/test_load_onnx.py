@@ -365,6 +365,13 @@ def test_local_functions_are_inlined(tmp_path):
     assert str(check_same_as_runtime(path).layers[0].activation) == "relu"
 
 
+def test_an_output_without_a_name_is_no_input_that_is_left_out(tmp_path):
+    nodes = [node("Split", ["x"], ["", "b"], axis=1), node("Clip", ["b", "", "c"], ["y"])]
+    net = load(write(tmp_path / "a.onnx", nodes, [4], {"c": np.float32(0.5)}))
+    z = np.random.default_rng(1).standard_normal((3, 4))
+    np.testing.assert_allclose(net(z), np.minimum(z[:, 2:], 0.5))
+
+
 def test_older_files_list_weights_among_the_inputs(tmp_path):
     inputs = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", ["b", 3]), ("w", [3, 4]))]
     check_same_as_runtime(

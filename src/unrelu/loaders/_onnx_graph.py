@@ -210,7 +210,8 @@ class _Graph:
                         f"takes {missing[0]!r}, a second output such as Dropout's mask, which is not supported"
                     )
                 call = self._call(node, [values[name] for name in node.input], recorder)
-                values |= zip(node.output, _outputs(node, call) if live else budget.constants(node, call), strict=False)
+                found = _outputs(node, call) if live else budget.constants(node, call)
+            values |= dict(zip(node.output, found, strict=False)) | {"": None}  # outputs that are left out have no name
         ends: dict[str, StandIn] = {}
         for part, name in self.outputs.items():
             if not isinstance(value := values.get(name), StandIn):

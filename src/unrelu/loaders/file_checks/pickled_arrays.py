@@ -25,6 +25,8 @@ _WAY_OUT = (
 LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 # Bytes of what an opcode makes, with its entries on the stack and in the memo, beside its argument.
 _BYTES = 256
+# The most opcodes, whatever a user allows for arrays: emulators have thousands.
+_OBJECTS = 2**22
 # Types of entries, as numpy.dtype is called in pickles.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
 
@@ -111,14 +113,13 @@ class ArrayUnpickler(pickle._Unpickler):  # noqa: SLF001 -- as joblib and others
             "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
             "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
         }
-        most = max(0, max_bytes - len(content)) // _BYTES
+        most = min(max(0, max_bytes - len(content)) // _BYTES, _OBJECTS)
         for count, (opcode, _, _) in enumerate(pickletools.genops(content)):  # refuses lengths beyond the end, too
             if opcode.name in self.refused:
                 self.refuse(opcode.name)
             if count > most:
                 raise InputError(
-                    f"its pickle makes more than {most:,} objects, of up to {_BYTES} bytes each; pass a larger "
-                    "max_bytes= (--max-bytes) if you trust the file"
+                    f"its pickle makes more than {most:,} objects, of up to {_BYTES} bytes each; {self.way_out}"
                 )
 
     def find_class(self, module: str, name: str, /) -> Any:
