@@ -45,7 +45,8 @@ def installed(module: str) -> bool:
 def _folder(module: str) -> Path:
     found = find_spec(module)
     if found is None or not found.submodule_search_locations:
-        raise MissingPackageError(f"{module} is not installed: {PACKAGES[module]}", name=module)
+        how = PACKAGES.get(module, f"pip install {module}")
+        raise MissingPackageError(f"{module} is not installed: {how}", name=module)
     return Path(found.submodule_search_locations[0])
 
 
@@ -94,7 +95,8 @@ def hydrogen_brightness() -> Generator:
         h = (theta - lower) / width
         for name in names:
             h = torch.nn.functional.leaky_relu(model.get_submodule(name)(h), model.negative_slope)
-        return mean + std * model.tb_final(h)
+        outputs: torch.Tensor = model.tb_final(h)
+        return mean + std * outputs
 
     return from_torch(brightness, latent_shape=9)
 
