@@ -3,9 +3,9 @@ Fit a 21-cm history with 21cmEMU
 ================================
 
 The brightness of neutral hydrogen at 84 redshifts, and the optical depth of the microwave background, depend on nine
-parameters of the first galaxies. The emulator is read from the file in its package
-(``pip install py21cmemu --no-deps``). It has a head for each summary, so y and its errors are dictionaries by part.
-Many parameters fit these two summaries equally well, which a single fit does not show.
+parameters of the first galaxies. The emulator is a module of PyTorch in its package (``pip install py21cmemu``). It has
+a head for each summary, so y and its errors are dictionaries by part. Many parameters fit these two summaries equally
+well, which a single fit does not show.
 """
 
 import time
@@ -14,27 +14,49 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy.optimize import least_squares
 
 import unrelu
 
 # %%
-# Parameters in the units of the package, brightness temperatures in mK. Heads that are not asked for are not computed.
+# ``unrelu.from_torch(lambda z: model(z)[:, :84], 9)`` is the head of brightness temperatures, with parameters and
+# outputs as they were standardised. The module computes all seven heads, so the two of this fit are written out, in the
+# units of the package: parameters between their limits, mK, and a number from its logarithm.
 
 package = find_spec("py21cmemu")
 if package is None:
-    raise SystemExit("this example reads files of a package: pip install py21cmemu --no-deps")
+    raise SystemExit("this example needs a package: pip install py21cmemu")
+from py21cmemu.models.acg.v1_pytorch import load_converted_model  # noqa: E402
+
 folder = Path(package.submodule_search_locations[0])
 constants = np.load(folder / "emulator_constants.npz")
 lower, upper = constants["limits"].T
 redshifts = constants["zs"]
-net = unrelu.load(
-    folder / "models" / "acg" / "default_model.pt",
-    output=["Tb", "tau"],
-    input_scale=(lower, upper - lower),
-    output_scale={name: (constants[f"{name}_mean"], constants[f"{name}_std"]) for name in ("Tb", "tau")},
-    output_log={"tau": 10},
-)
+model = load_converted_model(str(folder / "models" / "acg" / "default_model.pt"))
+low, width = torch.tensor(lower), torch.tensor(upper - lower)
+(tb_mean, tb_std), (tau_mean, tau_std) = [
+    [float(constants[f"{name}_{moment}"]) for moment in ("mean", "std")] for name in ("Tb", "tau")
+]
+
+
+def layers(x, name, count):
+    """The layers of this name, each followed by LeakyReLU."""
+    for i in range(count):
+        x = F.leaky_relu(model.get_submodule(f"{name}_{i}")(x), model.negative_slope)
+    return x
+
+
+def summaries(theta):
+    """The two summaries of parameters (B, 9)."""
+    h = layers((theta - low) / width, "shared", 8)
+    tb = tb_mean + tb_std * model.tb_final(layers(h, "tb", 7))
+    return {"Tb": tb, "tau": 10 ** (tau_mean + tau_std * model.tau_final(layers(h, "tau", 3)))}
+
+
+names = ["F_STAR10", "ALPHA_STAR", "F_ESC10", "ALPHA_ESC", "M_TURN", "t_STAR", "L_X", "NU_X_THRESH", "X_RAY_SPEC_INDEX"]
+net = unrelu.from_torch(summaries, len(names), output=["Tb", "tau"]).named(names)
 print(net)
 
 # %%
@@ -90,8 +112,8 @@ plt.show()
 
 # %%
 # All fits are at least as good as the truth, and their parameters are far apart: two summaries do not determine nine
-# parameters. :func:`unrelu.posterior` draws from all that fit. The luminosity functions, ``output=[..., "UVLF"]``,
-# would determine more.
+# parameters. :func:`unrelu.posterior` draws from all that fit. The luminosity functions, another head, would determine
+# more.
 
 figure, axis = plt.subplots(figsize=(8, 3), layout="constrained")
 places = (np.array([fit.x for fit in fits] + [r.z]) - lower) / (upper - lower)

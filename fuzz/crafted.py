@@ -468,7 +468,7 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     return change
 
 
-@crafted("model", "pickled objects other than tensors, which could run code")
+@crafted("model", r"pickled objects other than .*, which could run code: 'posix\.mkdir'; save module\.state_dict")
 def checkpoint_that_runs_code(folder: Path, canary: Path) -> Path:
     return saved(folder, {"a.weight": torch.ones(2, 2), "b": Payload(canary)})
 
@@ -479,34 +479,28 @@ def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Pat
     return repacked(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000)))
 
 
-@crafted("model", r"its tensors state .*, the file has")
+@crafted("model", r"it was saved by PyTorch before 1\.6")
 def older_checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
     path = saved(folder, {"a.weight": torch.ones(50, 50)}, zip_file=False)
     return written(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000))(path.read_bytes()))
 
 
-@crafted("model", r"not a PyTorch file, or a truncated one \(ValueError: expected 4294967295 bytes")
-def older_checkpoint_with_an_endless_word(folder: Path, canary: Path) -> Path:
-    path = saved(folder, {"a.weight": torch.ones(2, 2)}, zip_file=False)
-    return written(path, replaced(b"X\x08\0\0\0a.weight", b"X\xff\xff\xff\xffa.weight")(path.read_bytes()))
-
-
-@crafted("model", r"a\.weight \(3000, 3000\) is expanded: 9,000,000 entries share fewer numbers")
+@crafted("model", r"a tensor of shape \(3000, 3000\) is expanded: its entries share 1 numbers")
 def checkpoint_with_an_expanded_tensor(folder: Path, canary: Path) -> Path:
     return saved(folder, {"a.weight": torch.ones(1).expand(3000, 3000)})
 
 
-@crafted("model", r"is a meta tensor, without numbers")
+@crafted("model", r"could run code: 'torch\._utils\._rebuild_meta_tensor_no_storage'")
 def checkpoint_with_a_meta_tensor(folder: Path, canary: Path) -> Path:
     return saved(folder, {"a.weight": torch.ones(3, 3, device="meta")})
 
 
-@crafted("model", r"is quantized|not a PyTorch file")
+@crafted("model", r"could run code: 'torch\._utils\._rebuild_qtensor'; save .*\.dequantize\(\)")
 def checkpoint_with_a_quantized_tensor(folder: Path, canary: Path) -> Path:
     return saved(folder, {"a.weight": torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)})
 
 
-@crafted("model", r"is sparse; save what")
+@crafted("model", r"could run code: 'torch\._utils\._rebuild_sparse_tensor'; save .*\.to_dense\(\)")
 def checkpoint_with_a_sparse_tensor(folder: Path, canary: Path) -> Path:
     return saved(folder, {"a.weight": torch.eye(3).to_sparse()})
 
@@ -522,63 +516,45 @@ def checkpoint_that_is_large_as_float64(folder: Path, canary: Path) -> Path:
     return saved(folder, {"a.weight": torch.zeros(4096, 4200, dtype=torch.int8)})
 
 
-def heads_of_21cm(folder: Path, slope: Any = 0.1, **weights: Any) -> Path:
-    """A file that says to be 21cmEMU's, with few or wrong weights."""
-    held = {"shared_0.weight": torch.ones(1000, 9)} | {name.replace("__", "."): held for name, held in weights.items()}
-    content = {"model_class": "DefaultEmulatorV1", "negative_slope": slope, "state_dict": held}
-    torch.save(content, folder / "a.pt")
-    return folder / "a.pt"
-
-
-@crafted("emulator", r"the weights are not those of a DefaultEmulatorV1: .*Missing key\(s\) in state_dict")
-def emulator_without_weights(folder: Path, canary: Path) -> Path:
-    return heads_of_21cm(folder)
-
-
-@crafted("emulator", r"the weights are not those of a DefaultEmulatorV1: .*(size mismatch|Unexpected key)")
-def emulator_with_wide_layers(folder: Path, canary: Path) -> Path:
-    return heads_of_21cm(folder, shared_1__weight=torch.ones(2000, 1000), ps_conv_15__weight=torch.ones(8, 8, 99, 99))
-
-
-@crafted("emulator", r"ps_conv_0\.weight \(1000, 256, 4, 2\) is expanded")
-def emulator_with_an_expanded_kernel(folder: Path, canary: Path) -> Path:
-    return heads_of_21cm(folder, ps_conv_0__weight=torch.ones(1).expand(1000, 256, 4, 2))
-
-
-@crafted("emulator", r"has negative_slope=nan; it is a number from 0 to 1")
-def emulator_without_a_slope(folder: Path, canary: Path) -> Path:
-    return heads_of_21cm(folder, slope=float("nan"))
-
-
-@crafted("emulator", r"has no state_dict of real tensors by name")
-def emulator_with_lists_for_weights(folder: Path, canary: Path) -> Path:
-    return heads_of_21cm(folder, tau_0__weight=[[1.0]])
-
-
 def pickled(folder: Path, content: bytes) -> Path:
     return repacked(saved(folder, {"a.weight": torch.ones(2, 2)}), lambda _: b"\x80\x02" + content + b".")
 
 
-@crafted("model", r"holds tuples in tuples")
+@crafted("model", r"a dictionary with a key of type tuple")
 def checkpoint_whose_key_takes_for_ever_to_hash(folder: Path, canary: Path) -> Path:
     doubled = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
     return pickled(folder, b"}" + b"K\x01" + doubled + b"K\x01s")
 
 
-@crafted("model", r"made by '__builtin__ bytearray'")
+@crafted("model", r"could run code: '__builtin__\.bytearray'")
 def checkpoint_that_asks_for_memory(folder: Path, canary: Path) -> Path:
     return pickled(folder, b"}K\x01c__builtin__\nbytearray\n\x8a\x05" + (10**11).to_bytes(5, "little") + b"\x85Rs")
 
 
-@crafted("model", r"made by 'torch Tensor'")
+@crafted("model", r"could run code: 'torch\.Tensor'")
 def checkpoint_that_asks_for_a_tensor(folder: Path, canary: Path) -> Path:
     return pickled(folder, b"}K\x01ctorch\nTensor\nJ\x40\x42\x0f\x00J\x40\x42\x0f\x00\x86Rs")
 
 
-@crafted("model", r"zip file with something before or behind it")
-def checkpoint_with_something_behind_it(folder: Path, canary: Path) -> Path:
-    path = saved(folder, {"a.weight": torch.ones(2, 2)})
-    return written(path, path.read_bytes() + b"behind")
+@crafted("model", r"a tensor's storage states 1,000 entries of torch\.float32, its record holds 4 of")
+def checkpoint_whose_record_is_that_of_another_tensor(folder: Path, canary: Path) -> Path:
+    return repacked(
+        saved(folder, {"a.weight": torch.ones(10, 100), "b.weight": torch.ones(2, 2)}),
+        replaced(b"X\x01\0\0\x000", b"X\x01\0\0\x001"),
+    )
+
+
+@crafted("model", "a tensor without a shape")
+def checkpoint_whose_shape_is_a_list(folder: Path, canary: Path) -> Path:
+    path = saved(folder, {"a.weight": torch.ones(3, 5)})
+    return repacked(path, replaced(b"K\x03K\x05\x86", b"]\x8a\x05" + (10**10).to_bytes(5, "little") + b"\x86"))
+
+
+@crafted("emulator", "its arrays take more than twice the bytes of the file")
+def pickle_that_says_the_same_bytes_often(folder: Path, canary: Path) -> Path:
+    text = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6
+    begin = b"c_codecs\nencode\nq\x000" + text + b"q\x010X\x06\x00\x00\x00latin1q\x020("
+    return pickle_of(folder, begin + 10**4 * b"h\x00h\x01h\x02\x86R" + b"l.")
 
 
 # --- safetensors ------------------------------------------------------------------------------------------------------
@@ -589,12 +565,12 @@ def tensors(path: Path, table: dict[str, Any], content: bytes = b"", length: int
     return written(path, struct.pack("<Q", len(text) if length is None else length) + text + content)
 
 
-@crafted("model", r"its header is cut short")
+@crafted("model", r"not a \.safetensors file, or a truncated one .*header too large")
 def safetensors_with_an_endless_header(folder: Path, canary: Path) -> Path:
     return tensors(folder / "a.safetensors", {}, length=2**62)
 
 
-@crafted("model", r"not a readable \.safetensors file")
+@crafted("model", r"not a \.safetensors file, or a truncated one .*overflow")
 def safetensors_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
     entry = {"dtype": "F32", "shape": [2**31, 2**31], "data_offsets": [0, 2**64 - 1]}
     return tensors(folder / "a.safetensors", {"a.weight": entry}, bytes(16))
@@ -713,7 +689,7 @@ def onnx_with_functions_that_double(folder: Path, canary: Path) -> Path:
     return graph(folder, [helper.make_node("f39", ["x"], ["y"], domain="f")], {}, functions)
 
 
-@crafted("model", r"computes a constant in a way that is not supported")
+@crafted("model", r"tensor 'a' is damaged: could not convert string to float")
 def onnx_that_decodes_an_image(folder: Path, canary: Path) -> Path:
     return made_constant(folder, "StringNormalizer", {"a": np.array([b"x"], dtype=object)})
 

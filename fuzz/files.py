@@ -216,7 +216,6 @@ def seeds(folder: Path) -> dict[str, tuple[str, Path]]:
         content = pickle.dumps(crafted.listed_emulator(), protocol)
         add(f"pickle of protocol {protocol}", "emulator", "a.pkl").write_bytes(content)
     torch.save(state, add("pt", "model", "a.pt"))
-    torch.save(state, add("pt before 1.6", "model", "a.pt"), _use_new_zipfile_serialization=False)
     safetensors.torch.save_file(state, add("safetensors", "model", "a.safetensors"))
     weights = {"w": np.ones((4, 6), np.float32), "b": np.ones(6, np.float32)}
     nodes = [crafted.helper.make_node("Gemm", ["x", "w", "b"], ["h"]), crafted.helper.make_node("Relu", ["h"], ["y"])]

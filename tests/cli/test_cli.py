@@ -371,7 +371,7 @@ def test_activations_that_a_file_does_not_tell_are_asked_for(run, name):
     ):
         code, out, err = run(*command)
         assert (code, out) == (2, "")
-        assert err.startswith(f"error: {name}: a {Path(name).suffix} file like this one holds weights")
+        assert err.startswith(f"error: {name}: weights do not say what their activations are; its layers are fc0 ")
         assert "--activation relu or relu,sigmoid" in err
     assert run("inspect", name, "--activation", "relu")[::2] == (0, "")
     code, out, _ = run("inspect", name, "--activation", "relu,sigmoid")

@@ -95,7 +95,7 @@ def test_layers_are_picked_by_name(tmp_path, name):
     with pytest.raises(
         ModelError,
         match=r"layer 'fc\d+' has shape \(\d, \d\) and takes . inputs, but .* 'fc.*' has . entries.*fc1 \(6, 9\).*fc4 "
-        r"\(9, 6\).*; pass layers=\[\.\.\.\] to pick",
+        r"\(9, 6\).*; pass layers=\[\.\.\.\] to pick some, in the order in which they are applied",
     ):
         load(path)
     with pytest.raises(
@@ -109,7 +109,8 @@ def test_convolutions_are_refused(tmp_path, name):
     state = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3)).state_dict()
     path = saved(tmp_path / name, state)
     with pytest.raises(
-        UnsupportedModelError, match=r"layer '2' is a convolution.*neither stride nor padding.*from_torch"
+        UnsupportedModelError,
+        match=r"layer '2' holds .*\(2, 1, 3, 3\).*weights alone do not say what it computes.*from_torch",
     ):
         load(path)
     assert load(path, layers=["0"], activation="relu").output_shape == (4,)
@@ -120,32 +121,38 @@ def test_convolutions_are_refused(tmp_path, name):
     [
         (
             nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).state_dict(),
-            r"layer '1' has a weight of shape \(4,\), as LayerNorm",
+            r"layer '1' holds .*weight \(4,\).*weights alone do not say what it computes",
         ),
-        (nn.GRU(3, 4).state_dict(), "layer '' holds .*weight_ih_l0.*not a plain weight and bias.*from_torch"),
+        (
+            nn.GRU(3, 4).state_dict(),
+            r"layer '' holds .*weight_ih_l0 \(12, 3\).*weights alone do not say what it computes.*from_torch",
+        ),
         (
             nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))).state_dict(),
-            "layer '0' holds .*weight.original0.*not a plain weight",
+            r"layer '0' holds bias \(4,\): weights alone|nothing says in which order .*0\.parametrizations\.weight",
         ),
         (
             {"a.weight": torch.ones(3, 3), "a.bias": torch.ones(4)},
             r"layer 'a' bias has shape \(4,\), but layer 'a' weight",
         ),
         ({"a.weight": torch.full((3, 3), torch.nan)}, "9 of 9 entries of layer 'a' weight are NaN"),
-        ({"a.bias": torch.ones(3)}, "layer 'a' has no weight, only bias"),
+        ({"a.bias": torch.ones(3)}, r"layer 'a' holds bias \(3,\): weights alone"),
         (
             {"a.weight": torch.ones(3), "a.running_mean": torch.ones(3)},
-            "looks like a batch normalisation but holds .*weight",
+            r"layer 'a' holds .*running_mean \(3,\).*: weights alone",
         ),
         (
             {"a.running_var": torch.ones(2), "a.running_mean": torch.ones(3)},
-            "looks like a batch normalisation but holds",
+            r"layer 'a' holds .*running_var \(2,\).*: weights alone",
         ),
-        ({"a.running_var": -torch.ones(2), "a.running_mean": torch.ones(2)}, "'a': running_var has negative entries"),
+        (
+            {"a.running_var": -torch.ones(2), "a.running_mean": torch.ones(2)},
+            "running_var has negative entries.* Its layers are a ",
+        ),
         ({"a.running_var": torch.ones(2), "a.running_mean": torch.ones(2)}, "no weight matrix"),
         (
             {"a.weight": torch.ones(3, 3), "b.running_var": torch.ones(2), "b.running_mean": torch.ones(2)},
-            r"layer 'b' has shape \(2,\) and takes 2 inputs, but the output of layer 'a' has 3 entries",
+            r"layer 'b' has shape \(2,\) and takes 2 inputs, but the output of layer 'a' has 3 entries|nothing says",
         ),
     ],
 )
@@ -178,7 +185,7 @@ def suggested(error):
 @pytest.mark.parametrize("name", STATE_DICT_FILES)
 def test_activations_are_asked_for_and_the_calls_of_the_message_work(tmp_path, name):
     path = saved(tmp_path / name, module(batch_norm=True).state_dict())
-    with pytest.raises(ModelError, match="holds weights and does not say what its activations are") as caught:
+    with pytest.raises(ModelError, match="weights do not say what their activations are") as caught:
         load(path)
     assert type(caught.value) is ModelError
     assert str(path) in str(caught.value)
@@ -190,7 +197,7 @@ def test_activations_are_asked_for_and_the_calls_of_the_message_work(tmp_path, n
 
 def test_activations_of_picked_layers_are_asked_for(tmp_path):
     np.savez(tmp_path / "a.npz", **{f"W{i}": weight for i, weight in enumerate(WEIGHTS)})
-    with pytest.raises(ModelError, match=r'layers=\[.W1.\], activation="relu"\) if they are all ReLU \(on') as caught:
+    with pytest.raises(ModelError, match=r'layers=\[.W1.\], activation="relu"\) if they are all ReLU, or') as caught:
         load(tmp_path / "a.npz", layers=["W1"])
     assert eval(suggested(caught)[0], {"unrelu": unrelu}).output_dim == 7
     with pytest.raises(ModelError, match=r"W0 .*, W1 .*, W2 ") as caught:
@@ -200,7 +207,7 @@ def test_activations_of_picked_layers_are_asked_for(tmp_path):
 
 def test_a_file_that_cannot_be_read_is_refused_before_activations_are_asked_for(tmp_path):
     state = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 3)).state_dict()
-    with pytest.raises(UnsupportedModelError, match="layer '2' is a convolution"):
+    with pytest.raises(UnsupportedModelError, match="layer '2' holds "):
         load(saved(tmp_path / "a.pt", state))
 
 
@@ -275,7 +282,8 @@ def test_kernels_are_transposed_and_sorted_by_their_numbers(tmp_path, separator)
     np.savez(tmp_path / "a.npz", **arrays)
     same(load(tmp_path / "a.npz", activation="relu"))
     np.savez(tmp_path / "a.npz", **{name.replace("_2", "_x"): a for name, a in arrays.items()})
-    same(load(tmp_path / "a.npz", activation="relu"))  # in the only order in which the shapes chain
+    with pytest.raises(ModelError, match=r"nothing says in which order its layers, .*dense_x \(5, 7\).*; pass layers="):
+        load(tmp_path / "a.npz", activation="relu")
     same(load(tmp_path / "a.npz", layers=[name.replace("_2", "_x") for name in names], activation="relu"))
 
 
@@ -292,9 +300,9 @@ def test_scales_go_with_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"W0": np.ones((2, 2)), "W2": np.ones((2, 2))}, "numbered 0, 1, 2.*without gaps, found W0, W2"),
-        ({"W0": np.ones((2, 2)), "w0": np.ones((2, 2))}, "without gaps, found W0, w0"),
-        ({"W0": np.ones((2, 2)), "b1": np.ones(2)}, "bias without a weight of the same number: W0, b1"),
+        ({"W0": np.ones((2, 2)), "w0": np.ones((2, 2))}, "two arrays are the weight.* of the same number: W0, w0"),
+        ({"W0": np.ones((2, 2)), "b1": np.ones(2)}, r"layer 'b1' holds bias \(2,\)"),
+        ({"W0": np.ones((2, 3)), "b0": np.ones(3)}, r"the bias must be \(2,\): kernels .* are passed as kernel\.T"),
         (
             {"arr_0": np.ones(2), "arr_1": np.ones((2, 2))},
             r"each followed by its bias .* found arr_0 \(2,\), arr_1 \(2, 2\)",
@@ -331,11 +339,12 @@ def test_several_state_dicts(tmp_path):
     path = saved(tmp_path / "a.pt", {"epoch": 1, "generator": m.state_dict(), "critic": nn.Linear(4, 1).state_dict()})
     with pytest.raises(
         ModelFileError,
-        match=r"several state_dicts: generator, critic \(its keys are epoch, generator, critic\); pass "
-        r"layers=\['generator.<layer>'",
+        match=r"several state_dicts: generator, critic \(its keys are epoch, generator, critic\); pick one by what its "
+        r"layers' names begin with, layers='generator\.'",
     ):
         load(path)
-    check_same_as_module(load(path, layers=["generator.0", "generator.2"], activation="relu"), m)
+    for layers in (["generator.0", "generator.2"], "generator."):
+        check_same_as_module(load(path, layers=layers, activation="relu"), m)
     with pytest.raises(ModelError, match=r"no layer '0'; its layers are generator\.0, generator\.2, critic"):
         load(path, layers=["0"])
 
@@ -346,9 +355,12 @@ def test_plain_values_next_to_tensors(tmp_path):
 
 
 def test_older_file_format(tmp_path):
-    m = module()
-    torch.save(OrderedDict(m.state_dict()), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    check_same_as_module(load(tmp_path / "a.pth", activation="relu"), m)
+    path = tmp_path / "a.pth"
+    torch.save(OrderedDict(module().state_dict()), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(
+        ModelFileError, match=r"PyTorch before 1\.6; torch\.save\(torch\.load\('.*', weights_only=True\), "
+    ):
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +414,8 @@ def test_whole_modules_are_refused(tmp_path, zipped, wrap):
     torch.save(wrap(module()), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(
         ModelFileError,
-        match=r"a\.pt: the file holds pickled objects other than tensors.*save module\.state_dict\(\).*from_torch",
+        match=r"a\.pt: (the file holds pickled objects .*could run code.*save module\.state_dict\(\).*from_torch|"
+        r"it was saved by PyTorch before 1\.6)",
     ):
         load(tmp_path / "a.pt")
 
@@ -433,7 +446,7 @@ def test_torchscript_is_refused(tmp_path):
 )
 def test_foreign_files(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ModelFileError, match=r"not a (readable|PyTorch|valid)") as caught:
+    with pytest.raises(ModelFileError, match=r"not a (readable|PyTorch|valid|\.safetensors)") as caught:
         load(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert len(str(caught.value)) < 700
@@ -446,16 +459,6 @@ def test_truncated_files(tmp_path, name):
         (tmp_path / name).write_bytes(whole[:length])
         with pytest.raises(ModelFileError, match="not a"):
             load(tmp_path / name)
-
-
-def test_truncated_legacy_file(tmp_path):
-    path = tmp_path / "a.pt"
-    torch.save(module().state_dict(), path, _use_new_zipfile_serialization=False)
-    whole = path.read_bytes()
-    for length in (20, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ModelFileError):
-            load(path)
 
 
 def test_damaged_member(tmp_path):
@@ -479,7 +482,7 @@ def test_other_archives(tmp_path):
     with pytest.raises(ModelFileError, match=r"not a readable \.npz archive .*; save it with numpy\.savez"):
         load(tmp_path / "b.npz")
     safetensors.torch.save_file({}, tmp_path / "b.safetensors")
-    with pytest.raises(ModelFileError, match="holds no tensors"):
+    with pytest.raises(ModelFileError, match="holds no weights"):
         load(tmp_path / "b.safetensors")
 
 
@@ -569,11 +572,11 @@ def test_unreadable(tmp_path, monkeypatch):
         (
             "a.onnx",
             {"layers": ["fc1"]},
-            r"layers=\['fc1'\] does not go with a \.onnx file: the graph says it; leave it out",
+            r"layers=\['fc1'\] does not go with a file of a graph, which says it: leave it out",
         ),
-        ("a.onnx", {"activation": "relu"}, r"activation='relu' does not go with a \.onnx file"),
-        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a \.pt file: the file says it"),
-        ("a.npz", {"latent_shape": (3,)}, r"latent_shape=\(3,\) does not go with a \.npz file"),
+        ("a.onnx", {"activation": "relu"}, r"activation='relu' does not go with a file of a graph"),
+        ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a file of weights, only with graphs: leave it"),
+        ("a.npz", {"latent_shape": (3,)}, r"latent_shape=\(3,\) does not go with a file of weights"),
         ("a.pt", {"layers": 5}, r"layers must be a list of layer names, or what .*, got 5"),
         ("a.pt", {"layers": []}, r"layers must be a list of layer names, or what .*, got \[\]"),
         ("a.pt", {"layers": [1, 2]}, r"layers must be a list of layer names, or what .*, got \[1, 2\]"),
@@ -587,7 +590,7 @@ def test_options(tmp_path, name, options, message):
 
 def test_no_output_is_picked_from_weights(tmp_path):
     torch.save({"0.weight": torch.ones(4, 2)}, tmp_path / "a.pt")
-    with pytest.raises(OptionError, match="output='mean' is for graphs and emulators, not for weights; leave it out"):
+    with pytest.raises(OptionError, match="output='mean' does not go with a file of weights"):
         load(tmp_path / "a.pt", activation="relu", output="mean")
 
 

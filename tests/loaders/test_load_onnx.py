@@ -365,6 +365,13 @@ def test_local_functions_are_inlined(tmp_path):
     assert str(check_same_as_runtime(path).layers[0].activation) == "relu"
 
 
+def test_an_output_without_a_name_is_no_input_that_is_left_out(tmp_path):
+    nodes = [node("Split", ["x"], ["", "b"], axis=1), node("Clip", ["b", "", "c"], ["y"])]
+    net = load(write(tmp_path / "a.onnx", nodes, [4], {"c": np.float32(0.5)}))
+    z = np.random.default_rng(1).standard_normal((3, 4))
+    np.testing.assert_allclose(net(z), np.minimum(z[:, 2:], 0.5))
+
+
 def test_older_files_list_weights_among_the_inputs(tmp_path):
     inputs = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", ["b", 3]), ("w", [3, 4]))]
     check_same_as_runtime(
@@ -411,6 +418,90 @@ def test_other_precisions(tmp_path, dtype):
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34.astype(dtype)}, inputs=inputs, outputs=outputs)
     np.testing.assert_array_equal(load(path).layers[0].matrix(), M34.astype(dtype).T)
+
+
+def test_a_tensor_inside_the_graph_is_an_output(tmp_path):
+    """Up to the logits, for example, or without a layer that is not supported."""
+    nodes = [node("MatMul", ["x", "w"], ["logits"]), node("Tanh", ["logits"], ["h"]), node("Det", ["h"], ["y"])]
+    path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34})
+    net = load(path, output="logits")
+    assert isinstance(net, Network)
+    z = np.random.default_rng(1).standard_normal((3, 3))
+    np.testing.assert_allclose(net(z), z @ M34.astype(float), rtol=1e-12)
+    parts = load(path, output=["logits", "h"])
+    assert parts.parts == {"logits": (4,), "h": (4,)}
+    np.testing.assert_allclose(parts(z)[:, 4:], np.tanh(net(z)), rtol=1e-12)
+    with pytest.raises(OptionError, match=r"output='g' is no name or number .*, y, and no name of a tensor inside"):
+        load(path, output="g")
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "given"),
+    [
+        (["b", 2], 1, [0.5, -1.0]),
+        (["b", 2], 1, torch.tensor([[0.5, -1.0]])),
+        ([1, 2], 1, np.array([[0.5, -1.0]])),
+        ([2], 1, [0.5, -1.0]),
+    ],
+)
+def test_further_inputs_are_held_fixed(tmp_path, shape, kind, given):
+    inputs = [
+        helper.make_tensor_value_info("z", 1, ["b", 3]), helper.make_tensor_value_info("c", kind, shape),
+    ]  # fmt: skip
+    nodes = [node("MatMul", ["z", "w"], ["h"]), node("MatMul", ["c", "v"], ["e"]), node("Add", ["h", "e"], ["y"])]
+    constants = {"w": M34, "v": numbers(2, 4)}
+    net = load(write(tmp_path / "a.onnx", nodes, [], constants, inputs=inputs), inputs={"c": given})
+    z = np.random.default_rng(1).standard_normal((5, 3))
+    np.testing.assert_allclose(
+        net(z), z @ M34.astype(float) + np.array([0.5, -1]) @ constants["v"].astype(float), rtol=1e-6
+    )
+    assert isinstance(net, Network)
+
+
+def test_a_label_is_held_fixed(tmp_path):
+    """Looked up in an embedding, and put beside the code."""
+    inputs = [
+        helper.make_tensor_value_info("z", 1, ["b", 3]), helper.make_tensor_value_info("label", 7, ["b"]),
+    ]  # fmt: skip
+    nodes = [
+        node("Gather", ["table", "label"], ["e"]), node("Concat", ["z", "e"], ["j"], axis=1),
+        node("MatMul", ["j", "w"], ["y"]),
+    ]  # fmt: skip
+    constants = {"table": numbers(10, 2), "w": numbers(5, 4)}
+    path = write(tmp_path / "a.onnx", nodes, [], constants, inputs=inputs)
+    z = np.random.default_rng(1).standard_normal((5, 3))
+    joined = np.concatenate([z, np.tile(constants["table"][7].astype(float), (5, 1))], axis=1)
+    for label in (7, [7], torch.tensor([7])):
+        net = load(path, inputs={"label": label})
+        np.testing.assert_allclose(net(z), joined @ constants["w"].astype(float), rtol=1e-6)
+    with pytest.raises(OptionError, match="inputs='labels' is no input of the graph; these are z, label"):
+        load(path, inputs={"labels": 7})
+    with pytest.raises(OptionError, match="'label' is 'seven', not a tensor of numbers"):
+        load(path, inputs={"label": "seven"})
+    with pytest.raises(UnsupportedModelError, match=r"has 2 inputs \(z, label\).*inputs=\{'name': value\}"):
+        load(path)
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_pipeline_of_skl2onnx(tmp_path, outputs):
+    """StandardScaler and MLPRegressor: a Scaler of ONNX's operators for ML, and outputs of all codes in a column."""
+    offset, scale = [1.0, -2.0, 0.5], [0.5, 2.0, 4.0]
+    nodes = [
+        node("Scaler", ["x"], ["u"], domain="ai.onnx.ml", offset=offset, scale=scale), node("Cast", ["u"], ["c"], to=1),
+        node("MatMul", ["c", "w"], ["h"]), node("Add", ["h", "b"], ["a"]), node("Relu", ["a"], ["r"]),
+        node("MatMul", ["r", "v"], ["p"]), node("Identity", ["p"], ["q"]), node("Reshape", ["q", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {"w": M34, "b": C4, "v": numbers(4, outputs), "s": np.array([-1, 1])}
+    path = write(tmp_path / "a.onnx", nodes, [3], constants)
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    onnx.save(model, path)
+    net = load(path)
+    assert isinstance(net, Network)
+    z = np.random.default_rng(1).standard_normal((5, 3))
+    hidden = np.maximum((z - offset) * scale @ M34.astype(float) + C4, 0)
+    np.testing.assert_allclose(net(z), hidden @ constants["v"].astype(float), rtol=1e-10)
+    assert net.output_shape == (outputs,)
 
 
 def test_outputs_of_a_graph_become_named_parts(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from tests.opaque_modules import GENERATORS, codes
@@ -109,6 +110,69 @@ def test_operators(tmp_path, name):
     assert name in {step.op_type for step in nodes}
 
 
+def value(array):
+    return numpy_helper.from_array(np.asarray(array))
+
+
+TRUE = np.array([True, False, True, True])
+# Nodes that compute a constant k of shape (4,) from others, in the types of ONNX.
+CONSTANTS = {
+    "Cast": ([node("Cast", ["f"], ["i"], to=7), node("Cast", ["i"], ["k"], to=1)], {"f": 3 * numbers(4)}),
+    "CastLike": ([node("CastLike", ["i", "f"], ["k"])], {"i": ints(1, 2, 3, 4), "f": numbers(1)}),
+    "Ceil": ([node("Ceil", ["f"], ["k"])], {"f": numbers(4)}),
+    "Constant": ([node("Constant", [], ["k"], value=value(numbers(4)))], {}),
+    "Constant of floats": ([node("Constant", [], ["k"], value_floats=[1.0, 2.0, 3.0, 4.0])], {}),
+    "ConstantOfShape": ([node("ConstantOfShape", ["s"], ["k"], value=value(np.full(1, 0.5, np.float32)))],
+                        {"s": ints(4)}),
+    "ConstantOfShape of zeros": ([node("ConstantOfShape", ["s"], ["k"])], {"s": ints(4)}),
+    "CumSum": ([node("CumSum", ["f", "a"], ["k"])], {"f": numbers(4), "a": np.array(0)}),
+    "DequantizeLinear": ([node("DequantizeLinear", ["q", "s", "z"], ["k"], axis=0)],
+                         {"q": np.array([0, 3, 200, 255], np.uint8), "s": np.abs(numbers(4)),
+                          "z": np.array([1, 2, 128, 0], np.uint8)}),
+    "DequantizeLinear of a tensor": ([node("DequantizeLinear", ["q", "s"], ["k"])],
+                                     {"q": np.array([0, -3, 100, -128], np.int8), "s": np.float32(0.5)}),
+    "Div of integers": ([node("Div", ["i", "n"], ["d"]), node("Cast", ["d"], ["k"], to=1)],
+                        {"i": ints(-7, 7, 8, -1), "n": ints(2)}),
+    "Floor of a product in single precision": (
+        [node("Mul", ["f", "t"], ["m"]), node("Floor", ["m"], ["k"])], {"f": np.float32([10, 20, 30, 40]),
+                                                                        "t": np.float32(0.7)}),
+    "Gather": ([node("Gather", ["f", "i"], ["k"])], {"f": numbers(9), "i": ints(0, -1, 3, 3)}),
+    "GatherElements": ([node("GatherElements", ["f", "i"], ["k"])], {"f": numbers(9), "i": ints(0, -1, 3, 3)}),
+    "ScatterElements": ([node("ScatterElements", ["f", "i", "u"], ["k"])],
+                        {"f": numbers(4), "i": ints(-1, 0), "u": numbers(2)}),
+    "ScatterND": ([node("ScatterND", ["f", "i", "u"], ["k"])],
+                  {"f": numbers(4), "i": np.array([[3], [0]]), "u": numbers(2)}),
+    "NonZero": ([node("NonZero", ["a"], ["i"]), node("Squeeze", ["i", "z"], ["j"]), node("Gather", ["f", "j"], ["k"])],
+                {"a": np.float32([0, 1, 0, 2, 3, 4]), "z": ints(0), "f": numbers(6)}),
+    "Mod": ([node("Mod", ["i", "n"], ["m"]), node("Cast", ["m"], ["k"], to=1)],
+            {"i": ints(-7, 7, 8, -1), "n": ints(3)}),
+    "Mod of floats": ([node("Mod", ["f", "n"], ["k"], fmod=1)], {"f": 9 * numbers(4), "n": np.float32(2)}),
+    "Not, And, Or, Xor": (
+        [node("Not", ["a"], ["b"]), node("And", ["a", "b"], ["c"]), node("Or", ["c", "a"], ["d"]),
+         node("Xor", ["d", "b"], ["e"]), node("Where", ["e", "f", "g"], ["k"])],
+        {"a": TRUE, "f": numbers(4), "g": numbers(4, seed=1)}),
+    "Range": ([node("Range", ["a", "b", "c"], ["r"]), node("Cast", ["r"], ["k"], to=1)],
+              {"a": np.array(2), "b": np.array(10), "c": np.array(2)}),
+    "ReduceProd": ([node("ReduceProd", ["f", "a"], ["k"], keepdims=0)], {"f": numbers(4, 3), "a": ints(1)}),
+    "Round": ([node("Round", ["f"], ["k"])], {"f": np.float32([0.5, 1.5, -0.5, 2.4])}),
+    "Sign": ([node("Sign", ["f"], ["k"])], {"f": numbers(4)}),
+    "Size": ([node("Size", ["f"], ["n"]), node("Cast", ["n"], ["c"], to=1), node("Mul", ["f", "c"], ["k"])],
+             {"f": numbers(4)}),
+    "Trilu": ([node("Trilu", ["f", "d"], ["t"], upper=0), node("ReduceSum", ["t", "a"], ["k"], keepdims=0)],
+              {"f": numbers(4, 4), "d": np.array(1), "a": ints(1)}),
+    "Where": ([node("GreaterOrEqual", ["f", "g"], ["m"]), node("Where", ["m", "f", "g"], ["k"])],
+              {"f": numbers(4), "g": numbers(4, seed=1)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants(tmp_path, name):
+    """They are computed in the types and the precision of the file, as ONNX Runtime does."""
+    nodes, constants = CONSTANTS[name]
+    path = write(tmp_path / "net.onnx", [*nodes, node("Add", ["x", "k"], ["y"])], [4], constants, opset=20)
+    check_same_as_runtime(path, atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize(("name", "dynamic"), [("residual", True), ("attention", True), ("skip", True),
                                                ("modulated", False)])  # fmt: skip
@@ -146,6 +210,26 @@ def test_no_tensor_is_larger_than_allowed(tmp_path):
     with pytest.raises(
         UnsupportedModelError, match=r"node 't' \(Tile\) makes a tensor that would take .* for one code"
     ):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("computed", "constants", "message"),
+    [
+        (node("CumSum", ["f", "a"], ["k"], reverse=1), {"f": numbers(4), "a": np.array(0)}, "has reverse=1"),
+        (node("ScatterND", ["f", "i", "f"], ["k"], reduction="add"), {"f": numbers(4), "i": np.array([[0]] * 4)},
+         "has reduction='add'"),
+        (node("Einsum", ["f", "f"], ["k"], equation="a,a->a"), {"f": numbers(4)}, "computes a constant in a way"),
+        (node("MatMul", ["f", "g"], ["k"]), {"f": np.ones((9000, 1), np.float32), "g": np.ones((1, 90000), np.float32)},
+         "computes a constant; with it the model would take 6.0"),
+        (node("Gather", ["f", "i"], ["k"]), {"f": np.ones((2, 10**4), np.float32), "i": np.zeros(10**5, np.int64)},
+         "computes a constant; with it the model would take 7.4"),
+        (node("Cast", ["f"], ["k"], to=8), {"f": numbers(4)}, r"to a type \(number 8\) that is not a real number"),
+    ],
+)  # fmt: skip
+def test_constants_that_are_not_computed(tmp_path, computed, constants, message):
+    path = write(tmp_path / "net.onnx", [computed, node("Add", ["x", "k"], ["y"])], [4], constants)
+    with pytest.raises(UnsupportedModelError, match=message):
         load(path)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from unrelu.errors import ModelFileError, OptionError
 from unrelu.loaders._torch_operations import float64
-from unrelu.loaders._weight_arrays import dense, multilayer
+from unrelu.loaders._weight_arrays import from_arrays
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -44,7 +44,7 @@ _ALIASES = {
 }  # fmt: skip
 
 
-def named(contents: object) -> dict[str, Any] | None:
+def emulator_entries(contents: object) -> dict[str, Any] | None:
     """The entries of an emulator of CosmoPower or speculator by name; None if the file holds something else."""
     if isinstance(contents, list) and len(contents) in _ENTRIES and isinstance(contents[0], list):
         names = _ENTRIES[len(contents)]
@@ -70,23 +70,12 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
             no proper names.
         ModelError: shapes do not fit, or a number is not finite.
     """
-    network, names = _network(held, max_bytes), held.get("parameters")
-    names = names.tolist() if isinstance(names, np.ndarray) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return network
-    try:
-        return network.named(names)
-    except OptionError as error:
-        raise ModelFileError(f"the names of its parameters: {error}") from error
-
-
-def _network(held: Mapping[str, Any], max_bytes: int) -> Network:
     if "hyper_params" in held:
         weights, biases = _columns(held, "weights")
         alphas, betas = _columns(held, "hyper_params")
-        if len(biases) and np.ndim(biases[-1]) == 1 and not np.any(biases[-1][:-1]):
+        if biases and not np.any(biases[-1][:-1]):
             # CosmoPower-JAX adds the last entry of the last bias to every output, and trains no other entry of it.
-            biases = [*biases[:-1], np.full_like(biases[-1], biases[-1][-1])]
+            biases[-1] = np.full_like(biases[-1], biases[-1][-1])
     else:
         weights, biases, alphas, betas = (
             _numbered(held, every, each) for every, each in zip(_LAYERS, ("W_", "b_", "alphas_", "betas_"), strict=True)
@@ -103,26 +92,30 @@ def _network(held: Mapping[str, Any], max_bytes: int) -> Network:
             f"its arrays take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pass a larger "
             "max_bytes= (--max-bytes) if you trust the file"
         )
-    layers = [
-        (f"weight {i}", dense(f"weight {i}", weight, f"bias {i}", bias))
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True))
-    ]
     swish = [
         Activation("swish", _vector(beta, f"beta {i}"), steepness=_vector(alpha, f"alpha {i}"))
         for i, (alpha, beta) in enumerate(zip(alphas, betas, strict=True))
     ]
-    network = multilayer(layers, [*swish, "identity"])
+    network = from_arrays(weights, biases, [*swish, "identity"])
     inputs, outputs = (tuple(_entry(held, name) for name in names) for names in (_STANDARDISED, _FEATURES))
-    if "pca_transform_matrix" not in held:
-        return standardised(network, inputs, outputs, None)
-    components = _entry(held, "pca_transform_matrix")
-    mean, std = (_vector(value, name) for value, name in zip(outputs, _FEATURES, strict=True))
-    if components.ndim != 2 or std.size not in (1, components.shape[1]):
-        raise ModelFileError(
-            f"pca_transform_matrix has shape {components.shape} and features_std {std.shape}; pass (m, n) and (n,)"
-        )
-    scale = tuple(_entry(held, name) for name in _COMPONENTS)
-    return standardised(network, inputs, scale, (components * std, mean))
+    basis = None
+    if "pca_transform_matrix" in held:
+        components, (mean, std) = _entry(held, "pca_transform_matrix"), outputs
+        if components.ndim != 2 or std.size not in (1, components.shape[1]):
+            raise ModelFileError(
+                f"pca_transform_matrix has shape {components.shape} and features_std {std.shape}; pass (m, n) and (n,)"
+            )
+        outputs = tuple(_entry(held, name) for name in _COMPONENTS)
+        basis = (components * _vector(std, "features_std"), _vector(mean, "features_mean"))
+    network = standardised(network, inputs, outputs, basis)
+    names = held.get("parameters")
+    names = names.tolist() if isinstance(names, np.ndarray) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return network
+    try:
+        return network.named(names)
+    except OptionError as error:
+        raise ModelFileError(f"the names of its parameters: {error}") from error
 
 
 def _entry(held: Mapping[str, Any], name: str) -> np.ndarray:
@@ -134,9 +127,12 @@ def _entry(held: Mapping[str, Any], name: str) -> np.ndarray:
 
 
 def _arrays(values: object, name: str) -> list[np.ndarray]:
-    if not isinstance(values, Sequence) or not all(isinstance(value, np.ndarray) for value in values):
+    """The arrays of a list, or of an array of objects."""
+    listed: list[Any] = list(values) if isinstance(values, list | tuple | np.ndarray) else []
+    found = [value for value in listed if isinstance(value, np.ndarray) and value.ndim]
+    if not isinstance(values, list | tuple | np.ndarray) or len(found) < len(listed):
         raise ModelFileError(f"the entry {name!r} of the emulator must be a list of arrays")
-    return list(values)
+    return found
 
 
 def _columns(held: Mapping[str, Any], name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:

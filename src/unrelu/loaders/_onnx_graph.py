@@ -1,20 +1,23 @@
-"""Read an ONNX file as a network: its graph is recorded as one of ``torch.fx``, and constants are folded."""
+"""Read an ONNX file as a network: its graph is recorded as one of ``torch.fx``, and constants are computed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import operator
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
 from unrelu.loaders._chain_reader import LayerGraph, code_shape, errors_at, read_chain
 from unrelu.loaders._graph_recorder import FixedBatchModule, Recorder, StandIn
-from unrelu.loaders._onnx_functions import FUNCTIONS, Call
+from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES
+from unrelu.loaders._onnx_layers import Call
 from unrelu.loaders._pass_through import read_branches
 from unrelu.loaders._torch_operations import BATCHES
 from unrelu.models.affine import Shape
@@ -23,50 +26,41 @@ from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import Pick, concatenated
 from unrelu.models.torch_opaque import opaque
-from unrelu.runtime.file_reading import MAX_BYTES
+from unrelu.runtime.file_reading import shown_size
 from unrelu.runtime.streams import stream
 
 try:
     import onnx
     import onnx.helper
     import onnx.numpy_helper
-    from onnx.reference import ReferenceEvaluator
 
-    from unrelu.loaders.file_checks.onnx_file import ConstantSizes, read_model
+    from unrelu.loaders.file_checks.onnx_file import read_model
 except ImportError:
     raise ModelFileError('reading .onnx needs a package: pip install "unrelu[onnx]"') from None
 
 
 # Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.
 _OLDEST = 7
-
 # Operators that draw random numbers.
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-
-# Operators on constants that exporters leave in a graph. They are cheap, and shape inference knows the size of their
-# outputs. Convolutions take ONNX's reference implementation hours; decoders of text and images parse further formats.
-_FOLDED = {
-    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum",
-    "DequantizeLinear", "Div", "Dropout", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten", "Floor", "Gather",
-    "GatherElements", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less",
-    "LessOrEqual", "Log", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pad",
-    "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape",
-    "Sigmoid", "Sign", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu",
-    "Unsqueeze", "Where", "Xor",
-}  # fmt: skip
+# Operators whose time, on constants, the size of their output does not bound; and how many multiplications of a matrix
+# product take as long as writing one number.
+_LONG = {"AveragePool", "Conv", "ConvTranspose", "Einsum", "MaxPool", "Resize", "Upsample"}
+_PRODUCTS = 50
 
 
 def from_onnx(
     file: Path,
-    latent_shape: int | tuple[int, ...] | None = None,
-    max_bytes: int = MAX_BYTES,
-    output: Pick | Mapping[str, Pick] | None = None,
+    latent_shape: int | tuple[int, ...] | None,
+    max_bytes: int,
+    output: Pick | Mapping[str, Pick] | None,
+    inputs: Mapping[str, object],
 ) -> Network | OpaqueNetwork | NamedGenerator:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
     ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together, and each
-    tensor. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it.
+    tensor. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or tensors inside
+    the graph; ``inputs`` are values of all inputs but one.
 
     Raises:
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
@@ -76,8 +70,9 @@ def from_onnx(
 
     Source: https://onnx.ai/onnx/operators/
     """
-    graph = _Graph(read_model(file, max_bytes), max_bytes, output)
+    graph = _Graph(read_model(file, max_bytes), max_bytes, output, inputs)
     shape, batch = _input_shape(graph.input, latent_shape)
+    batch = 1 if batch is None and inputs else batch  # values of further inputs are those of one code
     try:
         batches = BATCHES if batch is None else (batch,)
         graphs = [graph.recorded(shape, count) for count in batches]
@@ -151,33 +146,44 @@ def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...]
 
 
 class _Graph:
-    """An ONNX graph with one input.
+    """An ONNX graph with one input, the code.
 
     Attributes:
         outputs: the names of the outputs that are used, by the name of the part that each becomes; one is the output.
         parts: the shapes of the parts, once the graph was recorded; empty if the output is no part.
     """
 
-    def __init__(self, model: onnx.ModelProto, max_bytes: int, output: Pick | Mapping[str, Pick] | None) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        max_bytes: int,
+        output: Pick | Mapping[str, Pick] | None,
+        inputs: Mapping[str, object],
+    ) -> None:
         graph = model.graph
-        self.opsets = list(model.opset_import)
-        self.opset = next((o.version for o in self.opsets if o.domain in ("", "ai.onnx")), 0)
-        if self.opset < _OLDEST:
+        self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        if self._opset < _OLDEST:
             raise UnsupportedModelError(
-                f"uses ONNX opset {self.opset}; export it again with opset {_OLDEST} or later, e.g. 17"
+                f"uses ONNX opset {self._opset}; export it again with opset {_OLDEST} or later, e.g. 17"
             )
         self._max_bytes = max_bytes
-        self.constants = {t.name: _array(t) for t in graph.initializer}
+        self._constants = {t.name: _tensor(t) for t in graph.initializer}
         if graph.sparse_initializer:
             raise UnsupportedModelError("the graph has sparse weights; store them as dense tensors")
-        inputs = [v for v in graph.input if v.name not in self.constants]
-        if len(inputs) != 1:
-            names = ", ".join(v.name for v in inputs) or "none"
-            raise UnsupportedModelError(f"the graph has {len(inputs)} inputs ({names}); a generator has one")
-        self.input, self.parts = inputs[0], dict[str, Shape]()
+        free = {v.name: v for v in graph.input if v.name not in self._constants}
+        if unknown := [name for name in inputs if name not in free]:
+            raise OptionError(f"inputs={unknown[0]!r} is no input of the graph; these are {', '.join(free)}")
+        self._held = {name: (free.pop(name), value) for name, value in inputs.items()}
+        if len(free) != 1:
+            raise UnsupportedModelError(
+                f"the graph has {len(free)} inputs ({', '.join(free) or 'none'}); a generator has one, the code: pass "
+                "values of the others, inputs={'name': value}"
+            )
+        (self.input,), self.parts = free.values(), dict[str, Shape]()
         self._named = isinstance(output, Mapping)
-        self.outputs = _chosen([v.name for v in graph.output], output)
-        self.nodes = _needed(graph.node, set(self.outputs.values()))
+        inner = {name for node in graph.node for name in node.output if name}
+        self.outputs = _chosen([v.name for v in graph.output], inner, output)
+        self._nodes = _needed(graph.node, set(self.outputs.values()))
 
     def module(self, shape: Shape, batch: int) -> fx.GraphModule:
         """The graph for batches of this size as a module; a batch, too, must not make a tensor above the limit."""
@@ -188,26 +194,25 @@ class _Graph:
         """The graph for batches of this size; no tensor in it takes more than ``max_bytes`` for one code."""
         limit = self._max_bytes if max_bytes is None else max_bytes
         recorder = Recorder((batch, *shape), f"the input {self.input.name!r}", limit)
-        sizes = ConstantSizes(self.opsets, self.opset, self._max_bytes)
-        sizes.add(list(self.constants.values()))
-        values: dict[str, Any] = {"": None, **self.constants, self.input.name: recorder.code}
-        for node in self.nodes:
+        held = {name: _row(info, value, batch) for name, (info, value) in self._held.items()}
+        values: dict[str, Any] = {"": None, **self._constants, **held, self.input.name: recorder.code}
+        budget = _Budget(self._max_bytes)
+        budget.spend(
+            sum(tensor.numel() for tensor in self._constants.values()), "the constants of the model would take"
+        )
+        for node in self._nodes:
             place = f"node {node.name or node.output[0]!r} ({node.op_type})"
-            held = [value for name in node.input if (value := values.get(name)) is not None]
-            live = [value.shape[1:] for value in held if isinstance(value, StandIn)]
+            given = [value for name in node.input if (value := values.get(name)) is not None]
+            live = [value.shape[1:] for value in given if isinstance(value, StandIn)]
             recorder.at(place)
-            with errors_at(place, live, [value.shape for value in held if not isinstance(value, StandIn)]):
-                if node.domain not in ("", "ai.onnx"):
-                    raise UnsupportedModelError(
-                        f"belongs to the operator set {node.domain!r}; only ONNX's own is supported"
-                    )
+            with errors_at(place, live, [tuple(value.shape) for value in given if not isinstance(value, StandIn)]):
                 if missing := [name for name in node.input if name not in values]:
                     raise UnsupportedModelError(
                         f"takes {missing[0]!r}, a second output such as Dropout's mask, which is not supported"
                     )
-                inputs = [values[name] for name in node.input]
-                found = self._called(node, inputs, recorder) if live else self._fold(node, inputs, sizes)
-            values |= zip(node.output, found, strict=False)
+                call = self._call(node, [values[name] for name in node.input], recorder)
+                found = _outputs(node, call) if live else budget.constants(node, call)
+            values |= dict(zip(node.output, found, strict=False)) | {"": None}  # outputs that are left out have no name
         ends: dict[str, StandIn] = {}
         for part, name in self.outputs.items():
             if not isinstance(value := values.get(name), StandIn):
@@ -217,50 +222,110 @@ class _Graph:
         self.parts = {part: value.shape[1:] for part, value in ends.items()} if self._named else {}
         return recorder.graph_of(concatenated(ends) if self._named else next(iter(ends.values())))
 
-    def _called(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder) -> Sequence[Any]:
-        """Record a node that depends on the code, and return its outputs."""
-        attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
-        if node.op_type in ("Shape", "Size"):
-            full = np.array(inputs[0].shape, dtype=np.int64)
-            size = node.op_type == "Size"
-            return [np.asarray(full.prod()) if size else full[attributes.get("start", 0) : attributes.get("end")]]
-        if node.op_type not in FUNCTIONS:
-            raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
-        call = Call(attributes, self.opset, inputs, len(node.output), recorder)
-        result: Any = FUNCTIONS[node.op_type](call)
-        several = isinstance(result, StandIn) and isinstance(result.value, tuple | list)
-        return [result[i] for i in range(len(node.output))] if several else [result]
-
-    def _fold(self, node: onnx.NodeProto, inputs: list[Any], sizes: ConstantSizes) -> Sequence[Any]:
-        """Compute the outputs of a node with constant inputs, by ONNX's own reference implementation."""
+    def _call(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder) -> Call:
+        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) != ("ai.onnx.ml", "Scaler"):
+            raise UnsupportedModelError(f"belongs to the operator set {node.domain!r}; only ONNX's own is supported")
         if node.op_type in _RANDOM:
             raise UnsupportedModelError("draws random numbers; a generator must be deterministic")
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise UnsupportedModelError("is control flow, which has no place in a chain of layers; export without it")
-        if node.op_type not in _FOLDED:
+        if node.op_type not in FUNCTIONS:
+            raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
+        attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+        last = bool(set(node.output) & set(self.outputs.values()))
+        return Call(attributes, self._opset, inputs, len(node.output), recorder, last)
+
+
+class _Budget:
+    """Limits the bytes of all constants of a model together, which are learned before any is computed."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._entries = max_bytes, 0
+
+    def spend(self, entries: int, what: str) -> None:
+        """Count entries, at 8 bytes each, and refuse too many."""
+        self._entries += entries
+        if (size := 8 * self._entries) > self._max_bytes:
+            raise UnsupportedModelError(
+                f"{what} {shown_size(size)}; at most {shown_size(self._max_bytes)} are allowed, pass a larger "
+                "max_bytes= (--max-bytes) if you trust the file"
+            )
+
+    def constants(self, node: onnx.NodeProto, call: Call) -> Sequence[Any]:
+        """Compute the outputs of a node whose inputs are constants."""
+        if node.op_type in _LONG:
             raise UnsupportedModelError(
                 "computes a constant in a way that is not supported; export it with constant folding"
             )
-        sizes.check(node, inputs)
-        names = [onnx.ValueInfoProto(name=name) for name in node.input if name]
-        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-        graph = onnx.helper.make_graph([node], "constant", names, outputs)
-        evaluator = ReferenceEvaluator(graph, opsets={o.domain: o.version for o in self.opsets})
-        feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
-        found = evaluator.run(None, feeds)
-        sizes.add([np.asarray(value) for value in found])
-        values = iter(found)
-        return [next(values) if name else None for name in node.output]
+        most = _most_entries(node, call)
+        self.spend(most, "computes a constant; with it the model would take")
+        if node.op_type in ("MatMul", "Gemm"):
+            work = most * max(call.x.shape, default=1) // _PRODUCTS
+            self.spend(work, "computes a constant; with the time for it the model would take")
+        found = _outputs(node, call)
+        self._entries += sum(x.numel() for x in found) - most
+        return found
 
 
-def _array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+def _most_entries(node: onnx.NodeProto, call: Call) -> int:
+    """A bound of the entries of a node's outputs, whose inputs are constants."""
+    shapes = [tuple(x.shape) for x in call.inputs if x is not None]
+    sizes = [math.prod(shape) for shape in shapes]
+    if node.op_type == "ConstantOfShape":
+        return math.prod(call.integers(0, "") or [])
+    if node.op_type == "Expand":
+        return math.prod(np.broadcast_shapes(shapes[0], tuple(call.integers(1, "") or ())))
+    if node.op_type == "Tile":
+        return sizes[0] * math.prod(call.integers(1, "") or ())
+    if node.op_type == "NonZero":
+        return sizes[0] * len(shapes[0])
+    if node.op_type == "Pad":
+        return math.prod(n + sum(map(abs, call.integers(1, "pads") or ())) for n in shapes[0])
+    if node.op_type == "Range":
+        first, end, step = (call.tensor(i).item() for i in range(3))
+        return max(0, math.ceil((end - first) / step))
+    if node.op_type in ("MatMul", "Gemm"):
+        inner = shapes[0][call.get("transA", 0) - 1] if shapes[0] else 1
+        return math.prod(sizes[:2]) // max(1, inner) ** 2 + sum(sizes)
+    if node.op_type in ("Gather", "GatherND"):
+        inner = shapes[0][call.get("axis", 0)] if node.op_type == "Gather" and shapes[0] else 1
+        return math.prod(sizes) // max(1, inner)
+    with suppress(ValueError):  # of shapes that do not broadcast, as those of a tensor and its new shape
+        return max(sum(sizes), math.prod(np.broadcast_shapes(*shapes)))
+    return sum(sizes)
+
+
+def _outputs(node: onnx.NodeProto, call: Call) -> Sequence[Any]:
+    """The outputs of a node."""
+    result: Any = FUNCTIONS[node.op_type](call)
+    if isinstance(result, StandIn) and isinstance(result.value, tuple | list):
+        return [operator.getitem(result, i) for i in range(len(node.output))]
+    return result if isinstance(result, tuple | list) else [result]
+
+
+def _row(info: onnx.ValueInfoProto, value: object, batch: int) -> Tensor:
+    """The value of a further input, which is repeated for each code if it is that of one."""
+    kind, dims = info.type.tensor_type.elem_type, info.type.tensor_type.shape.dim
     try:
-        return np.asarray(onnx.numpy_helper.to_array(tensor))
+        given = torch.as_tensor(value, dtype=TYPES[kind])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise OptionError(f"inputs: {info.name!r} is {value!r:.80}, not a tensor of numbers ({error})") from error
+    given = given[None] if given.dim() == len(dims) - 1 else given
+    rows = given.shape[0] if given.dim() else 0
+    return given.expand(batch, *given.shape[1:]) if rows == 1 and dims[0].dim_value in (0, batch) else given
+
+
+def _tensor(tensor: onnx.TensorProto) -> Tensor:
+    try:
+        array = np.array(onnx.numpy_helper.to_array(tensor))
+        if array.dtype.kind not in "biuf":  # bfloat16, and numbers of fewer bits
+            array = array.astype(np.float32)
+        return torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
     except Exception as error:  # raised by NumPy, protobuf or the table of types
         raise ModelFileError(f"tensor {tensor.name!r} is damaged: {error}; export it again") from error
 
 
-def _chosen(names: Sequence[str], output: Pick | Mapping[str, Pick] | None) -> dict[str, str]:
+def _chosen(names: Sequence[str], inner: Set[str], output: Pick | Mapping[str, Pick] | None) -> dict[str, str]:
     """Return the names of the outputs that are used, by the name of the part that each becomes."""
     if output is None and len(names) != 1:
         raise UnsupportedModelError(
@@ -271,10 +336,13 @@ def _chosen(names: Sequence[str], output: Pick | Mapping[str, Pick] | None) -> d
     for part, pick in output.items() if isinstance(output, Mapping) else [("", output or 0)]:
         if isinstance(pick, int) and -len(names) <= pick < len(names):
             chosen[part] = names[pick]
-        elif isinstance(pick, str) and pick in names:
+        elif isinstance(pick, str) and (pick in names or pick in inner):
             chosen[part] = pick
         else:
-            raise OptionError(f"output={pick!r} is no name or number of the graph's outputs, {', '.join(names)}")
+            raise OptionError(
+                f"output={pick!r} is no name or number of the graph's outputs, {', '.join(names)}, and no name of a "
+                "tensor inside"
+            )
     return chosen
 
 
@@ -289,4 +357,6 @@ def _needed(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.Nod
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, onnx.TensorProto):
+        return _tensor(value)
     return value.decode() if isinstance(value, bytes) else value

@@ -7,7 +7,7 @@ fully connected layers and batch normalisations can be read from one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -26,18 +26,16 @@ Activations = str | Activation | Sequence[str | Activation]
 Entry = Tensor | npt.NDArray[Any]
 # Names of layers in order, what they begin with, or None for all.
 Layers = str | Sequence[str] | None
-# Tensors by layer, and within a layer by "weight", "bias", "running_mean", ...
+# Arrays by layer, and within a layer by "weight", "bias", "running_mean", ...
 Named = Mapping[str, Mapping[str, Entry]]
-NamedLayer = tuple[str, Mapping[str, Entry]]
 
 # The default epsilon of torch.nn.BatchNorm1d; a state_dict does not store it.
 _EPS = 1e-5
 
-_PARAMETERS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
-# Flax's collections of variables.
-_COLLECTION = re.compile(r"(?:params|batch_stats)[./]")
-_WEIGHT = re.compile(r"(?:W|w|weight|weights|w_array)_?(\d+)")
-_BIAS = re.compile(r"(?:b|bias|biases|b_array)_?(\d+)")
+_NUMBERED = re.compile(r"([Ww]|weights?|w_array|b|bias|biases|b_array)_?(\d+)")
+# A collection of Flax, a layer, a parameter, and what Keras puts behind it.
+_NAME = re.compile(r"(?:params[./])?(?:(.*)[./])?([^./]*?)(?::0)?", re.DOTALL)
+_TRANSPOSE = "kernels (inputs, outputs) of Keras, JAX and scikit-learn are passed as kernel.T"
 
 
 @computing()
@@ -67,8 +65,9 @@ def from_arrays(
 
             - a dictionary with the names of Flax, Keras or PyTorch, nested or flat: ``{"params": {"Dense_0":
               {"kernel": ..., "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}).
-              Kernels are in the order of their numbers, or else in the only order in which their shapes chain: in
-              ``Dense(9)(relu(Dense(5)(z)))`` the outer layer has the lower number. A list of dictionaries is in order.
+              Weights are in the order of the dictionary, kernels in that of their numbers. In
+              ``Dense(9)(relu(Dense(5)(z)))`` the outer layer has the lower number, so pass ``layers``. A list of
+              dictionaries is in order.
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
               ``TransformedTargetRegressor``. It has its own activations.
         biases: :math:`b_1, b_2, \dots`, of shapes (n_i,); an entry may be None, and so may the list.
@@ -87,8 +86,9 @@ def from_arrays(
 
     Raises:
         OptionError: ``layers`` is neither, or ``weights`` is no dictionary.
-        ModelError: shapes do not chain, an entry is not a finite real number, an activation is unknown or missing, a
-            standard deviation is not positive, or an object is not fitted or is not an affine map.
+        ModelError: shapes do not chain, nothing says the order of layers, an entry is not a finite real number, an
+            activation is unknown or missing, a standard deviation is not positive, or an object is not fitted or is not
+            an affine map.
 
     Source: equation (3) of the paper.
 
@@ -113,11 +113,13 @@ def from_arrays(
         raise OptionError(
             f"layers={layers!r} picks from a dictionary; weights is a {type(weights).__name__}: leave layers out"
         )
-    if _is_tree(weights) or hasattr(weights, "predict"):
-        if biases is not None:
-            raise ModelError(f"biases do not go with a {type(weights).__name__}, which holds its own; leave them out")
-        tree = _is_tree(weights)
-        network = _of_tree(weights, layers, activation) if tree else _of_estimator(weights, activation)
+    tree = _is_tree(weights)
+    if (tree or hasattr(weights, "predict")) and biases is not None:
+        raise ModelError(f"biases do not go with a {type(weights).__name__}, which holds its own; leave them out")
+    if tree:
+        network = _of_tree(weights, layers, activation)
+    elif hasattr(weights, "predict"):
+        network = _of_estimator(weights, activation)
     else:
         network = _of_matrices(weights, biases, "relu" if activation is None else activation)
     return standardised(network, input_scale, output_scale, output_basis, output_log)
@@ -137,26 +139,20 @@ def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activatio
     return multilayer(steps, activation)
 
 
+def _of_tree(weights: Any, layers: Layers, activation: Activations | None) -> Network:
+    """Return the network of a dictionary, or of several that are applied one after the other."""
+    if isinstance(weights, Mapping):
+        named = chosen(by_layer(dict(_leaves(weights, ""))), layers)
+    else:
+        held = [chosen(by_layer(dict(_leaves(tree, ""))), None) for tree in weights]
+        named = {f"{i}/{name}": tensors for i, part in enumerate(held) for name, tensors in part.items()}
+    return from_names(named, activation, "unrelu.from_arrays(weights, ")
+
+
 def _is_tree(weights: Any) -> bool:
     """Whether ``weights`` is a dictionary of arrays or a list of such dictionaries."""
     listed = isinstance(weights, list | tuple) and len(weights) > 0
     return isinstance(weights[0] if listed else weights, Mapping)
-
-
-def _of_tree(weights: Any, picked: Layers, activation: Activations | None) -> Network:
-    """Return the network of nested dictionaries; those in a list are applied in order."""
-    layers: list[NamedLayer] = []
-    for i, tree in enumerate([weights] if isinstance(weights, Mapping) else weights):
-        found = chosen(grouped(dict(_leaves(tree, ""))), picked)
-        layers += [(name if isinstance(weights, Mapping) else f"{i}/{name}", held) for name, held in found]
-    network = from_names(layers, activation or "relu")
-    if activation is None:
-        raise ModelError(
-            f"a dictionary of weights does not say what its activations are; its layers are "
-            f"{names_and_shapes(matrices(layers))}. "
-            'Pass activation="relu" if they are all ReLU, or one for each layer, ["relu", ..., "identity"]'
-        )
-    return network
 
 
 def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
@@ -168,22 +164,20 @@ def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
         yield path, float64(tree, path)
 
 
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+
 def _of_estimator(model: Any, activation: Activations | None) -> Network:
     """Return the network of a fitted MLPRegressor with the scalers and projections around it."""
     inputs, perceptron, outputs = _unwrapped(model)
     names = {"identity": "identity", "relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
-    count = len(perceptron.coefs_)
-    stored = [perceptron.activation] * (count - 1) + [perceptron.out_activation_]
+    stored = [perceptron.activation] * (len(perceptron.coefs_) - 1) + [perceptron.out_activation_]
     if unknown := [name for name in stored if name not in names]:
         raise UnsupportedModelError(f"{perceptron} has the activation {unknown[0]!r}; supported are {', '.join(names)}")
     if activation is not None:
         raise ModelError(f"activation={activation!r} does not go with {perceptron}, which has its own; leave it out")
-    pairs = zip(perceptron.coefs_, perceptron.intercepts_, strict=True)
-    steps = [
-        (f"coefs_[{i}]", dense(f"coefs_[{i}]", coefs.T, f"intercepts_[{i}]", intercepts))
-        for i, (coefs, intercepts) in enumerate(pairs)
-    ]
-    return surrounded(multilayer(steps, [names[name] for name in stored]), inputs, outputs)
+    network = _of_matrices([c.T for c in perceptron.coefs_], perceptron.intercepts_, [names[name] for name in stored])
+    return surrounded(network, inputs, outputs)
 
 
 def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
@@ -205,6 +199,9 @@ def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
     return [], model, []
 
 
+# --- matrices and activations -----------------------------------------------------------------------------------------
+
+
 def dense(weight_name: str, weight: object, bias_name: str, bias: object | None) -> Dense:
     """Return the layer W h + b; messages call W and b by these names."""
     matrix = float64(weight, weight_name)
@@ -218,7 +215,7 @@ def dense(weight_name: str, weight: object, bias_name: str, bias: object | None)
     if vector.shape != matrix.shape[:1]:
         raise ModelError(
             f"{bias_name} has shape {tuple(vector.shape)}, but {weight_name} has shape {tuple(matrix.shape)}; "
-            f"the bias must be ({len(matrix)},)"
+            f"the bias must be ({len(matrix)},): {_TRANSPOSE}"
         )
     return Dense(matrix, vector)
 
@@ -232,27 +229,25 @@ def multilayer(steps: Sequence[tuple[str, Dense | Scale]], activation: Activatio
     if not matrices:
         raise ModelError("there is no weight matrix among the layers")
     activations = _activations(activation, len(matrices))
-    latent = matrices[0].weight.shape[1]
+    width = latent = matrices[0].weight.shape[1]
     parts: list[Part] = []
-    before, width = "the latent code", latent
+    before, seen = "the latent code", 0
     for name, step in steps:
-        takes = step.weight.shape[1] if isinstance(step, Dense) else step.scale.numel()
-        if takes != width:
-            shape = tuple(step.weight.shape) if isinstance(step, Dense) else (takes,)
+        shape = tuple(step.weight.shape if isinstance(step, Dense) else step.scale.shape)
+        if shape[-1] != width:
             raise ModelError(
-                f"{name} has shape {shape} and takes {takes} inputs, but {before} has {width} entries; "
-                "layers must chain, each weight (outputs, inputs)"
+                f"{name} has shape {shape} and takes {shape[-1]} inputs, but {before} has {width} entries; layers must "
+                f"chain, each weight (outputs, inputs): {_TRANSPOSE}"
             )
         if isinstance(step, Dense):
-            if any(isinstance(part, Dense) for part in parts):
-                parts.append(next(activations))
-            width = len(step.weight)
+            parts += activations[seen - 1 : seen] if seen else []
+            width, seen = shape[0], seen + 1
         parts.append(step)
         before = f"the output of {name}"
-    return Network.chain([*parts, next(activations)], (latent,))
+    return Network.chain([*parts, activations[-1]], (latent,))
 
 
-def _activations(activation: Activations, count: int) -> Iterator[Activation]:
+def _activations(activation: Activations, count: int) -> list[Activation]:
     single = isinstance(activation, str | Activation)
     given: list[Any] = [activation] * count if single else _listed(activation, "activation")
     if len(given) != count:
@@ -262,7 +257,7 @@ def _activations(activation: Activations, count: int) -> Iterator[Activation]:
     for entry in given:
         if not isinstance(entry, str | Activation):
             raise ModelError(f"an activation is a name such as 'relu' or 'leaky_relu:0.1', got {entry!r}")
-    return iter([entry if isinstance(entry, Activation) else Activation.parse(entry) for entry in given])
+    return [entry if isinstance(entry, Activation) else Activation.parse(entry) for entry in given]
 
 
 def _listed(values: Any, name: str) -> list[Any]:
@@ -272,73 +267,52 @@ def _listed(values: Any, name: str) -> list[Any]:
         raise ModelError(f"{name} is a {type(values).__name__}; pass a list with one entry for each layer") from None
 
 
-# --- named tensors ----------------------------------------------------------------------------------------------------
+# --- weights by name --------------------------------------------------------------------------------------------------
 
 
-def from_names(layers: Sequence[NamedLayer], activation: Activations) -> Network:
-    """Chain named layers; an activation follows each matrix and its batch normalisations."""
-    return multilayer([(f"layer {name!r}", _step(name, held)) for name, held in layers], activation)
+def by_layer(flat: Mapping[str, Entry]) -> Named:
+    """Arrays by layer and parameter, in the order of the file.
+
+    Names are ``fc1.weight, fc1.bias, ...`` of PyTorch, ``params/Dense_0/kernel`` of Flax, ``dense/kernel:0`` of Keras;
+    or ``W0, b0, W1, ...``, in the order of their numbers; or ``arr_0, ...`` of unnamed arrays, each matrix and its bias
+    in turn, or all matrices and then all biases.
+    """
+    if flat and all(name.startswith("arr_") for name in flat):
+        return _unnamed(flat)
+    numbered = [_NUMBERED.fullmatch(name) for name in flat]
+    named: dict[str, dict[str, Entry]] = {}
+    if numbered and all(numbered):
+        found = {(int(m[2]), m[1][0] in "bB"): m.string for m in numbered if m}
+        if len(found) < len(flat):
+            raise ModelFileError(f"two arrays are the weight, or the bias, of the same number: {', '.join(flat)}")
+        for number, bias in sorted(found):
+            layer = found.get((number, False), found[number, bias])
+            named.setdefault(layer, {})["bias" if bias else "weight"] = flat[found[number, bias]]
+        return named
+    for name, value in flat.items():
+        layer, parameter = _NAME.fullmatch(name).groups()  # type: ignore[union-attr] # it matches any name
+        named.setdefault(layer or "", {})[parameter] = value
+    return named
 
 
-def matrices(layers: Sequence[NamedLayer]) -> list[NamedLayer]:
-    """Return the layers with a matrix, each of which an activation follows."""
-    return [(name, held) for name, held in layers if len(_shape(held)) == 2]
-
-
-def names_and_shapes(layers: Iterable[NamedLayer]) -> str:
-    """Return the names and shapes of layers, for messages."""
-    return ", ".join(f"{name or repr(name)} {_shape(held)}" for name, held in layers)
-
-
-def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
-    first = next(iter(tensors.values()))
-    return tuple(tensors.get("weight", tensors.get("kernel", first)).shape)
-
-
-def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
-    """Return one layer, made from its tensors."""
-    label, axes = f"layer {name!r}", len(_shape(tensors))
-    if "moving_mean" in tensors or {"mean", "var"} <= tensors.keys():
-        raise UnsupportedModelError(
-            f"{label} is a batch normalisation, which acts before the activation in some models of Keras and Flax, "
-            "after it in others; load an ONNX file of the whole model, or fold it into a kernel"
-        )
-    if unknown := [key for key in tensors if key not in _PARAMETERS]:
-        raise UnsupportedModelError(
-            f"{label} holds {', '.join(unknown)}, not a plain weight and bias; build the module "
-            "and use unrelu.from_torch"
-        )
-    if "running_mean" in tensors or "running_var" in tensors:
-        return _batch_norm(label, {key: float64(t, f"{label} {key}") for key, t in tensors.items()})
-    if "weight" not in tensors:
-        raise UnsupportedModelError(f"{label} has no weight, only {', '.join(tensors)}")
-    if axes >= 3:
-        raise UnsupportedModelError(
-            f"{label} is a convolution, its weight has shape {_shape(tensors)}. Its weights say neither stride nor "
-            "padding: build the module, load the weights into it by module.load_state_dict, and pass "
-            "unrelu.from_torch(module.eval(), latent_shape=...), or export it to ONNX"
-        )
-    if axes < 2:
-        raise UnsupportedModelError(
-            f"{label} has a weight of shape {_shape(tensors)}, as LayerNorm or PReLU have; its tensors do not say "
-            "what it does: build the module and use unrelu.from_torch"
-        )
-    return dense(f"{label} weight", tensors["weight"], f"{label} bias", tensors.get("bias"))
-
-
-def _batch_norm(label: str, tensors: Mapping[str, Tensor]) -> Scale:
-    mean, variance, weight, bias = (tensors.get(key) for key in ("running_mean", "running_var", "weight", "bias"))
-    shapes = {tuple(t.shape) for t in (mean, variance, weight, bias) if t is not None}
-    if mean is None or variance is None or shapes != {(mean.numel(),)}:
-        held = ", ".join(f"{key} {tuple(t.shape)}" for key, t in tensors.items())
-        raise ModelError(f"{label} looks like a batch normalisation but holds {held}")
-    try:
-        return normalisation(mean, variance, weight, bias, eps=_EPS, shape=tuple(mean.shape))
-    except ModelError as error:
-        raise ModelError(f"{label}: {error}") from error
-
-
-# --- names ------------------------------------------------------------------------------------------------------------
+def _unnamed(flat: Mapping[str, Entry]) -> Named:
+    arrays = [(name, flat[name]) for name in sorted(flat, key=natural)]
+    half = len(arrays) // 2
+    if [array.ndim for _, array in arrays] == [2] * half + [1] * half:
+        arrays = [arrays[i // 2 + half * (i % 2)] for i in range(2 * half)]
+    named: dict[str, dict[str, Entry]] = {}
+    for name, array in arrays:
+        last = next(reversed(named.values()), {"bias": array})
+        if array.ndim == 1 and "bias" not in last:
+            last["bias"] = array
+        elif array.ndim == 2:
+            named[name] = {"weight": array}
+        else:
+            held = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays)
+            raise ModelFileError(
+                f"arrays must be matrices (n_i, n_(i-1)), each followed by its bias (n_i,), found {held}"
+            )
+    return named
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -346,29 +320,8 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
 
 
-def grouped(flat: Mapping[str, Entry]) -> Named:
-    """Group ``fc1.weight``, ``fc1.bias``, ... by layer, in order of first appearance.
-
-    A slash separates as a dot does, as in Keras' ``dense/kernel:0`` and Flax's ``params/Dense_0/kernel``.
-    """
-    kernels = any(re.search(r"(?:^|[./])kernel(?::0)?$", name) for name in flat)
-    layers: dict[str, dict[str, Entry]] = {}
-    for name, value in flat.items():
-        layer, mark, parameter = name.partition(".parametrizations.")
-        if not mark:
-            path = _COLLECTION.sub("", name.removesuffix(":0"), count=1) if kernels else name
-            at = max(path.rfind("."), path.rfind("/"))
-            layer, parameter = path[: max(at, 0)], path[at + 1 :]
-        layers.setdefault(layer, {})[parameter] = value
-    return layers
-
-
 def check_layers(layers: object) -> None:
-    """Check the type of ``layers``.
-
-    Raises:
-        OptionError: it is neither a list of names nor what names begin with.
-    """
+    """Refuse ``layers`` that are neither a list of names nor what names begin with."""
     if layers is not None and (
         not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)
     ):
@@ -377,164 +330,101 @@ def check_layers(layers: object) -> None:
         )
 
 
-def chosen(named: Named, layers: Layers) -> list[NamedLayer]:
+def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
     """Return the layers of these names in this order, or those whose names begin so, or all.
+
+    Args:
+        named: the layers of a file.
+        layers: names, what they begin with, or None.
+        ordered: whether the file keeps the order in which layers were stored. Kernels of Keras and Flax never do.
 
     Raises:
         ModelError: there is no such layer, or nothing says in which order they are applied.
     """
-    picked = list(_of_kernels(under(named, layers), False)) if isinstance(layers, str) else layers
-    named = _of_kernels(named, picked is not None)
-    if missing := [name for name in picked or () if name not in named]:
-        raise ModelError(f"there is no layer {missing[0]!r}; its layers are {', '.join(named)}")
-    return list(named.items()) if picked is None else [(name, named[name]) for name in picked]
+    if isinstance(layers, str):
+        start = layers.rstrip("./")
+        found = {n: held for n, held in named.items() if n == start or n.startswith((f"{start}.", f"{start}/"))}
+        if not found:
+            begun = sorted({re.split(r"[./]", name)[0] for name in named})
+            raise ModelError(
+                f"no layer's name begins with layers={layers!r}; they begin with {', '.join(map(repr, begun))}: pass "
+                "one of these"
+            )
+        named = found
+    elif layers is not None:
+        if missing := [name for name in layers if name not in named]:
+            raise ModelError(f"there is no layer {missing[0]!r}; its layers are {', '.join(named)}")
+        return {name: named[name] for name in layers}
+    kernels = any("kernel" in held for held in named.values())
+    return named if ordered and not kernels else _by_number(named)
 
 
-def under(named: Named, prefix: str) -> Named:
-    """Return the layers whose names begin with ``prefix``, in the same order."""
-    start = prefix.rstrip("./")
-    found = {name: held for name, held in named.items() if name == start or name.startswith((f"{start}.", f"{start}/"))}
-    if not found:
-        begun = sorted({re.split(r"[./]", name)[0] for name in named})
-        likely = next((name for name in begun if "dec" in name), begun[0])
-        raise ModelError(
-            f"no layer's name begins with layers={prefix!r}; they begin with {', '.join(map(repr, begun))}: pass one "
-            f"of these, e.g. layers='{likely}.'"
-        )
-    return found
+def _by_number(named: Named) -> Named:
+    """The layers in the order of their numbers, where their names differ in nothing else.
 
-
-def _of_kernels(named: Named, picked: bool) -> Named:
-    """Rename the kernels of Keras and Flax to PyTorch's weights; other layers are returned as they are.
-
-    A kernel is (inputs, outputs), the transpose of a weight. Layers that are not ``picked`` are put in order.
-    """
-    if not any("kernel" in held for held in named.values()):
-        return named
-    names = named if picked else _in_order(named)
-    return {name: dict(_as_weight(key, array) for key, array in named[name].items()) for name in names}
-
-
-def _in_order(named: Named) -> list[str]:
-    """Return the names of layers with kernels in the order in which they are applied.
-
-    Neither Keras nor Flax stores it, and JAX sorts dictionaries by name, ``Dense_10`` before ``Dense_2``. Layers whose
-    names differ only in their numbers are in the order of these, if the kernels chain so. Otherwise they are in the
-    only order in which they do: of nested calls, the outer layer is made first.
+    In ``Dense(5)(relu(Dense(5)(z)))`` of Flax the outer layer, which is made first, has the lower number. So kernels
+    that chain in both directions do not say their order.
     """
     order = sorted(named, key=natural)
-    shapes = {name: tuple(held["kernel"].shape) if "kernel" in held else () for name, held in named.items()}
-    numbered, matrices = (
-        len({re.sub(r"_?\d+", "", name) for name in named}) == 1,
-        {len(s) for s in shapes.values()} == {2},
-    )
-    if numbered and (not matrices or _chain(order, shapes)):
-        either = matrices and len(set(shapes.values())) > 1 and _chain(order[::-1], shapes)
-        order = [] if either else order
-    else:
-        order = _by_shapes(shapes) if matrices else []
-    if not order:
+    shapes = [_shape(named[name]) for name in order if "kernel" in named[name]]
+    backwards = len(shapes) > 1 and all(a[0] == b[-1] for a, b in pairwise(shapes))
+    if len({re.sub(r"_?\d+", "", name) for name in named}) > 1 or backwards:
         raise ModelError(
-            f"nothing says in which order its layers, {names_and_shapes(named.items())}, are applied; pass "
-            "layers=[...] in that order"
+            f"nothing says in which order its layers, {names_and_shapes(named)}, are applied; pass layers=[...] in "
+            "that order"
         )
-    return order
+    return {name: named[name] for name in order}
 
 
-def _chain(order: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return all(shapes[one][1] == shapes[next_][0] for one, next_ in pairwise(order))
+def from_names(named: Named, activation: Activations | None, call: str) -> Network:
+    """Chain named layers in this order; an activation follows each matrix and its batch normalisations.
 
-
-def _by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Return the only order in which kernels (inputs, outputs) chain; empty if there is none, or maybe several."""
-    left, order = dict(shapes), list[str]()
-    widths = {a for a, b in shapes.values() if a != b} - {b for a, b in shapes.values() if a != b}
-    while len(widths) == 1 and left:
-        (width,) = widths
-        fit = [name for name, (a, _) in left.items() if a == width]
-        # A square kernel keeps the width, so it comes before the kernel that changes it.
-        square = [name for name in fit if left[name][1] == width]
-        if len(square) > 1 or len(fit) - len(square) > 1 or not fit:
-            return []
-        order.append((square or fit)[0])
-        widths = {left.pop(order[-1])[1]}
-    return [] if left else order
-
-
-def _as_weight(key: str, array: Entry) -> tuple[str, Entry]:
-    return (key, array) if key != "kernel" else ("weight", array.T if array.ndim == 2 else array)
-
-
-def numbered(flat: Mapping[str, Entry]) -> Named | None:
-    """Group ``W0, b0, W1, b1, ...`` by the name of the weight, in numeric order; None if names are not of this form."""
-    weights = {int(m[1]): n for n in flat if (m := _WEIGHT.fullmatch(n))}
-    biases = {int(m[1]): n for n in flat if (m := _BIAS.fullmatch(n))}
-    if not weights or any(not _WEIGHT.fullmatch(n) and not _BIAS.fullmatch(n) for n in flat):
-        return None
-    order = sorted(weights)
-    if len(weights) + len(biases) != len(flat) or order != list(range(order[0], order[0] + len(order))):
-        raise ModelFileError(
-            f"weights must be numbered 0, 1, 2, ... or 1, 2, 3, ... without gaps, found {', '.join(flat)}"
-        )
-    if not biases.keys() <= weights.keys():
-        raise ModelFileError(f"there is a bias without a weight of the same number: {', '.join(flat)}")
-    absent = [i for i in order if weights[i].startswith("w_array") and i not in biases]
-    if absent:
-        raise ModelFileError(f"b_array_{absent[0]} is missing; each layer of The Payne has a weight and a bias")
-    return {
-        weights[i]: {"weight": flat[weights[i]]} | ({"bias": flat[biases[i]]} if i in biases else {}) for i in order
-    }
-
-
-def unnamed(flat: Mapping[str, Entry]) -> Named | None:
-    """Group ``arr_0, arr_1, ...``: each matrix and its bias (if any) in turn, or all matrices and then all biases."""
-    if not flat or any(not re.fullmatch(r"arr_\d+", name) for name in flat):
-        return None
-    names = sorted(flat, key=natural)
-    axes = [flat[name].ndim for name in names]
-    half = len(names) // 2
-    if axes == [2] * half + [1] * half:
-        return {w: {"weight": flat[w], "bias": flat[b]} for w, b in zip(names[:half], names[half:], strict=True)}
-    layers: dict[str, dict[str, Entry]] = {}
-    for name, n in zip(names, axes, strict=True):
-        if n == 1 and layers and "bias" not in (last := layers[next(reversed(layers))]):
-            last["bias"] = flat[name]
-        elif n == 2:
-            layers[name] = {"weight": flat[name]}
-        else:
-            held = ", ".join(f"{name} {tuple(flat[name].shape)}" for name in names)
-            raise ModelFileError(
-                f"arrays must be matrices (n_i, n_(i-1)), each followed by its bias (n_i,), found {held}"
-            )
-    return layers
-
-
-def tensors(checkpoint: object, several: bool) -> Mapping[str, Entry]:
-    """Return the state_dict in a checkpoint: the checkpoint itself, or the only dictionary of tensors inside it.
-
-    If there is more than one, ``several`` allows to join them, with their keys before the names (``generator.fc1``).
+    Without an activation, the error asks for it and begins a ``call`` that states it.
     """
-    if not isinstance(checkpoint, Mapping):
-        raise ModelFileError(
-            f"the file holds a {type(checkpoint).__name__}, not a state_dict; save module.state_dict(), or pass "
-            "lists of arrays to unrelu.from_arrays"
-        )
-    own = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor) and isinstance(name, str)}
-    inner = {key: value for key, value in checkpoint.items() if isinstance(value, Mapping) and _all_tensors(value)}
-    if own and not inner:
-        return own
-    if len(inner) == 1 and not own:
-        return dict(next(iter(inner.values())))
-    if len(inner) + bool(own) > 1 and several:
-        return own | {f"{key}.{name}": value for key, held in inner.items() for name, value in held.items()}
-    keys = ", ".join(map(str, checkpoint)) or "none"
-    if not own and not inner:
-        raise ModelFileError(f"the file holds no state_dict; its keys are {keys}. Save module.state_dict()")
-    raise ModelFileError(
-        f"the file holds several state_dicts: {', '.join(map(str, inner))} (its keys are {keys}); pass "
-        f"layers=['{next(iter(inner))}.<layer>', ...] to pick layers, or save one of them alone"
+    try:
+        steps = [(f"layer {name!r}", _step(name, held)) for name, held in named.items()]
+        network = multilayer(steps, "relu" if activation is None else activation)
+    except ModelError as error:
+        raise type(error)(
+            f"{error}. Its layers are {names_and_shapes(named)}; pass layers=[...] to pick some, in the order in which "
+            "they are applied"
+        ) from error
+    if activation is not None:
+        return network
+    matrices = {name: held for name, held in named.items() if len(_shape(held)) == 2}
+    each = ["relu"] * (len(matrices) - 1) + ["sigmoid"]
+    raise ModelError(
+        f"weights do not say what their activations are; its layers are {names_and_shapes(matrices)}. Pass "
+        f'{call}activation="relu") if they are all ReLU, or one for each layer, activation={each} (on the command '
+        f"line, --activation relu or {','.join(each)})"
     )
 
 
-def _all_tensors(held: Mapping[Any, Any]) -> bool:
-    return bool(held) and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in held.items())
+def names_and_shapes(named: Named) -> str:
+    """Return the names and shapes of layers, for messages."""
+    return ", ".join(f"{name or repr(name)} {_shape(held)}" for name, held in named.items())
+
+
+def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
+    first = next(iter(tensors.values()))
+    return tuple(tensors.get("weight", tensors.get("kernel", first)).shape)
+
+
+def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
+    """Return a dense layer, or a batch normalisation of PyTorch."""
+    label, held = f"layer {name!r}", {key: value for key, value in tensors.items() if key != "num_batches_tracked"}
+    weight = held["kernel"].T if "kernel" in held and held["kernel"].ndim == 2 else held.get("weight")
+    if held.keys() <= {"weight", "kernel", "bias"} and weight is not None and weight.ndim == 2:
+        return dense(f"{label} weight", weight, f"{label} bias", held.get("bias"))
+    shapes = {tuple(value.shape) for value in held.values()}
+    moments = {"running_mean", "running_var"}
+    if len(shapes) == 1 and len(*shapes) == 1 and moments <= held.keys() <= {*moments, "weight", "bias"}:
+        t = {key: float64(value, f"{label} {key}") for key, value in held.items()}
+        mean, variance = t["running_mean"], t["running_var"]
+        return normalisation(mean, variance, t.get("weight"), t.get("bias"), eps=_EPS, shape=tuple(mean.shape))
+    raise UnsupportedModelError(
+        f"{label} holds {', '.join(f'{key} {tuple(value.shape)}' for key, value in held.items())}: weights alone do "
+        "not say what it computes, such as the stride of a convolution, or whether a normalisation of Keras or Flax "
+        "acts before the activation. Build the module, load the weights into it and pass "
+        "unrelu.from_torch(module.eval(), latent_shape=...), or load an ONNX file of the whole model"
+    )

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,8 +61,19 @@ def not_measured(modules: Iterable[str]) -> str:
 def _folder(module: str) -> Path:
     found = find_spec(module)
     if found is None or not found.submodule_search_locations:
-        raise MissingPackageError(f"{module} is not installed: {PACKAGES[module]}", name=module)
+        how = PACKAGES.get(module, f"pip install {module}")
+        raise MissingPackageError(f"{module} is not installed: {how}", name=module)
     return Path(found.submodule_search_locations[0])
+
+
+def _module_in(file: Path, name: str) -> Any:
+    """A module of a package, without the package, which imports what is not needed."""
+    spec = spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache
@@ -102,9 +114,20 @@ def hydrogen_brightness() -> Generator:
     """
     folder, (low, high) = _folder("py21cmemu"), hydrogen_box()
     with np.load(folder / "emulator_constants.npz", allow_pickle=False) as constants:
-        scale = constants["Tb_mean"], constants["Tb_std"]
-    weights = folder / "models" / "acg" / "default_model.pt"
-    return unrelu.load(weights, output="Tb", input_scale=(low, high - low), output_scale=scale)
+        mean, std = torch.tensor(constants["Tb_mean"]), torch.tensor(constants["Tb_std"])
+    architecture = _module_in(folder / "models" / "acg" / "v1_pytorch.py", "emulator_21cm_architecture")
+    model = architecture.load_converted_model(str(folder / "models" / "acg" / "default_model.pt")).double()
+    lower, width = torch.tensor(low), torch.tensor(high - low)
+    names = [*(f"shared_{i}" for i in range(8)), *(f"tb_{i}" for i in range(7))]
+
+    def brightness(theta: torch.Tensor) -> torch.Tensor:
+        h = (theta - lower) / width
+        for name in names:
+            h = torch.nn.functional.leaky_relu(model.get_submodule(name)(h), model.negative_slope)
+        outputs: torch.Tensor = model.tb_final(h)
+        return mean + std * outputs
+
+    return from_torch(brightness, latent_shape=9)
 
 
 @cache
@@ -115,11 +138,7 @@ def gengli_decoder() -> Generator:
         MissingPackageError: gengli is not installed.
     """
     folder = _folder("gengli") / "ctgan"
-    spec = spec_from_file_location("gengli_architecture", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    architecture = module_from_spec(spec)
-    spec.loader.exec_module(architecture)
+    architecture = _module_in(folder / "model.py", "gengli_architecture")
     weights = torch.load(folder / "weights" / "blip_H1_CTGAN_state_G.pth", map_location="cpu", weights_only=True)
     module = architecture.GenerativeNet(weights["conv5.1.weight"].shape[0])
     module.load_state_dict(weights)

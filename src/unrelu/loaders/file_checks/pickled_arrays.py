@@ -1,23 +1,20 @@
-"""Read numbers, text, containers and NumPy arrays from a pickle. Everything else in it is refused, never made.
-
-No class or function that a file names is imported or called: the few names that are known stand for functions of this
-module. An array has to hold as many bytes as its shape states.
-"""
+"""Read numbers, text, containers and NumPy arrays from a pickle. Everything else in it is refused, never made."""
 
 from __future__ import annotations
 
+import io
 import math
+import pickle
+import pickletools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar, NoReturn
 
 import numpy as np
 
 from unrelu.errors import InputError, ModelFileError
 from unrelu.loaders.file_checks import readable
-from unrelu.loaders.file_checks._pickle_opcodes import BoundedStream, PickleStep, steps
 from unrelu.runtime.file_reading import check_array, check_text, opened, shown_size
 
 _WAY_OUT = (
@@ -25,25 +22,13 @@ _WAY_OUT = (
     "b1=...)"
 )
 # The magic number with which checkpoints of PyTorch before 1.6 begin, as it is pickled.
-_LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 # Bytes of what an opcode makes, with its entries on the stack and in the memo, beside its argument.
 _BYTES = 256
+# The most opcodes, whatever a user allows for arrays: emulators have thousands.
+_OBJECTS = 2**22
 # Types of entries, as numpy.dtype is called in pickles.
 _TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A class or function that the file names."""
-
-    path: str
-
-
-class _Later:
-    """An array whose shape and entries, or a type of entries whose byte order, come with a later opcode."""
-
-    def __init__(self, value: np.dtype[Any] | None = None) -> None:
-        self.value: Any = value
 
 
 def read_pickle(file: Path, max_bytes: int) -> Any:
@@ -56,7 +41,7 @@ def read_pickle(file: Path, max_bytes: int) -> Any:
         if size > max_bytes:
             raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
         begins = stream.read(14)
-        if begins.startswith(b"PK\x03\x04") or begins[2:] == _LEGACY:
+        if begins.startswith(b"PK\x03\x04") or begins[2:] == LEGACY:
             raise ModelFileError("it is a checkpoint of PyTorch; give it a name that ends in .pt")
         stream.seek(0)
         return unpickled(stream, size, max_bytes)
@@ -65,8 +50,7 @@ def read_pickle(file: Path, max_bytes: int) -> Any:
 def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
     """Numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays of a pickle.
 
-    An array of objects becomes a list, or the object itself if it has no axes. So do arrays of JAX become arrays of
-    NumPy, and TensorFlow's lists become lists.
+    Arrays of JAX become arrays of NumPy, TensorFlow's lists lists. An array of objects without axes is its object.
 
     Args:
         stream: where the pickle begins.
@@ -77,159 +61,152 @@ def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
         ModelFileError: it holds other objects, or is damaged.
         InputError: it would take more than ``max_bytes``, or an array states another size than it holds.
     """
-    stack: list[Any] = []
-    most = max(0, max_bytes - end) // _BYTES  # arguments take no more bytes than the file
-
-    def check(count: int) -> None:
-        if count > most:
-            raise InputError(
-                f"its pickle makes more than {most:,} objects, of up to {_BYTES} bytes each; pass a larger max_bytes= "
-                "(--max-bytes) if you trust the file"
-            )
-
     with readable("pickle of arrays", _WAY_OUT):
-        for step in steps(BoundedStream(stream, end), stack, check):
-            if step.name == "STOP":
-                if isinstance(step.taken[0], _Name):
-                    raise _foreign(step.taken[0].path)
-                return _plain(step.taken[0])
-            made = _made(step)
-            if step.gives:
-                stack.append(made)
-        raise ValueError("it has no end")
+        content = stream.read(end - stream.tell())
+        found = ArrayUnpickler(content, max_bytes).load()
+    return found.item() if isinstance(found, np.ndarray) and found.dtype.hasobject and not found.ndim else found
 
 
-def _made(step: PickleStep) -> Any:
-    """What an opcode puts on the stack."""
-    name, argument, taken, gives = step
-    if name in ("BUILD", "REDUCE"):
-        return (_built if name == "BUILD" else _reduced)(*taken)
-    if name in ("GLOBAL", "STACK_GLOBAL"):
-        return _Name(str(argument).replace(" ", ".") if argument is not None else f"{taken[0]}.{taken[1]}")
-    if name in _CONSTANTS:
-        return _CONSTANTS[name]
-    if name in ("PROTO", "FRAME", "POP", "POP_MARK"):
-        return None
-    if "LIST" in name or "TUPLE" in name:
-        return (list if "LIST" in name else tuple)(map(_plain, taken))
-    if "APPEND" in name and isinstance(taken[0], list):
-        taken[0].extend(map(_plain, taken[1:]))
-        return taken[0]
-    if "SETITEM" in name and isinstance(taken[0], dict):
-        return _filled(taken[0], taken[1:])
-    if "DICT" in name:
-        return _filled({}, taken)
-    if gives and not taken and name not in ("PERSID", "INST", "EXT1", "EXT2", "EXT4") and argument is not None:
-        return argument
-    if name == "READONLY_BUFFER":
-        return taken[0]
-    raise _foreign(next((item.path for item in taken if isinstance(item, _Name)), name))
+class EntryType:
+    """The type of an array's entries, as ``numpy.dtype`` is called; a later opcode may state its byte order."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or not _TYPE.fullmatch(name):
+            raise ModelFileError(f"the file holds an array with entries of type {name!r:.40}; {_WAY_OUT}")
+        self.dtype: np.dtype[Any] = np.dtype(name)
 
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+class ArrayUnpickler(pickle._Unpickler):  # noqa: SLF001 -- as joblib and others do
+    """Python's unpickler, in which a file can call a few functions of this module, and nothing else.
 
+    It is the one written in Python: the one in C makes a memo as long as a file states, and hashes keys of any depth.
 
-def _plain(value: Any) -> Any:
-    """A value that goes into a container or is the result: an array that is complete."""
-    if isinstance(value, _Later):
-        if value.value is None:
-            raise ValueError("an array without entries")
-        return value.value
-    return value
+    Args:
+        content: the pickle.
+        max_bytes: the most bytes that its objects may take.
+    """
 
+    # Opcodes that make objects of a class, hash what may be nested without end, or take what is not in the file.
+    refused: ClassVar = {
+        "PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER",
+        "READONLY_BUFFER", "EMPTY_SET", "FROZENSET", "ADDITEMS",
+    }  # fmt: skip
+    way_out = _WAY_OUT
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
 
-def _filled(held: dict[str, Any], items: list[Any]) -> dict[str, Any]:
-    """A dictionary with keys and values that follow each other. Keys are text: others may take forever to hash."""
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(key, str):
-            raise ModelFileError(f"the file holds a dictionary with a key of type {type(key).__name__}; {_WAY_OUT}")
-        held[key] = _plain(value)
-    return held
+    def __init__(self, content: bytes, max_bytes: int) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
+        # A file may say as often as it likes that the same bytes are an array. Honest ones are copied twice.
+        self._left = 2 * len(content)
+        self.functions: dict[str, object] = {
+            "numpy.ndarray": "an array",  # an argument of _reconstruct, which is not called
+            "numpy.dtype": EntryType,
+            "numpy.core.multiarray._reconstruct": lambda *_: np.empty(0),
+            "numpy.core.multiarray.scalar": lambda kind, entries: self._array(entries, kind, ())[()],
+            "numpy.core.numeric._frombuffer": self._array,
+            "jax._src.array._reconstruct_array": lambda made, given, state, *_: self._completed(made(*given), state),
+            "_codecs.encode": self._latin,
+            "__builtin__.bytes": lambda: b"",
+            "collections.OrderedDict": lambda items=(): self._fill({}, [entry for item in items for entry in item]),
+            "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
+            "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
+        }
+        most = min(max(0, max_bytes - len(content)) // _BYTES, _OBJECTS)
+        for count, (opcode, _, _) in enumerate(pickletools.genops(content)):  # refuses lengths beyond the end, too
+            if opcode.name in self.refused:
+                self.refuse(opcode.name)
+            if count > most:
+                raise InputError(
+                    f"its pickle makes more than {most:,} objects, of up to {_BYTES} bytes each; {self.way_out}"
+                )
 
+    def find_class(self, module: str, name: str, /) -> Any:
+        """The function of this name."""
+        path = f"{module}.{name}"
+        function = self.functions.get(path.replace("numpy._core.", "numpy.core."))
+        return self.refuse(path) if function is None else function
 
-def _foreign(what: str) -> ModelFileError:
-    return ModelFileError(
-        f"the file holds pickled objects other than numbers, text, lists, dictionaries and arrays, which could run "
-        f"code: {what!r:.80}; {_WAY_OUT}"
-    )
-
-
-# --- arrays -----------------------------------------------------------------------------------------------------------
-
-
-def _reduced(name: Any, arguments: Any) -> Any:
-    """What calling a function of the file would give, for the few that are known."""
-    path = name.path if isinstance(name, _Name) else type(name).__name__
-    if path not in _FUNCTIONS or not isinstance(arguments, tuple):
-        raise _foreign(path)
-    return _FUNCTIONS[path](*arguments)
-
-
-def _built(target: Any, state: Any) -> Any:
-    """Complete an array (version, shape, type, whether in Fortran's order, entries), or the byte order of a type."""
-    if not isinstance(target, _Later):
-        raise _foreign(type(target).__name__)
-    if isinstance(target.value, np.dtype):
-        target.value = target.value.newbyteorder(state[1])
-    else:
-        _, shape, dtype, fortran, entries = state
-        target.value = _array(entries, dtype, shape, "F" if fortran else "C")
-    return target
-
-
-def _type(name: Any, *_: Any) -> _Later:
-    if not isinstance(name, str) or not _TYPE.fullmatch(name):
-        raise _foreign(f"an array with entries of type {name!r:.40}")
-    return _Later(np.dtype(name))
-
-
-def _array(entries: Any, dtype: Any, shape: Any, order: str = "C") -> Any:
-    """The array of these bytes; of objects, their list, or the object itself if the shape is ()."""
-    if not isinstance(dtype, np.dtype) or not isinstance(shape, tuple) or not all(type(n) is int for n in shape):
-        raise ValueError("an array without shape and type of its entries")
-    if dtype.hasobject:
-        if len(shape) > 1 or not isinstance(entries, list) or len(entries) != math.prod(shape):
-            raise _foreign("an array of objects")
-        return entries if shape else entries[0]
-    check_array(shape, dtype, "an array")
-    held = entries.encode("latin-1") if isinstance(entries, str) else entries
-    if math.prod(shape) * dtype.itemsize != len(held):
-        raise InputError(
-            f"an array states the shape {shape!s:.80} of {dtype}, {shown_size(math.prod(shape) * dtype.itemsize)}, "
-            f"but holds {shown_size(len(held))}: it is cut short or damaged"
+    def refuse(self, what: str) -> NoReturn:
+        """Refuse what is no array and no plain container."""
+        raise ModelFileError(
+            "the file holds pickled objects other than numbers, text, lists, dictionaries and arrays, which could run "
+            f"code: {what!r:.80}; {self.way_out}"
         )
-    array = np.ndarray(shape, dtype, held, order="F" if order == "F" else "C")
-    check_text(array, "an array")
-    return array
 
+    def _latin(self, text: str, codec: str = "latin1") -> bytes:
+        self._spend(len(text))
+        return text.encode({"latin1": "latin-1"}[codec])
 
-def _of_jax(function: Any, arguments: Any, state: Any, *_: Any) -> Any:
-    return _built(_reduced(function, arguments), state)
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise InputError("its arrays take more than twice the bytes of the file: it is damaged")
 
+    def _array(self, entries: Any, kind: Any, shape: Any, order: Any = "C", target: Any = None) -> Any:
+        """The array of these bytes, which have to be as many as shape and type state; or of the objects in a list."""
+        if not isinstance(kind, EntryType) or type(shape) is not tuple or any(type(n) is not int for n in shape):
+            raise ValueError("an array without shape and type of its entries")
+        if kind.dtype.hasobject:
+            if len(shape) > 1 or type(entries) is not list or len(entries) != math.prod(shape):
+                self.refuse("an array of objects")
+        else:
+            check_array(shape, kind.dtype, "an array")
+            if (stated := math.prod(shape) * kind.dtype.itemsize) != len(entries):
+                raise InputError(
+                    f"an array states the shape {shape!s:.80} of {kind.dtype}, {shown_size(stated)}, but holds "
+                    f"{shown_size(len(entries))}: it is cut short or damaged"
+                )
+            self._spend(stated)
+            entries = self._latin(entries) if isinstance(entries, str) else bytes(entries)
+        array: Any = np.empty(0) if target is None else target
+        array.__setstate__((1, shape, kind.dtype, order == "F", entries))
+        check_text(array, "an array")
+        return array
 
-def _listed(entries: Any) -> list[Any]:
-    if not isinstance(entries, list):
-        raise ValueError("a list of TensorFlow that holds no list")
-    return entries
+    def _completed(self, target: Any, state: Any) -> Any:
+        """What BUILD makes: an array with its entries, or a type of entries with its byte order."""
+        if isinstance(target, EntryType):
+            target.dtype = target.dtype.newbyteorder(state[1])
+        elif isinstance(target, np.ndarray):
+            _, shape, kind, fortran, entries = state
+            self._array(entries, kind, shape, "F" if fortran else "C", target)
+        elif type(target) is not dict:  # those of PyTorch have attributes, the versions of modules
+            self.refuse(type(target).__name__)
+        return target
 
+    def load_build(self) -> None:
+        """Complete an array."""
+        state = self.stack.pop()
+        self.stack[-1] = self._completed(self.stack[-1], state)
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "numpy.dtype": _type,
-    "_codecs.encode": lambda text, codec: text.encode({"latin1": "latin-1"}[codec]),
-    "__builtin__.bytes": lambda: b"",
-    "collections.OrderedDict": dict,
-    "jax._src.array._reconstruct_array": _of_jax,
-    **dict.fromkeys(
-        (
-            "tensorflow.python.trackable.data_structures.ListWrapper",
-            "tensorflow.python.training.tracking.data_structures.ListWrapper",
-        ),
-        _listed,
-    ),
-}
-for _numpy in ("numpy.core", "numpy._core"):
-    _FUNCTIONS |= {
-        f"{_numpy}.multiarray._reconstruct": lambda *_: _Later(),
-        f"{_numpy}.multiarray.scalar": lambda dtype, entries: _array(entries, dtype, ())[()],
-        f"{_numpy}.numeric._frombuffer": _array,
-    }
+    def load_setitems(self) -> None:
+        """Fill a dictionary."""
+        items = self.pop_mark()
+        self._fill(self.stack[-1], items)
+
+    def load_setitem(self) -> None:
+        """Fill a dictionary with one item."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill(self.stack[-1], [key, value])
+
+    def load_dict(self) -> None:
+        """Make a dictionary."""
+        items = self.pop_mark()
+        self.append(self._fill({}, items))
+
+    def _fill(self, held: Any, items: list[Any]) -> Any:
+        """Keys are text and numbers: others may take forever to hash."""
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(held) is not dict or type(key) not in (str, int):
+                raise ModelFileError(
+                    f"the file holds a dictionary with a key of type {type(key).__name__}; {self.way_out}"
+                )
+            held[key] = value
+        return held
+
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {  # noqa: SLF001
+        pickle.BUILD[0]: load_build, pickle.SETITEMS[0]: load_setitems, pickle.SETITEM[0]: load_setitem,
+        pickle.DICT[0]: load_dict,
+    }  # fmt: skip

@@ -1,0 +1,301 @@
+"""ONNX operators that are layers: each calls the function of PyTorch that is read as this layer.
+
+A :class:`Call` is a node of a graph with its inputs and attributes.
+
+Source: https://onnx.ai/onnx/operators/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unrelu.errors import UnsupportedModelError
+from unrelu.loaders._graph_recorder import Recorder, StandIn
+from unrelu.loaders._torch_operations import check_axes
+from unrelu.models.affine import Resample, Shape
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node with its inputs, by number, and its attributes, by name.
+
+    An input is a stand-in if it depends on the code, else a tensor; None if it is left out. ``last`` says that the node
+    computes an output of the graph.
+    """
+
+    attributes: dict[str, Any]
+    opset: int
+    inputs: Sequence[StandIn | Tensor | None]
+    outputs: int
+    recorder: Recorder
+    last: bool
+
+    @property
+    def x(self) -> Tensor:
+        """The first input."""
+        return self.tensor(0)
+
+    def tensor(self, i: int) -> Tensor:
+        """Input i, which must exist; real constants beside the code become float64."""
+        value = self.inputs[i] if i < len(self.inputs) else None
+        if value is None:
+            raise UnsupportedModelError(f"lacks its input {i + 1}")
+        if isinstance(value, StandIn):
+            return value  # type: ignore[return-value] # functions of tensors take it for one
+        live = any(isinstance(other, StandIn) for other in self.inputs)
+        return value.double() if live and value.is_floating_point() else value
+
+    def optional(self, i: int) -> Tensor | None:
+        """Input i, or None if it is left out."""
+        return self.tensor(i) if i < len(self.inputs) and self.inputs[i] is not None else None
+
+    def array(self, i: int, name: str = "") -> npt.NDArray[Any] | None:
+        """Input i, which must be constant (a shape or an option), or an attribute; None if there is neither."""
+        value = self.inputs[i] if i < len(self.inputs) else None
+        if isinstance(value, StandIn):
+            raise UnsupportedModelError("takes sizes or options from the data; they must be constant")
+        given = self.attributes.get(name) if value is None else value.numpy()
+        return None if given is None else np.asarray(given)
+
+    @property
+    def all(self) -> list[Tensor]:
+        """All inputs."""
+        return [self.tensor(i) for i in range(len(self.inputs))]
+
+    def integers(self, i: int, name: str) -> list[int] | None:
+        """Integers that are input i in newer opsets and an attribute in older ones."""
+        value = self.array(i, name)
+        return None if value is None else [int(n) for n in value.ravel()]
+
+    def get(self, name: str, default: Any) -> Any:
+        """An attribute."""
+        return self.attributes.get(name, default)
+
+
+def _geometry(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+    """Strides and dilations."""
+    ones = (1,) * len(kernel)
+    return tuple(call.get("strides", ones)), tuple(call.get("dilations", ones))
+
+
+def _pads(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
+    """Zeros before and after each spatial axis, from ``pads`` or ``auto_pad``."""
+    n, how = len(kernel), call.get("auto_pad", "NOTSET")
+    if how in ("SAME_UPPER", "SAME_LOWER"):
+        # Enough zeros for ceil(size / stride) outputs.
+        axes = zip(call.x.shape[2:], kernel, *_geometry(call, kernel), strict=True)
+        return _halves([max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in axes], how)
+    pads = tuple(call.get("pads", (0,) * 2 * n)) if how == "NOTSET" else (0,) * 2 * n
+    return pads[:n], pads[n:]
+
+
+def _halves(totals: Sequence[int], how: str) -> tuple[Shape, Shape]:
+    """Split each total between the begin and the end; with SAME_UPPER the end gets the larger half, else the begin."""
+    small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+    return (small, large) if how == "SAME_UPPER" else (large, small)
+
+
+def padded(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0.0) -> Tensor:
+    """``x`` with entries added before and after its last axes; negative numbers crop."""
+    widths = [n for pair in reversed(list(zip(begin, end, strict=True))) for n in pair]
+    while widths and not any(widths[-2:]):
+        del widths[-2:]
+    return F.pad(x, widths, value=value) if widths else x
+
+
+def _of_rank(call: Call, functions: Sequence[Callable[..., Tensor]], axes: int) -> Callable[..., Tensor]:
+    if not 1 <= axes <= len(functions):
+        raise UnsupportedModelError(f"has {axes} spatial axes; one to {len(functions)} are supported")
+    if axes > 2:
+        call.recorder.not_a_layer(f"has {axes} spatial axes; one or two are supported")
+    check_axes("a convolution or pooling", tuple(call.x.shape[1:]), axes)
+    return functions[axes - 1]
+
+
+def conv(call: Call) -> Tensor:
+    weight = call.tensor(1)
+    kernel = tuple(weight.shape[2:])
+    function = _of_rank(call, (F.conv1d, F.conv2d, F.conv3d), len(kernel))
+    stride, dilation = _geometry(call, kernel)
+    begin, end = _pads(call, kernel)
+    x, inside = (call.x, begin) if begin == end else (padded(call.x, begin, end), (0,) * len(kernel))
+    return function(x, weight, call.optional(2), stride, inside, dilation, call.get("group", 1))
+
+
+def conv_transpose(call: Call) -> Tensor:
+    x, weight = call.x, call.tensor(1)
+    kernel, how = tuple(weight.shape[2:]), call.get("auto_pad", "NOTSET")
+    function = _of_rank(call, (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), len(kernel))
+    zeros = (0,) * len(kernel)
+    stride, dilation = _geometry(call, kernel)
+    extra = tuple(call.get("output_padding", zeros))
+    begin, end = _pads(call, kernel)
+    same = tuple(s * n for n, s in zip(x.shape[2:], stride, strict=True))
+    if wanted := tuple(call.get("output_shape", same if how.startswith("SAME") else ())):
+        axes = zip(x.shape[2:], kernel, stride, dilation, extra, strict=True)
+        full = tuple(s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes)
+        cut = [a - b for a, b in zip(full, wanted[-len(full) :], strict=True)]
+        if min(cut) < 0:
+            raise UnsupportedModelError(f"stretches {full} entries to {wanted}; give pads and output_padding instead")
+        begin, end = _halves(cut, how)
+    inside = begin if begin == end else zeros
+    whole = function(x, weight, call.optional(2), stride, inside, extra, call.get("group", 1), dilation)
+    return whole if begin == end else padded(whole, [-n for n in begin], [-n for n in end])
+
+
+def gemm(call: Call) -> Tensor:
+    a, b, c = call.x, call.tensor(1), call.optional(2)
+    if a.dim() != 2:
+        raise UnsupportedModelError(f"multiplies elements of shape {tuple(a.shape[1:])}; Gemm takes vectors")
+    a = a.transpose(0, 1) if call.get("transA", 0) else a
+    weight = b if call.get("transB", 0) else b.transpose(0, 1)
+    weight = weight if call.get("alpha", 1.0) == 1 else call.get("alpha", 1.0) * weight
+    if c is None:
+        return F.linear(a, weight)
+    c = c if call.get("beta", 1.0) == 1 else call.get("beta", 1.0) * c
+    n = weight.shape[0]
+    if isinstance(c, StandIn) or c.shape[-1:].numel() not in (1, n) or c.shape[:-1].numel() != 1:
+        return F.linear(a, weight) + c
+    return F.linear(a, weight, c.reshape(-1).expand(n).clone())
+
+
+def batch_norm(call: Call) -> Tensor:
+    if call.get("training_mode", 0) or not call.get("spatial", 1):
+        raise UnsupportedModelError("normalises by the statistics of the batch; export the model in evaluation mode")
+    weight, bias, mean, variance = (call.tensor(i) for i in range(1, 5))
+    return F.batch_norm(call.x, mean, variance, weight, bias, eps=call.get("epsilon", 1e-5))
+
+
+def group_norm(call: Call, groups: int | None = None) -> Tensor:
+    x, groups = call.x, call.get("num_groups", 1) if groups is None else groups
+    # Opset 18 has a scale for each group.
+    scale, bias = (v.repeat_interleave(x.shape[1] // v.shape[0]) for v in (call.tensor(1), call.tensor(2)))
+    return F.group_norm(x, groups, scale, bias, call.get("epsilon", 1e-5))
+
+
+def layer_norm(call: Call) -> Tensor:
+    shape = call.x.shape[call.get("axis", -1) :]
+    normal = F.layer_norm(call.x, shape, eps=call.get("epsilon", 1e-5)) * call.tensor(1)
+    bias = call.optional(2)
+    return normal if bias is None else normal + bias
+
+
+def average_pool(call: Call) -> Tensor:
+    x, kernel = call.x, tuple(call.get("kernel_shape", ()))
+    function = _of_rank(call, (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), len(kernel))
+    stride, dilation = _geometry(call, kernel)
+    begin, end = _pads(call, kernel)
+    counted, ceil = bool(call.get("count_include_pad", 0)), bool(call.get("ceil_mode", 0))
+    spans = [n + b + e - k for n, b, e, k in zip(x.shape[2:], begin, end, kernel, strict=True)]
+    ceil = ceil and any(span % s for span, s in zip(spans, stride, strict=True))
+    shifted = call.get("auto_pad", "NOTSET").startswith("SAME") and any(
+        s > k for s, k in zip(stride, kernel, strict=True)
+    )
+    if shifted or set(dilation) != {1} or (ceil and any(begin + end)):
+        raise UnsupportedModelError(
+            "averages over dilated windows, padding with ceil_mode, or windows shorter than their stride with "
+            "auto_pad; these are not supported"
+        )
+    if begin == end and all(2 * b <= k for b, k in zip(begin, kernel, strict=True)):
+        return function(x, kernel, stride, begin, ceil, counted)
+    total = function(padded(x, begin, end), kernel, stride)
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=torch.float64)
+    return total if counted else total / function(padded(ones, begin, end), kernel, stride)
+
+
+def max_pool(call: Call) -> Tensor:
+    kernel = tuple(call.get("kernel_shape", ()))
+    function = _of_rank(call, (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), len(kernel))
+    stride, dilation = _geometry(call, kernel)
+    if call.get("ceil_mode", 0) or call.get("storage_order", 0):
+        raise UnsupportedModelError("takes maxima with ceil_mode or storage_order; these are not supported")
+    return function(padded(call.x, *_pads(call, kernel), -math.inf), kernel, stride, 0, dilation)
+
+
+def global_pool(call: Call, keepdims: bool = True) -> Tensor:
+    x = call.x
+    if x.dim() not in (3, 4):
+        return x.mean(tuple(range(2, x.dim())), keepdim=keepdims)
+    pooled = (F.avg_pool1d if x.dim() == 3 else F.avg_pool2d)(x, tuple(x.shape[2:]))
+    return pooled if keepdims else pooled.reshape(x.shape[:2])
+
+
+def depth_to_space(call: Call) -> Tensor:
+    x, b = call.x, call.get("blocksize", 1)
+    if call.get("mode", "DCR") == "CRD":
+        return F.pixel_shuffle(x, b)
+    call.recorder.not_a_layer("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
+    n, c, h, w = x.shape
+    return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
+
+
+def space_to_depth(call: Call) -> Tensor:
+    x, b = call.x, call.get("blocksize", 1)
+    n, c, h, w = x.shape
+    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
+
+
+def resize(call: Call) -> Tensor:
+    """Resample the spatial axes by scales or to sizes. Output i reads its input at a position x(i).
+
+    Raises:
+        UnsupportedModelError: PyTorch does not read the same positions.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Resize.html
+    """
+    x, new = call.x, call.opset >= 11
+    scales, sizes = call.array(2 if new else 1, "scales"), call.array(3)
+    by_size = scales is None or not scales.size
+    given = sizes if by_size else scales
+    if given is None or not given.size:
+        raise UnsupportedModelError("has neither scales nor sizes")
+    before, factors = tuple(x.shape), [1.0] * x.dim()
+    for axis, value in zip(call.get("axes", range(len(before))), given.tolist(), strict=True):
+        factors[axis] = value / before[axis] if by_size else value
+    after = tuple(math.floor(n * factor + (1e-6 if by_size else 0)) for n, factor in zip(before, factors, strict=True))
+    mode = call.get("mode", "nearest")
+    coordinates = call.get("coordinate_transformation_mode", "half_pixel" if new else "asymmetric")
+    rounding = call.get("nearest_mode", "round_prefer_floor" if new else "floor")
+    plain = not call.get("antialias", 0) and call.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+    fits = plain and mode in ("nearest", "linear") and after[:2] == before[:2] and len(before) in (3, 4)
+    if fits:
+        call.recorder.allow(after)
+        for n, m, factor in zip(before[2:], after[2:], factors[2:], strict=True):
+            one = Resample((m,), mode, coordinates == "align_corners")
+            ours = one.apply(torch.arange(n, dtype=torch.float64)[None, None]).numpy()[0, 0]
+            theirs = _positions(n, m, factor, coordinates, rounding if mode == "nearest" else None)
+            fits = fits and np.allclose(ours, theirs)
+    if not fits:
+        raise UnsupportedModelError(
+            f"resizes {before[1:]} to {after[1:]} with mode={mode!r}, coordinate_transformation_mode={coordinates!r}, "
+            f"nearest_mode={rounding!r}, which PyTorch does not do; export with whole factors of the last one or two "
+            "axes, 'asymmetric' and 'floor' for nearest, 'half_pixel' or 'align_corners' for linear"
+        )
+    name = "bilinear" if mode == "linear" and len(before) == 4 else mode
+    return Resample(after[2:], name, coordinates == "align_corners").apply(x)
+
+
+def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | None) -> npt.NDArray[np.float64]:
+    """Return the position at which each of m outputs reads n inputs, rounded to an entry if ``rounding`` is given."""
+    i = np.arange(m, dtype=np.float64)
+    half = (i + 0.5) / factor - 0.5
+    known = {
+        "half_pixel": half, "pytorch_half_pixel": half * (m > 1), "asymmetric": i / factor,
+        "align_corners": i * (n - 1) / max(m - 1, 1),
+    }  # fmt: skip
+    x = known.get(coordinates, np.full(m, np.nan))
+    if rounding is not None:
+        # Factors are stored in single precision, so a position between two entries may be off by a rounding error.
+        x = np.round(x, 6)
+        rounded = {"floor": np.floor(x), "ceil": np.ceil(x), "round_prefer_floor": np.ceil(x - 0.5)}
+        x = rounded.get(rounding, np.floor(x + 0.5))
+    return np.clip(x, 0, n - 1)
