@@ -15,7 +15,8 @@ from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.models.network import Network
-from unrelu.problem import Control, Problem, Progress
+from unrelu.problem import Problem
+from unrelu.runtime.run_control import Control, Progress
 
 NET = random_network((3, 8, 20), bias=True)
 IMAGE = image_network()

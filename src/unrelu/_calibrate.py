@@ -15,9 +15,10 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.whitening import known_entries
+from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
-from unrelu.problem import Problem, searched
+from unrelu.problem import Problem
 from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream

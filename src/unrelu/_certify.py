@@ -18,10 +18,11 @@ from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, UnknownNoise
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
+from unrelu.runtime.run_control import Progress
 from unrelu.runtime.words import count
 from unrelu.runtime.work_clock import now
 
@@ -65,7 +66,7 @@ def certify(
         max_nodes: relaxations for each observation, at most. A node that is still open takes about 4 KB for a
             20-60-784 network.
         seed: seed of the inversion, where there is no result.
-        callback: called with a :class:`~unrelu.problem.Progress` at every node, where ``nit`` counts nodes, and by the
+        callback: called with a :class:`~unrelu.Progress` at every node, where ``nit`` counts nodes, and by the
             inversion; when it returns True everything stops, and the bounds so far are returned.
         scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
 

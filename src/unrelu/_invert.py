@@ -23,10 +23,11 @@ from unrelu.methods import Method, make, refuse, registered_name
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import Network, small
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
+from unrelu.runtime.run_control import Progress
 from unrelu.search.auto import first_starts
 from unrelu.search.sequence import check_sequence, track
 
@@ -114,7 +115,7 @@ def invert(
             NOISE_LEVEL if stated noise explains that code. If there is none, it is the code that a search would start
             from: ``z0``, or the first start of "auto", which may take some time of its own. So does the rank of the
             Jacobian of each code, which is found afterwards.
-        callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
+        callback: called with a :class:`~unrelu.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.
         scale: "LOW,HIGH" or (low, high) first maps the range of y (0..255 for bytes, 0..1 for floats) to this one;

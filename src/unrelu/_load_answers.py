@@ -14,9 +14,9 @@ import torch
 from unrelu._invert import judged_again
 from unrelu.errors import InputError
 from unrelu.measurements.losses import OwnLoss
+from unrelu.measurements.objectives import DEGREES, norms
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
-from unrelu.problem import DEGREES, norms
 from unrelu.result import TESTS, Ending, Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among

@@ -22,11 +22,12 @@ from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.interrupts import stoppable
+from unrelu.runtime.run_control import Progress
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 from unrelu.runtime.work_clock import now
@@ -81,7 +82,7 @@ def posterior(
         time_limit: seconds for the whole batch. Each observation has an equal share of what is left. The clock stands
             still while kernels are compiled. An observation that is stopped keeps its draws so far, and one of each
             chain if it is stopped during the warm-up.
-        callback: called with a :class:`~unrelu.problem.Progress` between transitions; the run stops when it returns
+        callback: called with a :class:`~unrelu.Progress` between transitions; the run stops when it returns
             True, and draws so far are kept. Ctrl-C stops it likewise; a second one raises KeyboardInterrupt.
         progress: whether to draw a bar, see :func:`unrelu.invert`.
         scale: see :func:`unrelu.invert`.

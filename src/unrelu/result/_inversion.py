@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError
+from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
-from unrelu.problem import norms
 from unrelu.result._judged_codes import JudgedCodes
 from unrelu.result._residual_tests import TESTS
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
