@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
@@ -25,9 +27,9 @@ from unrelu.measurements.picture_scale import Scaling
 from unrelu.measurements.whitening import known_entries, whitened
 from unrelu.measurements.working_units import Coordinates, WorkingUnits, in_working_units, searched
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, as_generator
+from unrelu.models.generator import Generator, as_generator, placed
 from unrelu.models.names import Names
-from unrelu.models.network import Network
+from unrelu.models.network import Network, small
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing, flush_subnormals
 from unrelu.runtime.run_control import Control, Progress
@@ -126,15 +128,15 @@ class Problem:
         norm, stated_loss = read_norm(norm, loss, stated)
         weight, normal = read_prior(prior, names, stated, norm)
         tried = searched(network, box, normal or weight)
-        found = read_y(y, network, tried, operator=operator, noise=stated, scale=scale, told=noise is None)
+        values, single, measurement, stated = read_y(y, network, tried, operator, stated, scale, noise is None)
         if network.dtype not in (torch.float32, torch.float64):
             raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
             raise OptionError(f"seed={shown(seed)} must be an integer of at least 0, below 2**63; pass e.g. seed=0")
         problem = cls(
-            network, found.y, found.noise, norm, found.operator, weight, found.single,
-            read_z0(network, z0, len(found.y), box), int(seed), Control.of(time_limit, callback, network.latent_shape),
-            bounds=box, names=names, stated_loss=stated_loss,
+            network, values, stated, norm, measurement, weight, single, read_z0(network, z0, len(values), box),
+            int(seed), Control.of(time_limit, callback, network.latent_shape), bounds=box, names=names,
+            stated_loss=stated_loss,
         )  # fmt: skip
         if loss is not None:
             ends, usual = torch.from_numpy(problem.y[[0, -1]]), torch.from_numpy(problem._usual[:2])
@@ -389,12 +391,11 @@ class Problem:
     @cached_property
     def _typical(self) -> float:
         """The size of A x for typical outputs x, to which rounding errors are relative."""
+        x = self.network.typical_outputs
         if self.operator.linear:
             x = np.full((self.size, self.network.output_dim), self.network.typical_output)
-        else:
-            x = self.network.typical_outputs
-            if self.operator.count:  # each observation has its own operator, so each needs an output
-                x = x[np.arange(self.size) % len(x)]
+        elif self.operator.count:  # each observation has its own operator, so each needs an output
+            x = x[np.arange(self.size) % len(x)]
         return float(np.abs(self.operator.values(x)).max())
 
     @cached_property
@@ -414,23 +415,20 @@ def _refuse_extremes(stated: Problem, working: Problem) -> None:
             f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
             "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
         )
-    far = f"{_LARGEST:.0e} times what the generator puts out, so that squares"
-    huge = ~(np.abs(y).max(axis=1) <= _LARGEST)
-    tiny = y.any(axis=1) & ~(np.abs(y) >= 1 / _LARGEST).any(axis=1)
-    if huge.any() or tiny.any():
-        i = int(np.argmax(huge if huge.any() else tiny))
-        size = float(np.abs(stated.y[i]).max())
-        if huge.any():
-            raise InputError(
-                f"y has entries up to {size:.1e} in observation {i}, more than {far} overflow; scale it, or leave it "
-                "out"
-            )
+    sizes, made = np.abs(y).max(axis=1), "times what the generator puts out, so that squares"
+    lost = ~(sizes <= _LARGEST) | (y.any(axis=1) & (sizes < 1 / _LARGEST))
+    if lost.any():
+        i = int(np.argmax(lost))
+        size = f"{float(np.abs(stated.y[i]).max()):.1e} in observation {i}"
+        if sizes[i] < 1:
+            raise InputError(f"y has no entry above {size}, less than {1 / _LARGEST:.0e} {made} vanish; scale it")
         raise InputError(
-            f"y has no entry above {size:.1e} in observation {i}, less than {1 / _LARGEST:.0e} times what the "
-            "generator puts out, so that squares vanish; scale it"
+            f"y has entries up to {size}, more than {_LARGEST:.0e} {made} overflow; scale it, or leave it out"
         )
     if noise.size > _LARGEST:
-        raise InputError(f"noise={stated.noise} is more than {far} overflow; state the noise in the units of y")
+        raise InputError(
+            f"noise={stated.noise} is more than {_LARGEST:.0e} {made} overflow; state the noise in the units of y"
+        )
     if stated.normal is not None and not prior > 0:
         raise InputError(
             f"noise={stated.noise} is so far below what the generator puts out that its square underflows, and the "
@@ -438,3 +436,13 @@ def _refuse_extremes(stated: Problem, working: Problem) -> None:
         )
     if not prior < math.inf:
         raise InputError(f"prior={stated.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2")
+
+
+@contextmanager
+def problem_of(
+    network: Generator, y: npt.ArrayLike, what: str, device: Any, progress: Any, callback: Any, **arguments: Any
+) -> Iterator[Problem]:
+    """The problem of a front door, with the parameters of :func:`unrelu.invert`; a bar says ``what`` is done."""
+    place = placed(network, device)
+    with reporting(progress, what, callback) as reported, computing(one_thread=small(place)):
+        yield Problem.build(place, y, callback=reported, **arguments)

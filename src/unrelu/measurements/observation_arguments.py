@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,35 +23,17 @@ from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import reshaping
 
 
-class GivenObservations(NamedTuple):
-    """Observations (B, m), whether they are one without a batch axis, the measurement and the noise."""
-
-    y: Array
-    single: bool
-    operator: Operator
-    noise: Noise
-
-
 def read_y(
-    y: npt.ArrayLike,
-    network: Generator,
-    tried: Generator,
-    *,
-    operator: Any,
-    noise: Noise,
-    scale: str | tuple[float, float] | Scaling | None,
-    told: bool,
-) -> GivenObservations:
-    """Read observations; the parameters are those of :func:`unrelu.invert`.
+    y: npt.ArrayLike, network: Generator, tried: Generator, operator: Any, noise: Noise, scale: Any, told: bool
+) -> tuple[Array, bool, Operator, Noise]:
+    """Read observations with the arguments of :func:`unrelu.invert`.
 
     Args:
-        y: the observations.
-        network: G.
         tried: G on the coordinates that are searched, with typical outputs of their codes.
-        operator: A.
-        noise: the model of e.
-        scale: what the range of y is mapped to.
-        told: whether the observations themselves may tell their noise, as none is stated.
+        told: whether the observations may tell their noise, as none is stated.
+
+    Returns:
+        Observations (B, m), whether they are one without a batch axis, the measurement and the noise.
 
     Raises:
         InputError: a shape, value, operator or scale cannot be used.
@@ -73,7 +55,7 @@ def read_y(
             measurement = ClippedOperator.of(measurement, tried, scaling.ends, noise.size)
     if noise.likelihood is not None and isinstance(network, Network) and measurement.selects:
         noise.likelihood.check_range(*network.layers[-1].activation.range)
-    return GivenObservations(values, single, measurement, noise)
+    return values, single, measurement, noise
 
 
 def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, Flags]:

@@ -12,11 +12,7 @@ from unrelu.runtime.words import shown
 
 
 def real_number(name: str, value: Any, what: str) -> float:
-    """A number as a float; an integer beyond the range of floats becomes infinite.
-
-    Raises:
-        OptionError: it is none; the message says ``what`` the argument must be.
-    """
+    """A number as a float, infinite beyond the range of floats; an :class:`OptionError` says ``what`` it must be."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise OptionError(f"{name}={value!r} must be {what}")
     try:
@@ -25,12 +21,8 @@ def real_number(name: str, value: Any, what: str) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def whole_number(name: str, value: Any, least: int, others: str = "") -> int:
-    """A whole number of at least ``least``; ``others`` ends the message, and says more of what is allowed.
-
-    Raises:
-        OptionError: it is none.
-    """
+def whole_number(name: str, value: Any, least: int) -> int:
+    """A whole number of at least ``least``; an :class:`OptionError` for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}{others}")
+        raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}")
     return int(value)
