@@ -33,12 +33,12 @@ from .models.generator import Generator as Generator
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend
 from .problem import Problem as Problem
-from .problem import Progress as Progress
 from .result import Inversion as Inversion
 from .result import Status as Status
 from .runs import Run as Run
 from .runs import open_run as open_run
 from .runs import run as run
+from .runtime.run_control import Progress as Progress
 from .sampling.draws import Posterior as Posterior
 
 __version__: str

@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.whitening import known_entries
+from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
-from unrelu.problem import Problem, searched
+from unrelu.problem import Problem
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -96,8 +98,7 @@ def calibrate(
     """
     network = placed(network, device)
     names, network = network.names, network.plain
-    if isinstance(observations, bool) or not isinstance(observations, int) or observations < _FEWEST:
-        raise OptionError(f"observations={observations!r} must be an integer of at least {_FEWEST}")
+    observations = whole_number("observations", observations, _FEWEST)
     stated = parse_noise(noise)
     if stated.likelihood is None and not stated.mean_square > 0:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
@@ -115,7 +116,11 @@ def calibrate(
         if data is None:
             keep(problem, unstated, Simulation(*simulated(problem, unstated, observations, 1 + seed)).prior())
             return _judged(learned)
-        given = _of_data(network, operator, stated, data, bounds)
+        given = _problem(network, data, operator, stated, bounds)
+        if given.size < _FEWEST:
+            raise InputError(
+                f"data= has {given.size} observations; at least {_FEWEST} say how often searches are wrong"
+            )
         learned = Simulation(given, None)
         prior = learned.prior()
         for other in (unstated, *(NoiseLevel(level.noise, misfit) for misfit in _MISFITS)):
@@ -131,19 +136,14 @@ def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int
     clean = operator.values(network.outputs(z).reshape(count, -1))
     known_entries(noise, operator, count)  # refuses noise levels of another shape
     y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
+    return _problem(network, y, operator, noise, box.ends, seed)
+
+
+def _problem(network: Generator, y: npt.ArrayLike, operator: Any, noise: Noise, bounds: Any, seed: int = 0) -> Problem:
+    """Return the problem that searches of these observations solve."""
     return Problem.build(
-        network, y, operator=operator, bounds=box.ends, noise=noise, norm="l2", scale="none", seed=seed
+        network, y, operator=operator, bounds=bounds, noise=noise, norm="l2", scale="none", seed=seed
     ).equilibrated()
-
-
-def _of_data(network: Generator, operator: Any, noise: Noise, data: npt.ArrayLike, bounds: Any) -> Problem:
-    """Return a problem with held-out observations."""
-    problem = Problem.build(
-        network, data, operator=operator, bounds=bounds, noise=noise, norm="l2", scale="none"
-    ).equilibrated()
-    if problem.size < _FEWEST:
-        raise InputError(f"data= has {problem.size} observations; at least {_FEWEST} say how often searches are wrong")
-    return problem
 
 
 def _judged(simulation: Simulation) -> Calibration:

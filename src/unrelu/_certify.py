@@ -13,15 +13,15 @@ from unrelu.certification.certificate import Certificate, Certificates
 from unrelu.certification.certified_chain import certifiable
 from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, UnknownNoise
 from unrelu.models.generator import Generator, as_generator
-from unrelu.models.network import small
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.host import computing
+from unrelu.runtime.run_control import Progress
 from unrelu.runtime.words import count
 from unrelu.runtime.work_clock import now
 
@@ -65,7 +65,7 @@ def certify(
         max_nodes: relaxations for each observation, at most. A node that is still open takes about 4 KB for a
             20-60-784 network.
         seed: seed of the inversion, where there is no result.
-        callback: called with a :class:`~unrelu.problem.Progress` at every node, where ``nit`` counts nodes, and by the
+        callback: called with a :class:`~unrelu.Progress` at every node, where ``nit`` counts nodes, and by the
             inversion; when it returns True everything stops, and the bounds so far are returned.
         scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
 
@@ -93,13 +93,11 @@ def certify(
         bounds = given.problem.bounds.ends if bounds is None else bounds
     if norm is not None and norm not in ("linf", "l1"):
         raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
-    if isinstance(max_nodes, bool) or not isinstance(max_nodes, int | np.integer) or max_nodes < 1:
-        raise OptionError(f"max_nodes={max_nodes!r} must be a whole number of at least 1")
-    with computing(one_thread=small(network)):
-        problem = Problem.build(
-            network, y, operator=operator, noise=noise or UnknownNoise(), bounds=bounds, seed=seed,
-            time_limit=time_limit, callback=callback, scale=scale,
-        )  # fmt: skip
+    most = whole_number("max_nodes", max_nodes, 1)
+    with problem_of(
+        network, y, "certify", None, False, callback, operator=operator, noise=noise or UnknownNoise(), bounds=bounds,
+        seed=seed, time_limit=time_limit, scale=scale,
+    ) as problem:  # fmt: skip
         problem.bounds.check_finite()
         certifiable(problem.network, problem.operator)
         if problem.noise.likelihood is not None or problem.operator.unweighted is not problem.operator:
@@ -111,7 +109,7 @@ def certify(
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")
         codes = _codes(problem, result, norm)
-        found = Certificates(_one(problem, i, codes[i], norm, box, int(max_nodes)) for i in range(problem.size))
+        found = Certificates(_one(problem, i, codes[i], norm, box, most) for i in range(problem.size))
     return found[0] if problem.single else found
 
 

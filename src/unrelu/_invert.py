@@ -11,27 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.goodness_of_fit import chance, free_jacobians, goodness_of_fit
-from unrelu.diagnostics.identifiability import local_rank
-from unrelu.display.progress_bar import reporting
-from unrelu.errors import OptionError, SolverError
+from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, diagnosed, diagnosed_alone, with_codes
+from unrelu.errors import OptionError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.methods import Method, make, refuse, registered_name
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, placed
-from unrelu.models.network import Network, small
-from unrelu.problem import Problem, Progress
+from unrelu.models.generator import Generator
+from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
-from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.runtime.host import computing
+from unrelu.runtime.run_control import Progress
 from unrelu.search.auto import first_starts
 from unrelu.search.sequence import check_sequence, track
-
-# Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
-BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
 
 
 def invert(
@@ -114,7 +107,7 @@ def invert(
             NOISE_LEVEL if stated noise explains that code. If there is none, it is the code that a search would start
             from: ``z0``, or the first start of "auto", which may take some time of its own. So does the rank of the
             Jacobian of each code, which is found afterwards.
-        callback: called with a :class:`~unrelu.problem.Progress`; the run stops when it returns True.
+        callback: called with a :class:`~unrelu.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.
         scale: "LOW,HIGH" or (low, high) first maps the range of y (0..255 for bytes, 0..1 for floats) to this one;
@@ -151,13 +144,11 @@ def invert(
     >>> r.z, r.status.name, r.message
     (array([0.5]), 'EXACT_FIT', 'fits the observation exactly, to numerical precision')
     """
-    run, network = make(method, options), placed(network, device)
-    name = registered_name(method)
-    with reporting(progress, name or "inversion", callback) as reported, computing(one_thread=small(network)):
-        problem = Problem.build(
-            network, y, operator=operator, noise=noise, bounds=bounds, norm=norm, loss=loss, prior=prior, z0=z0,
-            seed=seed, time_limit=time_limit, callback=reported, scale=scale,
-        )  # fmt: skip
+    run, name = make(method, options), registered_name(method)
+    with problem_of(
+        network, y, name or "inversion", device, progress, callback, operator=operator, noise=noise, bounds=bounds,
+        norm=norm, loss=loss, prior=prior, z0=z0, seed=seed, time_limit=time_limit, scale=scale,
+    ) as problem:  # fmt: skip
         ready = problem.equilibrated()
         refuse(run, ready)
         check_sequence(sequence, run, problem, z0)
@@ -174,27 +165,13 @@ def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
     return {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
 
 
-def judged_again(result: Inversion) -> Inversion:
-    """Compute the verdict of a batch again, from its codes and the statuses with which the method ended."""
-    stated, problem = result.problem, result.problem.equilibrated()
-    return _diagnosed(_with_codes(result, problem, problem.units.coordinates(result.z))).in_units_of(stated)
-
-
-def _with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
-    """The result with other codes, whose verdict is computed from them."""
-    return Inversion.of(
-        problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
-        seconds=result.seconds, confidence=result.confidence, pool=result.pool,
-    )  # fmt: skip
-
-
 def _solved_in_sequence(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
     """Run the method on the observations one after another, see :func:`~unrelu.search.sequence.track`.
 
     The codes are diagnosed together. Those of a single descent that are no success after all are searched.
     """
     found, descended = track(partial(_solved, norm=norm, name=name, diagnose=lambda result: result), run, problem)
-    judged = _diagnosed_alone(found)
+    judged = diagnosed_alone(found)
     failed = np.flatnonzero(descended & ~judged.success)
     if not len(failed) or problem.control.expired() or problem.control.halted:
         return judged
@@ -213,7 +190,7 @@ def _solved(
 
     Errors of the caller's own method, which has no ``name``, are not caught.
     """
-    diagnose = diagnose or _diagnosed
+    diagnose = diagnose or diagnosed
     try:
         result = _checked(run(problem), problem)
         if name is not None:
@@ -239,18 +216,7 @@ def _with_starts(result: Inversion) -> Inversion:
         return result
     z = result.z.copy()
     z[left] = first_starts(problem.part(left, z0=None if problem.z0 is None else problem.z0[left]))
-    return _with_codes(result, problem, z)
-
-
-def _diagnosed_alone(result: Inversion) -> Inversion:
-    """Diagnose a result. After a numerical breakdown, diagnose each observation alone."""
-    try:
-        return _diagnosed(result)
-    except BREAKDOWNS as error:
-        if result.problem.size == 1:
-            return Inversion.failed(result.problem, result.method, str(error))
-    parts = [_diagnosed_alone(result[[i]]) for i in range(len(result))]
-    return Inversion.joined(parts, result.problem)
+    return with_codes(result, problem, z)
 
 
 def _checked(result: object, problem: Problem) -> Inversion:
@@ -262,61 +228,3 @@ def _checked(result: object, problem: Problem) -> Inversion:
             "the method returned the result of another problem; end it with Inversion.of(problem, z, ...)"
         )
     return result
-
-
-def _diagnosed(result: Inversion) -> Inversion:
-    """Judge the codes by identifiability, the dimension of the solution set and the shape of residuals too."""
-    problem = result.problem
-    k = problem.network.latent_dim
-    residual = problem.residual_of(result.reconstruction)
-    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(residual)
-    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds)
-    identifiable = free == 0
-    # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
-    doubtful = np.flatnonzero(fits & identifiable & (rank == k))
-    identifiable[doubtful] = _determined(result, sigma, doubtful)
-    used, shape = goodness_of_fit(problem, result.z, residual, rank)
-    by_chance = None
-    if not problem.noise.stated:
-        by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
-    free = np.where(fits, free, -1)
-    directions = None if problem.network.too_large else partial(free_jacobians, problem, result.z)
-    return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, directions)
-
-
-def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:
-    r"""Whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
-
-    If y is exact, |r|_2 / sigma_min bounds the error of z. The rank counts singular values down to 1e-10 of the
-    largest. But along a direction in which A G changes so little, a residual of up to 1e-8 max|y|, an exact fit, can
-    hide any step. The test uses the actual residual, not the tolerance: a fit to rounding errors determines codes down
-    to sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
-    The fraction is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
-
-    Residuals below the rounding errors of y and A G(z), even 0, are replaced by these errors.
-    """
-    if not len(rows):
-        return np.ones(0, dtype=bool)
-    problem = result.problem
-    x = result.reconstruction.reshape(problem.size, -1)[rows]
-    residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
-    residual = np.maximum(residual, _rounding(problem, result.z[rows], x, rows))
-    length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
-    return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])
-
-
-def _rounding(problem: Problem, z: Array, x: Array, rows: Index) -> Array:
-    """Estimate the norms of the rounding errors of y and A G(z), (b,), at codes (b, k) with outputs x (b, n).
-
-    Errors of G can be much larger than those of y where terms cancel. They are estimated by evaluating G in the other
-    precision, and scaled by the ratio of the precisions. Without known layers, they are not estimated.
-    """
-    network, double = problem.network, float(np.finfo(np.float64).eps)
-    of_data = double * np.linalg.norm(problem.y[rows], axis=1)
-    if not isinstance(network, Network):
-        return np.asarray(of_data)
-    single = network.dtype == torch.float32
-    ratio = 1.0 if single else double / torch.finfo(torch.float32).eps
-    again = network.to(torch.float64 if single else torch.float32, "cpu").outputs(z).reshape(len(z), -1)
-    of_outputs = np.linalg.norm(problem.operator.take(rows).values(again - x), axis=1)
-    return np.asarray(np.maximum(of_data, np.where(np.isfinite(of_outputs), ratio * of_outputs, np.inf)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from unrelu._invert import judged_again
+from unrelu.diagnostics.code_diagnostics import judged_again
 from unrelu.errors import InputError
 from unrelu.measurements.losses import OwnLoss
+from unrelu.measurements.objectives import DEGREES, norms
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
-from unrelu.problem import DEGREES, norms
+from unrelu.problem import Problem
 from unrelu.result import TESTS, Ending, Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
@@ -67,11 +70,10 @@ def load_result(
     ...     unrelu.load_result(path, net)
     <Inversion: one observation, EXACT_FIT, success>
     """
-    path, limit = _checked(path, network, max_bytes, "result")
-    with computing(one_thread=network is None or small(network)):
-        result = Inversion(**read_result_file(path, limit, network, operator))
+    with _opened(path, network, max_bytes, "result") as file:
+        result = Inversion(**read_result_file(file, max_bytes, network, operator))
         if network is not None:
-            _refuse(path, result, _flaw(result) if result.problem.operator.present else None)
+            _refuse(file, result.problem, lambda: _flaw(result))
         return result.shaped()
 
 
@@ -87,13 +89,10 @@ def load_posterior(
         path: the ``.npz`` file.
         network: G. It must have the fingerprint in the file. G(z) of the likeliest draws, and the log-likelihoods of 16
             draws of each observation, are computed again and compared with those in the file.
-        operator: A, if it is code (a function, a large linear operator), which files do not contain.
-        max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
+        operator, max_bytes: see :func:`load_result`.
 
     Raises:
-        InputError: the file does not exist, is damaged, truncated, of a later version or not a posterior; the posterior
-            is one of another network; or a number in it does not follow from its draws.
-        OptionError: ``network`` is not a generator, or ``max_bytes`` is not a number of bytes.
+        InputError, OptionError: as for :func:`load_result`; a number does not follow from its draws.
 
     >>> import os, tempfile
     >>> import unrelu
@@ -104,31 +103,28 @@ def load_posterior(
     ...     unrelu.load_posterior(path, net)
     <Posterior: one observation, MIXED, 8 chains of 500 draws>
     """
-    path, limit = _checked(path, network, max_bytes, "posterior")
-    with computing(one_thread=network is None or small(network)):
-        chains, outputs = read_posterior_file(path, limit, network, operator)
-        found = Posterior(chains)
+    with _opened(path, network, max_bytes, "posterior") as file:
+        chains, outputs = read_posterior_file(file, max_bytes, network, operator)
         if network is not None:
-            _refuse(path, found, flaw_of_draws(chains, outputs) if found.problem.operator.present else None)
-        return found
+            _refuse(file, chains.problem, lambda: flaw_of_draws(chains, outputs))
+        return Posterior(chains)
 
 
-def _checked(path: object, network: Generator | None, max_bytes: object, kind: str) -> tuple[Path, int]:
-    """The path and the limit of the arguments."""
+@contextmanager
+def _opened(path: object, network: Generator | None, max_bytes: object, kind: str) -> Iterator[Path]:
+    """Check the arguments and yield the path, within the settings for our computations."""
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"a {kind} is loaded by the path of its file, got {type(path).__name__}")
-    limit = check_limit(max_bytes)
-    if network is not None:
-        as_generator(network)
-    return Path(path), limit
+    check_limit(max_bytes)
+    with computing(one_thread=network is None or small(as_generator(network))):
+        yield Path(path)
 
 
-def _refuse(path: Path, found: Inversion | Posterior, flaw: str | None) -> None:
+def _refuse(path: Path, problem: Problem, flaw: Callable[[], str | None]) -> None:
     """Raise an error if there is a flaw, or if nothing can be computed again."""
-    if not found.problem.operator.present:
-        flaw = "the operator is code, which no file holds: pass operator= as well"
-    if flaw:
-        raise InputError(f"{path}: {flaw}; load it without the network to look at it")
+    found = flaw() if problem.operator.present else "the operator is code, which no file holds: pass operator= as well"
+    if found:
+        raise InputError(f"{path}: {found}; load it without the network to look at it")
 
 
 def _flaw(result: Inversion) -> str | None:

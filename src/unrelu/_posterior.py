@@ -12,21 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu._invert import BREAKDOWNS, judged_again
-from unrelu.display.progress_bar import reporting
+from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, judged_again
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, placed
-from unrelu.models.network import small
-from unrelu.problem import Problem, Progress
+from unrelu.models.generator import Generator, as_generator
+from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.host import computing
 from unrelu.runtime.interrupts import stoppable
+from unrelu.runtime.run_control import Progress
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import shown
 from unrelu.runtime.work_clock import now
@@ -81,7 +80,7 @@ def posterior(
         time_limit: seconds for the whole batch. Each observation has an equal share of what is left. The clock stands
             still while kernels are compiled. An observation that is stopped keeps its draws so far, and one of each
             chain if it is stopped during the warm-up.
-        callback: called with a :class:`~unrelu.problem.Progress` between transitions; the run stops when it returns
+        callback: called with a :class:`~unrelu.Progress` between transitions; the run stops when it returns
             True, and draws so far are kept. Ctrl-C stops it likewise; a second one raises KeyboardInterrupt.
         progress: whether to draw a bar, see :func:`unrelu.invert`.
         scale: see :func:`unrelu.invert`.
@@ -104,18 +103,16 @@ def posterior(
     >>> p.status.name, p.mean.round(1), p.std.round(1)  # mean 10 / 21, variance 1 / 21
     ('MIXED', array([0.5]), array([0.2]))
     """
-    place = placed(network, device)
-    y, noise, operator = joined(place.names, y, noise, operator)
+    y, noise, operator = joined(as_generator(network).names, y, noise, operator)
     stated = checked(noise, prior, draws, chains)
     with (
         stoppable("posterior: stopping with the draws so far; Ctrl-C again raises KeyboardInterrupt") as interrupted,
-        reporting(progress, "posterior", _also_stopped(callback, interrupted)) as reported,
-        computing(one_thread=small(place)),
-    ):
-        problem = Problem.build(
-            place, y, operator=operator, noise=stated, bounds=bounds, seed=seed, time_limit=time_limit,
-            callback=reported, scale=scale, prior=Normal() if prior is None and bounds is None else prior or 0.0,
-        )  # fmt: skip
+        problem_of(
+            network, y, "posterior", device, progress, _also_stopped(callback, interrupted), operator=operator,
+            noise=stated, bounds=bounds, seed=seed, time_limit=time_limit, scale=scale,
+            prior=Normal() if prior is None and bounds is None else prior or 0.0,
+        ) as problem,
+    ):  # fmt: skip
         transform = PriorTransform.of(problem.bounds, problem.normal)
         parts = []
         for i in range(problem.size):
@@ -128,9 +125,9 @@ def posterior(
 
 def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:
     """The callback, which also stops after Ctrl-C; what cannot be called is refused later."""
-    if callback is None:
-        return lambda progress: interrupted()
-    return (lambda progress: interrupted() or callback(progress)) if callable(callback) else callback
+    if callback is not None and not callable(callback):
+        return callback
+    return lambda progress: interrupted() or (callback is not None and callback(progress))
 
 
 def checked(noise: Noise | str | None, prior: object, draws: object, chains: object = 2) -> Noise:
@@ -145,9 +142,8 @@ def checked(noise: Noise | str | None, prior: object, draws: object, chains: obj
             f"prior={shown(prior)} must be a distribution of codes, unrelu.Normal(mean, std) (--prior MEAN,STD), or "
             "left out"
         )
-    for name, value, least in (("draws", draws, 4), ("chains", chains, 2)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not value >= least:
-            raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}")
+    whole_number("draws", draws, 4)
+    whole_number("chains", chains, 2)
     stated = parse_noise(noise)
     if stated.without_density:
         raise InputError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from numbers import Integral, Real
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from unrelu.baselines.adam import Adam
 from unrelu.baselines.gradient_descent import GradientDescent
@@ -25,7 +25,6 @@ from unrelu.errors import OptionError
 from unrelu.layerwise import L1, Exact, LayerMethod, LeastSquares, LInf, Relaxed
 from unrelu.layerwise.layer_by_layer import Layerwise
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
-from unrelu.local_search.starts import LAYER_METHODS
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.words import nearest, shown
@@ -83,21 +82,17 @@ class Entry:
         return {f.name: f.default for f in fields(self.options) if f.default is not MISSING}
 
 
-def _layer(name: str, norm: str, summary: str) -> Entry:
-    return Entry(summary, norm, LAYER_METHODS[name], layerwise=True)
-
-
 METHODS: dict[str, Entry] = {
     "auto": Entry(
         "joint search: smoothed descents from independent starts, and perturbations, until sure or out of budget",
         "noise",
         Search,
     ),
-    "exact": _layer("exact", "l2", "layer-wise linear solves on active rows (Theorem 2), for data without noise"),
-    "linf": _layer("linf", "linf", "Algorithm 1: layer-wise linear programs on the largest error"),
-    "l1": _layer("l1", "l1", "Algorithm 2: layer-wise linear programs on the sum of errors"),
-    "relaxed": _layer("relaxed", "l1", "relaxation (8): layer-wise linear programs without a sign decision"),
-    "least_squares": _layer("least_squares", "l2", "the least-squares analogue of Algorithm 2, layer by layer"),
+    "exact": Entry("layer-wise linear solves on active rows (Theorem 2), for data without noise", "l2", Exact, True),
+    "linf": Entry("Algorithm 1: layer-wise linear programs on the largest error", "linf", LInf, True),
+    "l1": Entry("Algorithm 2: layer-wise linear programs on the sum of errors", "l1", L1, True),
+    "relaxed": Entry("relaxation (8): layer-wise linear programs without a sign decision", "l1", Relaxed, True),
+    "least_squares": Entry("the least-squares analogue of Algorithm 2, layer by layer", "l2", LeastSquares, True),
     "lm": Entry("Levenberg-Marquardt on the joint network from one start", "l2", LevenbergMarquardt),
     "gradient_descent": Entry("the paper's gradient-descent baseline", "l2", GradientDescent),
     "adam": Entry("CSGM: Adam on the code from several random starts", "l2", Adam),
@@ -122,9 +117,7 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
             raise OptionError(
                 f"options {', '.join(options)} were given with a callable method; set them on the callable"
             )
-        name = registered_name(method)
-        is_layer_method = name is not None and METHODS[name].layerwise
-        return Layerwise(cast(LayerMethod, method), str(name)) if is_layer_method else cast(Method, method)
+        return _callable(method, registered_name(method))
     entry = METHODS.get(method) if isinstance(method, str) else None
     if entry is None:
         array = hasattr(method, "__array__")
@@ -136,8 +129,13 @@ def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Meth
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise OptionError(f"method {method!r} has no option {name!r}; {takes}{_meant(name, known)}")
         _check_type(method, name, value, hints[name])
-    built = entry.options(**options)
-    return Layerwise(built, method) if entry.layerwise else cast(Method, built)
+    return _callable(entry.options(**options), method)
+
+
+def _callable(method: Any, name: str | None) -> Method:
+    """A method as a function of a problem; layer methods are applied from the last layer to the first."""
+    layerwise = name is not None and METHODS[name].layerwise
+    return Layerwise(method, str(name)) if layerwise else method
 
 
 # Arguments of unrelu.invert, and names that other libraries or methods use for arguments and options.

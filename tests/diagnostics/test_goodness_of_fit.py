@@ -9,7 +9,7 @@ from scipy import stats
 import unrelu
 from tests.support import random_network
 from unrelu import zoo
-from unrelu.diagnostics.goodness_of_fit import chance, goodness_of_fit
+from unrelu.diagnostics._goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
 from unrelu.result._residual_tests import deciding, together
 from unrelu.runtime.streams import stream

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from unrelu.local_search.halting import Watch
-from unrelu.problem import Control, Progress
 from unrelu.result import Status
 from unrelu.runtime import work_clock
+from unrelu.runtime.run_control import Control, Progress
 
 
 class Clock:

@@ -11,7 +11,7 @@ from scipy.stats import norm
 import unrelu
 from tests.support import random_network
 from unrelu import Normal
-from unrelu.diagnostics.goodness_of_fit import goodness_of_fit
+from unrelu.diagnostics._goodness_of_fit import goodness_of_fit
 from unrelu.errors import InputError
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.working_units import Coordinates

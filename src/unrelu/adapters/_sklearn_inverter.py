@@ -16,10 +16,11 @@ from unrelu.measurements import Mask, Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
+from unrelu.measurements.working_units import searched
 from unrelu.methods import Method, make
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, by
-from unrelu.problem import Problem, searched
+from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Array
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from unrelu.problem import Control, Progress
 from unrelu.result import Ending, Status
 from unrelu.runtime.array_types import Integers
+from unrelu.runtime.run_control import Control, Progress
 
 # Maps codes (a, k) and their numbers in the batch (a,) to the codes after a step (a, k), and which have converged (a,).
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -13,8 +13,9 @@ from unrelu.baselines._first_order import descend
 from unrelu.local_search.halting import HALTS
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.runtime.run_control import Progress
 
 # Learning rate, iterations and starts of the released scripts for MNIST (VAE) and CelebA (DCGAN).
 _SETTINGS = {"mnist": (0.01, 1_000, 10), "celeba": (0.1, 500, 2)}

@@ -9,8 +9,9 @@ from torch import Tensor
 from unrelu.baselines._first_order import descend
 from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion
+from unrelu.runtime.run_control import Progress
 
 # Step length and iterations of the paper's section 5.1 and 5.2.
 _SETTINGS = {"synthetic": (1.0, 1_000), "trained": (1e-3, 10_000)}

@@ -17,9 +17,9 @@ from unrelu._invert import invert
 from unrelu.datasets.result_folders import records, write_records
 from unrelu.display.progress_bar import bar_of
 from unrelu.display.text_tables import text_table
-from unrelu.problem import Progress
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.run_control import Progress
 from unrelu.runtime.streams import stream
 
 SEED = 2026

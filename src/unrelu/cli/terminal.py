@@ -18,7 +18,7 @@ import typer
 from unrelu.errors import InputError, OptionError
 
 if TYPE_CHECKING:
-    from unrelu.problem import Progress
+    from unrelu.runtime.run_control import Progress
 
 
 # What is said of observations with which a command ends with status 1, before the name of a file.

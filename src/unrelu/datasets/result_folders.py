@@ -12,7 +12,7 @@ import numpy as np
 
 from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError, OutputExistsError
-from unrelu.problem import norms
+from unrelu.measurements.objectives import norms
 from unrelu.result import TESTS, Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_writing import storing, write_whole

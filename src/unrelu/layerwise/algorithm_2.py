@@ -19,7 +19,7 @@ from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
-from unrelu.problem import norms
+from unrelu.measurements.objectives import norms
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.work_clock import now
 

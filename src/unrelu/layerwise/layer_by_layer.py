@@ -19,15 +19,17 @@ from unrelu.layerwise import LayerMethod, LayerSystem
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain, is_one_layer
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.objectives import argument_of
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
 from unrelu.models.opaque_network import as_chain, unchained
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Ending, Inversion, Status
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import cores, in_threads
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
+from unrelu.runtime.run_control import Progress
 from unrelu.runtime.work_clock import now
 
 
@@ -105,11 +107,18 @@ class Layerwise:
 
     def _check_objective(self, problem: Problem) -> None:
         if problem.prior:
+            prior = f"{problem.prior:g}" if problem.normal is None else "Normal"
             raise InputError(
-                f"prior={problem.stated_prior}: method={self.name!r} inverts layers, which have no |z|^2; use "
-                "'auto' or 'lm'"
+                f"prior={prior}: method={self.name!r} inverts layers, which have no |z|^2; use 'auto' or 'lm'"
             )
-        problem.refuse_loss(self.name)
+        others = "use 'auto', 'lm', 'adam' or 'gradient_descent'"
+        if problem.stated_loss is not None:
+            raise UnsupportedModelError(f"method={self.name!r} does not minimise {argument_of(problem.norm)}: {others}")
+        if problem.noise.likelihood is not None:
+            raise UnsupportedModelError(
+                f"method={self.name!r} is for errors that are added to the output and compared in a norm; "
+                f"noise={problem.noise} has a deviance: {others}"
+            )
 
     def __call__(self, problem: Problem) -> Inversion:
         """Invert the observations of the problem, in one thread for each core."""

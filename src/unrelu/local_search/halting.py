@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.problem import Control, Progress
 from unrelu.result import Status
+from unrelu.runtime.run_control import Control, Progress
 from unrelu.runtime.work_clock import now
 
 # Called between steps; returns whether to stop.

@@ -15,9 +15,10 @@ from unrelu.local_search.option_checks import above_zero, at_least, one_of
 from unrelu.local_search.refinement import Refined, refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import START_NAMES, check_start, starting_codes
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Ending, Inversion, Status
 from unrelu.runtime.array_types import Array, Integers
+from unrelu.runtime.run_control import Progress
 
 # A descent may end where a step is predicted to gain less than this fraction of f; a refinement goes on from there.
 ENOUGH_DECREASE = 1e-2

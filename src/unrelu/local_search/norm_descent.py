@@ -17,9 +17,10 @@ from unrelu.local_search.option_checks import at_least
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.runtime.array_types import Array, Index, Integers
+from unrelu.runtime.run_control import Progress
 
 # A step is accepted if it gains this fraction of what its program predicts.
 _ACCEPTED = 0.05

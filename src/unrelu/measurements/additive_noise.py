@@ -134,7 +134,7 @@ class Gaussian(SizedNoise):
     The p-value of the residual's size is :math:`P(\chi^2_{m - u} \ge |r|_2^2 / S^2)`: a least-squares fit uses up u
     of the m degrees of freedom of the noise. If it uses up all of them, the fit cannot be tested. The p-value then says
     whether the noise of the true code could be as large: u = 0. The p-value of a result also tests the shape of the
-    residual (:mod:`unrelu.diagnostics.goodness_of_fit`).
+    residual (:mod:`unrelu.diagnostics._goodness_of_fit`).
 
     Args:
         level: S, the standard deviation, in units of y: a number, or an array of the shape of one observation or of all

@@ -233,6 +233,13 @@ def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
     return known[1]
 
 
+def searched(network: Generator, bounds: Bounds, prior: float | Normal = 0.0) -> Generator:
+    """The generator on the coordinates that are searched, with typical outputs of codes within the bounds."""
+    normal = prior.of_names(network.names) if isinstance(prior, Normal) else None
+    latent = Coordinates.of(bounds, normal, 0.0 if isinstance(prior, Normal) else prior)
+    return network.plain if latent is None else on_coordinates(network.plain, latent)
+
+
 # --- the factors ------------------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError
+from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
-from unrelu.problem import norms
 from unrelu.result._judged_codes import JudgedCodes
 from unrelu.result._residual_tests import TESTS
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
@@ -66,11 +66,11 @@ class Inversion(JudgedCodes):
             that of whitened residuals (chi-square in l2); for counts it is the deviance.
         success: whether the answer can be relied on. With stated noise, the code must explain y: p_value >= 0.01.
             Without, it must fit exactly; or confidence >= 0.99, y shows noise, y is explained better than white noise
-            would be (:func:`~unrelu.diagnostics.goodness_of_fit.chance`), and the residual is not an outlier of the
+            would be (:func:`~unrelu.diagnostics._goodness_of_fit.chance`), and the residual is not an outlier of the
             batch.
         p_value: goodness of fit: the probability that the stated noise leaves a residual as unlikely as that of z, by
             its size, its largest entry and its structure. The effective degrees of freedom that the fit used up are
-            taken into account (:mod:`unrelu.diagnostics.goodness_of_fit`). NaN without stated noise or without a code;
+            taken into account (:mod:`unrelu.diagnostics._goodness_of_fit`). NaN without stated noise or without a code;
             1 for an exact fit if the noise is below the rounding errors of y.
         p_size, p_largest, p_structure: the p-values of the three tests by themselves. That of the size is one-sided,
             :math:`P(\chi^2_{m - u} \ge \chi^2)` for Gaussian noise. ``p_value`` is that of the least of them, weighted
@@ -95,7 +95,7 @@ class Inversion(JudgedCodes):
         identifiable: whether no other code near z has the same A G(z): usually, that the rank is k. An exact fit must
             also determine z to 1e-6 of its length (1e-3 in single precision), given its residual and the least singular
             value. A distant code may still fit as well. See :func:`unrelu.identifiability`.
-        used: u, the effective degrees of freedom that the fit used up (:mod:`unrelu.diagnostics.goodness_of_fit`).
+        used: u, the effective degrees of freedom that the fit used up (:mod:`unrelu.diagnostics._goodness_of_fit`).
         options: the options of the method, defaults included.
         norm: the norm of ``fun``: "l2", "l1", "linf"; or "huber" or "loss" (:mod:`unrelu.measurements.losses`).
         pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.

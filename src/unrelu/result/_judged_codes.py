@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
-from unrelu.problem import DEGREES, Jacobians, Problem
+from unrelu.measurements.objectives import DEGREES
+from unrelu.problem import Jacobians, Problem
 from unrelu.result._code_scale import scale_hint
 from unrelu.result._residual_tests import TESTS, together
 from unrelu.result.answers import Answers

@@ -20,14 +20,17 @@ from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.losses import Huber
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.objectives import DEGREES
+from unrelu.measurements.working_units import searched
 from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.models.names import Names
-from unrelu.problem import DEGREES, Control, Problem, searched
+from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.run_control import Control
 
 NORMS = tuple(DEGREES)
 # The kind of a measurement given as code, which files do not contain.

@@ -28,9 +28,9 @@ from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.picture_scale import Scaling
+from unrelu.measurements.working_units import searched
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
-from unrelu.problem import searched
 from unrelu.result import TELLING, Inversion, Status, message_of
 from unrelu.runs.journal import Record
 from unrelu.runtime.array_types import Array, Index

@@ -31,10 +31,11 @@ from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
+from unrelu.measurements.working_units import searched
 from unrelu.methods import METHODS, Method, make, refuse
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
-from unrelu.problem import Problem, searched
+from unrelu.problem import Problem
 from unrelu.runs._local_workers import Engine, locally
 from unrelu.runs._manifest import MANIFEST, differences, manifest_of, read_manifest
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work

@@ -18,11 +18,12 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
 from unrelu.measurements.folding import is_one_layer
 from unrelu.models.network import Network
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.result.pooled_noise import too_large
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
+from unrelu.runtime.run_control import Progress
 from unrelu.search._norm_finish import PERTURBATIONS, finish
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.confidence import FLAT, RestartCounts, confidence

@@ -39,10 +39,11 @@ from unrelu.measurements.additive_noise import Gaussian
 from unrelu.measurements.linear_operators import normalised
 from unrelu.measurements.noise import UnknownNoise
 from unrelu.models.generator import Generator
-from unrelu.problem import Control, Problem
+from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runtime.archives import Table, read_archive, write_archive
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.run_control import Control
 from unrelu.runtime.streams import stream
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, learned
 from unrelu.search.joint_search import JointSearch, flat_confidence

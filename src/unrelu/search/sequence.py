@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError, OptionError
 from unrelu.layerwise.layer_by_layer import Layerwise
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.runtime.array_types import Flags
+from unrelu.runtime.run_control import Progress
 from unrelu.search.auto import Search
 
 # Inverts a problem by a method.

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from unrelu.local_search.halting import Watch
-from unrelu.problem import Problem, Progress
+from unrelu.problem import Problem
 from unrelu.runtime.host import computing
+from unrelu.runtime.run_control import Progress
 from unrelu.search.descents import CompiledDescents, Start, step_terms
 from unrelu.search.schedules import STEP_COST
 from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, TUNE, draw

@@ -1,0 +1,102 @@
+"""Verdicts of codes with all that is known of them: identifiability, degrees of freedom, the shape of residuals."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from unrelu.diagnostics._goodness_of_fit import chance, free_jacobians, goodness_of_fit
+from unrelu.diagnostics.identifiability import local_rank
+from unrelu.errors import SolverError
+from unrelu.models.network import Network
+from unrelu.problem import Problem
+from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array, Flags, Index
+
+# Errors of a numerical breakdown: raised by an LP solver, by linear algebra, or for overflow.
+BREAKDOWNS = (SolverError, np.linalg.LinAlgError, torch.linalg.LinAlgError, ArithmeticError)  # type: ignore[attr-defined]
+
+
+def judged_again(result: Inversion) -> Inversion:
+    """Compute the verdict of a batch again, from its codes and the statuses with which the method ended."""
+    stated, problem = result.problem, result.problem.equilibrated()
+    return diagnosed(with_codes(result, problem, problem.units.coordinates(result.z))).in_units_of(stated)
+
+
+def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
+    """The result with other codes, whose verdict is computed from them."""
+    return Inversion.of(
+        problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
+        seconds=result.seconds, confidence=result.confidence, pool=result.pool,
+    )  # fmt: skip
+
+
+def diagnosed_alone(result: Inversion) -> Inversion:
+    """Diagnose a result. After a numerical breakdown, diagnose each observation alone."""
+    try:
+        return diagnosed(result)
+    except BREAKDOWNS as error:
+        if result.problem.size == 1:
+            return Inversion.failed(result.problem, result.method, str(error))
+    parts = [diagnosed_alone(result[[i]]) for i in range(len(result))]
+    return Inversion.joined(parts, result.problem)
+
+
+def diagnosed(result: Inversion) -> Inversion:
+    """Judge the codes by identifiability, the dimension of the solution set and the shape of residuals too."""
+    problem = result.problem
+    k = problem.network.latent_dim
+    residual = problem.residual_of(result.reconstruction)
+    fits = np.isfinite(result.z).all(axis=1) & problem.is_exact(residual)
+    rank, free, sigma = local_rank(problem.network, result.z, problem.operator, problem.bounds)
+    identifiable = free == 0
+    # Where the rank is below k, only kinks make a code unique, and sigma_min is 0.
+    doubtful = np.flatnonzero(fits & identifiable & (rank == k))
+    identifiable[doubtful] = _determined(result, sigma, doubtful)
+    used, shape = goodness_of_fit(problem, result.z, residual, rank)
+    by_chance = None
+    if not problem.noise.stated:
+        by_chance = chance(residual, problem.y, problem.operator.seen(problem.size), used)
+    free = np.where(fits, free, -1)
+    directions = None if problem.network.too_large else partial(free_jacobians, problem, result.z)
+    return result.with_diagnostics(rank, free, identifiable, used, shape, by_chance, directions)
+
+
+def _determined(result: Inversion, sigma: Array, rows: Index) -> Flags:
+    r"""Whether exact fits determine their codes: |r|_2 / sigma_min is a small fraction of max(|z|_2, 1).
+
+    If y is exact, |r|_2 / sigma_min bounds the error of z. The rank counts singular values down to 1e-10 of the
+    largest. But along a direction in which A G changes so little, a residual of up to 1e-8 max|y|, an exact fit, can
+    hide any step. The test uses the actual residual, not the tolerance: a fit to rounding errors determines codes down
+    to sigma_min = 1e-9 sigma_max, while a search that stopped at 1e-10 of the data may have missed a part of the code.
+    The fraction is 100 times the tolerance of an exact fit: 1e-6 in double precision, 1e-3 in single.
+
+    Residuals below the rounding errors of y and A G(z), even 0, are replaced by these errors.
+    """
+    if not len(rows):
+        return np.ones(0, dtype=bool)
+    problem = result.problem
+    x = result.reconstruction.reshape(problem.size, -1)[rows]
+    residual = np.linalg.norm(problem.y[rows] - problem.operator.take(rows).values(x), axis=1)
+    residual = np.maximum(residual, _rounding(problem, result.z[rows], x, rows))
+    length = np.maximum(np.linalg.norm(result.z[rows], axis=1), 1.0)
+    return np.asarray(residual <= 100 * problem.tolerance[rows] * length * sigma[rows])
+
+
+def _rounding(problem: Problem, z: Array, x: Array, rows: Index) -> Array:
+    """Estimate the norms of the rounding errors of y and A G(z), (b,), at codes (b, k) with outputs x (b, n).
+
+    Errors of G can be much larger than those of y where terms cancel. They are estimated by evaluating G in the other
+    precision, and scaled by the ratio of the precisions. Without known layers, they are not estimated.
+    """
+    network, double = problem.network, float(np.finfo(np.float64).eps)
+    of_data = double * np.linalg.norm(problem.y[rows], axis=1)
+    if not isinstance(network, Network):
+        return np.asarray(of_data)
+    single = network.dtype == torch.float32
+    ratio = 1.0 if single else double / torch.finfo(torch.float32).eps
+    again = network.to(torch.float64 if single else torch.float32, "cpu").outputs(z).reshape(len(z), -1)
+    of_outputs = np.linalg.norm(problem.operator.take(rows).values(again - x), axis=1)
+    return np.asarray(np.maximum(of_data, np.where(np.isfinite(of_outputs), ratio * of_outputs, np.inf)))

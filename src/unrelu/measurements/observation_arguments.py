@@ -1,0 +1,129 @@
+"""Read and check ``y=`` with ``operator=``, ``noise=`` and ``scale=``: what was observed, its rounding; and ``z0=``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.errors import InputError
+from unrelu.measurements._nonlinear_operator import ClippedOperator
+from unrelu.measurements.additive_noise import RoundingNoise
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.noise import Noise, UnknownNoise
+from unrelu.measurements.operator_arguments import read_operator
+from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
+from unrelu.measurements.whitening import known_entries
+from unrelu.models.generator import Generator, numbers
+from unrelu.models.network import Network
+from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.words import reshaping
+
+
+def read_y(
+    y: npt.ArrayLike, network: Generator, tried: Generator, operator: Any, noise: Noise, scale: Any, told: bool
+) -> tuple[Array, bool, Operator, Noise]:
+    """Read observations with the arguments of :func:`unrelu.invert`.
+
+    Args:
+        tried: G on the coordinates that are searched, with typical outputs of their codes.
+        told: whether the observations may tell their noise, as none is stated.
+
+    Returns:
+        Observations (B, m), whether they are one without a batch axis, the measurement and the noise.
+
+    Raises:
+        InputError: a shape, value, operator or scale cannot be used.
+    """
+    array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
+    measurement = read_operator(operator, network.output_shape, array.shape, tried)
+    values, single, seen = _observations(measurement, scaling.apply(array, dtype), noise)
+    if scaling.ends is not None and not (measurement.selects or measurement.output_shaped):
+        raise InputError(
+            f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
+            "generator's own scale, or scale y and the operator together"
+        )
+    if measurement.output_shaped:
+        check_scale(tried, values, seen, dtype=dtype, scaling=scaling, trim=noise.outliers)
+    # Of outputs that a matrix picks, it is not known what black and white cut off.
+    if told and (measurement.output_shaped or (measurement.selects and scaling.ends is None)):
+        noise = _told(network, values, scaling, dtype)
+        if scaling.ends is not None and noise.stated:
+            measurement = ClippedOperator.of(measurement, tried, scaling.ends, noise.size)
+    if noise.likelihood is not None and isinstance(network, Network) and measurement.selects:
+        noise.likelihood.check_range(*network.layers[-1].activation.range)
+    return values, single, measurement, noise
+
+
+def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, Flags]:
+    """Return observations as (B, m), whether it was one without a batch axis, and which entries are known, (B, m)."""
+    shape, m = operator.shape, operator.m
+    single = array.shape in (shape, (m,))
+    if not single and array.shape[1:] not in (shape, (m,)):
+        call = reshaping("y", array.shape, shape)
+        if operator.output_shaped:
+            whole = f"one observation of that shape or a batch (B, {', '.join(map(str, shape))})"
+            if not operator.count and array.shape == (operator.seen(1).sum(),):
+                call = "y with all entries, x = numpy.zeros(mask.shape); x[mask] = y, as those under a 0 are ignored"
+            raise InputError(
+                f"y has shape {array.shape}, the network ends in {shape}; pass {call or whole}; for other measurements "
+                "of the output pass operator="
+            )
+        measured = f"what it measures, {'A @ y' if operator.linear else 'operator(y)'}"
+        whole = measured if math.prod(array.shape) == operator.n else "that shape or a batch of it"
+        raise InputError(f"y has shape {array.shape}, operator= gives {shape}; pass {call or whole}")
+    if array.size == 0:
+        raise InputError(f"y has shape {array.shape}: there is no observation in it")
+    values = array.reshape(-1, m)
+    if operator.count not in (0, len(values)):
+        raise InputError(
+            f"operator= has {operator.count} masks for {len(values)} observations; pass one for all, or one for each"
+        )
+    seen = known_entries(noise, operator, len(values))
+    values = np.where(seen, values, 0.0)
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        first = int(np.flatnonzero(~np.isfinite(values[bad[0]]))[0])
+        raise InputError(
+            f"y has NaN or infinite entries in {len(bad)} of {len(values)} observations, first in observation "
+            f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them by "
+            "operator=unrelu.Mask(numpy.isfinite(y))"
+        )
+    if noise.likelihood is not None:
+        noise.likelihood.check(values)
+    values.setflags(write=False)
+    return values, single, seen
+
+
+def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeLike) -> Noise:
+    """The noise that the observations tell: rounding errors of their type; unknown noise if they tell none."""
+    step, own = scaling.step(dtype), network.rounding
+    if step is not None:
+        return RoundingNoise.of_integers(step, dtype)
+    if own is not None and scaling.ends is None and own.stored(values):
+        numbers_of = f"numbers of {own.name}, in which the module computes"
+        return RoundingNoise(own.level, precision=numbers_of, given=own.level)
+    return UnknownNoise()
+
+
+def read_z0(network: Generator, z0: npt.ArrayLike | None, size: int, bounds: Bounds) -> Array | None:
+    """Read ``z0=``: the codes to start from, (B, k), within the bounds; None for none.
+
+    Raises:
+        InputError: a shape or value cannot be used, or a code is outside of the bounds.
+    """
+    if z0 is None:
+        return None
+    array = network.flat_codes(z0, "z0")
+    if array.ndim == 2 and len(array) != size:
+        one, each = network.latent_shape, (size, *network.latent_shape)
+        raise InputError(f"z0 has {len(array)} codes; pass {one} for all observations or {each}, one for each")
+    if not np.isfinite(array).all():
+        raise InputError("z0 has NaN or infinite entries; start from finite codes")
+    starts = np.array(np.broadcast_to(array, (size, network.latent_dim)))
+    bounds.check(starts)
+    return starts

@@ -1,0 +1,115 @@
+"""The limits of a run, and what it reports: time, callbacks, progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from unrelu.errors import InputError, OptionError
+from unrelu.runtime.argument_numbers import real_number
+from unrelu.runtime.array_types import Array
+from unrelu.runtime.host import flush_subnormals
+from unrelu.runtime.work_clock import now
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The argument of a callback, which returns True to stop the run.
+
+    During the first search on a generator, while ``auto`` learns its confidence, reports repeat unchanged.
+
+    Attributes:
+        method: the name of the method.
+        nit: iterations so far (layer-wise methods: of the current observation).
+        done, total: number of finished observations, and of all observations.
+        z: the codes so far, ``(B, *latent_shape)``; NaN where there is none yet. It is a copy.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
+    >>> unrelu.invert(net, [1.0, 0.0, 0.5], "lm", callback=lambda progress: progress.nit >= 1).status.name
+    'STOPPED'
+    """
+
+    method: str
+    nit: int
+    done: int
+    total: int
+    z: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """The limits of one run: a clock that starts when it is made, and a callback."""
+
+    time_limit: float = math.inf
+    callback: Callable[[Progress], Any] | None = None
+    _start: float = field(default_factory=now)
+    _stops: list[bool] = field(default_factory=list)
+    _raised: list[BaseException] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, time_limit: float | None, callback: Callable[[Progress], Any] | None, latent_shape: tuple[int, ...]
+    ) -> Control:
+        """The control of the arguments of a front door; the callback is given codes of this shape, not flat ones.
+
+        Raises:
+            InputError: the time limit is not above 0.
+            OptionError: the time limit is not a number, or the callback cannot be called.
+        """
+        seconds = math.inf
+        if time_limit is not None:
+            seconds = real_number("time_limit", time_limit, "a number of seconds or None")
+            if not seconds > 0:
+                raise InputError(f"time_limit={seconds:g} must be above 0 seconds")
+        if callback is None:
+            return cls(seconds)
+        if not callable(callback):
+            raise OptionError(f"callback={callback!r} is not callable")
+        return cls(seconds, lambda progress: callback(replace(progress, z=progress.z.reshape(-1, *latent_shape))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the callback, which often cannot be pickled."""
+        return {**self.__dict__, "callback": None, "_raised": []}
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return now() - self._start
+
+    def remaining(self) -> float:
+        """Seconds left; not below 0."""
+        return max(0.0, self.time_limit - self.elapsed())
+
+    def expired(self) -> bool:
+        """Whether the time limit is reached."""
+        return self.elapsed() >= self.time_limit
+
+    @property
+    def halted(self) -> bool:
+        """Whether the callback has asked to stop."""
+        return bool(self._stops)
+
+    def stopped(self, progress: Callable[[], Progress]) -> bool:
+        """Report to the callback, if any, and return whether to stop. After a stop it is not called again."""
+        if self.callback is None or self.halted:
+            return self.halted
+        try:
+            with flush_subnormals(False):
+                stop = self.callback(progress())
+        except BaseException as error:
+            self._raised.append(error)
+            raise
+        if stop:
+            self._stops.append(True)
+        return self.halted
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether the callback raised this error; it is then the caller's error, not the method's."""
+        return any(error is known for known in self._raised)
+
+    def part(self, report: Callable[[Progress], Progress]) -> Control:
+        """A control for a part of the run, with the remaining time; ``report`` converts progress for the callback."""
+        reporting = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
+        return Control(self.remaining(), reporting, _stops=self._stops, _raised=self._raised)
