@@ -77,11 +77,12 @@ def from_torch(
     ``torch.fx`` can trace. It is read in evaluation mode, in float64. It is not changed; weights are copied.
 
     Any other module (it branches, has operations that are neither affine maps nor known activations, or cannot be
-    traced) becomes an :class:`~unrelu.OpaqueNetwork`, which "auto", "lm" and "gradient_descent" invert. A trial comes
-    first: the module must map each code of a batch to finite numbers, independently of the other codes, to the same
-    numbers each time, and its derivatives must agree with finite differences. A copy of the module is evaluated, in
-    float64. Of a function that ``torch.fx`` can trace so is a copy, with all modules and tensors that it calls; any
-    other function is called as it is, in the first of float64 and float32 that it takes.
+    traced) becomes an :class:`~unrelu.models.opaque_network.OpaqueNetwork`, which "auto", "lm", "adam" and
+    "gradient_descent" invert. A trial comes first: the module must map each code of a batch to finite numbers,
+    independently of the other codes, to the same numbers each time, and its derivatives must agree with finite
+    differences. A copy of the module is evaluated, in float64. A function that ``torch.fx`` can trace is copied, too,
+    with all modules and tensors that it calls; any other function is called as it is, in the first of the types
+    float64, float32, float16 and bfloat16 that it takes.
 
     Args:
         module: the generator: a module, a bound method of one such as ``model.decode``, a function of a tensor (also a
