@@ -166,13 +166,23 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
 
 
 def _parts(module: CalledModule, network: Network | OpaqueNetwork) -> dict[str, Shape]:
-    """The shapes of the named parts of an output."""
+    """The shapes of the named parts of an output.
+
+    Raises:
+        UnsupportedModelError: a function cannot be called, although its trace could be read.
+    """
     z = torch.zeros(2, *network.latent_shape, dtype=torch.float64, device=network.device)
     found = evaluated(module, z)
     called: Any = found
     if isinstance(found, FunctionModule):
         called, z = found.function, z.to(found.dtype)
-    parts: dict[str, Shape] = called.parts(z)
+    try:
+        parts: dict[str, Shape] = called.parts(z)
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"the shapes of the parts are not known, as the function raises {type(error).__name__}: {error}; let it "
+            "compute all in one precision, by module.double() and tensors in float64"
+        ) from error
     return parts
 
 
@@ -191,7 +201,8 @@ def _network(
             ) from error
         return opaque(module, given, str(error), device)
     shape = given or _latent_shape(graph, module)
-    copied = _copied(module, graph) if isinstance(module, FunctionModule) else None
+    function = isinstance(module.body if isinstance(module, CalledModule) else module, FunctionModule)
+    copied = _copied(module, graph) if function else None
     try:
         chain = read_chain([graph] * 2, shape, batches)
         found = chain if isinstance(chain, Network) else read_branches([graph] * 2, shape, batches)
@@ -213,12 +224,12 @@ def _forward(network: Network, z: Tensor) -> Tensor:
     return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
 
 
-def _copied(function: FunctionModule, layers: LayerGraph) -> CalledModule:
+def _copied(function: nn.Module, layers: LayerGraph) -> CalledModule:
     """The trace of a function as a module, which can be copied with all modules and tensors that it calls."""
     graph = copy.deepcopy(layers.graph)
     for node in graph.nodes:
         node.type = None  # an annotation, which may be a text that cannot be pickled
-    return CalledModule(fx.GraphModule(layers.root, graph), title=function.title)
+    return CalledModule(fx.GraphModule(layers.root, graph), title=str(function.title))
 
 
 # --- the trace --------------------------------------------------------------------------------------------------------
