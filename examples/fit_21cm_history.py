@@ -34,7 +34,7 @@ folder = Path(package.submodule_search_locations[0])
 constants = np.load(folder / "emulator_constants.npz")
 lower, upper = constants["limits"].T
 redshifts = constants["zs"]
-model = load_converted_model(str(folder / "models" / "acg" / "default_model.pt"))
+model = load_converted_model(str(folder / "models" / "acg" / "default_model.pt")).double()
 low, width = torch.tensor(lower), torch.tensor(upper - lower)
 (tb_mean, tb_std), (tau_mean, tau_std) = [
     [float(constants[f"{name}_{moment}"]) for moment in ("mean", "std")] for name in ("Tb", "tau")

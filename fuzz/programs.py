@@ -7,7 +7,7 @@ data times 10^p and its input times 10^q, p from -7 to 7 and q from -5 to 5, or 
 back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program (``linf``,
 ``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output (``exact``).
 The other half are networks of one to three layers with every activation, each layer in units of its own,
-given to ``unrelu.invert``, which brings them to normalised units; what is called an exact fit, or explained by uniform
+given to ``unrelu.invert``, which brings them to working units; what is called an exact fit, or explained by uniform
 noise, is evaluated again in extended precision.
 """
 

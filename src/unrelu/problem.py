@@ -68,7 +68,8 @@ class Problem:
         names: what the user's coordinates and parts of the output are called.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
         stated_loss: the Huber loss or the user's own; None for a norm or a deviance.
-        normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise.
+        normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
+            working units it is N(0, I), or flat in some coordinates.
 
     If the noise has a deviance, residuals are its signed square roots, and the objective in l2 is the deviance.
 

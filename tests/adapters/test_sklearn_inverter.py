@@ -241,6 +241,12 @@ def test_rows_that_are_not_finished_are_told(method):
     assert np.isfinite(codes).all()  # the starts
 
 
+def test_rows_at_an_iteration_limit_are_told_which_limit():
+    inverter = LatentInverter(NETWORK, "lm", options={"max_iterations": 1}).fit(X)
+    with pytest.warns(ConvergenceWarning, match=r"STOPPED in \d+, first in row \d+: .*: raise max_iterations"):
+        inverter.transform(X)
+
+
 def test_a_method_that_finds_no_code_leaves_nan():
     def half(problem):
         z = np.where(np.arange(problem.size)[:, None] < 2, np.nan, 0.0) + np.zeros((problem.size, 3))

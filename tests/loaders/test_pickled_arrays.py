@@ -193,9 +193,9 @@ NAME = b"\x8c\x01a"
         (b"Pabc\n.", FOREIGN + "'PERSID'"),
         (b"K\x01Q.", FOREIGN + "'BINPERSID'"),
         (b"\x82\x01.", FOREIGN + "'EXT1'"),
-        (b"(cposix\nsystem\no.", FOREIGN + "'OBJ'"),
+        (b"(cposix\nsystem\no.", FOREIGN + "'OBJ of posix.system'"),
         (b"(iposix\nsystem\n.", FOREIGN + "'INST'"),
-        (b"cposix\nsystem\n)\x81.", FOREIGN + "'NEWOBJ'"),
+        (b"cposix\nsystem\n)\x81.", FOREIGN + "'NEWOBJ of posix.system'"),
         (b"cposix\nsystem\n)R.", FOREIGN + "'posix.system'"),
         (b"\x8f.", FOREIGN + "'EMPTY_SET'"),
         # Attributes of what the file names: its defaults, its code.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 import unrelu
@@ -12,6 +16,7 @@ from unrelu import measurements
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements import read_operator
 from unrelu.measurements.folding import FoldedChain, is_one_layer, observed_outputs
+from unrelu.result.fingerprint import fingerprint
 
 RNG = np.random.default_rng(5)
 N, B = 9, 4
@@ -105,3 +110,22 @@ def test_a_covariance_of_what_a_class_of_ones_own_measures():
     np.testing.assert_allclose(found.z, z, atol=1e-6)
     with pytest.raises(InputError, match="is correlated, and operator= is a Magnitudes, which is not linear: pass a f"):
         unrelu.invert(network, y**2, "lm", operator=Magnitudes(20), noise=noise, z0=z)
+
+
+@dataclass(frozen=True, eq=False)
+class Applied(measurements.Operator):
+    """A function of a user, as a dataclass."""
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+    shape: tuple[int, ...] = (20,)
+
+    def forward(self, x):
+        return self.function(x)
+
+    def adjoint(self, r):
+        return self.function(r)
+
+
+def test_the_fingerprint_of_a_class_of_ones_own_is_what_it_does():
+    doubled, again, tripled = Applied(lambda x: 2 * x), Applied(lambda x: x + x), Applied(lambda x: 3 * x)
+    assert fingerprint(doubled) == fingerprint(again) != fingerprint(tripled)

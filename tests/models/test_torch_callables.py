@@ -99,6 +99,29 @@ def test_functions_that_are_traced_are_copied(layers):
     assert all(p.dtype == torch.float32 and p.requires_grad and p.grad is None for p in module.parameters())
 
 
+@pytest.mark.parametrize("output", ["b", ["b"], {"b": 1}])
+def test_functions_with_a_chosen_output_are_copied_too(output):
+    module = copy.deepcopy(DECODER)
+    as_tuple = isinstance(output, dict)
+
+    def both(z):
+        x = module(z)
+        return (x, x + 0.1 * x**2) if as_tuple else {"a": x, "b": x + 0.1 * x**2}
+
+    net = unrelu.from_torch(both, 4, output=output)
+    np.testing.assert_allclose(net(Z), WANTED + 0.1 * WANTED**2, rtol=1e-12)
+    before = net(Z)
+    with torch.no_grad():
+        module[0].weight.zero_()
+    np.testing.assert_array_equal(net(Z), before)
+
+
+def test_parts_of_a_function_that_runs_in_no_precision_are_an_error():
+    module, shift = copy.deepcopy(DECODER), torch.ones(4, dtype=torch.float64)
+    with pytest.raises(UnsupportedModelError, match=r"parts .* RuntimeError: .*dtype.* all in one precision"):
+        unrelu.from_torch(lambda z: {"a": module(z + shift), "b": module(z) ** 2}, 4, output=["a", "b"])
+
+
 def test_other_functions_are_called_as_they_are():
     """In their own precision; what their modules become later is seen."""
     module = copy.deepcopy(DECODER)

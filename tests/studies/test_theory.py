@@ -45,6 +45,14 @@ def test_expansion_is_that_of_each_layer():
     assert theory.ASSUMED_EXPANSION == 2.1
 
 
+def test_names_hide_no_layers():
+    network = random_network((2, 5, 11))
+    named = network.named(["a", "b"])
+    assert theory.expansion(named) == theory.expansion(network)
+    z = np.ones(2)
+    assert theory.recovery_bound(named, z, 1e-6) == theory.recovery_bound(network, z, 1e-6)
+
+
 def test_expansion_needs_layers():
     with pytest.raises(UnsupportedModelError, match="no known layers"):
         theory.expansion(opaque())

@@ -263,7 +263,11 @@ class LatentInverter(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         unfinished = missing | np.array([status in _UNFINISHED for status in result.status])
         if unfinished.any():
             kinds = {status: np.flatnonzero(unfinished & (result.status == status)) for status in Status}
-            named = [f"{s} in {len(rows)}, first in row {rows[0]}: {s.value}" for s, rows in kinds.items() if len(rows)]
+            named = [
+                f"{status} in {len(rows)}, first in row {rows[0]}: {result.message[rows[0]]}"
+                for status, rows in kinds.items()
+                if len(rows)
+            ]
             warnings.warn(
                 f"{int(unfinished.sum())} of {len(missing)} rows ended early, {int(missing.sum())} without a code "
                 f"(NaN). {'; '.join(named)}",

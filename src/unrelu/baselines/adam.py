@@ -45,8 +45,8 @@ class Adam:
         max_iterations: the largest number of steps of each start, if not the setting's.
         restarts: the number of starts, if not the setting's.
         gradient_tolerance: a start stops when its gradient norm is at most this, in units of y^2. The default is 1e-9
-            in rescaled units (:mod:`unrelu.measurements.working_units`).
-        epsilon: the constant that keeps the quotient finite, in units of y^2. The default is 1e-8 in rescaled units.
+            in working units (:mod:`unrelu.measurements.working_units`).
+        epsilon: the constant that keeps the quotient finite, in units of y^2. The default is 1e-8 in working units.
 
     Raises:
         OptionError: an option has a value it cannot take.

@@ -29,7 +29,7 @@ class GradientDescent:
         learning_rate: the step, if not the setting's; in units of 1/y^2.
         max_iterations: the largest number of iterations, if not the setting's.
         gradient_tolerance: an observation stops when its gradient norm is at most this, in units of y^2. Coordinates
-            held at a bound do not count. The default is the paper's 1e-9 in rescaled units.
+            held at a bound do not count. The default is the paper's 1e-9 in working units.
 
     Raises:
         OptionError: an option has a value it cannot take.

@@ -59,7 +59,7 @@ def prove(
     exponents = units.layers if given.depth == len(units.layers) else (*units.layers, units.data)
     chain = given.in_units(exponents)
     if chain is None:
-        # A number would be rounded in normalised units.
+        # A number would be rounded in working units.
         chain, exponents = given, (0,) * given.depth
     unit = exponents[-1]
     with np.errstate(over="ignore", under="ignore"):

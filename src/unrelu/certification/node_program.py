@@ -23,7 +23,7 @@ from unrelu.lp.lp_status import LpStatus
 from unrelu.runtime.array_types import Array, Integers
 from unrelu.runtime.work_clock import now
 
-# Rows violated by less, in normalised units, are not added; a bound is only a little weaker without them.
+# Rows violated by less, in working units, are not added; a bound is only a little weaker without them.
 _VIOLATED = 1e-8
 # The clock is read between programs, and a program without a time limit gets this many seconds before it is read again.
 _SECONDS = 1.0

@@ -210,7 +210,7 @@ def _chunks(network: Generator, z: Array, operator: Operator) -> Iterator[tuple[
 
 
 def _examined(network: Generator, z: Array, operator: Operator | None, bounds: Bounds | None = None) -> Identifiability:
-    """What is known at codes (B, k), by computations in double precision and normalised units."""
+    """What is known at codes (B, k), by computations in double precision and working units."""
     usual, k = in_working_units(network, operator), z.shape[1]
     network, operator = usual.network.to(torch.float64, "cpu"), usual.operator
     # Outward normals of the active bounds, zero elsewhere.

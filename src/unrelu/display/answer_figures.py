@@ -33,8 +33,8 @@ from unrelu.errors import OptionError
 from unrelu.runtime.array_types import Array, Index, Integers
 from unrelu.runtime.words import number, share
 
-# The most observations that are drawn by default, and the height of a thumbnail in pixels.
-DRAWN, _THUMBNAIL = 8, 84
+# The height of a thumbnail in pixels.
+_THUMBNAIL = 84
 # In a picture, vertical neighbours differ by at most this many times as much as horizontal ones.
 _ROUGHER = 1.5
 # Draws of a posterior that are shown, and the probability of the band of curves.

@@ -74,7 +74,8 @@ def load(
     The suffix selects the format:
 
     - ``.onnx``: a whole graph (needs ``unrelu[onnx]``). Tensors may be in a second file beside it, with the name of the
-      model followed by ``.data`` or ``_data``. A graph that branches becomes an :class:`~unrelu.OpaqueNetwork`.
+      model followed by ``.data`` or ``_data``. A graph that branches becomes an
+      :class:`~unrelu.models.opaque_network.OpaqueNetwork`.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
       checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``); the format sorts names, so layers are in
       the order of their numbers.

@@ -312,7 +312,7 @@ def _row(info: onnx.ValueInfoProto, value: object, batch: int) -> Tensor:
         raise OptionError(f"inputs: {info.name!r} is {value!r:.80}, not a tensor of numbers ({error})") from error
     given = given[None] if given.dim() == len(dims) - 1 else given
     rows = given.shape[0] if given.dim() else 0
-    return given.expand(batch, *given.shape[1:]) if rows == 1 and dims[0].dim_value in (0, batch) else given
+    return given.expand(batch, *given.shape[1:]) if rows == 1 and dims and dims[0].dim_value in (0, batch) else given
 
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:

@@ -77,11 +77,12 @@ def from_torch(
     ``torch.fx`` can trace. It is read in evaluation mode, in float64. It is not changed; weights are copied.
 
     Any other module (it branches, has operations that are neither affine maps nor known activations, or cannot be
-    traced) becomes an :class:`~unrelu.OpaqueNetwork`, which "auto", "lm" and "gradient_descent" invert. A trial comes
-    first: the module must map each code of a batch to finite numbers, independently of the other codes, to the same
-    numbers each time, and its derivatives must agree with finite differences. A copy of the module is evaluated, in
-    float64. Of a function that ``torch.fx`` can trace so is a copy, with all modules and tensors that it calls; any
-    other function is called as it is, in the first of float64 and float32 that it takes.
+    traced) becomes an :class:`~unrelu.models.opaque_network.OpaqueNetwork`, which "auto", "lm", "adam" and
+    "gradient_descent" invert. A trial comes first: the module must map each code of a batch to finite numbers,
+    independently of the other codes, to the same numbers each time, and its derivatives must agree with finite
+    differences. A copy of the module is evaluated, in float64. A function that ``torch.fx`` can trace is copied, too,
+    with all modules and tensors that it calls; any other function is called as it is, in the first of the types
+    float64, float32, float16 and bfloat16 that it takes.
 
     Args:
         module: the generator: a module, a bound method of one such as ``model.decode``, a function of a tensor (also a
@@ -165,13 +166,23 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
 
 
 def _parts(module: CalledModule, network: Network | OpaqueNetwork) -> dict[str, Shape]:
-    """The shapes of the named parts of an output."""
+    """The shapes of the named parts of an output.
+
+    Raises:
+        UnsupportedModelError: a function cannot be called, although its trace could be read.
+    """
     z = torch.zeros(2, *network.latent_shape, dtype=torch.float64, device=network.device)
     found = evaluated(module, z)
     called: Any = found
     if isinstance(found, FunctionModule):
         called, z = found.function, z.to(found.dtype)
-    parts: dict[str, Shape] = called.parts(z)
+    try:
+        parts: dict[str, Shape] = called.parts(z)
+    except RuntimeError as error:
+        raise UnsupportedModelError(
+            f"the shapes of the parts are not known, as the function raises {type(error).__name__}: {error}; let it "
+            "compute all in one precision, by module.double() and tensors in float64"
+        ) from error
     return parts
 
 
@@ -190,7 +201,8 @@ def _network(
             ) from error
         return opaque(module, given, str(error), device)
     shape = given or _latent_shape(graph, module)
-    copied = _copied(module, graph) if isinstance(module, FunctionModule) else None
+    function = isinstance(module.body if isinstance(module, CalledModule) else module, FunctionModule)
+    copied = _copied(module, graph) if function else None
     try:
         chain = read_chain([graph] * 2, shape, batches)
         found = chain if isinstance(chain, Network) else read_branches([graph] * 2, shape, batches)
@@ -212,12 +224,12 @@ def _forward(network: Network, z: Tensor) -> Tensor:
     return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
 
 
-def _copied(function: FunctionModule, layers: LayerGraph) -> CalledModule:
+def _copied(function: nn.Module, layers: LayerGraph) -> CalledModule:
     """The trace of a function as a module, which can be copied with all modules and tensors that it calls."""
     graph = copy.deepcopy(layers.graph)
     for node in graph.nodes:
         node.type = None  # an annotation, which may be a text that cannot be pickled
-    return CalledModule(fx.GraphModule(layers.root, graph), title=function.title)
+    return CalledModule(fx.GraphModule(layers.root, graph), title=str(function.title))
 
 
 # --- the trace --------------------------------------------------------------------------------------------------------

@@ -38,8 +38,8 @@ _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
 class Generator(ABC):
     """A map G: R^k -> R^n with a Jacobian. Called with NumPy codes, it returns NumPy outputs.
 
-    The layers of a :class:`~unrelu.Network` are known. An :class:`~unrelu.OpaqueNetwork` can only be evaluated and
-    differentiated. Methods that search the latent space accept both.
+    The layers of a :class:`~unrelu.Network` are known. An :class:`~unrelu.models.opaque_network.OpaqueNetwork` can only
+    be evaluated and differentiated. Methods that search the latent space accept both.
 
     Attributes:
         latent_shape: shape of one latent code. Codes are also taken flat, as ``latent_dim = prod(latent_shape)``

@@ -1,7 +1,7 @@
 """The schedules of searches: how far descents of each kind go, and what an observation may cost.
 
 All that was tuned on the time of a search is here; :func:`unrelu.search.descents.descents_for` chooses the schedule by
-what is measured on the generator. ``TUNE`` below is ``unrelu_studies.kit.trained_families.TUNE``.
+what is measured on the generator. ``TUNE`` below is ``unrelu_studies.kit.families.trained_families.TUNE``.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from unrelu.errors import InputError, ModelError
 from unrelu.layerwise.layer_by_layer import check_invertible
 from unrelu.loaders import from_arrays, load
 from unrelu.models.network import Network
+from unrelu.models.opaque_network import unchained
 
 # 28 x 28, as the digits are.
 PIXELS = 784
@@ -99,9 +100,9 @@ def _loaded(generator: TrainedGenerator) -> Network:
     layers, activation = ([name.strip() for name in text.split(",")] if text else None
                           for text in (generator.layers, generator.activation))  # fmt: skip
     # One name is that of every layer.
-    network = load(generator.model, layers, activation[0] if activation and len(activation) == 1 else activation)
+    network = load(generator.model, layers, activation[0] if activation and len(activation) == 1 else activation).plain
     if not isinstance(network, Network):
-        raise ModelError(f"{generator.model}: {network.reason}; studies take chains of layers")
+        raise ModelError(f"{generator.model}: {unchained(network)}; studies take chains of layers")
     return network
 
 

@@ -114,9 +114,12 @@ class ArrayUnpickler(pickle._Unpickler):  # noqa: SLF001 -- as joblib and others
             "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
         }
         most = min(max(0, max_bytes - len(content)) // _BYTES, _OBJECTS)
-        for count, (opcode, _, _) in enumerate(pickletools.genops(content)):  # refuses lengths beyond the end, too
+        named = "a class"
+        for count, (opcode, stated, _) in enumerate(pickletools.genops(content)):  # refuses lengths beyond the end, too
+            if opcode.name == "GLOBAL":
+                named = str(stated).replace(" ", ".")
             if opcode.name in self.refused:
-                self.refuse(opcode.name)
+                self.refuse(f"{opcode.name} of {named}" if "OBJ" in opcode.name else opcode.name)
             if count > most:
                 raise InputError(
                     f"its pickle makes more than {most:,} objects, of up to {_BYTES} bytes each; {self.way_out}"

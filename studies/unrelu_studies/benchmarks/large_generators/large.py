@@ -106,7 +106,7 @@ def _beside_adam(command: Command, weights: str, noise: float, index: int) -> di
         "second": second_seconds,
         "residual_adam": float(np.linalg.norm(y - adam_x)) / size,
         "residual": [float(r.residual("l2")) / size for r in (first, second)],
-        "status": [r.status.name for r in (first, second)],
+        "status": [r.verdict.name for r in (first, second)],
         "confidence": [float(r.confidence) for r in (first, second)],
     }
 

@@ -293,5 +293,5 @@ def _row(name: str, quick: bool, seed: int) -> dict[str, Any]:
         "second": second_seconds,
         "objective_lbfgs": [f / size for f in peers],
         "objective": [float(r.fun) / size for r in (first, second)],
-        "status": [r.status.name for r in (first, second)],
+        "status": [r.verdict.name for r in (first, second)],
     }

@@ -135,7 +135,7 @@ def inverted(batch: CellBatch, method: str) -> Ended:
         name: np.array([getattr(runs[run], name)[i] for i, run in enumerate(best)])
         for name in ("z", "success", "confidence", "p_value")
     }
-    return Ended(**chosen, statuses=[str(runs[run].status[i]) for i, run in enumerate(best)])
+    return Ended(**chosen, statuses=[str(runs[run].verdict[i]) for i, run in enumerate(best)])
 
 
 def _collect(command: Command, parts: list[Any]) -> Results:

@@ -126,7 +126,7 @@ def _without_layers(count: int, seed: int) -> list[dict[str, Any]]:
         bounded = 0.1 * size * rng.uniform(-1, 1, x.shape)
         for noise, e in ((f"uniform:{0.1 * size!r}", bounded), (f"outliers:{2 * SHARE}", gross)):
             runs, milliseconds = _in_batches(partial(invert, network, noise=noise), x + e)
-            statuses = Counter(str(status) for run in runs for status in run.status)
+            statuses = Counter(str(status) for run in runs for status in run.verdict)
             rows.append({
                 "generator": name, "noise": noise.partition(":")[0], "observations": count,
                 "milliseconds": milliseconds, "statuses": dict(statuses),
@@ -142,7 +142,7 @@ def _single(count: int, seed: int) -> list[dict[str, Any]]:
         batch = draw(SearchCell(_NETWORK, "full", noise), count, 0, seed)
         invert(batch.network, batch.y[0])
         results, seconds = zip(*(timed(partial(invert, batch.network, y)) for y in batch.y), strict=True)
-        statuses = dict(Counter(str(result.status) for result in results))
+        statuses = dict(Counter(str(result.verdict) for result in results))
         rows.append({
             "noise": noise, "observations": count, "median": 1e3 * float(np.median(seconds)),
             "largest": 1e3 * max(seconds), "statuses": statuses,

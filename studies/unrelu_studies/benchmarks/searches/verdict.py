@@ -255,7 +255,7 @@ def own_outputs(name: str, operator: str, count: int, seed: int = 0) -> dict[str
         observed.take(rows).invert(noise=f"gaussian:{SIGMA}", prior=prior)
         for rows in np.split(np.arange(count), range(BATCH, count, BATCH))
     ]
-    statuses = [str(status) for result in results for status in result.status]
+    statuses = [str(status) for result in results for status in result.verdict]
     p_values = [float(p) for result in results for p in result.p_value]
     return {
         "generator": name, "operator": operator, "p_values": p_values,

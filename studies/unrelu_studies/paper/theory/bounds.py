@@ -255,6 +255,7 @@ def _relu_chain(network: Generator) -> Network:
     Raises:
         UnsupportedModelError: it is no chain of ReLU layers without biases.
     """
+    network = network.plain
     if not isinstance(network, Network):
         raise UnsupportedModelError(f"a {type(network).__name__} has no known layers; pass a chain of ReLU layers")
     for i, layer in enumerate(network.layers, 1):

@@ -48,6 +48,7 @@ def expansion(network: Generator) -> tuple[Expansion, ...]:
 
     Source: Assumption 1 of the paper.
     """
+    network = network.plain
     if not isinstance(network, Network):
         raise UnsupportedModelError(
             f"a {type(network).__name__} has no known layers to measure; pass a chain of layers (unrelu.Network)"
