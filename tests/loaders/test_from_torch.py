@@ -400,6 +400,15 @@ class Remembering(nn.Module):
         return self.fc(z) + self.offset
 
 
+def test_a_function_of_a_module_made_in_inference_mode():
+    with torch.inference_mode():
+        module = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 20))
+    net = from_torch(lambda z: module(z) * z[:, :1], 3)
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        np.testing.assert_allclose(net(z), module(z) * z[:, :1], atol=1e-6)
+
+
 def test_the_module_is_left_alone():
     module = Remembering().eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}

@@ -378,3 +378,11 @@ def test_one_reading_that_the_module_does_not_accept():
     with pytest.raises(ModelError, match=r"latent_shape was taken to be \(3,\); pass latent_shape= if it is not"):
         from_torch(module)
     assert from_torch(module, (2, 3)).output_shape == (2,)
+
+
+def test_a_function_of_a_single_code_is_refused_in_silence(capfd):
+    """The trace of a function that indexes the batch fails on two codes; PyTorch would print each failure."""
+    slopes = torch.ones(3, 30, dtype=torch.float64)
+    with pytest.raises(UnsupportedModelError, match=r"indexes the batch axis.*codes of shape \(2, 3\) it raises"):
+        from_torch(lambda z: z[0] * slopes[0] + z[1] * slopes[1], 3)
+    assert capfd.readouterr() == ("", "")

@@ -128,6 +128,13 @@ def test_an_observation_with_levels_of_its_own_and_entries_that_say_nothing():
     assert problem.observed.tolist() == [9, 9, 8, 9]
 
 
+def test_a_part_without_axes_is_a_number():
+    net = unrelu.from_torch(lambda z: {"square": z**2, "sum": z.sum(1)}, 3, output=["square", "sum"])
+    found = net.by_part(net([1.0, 2.0, 3.0]))
+    assert {name: part.tolist() for name, part in found.items()} == {"square": [1.0, 4.0, 9.0], "sum": 6.0}
+    assert net.by_part(net(np.ones((2, 3))))["sum"].tolist() == [3.0, 3.0]
+
+
 def test_bounded_errors_by_part():
     y = {name: value[0] for name, value in noisy("curve", "depth").items()}
     problem = Problem.build(NET, y, noise={"curve": unrelu.Uniform(0.2), "depth": "uniform:0.4"})

@@ -189,6 +189,8 @@ def test_masks_say_what_was_seen():
         (lambda x: x @ np.ones((3, 2)), IMAGE, r"operator= is a function that cannot .* pair of functions"),
         ((lambda x: A @ x, lambda r: A[::-1].T @ r), (7,), "fails the dot test: <A x, r> = .* the adjoint of the"),
         ((np.abs, np.abs), (N,), "operator= is not linear"),
+        ((np.abs,), (N,), r"operator= has 1 function; a linear map is a pair, .* passed alone"),
+        ([np.abs] * 3, (N,), "operator= has 3 functions; a linear map is a pair"),
         ((lambda x: x + 1, lambda r: r), (N,), "operator= is not linear"),
         ((lambda x: A @ x, lambda r: r), (7,), r"gives 7 numbers for A\^T r; 24 were expected"),
         ((lambda x: x * 1j, lambda r: r), (N,), "gives complex numbers"),

@@ -21,6 +21,7 @@ from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import count
 
 _Code = Callable[[Array], Any]
 
@@ -93,7 +94,12 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
         return _masks(given.array, output)
     if isinstance(given, Matrix) or sparse.issparse(given):
         return _matrix(given.array if isinstance(given, Matrix) else given, n)
-    if isinstance(given, tuple | list) and len(given) == 2 and all(map(callable, given)):
+    if isinstance(given, tuple | list) and given and all(map(callable, given)):
+        if len(given) != 2:
+            raise InputError(
+                f"operator= has {count(len(given), 'function')}; a linear map is a pair, (x -> A x, r -> A^T r), and a "
+                "differentiable function of PyTorch is passed alone"
+            )
         return _mapped(given[0], given[1], n)
     if _offers(given, "A", "A_adjoint"):
         return _physics(given, output)

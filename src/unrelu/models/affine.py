@@ -336,7 +336,10 @@ def _out_shape(step: Step, shape: Shape) -> Shape:
 
 def check_finite(values: Tensor, what: str) -> None:
     """Refuse NaN and infinite values; ``what`` names them in the message."""
-    if bad := int((~torch.isfinite(values)).sum()):
+    # Those of a module made in inference mode cannot be evaluated otherwise.
+    with torch.no_grad():
+        bad = int((~torch.isfinite(values)).sum())
+    if bad:
         raise ModelError(f"{bad} of {values.numel()} entries of {what} are NaN or infinite")
 
 

@@ -145,7 +145,7 @@ class Generator(ABC):
         if array.size != math.prod(lead) * self.output_dim:
             raise InputError(f"x has shape {array.shape}, an output has shape {whole}")
         parts, flat = self.names.parts, array.reshape(*lead, self.output_dim)
-        return {name: flat[..., place].reshape(*lead, *parts[name]) for name, place in self.names.places.items()}
+        return {name: flat[..., place].reshape((*lead, *parts[name])) for name, place in self.names.places.items()}
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 

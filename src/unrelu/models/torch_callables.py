@@ -197,6 +197,8 @@ def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> n
 
 
 def _call(body: nn.Module, *args: Any, **named: Any) -> Any:
+    if isinstance(body, fx.GraphModule):  # its own __call__ prints what it raises to standard error
+        return nn.Module.__call__(body, *args, **named)
     return (body.function if isinstance(body, FunctionModule) else body)(*args, **named)
 
 
