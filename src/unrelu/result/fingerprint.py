@@ -31,6 +31,11 @@ def fingerprint(value: Any) -> str:
     return digest.hexdigest()
 
 
+def _made_of_numbers(kind: type) -> bool:
+    """Whether the fields of such an operator say all that it does; a dataclass of the user's may hold functions."""
+    return is_dataclass(kind) and kind.__module__.startswith("unrelu.")
+
+
 def _parts(value: Any) -> Iterator[bytes]:
     value = value.plain if isinstance(value, Generator) else value  # names change no number
     yield ("Tensor" if isinstance(value, Tensor) else type(value).__name__).encode()
@@ -51,7 +56,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, nn.Module):
         yield repr(value).encode()
         yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
-    elif isinstance(value, Operator) and not (is_dataclass(value) and type(value).__module__.startswith("unrelu.")):
+    elif isinstance(value, Operator) and not _made_of_numbers(type(value)):
         # The image of a vector stands for code, also a user's, without the last digits, in which machines differ.
         image = value.values(stream("fingerprint").standard_normal((1, value.n)))[0]
         yield from _parts((value.shape, [f"{number:.6e}" for number in image]))
