@@ -22,7 +22,7 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 PUBLIC = ("unrelu.adapters", "unrelu.measurements", "unrelu.report", "unrelu.zoo")
 LONGER = ("fit_21cm_history", "fit_power_spectrum", "fit_spectrum", "sampled_too_seldom", "tutorial")
 # Only these may be imported beside unrelu: what it depends on, two extras, and the standard library.
-OTHERS = {"deepinv", "matplotlib", "numpy", "scipy", "sklearn", "torch", *sys.stdlib_module_names}
+OTHERS = {"deepinv", "matplotlib", "numpy", "py21cmemu", "scipy", "sklearn", "torch", *sys.stdlib_module_names}
 
 
 def run(script, folder, monkeypatch, capsys):
