@@ -153,6 +153,8 @@ _ALIASES = {
 def _meant(name: str, known: Mapping[str, Any]) -> str:
     """The end of an error message: the option that may have been meant by an unknown name."""
     names = [*known, *_ARGUMENTS]
+    if name in _ARGUMENTS:  # as of unrelu.run, which has fewer
+        return f"; {name}= goes with unrelu.invert, not with this call"
     if _ALIASES.get(name) in names:
         return f"; did you mean {_ALIASES[name]!r}?"
     others = (other for other, entry in METHODS.items() if name in entry.defaults())

@@ -25,6 +25,11 @@ def finished(tmp_path_factory) -> unrelu.Run:
     [
         ({"method": "lmm"}, OptionError, "method 'lmm' is unknown"),
         ({"max_iteration": 3}, OptionError, "has no option 'max_iteration'"),
+        (
+            {"progress": True},
+            OptionError,
+            "no option 'progress'.*; progress= goes with unrelu.invert, not with this call",
+        ),
         ({"method": lambda problem: None}, OptionError, "a run takes one by name"),
         ({"chunk": 0}, OptionError, "chunk=0 must be a whole number of at least 1"),
         ({"chunk": 2.5}, OptionError, "chunk=2.5"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import log_ndtr, ndtr, ndtri, ndtri_exp
 
 from unrelu.errors import InputError
 from unrelu.measurements.latent_bounds import Bounds
@@ -95,7 +95,7 @@ class PriorTransform:
         inside = 1 - below - above
         # In the upper half, probabilities are counted from above: close to 1 they would be rounded.
         lower, upper = below + inside * ndtr(t), above + inside * ndtr(-t)
-        z = self.mean + self.std * np.where(t < 0, ndtri(lower), -ndtri(upper))
+        z = self.mean + self.std * np.where(t < 0, _quantile(lower, t, inside), -_quantile(upper, -t, inside))
         low, high = (np.where(self.uniform, end, 0.0) for end in (self.bounds.lower, self.bounds.upper))
         half: Array = (high - low) * ndtr(-np.abs(t))
         return np.asarray(self.bounds.clip(np.where(self.uniform, np.where(t < 0, low + half, high - half), z)))
@@ -128,4 +128,10 @@ class PriorTransform:
         under = np.where(self.uniform, (z - low) / width, (ndtr(standardised) - below) / inside)
         over = np.where(self.uniform, (high - z) / width, (ndtr(-standardised) - above) / inside)
         t = np.where(under < over, ndtri(np.clip(under, 0, 1)), -ndtri(np.clip(over, 0, 1)))
-        return np.asarray(np.clip(t, -_EDGE, _EDGE))
+        free = ~self.uniform & (below == 0) & (above == 0)  # no bound, or none that matters
+        return np.asarray(np.where(free, standardised, np.clip(t, -_EDGE, _EDGE)))
+
+
+def _quantile(p: Array, t: Array, inside: Array) -> Array:
+    """The standard normal quantile of p; where p is rounded to 0, that of inside * ndtr(t), by logarithms."""
+    return np.asarray(np.where(p > 0, ndtri(p), ndtri_exp(np.log(np.maximum(inside, _LEAST_SHARE)) + log_ndtr(t))))
