@@ -345,7 +345,7 @@ def test_all_of_a_batch_have_a_share_of_the_time():
     y = net(np.ones((3, 4)) * [[0.5], [1.0], [1.5]])
     p = quiet(lambda: unrelu.posterior(net, y, noise="gaussian:0.1", time_limit=1.5, draws=10**6))
     assert [status.name for status in p.status] == 3 * ["TIME_LIMIT"]
-    assert p.chains.lengths.min() > 1
+    assert p.chains.lengths.min() > 0
     assert p.seconds.max() < 1.4
 
 

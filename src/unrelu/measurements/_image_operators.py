@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.linalg import toeplitz
+from scipy.ndimage import correlate1d
 from scipy.sparse.linalg import LinearOperator
 
 from unrelu.errors import InputError
@@ -15,7 +15,7 @@ from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array
 
 
-def blur(shape: Shape, sigma: float, radius: int | None = None) -> sparse.csr_array:
+def blur(shape: Shape, sigma: float, radius: int | None = None) -> LinearOperator:
     r"""Convolution with a Gaussian; the image is 0 outside.
 
     .. math:: A x = h * x, \qquad h_d \propto e^{-|d|^2 / 2 \sigma^2}
@@ -26,7 +26,7 @@ def blur(shape: Shape, sigma: float, radius: int | None = None) -> sparse.csr_ar
         radius: the Gaussian is truncated there; by default at 3 sigma, rounded up.
 
     Returns:
-        A SciPy sparse matrix, (n, n).
+        A SciPy ``LinearOperator``, (n, n).
 
     Raises:
         InputError: the shape has no height and width, or sigma or radius is not above 0.
@@ -40,10 +40,13 @@ def blur(shape: Shape, sigma: float, radius: int | None = None) -> sparse.csr_ar
     half = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
     half /= 2 * half.sum() - 1
 
-    def along(size: int) -> Array:
-        return np.asarray(toeplitz(np.pad(half, (0, max(0, size - len(half))))[:size]))
+    kernel, n = np.concatenate([half[:0:-1], half]), lead * height * width
 
-    return _separable(lead, along(height), along(width))
+    def blurred(x: Array) -> Array:
+        along = correlate1d(x.reshape(lead, height, width), kernel, axis=1, mode="constant")
+        return np.asarray(correlate1d(along, kernel, axis=2, mode="constant").ravel())
+
+    return LinearOperator((n, n), matvec=blurred, rmatvec=blurred, dtype=np.float64)  # symmetric
 
 
 def downsample(shape: Shape, factor: int) -> sparse.csr_array:
@@ -66,7 +69,8 @@ def downsample(shape: Shape, factor: int) -> sparse.csr_array:
     def means(size: int) -> Array:
         return np.kron(np.eye(size // factor), np.full((1, factor), 1 / factor))
 
-    return _separable(lead, means(height), means(width))
+    image = sparse.kron(sparse.csr_array(means(height)), sparse.csr_array(means(width)))
+    return sparse.csr_array(sparse.kron(sparse.eye_array(lead), image))
 
 
 def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> LinearOperator:
@@ -110,9 +114,3 @@ def _image(shape: Shape) -> tuple[int, int, int]:
         )
     *lead, height, width = shape
     return math.prod(lead), height, width
-
-
-def _separable(lead: int, rows: Array, columns: Array) -> sparse.csr_array:
-    """The matrix that applies one matrix along the heights of images and one along their widths."""
-    image = sparse.kron(sparse.csr_array(rows), sparse.csr_array(columns))
-    return sparse.csr_array(sparse.kron(sparse.eye_array(lead), image))
