@@ -90,3 +90,24 @@ def test_the_latent_shape_is_read_as_for_chains():
     assert from_torch(made(Residual)).latent_shape == (5,)
     with pytest.raises(UnsupportedModelError, match=r"latent_shape was taken to be \(4,\); pass latent_shape= if"):
         from_torch(nn.Sequential(nn.ELU(0.5), nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Linear(8, 3)))
+
+
+def test_a_code_next_to_a_kink_refuses_no_function_in_single_precision():
+    """Without biases, all multiples of a code are next to the same kinks."""
+    seen = []
+
+    def tried(z):
+        seen.append(z.detach().double().clone())
+        return z.flip(1) if z.isfinite().all() else z
+
+    from_torch(tried, 3)
+    code = next(z for z in reversed(seen) if len(z) == 2)[0]
+    rows = torch.linalg.svd(code[None])[2][1:]  # orthogonal to the code
+    weights = torch.cat([rows, -rows, torch.eye(3, dtype=torch.double)]).float()
+
+    def kinked(z):
+        return torch.relu(z @ weights.T) if z.isfinite().all() else z
+
+    net = from_torch(kinked, 3)
+    z = np.array([[0.3, -1.0, 2.0]])
+    np.testing.assert_allclose(net(z), np.maximum(z @ weights.double().numpy().T, 0), atol=1e-6)

@@ -157,7 +157,7 @@ def test_a_run_that_broke_down_is_not_the_best(monkeypatch):
     def run(*arguments, seed, **options):
         fun = np.array([np.nan, 10.0 - seed, seed]) if seed else np.array([np.nan, 1.5, np.nan])
         verdict = {"success": np.full(3, seed == 9), "confidence": np.full(3, seed), "p_value": np.full(3, -seed)}
-        return SimpleNamespace(fun=fun, z=np.full((3, 2), seed), status=np.full(3, f"RUN_{seed}"), **verdict)
+        return SimpleNamespace(fun=fun, z=np.full((3, 2), seed), verdict=np.full(3, f"RUN_{seed}"), **verdict)
 
     monkeypatch.setattr(search, "invert", run)
     best = inverted(draw(QUICK_CELLS[0], 3, 0, 0), "lm x10")
@@ -171,7 +171,7 @@ def test_what_a_method_claims_is_counted_apart_from_what_it_found(monkeypatch):
         flags, p = np.array([True, True, False]), np.array([0.5, 0.01, 0.001])
         given = options["noise"] is not None
         return SimpleNamespace(
-            fun=np.zeros(3), z=np.zeros((3, 20)), status=np.full(3, "MISFIT"), success=flags,
+            fun=np.zeros(3), z=np.zeros((3, 20)), verdict=np.full(3, "MISFIT"), success=flags,
             confidence=np.array([1.0, 0.5, 0.0]), p_value=p if given else np.full(3, np.nan),
         )  # fmt: skip
 

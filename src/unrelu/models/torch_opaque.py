@@ -32,8 +32,9 @@ _STEPS = (1e-6, 1e-8, 1e-4, 1e-3, 1e-2)
 # The memory of a gradient is measured where weights times coordinates are at least this number: PyTorch loads its
 # compiler for the meta device, which takes a second or more. Gradients of smaller generators take some 50 MB.
 _LARGE = 10**9
-# Multiples of the first code that are tried in turn, because a code may be next to a kink by chance.
-_SCALES = (1.0, 0.9, 1.1)
+# The number of codes tried in turn, because a code may be next to a kink by chance, and the change of coordinates from
+# one to the next. Coordinates change apart: without biases, all multiples of a code are next to the same kinks.
+_TRIALS, _CHANGE = 4, 0.1
 
 
 def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.device | None = None) -> OpaqueNetwork:
@@ -283,11 +284,13 @@ def _equal(a: Tensor, b: Tensor, share: float = _SAME) -> bool:
 
 
 def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:
-    """The network with the differentiation mode that works, from the first multiple of z that has no kink nearby."""
-    for scale in _SCALES[:-1]:
+    """The network with the differentiation mode that works, from the first of some codes that has no kink nearby."""
+    rng = stream("trial changes")
+    for _ in range(_TRIALS - 1):
         with suppress(UnsupportedModelError):
-            return _differentiated_at(network, scale * z, lengths)
-    return _differentiated_at(network, _SCALES[-1] * z, lengths)
+            return _differentiated_at(network, z, lengths)
+        z = z * torch.from_numpy(1 + _CHANGE * rng.uniform(-1, 1, z.shape)).to(z.device)
+    return _differentiated_at(network, z, lengths)
 
 
 def _differentiated_at(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) -> OpaqueNetwork:

@@ -55,7 +55,8 @@ class Target:
         self._layers: DenseLayers | None = None
         network, operator = self._likelihood.network, self._likelihood.operator
         if isinstance(network, Network) and packable(network, operator):
-            layers, self._y = FoldedChain(network, operator, self._likelihood.y).of(0)
+            layers, y = FoldedChain(network, operator, self._likelihood.y).of(0)
+            self._y = y.copy()  # PyTorch takes no arrays that are read-only
             self._layers = DenseLayers(layers)
         self._started = JointSearch(self._search)
 
