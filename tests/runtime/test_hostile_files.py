@@ -94,7 +94,7 @@ def test_limits_are_whole_numbers(tmp_path, limit):
         lambda: read_observations(tmp_path / "y.npy", max_bytes=limit),
         lambda: Certificate.load(tmp_path / "c.json", limit),
     ):
-        with pytest.raises(OptionError, match=r"max_bytes=.* must be a whole number of bytes"):
+        with pytest.raises(OptionError, match=r"max_bytes=.* must be a whole number"):
             call()
 
 

@@ -30,6 +30,7 @@ from unrelu.display.observation_figure import (
 from unrelu.display.pixels import Shape, drawn_shape, value_range
 from unrelu.display.text_tables import Html
 from unrelu.errors import OptionError
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array, Index, Integers
 from unrelu.runtime.words import number, share
 
@@ -52,14 +53,13 @@ def drawn_rows(size: int, single: bool, observations: Any, most: object) -> Inde
         OptionError: ``most``, the argument ``max_observations``, is not a whole number of at least 1.
         IndexError: there is no such observation.
     """
-    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-        raise OptionError(f"max_observations={most!r} must be a whole number of at least 1")
+    limit = whole_number("max_observations", most, 1)
     if single and observations is not None:
         raise IndexError(f"observations={observations!r}: there is one observation; leave it out")
     rows = np.atleast_1d(np.arange(size)[slice(None) if observations is None else observations])
     if not rows.size:
         raise IndexError(f"observations={observations!r}: there is nothing to draw")
-    return np.asarray(rows.ravel()[:most])
+    return np.asarray(rows.ravel()[:limit])
 
 
 def picture_shape(own: Sequence[int], outputs: Array, asked: Sequence[int] | None) -> Shape | None:

@@ -41,6 +41,7 @@ from unrelu.runs._manifest import MANIFEST, differences, manifest_of, read_manif
 from unrelu.runs.chunk_work import STATUSES, Seen, Settled, Task, Work
 from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_records, recording, write_digests
 from unrelu.runs.run_folder import NOISE, Run, open_run, write_noise_file
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import storing, write_whole
 from unrelu.runtime.host import computing, cores
@@ -274,8 +275,7 @@ def _check_options(
         )
     made = make(method, options)
     for name, value in (("chunk", chunk), ("workers", 1 if workers is None else workers)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise OptionError(f"{name}={value!r} must be a whole number of at least 1")
+        whole_number(name, value, 1)
     if scheduler is not None and workers is not None:
         raise OptionError(f"workers={workers} is for this machine; the cluster {scheduler!r} has workers of its own")
     if results is not None and results not in list(FORMATS):

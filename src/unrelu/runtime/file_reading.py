@@ -25,7 +25,8 @@ from typing import IO, Any, BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.errors import InputError, ModelError, OptionError
+from unrelu.errors import InputError, ModelError
+from unrelu.runtime.argument_numbers import whole_number
 
 # The default for the largest size of a file after decompression: 4 GiB.
 MAX_BYTES = 2**32
@@ -47,9 +48,7 @@ _SPECIAL = {"d": "a folder", "p": "a named pipe (FIFO)", "s": "a socket"}
 
 def check_limit(max_bytes: object) -> int:
     """Check ``max_bytes`` and return it as an int."""
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | np.integer) or max_bytes < 1:
-        raise OptionError(f"max_bytes={max_bytes!r} must be a whole number of bytes of at least 1")
-    return int(max_bytes)
+    return whole_number("max_bytes", max_bytes, 1)
 
 
 def shown_size(size: int) -> str:
