@@ -244,8 +244,8 @@ MISTAKES = {
     ),
     "a generator of random numbers for the seed": (
         lambda: invert(ONE, seed=np.random.default_rng(3)),
-        r"seed=Generator\(PCG64\).* must be an integer of at least 0, below 2\*\*63; pass e\.g\. (?P<call>seed=0)",
-        lambda call: invert(ONE, **{call[:4]: int(call[5:])}),
+        r"seed=Generator\(PCG64\).* must be a whole number from (?P<call>0) to 9223372036854775807",
+        lambda call: invert(ONE, seed=int(call)),
     ),
     "a scale as one number": (
         lambda: unrelu.invert(DIGITS, BYTES, "lm", scale=255),

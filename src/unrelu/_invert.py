@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, diagnosed, diagnosed_alone, with_codes
+from unrelu.diagnostics.code_diagnostics import alone_after_breakdown, diagnosed, with_codes
 from unrelu.errors import OptionError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
@@ -22,6 +22,7 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
+from unrelu.runtime.array_types import Index
 from unrelu.runtime.run_control import Progress
 from unrelu.search.auto import first_starts
 from unrelu.search.sequence import check_sequence, track
@@ -152,31 +153,27 @@ def invert(
         ready = problem.equilibrated()
         refuse(run, ready)
         check_sequence(sequence, run, problem, z0)
-        solved = _solved_in_sequence if sequence else _solved
-        result = solved(run, ready, None if ready.stated_loss else norm, name)
-        return replace(result.in_units_of(problem), options=_asked(run, options)).shaped()
+        solve = partial(_solved, norm=None if ready.stated_loss else norm, name=name)
+        result = _solved_in_sequence(solve, run, ready) if sequence else solve(run, ready)
+        own: Any = run.layer_method if isinstance(run, Layerwise) else run
+        if is_dataclass(own):  # its options, defaults included
+            options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
+        return replace(result.in_units_of(problem), options=options).shaped()
 
 
-def _asked(run: Method, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a method, defaults included; for a function, only those that were passed."""
-    own: Any = run.layer_method if isinstance(run, Layerwise) else run
-    if not is_dataclass(own):
-        return options
-    return {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
-
-
-def _solved_in_sequence(run: Method, problem: Problem, norm: str | None, name: str | None) -> Inversion:
+def _solved_in_sequence(solve: Callable[..., Inversion], run: Method, problem: Problem) -> Inversion:
     """Run the method on the observations one after another, see :func:`~unrelu.search.sequence.track`.
 
     The codes are diagnosed together. Those of a single descent that are no success after all are searched.
     """
-    found, descended = track(partial(_solved, norm=norm, name=name, diagnose=lambda result: result), run, problem)
-    judged = diagnosed_alone(found)
+    found, descended = track(partial(solve, diagnose=lambda result: result), run, problem)
+    judged = alone_after_breakdown(
+        lambda rows: diagnosed(found if len(rows) == len(found) else found[rows]), problem, found.method
+    )
     failed = np.flatnonzero(descended & ~judged.success)
     if not len(failed) or problem.control.expired() or problem.control.halted:
         return judged
-    again = _solved(run, problem.part(failed, z0=judged.z[failed]), norm, name)
-    return judged.with_part(failed, again)
+    return judged.with_part(failed, solve(run, problem.part(failed, z0=judged.z[failed])))
 
 
 def _solved(
@@ -184,47 +181,28 @@ def _solved(
     problem: Problem,
     norm: str | None,
     name: str | None,
-    diagnose: Callable[[Inversion], Inversion] | None = None,
+    diagnose: Callable[[Inversion], Inversion] = diagnosed,
 ) -> Inversion:
-    """Run the method and diagnose its result. After a numerical breakdown, run each observation alone.
+    """Run the method and diagnose its result; a breakdown of a registered method is of its observations only."""
 
-    Errors of the caller's own method, which has no ``name``, are not caught.
-    """
-    diagnose = diagnose or diagnosed
-    try:
-        result = _checked(run(problem), problem)
+    def work(rows: Index) -> Inversion:
+        part = problem if len(rows) == problem.size else problem.part(rows)
+        result = run(part)
+        if not isinstance(result, Inversion) or result.problem is not part or np.ndim(result.z) != 2:
+            what = "the result of another problem" if isinstance(result, Inversion) else f"a {type(result).__name__}"
+            raise OptionError(f"the method returned {what}; end it with Inversion.of(problem, z, ...)")
         if name is not None:
             result = _with_starts(result)
         return diagnose(result if norm is None else result.measured_in(norm))
-    except BREAKDOWNS as error:
-        if name is None or problem.control.raised(error):
-            raise
-        if problem.size == 1:
-            return Inversion.failed(problem, name, str(error))
-    parts = []
-    for i in range(problem.size):
-        start = None if problem.z0 is None else problem.z0[[i]]
-        parts.append(_solved(run, problem.part(np.array([i]), z0=start), norm, name, diagnose))
-    return Inversion.joined(parts, problem)
+
+    return work(np.arange(problem.size)) if name is None else alone_after_breakdown(work, problem, name)
 
 
 def _with_starts(result: Inversion) -> Inversion:
     """The result, in which observations that the time limit left without a code have the first start of a search."""
-    problem = result.problem
     left = np.flatnonzero((result.status == Status.TIME_LIMIT) & np.isnan(result.z).any(axis=1))
     if not len(left):
         return result
     z = result.z.copy()
-    z[left] = first_starts(problem.part(left, z0=None if problem.z0 is None else problem.z0[left]))
-    return with_codes(result, problem, z)
-
-
-def _checked(result: object, problem: Problem) -> Inversion:
-    """Return a method's result, if it is an Inversion of this problem."""
-    if not isinstance(result, Inversion):
-        raise OptionError(f"the method returned a {type(result).__name__}; end it with Inversion.of(problem, z, ...)")
-    if result.problem is not problem or np.ndim(result.z) != 2:
-        raise OptionError(
-            "the method returned the result of another problem; end it with Inversion.of(problem, z, ...)"
-        )
-    return result
+    z[left] = first_starts(result.problem.part(left))
+    return with_codes(result, result.problem, z)

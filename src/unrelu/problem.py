@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from unrelu.display.progress_bar import reporting
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.losses import Loss, OwnLoss
@@ -30,11 +30,11 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator, placed
 from unrelu.models.names import Names
 from unrelu.models.network import Network, small
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import computing, flush_subnormals
 from unrelu.runtime.run_control import Control, Progress
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import shown
 from unrelu.thresholds import EXACT_FIT_TOLERANCE, OUT_OF_RANGE_TOLERANCE
 
 Jacobians = Callable[[], Iterator[tuple[Index, Array]]]
@@ -117,12 +117,7 @@ class Problem:
         callback: Callable[[Progress], Any] | None = None,
         scale: str | tuple[float, float] | Scaling | None = None,
     ) -> Problem:
-        """Check all arguments and make a problem; the parameters are those of :func:`unrelu.invert`.
-
-        Raises:
-            InputError: a shape, value, operator, noise level, norm, prior or bound cannot be used.
-            OptionError: a seed, prior, time limit or callback has the wrong type.
-        """
+        """Check all arguments and make a problem; arguments and errors are those of :func:`unrelu.invert`."""
         names, network = as_generator(network).names, network.plain
         y, noise, operator = joined(names, y, noise, operator)
         stated, box = parse_noise(noise), Bounds.parse(bounds, network.latent_shape, names.latent_names)
@@ -132,47 +127,42 @@ class Problem:
         values, single, measurement, stated = read_y(y, network, tried, operator, stated, scale, noise is None)
         if network.dtype not in (torch.float32, torch.float64):
             raise InputError(f"the network computes in {network.dtype}; use network.to(torch.float64) or float32")
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-            raise OptionError(f"seed={shown(seed)} must be an integer of at least 0, below 2**63; pass e.g. seed=0")
         problem = cls(
             network, values, stated, norm, measurement, weight, single, read_z0(network, z0, len(values), box),
-            int(seed), Control.of(time_limit, callback, network.latent_shape), bounds=box, names=names,
-            stated_loss=stated_loss,
+            whole_number("seed", seed, 0, 2**63 - 1), Control.of(time_limit, callback, network.latent_shape),
+            bounds=box, names=names, stated_loss=stated_loss,
         )  # fmt: skip
         if loss is not None:
             ends, usual = torch.from_numpy(problem.y[[0, -1]]), torch.from_numpy(problem._usual[:2])
             problem = replace(problem, stated_loss=OwnLoss.read(loss, ends, usual, problem.operator.shape))
-        whitened = problem.whitened()
-        return whitened if normal is None else whitened.with_normal(normal)
+        return problem.whitened(normal)
 
-    def whitened(self) -> Problem:
-        """The whitened problem, see :mod:`unrelu.measurements.whitening`; itself if it needs no whitening.
+    def whitened(self, normal: Normal | None = None) -> Problem:
+        """The problem with noise of one size, see :mod:`unrelu.measurements.whitening`; itself if it needs no change.
 
-        Raises:
-            InputError: the noise has another shape than y, or is correlated and observations have different masks.
+        With a distribution of codes, of arrays (k,), it asks for the most probable code.
         """
-        if not self.noise.entrywise:
-            return self
-        alike, measured, y = whitened(self.noise, self.operator, self.y)
-        y.setflags(write=False)
-        return replace(self, noise=alike, operator=measured, y=y, given=self)
-
-    def with_normal(self, normal: Normal) -> Problem:
-        """The same whitened problem with this distribution of codes, of arrays (k,), which asks for the most probable.
-
-        Raises:
-            InputError: the noise has no density.
-        """
-        refuse_prior(normal, self.noise, self.norm)
-        weight = self.noise.dispersion_parameter
-        given = self.given and replace(self.given, normal=normal, prior=weight)
-        return replace(self, normal=normal, prior=weight, given=given)
+        problem = self
+        if self.noise.entrywise:
+            alike, measured, y = whitened(self.noise, self.operator, self.y)
+            y.setflags(write=False)
+            problem = replace(self, noise=alike, operator=measured, y=y, given=self)
+        if normal is None:
+            return problem
+        refuse_prior(normal, problem.noise, self.norm)
+        known: dict[str, Any] = {"normal": normal, "prior": problem.noise.dispersion_parameter}
+        return replace(problem, given=problem.given and replace(problem.given, **known), **known)
 
     @cached_property
     def weights(self) -> Array:
         """The weights of ``((z_j - mean_j) / std_j)^2`` in the objective, (k,): 0 where the std is infinite."""
         std = 1.0 if self.normal is None else self.normal.std
         return np.where(np.broadcast_to(np.isfinite(std), self.network.latent_dim), self.prior, 0.0)
+
+    @property
+    def stated(self) -> Problem:
+        """The problem as it was stated, before it was whitened."""
+        return self.given or self
 
     @property
     def loss(self) -> Loss | None:
@@ -213,11 +203,8 @@ class Problem:
     def equilibrated(self) -> Problem:
         """The problem in working units, see :mod:`unrelu.measurements.working_units`; itself if these are the user's.
 
-        Methods solve this problem, so their tolerances do not depend on units.
-
-        Raises:
-            InputError: y or the noise is 1e100 times larger than the generator's outputs, y is 1e100 times smaller and
-                not 0, or the outputs themselves are too large or too small for double precision.
+        Methods solve this problem, so their tolerances do not depend on units. What would overflow or vanish in it is
+        an :class:`~unrelu.errors.InputError`.
         """
         latent = Coordinates.of(self.bounds, self.normal, self.prior)
         # Data with a deviance, such as counts, have a fixed unit.
@@ -243,6 +230,8 @@ class Problem:
 
     def part(self, observations: Index, control: Control | None = None, z0: Array | None = None) -> Problem:
         """The problem of some observations, with its own control if one is given; ``z0`` replaces the starts."""
+        if z0 is None and self.z0 is not None:
+            z0 = self.z0[observations]
         return replace(
             self, y=self.y[observations], operator=self.operator.take(observations), single=False, z0=z0,
             noise=self.noise.take(observations, self.operator.shape, self.size), control=control or self.control,
@@ -267,7 +256,7 @@ class Problem:
 
     def differences_of(self, x: Array) -> Array:
         """y - A x, (B, m), for outputs x (B, ...), without whitening; 0 at hidden entries."""
-        stated = self.given or self
+        stated = self.stated
         r = stated.y - stated.mean_of(x)
         return np.where(known_entries(stated.noise, stated.operator, len(r)), r, 0.0) if self.given else r
 
@@ -299,8 +288,7 @@ class Problem:
     def tolerance(self) -> Array:
         """The largest residual of an exact fit as a fraction of max|y|, (B,): 1e-8, or 100 times single precision.
 
-        The latter if the network computes in it, or all entries of an observation are stored in it and some are no
-        whole numbers.
+        The latter if the network computes in it, or all entries of an observation are stored in it, some as fractions.
         """
         single = 100 * torch.finfo(torch.float32).eps
         if self.network.dtype == torch.float32:
@@ -314,7 +302,7 @@ class Problem:
         return self.is_exact(self.residual(z))
 
     def is_exact(self, residual: Array) -> Flags:
-        """Whether ``|r|_inf <= 1e-8 max|y|``, (B,); for data of single precision :attr:`tolerance` is larger.
+        """Whether ``|r|_inf`` is at most :attr:`tolerance` times max|y|, (B,).
 
         If all entries of y are 0, the limit is the rounding error of typical outputs.
         """
@@ -324,12 +312,9 @@ class Problem:
         return np.asarray(np.abs(residual).max(axis=1) <= allowed)
 
     def fit_of(self, x: Array, used: Array | None = None, jacobians: Jacobians | None = None) -> Fit:
-        """The fit with outputs x (B, ...), which p-values are computed from.
+        """The :class:`~unrelu.measurements.noise.Fit` with outputs x (B, ...), which p-values are computed from.
 
-        Args:
-            x: G(z).
-            used: the degrees of freedom that the fit used up, (B,); None for none.
-            jacobians: see :class:`~unrelu.measurements.noise.Fit`.
+        ``used`` are the degrees of freedom that it used up, (B,); None for none.
         """
         mean = self.mean_of(x)
         # The largest |y| may be an outlier; the size of outputs is not affected by outliers.
@@ -410,40 +395,46 @@ class Problem:
 
 def _refuse_extremes(stated: Problem, working: Problem) -> None:
     """Refuse problems whose squares overflow or underflow in working units."""
-    data, y, noise, prior = working.units.data, working.y, working.noise, working.prior
-    if abs(data) > _REPRESENTED:
-        raise InputError(
+    if not stated.size:
+        return
+    data, noise, prior, sizes = working.units.data, working.noise, working.prior, np.abs(working.y).max(axis=1)
+    lost = ~(sizes <= _LARGEST) | (working.y.any(axis=1) & (sizes < 1 / _LARGEST))
+    i = int(np.argmax(lost))
+    beside = f"more than {_LARGEST:.0e} times what the generator puts out"
+    for refused, message in (
+        (
+            abs(data) > _REPRESENTED,
             f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
-            "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
-        )
-    sizes, made = np.abs(y).max(axis=1), "times what the generator puts out, so that squares"
-    lost = ~(sizes <= _LARGEST) | (y.any(axis=1) & (sizes < 1 / _LARGEST))
-    if lost.any():
-        i = int(np.argmax(lost))
-        size = f"{float(np.abs(stated.y[i]).max()):.1e} in observation {i}"
-        if sizes[i] < 1:
-            raise InputError(f"y has no entry above {size}, less than {1 / _LARGEST:.0e} {made} vanish; scale it")
-        raise InputError(
-            f"y has entries up to {size}, more than {_LARGEST:.0e} {made} overflow; scale it, or leave it out"
-        )
-    if noise.size > _LARGEST:
-        raise InputError(
-            f"noise={stated.noise} is more than {_LARGEST:.0e} {made} overflow; state the noise in the units of y"
-        )
-    if stated.normal is not None and not prior > 0:
-        raise InputError(
+            "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes",
+        ),
+        (
+            lost[i],
+            f"y has entries up to {float(np.abs(stated.y[i]).max()):.1e} in observation {i}, {beside} or so much less, "
+            "so that squares overflow or vanish; scale it, or leave it out",
+        ),
+        (noise.size > _LARGEST, f"noise={stated.noise} is {beside}; state the noise in the units of y"),
+        (
+            stated.normal is not None and not prior > 0,
             f"noise={stated.noise} is so far below what the generator puts out that its square underflows, and the "
-            "prior would weigh nothing beside it; state larger noise, or no prior"
-        )
-    if not prior < math.inf:
-        raise InputError(f"prior={stated.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2")
+            "prior would weigh nothing beside it; state larger noise, or no prior",
+        ),
+        (
+            not prior < math.inf,
+            f"prior={stated.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2",
+        ),
+    ):
+        if refused:
+            raise InputError(message)
 
 
 @contextmanager
 def problem_of(
     network: Generator, y: npt.ArrayLike, what: str, device: Any, progress: Any, callback: Any, **arguments: Any
 ) -> Iterator[Problem]:
-    """The problem of a front door, with the parameters of :func:`unrelu.invert`; a bar says ``what`` is done."""
+    """The problem of a front door, with the arguments of :func:`unrelu.invert`, as long as it is solved.
+
+    Around it are the settings of the process, and a bar that says ``what`` is done.
+    """
     place = placed(network, device)
     with reporting(progress, what, callback) as reported, computing(one_thread=small(place)):
         yield Problem.build(place, y, callback=reported, **arguments)

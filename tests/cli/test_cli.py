@@ -232,7 +232,7 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
         (("net.npz", "y.npy", "--bounds", "1,-1"), "lower bound 1, which is not below the upper one, -1"),
         (("net.npz", "y.npy", "--bounds", "gone.npz"), "gone.npz"),
         (("net.npz", "y.npy", "--bounds", "net.npz"), "net.npz holds W0, W1, activation; name the bounds 'lower'"),
-        (("net.npz", "y.npy", "--seed", "-1"), "--seed -1 must be an integer of at least 0"),
+        (("net.npz", "y.npy", "--seed", "-1"), "--seed -1 must be a whole number from 0 to"),
         (("net.npz", "y.npy", "--time-limit", "0"), "--time-limit 0 must be above 0"),
         (("net.npz", "y.npy", "--activation", "maxout"), "unknown activation 'maxout'"),
         (("net.npz", "y.npy", "--latent-shape", "3,x"), "--latent-shape '3,x': write whole numbers with commas"),

@@ -104,8 +104,8 @@ def test_posteriors_are_in_smaller_chunks_by_default(tmp_path):
 @pytest.mark.parametrize(
     ("options", "kind", "said"),
     [
-        ({"posterior": True}, unrelu.errors.OptionError, "posterior=True must be a number of draws"),
-        ({"posterior": -1}, unrelu.errors.OptionError, "posterior=-1 must be a number of draws"),
+        ({"posterior": True}, unrelu.errors.OptionError, "posterior=True must be a whole number of at least 0"),
+        ({"posterior": -1}, unrelu.errors.OptionError, "posterior=-1 must be a whole number of at least 0"),
         ({"posterior": 2}, unrelu.errors.OptionError, "draws=2 must be a whole number of at least 4"),
         ({"noise": None}, unrelu.errors.InputError, "noise=None .*state 'gaussian:S'"),
         ({"noise": "uniform:0.1"}, unrelu.errors.InputError, "noise=uniform:0.1 .*state 'gaussian:S'"),

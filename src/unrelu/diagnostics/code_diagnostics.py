@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -33,15 +34,24 @@ def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
     )  # fmt: skip
 
 
-def diagnosed_alone(result: Inversion) -> Inversion:
-    """Diagnose a result. After a numerical breakdown, diagnose each observation alone."""
+def alone_after_breakdown(
+    work: Callable[[Index], Inversion], problem: Problem, method: str, rows: Index | None = None
+) -> Inversion:
+    """The result of ``work`` on the observations of a problem. After a numerical breakdown, each is worked on alone.
+
+    Those that break down alone are failures. An error of the user's callback is raised.
+    """
+    rows = np.arange(problem.size) if rows is None else rows
     try:
-        return diagnosed(result)
+        return work(rows)
     except BREAKDOWNS as error:
-        if result.problem.size == 1:
-            return Inversion.failed(result.problem, result.method, str(error))
-    parts = [diagnosed_alone(result[[i]]) for i in range(len(result))]
-    return Inversion.joined(parts, result.problem)
+        if problem.control.raised(error):
+            raise
+        if len(rows) == 1:
+            return Inversion.failed(problem.part(rows), method, str(error))
+    return Inversion.joined(
+        [alone_after_breakdown(work, problem, method, rows[[i]]) for i in range(len(rows))], problem
+    )
 
 
 def diagnosed(result: Inversion) -> Inversion:

@@ -120,7 +120,7 @@ class Inversion(JudgedCodes):
         return f"<Inversion: {count(self.problem.size, 'observation')}, {int(self.success.sum())} successful>"
 
     def _printed(self, notebook: bool = False) -> Printed:
-        problem, columns = self.problem.given or self.problem, self._columns()
+        problem, columns = self.problem.stated, self._columns()
         noise = str(problem.noise) if problem.noise.stated else ""
         at_bounds = int(np.any(problem.bounds.active(self._codes) != 0, axis=1).sum())
         table = VerdictTable(columns, self.method, noise, self._norm, at_bounds)
@@ -313,13 +313,13 @@ class Inversion(JudgedCodes):
             raise InputError(f"norm {norm!r} is unknown; use 'l2', 'l1' or 'linf'")
         differences = self.problem.differences_of(self.problem.network.outputs(self._codes))
         if part is not None:
-            place, stated = self._place(part), self.problem.given or self.problem
+            place, stated = self._place(part), self.problem.stated
             seen = known_entries(stated.noise, stated.operator, len(differences))[:, place].any(axis=1, keepdims=True)
             differences = np.where(seen, differences[:, place], np.nan)
         return self._each(norms(differences, norm))
 
     def _place(self, part: str) -> slice:
-        problem = self.problem.given or self.problem
+        problem = self.problem.stated
         places = problem.names.places if problem.operator.output_shaped else {}
         if part not in places:
             named = ", ".join(places) or "none: the output has no named parts, or operator= mixed them"
@@ -340,7 +340,7 @@ class Inversion(JudgedCodes):
 
         Empty if the output has no named parts, a matrix or function mixed them, or the stated noise has no size.
         """
-        problem = self.problem.given or self.problem
+        problem = self.problem.stated
         sizes = stated_sizes(problem.noise, problem.operator, 1)
         if not problem.operator.output_shaped or (sizes is None and problem.noise.stated):
             return {}

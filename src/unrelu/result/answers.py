@@ -74,8 +74,7 @@ class Answers:
 
     def _problem_of(self, rows: Index, single: bool) -> Problem:
         """The problem of some observations."""
-        starts = None if self.problem.z0 is None else self.problem.z0[rows]
-        return replace(self.problem.part(rows, z0=starts), single=single)
+        return replace(self.problem.part(rows), single=single)
 
     def _each(self, values: Any) -> Any:
         """Values of the batch, or that of the one observation."""
@@ -111,7 +110,7 @@ class Answers:
         from unrelu.display.observation_figure import ObservationPanels  # noqa: PLC0415
         from unrelu.display.pixels import drawn_shape  # noqa: PLC0415
 
-        stated = (self.problem.given or self.problem).part(rows)
+        stated = self.problem.stated.part(rows)
         size, operator, network = len(rows), stated.operator, stated.network
         place, own = slice(None), network.output_shape
         if part is not None:

@@ -188,7 +188,7 @@ def _linearised(problem: Problem, z: Array) -> Iterator[_Linearised]:
 
 
 def _refuse(problem: Problem) -> None:
-    stated = problem.given or problem
+    stated = problem.stated
     if stated.noise.without_density:
         raise InputError(
             f"how far the truth can be from a code follows from the noise, and noise={stated.noise} "

@@ -111,7 +111,7 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         problem: the problem.
         outputs: G(z) of a code for each observation, (B, *output_shape), at which an operator that is code is kept.
     """
-    single, problem = problem.single, problem.given or problem
+    single, problem = problem.single, problem.stated
     network, operator = problem.network, problem.operator
     code = operator.stored is None
     arrays = {"measured": problem.mean_of(outputs)} if code else operator.saved()
@@ -205,14 +205,13 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         network, y, read_noise(table), one_of(NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
         Control(), stated_loss=loss, bounds=box, names=named,
     )  # fmt: skip
-    problem = problem.whitened() if measured.present else problem
-    if "problem.normal" not in table:
-        return problem
-    kept = array_of(table["problem.normal"], np.float64)
-    if kept.shape != (2, math.prod(latent)) or not (np.isfinite(kept[0]).all() and (kept[1] > 0).all()):
-        raise ValueError(f"the prior has shape {kept.shape}, or numbers that are no mean and std")
-    normal = Normal(*kept)
-    return problem.with_normal(normal) if measured.present else replace(problem, normal=normal)
+    normal = None
+    if "problem.normal" in table:
+        kept = array_of(table["problem.normal"], np.float64)
+        if kept.shape != (2, math.prod(latent)) or not (np.isfinite(kept[0]).all() and (kept[1] > 0).all()):
+            raise ValueError(f"the prior has shape {kept.shape}, or numbers that are no mean and std")
+        normal = Normal(*kept)
+    return problem.whitened(normal) if measured.present else replace(problem, normal=normal)
 
 
 def _nuisance_table(table: Table, k: int) -> Array | None:

@@ -285,10 +285,8 @@ def _check_options(
 
 def _check_posterior(draws: Any, noise: Any, prior: float | Normal) -> None:
     """Refuse posteriors that cannot be sampled."""
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 0:
-        raise OptionError(f"posterior={draws!r} must be a number of draws of each chain such as 1000, or 0 for none")
-    if draws:
-        checked(noise, prior or None, int(draws))
+    if draws := whole_number("posterior", draws, 0):
+        checked(noise, prior or None, draws)
 
 
 def _noise_arrays(noise: Any, masks: Any) -> Noise | None:

@@ -21,8 +21,9 @@ def real_number(name: str, value: Any, what: str) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """A whole number of at least ``least``; an :class:`OptionError` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise OptionError(f"{name}={shown(value)} must be a whole number of at least {least}")
+def whole_number(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """A whole number from ``least`` to ``most``; an :class:`OptionError` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise OptionError(f"{name}={shown(value)} must be a whole number {limits}")
     return int(value)

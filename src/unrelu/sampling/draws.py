@@ -14,6 +14,7 @@ from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, OptionError
 from unrelu.result import Status
 from unrelu.result.answers import Answers
+from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.words import count, listed, nearest, shown
 from unrelu.sampling._posterior_text import message_of, printed_observation, printed_posteriors, sizes_of
@@ -231,13 +232,11 @@ class Posterior(Answers):
             InputError: the posterior was loaded without its network.
         """
         most = int(np.prod(self.chains.z.shape[1:3]))
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        if not whole or not 1 <= count <= most:
-            raise OptionError(f"count={shown(count)} must be a whole number from 1 to {most}, the number of draws")
+        count = whole_number("count", count, 1, most)
         network = self.problem.network
-        found = np.full((self.chains.size, int(count), *network.output_shape), np.nan)
+        found = np.full((self.chains.size, count, *network.output_shape), np.nan)
         for i in range(self.chains.size):
-            draws = spaced(self.chains.flat(i), int(count))
+            draws = spaced(self.chains.flat(i), count)
             if len(draws):
                 found[i] = network.outputs(draws)
         return np.asarray(self._each(found))
@@ -386,5 +385,5 @@ class Posterior(Answers):
             **dict.fromkeys([*fields, *codes], batch), "y": [*batch, "entry"],
             "z": [*batch, *(f"z_{i}" for i in range(len(network.latent_shape)))],
         }  # fmt: skip
-        y = self._each((self.problem.given or self.problem).y)
+        y = self._each(self.problem.stated.y)
         return from_dict({"posterior": codes, "sample_stats": fields, "observed_data": {"y": y}}, dims=dims)
