@@ -8,7 +8,7 @@ import torch
 
 from tests.support import freedom, random_network, tensor
 from unrelu._inspect import inspect
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import OptionError
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
@@ -67,7 +67,7 @@ def test_verdict_and_recommendation(sizes, kind, verdict, method):
 
 def test_a_negative_slope_keeps_auto_from_going_layer_by_layer():
     network = Network.chain([Dense(torch.ones(2, 1)), Activation("prelu", [-0.5, 0.5])], (1,))
-    assert inspect(network, 5).start == "layer 1 has a PReLU with a negative slope (-0.5)"
+    assert inspect(network, 5).recommended.endswith("since layer 1 has a PReLU with a negative slope (-0.5)")
 
 
 def test_the_same_seed_sees_the_same():
@@ -76,9 +76,9 @@ def test_the_same_seed_sees_the_same():
     assert inspect(network, 50, seed=1) != inspect(network, 50, seed=2)
 
 
-@pytest.mark.parametrize("samples", [0, -1, 10**23])
+@pytest.mark.parametrize("samples", [0, -1, 10**23, 2.0, True])
 def test_there_must_be_codes_to_look_at(samples):
-    with pytest.raises(InputError, match=f"samples={samples} must be at least 1"):
+    with pytest.raises(OptionError, match=f"samples={samples} must be a whole number from 1 to 1000000"):
         inspect(random_network((3, 6)), samples)
 
 

@@ -143,7 +143,7 @@ def test_inspect():
     assert seen.recommended.startswith(
         "auto: joint search from a linear estimate, samples and random codes; not by layers, since node 'add' joins"
     )
-    assert seen.start == layerwise_reason(OPAQUE["residual"])
+    assert seen.recommended.endswith(f"since {layerwise_reason(OPAQUE['residual'])}")
 
 
 def test_threads_go_by_the_width(monkeypatch):

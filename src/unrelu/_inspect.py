@@ -11,13 +11,14 @@ import numpy as np
 from unrelu.certification.certified_chain import obstacle
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.display.text_tables import named_lines, text_table
-from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.errors import UnsupportedModelError
 from unrelu.layerwise import Exact
 from unrelu.layerwise.layer_by_layer import check_invertible, layerwise_reason
 from unrelu.models.affine import Reshape
 from unrelu.models.generator import Generator, as_generator
-from unrelu.models.network import Network
-from unrelu.runtime.array_types import Array
+from unrelu.models.network import Layer, Network
+from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import share
@@ -67,55 +68,18 @@ class Inspection:
             0 if the layers are not known.
         identifiable: fraction of codes where the Jacobian has rank k: without noise, the code is locally unique. NaN if
             the Jacobian is too large.
-        obstacle: why ``exact`` refuses the network, or None if it does not.
-        start: why ``auto`` does not start layer by layer, or None if it does.
-        unprovable: why :func:`~unrelu.certify` refuses the network, or None if it does not.
-        undecided: number of hidden neurons whose signs a proof has to decide.
-        too_large: how much memory a Jacobian takes and how much there is, if it does not fit; else None.
+        verdict: whether exact inversion can be expected, or why not, in a sentence.
+        recommended: how ``auto`` searches, in a sentence.
+        provable: what :func:`~unrelu.certify` can be expected to prove, in words.
     """
 
     layers: tuple[LayerInspection, ...]
     samples: int
     exact: float
     identifiable: float
-    obstacle: str | None
-    start: str | None
-    unprovable: str | None
-    undecided: int
-    too_large: str | None = None
-
-    @property
-    def verdict(self) -> str:
-        """Whether exact inversion can be expected, in a sentence."""
-        if self.exact == 1 and self.identifiable == 1 and not self.obstacle:
-            return "exact inversion without noise can be expected, layer by layer (method='exact')"
-        if self.obstacle:
-            return f"'exact' cannot be used: {self.obstacle}"
-        if self.too_large:
-            return f"nothing can be said of identifiable codes: {self.too_large}"
-        if self.identifiable == 1:
-            return "codes are identifiable, but a layer has too few active rows to be inverted alone: use auto or lm"
-        if self.identifiable > 0:
-            part = share(self.identifiable, digits=0)
-            return f"{part} of codes are identifiable; each of the others shares its output with a set of codes"
-        return "codes are not identifiable: the output leaves some latent directions free"
-
-    @property
-    def recommended(self) -> str:
-        """How ``auto`` would search, in a sentence."""
-        if self.start is None:
-            return "auto: joint search from a linear estimate, samples, layer-wise least squares and random codes"
-        return f"auto: joint search from a linear estimate, samples and random codes; not by layers, since {self.start}"
-
-    @property
-    def provable(self) -> str:
-        """What a certificate can be expected to prove, in words."""
-        if self.unprovable:
-            return f"nothing: {self.unprovable}"
-        what = "the smallest linf or l1 error over all codes, and a box of codes under uniform noise"
-        if self.undecided > _MANY:
-            return f"bounds on {what}; they seldom meet with {self.undecided} hidden neurons to decide"
-        return f"{what}: {self.undecided} hidden neurons to decide"
+    verdict: str
+    recommended: str
+    provable: str
 
     def __str__(self) -> str:
         headings = ("layer", "map", "activation", "in", "out", "out/in", f">= {ASSUMED_EXPANSION}", "exact")
@@ -131,13 +95,12 @@ class Inspection:
             "for which at least as many outputs as inputs determine their pre-activation"
         )
         table = [*text_table(headings, rows, ("map", "activation")), *named_lines([("", legend)]), ""]
-        known = f"{share(self.identifiable, digits=0)} of {self.samples} sampled codes"
+        known = "unknown"
+        if not math.isnan(self.identifiable):
+            known = f"{share(self.identifiable, digits=0)} of {self.samples} sampled codes"
         facts = [
-            ("identifiable", f"unknown: {self.too_large}" if self.too_large else known),
-            ("expect", self.verdict),
-            ("method", self.recommended),
-            ("certify", self.provable),
-        ]
+            ("identifiable", known), ("expect", self.verdict), ("method", self.recommended), ("certify", self.provable)
+        ]  # fmt: skip
         return "\n".join([*(table if rows else []), *named_lines(facts, _LINES)])
 
     def _repr_html_(self) -> str:
@@ -154,8 +117,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
         seed: seed of the draw.
 
     Raises:
-        InputError: ``samples`` is below 1 or above a million.
-        OptionError: ``network`` is not a generator.
+        OptionError: ``network`` is not a generator, or ``samples`` is not a whole number from 1 to a million.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -164,37 +126,61 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     (3.0, 1.0)
     """
     network = as_generator(network).plain
-    if not 1 <= samples <= _MOST_SAMPLES:
-        raise InputError(f"samples={samples} must be at least 1, and at most {_MOST_SAMPLES:,}")
-    z = stream("inspection", seed).standard_normal((samples, network.latent_dim))
-    layers: tuple[LayerInspection, ...] = ()
-    exact, undecided = 0.0, 0
-    if isinstance(network, Network):
-        layers, exact = _layers(network, z)
-        undecided = sum(int((layer.activation.slopes(layer.n_out) < 1).sum()) for layer in network.layers[:-1])
+    size = whole_number("samples", samples, 1, _MOST_SAMPLES)
+    z = stream("inspection", seed).standard_normal((size, network.latent_dim))
+    layers, every = [], np.full(size, isinstance(network, Network))
+    for layer, on in zip(network.layers, network.pattern(z), strict=True) if isinstance(network, Network) else ():
+        enough = _enough(layer, on)
+        every &= enough
+        steps = " + ".join(type(step).__name__ for step in layer.affine.steps if not isinstance(step, Reshape))
+        layers.append(LayerInspection(
+            steps or "Identity", layer.n_in, layer.n_out, str(layer.activation), layer.expansion,
+            layer.expansion >= ASSUMED_EXPANSION, float(enough.mean()),
+        ))  # fmt: skip
+    exact = float(every.mean())
     identifiable = math.nan if network.too_large else float((local_rank(network, z)[1] == 0).mean())
-    refused = None
+    recommended = "auto: joint search from a linear estimate, samples, layer-wise least squares and random codes"
+    if reason := layerwise_reason(network):
+        recommended = (
+            f"auto: joint search from a linear estimate, samples and random codes; not by layers, since {reason}"
+        )
+    expected = _expected(network, exact, identifiable)
+    return Inspection(tuple(layers), size, exact, identifiable, expected, recommended, _provable(network))
+
+
+def _enough(layer: Layer, on: Array) -> Flags:
+    """For which codes at least as many outputs as inputs determine their pre-activation, given which neurons are on."""
+    slopes = layer.activation.slopes(layer.n_out)
+    determining = on.reshape(len(on), -1) | layer.activation.invertible | (slopes > 0)
+    determining &= ~np.isnan(slopes) | layer.activation.invertible  # outputs of a swish have two origins
+    return np.asarray(determining.sum(axis=1) >= layer.n_in)
+
+
+def _expected(network: Generator, exact: float, identifiable: float) -> str:
+    """Whether exact inversion can be expected, in a sentence."""
+    if network.too_large:
+        return f"nothing can be said of identifiable codes: {network.too_large}"
     try:
         check_invertible(network, "exact", Exact.largest)
     except UnsupportedModelError as error:
-        refused = str(error)
-    start, unprovable = layerwise_reason(network), obstacle(network)
-    return Inspection(layers, samples, exact, identifiable, refused, start, unprovable, undecided, network.too_large)
+        return f"'exact' cannot be used: {error}"
+    if exact == identifiable == 1:
+        return "exact inversion without noise can be expected, layer by layer (method='exact')"
+    if identifiable == 1:
+        return "codes are identifiable, but a layer has too few active rows to be inverted alone: use auto or lm"
+    if identifiable > 0:
+        part = share(identifiable, digits=0)
+        return f"{part} of codes are identifiable; each of the others shares its output with a set of codes"
+    return "codes are not identifiable: the output leaves some latent directions free"
 
 
-def _layers(network: Network, z: Array) -> tuple[tuple[LayerInspection, ...], float]:
-    """Inspect each layer; return also the fraction of codes with enough active outputs in all of them."""
-    every = np.ones(len(z), dtype=bool)
-    layers = []
-    for layer, on in zip(network.layers, network.pattern(z), strict=True):
-        slopes = layer.activation.slopes(layer.n_out)
-        determining = on.reshape(len(z), -1) | layer.activation.invertible | (slopes > 0)
-        determining &= ~np.isnan(slopes) | layer.activation.invertible  # outputs of a swish have two origins
-        enough = determining.sum(axis=1) >= layer.n_in
-        every &= enough
-        name = " + ".join(type(step).__name__ for step in layer.affine.steps if not isinstance(step, Reshape))
-        expands, determined = layer.expansion >= ASSUMED_EXPANSION, float(enough.mean())
-        layers.append(LayerInspection(
-            name or "Identity", layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, determined
-        ))  # fmt: skip
-    return tuple(layers), float(every.mean())
+def _provable(network: Generator) -> str:
+    """What a certificate can be expected to prove, in words."""
+    reason = obstacle(network)
+    if reason is not None or not isinstance(network, Network):
+        return f"nothing: {reason}"
+    undecided = sum(int((layer.activation.slopes(layer.n_out) < 1).sum()) for layer in network.layers[:-1])
+    what = "the smallest linf or l1 error over all codes, and a box of codes under uniform noise"
+    if undecided > _MANY:
+        return f"bounds on {what}; they seldom meet with {undecided} hidden neurons to decide"
+    return f"{what}: {undecided} hidden neurons to decide"

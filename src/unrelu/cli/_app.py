@@ -265,8 +265,7 @@ def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **st
     found = unrelu.inspect(network, **stated)
     if json:
         shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
-        verdict = {name: getattr(found, name) for name in ("verdict", "recommended", "provable")}
-        leave("inspect", {"model": model, **shapes, **asdict(found), **verdict})
+        leave("inspect", {"model": model, **shapes, **asdict(found)})
     show(json, f"{model}: latent {network.latent_shape} to output {network.output_shape}", str(found))
 
 
