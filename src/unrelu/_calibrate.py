@@ -20,10 +20,8 @@ from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.runtime.argument_numbers import whole_number
-from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.search.confidence import Prior
 from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, keep, simulated
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
@@ -60,29 +58,27 @@ def calibrate(
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
-    ``invert`` with method "auto" learns this by itself, from 48 simulated observations. Where descents are not
-    compiled, it uses 32, and mostly one restart of each. This function uses more observations and restarts, also
-    observations of your own.
+    ``invert`` with method "auto" learns this by itself, from 48 simulated observations, or 32 where descents are not
+    compiled. This function uses more observations and restarts, also observations of your own.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, and y = A G(z) + e is inverted as by "auto", with one
     more round after the confidence is reached. The prior of :mod:`unrelu.search.confidence` is learned from the number
     of independent restarts that ended in the best known optimum. It is cached with the network. Every later
     ``invert(network, ..., operator=operator)`` in this process uses it, if its noise, stated or not, is within a factor
-    of 1.7 of this one.
+    of 1.7 of this one, and its bounds and device are the same.
 
     Args:
-        network: G.
-        operator: A, as in :func:`unrelu.invert`; masks may be one for all or a batch of them (:class:`unrelu.Mask`).
+        network, device: as for :func:`unrelu.invert`.
+        operator: A, as for :func:`unrelu.invert`; masks may be one for all or a batch of them (:class:`unrelu.Mask`).
         noise: noise of a typical size: "gaussian:S", "uniform:A" or a model of counts. Without noise, fits are exact
             and there is nothing to learn.
-        bounds: bounds of the codes, as in :func:`unrelu.invert`. The prior is used for the same bounds only.
+        bounds: bounds of the codes, as for :func:`unrelu.invert`.
         observations: number of observations to simulate, at least 20; at least one for each mask.
         data: held-out observations, at least 20, like ``y`` of :func:`unrelu.invert`, of the kind that will be
             inverted. Field measurements are never exactly outputs of a generator, and have more optima. The prior
             learned from them is used if residuals exceed the stated noise, and if no noise is stated. The prior learned
             from simulations is used if the noise explains y.
         seed: seed of codes and noise.
-        device: as in :func:`unrelu.invert`; the prior is used for searches on the same device.
 
     Returns:
         A :class:`Calibration`, for ``data`` if they are given.
@@ -112,18 +108,19 @@ def calibrate(
         keep(problem, level, learned.prior())
         if problem.noise.likelihood is not None:
             return _judged(learned)
-        unstated = NoiseLevel(level.noise, None)
+        others = [NoiseLevel(level.noise, None)]
         if data is None:
-            keep(problem, unstated, Simulation(*simulated(problem, unstated, observations, 1 + seed)).prior())
-            return _judged(learned)
-        given = _problem(network, data, operator, stated, bounds)
-        if given.size < _FEWEST:
-            raise InputError(
-                f"data= has {given.size} observations; at least {_FEWEST} say how often searches are wrong"
-            )
-        learned = Simulation(given, None)
-        prior = learned.prior()
-        for other in (unstated, *(NoiseLevel(level.noise, misfit) for misfit in _MISFITS)):
+            of_others = Simulation(*simulated(problem, others[0], observations, 1 + seed))
+        else:
+            given = _problem(network, data, operator, stated, bounds)
+            if given.size < _FEWEST:
+                raise InputError(
+                    f"data= has {given.size} observations; at least {_FEWEST} say how often searches are wrong"
+                )
+            learned = of_others = Simulation(given, None)
+            others += [NoiseLevel(level.noise, misfit) for misfit in _MISFITS]
+        prior = of_others.prior()
+        for other in others:
             keep(problem, other, prior)
         return _judged(learned)
 
@@ -148,21 +145,16 @@ def _problem(network: Generator, y: npt.ArrayLike, operator: Any, noise: Noise, 
 
 def _judged(simulation: Simulation) -> Calibration:
     """Judge each tenth of the observations by a prior learned from the others (cross-validation)."""
-    size = simulation.search.problem.size
-    folds = [np.arange(size) % _FOLDS == fold for fold in range(_FOLDS)]
-    found = [_judged_by(simulation.prior(~fold), simulation, fold) for fold in folds]
-    sure, wrong = (np.concatenate(flags) for flags in zip(*found, strict=True))
-    return Calibration(size, float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))
-
-
-def _judged_by(prior: Prior, simulation: Simulation, some: Flags) -> tuple[Flags, Flags]:
-    """For which observations a search with this prior is sure, and for which it is sure and wrong, (b,) each."""
-    state, count = simulation.search.state, int(some.sum())
-    sure, wrong = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-    for rounds, ends in simulation.ends.items():
-        counts = simulation.counts(rounds, of_truth=False).subset(some)
-        enough = ~sure & (prior.confidence(rounds, counts) >= CONFIDENT)
-        lowest = ends[some].min(axis=1)
-        wrong |= enough & (state.f[some] < (1 - SAME_OPTIMUM) * lowest) & (lowest > state.rounding[some])
-        sure |= enough
-    return sure, wrong
+    state = simulation.search.state
+    sure, wrong = np.zeros((2, simulation.search.problem.size), dtype=bool)
+    for fold in range(_FOLDS):
+        some = np.arange(len(sure)) % _FOLDS == fold
+        prior = simulation.prior(~some)
+        for rounds, ends in simulation.ends.items():
+            confidence = prior.confidence(rounds, simulation.counts(rounds, of_truth=False).subset(some))
+            now = np.flatnonzero(some)[confidence >= CONFIDENT]
+            now = now[~sure[now]]
+            lowest = ends[now].min(axis=1)
+            wrong[now] = (state.f[now] < (1 - SAME_OPTIMUM) * lowest) & (lowest > state.rounding[now])
+            sure[now] = True
+    return Calibration(len(sure), float(sure.mean()), float(wrong[sure].mean()) if sure.any() else float("nan"))

@@ -14,9 +14,8 @@ from unrelu.certification.certified_chain import certifiable
 from unrelu.certification.certifying import prove
 from unrelu.certification.node_program import Limits
 from unrelu.errors import InputError
-from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Noise, UnknownNoise
-from unrelu.models.generator import Generator, as_generator
+from unrelu.models.generator import Generator
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion
 from unrelu.runtime.argument_numbers import whole_number
@@ -51,11 +50,11 @@ def certify(
 
     Args:
         network: G, a chain of layers with ReLU, LeakyReLU or identity activations whose matrices can be written out.
-        y: one observation, or a batch (B, ...), as for :func:`unrelu.invert`.
+        y, scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
         result: what ``invert`` returned for y, or codes (k,) or (B, k); None inverts y first, by "auto".
-        operator: A; None takes that of ``result`` if it has one.
-        bounds: of the codes that are compared, (lower, upper) as for :func:`unrelu.invert`, two finite ends for every
-            coordinate; None takes those of ``result`` if it has some, and (-inf, inf) takes none.
+        operator: A, as for :func:`unrelu.invert`; None takes that of ``result`` if it has one.
+        bounds: of the codes that are compared, as for :func:`unrelu.invert`, two finite ends for every coordinate; None
+            takes those of ``result`` if it has some, and (-inf, inf) takes none.
         noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``. Infinite
             entries of an array hide those of the output; :meth:`~unrelu.Certificate.verify` is told by a mask.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
@@ -65,18 +64,17 @@ def certify(
         max_nodes: relaxations for each observation, at most. A node that is still open takes about 4 KB for a
             20-60-784 network.
         seed: seed of the inversion, where there is no result.
-        callback: called with a :class:`~unrelu.Progress` at every node, where ``nit`` counts nodes, and by the
-            inversion; when it returns True everything stops, and the bounds so far are returned.
-        scale: as for :func:`unrelu.invert`; bounds and ``noise`` are in the units of the scaled y.
+        callback: as for :func:`unrelu.invert`, called at every node, which ``nit`` counts, and by the inversion; where
+            it stops, the bounds so far are returned.
 
     Returns:
         A :class:`~unrelu.Certificate`, or :class:`~unrelu.Certificates` for a batch.
 
     Raises:
-        InputError: y, result, operator, noise, bounds or norm cannot be used, or ``result`` is outside of the bounds.
-        OptionError: a limit is no number.
+        InputError: result, noise, bounds or norm cannot be used, or ``result`` is outside of the bounds.
         UnsupportedModelError: an activation is not piecewise linear and convex, or a layer is too large.
-        HostError: as for :func:`unrelu.invert`.
+
+    All other errors are those of :func:`unrelu.invert`.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -84,13 +82,11 @@ def certify(
     >>> print(f"{c.lower:.4f} <= min F <= {c.upper:.4f}, all codes within the noise: {c.box.round(4)}")
     0.0667 <= min F <= 0.0667, all codes within the noise: [[0.45 0.5 ]]
     """
-    y, noise, operator = joined(as_generator(network).names, y, noise, operator)
-    given = result if isinstance(result, Inversion) else None
-    if given is not None:
-        stated = given.problem.given or given.problem
+    if isinstance(result, Inversion):
+        stated = result.problem.stated
         operator = stated.operator if operator is None else operator
         noise = stated.noise if noise is None else noise
-        bounds = given.problem.bounds.ends if bounds is None else bounds
+        bounds = stated.bounds.ends if bounds is None else bounds
     if norm is not None and norm not in ("linf", "l1"):
         raise InputError(f"norm={norm!r}: certificates bound the largest error, 'linf', or the sum of errors, 'l1'")
     most = whole_number("max_nodes", max_nodes, 1)
@@ -102,9 +98,9 @@ def certify(
         certifiable(problem.network, problem.operator)
         if problem.noise.likelihood is not None or problem.operator.unweighted is not problem.operator:
             raise InputError(
-                f"noise={noise}: certificates are of errors of one size; state 'uniform:A' with the largest of them, "
-                "or none, and leave entries that say nothing out of y and of the rows of operator=, or hide them by a "
-                "mask"
+                f"noise={problem.stated.noise}: certificates are of errors of one size; state 'uniform:A' with the "
+                "largest of them, or none, and hide entries that say nothing by a mask, or leave them out of y and of "
+                "the rows of operator="
             )
         problem.equilibrated()  # refuses data and noise that overflow beside the generator
         norm = norm or ("l1" if problem.noise.norm == "l1" else "linf")
@@ -123,8 +119,8 @@ def _codes(problem: Problem, result: Inversion | npt.ArrayLike | None, norm: str
             problem.network, given, operator=problem.operator, noise=problem.noise, norm=norm, seed=problem.seed,
             callback=reporting, scale="none", bounds=problem.bounds.ends,
         )  # fmt: skip
-    codes = problem.network.flat_codes(result.z if isinstance(result, Inversion) else result, "result")
-    codes = np.atleast_2d(codes)
+    z = result.z if isinstance(result, Inversion) else result
+    codes = np.atleast_2d(problem.network.flat_codes(z, "result"))
     if len(codes) != problem.size:
         pick = ": of a batch's result the code of this observation, result.z[i]" if problem.size == 1 else ""
         raise InputError(
@@ -146,9 +142,8 @@ def _one(problem: Problem, index: int, z: Array, norm: str, box: bool, max_nodes
         return control.stopped(lambda: Progress("certify", visited, index, problem.size, np.tile(z, (problem.size, 1))))
 
     end = now() + (0.0 if control.halted else control.time_limit)
-    limits = Limits(end, max_nodes, stop)
-    operator = problem.operator.take(np.array([index]))
     return prove(
-        problem.network, operator, problem.y[index], z, norm=norm, eps=problem.noise.bound, box=box, limits=limits,
+        problem.network, problem.operator.take(np.array([index])), problem.y[index], z, norm=norm,
+        eps=problem.noise.bound, box=box, limits=Limits(end, max_nodes, stop),
         bounds=None if problem.bounds.none else problem.bounds,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,6 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
 from unrelu.runtime.argument_numbers import whole_number
-from unrelu.runtime.array_types import Array
 from unrelu.runtime.interrupts import stoppable
 from unrelu.runtime.run_control import Progress
 from unrelu.runtime.streams import stream
@@ -61,13 +60,11 @@ def posterior(
     where they have not mixed.
 
     Args:
-        network: G, see :func:`unrelu.invert`.
-        y: one observation or a batch, see :func:`unrelu.invert`. Observations of a batch are sampled one after another.
+        network, y, operator, bounds, device, progress, scale: as for :func:`unrelu.invert`. Observations of a batch are
+            sampled one after another, and draws stay within the bounds.
         noise: the model of e: "gaussian:S", "poisson" or "negative-binomial:R"; or :class:`unrelu.Gaussian` of a
             number, an array or a covariance, or your own :class:`~unrelu.measurements.noise.Likelihood`. It must be
             stated.
-        operator: A, see :func:`unrelu.invert`.
-        bounds: (lower, upper), see :func:`unrelu.invert`. Draws stay within them.
         prior: the distribution of codes, :class:`unrelu.Normal`; truncated where there are bounds. By default, codes
             are uniform between two finite bounds, and N(0, 1) otherwise.
         draws: the number of draws of each chain. Where 400 draws or more of all chains have not mixed, they are
@@ -76,14 +73,10 @@ def posterior(
             descents from draws of the prior end.
         seed: the same call with the same seed on the same machine gives the same draws. Those of an observation do not
             depend on the rest of its batch, up to rounding where observations have masks of their own.
-        device: where to compute, see :func:`unrelu.invert`.
-        time_limit: seconds for the whole batch. Each observation has an equal share of what is left. The clock stands
-            still while kernels are compiled. An observation that is stopped keeps its draws so far, and one of each
-            chain if it is stopped during the warm-up.
-        callback: called with a :class:`~unrelu.Progress` between transitions; the run stops when it returns
-            True, and draws so far are kept. Ctrl-C stops it likewise; a second one raises KeyboardInterrupt.
-        progress: whether to draw a bar, see :func:`unrelu.invert`.
-        scale: see :func:`unrelu.invert`.
+        time_limit: seconds for the whole batch. Each observation has an equal share of what is left. An observation
+            that is stopped keeps its draws so far, and one of each chain if it is stopped during the warm-up.
+        callback: as for :func:`unrelu.invert`, called between transitions. Ctrl-C stops the run likewise; a second one
+            raises KeyboardInterrupt.
 
     Returns:
         A :class:`~unrelu.sampling.draws.Posterior`. Its status is MIXED if the chains agree: R-hat is at most 1.01,
@@ -91,9 +84,11 @@ def posterior(
         descents must then find at most 2% of the posterior at optima that no draw is near.
 
     Raises:
-        InputError: y, operator, bounds, noise, prior or scale cannot be used; no noise is stated, or it has no density.
-        OptionError: draws, chains, seed, a time limit, callback or device has a wrong type or value.
+        InputError: no noise is stated, or it has no density.
+        OptionError: draws or chains are too few, or no whole numbers.
         UnsupportedModelError: the generator cannot be differentiated.
+
+    All other errors are those of :func:`unrelu.invert`.
 
     Source: see :mod:`unrelu.sampling.sampler`.
 
@@ -114,13 +109,13 @@ def posterior(
         ) as problem,
     ):  # fmt: skip
         transform = PriorTransform.of(problem.bounds, problem.normal)
-        parts = []
-        for i in range(problem.size):
-            begin = now()
-            part = _sampled(problem, i, transform, draws, chains)
-            parts.append(replace(part, seconds=now() - begin))
+        parts = [_sampled(problem, i, transform, draws, chains) for i in range(problem.size)]
         found = SampledChains.joined(parts, problem, from_prior_of(chains))
-        return Posterior(replace(found, p_value=_p_values(problem, found.best)))
+        z = np.full((problem.size, problem.network.latent_dim), np.nan)
+        for i, codes in enumerate(found.best):
+            z[i] = codes[0] if len(codes) else np.nan
+        judged = judged_again(Inversion.of(problem, z, method="posterior"))  # with the p-values of unrelu.invert
+        return Posterior(replace(found, p_value=np.asarray(judged.p_value)))
 
 
 def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:
@@ -131,12 +126,7 @@ def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:
 
 
 def checked(noise: Noise | str | None, prior: object, draws: object, chains: object = 2) -> Noise:
-    """The noise, if there is a posterior under it.
-
-    Raises:
-        InputError: no noise is stated, or it does not say how errors are distributed.
-        OptionError: an option has a wrong type or value.
-    """
+    """The noise, if there is a posterior under it, and all options are allowed."""
     if prior is not None and not isinstance(prior, Normal):
         raise OptionError(
             f"prior={shown(prior)} must be a distribution of codes, unrelu.Normal(mean, std) (--prior MEAN,STD), or "
@@ -155,31 +145,23 @@ def checked(noise: Noise | str | None, prior: object, draws: object, chains: obj
 
 def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> SampledChains:
     """Sample observation i of a batch; without draws if the time was over, or the arithmetic broke down."""
-    control = problem.control
+    control, begin = problem.control, now()
     steps = itertools.count(1)  # of the search and of the chains
 
     def report(progress: Progress) -> Progress:
         return replace(progress, method="posterior", nit=next(steps), done=i, total=problem.size)
 
     part = control.part(report)
-    part = replace(part, time_limit=part.time_limit / (problem.size - i))
-    own = problem.part(np.array([i]), control=part)
-    if control.expired() or control.halted:
-        ended = Status.STOPPED if control.halted else Status.TIME_LIMIT
-        return SampledChains.without_draws(own, from_prior_of(chains), ended)
-    # The observation itself is the key, so that its draws do not depend on its place in a batch.
-    key = hashlib.sha256(own.y.tobytes()).hexdigest()
-    try:
-        return sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
-    except BREAKDOWNS as error:
-        if control.raised(error):
-            raise
-        return SampledChains.without_draws(own, from_prior_of(chains), Status.ERROR)
-
-
-def _p_values(problem: Problem, best: Sequence[Array]) -> Array:
-    """The p-values that :func:`unrelu.invert` gives the first of the best codes of each observation, (B,)."""
-    z = np.full((problem.size, problem.network.latent_dim), np.nan)
-    for i, codes in enumerate(best):
-        z[i] = codes[0] if len(codes) else np.nan
-    return np.asarray(judged_again(Inversion.of(problem, z, method="posterior")).p_value)
+    own = problem.part(np.array([i]), replace(part, time_limit=part.time_limit / (problem.size - i)))
+    ended = Status.STOPPED if control.halted else Status.TIME_LIMIT
+    if not (control.halted or control.expired()):
+        # The observation itself is the key, so that its draws do not depend on its place in a batch.
+        key = hashlib.sha256(own.y.tobytes()).hexdigest()
+        try:
+            found = sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
+            return replace(found, seconds=now() - begin)
+        except BREAKDOWNS as error:
+            if control.raised(error):
+                raise
+            ended = Status.ERROR
+    return replace(SampledChains.without_draws(own, from_prior_of(chains), ended), seconds=now() - begin)
