@@ -51,8 +51,8 @@ def load_result(
         path: the ``.npz`` file.
         network: G. It must have the fingerprint in the file. G(z), objective, p-value, rank, status and messages are
             computed from the codes and compared with those in the file. Values that only the search knew are taken from
-            the file: how it ended or failed, the confidence of a fit that is not exact, which residuals were too large
-            for the batch and by how much, the method, iterations and times.
+            the file: how it ended or failed, the confidence of a fit that is not exact, outliers of the batch, the
+            method, iterations and times.
         operator: A, if it is code (a function, a large linear operator), which files do not contain.
         max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
 
@@ -128,64 +128,56 @@ def _refuse(path: Path, problem: Problem, flaw: Callable[[], str | None]) -> Non
 
 
 def _flaw(result: Inversion) -> str | None:
-    """A sentence about the first number that does not follow from the codes; None if all do."""
+    """A sentence about the first number or message that does not follow from the codes; None if all do."""
     problem = result.problem
     if not problem.size:
         return None
-    share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
-    outputs, kept = (x.reshape(problem.size, -1) for x in (problem.network.outputs(result.z), result.reconstruction))
-    size = np.nan_to_num(np.abs(outputs).max(axis=1), nan=0.0)
-    off = np.abs(np.nan_to_num(outputs - kept)).max(axis=1) > share * np.maximum(size, problem.scale)
-    off |= (np.isfinite(outputs) != np.isfinite(kept)).any(axis=1)
+    single, again = problem.network.dtype == torch.float32, _expected(result)
+    share, outputs = _SINGLE if single else _DOUBLE, again.reconstruction.reshape(problem.size, -1)
+    room = share * np.maximum(np.nan_to_num(np.abs(outputs).max(axis=1), nan=0.0), problem.scale)
+    kept = result.reconstruction.reshape(outputs.shape)
+    off = ~np.isclose(kept, outputs, rtol=0.0, atol=room[:, None], equal_nan=True).all(axis=1)
     if off.any():
         return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
-    again = _expected(result)
-    room = norms(np.broadcast_to((share * problem.scale)[:, None], problem.y.shape), result.norm)
+    of_entries = np.broadcast_to((share * problem.scale)[:, None], problem.y.shape)
     near: dict[str, Any] = {
-        "fun": room ** DEGREES[result.norm],
+        "fun": norms(of_entries, result.norm) ** DEGREES[result.norm],
         **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
         "used": _USED,
     }
-    for name in (*near, "rank", "freedom", "identifiable", "success", "verdict"):
+    if result.norm == OwnLoss.name:
+        del near["fun"]  # no file holds the function
+    for name in (*near, "rank", "freedom", "identifiable", "success", "verdict", "message"):
         kept, found = getattr(result, name), getattr(again, name)
-        if name == "fun" and result.norm == OwnLoss.name:
-            continue  # no file holds the function
         differ = kept != found
         if name in near:
             differ = ~np.isclose(kept, found, rtol=1e-6, atol=near[name], equal_nan=True)
         if differ.any():
             i = int(np.argmax(differ))
-            return f"{name} of observation {i} is {kept[i]}, computed again from its code {found[i]}"
-    return _flaw_of_messages(result, again)
-
-
-def _flaw_of_messages(result: Inversion, again: Inversion) -> str | None:
-    """A sentence about the first message that differs from the one that the numbers in the file give.
-
-    The factor by which a residual exceeds the batch's level, and the reason of a failure, are taken from the message.
-    """
-    for i, message in enumerate(result.message):
-        if result.verdict[i] is Status.ERROR and message.startswith(_FAILED):
-            continue
-        factor = _FACTOR.search(message)
-        excessive = again.message[i].startswith(TOO_LARGE)
-        due = result.message_for(i, float(factor[1]) if factor else 0.0, excessive)
-        if message != due:
-            return f"message of observation {i} is {message[:80]!r}, computed again from its numbers {due[:80]!r}"
+            return (
+                f"{name} of observation {i} is {str(kept[i])[:80]}, computed again from its code {str(found[i])[:80]}"
+            )
     return None
 
 
 def _expected(result: Inversion) -> Inversion:
-    """Judge each of the codes alone, and take the outliers, if there may be any, from the file.
+    """Judge each of the codes alone, and word messages by the numbers in the file.
 
-    Outliers depend on the whole batch, of which this result may be a part.
+    Outliers, and by which factor they are above the batch's level, are taken from the file: they depend on the whole
+    batch, of which this result may be a part. So are the reasons of failures.
     """
     again = judged_again(replace(result, pool=False))
-    if not (result.pool and result.problem.tells_level):
-        return again
-    # An outlier may also be no better than chance.
-    judged = among(again.verdict, JUDGED - {Ending.NO_BETTER_THAN_CHANCE})
-    cut = among(again.verdict, CUT_OFF)
-    outlying = among(result.verdict, (Ending.OUTLIER,)) & ~judged & ~cut
-    verdict = np.where(outlying, result.verdict, again.verdict)
-    return replace(again, verdict=verdict, success=again.success & ~outlying & ~(cut & ~result.success))
+    if result.pool and result.problem.tells_level:
+        # An outlier may also be no better than chance.
+        judged = among(again.verdict, JUDGED - {Ending.NO_BETTER_THAN_CHANCE})
+        cut = among(again.verdict, CUT_OFF)
+        outlying = among(result.verdict, (Ending.OUTLIER,)) & ~judged & ~cut
+        verdict = np.where(outlying, result.verdict, again.verdict)
+        again = replace(again, verdict=verdict, success=again.success & ~outlying & ~(cut & ~result.success))
+    messages = result.message.copy()
+    for i, message in enumerate(messages):
+        if result.verdict[i] is not Status.ERROR or not message.startswith(_FAILED):
+            factor = _FACTOR.search(message)
+            excessive = again.message[i].startswith(TOO_LARGE)
+            messages[i] = result.message_for(i, float(factor[1]) if factor else 0.0, excessive)
+    return replace(again, message=messages)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any, get_args, get_type_hints
 
@@ -47,9 +48,7 @@ Method = Callable[[Problem], Inversion]
 
 
 def refuse(method: Method, problem: Problem) -> None:
-    """Raise an error early, before any work is done, if the method cannot solve this problem.
-
-    A method that does not suit every problem has a ``check(problem)``, which it also calls itself.
+    """Raise an error before any work is done, if the method does not suit the problem, by its ``check`` if it has one.
 
     Raises:
         UnsupportedModelError: the method does not support this generator, measurement or noise; the message says which
@@ -107,61 +106,34 @@ def registered_name(method: str | LayerMethod | Method) -> str | None:
 
 
 def make(method: str | LayerMethod | Method, options: Mapping[str, Any]) -> Method:
-    """The method of that name with its options, or the given object.
+    """The method of that name with its options, or the given object; layer methods are applied to all layers.
 
     Raises:
         OptionError: the name or an option is unknown, or the value of an option is not allowed.
     """
+    name = registered_name(method)
+    made: Any = method
     if callable(method):
         if options:
             raise OptionError(
                 f"options {', '.join(options)} were given with a callable method; set them on the callable"
             )
-        return _callable(method, registered_name(method))
-    entry = METHODS.get(method) if isinstance(method, str) else None
-    if entry is None:
+    elif isinstance(method, str) and method in METHODS:
+        made = _with_options(method, options)
+    else:
         array = hasattr(method, "__array__")
         meant = "; pass a measurement by its name, operator=" if array else nearest(method, METHODS)
         raise OptionError(f"method {shown(method)} is unknown; use one of {', '.join(METHODS)}, or a callable{meant}")
-    known, hints = entry.defaults(), get_type_hints(entry.options)
-    for name, value in options.items():
-        if name not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise OptionError(f"method {method!r} has no option {name!r}; {takes}{_meant(name, known)}")
-        _check_type(method, name, value, hints[name])
-    return _callable(entry.options(**options), method)
+    return Layerwise(made, name) if name is not None and METHODS[name].layerwise else made
 
 
-def _callable(method: Any, name: str | None) -> Method:
-    """A method as a function of a problem; layer methods are applied from the last layer to the first."""
-    layerwise = name is not None and METHODS[name].layerwise
-    return Layerwise(method, str(name)) if layerwise else method
-
-
-# Arguments of unrelu.invert, and names that other libraries or methods use for arguments and options.
-_ARGUMENTS = (
-    "operator", "noise", "bounds", "norm", "loss", "prior", "z0", "sequence", "seed", "device", "time_limit",
-    "callback", "progress", "scale",
-)  # fmt: skip
+# Names that other libraries use for arguments and options.
 _ALIASES = {
     "mask": "operator", "physics": "operator", "measurement": "operator", "sigma": "noise", "std": "noise",
     "noise_level": "noise", "eps": "noise", "x0": "z0", "init": "z0", "timeout": "time_limit", "random_state": "seed",
     "max_iter": "max_iterations", "maxiter": "max_iterations", "n_iter": "max_iterations", "lr": "learning_rate",
 }  # fmt: skip
-
-
-def _meant(name: str, known: Mapping[str, Any]) -> str:
-    """The end of an error message: the option that may have been meant by an unknown name."""
-    names = [*known, *_ARGUMENTS]
-    if name in _ARGUMENTS:  # as of unrelu.run, which has fewer
-        return f"; {name}= goes with unrelu.invert, not with this call"
-    if _ALIASES.get(name) in names:
-        return f"; did you mean {_ALIASES[name]!r}?"
-    others = (other for other, entry in METHODS.items() if name in entry.defaults())
-    other = next(others, None)
-    return nearest(name, names) if other is None else f"; it is one of method={other!r}"
-
-
+_ARGUMENTS = (*signature(Problem.build).parameters, "sequence", "device", "progress")  # of unrelu.invert
 _KINDS: dict[type, tuple[str, type]] = {
     str: ("a string", str),
     int: ("a whole number", Integral),
@@ -170,13 +142,35 @@ _KINDS: dict[type, tuple[str, type]] = {
 }
 
 
-def _check_type(method: str, name: str, value: Any, hint: Any) -> None:
-    """Check a value against the annotation of its field. NumPy numbers are numbers; True and False are not."""
-    kinds = get_args(hint) or (hint,)
-    if value is None and type(None) in kinds:
-        return
-    wanted, accepted = zip(*(_KINDS[kind] for kind in kinds if kind is not type(None)), strict=True)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
-        raise OptionError(f"option {name}={value!r} of method {method!r} must be {' or '.join(wanted)}")
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise OptionError(f"option {name} of method {method!r} has {len(str(abs(value)))} digits; pass less than 2^63")
+def _with_options(method: str, options: Mapping[str, Any]) -> Any:
+    """The object of a registered method; options are checked against the annotations of its fields.
+
+    NumPy's numbers are numbers; True and False are not.
+    """
+    entry = METHODS[method]
+    known, hints = entry.defaults(), get_type_hints(entry.options)
+    for name, value in options.items():
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise OptionError(f"method {method!r} has no option {name!r}; {takes}{_meant(name, known)}")
+        kinds = get_args(hints[name]) or (hints[name],)
+        if value is None and type(None) in kinds:
+            continue
+        wanted, accepted = zip(*(_KINDS[kind] for kind in kinds if kind is not type(None)), strict=True)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+            raise OptionError(f"option {name}={value!r} of method {method!r} must be {' or '.join(wanted)}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            digits = len(str(abs(value)))
+            raise OptionError(f"option {name} of method {method!r} has {digits} digits; pass less than 2^63")
+    return entry.options(**options)
+
+
+def _meant(name: str, known: Mapping[str, Any]) -> str:
+    """The end of an error message: the option that may have been meant by an unknown name."""
+    if name in _ARGUMENTS:  # as of unrelu.run, which has fewer
+        return f"; {name}= goes with unrelu.invert, not with this call"
+    names = [*known, *_ARGUMENTS]
+    if _ALIASES.get(name) in names:
+        return f"; did you mean {_ALIASES[name]!r}?"
+    other = next((other for other, entry in METHODS.items() if name in entry.defaults()), None)
+    return nearest(name, names) if other is None else f"; it is one of method={other!r}"

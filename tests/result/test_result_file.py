@@ -181,7 +181,7 @@ def test_a_message_that_the_verdict_does_not_give_is_told(tmp_path, case, said):
     path = tmp_path / "result.npz"
     result_of(case).save(path)
     forged(path, message=lambda a: np.array([*a[:2], said, a[3]]))
-    with pytest.raises(InputError, match=r"message of observation 2 is .*, computed again from its numbers"):
+    with pytest.raises(InputError, match=r"message of observation 2 is .*, computed again from its code"):
         unrelu.load_result(path, NET)
 
 
