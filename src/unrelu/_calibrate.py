@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,16 @@ import numpy.typing as npt
 import torch
 
 from unrelu.errors import InputError
-from unrelu.measurements import Operator, read_operator
+from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
-from unrelu.measurements.whitening import known_entries
 from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small
 from unrelu.problem import Problem
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.host import computing
-from unrelu.runtime.streams import stream
 from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, keep, simulated
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
@@ -78,7 +77,7 @@ def calibrate(
             inverted. Field measurements are never exactly outputs of a generator, and have more optima. The prior
             learned from them is used if residuals exceed the stated noise, and if no noise is stated. The prior learned
             from simulations is used if the noise explains y.
-        seed: seed of codes and noise.
+        seed: seed of codes and noise, as for :func:`unrelu.invert`.
 
     Returns:
         A :class:`Calibration`, for ``data`` if they are given.
@@ -99,10 +98,14 @@ def calibrate(
     if stated.likelihood is None and not stated.mean_square > 0:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
     box = Bounds.parse(bounds, network.latent_shape, names.latent_names)
-    measurement = read_operator(operator, network.output_shape, (), searched(network, box))
-    observations = max(observations, measurement.count)
+    measured = read_operator(operator, network.output_shape, (), searched(network, box))
+    observations = max(observations, measured.count)
+    if measured.count:
+        measured = measured.take(np.arange(observations) % measured.count)
+    build = partial(Problem.build, network, bounds=box.ends, noise=stated, norm="l2", scale="none")
     with computing(one_thread=small(network)):
-        problem = _of_outputs(network, measurement, stated, observations, box, seed)
+        # Simulations take no more from a problem than how many observations there are, and what measures them.
+        problem = build(np.zeros((observations, *measured.shape)), operator=measured, seed=seed).equilibrated()
         level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
         learned = Simulation(*simulated(problem, level, observations, 1 + seed))
         keep(problem, level, learned.prior())
@@ -112,7 +115,7 @@ def calibrate(
         if data is None:
             of_others = Simulation(*simulated(problem, others[0], observations, 1 + seed))
         else:
-            given = _problem(network, data, operator, stated, bounds)
+            given = build(data, operator=operator).equilibrated()
             if given.size < _FEWEST:
                 raise InputError(
                     f"data= has {given.size} observations; at least {_FEWEST} say how often searches are wrong"
@@ -123,24 +126,6 @@ def calibrate(
         for other in others:
             keep(problem, other, prior)
         return _judged(learned)
-
-
-def _of_outputs(network: Generator, operator: Operator, noise: Noise, count: int, box: Bounds, seed: int) -> Problem:
-    """Return a problem with simulated observations: outputs of the generator with noise."""
-    if operator.count:
-        operator = operator.take(np.arange(count) % operator.count)
-    z = box.draw(stream("calibration codes", seed), (count,))
-    clean = operator.values(network.outputs(z).reshape(count, -1))
-    known_entries(noise, operator, count)  # refuses noise levels of another shape
-    y = noise.draw(clean, stream("calibration noise", seed)).reshape(count, *operator.shape)
-    return _problem(network, y, operator, noise, box.ends, seed)
-
-
-def _problem(network: Generator, y: npt.ArrayLike, operator: Any, noise: Noise, bounds: Any, seed: int = 0) -> Problem:
-    """Return the problem that searches of these observations solve."""
-    return Problem.build(
-        network, y, operator=operator, bounds=bounds, noise=noise, norm="l2", scale="none", seed=seed
-    ).equilibrated()
 
 
 def _judged(simulation: Simulation) -> Calibration:

@@ -82,18 +82,18 @@ def invert(
         norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`), "linf"
             (:math:`|r|_\infty`) or "huber:D" (squares up to D, linear beyond), r = y - A G(z). By default, "auto" uses
             the norm of the noise (linf for uniform, l1 for outliers, l2 otherwise), and all other methods report what
-            they minimise. The Huber loss (:mod:`~unrelu.measurements.losses`) is for methods by gradients; "huber" has
-            D = 1.345 standard deviations of the stated noise. Residuals are whitened if the noise is an array or has a
-            covariance. Noise with a deviance, such as counts, has no other norm.
+            they minimise. Residuals are whitened if the noise is an array or has a covariance. The Huber loss
+            (:mod:`~unrelu.measurements.losses`) is for methods by gradients; "huber" has D = 1.345 standard deviations
+            of the stated noise. Noise with a deviance, such as counts, has no other norm.
         loss: a differentiable function of PyTorch, or a module, that is minimised in place of a norm. It maps
             reconstructions and observations, in this order and of the same shape (b, ...), to losses (b,), at least 0;
             both are 0 where a mask hides them. ``fun`` is then the loss, and ``confidence`` is about it. All else that
-            a result says is about the residual, as ever: the loss itself is judged by nothing.
+            a result says is about the residual.
         prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. Or
             :class:`unrelu.Normal`, the distribution of codes, which asks for the most probable code under the stated
             noise: the objective is :math:`|r|_2^2 + S^2 |(z - mean) / std|_2^2` for Gaussian noise S. The weight is 1
-            in place of S^2 if S is an array or a covariance is given, and for counts: their objectives are chi-square
-            and the deviance. Random starts are then drawn from this distribution, where there are no bounds.
+            in place of S^2 where the objective is chi-square (S is an array, or there is a covariance) or the deviance.
+            Random starts are then drawn from this distribution, where there are no bounds.
         z0: codes to start from, ``latent_shape`` or ``(B, *latent_shape)`` (or flat), for methods that take a start.
         sequence: whether each observation starts from the code of the one before, as the frames of a slow video may.
             "auto" makes one descent from there, and keeps its end if it explains y under the stated noise, or exactly.
@@ -106,16 +106,14 @@ def invert(
         time_limit: seconds for the whole batch. The clock stands still while kernels are compiled, once for each
             installation. Observations not finished by then have their best code so far, and the status TIME_LIMIT, or
             NOISE_LEVEL if stated noise explains that code. If there is none, it is the code that a search would start
-            from: ``z0``, or the first start of "auto", which may take some time of its own. So does the rank of the
-            Jacobian of each code, which is found afterwards.
+            from, which may take some time of its own; so does the rank of the Jacobian of each code.
         callback: called with a :class:`~unrelu.Progress`; the run stops when it returns True.
         progress: whether to draw a bar on standard error if that is a terminal or a notebook; "always" draws it
             anywhere. It does not change results.
         scale: "LOW,HIGH" or (low, high) first maps the range of y (0..255 for bytes, 0..1 for floats) to this one;
             residuals and ``noise`` are then in these units. "none" states that y is right as it is. With None, too, y
             is left as it is, but observations that are clearly on another scale of pictures than the generator, such as
-            0..255 instead of [0, 1], are an error. See :class:`~unrelu.measurements.picture_scale.Scaling` and, for the
-            rule, :func:`~unrelu.measurements.picture_scale.check_scale`.
+            0..255 instead of [0, 1], are an error (:mod:`~unrelu.measurements.picture_scale`).
         **options: options of the method; an unknown one is an error.
 
     Returns:
@@ -124,8 +122,11 @@ def invert(
         better (``confidence``), and whether another code nearby fits as well (``identifiable``, ``freedom``).
 
         For "auto" without stated noise, the verdict depends on the batch: the noise level is estimated from 20 or more
-        observations. Observations with a residual far above it are searched again. If the residual stays that large,
-        their status is MISFIT, which is not a success. ``pool=False`` judges each observation alone.
+        observations. Those with a residual far above it are searched again, and are a MISFIT if that does not help.
+        ``pool=False`` judges each observation alone.
+
+        If the arithmetic breaks down for an observation (the LP solver fails, a matrix cannot be factored, or numbers
+        overflow), its code is NaN, its status is ERROR, and its message is the reason.
 
     Raises:
         InputError: y, operator, z0, bounds, noise, norm, loss, prior or scale cannot be used, or y is on another scale
@@ -134,10 +135,6 @@ def invert(
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
         HostError: this process was forked from one that has used the GPU, and PyTorch cannot go on there; or the memory
             of the device is full.
-
-    If the arithmetic breaks down for an observation (the LP solver fails, a matrix cannot be factored, or numbers
-    overflow), its code is NaN, its status is ERROR, and its message is the reason. The other observations are not
-    affected.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])  # G(z) = relu((2 z, -z, z))

@@ -395,36 +395,24 @@ class Problem:
 
 def _refuse_extremes(stated: Problem, working: Problem) -> None:
     """Refuse problems whose squares overflow or underflow in working units."""
-    if not stated.size:
-        return
-    data, noise, prior, sizes = working.units.data, working.noise, working.prior, np.abs(working.y).max(axis=1)
-    lost = ~(sizes <= _LARGEST) | (working.y.any(axis=1) & (sizes < 1 / _LARGEST))
-    i = int(np.argmax(lost))
-    beside = f"more than {_LARGEST:.0e} times what the generator puts out"
-    for refused, message in (
-        (
-            abs(data) > _REPRESENTED,
+    noise, prior, data = working.noise, working.prior, working.units.data
+    if abs(data) > _REPRESENTED:
+        raise InputError(
             f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
-            "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes",
-        ),
-        (
-            lost[i],
-            f"y has entries up to {float(np.abs(stated.y[i]).max()):.1e} in observation {i}, {beside} or so much less, "
-            "so that squares overflow or vanish; scale it, or leave it out",
-        ),
-        (noise.size > _LARGEST, f"noise={stated.noise} is {beside}; state the noise in the units of y"),
-        (
-            stated.normal is not None and not prior > 0,
-            f"noise={stated.noise} is so far below what the generator puts out that its square underflows, and the "
-            "prior would weigh nothing beside it; state larger noise, or no prior",
-        ),
-        (
-            not prior < math.inf,
-            f"prior={stated.prior:g} times |z|^2 overflows beside |y|^2; state it in the units of y^2",
-        ),
+            "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
+        )
+    sizes = np.abs(working.y).max(axis=1)
+    lost = np.flatnonzero(~(sizes <= _LARGEST) | (working.y.any(axis=1) & (sizes < 1 / _LARGEST)))
+    for what, refused in (
+        (f"y, up to {stated.scale[lost[0]]:.1e} in observation {lost[0]}," if len(lost) else "", len(lost) > 0),
+        (f"noise={stated.noise}", noise.size > _LARGEST or (stated.normal is not None and not prior > 0)),
+        (f"prior={stated.prior:g}", not prior < math.inf),
     ):
         if refused:
-            raise InputError(message)
+            raise InputError(
+                f"{what} is more than {_LARGEST:.0e} times what the generator puts out, or so much less, and squares "
+                "overflow or vanish beside each other; scale it, or leave it out"
+            )
 
 
 @contextmanager
