@@ -18,7 +18,7 @@ from unrelu.models.affine import Reshape
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import Layer, Network
 from unrelu.runtime.argument_numbers import whole_number
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import share
@@ -148,7 +148,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     return Inspection(tuple(layers), size, exact, identifiable, expected, recommended, _provable(network))
 
 
-def _enough(layer: Layer, on: Array) -> Flags:
+def _enough(layer: Layer, on: Flags) -> Flags:
     """For which codes at least as many outputs as inputs determine their pre-activation, given which neurons are on."""
     slopes = layer.activation.slopes(layer.n_out)
     determining = on.reshape(len(on), -1) | layer.activation.invertible | (slopes > 0)
