@@ -410,8 +410,8 @@ def _refuse_extremes(stated: Problem, working: Problem) -> None:
     ):
         if refused:
             raise InputError(
-                f"{what} is more than {_LARGEST:.0e} times what the generator puts out, or so much less, and squares "
-                "overflow or vanish beside each other; scale it, or leave it out"
+                f"{what} is more than {_LARGEST:.0e} times what the generator puts out, or so much less, so that "
+                "squares overflow or vanish; scale it, or leave it out"
             )
 
 

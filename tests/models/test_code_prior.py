@@ -280,7 +280,7 @@ def test_what_it_cannot_be(arguments, message):
         ({"noise": "rounding:0.1"}, "noise=rounding:0.1 does not say how its errors are distributed"),
         (
             {"noise": "gaussian:1e-200"},
-            "noise=gaussian:1e-200 is more than .*, or so much less, and squares overflow or vanish",
+            "noise=gaussian:1e-200 is more than .*, or so much less, so that squares overflow or vanish",
         ),
         ({"noise": "gaussian:1e200"}, "is more than 1e.100 times what the generator puts out"),
         ({"noise": "gaussian:0.1", "norm": "l1"}, "norm='l1' is not the likelihood of noise=gaussian:0.1"),
