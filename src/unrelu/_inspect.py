@@ -192,7 +192,7 @@ def _layers(network: Network, z: Array) -> tuple[tuple[LayerInspection, ...], fl
         determining &= ~np.isnan(slopes) | layer.activation.invertible  # outputs of a swish have two origins
         enough = determining.sum(axis=1) >= layer.n_in
         every &= enough
-        name = " + ".join(type(step).__name__ for step in layer.affine.steps if not isinstance(step, Reshape))
+        name = " + ".join(step.kind for step in layer.affine.steps if not isinstance(step, Reshape))
         expands, determined = layer.expansion >= ASSUMED_EXPANSION, float(enough.mean())
         layers.append(LayerInspection(
             name or "Identity", layer.n_in, layer.n_out, str(layer.activation), layer.expansion, expands, determined
