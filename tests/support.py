@@ -10,7 +10,7 @@ import torch
 
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, LinearOperation, Conv, Dense, Reshape, Scale, Step
+from unrelu.models.affine import Affine, Conv, Dense, LinearOperation, Reshape, Scale, Step
 from unrelu.models.network import Network
 
 EPS = float(np.finfo(float).eps)

@@ -122,7 +122,7 @@ def test_layerwise_methods_refuse_with_the_name_of_the_node(method):
 
 def test_there_are_no_layers():
     net = OPAQUE["residual"]
-    with pytest.raises(AttributeError, match="an OpaqueNetwork has no layers: operation 'add' has branches, by add()"):
+    with pytest.raises(AttributeError, match="an OpaqueNetwork has no layers: operation 'add' has branches"):
         _ = net.layers
     assert not hasattr(net, "layers")
     assert not hasattr(net, "pattern")
@@ -141,7 +141,8 @@ def test_inspect():
     assert (seen.layers, seen.samples, seen.exact, seen.identifiable) == ((), 20, 0, 1)
     assert seen.verdict.startswith("'exact' cannot be used: operation 'add' has branches, by add()")
     assert seen.recommended.startswith(
-        "auto: joint search from a linear estimate, samples and random codes; not by layers, since operation 'add' has branches"
+        "auto: joint search from a linear estimate, samples and random codes; not by layers, since operation "
+        "'add' has branches"
     )
     assert seen.start == layerwise_reason(OPAQUE["residual"])
 

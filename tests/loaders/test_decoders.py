@@ -36,7 +36,13 @@ def downloaded() -> list[tuple[str, str, str, bool]]:
     """The same of the table of what people download."""
     rows = ROW.findall(PAGE.read_text(encoding="utf-8").split("## What you downloaded")[1].split("\n## ")[0])
     return [
-        ("Downloaded", name, line, "pythae" in name or "DCGAN" in name or "model.pt" in name) for name, line in rows
+        (
+            "Downloaded",
+            name,
+            line,
+            "pythae" in name or "DCGAN" in name or "model.pt" in name or "class-conditional" in name,
+        )
+        for name, line in rows
     ]
 
 

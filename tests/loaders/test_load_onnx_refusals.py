@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders import load
+from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 
 M = numbers(4, 4)
@@ -125,18 +126,10 @@ REFUSED = [
         "the batch axis must stay the first",
     ),
     ([node("Pad", ["x", "p"], ["y"])], [4], {"p": np.array([1, 0, 0, 0])}, "the batch axis must stay the first"),
-    (*resize(mode="cubic"), r"resizes \(1, 2, 2\) to \(1, 4, 4\) with mode='cubic', .*which PyTorch does not do"),
+    (*resize(mode="cubic"), r"resizes \(1, 2, 2\) to \(1, 4, 4\) with mode='cubic', .*which is not supported"),
     (
         *resize(coordinate_transformation_mode="tf_crop_and_resize"),
         "coordinate_transformation_mode='tf_crop_and_resize'",
-    ),
-    (*resize(nearest_mode="ceil"), "which PyTorch does not do; export with whole factors"),
-    (*resize(mode="linear", coordinate_transformation_mode="asymmetric"), "which PyTorch does not do"),
-    (
-        [node("Resize", ["x", "", "s"], ["y"])],
-        [1, 2, 2],
-        {"s": np.array([1, 2, 1, 1], np.float32)},
-        r"resizes \(1, 2, 2\) to \(2, 2, 2\) .*of the last one or two axes",
     ),
     ([node("RandomNormal", [], ["c"], shape=[4]), node("Add", ["x", "c"], ["y"])], [4], {}, "draws random numbers"),
     ([node("RandomNormalLike", ["x"], ["y"])], [4], {}, r"\(RandomNormalLike\) draws random numbers"),
@@ -211,10 +204,22 @@ def test_no_chain_but_a_generator(tmp_path, nodes, shape, constants, message):
     assert re.search(message, net.reason)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("scales", [(1, 1, 2, 2), (1, 1, 1.5, 0.5), (1, 1, 3, 1)])
+def test_resize(tmp_path, mode, coordinates, scales):
+    roundings = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"] if mode == "nearest" else ["floor"]
+    for rounding in roundings:
+        attributes = {"mode": mode, "coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+        nodes = [node("Resize", ["x", "", "s"], ["y"], **attributes)]
+        path = write(tmp_path / "net.onnx", nodes, [2, 4, 6], {"s": np.array(scales, np.float32)})
+        assert isinstance(check_same_as_runtime(path), Network)
+
+
 def test_upsample_of_older_files_is_asymmetric(tmp_path):
     nodes = [node("Upsample", ["x", "s"], ["y"], mode="linear")]
-    with pytest.raises(UnsupportedModelError, match=r"mode='linear', coordinate_transformation_mode='asymmetric'"):
-        load(write(tmp_path / "a.onnx", nodes, [1, 2, 2], {"s": SCALES}, opset=9))
+    net = load(write(tmp_path / "a.onnx", nodes, [1, 2, 2], {"s": SCALES}, opset=9))
+    np.testing.assert_allclose(net(np.arange(4.0))[0, 0], [0, 0.5, 1, 1])
 
 
 def test_old_opset(tmp_path):

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from tests.support import compose, step_examples, tensor, unfolded
 from unrelu.errors import ModelError
-from unrelu.models.affine import Affine, LinearOperation, Conv, Dense, Reshape, Scale
+from unrelu.models.affine import Affine, Conv, Dense, LinearOperation, Reshape, Scale
 
 STEPS = step_examples()
 each = pytest.mark.parametrize("name", STEPS)

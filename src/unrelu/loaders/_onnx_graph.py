@@ -18,7 +18,7 @@ from unrelu.loaders._chain_reader import code_shape
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES
 from unrelu.loaders._onnx_layers import Call, GraphNode
 from unrelu.loaders._recording import at_place, being_recorded
-from unrelu.loaders._torch_graph import FixedBatchModule, network_of
+from unrelu.loaders._torch_graph import BATCHES, FixedBatchModule, network_of
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -57,9 +57,9 @@ def from_onnx(
 ) -> Network | OpaqueNetwork | NamedGenerator:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
-    ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together, and each
-    tensor. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or tensors inside
-    the graph; ``inputs`` are values of all inputs but one.
+    ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together with the tensors
+    of a few codes. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or
+    tensors inside the graph; ``inputs`` are values of all inputs but one.
 
     Raises:
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
@@ -180,7 +180,7 @@ class OnnxModule(nn.Module):
     Args:
         graph: the graph.
         shape: the shape of one code.
-        max_bytes: the most bytes that all constants may take together, and that a tensor may take for one code.
+        max_bytes: the most bytes that all constants may take, together with the tensors of a few codes.
         batch: the size of batches, which the values of further inputs have.
     """
 
@@ -231,19 +231,23 @@ class OnnxModule(nn.Module):
         """
         values: dict[str, Tensor | None] = {"": None, **{n: getattr(self, held) for n, held in self._names.items()}}
         values[self._input] = z
+        alive = 0  # entries of the tensors that are kept
         for node, spare in zip(self._nodes, self._spare, strict=True):
             with at_place(node.place), _errors_at(node, values, self._live) if being_recorded() else nullcontext():
                 inputs = [self._found(values, name) for name in node.inputs]
                 call = Call(node, inputs, frozenset(i for i, name in enumerate(node.inputs) if name in self._live))
-                if (size := 8 * most_entries(call) // len(z)) > self._max_bytes:
+                codes = max(BATCHES) / max(*BATCHES, len(z))  # larger batches are divided by those who ask for them
+                size = int(8 * (self._spent + codes * (alive + most_entries(call))))
+                if size > self._max_bytes:
                     raise UnsupportedModelError(
-                        f"makes a tensor that would take {shown_size(size)} for one code; at most "
-                        f"{shown_size(self._max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if you "
-                        "trust the file"
+                        f"would take {shown_size(size)} for {max(BATCHES)} codes, with the constants of the model; at "
+                        f"most {shown_size(self._max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if "
+                        "you trust the file"
                     )
-                values |= _results(call)
-            for name in spare:
-                values.pop(name, None)
+                found = _results(call)
+            values |= found
+            gone = [values.pop(name, None) for name in spare]
+            alive += sum(x.numel() for x in found.values()) - sum(x.numel() for x in gone if x is not None)
         return {part: self._found(values, name) for part, name in self._outputs.items()}  # type: ignore[misc] # no None
 
     def _found(self, values: Mapping[str, Tensor | None], name: str) -> Tensor | None:

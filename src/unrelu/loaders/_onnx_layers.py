@@ -224,26 +224,22 @@ def layer_norm(call: Call) -> Tensor:
 
 
 def average_pool(call: Call) -> Tensor:
+    """Means of windows; entries that count_include_pad leaves out, or that ceil_mode adds, do not count."""
     x, kernel = call.x, tuple(call.get("kernel_shape", ()))
     function: Callable[..., Tensor] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[_spatial(call, kernel) - 1]
     stride, dilation = _geometry(call, kernel)
     begin, end = _pads(call, kernel)
-    counted, ceil = bool(call.get("count_include_pad", 0)), bool(call.get("ceil_mode", 0))
+    if set(dilation) != {1}:
+        raise UnsupportedModelError("averages over dilated windows, which is not supported")
     spans = [n + b + e - k for n, b, e, k in zip(x.shape[2:], begin, end, kernel, strict=True)]
-    ceil = ceil and any(span % s for span, s in zip(spans, stride, strict=True))
-    shifted = call.get("auto_pad", "NOTSET").startswith("SAME") and any(
-        s > k for s, k in zip(stride, kernel, strict=True)
-    )
-    if shifted or set(dilation) != {1} or (ceil and any(begin + end)):
-        raise UnsupportedModelError(
-            "averages over dilated windows, padding with ceil_mode, or windows shorter than their stride with "
-            "auto_pad; these are not supported"
-        )
-    if begin == end and all(2 * b <= k for b, k in zip(begin, kernel, strict=True)):
-        return function(x, kernel, stride, begin, ceil, counted)
-    total = function(padded(x, begin, end), kernel, stride)
-    ones = torch.ones(1, 1, *x.shape[2:], dtype=torch.float64)
-    return total if counted else total / function(padded(ones, begin, end), kernel, stride)
+    more = [-span % s if call.get("ceil_mode", 0) else 0 for span, s in zip(spans, stride, strict=True)]
+    # A window that would begin in the padding at the end is left out.
+    more = [0 if m and k - m > 0 and k - m <= e else m for m, k, e in zip(more, kernel, end, strict=True)]
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype)
+    ones = padded(ones, begin, end, 1.0 if call.get("count_include_pad", 0) else 0.0)
+    share = function(padded(ones, [0] * len(kernel), more), kernel, stride)
+    means = function(padded(x, begin, [e + m for e, m in zip(end, more, strict=True)]), kernel, stride)
+    return means if (share == 1).all() else means / share
 
 
 def max_pool(call: Call) -> Tensor:
@@ -288,52 +284,56 @@ def _resized(call: Call) -> tuple[Shape, list[float]]:
 
 
 def resize(call: Call) -> Tensor:
-    """Resample the spatial axes by scales or to sizes. Output i reads its input at a position x(i).
-
-    Raises:
-        UnsupportedModelError: PyTorch does not read the same positions.
+    """Resample by scales or to sizes, axis by axis. Output i reads its input at a position x(i).
 
     Source: https://onnx.ai/onnx/operators/onnx__Resize.html
     """
     x, new = call.x, call.node.opset >= 11
-    before, (after, factors) = tuple(x.shape), _resized(call)
+    after, factors = _resized(call)
     mode = call.get("mode", "nearest")
     coordinates = call.get("coordinate_transformation_mode", "half_pixel" if new else "asymmetric")
     rounding = call.get("nearest_mode", "round_prefer_floor" if new else "floor")
-    corners = None if mode == "nearest" else coordinates == "align_corners"
     plain = not call.get("antialias", 0) and call.get("keep_aspect_ratio_policy", "stretch") == "stretch"
-    fits = plain and mode in ("nearest", "linear") and after[:2] == before[:2] and len(before) in (3, 4)
-    if fits:
-        for n, m, factor in zip(before[2:], after[2:], factors[2:], strict=True):
-            ramp = torch.arange(n, dtype=torch.float64)[None, None]
-            ours = F.interpolate(ramp, m, mode=mode, align_corners=corners).numpy()[0, 0]
-            theirs = _positions(n, m, factor, coordinates, rounding if mode == "nearest" else None)
-            fits = fits and np.allclose(ours, theirs)
-    if not fits:
-        raise UnsupportedModelError(
-            f"resizes {before[1:]} to {after[1:]} with mode={mode!r}, coordinate_transformation_mode={coordinates!r}, "
-            f"nearest_mode={rounding!r}, which PyTorch does not do; export with whole factors of the last one or two "
-            "axes, 'asymmetric' and 'floor' for nearest, 'half_pixel' or 'align_corners' for linear"
-        )
-    name = "bilinear" if mode == "linear" and len(before) == 4 else mode
-    return F.interpolate(x, after[2:], mode=name, align_corners=corners)
+    for axis, (n, m, factor) in enumerate(zip(x.shape, after, factors, strict=True)):
+        if factor == 1:
+            continue
+        positions = _positions(n, m, factor, coordinates)
+        if not plain or mode not in ("nearest", "linear") or positions is None:
+            raise UnsupportedModelError(
+                f"resizes {tuple(call.x.shape[1:])} to {after[1:]} with mode={mode!r}, coordinate_transformation_mode="
+                f"{coordinates!r}, antialias or keep_aspect_ratio_policy, which is not supported; export with nearest "
+                "or linear, and 'asymmetric', 'half_pixel' or 'align_corners'"
+            )
+        if mode == "nearest":
+            # Factors are stored in single precision: a position between two entries may be off by a rounding error.
+            x = x.index_select(axis, torch.from_numpy(_ROUNDED[rounding](np.round(positions, 6)).clip(0, n - 1)).long())
+        else:
+            low = np.floor(positions.clip(0, n - 1)).astype(int)
+            above, rows = positions.clip(0, n - 1) - low, np.arange(m)
+            weights = torch.zeros(n, m, dtype=x.dtype)
+            weights[low, rows] = torch.from_numpy(1 - above).to(x.dtype)
+            weights[np.minimum(low + 1, n - 1), rows] += torch.from_numpy(above).to(x.dtype)
+            x = (x.movedim(axis, -1) @ weights).movedim(-1, axis)
+    return x
 
 
-def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | None) -> npt.NDArray[np.float64]:
-    """Return the position at which each of m outputs reads n inputs, rounded to an entry if ``rounding`` is given."""
+_ROUNDED: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+}
+
+
+def _positions(n: int, m: int, factor: float, coordinates: str) -> npt.NDArray[np.float64] | None:
+    """Return the position at which each of m outputs reads n inputs; None if that is not known."""
     i = np.arange(m, dtype=np.float64)
     half = (i + 0.5) / factor - 0.5
     known = {
         "half_pixel": half, "pytorch_half_pixel": half * (m > 1), "asymmetric": i / factor,
         "align_corners": i * (n - 1) / max(m - 1, 1),
     }  # fmt: skip
-    x = known.get(coordinates, np.full(m, np.nan))
-    if rounding is not None:
-        # Factors are stored in single precision, so a position between two entries may be off by a rounding error.
-        x = np.round(x, 6)
-        rounded = {"floor": np.floor(x), "ceil": np.ceil(x), "round_prefer_floor": np.ceil(x - 0.5)}
-        x = rounded.get(rounding, np.floor(x + 0.5))
-    return np.clip(x, 0, n - 1)
+    return known.get(coordinates)
 
 
 # The shapes, or bounds of them, of what is computed by operators that may make a tensor of any size.

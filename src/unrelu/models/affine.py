@@ -186,7 +186,8 @@ class LinearOperation(Step):
 
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
         function = functools.reduce(getattr, self.name.split("."), cast(Any, torch.ops))
-        called: Tensor = function(x, *self.arguments, **dict(self.options))
+        arguments = (a.to(x.device) if isinstance(a, Tensor) else a for a in self.arguments)  # indices
+        called: Tensor = function(x, *arguments, **dict(self.options))
         return called
 
 

@@ -239,7 +239,6 @@ class CalledModule(nn.Module):
         call: what is passed beside the code, and which output is used.
         code: the argument name of the code; None passes it as the first argument.
         run: what calls it, ``run(body, z, **inputs)``.
-        title: its name in texts; None is that of the body.
     """
 
     def __init__(
@@ -248,12 +247,11 @@ class CalledModule(nn.Module):
         call: GeneratorCall = GeneratorCall(),
         code: str | None = None,
         run: Callable[..., Any] = _call,
-        title: str | None = None,
     ) -> None:
         super().__init__()
         self.body, self.run, self.output, self.code = body, run, call.output, code
         self.held = dict(call.inputs)
-        self.title = title or getattr(body, "title", type(body).__name__)
+        self.title = getattr(body, "title", type(body).__name__)
         self.training = False
 
     def forward(self, z: Tensor) -> Any:

@@ -62,8 +62,8 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.de
     try:
         return CODES.network(module, codes, reason)
     except UnsupportedModelError as error:
-        if str(error) == reason:
-            raise
+        if str(error) in reason:  # it cannot be run
+            raise UnsupportedModelError(reason) from error
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
 
