@@ -142,7 +142,7 @@ REFUSED = [
         ],
         [4],
         {"z": np.array([0]), "o": np.array([1])},
-        "it depends on the batch size",
+        "its layers have other outputs: it depends on the batch size",
     ),
     ([node("Identity", ["w"], ["y"])], [4], {"w": M}, "the output 'y' does not depend on the input"),
     ([node("Dropout", ["x"], ["h", "y"])], [4], {}, "takes 'y', a second output such as Dropout's mask"),

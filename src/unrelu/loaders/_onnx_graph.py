@@ -18,7 +18,7 @@ from unrelu.loaders._chain_reader import code_shape
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES
 from unrelu.loaders._onnx_layers import Call, GraphNode
 from unrelu.loaders._recording import at_place, being_recorded
-from unrelu.loaders._torch_graph import BATCHES, FixedBatchModule, network_of
+from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -236,11 +236,11 @@ class OnnxModule(nn.Module):
             with at_place(node.place), _errors_at(node, values, self._live) if being_recorded() else nullcontext():
                 inputs = [self._found(values, name) for name in node.inputs]
                 call = Call(node, inputs, frozenset(i for i, name in enumerate(node.inputs) if name in self._live))
-                codes = max(BATCHES) / max(*BATCHES, len(z))  # larger batches are divided by those who ask for them
+                codes = BATCH / max(BATCH, len(z))  # larger batches are divided by those who ask for them
                 size = int(8 * (self._spent + codes * (alive + most_entries(call))))
                 if size > self._max_bytes:
                     raise UnsupportedModelError(
-                        f"would take {shown_size(size)} for {max(BATCHES)} codes, with the constants of the model; at "
+                        f"would take {shown_size(size)} for {BATCH} codes, with the constants of the model; at "
                         f"most {shown_size(self._max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if "
                         "you trust the file"
                     )

@@ -32,7 +32,6 @@ from unrelu.loaders._chain_reader import ChainWalk, code_shape
 from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._pass_through import BranchWalk
 from unrelu.loaders._recording import recorded
-from unrelu.loaders._torch_operations import Part
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -49,7 +48,7 @@ from unrelu.models.torch_callables import (
     failure,
     running,
 )
-from unrelu.models.torch_opaque import FIX_DRAWS, check_memory, computes_the_same, opaque, trial_codes
+from unrelu.models.torch_opaque import check_memory, computes_the_same, opaque, trial_codes
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -57,8 +56,8 @@ from unrelu.runtime.streams import stream
 CPU = torch.device("cpu")
 # Heights and widths (or lengths) of a code that are tried if a module begins with a convolution.
 _SIDES = range(1, 17)
-# Two batch sizes that stand for the unknown one. What is computed from the batch size, or happens to equal it, differs.
-BATCHES = (5, 1)
+# The size of the batch that is recorded. What is computed from it shows in the outputs of one code and of two.
+BATCH = 5
 
 
 @computing()
@@ -203,7 +202,9 @@ def network_of(module: nn.Module, shape: Shape, device: torch.device = CPU) -> N
         return opaque(module, shape, str(error), device)
     if computes_the_same(lambda z: _forward(found, z), module, shape, device):
         return found
-    reason = "its layers have other outputs: it changes values in place, draws random numbers or counts calls"
+    reason = (
+        "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
+    )
     return opaque(module, shape, reason, device)
 
 
@@ -212,35 +213,24 @@ def _forward(network: Network, z: Tensor) -> Tensor:
 
 
 def _chain(module: nn.Module, shape: Shape, device: torch.device) -> Network:
-    """The layers of a module."""
-    inner, batches = (module.inner, (module.batch,)) if isinstance(module, FixedBatchModule) else (module, BATCHES)
-    codes = torch.from_numpy(stream("recorded codes").standard_normal((max(BATCHES), *shape))).to(device)
-    several = [codes[torch.arange(batch) % len(codes)] for batch in batches]
-    own = evaluated(inner, several[0])
-    found, *others = (Network.chain(_parts_of_batch(own, z), shape) for z in several)
-    wanted = found.forward(codes.cpu().flatten(1))
-    if not all(torch.allclose(other.forward(codes.cpu().flatten(1)), wanted, rtol=1e-6) for other in others):
-        raise UnsupportedModelError(f"it depends on the batch size or on random numbers; it must not: {FIX_DRAWS}")
-    return found
-
-
-def _parts_of_batch(module: nn.Module, codes: Tensor) -> Sequence[Part]:
-    """The parts of the chain that a module is for a batch, in the first of the ways that can read them."""
-    graph = recorded(module, codes)
+    """The layers of a module, in the first of the ways that can read them."""
+    inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
+    codes = torch.from_numpy(stream("recorded codes").standard_normal((batch, *shape))).to(device)
+    graph = recorded(evaluated(inner, codes), codes)
     full = graph.output_node().args[0].meta["shape"]  # type: ignore[union-attr] # a node
-    if not full or full[0] != len(codes):
+    if not full or full[0] != batch:
         raise UnsupportedModelError(
-            f"it maps {len(codes)} codes to a tensor of shape {full}; the batch axis must stay the first"
+            f"it maps {batch} codes to a tensor of shape {full}; the batch axis must stay the first"
         )
     replace_gated_activations(graph)
-    shape, batch = tuple(codes.shape[1:]), len(codes)
     try:
-        return ChainWalk(shape, batch).along(graph)
+        parts = ChainWalk(shape, batch).along(graph)
     except UnsupportedModelError as error:
         try:
-            return BranchWalk(shape, batch).along(graph)
+            parts = BranchWalk(shape, batch).along(graph)
         except ModelError:  # such as weights that are not finite: the module that is kept says where
             raise error from None
+    return Network.chain(parts, shape)
 
 
 # --- programs -----------------------------------------------------------------------------------------------------
