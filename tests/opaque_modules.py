@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from unrelu.loaders import from_torch
+from unrelu.models._module_copies import frozen
 from unrelu.models.generator import Generator
-from unrelu.models.module_copies import frozen
 
 
 class Residual(nn.Module):
@@ -101,14 +101,14 @@ class Skip(nn.Module):
 
 
 class Untraceable(nn.Module):
-    """A chain that torch.fx cannot trace, because its forward asks for the length of the data."""
+    """A chain that is not read as one, because its forward looks at the numbers."""
 
     def __init__(self, chain):
         super().__init__()
         self.chain = chain
 
     def forward(self, z):
-        return self.chain(z.view(len(z), *z.shape[1:]))
+        return self.chain(z if z.isfinite().all() else 0 * z)
 
 
 def made(kind, *args, seed=0, **options):
@@ -120,10 +120,10 @@ def made(kind, *args, seed=0, **options):
 
 # The module, the shape of a code, and the node that breaks the chain.
 GENERATORS = {
-    "residual": (made(Residual), (5,), "node 'add' joins two branches"),
-    "modulated": (made(Modulated), (6,), "node '.*' calls square"),
-    "attention": (made(Attention), (6,), "module 'cross' .MultiheadAttention. joins two branches"),
-    "skip": (made(Skip), (6, 1, 1), "module 'norm' .GroupNorm. is not an affine map|where the model branches"),
+    "residual": (made(Residual), (5,), "operation 'add' has branches, by add"),
+    "modulated": (made(Modulated), (6,), "operation 'pow' calls pow"),
+    "attention": (made(Attention), (6,), "module 'cross' .MultiheadAttention."),
+    "skip": (made(Skip), (6, 1, 1), "module 'norm' .GroupNorm.|where the model branches"),
 }
 
 

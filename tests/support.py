@@ -10,7 +10,7 @@ import torch
 
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Conv, ConvTranspose, Dense, Pad, Pool, Resample, Reshape, Scale, Step
+from unrelu.models.affine import Affine, Conv, Dense, LinearOperation, Reshape, Scale, Step
 from unrelu.models.network import Network
 
 EPS = float(np.finfo(float).eps)
@@ -76,10 +76,10 @@ def image_network(seed: int = 0) -> Network:
     """A small transposed-convolution generator (3, 1, 1) -> (1, 6, 6) with batch normalisation and tanh."""
     rng = np.random.default_rng(seed)
     parts = [
-        ConvTranspose(tensor(rng, 3, 4, 3, 3)),
+        Conv(tensor(rng, 3, 4, 3, 3), transposed=True),
         Scale(tensor(rng, 4, 1, 1), tensor(rng, 4, 1, 1)),
         Activation("relu"),
-        ConvTranspose(0.3 * tensor(rng, 4, 1, 2, 2), tensor(rng, 1), stride=(2, 2)),
+        Conv(0.3 * tensor(rng, 4, 1, 2, 2), tensor(rng, 1), stride=(2, 2), transposed=True),
         Activation("tanh"),
     ]
     return Network.chain(parts, (3, 1, 1))
@@ -114,7 +114,7 @@ def step_examples() -> dict[str, tuple[list[Step], tuple[int, ...]]]:
     dense = Dense(tensor(rng, 12, 5), tensor(rng, 12))
     conv = Conv(tensor(rng, 4, 3, 3, 3), tensor(rng, 4), (2, 1), (1, 2), (1, 2))
     grouped = Conv(tensor(rng, 6, 2, 2, 2), groups=2)
-    transposed = ConvTranspose(tensor(rng, 4, 3, 3, 3), tensor(rng, 6), (2, 2), (1, 1), (1, 0), (1, 1), groups=2)
+    transposed = Conv(tensor(rng, 4, 3, 3, 3), tensor(rng, 6), (2, 2), (1, 1), (1, 1), 2, True, (1, 0))
     norm4, norm6 = (Scale(tensor(rng, c, 1, 1), tensor(rng, c, 1, 1)) for c in (4, 6))
     vector = Scale(tensor(rng, 5), tensor(rng, 5))
     return {
@@ -126,14 +126,14 @@ def step_examples() -> dict[str, tuple[list[Step], tuple[int, ...]]]:
         "conv1d": ([Conv(tensor(rng, 4, 3, 3), tensor(rng, 4), (2,), (1,), (1,))], (3, 7)),
         "grouped_conv": ([grouped], (4, 3, 4)),
         "transposed": ([transposed], (4, 3, 2)),
-        "transposed1d": ([ConvTranspose(tensor(rng, 3, 2, 3), tensor(rng, 2), (2,), (1,), (1,), (1,))], (3, 4)),
+        "transposed1d": ([Conv(tensor(rng, 3, 2, 3), tensor(rng, 2), (2,), (1,), (1,), 1, True, (1,))], (3, 4)),
         "scale": ([vector], (5,)),
-        "nearest": ([Resample((5, 6))], (2, 3, 2)),
-        "bilinear": ([Resample((5, 6), "bilinear", True)], (2, 3, 2)),
-        "linear": ([Resample((7,), "linear")], (2, 3)),
-        "pool": ([Pool((3, 2), (2, 2), (1, 1), True, False)], (2, 5, 4)),
-        "pool1d": ([Pool((2,), (2,), (0,))], (2, 6)),
-        "pad": ([Pad((1, 2, 0, -1))], (2, 3, 3)),
+        "nearest": ([LinearOperation("aten.upsample_nearest2d.vec", ((5, 6), None))], (2, 3, 2)),
+        "bilinear": ([LinearOperation("aten.upsample_bilinear2d.default", ((5, 6), True))], (2, 3, 2)),
+        "linear": ([LinearOperation("aten.upsample_linear1d.default", ((7,), False))], (2, 3)),
+        "pool": ([LinearOperation("aten.avg_pool2d.default", ((3, 2), (2, 2), (1, 1), True, False))], (2, 5, 4)),
+        "sum": ([LinearOperation("aten.cumsum.default", (-1,))], (2, 6)),
+        "pad": ([LinearOperation("aten.constant_pad_nd.default", ((1, 2, 0, -1), 0.0))], (2, 3, 3)),
         "reshape": ([Reshape((2, 3))], (6,)),
         "dense_dense": ([dense, Dense(tensor(rng, 4, 12), tensor(rng, 4))], (5,)),
         "dense_dense_no_bias": ([Dense(dense.weight), Dense(tensor(rng, 4, 12))], (5,)),
@@ -155,7 +155,17 @@ def step_examples() -> dict[str, tuple[list[Step], tuple[int, ...]]]:
             (3, 2, 2),
         ),
         "reshape_reshape": ([Reshape((2, 3)), Reshape((3, 2)), Reshape((6,))], (3, 2)),
-        "generator": ([dense, Reshape((3, 2, 2)), Resample((4, 4)), conv, norm4, Reshape((32,))], (5,)),
+        "generator": (
+            [
+                dense,
+                Reshape((3, 2, 2)),
+                LinearOperation("aten.upsample_nearest2d.vec", ((4, 4), None)),
+                conv,
+                norm4,
+                Reshape((32,)),
+            ],
+            (5,),
+        ),
     }
 
 

@@ -108,7 +108,7 @@ def test_layerwise_methods_refuse_with_the_name_of_the_node(method):
     net = OPAQUE["residual"]
     y = net(codes(net))
     message = (
-        "node 'add' joins two branches; only chains of layers can be inverted; "
+        "operation 'add' has branches, by add(); only chains of layers can be inverted; "
         f"method={method!r} needs a chain of layers, use method='auto' or 'lm'"
     )
     for options, said in (
@@ -122,7 +122,7 @@ def test_layerwise_methods_refuse_with_the_name_of_the_node(method):
 
 def test_there_are_no_layers():
     net = OPAQUE["residual"]
-    with pytest.raises(AttributeError, match="an OpaqueNetwork has no layers: node 'add' joins two branches"):
+    with pytest.raises(AttributeError, match="an OpaqueNetwork has no layers: operation 'add' has branches"):
         _ = net.layers
     assert not hasattr(net, "layers")
     assert not hasattr(net, "pattern")
@@ -132,16 +132,17 @@ def test_it_says_what_it_is():
     assert str(OPAQUE["skip"]) == (
         "OpaqueNetwork 6x1x1 -> 1x6x6: Skip, forward-mode Jacobian\n"
         "  no chain of layers: module 'up' (ConvTranspose2d) and module 'images.0' (Conv2d) both take the output of "
-        "node 'gelu', where the model branches; only chains of layers can be inverted"
+        "operation 'gelu', where the model branches; only chains of layers can be inverted"
     )
 
 
 def test_inspect():
     seen = inspect(OPAQUE["residual"], 20)
     assert (seen.layers, seen.samples, seen.exact, seen.identifiable) == ((), 20, 0, 1)
-    assert seen.verdict.startswith("'exact' cannot be used: node 'add' joins two branches")
+    assert seen.verdict.startswith("'exact' cannot be used: operation 'add' has branches, by add()")
     assert seen.recommended.startswith(
-        "auto: joint search from a linear estimate, samples and random codes; not by layers, since node 'add' joins"
+        "auto: joint search from a linear estimate, samples and random codes; not by layers, since operation "
+        "'add' has branches"
     )
     assert seen.recommended.endswith(f"since {layerwise_reason(OPAQUE['residual'])}")
 

@@ -132,7 +132,7 @@ def inspect(network: Generator, samples: int = 256, seed: int = 0) -> Inspection
     for layer, on in zip(network.layers, network.pattern(z), strict=True) if isinstance(network, Network) else ():
         enough = _enough(layer, on)
         every &= enough
-        steps = " + ".join(type(step).__name__ for step in layer.affine.steps if not isinstance(step, Reshape))
+        steps = " + ".join(step.kind for step in layer.affine.steps if not isinstance(step, Reshape))
         layers.append(LayerInspection(
             steps or "Identity", layer.n_in, layer.n_out, str(layer.activation), layer.expansion,
             layer.expansion >= ASSUMED_EXPANSION, float(enough.mean()),

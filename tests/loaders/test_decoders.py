@@ -35,9 +35,8 @@ def listed() -> list[tuple[str, str, str, bool]]:
 def downloaded() -> list[tuple[str, str, str, bool]]:
     """The same of the table of what people download."""
     rows = ROW.findall(PAGE.read_text(encoding="utf-8").split("## What you downloaded")[1].split("\n## ")[0])
-    return [
-        ("Downloaded", name, line, "pythae" in name or "DCGAN" in name or "model.pt" in name) for name, line in rows
-    ]
+    chains = ("pythae", "DCGAN", "model.pt", "class-conditional")
+    return [("Downloaded", name, line, any(word in name for word in chains)) for name, line in rows]
 
 
 ROWS = [*listed(), *downloaded()]

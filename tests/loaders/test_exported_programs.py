@@ -159,17 +159,6 @@ def test_outputs_of_a_program_become_named_parts(tmp_path):
             unrelu.from_torch(given)
 
 
-def test_a_program_with_a_graph_of_its_own_is_refused():
-    class Unrecorded(nn.Module):
-        def forward(self, z):
-            with torch.no_grad():
-                shift = z.sin()
-            return z.exp() + shift
-
-    with pytest.raises(UnsupportedModelError, match=r"a graph of its own, as torch\.cond.*; pass the module itself"):
-        unrelu.from_torch(exported(Unrecorded(), (3,), False))
-
-
 def test_a_change_in_place_is_kept():
     class InPlace(nn.Module):
         def __init__(self):

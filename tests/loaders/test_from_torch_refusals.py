@@ -16,7 +16,8 @@ from torch.nn.utils import parametrizations
 
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders import from_torch
-from unrelu.models.module_copies import frozen
+from unrelu.models._module_copies import frozen
+from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 
 
@@ -62,78 +63,80 @@ def opaque(module, reason, latent_shape=4):
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (
-            lambda m, z: m.fc1(z) * m.fc2(z),
-            r"module 'fc2' \(Linear\) and module 'fc1' \(Linear\) both take .* the input",
-        ),
-        (lambda m, z: m.fc1(z) / z, "node 'truediv' joins two branches; only chains of layers can be inverted"),
-        (lambda m, z: torch.maximum(m.fc1(z), z), "node 'maximum' joins two branches"),
-        (lambda m, z: z + torch.conv1d(z[:, None], m.table[None, None, :3], padding=1)[:, 0], "joins two branches"),
-        (lambda m, z: z * z, "node 'mul' joins two branches"),
-        (lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z), "both take the output of the input"),
-        (lambda m, z: (F.relu_(h := m.fc1(z)), m.fc2(h))[1], "its layers have other outputs: it changes values in"),
-        (lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1], "its layers have other outputs"),
-        (lambda m, z: m.fc1(z).fliplr(), r"node 'fliplr' calls fliplr\(\), not an affine map"),
-        (lambda m, z: F.softsign(z), r"'softsign' calls softsign\(\), not an affine map or a known activation$"),
+        (lambda m, z: m.fc1(z) * m.fc2(z), r"'fc2' \(Linear\) and module 'fc1' \(Linear\) both take .* of the code"),
+        (lambda m, z: m.fc1(z) / z, r"operation 'div' has branches, by div\(\); only chains of layers can be inverted"),
+        (lambda m, z: torch.maximum(m.fc1(z), z), "operation 'maximum' has branches"),
+        (lambda m, z: z * z, "operation 'mul' has branches"),
+        (lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z), "both take the output of the code"),
+        (lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1], "takes a tensor that was changed in place"),
+        (lambda m, z: F.softsign(z), r"calls abs\(\), which is not an affine map or a known activation$"),
         (lambda m, z: F.elu(z, 0.5), "an ELU with alpha=0.5, which has a kink at 0"),
         (lambda m, z: F.softplus(z, threshold=3), "jumps at its threshold=3"),
         (lambda m, z: torch.clamp(z, 1, 1) + z, "cuts outputs off at 1.0 and 1.0"),
-        (lambda m, z: z.cosh(), r"node 'cosh' calls cosh\(\)"),
-        (lambda m, z: z.unsqueeze(2).permute(0, 2, 1), r"calls permute\(\)"),
-        (lambda m, z: 1 / z, "divides by the data"),
-        (lambda m, z: F.linear(m.table, z), r"calls linear\(\) with weights or options taken from the data"),
-        (lambda m, z: z[:, ::2], "not side by side; only steps of 1"),
-        (lambda m, z: z[:, [0, 2]], "only integers, slices"),
+        (lambda m, z: z.cosh(), r"calls cosh\(\)"),
+        (lambda m, z: 1 / z, r"calls reciprocal\(\)"),
+        (lambda m, z: F.linear(m.table, z), "mixes the batch axis"),
         (lambda m, z: F.pad(z, (1, 1), value=2.0), "only zeros are supported"),
-        (lambda m, z: z + m.table.expand(z.size(0), -1), r"a constant of shape \(B, 4\) with elements of shape \(4,\)"),
-        (lambda m, z: z.unsqueeze(2) * m.table, "a constant must broadcast to one element"),
-        (lambda m, z: F.interpolate(z[:, None], scale_factor=1.3, mode="linear"), "not by the ratio of the sizes"),
-        (lambda m, z: F.interpolate(z[:, None, None], scale_factor=2, mode="bicubic"), "mode='bicubic'"),
-        (lambda m, z: F.interpolate(z[:, None, None], size=2, mode="bilinear", antialias=True), "antialias=True"),
-        (lambda m, z: F.adaptive_avg_pool1d(z[:, None], 3), "windows of different lengths"),
-        (lambda m, z: F.avg_pool2d(z[:, None, None], (1, 2), ceil_mode=True, divisor_override=3), "divisor_override"),
-        (lambda m, z: z @ m.table, r"multiplies by a constant of shape \(4,\); only matrices"),
+        (lambda m, z: z @ m.table, r"calls mv\(\)"),
     ],
-)  # fmt: skip
+)
 def test_functions_of_no_chain(function, reason):
     opaque(Model(function), reason)
 
 
-@pytest.mark.parametrize(
-    ("module", "reason"),
-    [
-        (nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), "pads with mode='circular', .*; only zeros"),
-        (nn.Upsample(scale_factor=1.3, mode="linear"), "give size= or recompute_scale_factor=True"),
-        (nn.AdaptiveAvgPool1d(3), "windows of different lengths"),
-    ],
-)
-def test_modules_of_no_chain(module, reason):
-    opaque(seq(nn.Unflatten(1, (4, 5)), module), reason, 20)
-
-
-@pytest.mark.parametrize(
-    "module", [nn.LayerNorm(4), nn.MaxPool1d(2), nn.Softmax(1), nn.GroupNorm(1, 4), nn.Softsign(), nn.Tanhshrink()]
-)
+@pytest.mark.parametrize("module", [nn.LayerNorm(4), nn.MaxPool1d(2), nn.Softmax(1), nn.GroupNorm(1, 4), nn.Softsign()])
 def test_unknown_modules(module):
-    opaque(seq(nn.Linear(4, 4), module), rf"module '1' \({type(module).__name__}\) is not an affine map")
+    opaque(seq(nn.Linear(4, 4), module), rf"module '1' \({type(module).__name__}\) ")
 
 
 def test_an_unknown_module_is_named_with_its_path():
     module = Model(lambda m, z: m.main(z), main=seq(nn.Linear(4, 4), seq(nn.ReLU(), nn.Softsign())))
-    opaque(module, r"^module 'main\.1\.1' \(Softsign\) is not an affine map or a known activation")
+    opaque(module, r"^module 'main\.1\.1' \(Softsign\) calls abs\(\), which is not an affine map or a known activation")
 
 
-def test_extra_arguments():
-    up = nn.ConvTranspose1d(4, 1, 3)
-    opaque(Model(lambda m, z: m.up(z[:, :, None], output_size=[3]), up=up), "called with more than its input")
+# --- a chain, whatever it is written with -----------------------------------------------------------------------------
 
 
-def test_what_cannot_be_traced():
-    opaque(Model(lambda m, z: z.view(len(z), 4) * m.table), r"torch\.fx cannot trace Model\.forward")
-    with pytest.raises(
-        UnsupportedModelError, match=r"cannot trace .* or pass latent_shape=, to use the module without"
-    ):
-        from_torch(Model(lambda m, z: z.view(len(z), 4)).eval())
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, z: z + torch.conv1d(z[:, None], m.table[None, None, :3], padding=1)[:, 0],
+        lambda m, z: (F.relu_(h := m.fc1(z)), m.fc2(h))[1],
+        lambda m, z: m.fc1(z).fliplr(),
+        lambda m, z: z.unsqueeze(2).permute(0, 2, 1),
+        lambda m, z: z[:, ::2],
+        lambda m, z: z[:, [0, 2]],
+        lambda m, z: z + m.table.expand(z.size(0), -1),
+        lambda m, z: z.unsqueeze(2) * m.table,
+        lambda m, z: z.view(len(z), 4) * m.table,
+        lambda m, z: torch.cat([z, torch.ones_like(z[:, :1])], 1),
+        lambda m, z: m.fc1(torch.stack([z, 2 * z], 1)).mean(1),
+        lambda m, z: m.up(z[:, :, None], output_size=[3]),
+        lambda m, z: F.interpolate(z[:, None], scale_factor=1.3, mode="linear"),
+        lambda m, z: F.interpolate(z[:, None, None], scale_factor=2, mode="bicubic"),
+        lambda m, z: F.interpolate(z[:, None, None], size=2, mode="bilinear", antialias=True),
+        lambda m, z: F.adaptive_avg_pool1d(z[:, None], 3),
+        lambda m, z: F.avg_pool2d(z[:, None, None], (1, 2), ceil_mode=True, divisor_override=3),
+    ],
+)
+def test_functions_of_a_chain(function):
+    module = Model(function, up=nn.ConvTranspose1d(4, 1, 3)).double().eval()
+    net = from_torch(module, 4)
+    assert isinstance(net, Network)
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 4)))
+    np.testing.assert_allclose(net(z), module(z.clone()).detach(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(net.jacobian(z), from_torch(lambda z: module(z) + 0 * z.cosh().sum(), 4).jacobian(z),
+                               rtol=1e-10, atol=1e-10)  # fmt: skip
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_are_a_part_of_the_module(hook):
+    module = seq(nn.Linear(3, 3), seq(nn.ReLU())).double()
+    getattr(module[1], hook)(lambda m, x, *out: 2 * out[0] if out else (2 * x[0],))
+    z = np.random.default_rng(0).standard_normal((4, 3))
+    net = from_torch(module)
+    assert isinstance(net, Network)
+    np.testing.assert_allclose(net(z), 2 * seq(*module[:1], nn.ReLU())(torch.from_numpy(z)).detach(), rtol=1e-12)
 
 
 # --- branches and joins -----------------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ def test_what_cannot_be_traced():
     [
         (lambda m, z: (m.fc1(z), z), r"it returns a tuple with 0 \(2, 4\), 1 \(2, 4\); say which is the output"),
         (lambda m, z: {"x": m.fc1(z)}, r"it returns a dict with 'x' \(2, 4\); .*output='x'"),
-        (lambda m, z: m.table * 2, "the output depends on 0 inputs"),
+        (lambda m, z: m.table * 2, "the module returns a value that its input does not affect"),
         (lambda m, z: z.shape[1], "the module returns a value that its input does not affect"),
     ],
 )
@@ -182,49 +185,40 @@ def test_two_inputs():
 # --- operations -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [nn.Conv3d(4, 4, 1), nn.Bilinear(4, 4, 4), nn.Embedding(4, 4), nn.InstanceNorm1d(4)])
+@pytest.mark.parametrize("module", [nn.Bilinear(4, 4, 4), nn.Embedding(4, 4)])
 def test_unsupported_modules(module):
-    with pytest.raises(UnsupportedModelError, match=rf"module '1' \({type(module).__name__}\) is not an affine map"):
+    with pytest.raises(
+        ModelError, match=r"for float64 codes of shape \(2, 4\) it raises \w+: |\(Embedding\) does not fit"
+    ):
         from_torch(seq(nn.Linear(4, 4), module).eval(), 4)
-
-
-def test_a_refusal_says_what_is_supported():
-    with pytest.raises(UnsupportedModelError) as caught:
-        from_torch(seq(nn.Linear(4, 4), nn.Embedding(4, 4)).eval(), 4)
-    message = str(caught.value)
-    assert all(name in message for name in ("ConvTranspose2d", "LeakyReLU", "BatchNorm1d", "Unflatten"))
-    assert "as a generator without known layers it fails too: for float64 codes of shape (2, 4) it raises" in message
 
 
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda m, z: z.T, r"node 'getattr_1' calls x\.T, "),
-        (lambda m, z: z > 0, r"calls gt\(\)"),
+        *((each, "the batch axis must stay the first") for each in (
+            lambda m, z: z.T, lambda m, z: z.view(-1), lambda m, z: z.view(-1, 2), lambda m, z: z.reshape(4, -1),
+            lambda m, z: z[0], lambda m, z: z[1:], lambda m, z: F.pad(z, (0, 0, 1, 1)), lambda m, z: z[:, 2:2],
+        )),
+        (lambda m, z: z > 0, r"calls gt\(\)|gives numbers of type torch.bool"),
         (lambda m, z: torch.div(z, 2, rounding_mode="floor"), "divides by the data or rounds"),
-        (lambda m, z: F.dropout(z), r"drops entries at random; call module\.eval\(\)"),
+        (lambda m, z: F.dropout(z), "it draws random numbers; a generator must be deterministic"),
         (lambda m, z: F.batch_norm(z, None, None, training=True), "statistics of the batch"),
-        (lambda m, z: z.relu(True, 3), r"calls relu\(\) with arguments that are not supported"),
-        (lambda m, z: z.view(-1), r"node 'view' reshapes \(B, 4\) to \(4\*B,\), which mixes the batch axis"),
-        (lambda m, z: z.view(-1, 2), r"reshapes \(B, 4\) to \(2\*B, 2\)"),
-        (lambda m, z: z.view(torch.int64), "reinterprets the data"),
-        (lambda m, z: z.reshape(4, -1), "mixes the batch axis"),
-        (lambda m, z: z[0], "indexes the batch axis"),
-        (lambda m, z: z[1:], "indexes the batch axis"),
-        (lambda m, z: z[:, 2:2], "keeps nothing"),
+        (lambda m, z: z.relu(True, 3), "it raises TypeError"),
+        (lambda m, z: m.missing(z), "it raises AttributeError: .*missing"),
+        (lambda m, z: z.view(torch.int64), "gives numbers of type torch.int64"),
+        (lambda m, z: z.to(torch.int32), "gives numbers of type torch.int32"),
         (lambda m, z: z[:, 9], "index 9 is out of bounds for dimension 1 with size 4"),
-        (lambda m, z: z[:, 0, 0, 0], "too many indices for tensor of dimension 2"),
-        (lambda m, z: z.to(torch.int32), "converts the data to torch.int32"),
-        (lambda m, z: F.pad(z, (0, 0, 1, 1)), "pads the batch axis"),
-        (lambda m, z: z + torch.ones(3, 4), r"a constant of shape \(3, 4\) with elements of shape \(4,\)"),
-        (lambda m, z: z * z.size(0), "node 'mul' depends on the batch size or on random numbers"),
-        (lambda m, z: z + torch.randn(4), "its layers have other outputs.* it draws random numbers"),
-        (lambda m, z: z + torch.rand(z.shape[1]), "depends on the batch size or on random"),
+        (lambda m, z: z[:, 0, 0, 0], "too many indices for tensor of dimension 2|out of range"),
+        (lambda m, z: z + torch.ones(3, 4), r"'add' does not fit an input of shape \(4,\)"),
+        (lambda m, z: z * z.size(0), "it depends on the batch size, changes values, draws numbers or counts calls"),
+        (lambda m, z: z + torch.randn(4), "depends on the batch size, changes values, draws numbers"),
         (lambda m, z: z * next(m.counter), "a second evaluation gives another output"),
-        (lambda m, z: z + torch.randn_like(z), r"calls randn_like\(\)"),
-        (lambda m, z: z * m.table.mul_(2), "changes values in place.* a second evaluation gives another output"),
-        (lambda m, z: F.pixel_shuffle(z[:, :, None, None], 3), "shuffles pixels by 3"),
-        (lambda m, z: m.fc1.weight @ z, "from the left"),
+        (lambda m, z: z + torch.randn_like(z), r"it draws random numbers"),
+        (lambda m, z: z * m.table.mul_(2), "a second evaluation gives another output"),
+        (lambda m, z: z if z.sum() > 0 else -z, "takes a number out of a tensor that depends on the code"),
+        (lambda m, z: F.pixel_shuffle(z[:, :, None, None], 3), "'pixel_shuffle' does not fit an input of shape"),
+        (lambda m, z: m.fc1.weight @ z, r"'mm' does not fit an input of shape \(4,\)"),
     ],
 )  # fmt: skip
 def test_functions(function, message):
@@ -235,27 +229,12 @@ def test_functions(function, message):
     ("module", "message"),
     [
         (nn.BatchNorm1d(4, track_running_stats=False), "statistics of the batch.*track_running_stats=True"),
-        (nn.Upsample(scale_factor=2, mode="bicubic"), "mode='bicubic'"),
-        (nn.Flatten(0), r"reshapes \(B, 4, 5\) to \(20\*B,\), which mixes the batch axis"),
-        (nn.AvgPool1d(9), "module '1' .AvgPool1d.: Pool does not fit an input of shape"),
-        (
-            nn.Conv1d(3, 4, 1),
-            r"module '1' \(Conv1d\): Conv with a weight of shape \(4, 3, 1\).* does not fit .* \(4, 5\)",
-        ),
-        (nn.BatchNorm1d(3), r"module '1' \(BatchNorm1d\): normalises 3 channels but is given .* \(4, 5\)"),
-        (nn.Unflatten(1, (3, 2)), r"module '1' \(Unflatten\) does not fit an input of shape \(4, 5\)"),
-        (
-            nn.Conv2d(1, 2, 3),
-            r"\(Conv2d\): a convolution takes elements of shape \(channels, height, width\) but is .* \(4, 5\)",
-        ),
-        (nn.ConvTranspose2d(1, 2, 3), r"a transposed convolution takes elements of shape .* but is given \(4, 5\)"),
-        (nn.AvgPool2d(2), r"average pooling takes elements of shape \(channels, height, width\) but is given \(4, 5\)"),
-        (nn.AdaptiveAvgPool2d(1), r"adaptive pooling takes elements of shape"),
-        (
-            seq(nn.Flatten(), nn.AvgPool1d(2)),
-            r"average pooling takes elements of shape \(channels, length\) but is given \(20,\)",
-        ),
-        (nn.PReLU(3), r"PReLU slopes of shape \(3, 1\) do not fit"),
+        (nn.AvgPool1d(9), r"module '1' \(AvgPool1d\) does not fit an input of shape"),
+        (nn.Conv1d(3, 4, 1), r"module '1' \(Conv1d\) does not fit an input of shape \(4, 5\): .*\[4, 3, 1\]"),
+        (nn.BatchNorm1d(3), "it raises RuntimeError: running_mean should contain 4 elements not 3"),
+        (nn.Unflatten(1, (3, 2)), r"it raises RuntimeError: unflatten: Provided sizes \[3, 2\]"),
+        (nn.Conv2d(1, 2, 3), r"module '1' \(Conv2d\) does not fit an input"),
+        (nn.PReLU(3), "it raises RuntimeError: Mismatch of parameter numbers"),
     ],
 )
 def test_modules_that_do_not_fit(module, message):
@@ -273,7 +252,7 @@ def test_not_finite():
     norm[0].running_var.fill_(-1)
     with pytest.raises(ModelError, match="running_var has negative entries, the smallest is -1"):
         from_torch(norm, 3)
-    with pytest.raises(ModelError, match="complex"):
+    with pytest.raises(ModelError, match="Complex"):
         from_torch(seq(nn.Linear(3, 3, dtype=torch.complex64)), 3)
 
 
@@ -291,29 +270,6 @@ def test_training_mode(part):
     with pytest.raises(ModelError, match=r"module '1\.1.*is in training mode; call module\.eval\(\) first"):
         from_torch(module)
     part.eval()
-
-
-def test_control_flow_that_depends_on_the_data():
-    refuse(
-        lambda m, z: z if z.sum() > 0 else -z, r"torch\.fx cannot trace Model\.forward \(TraceError: .*nn\.Sequential"
-    )
-    refuse(lambda m, z: m.missing(z), r"torch\.fx cannot trace Model\.forward \(AttributeError: .*missing")
-
-
-@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
-def test_hooks(hook):
-    for index in (0, 1):
-        module = seq(nn.Linear(3, 3), seq(nn.ReLU()))
-        getattr(module[index], hook)(lambda *arguments: None)
-        with pytest.raises(UnsupportedModelError, match=rf"module '{index}' .* has forward hooks .* remove them first"):
-            from_torch(module)
-
-
-def test_patched_forward():
-    module = nn.Linear(3, 3)
-    module.forward = lambda x: 2 * x
-    with pytest.raises(UnsupportedModelError, match=r"the module .Linear. has forward hooks or a patched forward"):
-        from_torch(module)
 
 
 def test_lazy_module():
@@ -337,18 +293,15 @@ def test_latent_shape_must_be_positive(shape):
 
 def test_latent_shape_unknown():
     with pytest.raises(ModelError, match="tells the shape of a latent code; pass latent_shape="):
-        from_torch(seq(nn.Tanh()))
+        from_torch(Model(lambda m, z: z[:, 1:] * m.table))
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (
-            seq(nn.ConvTranspose2d(5, 2, 4)),
-            r"module '0' \(ConvTranspose2d\), takes codes of shape \(5, height, width\)",
-        ),
-        (seq(nn.ConvTranspose1d(5, 2, 4), nn.ReLU()), r"'0' \(ConvTranspose1d\), takes codes of shape \(5, length\)"),
-        (seq(nn.Tanh(), nn.Conv2d(2, 3, 3)), r"module '1' \(Conv2d\), takes codes of shape \(2, height, width\)"),
+        (seq(nn.ConvTranspose2d(5, 2, 4)), r"conv_transpose2d\(\), takes codes of shape \(5, height, width\)"),
+        (seq(nn.ConvTranspose1d(5, 2, 4), nn.ReLU()), r"conv_transpose1d\(\), takes codes of shape \(5, length\)"),
+        (seq(nn.Tanh(), nn.Conv2d(2, 3, 3)), r"conv2d\(\), takes codes of shape \(2, height, width\)"),
         (seq(nn.Conv1d(5, 2, 1), nn.ELU()), r"takes codes of shape \(5, length\) and does not say of which size"),
         (seq(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 5)), "pass latent_shape=.*, which the module accepts"),
     ],
@@ -365,7 +318,7 @@ def test_latent_shapes_are_asked_for_and_the_readings_of_the_message_work(module
 
 def test_parts_of_the_code_tell_no_latent_shape():
     parts = Model(lambda m, z: m.a(z[:, :3]) + m.a(z[:, 3:]), a=nn.Linear(3, 4)).eval()
-    with pytest.raises(ModelError, match=r"keeps nothing of an input of shape \(3,\).* was taken to be \(3,\); pass"):
+    with pytest.raises(ModelError, match=r"module 'a' \(Linear\) does not fit .* was taken to be \(3,\); pass"):
         from_torch(parts)
     assert from_torch(parts, 6).latent_dim == 6
     both = Model(lambda m, z: m.a(z) + m.b(z), a=nn.Linear(3, 4), b=nn.Linear(4, 4)).eval()
@@ -381,8 +334,7 @@ def test_one_reading_that_the_module_does_not_accept():
 
 
 def test_a_function_of_a_single_code_is_refused_in_silence(capfd):
-    """The trace of a function that indexes the batch fails on two codes; PyTorch would print each failure."""
     slopes = torch.ones(3, 30, dtype=torch.float64)
-    with pytest.raises(UnsupportedModelError, match=r"indexes the batch axis.*codes of shape \(2, 3\) it raises"):
+    with pytest.raises(ModelError, match=r"operation 'mul' does not fit an input of shape"):
         from_torch(lambda z: z[0] * slopes[0] + z[1] * slopes[1], 3)
     assert capfd.readouterr() == ("", "")

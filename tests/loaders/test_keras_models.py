@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.network import Network
 
 # Keras and the trace for its export warn about their own use of PyTorch.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,7 +63,7 @@ def model(monkeypatch):
 def test_a_model_is_inverted_as_it_is(model, called):
     wanted = model.predict(Z.astype(np.float32), verbose=0)
     net = unrelu.from_torch(called(model), 4)
-    assert isinstance(net, OpaqueNetwork)
+    assert isinstance(net, Network)
     np.testing.assert_allclose(net(Z), wanted, rtol=1e-4, atol=1e-6)
     r = unrelu.invert(net, wanted.astype(float), noise="gaussian:0.01", learn=False)
     np.testing.assert_allclose(net(r.z), wanted, atol=0.05)

@@ -179,7 +179,7 @@ class Viewed(nn.Module):
 
     def forward(self, z):
         x = torch.relu(self.conv(self.first(z).view(-1, 2, 4, 4)))
-        x = x + torch.tanh(x)
+        x = x + torch.tanh(x.square())
         return x.view(len(z), -1) if self.view else x
 
 

@@ -311,7 +311,7 @@ def test_a_chain_and_the_same_module_made_opaque_agree():
     net, hidden = from_torch(chain), from_torch(Untraceable(chain).eval(), 4)
     assert isinstance(net, Network)
     assert isinstance(hidden, OpaqueNetwork)
-    assert hidden.reason.startswith("torch.fx cannot trace Untraceable.forward")
+    assert "takes a number out of a tensor that depends on the code" in hidden.reason
     assert (net.width, net.typical_output) == (hidden.width, pytest.approx(hidden.typical_output, rel=1e-12))
     z = codes(net, 6)
     np.testing.assert_allclose(hidden(z), net(z), rtol=0, atol=rounding(net, z))

@@ -7,29 +7,25 @@ alone, so its values on a line of numbers tell which activation it is.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.special import logit
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from unrelu.loaders._recording import name_of
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Scale
 from unrelu.runtime.array_types import Array
 
-_NAMES = (
-    "add", "sub", "rsub", "mul", "div", "true_divide", "truediv", "neg", "pow", "square", "exp", "erf", "tanh",
-    "sigmoid", "softplus", "log", "log1p", "relu", "relu6", "clamp", "hardtanh", "hardsigmoid",
-)  # fmt: skip
-# Functions of each entry alone.
-_ELEMENTWISE = {getattr(space, name) for space in (torch, F, operator) for name in _NAMES if hasattr(space, name)}
-_MODULES = (nn.Sigmoid, nn.Tanh, nn.Softplus, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid)
-_PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "multiply", "mul_")
+# Operators on each entry alone.
+_ELEMENTWISE = {
+    "add", "sub", "rsub", "mul", "div", "neg", "pow", "square", "exp", "erf", "tanh", "sigmoid", "softplus", "log",
+    "log1p", "relu", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardsigmoid", "_to_copy", "reciprocal",
+}  # fmt: skip
 # Arguments at which a product is compared with activations, and one beyond which a gate is 0 or 1.
 _LINE = torch.linspace(-9.3, 9.1, 93, dtype=torch.float64)[:, None]
 _FAR = 1e6
@@ -40,32 +36,21 @@ _ROUNDING = 1e-12
 _MOST_NODES = 12
 
 
-def gated(x: Tensor, parts: tuple[Activation, Scale]) -> Tensor:
-    """The activation and the scale after it, which stand for a product."""
-    return parts[1].apply(parts[0].forward(x))
+def gated(x: Tensor, parts: tuple[Activation | Scale, ...]) -> None:
+    """Stands for a product in a graph; it is read as its parts, not called."""
 
 
-def replace_gated_activations(
-    graph: fx.Graph, module: Callable[[fx.Node], nn.Module | None], constant: Callable[[str], Any]
-) -> None:
-    """Put nodes that call :func:`gated` in place of the products in a graph that are activations.
-
-    ``module`` gives the module that a node calls, and ``constant`` a constant by its name.
-    """
+def replace_gated_activations(graph: fx.Graph) -> None:
+    """Put a node that is read as an activation in place of each product in a recorded graph that is one."""
     for node in list(graph.nodes):
-        inputs = node.all_input_nodes
-        if node.target not in _PRODUCTS or len(inputs) != 2 or any(each.op == "get_attr" for each in inputs):
+        if name_of(node) != "mul" or len(node.all_input_nodes) != 2:
             continue
         for source in _origins(node):
             with suppress(_NotElementwise, RuntimeError, TypeError):
-                function = _function_of_entries(node, source, module, constant)
                 far = (torch.full((1, 1), t, dtype=torch.float64) for t in (-_FAR, _FAR))
-                values, low, high = (function(t).numpy() for t in (_LINE, *far))
+                values, low, high = (_of_entries(node, source, t).numpy() for t in (_LINE, *far))
                 if (parts := _activation(values, -low / _FAR, high / _FAR)) is not None:
-                    with graph.inserting_after(node):
-                        single = graph.call_function(gated, cast(Any, (source, parts)))
-                    single.meta = dict(node.meta)
-                    node.replace_all_uses_with(single)
+                    node.target, node.args, node.kwargs = gated, (source, parts), {}
                     break
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
 
@@ -82,36 +67,24 @@ class _NotElementwise(Exception):
     """A node is not a function of each entry of x alone."""
 
 
-def _function_of_entries(
-    node: fx.Node, source: fx.Node, module: Callable[[fx.Node], nn.Module | None], constant: Callable[[str], Any]
-) -> Callable[[Tensor], Tensor]:
-    """A node as a function of the entries t of ``source``, (p, 1): (p, 1), or (p, n) with constants of n entries."""
+def _of_entries(node: fx.Node, source: fx.Node, t: Tensor) -> Tensor:
+    """A node for entries t of ``source``, (p, 1): (p, 1), or (p, n) with constants of n entries."""
+    values: dict[fx.Node, Any] = {source: t}
 
-    def function(t: Tensor) -> Tensor:
-        values: dict[fx.Node, Any] = {source: t}
-
-        def value(each: fx.Node) -> Any:
-            if each not in values:
-                values[each] = None  # counted before those that it is computed from
-                values[each] = computed(each)
-            return values[each]
-
-        def computed(each: fx.Node) -> Any:
-            called = module(each)
-            if each.op == "get_attr":
-                return _row(constant(str(each.target)))
-            known = each.target in _ELEMENTWISE or (each.op == "call_method" and each.target in _NAMES)
-            if len(values) > _MOST_NODES + 1 or not (known or isinstance(called, _MODULES)):
+    def value(each: fx.Node) -> Any:
+        if each not in values:
+            if len(values) > _MOST_NODES or name_of(each) not in _ELEMENTWISE:
                 raise _NotElementwise
-            args, kwargs = fx.node.map_arg((each.args, dict(each.kwargs)), value)
-            if each.op == "call_method":
-                return getattr(torch.as_tensor(args[0]), str(each.target))(*args[1:], **kwargs)
-            of: Any = each.target if called is None else called
-            return of(*args, **kwargs)
+            values[each] = None  # counted before those that it is computed from
+            args, kwargs = fx.node.map_aggregate((each.args, dict(each.kwargs)), argument)
+            function: Any = each.target
+            values[each] = function(*args, **kwargs)
+        return values[each]
 
-        return torch.as_tensor(value(node)) + torch.zeros_like(t)
+    def argument(x: Any) -> Any:
+        return value(x) if isinstance(x, fx.Node) else _row(x)
 
-    return function
+    return torch.as_tensor(value(node)) + torch.zeros_like(t)
 
 
 def _row(value: Any) -> Any:
@@ -123,8 +96,8 @@ def _row(value: Any) -> Any:
     return value.detach().double().reshape(() if value.numel() == 1 else (1, -1))
 
 
-def _activation(f: Array, left: Array, right: Array) -> tuple[Activation, Scale] | None:
-    r"""The activation and the scale k with values f, (p, n), on :data:`_LINE`; None if there is none.
+def _activation(f: Array, left: Array, right: Array) -> tuple[Activation | Scale, ...] | None:
+    r"""The activation, and the scale k if it is not 1, with values f, (p, n), on :data:`_LINE`; None if there is none.
 
     A gate g(a t) is 0 at one end and 1 at the other. So k (c + (1 - c) g(a t)) is k c at one end and k at the other,
     where f is k t times this.
@@ -151,7 +124,8 @@ def _activation(f: Array, left: Array, right: Array) -> tuple[Activation, Scale]
             continue
         activation = Activation(name, _single(c), steepness=_single(a))
         if (np.abs(k * activation.value(t) - f) <= _TOLERANCE * np.abs(f).max()).all():
-            return activation, Scale(torch.tensor(_single(k)), torch.zeros((), dtype=torch.float64))
+            scale = Scale(torch.tensor(_single(k)), torch.zeros((), dtype=torch.float64))
+            return (activation,) if (_single(k) == 1).all() else (activation, scale)
     return None
 
 

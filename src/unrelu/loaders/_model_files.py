@@ -26,9 +26,11 @@ from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
 from unrelu.models.torch_callables import GeneratorCall, Output
 from unrelu.runtime.devices import usable
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
+from unrelu.runtime.file_reading import check_limit, check_names, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
+# The default for the most bytes of a model: no file takes more than twice as many.
+_MAX_BYTES = 2**30
 # The most characters of a message.
 _LONGEST = 4000
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -60,7 +62,7 @@ def load(
     layers: Layers = None,
     activation: Activations | None = None,
     latent_shape: int | tuple[int, ...] | None = None,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int = _MAX_BYTES,
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,
@@ -101,7 +103,7 @@ def load(
         activation: as in :func:`unrelu.from_arrays`: one for all layers, ``"relu"``, or one for each,
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
-        max_bytes: the most bytes that the tensors may take, as stored and as float64; 4 GiB by default.
+        max_bytes: the most bytes that the tensors may take, as stored and as float64; 1 GiB by default.
         input_scale, output_scale, output_basis, output_log: how inputs and outputs were standardised or projected for
             training, and the base of the logarithms that outputs are; see :func:`unrelu.from_arrays`. They come on top
             of what the file holds. If the output has named parts, output_scale and output_log may be dictionaries by

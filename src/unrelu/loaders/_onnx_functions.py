@@ -1,4 +1,4 @@
-"""ONNX operators, written as functions of PyTorch for :mod:`unrelu.loaders._graph_recorder` to record.
+"""ONNX operators, written as functions of PyTorch.
 
 The same functions compute the constants of a graph, which do not depend on the code.
 
@@ -20,9 +20,7 @@ from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import _onnx_layers as layers
-from unrelu.loaders._graph_recorder import StandIn
 from unrelu.loaders._onnx_layers import Call, padded
-from unrelu.loaders._torch_operations import sloped
 
 # TensorProto.DataType; types of real numbers that PyTorch computes with in double precision all count as one.
 _FLOATS = (1, 10, 11, 16)
@@ -57,7 +55,7 @@ def _one_by_one(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call]
 def _softmax(function: Callable[[Tensor, int], Tensor]) -> Callable[[Call], Tensor]:
     def read(call: Call) -> Tensor:
         x = call.x
-        if call.opset >= 13:
+        if call.node.opset >= 13:
             return function(x, call.get("axis", -1))
         axis = call.get("axis", 1) % x.dim()  # older opsets flatten all axes from this one on
         return function(x.reshape(math.prod(x.shape[:axis]), -1), 1).reshape(x.shape)
@@ -87,7 +85,7 @@ def _dropout(call: Call) -> Tensor:
 
 def _cast(call: Call) -> Tensor:
     kind, x = call.get("to", 1), call.x
-    live = isinstance(call.inputs[0], StandIn)
+    live = 0 in call.live
     if kind not in (_FLOATS if live else TYPES):
         raise UnsupportedModelError(f"converts the data to a type (number {kind}) that is not a real number")
     if not live:
@@ -118,15 +116,6 @@ def _reduced(function: Callable[..., Tensor]) -> Callable[[Call], Tensor]:
     return read
 
 
-def _reduce_mean(call: Call) -> Tensor:
-    rank, axes = call.x.dim(), sorted(a % call.x.dim() for a in call.integers(1, "axes") or ())
-    if axes and axes == list(range(2, rank)):
-        return layers.global_pool(call, bool(call.get("keepdims", 1)))
-    reason = f"averages over the axes {axes} of {rank}; only all axes after the channels are supported"
-    call.recorder.not_a_layer(reason)
-    return _reduced(torch.mean)(call)
-
-
 def _norm(p: int) -> Callable[..., Tensor]:
     return lambda x, axes, keepdim: torch.linalg.vector_norm(x, p, axes, keepdim)
 
@@ -143,7 +132,7 @@ def _product(x: Tensor, axes: Sequence[int], keepdim: bool) -> Tensor:
 def _reshape(call: Call) -> Tensor:
     given, x = call.integers(1, "shape") or [], call.x
     copied = not call.get("allowzero", 0)
-    if call.last and given == [-1, 1]:
+    if call.node.last and given == [-1, 1]:
         return x.reshape(x.shape[0], -1)  # skl2onnx puts the outputs of all codes one below the other
     return x.reshape([x.shape[i] if n == 0 and copied else n for i, n in enumerate(given)])
 
@@ -174,7 +163,7 @@ def _expand(call: Call) -> Tensor:
 def _split(call: Call) -> tuple[Tensor, ...]:
     axis, sizes = call.get("axis", 0), call.integers(1, "split")
     if sizes is None:
-        sizes = -(-call.x.shape[axis] // call.get("num_outputs", call.outputs))
+        sizes = -(-call.x.shape[axis] // call.get("num_outputs", len(call.node.outputs)))
     parts: tuple[Tensor, ...] = torch.split(call.x, sizes, axis)
     return parts
 
@@ -222,8 +211,6 @@ def _pad(call: Call) -> Tensor:
     mode = call.get("mode", "constant")
     ends = dict(zip(axes, zip(given[: len(axes)], given[len(axes) :], strict=True), strict=True))
     if mode != "constant":
-        call.recorder.not_a_layer(f"pads with mode={mode!r}, not with zeros; only zeros are supported")
-        call.recorder.allow([n + sum(ends.get(i, (0, 0))) for i, n in enumerate(x.shape)])
         for axis, (b, e) in ends.items():
             if b or e:
                 x = _selected(x, axis, np.pad(np.arange(x.shape[axis]), (b, e), mode))
@@ -244,7 +231,7 @@ def _filled(call: Call) -> Tensor:
 
 
 def _constant(call: Call) -> Tensor:
-    (value,) = call.attributes.values()
+    (value,) = call.node.attributes.values()
     return torch.as_tensor(value)
 
 
@@ -259,7 +246,7 @@ _PLAIN: dict[str, Any] = {
     "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Greater": torch.gt,
     "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Less": torch.lt,
     "LessOrEqual": torch.le, "Log": torch.log, "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul,
-    "Neg": torch.neg, "Not": torch.logical_not, "Or": torch.logical_or, "PRelu": sloped, "Pow": torch.pow,
+    "Neg": torch.neg, "Not": torch.logical_not, "Or": torch.logical_or, "Pow": torch.pow,
     "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round, "Selu": F.selu, "Sigmoid": torch.sigmoid,
     "Sign": torch.sign, "Sin": torch.sin, "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt,
     "Sub": torch.sub, "Tanh": torch.tanh, "Xor": torch.logical_xor,
@@ -308,12 +295,13 @@ FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
     "Min": _one_by_one(torch.minimum),
     "Mod": lambda call: (torch.fmod if call.get("fmod", 0) else torch.remainder)(call.x, call.tensor(1)),
     "NonZero": lambda call: torch.nonzero(call.x).T,
+    "PRelu": lambda call: torch._prelu_kernel(*call.all),  # noqa: SLF001 -- the one whose slopes may have any shape
     "Pad": _pad,
     "Range": lambda call: torch.arange(*(call.tensor(i).item() for i in range(3))),
     "ReduceL1": _reduced(_norm(1)),
     "ReduceL2": _reduced(_norm(2)),
     "ReduceMax": _reduced(torch.amax),
-    "ReduceMean": _reduce_mean,
+    "ReduceMean": _reduced(torch.mean),
     "ReduceMin": _reduced(torch.amin),
     "ReduceProd": _reduced(_product),
     "ReduceSum": _reduced(torch.sum),

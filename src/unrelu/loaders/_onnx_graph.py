@@ -1,33 +1,30 @@
-"""Read an ONNX file as a network: its graph is recorded as one of ``torch.fx``, and constants are computed."""
+"""Read an ONNX file as a network: its graph becomes a module of PyTorch, and the module is read as any other."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, nn
 
 from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
-from unrelu.loaders._chain_reader import LayerGraph, code_shape, errors_at, read_chain
-from unrelu.loaders._graph_recorder import FixedBatchModule, Recorder, StandIn
+from unrelu.loaders import _onnx_layers as layers
+from unrelu.loaders._chain_reader import code_shape
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES
-from unrelu.loaders._onnx_layers import Call
-from unrelu.loaders._pass_through import read_branches
-from unrelu.loaders._torch_operations import BATCHES
+from unrelu.loaders._onnx_layers import Call, GraphNode
+from unrelu.loaders._recording import at_place, being_recorded
+from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import Pick, concatenated
-from unrelu.models.torch_opaque import opaque
 from unrelu.runtime.file_reading import shown_size
-from unrelu.runtime.streams import stream
 
 try:
     import onnx
@@ -47,6 +44,8 @@ _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 # product take as long as writing one number.
 _LONG = {"AveragePool", "Conv", "ConvTranspose", "Einsum", "MaxPool", "Resize", "Upsample"}
 _PRODUCTS = 50
+# Operators whose outputs depend on the shape of their input alone.
+_SHAPES = ("Shape", "Size")
 
 
 def from_onnx(
@@ -58,65 +57,38 @@ def from_onnx(
 ) -> Network | OpaqueNetwork | NamedGenerator:
     """Return the chain of layers that an ONNX graph computes, or a generator without layers if it branches.
 
-    ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together, and each
-    tensor. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or tensors inside
-    the graph; ``inputs`` are values of all inputs but one.
+    ``latent_shape`` is needed if the graph leaves it open. ``max_bytes`` limits all constants together with the tensors
+    of a few codes. ``output`` picks outputs, as :class:`~unrelu.models.torch_callables.GeneratorCall` has it, or
+    tensors inside the graph; ``inputs`` are values of all inputs but one.
 
     Raises:
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
-        UnsupportedModelError: the graph is not a chain of layers; and a node is unknown, or the graph is not a
-            differentiable generator.
+        UnsupportedModelError: a node is unknown, or the graph is not a differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
 
     Source: https://onnx.ai/onnx/operators/
     """
-    graph = _Graph(read_model(file, max_bytes), max_bytes, output, inputs)
+    graph = _Graph(read_model(file, max_bytes), output, inputs)
     shape, batch = _input_shape(graph.input, latent_shape)
     batch = 1 if batch is None and inputs else batch  # values of further inputs are those of one code
-    try:
-        batches = BATCHES if batch is None else (batch,)
-        graphs = [graph.recorded(shape, count) for count in batches]
-    except ModelError as error:
-        if batch is not None:
+    module = OnnxModule(graph, shape, max_bytes, batch or 1)
+    if batch is not None:
+        network = network_of(FixedBatchModule(module, batch), shape)
+    else:
+        try:
+            network = network_of(module, shape)
+        except UnsupportedModelError:
             raise
-        try:  # some graphs have shapes that fit one code only, although they leave the batch size open
-            batch, batches, graphs = 1, (1,), [graph.recorded(shape, 1)]
-        except ModelError:
-            raise error from None
-    found = read_chain(graphs, shape, batches)
-    branching = found if isinstance(found, Network) else read_branches(graphs, shape, batches)
-    network = branching if isinstance(branching, Network) else _opaque(graph, shape, batch, str(found))
-    return network.with_parts(graph.parts) if graph.parts else network
-
-
-def _opaque(graph: _Graph, shape: Shape, batch: int | None, reason: str) -> OpaqueNetwork:
-    """Return the graph as a generator without known layers."""
-    module = FixedBatchModule(graph.module(shape, batch or 1), batch or 1)
-    module.title = "ONNX graph"
-    try:
-        for count in [1, 2] if batch is None else [batch]:
-            _check_batch(module, graph.module(shape, count), (count, *shape))
-    except ModelError as error:
-        raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
-    return opaque(module, shape, reason)
-
-
-def _check_batch(module: FixedBatchModule, together: fx.GraphModule, shape: Shape) -> None:
-    """Refuse a graph that mixes codes: each code must have the same output in a batch as alone."""
-    count = shape[0]
-    z = torch.from_numpy(stream("codes of a batch").standard_normal(shape))
+        except ModelError as error:
+            try:  # some graphs have shapes that fit one code only, although they leave the batch size open
+                network = network_of(FixedBatchModule(module), shape)
+            except ModelError:
+                raise error from None
+    if not isinstance(output, Mapping):
+        return network
     with torch.no_grad():
-        found: Tensor = together(z)
-        if not found.dim() or len(found) != count:
-            what = f"{count} codes" if count > 1 else "a code"
-            raise UnsupportedModelError(
-                f"it maps {what} to a tensor of shape {tuple(found.shape)}; the batch axis must stay the first"
-            )
-        alone = module(z)
-    if found.shape != alone.shape or not torch.allclose(found, alone, rtol=1e-5, atol=1e-8, equal_nan=True):
-        raise UnsupportedModelError(
-            f"{count} codes have another output in a batch than alone; each output must depend on its own code only"
-        )
+        ends = module.ends(torch.zeros(batch or 1, *shape, dtype=torch.float64))
+    return network.with_parts({part: tuple(end.shape[1:]) for part, end in ends.items()})
 
 
 def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...] | None) -> tuple[Shape, int | None]:
@@ -150,157 +122,226 @@ class _Graph:
 
     Attributes:
         outputs: the names of the outputs that are used, by the name of the part that each becomes; one is the output.
-        parts: the shapes of the parts, once the graph was recorded; empty if the output is no part.
+        constants: tensors by name.
+        held: further inputs, each with its value.
+        nodes: the nodes that the outputs depend on, in order.
     """
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        max_bytes: int,
-        output: Pick | Mapping[str, Pick] | None,
-        inputs: Mapping[str, object],
+        self, model: onnx.ModelProto, output: Pick | Mapping[str, Pick] | None, inputs: Mapping[str, object]
     ) -> None:
         graph = model.graph
-        self._opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-        if self._opset < _OLDEST:
+        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        if self.opset < _OLDEST:
             raise UnsupportedModelError(
-                f"uses ONNX opset {self._opset}; export it again with opset {_OLDEST} or later, e.g. 17"
+                f"uses ONNX opset {self.opset}; export it again with opset {_OLDEST} or later, e.g. 17"
             )
-        self._max_bytes = max_bytes
-        self._constants = {t.name: _tensor(t) for t in graph.initializer}
+        self.constants = {t.name: _tensor(t) for t in graph.initializer}
         if graph.sparse_initializer:
             raise UnsupportedModelError("the graph has sparse weights; store them as dense tensors")
-        free = {v.name: v for v in graph.input if v.name not in self._constants}
+        free = {v.name: v for v in graph.input if v.name not in self.constants}
         if unknown := [name for name in inputs if name not in free]:
             raise OptionError(f"inputs={unknown[0]!r} is no input of the graph; these are {', '.join(free)}")
-        self._held = {name: (free.pop(name), value) for name, value in inputs.items()}
+        self.held = {name: (free.pop(name), value) for name, value in inputs.items()}
         if len(free) != 1:
             raise UnsupportedModelError(
                 f"the graph has {len(free)} inputs ({', '.join(free) or 'none'}); a generator has one, the code: pass "
                 "values of the others, inputs={'name': value}"
             )
-        (self.input,), self.parts = free.values(), dict[str, Shape]()
-        self._named = isinstance(output, Mapping)
+        (self.input,) = free.values()
         inner = {name for node in graph.node for name in node.output if name}
         self.outputs = _chosen([v.name for v in graph.output], inner, output)
-        self._nodes = _needed(graph.node, set(self.outputs.values()))
+        self.nodes = [self._node(node) for node in _needed(graph.node, set(self.outputs.values()))]
 
-    def module(self, shape: Shape, batch: int) -> fx.GraphModule:
-        """The graph for batches of this size as a module; a batch, too, must not make a tensor above the limit."""
-        graph = self.recorded(shape, batch, self._max_bytes // batch)
-        return fx.GraphModule(graph.root, graph.graph, "OnnxGraph").eval()
-
-    def recorded(self, shape: Shape, batch: int, max_bytes: int | None = None) -> LayerGraph:
-        """The graph for batches of this size; no tensor in it takes more than ``max_bytes`` for one code."""
-        limit = self._max_bytes if max_bytes is None else max_bytes
-        recorder = Recorder((batch, *shape), f"the input {self.input.name!r}", limit)
-        held = {name: _row(info, value, batch) for name, (info, value) in self._held.items()}
-        values: dict[str, Any] = {"": None, **self._constants, **held, self.input.name: recorder.code}
-        budget = _Budget(self._max_bytes)
-        budget.spend(
-            sum(tensor.numel() for tensor in self._constants.values()), "the constants of the model would take"
-        )
-        for node in self._nodes:
-            place = f"node {node.name or node.output[0]!r} ({node.op_type})"
-            given = [value for name in node.input if (value := values.get(name)) is not None]
-            live = [value.shape[1:] for value in given if isinstance(value, StandIn)]
-            recorder.at(place)
-            with errors_at(place, live, [tuple(value.shape) for value in given if not isinstance(value, StandIn)]):
-                if missing := [name for name in node.input if name not in values]:
-                    raise UnsupportedModelError(
-                        f"takes {missing[0]!r}, a second output such as Dropout's mask, which is not supported"
-                    )
-                call = self._call(node, [values[name] for name in node.input], recorder)
-                found = _outputs(node, call) if live else budget.constants(node, call)
-            values |= dict(zip(node.output, found, strict=False)) | {"": None}  # outputs that are left out have no name
-        ends: dict[str, StandIn] = {}
-        for part, name in self.outputs.items():
-            if not isinstance(value := values.get(name), StandIn):
-                raise UnsupportedModelError(f"the output {name!r} does not depend on the input")
-            ends[part] = value
-        recorder.at("the output")
-        self.parts = {part: value.shape[1:] for part, value in ends.items()} if self._named else {}
-        return recorder.graph_of(concatenated(ends) if self._named else next(iter(ends.values())))
-
-    def _call(self, node: onnx.NodeProto, inputs: list[Any], recorder: Recorder) -> Call:
+    def _node(self, node: onnx.NodeProto) -> GraphNode:
+        place = f"node {node.name or node.output[0]!r} ({node.op_type})"
         if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) != ("ai.onnx.ml", "Scaler"):
-            raise UnsupportedModelError(f"belongs to the operator set {node.domain!r}; only ONNX's own is supported")
+            raise UnsupportedModelError(
+                f"{place} belongs to the operator set {node.domain!r}; only ONNX's own is supported"
+            )
         if node.op_type in _RANDOM:
-            raise UnsupportedModelError("draws random numbers; a generator must be deterministic")
+            raise UnsupportedModelError(f"{place} draws random numbers; a generator must be deterministic")
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-            raise UnsupportedModelError("is control flow, which has no place in a chain of layers; export without it")
+            raise UnsupportedModelError(
+                f"{place} is control flow, which has no place in a chain of layers; export without it"
+            )
         if node.op_type not in FUNCTIONS:
-            raise UnsupportedModelError(f"is not known; supported are {', '.join(sorted(FUNCTIONS))}")
+            raise UnsupportedModelError(f"{place} is not known; supported are {', '.join(sorted(FUNCTIONS))}")
         attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
         last = bool(set(node.output) & set(self.outputs.values()))
-        return Call(attributes, self._opset, inputs, len(node.output), recorder, last)
+        return GraphNode(node.op_type, place, attributes, tuple(node.input), tuple(node.output), self.opset, last)
 
 
-class _Budget:
-    """Limits the bytes of all constants of a model together, which are learned before any is computed."""
+class OnnxModule(nn.Module):
+    """An ONNX graph as a module from codes (B, ...) to its output, or to its outputs one after the other.
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._entries = max_bytes, 0
+    What does not depend on the code is computed at once.
 
-    def spend(self, entries: int, what: str) -> None:
-        """Count entries, at 8 bytes each, and refuse too many."""
-        self._entries += entries
-        if (size := 8 * self._entries) > self._max_bytes:
+    Args:
+        graph: the graph.
+        shape: the shape of one code.
+        max_bytes: the most bytes that all constants may take, together with the tensors of a few codes.
+        batch: the size of batches, which the values of further inputs have.
+    """
+
+    def __init__(self, graph: _Graph, shape: Shape, max_bytes: int, batch: int) -> None:
+        super().__init__()
+        self.title, self.training = "ONNX graph", False
+        self._input, self._outputs, self._max_bytes = graph.input.name, graph.outputs, max_bytes
+        self._spent, self._nodes, self._names = 0, list[GraphNode](), dict[str, str]()
+        held = {name: _row(info, value, batch) for name, (info, value) in graph.held.items()}
+        values: dict[str, Tensor | None] = {"": None, **graph.constants, **held}
+        self._spend(sum(x.numel() for x in graph.constants.values()), "the constants of the model would take")
+        live, later = {self._input}, {self._input}  # what depends on the code, and what on the batch
+        for node in graph.nodes:
+            if not later.isdisjoint(node.inputs):
+                later.update(node.outputs)
+                live.update(node.outputs if node.kind not in _SHAPES and not live.isdisjoint(node.inputs) else ())
+                self._nodes.append(node)
+                continue
+            with _errors_at(node, values, live):
+                values |= self._constants(Call(node, [self._found(values, name) for name in node.inputs]))
+        if missing := [name for name in graph.outputs.values() if name not in live]:
+            raise UnsupportedModelError(f"the output {missing[0]!r} does not depend on the input")
+        used = {name for node in self._nodes for name in node.inputs}
+        for name in sorted(used & values.keys() - {""}):
+            value = values[name]
+            self._names[name] = f"constant_{len(self._names)}"
+            self.register_buffer(self._names[name], value)
+        self._live = live
+        # By node: the names that no later node takes.
+        self._spare: list[list[str]] = []
+        wanted = set(graph.outputs.values())
+        for node in reversed(self._nodes):
+            self._spare.append([name for name in node.inputs if name not in wanted and name])
+            wanted.update(node.inputs)
+        self._spare.reverse()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The output for codes, (B, ...) -> (B, ...)."""
+        ends = self.ends(z)
+        return next(iter(ends.values())) if list(ends) == [""] else concatenated(ends)
+
+    def ends(self, z: Tensor) -> dict[str, Tensor]:
+        """The outputs for codes by the names of their parts.
+
+        Raises:
+            UnsupportedModelError: a tensor would take too much memory.
+            ModelError: a node does not fit its inputs.
+        """
+        values: dict[str, Tensor | None] = {"": None, **{n: getattr(self, held) for n, held in self._names.items()}}
+        values[self._input] = z
+        alive = 0  # entries of the tensors that are kept
+        for node, spare in zip(self._nodes, self._spare, strict=True):
+            with at_place(node.place), _errors_at(node, values, self._live) if being_recorded() else nullcontext():
+                inputs = [self._found(values, name) for name in node.inputs]
+                call = Call(node, inputs, frozenset(i for i, name in enumerate(node.inputs) if name in self._live))
+                codes = BATCH / max(BATCH, len(z))  # larger batches are divided by those who ask for them
+                size = int(8 * (self._spent + codes * (alive + most_entries(call))))
+                if size > self._max_bytes:
+                    raise UnsupportedModelError(
+                        f"would take {shown_size(size)} for {BATCH} codes, with the constants of the model; at "
+                        f"most {shown_size(self._max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if "
+                        "you trust the file"
+                    )
+                found = _results(call)
+            values |= found
+            gone = [values.pop(name, None) for name in spare]
+            alive += sum(x.numel() for x in found.values()) - sum(x.numel() for x in gone if x is not None)
+        return {part: self._found(values, name) for part, name in self._outputs.items()}  # type: ignore[misc] # no None
+
+    def _found(self, values: Mapping[str, Tensor | None], name: str) -> Tensor | None:
+        if name not in values:
+            raise UnsupportedModelError(
+                f"takes {name!r}, a second output such as Dropout's mask, which is not supported"
+            )
+        return values[name]
+
+    def _spend(self, entries: int, what: str) -> None:
+        """Count entries of constants, at 8 bytes each, and refuse too many."""
+        self._spent += entries
+        if (size := 8 * self._spent) > self._max_bytes:
             raise UnsupportedModelError(
                 f"{what} {shown_size(size)}; at most {shown_size(self._max_bytes)} are allowed, pass a larger "
                 "max_bytes= (--max-bytes) if you trust the file"
             )
 
-    def constants(self, node: onnx.NodeProto, call: Call) -> Sequence[Any]:
-        """Compute the outputs of a node whose inputs are constants."""
-        if node.op_type in _LONG:
+    def _constants(self, call: Call) -> dict[str, Tensor]:
+        """The outputs of a node whose inputs are constants."""
+        kind = call.node.kind
+        if kind in _LONG:
             raise UnsupportedModelError(
                 "computes a constant in a way that is not supported; export it with constant folding"
             )
-        most = _most_entries(node, call)
-        self.spend(most, "computes a constant; with it the model would take")
-        if node.op_type in ("MatMul", "Gemm"):
+        most = most_entries(call)
+        self._spend(most, "computes a constant; with it the model would take")
+        if kind in ("MatMul", "Gemm"):
             work = most * max(call.x.shape, default=1) // _PRODUCTS
-            self.spend(work, "computes a constant; with the time for it the model would take")
-        found = _outputs(node, call)
-        self._entries += sum(x.numel() for x in found) - most
+            self._spend(work, "computes a constant; with the time for it the model would take")
+        found = _results(call)
+        self._spent += sum(x.numel() for x in found.values()) - most
         return found
 
 
-def _most_entries(node: onnx.NodeProto, call: Call) -> int:
-    """A bound of the entries of a node's outputs, whose inputs are constants."""
-    shapes = [tuple(x.shape) for x in call.inputs if x is not None]
+@contextmanager
+def _errors_at(node: GraphNode, values: Mapping[str, Tensor | None], live: Set[str]) -> Iterator[None]:
+    """Name the node in errors, with the shapes of its data and constants where these do not fit.
+
+    Once the graph is read, errors are PyTorch's own: searches know what those mean.
+    """
+    try:
+        yield
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(str(error) if node.place in str(error) else f"{node.place} {error}") from error
+    except ModelError as error:
+        raise ModelError(str(error) if node.place in str(error) else f"{node.place}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        shapes = {name: tuple(x.shape) for name in node.inputs if (x := values.get(name)) is not None}
+        data = [shape[1:] for name, shape in shapes.items() if name in live]
+        constants = [str(shape) for name, shape in shapes.items() if name not in live]
+        what = f"does not fit an input of shape {data[0]}" if data else "cannot be computed"
+        beside = f", with constants of shapes {', '.join(constants)}" if data and constants else ""
+        raise ModelError(f"{node.place} {what}{beside}: {error}") from error
+
+
+def _results(call: Call) -> dict[str, Tensor]:
+    """The outputs of a node by name; those that are left out have none."""
+    found = FUNCTIONS[call.node.kind](call)
+    several = found if isinstance(found, tuple | list) else (found,)
+    return {name: x for name, x in zip(call.node.outputs, several, strict=False) if name}
+
+
+def most_entries(call: Call) -> int:
+    """A bound of the entries of a node's outputs, before they are computed."""
+    kind, shapes = call.node.kind, [tuple(x.shape) for x in call.inputs if x is not None]
     sizes = [math.prod(shape) for shape in shapes]
-    if node.op_type == "ConstantOfShape":
+    if kind == "ConstantOfShape":
         return math.prod(call.integers(0, "") or [])
-    if node.op_type == "Expand":
+    if kind == "Expand":
         return math.prod(np.broadcast_shapes(shapes[0], tuple(call.integers(1, "") or ())))
-    if node.op_type == "Tile":
+    if kind == "Tile":
         return sizes[0] * math.prod(call.integers(1, "") or ())
-    if node.op_type == "NonZero":
+    if kind == "NonZero":
         return sizes[0] * len(shapes[0])
-    if node.op_type == "Pad":
+    if kind == "Pad":
         return math.prod(n + sum(map(abs, call.integers(1, "pads") or ())) for n in shapes[0])
-    if node.op_type == "Range":
+    if kind == "Range":
         first, end, step = (call.tensor(i).item() for i in range(3))
         return max(0, math.ceil((end - first) / step))
-    if node.op_type in ("MatMul", "Gemm"):
+    if kind in ("MatMul", "Gemm"):
         inner = shapes[0][call.get("transA", 0) - 1] if shapes[0] else 1
         return math.prod(sizes[:2]) // max(1, inner) ** 2 + sum(sizes)
-    if node.op_type in ("Gather", "GatherND"):
-        inner = shapes[0][call.get("axis", 0)] if node.op_type == "Gather" and shapes[0] else 1
+    if kind in ("Gather", "GatherND"):
+        inner = shapes[0][call.get("axis", 0)] if kind == "Gather" and shapes[0] else 1
         return math.prod(sizes) // max(1, inner)
+    if kind in layers.SPATIAL:
+        return math.prod(layers.SPATIAL[kind](call))
+    if kind == "Einsum":  # its steps may be as large as all axes together
+        axes = call.get("equation", "").partition("->")[0].replace(" ", "").replace(",", "")
+        return math.prod(sizes if "." in axes else dict(zip(axes, sum(shapes, ()), strict=True)).values())
     with suppress(ValueError):  # of shapes that do not broadcast, as those of a tensor and its new shape
         return max(sum(sizes), math.prod(np.broadcast_shapes(*shapes)))
     return sum(sizes)
-
-
-def _outputs(node: onnx.NodeProto, call: Call) -> Sequence[Any]:
-    """The outputs of a node."""
-    result: Any = FUNCTIONS[node.op_type](call)
-    if isinstance(result, StandIn) and isinstance(result.value, tuple | list):
-        return [operator.getitem(result, i) for i in range(len(node.output))]
-    return result if isinstance(result, tuple | list) else [result]
 
 
 def _row(info: onnx.ValueInfoProto, value: object, batch: int) -> Tensor:

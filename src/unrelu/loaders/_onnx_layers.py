@@ -1,6 +1,6 @@
 """ONNX operators that are layers: each calls the function of PyTorch that is read as this layer.
 
-A :class:`Call` is a node of a graph with its inputs and attributes.
+A :class:`Call` is a node of a graph with its inputs.
 
 Source: https://onnx.ai/onnx/operators/
 """
@@ -19,25 +19,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders._graph_recorder import Recorder, StandIn
-from unrelu.loaders._torch_operations import check_axes
-from unrelu.models.affine import Resample, Shape
+from unrelu.models.affine import Shape
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A node of a graph.
+
+    Attributes:
+        kind: the name of its operator.
+        place: its name in messages.
+        attributes: its attributes by name.
+        inputs, outputs: the names of its inputs and outputs; "" for one that is left out.
+        opset: the version of the operators.
+        last: whether it computes an output of the graph.
+    """
+
+    kind: str
+    place: str
+    attributes: dict[str, Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    opset: int
+    last: bool
 
 
 @dataclass(frozen=True)
 class Call:
-    """A node with its inputs, by number, and its attributes, by name.
+    """A node with its inputs, by number; None for one that is left out. Those in ``live`` depend on the code."""
 
-    An input is a stand-in if it depends on the code, else a tensor; None if it is left out. ``last`` says that the node
-    computes an output of the graph.
-    """
-
-    attributes: dict[str, Any]
-    opset: int
-    inputs: Sequence[StandIn | Tensor | None]
-    outputs: int
-    recorder: Recorder
-    last: bool
+    node: GraphNode
+    inputs: Sequence[Tensor | None]
+    live: frozenset[int] = frozenset()
 
     @property
     def x(self) -> Tensor:
@@ -45,14 +58,13 @@ class Call:
         return self.tensor(0)
 
     def tensor(self, i: int) -> Tensor:
-        """Input i, which must exist; real constants beside the code become float64."""
+        """Input i, which must exist; real constants beside the code get its precision."""
         value = self.inputs[i] if i < len(self.inputs) else None
         if value is None:
             raise UnsupportedModelError(f"lacks its input {i + 1}")
-        if isinstance(value, StandIn):
-            return value  # type: ignore[return-value] # functions of tensors take it for one
-        live = any(isinstance(other, StandIn) for other in self.inputs)
-        return value.double() if live and value.is_floating_point() else value
+        real = (self.inputs[j] for j in self.live)
+        code = next((x for x in real if x is not None and x.is_floating_point()), None)
+        return value.to(code.dtype) if code is not None and value.is_floating_point() else value
 
     def optional(self, i: int) -> Tensor | None:
         """Input i, or None if it is left out."""
@@ -61,9 +73,9 @@ class Call:
     def array(self, i: int, name: str = "") -> npt.NDArray[Any] | None:
         """Input i, which must be constant (a shape or an option), or an attribute; None if there is neither."""
         value = self.inputs[i] if i < len(self.inputs) else None
-        if isinstance(value, StandIn):
+        if i in self.live:
             raise UnsupportedModelError("takes sizes or options from the data; they must be constant")
-        given = self.attributes.get(name) if value is None else value.numpy()
+        given = self.node.attributes.get(name) if value is None else value.numpy()
         return None if given is None else np.asarray(given)
 
     @property
@@ -78,7 +90,7 @@ class Call:
 
     def get(self, name: str, default: Any) -> Any:
         """An attribute."""
-        return self.attributes.get(name, default)
+        return self.node.attributes.get(name, default)
 
 
 def _geometry(call: Call, kernel: Sequence[int]) -> tuple[Shape, Shape]:
@@ -112,44 +124,66 @@ def padded(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0
     return F.pad(x, widths, value=value) if widths else x
 
 
-def _of_rank(call: Call, functions: Sequence[Callable[..., Tensor]], axes: int) -> Callable[..., Tensor]:
-    if not 1 <= axes <= len(functions):
-        raise UnsupportedModelError(f"has {axes} spatial axes; one to {len(functions)} are supported")
-    if axes > 2:
-        call.recorder.not_a_layer(f"has {axes} spatial axes; one or two are supported")
-    check_axes("a convolution or pooling", tuple(call.x.shape[1:]), axes)
-    return functions[axes - 1]
+def _spatial(call: Call, kernel: Sequence[int]) -> int:
+    """The number of spatial axes, which must be those of the input."""
+    axes = len(kernel)
+    if not 1 <= axes <= 3 or call.x.dim() != 2 + axes:
+        raise UnsupportedModelError(
+            f"has a kernel of {axes} axes for elements of shape {tuple(call.x.shape[1:])}; they are (channels, sizes) "
+            "with one to three sizes"
+        )
+    return axes
 
 
 def conv(call: Call) -> Tensor:
     weight = call.tensor(1)
     kernel = tuple(weight.shape[2:])
-    function = _of_rank(call, (F.conv1d, F.conv2d, F.conv3d), len(kernel))
+    axes = _spatial(call, kernel)
     stride, dilation = _geometry(call, kernel)
     begin, end = _pads(call, kernel)
-    x, inside = (call.x, begin) if begin == end else (padded(call.x, begin, end), (0,) * len(kernel))
-    return function(x, weight, call.optional(2), stride, inside, dilation, call.get("group", 1))
+    x, inside = (call.x, begin) if begin == end else (padded(call.x, begin, end), (0,) * axes)
+    bias, groups = call.optional(2), call.get("group", 1)
+    return torch.convolution(x, weight, bias, stride, inside, dilation, False, (0,) * axes, groups)
 
 
 def conv_transpose(call: Call) -> Tensor:
     x, weight = call.x, call.tensor(1)
     kernel, how = tuple(weight.shape[2:]), call.get("auto_pad", "NOTSET")
-    function = _of_rank(call, (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), len(kernel))
-    zeros = (0,) * len(kernel)
+    zeros = (0,) * _spatial(call, kernel)
     stride, dilation = _geometry(call, kernel)
     extra = tuple(call.get("output_padding", zeros))
     begin, end = _pads(call, kernel)
     same = tuple(s * n for n, s in zip(x.shape[2:], stride, strict=True))
     if wanted := tuple(call.get("output_shape", same if how.startswith("SAME") else ())):
-        axes = zip(x.shape[2:], kernel, stride, dilation, extra, strict=True)
-        full = tuple(s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes)
+        full = _stretched(call)[2:]
         cut = [a - b for a, b in zip(full, wanted[-len(full) :], strict=True)]
         if min(cut) < 0:
             raise UnsupportedModelError(f"stretches {full} entries to {wanted}; give pads and output_padding instead")
         begin, end = _halves(cut, how)
     inside = begin if begin == end else zeros
-    whole = function(x, weight, call.optional(2), stride, inside, extra, call.get("group", 1), dilation)
+    bias, groups = call.optional(2), call.get("group", 1)
+    whole = torch.convolution(x, weight, bias, stride, inside, dilation, True, extra, groups)
     return whole if begin == end else padded(whole, [-n for n in begin], [-n for n in end])
+
+
+def _stretched(call: Call) -> Shape:
+    """The shape of a transposed convolution's output before its padding is cut off."""
+    x, weight = call.x, call.tensor(1)
+    kernel = tuple(weight.shape[2:])
+    extra = call.get("output_padding", (0,) * len(kernel))
+    axes = zip(x.shape[2:], kernel, *_geometry(call, kernel), extra, strict=True)
+    spatial = (s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes)
+    return (x.shape[0], weight.shape[1] * call.get("group", 1), *spatial)
+
+
+def _windows(call: Call) -> Shape:
+    """A bound of the shapes of a convolution's or pooling's padded input and output."""
+    x, weight = call.x, call.optional(1)
+    kernel = tuple(call.get("kernel_shape", ()) if weight is None else weight.shape[2:])
+    _spatial(call, kernel)
+    pads = zip(*_pads(call, kernel), strict=True)
+    channels = max(x.shape[1], 0 if weight is None else weight.shape[0])
+    return (x.shape[0], channels, *(n + b + e for n, (b, e) in zip(x.shape[2:], pads, strict=True)))
 
 
 def gemm(call: Call) -> Tensor:
@@ -163,7 +197,7 @@ def gemm(call: Call) -> Tensor:
         return F.linear(a, weight)
     c = c if call.get("beta", 1.0) == 1 else call.get("beta", 1.0) * c
     n = weight.shape[0]
-    if isinstance(c, StandIn) or c.shape[-1:].numel() not in (1, n) or c.shape[:-1].numel() != 1:
+    if 2 in call.live or c.shape[-1:].numel() not in (1, n) or c.shape[:-1].numel() != 1:
         return F.linear(a, weight) + c
     return F.linear(a, weight, c.reshape(-1).expand(n).clone())
 
@@ -190,50 +224,41 @@ def layer_norm(call: Call) -> Tensor:
 
 
 def average_pool(call: Call) -> Tensor:
+    """Means of windows; entries that count_include_pad leaves out, or that ceil_mode adds, do not count."""
     x, kernel = call.x, tuple(call.get("kernel_shape", ()))
-    function = _of_rank(call, (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), len(kernel))
+    function: Callable[..., Tensor] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[_spatial(call, kernel) - 1]
     stride, dilation = _geometry(call, kernel)
     begin, end = _pads(call, kernel)
-    counted, ceil = bool(call.get("count_include_pad", 0)), bool(call.get("ceil_mode", 0))
+    if set(dilation) != {1}:
+        raise UnsupportedModelError("averages over dilated windows, which is not supported")
     spans = [n + b + e - k for n, b, e, k in zip(x.shape[2:], begin, end, kernel, strict=True)]
-    ceil = ceil and any(span % s for span, s in zip(spans, stride, strict=True))
-    shifted = call.get("auto_pad", "NOTSET").startswith("SAME") and any(
-        s > k for s, k in zip(stride, kernel, strict=True)
-    )
-    if shifted or set(dilation) != {1} or (ceil and any(begin + end)):
-        raise UnsupportedModelError(
-            "averages over dilated windows, padding with ceil_mode, or windows shorter than their stride with "
-            "auto_pad; these are not supported"
-        )
-    if begin == end and all(2 * b <= k for b, k in zip(begin, kernel, strict=True)):
-        return function(x, kernel, stride, begin, ceil, counted)
-    total = function(padded(x, begin, end), kernel, stride)
-    ones = torch.ones(1, 1, *x.shape[2:], dtype=torch.float64)
-    return total if counted else total / function(padded(ones, begin, end), kernel, stride)
+    more = [-span % s if call.get("ceil_mode", 0) else 0 for span, s in zip(spans, stride, strict=True)]
+    # A window that would begin in the padding at the end is left out.
+    more = [0 if m and k - m > 0 and k - m <= e else m for m, k, e in zip(more, kernel, end, strict=True)]
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype)
+    ones = padded(ones, begin, end, 1.0 if call.get("count_include_pad", 0) else 0.0)
+    share = function(padded(ones, [0] * len(kernel), more), kernel, stride)
+    means = function(padded(x, begin, [e + m for e, m in zip(end, more, strict=True)]), kernel, stride)
+    return means if (share == 1).all() else means / share
 
 
 def max_pool(call: Call) -> Tensor:
     kernel = tuple(call.get("kernel_shape", ()))
-    function = _of_rank(call, (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), len(kernel))
+    function = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)[_spatial(call, kernel) - 1]
     stride, dilation = _geometry(call, kernel)
     if call.get("ceil_mode", 0) or call.get("storage_order", 0):
         raise UnsupportedModelError("takes maxima with ceil_mode or storage_order; these are not supported")
     return function(padded(call.x, *_pads(call, kernel), -math.inf), kernel, stride, 0, dilation)
 
 
-def global_pool(call: Call, keepdims: bool = True) -> Tensor:
-    x = call.x
-    if x.dim() not in (3, 4):
-        return x.mean(tuple(range(2, x.dim())), keepdim=keepdims)
-    pooled = (F.avg_pool1d if x.dim() == 3 else F.avg_pool2d)(x, tuple(x.shape[2:]))
-    return pooled if keepdims else pooled.reshape(x.shape[:2])
+def global_pool(call: Call) -> Tensor:
+    return call.x.mean(tuple(range(2, call.x.dim())), keepdim=True)
 
 
 def depth_to_space(call: Call) -> Tensor:
     x, b = call.x, call.get("blocksize", 1)
     if call.get("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, b)
-    call.recorder.not_a_layer("orders the channels by mode='DCR'; only mode='CRD', a PixelShuffle, is supported")
     n, c, h, w = x.shape
     return x.reshape(n, b, b, c // b**2, h, w).permute(0, 3, 4, 1, 5, 2).reshape(n, c // b**2, h * b, w * b)
 
@@ -244,58 +269,79 @@ def space_to_depth(call: Call) -> Tensor:
     return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
 
 
-def resize(call: Call) -> Tensor:
-    """Resample the spatial axes by scales or to sizes. Output i reads its input at a position x(i).
-
-    Raises:
-        UnsupportedModelError: PyTorch does not read the same positions.
-
-    Source: https://onnx.ai/onnx/operators/onnx__Resize.html
-    """
-    x, new = call.x, call.opset >= 11
-    scales, sizes = call.array(2 if new else 1, "scales"), call.array(3)
+def _resized(call: Call) -> tuple[Shape, list[float]]:
+    """The shape of a resized tensor and the factor of each axis, by scales or to sizes."""
+    scales, sizes = call.array(2 if call.node.opset >= 11 else 1, "scales"), call.array(3)
     by_size = scales is None or not scales.size
     given = sizes if by_size else scales
     if given is None or not given.size:
         raise UnsupportedModelError("has neither scales nor sizes")
-    before, factors = tuple(x.shape), [1.0] * x.dim()
+    before, factors = tuple(call.x.shape), [1.0] * call.x.dim()
     for axis, value in zip(call.get("axes", range(len(before))), given.tolist(), strict=True):
         factors[axis] = value / before[axis] if by_size else value
-    after = tuple(math.floor(n * factor + (1e-6 if by_size else 0)) for n, factor in zip(before, factors, strict=True))
+    rounding = 1e-6 if by_size else 0
+    return tuple(math.floor(n * factor + rounding) for n, factor in zip(before, factors, strict=True)), factors
+
+
+def resize(call: Call) -> Tensor:
+    """Resample by scales or to sizes, axis by axis. Output i reads its input at a position x(i).
+
+    Source: https://onnx.ai/onnx/operators/onnx__Resize.html
+    """
+    x, new = call.x, call.node.opset >= 11
+    after, factors = _resized(call)
     mode = call.get("mode", "nearest")
     coordinates = call.get("coordinate_transformation_mode", "half_pixel" if new else "asymmetric")
     rounding = call.get("nearest_mode", "round_prefer_floor" if new else "floor")
     plain = not call.get("antialias", 0) and call.get("keep_aspect_ratio_policy", "stretch") == "stretch"
-    fits = plain and mode in ("nearest", "linear") and after[:2] == before[:2] and len(before) in (3, 4)
-    if fits:
-        call.recorder.allow(after)
-        for n, m, factor in zip(before[2:], after[2:], factors[2:], strict=True):
-            one = Resample((m,), mode, coordinates == "align_corners")
-            ours = one.apply(torch.arange(n, dtype=torch.float64)[None, None]).numpy()[0, 0]
-            theirs = _positions(n, m, factor, coordinates, rounding if mode == "nearest" else None)
-            fits = fits and np.allclose(ours, theirs)
-    if not fits:
-        raise UnsupportedModelError(
-            f"resizes {before[1:]} to {after[1:]} with mode={mode!r}, coordinate_transformation_mode={coordinates!r}, "
-            f"nearest_mode={rounding!r}, which PyTorch does not do; export with whole factors of the last one or two "
-            "axes, 'asymmetric' and 'floor' for nearest, 'half_pixel' or 'align_corners' for linear"
-        )
-    name = "bilinear" if mode == "linear" and len(before) == 4 else mode
-    return Resample(after[2:], name, coordinates == "align_corners").apply(x)
+    for axis, (n, m, factor) in enumerate(zip(x.shape, after, factors, strict=True)):
+        if factor == 1:
+            continue
+        positions = _positions(n, m, factor, coordinates)
+        if not plain or mode not in ("nearest", "linear") or positions is None:
+            raise UnsupportedModelError(
+                f"resizes {tuple(call.x.shape[1:])} to {after[1:]} with mode={mode!r}, coordinate_transformation_mode="
+                f"{coordinates!r}, antialias or keep_aspect_ratio_policy, which is not supported; export with nearest "
+                "or linear, and 'asymmetric', 'half_pixel' or 'align_corners'"
+            )
+        if mode == "nearest":
+            # Factors are stored in single precision: a position between two entries may be off by a rounding error.
+            x = x.index_select(axis, torch.from_numpy(_ROUNDED[rounding](np.round(positions, 6)).clip(0, n - 1)).long())
+        else:
+            low = np.floor(positions.clip(0, n - 1)).astype(int)
+            above, rows = positions.clip(0, n - 1) - low, np.arange(m)
+            weights = torch.zeros(n, m, dtype=x.dtype)
+            weights[low, rows] = torch.from_numpy(1 - above).to(x.dtype)
+            weights[np.minimum(low + 1, n - 1), rows] += torch.from_numpy(above).to(x.dtype)
+            x = (x.movedim(axis, -1) @ weights).movedim(-1, axis)
+    return x
 
 
-def _positions(n: int, m: int, factor: float, coordinates: str, rounding: str | None) -> npt.NDArray[np.float64]:
-    """Return the position at which each of m outputs reads n inputs, rounded to an entry if ``rounding`` is given."""
+_ROUNDED: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+}
+
+
+def _positions(n: int, m: int, factor: float, coordinates: str) -> npt.NDArray[np.float64] | None:
+    """Return the position at which each of m outputs reads n inputs; None if that is not known."""
     i = np.arange(m, dtype=np.float64)
     half = (i + 0.5) / factor - 0.5
     known = {
         "half_pixel": half, "pytorch_half_pixel": half * (m > 1), "asymmetric": i / factor,
         "align_corners": i * (n - 1) / max(m - 1, 1),
     }  # fmt: skip
-    x = known.get(coordinates, np.full(m, np.nan))
-    if rounding is not None:
-        # Factors are stored in single precision, so a position between two entries may be off by a rounding error.
-        x = np.round(x, 6)
-        rounded = {"floor": np.floor(x), "ceil": np.ceil(x), "round_prefer_floor": np.ceil(x - 0.5)}
-        x = rounded.get(rounding, np.floor(x + 0.5))
-    return np.clip(x, 0, n - 1)
+    return known.get(coordinates)
+
+
+# The shapes, or bounds of them, of what is computed by operators that may make a tensor of any size.
+SPATIAL: dict[str, Callable[[Call], Shape]] = {
+    "Conv": _windows,
+    "AveragePool": _windows,
+    "MaxPool": _windows,
+    "ConvTranspose": _stretched,
+    "Resize": lambda call: _resized(call)[0],
+    "Upsample": lambda call: _resized(call)[0],
+}

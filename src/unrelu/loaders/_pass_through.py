@@ -12,7 +12,6 @@ What passes is the narrower one: a value, or the outputs that it is a map of.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,41 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders._chain_reader import LayerGraph, Walk, read_chain
-from unrelu.loaders._torch_operations import Flow, Part
+from unrelu.errors import UnsupportedModelError
+from unrelu.loaders._chain_reader import SEVERAL, Walk
+from unrelu.loaders._recording import name_of
+from unrelu.loaders._torch_operations import Flow, Part, float64
 from unrelu.models.activations import Activation
-from unrelu.models.affine import Affine, Dense, Pad, Reshape, Scale, Shape, Step
-from unrelu.models.network import Network
+from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 
 # The most numbers in the matrices of a chain, and in one map of its values: what compiled descents take.
 _LARGEST = 2**19
-
-
-def _spelled(*names: str) -> set[Any]:
-    """Functions and methods of these names."""
-    functions = (getattr(space, name) for space in (torch, operator) for name in names if hasattr(space, name))
-    return {*functions, *(name for name in names if hasattr(Tensor, name))}
-
-
-# Functions that are linear in all tensors that they take: of several, and of one.
-_JOINING = _spelled(
-    "add", "add_", "iadd", "sub", "subtract", "sub_", "isub", "cat", "concat", "concatenate", "stack", "hstack"
-)
-_SELECTING = _spelled("chunk", "split", "tensor_split", "unbind", "index_select")
-
-
-def read_branches(
-    graphs: Sequence[LayerGraph], shape: Shape, batches: Sequence[int]
-) -> Network | UnsupportedModelError:
-    """Return a chain for graphs of dense layers that branch, or the error that says why there is none.
-
-    The arguments are those of :func:`~unrelu.loaders._chain_reader.read_chain`.
-    """
-    try:
-        return read_chain(graphs, shape, batches, _PassThroughWalk)
-    except ModelError as error:  # such as weights that are not finite: the module that is kept says where
-        return UnsupportedModelError(str(error))
+# Operators that are linear in all tensors that they take or give.
+_JOINING = ("add", "sub", "cat", "stack", *SEVERAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +64,9 @@ class _Waiting(NamedTuple):
     value: _Map
     activation: Activation
     parts: Sequence[Part]
-    place: str
 
 
-class _PassThroughWalk(Walk):
+class BranchWalk(Walk):
     """A walk along a graph of dense layers, layer by layer; ``values`` are maps of the last layer's outputs.
 
     Attributes:
@@ -100,72 +74,75 @@ class _PassThroughWalk(Walk):
         size: the numbers in the matrices of the chain.
     """
 
-    def __init__(self, graph: LayerGraph, start: _Map) -> None:
-        super().__init__(graph, start)
+    def __init__(self, shape: Shape, batch: int) -> None:
+        super().__init__(shape, batch)
         self.waiting: dict[fx.Node, _Waiting] = {}
         self.size = 0
 
-    @classmethod
-    def along(cls, graph: LayerGraph, shape: Shape, batch: int) -> Sequence[tuple[Part, str]]:
+    def along(self, graph: fx.Graph) -> Sequence[Part]:
         """See :meth:`Walk.along`."""
-        k, place = math.prod(shape), graph.code_place
+        code, *self.left = graph.nodes
+        k, place = math.prod(self.shape), code.meta["place"]
         rows = torch.cat([torch.zeros(1, k, dtype=torch.float64), torch.eye(k, dtype=torch.float64)])
-        walk = cls(graph, _Map(shape, batch, place, rows.reshape(1 + k, *shape)))
-        if len(shape) != 1:
-            walk.parts.append((Reshape((k,)), place))
-        while (output := walk.evaluate()) is None:
-            walk._add_layer()
-        walk._finish(output)
-        return walk.parts
+        self.values[code] = _Map(self.shape, place, rows.reshape(1 + k, *self.shape))
+        if len(self.shape) != 1:
+            self.parts.append(Reshape((k,)))
+        while (output := self.evaluate()) is None:
+            self._add_layer()
+        self._finish(output)
+        return self.parts
 
     def keep(self, node: fx.Node, value: Any) -> None:
         """Keep what a node is, or that its activation is still to be applied."""
         kept: dict[fx.Node, Any] = self.waiting if isinstance(value, _Waiting) else self.values
         kept[node] = value
 
-    def advance(self, flow: Flow, parts: Sequence[Part], place: str) -> _Map | _Waiting:
+    def advance(self, flow: Flow, parts: Sequence[Part], node: fx.Node) -> _Map | _Waiting:
         """Apply parts up to the first activation."""
         assert isinstance(flow, _Map)
+        return self._advanced(flow, parts)
+
+    def _advanced(self, value: _Map, parts: Sequence[Part]) -> _Map | _Waiting:
         for i, part in enumerate(parts):
             if isinstance(part, Step):
-                flow = self._stepped(flow, part)
+                value = self._stepped(value, part)
             elif not part.linear:
-                return _Waiting(flow, part.on(flow.shape), parts[i + 1 :], place)
-        return replace(flow, origin=place)
+                return _Waiting(value, part.on(value.shape), parts[i + 1 :])
+        return value
 
     def _stepped(self, value: _Map, step: Step) -> _Map:
         """The map followed by an affine step."""
-        if not isinstance(step, Dense | Scale | Reshape | Pad):
-            raise UnsupportedModelError(f"is a {type(step).__name__} in a model that branches; only dense layers may")
         affine = Affine.compose([step], value.shape)
         self._check_size(len(value.rows) * affine.n_out)
         rows = value.rows.reshape(len(value.rows), -1)
         moved = torch.cat([affine.apply(rows[:1]), affine.apply(rows[1:], constant=False)])
         return value.of(moved.reshape(-1, *affine.out_shape))
 
-    def value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The value of a node, which may be a sequence of values."""
-        if node.target is operator.getitem and isinstance(args[0], tuple):
-            return args[0][args[1]]
-        if node.target in _SELECTING and isinstance(args[0], Flow):
-            return self.joined(node, args[:1], args, kwargs)
-        return super().value(node, args, kwargs)
-
     def joined(self, node: fx.Node, flows: Sequence[Flow], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Sums, concatenations and splits of values are those of their maps, column by column."""
-        if node.target not in _JOINING | _SELECTING:
-            return super().joined(node, flows, args, kwargs)
-        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda a: a.rows if isinstance(a, _Map) else a)
-        method = node.op == "call_method"
-        function: Any = getattr(args[0], str(node.target)) if method else node.target
-        found = function(*args[method:], **kwargs)
         first = flows[0]
         assert isinstance(first, _Map)
+        if name_of(node) not in _JOINING:
+            return super().joined(node, flows, args, kwargs)
+        args = fx.node.map_aggregate(args, lambda a: self._rows(a, len(first.rows)))
+        function: Any = node.target
+        found = function(*args, **kwargs)
         maps = tuple(first.of(rows) for rows in (found if isinstance(found, tuple | list) else (found,)))
         if any(len(each.rows) != len(first.rows) for each in maps):
             raise UnsupportedModelError("mixes the batch axis with the others")
         self._check_size(sum(each.rows.numel() for each in maps))
         return maps if isinstance(found, tuple | list) else maps[0]
+
+    def _rows(self, value: Any, count: int) -> Any:
+        """The rows of a map, also of a constant that is the same for all codes."""
+        if isinstance(value, _Map):
+            return value.rows
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        if not value.dim() or not (value == value[:1]).all():
+            raise UnsupportedModelError("joins the data to a constant that differs between codes of a batch")
+        row = float64(value[:1], "a constant")
+        return torch.cat([row, torch.zeros(count - 1, *row.shape[1:], dtype=torch.float64)])
 
     def _check_size(self, numbers: int) -> None:
         if numbers > _LARGEST:
@@ -196,7 +173,7 @@ class _PassThroughWalk(Walk):
         bias = torch.cat([*biases, torch.zeros(len(matrix) - sum(sizes), dtype=torch.float64)])
         activations = [*(each.activation for each in taken.values()), Activation("identity")]
         activation = Activation.joined(activations, [*sizes, len(matrix) - sum(sizes)])
-        self._append(matrix, bias, activation, next(iter(taken.values())).place)
+        self._append(matrix, bias, activation)
         # All that is left becomes a map of the outputs of this layer.
         places = _Places(len(matrix), columns, sum(sizes))
         self.values = {
@@ -207,32 +184,30 @@ class _PassThroughWalk(Walk):
         }
         begin = 0
         for node, each in taken.items():
-            self.keep(node, self.advance(places.outputs(each.value, begin), each.parts, each.place))
+            self.keep(node, self._advanced(places.outputs(each.value, begin), each.parts))
             begin += each.value.bias.numel()
 
-    def _append(self, matrix: Tensor, bias: Tensor, activation: Activation | None, place: str) -> None:
+    def _append(self, matrix: Tensor, bias: Tensor, *activation: Activation) -> None:
         self.size += matrix.numel()
         self._check_size(self.size)
-        self.parts.append((Dense(matrix.contiguous(), bias), place))
-        if activation is not None:
-            self.parts.append((activation, place))
+        self.parts += [Dense(matrix.contiguous(), bias), *activation]
 
     def _finish(self, output: _Map) -> None:
         """End in the output; what it combines of values that pass through becomes part of the last layer."""
         last = _combined(self.parts[-2:], output)
         if last is None:
-            self._append(output.matrix, output.bias, None, output.origin)
+            self._append(output.matrix, output.bias)
         else:
             self.parts[-2:] = last
         if len(output.shape) != 1:
-            self.parts.append((Reshape(output.shape), output.origin))
+            self.parts.append(Reshape(output.shape))
 
 
-def _combined(last: list[tuple[Part, str]], output: _Map) -> list[tuple[Part, str]] | None:
+def _combined(last: Sequence[Part], output: _Map) -> list[Part] | None:
     """The last layer with the output as its outputs; None if these combine outputs that are bent."""
-    if not last or not isinstance(last[-1][0], Activation):
+    if not last or not isinstance(last[-1], Activation):
         return None
-    (dense, place), (activation, _) = last
+    dense, activation = last
     assert isinstance(dense, Dense)
     assert dense.bias is not None
     assert isinstance(activation, Activation)
@@ -244,7 +219,7 @@ def _combined(last: list[tuple[Part, str]], output: _Map) -> list[tuple[Part, st
     if not (linear | single).all():
         return None
     changed = activation.of_parameters(np.where(linear, 1.0, slopes[chosen]), steepnesses[chosen])
-    return [(Dense(matrix @ dense.weight, matrix @ dense.bias + output.bias), place), (changed, place)]
+    return [Dense(matrix @ dense.weight, matrix @ dense.bias + output.bias), changed]
 
 
 class _Places(NamedTuple):

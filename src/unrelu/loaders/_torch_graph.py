@@ -1,22 +1,20 @@
 """Read a PyTorch module or function as a network.
 
-A module becomes layers in three steps: ``torch.fx`` traces it (:func:`_traced`), :func:`~._chain_reader.read_chain`
-follows the trace from the code to the output and takes its layers from the tables of
-:mod:`~unrelu.loaders._operation_tables`, and the outputs of these layers are compared with those of the module. What is
-no chain is kept as it is, by :func:`~unrelu.models.torch_opaque.opaque`.
+A module becomes layers in three steps: it is run for codes, and the operators that it calls are recorded
+(:func:`~unrelu.loaders._recording.recorded`); :mod:`~unrelu.loaders._chain_reader` follows the record from the code to
+the output, and reads its layers by the table of :mod:`~unrelu.loaders._torch_operations`; the outputs of these layers
+are compared with those of the module. What is no chain is kept as it is, by
+:func:`~unrelu.models.torch_opaque.opaque`.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-import threading
-import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from typing import Any, cast
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,19 +24,18 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from unrelu.errors import ModelError, UnsupportedModelError
-from unrelu.loaders._chain_reader import LayerGraph, code_shape, read_chain
-from unrelu.loaders._graph_recorder import FixedBatchModule, is_program, read_program
-from unrelu.loaders._operation_tables import known
-from unrelu.loaders._pass_through import read_branches
-from unrelu.loaders._torch_operations import BATCHES
+from unrelu.loaders._chain_reader import ChainWalk, code_shape
+from unrelu.loaders._gated_activations import replace_gated_activations
+from unrelu.loaders._pass_through import BranchWalk
+from unrelu.loaders._recording import recorded
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
-from unrelu.models.module_copies import replica
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.reduced_precision import with_rounding
 from unrelu.models.torch_callables import (
     CalledModule,
@@ -48,18 +45,19 @@ from unrelu.models.torch_callables import (
     accepts,
     as_module,
     evaluated,
+    failure,
     running,
 )
-from unrelu.models.torch_opaque import computes_the_same, opaque
+from unrelu.models.torch_opaque import check_memory, computes_the_same, opaque, trial_codes
 from unrelu.runtime.devices import usable
-from unrelu.runtime.host import computing, forkable_lock
+from unrelu.runtime.host import computing
+from unrelu.runtime.streams import stream
 
+CPU = torch.device("cpu")
 # Heights and widths (or lengths) of a code that are tried if a module begins with a convolution.
 _SIDES = range(1, 17)
-
-_Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d
-# One trace at a time: torch.fx patches nn.Module for the process, and a second trace would keep the patch.
-_tracing = forkable_lock()
+# The size of the batch that is recorded. What is computed from it shows in the outputs of one code and of two.
+BATCH = 5
 
 
 @computing()
@@ -73,26 +71,25 @@ def from_torch(
 ) -> Network | OpaqueNetwork | NamedGenerator:
     r"""Read the layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` of a PyTorch module.
 
-    The module may be an ``nn.Sequential``, a nested one, or any module whose ``forward`` is a chain of layers that
-    ``torch.fx`` can trace. It is read in evaluation mode, in float64. It is not changed; weights are copied.
+    The module or function is run, and the operators that it calls are read as layers, in float64. It is not changed;
+    weights are copied, and modules are taken in evaluation mode.
 
-    Any other module (it branches, has operations that are neither affine maps nor known activations, or cannot be
-    traced) becomes an :class:`~unrelu.models.opaque_network.OpaqueNetwork`, which "auto", "lm", "adam" and
-    "gradient_descent" invert. A trial comes first: the module must map each code of a batch to finite numbers,
-    independently of the other codes, to the same numbers each time, and its derivatives must agree with finite
-    differences. A copy of the module is evaluated, in float64. A function that ``torch.fx`` can trace is copied, too,
-    with all modules and tensors that it calls; any other function is called as it is, in the first of the types
-    float64, float32, float16 and bfloat16 that it takes.
+    What is no chain of layers (it branches, has operations that are neither affine maps nor known activations, or
+    decides by the numbers that it computes) becomes an :class:`~unrelu.models.opaque_network.OpaqueNetwork`, which
+    "auto", "lm", "adam" and "gradient_descent" invert. A trial comes first: the module must map each code of a batch to
+    finite numbers, independently of the other codes, to the same numbers each time, and its derivatives must agree with
+    finite differences. A copy of a module is evaluated, in float64. A function is called as it is, in the first of the
+    types float64, float32, float16 and bfloat16 that it takes.
 
     Args:
         module: the generator: a module, a bound method of one such as ``model.decode``, a function of a tensor (also a
             lambda or a partial), a program of ``torch.jit``, or an ``ExportedProgram`` or its ``module()``. Layers are
-            the modules in :data:`unrelu.loaders._operation_tables.MODULES`, the functions and tensor methods that do
-            the same, reshaping, cropping, padding with zeros, and adding or multiplying by constants.
+            matrices, convolutions, batch normalisations, pooling by averages, resampling, all that moves or repeats
+            entries, adding or multiplying by constants, and the activations of :class:`unrelu.Activation`.
         latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k means
-            ``(k,)``. None infers (k,): the only number of entries that a layer takes, or that the code is reshaped
-            from, with which the module runs. A convolution fits any height and width, so the shape must be passed if
-            the first layer is one: ``(in_channels, 1, 1)`` for a DCGAN.
+            ``(k,)``. None infers (k,): the number of entries that the first layer takes, or that the code is reshaped
+            to. A convolution fits any height and width, so the shape must be passed if the first layer is one:
+            ``(in_channels, 1, 1)`` for a DCGAN.
         output: selects one output of a module that returns several: an attribute or key, ``"sample"``, an index, or a
             function of everything that it returns. A list of names and numbers, ``["mean", "scale"]``, or a dictionary
             of names, numbers and functions by name, ``{"mean": 0, "log scale": lambda x: x[1].log()}``, selects
@@ -118,17 +115,17 @@ def from_torch(
     >>> net.output_shape
     (5,)
     """
-    place = torch.device("cpu") if device is None else usable(device)
+    place = CPU if device is None else usable(device)
     call = GeneratorCall.parse(output, inputs)
     given = None if latent_shape is None else code_shape(latent_shape)
     module, given = _opened(module, given)
     body = as_module(module, call)
     _check(body.body if isinstance(body, CalledModule) else body)
     # Functions know best where they are computed; modules are moved once they are read.
-    first = place if any(isinstance(m, FunctionModule) for m in body.modules()) else torch.device("cpu")
+    first = place if any(isinstance(m, FunctionModule) for m in body.modules()) else CPU
     # Random numbers that the module draws must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
-        network = with_rounding(_network(body, call.unread, given, first), body)
+        network = with_rounding(_network(body, given, first), body)
         named: Network | OpaqueNetwork | NamedGenerator = network
         if isinstance(body, CalledModule) and isinstance(call.output, Mapping):
             named = network.with_parts(_parts(body, network))
@@ -139,8 +136,9 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
     """The module or function inside of what was passed, and the shape of its codes if that says it."""
     if isinstance(given, torch.export.ExportedProgram):
         given = given.module()
-    if is_program(given):
-        program, own = read_program(given)
+    inputs = given.graph.find_nodes(op="placeholder") if isinstance(given, fx.GraphModule) else []
+    if inputs and all("val" in node.meta for node in inputs):
+        program, own = _program(given)
         if shape not in (None, own):
             raise ModelError(f"latent_shape={shape}, but the program takes codes of shape {own}; leave it out")
         return program, own
@@ -166,208 +164,176 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
 
 
 def _parts(module: CalledModule, network: Network | OpaqueNetwork) -> dict[str, Shape]:
-    """The shapes of the named parts of an output.
-
-    Raises:
-        UnsupportedModelError: a function cannot be called, although its trace could be read.
-    """
+    """The shapes of the named parts of an output."""
     z = torch.zeros(2, *network.latent_shape, dtype=torch.float64, device=network.device)
-    found = evaluated(module, z)
-    called: Any = found
-    if isinstance(found, FunctionModule):
-        called, z = found.function, z.to(found.dtype)
-    try:
-        parts: dict[str, Shape] = called.parts(z)
-    except RuntimeError as error:
-        raise UnsupportedModelError(
-            f"the shapes of the parts are not known, as the function raises {type(error).__name__}: {error}; let it "
-            "compute all in one precision, by module.double() and tensors in float64"
-        ) from error
+    called: Any = evaluated(module, z)
+    parts: dict[str, Shape] = called.parts(z)
     return parts
 
 
-def _network(
-    module: nn.Module, unread: str | None, given: Shape | None, device: torch.device
-) -> Network | OpaqueNetwork:
-    """The module as a chain of layers, or as it is; ``unread`` says why its layers cannot be known."""
+def _network(module: nn.Module, given: Shape | None, device: torch.device) -> Network | OpaqueNetwork:
+    """The module as a network, for codes of the given shape or of the one that its first layer takes."""
+    if given is not None:
+        return network_of(module, given, device)
+    shape = _latent_shape(module)
     try:
-        if unread:
-            raise UnsupportedModelError(unread)
-        graph, batches = _traced(module)
-    except UnsupportedModelError as error:
-        if given is None:
-            raise UnsupportedModelError(
-                f"{error}; or pass latent_shape=, to use the module without its layers"
-            ) from error
-        return opaque(module, given, str(error), device)
-    shape = given or _latent_shape(graph, module)
-    function = isinstance(module.body if isinstance(module, CalledModule) else module, FunctionModule)
-    copied = _copied(module, graph) if function else None
-    try:
-        chain = read_chain([graph] * 2, shape, batches)
-        found = chain if isinstance(chain, Network) else read_branches([graph] * 2, shape, batches)
-        if isinstance(found, Network) and computes_the_same(partial(_forward, found), module, shape, device):
-            return found
-        reason = str(chain)
-        if isinstance(chain, Network):
-            reason = "its layers have other outputs: it changes values in place, draws random numbers or counts calls"
-        if copied is not None and computes_the_same(running(copied), module, shape, device):
-            return opaque(copied, shape, reason)
-        return opaque(module, shape, reason, device)
+        return network_of(module, shape, device)
     except ModelError as error:
-        if given is not None:
-            raise
         raise type(error)(f"{error} (latent_shape was taken to be {shape}; pass latent_shape= if it is not)") from error
+
+
+def network_of(module: nn.Module, shape: Shape, device: torch.device = CPU) -> Network | OpaqueNetwork:
+    """The chain of layers that a module computes, or the module as it is.
+
+    Args:
+        module: a module of codes (B, ...), which may call a function.
+        shape: the shape of one code.
+        device: where a function is given its codes.
+
+    Raises:
+        UnsupportedModelError: it is neither a chain nor a differentiable generator.
+        ModelError: shapes do not fit, or weights are not finite.
+        HostError: the memory of this machine is too small for a gradient.
+    """
+    check_memory(module, trial_codes(shape).to(device))
+    try:
+        found = _chain(module, shape, device)
+    except UnsupportedModelError as error:
+        return opaque(module, shape, str(error), device)
+    if computes_the_same(lambda z: _forward(found, z), module, shape, device):
+        return found
+    reason = (
+        "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
+    )
+    return opaque(module, shape, reason, device)
 
 
 def _forward(network: Network, z: Tensor) -> Tensor:
     return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
 
 
-def _copied(function: nn.Module, layers: LayerGraph) -> CalledModule:
-    """The trace of a function as a module, which can be copied with all modules and tensors that it calls."""
-    graph = copy.deepcopy(layers.graph)
-    for node in graph.nodes:
-        node.type = None  # an annotation, which may be a text that cannot be pickled
-    return CalledModule(fx.GraphModule(layers.root, graph), title=str(function.title))
-
-
-# --- the trace --------------------------------------------------------------------------------------------------------
-
-
-class _Tracer(fx.Tracer):
-    """Records supported modules as single nodes. Modules and tensors that a function uses become those of the root."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.thread = threading.get_ident()
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        # During a trace, torch.fx intercepts the module calls of all threads.
-        if threading.get_ident() != self.thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if threading.get_ident() != self.thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return known(m) or super().is_leaf_module(m, module_qualified_name)
-
-    def path_of_module(self, mod: nn.Module) -> str:
-        paths = cast(dict[nn.Module, str], self.submodule_paths)
-        if mod not in paths:
-            name = f"used_{len(paths)}"
-            self.root.add_module(name, mod)
-            for inner, m in mod.named_modules():
-                paths.setdefault(m, f"{name}.{inner}" if inner else name)
-        return paths[mod]
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        # Tutorials write ``if z.is_cuda and self.ngpu > 1``; here codes are on the CPU.
-        if obj.node.target is getattr and obj.node.args[1] == "is_cuda":
-            return False
-        return bool(super().to_bool(obj))
-
-    def create_arg(self, a: Any) -> Any:
-        if not isinstance(a, Tensor):
-            return super().create_arg(a)
-        name = next((name for name, held in self.root.named_buffers() if held is a), None)
-        if name is None:
-            name = f"traced_constant_{len(list(self.root.buffers(recurse=False)))}"
-            self.root.register_buffer(name, a)
-        return self.create_node("get_attr", name, (), {})
-
-
-def _traced(module: nn.Module) -> tuple[LayerGraph, tuple[int, int]]:
-    """The trace of a module without nodes that its output does not take, and two sizes of batches that it may have."""
-    batches: tuple[int, int] = BATCHES
-    if isinstance(module, FixedBatchModule):
-        batches = (module.batch, module.batch)
-        module = module.body
-    if isinstance(module, torch.jit.ScriptModule):
-        raise UnsupportedModelError("it is a program of TorchScript, whose layers are not read")
-    root = replica(module).eval()
-    if known(root):
-        root = nn.Sequential(root)
-    optional = {
-        name: p.default
-        for name, p in inspect.signature(type(root).forward).parameters.items()
-        if p.default is not inspect.Parameter.empty
-    }
-    try:
-        with _tracing, torch.no_grad(), warnings.catch_warnings():
-            # Arguments keep their defaults, so the assertion that PyTorch fails to add is not needed.
-            warnings.filterwarnings("ignore", message="Was not able to add assertion")
-            graph = _Tracer().trace(root, optional or None)
-    # The module's own forward runs here, on proxies for tensors; any exception means that it cannot be traced.
-    except Exception as error:
+def _chain(module: nn.Module, shape: Shape, device: torch.device) -> Network:
+    """The layers of a module, in the first of the ways that can read them."""
+    inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
+    codes = torch.from_numpy(stream("recorded codes").standard_normal((batch, *shape))).to(device)
+    graph = recorded(evaluated(inner, codes), codes)
+    full = graph.output_node().args[0].meta["shape"]  # type: ignore[union-attr] # a node
+    if not full or full[0] != batch:
         raise UnsupportedModelError(
-            f"torch.fx cannot trace {type(root).__name__}.forward ({type(error).__name__}: {error}). Control flow "
-            "that depends on the data has no place in a chain of layers; pass the layers as an nn.Sequential, or "
-            "export the model to ONNX and use unrelu.load"
-        ) from error
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-    return LayerGraph(root, graph), batches
+            f"it maps {batch} codes to a tensor of shape {full}; the batch axis must stay the first"
+        )
+    replace_gated_activations(graph)
+    try:
+        parts = ChainWalk(shape, batch).along(graph)
+    except UnsupportedModelError as error:
+        try:
+            parts = BranchWalk(shape, batch).along(graph)
+        except ModelError:  # such as weights that are not finite: the module that is kept says where
+            raise error from None
+    return Network.chain(parts, shape)
+
+
+# --- programs -----------------------------------------------------------------------------------------------------
+
+
+class FixedBatchModule(nn.Module):
+    """Makes a module that takes batches of one size take any: each code, repeated, is a batch of its own."""
+
+    inner: nn.Module
+
+    def __init__(self, inner: nn.Module, batch: int = 1) -> None:
+        super().__init__()
+        self.inner, self.batch, self.training = inner, batch, False
+        self.title = getattr(inner, "title", type(inner).__name__)
+
+    def forward(self, z: Tensor) -> Any:
+        """The outputs of the codes."""
+        with plain_attention():
+            return torch.func.vmap(self._of_one)(z)
+
+    def _of_one(self, code: Tensor) -> Any:
+        return tree_map(self._first, self.inner(code.expand(self.batch, *code.shape)))
+
+    def _first(self, x: Tensor) -> Tensor:
+        if x.shape[:1] != (self.batch,):
+            raise UnsupportedModelError(
+                f"it maps {self.batch} codes to a tensor of shape {tuple(x.shape)}; the batch axis must stay the first"
+            )
+        return x[0]
+
+
+def _program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
+    """A program of ``torch.export`` as a module, and the shape of a code, which its inputs state."""
+    values = (node.meta["val"] for node in program.graph.find_nodes(op="placeholder"))
+    shapes = [tuple(x.shape) for x in values if isinstance(x, Tensor)]
+    if len(shapes) != 1 or len(shapes[0]) < 2 or not all(isinstance(n, int) for n in shapes[0][1:]):
+        raise UnsupportedModelError(
+            f"the program takes inputs of shapes {', '.join(map(str, shapes))}; export one that takes codes (B, ...) "
+            "alone, with all axes but the first fixed, and further inputs held fixed in its forward"
+        )
+    batch, *shape = shapes[0]
+    graph = copy.deepcopy(program.graph)
+    for guard in graph.find_nodes(op="call_module"):  # checks of the inputs, which cannot be copied
+        graph.erase_node(guard)
+    held = {node.target: attrgetter(node.target)(program) for node in graph.find_nodes(op="get_attr")}
+    module = fx.GraphModule(held, graph, "ExportedProgram").eval()
+    return FixedBatchModule(module, batch) if isinstance(batch, int) else module, tuple(shape)
 
 
 # --- the latent shape -------------------------------------------------------------------------------------------------
 
 
-def _latent_shape(layers: LayerGraph, module: nn.Module) -> Shape:
-    """Return (k,), where k is the only number of entries that a layer takes with which the module runs.
+class _LastCall(TorchFunctionMode):
+    """Knows the function of PyTorch that was called last, with its arguments."""
 
-    If it runs with none, k is what the first layer takes, and what does not fit is said where the layers are read.
+    name: str = ""
+    args: tuple[Any, ...] = ()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by PyTorch in place of each of its functions."""
+        if args and isinstance(args[0], Tensor):
+            self.name, self.args = getattr(func, "__name__", ""), args
+        return func(*args, **(kwargs or {}))
+
+
+def _latent_shape(module: nn.Module) -> Shape:
+    """Return (k,), where k is what the first layer takes: the function that fails for codes of one entry.
 
     Raises:
-        ModelError: no layer says k, the first one is a convolution, or the module runs with several.
+        ModelError: no layer says k, or the first one is a convolution.
     """
-    layers.code()  # its errors come first
-    trial = running(module)
-    counts: list[int] = []
-    for node in layers.graph.nodes:
-        m = layers.module(node)
-        if isinstance(m, _Convolution) and not counts:
-            raise ModelError(_suggested_shapes(trial, f"module {str(node.target)!r} ({type(m).__name__})", m))
-        counts += _count(node, m)
-    if not counts:
-        raise ModelError("no Linear or convolution module tells the shape of a latent code; pass latent_shape=")
-    runs = [k for k in dict.fromkeys(counts) if accepts(trial, (k,))]
-    if len(runs) > 1:
-        shapes = " and ".join(f"latent_shape={k}" for k in runs)
-        raise ModelError(f"the module runs with {shapes}; pass the one that it was trained with")
-    return (*runs, *counts)[:1]
+    trial, last = running(module), _LastCall()
+    with last:
+        error = failure(trial, torch.zeros(7, 1, dtype=torch.float64))
+    if error is None:
+        return (1,)
+    name, args = last.name, last.args
+    sizes: Sequence[Any] = ()
+    if name.startswith("conv"):
+        raise ModelError(_suggested_shapes(trial, name, *args))
+    if name in ("linear", "matmul", "mm", "batch_norm"):
+        sizes = args[1].shape[name == "linear" :][:1]
+    elif name in ("view", "reshape", "unflatten"):
+        several = args[-1:] if isinstance(args[-1], Sequence) else (args[1:],)
+        sizes = several[0][name != "unflatten" :]
+    if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
+        why = str(error).strip().splitlines()[-1:]
+        raise ModelError(f"no layer tells the shape of a latent code; pass latent_shape= ({''.join(why)})") from error
+    return (math.prod(sizes),)
 
 
-def _count(node: fx.Node, m: nn.Module | None) -> list[int]:
-    """The number of entries that a layer takes, or that are reshaped to a stated size; empty for other nodes."""
-    sizes: Any = ()
-    if isinstance(m, nn.Linear):
-        sizes = (m.in_features,)
-    elif isinstance(m, nn.Unflatten):
-        sizes = m.unflattened_size
-    elif node.target in ("view", "reshape", torch.reshape):
-        sizes = node.args[1:]
-        sizes = sizes[0][1:] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes[1:]
-    stated = bool(sizes) and all(isinstance(n, int) and n > 0 for n in sizes)
-    return [math.prod(sizes)] if stated else []
-
-
-def _suggested_shapes(trial: nn.Module, place: str, first: _Convolution) -> str:
+def _suggested_shapes(trial: nn.Module, name: str, _: Tensor, kernel: Tensor, *options: Any) -> str:
     """A message with what the first layer takes, a convolution, and shapes that the module accepts."""
-    axes = 2 if isinstance(first, nn.Conv2d | nn.ConvTranspose2d) else 1
-    sizes = "height, width" if axes == 2 else "length"
-    shapes = ((first.in_channels, *(side,) * axes) for side in _SIDES)
+    axes = kernel.dim() - 2
+    channels = kernel.shape[0] if "transpose" in name else kernel.shape[1] * (options[4] if len(options) > 4 else 1)
+    sizes = ", ".join(("depth", "height", "width")[-axes:]) if axes > 1 else "length"
+    shapes = ((channels, *(side,) * axes) for side in _SIDES)
     accepted = list(islice((shape for shape in shapes if accepts(trial, shape)), 2))
     examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
     ending = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
     return (
-        f"the first layer with weights, {place}, takes codes of shape ({first.in_channels}, {sizes}) and does not say "
-        f"of which size; pass {examples}{ending}"
+        f"the first layer, {name}(), takes codes of shape ({channels}, {sizes}) and does not say of which size; pass "
+        f"{examples}{ending}"
     )
 
 
@@ -386,10 +352,6 @@ def _check(module: nn.Module) -> None:
             raise ModelError(f"{place} is in training mode; call module.eval() first")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]
             raise ModelError(f"{place} has no weights yet; run the module on an input once")
-        before, after = (m.__dict__[name] for name in ("_forward_pre_hooks", "_forward_hooks"))
-        normal = known(m) and all(isinstance(h, WeightNorm | SpectralNorm) for h in before.values())
-        if (before and not normal) or after or "forward" in m.__dict__:
-            raise UnsupportedModelError(f"{place} has forward hooks or a patched forward; remove them first")
 
 
 def _random_in_training(m: nn.Module) -> bool:

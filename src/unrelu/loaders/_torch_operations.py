@@ -1,50 +1,57 @@
-"""Translate PyTorch's layers, activations and arithmetic into the parts of a chain of layers.
+"""Which operator of PyTorch is which part of a chain of layers: an affine step or an activation.
 
-Each handler has the signature of its function.
+Functions, methods and modules of PyTorch all call these operators, so each is read once. An entry of :data:`_PARTS`
+takes the operator's arguments, with a :class:`Flow` in place of the tensor that depends on the code.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
+from torch import Tensor, fx
 
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
-from unrelu.models.activations import Activation
-from unrelu.models.affine import Conv, ConvTranspose, Dense, Pad, Pool, Resample, Scale, Shape, Step
+from unrelu.loaders._recording import name_of
+from unrelu.models.activations import SELU_ALPHA, SELU_SCALE, Activation
+from unrelu.models.affine import Conv, Dense, LinearOperation, Reshape, Scale, Shape, Step
 from unrelu.models.generator import numbers
 
 Part = Step | Activation
-Handler = Callable[..., list[Part]]
-# Two batch sizes that stand for the unknown one. If a reshape mixes the batch axis with another axis, its result shows
-# it. If something is computed from the batch size, or happens to equal it, the two sizes give different results.
-BATCHES = (7919, 7927)
+# Linear operators that keep the batch first and do not take its size: called as they are.
+_LINEAR = {
+    "permute", "transpose", "slice", "select", "index", "index_select", "flip", "roll", "diagonal", "cumsum", "tril",
+    "triu", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+    "replication_pad2d", "replication_pad3d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "im2col", "col2im",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
+    "upsample_bicubic2d", "_upsample_bilinear2d_aa", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d", "mean", "sum",
+}  # fmt: skip
+# Operators that give the same numbers, in order.
+_SAME = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "detach", "alias",
+    "contiguous", "lift_fresh", "_to_copy", "to", "native_dropout",
+}  # fmt: skip
+# The share of the largest entry by which an operator may differ for one code from the same in a batch.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """The shape of a tensor that depends on the code.
+    """A tensor that depends on the code.
 
     Attributes:
         shape: the shape of one element, without the batch axis.
-        batch: the size of the batch axis.
-        origin: the node whose output it is, for messages.
+        origin: the place in the model that computes it, for messages.
     """
 
     shape: Shape
-    batch: int
     origin: str
-
-    def meta(self) -> Tensor:
-        """A meta tensor of the full shape."""
-        return torch.empty(self.batch, *self.shape, dtype=torch.float64, device="meta")
 
 
 def float64(value: object, what: str) -> Tensor:
@@ -56,31 +63,195 @@ def float64(value: object, what: str) -> Tensor:
         raise ModelError(str(error)) from None
 
 
-def constant(value: object, shape: Shape) -> Tensor:
-    """Convert a constant to float64, and check that it broadcasts to one element, of shape ``shape``."""
-    tensor = float64(value, "a constant")
-    if tensor.dim() == len(shape) + 1 and tensor.shape[0] == 1:
-        tensor = tensor[0]
+def element(full: Shape, batch: int) -> Shape:
+    """The shape of one element of a tensor for a batch.
+
+    Matrix products of elements with several axes put all rows of all elements below each other, (B t, n).
+
+    Raises:
+        UnsupportedModelError: the first axis is not made of whole elements.
+    """
+    if not full or full[0] % batch or not full[0]:
+        raise UnsupportedModelError(f"mixes the batch axis with others, in a tensor of shape {full} for {batch} codes")
+    return full[1:] if full[0] == batch else (full[0] // batch, *full[1:])
+
+
+def shape_of(node: fx.Node) -> Shape:
+    """The shape of the tensor that a node computes, or of the one of several that is used."""
+    shape: Shape = node.meta["shape"] if "shape" in node.meta else next(iter(node.users)).meta["shape"]
+    return shape
+
+
+def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> list[Part]:
+    """The parts that a node applies to the one :class:`Flow` among its arguments.
+
+    Args:
+        node: a node of a recording.
+        args, kwargs: its arguments, constants or the flow.
+        batch: the size of the batch that was recorded.
+
+    Raises:
+        UnsupportedModelError: the operator is neither an affine map nor a known activation.
+    """
+    function: Any = node.target
+    name = name_of(node)
+    flow = next(x for x in (*args, *kwargs.values()) if isinstance(x, Flow))
+    out = element(shape_of(node), batch)
+    kind = node.meta.get("dtype", torch.float64)
+    if not kind.is_floating_point:
+        raise UnsupportedModelError(f"gives numbers of type {kind}; only real ones can be inverted")
+    if name in _SAME and args[0] is flow:
+        return [Reshape(out)]
+    if name in _LINEAR and args[0] is flow:
+        return [_linear(function, name, flow, args[1:], kwargs)]
+    if name in ("expand", "repeat") and args[0] is flow and len(args[1]) == 1 + len(out):
+        first = -1 if name == "expand" else 1
+        if name == "expand" or args[1][0] == 1:
+            return [LinearOperation(str(function), ((first, *args[1][1:]),))]
+    if name not in _PARTS:
+        raise UnsupportedModelError(f"calls {name}(), which is not an affine map or a known activation")
+    expanded = _expanded(flow, out) if name in _ARITHMETIC else []
+    reader = _Arguments(Flow(out, flow.origin) if expanded else flow, node.meta.get("shape", ()), batch)
+    return [*expanded, *_PARTS[name](reader, *args, **kwargs)]
+
+
+def _linear(function: Any, name: str, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LinearOperation:
+    """A linear operator as a step, once it is found to take each element on its own."""
+    if name == "constant_pad_nd" and len(args) > 1 and args[1]:
+        raise UnsupportedModelError(f"pads with {args[1]}; only zeros are supported")
+    args, kwargs = ((*args[:-1], None) if name in ("mean", "sum") and len(args) > 2 else args), _without_type(kwargs)
+    step = LinearOperation(
+        str(function), tuple(tuple(x) if isinstance(x, list) else x for x in args), tuple(kwargs.items())
+    )
+    z = torch.linspace(-1.0, 1.7, 2 * math.prod(flow.shape), dtype=torch.float64).reshape(2, *flow.shape)
     try:
-        fits = np.broadcast_shapes(tuple(tensor.shape), shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+        both, alone = step.apply(z), torch.cat([step.apply(z[:1]), step.apply(z[1:])])
+    except (RuntimeError, IndexError) as error:
+        raise UnsupportedModelError(f"calls {name}(), which does not take each code alone: {error}") from error
+    if both.shape != alone.shape or not torch.allclose(both, alone, rtol=0, atol=_ROUNDING):
+        raise UnsupportedModelError(f"calls {name}(), which mixes the batch axis with others")
+    return step
+
+
+def _without_type(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name != "dtype"}
+
+
+def _expanded(flow: Flow, out: Shape) -> list[Part]:
+    """The step that repeats elements along axes in which a constant is larger."""
+    if out == flow.shape:
+        return []
+    shape = (1,) * (len(out) - len(flow.shape)) + flow.shape
+    same: list[Part] = [Reshape(shape)] if shape != flow.shape else []
+    return [*same, LinearOperation("aten.expand.default", ((-1, *out),))]
+
+
+class _Arguments:
+    """What readers of operators take: the data, and constants as those of one element."""
+
+    def __init__(self, flow: Flow, full: Shape, batch: int) -> None:
+        self.flow, self.full, self.batch = flow, full, batch
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of one element."""
+        return self.flow.shape
+
+    def constant(self, value: object) -> Tensor:
+        """A constant in float64, without the batch axis.
+
+        Raises:
+            UnsupportedModelError: it differs between the elements of the batch, or does not broadcast to one.
+        """
+        tensor = float64(value, "a constant")
+        if tensor.dim() and tensor.dim() == len(self.full):
+            rows = tensor if len(tensor) == 1 else tensor.reshape(self.batch, *element(tuple(tensor.shape), self.batch))
+            if not (rows == rows[:1]).all():
+                raise UnsupportedModelError("combines the data with a constant that differs between codes of a batch")
+            tensor = rows[0]
+        try:
+            fits = np.broadcast_shapes(tuple(tensor.shape), self.shape) == self.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise UnsupportedModelError(
+                f"combines a constant of shape {tuple(tensor.shape)} with elements of shape {self.shape}; a constant "
+                "must broadcast to one element"
+            )
+        return tensor
+
+    def scale(self, factor: object, shift: object = 0.0) -> list[Part]:
+        """factor x + shift."""
+        return [Scale(self.constant(factor), self.constant(shift))]
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def _linear_layer(given: _Arguments, x: Any, weight: Tensor, bias: Tensor | None = None) -> list[Part]:
+    """W x + b on the last axis."""
+    if not isinstance(x, Flow) or not isinstance(weight, Tensor):
+        raise UnsupportedModelError("multiplies by the data in place of a constant matrix")
+    return [Dense(float64(weight, "weight"), None if bias is None else float64(bias, "bias").expand(len(weight)))]
+
+
+def _product(given: _Arguments, x: Any, matrix: Any) -> list[Part]:
+    """x W on the last axis; or M x for elements with two axes."""
+    if isinstance(x, Flow):
+        held = _of_one(matrix)
+        return _linear_layer(given, x, held.mT)
+    held = _of_one(x)
+    swap = LinearOperation("aten.transpose.int", (1, 2))
+    if len(given.shape) != 2 or not isinstance(matrix, Flow) or x.dim() != 3:
+        raise UnsupportedModelError("multiplies the batch from the left")
+    return [swap, *_linear_layer(given, matrix, held), swap]
+
+
+def _of_one(matrix: Any) -> Tensor:
+    """The one matrix that is the same for all codes."""
+    if not isinstance(matrix, Tensor):
+        raise UnsupportedModelError("multiplies the data by itself")
+    one: Tensor = matrix[0] if matrix.dim() == 3 and (matrix == matrix[:1]).all() else matrix
+    if one.dim() != 2:
+        raise UnsupportedModelError(f"multiplies by a constant of shape {tuple(matrix.shape)}, not by one matrix")
+    return one
+
+
+def _product_with_bias(
+    given: _Arguments, bias: Any, x: Any, matrix: Any, *, beta: float = 1, alpha: float = 1
+) -> list[Part]:
+    """beta b + alpha x W."""
+    if not isinstance(x, Flow) or not isinstance(bias, Tensor):
+        raise UnsupportedModelError("multiplies the batch from the left, or adds the data to a product")
+    weight = alpha * float64(_of_one(matrix), "weight").mT
+    if bias.dim() <= 1 or bias.shape[:-1].numel() == 1:
+        return _linear_layer(given, x, weight, beta * float64(bias, "bias").reshape(-1))
+    rows = _Arguments(Flow((*given.shape[:-1], len(weight)), ""), given.full, given.batch)
+    return [*_linear_layer(given, x, weight), *rows.scale(1.0, beta * bias)]
+
+
+def _convolution(
+    given: _Arguments, x: Any, weight: Any, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, *_: Any,
+) -> list[Part]:  # fmt: skip
+    if not isinstance(x, Flow) or not isinstance(weight, Tensor):
+        raise UnsupportedModelError("convolves with the data in place of a constant kernel")
+    held = None if bias is None else float64(bias, "bias")
+    kernel, around = float64(weight, "weight"), tuple(output_padding)
+    return [Conv(kernel, held, tuple(stride), tuple(padding), tuple(dilation), groups, transposed, around)]
+
+
+def _batch_norm(
+    given: _Arguments, x: Flow, weight: Any, bias: Any, mean: Any, variance: Any, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> list[Part]:  # fmt: skip
+    """Batch normalisation with its running statistics."""
+    if training or mean is None or variance is None:
         raise UnsupportedModelError(
-            f"combines a constant of shape {shown(tensor.shape)} with elements of shape {shape}; "
-            "a constant must broadcast to one element"
+            "normalises by the statistics of the batch, so the output of one code depends on the others; "
+            "use module.eval() and track_running_stats=True"
         )
-    return tensor
-
-
-def shown(shape: Iterable[int]) -> str:
-    """The shape as text, with B in place of the batch size."""
-
-    def entry(n: int) -> str:
-        times = next((n // batch for batch in BATCHES if n and n % batch == 0), None)
-        return str(n) if times is None else "B" if times == 1 else f"{times}*B"
-
-    return str(tuple(map(entry, shape))).replace("'", "")
+    return [normalisation(mean, variance, weight, bias, eps=eps, shape=given.shape)]
 
 
 def normalisation(
@@ -102,197 +273,67 @@ def normalisation(
     return Scale(factor.reshape(per_channel), shift.reshape(per_channel))
 
 
-# --- layers -----------------------------------------------------------------------------------------------------------
+# --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def linear(x: Flow, weight: Tensor, bias: Tensor | None = None) -> list[Part]:
-    """W x + b on the last axis."""
-    if weight.dim() != 2:
-        raise UnsupportedModelError(
-            f"multiplies by a constant of shape {tuple(weight.shape)}; only matrices are supported"
-        )
-    return [Dense(float64(weight, "weight"), _optional(bias))]
+def _add(given: _Arguments, x: Any, other: Any, *, alpha: float = 1) -> list[Part]:
+    """x + alpha * other, one of them constant."""
+    if isinstance(x, Flow):
+        return given.scale(1.0, alpha * other)
+    return given.scale(alpha, x)
 
 
-def matmul(input: Any, other: Any) -> list[Part]:
-    """x @ W on the last axis; or W @ x for x with two axes, as a convolution with kernels of length 1."""
-    x, matrix = (input, other) if isinstance(input, Flow) else (other, input)
-    if 2 < matrix.dim() <= 1 + len(x.shape) and matrix.shape[:-2].numel() == 1:
-        matrix = matrix.reshape(matrix.shape[-2:])
-    if x is input:
-        return linear(x, matrix.mT if matrix.dim() >= 2 else matrix)
-    if matrix.dim() != 2 or len(x.shape) != 2:
-        raise UnsupportedModelError(
-            f"multiplies elements of shape {x.shape} from the left by a constant of shape {tuple(matrix.shape)}; "
-            "only a matrix times elements with two axes is supported"
-        )
-    return [Conv(float64(matrix, "a matrix")[:, :, None])]
+def _sub(given: _Arguments, x: Any, other: Any, alpha: float = 1) -> list[Part]:
+    """x - alpha * other, one of them constant."""
+    return _add(given, x, other, alpha=-alpha)
 
 
-def conv(
-    x: Flow,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Shape = 1,
-    padding: int | Shape | str = 0,
-    dilation: int | Shape = 1,
-    groups: int = 1,
-) -> list[Part]:
-    """Convolution; for an even kernel, ``padding="same"`` puts the extra zero at the end."""
-    n = weight.dim() - 2
-    check_axes("a convolution", x.shape, n)
-    stride, dilation = _tuple(stride, n), _tuple(dilation, n)
-    begin = end = _tuple(0 if isinstance(padding, str) else padding, n)
-    if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        begin, end = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
-    inside = begin if begin == end else (0,) * n
-    step = Conv(float64(weight, "weight"), _optional(bias), stride, inside, dilation, int(groups))
-    return [step] if begin == end else [zeros(begin, end), step]
+def _rsub(given: _Arguments, x: Any, other: Any, alpha: float = 1) -> list[Part]:
+    """other - alpha * x, one of them constant."""
+    return _add(given, other, x, alpha=-alpha)
 
 
-def conv_transpose(
-    x: Flow,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Shape = 1,
-    padding: int | Shape = 0,
-    output_padding: int | Shape = 0,
-    groups: int = 1,
-    dilation: int | Shape = 1,
-) -> list[Part]:
-    """Transposed convolution."""
-    n = weight.dim() - 2
-    check_axes("a transposed convolution", x.shape, n)
-    strides, pads, extra, dilations = (_tuple(v, n) for v in (stride, padding, output_padding, dilation))
-    weights = float64(weight, "weight"), _optional(bias)
-    return [ConvTranspose(*weights, strides, pads, extra, dilations, groups=int(groups))]
+def _mul(given: _Arguments, x: Any, other: Any) -> list[Part]:
+    return given.scale(other if isinstance(x, Flow) else x)
 
 
-def batch_norm(
-    x: Flow,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> list[Part]:
-    """Batch normalisation with its running statistics."""
-    if training or running_mean is None or running_var is None:
-        raise UnsupportedModelError(
-            "normalises by the statistics of the batch, so the output of one code depends on the others; "
-            "use module.eval() and track_running_stats=True"
-        )
-    return [normalisation(running_mean, running_var, weight, bias, eps=eps, shape=x.shape)]
+def _div(given: _Arguments, x: Any, other: Any, *, rounding_mode: str | None = None) -> list[Part]:
+    if not isinstance(x, Flow) or rounding_mode:
+        raise UnsupportedModelError("divides by the data or rounds, which is not affine")
+    return given.scale(1 / float64(other, "a divisor"))
 
 
-def interpolate(
-    x: Flow,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> list[Part]:
-    """Nearest, linear or bilinear resampling."""
-    if mode not in ("nearest", "nearest-exact", "linear", "bilinear") or antialias:
-        raise UnsupportedModelError(
-            f"resamples with mode={mode!r}{', antialias=True' if antialias else ''}; "
-            "supported modes are nearest, linear and bilinear"
-        )
-    # Resampling a ramp shows which positions are read: PyTorch may use the given factor, not the ratio of the sizes.
-    probe = torch.arange(float(np.prod(x.shape[1:])), dtype=torch.float64).reshape(1, 1, *x.shape[1:])
-    wanted = F.interpolate(probe, size, scale_factor, mode, align_corners, recompute_scale_factor)
-    step = Resample(tuple(wanted.shape[2:]), mode.removesuffix("-exact"), bool(align_corners))
-    if not torch.allclose(step.apply(probe), wanted, rtol=1e-9, atol=1e-9):
-        raise UnsupportedModelError(
-            f"resamples {x.shape[1:]} to {step.size} by scale_factor={scale_factor}, mode={mode!r}, not by the "
-            "ratio of the sizes; give size= or recompute_scale_factor=True instead"
-        )
-    return [step]
+def _copy(given: _Arguments, _: Any, x: Any, *__: Any) -> list[Part]:
+    """A copy into a tensor of the same shape."""
+    return [Reshape(given.shape)]
 
 
-def avg_pool(
-    n: int,
-    x: Flow,
-    kernel_size: int | Shape,
-    stride: int | Shape | None = None,
-    padding: int | Shape = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> list[Part]:
-    """Average pooling over n axes."""
-    check_axes("average pooling", x.shape, n)
-    kernel = _tuple(kernel_size, n)
-    step = kernel if stride is None or stride == () else _tuple(stride, n)
-    if divisor_override is None:
-        return [Pool(kernel, step, _tuple(padding, n), ceil_mode, count_include_pad)]
-    if ceil_mode:
-        raise UnsupportedModelError("divisor_override together with ceil_mode is not supported")
-    return [Pool(kernel, step, _tuple(padding, n)), _scale(x.shape, math.prod(kernel) / divisor_override)]
+# --- activations ------------------------------------------------------------------------------------------------------
 
 
-def adaptive_avg_pool(n: int, x: Flow, output_size: int | Sequence[int | None] | None) -> list[Part]:
-    """Average pooling over n axes to a given size, which must divide the size of the input."""
-    check_axes("adaptive pooling", x.shape, n)
-    output = output_size if isinstance(output_size, Sequence) else (output_size,) * n
-    sizes = x.shape[-len(output) :]
-    wanted = tuple(size if m is None else m for size, m in zip(sizes, output, strict=True))
-    if any(size % m for size, m in zip(sizes, wanted, strict=True)):
-        raise UnsupportedModelError(
-            f"adaptive pooling from {sizes} to {wanted} has windows of different lengths; "
-            "only whole factors are supported"
-        )
-    window = tuple(size // m for size, m in zip(sizes, wanted, strict=True))
-    return [Pool(window, window, (0,) * n)]
-
-
-def check_axes(what: str, shape: Shape, spatial: int) -> None:
-    """Refuse elements that are not (channels, sizes...): PyTorch would read them as one sample without a batch axis."""
-    if len(shape) != 1 + spatial:
-        sizes = ("length", "height, width", "depth, height, width")[spatial - 1]
-        raise ModelError(f"{what} takes elements of shape (channels, {sizes}) but is given {shape}")
-
-
-# --- activations and arithmetic ---------------------------------------------------------------------------------------
-
-
-def activation(name: str, x: Flow, inplace: bool = False) -> list[Part]:
+def _plain(name: str) -> Callable[..., list[Part]]:
     """An activation without parameters."""
-    return [Activation(name)]
+    return lambda given, x: [Activation(name)]
 
 
-def gelu(x: Flow, *, approximate: str = "none") -> list[Part]:
-    """GELU, by the error function or by tanh."""
-    return [Activation("gelu" if approximate == "none" else "gelu_tanh")]
+def _elu(given: _Arguments, x: Flow, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> list[Part]:
+    if (alpha, scale, input_scale) == (1, 1, 1):
+        return [Activation("elu")]
+    if input_scale == 1 and math.isclose(alpha, SELU_ALPHA) and math.isclose(scale, SELU_SCALE):
+        return [Activation("selu")]
+    raise UnsupportedModelError(f"is an ELU with alpha={alpha:g}, which has a kink at 0; only alpha=1 is supported")
 
 
-def elu(x: Flow, alpha: float = 1.0, inplace: bool = False) -> list[Part]:
-    """ELU without a kink."""
-    if alpha != 1:
-        raise UnsupportedModelError(f"is an ELU with alpha={alpha}, which has a kink at 0; only alpha=1 is supported")
-    return [Activation("elu")]
-
-
-def celu(x: Flow, alpha: float = 1.0, inplace: bool = False) -> list[Part]:
-    """alpha ELU(x / alpha)."""
-    return [Activation("elu", steepness=1 / alpha)]
-
-
-def softplus(x: Flow, beta: float = 1.0, threshold: float = 20.0) -> list[Part]:
+def _softplus(given: _Arguments, x: Flow, beta: float = 1.0, threshold: float = 20.0) -> list[Part]:
     """log(1 + exp(beta x)) / beta; PyTorch has x where beta x is above the threshold, which is off by exp(-20)."""
     if threshold < 20:
         raise UnsupportedModelError(f"is a softplus that jumps at its threshold={threshold}; at least 20 is supported")
     return [Activation("softplus", steepness=beta)]
 
 
-def clamp(x: Flow, min: Any = None, max: Any = None) -> list[Part]:
+def _clamp(given: _Arguments, x: Flow, low: Any = None, high: Any = None) -> list[Part]:
     """Outputs cut off below, above or on both sides: affine maps around a ReLU, hardtanh or hardsigmoid."""
-    ends = [None if end is None else float64(end, "a limit") for end in (min, max)]
+    ends = [None if end is None else float64(end, "a limit") for end in (low, high)]
     if any(end is not None and end.numel() > 1 for end in ends):
         raise UnsupportedModelError("cuts outputs off at limits of their own; only one for all is supported")
     low, high = (None if end is None else float(end.reshape(())) for end in ends)
@@ -300,113 +341,66 @@ def clamp(x: Flow, min: Any = None, max: Any = None) -> list[Part]:
         return []
     if high is None or low is None:
         end, sign = (low, 1.0) if high is None else (high, -1.0)  # low + relu(x - low), high - relu(high - x)
-        around = _scale(x.shape, sign, -sign * end), _scale(x.shape, sign, end)  # type: ignore[operator]
-        return [Activation("relu")] if end == 0 and sign > 0 else [around[0], Activation("relu"), around[1]]
+        if end == 0 and sign > 0:
+            return [Activation("relu")]
+        return [*given.scale(sign, -sign * end), Activation("relu"), *given.scale(sign, end)]
     if not low < high:
         raise UnsupportedModelError(f"cuts outputs off at {low} and {high}, which leaves one value or none")
     if low == -high:
         return [Activation("hardtanh", steepness=1 / high)]
     # low + r min(max(v / 6 r + 1/2, 0), 1), where r = high - low
-    before = _scale(x.shape, 6.0, -6 * low - 3 * (high - low))
-    after = [_scale(x.shape, 1.0, low)] if low else []
-    return [before, Activation("hardsigmoid", steepness=1 / (high - low)), *after]
+    after = given.scale(1.0, low) if low else []
+    return [
+        *given.scale(6.0, -6 * low - 3 * (high - low)),
+        Activation("hardsigmoid", steepness=1 / (high - low)),
+        *after,
+    ]
 
 
-def hardtanh(x: Flow, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> list[Part]:
-    """Outputs cut off on both sides."""
-    return clamp(x, min_val, max_val)
+def _sloped(given: _Arguments, x: Any, slope: Any) -> list[Part]:
+    """max(x, 0) + slope min(x, 0), with a number or a tensor that broadcasts."""
+    if not isinstance(slope, Tensor):
+        return [Activation.of_slope(slope)]
+    return [Activation.of_slope(given.constant(slope).numpy())]
 
 
-def relu6(x: Flow, inplace: bool = False) -> list[Part]:
-    """ReLU cut off at 6."""
-    return clamp(x, 0.0, 6.0)
-
-
-def leaky_relu(x: Flow, negative_slope: float = 0.01, inplace: bool = False) -> list[Part]:
-    """LeakyReLU."""
-    return [Activation.of_slope(negative_slope)]
-
-
-def prelu(x: Flow, weight: Tensor) -> list[Part]:
-    """PReLU with one slope, or one for each channel."""
-    slopes = float64(weight, "a PReLU slope")
-    return [Activation.of_slope(slopes.reshape(-1, *[1] * (len(x.shape) - 1)).numpy())]
-
-
-def sloped(x: Tensor, slope: Tensor) -> Tensor:
-    """max(x, 0) + slope min(x, 0), the PReLU of other formats, whose slopes may have any shape that broadcasts."""
-    if has_torch_function((x, slope)):  # it is being recorded
-        return handle_torch_function(sloped, (x, slope), x, slope)
-    return torch.where(x >= 0, x, slope * x)
-
-
-def gated_parts(x: Flow, parts: Sequence[Part]) -> list[Part]:
-    """An activation that the graph wrote out as a product."""
+def _gated(given: _Arguments, x: Flow, parts: Sequence[Part]) -> list[Part]:
     return list(parts)
 
 
-def sloped_parts(x: Flow, slope: Tensor) -> list[Part]:
-    """The parts that :func:`sloped` applies."""
-    return [Activation.of_slope(constant(slope, x.shape).numpy())]
-
-
-def dropout(x: Flow, p: float = 0.5, training: bool = True, inplace: bool = False) -> list[Part]:
-    """Dropout in evaluation mode, which does nothing."""
-    if training:
-        raise UnsupportedModelError(
-            "drops entries at random; call module.eval() first, and pass training=self.training"
-        )
-    return []
-
-
-def add(input: Any, other: Any, *, alpha: float = 1) -> list[Part]:
-    """input + alpha * other, one of them constant."""
-    if isinstance(input, Flow):
-        return [_scale(input.shape, 1.0, alpha * other)]
-    return [_scale(other.shape, alpha, input)]
-
-
-def sub(input: Any, other: Any, *, alpha: float = 1) -> list[Part]:
-    """input - alpha * other, one of them constant."""
-    return add(input, other, alpha=-alpha)
-
-
-def rsub(input: Any, other: Any, *, alpha: float = 1) -> list[Part]:
-    """other - alpha * input, one of them constant."""
-    return add(other, input, alpha=-alpha)
-
-
-def mul(input: Any, other: Any) -> list[Part]:
-    """input * other, one of them constant."""
-    flow, factor = (input, other) if isinstance(input, Flow) else (other, input)
-    return [_scale(flow.shape, factor)]
-
-
-def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> list[Part]:
-    """input / constant."""
-    if not isinstance(input, Flow) or rounding_mode:
-        raise UnsupportedModelError("divides by the data or rounds, which is not affine")
-    return [_scale(input.shape, 1 / float64(other, "a divisor"))]
-
-
-def neg(x: Flow) -> list[Part]:
-    """-x."""
-    return [_scale(x.shape, -1.0)]
-
-
-def _scale(shape: Shape, factor: object, shift: object = 0.0) -> Scale:
-    return Scale(constant(factor, shape), constant(shift, shape))
-
-
-def zeros(begin: Sequence[int], end: Sequence[int]) -> Pad:
-    """Zeros before and after each of the trailing axes; negative numbers crop."""
-    return Pad(tuple(n for pair in zip(reversed(begin), reversed(end), strict=True) for n in pair))
-
-
-def _tuple(value: Any, n: int) -> Shape:
-    values = tuple(map(int, value)) if isinstance(value, Sequence) else (int(value),)
-    return values * n if len(values) == 1 else values
-
-
-def _optional(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else float64(bias, "bias")
+_ARITHMETIC = {"add", "sub", "rsub", "mul", "div"}
+_PARTS: dict[str, Callable[..., list[Part]]] = {
+    "linear": _linear_layer,
+    "mm": _product,
+    "bmm": _product,
+    "addmm": _product_with_bias,
+    "baddbmm": _product_with_bias,
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": lambda given, x, w, b, mean, variance, momentum, eps: _batch_norm(
+        given, x, w, b, mean, variance, eps=eps
+    ),
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+    "mul": _mul,
+    "div": _div,
+    "neg": lambda given, x: given.scale(-1.0),
+    "copy": _copy,
+    **{
+        name: _plain(name)
+        for name in ("relu", "sigmoid", "tanh", "exp", "silu", "mish", "hardsigmoid", "hardswish", "sin")
+    },
+    "gelu": lambda given, x, approximate="none": [Activation("gelu" if approximate == "none" else "gelu_tanh")],
+    "elu": _elu,
+    "celu": lambda given, x, alpha=1.0: [Activation("elu", steepness=1 / alpha)],
+    "softplus": _softplus,
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": lambda given, x, high: _clamp(given, x, None, high),
+    "hardtanh": lambda given, x, low=-1.0, high=1.0: _clamp(given, x, low, high),
+    "leaky_relu": lambda given, x, slope=0.01: _sloped(given, x, slope),
+    "_prelu_kernel": _sloped,
+    "gated": _gated,
+}

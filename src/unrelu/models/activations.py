@@ -5,8 +5,8 @@ confines the pre-activation to an interval. The interval is half-infinite where 
 or saturates (sigmoid, tanh). :meth:`Activation.preimage` returns it.
 
 To add an activation: an entry of :data:`_BASES` with a number of its own, and the branch of this number in
-:mod:`unrelu.local_search._compiled_activations`, function ``_base_function``. To read it from models, its name in
-:mod:`unrelu.loaders._operation_tables`.
+:mod:`unrelu.local_search._compiled_activations`, function ``_base_function``. To read it from models, its operator
+in :mod:`unrelu.loaders._torch_operations`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Affine maps between layers: dense, convolution, pooling, resampling, reshaping, and their composition.
+"""Affine maps between layers: dense, convolution, other linear operators, reshaping, and their composition.
 
 A layer of a trained generator is an affine map followed by an activation. The affine map is often a sequence of modules
 (transposed convolution, batch normalisation, upsampling). :class:`Affine` is such a sequence. It is applied in PyTorch,
@@ -7,11 +7,12 @@ with or without its constant term, and written out as a matrix only when a linea
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -43,6 +44,11 @@ class Step(ABC):
     def work(self, n_in: int, n_out: int) -> int:
         """Number of multiplications of one application, in a map of n_in inputs and n_out outputs."""
         return 0
+
+    @property
+    def kind(self) -> str:
+        """What it is, in tables and messages."""
+        return type(self).__name__
 
     def tensors(self) -> dict[str, Tensor]:
         """Its weights and constants by name."""
@@ -83,74 +89,54 @@ class Dense(Step):
 
 
 @dataclass(frozen=True, eq=False)
-class _Convolution(Step):
-    """A convolution, into which a following scale per channel is merged."""
+class Conv(Step):
+    """A convolution over the trailing axes, or a transposed one, as ``torch.convolution`` has them."""
 
     weight: Tensor
     bias: Tensor | None = None
+    stride: Shape = (1,)
+    padding: Shape = (0,)
+    dilation: Shape = (1,)
+    groups: int = 1
+    transposed: bool = False
+    output_padding: Shape = (0,)
+
+    def apply(self, x: Tensor, constant: bool = True) -> Tensor:
+        bias = self.bias if constant else None
+        plain = self.groups == 1 and not any((*self.padding, *self.output_padding)) and max(self.dilation) == 1
+        if self.transposed and plain and x.shape[2:].numel() == 1:
+            # With a single input position, the output is a sum of kernels: a matrix product is faster.
+            outer = torch.unflatten(x.flatten(1) @ self.weight.flatten(1), 1, self.weight.shape[1:])
+            return outer if bias is None else outer + bias.reshape(-1, *[1] * (self.weight.dim() - 2))
+        axes = self.weight.dim() - 2
+        if x.dim() != 2 + axes:
+            sizes = ", ".join(("depth", "height", "width")[-axes:]) if axes > 1 else "length"
+            raise RuntimeError(f"it takes elements of shape (channels, {sizes})")
+        return torch.convolution(
+            x, self.weight, bias, self.stride, self.padding, self.dilation, self.transposed, self.output_padding,
+            self.groups,
+        )  # fmt: skip
 
     def then(self, step: Step, shape: Shape) -> Step | None:
+        """Merge a following scale for each channel."""
         if not isinstance(step, Scale) or not step.by_channel(shape):
             return None
         scale, shift = (t.reshape(-1).broadcast_to(shape[:1]) for t in (step.scale, step.shift))
         bias = shift if self.bias is None else scale * self.bias + shift
-        return replace(self, weight=self._weight_times(scale), bias=bias)
-
-    @abstractmethod
-    def _weight_times(self, scale: Tensor) -> Tensor:
-        """The weight with a factor for each output channel, (C_out,)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Conv(_Convolution):
-    """Convolution over the trailing one or two axes, as ``torch.nn.Conv1d`` and ``Conv2d``."""
-
-    stride: Shape = (1,)
-    padding: Shape = (0,)
-    dilation: Shape = (1,)
-    groups: int = 1
-
-    def apply(self, x: Tensor, constant: bool = True) -> Tensor:
-        function = F.conv1d if self.weight.dim() == 3 else F.conv2d
-        bias = self.bias if constant else None
-        return function(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def work(self, n_in: int, n_out: int) -> int:
-        return self.weight.numel() * max(1, n_out // self.weight.shape[0])
-
-    def _weight_times(self, scale: Tensor) -> Tensor:
-        return self.weight * scale.reshape(-1, *[1] * (self.weight.dim() - 1))
-
-
-@dataclass(frozen=True, eq=False)
-class ConvTranspose(_Convolution):
-    """Transposed convolution, as ``torch.nn.ConvTranspose1d`` and ``ConvTranspose2d``."""
-
-    stride: Shape = (1,)
-    padding: Shape = (0,)
-    output_padding: Shape = (0,)
-    dilation: Shape = (1,)
-    groups: int = 1
-
-    def apply(self, x: Tensor, constant: bool = True) -> Tensor:
-        function = F.conv_transpose1d if self.weight.dim() == 3 else F.conv_transpose2d
-        bias = self.bias if constant else None
-        plain = self.groups == 1 and not any((*self.padding, *self.output_padding)) and max(self.dilation) == 1
-        if plain and x.shape[2:].numel() == 1:
-            # With a single input position, the output is a sum of kernels: a matrix product is faster.
-            outer = torch.unflatten(x.flatten(1) @ self.weight.flatten(1), 1, self.weight.shape[1:])
-            return outer if bias is None else outer + bias.reshape(-1, *[1] * (self.weight.dim() - 2))
-        return function(
-            x, self.weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
-
-    def work(self, n_in: int, n_out: int) -> int:
-        return self.weight.numel() * max(1, n_in // self.weight.shape[0])
-
-    def _weight_times(self, scale: Tensor) -> Tensor:
+        after = [1] * (self.weight.dim() - 2)
+        if not self.transposed:
+            return replace(self, weight=self.weight * scale.reshape(-1, 1, *after), bias=bias)
         # The weight is (C_in, C_out / groups, ...), its input channels in group order.
-        by_group = scale.reshape(self.groups, 1, -1, *[1] * (self.weight.dim() - 2))
-        return (torch.unflatten(self.weight, 0, (self.groups, -1)) * by_group).flatten(0, 1)
+        by_group = scale.reshape(self.groups, 1, -1, *after)
+        weight = (torch.unflatten(self.weight, 0, (self.groups, -1)) * by_group).flatten(0, 1)
+        return replace(self, weight=weight, bias=bias)
+
+    @property
+    def kind(self) -> str:
+        return "ConvTranspose" if self.transposed else "Conv"
+
+    def work(self, n_in: int, n_out: int) -> int:
+        return self.weight.numel() * max(1, (n_in if self.transposed else n_out) // self.weight.shape[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,42 +169,26 @@ class Scale(Step):
 
 
 @dataclass(frozen=True, eq=False)
-class Resample(Step):
-    """Nearest, linear or bilinear resampling to ``size``, as ``torch.nn.Upsample``."""
+class LinearOperation(Step):
+    """An operator of PyTorch that is linear in its first argument: resampling, pooling, padding, a permutation, a sum.
 
-    size: Shape
-    mode: str = "nearest"
-    align_corners: bool = False
+    The operator is called by its name, ``"aten.avg_pool2d.default"``, with the batch first. Its further arguments must
+    not depend on the size of the batch.
+    """
 
-    def apply(self, x: Tensor, constant: bool = True) -> Tensor:
-        corners = None if self.mode == "nearest" else self.align_corners
-        return F.interpolate(x, size=self.size, mode=self.mode, align_corners=corners)
+    name: str
+    arguments: tuple[Any, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
 
-
-@dataclass(frozen=True, eq=False)
-class Pool(Step):
-    """Average pooling, as ``torch.nn.AvgPool1d`` and ``AvgPool2d``."""
-
-    kernel: Shape
-    stride: Shape
-    padding: Shape
-    ceil_mode: bool = False
-    count_include_pad: bool = True
+    @property
+    def kind(self) -> str:
+        return self.name.split(".")[1].strip("_")
 
     def apply(self, x: Tensor, constant: bool = True) -> Tensor:
-        function: Any = F.avg_pool1d if len(self.kernel) == 1 else F.avg_pool2d
-        pooled: Tensor = function(x, self.kernel, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
-        return pooled
-
-
-@dataclass(frozen=True, eq=False)
-class Pad(Step):
-    """Zero padding of the trailing axes; widths in the order of ``torch.nn.functional.pad``."""
-
-    widths: Shape
-
-    def apply(self, x: Tensor, constant: bool = True) -> Tensor:
-        return F.pad(x, self.widths)
+        function = functools.reduce(getattr, self.name.split("."), cast(Any, torch.ops))
+        arguments = (a.to(x.device) if isinstance(a, Tensor) else a for a in self.arguments)  # indices
+        called: Tensor = function(x, *arguments, **dict(self.options))
+        return called
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +230,7 @@ class Affine:
         shape = in_shape
         for step in cls(tuple(steps), in_shape, in_shape).to(torch.float64, torch.device("cpu")).steps:
             for name, tensor in step.tensors().items():
-                check_finite(tensor, f"a {type(step).__name__} {name}")
+                check_finite(tensor, f"a {step.kind} {name}")
             out = _out_shape(step, shape)
             if not (isinstance(step, Reshape) and out == shape):
                 _append(merged, step, shape)
@@ -330,7 +300,7 @@ def _out_shape(step: Step, shape: Shape) -> Shape:
     except RuntimeError as error:
         held = [f"a {name} of shape {tuple(tensor.shape)}" for name, tensor in step.tensors().items()]
         of = f" to {step.shape}" if isinstance(step, Reshape) else f" with {' and '.join(held)}" if held else ""
-        raise ModelError(f"{type(step).__name__}{of} does not fit an input of shape {shape}: {error}") from error
+        raise ModelError(f"{step.kind}{of} does not fit an input of shape {shape}: {error}") from error
     return tuple(out[1:])
 
 

@@ -107,7 +107,7 @@ class Layer:
     @property
     def kind(self) -> str:
         """The names of the steps of the affine map."""
-        return " + ".join(type(step).__name__ for step in self.affine.steps) or "Identity"
+        return " + ".join(step.kind for step in self.affine.steps) or "Identity"
 
     @property
     def parameters(self) -> int:

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from unrelu.models._module_copies import replica
 from unrelu.models._rounding_error import Rounding
-from unrelu.models.module_copies import replica
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import FunctionModule, evaluated

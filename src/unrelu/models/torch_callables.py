@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
+from unrelu.models._module_copies import frozen
 from unrelu.models.affine import Shape
-from unrelu.models.module_copies import frozen
 
 Pick = str | int | Callable[[Any], Any]
 # One output, or several by the names of the parts that they become.
 Output = Pick | Sequence[str | int] | Mapping[str, Pick] | None
 
-# Precisions in which a function is called: the first that it takes.
-_PRECISIONS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# Precisions in which a function is called, and whether its weights are widened: the first that it takes.
+_PRECISIONS = (
+    (torch.float64, False), (torch.float64, True), (torch.float32, False), (torch.float16, False),
+    (torch.bfloat16, False),
+)  # fmt: skip
 # The most entries of a structure that a message lists.
 _LISTED = 12
 
@@ -40,28 +45,56 @@ class FunctionModule(nn.Module):
     Args:
         function: a function of a batch of codes.
         dtype, device: what it takes; codes are converted to them, and its result back. None converts nothing.
+        widened: whether it has weights in single precision that are taken in double precision.
     """
 
     function: Callable[..., Any]
 
     def __init__(
-        self, function: Callable[..., Any], dtype: torch.dtype | None = None, device: torch.device | None = None
+        self,
+        function: Callable[..., Any],
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        widened: bool = False,
     ) -> None:
         super().__init__()
         object.__setattr__(self, "function", function)  # no submodule, as conversions must not reach it
-        self.dtype, self.device, self.training = dtype, device, False
+        self.dtype, self.device, self.widened, self.training = dtype, device, widened, False
         name = getattr(function, "title", getattr(function, "__name__", type(function).__name__))
         self.title = f"{name}, in single precision" if dtype == torch.float32 else str(name)
 
     def forward(self, z: Tensor) -> Any:
         """Call the function."""
-        if self.dtype is None:
-            return self.function(z)
-        x = self.function(z.to(dtype=self.dtype, device=self.device))
-        return x.to(z) if isinstance(x, Tensor) and x.is_floating_point() else x
+        x = self._called(self.function, z)
+        return x.to(z) if self.dtype and isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def parts(self, z: Tensor) -> dict[str, Shape]:
+        """The shapes of the named parts of the function's output; z is a batch of codes."""
+        parts: dict[str, Shape] = self._called(cast(CalledModule, self.function).parts, z)
+        return parts
+
+    def _called(self, function: Callable[..., Any], z: Tensor) -> Any:
+        with _Widening() if self.widened else nullcontext():
+            return function(z if self.dtype is None else z.to(dtype=self.dtype, device=self.device))
 
     def __deepcopy__(self, made: Any) -> FunctionModule:
-        return FunctionModule(self.function, self.dtype, self.device)
+        return FunctionModule(self.function, self.dtype, self.device, self.widened)
+
+
+class _Widening(TorchFunctionMode):
+    """Takes tensors in single precision in double precision, where a call has some in double precision as well."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by PyTorch in place of each of its functions."""
+        kwargs = kwargs or {}
+        kinds = {x.dtype for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        if {torch.float32, torch.float64} <= kinds and not func.__name__.endswith("_"):
+            args, kwargs = tree_map(_double, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _double(x: Any) -> Any:
+    return x.double() if isinstance(x, Tensor) and x.dtype == torch.float32 else x
 
 
 def running(module: nn.Module) -> nn.Module:
@@ -72,7 +105,8 @@ def running(module: nn.Module) -> nn.Module:
 def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module:
     """The module as a generator evaluates it: a copy in double precision, in evaluation mode.
 
-    A function is called in the first precision that it takes, and so is a module that refuses double precision.
+    A function is called in the first precision that it takes, in double precision also with weights in single
+    precision. So is a module that refuses double precision.
 
     Args:
         module: a module, or one that calls a function (:class:`FunctionModule`).
@@ -85,17 +119,18 @@ def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module
         return double
     own = double if calls_function else frozen(module)
     own = own if own_mode else own.eval()
-    for dtype in _PRECISIONS:
-        error = failure(own, z.to(dtype))
+    for dtype, widened in _PRECISIONS:
+        called = FunctionModule(own, dtype, z.device, widened)
+        error = failure(called, z)
         if error is None or isinstance(error, UnsupportedModelError):  # the latter for an output that is not there
-            return FunctionModule(own, dtype, z.device)
+            return called
     return double
 
 
 def accepts(copy: nn.Module, shape: Shape) -> bool:
     """Whether a copy of :func:`running` takes codes of this shape, in one of the precisions."""
     z = torch.zeros(7, *shape, dtype=torch.float64)  # layers take (2, k) for one code of two channels
-    return any(failure(copy, z.to(dtype)) is None for dtype in _PRECISIONS)
+    return any(failure(FunctionModule(copy, dtype, None, widened), z) is None for dtype, widened in _PRECISIONS)
 
 
 def failure(module: nn.Module, z: Tensor) -> Exception | None:
@@ -145,15 +180,6 @@ class GeneratorCall:
                 f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
             )
         return cls(pick, {name: _as_tensor(x) for name, x in (inputs or {}).items()})
-
-    @property
-    def unread(self) -> str | None:
-        """Why a module called this way is not a chain of layers; None if that depends on the module."""
-        held = []
-        for name, x in self.inputs.items():
-            value = x.item() if isinstance(x, Tensor) and x.numel() == 1 else x
-            held.append(f"{name}={value:.7g}" if type(value) in (int, float) else name)
-        return f"it takes {', '.join(held)} beside the code, held fixed" if held else None
 
 
 def _as_tensor(value: Any) -> Any:
@@ -213,7 +239,6 @@ class CalledModule(nn.Module):
         call: what is passed beside the code, and which output is used.
         code: the argument name of the code; None passes it as the first argument.
         run: what calls it, ``run(body, z, **inputs)``.
-        title: its name in texts; None is that of the body.
     """
 
     def __init__(
@@ -222,12 +247,11 @@ class CalledModule(nn.Module):
         call: GeneratorCall = GeneratorCall(),
         code: str | None = None,
         run: Callable[..., Any] = _call,
-        title: str | None = None,
     ) -> None:
         super().__init__()
         self.body, self.run, self.output, self.code = body, run, call.output, code
         self.held = dict(call.inputs)
-        self.title = title or getattr(body, "title", type(body).__name__)
+        self.title = getattr(body, "title", type(body).__name__)
         self.training = False
 
     def forward(self, z: Tensor) -> Any:
@@ -276,7 +300,7 @@ def concatenated(parts: Mapping[str, Any]) -> Any:
         UnsupportedModelError: a part is not a tensor, or they have different numbers of entries in a batch.
     """
     for name, part in parts.items():
-        if not isinstance(part, Tensor | fx.Proxy):
+        if not isinstance(part, Tensor):
             raise UnsupportedModelError(f"part {name!r} is a {type(part).__name__}; each is one tensor (B, ...)")
     shapes = {name: tuple(part.shape) for name, part in parts.items() if isinstance(part, Tensor)}
     if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from unrelu.errors import HostError, ModelError, UnsupportedModelError
+from unrelu.models._module_copies import frozen, replica
 from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
-from unrelu.models.module_copies import frozen, replica
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.torch_callables import FunctionModule, as_module, described, evaluated, outputs
 from unrelu.runtime.array_types import Array
@@ -53,18 +53,17 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.de
     Raises:
         UnsupportedModelError: the trial failed; the message contains ``reason`` as well.
         ModelError: weights are not finite, or the module is in training mode, where its outputs differ.
-        HostError: the memory of this machine is too small for a gradient.
     """
     for name, parameter in module.named_parameters():
         check_finite(parameter, repr(name))
     for name, buffer in module.named_buffers():  # attention masks are infinite on purpose
         check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
     codes = trial_codes(latent_shape).to(device)
-    _check_memory(module, codes)
     try:
-        # The list of supported modules is left out of the stored reason.
-        return CODES.network(module, codes, reason.partition("; supported")[0])
+        return CODES.network(module, codes, reason)
     except UnsupportedModelError as error:
+        if str(error) in reason:  # it cannot be run
+            raise UnsupportedModelError(reason) from error
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
 
@@ -78,27 +77,30 @@ def trial_codes(latent_shape: Shape) -> Tensor:
 def computes_the_same(
     copy: Callable[[Tensor], Tensor], module: nn.Module, latent_shape: Shape, device: torch.device
 ) -> bool:
-    """Whether what was read from the trace of a module has its outputs; no trace says what changes in place.
-
-    So it has if the module cannot be run: its layers are known.
+    """Whether the layers of a module have its outputs.
 
     Raises:
         ModelError: the module is in training mode, where its outputs differ.
+        UnsupportedModelError: it has no finite real output for each code.
     """
     z = trial_codes(latent_shape)
     running = evaluated(module, z.to(device))
     dtype = running.dtype if isinstance(running, FunctionModule) and running.dtype else z.dtype
     share = max(_SAME, torch.finfo(dtype).eps ** 0.5)
-    try:
-        wanted = CODES.evaluate(copy, z)
-        CODES.check_mode(module, CODES.evaluate(running, z.to(device)), z.to(device))
-        return all(_equal(wanted, CODES.evaluate(running, z.to(device)).to(z), share) for _ in range(2))
-    except UnsupportedModelError:
-        return True
+    wanted = CODES.evaluate(copy, z)
+    together, alone = (CODES.evaluate(running, part.to(device)) for part in (z, z[:1]))
+    if not (_equal(wanted, together.to(z), share) and _equal(wanted[:1], alone.to(z), share)):
+        return False
+    CODES.check_mode(module, together, z.to(device))
+    return True
 
 
-def _check_memory(module: nn.Module, codes: Tensor) -> None:
-    """Refuse a module whose gradient does not fit into the memory of this machine."""
+def check_memory(module: nn.Module, codes: Tensor) -> None:
+    """Refuse a module whose gradient does not fit into the memory of this machine.
+
+    Raises:
+        HostError: it does not.
+    """
     if sum(p.numel() for p in module.parameters()) * codes[0].numel() < _LARGE:
         return
     needed, memory = gradient_memory(module, codes), total_memory(codes.device)

@@ -1,0 +1,212 @@
+"""What a function does to a batch of codes: the operators of PyTorch that it calls, as a graph.
+
+The function is run, and every operator whose arguments depend on the codes becomes a node. So modules, functions,
+programs of ``torch.jit`` and graphs of ONNX are read alike, and all that does not depend on the codes is a constant.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules import module as hooks
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from unrelu.errors import ModelError, UnreluError, UnsupportedModelError
+from unrelu.models.affine import Shape
+from unrelu.models.opaque_network import plain_attention
+from unrelu.models.torch_callables import CalledModule, FunctionModule
+
+# Operators that take the shape of a tensor alone.
+_OF_SHAPES = {"ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"}
+# The place in the model of what is recorded, where its reader knows it.
+_place: ContextVar[str] = ContextVar("place", default="")
+
+
+@contextmanager
+def at_place(place: str) -> Iterator[None]:
+    """Name the part of a model that is run inside, such as ``node 'x' (Relu)``, for messages."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def being_recorded() -> bool:
+    """Whether what runs now is recorded."""
+    return isinstance(_get_current_dispatch_mode(), Recording)
+
+
+def recorded(module: nn.Module, codes: Tensor) -> fx.Graph:
+    """The operators that ``module`` calls for a batch of codes, (B, ...), from the codes to the output.
+
+    Arguments of nodes are nodes, or constants as they are. The ``meta`` of a node has the ``shape`` of its tensor, with
+    the batch axis, its ``dtype``, and its ``place`` in the model.
+
+    Raises:
+        ModelError: an operator does not fit the shape of its input.
+        UnsupportedModelError: the module cannot be run, takes numbers out of tensors that depend on the code, writes
+            into them, or does not return one tensor that depends on the code.
+    """
+    recording = Recording(codes, module)
+    try:
+        with torch.no_grad(), plain_attention(), recording:
+            output = module(codes)
+    except UnreluError:
+        raise
+    except Exception as error:  # the user's forward runs here
+        raise UnsupportedModelError(
+            f"for float64 codes of shape {tuple(codes.shape)} it raises {type(error).__name__}: {error}"
+        ) from error
+    return recording.ending_in(output)
+
+
+def name_of(node: fx.Node) -> str:
+    """The name of a node's operator, whether or not it writes into its argument."""
+    function: Any = getattr(node.target, "overloadpacket", node.target)
+    return str(function.__name__).removesuffix("_") if callable(function) else ""
+
+
+class Recording(TorchDispatchMode):
+    """Records the operators that are called on tensors that depend on ``codes``, in this thread.
+
+    Attributes:
+        codes: the batch, (B, ...).
+    """
+
+    def __init__(self, codes: Tensor, module: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.codes = codes
+        self.graph = fx.Graph()
+        body = module.body if isinstance(module, CalledModule) else module
+        self._names = {m: path for path, m in body.named_modules()}
+        self._running: list[nn.Module] = []
+        # The node of each tensor that depends on the codes; None if it was changed through another tensor.
+        self._nodes: Any = WeakTensorKeyDictionary()
+        self._changed = set[StorageWeakRef]()
+        self._keep(codes, self.graph.placeholder("z"), "the code")
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
+        return False
+
+    def __enter__(self) -> Recording:
+        thread = threading.get_ident()
+
+        def enter(m: nn.Module, *_: Any) -> None:
+            if threading.get_ident() == thread:
+                self._running.append(m)
+
+        def leave(m: nn.Module, *_: Any) -> None:
+            if threading.get_ident() == thread:
+                self._running.pop()
+
+        self._hooks = (
+            hooks.register_module_forward_pre_hook(enter),
+            hooks.register_module_forward_hook(leave, always_call=True),
+        )
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for hook in self._hooks:
+            hook.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        held = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        live = [x for x in held if self._node(x, name) is not None]
+        if not live or name in _OF_SHAPES:
+            return func(*args, **kwargs)
+        if name in ("_local_scalar_dense", "is_nonzero"):
+            raise UnsupportedModelError(
+                f"{self.place(name)} takes a number out of a tensor that depends on the code (item, float, if): a "
+                "chain of layers has no control flow"
+            )
+        try:
+            result = func(*args, **kwargs)
+        except (RuntimeError, IndexError, ValueError) as error:
+            if _place.get():  # the reader says it
+                raise
+            raise ModelError(
+                f"{self.place(name)} does not fit an input of shape {self._shown(live[0].shape)}: {error}"
+            ) from error
+        self._append(func, name, args, kwargs, result)
+        return result
+
+    def _append(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        """Append a node for a call, and for each of its results if these are several."""
+        mapped, named = tree_map(lambda x: self._node(x, name) or x if isinstance(x, Tensor) else x, (args, kwargs))
+        node = self.graph.create_node("call_function", func, tuple(mapped), named, name)
+        place = node.meta["place"] = self.place(name)
+        if func._schema.is_mutable:  # noqa: SLF001 -- its public name
+            storage = _storage(result)
+            for x in list(self._nodes):
+                if _storage(x) == storage:
+                    self._nodes[x] = None
+            self._changed.add(storage)
+        if isinstance(result, Tensor):
+            self._keep(result, node, place)
+            return
+        for i, each in enumerate(result):
+            if isinstance(each, Tensor):
+                self._keep(each, self.graph.call_function(operator.getitem, (node, i)), place)
+
+    def _keep(self, x: Tensor, node: fx.Node, place: str) -> None:
+        node.meta |= {"shape": tuple(x.shape), "place": place, "dtype": x.dtype}
+        self._nodes[x] = node
+
+    def _node(self, x: Tensor, name: str) -> fx.Node | None:
+        """The node of a tensor; None for a constant.
+
+        Raises:
+            UnsupportedModelError: the tensor was changed in place, and is known no more.
+        """
+        node: fx.Node | None = self._nodes.get(x)
+        if node is None and (x in self._nodes or _storage(x) in self._changed):
+            raise UnsupportedModelError(f"{self.place(name)} takes a tensor that was changed in place")
+        return node
+
+    def place(self, name: str) -> str:
+        """Where the model is: the part that its reader named, the module that runs, or the operator."""
+        if place := _place.get():
+            return place
+        m = self._running[-1] if self._running else None
+        if m is None or isinstance(m, FunctionModule | CalledModule) or self._names.get(m) == "":
+            return f"operation {name!r}"
+        path = self._names.get(m)
+        return f"the {type(m).__name__}" if path is None else f"module {path!r} ({type(m).__name__})"
+
+    def _shown(self, shape: Shape) -> Shape:
+        """A shape without its batch axis."""
+        return tuple(shape[1:]) if len(shape) and shape[0] == len(self.codes) else tuple(shape)
+
+    def ending_in(self, output: Any) -> fx.Graph:
+        """The graph up to ``output``, without nodes that it does not depend on."""
+        if isinstance(output, tuple | list) and len(output) == 1:
+            output = output[0]
+        if not isinstance(output, Tensor) or output not in self._nodes:
+            several = isinstance(output, tuple | list | dict)
+            what = "several values" if several else "a value that its input does not affect"
+            raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
+        self.graph.output(self._node(output, "output"))
+        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        return self.graph
+
+
+def _storage(x: Tensor) -> StorageWeakRef:
+    """The memory of a tensor, which views of it share; it is not kept alive."""
+    return StorageWeakRef(x.untyped_storage())  # type: ignore[no-untyped-call]
