@@ -1,0 +1,96 @@
+"""What a module does to its codes, recorded: in threads side by side, in place, and as a chain that can be copied."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.opaque_modules import made
+from unrelu import from_torch
+from unrelu.errors import ModelError
+from unrelu.loaders._recording import recorded
+from unrelu.models.network import Network
+
+Z = np.random.default_rng(0).standard_normal((6, 4))
+
+
+class Moved(nn.Module):
+    """A chain with linear operators that have no weights: a permutation, a gather, pooling, resampling, padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 36), nn.Conv2d(4, 2, 3)
+
+    def forward(self, z):
+        x = torch.relu(self.first(z)).view(-1, 3, 3, 4).permute(0, 3, 1, 2)
+        x = F.pad(F.interpolate(x, scale_factor=2, mode="bilinear")[:, [2, 0, 1, 3]], (1, 1, 0, 2))
+        return F.avg_pool2d(self.last(x), 2).cumsum(-1)
+
+
+def test_a_chain_of_linear_operators_is_copied_and_converted():
+    module = made(Moved).double()
+    net, wanted = from_torch(module, 4), module(torch.from_numpy(Z)).detach()
+    assert isinstance(net, Network)
+    for each in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        np.testing.assert_allclose(each(Z), wanted, rtol=1e-12, atol=1e-12)
+    single = net.to(torch.float32)
+    np.testing.assert_allclose(single(Z), wanted, rtol=1e-4, atol=1e-5)
+    rows = [torch.autograd.functional.jacobian(lambda z: module(z[None])[0].ravel(), z) for z in torch.from_numpy(Z)]
+    np.testing.assert_allclose(net.jacobian(Z), torch.stack(rows), rtol=1e-10, atol=1e-12)
+
+
+def test_threads_record_side_by_side():
+    modules = [made(Moved, seed=i).double() for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        nets = list(pool.map(lambda module: from_torch(module, 4), modules))
+    for net, module in zip(nets, modules, strict=True):
+        np.testing.assert_allclose(net(Z), module(torch.from_numpy(Z)).detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_no_hook_is_left_behind():
+    module = nn.Linear(4, 4)
+    with pytest.raises(ModelError, match="division by zero"):
+        from_torch(lambda z: module(z) / (1 / 0), 4)
+    from_torch(module)
+    assert not nn.modules.module._global_forward_hooks
+    assert not nn.modules.module._global_forward_pre_hooks
+
+
+def test_nodes_know_their_modules():
+    module = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.ReLU(), nn.Linear(6, 2)))
+    graph = recorded(module, torch.zeros(3, 4))
+    places = [node.meta["place"] for node in graph.nodes if "place" in node.meta]
+    assert places == ["the code", "module '0' (Linear)", "module '1.0' (ReLU)", "module '1.1' (Linear)"]
+    assert [node.meta["shape"] for node in graph.nodes if "shape" in node.meta] == [(3, 4), (3, 6), (3, 6), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: z.clone().mul_(2).relu_(),
+        lambda z: torch.zeros_like(z).copy_(z).add_(1),
+        lambda z: F.relu(z + 1, inplace=True)[:, 1:] * 3,
+    ],
+)
+def test_values_changed_in_place(function):
+    net = from_torch(function, 4)
+    assert isinstance(net, Network)
+    np.testing.assert_allclose(net(Z), function(torch.from_numpy(Z)), rtol=1e-12)
+
+
+def test_a_part_of_a_tensor_that_is_written_is_no_chain():
+    def function(z):
+        x = torch.zeros(len(z), 5, dtype=z.dtype)
+        x[:, 1:] = z.sinh()
+        return x + 1
+
+    net = from_torch(function, 4)
+    assert not isinstance(net, Network)
+    np.testing.assert_allclose(net(Z), function(torch.from_numpy(Z)), rtol=1e-12)
