@@ -104,10 +104,11 @@ def load_posterior(
     <Posterior: one observation, MIXED, 8 chains of 500 draws>
     """
     with _opened(path, network, max_bytes, "posterior") as file:
-        chains, outputs = read_posterior_file(file, max_bytes, network, operator)
+        fields, outputs = read_posterior_file(file, max_bytes, network, operator)
+        found = Posterior(**fields)
         if network is not None:
-            _refuse(file, chains.problem, lambda: flaw_of_draws(chains, outputs))
-        return Posterior(chains)
+            _refuse(file, found.problem, lambda: flaw_of_draws(found.problem, found.chains, outputs))
+        return found
 
 
 @contextmanager

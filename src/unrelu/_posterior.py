@@ -119,8 +119,8 @@ def posterior(
             begin = now()
             part = _sampled(problem, i, transform, draws, chains)
             parts.append(replace(part, seconds=now() - begin))
-        found = SampledChains.joined(parts, problem, from_prior_of(chains))
-        return Posterior(replace(found, p_value=_p_values(problem, found.best)))
+        judged = zip(parts, _p_values(problem, [part.best for part in parts]).tolist(), strict=True)
+        return Posterior(problem, [replace(part, p_value=p) for part, p in judged], from_prior_of(chains))
 
 
 def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:
@@ -166,7 +166,7 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     own = problem.part(np.array([i]), control=part)
     if control.expired() or control.halted:
         ended = Status.STOPPED if control.halted else Status.TIME_LIMIT
-        return SampledChains.without_draws(own, from_prior_of(chains), ended)
+        return SampledChains.without_draws(chains, problem.network.latent_dim, ended)
     # The observation itself is the key, so that its draws do not depend on its place in a batch.
     key = hashlib.sha256(own.y.tobytes()).hexdigest()
     try:
@@ -174,7 +174,7 @@ def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, ch
     except BREAKDOWNS as error:
         if control.raised(error):
             raise
-        return SampledChains.without_draws(own, from_prior_of(chains), Status.ERROR)
+        return SampledChains.without_draws(chains, problem.network.latent_dim, Status.ERROR)
 
 
 def _p_values(problem: Problem, best: Sequence[Array]) -> Array:

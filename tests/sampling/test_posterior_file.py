@@ -10,7 +10,7 @@ import torch
 
 import unrelu
 from tests.result.test_result_file import forged
-from tests.sampling.known_posteriors import NET, normal_draws
+from tests.sampling.known_posteriors import NET, chains_of, normal_draws
 from tests.support import random_network
 from unrelu import Status
 from unrelu.errors import InputError, OptionError, StorageError
@@ -47,12 +47,13 @@ def of_case(name: str, draws: int = 120) -> unrelu.Posterior:
         residual = problem.part(np.full(4 * draws, i)).residual(z[i].reshape(-1, 3))
         misfit = np.square(residual).sum(axis=1) / problem.noise.dispersion_parameter
         likelihood[i] = i - 0.5 * misfit.reshape(4, draws)
-    return unrelu.Posterior(SampledChains(
-        problem=problem, z=z, log_likelihood=likelihood, mode=(z[..., 0] > 0).astype(int),
-        best=[np.stack([-np.ones(3), np.ones(3)])] * 2 + [np.ones((3, 3))], from_prior=[False, False, True, True],
-        log_evidence=[1.0, 2.0, np.nan], log_evidence_error=[0.1, 0.2, np.nan], seconds=6.0,
+    chains = chains_of(
+        z=z, log_likelihood=likelihood, mode=(z[..., 0] > 0).astype(int),
+        best=[np.stack([-np.ones(3), np.ones(3)])] * 2 + [np.ones((3, 3))],
+        log_evidence=[1.0, 2.0, np.nan], log_evidence_error=[0.1, 0.2, np.nan], seconds=[6.0] * 3,
         p_value=[0.3, 1e-40, np.nan],
-    ))  # fmt: skip
+    )  # fmt: skip
+    return unrelu.Posterior(problem, chains, [False, False, True, True])
 
 
 PLAIN = of_case("gaussian")
@@ -89,11 +90,11 @@ def test_sampled_posteriors_come_back(tmp_path):
 
 
 def test_observations_that_were_cut_short_or_failed_come_back(tmp_path):
-    chains = PLAIN.chains
-    z, ended = chains.z.copy(), np.array([None, Status.STOPPED, Status.ERROR], dtype=object)
-    z[1, :, 50:], z[2] = np.nan, np.nan
-    fields = {"best": chains.best, "from_prior": chains.from_prior, "log_likelihood": chains.log_likelihood}
-    p = unrelu.Posterior(SampledChains(problem=PLAIN.problem, z=z, mode=chains.mode, ended=ended, **fields))
+    first, second, _ = PLAIN.chains
+    short = {name: getattr(second, name)[:, :50] for name in ("z", "log_likelihood", "mode")}
+    stopped = SampledChains(**short, best=second.best, ended=Status.STOPPED)
+    failed = SampledChains.without_draws(4, 3, Status.ERROR)
+    p = unrelu.Posterior(PLAIN.problem, [first, stopped, failed], PLAIN.from_prior)
     p.save(tmp_path / "posterior.npz")
     for network in (None, NET):
         again = unrelu.load_posterior(tmp_path / "posterior.npz", network)
@@ -132,7 +133,11 @@ def test_another_network_or_operator_is_told(tmp_path):
     ("name", "change", "said"),
     [
         ("z", lambda a: a + 0.01, "G.z. of the likeliest draw of observation 0 is another one"),
-        ("z", lambda a: np.where(a == a[1].max(), a, 1.1 * a), "likeliest draw|the log-likelihoods of observation"),
+        (
+            "z",
+            lambda a: np.where(a == a[:, 120:240].max(), a, 1.1 * a),
+            "likeliest draw|the log-likelihoods of observation",
+        ),
         ("log_likelihood", lambda a: 0.5 * a, "the log-likelihoods of observation 0 are not those of its draws"),
         ("likeliest", lambda a: a + 1e-3, "the likeliest draw of observation 0 is another one"),
     ],
@@ -157,15 +162,17 @@ def test_numbers_that_do_not_follow_from_the_draws_are_told(tmp_path, name, chan
         ({"format": "unrelu result 1"}, r"holds a result: unrelu\.load_result"),
         ({"format": "unrelu certificate 1"}, r"holds a certificate: unrelu\.Certificate\.load"),
         ({"format": "something"}, "holds no posterior; its format is 'something'"),
-        ({"z": np.zeros((2, 4, 120, 3))}, "damaged .z has shape"),
-        ({"z": np.zeros((3, 4, 3))}, "damaged .z has shape"),
-        ({"z": np.zeros((3, 4, 120, 3), dtype=np.float32)}, "damaged .entries are float32"),
+        ({"z": np.zeros((4, 240, 3))}, "damaged .z has shape"),
+        ({"z": np.zeros((4, 3))}, "damaged .z has shape"),
+        ({"z": np.zeros((4, 360, 3), dtype=np.float32)}, "damaged .entries are float32"),
+        ({"z": np.full((4, 360, 3), np.nan)}, "damaged .a draw is outside of the bounds, or no number"),
         ({"z": None}, "damaged .'z'"),
-        ({"log_likelihood": np.zeros((3, 4, 119))}, "log_likelihood has shape"),
-        ({"log_likelihood": np.full((3, 4, 120), np.inf)}, "damaged .log_likelihood is inf"),
-        ({"mode": np.full((3, 4, 120), 3)}, "mode of observation 0 goes up to 3"),
-        ({"mode": np.full((3, 4, 120), -1)}, "mode of observation 0"),
-        ({"from_prior": np.zeros(5, dtype=bool)}, "from_prior has shape"),
+        ({"log_likelihood": np.zeros((4, 359))}, "log_likelihood has shape"),
+        ({"log_likelihood": np.full((4, 360), np.inf)}, "damaged .log_likelihood is inf"),
+        ({"mode": np.full((4, 360), 3)}, "mode goes up to 3"),
+        ({"mode": np.full((4, 360), -1)}, "mode is -1"),
+        ({"draws": np.array([120, 120, 121])}, "damaged .z has shape"),
+        ({"from_prior": np.zeros(5, dtype=bool)}, "z has shape"),
         ({"acceptance": np.full(3, 1.5)}, "damaged .acceptance is 1.5"),
         ({"p_value": np.full(3, -0.5)}, "damaged .p_value is -0.5"),
         ({"log_evidence_error": np.full(3, -1.0)}, "damaged .log_evidence_error is -1.0"),
@@ -173,11 +180,11 @@ def test_numbers_that_do_not_follow_from_the_draws_are_told(tmp_path, name, chan
         ({"seconds": np.zeros(2)}, "seconds has shape"),
         ({"ended": np.array(["MIXED", "", ""])}, "damaged .'MIXED'"),
         ({"ended": np.array(["", ""])}, "ended has shape"),
-        ({"best.counts": np.array([2, 2, -1])}, "damaged .best has shape"),
-        ({"best.counts": np.array([2, 2, 4])}, "damaged .best has shape"),
-        ({"best": np.full((7, 3), np.nan)}, "damaged .best has shape"),
+        ({"modes": np.array([2, 2, -1])}, "damaged .modes is -1"),
+        ({"modes": np.array([2, 2, 4])}, "damaged .best has shape"),
+        ({"best": np.full((7, 3), np.nan)}, "damaged .a draw is outside of the bounds, or no number"),
         ({"likeliest": np.zeros((3, 19))}, "damaged .likeliest has shape"),
-        ({"network.latent_shape": np.array([2**40])}, "damaged .best has shape"),
+        ({"network.latent_shape": np.array([2**40])}, "damaged .z has shape"),
         ({"network.output_shape": np.array([2**40, 2**40])}, "damaged .a shape is"),
         ({"y": np.zeros((3, 7))}, "damaged .y has shape"),
         ({"problem.single": np.array(True)}, "damaged .y has shape"),

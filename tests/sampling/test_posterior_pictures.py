@@ -62,8 +62,8 @@ def test_other_measurements_are_beside_those_of_the_mean():
     matrix = normal_draws(7, IMAGE.output_dim)
     z = normal_draws(1, 4, 50, 3)
     problem = unrelu.Problem.build(IMAGE, np.ones(7), operator=matrix, noise="gaussian:0.1")
-    fields = {"log_likelihood": z[..., 0], "mode": np.zeros((1, 4, 50)), "best": [np.zeros((1, 3))]}
-    p = unrelu.Posterior(SampledChains(problem=problem, z=z, from_prior=np.ones(4, dtype=bool), **fields))
+    chains = SampledChains(z[0], z[0, ..., 0], np.zeros((4, 50)), np.zeros((1, 3)))
+    p = unrelu.Posterior(problem, [chains], np.ones(4, dtype=bool))
     assert titles(p.plot())[:2] == ["observed, and A applied to the mean", "mean"]
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_drawn_says_why():
     with pytest.raises(TypeError, match=r"p\[i\]\.plot_corner\(\)"):
         batch.plot_corner()
     with pytest.raises(InputError, match="there are no draws to plot: could not be sampled"):
-        known(np.full((1, 4, 50, 3), np.nan), single=True, ended=Status.ERROR).plot_corner()
+        known(np.full((1, 4, 50, 3), np.nan), single=True, ended=[Status.ERROR]).plot_corner()
     with pytest.raises(OptionError, match="max_observations=0"):
         batch.plot(max_observations=0)
     with pytest.raises(IndexError, match="leave it out"):

@@ -159,10 +159,16 @@ def chi_square_text(value: float, freedom: float, p: float) -> str:
 
 def code_text(z: Array, names: Sequence[str], parameters: Mapping[str, float]) -> str:
     """A code, (k,): an array of the coordinates without a name of their own, then the parameters by name."""
-    unnamed = z[[name not in parameters for name in names]]
-    array = np.array2string(unnamed, precision=4, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
+    array = array_text(z[[name not in parameters for name in names]], 4)
     named = [f"{name} = {value:.5g}" for name, value in parameters.items()]
-    return listed([*([array] if unnamed.size else []), *named])
+    return listed([*([array] if array else []), *named])
+
+
+def array_text(values: Array, digits: int) -> str:
+    """A vector, of a long one the ends; empty for none."""
+    return np.array2string(
+        values, precision=digits, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6
+    ) if values.size else ""  # fmt: skip
 
 
 def bounds_text(active: npt.NDArray[np.int8], names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
 from unrelu.sampling.convergence import ESS, ess_of_mean, sample_sizes
 from unrelu.sampling.prior_transform import PriorTransform
-from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing, SampledChains
+from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, statistics_of
 
 # Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. Where the
 # least effective sample size is below this share of the draws, the mixture has further components, and the warm-up its
@@ -68,7 +68,7 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
     rounding = target.rounding(mixture.means)
     if rounding > _ROUNDING:
         raise FloatingPointError(f"log-likelihoods are rounded by {rounding:.2g}")
-    sampler = _Sampler(problem, target, mixture, starts, from_prior, rng)
+    sampler = _Sampler(target, mixture, starts, rng)
     for count in _WARM_UP:
         if count == _WARM_UP[-1] and sampler.efficiency >= _EFFICIENT:
             break
@@ -90,11 +90,8 @@ class _Sampler:
         drawn_from: the mixture q of that time.
     """
 
-    def __init__(
-        self, problem: Problem, target: Target, mixture: Mixture, starts: Array, from_prior: Flags,
-        rng: np.random.Generator,
-    ) -> None:  # fmt: skip
-        self.problem, self.target, self.mixture, self.from_prior, self._rng = problem, target, mixture, from_prior, rng
+    def __init__(self, target: Target, mixture: Mixture, starts: Array, rng: np.random.Generator) -> None:
+        self.target, self.mixture, self._rng = target, mixture, rng
         self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
         self.drawn_from, self.proposed, self.overlooked = mixture, np.empty(0), np.nan
         self.t, self.energies = np.empty((len(starts), 0, target.k)), np.empty((len(starts), 0))
@@ -153,7 +150,7 @@ class _Sampler:
         """Whether the chains agree, and further descents find next to nothing that they have overlooked."""
         self.overlooked = np.nan
         z = self.target.codes(self.t)
-        if not Mixing.of(z, self.log_likelihood, self.from_prior, None).agree:
+        if not statistics_of(z, self.log_likelihood).mixed.all():
             return False
         t, (log_z, _) = self.t.reshape(-1, self.target.k), self._evidence()
         self.overlooked, self.mixture = overlooked(
@@ -176,9 +173,9 @@ class _Sampler:
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         log_evidence = log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan
         return SampledChains(
-            self.problem, self.target.codes(self.t)[None], self.log_likelihood[None], mode[None],
-            [self.target.codes(best)], self.from_prior, log_evidence, error if known else np.nan,
-            self.target.watch.reason, acceptance=self.acceptance, overlooked=self.overlooked,
+            self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best), log_evidence,
+            error if known else np.nan, self.target.watch.reason, acceptance=self.acceptance,
+            overlooked=self.overlooked,
         )  # fmt: skip
 
     def _evidence(self) -> tuple[float, float]:
