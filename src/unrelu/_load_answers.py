@@ -19,7 +19,6 @@ from unrelu.measurements.losses import OwnLoss
 from unrelu.measurements.objectives import DEGREES, norms
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
-from unrelu.problem import Problem
 from unrelu.result import TESTS, Ending, Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
@@ -73,7 +72,7 @@ def load_result(
     with _opened(path, network, max_bytes, "result") as file:
         result = Inversion(**read_result_file(file, max_bytes, network, operator))
         if network is not None:
-            _refuse(file, result.problem, lambda: _flaw(result))
+            _refuse(file, lambda: _flaw(result))
         return result.shaped()
 
 
@@ -107,7 +106,7 @@ def load_posterior(
         fields, outputs = read_posterior_file(file, max_bytes, network, operator)
         found = Posterior(**fields)
         if network is not None:
-            _refuse(file, found.problem, lambda: flaw_of_draws(found.problem, found.chains, outputs))
+            _refuse(file, lambda: flaw_of_draws(found.problem, found.chains, outputs))
         return found
 
 
@@ -121,10 +120,9 @@ def _opened(path: object, network: Generator | None, max_bytes: object, kind: st
         yield Path(path)
 
 
-def _refuse(path: Path, problem: Problem, flaw: Callable[[], str | None]) -> None:
-    """Raise an error if there is a flaw, or if nothing can be computed again."""
-    found = flaw() if problem.operator.present else "the operator is code, which no file holds: pass operator= as well"
-    if found:
+def _refuse(path: Path, flaw: Callable[[], str | None]) -> None:
+    """Raise an error if there is a flaw."""
+    if found := flaw():
         raise InputError(f"{path}: {found}; load it without the network to look at it")
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from unrelu.errors import InputError
 from unrelu.models.generator import Generator
 from unrelu.result._residual_tests import TESTS
-from unrelu.result.saved_problem import NORMS, one_of, problem_arrays, read_problem, sizes_in
+from unrelu.result.saved_problem import Columns, columns_in, norm_of, problem_arrays, read_problem, sizes_in
 from unrelu.result.status import ending_of
-from unrelu.runtime.archives import Table, columns_of, number_of, read_archive, text_of, texts_of, write_archive
+from unrelu.runtime.archives import Table, number_of, read_archive, text_of, texts_of, write_archive
 from unrelu.runtime.words import is_name
 
 # Columns of numbers, (B,) or (B, ...): their types, their least and their largest numbers, NaN for any.
 _PROBABILITY, _COUNT, _ANY = (np.float64, 0, 1), (np.int64, -1, math.inf), (np.float64, math.nan, math.nan)
-_COLUMNS: dict[str, tuple[Any, float, float]] = {
+_COLUMNS: Columns = {
     **dict.fromkeys(("z", "reconstruction", "fun"), _ANY),
     **dict.fromkeys(("success", "identifiable"), (np.bool_, 0, 1)),
     **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
@@ -62,19 +62,17 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
 
 def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
     size, latent, output = sizes_in(table)
-    result: dict[str, Any] = columns_of(table, _COLUMNS)
-    for name in _ENDINGS:
-        result[name] = np.array([ending_of(text) for text in texts_of(table[name])], dtype=object)
-    result["message"] = np.array(texts_of(table["message"]), dtype=object)
-    shapes = {"z": (size, *latent), "reconstruction": (size, *output)}
-    for name, column in result.items():
-        if column.shape != shapes.get(name, (size,)):
-            raise ValueError(f"{name} has shape {column.shape}, y has {size} observations of codes {latent}")
+    result = columns_in(table, _COLUMNS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
+    for name in (*_ENDINGS, "message"):
+        texts = [ending_of(text) if name in _ENDINGS else text for text in texts_of(table[name])]
+        result[name] = np.array(texts, dtype=object)
+        if len(texts) != size:
+            raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
     result["problem"] = read_problem(table, result["reconstruction"], network, operator, "result")
-    result["z"] = result["z"].reshape(-1, result["problem"].network.latent_dim)
+    result["z"] = result["z"].reshape(size, math.prod(latent))
     result["options"], result["method"] = json.loads(text_of(table["options"])), str(table["method"])
     if not isinstance(result["options"], dict):
         raise TypeError("options are no dictionary")
     if not is_name(result["method"]):
         raise ValueError(f"a method is {result['method'][:20]!r}")
-    return result | {"norm": one_of(NORMS, text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}
+    return result | {"norm": norm_of(text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}

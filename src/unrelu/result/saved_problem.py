@@ -1,19 +1,17 @@
 """Problems as arrays of a file: observations, noise, bounds, prior and operator, and the network's fingerprint.
 
-A file does not contain the network. For a measurement given as code, it contains the values A G(z) at some codes.
+A file does not contain the network, nor a measurement given as code, but the values A G(z) of this at some codes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
@@ -28,11 +26,11 @@ from unrelu.models.generator import Generator
 from unrelu.models.names import Names
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
-from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
-from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.archives import Table, array_of, columns_of, number_of, shape_of, text_of, texts_of
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import Control
 
-NORMS = tuple(DEGREES)
+Columns = Mapping[str, tuple[Any, float, float]]
 # The kind of a measurement given as code, which files do not contain.
 _CODE = "code"
 
@@ -58,50 +56,6 @@ class AbsentGenerator(Generator):
         )
 
     __call__ = outputs = forward = linearize = to = _missing
-
-
-@dataclass(frozen=True, eq=False)
-class AbsentOperator(Operator):
-    """Stands for a measurement given as code, where it was loaded without it: its values at the codes in the file.
-
-    Attributes:
-        outputs: G(z), (B, n).
-        measured: A G(z), (B, m).
-        shape: shape of one observation.
-        what: what was loaded, "result" or "posterior".
-    """
-
-    outputs: Array
-    measured: Array
-    shape: Shape
-    what: str
-
-    linear = False
-    present = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "n", self.outputs.shape[1])
-        object.__setattr__(self, "m", self.measured.shape[1])
-
-    @property
-    def count(self) -> int:
-        """B, the number of observations."""
-        return len(self.outputs)
-
-    def take(self, observations: Index | Tensor) -> AbsentOperator:
-        """The values of some of the observations."""
-        return replace(self, outputs=self.outputs[observations], measured=self.measured[observations])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A x if x are these outputs; an error for any others."""
-        return torch.from_numpy(self.measured) if np.array_equal(x, self.outputs, equal_nan=True) else self.adjoint(x)
-
-    def adjoint(self, r: Tensor) -> NoReturn:
-        """Not defined."""
-        raise InputError(
-            f"the {self.what} was measured by an operator that is code, which no file holds: "
-            f"unrelu.load_{self.what}(path, network, operator=...)"
-        )
 
 
 def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
@@ -157,6 +111,15 @@ def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
     return len(y), latent, output
 
 
+def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size: int) -> dict[str, Any]:
+    """Columns by name, with types and numbers as stated, and shapes, which are (size,) for all others."""
+    found = columns_of(table, columns)
+    for name, array in found.items():
+        if array.shape != shapes.get(name, (size,)):
+            raise ValueError(f"{name} has shape {array.shape}, not {shapes.get(name, (size,))}")
+    return found
+
+
 def read_problem(table: Table, outputs: Array, network: Generator | None, operator: Any, what: str) -> Problem:
     """The problem in a table.
 
@@ -164,20 +127,21 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         table: the arrays of a file, see :func:`problem_arrays`.
         outputs: G(z) of the codes at which an operator that is code is kept, (B, *output_shape).
         network: G, whose fingerprint is checked; None for a stand-in.
-        operator: A, if it is code; None for its values.
+        operator: A, if it is code.
         what: what is loaded, "result" or "posterior".
 
     Raises:
-        InputError: it is another network or operator, or one that the file contains.
+        InputError: it is another network or operator, or one that the file contains, or no operator is passed.
         ValueError: the arrays do not fit together.
     """
     size, latent, output = sizes_in(table)
-    y, single = array_of(table["y"], np.float64), bool(number_of(table["problem.single"], np.bool_))
-    known = text_of(table["network"])
+    k, y, known = math.prod(latent), array_of(table["y"], np.float64), text_of(table["network"])
     if network is None:
         dtype = {"float64": torch.float64, "float32": torch.float32}[text_of(table["network.dtype"])]
-        network = AbsentGenerator(latent, output, dtype, known, what)
-        named = Names(latent, output, nuisance_table=_nuisance_table(table, math.prod(latent)))
+        network, nuisance = AbsentGenerator(latent, output, dtype, known, what), _rows(table, "network.nuisance", 3, k)
+        if nuisance is not None and (np.isfinite(nuisance) != np.isfinite(nuisance[0])).any():
+            raise ValueError("network.nuisance has numbers that are none")
+        named = Names(latent, output, nuisance_table=nuisance)
         named = named.named(texts_of(table["network.names"])) if "network.names" in table else named
     elif fingerprint(network) != known:
         raise InputError(
@@ -188,41 +152,35 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         raise ValueError(f"the network's shapes are {latent} and {output}")
     else:
         named, network = network.names, network.plain
-    ends = tuple(array_of(table["bounds"], np.float64)) if "bounds" in table else None
-    box = Bounds.parse(ends, (math.prod(latent),), named.latent_names)
+    ends = _rows(table, "bounds", 2, k)
+    box = Bounds.parse(None if ends is None else tuple(ends), (k,), named.latent_names)
     measured = _operator(table, y, outputs, searched(network, box), operator, what)
-    shape = (measured.n, measured.m, math.prod(measured.shape))
-    seen = measured.seen(size).shape
-    if shape != (math.prod(output), y.shape[1], y.shape[1]) or seen != y.shape or measured.count not in (0, size):
+    if measured.n != math.prod(output) or measured.seen(size).shape != y.shape or measured.count not in (0, size):
         raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
     y.setflags(write=False)
     prior, seed = float(number_of(table["problem.prior"], np.float64)), int(number_of(table["problem.seed"], np.int64))
     if not 0 <= prior < math.inf or seed < 0:
         raise ValueError(f"the prior is {prior}, the seed {seed}")
-    norm = text_of(table["problem.norm"])
+    norm, single = text_of(table["problem.norm"]), bool(number_of(table["problem.single"], np.bool_))
     loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
     problem = Problem(
-        network, y, read_noise(table), one_of(NORMS, loss.name if loss else norm), measured, prior, single, None, seed,
+        network, y, read_noise(table), norm_of(loss.name if loss else norm), measured, prior, single, None, seed,
         Control(), stated_loss=loss, bounds=box, names=named,
-    )  # fmt: skip
-    problem = problem.whitened() if measured.present else problem
-    if "problem.normal" not in table:
-        return problem
-    kept = array_of(table["problem.normal"], np.float64)
-    if kept.shape != (2, math.prod(latent)) or not (np.isfinite(kept[0]).all() and (kept[1] > 0).all()):
-        raise ValueError(f"the prior has shape {kept.shape}, or numbers that are no mean and std")
-    normal = Normal(*kept)
-    return problem.with_normal(normal) if measured.present else replace(problem, normal=normal)
+    ).whitened()  # fmt: skip
+    normal = _rows(table, "problem.normal", 2, k)
+    if normal is not None and not (np.isfinite(normal[0]).all() and (normal[1] > 0).all()):
+        raise ValueError("problem.normal has numbers that are no mean and std")
+    return problem if normal is None else problem.with_normal(Normal(*normal))
 
 
-def _nuisance_table(table: Table, k: int) -> Array | None:
-    """See :class:`~unrelu.models.names.Names`; None without nuisance parameters."""
-    if "network.nuisance" not in table:
+def _rows(table: Table, name: str, count: int, k: int) -> Array | None:
+    """So many numbers of each coordinate, (count, k), if the table has any of that name."""
+    if name not in table:
         return None
-    nuisance = array_of(table["network.nuisance"], np.float64)
-    if nuisance.shape != (3, k) or (np.isfinite(nuisance) != np.isfinite(nuisance[0])).any():
-        raise ValueError(f"the table of nuisance parameters has shape {nuisance.shape}, or numbers that are none")
-    return nuisance
+    rows = array_of(table[name], np.float64)
+    if rows.shape != (count, k):
+        raise ValueError(f"{name} has shape {rows.shape}, not {(count, k)}")
+    return rows
 
 
 def read_noise(table: Table) -> Noise:
@@ -231,15 +189,12 @@ def read_noise(table: Table) -> Noise:
     Raises:
         InputError: no model is defined by these values.
     """
-    kept = {name.removeprefix("noise."): array for name, array in table.items() if name.startswith("noise.")}
-    return Noise.restored(text_of(table["noise"]), {name: _value(array) for name, array in kept.items()})
 
+    def value_of(array: npt.NDArray[Any]) -> Any:
+        return text_of(array) if array.dtype.kind == "U" else array if array.ndim else array.item()
 
-def _value(array: npt.NDArray[Any]) -> Any:
-    """Return a text, a number or an array of numbers."""
-    if array.dtype.kind == "U":
-        return text_of(array)
-    return array if array.ndim else array.item()
+    kept = {name.removeprefix("noise."): value_of(each) for name, each in table.items() if name.startswith("noise.")}
+    return Noise.restored(text_of(table["noise"]), kept)
 
 
 def _operator(table: Table, y: Array, outputs: Array, network: Generator, given: Any, what: str) -> Operator:
@@ -252,20 +207,21 @@ def _operator(table: Table, y: Array, outputs: Array, network: Generator, given:
             return known.restored(shape, arrays)
     if kind != _CODE:
         raise ValueError(f"the operator is {kind[:20]!r}")
-    flat, measured = outputs.reshape(len(outputs), network.output_dim), array_of(table["operator.measured"], np.float64)
-    if measured.shape != y.shape:
-        raise ValueError(f"y has shape {y.shape}, A G(z) {measured.shape}")
     if given is None:
-        return AbsentOperator(flat, measured, shape, what)
+        raise InputError(
+            f"the {what} was measured by an operator that is code, which no file holds: "
+            f"unrelu.load_{what}(path, network, operator=...)"
+        )
     found = read_operator(given, network.output_shape, (len(y), *shape), network)
-    off = np.abs(found.values(flat) - measured)
-    if found.m != y.shape[1] or not (np.nan_to_num(off) <= 1e-9 * np.nanmax(np.abs(measured), initial=0.0)).all():
+    kept = array_of(table["operator.measured"], np.float64)
+    off = np.abs(found.values(outputs.reshape(len(outputs), -1)) - kept)
+    if not (np.nan_to_num(off) <= 1e-9 * np.nanmax(np.abs(kept), initial=0.0)).all():
         raise InputError(f"operator= is not the one that the {what} was measured with: its values at the codes differ")
     return found
 
 
-def one_of(allowed: Sequence[str], text: str) -> str:
-    """Return the text, which must be one of those allowed."""
-    if text not in allowed:
+def norm_of(text: str) -> str:
+    """Return the norm of this name."""
+    if text not in DEGREES:
         raise ValueError(f"a norm is {text[:20]!r}")
     return text

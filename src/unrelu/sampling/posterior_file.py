@@ -17,15 +17,15 @@ import torch
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.saved_problem import problem_arrays, read_problem, sizes_in
-from unrelu.runtime.archives import Table, columns_of, read_archive, texts_of, write_archive
+from unrelu.result.saved_problem import Columns, columns_in, problem_arrays, read_problem, sizes_in
+from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.sampling.sampled_chains import SampledChains
 
 # Arrays of a file: their types, their least and their largest numbers. Draws and codes of all observations are one
 # after the other; counts say how many belong to each.
 _ANY, _COUNT = (np.float64, math.nan, math.nan), (np.int64, 0, 2**40)
-_COLUMNS: dict[str, tuple[Any, float, float]] = {
+_COLUMNS: Columns = {
     "z": _ANY, "log_likelihood": (np.float64, -math.inf, math.inf), "mode": _COUNT, "best": _ANY, "likeliest": _ANY,
     "from_prior": (np.bool_, 0, 1), "draws": _COUNT, "modes": _COUNT,
     "log_evidence": (np.float64, -math.inf, math.inf),
@@ -77,14 +77,11 @@ def read_posterior_file(
 
 def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[dict[str, Any], Array]:
     size, latent, output = sizes_in(table)
-    found: dict[str, Any] = columns_of(table, _COLUMNS) | {"ended": table["ended"]}
-    k = math.prod(latent)
-    drawn = (*found["from_prior"].shape, int(found["draws"].sum()))
-    shapes = {"z": (*drawn, k), "log_likelihood": drawn, "mode": drawn, "best": (int(found["modes"].sum()), k)}
+    k, counts = math.prod(latent), [int(array_of(table[name], np.int64).sum()) for name in ("draws", "modes")]
+    drawn = (table["from_prior"].size, counts[0])
+    shapes = {"z": (*drawn, k), "log_likelihood": drawn, "mode": drawn, "best": (counts[1], k)}
     shapes |= {"likeliest": (size, *output), "from_prior": drawn[:1]}
-    for name, array in found.items():  # before arrays of k numbers are made
-        if array.shape != shapes.get(name, (size,)):
-            raise ValueError(f"{name} has shape {array.shape}; that of these draws is {shapes.get(name, (size,))}")
+    found = columns_in(table, _COLUMNS, shapes, size)
     problem = read_problem(table, found["likeliest"], network, operator, "posterior")
     bounds, z = problem.bounds, found["z"]
     if not (np.isfinite(found["best"]).all() and ((z >= bounds.lower) & (z <= bounds.upper) & np.isfinite(z)).all()):
@@ -92,8 +89,10 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[d
     ends = np.cumsum(found["draws"])[:-1]
     parts = [np.split(found[name], ends, axis=1) for name in ("z", "log_likelihood", "mode")]
     parts += [np.split(found["best"], np.cumsum(found["modes"])[:-1])]
-    chains = []
-    for i, text in enumerate(texts_of(table["ended"])):
+    chains, endings = [], texts_of(table["ended"])
+    if len(endings) != size:
+        raise ValueError(f"ended has {len(endings)} entries, y has {size} observations")
+    for i, text in enumerate(endings):
         numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS} | {"ended": _ENDED[text]}
         z, likelihood, mode, best = (part[i] for part in parts)
         chains.append(SampledChains(z, likelihood, mode, best, **numbers))
