@@ -52,7 +52,8 @@ def load_result(
             computed from the codes and compared with those in the file. Values that only the search knew are taken from
             the file: how it ended or failed, the confidence of a fit that is not exact, which residuals were too large
             for the batch and by how much, the method, iterations and times.
-        operator: A, if it is code (a function, a large linear operator), which files do not contain.
+        operator: A, if it is code (a function, a large linear operator), which files do not contain; it needs the
+            network.
         max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
 
     Raises:

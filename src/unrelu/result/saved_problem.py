@@ -214,7 +214,7 @@ def _operator(table: Table, y: Array, outputs: Array, network: Generator, given:
         )
     found = read_operator(given, network.output_shape, (len(y), *shape), network)
     kept = array_of(table["operator.measured"], np.float64)
-    off = np.abs(found.values(outputs.reshape(len(outputs), -1)) - kept)
+    off = np.abs(found.values(outputs.reshape(len(y), network.output_dim)) - kept)
     if not (np.nan_to_num(off) <= 1e-9 * np.nanmax(np.abs(kept), initial=0.0)).all():
         raise InputError(f"operator= is not the one that the {what} was measured with: its values at the codes differ")
     return found
