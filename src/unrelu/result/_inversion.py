@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.result._judged_codes import JudgedCodes
 from unrelu.result._residual_tests import TESTS
+from unrelu.result.answers import DRAWN
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import p_values
@@ -40,15 +41,13 @@ from unrelu.thresholds import RADIUS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from unrelu.display.observation_figure import ObservationFigure
+    from unrelu.display.observation_figure import ObservationFigure, ObservationPanels
 
 # Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
 _COLUMNS = (
     "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
-# The most observations that are drawn by default.
-_DRAWN = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +126,7 @@ class Inversion(JudgedCodes):
         if not self.problem.single:
             if not notebook:
                 return table.printed()
-            return table.printed(_DRAWN, self._thumbnails(table.worst_first()[:_DRAWN]))
+            return table.printed(DRAWN, self._thumbnails(table.worst_first()[:DRAWN]))
         excess = f"; {TOO_LARGE}" if self.message.startswith(TOO_LARGE) else ""
         title = f"One observation, method {self.method}: {'successful' if self.success else 'no success'}{excess}"
         pictures = [("", IMAGES, self._thumbnails(np.arange(1)))] if notebook else []
@@ -165,65 +164,22 @@ class Inversion(JudgedCodes):
             ("effort", f"{count(self.nit, 'iteration')}, {duration(self.seconds)}"),
         ]
 
-    def plot(
-        self,
-        observations: Any = None,
-        max_observations: int = _DRAWN,
-        shape: tuple[int, ...] | None = None,
-        part: str | None = None,
+    def _label(self, i: int) -> str:
+        columns = self.batched()
+        lines, p, sure = [columns["status"][i].name], columns["p_value"][i], columns["confidence"][i]
+        if math.isfinite(p):
+            lines.append(f"p = {probability(p)}")
+        elif math.isfinite(sure):
+            lines.append(f"confidence {probability(sure)}")
+        return "\n".join(lines)
+
+    def _figure(
+        self, rows: Index, of: str, panels: Callable[[Array], ObservationPanels], place: slice
     ) -> ObservationFigure:
-        """Draw observation, reconstruction and residual, a row for each observation, with common scales.
+        return panels(self.batched()["reconstruction"][rows]).figure(f"{of}method {self.method}")
 
-        Black and white are the ends of the generator's own range: those of a sigmoid or tanh at its end, of the scale
-        of pictures that its outputs are on, or the least and the largest of typical outputs.
-
-        Outputs (H, W), (1, H, W) and (3, H, W) are drawn as pictures. So are flat ones with a square number of entries
-        that vary as in a picture. All others are curves. Hidden entries stay blank. The colours of residuals are
-        symmetric about 0.
-
-        Args:
-            observations: an index or several; None for the first ones.
-            max_observations: the most rows; further observations are not drawn.
-            shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
-            part: the named part of the output to draw (:meth:`unrelu.Generator.with_parts`); None draws all of it.
-
-        Returns:
-            A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
-
-        Raises:
-            OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
-            InputError: the part is unknown, or a matrix or function mixed the parts.
-            IndexError: there is no such observation.
-
-        >>> import unrelu
-        >>> net = unrelu.zoo.load("mnist-relu")
-        >>> figure = unrelu.invert(net, unrelu.zoo.digits()[0][:3].reshape(3, 784), "lm").plot([0, 2])
-        >>> len(figure.axes)  # two rows of three, and the colour bar
-        7
-        """
-        from unrelu.display.answer_figures import drawn_rows  # noqa: PLC0415 -- Matplotlib, where it is used
-
-        columns, single, size = self.batched(), self.problem.single, self.problem.size
-        rows = drawn_rows(size, single, observations, max_observations)
-        labels = [_label(columns, i, numbered=not single) for i in rows.tolist()]
-        title = f"method {self.method}" if single else f"{len(rows)} of {size} observations, method {self.method}"
-        if part is not None:
-            self._place(part)
-            title = f"{part}, {title}"
-        return self._panels(rows, columns["reconstruction"][rows], labels, shape, part).figure(title)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads and verifies.
-
-        The file contains codes, reconstructions, the verdict, y, noise, bounds, norm, prior, operator, options, the
-        version, the network's fingerprint and a digest. Nothing is pickled. The file appears complete or not at all.
-        For a measurement given as code, A G(z) at the codes is written.
-
-        Raises:
-            InputError: the suffix is not .npz, or the folder does not exist.
-            StorageError: the disk is full or cannot be written to.
-        """
-        write_result_file(Path(path), vars(self) | self.batched())
+    def _write(self, path: Path) -> None:
+        write_result_file(path, vars(self) | self.batched())
 
     def to_frame(self, codes: bool = False) -> DataFrame:
         """Return the verdict as a pandas data frame: a row for each observation, a column for each number.
@@ -255,17 +211,6 @@ class Inversion(JudgedCodes):
         return {name: batch[name] for name in _COLUMNS}
 
     # --- what follows from the codes ----------------------------------------------------------------------------------
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The coordinates of z by name, each a number or (B,); z0, z1, ... where they have none.
-
-        A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
-        """
-        network = self.problem.names
-        values = network.parameters_of(self._codes)
-        columns = values[0].tolist() if self.problem.single else values.T
-        return dict(zip(network.parameter_names, columns, strict=True))
 
     @property
     def active_bounds(self) -> npt.NDArray[np.int8]:
@@ -318,14 +263,6 @@ class Inversion(JudgedCodes):
             differences = np.where(seen, differences[:, place], np.nan)
         return self._each(norms(differences, norm))
 
-    def _place(self, part: str) -> slice:
-        problem = self.problem.given or self.problem
-        places = problem.names.places if problem.operator.output_shaped else {}
-        if part not in places:
-            named = ", ".join(places) or "none: the output has no named parts, or operator= mixed them"
-            raise InputError(f"part={part!r} is unknown; those of the observation are {named}")
-        return places[part]
-
     @property
     def _norm(self) -> str:
         """The norm in which residuals are printed: l2 for a loss that is no norm."""
@@ -357,13 +294,3 @@ class Inversion(JudgedCodes):
             return math.nan, math.nan
         square = np.square(problem.residual_of(self.reconstruction[None])).sum() / level
         return float(square), float(problem.observed[0] - self.used)
-
-
-def _label(columns: Mapping[str, Any], i: int, numbered: bool) -> str:
-    """The text beside the pictures of an observation."""
-    lines = [str(i), columns["status"][i].name] if numbered else [columns["status"][i].name]
-    if math.isfinite(columns["p_value"][i]):
-        lines.append(f"p = {probability(columns['p_value'][i])}")
-    elif math.isfinite(columns["confidence"][i]):
-        lines.append(f"confidence {probability(columns['confidence'][i])}")
-    return "\n".join(lines)

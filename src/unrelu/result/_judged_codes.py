@@ -314,6 +314,10 @@ class JudgedCodes(Answers):
         """The codes of the batch, flat, (B, k)."""
         return self.z.reshape(self.problem.size, self.problem.network.latent_dim)
 
+    @property
+    def _flat(self) -> Array:
+        return self._codes[0] if self.problem.single else self._codes
+
     def batched(self) -> dict[str, Any]:
         """The attributes with an entry for each observation, with a batch axis."""
         columns = {name: getattr(self, name) for name in (*_SHOWN, "status")}

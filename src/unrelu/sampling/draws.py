@@ -26,7 +26,7 @@ from unrelu.sampling.sampled_chains import SampledChains, interval_of, mean_of, 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-    from unrelu.display.observation_figure import ObservationFigure
+    from unrelu.display.observation_figure import ObservationFigure, ObservationPanels
 
 # What intervals can be of.
 _QUANTITIES = ("z", "reconstruction")
@@ -116,18 +116,13 @@ class Posterior(Answers):
         return found
 
     @property
+    def _flat(self) -> Array:
+        return self.drawn("z")
+
+    @property
     def z(self) -> Array:
         """The draws, ``(chain, draw, *latent_shape)``; NaN where an observation of a batch was cut short."""
         return self.problem.network.shaped(self.drawn("z"))
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """The draws by the names of coordinates, (chain, draw) each; z0, z1, ... where they have none.
-
-        A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
-        """
-        values = self.problem.names.parameters_of(self.drawn("z"))
-        return {name: values[..., j] for j, name in enumerate(self.problem.names.parameter_names)}
 
     @property
     def log_likelihood(self) -> Array:
@@ -285,39 +280,18 @@ class Posterior(Answers):
         printed = printed_observation if self.problem.single else printed_posteriors
         return printed(self.problem, self.chains, self.from_prior)
 
-    def plot(
-        self, observations: Any = None, max_observations: int = 8, shape: tuple[int, ...] | None = None
+    def _label(self, i: int) -> str:
+        return self.chains[i].status.name
+
+    def _figure(
+        self, rows: Index, of: str, panels: Callable[[Array], ObservationPanels], place: slice
     ) -> ObservationFigure:
-        """Draw observation, mean, standard deviation and four draws of G(z), a row for each observation.
+        from unrelu.display.answer_figures import posterior_figure  # noqa: PLC0415 -- Matplotlib, where it is used
 
-        Curves are drawn with a band of 90% intervals; what is drawn as a picture, and how, is that of
-        :meth:`unrelu.Inversion.plot`. The numbers are those of up to 1,000 evenly spaced draws.
-
-        Args:
-            observations: an index or several; None for the first ones.
-            max_observations: the most rows; further observations are not drawn.
-            shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
-
-        Returns:
-            A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
-
-        Raises:
-            OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
-            IndexError: there is no such observation.
-            InputError: the posterior was loaded without its network.
-        """
-        from unrelu.display.answer_figures import drawn_rows, posterior_figure  # noqa: PLC0415 -- Matplotlib
-
-        single, size = self.problem.single, len(self.chains)
-        rows = drawn_rows(size, single, observations, max_observations)
-        some = [self.chains[i] for i in rows]
-        labels = [("" if single else f"{i}\n") + one.status.name for i, one in zip(rows, some, strict=True)]
-        of = "" if single else f"{len(rows)} of {count(size, 'observation')}, "
-        outputs = [self.outputs(one) for one in some]
-        mean = np.array([mean_of(each) for each in outputs])
-        panels = self._panels(rows, mean, labels, shape)
-        flat = [each.reshape(len(each), self.problem.network.output_dim) for each in outputs]
-        return posterior_figure(panels, flat, f"posterior: {of}{sizes_of(self.chains, self.from_prior)}")
+        outputs = [self.outputs(self.chains[i]) for i in rows]
+        flat = [each.reshape(len(each), self.problem.network.output_dim)[:, place] for each in outputs]
+        title = f"posterior: {of}{sizes_of(self.chains, self.from_prior)}"
+        return posterior_figure(panels(np.array([mean_of(each) for each in outputs])), flat, title)
 
     def plot_corner(self, coordinates: Sequence[int | str] | None = None) -> ObservationFigure:
         """Draw coordinates of the code in pairs, as dots, and the histogram of each, with its 90% interval.
@@ -367,18 +341,8 @@ class Posterior(Answers):
             )
         return np.array(given, dtype=np.intp)
 
-    def save(self, path: str | Path) -> None:
-        """Write the posterior to a ``.npz`` file, which :func:`unrelu.load_posterior` reads and verifies.
-
-        The file contains the draws with their log-likelihoods and modes, y, noise, bounds, prior, operator, the
-        version, the network's fingerprint and a digest. Nothing is pickled. The file appears complete or not at all.
-
-        Raises:
-            InputError: the suffix is not .npz, the folder does not exist, or the posterior was loaded without its
-                network.
-            StorageError: the disk is full or cannot be written to.
-        """
-        write_posterior_file(Path(path), self.problem, self.chains, self.from_prior)
+    def _write(self, path: Path) -> None:
+        write_posterior_file(path, self.problem, self.chains, self.from_prior)
 
     def to_arviz(self) -> DataTree:
         """Convert to the ``xarray.DataTree`` that ArviZ takes.

@@ -149,7 +149,7 @@ class _Sampler:
     def finished(self) -> bool:
         """Whether the chains agree, and further descents find next to nothing that they have overlooked."""
         self.overlooked = np.nan
-        z = self.target.codes(self.t)
+        z = self.target.prior.codes(self.t)
         if not statistics_of(z, self.log_likelihood).mixed.all():
             return False
         t, (log_z, _) = self.t.reshape(-1, self.target.k), self._evidence()
@@ -173,7 +173,7 @@ class _Sampler:
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         log_evidence = log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan
         return SampledChains(
-            self.target.codes(self.t), self.log_likelihood, mode, self.target.codes(best), log_evidence,
+            self.target.prior.codes(self.t), self.log_likelihood, mode, self.target.prior.codes(best), log_evidence,
             error if known else np.nan, self.target.watch.reason, acceptance=self.acceptance,
             overlooked=self.overlooked,
         )  # fmt: skip
