@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.display.text_tables import Printed
+from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError
 from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
@@ -24,15 +24,15 @@ from unrelu.result.status import p_values
 from unrelu.result.verdict_text import (
     IMAGES,
     TOO_LARGE,
-    VerdictTable,
     bounds_text,
     chi_square_text,
     code_text,
     confidence_text,
     data_frame,
     parts_text,
+    printed_verdicts,
     uniqueness,
-    with_parameters,
+    worst_first,
 )
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.words import count, duration, number, probability
@@ -119,18 +119,19 @@ class Inversion(JudgedCodes):
         return f"<Inversion: {count(self.problem.size, 'observation')}, {int(self.success.sum())} successful>"
 
     def _printed(self, notebook: bool = False) -> Printed:
-        problem, columns = self.problem.given or self.problem, self._columns()
+        problem, method = self.problem.given or self.problem, f"method {self.method}"
         noise = str(problem.noise) if problem.noise.stated else ""
+        if self.problem.single:
+            excess = f"; {TOO_LARGE}" if self.message.startswith(TOO_LARGE) else ""
+            title = f"One observation, {method}: {'successful' if self.success else 'no success'}{excess}"
+            pictures = [("", IMAGES, self._thumbnails(np.arange(1)))] if notebook else []
+            return Printed(title, self._entries(noise), pictures)
+        columns, places = self._columns(), np.arange(self.problem.size)
+        most = DRAWN if notebook else WORST
+        images = self._thumbnails(worst_first(columns)[:most]) if notebook else ()
         at_bounds = int(np.any(problem.bounds.active(self._codes) != 0, axis=1).sum())
-        table = VerdictTable(columns, self.method, noise, self._norm, at_bounds)
-        if not self.problem.single:
-            if not notebook:
-                return table.printed()
-            return table.printed(DRAWN, self._thumbnails(table.worst_first()[:DRAWN]))
-        excess = f"; {TOO_LARGE}" if self.message.startswith(TOO_LARGE) else ""
-        title = f"One observation, method {self.method}: {'successful' if self.success else 'no success'}{excess}"
-        pictures = [("", IMAGES, self._thumbnails(np.arange(1)))] if notebook else []
-        return Printed(title, self._entries(noise), pictures)
+        title = method + (f", noise {noise}" if noise else "")
+        return printed_verdicts(columns, title, self._norm, places, most, images, at_bounds)
 
     def _thumbnails(self, rows: Index) -> Any:
         from unrelu.display.answer_figures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
@@ -197,11 +198,8 @@ class Inversion(JudgedCodes):
         >>> frame[["status", "success", "z0"]].values.tolist()
         [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
         """
-        columns = self._columns()
-        if codes:
-            parameters = self.problem.names.parameters_of(self._codes).T
-            columns = with_parameters(columns, self.problem.names.parameter_names, parameters)
-        return data_frame(columns, np.arange(self.problem.size))
+        names, values = self.problem.names.parameter_names, self.problem.names.parameters_of(self._codes).T
+        return data_frame(self._columns(), np.arange(self.problem.size), *((names, values) if codes else ()))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns of the verdict, (B,) each."""
