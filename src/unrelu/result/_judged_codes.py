@@ -107,11 +107,13 @@ class JudgedCodes(Answers):
         if z.shape not in ((size, k), (size, *problem.network.latent_shape)):
             raise InputError(f"z has shape {z.shape}; a method returns one code a row, ({size}, {k})")
         z = z.reshape(size, k)
-        ends = np.full(size, None, dtype=object)
-        ends[:] = status
+
+        def full(value: Any, kind: Any = np.float64) -> npt.NDArray[Any]:
+            return np.array(np.broadcast_to(np.asarray(value, dtype=kind), (size,)))
+
+        ends, sure = full(status, object), full(confidence)
         if not all(isinstance(end, Status | Ending) for end in ends):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
-        sure = np.array(np.broadcast_to(np.asarray(confidence, dtype=np.float64), (size,)))
         if not (np.isnan(sure) | ((sure >= 0) & (sure <= 1))).all():
             raise OptionError(
                 f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
@@ -121,29 +123,18 @@ class JudgedCodes(Answers):
         ends[among(ends, JUDGED)] = Status.CONVERGED
         ends[~known & among(ends, HAS_CODE)] = Ending.NO_CODE
         sure[~known | ~np.isfinite(x).reshape(size, -1).all(axis=1)] = np.nan
-        unknown: dict[str, Any] = dict.fromkeys(("p_value", *TESTS), np.full(size, np.nan))
-        share = problem.control.elapsed() / size if seconds is None else seconds
+        columns: dict[str, Any] = {
+            **dict.fromkeys(("p_value", *TESTS), full(np.nan)),
+            **dict.fromkeys(("freedom", "rank"), full(-1, np.int64)),
+            **dict.fromkeys(("success", "identifiable"), full(False, np.bool_)),
+            "seconds": full(problem.control.elapsed() / size if seconds is None else seconds),
+            "message": np.array([meaning_of(end) for end in ends], dtype=object),
+            "fun": problem.objective_of(problem.residual_of(x), z, norm),
+        }
         unjudged = cls(
-            z=z,
-            reconstruction=x,
-            fun=problem.objective_of(problem.residual_of(x), z, norm),
-            success=np.zeros(size, dtype=bool),
-            **unknown,
-            confidence=sure,
-            verdict=ends,
-            message=np.array([meaning_of(end) for end in ends], dtype=object),
-            nit=np.array(np.broadcast_to(nit, (size,)), dtype=np.int64),
-            seconds=np.array(np.broadcast_to(share, (size,)), dtype=np.float64),
-            method=method,
-            freedom=np.full(size, -1),
-            rank=np.full(size, -1),
-            identifiable=np.zeros(size, dtype=bool),
-            used=np.zeros(size),
-            problem=problem,
-            ended=ends,
-            norm=norm or problem.norm,
-            pool=pool,
-        )
+            z=z, reconstruction=x, confidence=sure, verdict=ends, ended=ends, nit=full(nit, np.int64), method=method,
+            used=full(0), problem=problem, norm=norm or problem.norm, pool=pool, **columns,
+        )  # fmt: skip
         return unjudged.judged(problem.fit_of(x))
 
     def with_diagnostics(
@@ -252,11 +243,7 @@ class JudgedCodes(Answers):
     @cached_property
     def status(self) -> Any:
         """One :class:`Status` for each observation: how it ended, and what to do next."""
-        if isinstance(self.verdict, Status | Ending):
-            return status_of(self.verdict)
-        found = np.empty(len(self.verdict), dtype=object)
-        found[:] = [status_of(ending) for ending in self.verdict]
-        return found
+        return np.frompyfunc(status_of, 1, 1)(self.verdict)
 
     # --- on the way to the caller -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import black_and_white
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.problem import Problem
-from unrelu.result.saved_problem import AbsentGenerator
+from unrelu.result.result_file import AbsentGenerator
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.words import count
 

@@ -25,7 +25,7 @@ from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
 from unrelu.result.fingerprint import fingerprint
-from unrelu.result.saved_problem import noise_arrays, read_noise
+from unrelu.result.result_file import noise_arrays, read_noise
 from unrelu.result.verdict_text import data_frame, printed_verdicts
 from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records

@@ -17,7 +17,7 @@ import torch
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.saved_problem import Columns, columns_in, problem_arrays, read_problem, sizes_in
+from unrelu.result.result_file import Columns, columns_in, problem_arrays, read_problem, sizes_in
 from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.sampling.sampled_chains import SampledChains
