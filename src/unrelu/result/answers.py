@@ -37,12 +37,17 @@ class Answers:
     # What messages call it: the kind, a variable, and two of its attributes.
     _called: ClassVar[tuple[str, str, str]]
 
-    def _part(self, rows: Index, single: bool) -> Self:
-        """The answers to some observations; ``single`` says that it is one without a batch axis."""
-        raise NotImplementedError
+    # Both define: the answers to some observations, or to a single one without a batch axis; what is printed, in a
+    # notebook with pictures; the text beside the pictures of an observation; the figure of some observations, which
+    # its title names, of panels and a place in outputs; the codes, with a last axis of k coordinates; the file.
+    _part: Callable[[Index, bool], Self]
+    _printed: Callable[[bool], Printed]
+    _label: Callable[[int], str]
+    _figure: Callable[[Index, str, Callable[[Array], ObservationPanels], slice], ObservationFigure]
+    _write: Callable[[Path], None]
 
-    def _printed(self, notebook: bool = False) -> Printed:
-        """What is printed; in a notebook, with pictures where there are some."""
+    @property
+    def _flat(self) -> Array:
         raise NotImplementedError
 
     # --- a batch as a sequence ----------------------------------------------------------------------------------------
@@ -77,7 +82,7 @@ class Answers:
             raise IndexError(
                 f"a {kind} is indexed by observations, {name}[3], {name}[[3, 7]], {name}[mask]; got {index!r:.80}"
             )
-        return self._part(np.atleast_1d(chosen), single=not chosen.ndim)
+        return self._part(np.atleast_1d(chosen), not chosen.ndim)
 
     def _problem_of(self, rows: Index, single: bool) -> Problem:
         """The problem of some observations."""
@@ -93,11 +98,11 @@ class Answers:
 
     def __str__(self) -> str:
         """What was found, in at most 15 lines."""
-        return str(self._printed())
+        return str(self._printed(False))
 
     def _repr_html_(self) -> str:
         """The same for notebooks."""
-        return self._printed(notebook=True).html()
+        return self._printed(True).html()
 
     def plot(
         self,
@@ -148,19 +153,6 @@ class Answers:
         place = slice(None) if part is None else self._place(part)
         panels = partial(self._panels, rows, labels=labels, shape=shape, part=part)
         return self._figure(rows, of if part is None else f"{part}, {of}", panels, place)
-
-    def _label(self, i: int) -> str:
-        """The text beside the pictures of an observation."""
-        raise NotImplementedError
-
-    def _figure(
-        self, rows: Index, of: str, panels: Callable[[Array], ObservationPanels], place: slice
-    ) -> ObservationFigure:
-        """The figure of these observations, whose title says so (``of``), of a ``place`` in outputs.
-
-        Panels are made of what is drawn as their outputs, (b, *output_shape).
-        """
-        raise NotImplementedError
 
     def _place(self, part: str) -> slice:
         """Where a named part is in the output.
@@ -218,11 +210,6 @@ class Answers:
     # --- codes and files ----------------------------------------------------------------------------------------------
 
     @property
-    def _flat(self) -> Array:
-        """The codes, with a last axis of k coordinates."""
-        raise NotImplementedError
-
-    @property
     def parameters(self) -> dict[str, Any]:
         """The coordinates of z by name, each a number or (B,), of a posterior (chain, draw); z0, z1, ... without names.
 
@@ -244,6 +231,3 @@ class Answers:
             StorageError: the disk is full or cannot be written to.
         """
         self._write(Path(path))
-
-    def _write(self, path: Path) -> None:
-        raise NotImplementedError

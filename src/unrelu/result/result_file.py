@@ -30,17 +30,8 @@ from unrelu.problem import Problem
 from unrelu.result._residual_tests import TESTS
 from unrelu.result.fingerprint import fingerprint
 from unrelu.result.status import ending_of
-from unrelu.runtime.archives import (
-    Table,
-    array_of,
-    columns_of,
-    number_of,
-    read_archive,
-    shape_of,
-    text_of,
-    texts_of,
-    write_archive,
-)
+from unrelu.runtime import archives
+from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import Control
 from unrelu.runtime.words import is_name
@@ -138,7 +129,7 @@ def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
 
 def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size: int) -> dict[str, Any]:
     """Columns by name, with types and numbers as stated, and shapes, which are (size,) for all others."""
-    found = columns_of(table, columns)
+    found = archives.columns_of(table, columns)
     for name, array in found.items():
         if array.shape != shapes.get(name, (size,)):
             raise ValueError(f"{name} has shape {array.shape}, not {shapes.get(name, (size,))}")
@@ -273,7 +264,7 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
         **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
     }  # fmt: skip
-    write_archive(path, "result", table)
+    archives.write_archive(path, "result", table)
 
 
 def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
@@ -282,7 +273,7 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
     Raises:
         InputError: see :func:`unrelu.load_result`.
     """
-    return read_archive(path, "result", max_bytes, lambda table: _result(table, network, operator))
+    return archives.read_archive(path, "result", max_bytes, lambda table: _result(table, network, operator))
 
 
 def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:

@@ -120,11 +120,6 @@ class Mixture:
         drawn = self.means[own] + stretch[:, None] * np.einsum("cij,cj->ci", self.factors[own], normal)
         return np.where((which == len(self.means))[:, None], normal, drawn)
 
-    def some(self, index: Index) -> Mixture:
-        """The mixture of some components."""
-        weights = self.weights[index]
-        return Mixture(self.means[index], self.whiteners[index], weights / weights.sum())
-
     def fitted(self, draws: Array) -> Mixture:
         """The mixture after steps of EM on draws of the posterior, (c, k).
 
@@ -150,7 +145,9 @@ class Mixture:
             covariance = (around + pseudo * covariances) / (held + pseudo)[:, None, None]
             weights = (1 - _KEPT) * held / count + _KEPT * before.weights
             mixture = Mixture(means, np.linalg.inv(np.linalg.cholesky(covariance)), weights / weights.sum())
-        return mixture.some(np.flatnonzero(mixture.weights >= _LEAST))
+        kept = mixture.weights >= _LEAST
+        weights = mixture.weights[kept]
+        return Mixture(mixture.means[kept], mixture.whiteners[kept], weights / weights.sum())
 
 
 def _log_sums(logs: Array) -> Array:

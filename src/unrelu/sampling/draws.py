@@ -15,7 +15,7 @@ from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, Opti
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.answers import Answers
-from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.argument_numbers import real_number, whole_number
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
 from unrelu.runtime.words import count, listed, nearest, shown
@@ -75,14 +75,6 @@ class Posterior(Answers):
 
     def __init__(self, problem: Problem, chains: Sequence[SampledChains], from_prior: Flags) -> None:
         self.problem, self.chains, self.from_prior = problem, tuple(chains), np.asarray(from_prior, dtype=bool)
-        size, k = problem.size, self._k
-        if len(self.chains) != size:
-            raise InputError(f"there are draws of {len(self.chains)} observations; the problem has {size}")
-        for i, one in enumerate(self.chains):
-            if one.z.shape[::2] != (len(self.from_prior), k):
-                raise InputError(
-                    f"z of observation {i} has shape {one.z.shape}; draws are ({len(self.from_prior)}, draws, {k})"
-                )
 
     def _part(self, rows: Index, single: bool) -> Posterior:
         return Posterior(self._problem_of(rows, single), [self.chains[i] for i in rows], self.from_prior)
@@ -224,8 +216,8 @@ class Posterior(Answers):
             OptionError: ``level`` is not between 0 and 1, or ``of`` is unknown.
             InputError: the posterior was loaded without its network, and the interval is of reconstructions.
         """
-        if isinstance(level, bool) or not isinstance(level, int | float | np.number) or not 0 < level < 1:
-            raise OptionError(f"level={shown(level)} is a probability between 0 and 1; pass e.g. 0.9")
+        if not 0 < real_number("level", level, what := "a probability between 0 and 1, such as 0.9") < 1:
+            raise OptionError(f"level={level} must be {what}")
         if of not in _QUANTITIES:
             raise OptionError(f"of={shown(of)} is unknown; use 'z' or 'reconstruction'{nearest(of, _QUANTITIES)}")
         self._warn("intervals")
@@ -276,7 +268,7 @@ class Posterior(Answers):
         mixed = int((self.status == Status.MIXED).sum())
         return f"<Posterior: {count(len(self.chains), 'observation')}, {mixed} mixed, {of}>"
 
-    def _printed(self, notebook: bool = False) -> Printed:
+    def _printed(self, notebook: bool) -> Printed:
         printed = printed_observation if self.problem.single else printed_posteriors
         return printed(self.problem, self.chains, self.from_prior)
 
@@ -327,19 +319,18 @@ class Posterior(Answers):
 
     def _coordinates(self, coordinates: Any) -> Index:
         """Check the coordinates of a corner plot."""
-        k = self.problem.network.latent_dim
-        if coordinates is None:
-            return np.arange(min(k, _CORNER))
         names = self.problem.names.parameter_names
-        given = list(coordinates) if isinstance(coordinates, Sequence | np.ndarray) else [coordinates]
-        given = [names.index(j) if j in names else j for j in given]
-        whole = all(isinstance(j, int | np.integer) and not isinstance(j, bool) for j in given)
-        if not whole or not given or len(set(given)) < len(given) or not all(0 <= j < k for j in given):
+        given = range(min(self._k, _CORNER)) if coordinates is None else coordinates
+        try:
+            chosen = [names.index(j) if isinstance(j, str) else range(self._k)[j] for j in given]
+        except (TypeError, ValueError, IndexError):
+            chosen = []
+        if not chosen or len(set(chosen)) < len(chosen):
             raise OptionError(
-                f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {k - 1}, places in the "
-                f"flattened code, or names: {listed(names, 5)}"
+                f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {self._k - 1}, places in "
+                f"the flattened code, or names: {listed(names, 5)}"
             )
-        return np.array(given, dtype=np.intp)
+        return np.array(chosen, dtype=np.intp)
 
     def _write(self, path: Path) -> None:
         write_posterior_file(path, self.problem, self.chains, self.from_prior)

@@ -44,17 +44,12 @@ class SampledChains:
         log_likelihood: log p(y | z) of each draw, up to a constant of y, (C, D).
         mode: the number of the mode that each draw belongs to, (C, D).
         best: the best codes of the modes, (M, k).
-        log_evidence, log_evidence_error: log p(y), up to the same constant, and its standard error; NaN if it was not
-            computed.
         ended: why the sampling was cut short; None if it was not.
-        seconds: wall time.
-        acceptance: the mean probability with which trajectories were accepted.
-        overlooked: the estimated share of the posterior at optima that further descents found, and near which there is
-            no draw; NaN if they were not made, because the chains do not agree or the sampling was cut short.
-        p_value: goodness of fit of the most probable code that was found; NaN without a code.
+        log_evidence, log_evidence_error, seconds, acceptance, overlooked, p_value: see :class:`~unrelu.Posterior`; NaN
+            for what was not computed.
 
     Raises:
-        InputError: the shapes do not fit together, or a draw belongs to no mode.
+        InputError: a draw belongs to no mode.
     """
 
     z: Array
@@ -70,19 +65,11 @@ class SampledChains:
     p_value: float = np.nan
 
     def __post_init__(self) -> None:
-        shape = np.shape(self.z)
-        if len(shape) != 3:
-            raise InputError(f"z has shape {shape}; draws are (chains, draws, coordinates)")
-        # What follows from the draws is computed once, so they are not to be changed.
         for name, kind in (("z", np.float64), ("log_likelihood", np.float64), ("mode", np.int64), ("best", np.float64)):
             array: npt.NDArray[Any] = np.asarray(getattr(self, name), dtype=kind).view()
-            array.setflags(write=False)
+            array.setflags(write=False)  # what follows from the draws is computed once
             object.__setattr__(self, name, array)
-            if name in ("log_likelihood", "mode") and array.shape != shape[:2]:
-                raise InputError(f"{name} has shape {array.shape}; that of these draws is {shape[:2]}")
-        if self.best.shape[1:] != shape[2:]:
-            raise InputError(f"best has shape {self.best.shape}; the codes of the modes are (M, {shape[2]})")
-        if self.mode.size and not 0 <= self.mode.min() <= self.mode.max() < len(self.best):
+        if self.mode.max(initial=-1) >= len(self.best):
             raise InputError(f"mode goes up to {self.mode.max()}, there are {len(self.best)} modes")
 
     @classmethod

@@ -86,7 +86,7 @@ class _Sampler:
     Attributes:
         t, energies: the draws, (c, draw, k), and their U, (c, draw).
         proposed: the logarithms of p / q of the proposals of jumps of that time.
-        overlooked: see :class:`~unrelu.sampling.sampled_chains.SampledChains`.
+        overlooked: see :class:`~unrelu.Posterior`.
         drawn_from: the mixture q of that time.
     """
 
