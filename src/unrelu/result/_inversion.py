@@ -24,18 +24,15 @@ from unrelu.result.status import p_values
 from unrelu.result.verdict_text import (
     IMAGES,
     TOO_LARGE,
-    bounds_text,
-    chi_square_text,
     code_text,
     confidence_text,
     data_frame,
-    parts_text,
     printed_verdicts,
     uniqueness,
     worst_first,
 )
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.words import count, duration, number, probability
+from unrelu.runtime.words import count, duration, listed, number, probability
 from unrelu.thresholds import RADIUS
 
 if TYPE_CHECKING:
@@ -48,6 +45,8 @@ _COLUMNS = (
     "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
+# The most bounds that are named, and the most parts of an output.
+_NAMED, _NAMED_PARTS = 5, 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -147,21 +146,21 @@ class Inversion(JudgedCodes):
         fit = p_values(self.p_value, *(getattr(self, name) for name in TESTS), under=f" under {noise}")
         left = f"residual {number(self._differences(self._norm)[0])} ({self._norm}), "
         left += f"largest entry {number(self._differences('linf')[0])}; "
-        left += chi_square_text(*self._chi_square(), self.p_size)
-        left += fit if noise else "no noise was stated, so there is no p-value"
+        left += self._chi_square() + (fit if noise else "no noise was stated, so there is no p-value")
         reach = "" if problem.bounds.none else " within the bounds"
         if problem.bounds.none and self.method == "auto" and self.confidence < 1:
             radius = float(self.options.get("radius", RADIUS))
             reach = f" up to {radius:g} sqrt(k) long, or as long as this one,"
-        known = bool(np.isfinite(z).all())
+        active, known = problem.bounds.active(z), bool(np.isfinite(z).all())
+        at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
             (self.status.name, self.message),
             ("code", code_text(z, names, own) if known else ""),
             ("fit", left if known else "no code, so no fit"),
-            ("by part", parts_text(self._misfits(), "residual / noise" if noise else "residual")),
+            ("by part", self._by_part("residual / noise" if noise else "residual")),
             ("confidence", confidence_text(self.confidence, self.method, reach)),
             ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, len(z))),
-            ("active bounds", bounds_text(problem.bounds.active(z), names)),
+            ("active bounds", listed(at, _NAMED)),
             ("effort", f"{count(self.nit, 'iteration')}, {duration(self.seconds)}"),
         ]
 
@@ -263,7 +262,7 @@ class Inversion(JudgedCodes):
         """``|y - A G(z)|`` from the reconstructions, (B,)."""
         return norms(self.problem.differences_of(self.batched()["reconstruction"]), norm)
 
-    def _misfits(self) -> dict[str, float]:
+    def _by_part(self, unit: str) -> str:
         """The root mean square of the residual in each observed part of one observation, in units of stated noise.
 
         Empty if the output has no named parts, a matrix or function mixed them, or the stated noise has no size.
@@ -271,17 +270,20 @@ class Inversion(JudgedCodes):
         problem = self.problem.given or self.problem
         sizes = stated_sizes(problem.noise, problem.operator, 1)
         if not problem.operator.output_shaped or (sizes is None and problem.noise.stated):
-            return {}
+            return ""
         seen = known_entries(problem.noise, problem.operator, 1)[0]
         relative = problem.differences_of(self.reconstruction[None])[0] / (1.0 if sizes is None else sizes[0])
-        shown = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
-        return {name: float(np.sqrt(np.mean(part**2))) for name, part in shown.items() if part.size}
+        parts = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
+        said = [f"{name} {number(float(np.sqrt(np.mean(part**2))))}" for name, part in parts.items() if part.size]
+        return f"{listed(said, _NAMED_PARTS)} ({unit}, root mean square)" if said else ""
 
-    def _chi_square(self) -> tuple[float, float]:
-        """Chi-square of one observation under Gaussian noise, and its degrees of freedom; NaN under other noise."""
-        problem = self.problem
-        level = problem.noise.dispersion_parameter
-        if problem.noise.likelihood is not None or not level > 0:
-            return math.nan, math.nan
-        square = np.square(problem.residual_of(self.reconstruction[None])).sum() / level
-        return float(square), float(problem.observed[0] - self.used)
+    def _chi_square(self) -> str:
+        """Chi-square of one observation under Gaussian noise, its degrees of freedom and its own p-value in words."""
+        level, left = self.problem.noise.dispersion_parameter, float(self.problem.observed[0] - self.used)
+        if self.problem.noise.likelihood is not None or not level > 0:
+            return ""
+        value = float(np.square(self.problem.residual_of(self.reconstruction[None])).sum() / level)
+        if not math.isfinite(value):
+            return ""
+        of = f"for {left:.4g} degrees of freedom" if left >= 0.5 else "and no degree of freedom left"
+        return f"chi-square {number(value)} {of}, p = {probability(self.p_size)}; "

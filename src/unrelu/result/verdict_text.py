@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # The method that looks for the best code.
 _SEARCHING = "auto"
-# The most bounds that are named, and the most parts of an output.
-_NAMED, _NAMED_PARTS = 5, 8
 # The beginning of a message about a residual that is too small for the stated noise.
 TOO_LARGE = "the stated noise is too large, or in another unit"
 IMAGES = ("observed", "reconstruction", "residual")
@@ -122,14 +120,6 @@ def uniqueness(identifiable: bool, rank: int, freedom: int, k: int) -> str:
     return f"the observation does not tell the code to a small part of its length {of}"
 
 
-def chi_square_text(value: float, freedom: float, p: float) -> str:
-    """Chi-square, its degrees of freedom and its own p-value in words; empty if there is none."""
-    if not math.isfinite(value):
-        return ""
-    left = f"for {freedom:.4g} degrees of freedom" if freedom >= 0.5 else "and no degree of freedom left"
-    return f"chi-square {number(value)} {left}, p = {probability(p)}; "
-
-
 def code_text(z: Array, names: Sequence[str], parameters: Mapping[str, float]) -> str:
     """A code, (k,): an array of the coordinates without a name of their own, then the parameters by name."""
     array = array_text(z[[name not in parameters for name in names]], 4)
@@ -142,15 +132,3 @@ def array_text(values: Array, digits: int) -> str:
     return np.array2string(
         values, precision=digits, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6
     ) if values.size else ""  # fmt: skip
-
-
-def bounds_text(active: npt.NDArray[np.int8], names: Sequence[str]) -> str:
-    """The bounds that a code is at, (k,), by name."""
-    sides = {-1: "lower", 1: "upper"}
-    return listed([f"{names[j]} at its {sides[active[j]]} bound" for j in np.flatnonzero(active).tolist()], _NAMED)
-
-
-def parts_text(misfits: Mapping[str, float], unit: str) -> str:
-    """The root mean squares of the residual in the named parts of the output."""
-    shown = listed([f"{name} {number(value)}" for name, value in misfits.items()], _NAMED_PARTS)
-    return f"{shown} ({unit}, root mean square)" if shown else ""
