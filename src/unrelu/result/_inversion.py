@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.result._judged_codes import JudgedCodes
 from unrelu.result._residual_tests import TESTS
-from unrelu.result.answers import DRAWN
+from unrelu.result.answers import DRAWN, Panels
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import p_values
@@ -38,7 +37,7 @@ from unrelu.thresholds import RADIUS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from unrelu.display.observation_figure import ObservationFigure, ObservationPanels
+    from unrelu.display.observation_figure import ObservationFigure
 
 # Columns of the verdict, in the order of :meth:`Inversion.to_frame`.
 _COLUMNS = (
@@ -173,9 +172,7 @@ class Inversion(JudgedCodes):
             lines.append(f"confidence {probability(sure)}")
         return "\n".join(lines)
 
-    def _figure(
-        self, rows: Index, of: str, panels: Callable[[Array], ObservationPanels], place: slice
-    ) -> ObservationFigure:
+    def _figure(self, rows: Index, of: str, panels: Panels, place: slice) -> ObservationFigure:
         return panels(self.batched()["reconstruction"][rows]).figure(f"{of}method {self.method}")
 
     def _write(self, path: Path) -> None:

@@ -22,6 +22,8 @@ from unrelu.runtime.words import count
 if TYPE_CHECKING:
     from unrelu.display.observation_figure import ObservationFigure, ObservationPanels
 
+# Makes panels (ObservationPanels) of what is drawn as the outputs of observations, (b, *output_shape).
+Panels = Callable[[Array], "ObservationPanels"]
 # The most observations that are drawn by default.
 DRAWN = 8
 
@@ -43,7 +45,7 @@ class Answers:
     _part: Callable[[Index, bool], Self]
     _printed: Callable[[bool], Printed]
     _label: Callable[[int], str]
-    _figure: Callable[[Index, str, Callable[[Array], ObservationPanels], slice], ObservationFigure]
+    _figure: Callable[[Index, str, Panels, slice], ObservationFigure]
     _write: Callable[[Path], None]
 
     @property

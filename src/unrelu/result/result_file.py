@@ -97,15 +97,14 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
         "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
         **{f"operator.{name}": array for name, array in arrays.items()},
     }  # fmt: skip
-    if problem.names.coordinate_names:
-        table["network.names"] = np.array(problem.names.coordinate_names, dtype=np.str_)
-    if problem.names.nuisance_table is not None:
-        table["network.nuisance"] = problem.names.nuisance_table
-    if problem.normal is not None:
-        table["problem.normal"] = np.stack([problem.normal.mean, problem.normal.std])
-    if not problem.bounds.none:
-        table["bounds"] = np.stack([problem.bounds.lower, problem.bounds.upper])
-    return table
+    names, normal, bounds = problem.names, problem.normal, problem.bounds
+    optional = {
+        "network.names": np.array(names.coordinate_names, dtype=np.str_) if names.coordinate_names else None,
+        "network.nuisance": names.nuisance_table,
+        "problem.normal": normal and np.stack([normal.mean, normal.std]),
+        "bounds": None if bounds.none else np.stack([bounds.lower, bounds.upper]),
+    }
+    return table | {name: array for name, array in optional.items() if array is not None}
 
 
 def noise_arrays(noise: Noise) -> dict[str, Any]:

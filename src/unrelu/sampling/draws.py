@@ -14,7 +14,7 @@ from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, OptionError
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.answers import Answers
+from unrelu.result.answers import Answers, Panels
 from unrelu.runtime.argument_numbers import real_number, whole_number
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
@@ -26,7 +26,7 @@ from unrelu.sampling.sampled_chains import SampledChains, interval_of, mean_of, 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-    from unrelu.display.observation_figure import ObservationFigure, ObservationPanels
+    from unrelu.display.observation_figure import ObservationFigure
 
 # What intervals can be of.
 _QUANTITIES = ("z", "reconstruction")
@@ -275,9 +275,7 @@ class Posterior(Answers):
     def _label(self, i: int) -> str:
         return self.chains[i].status.name
 
-    def _figure(
-        self, rows: Index, of: str, panels: Callable[[Array], ObservationPanels], place: slice
-    ) -> ObservationFigure:
+    def _figure(self, rows: Index, of: str, panels: Panels, place: slice) -> ObservationFigure:
         from unrelu.display.answer_figures import posterior_figure  # noqa: PLC0415 -- Matplotlib, where it is used
 
         outputs = [self.outputs(self.chains[i]) for i in rows]
