@@ -172,7 +172,10 @@ class JudgedCodes(Answers):
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # a prior keeps codes from fitting exactly
         by_chance = np.zeros(problem.size, dtype=bool) if chance is None else (chance > CHANCE) & ~exact
-        factor = self._outlying(residual, used, exact | unseen)
+        factor = np.zeros(problem.size)  # of an outlier, how far it is above the batch's noise level
+        if self.pool and problem.tells_level:
+            energy = problem.objective_of(residual, self._codes, "l2")
+            factor = too_large(np.where(exact | unseen, np.nan, energy), problem.observed - used)
         explained = p_value >= SIGNIFICANCE
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         ends = self.ended.copy()
@@ -197,17 +200,6 @@ class JudgedCodes(Answers):
             for i, end in enumerate(ends)
         ]
         return replace(judged, message=np.array(messages, dtype=object))
-
-    def _outlying(self, residual: Array, used: Array, fitting: Flags) -> Array:
-        """Outlying residuals as multiples of the batch's noise level, (B,); 0 for all others.
-
-        Codes in ``fitting`` fit exactly, or should, and are left out of the estimate.
-        """
-        problem = self.problem
-        if not (self.pool and problem.tells_level):
-            return np.zeros(problem.size)
-        energy = problem.objective_of(residual, self._codes, "l2")
-        return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
 
     def message_for(self, i: int, factor: float, excessive: bool) -> str:
         """The meaning of an observation's status, with the number that decided it.

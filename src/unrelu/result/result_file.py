@@ -170,7 +170,8 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     ends = _rows(table, "bounds", 2, k)
     box = Bounds.parse(None if ends is None else tuple(ends), (k,), named.latent_names)
     measured = _operator(table, y, outputs, searched(network, box), operator, what)
-    if measured.n != math.prod(output) or measured.seen(size).shape != y.shape or measured.count not in (0, size):
+    entries = (measured.n, math.prod(measured.shape)) == (math.prod(output), y.shape[1])
+    if not entries or measured.seen(size).shape != y.shape or measured.count not in (0, size):
         raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
     y.setflags(write=False)
     prior, seed = float(number_of(table["problem.prior"], np.float64)), int(number_of(table["problem.seed"], np.int64))
