@@ -15,9 +15,9 @@ from unrelu.errors import InputError
 from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.result._judged_codes import JudgedCodes
-from unrelu.result._residual_tests import TESTS
 from unrelu.result.answers import DRAWN, Panels
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
+from unrelu.result.residual_tests import TESTS
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import p_values
 from unrelu.result.verdict_text import (

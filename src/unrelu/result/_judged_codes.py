@@ -15,10 +15,9 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.measurements.objectives import DEGREES
 from unrelu.problem import Jacobians, Problem
-from unrelu.result._code_scale import scale_hint
-from unrelu.result._residual_tests import TESTS, together
+from unrelu.result._hints import cut_off_hint, scale_hint
 from unrelu.result.answers import Answers
-from unrelu.result.pooled_noise import cut_off, too_large
+from unrelu.result.residual_tests import TESTS, together, too_large
 from unrelu.result.status import (
     CUT_OFF,
     HAS_CODE,
@@ -97,7 +96,7 @@ class JudgedCodes(Answers):
                 method that searches.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
             pool: whether to estimate the noise level from the residuals of the batch if none is stated; residuals that
-                are too large for it are outliers (:func:`~unrelu.result.pooled_noise.too_large`).
+                are too large for it are outliers (:func:`~unrelu.result.residual_tests.too_large`).
 
         Raises:
             InputError: z has another shape.
@@ -215,22 +214,12 @@ class JudgedCodes(Answers):
             text = f"{text}; {meaning_of(ended)}"
         if excessive:
             text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
-        return ("" if excessive else self._hint(i)) + text + self.problem.noise.note
-
-    def _hint(self, i: int) -> str:
-        """What y says of a code that is no success: that codes have another scale, or that noise was cut off."""
-        problem = self.problem
-        if self.success[i] or self.verdict[i] not in HAS_CODE:
-            return ""
-        hint = scale_hint(problem, i)
-        if hint or self.verdict[i] is not Status.NO_EXACT_FIT:
-            return hint
-        seen, mean = problem.operator.seen(problem.size)[i], problem.mean_of(self.reconstruction)[i]
-        ends, level = cut_off(problem.y[i][seen], mean[seen])
-        if not ends:
-            return ""
-        noise = f"'gaussian:{math.ldexp(level, -problem.units.data):.2g}'"
-        return f"{ends} entries are at its ends, as where black and white cut off noise: try noise={noise}; "
+        hint = ""
+        if not (excessive or self.success[i]) and verdict in HAS_CODE:
+            hint = scale_hint(self.problem, i)
+            if not hint and verdict is Status.NO_EXACT_FIT:
+                hint = cut_off_hint(self.problem, i, self.reconstruction)
+        return hint + text + self.problem.noise.note
 
     @cached_property
     def status(self) -> Any:

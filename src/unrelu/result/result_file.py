@@ -27,8 +27,8 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.models.names import Names
 from unrelu.problem import Problem
-from unrelu.result._residual_tests import TESTS
 from unrelu.result.fingerprint import fingerprint
+from unrelu.result.residual_tests import TESTS
 from unrelu.result.status import ending_of
 from unrelu.runtime import archives
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
