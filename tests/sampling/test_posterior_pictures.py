@@ -10,7 +10,7 @@ import pytest
 import unrelu
 from tests.sampling.known_posteriors import known, normal_draws
 from tests.sampling.test_draws import APART, GOOD, mixture
-from tests.support import image_network
+from tests.support import image_network, random_network
 from unrelu import Status
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.sampling.sampled_chains import SampledChains
@@ -65,6 +65,17 @@ def test_other_measurements_are_beside_those_of_the_mean():
     chains = SampledChains(z[0], z[0, ..., 0], np.zeros((4, 50)), np.zeros((1, 3)))
     p = unrelu.Posterior(problem, [chains], np.ones(4, dtype=bool))
     assert titles(p.plot())[:2] == ["observed, and A applied to the mean", "mean"]
+
+
+def test_one_part_of_the_output_is_drawn_alone():
+    network = random_network((3, 8, 20), bias=True).with_parts({"low": 5, "high": 15})
+    p = known(normal_draws(1, 4, 50, 3), single=True, network=network)
+    figure = p.plot(part="high")
+    assert figure.get_suptitle().startswith("posterior: high, ")
+    drawn = figure.axes[0].lines[1].get_ydata()
+    np.testing.assert_allclose(drawn, p.reconstructions(200).mean(axis=0)[5:])
+    with pytest.raises(InputError, match="part='middle' is unknown; those of the observation are low, high"):
+        p.plot(part="middle")
 
 
 def test_an_observation_without_draws_is_blank():

@@ -56,10 +56,7 @@ class Answers:
 
     def __len__(self) -> int:
         if self.problem.single:
-            raise TypeError(
-                f"a {self._called[0]} of one observation has no len(); its attributes are that observation's. Pass a "
-                "batch, y[None], for one with arrays"
-            )
+            raise TypeError(f"a {self._called[0]} of one observation has no len(); pass y[None] for one with arrays")
         return self.problem.size
 
     def __bool__(self) -> bool:
@@ -218,7 +215,8 @@ class Answers:
         A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
         """
         names = self.problem.names
-        return dict(zip(names.parameter_names, np.moveaxis(names.parameters_of(self._flat), -1, 0), strict=True))
+        columns = np.moveaxis(names.parameters_of(self._flat), -1, 0)
+        return dict(zip(names.parameter_names, columns if columns.ndim > 1 else columns.tolist(), strict=True))
 
     def save(self, path: str | Path) -> None:
         """Write a ``.npz`` file, which :func:`unrelu.load_result` or :func:`unrelu.load_posterior` reads and verifies.

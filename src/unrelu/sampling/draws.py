@@ -244,8 +244,7 @@ class Posterior(Answers):
         network, whole = self.problem.network, whole_number("count", count, 1)
 
         def made(one: SampledChains) -> Any:
-            draws = spaced(one.flat, whole)
-            return network.outputs(draws) if len(draws) else np.nan
+            return network.outputs(spaced(one.flat, whole)) if one.mode.size else np.nan
 
         return np.asarray(self._each_of(made, whole, *network.output_shape))
 
