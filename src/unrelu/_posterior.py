@@ -32,7 +32,7 @@ from unrelu.runtime.work_clock import now
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.sampling.sampled_chains import SampledChains
-from unrelu.sampling.sampler import from_prior_of, sample
+from unrelu.sampling.sampler import sample
 
 
 def posterior(
@@ -72,7 +72,7 @@ def posterior(
             are uniform between two finite bounds, and N(0, 1) otherwise.
         draws: the number of draws of each chain. Where 400 draws or more of all chains have not mixed, they are
             discarded, and new ones are made with 2, 4 and at last 8 transitions of the sampler for each.
-        chains: the number of chains, at least 2. Half of them begin at optima that the search found, the others where
+        chains: the number of chains, at least 2. The first half begin at optima that the search found, the others where
             descents from draws of the prior end.
         seed: the same call with the same seed on the same machine gives the same draws. Those of an observation do not
             depend on the rest of its batch, up to rounding where observations have masks of their own.
@@ -120,7 +120,7 @@ def posterior(
             part = _sampled(problem, i, transform, draws, chains)
             parts.append(replace(part, seconds=now() - begin))
         judged = zip(parts, _p_values(problem, [part.best for part in parts]).tolist(), strict=True)
-        return Posterior(problem, [replace(part, p_value=p) for part, p in judged], from_prior_of(chains))
+        return Posterior(problem, [replace(part, p_value=p) for part, p in judged])
 
 
 def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:

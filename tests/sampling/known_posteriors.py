@@ -20,7 +20,7 @@ def normal_draws(*shape: int) -> np.ndarray:
 
 def known(z: np.ndarray, *, single: bool = False, network: Any = NET, **fields: Any) -> unrelu.Posterior:
     """The posterior with draws (B, C, D, k); modes are the signs of the first coordinate."""
-    size, chains, _, k = z.shape
+    size, _, _, k = z.shape
     y = network(normal_draws(size, k).reshape(size, *network.latent_shape))
     stated = {name: fields.pop(name) for name in ("noise", "operator", "bounds") if name in fields}
     problem = unrelu.Problem.build(network, y[0] if single else y, **({"noise": "gaussian:0.1"} | stated))
@@ -35,8 +35,7 @@ def known(z: np.ndarray, *, single: bool = False, network: Any = NET, **fields: 
         "acceptance": [0.8] * size,
         "p_value": [0.4] * size,
     }
-    from_prior = np.arange(chains) >= chains // 2
-    return unrelu.Posterior(problem, chains_of(z=z, **(given | fields)), from_prior)
+    return unrelu.Posterior(problem, chains_of(z=z, **(given | fields)))
 
 
 def chains_of(**fields: Any) -> list[SampledChains]:

@@ -53,12 +53,12 @@ def of_case(name: str, draws: int = 120) -> unrelu.Posterior:
         log_evidence=[1.0, 2.0, np.nan], log_evidence_error=[0.1, 0.2, np.nan], seconds=[6.0] * 3,
         p_value=[0.3, 1e-40, np.nan],
     )  # fmt: skip
-    return unrelu.Posterior(problem, chains, [False, False, True, True])
+    return unrelu.Posterior(problem, chains)
 
 
 PLAIN = of_case("gaussian")
 READ = ("z", "log_likelihood", "rhat", "ess", "tail_ess", "status", "message", "log_evidence", "log_evidence_error",
-        "seconds", "acceptance", "p_value", "from_prior")  # fmt: skip
+        "seconds", "acceptance", "p_value")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,7 +95,7 @@ def test_observations_that_were_cut_short_or_failed_come_back(tmp_path):
     short = {name: getattr(second, name)[:, :50] for name in ("z", "log_likelihood", "mode")}
     stopped = SampledChains(**short, best=second.best, ended=Status.STOPPED)
     failed = SampledChains.without_draws(4, 3, Status.ERROR)
-    p = unrelu.Posterior(PLAIN.problem, [first, stopped, failed], PLAIN.from_prior)
+    p = unrelu.Posterior(PLAIN.problem, [first, stopped, failed])
     p.save(tmp_path / "posterior.npz")
     for network in (None, NET):
         again = unrelu.load_posterior(tmp_path / "posterior.npz", network)
@@ -173,7 +173,7 @@ def test_numbers_that_do_not_follow_from_the_draws_are_told(tmp_path, name, chan
         ({"mode": np.full((4, 360), 3)}, "mode goes up to 3"),
         ({"mode": np.full((4, 360), -1)}, "mode is -1"),
         ({"draws": np.array([120, 120, 121])}, "damaged .z has shape"),
-        ({"from_prior": np.zeros(5, dtype=bool)}, "z has shape"),
+        ({"z": np.zeros((5, 360, 3))}, "log_likelihood has shape"),
         ({"acceptance": np.full(3, 1.5)}, "damaged .acceptance is 1.5"),
         ({"p_value": np.full(3, -0.5)}, "damaged .p_value is -0.5"),
         ({"log_evidence_error": np.full(3, -1.0)}, "damaged .log_evidence_error is -1.0"),

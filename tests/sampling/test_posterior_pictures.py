@@ -63,7 +63,7 @@ def test_other_measurements_are_beside_those_of_the_mean():
     z = normal_draws(1, 4, 50, 3)
     problem = unrelu.Problem.build(IMAGE, np.ones(7), operator=matrix, noise="gaussian:0.1")
     chains = SampledChains(z[0], z[0, ..., 0], np.zeros((4, 50)), np.zeros((1, 3)))
-    p = unrelu.Posterior(problem, [chains], np.ones(4, dtype=bool))
+    p = unrelu.Posterior(problem, [chains])
     assert titles(p.plot())[:2] == ["observed, and A applied to the mean", "mean"]
 
 

@@ -14,7 +14,6 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.result.verdict_text import array_text
-from unrelu.runtime.array_types import Flags
 from unrelu.runtime.words import count, duration, listed, number, probability, share
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, covariance_of, mean_of
@@ -79,16 +78,16 @@ def _size(value: float) -> str:
     return f"{math.floor(value):,}"
 
 
-def sizes_of(chains: Sequence[SampledChains], from_prior: Flags) -> str:
+def sizes_of(chains: Sequence[SampledChains]) -> str:
     """The numbers of chains and of their draws."""
-    most = max((one.z.shape[1] for one in chains), default=0)
-    return f"{count(len(from_prior), 'chain')} of {count(most, 'draw')}"
+    most = np.max([one.z.shape[:2] for one in chains] or [(0, 0)], axis=0).tolist()
+    return f"{count(most[0], 'chain')} of {count(most[1], 'draw')}"
 
 
 # --- one observation --------------------------------------------------------------------------------------------------
 
 
-def printed_observation(problem: Problem, chains: Sequence[SampledChains], from_prior: Flags) -> Printed:
+def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Printed:
     """The posterior of one observation."""
     (one,), network = chains, problem.names
     misfit, mixed = one.p_value < SIGNIFICANCE, one.status is Status.MIXED
@@ -103,14 +102,11 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains], from_
         names = network.coordinate_names or ("",) * network.latent_dim
         unnamed = np.array([not name for name in names])
         named = [f"{n} = {m:.5g} ± {d:.2g}" for n, m, d in zip(names, mean, deviation, strict=True) if n]
-        prior = int(from_prior.sum())
-        starts = ((len(from_prior) - prior, "optima of the search"), (prior, "descents from the prior"))
         entries += [
             ("parameters", listed(named)),
             ("mean", array_text(mean[unnamed], 3)),
             ("deviation", array_text(deviation[unnamed], 3)),
             ("modes", _modes(one)),
-            ("chains", ", ".join(f"{n} from {start}" for n, start in starts if n)),
         ]
     evidence, error, accepted = one.log_evidence, one.log_evidence_error, one.acceptance
     about = f" ± {error:.2g}" if math.isfinite(error) else ""
@@ -119,7 +115,7 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains], from_
         ("prior", _prior(problem)),
         ("effort", (f"{share(accepted)} accepted, " if math.isfinite(accepted) else "") + duration(one.seconds)),
     ]
-    return Printed(f"Posterior of one observation, {sizes_of(chains, from_prior)}: {verdict}", entries)
+    return Printed(f"Posterior of one observation, {sizes_of(chains)}: {verdict}", entries)
 
 
 def _prior(problem: Problem) -> str:
@@ -153,7 +149,7 @@ def _modes(chains: SampledChains) -> str:
 # --- a batch ----------------------------------------------------------------------------------------------------------
 
 
-def printed_posteriors(problem: Problem, chains: Sequence[SampledChains], from_prior: Flags) -> Printed:
+def printed_posteriors(problem: Problem, chains: Sequence[SampledChains]) -> Printed:
     """The posteriors of a batch."""
     size, statuses = len(chains), [one.status.name for one in chains]
     if not size:
@@ -169,7 +165,7 @@ def printed_posteriors(problem: Problem, chains: Sequence[SampledChains], from_p
         rows.append([str(i), statuses[i], *cells, count(len(chains[i].modes))])
     seconds = sum(one.seconds for one in chains)
     return printed_batch(
-        f"Posteriors of {count(size, 'observation')}, {sizes_of(chains, from_prior)}: {misfit}{mixed} mixed "
+        f"Posteriors of {count(size, 'observation')}, {sizes_of(chains)}: {misfit}{mixed} mixed "
         f"({share(mixed, size)})",
         statuses, _MEANINGS, ["index", "status", "R-hat", "effective", "in tails", "modes"], rows,
         f"time {duration(seconds)}, {duration(seconds / size)} each",

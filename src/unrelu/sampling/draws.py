@@ -16,7 +16,7 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.answers import Answers, Panels
 from unrelu.runtime.argument_numbers import real_number, whole_number
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
 from unrelu.runtime.words import count, listed, nearest, shown
 from unrelu.sampling._posterior_text import message_of, printed_observation, printed_posteriors, sizes_of
@@ -59,8 +59,6 @@ class Posterior(Answers):
     Attributes:
         problem: the problem as it was stated.
         chains: the draws of each observation, see :class:`~unrelu.sampling.sampled_chains.SampledChains`.
-        from_prior: the chains that began where descents from draws of the prior ended, (chain,); the others at found
-            optima.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")  # G(z) = (2 z, z)
@@ -73,11 +71,11 @@ class Posterior(Answers):
 
     _called = ("posterior", "p", "p.z, p.mean")
 
-    def __init__(self, problem: Problem, chains: Sequence[SampledChains], from_prior: Flags) -> None:
-        self.problem, self.chains, self.from_prior = problem, tuple(chains), np.asarray(from_prior, dtype=bool)
+    def __init__(self, problem: Problem, chains: Sequence[SampledChains]) -> None:
+        self.problem, self.chains = problem, tuple(chains)
 
     def _part(self, rows: Index, single: bool) -> Posterior:
-        return Posterior(self._problem_of(rows, single), [self.chains[i] for i in rows], self.from_prior)
+        return Posterior(self._problem_of(rows, single), [self.chains[i] for i in rows])
 
     @property
     def _k(self) -> int:
@@ -100,9 +98,9 @@ class Posterior(Answers):
         arrays = [getattr(one, name) for one in self.chains]
         if self.problem.single:
             return np.asarray(arrays[0])
-        most, shape = max((one.z.shape[1] for one in self.chains), default=0), (self._k,) if name == "z" else ()
-        padding = 0 if name == "mode" else np.nan
-        found: Array = np.full((len(arrays), len(self.from_prior), most, *shape), padding)
+        shape = np.max([one.z.shape[:2] for one in self.chains] or [(0, 0)], axis=0)
+        padding, last = 0 if name == "mode" else np.nan, (self._k,) if name == "z" else ()
+        found: Array = np.full((len(arrays), *shape, *last), padding)
         for row, array in zip(found, arrays, strict=True):
             row[:, : array.shape[1]] = array
         return found
@@ -261,7 +259,7 @@ class Posterior(Answers):
     # --- printing, pictures, files and other libraries ----------------------------------------------------------------
 
     def __repr__(self) -> str:
-        of = sizes_of(self.chains, self.from_prior)
+        of = sizes_of(self.chains)
         if self.problem.single:
             return f"<Posterior: one observation, {self.status.name}, {of}>"
         mixed = int((self.status == Status.MIXED).sum())
@@ -269,7 +267,7 @@ class Posterior(Answers):
 
     def _printed(self, notebook: bool) -> Printed:
         printed = printed_observation if self.problem.single else printed_posteriors
-        return printed(self.problem, self.chains, self.from_prior)
+        return printed(self.problem, self.chains)
 
     def _label(self, i: int) -> str:
         return self.chains[i].status.name
@@ -279,7 +277,7 @@ class Posterior(Answers):
 
         outputs = [self.outputs(self.chains[i]) for i in rows]
         flat = [each.reshape(len(each), self.problem.network.output_dim)[:, place] for each in outputs]
-        title = f"posterior: {of}{sizes_of(self.chains, self.from_prior)}"
+        title = f"posterior: {of}{sizes_of(self.chains)}"
         return posterior_figure(panels(np.array([mean_of(each) for each in outputs])), flat, title)
 
     def plot_corner(self, coordinates: Sequence[int | str] | None = None) -> ObservationFigure:
@@ -310,7 +308,7 @@ class Posterior(Answers):
         present, place, counts = np.unique(one.mode, return_inverse=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         best, draws = (network.parameters_of(codes)[:, chosen] for codes in (one.best[present[order]], one.flat))
-        title = f"{self.status.name}: {sizes_of(self.chains, self.from_prior)}"
+        title = f"{self.status.name}: {sizes_of(self.chains)}"
         shares = (counts[order] / one.mode.size).tolist()
         return corner_figure(draws, names, np.argsort(order)[place.ravel()], shares, best, title)
 
@@ -330,7 +328,7 @@ class Posterior(Answers):
         return np.array(chosen, dtype=np.intp)
 
     def _write(self, path: Path) -> None:
-        write_posterior_file(path, self.problem, self.chains, self.from_prior)
+        write_posterior_file(path, self.problem, self.chains)
 
     def to_arviz(self) -> DataTree:
         """Convert to the ``xarray.DataTree`` that ArviZ takes.

@@ -19,7 +19,7 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.result_file import Columns, columns_in, problem_arrays, read_problem, sizes_in
 from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array
 from unrelu.sampling.sampled_chains import SampledChains
 
 # Arrays of a file: their types, their least and their largest numbers. Draws and codes of all observations are one
@@ -27,7 +27,7 @@ from unrelu.sampling.sampled_chains import SampledChains
 _ANY, _COUNT = (np.float64, math.nan, math.nan), (np.int64, 0, 2**40)
 _COLUMNS: Columns = {
     "z": _ANY, "log_likelihood": (np.float64, -math.inf, math.inf), "mode": _COUNT, "best": _ANY, "likeliest": _ANY,
-    "from_prior": (np.bool_, 0, 1), "draws": _COUNT, "modes": _COUNT,
+    "draws": _COUNT, "modes": _COUNT,
     "log_evidence": (np.float64, -math.inf, math.inf),
     **dict.fromkeys(("log_evidence_error", "seconds"), (np.float64, 0.0, math.inf)),
     **dict.fromkeys(("acceptance", "overlooked", "p_value"), (np.float64, 0.0, 1.0)),
@@ -40,7 +40,7 @@ _ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Sta
 _CHECKED, _DOUBLE, _SINGLE = 16, 1e-6, 1e-3
 
 
-def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledChains], from_prior: Flags) -> None:
+def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledChains]) -> None:
     """Write the draws; the file appears complete or not at all.
 
     Raises:
@@ -49,9 +49,9 @@ def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledC
     """
     k = problem.network.latent_dim
     outputs = problem.network.outputs(_likeliest(chains, k))
-    empty = SampledChains.without_draws(len(from_prior), k)  # so that there is something to join
+    empty = SampledChains.without_draws(len(chains[0].z) if chains else 0, k)  # so that there is something to join
     table: dict[str, Any] = {
-        **problem_arrays(problem, outputs), "from_prior": from_prior, "likeliest": outputs,
+        **problem_arrays(problem, outputs), "likeliest": outputs,
         **{
             name: np.concatenate([getattr(one, name) for one in (empty, *chains)], axis=axis)
             for name, axis in (("z", 1), ("log_likelihood", 1), ("mode", 1), ("best", 0))
@@ -78,9 +78,9 @@ def read_posterior_file(
 def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[dict[str, Any], Array]:
     size, latent, output = sizes_in(table)
     k, counts = math.prod(latent), [int(array_of(table[name], np.int64).sum()) for name in ("draws", "modes")]
-    drawn = (table["from_prior"].size, counts[0])
+    drawn = (len(table["z"]), counts[0])
     shapes = {"z": (*drawn, k), "log_likelihood": drawn, "mode": drawn, "best": (counts[1], k)}
-    shapes |= {"likeliest": (size, *output), "from_prior": drawn[:1]}
+    shapes["likeliest"] = (size, *output)
     found = columns_in(table, _COLUMNS, shapes, size)
     problem = read_problem(table, found["likeliest"], network, operator, "posterior")
     bounds, z = problem.bounds, found["z"]
@@ -96,7 +96,7 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[d
         numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS} | {"ended": _ENDED[text]}
         z, likelihood, mode, best = (part[i] for part in parts)
         chains.append(SampledChains(z, likelihood, mode, best, **numbers))
-    return {"problem": problem, "chains": chains, "from_prior": found["from_prior"]}, found["likeliest"]
+    return {"problem": problem, "chains": chains}, found["likeliest"]
 
 
 def _likeliest(chains: Sequence[SampledChains], k: int) -> Array:

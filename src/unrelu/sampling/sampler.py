@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, log_expit, logsumexp
 
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array, Flags, Integers
+from unrelu.runtime.array_types import Array, Integers
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._mixture_components import extended, overlooked, starting_mixture
 from unrelu.sampling._target import Target
@@ -62,7 +62,7 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
     Raises:
         FloatingPointError: y is so far from all outputs, in units of the noise, that log-likelihoods are rounding.
     """
-    target, from_prior = Target(problem, prior), from_prior_of(chains)
+    target, from_prior = Target(problem, prior), np.arange(chains) >= (chains + 1) // 2
     most = max(chains, draws * chains // _DRAWS_A_RESTART)
     mixture, starts = starting_mixture(target, from_prior, most, rng)
     rounding = target.rounding(mixture.means)
@@ -217,11 +217,6 @@ class _Sampler:
         first, second = expit(proposed - log_z + odds), expit(log_z - odds - of_draws)
         error = np.sqrt(first.var() / first.mean() ** 2 / len(proposed) + second.var() / second.mean() ** 2 / effective)
         return log_z, float(error)
-
-
-def from_prior_of(chains: int) -> Flags:
-    """Which chains begin at a draw of the prior: the second half of them, (chains,)."""
-    return np.arange(chains) >= (chains + 1) // 2
 
 
 def _neighbours(points: Array, whiteners: Array) -> Integers:
