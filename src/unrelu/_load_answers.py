@@ -19,7 +19,6 @@ from unrelu.measurements.losses import OwnLoss
 from unrelu.measurements.objectives import DEGREES, norms
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
-from unrelu.problem import Problem
 from unrelu.result import TESTS, Ending, Inversion, Status
 from unrelu.result.result_file import read_result_file
 from unrelu.result.status import CUT_OFF, JUDGED, among
@@ -51,9 +50,10 @@ def load_result(
         path: the ``.npz`` file.
         network: G. It must have the fingerprint in the file. G(z), objective, p-value, rank, status and messages are
             computed from the codes and compared with those in the file. Values that only the search knew are taken from
-            the file: how it ended or failed, the confidence of a fit that is not exact, outliers of the batch, the
-            method, iterations and times.
-        operator: A, if it is code (a function, a large linear operator), which files do not contain.
+            the file: how it ended or failed, the confidence of a fit that is not exact, which residuals were too large
+            for the batch and by how much, the method, iterations and times.
+        operator: A, if it is code (a function, a large linear operator), which files do not contain; it needs the
+            network.
         max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
 
     Raises:
@@ -73,7 +73,7 @@ def load_result(
     with _opened(path, network, max_bytes, "result") as file:
         result = Inversion(**read_result_file(file, max_bytes, network, operator))
         if network is not None:
-            _refuse(file, result.problem, lambda: _flaw(result))
+            _refuse(file, lambda: _flaw(result))
         return result.shaped()
 
 
@@ -104,10 +104,11 @@ def load_posterior(
     <Posterior: one observation, MIXED, 8 chains of 500 draws>
     """
     with _opened(path, network, max_bytes, "posterior") as file:
-        chains, outputs = read_posterior_file(file, max_bytes, network, operator)
+        fields, outputs = read_posterior_file(file, max_bytes, network, operator)
+        found = Posterior(**fields)
         if network is not None:
-            _refuse(file, chains.problem, lambda: flaw_of_draws(chains, outputs))
-        return Posterior(chains)
+            _refuse(file, lambda: flaw_of_draws(found.problem, found.chains, outputs))
+        return found
 
 
 @contextmanager
@@ -120,10 +121,9 @@ def _opened(path: object, network: Generator | None, max_bytes: object, kind: st
         yield Path(path)
 
 
-def _refuse(path: Path, problem: Problem, flaw: Callable[[], str | None]) -> None:
-    """Raise an error if there is a flaw, or if nothing can be computed again."""
-    found = flaw() if problem.operator.present else "the operator is code, which no file holds: pass operator= as well"
-    if found:
+def _refuse(path: Path, flaw: Callable[[], str | None]) -> None:
+    """Raise an error if there is a flaw."""
+    if found := flaw():
         raise InputError(f"{path}: {found}; load it without the network to look at it")
 
 

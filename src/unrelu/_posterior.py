@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem, problem_of
 from unrelu.result import Inversion, Status
 from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.interrupts import stoppable
 from unrelu.runtime.run_control import Progress
 from unrelu.runtime.streams import stream
@@ -31,7 +32,7 @@ from unrelu.runtime.work_clock import now
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.sampling.sampled_chains import SampledChains
-from unrelu.sampling.sampler import from_prior_of, sample
+from unrelu.sampling.sampler import sample
 
 
 def posterior(
@@ -69,7 +70,7 @@ def posterior(
             are uniform between two finite bounds, and N(0, 1) otherwise.
         draws: the number of draws of each chain. Where 400 draws or more of all chains have not mixed, they are
             discarded, and new ones are made with 2, 4 and at last 8 transitions of the sampler for each.
-        chains: the number of chains, at least 2. Half of them begin at optima that the search found, the others where
+        chains: the number of chains, at least 2. The first half begin at optima that the search found, the others where
             descents from draws of the prior end.
         seed: the same call with the same seed on the same machine gives the same draws. Those of an observation do not
             depend on the rest of its batch, up to rounding where observations have masks of their own.
@@ -109,13 +110,13 @@ def posterior(
         ) as problem,
     ):  # fmt: skip
         transform = PriorTransform.of(problem.bounds, problem.normal)
-        parts = [_sampled(problem, i, transform, draws, chains) for i in range(problem.size)]
-        found = SampledChains.joined(parts, problem, from_prior_of(chains))
-        z = np.full((problem.size, problem.network.latent_dim), np.nan)
-        for i, codes in enumerate(found.best):
-            z[i] = codes[0] if len(codes) else np.nan
-        judged = judged_again(Inversion.of(problem, z, method="posterior"))  # with the p-values of unrelu.invert
-        return Posterior(replace(found, p_value=np.asarray(judged.p_value)))
+        parts = []
+        for i in range(problem.size):
+            begin = now()
+            part = _sampled(problem, i, transform, draws, chains)
+            parts.append(replace(part, seconds=now() - begin))
+        judged = zip(parts, _p_values(problem, [part.best for part in parts]).tolist(), strict=True)
+        return Posterior(problem, [replace(part, p_value=p) for part, p in judged])
 
 
 def _also_stopped(callback: Any, interrupted: Callable[[], bool]) -> Any:
@@ -145,23 +146,31 @@ def checked(noise: Noise | str | None, prior: object, draws: object, chains: obj
 
 def _sampled(problem: Problem, i: int, transform: PriorTransform, draws: int, chains: int) -> SampledChains:
     """Sample observation i of a batch; without draws if the time was over, or the arithmetic broke down."""
-    control, begin = problem.control, now()
+    control = problem.control
     steps = itertools.count(1)  # of the search and of the chains
 
     def report(progress: Progress) -> Progress:
         return replace(progress, method="posterior", nit=next(steps), done=i, total=problem.size)
 
     part = control.part(report)
-    own = problem.part(np.array([i]), replace(part, time_limit=part.time_limit / (problem.size - i)))
-    ended = Status.STOPPED if control.halted else Status.TIME_LIMIT
-    if not (control.halted or control.expired()):
-        # The observation itself is the key, so that its draws do not depend on its place in a batch.
-        key = hashlib.sha256(own.y.tobytes()).hexdigest()
-        try:
-            found = sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
-            return replace(found, seconds=now() - begin)
-        except BREAKDOWNS as error:
-            if control.raised(error):
-                raise
-            ended = Status.ERROR
-    return replace(SampledChains.without_draws(own, from_prior_of(chains), ended), seconds=now() - begin)
+    part = replace(part, time_limit=part.time_limit / (problem.size - i))
+    own = problem.part(np.array([i]), control=part)
+    if control.expired() or control.halted:
+        ended = Status.STOPPED if control.halted else Status.TIME_LIMIT
+        return SampledChains.without_draws(chains, problem.network.latent_dim, ended)
+    # The observation itself is the key, so that its draws do not depend on its place in a batch.
+    key = hashlib.sha256(own.y.tobytes()).hexdigest()
+    try:
+        return sample(own, transform, draws, chains, stream("posterior", problem.seed, key))
+    except BREAKDOWNS as error:
+        if control.raised(error):
+            raise
+        return SampledChains.without_draws(chains, problem.network.latent_dim, Status.ERROR)
+
+
+def _p_values(problem: Problem, best: Sequence[Array]) -> Array:
+    """The p-values that :func:`unrelu.invert` gives the first of the best codes of each observation, (B,)."""
+    z = np.full((problem.size, problem.network.latent_dim), np.nan)
+    for i, codes in enumerate(best):
+        z[i] = codes[0] if len(codes) else np.nan
+    return np.asarray(judged_again(Inversion.of(problem, z, method="posterior")).p_value)

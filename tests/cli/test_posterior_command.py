@@ -84,7 +84,7 @@ def test_prior_bounds_and_measurements_are_those_of_the_library(run, noisy):
         network, noisy[0] @ matrix.T, noise="gaussian:0.1", operator=matrix, bounds=(-3, 3), chains=2, seed=3,
         draws=150, prior=unrelu.Normal(np.full(3, 0.5), [0.5, 1.0, 2.0]),
     )  # fmt: skip
-    np.testing.assert_array_equal(rows()[0]["mean"], p.chains.means[0])
+    np.testing.assert_array_equal(rows()[0]["mean"], p.chains[0].mean)
     assert np.abs(unrelu.load_posterior("out/posterior.npz", network).z).max() <= 3
 
 

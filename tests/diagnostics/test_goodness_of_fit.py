@@ -11,7 +11,7 @@ from tests.support import random_network
 from unrelu import zoo
 from unrelu.diagnostics._goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
-from unrelu.result._residual_tests import deciding, together
+from unrelu.result.residual_tests import deciding, together
 from unrelu.runtime.streams import stream
 from unrelu.search import sample_cache
 from unrelu.search.sample_cache import SampleCache, is_expensive

@@ -95,12 +95,13 @@ def test_a_measurement_that_is_code_is_kept_as_its_values(tmp_path):
 
     result = unrelu.invert(NET, np.tanh(Y / 2), "lm", z0=Z, operator=saturated)
     result.save(path)
-    loaded = unrelu.load_result(path)
+    loaded = unrelu.load_result(path, NET, operator=saturated)
     assert str(loaded) == str(result)
     assert str(loaded[1:3]) == str(result[1:3])
-    np.testing.assert_array_equal(unrelu.load_result(path, NET, operator=saturated).residual(), result.residual())
-    with pytest.raises(InputError, match="pass operator= as well"):
-        unrelu.load_result(path, NET)
+    np.testing.assert_array_equal(loaded.residual(), result.residual())
+    for network in (None, NET):
+        with pytest.raises(InputError, match=r"by an operator that is code, .*\(path, network, operator=...\)"):
+            unrelu.load_result(path, network)
     with pytest.raises(InputError, match="not the one that the result was measured with"):
         unrelu.load_result(path, NET, operator=torch.tanh)
     result_of().save(path)
@@ -211,7 +212,7 @@ def test_a_method_of_ones_own_keeps_its_name_if_it_is_one(tmp_path):
         ({"y": np.zeros((4, 7))}, "damaged .y has shape"),
         ({"y": np.zeros(4)}, "damaged .y has shape"),
         ({"verdict": np.array(["FINE"] * 4)}, "damaged .'FINE'"),
-        ({"message": np.array(["one"])}, "damaged .message has shape"),
+        ({"message": np.array(["one"])}, "damaged .message has 1 entries"),
         ({"operator": "magic"}, "damaged .the operator is 'magic'"),
         ({"network__output_shape": np.array([2**40, 2**40])}, "damaged .a shape is"),
         ({"options": "[1]"}, "damaged .options are no dictionary"),
@@ -219,8 +220,8 @@ def test_a_method_of_ones_own_keeps_its_name_if_it_is_one(tmp_path):
         ({"norm": "l7"}, "damaged .a norm is 'l7'"),
         ({"noise": "gaussian:-1"}, "noise=gaussian"),
         ({"fun": None}, "damaged .'fun'"),
-        ({"problem__normal": np.ones((2, 4))}, r"damaged .the prior has shape \(2, 4\)"),
-        ({"problem__normal": np.zeros((2, 3))}, "damaged .* or numbers that are no mean and std"),
+        ({"problem__normal": np.ones((2, 4))}, r"damaged .problem.normal has shape \(2, 4\)"),
+        ({"problem__normal": np.zeros((2, 3))}, "damaged .problem.normal has numbers that are no mean"),
         ({"confidence": np.full(4, 7.0)}, "damaged .confidence is 7.0, which is not from 0 to 1"),
         ({"nit": np.full(4, -7)}, "damaged .nit is -7"),
         ({"nit": np.full(4, 2.0)}, "damaged .entries are float64, not int64"),

@@ -86,7 +86,7 @@ def test_masks_are_those_of_each_observation(tmp_path):
     masks[1, 10:] = False
     run = small_run(tmp_path / "out", **ASKED | {"data": Y[[0, 0]], "masks": masks, "chunk": 2})
     alone = unrelu.posterior(NETWORK, Y[0], noise="gaussian:0.01", operator=masks[1], draws=150, seed=7)
-    np.testing.assert_allclose(run.read("mean")[1], alone.chains.means[0], rtol=1e-9)
+    np.testing.assert_allclose(run.read("mean")[1], alone.chains[0].mean, rtol=1e-9)
     assert run.read("std")[1].max() > 1.3 * run.read("std")[0].max()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.support import random_network
 from unrelu.measurements.folding import FoldedLayer
-from unrelu.sampling._dense_layers import DenseLayers
+from unrelu.sampling._target import DenseLayers
 
 
 @pytest.mark.parametrize("last", [None, "identity", "exp"])

@@ -149,7 +149,7 @@ def test_too_few_draws_say_how_many_may_be_enough():
     p = known(normal_draws(1, 8, 30, 3), single=True)
     assert (p.rhat < 1.1).all()
     assert p.status is Status.NOT_MIXED
-    assert ("the chains agree" in p.message) == (p.chains.mixing(0).worst("rhat")[0] <= 1.01)
+    assert ("the chains agree" in p.message) == (p.chains[0].worst("rhat")[0] <= 1.01)
     lines = np.stack([stream("permutation", i).permutation(norm.ppf((np.arange(96) + 0.5) / 96)) for i in range(12)])
     even = known(lines.reshape(1, 4, 3, 96).swapaxes(2, 3), single=True, log_likelihood=np.zeros((1, 4, 96)))
     assert "the chains agree, and draws=" in even.message
@@ -158,9 +158,9 @@ def test_too_few_draws_say_how_many_may_be_enough():
 def test_a_stop_is_said_unless_the_chains_agree():
     few, many = normal_draws(1, 4, 50, 3), normal_draws(1, 4, 500, 3)
     for status, said in ((Status.TIME_LIMIT, "raise time_limit"), (Status.STOPPED, "by the callback")):
-        assert known(few, single=True, ended=status).status is status
-        assert said in known(few, single=True, ended=status).message
-        assert known(many, single=True, ended=status).status is Status.MIXED
+        assert known(few, single=True, ended=[status]).status is status
+        assert said in known(few, single=True, ended=[status]).message
+        assert known(many, single=True, ended=[status]).status is Status.MIXED
 
 
 def test_draws_after_a_stop_and_failed_observations_are_left_out():
@@ -170,7 +170,7 @@ def test_draws_after_a_stop_and_failed_observations_are_left_out():
     p = known(z, ended=np.array([None, Status.STOPPED, Status.ERROR], dtype=object))
     assert [status.name for status in p.status] == ["MIXED", "MIXED", "ERROR"]
     assert p[1].z.shape == (4, 300, 3)
-    np.testing.assert_allclose(p.chains.means[1], z[1, :, :300].reshape(-1, 3).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(p.chains[1].mean, z[1, :, :300].reshape(-1, 3).mean(axis=0), atol=1e-12)
     with pytest.warns(
         NotMixedWarning, match="means of 1 of 3 observations may .*; observation 2: could not be sampled"
     ):
@@ -254,7 +254,6 @@ def test_whether_the_chains_have_mixed_is_printed_first():
     assert good[0] == "Posterior of one observation, 8 chains of 1,000 draws: mixed"
     assert bad[0].endswith("not mixed, do not rely on these numbers")
     assert bad[1].startswith("  NOT_MIXED  ")
-    assert any("4 from optima of the search (R-hat among them " in line for line in bad)
     assert any("log p(y) = -3.25 ± 0.05, up to a constant of y" in line for line in good)
     assert any("80.0% accepted, 3 s" in line for line in good)
     for lines in (good, bad):
@@ -267,33 +266,22 @@ def test_whether_the_chains_have_mixed_is_printed_first():
 
 @pytest.mark.parametrize("level", [0, 1, -0.1, 90, True, "0.9", None, math.nan])
 def test_levels_that_are_no_probabilities_are_refused(level):
-    with pytest.raises(OptionError, match="is a probability between 0 and 1"):
+    with pytest.raises(OptionError, match="must be a probability between 0 and 1"):
         GOOD.interval(level)
 
 
 def test_other_arguments_are_checked():
     with pytest.raises(OptionError, match="did you mean 'reconstruction'"):
         GOOD.interval(0.9, of="reconstructions")
-    for count in (0, 8001, 1.5, True):
-        with pytest.raises(OptionError, match="whole number from 1 to 8000"):
+    for count in (0, 1.5, True):
+        with pytest.raises(OptionError, match="whole number of at least 1"):
             GOOD.reconstructions(count)
 
 
-def test_fields_of_other_shapes_are_refused():
-    z = normal_draws(1, 4, 20, 3)
-    for name, value, said in (
-        ("log_likelihood", np.zeros((1, 4, 19)), r"log_likelihood has shape \(1, 4, 19\)"),
-        ("from_prior", [True], r"from_prior has shape \(1,\)"),
-        ("best", [], "best has the modes of 0 observations"),
-        ("best", [np.zeros((2, 4))], r"best of observation 0 has shape \(2, 4\)"),
-        ("mode", np.full((1, 4, 20), 2), "goes up to 2, there are 2 modes"),
-    ):
-        with pytest.raises(InputError, match=said):
-            known(z, **{name: value})
-    with pytest.raises(InputError, match=r"draws are \(1, chains, draws, 3\)"):
-        SampledChains(
-            problem=GOOD.problem, z=z[0], log_likelihood=z[..., 0], mode=z[..., 0], best=[z], from_prior=[True]
-        )
+def test_a_draw_that_belongs_to_no_mode_is_refused():
+    z = normal_draws(4, 20, 3)
+    with pytest.raises(InputError, match="mode goes up to 2, there are 2 modes"):
+        SampledChains(z, z[..., 0], np.full((4, 20), 2), np.zeros((2, 3)))
 
 
 def test_one_output_of_one_coordinate():

@@ -10,7 +10,7 @@ import pytest
 import unrelu
 from tests.sampling.known_posteriors import known, normal_draws
 from tests.sampling.test_draws import APART, GOOD, mixture
-from tests.support import image_network
+from tests.support import image_network, random_network
 from unrelu import Status
 from unrelu.errors import InputError, MissingPackageError, OptionError
 from unrelu.sampling.sampled_chains import SampledChains
@@ -62,9 +62,20 @@ def test_other_measurements_are_beside_those_of_the_mean():
     matrix = normal_draws(7, IMAGE.output_dim)
     z = normal_draws(1, 4, 50, 3)
     problem = unrelu.Problem.build(IMAGE, np.ones(7), operator=matrix, noise="gaussian:0.1")
-    fields = {"log_likelihood": z[..., 0], "mode": np.zeros((1, 4, 50)), "best": [np.zeros((1, 3))]}
-    p = unrelu.Posterior(SampledChains(problem=problem, z=z, from_prior=np.ones(4, dtype=bool), **fields))
+    chains = SampledChains(z[0], z[0, ..., 0], np.zeros((4, 50)), np.zeros((1, 3)))
+    p = unrelu.Posterior(problem, [chains])
     assert titles(p.plot())[:2] == ["observed, and A applied to the mean", "mean"]
+
+
+def test_one_part_of_the_output_is_drawn_alone():
+    network = random_network((3, 8, 20), bias=True).with_parts({"low": 5, "high": 15})
+    p = known(normal_draws(1, 4, 50, 3), single=True, network=network)
+    figure = p.plot(part="high")
+    assert figure.get_suptitle().startswith("posterior: high, ")
+    drawn = figure.axes[0].lines[1].get_ydata()
+    np.testing.assert_allclose(drawn, p.reconstructions(200).mean(axis=0)[5:])
+    with pytest.raises(InputError, match="part='middle' is unknown; those of the observation are low, high"):
+        p.plot(part="middle")
 
 
 def test_an_observation_without_draws_is_blank():
@@ -101,7 +112,7 @@ def test_lighter_modes_share_a_colour():
     assert len(texts) == 6
 
 
-@pytest.mark.parametrize("coordinates", [[3], [-1], [0, 0], [0.5], [], ["0"], [True], 1.5, "01"])
+@pytest.mark.parametrize("coordinates", [[3], [-4], [0, 0], [0.5], [], ["0"], 1.5, "01"])
 def test_coordinates_that_the_code_has_not_are_refused(coordinates):
     with pytest.raises(OptionError, match="must be different whole numbers from 0 to 2"):
         GOOD.plot_corner(coordinates)
@@ -112,7 +123,7 @@ def test_what_cannot_be_drawn_says_why():
     with pytest.raises(TypeError, match=r"p\[i\]\.plot_corner\(\)"):
         batch.plot_corner()
     with pytest.raises(InputError, match="there are no draws to plot: could not be sampled"):
-        known(np.full((1, 4, 50, 3), np.nan), single=True, ended=Status.ERROR).plot_corner()
+        known(np.full((1, 4, 50, 3), np.nan), single=True, ended=[Status.ERROR]).plot_corner()
     with pytest.raises(OptionError, match="max_observations=0"):
         batch.plot(max_observations=0)
     with pytest.raises(IndexError, match="leave it out"):

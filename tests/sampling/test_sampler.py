@@ -316,7 +316,7 @@ def test_draws_that_nobody_made_take_no_memory():
     p = unrelu.posterior(
         LINE, [1.0, 0.5], noise="gaussian:0.5", draws=10**9, callback=lambda progress: progress.nit > 300
     )
-    assert p.chains.z.shape[2] == p.z.shape[1] <= 300
+    assert p.z.shape[1] <= 300
 
 
 def test_a_stop_in_the_warm_up_gives_no_posterior():
@@ -345,7 +345,7 @@ def test_all_of_a_batch_have_a_share_of_the_time():
     y = net(np.ones((3, 4)) * [[0.5], [1.0], [1.5]])
     p = quiet(lambda: unrelu.posterior(net, y, noise="gaussian:0.1", time_limit=1.5, draws=10**6))
     assert [status.name for status in p.status] == 3 * ["TIME_LIMIT"]
-    assert p.chains.lengths.min() > 0
+    assert min(one.mode.size for one in p.chains) > 0
     assert p.seconds.max() < 1.4
 
 

@@ -17,6 +17,7 @@ from unrelu.result import TESTS, Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_writing import storing, write_whole
 from unrelu.sampling.draws import Posterior
+from unrelu.sampling.sampled_chains import interval_of
 
 # The probability of the intervals in files.
 INTERVAL = 0.9
@@ -150,16 +151,11 @@ def _by_name(parameters: Mapping[str, Array], i: int) -> dict[str, dict[str, Any
 def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
     """What the draws say of each observation, by the names of columns: of codes (B, \\*latent_shape), others (B,)."""
     chains, network = posterior.chains, posterior.problem.network
-    lower, upper = chains.intervals(INTERVAL)
-    worst = {
-        name: [chains.mixing(i).worst(name)[0] for i in range(chains.size)] for name in ("rhat", "ess", "tail_ess")
-    }
+    said = [(one.mean, one.deviation, *interval_of(one.flat, INTERVAL)) for one in chains]
+    codes = network.shaped(np.reshape(said, (len(chains), 4, network.latent_dim)))
     return {
-        "mean": network.shaped(chains.means),
-        "std": network.shaped(chains.deviations),
-        "lower": lower,
-        "upper": upper,
-        **{name: np.array(values, dtype=np.float64) for name, values in worst.items()},
+        **{name: codes[:, j] for j, name in enumerate(("mean", "std", "lower", "upper"))},
+        **{name: np.array([one.worst(name)[0] for one in chains]) for name in ("rhat", "ess", "tail_ess")},
     }
 
 

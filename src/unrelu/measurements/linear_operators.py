@@ -40,7 +40,6 @@ class Operator(ABC):
         output_shaped: whether an observation has the shape of an output, with hidden entries if any, which are 0.
         refused: why methods that need a linear map refuse it, for messages.
         portable: whether it can be sent to another process.
-        present: whether it can be evaluated; False in a result that was loaded without its operator.
         kind: its name in files.
         stored: names and types of the arrays that a file keeps (:meth:`saved`); None if the operator is code.
     """
@@ -50,7 +49,6 @@ class Operator(ABC):
     output_shaped: bool = False
     refused: ClassVar[str] = "operator= is a function, which is not taken to be linear"
     portable: ClassVar[bool] = True
-    present: ClassVar[bool] = True
     kind: ClassVar[str] = "code"
     stored: ClassVar[Mapping[str, type[np.generic]] | None] = None
 

@@ -6,7 +6,7 @@ Design notes: docs/notes/verdict.md.
 from __future__ import annotations
 
 from unrelu.result._inversion import Inversion
-from unrelu.result._residual_tests import TESTS, deciding
+from unrelu.result.residual_tests import TESTS, deciding
 from unrelu.result.status import TELLING, Ending, Status, message_of
 
 __all__ = ["TELLING", "TESTS", "Ending", "Inversion", "Status", "deciding", "message_of"]

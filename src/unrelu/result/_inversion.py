@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,30 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.display.text_tables import Printed
+from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError
 from unrelu.measurements.objectives import norms
 from unrelu.measurements.whitening import known_entries, stated_sizes
 from unrelu.result._judged_codes import JudgedCodes
-from unrelu.result._residual_tests import TESTS
+from unrelu.result.answers import DRAWN, Panels
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
+from unrelu.result.residual_tests import TESTS
 from unrelu.result.result_file import write_result_file
 from unrelu.result.status import p_values
 from unrelu.result.verdict_text import (
     IMAGES,
     TOO_LARGE,
-    VerdictTable,
-    bounds_text,
-    chi_square_text,
     code_text,
     confidence_text,
     data_frame,
-    parts_text,
+    printed_verdicts,
     uniqueness,
-    with_parameters,
+    worst_first,
 )
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.words import count, duration, number, probability
+from unrelu.runtime.words import count, duration, listed, number, probability
 from unrelu.thresholds import RADIUS
 
 if TYPE_CHECKING:
@@ -47,8 +44,8 @@ _COLUMNS = (
     "status", "success", "p_value", *TESTS, "confidence", "fun", "residual", "freedom", "rank", "identifiable", "nit",
     "seconds", "message",
 )  # fmt: skip
-# The most observations that are drawn by default.
-_DRAWN = 8
+# The most bounds that are named, and the most parts of an output.
+_NAMED, _NAMED_PARTS = 5, 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,19 +116,20 @@ class Inversion(JudgedCodes):
             return f"<Inversion: one observation, {self.status.name}, {'success' if self.success else 'no success'}>"
         return f"<Inversion: {count(self.problem.size, 'observation')}, {int(self.success.sum())} successful>"
 
-    def _printed(self, notebook: bool = False) -> Printed:
-        problem, columns = self.problem.stated, self._columns()
+    def _printed(self, notebook: bool) -> Printed:
+        problem, method = self.problem.stated, f"method {self.method}"
         noise = str(problem.noise) if problem.noise.stated else ""
+        if self.problem.single:
+            excess = f"; {TOO_LARGE}" if self.message.startswith(TOO_LARGE) else ""
+            title = f"One observation, {method}: {'successful' if self.success else 'no success'}{excess}"
+            pictures = [("", IMAGES, self._thumbnails(np.arange(1)))] if notebook else []
+            return Printed(title, self._entries(noise), pictures)
+        columns, places = self._columns(), np.arange(self.problem.size)
+        most = DRAWN if notebook else WORST
+        images = self._thumbnails(worst_first(columns)[:most]) if notebook else ()
         at_bounds = int(np.any(problem.bounds.active(self._codes) != 0, axis=1).sum())
-        table = VerdictTable(columns, self.method, noise, self._norm, at_bounds)
-        if not self.problem.single:
-            if not notebook:
-                return table.printed()
-            return table.printed(_DRAWN, self._thumbnails(table.worst_first()[:_DRAWN]))
-        excess = f"; {TOO_LARGE}" if self.message.startswith(TOO_LARGE) else ""
-        title = f"One observation, method {self.method}: {'successful' if self.success else 'no success'}{excess}"
-        pictures = [("", IMAGES, self._thumbnails(np.arange(1)))] if notebook else []
-        return Printed(title, self._entries(noise), pictures)
+        title = method + (f", noise {noise}" if noise else "")
+        return printed_verdicts(columns, title, self._norm, places, most, images, at_bounds)
 
     def _thumbnails(self, rows: Index) -> Any:
         from unrelu.display.answer_figures import thumbnails  # noqa: PLC0415 -- Matplotlib, where it is used
@@ -147,83 +145,38 @@ class Inversion(JudgedCodes):
         fit = p_values(self.p_value, *(getattr(self, name) for name in TESTS), under=f" under {noise}")
         left = f"residual {number(self._differences(self._norm)[0])} ({self._norm}), "
         left += f"largest entry {number(self._differences('linf')[0])}; "
-        left += chi_square_text(*self._chi_square(), self.p_size)
-        left += fit if noise else "no noise was stated, so there is no p-value"
+        left += self._chi_square() + (fit if noise else "no noise was stated, so there is no p-value")
         reach = "" if problem.bounds.none else " within the bounds"
         if problem.bounds.none and self.method == "auto" and self.confidence < 1:
             radius = float(self.options.get("radius", RADIUS))
             reach = f" up to {radius:g} sqrt(k) long, or as long as this one,"
-        known = bool(np.isfinite(z).all())
+        active, known = problem.bounds.active(z), bool(np.isfinite(z).all())
+        at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
             (self.status.name, self.message),
             ("code", code_text(z, names, own) if known else ""),
             ("fit", left if known else "no code, so no fit"),
-            ("by part", parts_text(self._misfits(), "residual / noise" if noise else "residual")),
+            ("by part", self._by_part("residual / noise" if noise else "residual")),
             ("confidence", confidence_text(self.confidence, self.method, reach)),
             ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, len(z))),
-            ("active bounds", bounds_text(problem.bounds.active(z), names)),
+            ("active bounds", listed(at, _NAMED)),
             ("effort", f"{count(self.nit, 'iteration')}, {duration(self.seconds)}"),
         ]
 
-    def plot(
-        self,
-        observations: Any = None,
-        max_observations: int = _DRAWN,
-        shape: tuple[int, ...] | None = None,
-        part: str | None = None,
-    ) -> ObservationFigure:
-        """Draw observation, reconstruction and residual, a row for each observation, with common scales.
+    def _label(self, i: int) -> str:
+        columns = self.batched()
+        lines, p, sure = [columns["status"][i].name], columns["p_value"][i], columns["confidence"][i]
+        if math.isfinite(p):
+            lines.append(f"p = {probability(p)}")
+        elif math.isfinite(sure):
+            lines.append(f"confidence {probability(sure)}")
+        return "\n".join(lines)
 
-        Black and white are the ends of the generator's own range: those of a sigmoid or tanh at its end, of the scale
-        of pictures that its outputs are on, or the least and the largest of typical outputs.
+    def _figure(self, rows: Index, of: str, panels: Panels, place: slice) -> ObservationFigure:
+        return panels(self.batched()["reconstruction"][rows]).figure(f"{of}method {self.method}")
 
-        Outputs (H, W), (1, H, W) and (3, H, W) are drawn as pictures. So are flat ones with a square number of entries
-        that vary as in a picture. All others are curves. Hidden entries stay blank. The colours of residuals are
-        symmetric about 0.
-
-        Args:
-            observations: an index or several; None for the first ones.
-            max_observations: the most rows; further observations are not drawn.
-            shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
-            part: the named part of the output to draw (:meth:`unrelu.Generator.with_parts`); None draws all of it.
-
-        Returns:
-            A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
-
-        Raises:
-            OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
-            InputError: the part is unknown, or a matrix or function mixed the parts.
-            IndexError: there is no such observation.
-
-        >>> import unrelu
-        >>> net = unrelu.zoo.load("mnist-relu")
-        >>> figure = unrelu.invert(net, unrelu.zoo.digits()[0][:3].reshape(3, 784), "lm").plot([0, 2])
-        >>> len(figure.axes)  # two rows of three, and the colour bar
-        7
-        """
-        from unrelu.display.answer_figures import drawn_rows  # noqa: PLC0415 -- Matplotlib, where it is used
-
-        columns, single, size = self.batched(), self.problem.single, self.problem.size
-        rows = drawn_rows(size, single, observations, max_observations)
-        labels = [_label(columns, i, numbered=not single) for i in rows.tolist()]
-        title = f"method {self.method}" if single else f"{len(rows)} of {size} observations, method {self.method}"
-        if part is not None:
-            self._place(part)
-            title = f"{part}, {title}"
-        return self._panels(rows, columns["reconstruction"][rows], labels, shape, part).figure(title)
-
-    def save(self, path: str | Path) -> None:
-        """Write the result to a ``.npz`` file, which :func:`unrelu.load_result` reads and verifies.
-
-        The file contains codes, reconstructions, the verdict, y, noise, bounds, norm, prior, operator, options, the
-        version, the network's fingerprint and a digest. Nothing is pickled. The file appears complete or not at all.
-        For a measurement given as code, A G(z) at the codes is written.
-
-        Raises:
-            InputError: the suffix is not .npz, or the folder does not exist.
-            StorageError: the disk is full or cannot be written to.
-        """
-        write_result_file(Path(path), vars(self) | self.batched())
+    def _write(self, path: Path) -> None:
+        write_result_file(path, vars(self) | self.batched())
 
     def to_frame(self, codes: bool = False) -> DataFrame:
         """Return the verdict as a pandas data frame: a row for each observation, a column for each number.
@@ -241,11 +194,8 @@ class Inversion(JudgedCodes):
         >>> frame[["status", "success", "z0"]].values.tolist()
         [['EXACT_FIT', True, 0.5], ['EXACT_FIT', True, 0.25]]
         """
-        columns = self._columns()
-        if codes:
-            parameters = self.problem.names.parameters_of(self._codes).T
-            columns = with_parameters(columns, self.problem.names.parameter_names, parameters)
-        return data_frame(columns, np.arange(self.problem.size))
+        names, values = self.problem.names.parameter_names, self.problem.names.parameters_of(self._codes).T
+        return data_frame(self._columns(), np.arange(self.problem.size), *((names, values) if codes else ()))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns of the verdict, (B,) each."""
@@ -257,33 +207,15 @@ class Inversion(JudgedCodes):
     # --- what follows from the codes ----------------------------------------------------------------------------------
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """The coordinates of z by name, each a number or (B,); z0, z1, ... where they have none.
-
-        A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
-        """
-        network = self.problem.names
-        values = network.parameters_of(self._codes)
-        columns = values[0].tolist() if self.problem.single else values.T
-        return dict(zip(network.parameter_names, columns, strict=True))
-
-    @property
     def active_bounds(self) -> npt.NDArray[np.int8]:
         """The bounds that z is at, shaped like z: -1 lower, 1 upper, 0 neither, as in scipy.optimize."""
         return self.problem.bounds.active(self._codes).reshape(self.z.shape)
 
     def laplace(self) -> Laplace:
-        r"""How far the truth can be from z under the stated noise, by the linear region of z: standard deviations.
+        """How far the truth can be from z under the stated noise, by the linear region of z: standard deviations.
 
-        .. math:: C = (J^T W J + P)^{-1}, \qquad \operatorname{std} G(z) = \sqrt{\operatorname{diag}(J_G C J_G^T)}
-
-        with the Jacobians J of A G and J_G of G, the Fisher information W of the noise and the inverse covariance P of
-        the prior (:mod:`unrelu.result.laplace_approximation`). A coordinate at a bound has a one-sided deviation.
-        Without a prior, variances are infinite where the data leave z open.
-
-        It is local, and says whether it holds around z: ``holds``, from the shares of the posterior within its
-        ellipsoids. It knows no other optimum. The time is that of a Jacobian, k derivatives of G, and some 400
-        evaluations of G for each code.
+        It is local, and says whether it holds around z (:mod:`unrelu.result.laplace_approximation`). The time is that
+        of a Jacobian, k derivatives of G, and some 400 evaluations of G for each code.
 
         Returns:
             A :class:`~unrelu.result.laplace_approximation.Laplace`, with arrays shaped as in this result.
@@ -318,14 +250,6 @@ class Inversion(JudgedCodes):
             differences = np.where(seen, differences[:, place], np.nan)
         return self._each(norms(differences, norm))
 
-    def _place(self, part: str) -> slice:
-        problem = self.problem.stated
-        places = problem.names.places if problem.operator.output_shaped else {}
-        if part not in places:
-            named = ", ".join(places) or "none: the output has no named parts, or operator= mixed them"
-            raise InputError(f"part={part!r} is unknown; those of the observation are {named}")
-        return places[part]
-
     @property
     def _norm(self) -> str:
         """The norm in which residuals are printed: l2 for a loss that is no norm."""
@@ -335,7 +259,7 @@ class Inversion(JudgedCodes):
         """``|y - A G(z)|`` from the reconstructions, (B,)."""
         return norms(self.problem.differences_of(self.batched()["reconstruction"]), norm)
 
-    def _misfits(self) -> dict[str, float]:
+    def _by_part(self, unit: str) -> str:
         """The root mean square of the residual in each observed part of one observation, in units of stated noise.
 
         Empty if the output has no named parts, a matrix or function mixed them, or the stated noise has no size.
@@ -343,27 +267,20 @@ class Inversion(JudgedCodes):
         problem = self.problem.stated
         sizes = stated_sizes(problem.noise, problem.operator, 1)
         if not problem.operator.output_shaped or (sizes is None and problem.noise.stated):
-            return {}
+            return ""
         seen = known_entries(problem.noise, problem.operator, 1)[0]
         relative = problem.differences_of(self.reconstruction[None])[0] / (1.0 if sizes is None else sizes[0])
-        shown = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
-        return {name: float(np.sqrt(np.mean(part**2))) for name, part in shown.items() if part.size}
+        parts = {name: relative[place][seen[place]] for name, place in problem.names.places.items()}
+        said = [f"{name} {number(float(np.sqrt(np.mean(part**2))))}" for name, part in parts.items() if part.size]
+        return f"{listed(said, _NAMED_PARTS)} ({unit}, root mean square)" if said else ""
 
-    def _chi_square(self) -> tuple[float, float]:
-        """Chi-square of one observation under Gaussian noise, and its degrees of freedom; NaN under other noise."""
-        problem = self.problem
-        level = problem.noise.dispersion_parameter
-        if problem.noise.likelihood is not None or not level > 0:
-            return math.nan, math.nan
-        square = np.square(problem.residual_of(self.reconstruction[None])).sum() / level
-        return float(square), float(problem.observed[0] - self.used)
-
-
-def _label(columns: Mapping[str, Any], i: int, numbered: bool) -> str:
-    """The text beside the pictures of an observation."""
-    lines = [str(i), columns["status"][i].name] if numbered else [columns["status"][i].name]
-    if math.isfinite(columns["p_value"][i]):
-        lines.append(f"p = {probability(columns['p_value'][i])}")
-    elif math.isfinite(columns["confidence"][i]):
-        lines.append(f"confidence {probability(columns['confidence'][i])}")
-    return "\n".join(lines)
+    def _chi_square(self) -> str:
+        """Chi-square of one observation under Gaussian noise, its degrees of freedom and its own p-value in words."""
+        level, left = self.problem.noise.dispersion_parameter, float(self.problem.observed[0] - self.used)
+        if self.problem.noise.likelihood is not None or not level > 0:
+            return ""
+        value = float(np.square(self.problem.residual_of(self.reconstruction[None])).sum() / level)
+        if not math.isfinite(value):
+            return ""
+        of = f"for {left:.4g} degrees of freedom" if left >= 0.5 else "and no degree of freedom left"
+        return f"chi-square {number(value)} {of}, p = {probability(self.p_size)}; "

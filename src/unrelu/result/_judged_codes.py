@@ -15,10 +15,9 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.measurements.objectives import DEGREES
 from unrelu.problem import Jacobians, Problem
-from unrelu.result._code_scale import scale_hint
-from unrelu.result._residual_tests import TESTS, together
+from unrelu.result._hints import cut_off_hint, scale_hint
 from unrelu.result.answers import Answers
-from unrelu.result.pooled_noise import cut_off, too_large
+from unrelu.result.residual_tests import TESTS, together, too_large
 from unrelu.result.status import (
     CUT_OFF,
     HAS_CODE,
@@ -97,7 +96,7 @@ class JudgedCodes(Answers):
                 method that searches.
             seconds: wall time of each observation, (B,); None shares the time so far equally.
             pool: whether to estimate the noise level from the residuals of the batch if none is stated; residuals that
-                are too large for it are outliers (:func:`~unrelu.result.pooled_noise.too_large`).
+                are too large for it are outliers (:func:`~unrelu.result.residual_tests.too_large`).
 
         Raises:
             InputError: z has another shape.
@@ -107,11 +106,13 @@ class JudgedCodes(Answers):
         if z.shape not in ((size, k), (size, *problem.network.latent_shape)):
             raise InputError(f"z has shape {z.shape}; a method returns one code a row, ({size}, {k})")
         z = z.reshape(size, k)
-        ends = np.full(size, None, dtype=object)
-        ends[:] = status
+
+        def full(value: Any, kind: Any = np.float64) -> npt.NDArray[Any]:
+            return np.array(np.broadcast_to(np.asarray(value, dtype=kind), (size,)))
+
+        ends, sure = full(status, object), full(confidence)
         if not all(isinstance(end, Status | Ending) for end in ends):
             raise OptionError(f"status={status!r} must be a Status, or one for each observation")
-        sure = np.array(np.broadcast_to(np.asarray(confidence, dtype=np.float64), (size,)))
         if not (np.isnan(sure) | ((sure >= 0) & (sure <= 1))).all():
             raise OptionError(
                 f"confidence={confidence!r} is a probability, from 0 to 1, or NaN for methods without one"
@@ -121,29 +122,18 @@ class JudgedCodes(Answers):
         ends[among(ends, JUDGED)] = Status.CONVERGED
         ends[~known & among(ends, HAS_CODE)] = Ending.NO_CODE
         sure[~known | ~np.isfinite(x).reshape(size, -1).all(axis=1)] = np.nan
-        unknown: dict[str, Any] = dict.fromkeys(("p_value", *TESTS), np.full(size, np.nan))
-        share = problem.control.elapsed() / size if seconds is None else seconds
+        columns: dict[str, Any] = {
+            **dict.fromkeys(("p_value", *TESTS), full(np.nan)),
+            **dict.fromkeys(("freedom", "rank"), full(-1, np.int64)),
+            **dict.fromkeys(("success", "identifiable"), full(False, np.bool_)),
+            "seconds": full(problem.control.elapsed() / size if seconds is None else seconds),
+            "message": np.array([meaning_of(end) for end in ends], dtype=object),
+            "fun": problem.objective_of(problem.residual_of(x), z, norm),
+        }
         unjudged = cls(
-            z=z,
-            reconstruction=x,
-            fun=problem.objective_of(problem.residual_of(x), z, norm),
-            success=np.zeros(size, dtype=bool),
-            **unknown,
-            confidence=sure,
-            verdict=ends,
-            message=np.array([meaning_of(end) for end in ends], dtype=object),
-            nit=np.array(np.broadcast_to(nit, (size,)), dtype=np.int64),
-            seconds=np.array(np.broadcast_to(share, (size,)), dtype=np.float64),
-            method=method,
-            freedom=np.full(size, -1),
-            rank=np.full(size, -1),
-            identifiable=np.zeros(size, dtype=bool),
-            used=np.zeros(size),
-            problem=problem,
-            ended=ends,
-            norm=norm or problem.norm,
-            pool=pool,
-        )
+            z=z, reconstruction=x, confidence=sure, verdict=ends, ended=ends, nit=full(nit, np.int64), method=method,
+            used=full(0), problem=problem, norm=norm or problem.norm, pool=pool, **columns,
+        )  # fmt: skip
         return unjudged.judged(problem.fit_of(x))
 
     def with_diagnostics(
@@ -181,7 +171,10 @@ class JudgedCodes(Answers):
         confidence = np.where(exact & (problem.prior == 0), 1.0, self.confidence)
         unseen = problem.looks_noiseless & (problem.prior == 0)  # a prior keeps codes from fitting exactly
         by_chance = np.zeros(problem.size, dtype=bool) if chance is None else (chance > CHANCE) & ~exact
-        factor = self._outlying(residual, used, exact | unseen)
+        factor = np.zeros(problem.size)  # of an outlier, how far it is above the batch's noise level
+        if self.pool and problem.tells_level:
+            energy = problem.objective_of(residual, self._codes, "l2")
+            factor = too_large(np.where(exact | unseen, np.nan, energy), problem.observed - used)
         explained = p_value >= SIGNIFICANCE
         fits = exact & (explained | (not stated))  # an error of 1e-8 max|y| may be more than the noise of small entries
         ends = self.ended.copy()
@@ -207,17 +200,6 @@ class JudgedCodes(Answers):
         ]
         return replace(judged, message=np.array(messages, dtype=object))
 
-    def _outlying(self, residual: Array, used: Array, fitting: Flags) -> Array:
-        """Outlying residuals as multiples of the batch's noise level, (B,); 0 for all others.
-
-        Codes in ``fitting`` fit exactly, or should, and are left out of the estimate.
-        """
-        problem = self.problem
-        if not (self.pool and problem.tells_level):
-            return np.zeros(problem.size)
-        energy = problem.objective_of(residual, self._codes, "l2")
-        return too_large(np.where(fitting, np.nan, energy), problem.observed - used)
-
     def message_for(self, i: int, factor: float, excessive: bool) -> str:
         """The meaning of an observation's status, with the number that decided it.
 
@@ -232,31 +214,17 @@ class JudgedCodes(Answers):
             text = f"{text}; {meaning_of(ended)}"
         if excessive:
             text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
-        return ("" if excessive else self._hint(i)) + text + self.problem.noise.note
-
-    def _hint(self, i: int) -> str:
-        """What y says of a code that is no success: that codes have another scale, or that noise was cut off."""
-        problem = self.problem
-        if self.success[i] or self.verdict[i] not in HAS_CODE:
-            return ""
-        hint = scale_hint(problem, i)
-        if hint or self.verdict[i] is not Status.NO_EXACT_FIT:
-            return hint
-        seen, mean = problem.operator.seen(problem.size)[i], problem.mean_of(self.reconstruction)[i]
-        ends, level = cut_off(problem.y[i][seen], mean[seen])
-        if not ends:
-            return ""
-        noise = f"'gaussian:{math.ldexp(level, -problem.units.data):.2g}'"
-        return f"{ends} entries are at its ends, as where black and white cut off noise: try noise={noise}; "
+        hint = ""
+        if not (excessive or self.success[i]) and verdict in HAS_CODE:
+            hint = scale_hint(self.problem, i)
+            if not hint and verdict is Status.NO_EXACT_FIT:
+                hint = cut_off_hint(self.problem, i, self.reconstruction)
+        return hint + text + self.problem.noise.note
 
     @cached_property
     def status(self) -> Any:
         """One :class:`Status` for each observation: how it ended, and what to do next."""
-        if isinstance(self.verdict, Status | Ending):
-            return status_of(self.verdict)
-        found = np.empty(len(self.verdict), dtype=object)
-        found[:] = [status_of(ending) for ending in self.verdict]
-        return found
+        return np.frompyfunc(status_of, 1, 1)(self.verdict)
 
     # --- on the way to the caller -------------------------------------------------------------------------------------
 
@@ -313,6 +281,10 @@ class JudgedCodes(Answers):
     def _codes(self) -> Array:
         """The codes of the batch, flat, (B, k)."""
         return self.z.reshape(self.problem.size, self.problem.network.latent_dim)
+
+    @property
+    def _flat(self) -> Array:
+        return self._codes[0] if self.problem.single else self._codes
 
     def batched(self) -> dict[str, Any]:
         """The attributes with an entry for each observation, with a batch axis."""

@@ -1,4 +1,7 @@
-"""Results as files: codes, observations and the verdict."""
+"""Results as files: codes, the verdict, and the problem, whose part files of posteriors have too.
+
+A file does not contain the network, nor a measurement given as code, but the values A G(z) of this at some codes.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,37 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from unrelu.errors import InputError
+from unrelu.measurements import Operator, read_operator
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.losses import Huber
+from unrelu.measurements.noise import Noise
+from unrelu.measurements.objectives import DEGREES
+from unrelu.measurements.working_units import searched
+from unrelu.models.affine import Shape
+from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
-from unrelu.result._residual_tests import TESTS
-from unrelu.result.saved_problem import NORMS, one_of, problem_arrays, read_problem, sizes_in
+from unrelu.models.names import Names
+from unrelu.problem import Problem
+from unrelu.result.fingerprint import fingerprint
+from unrelu.result.residual_tests import TESTS
 from unrelu.result.status import ending_of
-from unrelu.runtime.archives import Table, columns_of, number_of, read_archive, text_of, texts_of, write_archive
+from unrelu.runtime import archives
+from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
+from unrelu.runtime.array_types import Array
+from unrelu.runtime.run_control import Control
 from unrelu.runtime.words import is_name
 
+Columns = Mapping[str, tuple[Any, float, float]]
 # Columns of numbers, (B,) or (B, ...): their types, their least and their largest numbers, NaN for any.
 _PROBABILITY, _COUNT, _ANY = (np.float64, 0, 1), (np.int64, -1, math.inf), (np.float64, math.nan, math.nan)
-_COLUMNS: dict[str, tuple[Any, float, float]] = {
+_COLUMNS: Columns = {
     **dict.fromkeys(("z", "reconstruction", "fun"), _ANY),
     **dict.fromkeys(("success", "identifiable"), (np.bool_, 0, 1)),
     **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
@@ -28,6 +47,203 @@ _COLUMNS: dict[str, tuple[Any, float, float]] = {
     "nit": (np.int64, 0, math.inf), "freedom": _COUNT, "rank": _COUNT,
 }  # fmt: skip
 _ENDINGS = ("verdict", "ended")
+# The kind of a measurement given as code, which files do not contain.
+_CODE = "code"
+
+
+class AbsentGenerator(Generator):
+    """Stands for the network of a result or posterior that was loaded without it. It cannot be evaluated.
+
+    Attributes:
+        known_fingerprint: the fingerprint of the network.
+        what: what was loaded, "result" or "posterior".
+    """
+
+    def __init__(
+        self, latent_shape: Shape, output_shape: Shape, dtype: torch.dtype, known_fingerprint: str, what: str
+    ) -> None:
+        self.latent_shape, self.output_shape, self.dtype = latent_shape, output_shape, dtype
+        self.known_fingerprint, self.what = known_fingerprint, what
+        self.width, self.device = math.prod(output_shape), torch.device("cpu")
+
+    def _missing(self, *arguments: Any, **named: Any) -> NoReturn:
+        raise InputError(
+            f"the {self.what} was loaded without its network, which this needs: unrelu.load_{self.what}(path, network)"
+        )
+
+    __call__ = outputs = forward = linearize = to = _missing
+
+
+def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
+    """The arrays, texts and numbers of a problem, by name.
+
+    Args:
+        problem: the problem.
+        outputs: G(z) of a code for each observation, (B, *output_shape), at which an operator that is code is kept.
+    """
+    single, problem = problem.single, problem.stated
+    network, operator = problem.network, problem.operator
+    code = operator.stored is None
+    arrays = {"measured": problem.mean_of(outputs)} if code else operator.saved()
+    table: dict[str, Any] = {
+        "problem.norm": str(problem.stated_loss or problem.norm),
+        "problem.prior": problem.prior, "problem.seed": problem.seed, "problem.single": single,
+        "network": getattr(network, "known_fingerprint", None) or fingerprint(network),
+        "network.latent_shape": np.array(network.latent_shape, np.int64),
+        "network.output_shape": np.array(network.output_shape, np.int64),
+        "network.dtype": str(network.dtype).removeprefix("torch."),
+        "y": problem.y,
+        **noise_arrays(problem.noise),
+        "operator": _CODE if code else operator.kind, "operator.shape": np.array(operator.shape, np.int64),
+        **{f"operator.{name}": array for name, array in arrays.items()},
+    }  # fmt: skip
+    names, normal, bounds = problem.names, problem.normal, problem.bounds
+    optional = {
+        "network.names": np.array(names.coordinate_names, dtype=np.str_) if names.coordinate_names else None,
+        "network.nuisance": names.nuisance_table,
+        "problem.normal": normal and np.stack([normal.mean, normal.std]),
+        "bounds": None if bounds.none else np.stack([bounds.lower, bounds.upper]),
+    }
+    return table | {name: array for name, array in optional.items() if array is not None}
+
+
+def noise_arrays(noise: Noise) -> dict[str, Any]:
+    """The arrays, texts and numbers of a noise model, by name."""
+    text, kept = noise.saved()
+    return {"noise": text, **{f"noise.{name}": value for name, value in kept.items()}}
+
+
+def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
+    """The number of observations, and the shapes of codes and outputs. Arrays are to be checked against them first.
+
+    Raises:
+        ValueError: y is no batch of finite numbers, or a shape is none.
+    """
+    latent, output = (shape_of(table[f"network.{name}_shape"]) for name in ("latent", "output"))
+    y = array_of(table["y"], np.float64)
+    if y.ndim != 2 or not np.isfinite(y).all() or (number_of(table["problem.single"], np.bool_) and len(y) != 1):
+        raise ValueError(f"y has shape {y.shape}, or entries that are not finite")
+    return len(y), latent, output
+
+
+def columns_in(table: Table, columns: Columns, shapes: Mapping[str, Shape], size: int) -> dict[str, Any]:
+    """Columns by name, with types and numbers as stated, and shapes, which are (size,) for all others."""
+    found = archives.columns_of(table, columns)
+    for name, array in found.items():
+        if array.shape != shapes.get(name, (size,)):
+            raise ValueError(f"{name} has shape {array.shape}, not {shapes.get(name, (size,))}")
+    return found
+
+
+def read_problem(table: Table, outputs: Array, network: Generator | None, operator: Any, what: str) -> Problem:
+    """The problem in a table.
+
+    Args:
+        table: the arrays of a file, see :func:`problem_arrays`.
+        outputs: G(z) of the codes at which an operator that is code is kept, (B, *output_shape).
+        network: G, whose fingerprint is checked; None for a stand-in.
+        operator: A, if it is code.
+        what: what is loaded, "result" or "posterior".
+
+    Raises:
+        InputError: it is another network or operator, or one that the file contains, or no operator is passed.
+        ValueError: the arrays do not fit together.
+    """
+    size, latent, output = sizes_in(table)
+    k, y, known = math.prod(latent), array_of(table["y"], np.float64), text_of(table["network"])
+    if network is None:
+        dtype = {"float64": torch.float64, "float32": torch.float32}[text_of(table["network.dtype"])]
+        network, nuisance = AbsentGenerator(latent, output, dtype, known, what), _rows(table, "network.nuisance", 3, k)
+        if nuisance is not None and (np.isfinite(nuisance) != np.isfinite(nuisance[0])).any():
+            raise ValueError("network.nuisance has numbers that are none")
+        named = Names(latent, output, nuisance_table=nuisance)
+        named = named.named(texts_of(table["network.names"])) if "network.names" in table else named
+    elif fingerprint(network) != known:
+        raise InputError(
+            f"the {what} was found on another network: the fingerprint of its network is {known[:12]}"
+            f"..., that of this one ({network.latent_dim} -> {network.output_dim}) {fingerprint(network)[:12]}..."
+        )
+    elif (network.latent_shape, network.output_shape) != (latent, output):
+        raise ValueError(f"the network's shapes are {latent} and {output}")
+    else:
+        named, network = network.names, network.plain
+    ends = _rows(table, "bounds", 2, k)
+    box = Bounds.parse(None if ends is None else tuple(ends), (k,), named.latent_names)
+    measured = _operator(table, y, outputs, searched(network, box), operator, what)
+    entries = (measured.n, math.prod(measured.shape)) == (math.prod(output), y.shape[1])
+    if not entries or measured.seen(size).shape != y.shape or measured.count not in (0, size):
+        raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
+    y.setflags(write=False)
+    prior, seed = float(number_of(table["problem.prior"], np.float64)), int(number_of(table["problem.seed"], np.int64))
+    if not 0 <= prior < math.inf or seed < 0:
+        raise ValueError(f"the prior is {prior}, the seed {seed}")
+    norm, single = text_of(table["problem.norm"]), bool(number_of(table["problem.single"], np.bool_))
+    loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
+    problem = Problem(
+        network, y, read_noise(table), norm_of(loss.name if loss else norm), measured, prior, single, None, seed,
+        Control(), stated_loss=loss, bounds=box, names=named,
+    ).whitened()  # fmt: skip
+    normal = _rows(table, "problem.normal", 2, k)
+    if normal is not None and not (np.isfinite(normal[0]).all() and (normal[1] > 0).all()):
+        raise ValueError("problem.normal has numbers that are no mean and std")
+    return problem if normal is None else problem.whitened(Normal(*normal))
+
+
+def _rows(table: Table, name: str, count: int, k: int) -> Array | None:
+    """So many numbers of each coordinate, (count, k), if the table has any of that name."""
+    if name not in table:
+        return None
+    rows = array_of(table[name], np.float64)
+    if rows.shape != (count, k):
+        raise ValueError(f"{name} has shape {rows.shape}, not {(count, k)}")
+    return rows
+
+
+def read_noise(table: Table) -> Noise:
+    """The noise model in a table.
+
+    Raises:
+        InputError: no model is defined by these values.
+    """
+
+    def value_of(array: npt.NDArray[Any]) -> Any:
+        return text_of(array) if array.dtype.kind == "U" else array if array.ndim else array.item()
+
+    kept = {name.removeprefix("noise."): value_of(each) for name, each in table.items() if name.startswith("noise.")}
+    return Noise.restored(text_of(table["noise"]), kept)
+
+
+def _operator(table: Table, y: Array, outputs: Array, network: Generator, given: Any, what: str) -> Operator:
+    shape, kind = shape_of(table["operator.shape"]), text_of(table["operator"])
+    if given is not None and kind != _CODE:
+        raise InputError(f"operator= is in the file ({kind}); leave it out")
+    for known in Operator.__subclasses__():
+        if known.stored is not None and known.kind == kind:
+            arrays = {name: array_of(table[f"operator.{name}"], dtype) for name, dtype in known.stored.items()}
+            return known.restored(shape, arrays)
+    if kind != _CODE:
+        raise ValueError(f"the operator is {kind[:20]!r}")
+    if given is None:
+        raise InputError(
+            f"the {what} was measured by an operator that is code, which no file holds: "
+            f"unrelu.load_{what}(path, network, operator=...)"
+        )
+    found = read_operator(given, network.output_shape, (len(y), *shape), network)
+    kept = array_of(table["operator.measured"], np.float64)
+    off = np.abs(found.values(outputs.reshape(len(y), network.output_dim)) - kept)
+    if not (np.nan_to_num(off) <= 1e-9 * np.nanmax(np.abs(kept), initial=0.0)).all():
+        raise InputError(f"operator= is not the one that the {what} was measured with: its values at the codes differ")
+    return found
+
+
+def norm_of(text: str) -> str:
+    """Return the norm of this name."""
+    if text not in DEGREES:
+        raise ValueError(f"a norm is {text[:20]!r}")
+    return text
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
@@ -48,7 +264,7 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
         **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
     }  # fmt: skip
-    write_archive(path, "result", table)
+    archives.write_archive(path, "result", table)
 
 
 def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
@@ -57,24 +273,22 @@ def read_result_file(path: Path, max_bytes: int, network: Generator | None, oper
     Raises:
         InputError: see :func:`unrelu.load_result`.
     """
-    return read_archive(path, "result", max_bytes, lambda table: _result(table, network, operator))
+    return archives.read_archive(path, "result", max_bytes, lambda table: _result(table, network, operator))
 
 
 def _result(table: Table, network: Generator | None, operator: Any) -> dict[str, Any]:
     size, latent, output = sizes_in(table)
-    result: dict[str, Any] = columns_of(table, _COLUMNS)
-    for name in _ENDINGS:
-        result[name] = np.array([ending_of(text) for text in texts_of(table[name])], dtype=object)
-    result["message"] = np.array(texts_of(table["message"]), dtype=object)
-    shapes = {"z": (size, *latent), "reconstruction": (size, *output)}
-    for name, column in result.items():
-        if column.shape != shapes.get(name, (size,)):
-            raise ValueError(f"{name} has shape {column.shape}, y has {size} observations of codes {latent}")
+    result = columns_in(table, _COLUMNS, {"z": (size, *latent), "reconstruction": (size, *output)}, size)
+    for name in (*_ENDINGS, "message"):
+        texts = [ending_of(text) if name in _ENDINGS else text for text in texts_of(table[name])]
+        result[name] = np.array(texts, dtype=object)
+        if len(texts) != size:
+            raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
     result["problem"] = read_problem(table, result["reconstruction"], network, operator, "result")
-    result["z"] = result["z"].reshape(-1, result["problem"].network.latent_dim)
+    result["z"] = result["z"].reshape(size, math.prod(latent))
     result["options"], result["method"] = json.loads(text_of(table["options"])), str(table["method"])
     if not isinstance(result["options"], dict):
         raise TypeError("options are no dictionary")
     if not is_name(result["method"]):
         raise ValueError(f"a method is {result['method'][:20]!r}")
-    return result | {"norm": one_of(NORMS, text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}
+    return result | {"norm": norm_of(text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}

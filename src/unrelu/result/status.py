@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.result._residual_tests import TESTS, deciding
+from unrelu.result.residual_tests import TESTS, deciding
 from unrelu.runtime.array_types import Flags
 from unrelu.runtime.words import number, probability
 

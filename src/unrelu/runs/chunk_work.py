@@ -320,7 +320,8 @@ def _results(result: Inversion) -> dict[str, Any]:
 def _posterior_results(found: Posterior) -> dict[str, Any]:
     """The columns of the posterior of one observation."""
     status = STATUSES.index(found.status[0].name) + 1
-    deviations = found.chains.output_deviations[0]
+    outputs = found.outputs(found.chains[0])
+    deviations = outputs.std(axis=0) if len(outputs) else np.full(outputs.shape[1:], np.nan)
     return {**numbers_of_posterior(found), "reconstruction_std": deviations, "posterior_status": status}
 
 

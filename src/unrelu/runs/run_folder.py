@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from unrelu.datasets.result_folders import plain
 from unrelu.datasets.tables import FORMATS, Table, columns_of
+from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.noise import Noise
@@ -24,8 +25,8 @@ from unrelu.measurements.noise_arguments import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
 from unrelu.result.fingerprint import fingerprint
-from unrelu.result.saved_problem import noise_arrays, read_noise
-from unrelu.result.verdict_text import VerdictTable, data_frame, with_parameters
+from unrelu.result.result_file import noise_arrays, read_noise
+from unrelu.result.verdict_text import data_frame, printed_verdicts
 from unrelu.runs._manifest import read_manifest
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runtime.archives import read_archive, write_archive
@@ -72,7 +73,7 @@ class Run:
 
     def __str__(self) -> str:
         """The statuses of the finished chunks, and their worst observations, in at most 15 lines."""
-        return "\n".join([self._title, *str(self._verdicts().printed()).splitlines()][:15])
+        return "\n".join([self._title, *str(self._verdicts()).splitlines()][:15])
 
     @property
     def _title(self) -> str:
@@ -80,7 +81,7 @@ class Run:
         return f"Run in {self.folder}{mixed}"
 
     def _repr_html_(self) -> str:
-        return f"<div><p>{escape(self._title)}</p>{self._verdicts().printed(_WORST).html()}</div>"
+        return f"<div><p>{escape(self._title)}</p>{self._verdicts(_WORST).html()}</div>"
 
     def to_frame(self) -> DataFrame:
         """The verdict as a pandas data frame: a row for each observation of the finished chunks.
@@ -93,22 +94,20 @@ class Run:
         """
         names = [column.name for column in self.table.columns if not column.shape]
         columns = {name: self.column(name) for name in names}
-        if self.names:
-            columns = with_parameters(columns, self.names, self.column("parameters").T)
-        return data_frame(columns, self.indices)
+        return data_frame(columns, self.indices, self.names, self.column("parameters").T if self.names else ())
 
     @property
     def names(self) -> list[str]:
         """The names of the parameters, (k,); empty if no coordinate has one."""
         return list(self.manifest["model"].get("names", []))
 
-    def _verdicts(self) -> VerdictTable:
+    def _verdicts(self, most: int = WORST) -> Printed:
         """What is said of it in words."""
         norm = self.manifest["norm"] if self.manifest["norm"] in ("l1", "linf") else "l2"
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
-        noise = str(self.noise) if self.noise.stated else ""
-        return VerdictTable(columns, self.manifest["method"], noise, norm, places=self.indices)
+        title = f"method {self.manifest['method']}" + (f", noise {self.noise}" if self.noise.stated else "")
+        return printed_verdicts(columns, title, norm, self.indices, most)
 
     @cached_property
     def scaling(self) -> Scaling:

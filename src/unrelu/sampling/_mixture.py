@@ -120,11 +120,6 @@ class Mixture:
         drawn = self.means[own] + stretch[:, None] * np.einsum("cij,cj->ci", self.factors[own], normal)
         return np.where((which == len(self.means))[:, None], normal, drawn)
 
-    def some(self, index: Index) -> Mixture:
-        """The mixture of some components."""
-        weights = self.weights[index]
-        return Mixture(self.means[index], self.whiteners[index], weights / weights.sum())
-
     def fitted(self, draws: Array) -> Mixture:
         """The mixture after steps of EM on draws of the posterior, (c, k).
 
@@ -142,14 +137,17 @@ class Mixture:
             total = near.sum(axis=0)
             sums = near.T @ draws
             means = (sums + before.means) / (total + 1)[:, None]
-            around = _outer(means - before.means)
+            moved = means - before.means
+            around = moved[:, :, None] * moved[:, None, :]
             for i, (mean, share) in enumerate(zip(means, near.T, strict=True)):
                 away = draws - mean
                 around[i] += (away * share[:, None]).T @ away
             covariance = (around + pseudo * covariances) / (held + pseudo)[:, None, None]
             weights = (1 - _KEPT) * held / count + _KEPT * before.weights
-            mixture = Mixture(means, _whiteners_of(covariance), weights / weights.sum())
-        return mixture.some(np.flatnonzero(mixture.weights >= _LEAST))
+            mixture = Mixture(means, np.linalg.inv(np.linalg.cholesky(covariance)), weights / weights.sum())
+        kept = mixture.weights >= _LEAST
+        weights = mixture.weights[kept]
+        return Mixture(mixture.means[kept], mixture.whiteners[kept], weights / weights.sum())
 
 
 def _log_sums(logs: Array) -> Array:
@@ -158,12 +156,10 @@ def _log_sums(logs: Array) -> Array:
     return np.asarray(largest + np.log(np.exp(logs - largest[:, None]).sum(axis=1)))
 
 
-def _outer(vectors: Array) -> Array:
-    return np.asarray(vectors[:, :, None] * vectors[:, None, :])
-
-
-def _whiteners_of(covariances: Array) -> Array:
-    return np.asarray(np.linalg.inv(np.linalg.cholesky(covariances)))
+def distances_from(points: Array, means: Array, whiteners: Array) -> Array:
+    """The squared Mahalanobis distances of points (c, k) from components, (c, M)."""
+    each = zip(means, whiteners, strict=True)
+    return np.stack([np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in each], axis=1)
 
 
 def separate(order: Index, means: Array, whiteners: Array, mutual: bool = False) -> Index:
@@ -198,23 +194,21 @@ def variational(
             for half in (slice(None, count // 2), slice(count // 2, None))
         )
         return tuple(np.concatenate(pair) for pair in zip(first, second, strict=True))  # type: ignore[return-value]
+
+    def drawn(pairs: int) -> Array:
+        normal = rng.standard_normal((count, pairs, k))
+        normal = np.concatenate([normal, -normal], axis=1)
+        return np.reshape(means[:, None] + np.einsum("mij,mpj->mpi", _factors(precisions), normal), (-1, k))
+
     for step in range(_STEPS):
         if target.watch():
             break
-        factors = _factors(precisions)
-        normal = rng.standard_normal((count, _PAIRS, k))
-        normal = np.concatenate([normal, -normal], axis=1)
-        at = means[:, None] + np.einsum("mij,mpj->mpi", factors, normal)
-        _, gradients, curvatures = target.curvatures(at.reshape(-1, k))
+        _, gradients, curvatures = target.curvatures(drawn(_PAIRS))
         gradient = gradients.reshape(count, -1, k).mean(axis=1)
         rate = min(0.7, 2 / (step + 2))
         precisions = (1 - rate) * precisions + rate * curvatures.reshape(count, -1, k, k).mean(axis=1)
         means = means - rate * np.linalg.solve(precisions, gradient[:, :, None])[:, :, 0]
-    factors = _factors(precisions)
-    normal = rng.standard_normal((count, 2 * _PAIRS, k))
-    normal = np.concatenate([normal, -normal], axis=1)
-    at = means[:, None] + np.einsum("mij,mpj->mpi", factors, normal)
-    energies = target.energies(at.reshape(-1, k)).reshape(count, -1).mean(axis=1)
+    factors, energies = _factors(precisions), target.energies(drawn(2 * _PAIRS)).reshape(count, -1).mean(axis=1)
     return means, np.asarray(np.linalg.inv(factors), dtype=np.float64), np.linalg.slogdet(factors)[1] - energies
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import chdtr, logsumexp
 
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.sampling._mixture import JACOBIANS, SAME, Mixture, separate, variational
+from unrelu.sampling._mixture import JACOBIANS, SAME, Mixture, distances_from, separate, variational
 from unrelu.sampling._target import Target
 
 # The first number of restarts. It is doubled until optima that were found once hold at most this share of the weight.
@@ -53,7 +53,7 @@ def starting_mixture(target: Target, from_prior: Flags, most: int, rng: np.rando
     means, whiteners, bounds = variational(target, means, precisions, rng)
     order = np.argsort(-bounds)
     kept = separate(order[bounds[order] >= bounds.max() - _FAINT], means, whiteners)
-    own = _nearest(ended, means, whiteners)
+    own = distances_from(ended, means, whiteners).argmin(axis=1)
     every = np.concatenate([kept, np.setdiff1d(own, kept)])
     mixture = Mixture(means[every], whiteners[every], np.exp(bounds[every] - logsumexp(bounds[every])))
     starts = np.resize(means[kept], (len(from_prior), target.k))
@@ -74,7 +74,8 @@ def extended(target: Target, mixture: Mixture, t: Array, energies: Array, rng: n
     if not len(starts):
         return mixture
     means, whiteners, bounds = variational(target, starts, target.curvatures(starts)[2], rng)
-    return _with(mixture, means, whiteners, bounds + _of_gaussian(target.k) - usual)
+    of_gaussian = 0.5 * target.k * (1 + float(np.log(2 * np.pi)))  # of the integral of exp(-U) over a component
+    return _with(mixture, means, whiteners, bounds + of_gaussian - usual)
 
 
 def _undercovered(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple[Array, float]:
@@ -122,7 +123,7 @@ def overlooked(
     points, whiteners = points[distinct], _narrowed(target, points[distinct], precisions)
     logs, errors = _log_masses(target, points, whiteners, rng)
     logs -= log_z
-    drawn = np.array([(_distances(t, p[None], c[None]) <= k).mean() for p, c in zip(points, whiteners, strict=True)])
+    drawn = (distances_from(t, points, whiteners) <= k).mean(axis=0)
     share = float(chdtr(k, k))  # of a Gaussian within its ellipsoid
     least = np.exp(np.minimum(logs, 0.0)) * np.maximum(1 - _ERRORS * errors, 0.0)
     lacking = drawn < _FEW * least
@@ -189,11 +190,6 @@ def _with(mixture: Mixture, means: Array, whiteners: Array, logs: Array) -> Mixt
     return Mixture(means[kept], whiteners[kept], weights / weights.sum())
 
 
-def _of_gaussian(k: int) -> float:
-    """What is added to a bound of :func:`variational` for the logarithm of the integral of exp(-U) over a component."""
-    return 0.5 * k * (1 + float(np.log(2 * np.pi)))
-
-
 def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, float]:
     """Distinct optima, (M, k), their precisions, (M, k, k), and the share of weight of those found once.
 
@@ -209,8 +205,8 @@ def _laplace(target: Target, points: Array, own: int) -> tuple[Array, Array, flo
     points, energies = points[near], energies[near]
     kept, precisions = _distinct(target, points, 4 * most)
     whiteners = _whiteners(precisions)
-    once = (_distances(points, points[kept], whiteners) <= target.k).sum(axis=0) <= 1
-    logs = -energies[kept] - np.linalg.slogdet(whiteners)[1]
+    once = (distances_from(points, points[kept], whiteners) <= target.k).sum(axis=0) <= 1
+    logs = _laplace_masses(energies[kept], precisions)
     weights = np.exp(logs - logsumexp(logs))
     wanted = np.flatnonzero(np.argsort(np.argsort(-logs)) < most)
     return points[kept[wanted]], precisions[wanted], float(weights[once].sum())
@@ -230,21 +226,10 @@ def _distinct(target: Target, points: Array, most: int) -> tuple[Index, Array]:
         whiteners = _whiteners(precisions)
         new = separate(np.arange(len(every)), points[every], whiteners)
         kept, precisions = every[new], precisions[new]
-        left = left[(_distances(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
+        left = left[(distances_from(points[left], points[kept], whiteners[new]) >= SAME**2).all(axis=1)]
     return kept, precisions
 
 
 def _whiteners(precisions: Array) -> Array:
     """C with C^T C = P for precisions P, (M, k, k)."""
     return np.asarray(np.linalg.cholesky(precisions).transpose(0, 2, 1), dtype=np.float64)
-
-
-def _nearest(points: Array, means: Array, whiteners: Array) -> Index:
-    """The component of the least Mahalanobis distance from each point, (c,)."""
-    return np.asarray(np.argmin(_distances(points, means, whiteners), axis=1), dtype=np.int64)
-
-
-def _distances(points: Array, means: Array, whiteners: Array) -> Array:
-    """The squared Mahalanobis distances of points from components, (c, M)."""
-    each = zip(means, whiteners, strict=True)
-    return np.stack([np.square((points - mean) @ whitener.T).sum(axis=1) for mean, whitener in each], axis=1)

@@ -13,10 +13,10 @@ from unrelu.models.names import Names
 from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
-from unrelu.runtime.array_types import Array
+from unrelu.result.verdict_text import array_text
 from unrelu.runtime.words import count, duration, listed, number, probability, share
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
-from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing, Mode, SampledChains, covariance_of, mean_of
+from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, covariance_of, mean_of
 from unrelu.thresholds import SIGNIFICANCE
 
 # The most modes whose weights, and coordinates whose normal priors are printed.
@@ -24,49 +24,45 @@ _MODES, _PRIORS = 5, 10
 _MEANINGS = {status.name: meaning_of_posterior(status) for status in Status}
 
 
-def message_of(mixing: Mixing, network: Names) -> str:
+def message_of(chains: SampledChains, network: Names) -> str:
     """The meaning of a status, with the numbers that decided it, and what to do; coordinates are those of G's codes."""
-    status = mixing.status
+    status, draws, worst = chains.status, chains.z.shape[1], chains.worst
     text = meaning_of_posterior(status)
-    if mixing.draws < DRAWS:
-        few = f"{text} ({count(mixing.draws, 'draw')} of each chain, too few to compare them)"
+    if draws < DRAWS:
+        few = f"{text} ({count(draws, 'draw')} of each chain, too few to compare them)"
         return text if status is Status.ERROR else few
     if status is Status.MIXED:
         return (
-            f"{text} (R-hat at most {_rhat(mixing.worst('rhat')[0])}, at least {_size(mixing.worst('ess')[0])} "
-            f"effective draws and {_size(mixing.worst('tail_ess')[0])} in the tails)"
+            f"{text} (R-hat at most {_rhat(worst('rhat')[0])}, at least {_size(worst('ess')[0])} "
+            f"effective draws and {_size(worst('tail_ess')[0])} in the tails)"
         )
-    return f"{text} ({'; '.join(_failures(mixing, network))}){_advice(mixing)}"
+    least = min(worst("ess")[0], worst("tail_ess")[0])
+    advice = ""
+    if status is Status.NOT_MIXED and not chains.agree and worst("rhat")[0] <= RHAT and least > 0:
+        advice = f"; the chains agree, and draws={number(math.ceil(1.2 * draws * ESS / least))} may be enough"
+    return f"{text} ({'; '.join(_failures(chains, network))}){advice}"
 
 
-def _failures(mixing: Mixing, network: Names) -> list[str]:
+def _failures(chains: SampledChains, network: Names) -> list[str]:
     """The statistics beyond their limits."""
 
     def name_of(place: int) -> str:
-        return "the log-likelihood" if place >= mixing.k else network.name_of(place)
+        return "the log-likelihood" if place >= chains.z.shape[2] else network.name_of(place)
 
-    rhat, place = mixing.worst("rhat")
+    rhat, place = chains.worst("rhat")
     above = "" if math.isnan(rhat) else f", above {RHAT}"
     found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place)}{above}"]
     for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
-        size, place = mixing.worst(name)
+        size, place = chains.worst(name)
         if size < ESS:
             found.append(f"{_size(size)} {what} at {name_of(place)}, fewer than {ESS}")
-    if mixing.overlooked > OVERLOOKED:
+    if chains.overlooked > OVERLOOKED:
         found.append(
-            f"further descents found optima with about {mixing.overlooked:.0%} of the posterior, and no draw near"
+            f"further descents found optima with about {chains.overlooked:.0%} of the posterior, and no draw near"
         )
-    elif mixing.agree:
+    elif chains.agree:
         found.append("the chains agree, and there was no time to look for optima that they have overlooked")
     return found
-
-
-def _advice(mixing: Mixing) -> str:
-    """How many draws would be enough, if the chains agree and only their number is too small."""
-    least = min(mixing.worst("ess")[0], mixing.worst("tail_ess")[0])
-    if mixing.status is not Status.NOT_MIXED or mixing.agree or not mixing.worst("rhat")[0] <= RHAT or not least > 0:
-        return ""
-    return f"; the chains agree, and draws={number(math.ceil(1.2 * mixing.draws * ESS / least))} may be enough"
 
 
 def _rhat(value: float) -> str:
@@ -82,42 +78,42 @@ def _size(value: float) -> str:
     return f"{math.floor(value):,}"
 
 
-def sizes_of(chains: SampledChains) -> str:
+def sizes_of(chains: Sequence[SampledChains]) -> str:
     """The numbers of chains and of their draws."""
-    return f"{count(chains.z.shape[1], 'chain')} of {count(int(chains.lengths.max(initial=0)), 'draw')}"
+    most = np.max([one.z.shape[:2] for one in chains] or [(0, 0)], axis=0).tolist()
+    return f"{count(most[0], 'chain')} of {count(most[1], 'draw')}"
 
 
 # --- one observation --------------------------------------------------------------------------------------------------
 
 
-def printed_observation(chains: SampledChains) -> Printed:
+def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Printed:
     """The posterior of one observation."""
-    network, mixing, p = chains.problem.names, chains.mixing(0), chains.p_value[0]
-    misfit, name = p < SIGNIFICANCE, mixing.status.name
+    (one,), network = chains, problem.names
+    misfit, mixed = one.p_value < SIGNIFICANCE, one.status is Status.MIXED
     verdict = "MISFIT, no code that was found explains y; the chains have " if misfit else ""
-    verdict += "mixed" if mixing.status is Status.MIXED else "not mixed, do not rely on these numbers"
+    verdict += "mixed" if mixed else "not mixed, do not rely on these numbers"
     reason = ": the noise is larger than stated, or y is out of the generator's range" if misfit else ""
-    entries = [(name, message_of(mixing, network))]
-    entries.insert(not misfit, ("best code", f"p = {probability(p)}{reason}" if math.isfinite(p) else ""))
-    if mixing.draws:
-        draws = network.parameters_of(chains.flat(0))
+    entries = [(one.status.name, message_of(one, network))]
+    entries.insert(not misfit, ("best code", f"p = {probability(one.p_value)}{reason}" if one.p_value >= 0 else ""))
+    if one.mode.size:
+        draws = network.parameters_of(one.flat)
         mean, deviation = mean_of(draws), np.sqrt(np.diag(covariance_of(draws)))
         names = network.coordinate_names or ("",) * network.latent_dim
         unnamed = np.array([not name for name in names])
         named = [f"{n} = {m:.5g} ± {d:.2g}" for n, m, d in zip(names, mean, deviation, strict=True) if n]
         entries += [
             ("parameters", listed(named)),
-            ("mean", _vector(mean[unnamed])),
-            ("deviation", _vector(deviation[unnamed])),
-            ("modes", _modes(chains.modes(0), len(chains.best[0]))),
-            ("chains", _starts(mixing, int(chains.from_prior.sum()), len(chains.from_prior))),
+            ("mean", array_text(mean[unnamed], 3)),
+            ("deviation", array_text(deviation[unnamed], 3)),
+            ("modes", _modes(one)),
         ]
-    evidence, error, accepted = (x[0] for x in (chains.log_evidence, chains.log_evidence_error, chains.acceptance))
+    evidence, error, accepted = one.log_evidence, one.log_evidence_error, one.acceptance
     about = f" ± {error:.2g}" if math.isfinite(error) else ""
     entries += [
         ("evidence", f"log p(y) = {evidence:.6g}{about}, up to a constant of y" if math.isfinite(evidence) else ""),
-        ("prior", _prior(chains.problem)),
-        ("effort", (f"{share(accepted)} accepted, " if math.isfinite(accepted) else "") + duration(chains.seconds[0])),
+        ("prior", _prior(problem)),
+        ("effort", (f"{share(accepted)} accepted, " if math.isfinite(accepted) else "") + duration(one.seconds)),
     ]
     return Printed(f"Posterior of one observation, {sizes_of(chains)}: {verdict}", entries)
 
@@ -140,58 +136,37 @@ def _prior(problem: Problem) -> str:
     return f"{listed([*own, *stated], _PRIORS)}, the others uniform within their bounds"
 
 
-def _vector(values: Array) -> str:
-    if not values.size:
-        return ""
-    return np.array2string(values, precision=3, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6)
-
-
-def _modes(modes: Sequence[Mode], known: int) -> str:
+def _modes(chains: SampledChains) -> str:
     """The weights of the modes with draws, and how many have none."""
-    empty = known - len(modes)
-    without = f"; {count(empty, 'further optimum')[:-2]}{'um' if empty == 1 else 'a'} without draws" if empty else ""
+    modes, empty = chains.modes, len(chains.best) - len(chains.modes)
+    without = f"; {empty} further {'optimum' if empty == 1 else 'optima'} without draws" if empty else ""
     if len(modes) == 1:
         return f"1{without}"
-    shown = ", ".join(f"{share(mode.weight)} ± {share(mode.weight_error)}" for mode in modes[:_MODES])
-    more = f", and {len(modes) - _MODES} lighter" if len(modes) > _MODES else ""
-    return f"{len(modes)}, of weight {shown}{more}{without}"
-
-
-def _starts(mixing: Mixing, prior: int, chains: int) -> str:
-    """Where chains began; if they have not mixed, also how those of the same kind agree among themselves."""
-    parts = [
-        (chains - prior, "optima of the search", mixing.rhat_from_search),
-        (prior, "descents from the prior", mixing.rhat_from_prior),
-    ]
-    apart = mixing.status is not Status.MIXED
-    return ", ".join(
-        f"{n} from {start}" + (f" (R-hat among them {_rhat(rhat)})" if n > 1 and apart else "")
-        for n, start, rhat in parts
-        if n
-    )
+    weights = [f"{share(mode.weight)} ± {share(mode.weight_error)}" for mode in modes]
+    return f"{len(modes)}, of weight {listed(weights, _MODES)}{without}"
 
 
 # --- a batch ----------------------------------------------------------------------------------------------------------
 
 
-def printed_posteriors(chains: SampledChains) -> Printed:
+def printed_posteriors(problem: Problem, chains: Sequence[SampledChains]) -> Printed:
     """The posteriors of a batch."""
-    if not chains.size:
+    size, statuses = len(chains), [one.status.name for one in chains]
+    if not size:
         return Printed("Posterior of no observation")
-    mixed, misfits = int((chains.statuses == Status.MIXED).sum()), int((chains.p_value < SIGNIFICANCE).sum())
+    mixed, misfits = statuses.count(Status.MIXED.name), sum(one.p_value < SIGNIFICANCE for one in chains)
     misfit = f"{count(misfits, 'misfit')}, which no code that was found explains; " if misfits else ""
-    title = f"Posteriors of {count(chains.size, 'observation')}, {sizes_of(chains)}: {misfit}{mixed} mixed"
-    rhats = np.array([chains.mixing(i).worst("rhat")[0] for i in range(chains.size)])
-    order = np.argsort(-np.nan_to_num(rhats, nan=np.inf, posinf=np.inf), kind="stable")[:WORST].tolist()
+    rhats = np.array([one.worst("rhat")[0] for one in chains])
     rows = []
-    for i in order:
-        ess, tail = (chains.mixing(i).worst(name)[0] for name in ("ess", "tail_ess"))
-        sizes = [_size(size) if math.isfinite(size) else number(None) for size in (ess, tail)]
-        rhat = _rhat(rhats[i]) if math.isfinite(rhats[i]) else number(None)
-        rows.append([str(i), chains.statuses[i].name, rhat, *sizes, count(len(chains.modes(i)))])
-    seconds = float(np.nansum(chains.seconds))
+    for i in np.argsort(-np.nan_to_num(rhats, nan=np.inf, posinf=np.inf), kind="stable")[:WORST].tolist():
+        sizes = [chains[i].worst(name)[0] for name in ("ess", "tail_ess")]
+        cells = [_rhat(rhats[i]) if math.isfinite(rhats[i]) else number(None)]
+        cells += [_size(value) if math.isfinite(value) else number(None) for value in sizes]
+        rows.append([str(i), statuses[i], *cells, count(len(chains[i].modes))])
+    seconds = sum(one.seconds for one in chains)
     return printed_batch(
-        f"{title} ({share(mixed, chains.size)})", [status.name for status in chains.statuses], _MEANINGS,
-        ["index", "status", "R-hat", "effective", "in tails", "modes"], rows,
-        f"time {duration(seconds)}, {duration(seconds / chains.size)} each",
+        f"Posteriors of {count(size, 'observation')}, {sizes_of(chains)}: {misfit}{mixed} mixed "
+        f"({share(mixed, size)})",
+        statuses, _MEANINGS, ["index", "status", "R-hat", "effective", "in tails", "modes"], rows,
+        f"time {duration(seconds)}, {duration(seconds / size)} each",
     )  # fmt: skip

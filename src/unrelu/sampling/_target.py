@@ -12,16 +12,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from unrelu.local_search.halting import Watch
 from unrelu.local_search.packed_observations import packable
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.folding import FoldedChain
+from unrelu.measurements.folding import FoldedChain, FoldedLayer
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import flush_subnormals
-from unrelu.sampling._dense_layers import DenseLayers
 from unrelu.sampling.prior_transform import PriorTransform
 from unrelu.search.descents import Start
 from unrelu.search.joint_search import JointSearch
@@ -37,6 +36,9 @@ class Target:
     Args:
         problem: the problem as stated, of one observation.
         prior: the prior of codes.
+
+    Attributes:
+        watch: asked whether to stop.
     """
 
     def __init__(self, problem: Problem, prior: PriorTransform) -> None:
@@ -59,10 +61,7 @@ class Target:
             self._y = y.copy()  # PyTorch takes no arrays that are read-only
             self._layers = DenseLayers(layers)
         self._started = JointSearch(self._search)
-
-    def codes(self, t: Array) -> Array:
-        """z at coordinates t, (..., k)."""
-        return self.prior.codes(t)
+        self.watch = self._started.watch
 
     # --- the density --------------------------------------------------------------------------------------------------
 
@@ -132,53 +131,40 @@ class Target:
         if self._layers is None:
             values = self._objective.values(self._objective.tensor(z), self._rows(z))
             return values.cpu().double().numpy()
-        outputs = self._layers.outputs(z)
-        loss = self._objective.loss
-        if loss is None:
-            return np.asarray(np.square(outputs - self._y).sum(axis=1))
-        mean, y = torch.from_numpy(outputs), torch.from_numpy(self._y).expand(len(z), -1)
-        return loss.total(y, mean, torch.ones_like(mean)).numpy()
+        return self._scored(self._layers.outputs(z), derivatives=False)[0]
 
-    def _scored(self, outputs: Array) -> tuple[Array, Array]:
-        """D, (c,), and its derivatives by the outputs, (c, m)."""
+    def _scored(self, outputs: Array, derivatives: bool = True) -> tuple[Array, Array]:
+        """D, (c,), and its derivatives by the outputs, (c, m); without ``derivatives``, what stands for them."""
         loss = self._objective.loss
         if loss is None:
             r = outputs - self._y
-            return np.square(r).sum(axis=1), 2 * r
+            return np.square(r).sum(axis=1), 2 * r if derivatives else r
         mean, y = torch.from_numpy(outputs), torch.from_numpy(self._y).expand(len(outputs), -1)
-        half, _ = loss.scoring(y, mean)
-        return loss.total(y, mean, torch.ones_like(mean)).numpy(), 2 * half.numpy()
+        total = loss.total(y, mean, torch.ones_like(mean)).numpy()
+        return total, 2 * loss.scoring(y, mean)[0].numpy() if derivatives else outputs
 
     # --- its optima ---------------------------------------------------------------------------------------------------
 
-    @property
-    def watch(self) -> Watch:
-        """Asked whether to stop."""
-        return self._started.watch
-
-    def optima(self, restarts: int) -> Array:
-        """The coordinates where this many descents from the starts of ``auto`` ended, (c, k)."""
-        self._started.advance(_ONE, restarts, 0)
+    def optima(self, restarts: int, first: int = 0) -> Array:
+        """The coordinates where these many descents from the starts of ``auto`` ended, after the first ones, (c, k)."""
+        self._started.advance(_ONE, first + restarts, 0)
         state = self._started.state
-        ends = state.restarts[0][np.isfinite(state.ends[0])]
-        return self._coordinates(ends)
+        return self._coordinates(state.restarts[0, first:][np.isfinite(state.ends[0, first:])])
+
+    def further_optima(self, restarts: int) -> Array:
+        """Those of further descents."""
+        return self.optima(restarts, int(self._started.state.made[0]))
 
     @property
     def best_optimum(self) -> Array:
         """The coordinates of the best of these, (1, k); NaN if there is none."""
         return self._coordinates(self._started.state.z)
 
-    def further_optima(self, restarts: int) -> Array:
-        """The coordinates where so many further descents from the starts of ``auto`` ended, (c, k)."""
-        state, made = self._started.state, int(self._started.state.made[0])
-        self._started.advance(_ONE, made + restarts, 0)
-        return self._coordinates(state.restarts[0, made:][np.isfinite(state.ends[0, made:])])
-
     def descended(self, t: Array) -> Array:
         """The coordinates where descents from t (c, k) ended, (c, k)."""
-        z = self._latent(self.prior.codes(t))
+        z = self._search.units.coordinates(self.prior.codes(t))
         start = Start.unperturbed(_ONE, z[None])
-        self._started.descents.improve(start, np.zeros(1), self._started.watch)
+        self._started.descents.improve(start, np.zeros(1), self.watch)
         ended = np.where(np.isfinite(start.f[0])[:, None], start.z[0], z)
         return self._coordinates(ended)
 
@@ -188,9 +174,42 @@ class Target:
         after, before = (self.code_energies(each, self.energies(each)) for each in (ended, t))
         return np.where((after < before)[:, None], ended, t)
 
-    def _latent(self, z: Array) -> Array:
-        return self._search.units.coordinates(z)
-
     def _coordinates(self, z: Array) -> Array:
         with flush_subnormals(False):
             return self.prior.coordinates(self._search.units.codes(z))
+
+
+class DenseLayers:
+    """Layers x = weight * phi(W h + b) as matrix products: of few codes, they cost less than in PyTorch."""
+
+    def __init__(self, layers: list[FoldedLayer]) -> None:
+        self._layers = [(layer, np.ascontiguousarray(layer.dense.T)) for layer in layers]
+        self._slopes: list[Array] = []
+
+    def outputs(self, z: Array, differentiated: bool = False) -> Array:
+        """The outputs at codes z (c, k), (c, m); ``differentiated`` prepares :meth:`gradients`."""
+        x, self._slopes = z, []
+        for layer, transposed in self._layers:
+            u = x @ transposed + layer.bias
+            x = np.maximum(u, 0.0) if layer.activation.name == "relu" else layer.activation.value(u)
+            if differentiated:
+                self._slopes.append(_slopes(layer.activation, u, x))
+        weight = self._layers[-1][0].weight
+        return x if weight is None else x * weight
+
+    def gradients(self, derivatives: Array) -> Array:
+        """The derivatives by the codes of the last call of :meth:`outputs`, (c, k), from those by outputs, (c, m)."""
+        weight = self._layers[-1][0].weight
+        back = derivatives if weight is None else derivatives * weight
+        for (_, transposed), slopes in zip(reversed(self._layers), reversed(self._slopes), strict=True):
+            back = (back * slopes) @ transposed.T
+        return back
+
+
+def _slopes(activation: Activation, u: Array, x: Array) -> Array:
+    """phi'(u), where x = phi(u); at a kink, the slope for negative arguments."""
+    if activation.name == "relu":
+        return np.asarray(u > 0)
+    if activation.smooth:
+        return activation.derivative(torch.from_numpy(u), torch.from_numpy(x)).numpy()
+    return np.where(u > 0, 1.0, activation.slope)

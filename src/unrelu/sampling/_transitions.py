@@ -25,7 +25,7 @@ adaptation of steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import logsumexp
@@ -48,8 +48,7 @@ _SHORT_TIME, _SELDOM = 1.25, 64
 _TOGETHER, _EVALUATIONS = 512, 16
 
 
-@dataclass(frozen=True, eq=False)
-class Chains:
+class Chains(NamedTuple):
     """The states of chains, or proposals for them.
 
     Attributes:
@@ -67,17 +66,19 @@ class Chains:
         """Chains at t (c, k)."""
         return cls(t, target.energies(t), mixture.log_density(t))
 
+    @property
+    def log_ratios(self) -> Array:
+        """log p / q, unnormalised, (c,)."""
+        return -self.energies - self.log_density
+
     def rows(self, index: Index | slice) -> Chains:
         """Some of them."""
-        return Chains(self.t[index], self.energies[index], self.log_density[index])
+        return Chains(*(each[index] for each in self))
 
     def moved(self, accepted: Flags, others: Chains) -> Chains:
         """The states of the others where ``accepted`` (c,) is true."""
-        return Chains(
-            np.where(accepted[:, None], others.t, self.t),
-            np.where(accepted, others.energies, self.energies),
-            np.where(accepted, others.log_density, self.log_density),
-        )
+        pairs = zip(self, others, strict=True)
+        return Chains(*(np.where(accepted.reshape(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs))
 
 
 class Transitions:
@@ -136,24 +137,19 @@ class Transitions:
     def _propose(self, count: int) -> None:
         """Draw proposals, which do not depend on the chains."""
         new = Chains.at(self._mixture.draw(count, self._rng), self.target, self._mixture)
-        self.proposed = np.concatenate([self.proposed, -new.energies - new.log_density])
-        left = self._waiting
-        self._waiting = Chains(
-            np.concatenate([left.t, new.t]), np.concatenate([left.energies, new.energies]),
-            np.concatenate([left.log_density, new.log_density]),
-        )  # fmt: skip
+        self.proposed = np.concatenate([self.proposed, new.log_ratios])
+        self._waiting = Chains(*map(np.concatenate, zip(self._waiting, new, strict=True)))
 
     def _jumped(self, chains: Chains) -> Chains:
         """Propose one jump of every chain after the other, as many as a trajectory has steps."""
         count, tries = len(chains.t), self.steps
         if len(self._waiting.t) < count * tries:
             self._propose(max(count * tries, self.target.affordable(_TOGETHER, _EVALUATIONS)))
-        proposals, self._waiting = (
-            self._waiting.rows(part) for part in (slice(count * tries), slice(count * tries, None))
-        )
-        ratios = (-proposals.energies - proposals.log_density).reshape(tries, count)
+        proposals = self._waiting.rows(slice(count * tries))
+        self._waiting = self._waiting.rows(slice(count * tries, None))
+        ratios = proposals.log_ratios.reshape(tries, count)
         uniform = np.log(self._rng.random((tries, count)))
-        current, last = -chains.energies - chains.log_density, np.full(count, -1)
+        current, last = chains.log_ratios, np.full(count, -1)
         for i in range(tries):
             moved = uniform[i] < ratios[i] - current
             current, last = np.where(moved, ratios[i], current), np.where(moved, i, last)

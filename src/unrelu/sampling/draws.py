@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,16 @@ import numpy as np
 
 from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError, MissingPackageError, NotMixedWarning, OptionError
+from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.answers import Answers
-from unrelu.runtime.argument_numbers import whole_number
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.result.answers import Answers, Panels
+from unrelu.runtime.argument_numbers import real_number, whole_number
+from unrelu.runtime.array_types import Array, Index
+from unrelu.runtime.memory_limits import RECONSTRUCTION_NUMBERS
 from unrelu.runtime.words import count, listed, nearest, shown
 from unrelu.sampling._posterior_text import message_of, printed_observation, printed_posteriors, sizes_of
 from unrelu.sampling.posterior_file import write_posterior_file
-from unrelu.sampling.sampled_chains import SampledChains, mean_of, spaced
+from unrelu.sampling.sampled_chains import SampledChains, interval_of, mean_of, spaced
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -30,6 +32,18 @@ if TYPE_CHECKING:
 _QUANTITIES = ("z", "reconstruction")
 # Coordinates of a corner plot by default.
 _CORNER = 5
+# Intervals and pictures of reconstructions are of so many draws, fewer if their outputs have too many numbers.
+_OUTPUTS = 1000
+
+
+def _number(name: str, text: str) -> Any:
+    """A number of each observation as an attribute."""
+    return property(lambda self: self._each_of(lambda one: getattr(one, name)), doc=text)
+
+
+def _statistic(name: str, text: str) -> Any:
+    """A statistic of each coordinate as an attribute."""
+    return property(lambda self: self._each_of(lambda one: getattr(one.statistics, name)[: self._k], self._k), doc=text)
 
 
 class Posterior(Answers):
@@ -42,7 +56,9 @@ class Posterior(Answers):
     If the chains have not mixed, their draws may not represent the posterior. Then :attr:`mean`, :attr:`std`,
     :attr:`covariance` and :meth:`interval` give a :class:`~unrelu.errors.NotMixedWarning`.
 
-    Samplers make it of their ``chains``, a :class:`~unrelu.sampling.sampled_chains.SampledChains`.
+    Attributes:
+        problem: the problem as it was stated.
+        chains: the draws of each observation, see :class:`~unrelu.sampling.sampled_chains.SampledChains`.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity")  # G(z) = (2 z, z)
@@ -55,80 +71,79 @@ class Posterior(Answers):
 
     _called = ("posterior", "p", "p.z, p.mean")
 
-    def __init__(self, chains: SampledChains) -> None:
-        self.chains, self.problem = chains, chains.problem
+    def __init__(self, problem: Problem, chains: Sequence[SampledChains]) -> None:
+        self.problem, self.chains = problem, tuple(chains)
 
     def _part(self, rows: Index, single: bool) -> Posterior:
-        return Posterior(self.chains.take(rows, self._problem_of(rows, single)))
+        return Posterior(self._problem_of(rows, single), [self.chains[i] for i in rows])
 
-    def _drawn(self, values: Any) -> Any:
-        """Values of each draw, (B, C, D, ...); of one observation, those of its draws alone."""
-        return values[0, :, : self.chains.lengths[0] or None] if self.problem.single else values
+    @property
+    def _k(self) -> int:
+        return self.problem.network.latent_dim
+
+    def _each_of(self, said: Callable[[SampledChains], Any], *shape: int, kind: type = float) -> Any:
+        """What is said of each observation, (B, *shape), or of the only one."""
+        found: Array = np.empty((len(self.chains), *shape), dtype=kind)
+        for i, one in enumerate(self.chains):
+            found[i] = said(one)
+        return self._each(found)
 
     # --- draws --------------------------------------------------------------------------------------------------------
+
+    def drawn(self, name: str) -> Array:
+        """The array ``name`` of the draws of all observations, (B, chain, draw, ...), or of the only one; codes flat.
+
+        It is NaN, or 0 for the numbers of modes, where an observation has fewer draws than another.
+        """
+        arrays = [getattr(one, name) for one in self.chains]
+        if self.problem.single:
+            return np.asarray(arrays[0])
+        shape = np.max([one.z.shape[:2] for one in self.chains] or [(0, 0)], axis=0)
+        padding, last = 0 if name == "mode" else np.nan, (self._k,) if name == "z" else ()
+        found: Array = np.full((len(arrays), *shape, *last), padding)
+        for row, array in zip(found, arrays, strict=True):
+            row[:, : array.shape[1]] = array
+        return found
+
+    @property
+    def _flat(self) -> Array:
+        return self.drawn("z")
 
     @property
     def z(self) -> Array:
         """The draws, ``(chain, draw, *latent_shape)``; NaN where an observation of a batch was cut short."""
-        return np.asarray(self._drawn(self.problem.network.shaped(self.chains.z)))
-
-    @property
-    def parameters(self) -> dict[str, Array]:
-        """The draws by the names of coordinates, (chain, draw) each; z0, z1, ... where they have none.
-
-        A nuisance parameter (:func:`unrelu.extend`) is reported itself, in place of its coordinate.
-        """
-        network = self.problem.names
-        values = network.parameters_of(self._drawn(self.chains.z))
-        return {name: values[..., j] for j, name in enumerate(network.parameter_names)}
+        return self.problem.network.shaped(self.drawn("z"))
 
     @property
     def log_likelihood(self) -> Array:
         """log p(y | z) of each draw, up to a constant of y, (chain, draw): minus half the chi-square or deviance."""
-        return np.asarray(self._drawn(self.chains.log_likelihood))
+        return self.drawn("log_likelihood")
 
-    @property
-    def from_prior(self) -> Flags:
-        """The chains that began where descents from draws of the prior ended, (chain,); the others at found optima."""
-        return self.chains.from_prior
-
-    @property
-    def log_evidence(self) -> Any:
-        """log p(y), up to the constant of :attr:`log_likelihood`; NaN if the chains have not mixed."""
-        return self._each(self.chains.log_evidence)
-
-    @property
-    def log_evidence_error(self) -> Any:
-        """The standard error of :attr:`log_evidence`; it says nothing of chains that have not mixed."""
-        return self._each(self.chains.log_evidence_error)
-
-    @property
-    def acceptance(self) -> Any:
-        """The mean probability with which trajectories were accepted."""
-        return self._each(self.chains.acceptance)
-
-    @property
-    def p_value(self) -> Any:
+    log_evidence = _number(
+        "log_evidence", "log p(y), up to the constant of :attr:`log_likelihood`; NaN if the chains have not mixed."
+    )
+    log_evidence_error = _number(
+        "log_evidence_error",
+        "The standard error of :attr:`log_evidence`; it says nothing of chains that have not mixed.",
+    )
+    acceptance = _number("acceptance", "The mean probability with which trajectories were accepted.")
+    p_value = _number(
+        "p_value",
         """Goodness of fit of the most probable code that was found, as :attr:`unrelu.Inversion.p_value`.
 
         Below 0.01 no draw explains y: the noise is larger than stated, or y is out of the generator's range. The status
         says nothing of that.
-        """
-        return self._each(self.chains.p_value)
-
-    @property
-    def overlooked(self) -> Any:
+        """,
+    )
+    overlooked = _number(
+        "overlooked",
         """The estimated share of the posterior at optima that further descents found, and near which there is no draw.
 
         The descents are made when the chains agree; NaN if they do not, or if the sampling was cut short. If they find
         more than 0.02, the chains are sampled anew with jumps there.
-        """
-        return self._each(self.chains.overlooked)
-
-    @property
-    def seconds(self) -> Any:
-        """Wall time of each observation."""
-        return self._each(self.chains.seconds)
+        """,
+    )
+    seconds = _number("seconds", "Wall time of each observation.")
 
     # --- the verdict --------------------------------------------------------------------------------------------------
 
@@ -140,44 +155,27 @@ class Posterior(Answers):
 
         Otherwise NOT_MIXED; TIME_LIMIT or STOPPED if the sampling was cut short; ERROR if it failed.
         """
-        return self._each(self.chains.statuses)
+        return self._each_of(lambda one: one.status, kind=object)
 
-    @cached_property
+    @property
     def message(self) -> Any:
         """The meaning of the status, with the numbers that decided it, and what to do."""
-        texts = [message_of(self.chains.mixing(i), self.problem.names) for i in range(self.chains.size)]
-        return self._each(np.array(texts, dtype=object))
+        return self._each_of(lambda one: message_of(one, self.problem.names), kind=object)
 
-    @property
-    def rhat(self) -> Array:
-        """Rank-normalised split R-hat of each coordinate over all chains, (k,)."""
-        return self._statistic("rhat")
-
-    @property
-    def ess(self) -> Array:
-        """Effective sample size of the bulk of each coordinate, (k,)."""
-        return self._statistic("ess")
-
-    @property
-    def tail_ess(self) -> Array:
-        """Effective sample size of the tails of each coordinate, (k,)."""
-        return self._statistic("tail_ess")
-
-    def _statistic(self, name: str) -> Array:
-        k, size = self.problem.network.latent_dim, self.chains.size
-        values = [getattr(self.chains.mixing(i).statistics, name)[:k] for i in range(size)]
-        return np.asarray(self._each(np.array(values).reshape(size, k)))
+    rhat = _statistic("rhat", "Rank-normalised split R-hat of each coordinate over all chains, (k,).")
+    ess = _statistic("ess", "Effective sample size of the bulk of each coordinate, (k,).")
+    tail_ess = _statistic("tail_ess", "Effective sample size of the tails of each coordinate, (k,).")
 
     def _warn(self, what: str) -> None:
         """Warn the caller of a public method if the chains have not mixed."""
-        bad = np.flatnonzero(self.chains.statuses != Status.MIXED)
-        if not len(bad):
+        bad = [i for i, one in enumerate(self.chains) if one.status is not Status.MIXED]
+        if not bad:
             return
         whose = at = ""
         if not self.problem.single:
-            whose = f" of {len(bad)} of {count(self.chains.size, 'observation')}"
+            whose = f" of {len(bad)} of {count(len(self.chains), 'observation')}"
             at = f"observation {bad[0]}: "
-        said = message_of(self.chains.mixing(int(bad[0])), self.problem.names)
+        said = message_of(self.chains[bad[0]], self.problem.names)
         warnings.warn(f"{what}{whose} may not be those of the posterior; {at}{said}", NotMixedWarning, stacklevel=3)
 
     # --- what the draws say -------------------------------------------------------------------------------------------
@@ -186,19 +184,19 @@ class Posterior(Answers):
     def mean(self) -> Array:
         """The mean of the codes, ``latent_shape``."""
         self._warn("means")
-        return np.asarray(self._each(self.problem.network.shaped(self.chains.means)))
+        return self.problem.network.shaped(self._each_of(lambda one: one.mean, self._k))
 
     @property
     def std(self) -> Array:
         """The standard deviations of the coordinates, ``latent_shape``."""
         self._warn("standard deviations")
-        return np.asarray(self._each(self.problem.network.shaped(self.chains.deviations)))
+        return self.problem.network.shaped(self._each_of(lambda one: one.deviation, self._k))
 
     @property
     def covariance(self) -> Array:
         """The covariance of the flattened codes, (k, k)."""
         self._warn("covariances")
-        return np.asarray(self._each(self.chains.covariances))
+        return np.asarray(self._each_of(lambda one: one.covariance, self._k, self._k))
 
     def interval(self, level: float, of: str = "z") -> tuple[Array, Array]:
         """Equal-tailed intervals, one a number: the posterior has (1 - level) / 2 on either side.
@@ -216,39 +214,47 @@ class Posterior(Answers):
             OptionError: ``level`` is not between 0 and 1, or ``of`` is unknown.
             InputError: the posterior was loaded without its network, and the interval is of reconstructions.
         """
-        if isinstance(level, bool) or not isinstance(level, int | float | np.number) or not 0 < level < 1:
-            raise OptionError(f"level={shown(level)} is a probability between 0 and 1; pass e.g. 0.9")
+        if not 0 < real_number("level", level, what := "a probability between 0 and 1, such as 0.9") < 1:
+            raise OptionError(f"level={level} must be {what}")
         if of not in _QUANTITIES:
             raise OptionError(f"of={shown(of)} is unknown; use 'z' or 'reconstruction'{nearest(of, _QUANTITIES)}")
         self._warn("intervals")
-        lower, upper = self.chains.intervals(level, of)
-        return np.asarray(self._each(lower)), np.asarray(self._each(upper))
+        network = self.problem.network
+        draws, shape = (self.outputs, network.output_shape) if of != "z" else (
+            lambda one: network.shaped(one.flat), network.latent_shape
+        )  # fmt: skip
+        ends = self._each_of(lambda one: interval_of(draws(one), level), 2, *shape)
+        lower, upper = ends if self.problem.single else np.moveaxis(ends, 1, 0)
+        return lower, upper
+
+    def outputs(self, one: SampledChains) -> Array:
+        """G(z) of up to 1,000 evenly spaced draws of an observation, (count, *output_shape)."""
+        most = max(2, RECONSTRUCTION_NUMBERS // self.problem.network.output_dim)
+        return self.problem.network.outputs(spaced(one.flat, min(_OUTPUTS, most, len(one.flat))))
 
     def reconstructions(self, count: int) -> Array:
-        """G(z) of evenly spaced draws, ``(count, *output_shape)``; NaN for an observation without draws.
+        """G(z) of evenly spaced draws, ``(count, *output_shape)``, repeated if there are fewer; NaN without draws.
 
         Raises:
-            OptionError: ``count`` is not a whole number from 1 to the number of draws.
+            OptionError: ``count`` is not a whole number of at least 1.
             InputError: the posterior was loaded without its network.
         """
-        most = int(np.prod(self.chains.z.shape[1:3]))
-        count = whole_number("count", count, 1, most)
-        network = self.problem.network
-        found = np.full((self.chains.size, count, *network.output_shape), np.nan)
-        for i in range(self.chains.size):
-            draws = spaced(self.chains.flat(i), count)
-            if len(draws):
-                found[i] = network.outputs(draws)
-        return np.asarray(self._each(found))
+        network, whole = self.problem.network, whole_number("count", count, 1)
 
-    @cached_property
+        def made(one: SampledChains) -> Any:
+            return network.outputs(spaced(one.flat, whole)) if one.mode.size else np.nan
+
+        return np.asarray(self._each_of(made, whole, *network.output_shape))
+
+    @property
     def modes(self) -> Any:
         """The modes that draws belong to, the heaviest first: a tuple of :class:`Mode`, or a list of tuples.
 
         Parts of the posterior are one mode if the density on the segment between their best draws falls to no less than
         a tenth of that at the lower end, or if a chain of such parts joins them.
         """
-        return self._each([self.chains.modes(i) for i in range(self.chains.size)])
+        shaped = self.problem.network.shaped
+        return self._each([tuple(replace(mode, z=shaped(mode.z)) for mode in one.modes) for one in self.chains])
 
     # --- printing, pictures, files and other libraries ----------------------------------------------------------------
 
@@ -256,45 +262,23 @@ class Posterior(Answers):
         of = sizes_of(self.chains)
         if self.problem.single:
             return f"<Posterior: one observation, {self.status.name}, {of}>"
-        mixed = int((self.chains.statuses == Status.MIXED).sum())
-        return f"<Posterior: {count(self.chains.size, 'observation')}, {mixed} mixed, {of}>"
+        mixed = int((self.status == Status.MIXED).sum())
+        return f"<Posterior: {count(len(self.chains), 'observation')}, {mixed} mixed, {of}>"
 
-    def _printed(self, notebook: bool = False) -> Printed:
-        return printed_observation(self.chains) if self.problem.single else printed_posteriors(self.chains)
+    def _printed(self, notebook: bool) -> Printed:
+        printed = printed_observation if self.problem.single else printed_posteriors
+        return printed(self.problem, self.chains)
 
-    def plot(
-        self, observations: Any = None, max_observations: int = 8, shape: tuple[int, ...] | None = None
-    ) -> ObservationFigure:
-        """Draw observation, mean, standard deviation and four draws of G(z), a row for each observation.
+    def _label(self, i: int) -> str:
+        return self.chains[i].status.name
 
-        Curves are drawn with a band of 90% intervals; what is drawn as a picture, and how, is that of
-        :meth:`unrelu.Inversion.plot`. The numbers are those of up to 1,000 evenly spaced draws.
+    def _figure(self, rows: Index, of: str, panels: Panels, place: slice) -> ObservationFigure:
+        from unrelu.display.answer_figures import posterior_figure  # noqa: PLC0415 -- Matplotlib, where it is used
 
-        Args:
-            observations: an index or several; None for the first ones.
-            max_observations: the most rows; further observations are not drawn.
-            shape: the shape in which outputs are drawn, (H, W) or (3, H, W) for pictures, (n,) for curves.
-
-        Returns:
-            A Matplotlib figure that is not registered with pyplot: a notebook shows it, ``savefig`` writes it.
-
-        Raises:
-            OptionError: ``max_observations`` is not an integer of at least 1, or outputs cannot have that ``shape``.
-            IndexError: there is no such observation.
-            InputError: the posterior was loaded without its network.
-        """
-        from unrelu.display.answer_figures import drawn_rows, posterior_figure  # noqa: PLC0415 -- Matplotlib
-
-        single, size = self.problem.single, self.chains.size
-        rows = drawn_rows(size, single, observations, max_observations)
-        names = [status.name for status in self.chains.statuses[rows]]
-        labels = names if single else [f"{i}\n{name}" for i, name in zip(rows, names, strict=True)]
-        of = "" if single else f"{len(rows)} of {count(size, 'observation')}, "
-        outputs = [self.chains.outputs(int(i)) for i in rows]
-        mean = np.array([mean_of(each) for each in outputs])
-        panels = self._panels(rows, mean, labels, shape)
-        flat = [each.reshape(len(each), self.problem.network.output_dim) for each in outputs]
-        return posterior_figure(panels, flat, f"posterior: {of}{sizes_of(self.chains)}")
+        outputs = [self.outputs(self.chains[i]) for i in rows]
+        flat = [each.reshape(len(each), self.problem.network.output_dim)[:, place] for each in outputs]
+        title = f"posterior: {of}{sizes_of(self.chains)}"
+        return posterior_figure(panels(np.array([mean_of(each) for each in outputs])), flat, title)
 
     def plot_corner(self, coordinates: Sequence[int | str] | None = None) -> ObservationFigure:
         """Draw coordinates of the code in pairs, as dots, and the histogram of each, with its 90% interval.
@@ -317,46 +301,34 @@ class Posterior(Answers):
         if not self.problem.single:
             raise TypeError("a corner plot is of one observation: p[i].plot_corner()")
         chosen, network = self._coordinates(coordinates), self.problem.names
-        draws, label = self.chains.flat(0), self.chains.kept(0)[2].ravel()
-        if not len(draws):
+        (one,) = self.chains
+        if not one.mode.size:
             raise InputError(f"there are no draws to plot: {self.message}")
         names = [network.name_of(int(j)) for j in chosen]
-        present, place, counts = np.unique(label, return_inverse=True, return_counts=True)
+        present, place, counts = np.unique(one.mode, return_inverse=True, return_counts=True)
         order = np.argsort(-counts, kind="stable")
-        best = network.parameters_of(self.chains.best[0])[present[order]][:, chosen]
-        shares = (counts[order] / len(label)).tolist()
+        best, draws = (network.parameters_of(codes)[:, chosen] for codes in (one.best[present[order]], one.flat))
         title = f"{self.status.name}: {sizes_of(self.chains)}"
-        shown = network.parameters_of(draws)[:, chosen]
-        return corner_figure(shown, names, np.argsort(order)[place], shares, best, title)
+        shares = (counts[order] / one.mode.size).tolist()
+        return corner_figure(draws, names, np.argsort(order)[place.ravel()], shares, best, title)
 
     def _coordinates(self, coordinates: Any) -> Index:
         """Check the coordinates of a corner plot."""
-        k = self.problem.network.latent_dim
-        if coordinates is None:
-            return np.arange(min(k, _CORNER))
         names = self.problem.names.parameter_names
-        given = list(coordinates) if isinstance(coordinates, Sequence | np.ndarray) else [coordinates]
-        given = [names.index(j) if j in names else j for j in given]
-        whole = all(isinstance(j, int | np.integer) and not isinstance(j, bool) for j in given)
-        if not whole or not given or len(set(given)) < len(given) or not all(0 <= j < k for j in given):
+        given = range(min(self._k, _CORNER)) if coordinates is None else coordinates
+        try:
+            chosen = [names.index(j) if isinstance(j, str) else range(self._k)[j] for j in given]
+        except (TypeError, ValueError, IndexError):
+            chosen = []
+        if not chosen or len(set(chosen)) < len(chosen):
             raise OptionError(
-                f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {k - 1}, places in the "
-                f"flattened code, or names: {listed(names, 5)}"
+                f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {self._k - 1}, places in "
+                f"the flattened code, or names: {listed(names, 5)}"
             )
-        return np.array(given, dtype=np.intp)
+        return np.array(chosen, dtype=np.intp)
 
-    def save(self, path: str | Path) -> None:
-        """Write the posterior to a ``.npz`` file, which :func:`unrelu.load_posterior` reads and verifies.
-
-        The file contains the draws with their log-likelihoods and modes, y, noise, bounds, prior, operator, the
-        version, the network's fingerprint and a digest. Nothing is pickled. The file appears complete or not at all.
-
-        Raises:
-            InputError: the suffix is not .npz, the folder does not exist, or the posterior was loaded without its
-                network.
-            StorageError: the disk is full or cannot be written to.
-        """
-        write_posterior_file(Path(path), self.chains)
+    def _write(self, path: Path) -> None:
+        write_posterior_file(path, self.problem, self.chains)
 
     def to_arviz(self) -> DataTree:
         """Convert to the ``xarray.DataTree`` that ArviZ takes.
@@ -375,7 +347,7 @@ class Posterior(Answers):
         network = self.problem.names
         batch: list[str] = [] if self.problem.single else ["observation"]
         named = {name: draws for name, draws in self.parameters.items() if name in network.coordinate_names}
-        fields = {"log_likelihood": self.log_likelihood, "mode": self._drawn(self.chains.mode)}
+        fields = {"log_likelihood": self.log_likelihood, "mode": self.drawn("mode")}
         codes = named | {"z": self.z}
         if batch:
             fields, codes = (

@@ -7,6 +7,7 @@ with its output, which shows whether a network is the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,22 @@ import torch
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Status
-from unrelu.result.saved_problem import problem_arrays, read_problem, sizes_in
-from unrelu.runtime.archives import Table, array_of, columns_of, read_archive, texts_of, write_archive
+from unrelu.result.result_file import Columns, columns_in, problem_arrays, read_problem, sizes_in
+from unrelu.runtime.archives import Table, array_of, read_archive, texts_of, write_archive
 from unrelu.runtime.array_types import Array
 from unrelu.sampling.sampled_chains import SampledChains
 
-# Arrays of a file: their types, their least and their largest numbers.
-_COLUMNS: dict[str, tuple[Any, float, float]] = {
-    "z": (np.float64, math.nan, math.nan), "from_prior": (np.bool_, 0, 1), "mode": (np.int64, -math.inf, math.inf),
-    **dict.fromkeys(("log_likelihood", "log_evidence"), (np.float64, -math.inf, math.inf)),
+# Arrays of a file: their types, their least and their largest numbers. Draws and codes of all observations are one
+# after the other; counts say how many belong to each.
+_ANY, _COUNT = (np.float64, math.nan, math.nan), (np.int64, 0, 2**40)
+_COLUMNS: Columns = {
+    "z": _ANY, "log_likelihood": (np.float64, -math.inf, math.inf), "mode": _COUNT, "best": _ANY, "likeliest": _ANY,
+    "draws": _COUNT, "modes": _COUNT,
+    "log_evidence": (np.float64, -math.inf, math.inf),
     **dict.fromkeys(("log_evidence_error", "seconds"), (np.float64, 0.0, math.inf)),
     **dict.fromkeys(("acceptance", "overlooked", "p_value"), (np.float64, 0.0, 1.0)),
 }  # fmt: skip
+_NUMBERS = ("log_evidence", "log_evidence_error", "seconds", "acceptance", "overlooked", "p_value")
 # Why a sampling can have been cut short; an empty text is that it was not.
 _ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Status.STOPPED, Status.ERROR)}}
 # Draws of each observation whose log-likelihoods are computed again, and by which share of themselves they may be off,
@@ -35,93 +40,91 @@ _ENDED = {"": None, **{status.name: status for status in (Status.TIME_LIMIT, Sta
 _CHECKED, _DOUBLE, _SINGLE = 16, 1e-6, 1e-3
 
 
-def write_posterior_file(path: Path, chains: SampledChains) -> None:
-    """Write the draws of a batch; the file appears complete or not at all.
+def write_posterior_file(path: Path, problem: Problem, chains: Sequence[SampledChains]) -> None:
+    """Write the draws; the file appears complete or not at all.
 
     Raises:
         InputError: the suffix is not .npz, the folder does not exist, or the posterior was loaded without its network.
         StorageError: the disk is full or cannot be written to.
     """
-    outputs = chains.problem.network.outputs(_likeliest(chains))
+    k = problem.network.latent_dim
+    outputs = problem.network.outputs(_likeliest(chains, k))
+    empty = SampledChains.without_draws(len(chains[0].z) if chains else 0, k)  # so that there is something to join
     table: dict[str, Any] = {
-        **problem_arrays(chains.problem, outputs), **{name: getattr(chains, name) for name in _COLUMNS},
-        "likeliest": outputs,
-        "ended": np.array([status.name if status else "" for status in chains.ended], dtype=np.str_),
-        "best": np.concatenate([np.zeros((0, chains.problem.network.latent_dim)), *chains.best]),
-        "best.counts": np.array([len(codes) for codes in chains.best], dtype=np.int64),
+        **problem_arrays(problem, outputs), "likeliest": outputs,
+        **{
+            name: np.concatenate([getattr(one, name) for one in (empty, *chains)], axis=axis)
+            for name, axis in (("z", 1), ("log_likelihood", 1), ("mode", 1), ("best", 0))
+        },
+        **{name: np.array([getattr(one, name) for one in chains], dtype=np.float64) for name in _NUMBERS},
+        "draws": np.array([one.z.shape[1] for one in chains], dtype=np.int64),
+        "modes": np.array([len(one.best) for one in chains], dtype=np.int64),
+        "ended": np.array([one.ended.name if one.ended else "" for one in chains], dtype=np.str_),
     }  # fmt: skip
     write_archive(path, "posterior", table)
 
 
 def read_posterior_file(
     path: Path, max_bytes: int, network: Generator | None, operator: Any
-) -> tuple[SampledChains, Array]:
-    """Read the draws of a batch, and the outputs of the likeliest ones, (B, *output_shape); check them for damage.
+) -> tuple[dict[str, Any], Array]:
+    """Read what a ``Posterior`` is made of, and the outputs of the likeliest draws, (B, *output_shape).
 
     Raises:
         InputError: see :func:`unrelu.load_posterior`.
     """
-    return read_archive(path, "posterior", max_bytes, lambda table: _chains(table, network, operator))
+    return read_archive(path, "posterior", max_bytes, lambda table: _restored(table, network, operator))
 
 
-def _chains(table: Table, network: Generator | None, operator: Any) -> tuple[SampledChains, Array]:
+def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[dict[str, Any], Array]:
     size, latent, output = sizes_in(table)
-    k = math.prod(latent)
-    found: dict[str, Any] = columns_of(table, _COLUMNS)
-    found["ended"] = np.array([_ENDED[text] for text in texts_of(table["ended"])], dtype=object)
-    outputs, best = (array_of(table[name], np.float64) for name in ("likeliest", "best"))
-    counts = array_of(table["best.counts"], np.int64)
-    if outputs.shape != (size, *output):
-        raise ValueError(f"likeliest has shape {outputs.shape}, not {(size, *output)}")
-    if counts.shape != (size,) or (counts < 0).any() or best.shape != (counts.sum(), k) or not np.isfinite(best).all():
-        raise ValueError(f"best has shape {best.shape}, or codes that are not finite")
-    if found["z"].ndim != 4 or found["z"].shape[::3] != (size, k):  # before arrays of k numbers are made
-        raise ValueError(f"z has shape {found['z'].shape}, y has {size} observations of codes {latent}")
-    problem = read_problem(table, outputs, network, operator, "posterior")
-    if ((found["z"] < problem.bounds.lower) | (found["z"] > problem.bounds.upper)).any():
-        raise ValueError("a draw is outside of the bounds")
-    return SampledChains(problem=problem, best=np.split(best, np.cumsum(counts))[:-1], **found), outputs
+    k, counts = math.prod(latent), [int(array_of(table[name], np.int64).sum()) for name in ("draws", "modes")]
+    drawn = (len(table["z"]), counts[0])
+    shapes = {"z": (*drawn, k), "log_likelihood": drawn, "mode": drawn, "best": (counts[1], k)}
+    shapes["likeliest"] = (size, *output)
+    found = columns_in(table, _COLUMNS, shapes, size)
+    problem = read_problem(table, found["likeliest"], network, operator, "posterior")
+    bounds, z = problem.bounds, found["z"]
+    if not (np.isfinite(found["best"]).all() and ((z >= bounds.lower) & (z <= bounds.upper) & np.isfinite(z)).all()):
+        raise ValueError("a draw is outside of the bounds, or no number")
+    ends = np.cumsum(found["draws"])[:-1]
+    parts = [np.split(found[name], ends, axis=1) for name in ("z", "log_likelihood", "mode")]
+    parts += [np.split(found["best"], np.cumsum(found["modes"])[:-1])]
+    chains, endings = [], texts_of(table["ended"])
+    if len(endings) != size:
+        raise ValueError(f"ended has {len(endings)} entries, y has {size} observations")
+    for i, text in enumerate(endings):
+        numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS} | {"ended": _ENDED[text]}
+        z, likelihood, mode, best = (part[i] for part in parts)
+        chains.append(SampledChains(z, likelihood, mode, best, **numbers))
+    return {"problem": problem, "chains": chains}, found["likeliest"]
 
 
-def _likeliest(chains: SampledChains) -> Array:
+def _likeliest(chains: Sequence[SampledChains], k: int) -> Array:
     """The likeliest draw of each observation, (B, k); NaN without draws."""
-    found = np.full((chains.size, chains.z.shape[3]), np.nan)
-    for i in range(chains.size):
-        z, likelihood, _ = chains.kept(i)
-        if likelihood.size:
-            found[i] = z.reshape(-1, found.shape[1])[np.argmax(likelihood)]
-    return found
+    none = np.full(k, np.nan)
+    found = [one.flat[one.log_likelihood.argmax()] if one.mode.size else none for one in chains]
+    return np.reshape(found, (len(chains), k))
 
 
-def flaw_of_draws(chains: SampledChains, outputs: Array) -> str | None:
+def flaw_of_draws(problem: Problem, chains: Sequence[SampledChains], outputs: Array) -> str | None:
     """A sentence about the first number that does not follow from the draws; None if all that are checked do.
 
     Args:
-        chains: the draws, with their network.
+        problem, chains: the problem, with its network, and the draws.
         outputs: G(z) of the likeliest draw of each observation, (B, *output_shape), as it was kept.
     """
-    problem = chains.problem
-    if not chains.size:
-        return None
     share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
-    again = problem.network.outputs(_likeliest(chains))
-    size = np.nanmax(np.abs(again), initial=0.0)
-    same = np.isclose(again, outputs, rtol=0, atol=share * size, equal_nan=True).reshape(chains.size, -1).all(axis=1)
-    if not same.all():
-        return f"G(z) of the likeliest draw of observation {int(np.argmin(same))} is another one than in the file"
-    for i in range(chains.size):
-        z, likelihood, _ = chains.kept(i)
-        if not likelihood.size:
+    again = problem.network.outputs(_likeliest(chains, problem.network.latent_dim))
+    room = share * np.nanmax(np.abs(again), initial=0.0)
+    for i, one in enumerate(chains):
+        if not np.allclose(again[i], outputs[i], rtol=0, atol=room, equal_nan=True):
+            return f"G(z) of the likeliest draw of observation {i} is another one than in the file"
+        if not one.mode.size:
             continue
-        places = ((np.arange(_CHECKED) + 0.5) * likelihood.size / _CHECKED).astype(np.intp)
-        found = _log_likelihoods(problem, i, z.reshape(likelihood.size, -1)[places])
-        off = found - likelihood.ravel()[places]  # the same everywhere: a constant of y is left open
+        places = ((np.arange(_CHECKED) + 0.5) * one.mode.size / _CHECKED).astype(np.intp)
+        residual = problem.part(np.full(_CHECKED, i)).residual(one.flat[places])
+        found = -0.5 * np.square(residual).sum(axis=1) / problem.noise.dispersion_parameter
+        off = found - one.log_likelihood.ravel()[places]  # the same everywhere: a constant of y is left open
         if not np.ptp(off) <= share * max(1.0, float(np.abs(found).max())):
             return f"the log-likelihoods of observation {i} are not those of its draws"
     return None
-
-
-def _log_likelihoods(problem: Problem, i: int, z: Array) -> Array:
-    """log p(y | z) of codes (N, k) for observation i, up to a constant of y, (N,)."""
-    residual = problem.part(np.full(len(z), i)).residual(z)
-    return np.asarray(-0.5 * np.square(residual).sum(axis=1) / problem.noise.dispersion_parameter)

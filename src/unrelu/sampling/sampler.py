@@ -18,17 +18,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.special import expit, logsumexp
+from scipy.special import expit, log_expit, logsumexp
 
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array, Flags, Integers
+from unrelu.runtime.array_types import Array, Integers
 from unrelu.sampling._mixture import Mixture
 from unrelu.sampling._mixture_components import extended, overlooked, starting_mixture
 from unrelu.sampling._target import Target
 from unrelu.sampling._transitions import Chains, Transitions
 from unrelu.sampling.convergence import ESS, ess_of_mean, sample_sizes
 from unrelu.sampling.prior_transform import PriorTransform
-from unrelu.sampling.sampled_chains import OVERLOOKED, Mixing, SampledChains
+from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, statistics_of
 
 # Transitions of the parts of the warm-up. After each, the mixture is fitted to the second half of its draws. Where the
 # least effective sample size is below this share of the draws, the mixture has further components, and the warm-up its
@@ -62,13 +62,13 @@ def sample(problem: Problem, prior: PriorTransform, draws: int, chains: int, rng
     Raises:
         FloatingPointError: y is so far from all outputs, in units of the noise, that log-likelihoods are rounding.
     """
-    target, from_prior = Target(problem, prior), from_prior_of(chains)
+    target, from_prior = Target(problem, prior), np.arange(chains) >= (chains + 1) // 2
     most = max(chains, draws * chains // _DRAWS_A_RESTART)
     mixture, starts = starting_mixture(target, from_prior, most, rng)
     rounding = target.rounding(mixture.means)
     if rounding > _ROUNDING:
         raise FloatingPointError(f"log-likelihoods are rounded by {rounding:.2g}")
-    sampler = _Sampler(problem, target, mixture, starts, from_prior, rng)
+    sampler = _Sampler(target, mixture, starts, rng)
     for count in _WARM_UP:
         if count == _WARM_UP[-1] and sampler.efficiency >= _EFFICIENT:
             break
@@ -86,15 +86,12 @@ class _Sampler:
     Attributes:
         t, energies: the draws, (c, draw, k), and their U, (c, draw).
         proposed: the logarithms of p / q of the proposals of jumps of that time.
-        overlooked: see :class:`~unrelu.sampling.sampled_chains.SampledChains`.
+        overlooked: see :class:`~unrelu.Posterior`.
         drawn_from: the mixture q of that time.
     """
 
-    def __init__(
-        self, problem: Problem, target: Target, mixture: Mixture, starts: Array, from_prior: Flags,
-        rng: np.random.Generator,
-    ) -> None:  # fmt: skip
-        self.problem, self.target, self.mixture, self.from_prior, self._rng = problem, target, mixture, from_prior, rng
+    def __init__(self, target: Target, mixture: Mixture, starts: Array, rng: np.random.Generator) -> None:
+        self.target, self.mixture, self._rng = target, mixture, rng
         self.transitions, self.state = Transitions(target, mixture, rng), Chains.at(starts, target, mixture)
         self.drawn_from, self.proposed, self.overlooked = mixture, np.empty(0), np.nan
         self.t, self.energies = np.empty((len(starts), 0, target.k)), np.empty((len(starts), 0))
@@ -113,10 +110,7 @@ class _Sampler:
             self._fit(0)
         before = self.t, self.energies, self.drawn_from, self.proposed, self.acceptance
         self._run(_ADAPTED, 1, adapt=True)
-        adapted = -self.energies - self.mixture.log_density(self.t.reshape(-1, self.target.k)).reshape(
-            self.energies.shape
-        )
-        self._run(draws, thinning, adapted.ravel())
+        self._run(draws, thinning, self._log_ratios.ravel())
         if self.t.shape[1] < draws and number:  # a whole round says more than a part of the next
             self.t, self.energies, self.drawn_from, self.proposed, self.acceptance = before
         return self.target.watch.reason is None
@@ -145,6 +139,12 @@ class _Sampler:
         self.state = Chains.at(self.state.t, self.target, self.mixture)
 
     @property
+    def _log_ratios(self) -> Array:
+        """The logarithms of p / q, unnormalised, of the draws, (c, draw)."""
+        log_density = self.drawn_from.log_density(self.t.reshape(-1, self.target.k))
+        return -self.energies - log_density.reshape(self.energies.shape)
+
+    @property
     def log_likelihood(self) -> Array:
         """(c, draw)."""
         return np.asarray(0.5 * np.square(self.t).sum(axis=2) - self.energies)
@@ -152,69 +152,71 @@ class _Sampler:
     def finished(self) -> bool:
         """Whether the chains agree, and further descents find next to nothing that they have overlooked."""
         self.overlooked = np.nan
-        z = self.target.codes(self.t)
-        if not Mixing.of(z, self.log_likelihood, self.from_prior, None).agree:
+        if not statistics_of(self.target.prior.codes(self.t), self.log_likelihood).mixed.all():
             return False
-        t, (log_z, _) = self.t.reshape(-1, self.target.k), self._evidence()
-        self.overlooked, self.mixture = overlooked(
-            self.target, self.mixture, t, self.energies.ravel(), log_z, self._rng
-        )
+        t, energies, log_z = self.t.reshape(-1, self.target.k), self.energies.ravel(), self._evidence()[0]
+        self.overlooked, self.mixture = overlooked(self.target, self.mixture, t, energies, log_z, self._rng)
         return self.overlooked <= OVERLOOKED
 
     @property
     def efficiency(self) -> float:
         """The least effective sample size of the second half of the draws, as a share of their number."""
         late = self.t[:, self.t.shape[1] // 2 :]
-        sizes = sample_sizes(late)
-        return float(np.min(sizes) / (late.shape[0] * late.shape[1]))
+        return float(np.min(sample_sizes(late)) / (late.shape[0] * late.shape[1]))
 
     def chains(self) -> SampledChains:
         """The draws, with their modes and the evidence, NaN where its error is above one half."""
-        mode, best = _modes(self.target, self.drawn_from, self.t, self.energies)
-        log_z, error = self._evidence()
+        (mode, best), (log_z, error) = self._modes(), self._evidence()
         error = float(np.hypot(error, np.log1p(-min(self.overlooked, OVERLOOKED))))
         known = error <= _LARGEST_ERROR and self.overlooked <= OVERLOOKED
         log_evidence = log_z - 0.5 * self.target.k * float(np.log(2 * np.pi)) if known else np.nan
         return SampledChains(
-            self.problem, self.target.codes(self.t)[None], self.log_likelihood[None], mode[None],
-            [self.target.codes(best)], self.from_prior, log_evidence, error if known else np.nan,
-            self.target.watch.reason, acceptance=self.acceptance, overlooked=self.overlooked,
+            self.target.prior.codes(self.t), self.log_likelihood, mode, self.target.prior.codes(best), log_evidence,
+            error if known else np.nan, self.target.watch.reason, acceptance=self.acceptance,
+            overlooked=self.overlooked,
         )  # fmt: skip
 
+    def _modes(self) -> tuple[Integers, Array]:
+        """The number of the mode of each draw, (c, draw), and the coordinates of the best code of each mode, (M, k)."""
+        target, mixture = self.target, self.drawn_from
+        flat, u = self.t.reshape(-1, target.k), self.energies.ravel()
+        component = mixture.logs(flat).argmax(axis=1)
+        used, label = np.unique(component, return_inverse=True)
+        lowest = np.array([np.flatnonzero(label == i)[u[label == i].argmin()] for i in range(len(used))])
+        ends, whiteners = flat[lowest], mixture.whiteners[used]
+        pairs = _neighbours(ends, whiteners)
+        share = np.arange(1, _POINTS + 1)[:, None, None] / (_POINTS + 1)
+        between = (1 - share) * ends[pairs[:, 0]] + share * ends[pairs[:, 1]]
+        highest = target.energies(between.reshape(-1, target.k)).reshape(_POINTS, -1).max(axis=0, initial=-np.inf)
+        joined = pairs[highest <= u[lowest][pairs].max(axis=1) + _DIP]
+        graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(used), len(used)))
+        count, group = connected_components(graph, directed=False)
+        mode, u = group[label], target.code_energies(flat, u)
+        best = target.lower(np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)]))
+        u = target.code_energies(best, target.energies(best))
+        found = target.best_optimum
+        for own in np.flatnonzero(used == mixture.logs(found).argmax()) if np.isfinite(found).all() else ():
+            (lower,) = target.code_energies(found, target.energies(found))
+            if lower < u[group[own]]:
+                best[group[own]], u[group[own]] = found[0], lower
+        order = np.argsort(u, kind="stable")
+        return np.argsort(order)[mode].reshape(self.energies.shape), best[order]
+
     def _evidence(self) -> tuple[float, float]:
-        """The logarithm of the integral of exp(-U), and its standard error."""
-        return _log_evidence(self.drawn_from, self.t, self.energies, self.proposed)
-
-
-def from_prior_of(chains: int) -> Flags:
-    """Which chains begin at a draw of the prior: the second half of them, (chains,)."""
-    return np.arange(chains) >= (chains + 1) // 2
-
-
-def _modes(target: Target, mixture: Mixture, t: Array, energies: Array) -> tuple[Integers, Array]:
-    """The number of the mode of each draw, (c, draw), and the coordinates of the best code of each mode, (M, k)."""
-    flat, u = t.reshape(-1, t.shape[2]), energies.ravel()
-    component = mixture.logs(flat).argmax(axis=1)
-    used, label = np.unique(component, return_inverse=True)
-    lowest = np.array([np.flatnonzero(label == i)[u[label == i].argmin()] for i in range(len(used))])
-    ends, whiteners = flat[lowest], mixture.whiteners[used]
-    pairs = _neighbours(ends, whiteners)
-    share = np.arange(1, _POINTS + 1)[:, None, None] / (_POINTS + 1)
-    between = (1 - share) * ends[pairs[:, 0]] + share * ends[pairs[:, 1]]
-    highest = target.energies(between.reshape(-1, t.shape[2])).reshape(_POINTS, -1).max(axis=0, initial=-np.inf)
-    joined = pairs[highest <= u[lowest][pairs].max(axis=1) + _DIP]
-    graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(used), len(used)))
-    count, group = connected_components(graph, directed=False)
-    mode, u = group[label], target.code_energies(flat, u)
-    best = target.lower(np.array([flat[np.flatnonzero(mode == i)[u[mode == i].argmin()]] for i in range(count)]))
-    u = target.code_energies(best, target.energies(best))
-    found = target.best_optimum
-    for own in np.flatnonzero(used == mixture.logs(found).argmax()) if np.isfinite(found).all() else ():
-        (lower,) = target.code_energies(found, target.energies(found))
-        if lower < u[group[own]]:
-            best[group[own]], u[group[own]] = found[0], lower
-    order = np.argsort(u, kind="stable")
-    return np.argsort(order)[mode].reshape(energies.shape), best[order]
+        """The logarithm of the integral of exp(-U) by bridge sampling, and its standard error."""
+        of_draws, proposed = self._log_ratios, self.proposed
+        effective = float(ess_of_mean(expit(of_draws - np.median(of_draws))[..., None])[0])
+        if not effective > 1 or not len(proposed):
+            return np.nan, np.nan
+        odds, log_z = np.log(effective / len(proposed)), float(np.median(of_draws))
+        for _ in range(_ITERATIONS):
+            # Each draw counts by the probability that it came from the other of the two densities.
+            above = logsumexp(log_expit(proposed - log_z + odds) - odds) - np.log(len(proposed))
+            below = logsumexp(log_expit(log_z - odds - of_draws)) - np.log(of_draws.size)
+            log_z += float(above - below)
+        first, second = expit(proposed - log_z + odds), expit(log_z - odds - of_draws)
+        error = np.sqrt(first.var() / first.mean() ** 2 / len(proposed) + second.var() / second.mean() ** 2 / effective)
+        return log_z, float(error)
 
 
 def _neighbours(points: Array, whiteners: Array) -> Integers:
@@ -224,30 +226,3 @@ def _neighbours(points: Array, whiteners: Array) -> Integers:
     np.fill_diagonal(distance, np.inf)
     nearest = np.argsort(distance, axis=1)[:, : min(_NEIGHBOURS, len(points) - 1)]
     return np.stack([np.repeat(np.arange(len(points)), nearest.shape[1]), nearest.ravel()], axis=1)
-
-
-def _log_evidence(mixture: Mixture, t: Array, energies: Array, proposed: Array) -> tuple[float, float]:
-    """The logarithm of the integral of exp(-U) by bridge sampling, and its standard error.
-
-    Args:
-        t, energies: draws of the posterior, (c, draw, k), and their U.
-        proposed: -U - log q of draws of the mixture q.
-    """
-    k = t.shape[2]
-    of_draws = (-energies.ravel() - mixture.log_density(t.reshape(-1, k))).reshape(energies.shape)
-    effective = float(ess_of_mean(expit(of_draws - np.median(of_draws))[..., None])[0])
-    if not effective > 1 or not len(proposed):
-        return np.nan, np.nan
-    odds, log_z = np.log(effective / len(proposed)), float(np.median(of_draws))
-    for _ in range(_ITERATIONS):
-        # Each draw counts by the probability that it came from the other of the two densities.
-        above = logsumexp(_log_expit(proposed - log_z + odds) - odds) - np.log(len(proposed))
-        below = logsumexp(_log_expit(log_z - odds - of_draws)) - np.log(of_draws.size)
-        log_z += float(above - below)
-    first, second = expit(proposed - log_z + odds), expit(log_z - odds - of_draws)
-    error = np.sqrt(first.var() / first.mean() ** 2 / len(proposed) + second.var() / second.mean() ** 2 / effective)
-    return log_z, float(error)
-
-
-def _log_expit(x: Array) -> Array:
-    return -np.logaddexp(0.0, -x)

@@ -61,7 +61,7 @@ class Search:
             gradient. None: 3,000. A code not optimal by then is STOPPED.
         max_programs: linear programs of a descent in l1 or linf.
         pool: whether a batch of at least 20 observations estimates its noise level together, if none is stated (l2, no
-            prior). An observation whose residual stands out from it (:func:`~unrelu.result.pooled_noise.too_large`) is
+            prior). An observation whose residual stands out (:func:`~unrelu.result.residual_tests.too_large`) is
             searched further. If it still stands out, it is a ``MISFIT``. Use False for observations that do not
             belong together.
         radius: the confidence is about codes up to this multiple of :math:`\sqrt k`, the length of codes of N(0, I), or

@@ -20,7 +20,7 @@ from unrelu.measurements.folding import is_one_layer
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status
-from unrelu.result.pooled_noise import too_large
+from unrelu.result.residual_tests import too_large
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
 from unrelu.runtime.run_control import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unrelu.result.pooled_noise import FEWEST, too_large
+from unrelu.result.residual_tests import FEWEST, too_large
 from unrelu.runtime.streams import stream
 
 

@@ -1,4 +1,16 @@
-"""Combine tests of the size and the shape of a residual into one p-value."""
+r"""Tests of residuals: size and shape of one in a single p-value, and whether one is too large for its batch.
+
+**A batch.** If a code explains an observation with Gaussian noise of standard deviation s, its residual has
+:math:`|r|_2^2 / s^2 \sim \chi^2_\nu`. Here nu = m - rank: the fit uses up as many of the m degrees of freedom as the
+Jacobian has rank. By Wilson and Hilferty, the cube root of a chi-square variable is almost normal,
+
+.. math:: \Big(\frac{|r|_2^2}{\nu}\Big)^{1/3} \approx s^{2/3} \, N\Big(1 - \frac{2}{9 \nu}, \frac{2}{9 \nu}\Big),
+
+so residuals with different nu can be compared. The median over the batch estimates s, and the interquartile range
+shows whether the batch has a single s. A few wrong codes hardly change either.
+
+Source: E. B. Wilson and M. M. Hilferty, The distribution of chi-square, PNAS 17 (1931).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +18,7 @@ import numpy as np
 from scipy.special import betaincc, chdtri, ndtri
 
 from unrelu.runtime.array_types import Array, Integers
+from unrelu.thresholds import FALSE_ALARM
 
 # The tests of a residual, by the columns of their p-values, and the weights of the tests; the structure is the weakest.
 TESTS = {"p_size": "size", "p_largest": "largest entry", "p_structure": "structure"}
@@ -13,6 +26,16 @@ _WEIGHTS = np.array([0.45, 0.45, 0.1])
 # Gauss-Legendre points and weights on [0, 1] in the cube root of v, which resolve small v, where p-values are small.
 _ROOTS, _OF_ROOTS = np.polynomial.legendre.leggauss(48)
 _POINTS, _OF_POINTS = ((_ROOTS + 1) / 2) ** 3, 1.5 * _OF_ROOTS * ((_ROOTS + 1) / 2) ** 2
+# The fewest observations from which a level is estimated, and the fewest degrees of freedom that each must have.
+FEWEST = 20
+_FREEDOM = 5
+# The interquartile range of N(0, 1). For n draws, the sample range has the relative standard deviation
+# _QUARTILES_ERROR / sqrt(n), and the median the variance _MEDIAN_VARIANCE / n.
+_QUARTILES = 2 * ndtri(0.75)
+_QUARTILES_ERROR = 1.17
+_MEDIAN_VARIANCE = np.pi / 2
+# The batch has one level if the residuals spread by at most this multiple of the spread of chi-square.
+_WIDEST = 1.5
 
 
 def deciding(tests: Array) -> Integers:
@@ -65,3 +88,36 @@ def _largest_above(below: Array, m: Integers, left: Array) -> Array:
     share = np.minimum(np.divide(square, size, out=np.ones_like(size), where=size > square), 1.0)
     one = betaincc(0.5, np.maximum(left - 1, 0.5)[:, None] / 2, share)
     return np.asarray(-np.expm1(m[:, None] * np.log1p(-np.minimum(one, 1 - 1e-16))) @ _OF_POINTS)
+
+
+def too_large(energy: Array, freedom: Array) -> Array:
+    r"""Return residuals that are too large as multiples of the batch's noise level, (B,); 0 for all others.
+
+    All are 0 if no level can be estimated: for fewer than 20 residuals, or if their interquartile range is more than
+    1.5 times that of chi-square, as when a quarter or more are too large. A range up to that factor, from noise that is
+    not Gaussian or levels that differ a little, raises the limit by the same factor. In a batch of one noise level, the
+    probability that any residual is above the limit is about 0.1%.
+
+    Args:
+        energy: :math:`|r|_2^2` of every observation, (B,); NaN for one that is left out.
+        freedom: its degrees of freedom nu, (B,).
+    """
+    factor = np.zeros(len(energy))
+    rows = np.flatnonzero(np.isfinite(energy) & (energy > 0) & (freedom >= _FREEDOM))
+    if len(rows) < FEWEST:
+        return factor
+    variance = 2 / (9 * freedom[rows])
+    root = np.cbrt(energy[rows] / freedom[rows])
+    level = np.median(root / (1 - variance))
+    z = (root / level - (1 - variance)) / np.sqrt(variance)
+    spread = float(np.subtract(*np.quantile(z, [0.75, 0.25]))) / _QUARTILES
+    if spread > _WIDEST:
+        return factor
+    # The limit uses an upper estimate of the spread.
+    spread = max(1.0, spread * (1 + _QUARTILES_ERROR / len(rows) ** 0.5))
+    # The estimated level has a variance of its own, which is larger for a smaller batch.
+    of_level = _MEDIAN_VARIANCE * variance.mean() / len(rows)
+    limit = -ndtri(FALSE_ALARM / len(rows)) * spread * np.sqrt(1 + of_level / variance)
+    out = z > limit
+    factor[rows[out]] = (root[out] / level) ** 1.5
+    return factor
