@@ -14,6 +14,7 @@ from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.linear_operators import hiding
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.operator_arguments import restored
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
@@ -153,7 +154,7 @@ def test_units_masks_and_files(operator):
     other = operator.in_units(-3, 5)
     assert torch.equal(other.forward(8 * x), 32 * operator.forward(x))
     assert torch.equal(operator.take([1]).forward(x[1:]), operator.forward(x)[1:])
-    again = ClippedOperator.restored((4,), operator.saved())
+    again = restored("clipped", (4,), lambda name, _: operator.saved()[name])
     assert torch.equal(again.forward(x), operator.forward(x))
     for undefined in (operator.adjoint, operator.tangents):
         with pytest.raises(UnsupportedModelError, match="black and white"):

@@ -14,8 +14,8 @@ import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements import IdentityOperator, MaskOperator, WeightedOperator
-from unrelu.measurements.linear_operators import normalised
+from unrelu.measurements import IdentityOperator, WeightedOperator
+from unrelu.measurements.linear_operators import hiding, normalised
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
@@ -410,7 +410,7 @@ def test_arrays_are_copied_and_frozen():
 def test_weights_of_an_operator_pass_the_dot_test(each):
     rng = stream("test weights")
     weight = torch.from_numpy(rng.random((B, N) if each else N))
-    operator = WeightedOperator(MaskOperator(torch.from_numpy((rng.random(N) < 0.5).astype(float)), (N,)), weight)
+    operator = WeightedOperator(hiding(IdentityOperator((N,)), rng.random(N) < 0.5), weight)
     x, r = torch.from_numpy(rng.standard_normal((2, B, N)))
     torch.testing.assert_close((operator.forward(x) * r).sum(), (x * operator.adjoint(r)).sum())
     t = torch.from_numpy(rng.standard_normal((B, 3, N)))

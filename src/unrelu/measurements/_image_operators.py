@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.ndimage import correlate1d
+from scipy.ndimage import gaussian_filter
 from scipy.sparse.linalg import LinearOperator
 
 from unrelu.errors import InputError
@@ -37,14 +37,11 @@ def blur(shape: Shape, sigma: float, radius: int | None = None) -> LinearOperato
     reach = math.ceil(3 * sigma) if radius is None else radius
     if reach < 1:
         raise InputError(f"radius={radius} must be at least 1 pixel")
-    half = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
-    half /= 2 * half.sum() - 1
-
-    kernel, n = np.concatenate([half[:0:-1], half]), lead * height * width
+    n = lead * height * width
 
     def blurred(x: Array) -> Array:
-        along = correlate1d(x.reshape(lead, height, width), kernel, axis=1, mode="constant")
-        return np.asarray(correlate1d(along, kernel, axis=2, mode="constant").ravel())
+        images = x.reshape(lead, height, width)
+        return np.asarray(gaussian_filter(images, sigma, mode="constant", radius=reach, axes=(1, 2)).ravel())
 
     return LinearOperator((n, n), matvec=blurred, rmatvec=blurred, dtype=np.float64)  # symmetric
 

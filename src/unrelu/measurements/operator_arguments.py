@@ -1,4 +1,4 @@
-"""Read and check ``operator=``: return an :class:`~unrelu.measurements.linear_operators.Operator`."""
+"""Read and check ``operator=``, and what files keep of it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements._matrix_operators import MatrixFreeOperator, MatrixOperator, SparseOperator
-from unrelu.measurements._nonlinear_operator import read_function
-from unrelu.measurements.linear_operators import IdentityOperator, MaskOperator, Operator
+from unrelu.measurements._nonlinear_operator import ClippedOperator, NonlinearOperator
+from unrelu.measurements.linear_operators import (
+    IdentityOperator,
+    MatrixFreeOperator,
+    MatrixOperator,
+    Operator,
+    WeightedOperator,
+    hiding,
+)
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array
@@ -104,15 +111,39 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
     if _offers(given, "A", "A_adjoint"):
         return _physics(given, output)
     if _offers(given, "matvec", "rmatvec"):
-        shape = tuple(int(size) for size in given.shape)
-        if len(shape) != 2 or shape[1] != n:
-            raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
+        m = _rows(given, n)
         kind = np.dtype(getattr(given, "dtype", None))  # None means double precision
-        precision = float(np.finfo(kind).eps) if kind.kind in "fc" else 0.0
-        return _mapped(given.matvec, given.rmatvec, n, shape[0], precision=precision)
-    if callable(given):
-        return read_function(given, output, network)
-    return _array(given, output, y_shape)
+        return _mapped(given.matvec, given.rmatvec, n, m, (), float(np.finfo(kind).eps) if kind.kind in "fc" else 0.0)
+    return NonlinearOperator.read(given, output, network) if callable(given) else _array(given, output, y_shape)
+
+
+def restored(kind: str, shape: Shape, read: Callable[[str, type[np.generic]], npt.NDArray[Any]]) -> Operator | None:
+    """The operator of a kind, from the arrays of :meth:`Operator.saved`; None if no file keeps such a kind.
+
+    Args:
+        kind: :attr:`Operator.kind`.
+        shape: shape of one observation.
+        read: returns the array of a name and a type.
+    """
+    if kind == "matrix":
+        return MatrixOperator(torch.from_numpy(read("matrix", np.float64)), shape)
+    if kind == "sparse":
+        parts = (read("data", np.float64), read("indices", np.int64), read("pointers", np.int64))
+        csr = sparse.csr_array(parts, shape=(math.prod(shape), int(read("columns", np.int64).item())))
+        csr.check_format(full_check=True)
+        return MatrixOperator.of(csr, shape)
+    if kind not in ("identity", "mask", "clipped"):
+        return None
+    whole: Operator = IdentityOperator(shape)
+    if kind == "identity":
+        return whole
+    if kind == "clipped":
+        low, high = map(float, read("ends", np.float64))
+        whole = ClippedOperator(shape, low, high)
+    kept = read("kept", np.bool_)
+    if kept.shape[-1:] != (whole.m,):
+        raise ValueError(f"the mask has shape {kept.shape}")
+    return whole if kind == "clipped" and kept.all() else hiding(whole, kept)
 
 
 def _offers(given: Any, *methods: str) -> bool:
@@ -154,6 +185,16 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     )
 
 
+def _rows(matrix: Any, n: int) -> int:
+    """The number of rows of a matrix or ``LinearOperator``, which must have n columns."""
+    shape = tuple(int(size) for size in matrix.shape)
+    if len(shape) != 2 or shape[1] != n:
+        raise InputError(
+            f"operator= is a matrix of shape {shape}; the network's output has {n} entries, pass one of (m, {n})"
+        )
+    return shape[0]
+
+
 def _matrix(given: Any, n: int) -> Operator:
     """Return the operator of a dense or sparse matrix."""
     if sparse.issparse(given):
@@ -163,21 +204,17 @@ def _matrix(given: Any, n: int) -> Operator:
         entries = array.data
     else:
         array = entries = numbers(given, "operator")
-    if array.ndim != 2 or array.shape[1] != n:
-        raise InputError(
-            f"operator= is a matrix of shape {array.shape}; the network's output has {n} entries, pass one of (m, {n})"
-        )
+    m = _rows(array, n)
     if not np.isfinite(entries).all():
         raise InputError(f"operator= has {int((~np.isfinite(entries)).sum())} entries that are not finite")
-    shape = (array.shape[0],)
     if sparse.issparse(array):
-        if shape[0] * n > DENSE_NUMBERS:
-            return SparseOperator(array, shape)
+        if m * n > DENSE_NUMBERS:
+            return MatrixOperator.of(array, (m,))
         array = array.toarray()
-    return MatrixOperator(torch.from_numpy(array), shape)
+    return MatrixOperator(torch.from_numpy(array), (m,))
 
 
-def _masks(given: Any, output: Shape) -> MaskOperator:
+def _masks(given: Any, output: Shape) -> WeightedOperator:
     """Return the operator of one mask (of an output's shape, or flat) or of a batch of masks."""
     array = numbers(given, "operator")
     n = math.prod(output)
@@ -200,7 +237,7 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
     if empty.size:
         which = "" if shared else f"of observation {empty[0]} "
         raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
-    return MaskOperator(torch.from_numpy(masks[0] if shared else masks), output)
+    return hiding(IdentityOperator(output), masks[0] if shared else masks)
 
 
 # --- code -------------------------------------------------------------------------------------------------------------
