@@ -15,8 +15,7 @@ from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.additive_noise import Gaussian
 from unrelu.measurements.count_noise import entries_of, moments_of
-from unrelu.measurements.noise import Fit
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Fit, parse_noise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 

@@ -12,8 +12,7 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.linear_operators import hiding
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operator_arguments import restored
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.problem import Problem

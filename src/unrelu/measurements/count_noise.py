@@ -250,11 +250,7 @@ class NegativeBinomial(CountNoise):
     """
 
     name: ClassVar[str] = "negative-binomial"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.level > 0:
-            raise InputError(f"noise={self}: the shape r must be above 0, got {self.level:g}")
+    instead_of_zero: ClassVar[str | None] = ""
 
     def dispersion(self, mean: Any) -> Any:
         return 1 + mean / self.level

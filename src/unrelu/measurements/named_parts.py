@@ -29,8 +29,7 @@ from scipy import sparse
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import Gaussian, Uniform
 from unrelu.measurements.linear_operators import Operator
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import numbers

@@ -19,8 +19,7 @@ from unrelu.datasets.result_folders import plain
 from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
 from unrelu.result.fingerprint import fingerprint

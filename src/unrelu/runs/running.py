@@ -28,8 +28,7 @@ from unrelu.errors import HostError, InputError, OptionError, OutputExistsError,
 from unrelu.measurements import MatrixFreeOperator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.named_parts import joined
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.measurements.working_units import searched
 from unrelu.methods import METHODS, Method, make, refuse
