@@ -61,11 +61,13 @@ _DEVIATIONS = 9.0
 
 @dataclass(frozen=True, eq=False)
 class CountNoise(Likelihood):
-    """Counts with means A G(z) and a variance that is a function of the mean."""
+    r"""Counts with means A G(z) and the variance :math:`V = \mu + \mu^2 / r`.
 
-    @abstractmethod
-    def dispersion(self, mean: Any) -> Any:
-        """V(mu) / mu for an array or a tensor."""
+    Attributes:
+        shape: r.
+    """
+
+    shape = math.inf
 
     @abstractmethod
     def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
@@ -79,9 +81,19 @@ class CountNoise(Likelihood):
     def distribution(self, mean: float) -> Any:
         """The distribution of a count, as an object of SciPy."""
 
+    def dispersion(self, mean: Any) -> Any:
+        """V(mu) / mu for an array or a tensor."""
+        return 1 + mean / self.shape
+
     def variance_of(self, mean: Any) -> Any:
         """V(mu)."""
         return mean * self.dispersion(mean)
+
+    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
+        """Counts of these means; none where a mean is below 0."""
+        means = np.maximum(clean, 0.0)
+        means = rng.gamma(self.shape, means / self.shape) if self.shape < math.inf else means
+        return np.asarray(rng.poisson(means), dtype=np.float64)
 
     # --- the objective ------------------------------------------------------------------------------------------------
 
@@ -116,17 +128,14 @@ class CountNoise(Likelihood):
 
     def check(self, y: Array) -> None:
         """Refuse observations that are not whole numbers from 0 to 2^53."""
-        for bad, what, advice in (
-            (y < 0, "below 0", "counts are not: state 'gaussian:S' for data with a background taken off"),
-            (y != np.rint(y), "that are no whole numbers", "pass the counts themselves, before any scaling"),
-            (y > _LARGEST, "above 2^53", "double precision has not all whole numbers there: state 'gaussian:S'"),
-        ):
-            if bad.any():
-                row, entry = (int(i) for i in np.argwhere(bad)[0])
-                raise InputError(
-                    f"noise={self}: y has {int(bad.sum())} entries {what}, first in observation {row}, entry {entry} "
-                    f"({y[row, entry]:g}); {advice}"
-                )
+        bad = np.argwhere((y < 0) | (y > _LARGEST) | (y != np.rint(y)))
+        if len(bad):
+            row, entry = map(int, bad[0])
+            raise InputError(
+                f"noise={self}: y has {len(bad)} entries that are no counts, whole numbers from 0 to 2^53, first in "
+                f"observation {row}, entry {entry} ({y[row, entry]:g}); pass the counts themselves, before any scaling "
+                "or subtraction, or state 'gaussian:S'"
+            )
 
     def check_range(self, low: Array, high: Array) -> None:
         """Refuse a generator with outputs below 0, which cannot be means of counts."""
@@ -210,9 +219,6 @@ class Poisson(CountNoise):
     def __post_init__(self) -> None:
         pass
 
-    def dispersion(self, mean: Any) -> Any:
-        return 0 * mean + 1
-
     def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         known = torch.where(y > 0, y, torch.ones_like(y))
         half: Tensor = mean - y - y * torch.log1p((mean - y) / known)
@@ -224,10 +230,6 @@ class Poisson(CountNoise):
 
     def distribution(self, mean: float) -> Any:
         return scipy.stats.poisson(mean)
-
-    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Counts of these means; none where a mean is below 0."""
-        return np.asarray(rng.poisson(np.maximum(clean, 0.0)), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,8 +254,9 @@ class NegativeBinomial(CountNoise):
     name: ClassVar[str] = "negative-binomial"
     instead_of_zero: ClassVar[str | None] = ""
 
-    def dispersion(self, mean: Any) -> Any:
-        return 1 + mean / self.level
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(shape=self.level)
 
     def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
         r, step = self.level, (mean - y) / (y + self.level)
@@ -269,11 +272,6 @@ class NegativeBinomial(CountNoise):
     def distribution(self, mean: float) -> Any:
         return scipy.stats.nbinom(self.level, self.level / (self.level + mean))
 
-    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Counts of these means; none where a mean is below 0."""
-        means = rng.gamma(self.level, np.maximum(clean, 0.0) / self.level)
-        return np.asarray(rng.poisson(means), dtype=np.float64)
-
 
 def _positive(mean: Tensor) -> Tensor:
     """Means, with f exp(mu / f - 1) in place of those below f."""
@@ -284,7 +282,7 @@ def _positive(mean: Tensor) -> Tensor:
 
 
 class Entries(NamedTuple):
-    """Moments of entries with given means, as arrays; d is the deviance of an entry, x = (y - mu) / sqrt V.
+    """Moments of entries with given means; d is the deviance of an entry, x = (y - mu) / sqrt V.
 
     Attributes:
         mean, variance, third: cumulants of d.
@@ -312,14 +310,14 @@ def _spline(noise: CountNoise) -> Any:
 def entries_of(noise: CountNoise, mean: Array) -> Entries:
     """The moments of entries with these means."""
     log, spline = np.log(np.clip(mean, _GRID[0], _GRID[-1])), _spline(noise)
-    moments: list[Array] = list(np.moveaxis(spline(log), -1, 0))
     first, second = (spline(log, order)[..., 0] for order in (1, 2))
     # By the chain rule, the second derivative of f(log mu) by mu is (f'' - f') / mu^2.
     clipped = np.exp(log)
-    return Entries._make([*moments, (second - first) / clipped**2 * noise.variance_of(clipped)])
+    bend = (second - first) / clipped**2 * noise.variance_of(clipped)
+    return Entries(*np.moveaxis(spline(log), -1, 0), bend)
 
 
-def moments_of(noise: CountNoise, mean: float) -> tuple[float, ...]:
+def moments_of(noise: CountNoise, mean: float) -> Array:
     """Cumulants 1 to 3 of d, cov(d, x), cov(d, x^2) and E x^3, summed over all counts that are not too rare.
 
     Widely spread counts are integrated by the trapezoidal rule over normal deviates t, with y = Q(Phi(t)).
@@ -334,10 +332,6 @@ def moments_of(noise: CountNoise, mean: float) -> tuple[float, ...]:
         weight = np.exp(-0.5 * t * t)
     weight = weight / weight.sum()
     d = noise.deviance(torch.from_numpy(y), torch.full((len(y),), mean, dtype=torch.float64)).numpy()
-    x = (y - mean) / spread
-    first = float(weight @ d)
+    x, first = (y - mean) / spread, weight @ d
     e = d - first
-    return (
-        first, float(weight @ e**2), float(weight @ e**3), float(weight @ (e * x)), float(weight @ (e * x**2)),
-        float(weight @ x**3),
-    )  # fmt: skip
+    return np.array([first, *(weight @ term for term in (e**2, e**3, e * x, e * x**2, x**3))])
