@@ -126,8 +126,8 @@ class CountNoise(Likelihood):
         """The sum of the counts, (B,)."""
         return np.asarray(y.sum(axis=1))
 
-    def check(self, y: Array) -> None:
-        """Refuse observations that are not whole numbers from 0 to 2^53."""
+    def check(self, y: Array, ends: tuple[Array, Array] | None = None) -> None:
+        """Refuse observations that are not whole numbers from 0 to 2^53, and outputs below 0."""
         bad = np.argwhere((y < 0) | (y > _LARGEST) | (y != np.rint(y)))
         if len(bad):
             row, entry = map(int, bad[0])
@@ -136,13 +136,10 @@ class CountNoise(Likelihood):
                 f"observation {row}, entry {entry} ({y[row, entry]:g}); pass the counts themselves, before any scaling "
                 "or subtraction, or state 'gaussian:S'"
             )
-
-    def check_range(self, low: Array, high: Array) -> None:
-        """Refuse a generator with outputs below 0, which cannot be means of counts."""
-        if (low < 0).any() and np.isfinite(high).all():
+        if ends is not None and (ends[0] < 0).any() and np.isfinite(ends[1]).all():
             raise InputError(
                 f"noise={self}: counts have means of at least 0, and outputs of the generator go from "
-                f"{low.min():g} to {high.max():g}; give them a scale and an offset, "
+                f"{ends[0].min():g} to {ends[1].max():g}; give them a scale and an offset, "
                 "unrelu.extend(network, scale=(0, 100), offset=(0, 100)), or state 'gaussian:S'"
             )
 

@@ -262,15 +262,8 @@ class Likelihood(Noise, Loss):
         """Itself."""
         return self
 
-    def check(self, y: Array) -> None:
-        """Refuse observations (B, m) that cannot have such noise.
-
-        Raises:
-            InputError: they are not counts, for count noise.
-        """
-
-    def check_range(self, low: Array, high: Array) -> None:
-        """Refuse a generator whose outputs range from ``low`` to ``high``, if these cannot be means of observations.
+    def check(self, y: Array, ends: tuple[Array, Array] | None = None) -> None:
+        """Refuse observations (B, m) that cannot have such noise, or a range of outputs that cannot be their means.
 
         Raises:
             InputError: they cannot.
