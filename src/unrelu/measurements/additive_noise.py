@@ -60,7 +60,6 @@ class SizedNoise(Noise):
             return replace(self, level=float(np.ldexp(self.level, exponent)) or self.noisy * math.ulp(0.0))
 
     def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
-        """See :meth:`Noise.take`."""
         shared = self.spread(observation, size).ndim < 2
         return self if shared else replace(self, level=self.level[observations])
 
@@ -165,7 +164,6 @@ class Gaussian(SizedNoise):
         return super().__str__() if self.covariance is None else f"gaussian:covariance{self.covariance.shape}"
 
     def cholesky(self) -> Array | None:
-        """See :meth:`Noise.cholesky`."""
         return self.factor
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:

@@ -75,15 +75,15 @@ class Operator(ABC):
             "'gradient_descent'"
         )
 
+    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """A x, (B, m), and its derivatives along k directions, (B, k, n) -> (B, k, m)."""
+        return self.forward(x), torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
+
     def tangents(self, t: Tensor) -> Tensor:
         """A applied to k directions for each observation, (B, k, n) -> (B, k, m)."""
         if not self.linear:
             raise UnsupportedModelError(f"{self.refused}: what it makes of a direction depends on the output")
-        return torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
-
-    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """A x, (B, m), and its derivatives along k directions, (B, k, n) -> (B, k, m)."""
-        return self.forward(x), self.tangents(t)
+        return self.linearize(t.new_zeros(len(t), self.n), t)[1]
 
     @computing()
     def values(self, x: Array) -> Array:
@@ -162,9 +162,6 @@ class IdentityOperator(Operator):
     def adjoint(self, r: Tensor) -> Tensor:
         return r
 
-    def tangents(self, t: Tensor) -> Tensor:
-        return t
-
     def saved(self) -> Arrays:
         return {}
 
@@ -204,22 +201,16 @@ class WeightedOperator(Operator):
     def _given(self, x: Tensor) -> Tensor:
         return x if self.before is None else x.double() * 2.0**self.before
 
-    def _beside_directions(self) -> Tensor:
-        """The weights in a shape that broadcasts with tangents (B, k, m)."""
-        return self.weight[:, None, :] if self.weight.dim() == 2 else self.weight
-
     def forward(self, x: Tensor) -> Tensor:
         return (self.inner.forward(self._given(x)) * self.weight).to(x.dtype)
 
     def adjoint(self, r: Tensor) -> Tensor:
         return self.inner.adjoint(r * self.weight).to(r.dtype)
 
-    def tangents(self, t: Tensor) -> Tensor:
-        return (self.inner.tangents(self._given(t)) * self._beside_directions()).to(t.dtype)
-
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         values, tangents = self.inner.linearize(self._given(x), self._given(t))
-        return (values * self.weight).to(x.dtype), (tangents * self._beside_directions()).to(t.dtype)
+        beside = self.weight[:, None, :] if self.weight.dim() == 2 else self.weight
+        return (values * self.weight).to(x.dtype), (tangents * beside).to(t.dtype)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> WeightedOperator:
         own = dtype if self.before is None else torch.float64

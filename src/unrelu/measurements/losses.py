@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -82,25 +83,20 @@ class Huber(Loss):
         Raises:
             InputError: D is not above 0, or neither it nor the noise is known.
         """
-        text = norm.partition(":")[2]
-        if not text and not 0 < level < math.inf:
-            raise InputError(
-                "norm='huber' is linear beyond 1.345 standard deviations of the noise: state noise='gaussian:S', or "
-                "pass norm='huber:D' with D in the units of y"
-            )
-        try:
+        text, delta = norm.partition(":")[2], math.nan
+        with suppress(ValueError):
             delta = float(text) if text else _EFFICIENT * level
-        except ValueError:
-            delta = math.nan
         if not 0 < delta < math.inf:
-            raise InputError(f"norm={norm!r}: D must be a number above 0, in the units of y, e.g. 'huber:0.1'")
+            raise InputError(
+                f"norm={norm!r}: it is linear beyond D of norm='huber:D', a number above 0 in the units of y; without "
+                "D, beyond 1.345 standard deviations of noise='gaussian:S', which must be stated then"
+            )
         return cls(delta)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.delta!r}"
 
     def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
-        """See :meth:`Loss.total`."""
         r = (mean - y).abs()
         return (seen * torch.where(r <= self.delta, r * r, self.delta * (2 * r - self.delta))).sum(dim=1)
 
@@ -111,7 +107,6 @@ class Huber(Loss):
         return weight * r, weight
 
     def times_power_of_two(self, exponent: int) -> Huber:
-        """See :meth:`Loss.times_power_of_two`."""
         return Huber(math.ldexp(self.delta, exponent))
 
 
@@ -132,13 +127,7 @@ class OwnLoss(Loss):
 
     @classmethod
     def read(cls, given: Callable[..., Any], y: Tensor, mean: Tensor, shape: Shape) -> OwnLoss:
-        """Read a loss from a function of PyTorch or a module, if it passes a trial on two reconstructions of two y.
-
-        Args:
-            given: maps reconstructions and observations, (b, *shape) each, to losses, (b,).
-            y: two observations, (2, m).
-            mean: reconstructions, (2, m).
-            shape: shape of an observation.
+        """Read a function of reconstructions and observations of a shape, if it passes a trial on two, (2, m).
 
         Raises:
             OptionError: it cannot be called.
@@ -170,7 +159,6 @@ class OwnLoss(Loss):
         return self.name
 
     def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
-        """See :meth:`Loss.total`."""
         own = self.function.dtype
         pair = torch.cat([mean, y], dim=1).to(own)
         values: Tensor = self.function.forward(pair * 2.0**-self.exponent if self.exponent else pair)[:, 0].to(mean)
@@ -192,16 +180,13 @@ class OwnLoss(Loss):
         return r, c.clamp_min(tiny)[:, None].expand_as(r)
 
     def times_power_of_two(self, exponent: int) -> OwnLoss:
-        """See :meth:`Loss.times_power_of_two`."""
         return replace(self, exponent=self.exponent + exponent)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> OwnLoss:
-        """See :meth:`Loss.to`."""
         # In the user's units, numbers may be out of the range of single precision.
         own = torch.float64 if self.exponent else dtype
         return replace(self, function=self.function.to(own, device))
 
     @property
     def width(self) -> int:
-        """See :attr:`Loss.width`."""
         return self.function.width

@@ -28,7 +28,7 @@ from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import count
+from unrelu.runtime.words import count, shown
 
 _Code = Callable[[Array], Any]
 
@@ -309,13 +309,10 @@ def _run(function: _Code, x: Array, what: str, size: int | None) -> Array:
         result = np.asarray(function(x.copy()))
     except Exception as error:  # the user's code may raise anything
         raise InputError(f"operator= fails on a vector of {len(x)} entries ({what}): {error}") from error
-    if np.iscomplexobj(result):
+    wanted = result.size if size is None else size
+    if np.iscomplexobj(result) or result.size != wanted or not np.isfinite(result).all():
         raise InputError(
-            f"operator= gives complex numbers ({what}); stack real and imaginary parts, as partial_fourier does"
+            f"operator= gives {shown(result)} for {what}; it must be {wanted} finite real numbers (stack the real and "
+            "imaginary parts of complex ones, as partial_fourier does)"
         )
-    result = np.array(result, dtype=np.float64).ravel()
-    if size is not None and len(result) != size:
-        raise InputError(f"operator= gives {len(result)} numbers for {what}; {size} were expected")
-    if not np.isfinite(result).all():
-        raise InputError(f"operator= gives NaN or infinite numbers for {what}")
-    return result
+    return np.array(result, dtype=np.float64).ravel()
