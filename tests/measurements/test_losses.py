@@ -11,7 +11,7 @@ from torch import nn
 import unrelu
 from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.measurements.losses import Huber, OwnLoss
+from unrelu.measurements.objectives import Huber, OwnLoss
 from unrelu.problem import Problem
 from unrelu.report._facts import objective
 from unrelu.result import Status
@@ -223,9 +223,9 @@ def test_a_run_takes_the_huber_loss(tmp_path):
 @pytest.mark.parametrize(
     ("stated", "error", "message"),
     [
-        ({"norm": "huber"}, InputError, "norm='huber': it is linear .*; without D, beyond 1.345 standard deviations of noise="),
+        ({"norm": "huber"}, InputError, "norm='huber': it is linear .*; without D, beyond 1.345 standard"),
         ({"norm": "huber", "noise": "outliers:0.1"}, InputError, "of noise='gaussian:S', which must be stated then"),
-        ({"norm": "huber:-1"}, InputError, "norm='huber:-1': it is linear beyond D of norm='huber:D', a number above 0"),
+        ({"norm": "huber:-1"}, InputError, "norm='huber:-1': it is linear beyond D .*, a number above 0"),
         ({"norm": "huber:x"}, InputError, "norm='huber:x': it is linear beyond D"),
         ({"norm": "hubert"}, InputError, "norm='hubert' is unknown; .*; did you mean 'huber'"),
         ({"norm": "huber:1", "noise": "poisson"}, InputError, "by their deviance; leave norm= out"),

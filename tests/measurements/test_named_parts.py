@@ -269,10 +269,10 @@ NOISE = {"curve": 0.1, "table": 0.2, "depth": 0.3}
         (CURVE, {"operator": {"curve": np.ones((3, 9))}}, r"part 'curve': .* has shape \(3, 9\)"),
         (CURVE, {"operator": {"curve": lambda x: x**2}}, "part 'curve' must be a matrix, or one mask"),
         (CURVE, {"operator": np.ones(21)}, "operator= must be a dictionary of masks and matrices"),
-        (np.zeros(3), {"operator": np.ones((3, 21)), "noise": NOISE}, "noise= or operator= is given by part, and y is not"),
-        (np.zeros(21), {"operator": unrelu.Matrix(np.eye(21)), "noise": NOISE}, "noise= or operator= is given by part, and y is not"),
-        (np.zeros(21), {"operator": lambda x: x**2, "noise": NOISE}, "noise= or operator= is given by part, and y is not"),
-        (np.zeros(21), {"operator": {"curve": np.ones(8)}}, "is given by part, and y is not .*: pass a dictionary by part as y"),
+        (np.zeros(3), {"operator": np.ones((3, 21)), "noise": NOISE}, "is given by part, and y is not"),
+        (np.zeros(21), {"operator": unrelu.Matrix(np.eye(21)), "noise": NOISE}, "is given by part, and y is not"),
+        (np.zeros(21), {"operator": lambda x: x**2, "noise": NOISE}, "is given by part, and y is not"),
+        (np.zeros(21), {"operator": {"curve": np.ones(8)}}, "y is not .*: pass a dictionary by part as y"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_put_together(y, options, message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -301,12 +300,11 @@ def _covariance(given: Any) -> Array:
     Raises:
         InputError: it is not square, too large, not finite or not symmetric.
     """
-    if isinstance(given, Mapping):
-        raise InputError("covariance= is by part; pass noise={part: unrelu.Gaussian(covariance=...), ...}")
     shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
         raise InputError(
-            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation"
+            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation; by part, "
+            "noise={part: unrelu.Gaussian(covariance=...), ...}"
         )
     if shape[0] > _CORRELATED:
         raise InputError(
@@ -318,33 +316,29 @@ def _covariance(given: Any) -> Array:
     elif callable(getattr(given, "matvec", None)):
         given = np.stack([np.asarray(given.matvec(unit)).ravel() for unit in np.eye(shape[0])], axis=1)
     array = read_only(numbers(given, "covariance"))
-    if not np.isfinite(array).all():
-        raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
-    off = np.abs(array - array.T).max()
-    if off > 1e-10 * np.abs(array).max():
+    with np.errstate(invalid="ignore"):
+        off = np.abs(array - array.T).max()
+    if not off <= 1e-10 * np.abs(array).max() < math.inf:
         raise InputError(
-            f"covariance= is not symmetric: C and C^T differ by {off:.1e}; if that is rounding, pass (C + C^T) / 2"
+            f"covariance= is not symmetric and finite: C and C^T differ by {off:.1e}; if that is rounding, pass "
+            "(C + C^T) / 2; hide entries of which nothing is known by operator="
         )
     return array
 
 
 def _factored(covariance: Array) -> Array:
     """L, read-only, for the covariance L L^T."""
-    advice = "add the variance of the independent errors that every measurement has to its diagonal"
+    # The square of a weight 1 / L_jj must not overflow in double precision, nor its share of the least in single.
+    tiny, least = np.finfo(np.float32).tiny, float(np.finfo(np.float64).tiny) ** 0.5
     try:
         factor = read_only(np.linalg.cholesky(covariance))
     except np.linalg.LinAlgError:
-        least = float(np.linalg.eigvalsh(covariance)[0])
+        factor = np.zeros(covariance.shape)
+    if np.diag(factor).min() < max(least, float(tiny * np.diag(factor).max())):
+        eigenvalues = np.linalg.eigvalsh(covariance)
         raise InputError(
-            f"covariance= is not positive definite: its least eigenvalue is {least:.2g}; {advice}"
-        ) from None
-    left = np.diag(factor)
-    # The square of the weight 1 / L_jj must not overflow in double precision, nor its share of the least in single.
-    least = max(float(np.finfo(np.float64).tiny) ** 0.5, float(np.finfo(np.float32).tiny * left.max()))
-    if left.min() < least:
-        raise InputError(
-            f"covariance= leaves entry {left.argmin()} a standard deviation of {left.min():.1e} once those before it "
-            f"are known; it must be at least {least:.1e}, as its inverse is a weight: {advice}, or state y in larger "
-            "units"
+            f"covariance= is not positive definite: its eigenvalues go from {eigenvalues[0]:.2g} to "
+            f"{eigenvalues[-1]:.2g}; add the variance of the independent errors that every measurement has to its "
+            "diagonal, or state y in larger units"
         )
     return factor

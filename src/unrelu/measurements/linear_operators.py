@@ -19,7 +19,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.errors import UnsupportedModelError
 from unrelu.models.affine import Shape
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.host import computing
@@ -356,9 +356,6 @@ class _OfCode(torch.autograd.Function):
         ctx.maps = (transpose, apply, sizes[::-1])
         # Copies: the code may overwrite its argument, or reuse the array that it returned.
         rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
-        for row in rows:
-            if row.size != sizes[0]:
-                raise InputError(f"operator= gave {row.size} numbers for a vector, and {sizes[0]} when it was tried")
         return torch.from_numpy(np.array(rows).reshape(-1, sizes[0])).to(dtype=x.dtype, device=x.device)
 
     @staticmethod

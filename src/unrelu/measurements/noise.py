@@ -20,7 +20,6 @@ from scipy.special import gammaincc
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.losses import Loss
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
@@ -230,6 +229,34 @@ class Noise(ABC):
             )
         arguments = {field: value for field, value in kept.items() if field != "class"}
         return MODELS[name](**arguments) if name else UnknownNoise()
+
+
+class Loss(ABC):
+    """What is minimised in place of the sum of squares."""
+
+    @abstractmethod
+    def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
+        """The losses of reconstructions A G(z) = ``mean`` of y, (b, m) each, (b,); at least 0, differentiable.
+
+        ``seen`` is 1 at observed entries, and 0 at others.
+        """
+
+    @abstractmethod
+    def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Half the derivative by ``mean``, and the weights of a Gauss-Newton step, above 0, (b, m) each."""
+
+    def times_power_of_two(self, exponent: int) -> Self:
+        """The loss where y and its reconstruction are multiplied by 2^exponent."""
+        raise NotImplementedError
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Self:
+        """The same loss for tensors of another type or device."""
+        return self
+
+    @property
+    def width(self) -> int:
+        """The most numbers that it holds in memory for one reconstruction, beside y."""
+        return 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -221,10 +221,9 @@ def _masks(given: Any, output: Shape) -> WeightedOperator:
     flat = ((n,), output)
     shared = array.shape in flat
     if not shared and (array.ndim < 2 or array.shape[1:] not in flat):
-        shapes = f"({n},)" if output == (n,) else f"{output} or ({n},)"
+        shapes = " or ".join(map(str, dict.fromkeys((output, (n,)))))
         raise InputError(
-            f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch of them, one for each "
-            "observation"
+            f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch, one an observation"
         )
     odd = array[~np.isin(array, (0.0, 1.0))]
     if odd.size:
@@ -244,7 +243,7 @@ def _masks(given: Any, output: Shape) -> WeightedOperator:
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
-    """Read a deepinv LinearPhysics. Its A and A_adjoint take tensors (1, *output) of the type and device of its own."""
+    """Read a deepinv LinearPhysics, whose A and A_adjoint take tensors (1, *output) of its type and device."""
     own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
     like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 
@@ -266,13 +265,9 @@ def _physics(physics: Any, output: Shape) -> Operator:
 def _mapped(
     apply: _Code, transpose: _Code, n: int, m: int | None = None, shape: Shape = (), precision: float = 0.0
 ) -> Operator:
-    """Read a linear map given as code, after tests of its linearity and adjoint. A small one becomes a matrix.
+    """Read a linear map given as code, which computes with a rounding error of ``precision``, if it passes tests.
 
-    Args:
-        apply, transpose: A and A^T on flat vectors.
-        n, m: number of entries of outputs and observations; m is None if it is not known.
-        shape: shape of one observation; (m,) if empty.
-        precision: the rounding error that the code computes with.
+    These are of its linearity and its adjoint. A small one becomes a matrix. Observations have ``shape``, or (m,).
     """
     allowed, rng = max(_ADJOINT, _ROUNDINGS * precision), stream("adjoint test")
     x, other = rng.standard_normal((2, n))

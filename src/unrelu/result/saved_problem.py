@@ -18,9 +18,8 @@ from torch import Tensor
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.losses import Huber
 from unrelu.measurements.noise import Noise
-from unrelu.measurements.objectives import DEGREES
+from unrelu.measurements.objectives import DEGREES, Huber
 from unrelu.measurements.operator_arguments import restored
 from unrelu.measurements.working_units import searched
 from unrelu.models.affine import Shape
