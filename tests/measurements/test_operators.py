@@ -287,7 +287,7 @@ def test_typed_arrays_are_what_they_say(given, kind, shape):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (unrelu.Mask(np.ones(5)), r"operator= is a mask of shape \(5,\); .*\(1, 4, 6\) or \(24,\), or a batch, one an observation"),
+        (unrelu.Mask(np.ones(5)), r"a mask of shape \(5,\); .*\(1, 4, 6\) or \(24,\), or a batch, one"),
         (unrelu.Mask(np.full(N, 0.5)), "has entries like 0.5; a mask is made of 0 and 1"),
         (
             unrelu.Matrix(np.ones(N)),

@@ -64,8 +64,7 @@ class SizedNoise(Noise):
 
     def _errors(self, standard: Array) -> Array:
         """Errors of the sizes of entries, (B, m), from those of size 1; 0 where the size is infinite."""
-        level = np.asarray(self.level)
-        level = level.reshape(standard.shape if level.size == standard.size else -1) if level.ndim else level
+        level = np.reshape(self.level, (-1, standard.shape[1])) if self.entrywise else self.level
         return np.where(np.isfinite(level), level, 0.0) * standard
 
 
@@ -94,7 +93,7 @@ class Uniform(SizedNoise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(bound=self.size, ceiling=self.size, mean_square=1 / 3 * self.size**2)
+        self._set(bound=self.size, ceiling=self.size, mean_square=1 / 3 * (self.size * self.size))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Errors U(-A, A)."""
@@ -155,7 +154,7 @@ class Gaussian(SizedNoise):
             self._set(mean_square=float(np.diag(covariance).mean()))
             return
         super().__post_init__()
-        self._set(ceiling=2 * self.size, mean_square=self.size**2)
+        self._set(ceiling=2 * self.size, mean_square=(self.size * self.size))
         if not (self.entrywise or self.without_density):
             self._set(dispersion_parameter=self.level * self.level)
 

@@ -311,7 +311,7 @@ def entries_of(noise: CountNoise, mean: Array) -> Entries:
     # By the chain rule, the second derivative of f(log mu) by mu is (f'' - f') / mu^2.
     clipped = np.exp(log)
     bend = (second - first) / clipped**2 * noise.variance_of(clipped)
-    return Entries(*np.moveaxis(spline(log), -1, 0), bend)
+    return Entries._make([*np.moveaxis(spline(log), -1, 0), bend])
 
 
 def moments_of(noise: CountNoise, mean: float) -> Array:

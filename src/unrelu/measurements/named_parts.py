@@ -165,7 +165,8 @@ def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, si
     levels = np.concatenate([np.broadcast_to(s, (size, len(s.T)) if several else s.shape) for s in sizes.values()], -1)
     factors = {name: model.cholesky() for name, model in models.items()}
     if all(factor is None for factor in factors.values()):
-        return kinds.pop()(levels[..., kept])
+        noise: Noise = kinds.pop()(levels[..., kept])
+        return noise
     if several:
         raise InputError("noise= has a covariance, which all observations share, and standard deviations for each")
     seen = np.concatenate([part.seen for part in parts.values()])

@@ -54,8 +54,8 @@ def read_y(
         if scaling.ends is not None and noise.stated:
             measured = ClippedOperator.of(measured, tried, scaling.ends, noise.size)
     if noise.likelihood is not None:
-        known = isinstance(network, Network) and measured.selects
-        noise.likelihood.check(values, network.layers[-1].activation.range if known else None)
+        last = network.layers[-1] if isinstance(network, Network) and measured.selects else None
+        noise.likelihood.check(values, None if last is None else last.activation.range)
     return values, single, measured, noise
 
 

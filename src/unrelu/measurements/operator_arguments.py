@@ -236,7 +236,7 @@ def _masks(given: Any, output: Shape) -> WeightedOperator:
     if empty.size:
         which = "" if shared else f"of observation {empty[0]} "
         raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
-    return hiding(IdentityOperator(output), masks[0] if shared else masks)
+    return hiding(IdentityOperator(output), (masks[0] if shared else masks) > 0)
 
 
 # --- code -------------------------------------------------------------------------------------------------------------
