@@ -238,7 +238,7 @@ def test_partial_fourier_is_part_of_the_transform(lead):
     [
         (lambda: measurements.blur((24,), 1), r"shape=\(24,\) has no height and width"),
         (lambda: measurements.blur((4, 6), 0), "sigma=0 must be above 0 pixels"),
-        (lambda: measurements.blur((4, 6), 1, 0), "radius=0 must be at least 1 pixel"),
+        (lambda: measurements.blur((4, 6), 1, 0), "radius=0 at least 1 pixel"),
         (lambda: measurements.downsample((4, 6), 4), "factor=4 must be at least 2 and divide the image's 4 x 6 pixels"),
         (lambda: measurements.partial_fourier((4, 6), np.ones((6, 4))), r"kept= has shape \(6, 4\) and 24 ones"),
         (lambda: measurements.partial_fourier((4, 6), np.zeros((4, 6))), "and 0 ones"),

@@ -9,7 +9,6 @@ Design notes: docs/notes/measurements.md.
 
 from __future__ import annotations
 
-from unrelu.measurements._image_operators import blur, downsample, partial_fourier
 from unrelu.measurements._nonlinear_operator import ClippedOperator, NonlinearOperator
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
@@ -21,7 +20,7 @@ from unrelu.measurements.linear_operators import (
     WeightedOperator,
 )
 from unrelu.measurements.noise import Fit, Likelihood, Noise
-from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
+from unrelu.measurements.operator_arguments import Mask, Matrix, blur, downsample, partial_fourier, read_operator
 
 __all__ = [
     "ClippedOperator",
