@@ -121,7 +121,7 @@ def test_a_saved_result_is_judged_alike(truth, tmp_path):
 def test_the_model_by_its_text():
     model = parse_noise("rounding:0.01")
     assert (model, str(model), model.note) == (RoundingNoise(0.01), "rounding:0.01", "")
-    told = RoundingNoise.of_integers(0.02, np.uint8)
+    told = RoundingNoise.told(0.02, "integers of 8 bits")
     text, kept = told.saved()
     assert Noise.restored(text, kept) == told
     assert (told.level, told != model) == (0.02, True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.special import bdtrc, chdtr, chdtrc
 
@@ -210,8 +209,7 @@ class RoundingNoise(Gaussian):
 
     Args:
         level: A, in units of y.
-        precision: what y is made of, if y told the rounding; empty if it was stated.
-        given: A in the user's units, if y told it.
+        note: what messages say about it, if y told the rounding; empty if it was stated.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -220,25 +218,18 @@ class RoundingNoise(Gaussian):
     ('NOISE_LEVEL', True)
     """
 
-    precision: str = ""
-    given: float = 0.0
+    note: str = ""
     name: ClassVar[str] = "rounding"
     shaped: ClassVar[bool] = False
     without_density: ClassVar[str] = "does not say how its errors are distributed"
 
     @classmethod
-    def of_integers(cls, step: float, dtype: npt.DTypeLike) -> RoundingNoise:
-        """The rounding or truncation of integers of a type; ``step`` is the distance of neighbours in units of y."""
-        return cls(step, precision=f"integers of {8 * np.dtype(dtype).itemsize} bits", given=step)
-
-    @property
-    def note(self) -> str:
-        """What messages say about it."""
-        if not self.precision:
-            return ""
-        return (
-            f"; noise= was not passed, so the noise is what y tells, the rounding of {self.precision}, "
-            f"'rounding:{self.given:.2g}'; pass noise= if y has other errors"
+    def told(cls, level: float, made_of: str) -> RoundingNoise:
+        """The rounding that y tells, which is made of such numbers, in the user's units."""
+        return cls(
+            level,
+            note=f"; noise= was not passed, so the noise is what y tells, the rounding of {made_of}, "
+            f"'rounding:{level:.2g}'; pass noise= if y has other errors",
         )
 
 

@@ -81,6 +81,7 @@ class Noise(ABC):
         stated: whether anything is known about e.
         shaped: whether residuals are tested by their shape (largest entry and structure), not only by their size.
         without_density: why the model has no density that its l2 objective is the logarithm of; empty if it has one.
+        note: what messages say about a model that the user did not state.
         noisy: whether it is known that y has errors.
         entrywise: whether errors differ in size or are correlated, so that they are whitened
             (:mod:`unrelu.measurements.whitening`).
@@ -100,6 +101,7 @@ class Noise(ABC):
     shaped: ClassVar[bool] = False
     without_density: ClassVar[str] = "does not say how probable an error is"
     instead_of_zero: ClassVar[str | None] = None  # what messages advise; None if the level may be 0
+    note = ""
     # What is known of errors, found from the level: no fields, as files do not keep it.
     noisy = entrywise = False
     size = ceiling = outliers = 0.0
@@ -115,7 +117,13 @@ class Noise(ABC):
         MODELS[cls.name] = cls
 
     def __post_init__(self) -> None:
-        self._set(level=as_level(self.level, self.name))
+        try:
+            self._set(level=float(self.level))
+        except (TypeError, ValueError, OverflowError):
+            text = f"{self.name}:{self.level:.40}" if isinstance(self.level, str) and self.level else self.name
+            raise InputError(
+                f"noise={text!r}: the level {self.level!r} is not a number; write e.g. '{self.name}:0.1'"
+            ) from None
         advice = self.instead_of_zero
         if not 0 <= self.level < math.inf or (advice is not None and not self.level):
             least = "at least" if advice is None else "above"
@@ -196,11 +204,6 @@ class Noise(ABC):
 
     def __hash__(self) -> int:
         return hash((type(self), str(self)))
-
-    @property
-    def note(self) -> str:
-        """What messages say about a model that the user did not state."""
-        return ""
 
     @classmethod
     def built_in(cls) -> bool:
@@ -353,19 +356,6 @@ class UnknownNoise(Noise):
     def p_value(self, fit: Fit) -> Array:
         """NaN."""
         return np.full(len(fit.residual), np.nan)
-
-
-def as_level(level: Any, name: str) -> float:
-    """Return the level as a number.
-
-    Raises:
-        InputError: it is not a number.
-    """
-    try:
-        return float(level)
-    except (TypeError, ValueError, OverflowError):
-        text = f"{name}:{level:.40}" if isinstance(level, str) and level else name
-        raise InputError(f"noise={text!r}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
 
 
 def parse_noise(given: object) -> Noise:

@@ -103,10 +103,9 @@ def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeL
     """The noise that the observations tell: rounding errors of their type; unknown noise if they tell none."""
     step, own = scaling.step(dtype), network.rounding
     if step is not None:
-        return RoundingNoise.of_integers(step, dtype)
+        return RoundingNoise.told(step, f"integers of {8 * np.dtype(dtype).itemsize} bits")
     if own is not None and scaling.ends is None and own.stored(values):
-        numbers_of = f"numbers of {own.name}, in which the module computes"
-        return RoundingNoise(own.level, precision=numbers_of, given=own.level)
+        return RoundingNoise.told(own.level, f"numbers of {own.name}, in which the module computes")
     return UnknownNoise()
 
 

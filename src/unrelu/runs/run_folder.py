@@ -125,7 +125,7 @@ class Run:
             return _noise_of(self.folder, self.manifest)
         noise, dtype = self.manifest["noise"], self.manifest["data"]["dtype"]
         step = self.scaling.step(dtype)
-        return parse_noise(noise) if noise or step is None else RoundingNoise.of_integers(step, dtype)
+        return parse_noise(noise) if noise or step is None else RoundingNoise(step)
 
     @cached_property
     def indices(self) -> Index:
