@@ -32,7 +32,6 @@ Statistical Association 81 (1986).
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -69,17 +68,10 @@ class CountNoise(Likelihood):
 
     shape = math.inf
 
-    @abstractmethod
-    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """d / 2, computed from mu - y so that large numbers do not cancel."""
-
-    @abstractmethod
-    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        """d / 2 from log(mu), for means so small that mu may underflow to 0."""
-
-    @abstractmethod
     def distribution(self, mean: float) -> Any:
         """The distribution of a count, as an object of SciPy."""
+        r = self.shape
+        return scipy.stats.nbinom(r, r / (r + mean)) if r < math.inf else scipy.stats.poisson(mean)
 
     def dispersion(self, mean: Any) -> Any:
         """V(mu) / mu for an array or a tensor."""
@@ -98,10 +90,18 @@ class CountNoise(Likelihood):
     # --- the objective ------------------------------------------------------------------------------------------------
 
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """The terms d of D, of the shape of y; differentiable."""
-        within, log_mean = mean >= _FLOOR, math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
-        usual = self.half_deviance(y, torch.where(within, mean, torch.ones_like(mean)))
-        return 2 * torch.where(within, usual, self.half_deviance_of_log(y, log_mean.exp(), log_mean)).clamp_min(0.0)
+        """The terms d of D, of the shape of y; differentiable.
+
+        With g = mu - y, or r log((mu + r) / (y + r)), half of it is g + y (log(y / mu) + g / r). It is computed from
+        mu - y, so that large numbers do not cancel, or for small means from log(mu), as mu may underflow to 0.
+        """
+        r, within = self.shape, mean >= _FLOOR
+        log_mean = math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
+        known, usual = torch.where(y > 0, y, torch.ones_like(y)), torch.where(within, mean, torch.ones_like(mean))
+        positive = torch.where(within, mean, log_mean.exp())
+        g = r * torch.log1p((positive - y) / (y + r)) if r < math.inf else positive - y
+        log_ratio = torch.log1p((known - usual) / usual / (1 + y / r))
+        return 2 * (g + y * torch.where(within, log_ratio, known.log() - log_mean + g / r)).clamp_min(0.0)
 
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, of the shape of y.
@@ -216,18 +216,6 @@ class Poisson(CountNoise):
     def __post_init__(self) -> None:
         pass
 
-    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        known = torch.where(y > 0, y, torch.ones_like(y))
-        half: Tensor = mean - y - y * torch.log1p((mean - y) / known)
-        return half
-
-    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        half: Tensor = mean - y + torch.xlogy(y, y) - y * log_mean
-        return half
-
-    def distribution(self, mean: float) -> Any:
-        return scipy.stats.poisson(mean)
-
 
 @dataclass(frozen=True, eq=False)
 class NegativeBinomial(CountNoise):
@@ -254,20 +242,6 @@ class NegativeBinomial(CountNoise):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set(shape=self.level)
-
-    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        r, step = self.level, (mean - y) / (y + self.level)
-        ratio = torch.where(y > 0, -r * step / mean, torch.zeros_like(y))
-        half: Tensor = y * torch.log1p(ratio) + r * torch.log1p(step)
-        return half
-
-    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        more = y + self.level
-        half: Tensor = torch.xlogy(y, y) - y * log_mean - more * torch.log(more / (mean + self.level))
-        return half
-
-    def distribution(self, mean: float) -> Any:
-        return scipy.stats.nbinom(self.level, self.level / (self.level + mean))
 
 
 def _positive(mean: Tensor) -> Tensor:
