@@ -247,7 +247,6 @@ NOISE = {"curve": 0.1, "table": 0.2, "depth": 0.3}
         ({"curve": "text"}, {}, r"y\['curve'\]='text' is text"),
         ({"curve": np.zeros((2, 8)), "depth": np.zeros(3)}, {}, r"different numbers .* \{'curve': 2, 'depth': 3"),
         ({"curve": np.full(8, np.nan)}, {}, "y has NaN or infinite entries"),
-        ({0: np.zeros(8), "0": np.zeros(8)}, {}, "y has a part twice: 0, '0'"),
         (CURVE, {"noise": {"depth": 1}}, "noise= is that of depth, and y has curve; state it"),
         (CURVE, {"noise": {"curve": 1, "dept": 1}}, "noise has the part 'dept'; those"),
         (CURVE | {"depth": 1}, {"noise": {"curve": 1}}, "noise= is that of curve, and y has curve, depth"),

@@ -107,8 +107,6 @@ def _parts(names: Names, y: Mapping[Any, Any], operator: Any) -> dict[str, _Part
 def _named(given: Mapping[Any, Any], parts: Mapping[str, Any], argument: str) -> dict[str, Any]:
     """The entries by the names of parts, which may be numbers of outputs."""
     named = {str(name): value for name, value in given.items()}
-    if len(named) < len(given):
-        raise InputError(f"{argument} has a part twice: {', '.join(map(repr, given))}")
     if unknown := [name for name in named if name not in parts]:
         raise InputError(
             f"{argument} has the part {unknown[0]!r}; those of the output are {', '.join(parts)}"
