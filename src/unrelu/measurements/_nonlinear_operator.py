@@ -72,16 +72,13 @@ class NonlinearOperator(Operator):
 
     @cached_property
     def n(self) -> int:
-        """The number of entries of an output."""
         return self.function.latent_dim
 
     @property
     def width(self) -> int:
-        """The most numbers that h holds in memory for one output."""
         return self.function.width
 
     def forward(self, x: Tensor) -> Tensor:
-        """h(x), (B, n) -> (B, m), differentiable by PyTorch."""
         return self.function.forward(x.to(self.function.dtype)).to(x.dtype)
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +87,6 @@ class NonlinearOperator(Operator):
         return values.to(x.dtype), pushed.to(x.dtype)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> NonlinearOperator:
-        """The same measurement on tensors of another type or device."""
         return replace(self, function=self.function.to(dtype, device))
 
     def followed_by(self, matrix: Array) -> NonlinearOperator:
@@ -134,11 +130,9 @@ class ClippedOperator(Operator):
         return whole if seen.all() else hiding(whole, seen if inner.count else seen[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """The measurement, (B, n) -> (B, n), differentiable by PyTorch."""
         return x.clamp(self.low, self.high)
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The measurement, (B, n), and its derivatives along directions t, (B, k, n) -> (B, k, n)."""
         slopes = ((x > self.low) & (x < self.high)).to(t.dtype)
         return self.forward(x), t * slopes[:, None, :]
 

@@ -153,7 +153,7 @@ class Gaussian(SizedNoise):
             self._set(mean_square=float(np.diag(covariance).mean()))
             return
         super().__post_init__()
-        self._set(ceiling=2 * self.size, mean_square=(self.size * self.size))
+        self._set(ceiling=2 * self.size, mean_square=self.size * self.size)
         if not (self.entrywise or self.without_density):
             self._set(dispersion_parameter=self.level * self.level)
 
@@ -180,8 +180,7 @@ class Gaussian(SizedNoise):
 
     def _squares(self, fit: Fit) -> Array:
         """chi^2, (B,)."""
-        r = np.abs(fit.residual)
-        return np.asarray((np.where(r > 0, r / self.level, 0.0) ** 2).sum(axis=1))
+        return np.asarray(np.square(fit.residual / self.level).sum(axis=1))
 
     def p_value(self, fit: Fit) -> Array:
         """The p-value of chi-square with m - u degrees of freedom."""
