@@ -155,6 +155,9 @@ def test_units_masks_and_files(operator):
     assert torch.equal(operator.take([1]).forward(x[1:]), operator.forward(x)[1:])
     again = restored("clipped", (4,), lambda name, _: operator.saved()[name])
     assert torch.equal(again.forward(x), operator.forward(x))
+    twice = hiding(operator, MASK)
+    again = restored("clipped", (4,), lambda name, _: twice.saved()[name])
+    assert torch.equal(again.forward(x), twice.forward(x))
     for undefined in (operator.adjoint, operator.tangents):
         with pytest.raises(UnsupportedModelError, match="black and white"):
             undefined(x)

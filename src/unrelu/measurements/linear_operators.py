@@ -253,7 +253,8 @@ class WeightedOperator(Operator):
 
     def saved(self) -> Arrays | None:
         arrays = self.inner.saved() if self.hides else None
-        return None if arrays is None else {**arrays, "kept": self.weight.cpu().numpy() > 0}
+        kept = self.seen(max(1, self.count))
+        return None if arrays is None else {**arrays, "kept": kept if self.count else kept[0]}
 
 
 @dataclass(frozen=True, eq=False)
