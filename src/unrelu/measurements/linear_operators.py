@@ -253,8 +253,8 @@ class WeightedOperator(Operator):
 
     def saved(self) -> Arrays | None:
         arrays = self.inner.saved() if self.hides else None
-        kept = self.seen(max(1, self.count))
-        return None if arrays is None else {**arrays, "kept": kept if self.count else kept[0]}
+        shared, kept = self.weight.dim() == 1 and not self.inner.count, self.seen(max(1, self.count))
+        return None if arrays is None else {**arrays, "kept": kept[0] if shared else kept}
 
 
 @dataclass(frozen=True, eq=False)
