@@ -249,7 +249,7 @@ MISTAKES = {
     ),
     "a scale as one number": (
         lambda: unrelu.invert(DIGITS, BYTES, "lm", scale=255),
-        r"scale 255 is not LOW,HIGH; pass two numbers such as (?P<call>0,1)",
+        r"scale 255 is not LOW,HIGH: pass two finite numbers, the lower one first, such as (?P<call>0,1)",
         lambda call: unrelu.invert(DIGITS, BYTES, "lm", scale=call, max_iterations=5),
     ),
     "a proof of a sigmoid": (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import parse_noise
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 
@@ -136,7 +136,7 @@ def test_unstated_noise_is_unknown_and_measured_in_l2():
         ),
         ("poisson:1", "poisson has no level; write 'poisson'"),
         ("negative-binomial", "the level '' is not a number; write e.g. 'negative-binomial:0.1'"),
-        ("negative-binomial:0", "the shape r must be above 0, got 0"),
+        ("negative-binomial:0", "must be finite and above 0, got 0"),
         (0.1, "noise=0.1: use one of 'uniform:LEVEL'"),
         ("", "noise='': use"),
         ("uniform", "the level '' is not a number; write e.g. 'uniform:0.1'"),

@@ -13,8 +13,7 @@ import torch
 from unrelu.errors import InputError
 from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.working_units import searched
 from unrelu.models.generator import Generator, placed
 from unrelu.models.network import small

@@ -82,9 +82,9 @@ def invert(
         norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`), "linf"
             (:math:`|r|_\infty`) or "huber:D" (squares up to D, linear beyond), r = y - A G(z). By default, "auto" uses
             the norm of the noise (linf for uniform, l1 for outliers, l2 otherwise), and all other methods report what
-            they minimise. Residuals are whitened if the noise is an array or has a covariance. The Huber loss
-            (:mod:`~unrelu.measurements.losses`) is for methods by gradients; "huber" has D = 1.345 standard deviations
-            of the stated noise. Noise with a deviance, such as counts, has no other norm.
+            they minimise. The Huber loss (:mod:`~unrelu.measurements.objectives`) is for methods by gradients; "huber"
+            has D = 1.345 standard deviations of the stated noise. Residuals are whitened if the noise is an array or
+            has a covariance. Noise with a deviance, such as counts, has no other norm.
         loss: a differentiable function of PyTorch, or a module, that is minimised in place of a norm. It maps
             reconstructions and observations, in this order and of the same shape (b, ...), to losses (b,), at least 0;
             both are 0 where a mask hides them. ``fun`` is then the loss, and ``confidence`` is about it. All else that

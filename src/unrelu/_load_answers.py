@@ -15,8 +15,7 @@ import torch
 
 from unrelu.diagnostics.code_diagnostics import judged_again
 from unrelu.errors import InputError
-from unrelu.measurements.losses import OwnLoss
-from unrelu.measurements.objectives import DEGREES, norms
+from unrelu.measurements.objectives import DEGREES, OwnLoss, norms
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
 from unrelu.result import TESTS, Ending, Inversion, Status

@@ -15,8 +15,7 @@ import torch
 from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, judged_again
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.named_parts import joined
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator

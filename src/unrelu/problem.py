@@ -17,11 +17,9 @@ from unrelu.display.progress_bar import reporting
 from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.losses import Loss, OwnLoss
 from unrelu.measurements.named_parts import joined
-from unrelu.measurements.noise import Fit, Noise
-from unrelu.measurements.noise_arguments import parse_noise
-from unrelu.measurements.objectives import DEGREES, read_norm, read_prior, refuse_prior
+from unrelu.measurements.noise import Fit, Loss, Noise, parse_noise
+from unrelu.measurements.objectives import DEGREES, OwnLoss, read_norm, read_prior, refuse_prior
 from unrelu.measurements.observation_arguments import read_y, read_z0
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.measurements.whitening import known_entries, whitened

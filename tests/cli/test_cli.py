@@ -229,7 +229,7 @@ def test_overwrite_replaces_the_results_and_nothing_else(run):
             "--bounds '1': write LOW,HIGH, numbers for all coordinates such as -1,1",
         ),
         (("net.npz", "y.npy", "--bounds", "0,high"), "--bounds '0,high': write LOW,HIGH"),
-        (("net.npz", "y.npy", "--bounds", "1,-1"), "lower bound 1, which is not below the upper one, -1"),
+        (("net.npz", "y.npy", "--bounds", "1,-1"), "lower bound 1 and the upper one -1; pass (lower, upper)"),
         (("net.npz", "y.npy", "--bounds", "gone.npz"), "gone.npz"),
         (("net.npz", "y.npy", "--bounds", "net.npz"), "net.npz holds W0, W1, activation; name the bounds 'lower'"),
         (("net.npz", "y.npy", "--seed", "-1"), "--seed -1 must be a whole number from 0 to"),

@@ -18,7 +18,6 @@ from tests.support import image_network, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
 from unrelu.local_search.norm_descent import NormDescent
-from unrelu.measurements import MaskOperator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
@@ -144,11 +143,7 @@ def affine_problem(norm, kind, rng, batch=3):
     matrices = []
     for i in range(batch):
         if kind in ("whole", "mask", "masks"):
-            kept = (
-                problem.operator.seen(batch)[i]
-                if isinstance(problem.operator, MaskOperator)
-                else np.ones(n, dtype=bool)
-            )
+            kept = problem.operator.seen(batch)[i]
             matrices.append((weight[kept], bias[kept], y[i][kept]))
         else:
             matrices.append((operator @ weight, operator @ bias, y[i]))

@@ -11,7 +11,7 @@ from torch import nn
 import unrelu
 from tests.support import image_network, random_network
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.measurements.losses import Huber, OwnLoss
+from unrelu.measurements.objectives import Huber, OwnLoss
 from unrelu.problem import Problem
 from unrelu.report._facts import objective
 from unrelu.result import Status
@@ -223,10 +223,10 @@ def test_a_run_takes_the_huber_loss(tmp_path):
 @pytest.mark.parametrize(
     ("stated", "error", "message"),
     [
-        ({"norm": "huber"}, InputError, "norm='huber' is linear beyond 1.345 standard deviations of the noise: state"),
-        ({"norm": "huber", "noise": "outliers:0.1"}, InputError, "state noise='gaussian:S', or pass norm='huber:D'"),
-        ({"norm": "huber:-1"}, InputError, "norm='huber:-1': D must be a number above 0"),
-        ({"norm": "huber:x"}, InputError, "norm='huber:x': D must be a number above 0"),
+        ({"norm": "huber"}, InputError, "norm='huber': it is linear .*; without D, beyond 1.345 standard"),
+        ({"norm": "huber", "noise": "outliers:0.1"}, InputError, "of noise='gaussian:S', which must be stated then"),
+        ({"norm": "huber:-1"}, InputError, "norm='huber:-1': it is linear beyond D .*, a number above 0"),
+        ({"norm": "huber:x"}, InputError, "norm='huber:x': it is linear beyond D"),
         ({"norm": "hubert"}, InputError, "norm='hubert' is unknown; .*; did you mean 'huber'"),
         ({"norm": "huber:1", "noise": "poisson"}, InputError, "by their deviance; leave norm= out"),
         ({"loss": charbonnier, "noise": "poisson"}, InputError, "by their deviance; leave loss= out"),

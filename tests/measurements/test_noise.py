@@ -13,8 +13,7 @@ from scipy import stats
 from tests.support import random_network
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
-from unrelu.measurements.noise import UnknownNoise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import UnknownNoise, parse_noise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 

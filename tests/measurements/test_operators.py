@@ -17,14 +17,7 @@ import unrelu
 from tests.support import random_network
 from unrelu import measurements
 from unrelu.errors import InputError
-from unrelu.measurements import (
-    IdentityOperator,
-    MaskOperator,
-    MatrixFreeOperator,
-    MatrixOperator,
-    SparseOperator,
-    read_operator,
-)
+from unrelu.measurements import IdentityOperator, MatrixFreeOperator, MatrixOperator, read_operator
 
 IMAGE = (1, 4, 6)
 N = 24
@@ -63,26 +56,26 @@ def linear_operator():
 
 
 FORMS = {
-    "nothing": (None, IMAGE, IdentityOperator),
-    "mask": (RNG.random(IMAGE) < 0.5, IMAGE, MaskOperator),
-    "mask_of_numbers": ((RNG.random(IMAGE) < 0.5).astype(float), IMAGE, MaskOperator),
-    "flat_mask": (RNG.random(N) < 0.5, (5, N), MaskOperator),
-    "masks": (RNG.random((5, *IMAGE)) < 0.5, (5, *IMAGE), MaskOperator),
-    "flat_masks": ((RNG.random((5, N)) < 0.5) * 1.0, (5, N), MaskOperator),
-    "matrix": (A, (7,), MatrixOperator),
-    "matrix_of_as_many_rows_as_observations": (A, (7, 7), MatrixOperator),
-    "square_matrix": (RNG.standard_normal((N, N)), (N, N), MatrixOperator),
-    "tensor": (torch.from_numpy(A), (7,), MatrixOperator),
-    "sparse": (sparse.random_array((9, N), density=0.2, rng=0), (9,), MatrixOperator),
-    "sparse_coo_matrix": (sparse.coo_matrix(A), (7,), MatrixOperator),
-    "scipy_operator": (linear_operator(), (7,), MatrixOperator),
-    "pair": ((lambda x: A @ x, lambda r: A.T @ r), (7,), MatrixOperator),
-    "wide_pair": ((lambda x: np.tile(x, 2), lambda r: r[:N] + r[N:]), (2 * N,), MatrixOperator),
-    "physics": (Physics(), (1, 2, 6), MatrixOperator),
-    "physics_of_float32": (Precise(torch.float32), (5, 7), MatrixOperator),
-    "physics_of_float64": (Precise(torch.float64), (5, 7), MatrixOperator),
-    "pylops": (pylops.MatrixMult(A), (7,), MatrixOperator),
-    "blur": (measurements.blur((4, 6), 0.7), (N,), MatrixOperator),
+    "nothing": (None, IMAGE, "identity"),
+    "mask": (RNG.random(IMAGE) < 0.5, IMAGE, "mask"),
+    "mask_of_numbers": ((RNG.random(IMAGE) < 0.5).astype(float), IMAGE, "mask"),
+    "flat_mask": (RNG.random(N) < 0.5, (5, N), "mask"),
+    "masks": (RNG.random((5, *IMAGE)) < 0.5, (5, *IMAGE), "mask"),
+    "flat_masks": ((RNG.random((5, N)) < 0.5) * 1.0, (5, N), "mask"),
+    "matrix": (A, (7,), "matrix"),
+    "matrix_of_as_many_rows_as_observations": (A, (7, 7), "matrix"),
+    "square_matrix": (RNG.standard_normal((N, N)), (N, N), "matrix"),
+    "tensor": (torch.from_numpy(A), (7,), "matrix"),
+    "sparse": (sparse.random_array((9, N), density=0.2, rng=0), (9,), "matrix"),
+    "sparse_coo_matrix": (sparse.coo_matrix(A), (7,), "matrix"),
+    "scipy_operator": (linear_operator(), (7,), "matrix"),
+    "pair": ((lambda x: A @ x, lambda r: A.T @ r), (7,), "matrix"),
+    "wide_pair": ((lambda x: np.tile(x, 2), lambda r: r[:N] + r[N:]), (2 * N,), "matrix"),
+    "physics": (Physics(), (1, 2, 6), "matrix"),
+    "physics_of_float32": (Precise(torch.float32), (5, 7), "matrix"),
+    "physics_of_float64": (Precise(torch.float64), (5, 7), "matrix"),
+    "pylops": (pylops.MatrixMult(A), (7,), "matrix"),
+    "blur": (measurements.blur((4, 6), 0.7), (N,), "matrix"),
 }
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -90,7 +83,7 @@ forms = pytest.mark.parametrize("form", FORMS)
 def read(form):
     given, y_shape, kind = FORMS[form]
     operator = read_operator(given, IMAGE, y_shape)
-    assert isinstance(operator, kind)
+    assert operator.kind == kind
     return operator
 
 
@@ -98,7 +91,7 @@ def large(kind):
     """The operators that are too large to write out."""
     csr = sparse.random_array((30, N), density=0.3, rng=1).tocsr()
     if kind == "sparse":
-        return SparseOperator(sparse.csr_array(csr), (30,))
+        return MatrixOperator.of(sparse.csr_array(csr), (30,))
     return MatrixFreeOperator(lambda x: csr @ x, lambda r: csr.T @ r, N, 30, (30,))
 
 
@@ -185,24 +178,24 @@ def test_masks_say_what_was_seen():
         (np.full((3, N), np.inf), (3,), "operator= has 72 entries that are not finite"),
         (sparse.csr_array(np.full((3, N), np.nan)), (3,), "operator= has 72 entries that are not finite"),
         (sparse.csr_array(np.ones((3, 5))), (3,), r"is a matrix of shape \(3, 5\); the network's output has 24"),
-        (scipy.sparse.linalg.aslinearoperator(np.ones((3, 5))), (3,), r"has shape \(3, 5\); the network's output"),
+        (scipy.sparse.linalg.aslinearoperator(np.ones((3, 5))), (3,), r"of shape \(3, 5\); the network's output"),
         (lambda x: x @ np.ones((3, 2)), IMAGE, r"operator= is a function that cannot .* pair of functions"),
         ((lambda x: A @ x, lambda r: A[::-1].T @ r), (7,), "fails the dot test: <A x, r> = .* the adjoint of the"),
         ((np.abs, np.abs), (N,), "operator= is not linear"),
         ((np.abs,), (N,), r"operator= has 1 function; a linear map is a pair, .* passed alone"),
         ([np.abs] * 3, (N,), "operator= has 3 functions; a linear map is a pair"),
         ((lambda x: x + 1, lambda r: r), (N,), "operator= is not linear"),
-        ((lambda x: A @ x, lambda r: r), (7,), r"gives 7 numbers for A\^T r; 24 were expected"),
-        ((lambda x: x * 1j, lambda r: r), (N,), "gives complex numbers"),
-        ((lambda x: x * np.nan, lambda r: r), (N,), "gives NaN or infinite numbers for A x"),
+        ((lambda x: A @ x, lambda r: r), (7,), r"gives array.* for A\^T r; it must be 24 finite real numbers"),
+        ((lambda x: x * 1j, lambda r: r), (N,), "gives array.*j.* for A x; it must be 24 finite real numbers"),
+        ((lambda x: x * np.nan, lambda r: r), (N,), "gives array.*nan.* for A x; it must be 24 finite real"),
         ((lambda x: 1 / 0, lambda r: r), (N,), r"fails on a vector of 24 entries \(A x\): division by zero"),
         ("blur", (N,), "operator='blur' is text; pass the numbers"),
-        (MaskOperator(torch.ones(3), (3,)), (3,), "operator= takes 3 entries; the network's output has 24"),
+        (IdentityOperator((3,)), (3,), "operator= takes 3 entries; the network's output has 24"),
     ],
 )  # fmt: skip
 def test_operators_of_another_kind_are_refused(given, y_shape, message):
     if message is None:
-        assert isinstance(read_operator(given, IMAGE, y_shape), MaskOperator)
+        assert read_operator(given, IMAGE, y_shape).kind == "mask"
         return
     with pytest.raises(InputError, match=message):
         read_operator(given, IMAGE, y_shape)
@@ -240,19 +233,12 @@ def test_partial_fourier_is_part_of_the_transform(lead):
     np.testing.assert_allclose(operator.values(x.reshape(1, -1))[0], expected, atol=1e-12)
 
 
-def test_code_that_changes_the_length_of_what_it_measures_is_named():
-    kept = iter([5, 4])
-    operator = MatrixFreeOperator(lambda x: x[: next(kept)], lambda r: np.r_[r, np.zeros(N - 5)], N, 5, (5,))
-    with pytest.raises(InputError, match=r"operator= gave 4 numbers for a vector, and 5 when it was tried"):
-        operator.values(np.ones((2, N)))
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: measurements.blur((24,), 1), r"shape=\(24,\) has no height and width"),
         (lambda: measurements.blur((4, 6), 0), "sigma=0 must be above 0 pixels"),
-        (lambda: measurements.blur((4, 6), 1, 0), "radius=0 must be at least 1 pixel"),
+        (lambda: measurements.blur((4, 6), 1, 0), "radius=0 at least 1 pixel"),
         (lambda: measurements.downsample((4, 6), 4), "factor=4 must be at least 2 and divide the image's 4 x 6 pixels"),
         (lambda: measurements.partial_fourier((4, 6), np.ones((6, 4))), r"kept= has shape \(6, 4\) and 24 ones"),
         (lambda: measurements.partial_fourier((4, 6), np.zeros((4, 6))), "and 0 ones"),
@@ -269,7 +255,7 @@ def test_ready_made_operators_refuse_what_makes_no_sense(make, message):
 def test_square_arrays_of_booleans_are_masks():
     array = RNG.random((N, N)) < 0.5
     for masks in (array, torch.from_numpy(array)):
-        assert isinstance(read_operator(masks, IMAGE, (N, N)), MaskOperator)
+        assert read_operator(masks, IMAGE, (N, N)).kind == "mask"
 
 
 def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix():
@@ -277,31 +263,31 @@ def test_square_arrays_of_zeros_and_ones_may_be_masks_or_a_matrix():
     with pytest.raises(InputError, match="may be one mask for each of the 24 observations, or one matrix") as caught:
         read_operator(array, IMAGE, (N, N))
     calls = re.findall(r"operator=(unrelu\.\w+\(array\))", str(caught.value))
-    kinds = [type(read_operator(eval(c, {"unrelu": unrelu, "array": array}), IMAGE, (N, N))) for c in calls]
-    assert kinds == [MaskOperator, MatrixOperator]
-    assert isinstance(read_operator(sparse.csr_array(array), IMAGE, (N, N)), MatrixOperator)
-    assert isinstance(read_operator(array, IMAGE, (3, N)), MatrixOperator)
+    kinds = [read_operator(eval(c, {"unrelu": unrelu, "array": array}), IMAGE, (N, N)).kind for c in calls]
+    assert kinds == ["mask", "matrix"]
+    assert read_operator(sparse.csr_array(array), IMAGE, (N, N)).kind == "matrix"
+    assert read_operator(array, IMAGE, (3, N)).kind == "matrix"
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "shape"),
     [
-        (unrelu.Mask(np.ones(N)), MaskOperator, IMAGE),
-        (unrelu.Mask(torch.ones(IMAGE, dtype=torch.bool)), MaskOperator, IMAGE),
-        (unrelu.Mask(np.ones((5, *IMAGE))), MaskOperator, IMAGE),
-        (unrelu.Matrix(np.ones((3, N))), MatrixOperator, (3,)),
-        (unrelu.Matrix(sparse.eye_array(N)), MatrixOperator, (N,)),
+        (unrelu.Mask(np.ones(N)), "mask", IMAGE),
+        (unrelu.Mask(torch.ones(IMAGE, dtype=torch.bool)), "mask", IMAGE),
+        (unrelu.Mask(np.ones((5, *IMAGE))), "mask", IMAGE),
+        (unrelu.Matrix(np.ones((3, N))), "matrix", (3,)),
+        (unrelu.Matrix(sparse.eye_array(N)), "matrix", (N,)),
     ],
 )
 def test_typed_arrays_are_what_they_say(given, kind, shape):
     operator = read_operator(given, IMAGE, (1, N))
-    assert (type(operator), operator.shape) == (kind, shape)
+    assert (operator.kind, operator.shape) == (kind, shape)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (unrelu.Mask(np.ones(5)), r"operator= is a mask of shape \(5,\); .*\(1, 4, 6\) or \(24,\), or a batch"),
+        (unrelu.Mask(np.ones(5)), r"a mask of shape \(5,\); .*\(1, 4, 6\) or \(24,\), or a batch, one"),
         (unrelu.Mask(np.full(N, 0.5)), "has entries like 0.5; a mask is made of 0 and 1"),
         (
             unrelu.Matrix(np.ones(N)),
@@ -330,7 +316,7 @@ def test_complex_maps_are_refused_in_every_form():
 
     with pytest.raises(InputError, match="complex entries"):
         read_operator(sparse.csr_array(A + 1j * A), IMAGE, (7,))
-    with pytest.raises(InputError, match="complex numbers"):
+    with pytest.raises(InputError, match="finite real numbers"):
         read_operator(Fourier(), IMAGE, (1, N))
 
 
@@ -347,7 +333,7 @@ def test_code_that_reuses_or_writes_into_its_arrays_is_read_as_the_map_it_is():
         r[:] = 0
         return back
 
-    assert isinstance(read_operator((forward, backward), IMAGE, (7,)), MatrixOperator)
+    assert read_operator((forward, backward), IMAGE, (7,)).kind == "matrix"
     large, x = MatrixFreeOperator(forward, backward, N, 7, (7,)), torch.from_numpy(RNG.standard_normal((3, N)))
     before = x.clone()
     np.testing.assert_allclose(large.forward(x), before.numpy() @ A.T)

@@ -13,7 +13,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError
 from unrelu.measurements import Likelihood, noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import parse_noise
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 20, 80), bias=True)

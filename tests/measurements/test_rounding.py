@@ -12,8 +12,8 @@ from unrelu.errors import UnsupportedModelError
 from unrelu.measurements import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.linear_operators import hiding
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
+from unrelu.measurements.operator_arguments import restored
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
@@ -121,7 +121,7 @@ def test_a_saved_result_is_judged_alike(truth, tmp_path):
 def test_the_model_by_its_text():
     model = parse_noise("rounding:0.01")
     assert (model, str(model), model.note) == (RoundingNoise(0.01), "rounding:0.01", "")
-    told = RoundingNoise.of_integers(0.02, np.uint8)
+    told = RoundingNoise.told(0.02, "integers of 8 bits")
     text, kept = told.saved()
     assert Noise.restored(text, kept) == told
     assert (told.level, told != model) == (0.02, True)
@@ -153,8 +153,11 @@ def test_units_masks_and_files(operator):
     other = operator.in_units(-3, 5)
     assert torch.equal(other.forward(8 * x), 32 * operator.forward(x))
     assert torch.equal(operator.take([1]).forward(x[1:]), operator.forward(x)[1:])
-    again = ClippedOperator.restored((4,), operator.saved())
+    again = restored("clipped", (4,), lambda name, _: operator.saved()[name])
     assert torch.equal(again.forward(x), operator.forward(x))
+    twice = hiding(operator, MASK)
+    again = restored("clipped", (4,), lambda name, _: twice.saved()[name])
+    assert torch.equal(again.forward(x), twice.forward(x))
     for undefined in (operator.adjoint, operator.tangents):
         with pytest.raises(UnsupportedModelError, match="black and white"):
             undefined(x)

@@ -225,7 +225,7 @@ def test_only_digits_have_real_digits():
     [
         ((50,), None, "puts out .50,., which is no picture"),
         ((2, 300), None, "draws 2 x 300 pixels; the playground takes up to 256 x 256"),
-        ((64,), "1,0", "needs two finite numbers, the lower one first"),
+        ((64,), "1,0", "pass two finite numbers, the lower one first"),
     ],
 )
 def test_generators_of_no_pictures(shape, scale, why):

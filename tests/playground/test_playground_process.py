@@ -74,7 +74,7 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_ends_it(model):
     [
         (("absent.npz",), "absent.npz"),
         (("{model}", "--latent-shape", "x"), "--latent-shape 'x': write whole numbers"),
-        (("{model}", "--scale", "1,0"), "scale '1,0' needs two finite numbers"),
+        (("{model}", "--scale", "1,0"), "scale '1,0' is not LOW,HIGH: pass two finite numbers"),
         (("mnist-relu", "--port", "{port}"), "cannot be opened: Address already in use; pass --port 0"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unrelu.measurements import Operator
-from unrelu.measurements.losses import Loss
+from unrelu.measurements.noise import Loss
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Index
@@ -23,7 +23,7 @@ from unrelu.runtime.streams import torch_stream
 class SquaredError:
     """f(z) = |A G(z) - y|_2^2 + sum_j prior_j z_j^2 for codes z of some observations.
 
-    Another loss (:class:`~unrelu.measurements.losses.Loss`), such as a deviance, may take the place of the squares, and
+    Another loss (:class:`~unrelu.measurements.noise.Loss`), such as a deviance, may take the place of the squares, and
     J^T J is then weighted.
 
     Codes (b, k) come with ``observations`` (b,), the observation of each code; an observation may have several codes.

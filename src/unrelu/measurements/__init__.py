@@ -9,14 +9,18 @@ Design notes: docs/notes/measurements.md.
 
 from __future__ import annotations
 
-from unrelu.measurements._image_operators import blur, downsample, partial_fourier
-from unrelu.measurements._matrix_operators import MatrixFreeOperator, MatrixOperator, SparseOperator
 from unrelu.measurements._nonlinear_operator import ClippedOperator, NonlinearOperator
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
-from unrelu.measurements.linear_operators import IdentityOperator, MaskOperator, Operator, WeightedOperator
+from unrelu.measurements.linear_operators import (
+    IdentityOperator,
+    MatrixFreeOperator,
+    MatrixOperator,
+    Operator,
+    WeightedOperator,
+)
 from unrelu.measurements.noise import Fit, Likelihood, Noise
-from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
+from unrelu.measurements.operator_arguments import Mask, Matrix, blur, downsample, partial_fourier, read_operator
 
 __all__ = [
     "ClippedOperator",
@@ -25,7 +29,6 @@ __all__ = [
     "IdentityOperator",
     "Likelihood",
     "Mask",
-    "MaskOperator",
     "Matrix",
     "MatrixFreeOperator",
     "MatrixOperator",
@@ -35,7 +38,6 @@ __all__ = [
     "Operator",
     "Outliers",
     "Poisson",
-    "SparseOperator",
     "Uniform",
     "WeightedOperator",
     "blur",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar
@@ -18,7 +18,7 @@ from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
 
 _TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
@@ -35,50 +35,59 @@ class NonlinearOperator(Operator):
     Attributes:
         function: h.
         shape: shape of one observation.
-        before, after: exponents of the user's units: the measurement is 2^after h(2^before x).
     """
 
     function: OpaqueNetwork = field(repr=False)
     shape: Shape
-    before: int = 0
-    after: int = 0
     linear = False
+
+    @classmethod
+    def read(
+        cls, given: Callable[[Tensor], Tensor], output: Shape, network: Generator | None = None
+    ) -> NonlinearOperator:
+        """Read a function of PyTorch or a module, (B, *output) -> (B, *m), if it passes a trial.
+
+        The trial applies it to two outputs of the generator in float64: the longest of the typical outputs, or without
+        a generator random numbers in [0, 1]. It must return finite numbers, one measurement for each output,
+        independently of the other output and the same each time. Its derivatives must agree with finite differences.
+
+        Raises:
+            InputError: it fails the trial.
+        """
+        if network is None:
+            x = torch.from_numpy(stream("trial outputs").uniform(size=(2, math.prod(output))))
+        else:
+            x = longest(network.typical_outputs)
+        try:
+            # Directions of the trial are 0 at outputs that are exactly 0, as of ReLUs: there may be a kink there.
+            reason = "the measurement is a function, which is not taken to be linear"
+            function = _TRIAL.network(given, x.reshape(2, *output), reason, x.abs())
+        except ModelError as error:
+            raise InputError(
+                f"operator= is a function that cannot be used as a measurement: {error}. Pass a differentiable "
+                f"function of PyTorch, (B, {', '.join(map(str, output))}) -> (B, ...); of a linear map, a matrix, or a "
+                "pair of functions (x -> A x, r -> A^T r)"
+            ) from error
+        return cls(function, function.output_shape or (1,))
 
     @cached_property
     def n(self) -> int:
-        """The number of entries of an output."""
         return self.function.latent_dim
 
     @property
     def width(self) -> int:
-        """The most numbers that h holds in memory for one output."""
         return self.function.width
 
     def forward(self, x: Tensor) -> Tensor:
-        """h(x), (B, n) -> (B, m), differentiable by PyTorch."""
-        return self._after(self.function.forward(self._before(x)), x)
+        return self.function.forward(x.to(self.function.dtype)).to(x.dtype)
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """h(x), (B, m), and H(x) t for directions t of each output, (B, k, n) -> (B, k, m)."""
-        values, pushed = self.function.along(self._before(x), self._before(t))
-        return self._after(values, x), self._after(pushed, x)
-
-    def _before(self, x: Tensor) -> Tensor:
-        x = x.to(self.function.dtype)
-        return x * 2.0**self.before if self.before else x
-
-    def _after(self, y: Tensor, like: Tensor) -> Tensor:
-        return (y * 2.0**self.after if self.after else y).to(like.dtype)
+        values, pushed = self.function.along(x.to(self.function.dtype), t.to(self.function.dtype))
+        return values.to(x.dtype), pushed.to(x.dtype)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> NonlinearOperator:
-        """The same measurement on tensors of another type or device."""
-        # In the user's units, numbers may be out of the range of single precision.
-        own = torch.float64 if self.before or self.after else dtype
-        return replace(self, function=self.function.to(own, device))
-
-    def in_units(self, before: int, after: int) -> NonlinearOperator:
-        """2^after h(2^before x)."""
-        return replace(self, before=self.before + before, after=self.after + after)
+        return replace(self, function=self.function.to(dtype, device))
 
     def followed_by(self, matrix: Array) -> NonlinearOperator:
         """W h(x) for a matrix W, (m', m)."""
@@ -90,22 +99,19 @@ class NonlinearOperator(Operator):
 
 @dataclass(frozen=True, eq=False)
 class ClippedOperator(Operator):
-    r"""y = 2^e min(max(x, low), high): outputs as a picture shows them, between black and white.
+    r"""y = min(max(x, low), high): outputs as a picture shows them, between black and white.
 
     Attributes:
         shape: the network's output shape.
         low, high: the values of black and white.
-        exponent: e, for other units than the user's.
     """
 
     shape: Shape
     low: float
     high: float
-    exponent: int = 0
     linear = False
     output_shaped = True
-    kind: ClassVar[str] = "clipped"
-    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {"kept": np.bool_, "ends": np.float64}
+    kind = "clipped"
     refused: ClassVar[str] = (
         "y is a picture of integers, and black and white cut off outputs of the generator (pass noise= to compare them "
         "as they are)"
@@ -120,62 +126,16 @@ class ClippedOperator(Operator):
         (low, high), outputs = ends, network.typical_outputs
         if not inner.output_shaped or max(low - outputs.min(), outputs.max() - high) <= room:
             return inner
-        seen = inner.seen(max(1, inner.count))
-        return cls.showing(network.output_shape, low, high, seen if inner.count else seen[0])
-
-    @classmethod
-    def showing(cls, shape: Shape, low: float, high: float, seen: Flags) -> Operator:
-        """The measurement of the outputs that are seen, (n,), or (B, n) for each observation."""
-        whole = cls(shape, low, high)
-        return whole if seen.all() else hiding(whole, seen)
+        seen, whole = inner.seen(max(1, inner.count)), cls(network.output_shape, low, high)
+        return whole if seen.all() else hiding(whole, seen if inner.count else seen[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """The measurement, (B, n) -> (B, n), differentiable by PyTorch."""
-        return x.clamp(self.low, self.high) * 2.0**self.exponent
+        return x.clamp(self.low, self.high)
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The measurement, (B, n), and its derivatives along directions t, (B, k, n) -> (B, k, n)."""
-        slopes = ((x > self.low) & (x < self.high)).to(t.dtype) * 2.0**self.exponent
+        slopes = ((x > self.low) & (x < self.high)).to(t.dtype)
         return self.forward(x), t * slopes[:, None, :]
-
-    def in_units(self, before: int, after: int) -> ClippedOperator:
-        """2^after clip(2^before x)."""
-        low, high = (math.ldexp(end, -before) for end in (self.low, self.high))
-        return replace(self, low=low, high=high, exponent=self.exponent + before + after)
 
     def saved(self) -> Arrays:
         """See :meth:`Operator.saved`; with a mask that hides nothing."""
         return {"kept": np.ones(self.n, dtype=bool), "ends": np.array([self.low, self.high])}
-
-    @classmethod
-    def restored(cls, shape: Shape, arrays: Arrays) -> Operator:
-        """See :meth:`Operator.restored`."""
-        low, high = map(float, arrays["ends"])
-        return cls.showing(shape, low, high, arrays["kept"])
-
-
-def read_function(given: Callable[[Tensor], Tensor], output: Shape, network: Generator | None) -> NonlinearOperator:
-    """Read a measurement from a function of PyTorch or a module, (B, *output) -> (B, *m), if it passes a trial.
-
-    The trial applies it to two outputs of the generator in float64: the longest of the typical outputs, or without a
-    generator random numbers in [0, 1]. It must return finite numbers, one measurement for each output, independently of
-    the other output and the same each time. Its derivatives must agree with finite differences.
-
-    Raises:
-        InputError: it fails the trial.
-    """
-    if network is None:
-        x = torch.from_numpy(stream("trial outputs").uniform(size=(2, math.prod(output))))
-    else:
-        x = longest(network.typical_outputs)
-    try:
-        # Directions of the trial are 0 at outputs that are exactly 0, as of ReLUs: a function may have a kink there.
-        reason = "the measurement is a function, which is not taken to be linear"
-        function = _TRIAL.network(given, x.reshape(2, *output), reason, x.abs())
-        return NonlinearOperator(function, function.output_shape or (1,))
-    except ModelError as error:
-        raise InputError(
-            f"operator= is a function that cannot be used as a measurement: {error}. Pass a differentiable function of "
-            f"PyTorch, (B, {', '.join(map(str, output))}) -> (B, ...); of a linear map, a matrix, or a pair of "
-            "functions (x -> A x, r -> A^T r)"
-        ) from error

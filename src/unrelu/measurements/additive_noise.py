@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.special import bdtrc, chdtr, chdtrc
 
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Fit, Noise, as_level
-from unrelu.models.generator import numbers
+from unrelu.measurements.noise import Fit, Noise
+from unrelu.models.generator import numbers, read_only
 from unrelu.runtime.array_types import Array, Flags, Index
 
 # If the stated noise leaves so small a residual more rarely than this, it is smaller than stated or in another unit.
@@ -30,19 +28,11 @@ class SizedNoise(Noise):
     """Errors of a size: the level is a number, or an array with one for each entry, infinite where nothing is known."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "level", _sizes(self.level, self.name))
-        if not self.entrywise:
+        if np.ndim(self.level):
+            self._set(level=_sizes(self.level, self.name), entrywise=True, noisy=True)
+        else:
             super().__post_init__()
-
-    @property
-    def entrywise(self) -> bool:
-        """See :attr:`Noise.entrywise`."""
-        return isinstance(self.level, np.ndarray)
-
-    @property
-    def size(self) -> float:
-        """The largest finite size."""
-        return float(np.max(self.level, where=np.isfinite(self.level), initial=0.0))
+        self._set(size=float(np.max(self.level, where=np.isfinite(self.level), initial=0.0)))
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:
         """See :meth:`Noise.spread`.
@@ -63,19 +53,17 @@ class SizedNoise(Noise):
         )
 
     def times_power_of_two(self, exponent: int) -> Self:
-        """See :meth:`Noise.times_power_of_two`."""
+        """The model of 2^exponent e; a size that underflows becomes the smallest positive number."""
         with np.errstate(over="ignore", under="ignore"):
-            return replace(self, level=float(np.ldexp(self.level, exponent)))
+            return replace(self, level=float(np.ldexp(self.level, exponent)) or self.noisy * math.ulp(0.0))
 
     def take(self, observations: Index, observation: tuple[int, ...], size: int) -> Noise:
-        """See :meth:`Noise.take`."""
         shared = self.spread(observation, size).ndim < 2
         return self if shared else replace(self, level=self.level[observations])
 
     def _errors(self, standard: Array) -> Array:
         """Errors of the sizes of entries, (B, m), from those of size 1; 0 where the size is infinite."""
-        level = np.asarray(self.level)
-        level = level.reshape(standard.shape if level.size == standard.size else -1) if level.ndim else level
+        level = np.reshape(self.level, (-1, standard.shape[1])) if self.entrywise else self.level
         return np.where(np.isfinite(level), level, 0.0) * standard
 
 
@@ -102,15 +90,9 @@ class Uniform(SizedNoise):
     norm: ClassVar[str] = "linf"
     without_density: ClassVar[str] = "makes all errors up to its bound equally probable"
 
-    @property
-    def bound(self) -> float:
-        """A."""
-        return self.size
-
-    @property
-    def mean_square(self) -> float:
-        """A^2 / 3."""
-        return 1 / 3 * self.size**2
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set(bound=self.size, ceiling=self.size, mean_square=1 / 3 * (self.size * self.size))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Errors U(-A, A)."""
@@ -156,67 +138,40 @@ class Gaussian(SizedNoise):
 
     level: Any = None
     covariance: Any = field(default=None, repr=False)
-    factor: Any = field(default=None, init=False, repr=False)
     name: ClassVar[str] = "gaussian"
     shaped: ClassVar[bool] = True
     without_density: ClassVar[str] = ""
+    instead_of_zero: ClassVar[str | None] = "; state none where y has no errors, or 'uniform:0'"
+    factor: ClassVar[Array | None] = None
 
     def __post_init__(self) -> None:
         if (self.level is None) == (self.covariance is None):
             raise InputError("noise=gaussian: pass the standard deviation or covariance=, one of them")
         if self.covariance is not None:
-            object.__setattr__(self, "covariance", _covariance(self.covariance))
-            object.__setattr__(self, "factor", _factored(self.covariance))
+            covariance = _covariance(self.covariance)
+            self._set(covariance=covariance, factor=_factored(covariance), noisy=True, entrywise=True)
+            self._set(mean_square=float(np.diag(covariance).mean()))
             return
-        object.__setattr__(self, "level", _sizes(self.level, self.name))
-        if not self.entrywise and not 0 < self.level < math.inf:
-            raise InputError(
-                f"noise={self}: its size must be finite and above 0, got {self.level:g}; "
-                "state none where y has no errors, or 'uniform:0'"
-            )
+        super().__post_init__()
+        self._set(ceiling=2 * self.size, mean_square=self.size * self.size)
+        if not (self.entrywise or self.without_density):
+            self._set(dispersion_parameter=self.level * self.level)
 
     def __str__(self) -> str:
-        return super().__str__() if self.covariance is None else f"gaussian:covariance{self.factor.shape}"
-
-    def times_power_of_two(self, exponent: int) -> Self:
-        """The model of 2^exponent e; a standard deviation that underflows becomes the smallest positive number."""
-        with np.errstate(over="ignore", under="ignore"):
-            return replace(self, level=float(np.ldexp(self.level, exponent)) or math.ulp(0.0))
-
-    @property
-    def entrywise(self) -> bool:
-        """See :attr:`Noise.entrywise`."""
-        return self.covariance is not None or super().entrywise
-
-    @property
-    def ceiling(self) -> float:
-        """2 S."""
-        return 2 * self.size
+        return super().__str__() if self.covariance is None else f"gaussian:covariance{self.covariance.shape}"
 
     def cholesky(self) -> Array | None:
-        """See :meth:`Noise.cholesky`."""
-        factor: Array | None = self.factor
-        return factor
+        return self.factor
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:
         """The standard deviation of every entry, see :meth:`Noise.spread`."""
-        if self.factor is None:
+        if self.covariance is None:
             return super().spread(observation, size)
-        if len(self.factor) != (m := math.prod(observation)):
+        if len(self.covariance) != (m := math.prod(observation)):
             raise InputError(
-                f"noise={self} is of {len(self.factor)} entries, an observation has {m} (shape {observation})"
+                f"noise={self} is of {len(self.covariance)} entries, an observation has {m} (shape {observation})"
             )
-        return np.asarray(np.sqrt((self.factor**2).sum(axis=1)))
-
-    @property
-    def dispersion_parameter(self) -> float:
-        """S^2 of errors of one size; errors of different sizes and correlated ones are whitened first."""
-        return math.nan if self.entrywise or self.without_density else self.level * self.level
-
-    @property
-    def mean_square(self) -> float:
-        """S^2."""
-        return self.size**2 if self.covariance is None else float(np.diag(self.covariance).mean())
+        return np.sqrt(np.diag(self.covariance))
 
     def draw(self, clean: Array, rng: np.random.Generator) -> Array:
         """Errors N(0, S^2) or N(0, C)."""
@@ -225,8 +180,7 @@ class Gaussian(SizedNoise):
 
     def _squares(self, fit: Fit) -> Array:
         """chi^2, (B,)."""
-        r = np.abs(fit.residual)
-        return np.asarray((np.where(r > 0, r / self.level, 0.0) ** 2).sum(axis=1))
+        return np.asarray(np.square(fit.residual / self.level).sum(axis=1))
 
     def p_value(self, fit: Fit) -> Array:
         """The p-value of chi-square with m - u degrees of freedom."""
@@ -254,8 +208,7 @@ class RoundingNoise(Gaussian):
 
     Args:
         level: A, in units of y.
-        precision: what y is made of, if y told the rounding; empty if it was stated.
-        given: A in the user's units, if y told it.
+        note: what messages say about it, if y told the rounding; empty if it was stated.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -264,25 +217,18 @@ class RoundingNoise(Gaussian):
     ('NOISE_LEVEL', True)
     """
 
-    precision: str = ""
-    given: float = 0.0
+    note: str = ""
     name: ClassVar[str] = "rounding"
     shaped: ClassVar[bool] = False
     without_density: ClassVar[str] = "does not say how its errors are distributed"
 
     @classmethod
-    def of_integers(cls, step: float, dtype: npt.DTypeLike) -> RoundingNoise:
-        """The rounding or truncation of integers of a type; ``step`` is the distance of neighbours in units of y."""
-        return cls(step, precision=f"integers of {8 * np.dtype(dtype).itemsize} bits", given=step)
-
-    @property
-    def note(self) -> str:
-        """What messages say about it."""
-        if not self.precision:
-            return ""
-        return (
-            f"; noise= was not passed, so the noise is what y tells, the rounding of {self.precision}, "
-            f"'rounding:{self.given:.2g}'; pass noise= if y has other errors"
+    def told(cls, level: float, made_of: str) -> RoundingNoise:
+        """The rounding that y tells, which is made of such numbers, in the user's units."""
+        return cls(
+            level,
+            note=f"; noise= was not passed, so the noise is what y tells, the rounding of {made_of}, "
+            f"'rounding:{level:.2g}'; pass noise= if y has other errors",
         )
 
 
@@ -312,11 +258,7 @@ class Outliers(Noise):
         super().__post_init__()
         if self.level >= 1:
             raise InputError(f"noise={self}: the share of outliers must be below 1, got {self.level:g}")
-
-    @property
-    def outliers(self) -> float:
-        """P."""
-        return float(self.level)
+        self._set(outliers=self.level)
 
     def p_value(self, fit: Fit) -> Array:
         """The p-value of the number of entries that are off."""
@@ -324,15 +266,13 @@ class Outliers(Noise):
         return np.asarray(bdtrc(outliers - 1.0, fit.observed, self.level))
 
 
-def _sizes(level: Any, name: str) -> float | Array:
-    """Return a level as a number, or as a read-only copy of an array of numbers above 0, which may be infinite.
+def _sizes(level: Any, name: str) -> Array:
+    """Return a read-only copy of an array of numbers above 0, which may be infinite.
 
     Raises:
-        InputError: it is neither. The range of a single number is not checked.
+        InputError: they are not.
     """
-    if np.ndim(level) == 0:
-        return as_level(level, name)
-    array = np.array(numbers(level, f"noise={name}"))
+    array = read_only(numbers(level, f"noise={name}"))
     bad = np.argwhere(~(array >= np.finfo(float).tiny))  # 1 / S of smaller ones overflows
     if len(bad):
         first = tuple(map(int, bad[0]))
@@ -340,22 +280,20 @@ def _sizes(level: Any, name: str) -> float | Array:
             f"noise={name}:array{array.shape}: every entry must be above 0, at least {np.finfo(float).tiny:.1e}, and "
             f"infinite where nothing is known; {len(bad)} are not, the first at {first}: {array[first]:g}"
         )
-    array.setflags(write=False)
     return array
 
 
 def _covariance(given: Any) -> Array:
-    """Return a covariance as a dense array.
+    """Return a covariance as a read-only dense array.
 
     Raises:
         InputError: it is not square, too large, not finite or not symmetric.
     """
-    if isinstance(given, Mapping):
-        raise InputError("covariance= is by part; pass noise={part: unrelu.Gaussian(covariance=...), ...}")
     shape = tuple(np.shape(given)) or tuple(getattr(given, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
         raise InputError(
-            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation"
+            f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation; by part, "
+            "noise={part: unrelu.Gaussian(covariance=...), ...}"
         )
     if shape[0] > _CORRELATED:
         raise InputError(
@@ -366,35 +304,30 @@ def _covariance(given: Any) -> Array:
         given = given.toarray()
     elif callable(getattr(given, "matvec", None)):
         given = np.stack([np.asarray(given.matvec(unit)).ravel() for unit in np.eye(shape[0])], axis=1)
-    array = np.array(numbers(given, "covariance"))
-    if not np.isfinite(array).all():
-        raise InputError("covariance= has NaN or infinite entries; hide entries of which nothing is known by operator=")
-    off = np.abs(array - array.T).max()
-    if off > 1e-10 * np.abs(array).max():
+    array = read_only(numbers(given, "covariance"))
+    with np.errstate(invalid="ignore"):
+        off = np.abs(array - array.T).max()
+    if not off <= 1e-10 * np.abs(array).max() < math.inf:
         raise InputError(
-            f"covariance= is not symmetric: C and C^T differ by {off:.1e}; if that is rounding, pass (C + C^T) / 2"
+            f"covariance= is not symmetric and finite: C and C^T differ by {off:.1e}; if that is rounding, pass "
+            "(C + C^T) / 2; hide entries of which nothing is known by operator="
         )
-    array.setflags(write=False)
     return array
 
 
 def _factored(covariance: Array) -> Array:
+    """L, read-only, for the covariance L L^T."""
+    # The square of a weight 1 / L_jj must not overflow in double precision, nor its share of the least in single.
+    tiny, least = np.finfo(np.float32).tiny, float(np.finfo(np.float64).tiny) ** 0.5
     try:
-        factor: Array = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+        factor = read_only(np.linalg.cholesky(covariance))
     except np.linalg.LinAlgError:
-        least = float(np.linalg.eigvalsh(covariance)[0])
+        factor = np.zeros(covariance.shape)
+    if np.diag(factor).min() < max(least, float(tiny * np.diag(factor).max())):
+        eigenvalues = np.linalg.eigvalsh(covariance)
         raise InputError(
-            f"covariance= is not positive definite: its least eigenvalue is {least:.2g}; add the variance of the "
-            "independent errors that every measurement has to its diagonal"
-        ) from None
-    left = np.diag(factor)
-    # The square of the weight 1 / L_jj must not overflow in double precision, nor its share of the least in single.
-    least = max(float(np.finfo(np.float64).tiny) ** 0.5, float(np.finfo(np.float32).tiny * left.max()))
-    if left.min() < least:
-        raise InputError(
-            f"covariance= leaves entry {left.argmin()} a standard deviation of {left.min():.1e} once those before it "
-            f"are known; it must be at least {least:.1e}, as its inverse is a weight: add the variance of the "
-            "independent errors that every measurement has to the diagonal, or state y in larger units"
+            f"covariance= is not positive definite: its eigenvalues go from {eigenvalues[0]:.2g} to "
+            f"{eigenvalues[-1]:.2g}; add the variance of the independent errors that every measurement has to its "
+            "diagonal, or state y in larger units"
         )
-    factor.setflags(write=False)
     return factor

@@ -32,7 +32,6 @@ Statistical Association 81 (1986).
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -61,35 +60,48 @@ _DEVIATIONS = 9.0
 
 @dataclass(frozen=True, eq=False)
 class CountNoise(Likelihood):
-    """Counts with means A G(z) and a variance that is a function of the mean."""
+    r"""Counts with means A G(z) and the variance :math:`V = \mu + \mu^2 / r`.
 
-    @abstractmethod
-    def dispersion(self, mean: Any) -> Any:
-        """V(mu) / mu for an array or a tensor."""
+    Attributes:
+        shape: r.
+    """
 
-    @abstractmethod
-    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """d / 2, computed from mu - y so that large numbers do not cancel."""
+    shape = math.inf
 
-    @abstractmethod
-    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        """d / 2 from log(mu), for means so small that mu may underflow to 0."""
-
-    @abstractmethod
     def distribution(self, mean: float) -> Any:
         """The distribution of a count, as an object of SciPy."""
+        r = self.shape
+        return scipy.stats.nbinom(r, r / (r + mean)) if r < math.inf else scipy.stats.poisson(mean)
+
+    def dispersion(self, mean: Any) -> Any:
+        """V(mu) / mu for an array or a tensor."""
+        return 1 + mean / self.shape
 
     def variance_of(self, mean: Any) -> Any:
         """V(mu)."""
         return mean * self.dispersion(mean)
 
+    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
+        """Counts of these means; none where a mean is below 0."""
+        means = np.maximum(clean, 0.0)
+        means = rng.gamma(self.shape, means / self.shape) if self.shape < math.inf else means
+        return np.asarray(rng.poisson(means), dtype=np.float64)
+
     # --- the objective ------------------------------------------------------------------------------------------------
 
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        """The terms d of D, of the shape of y; differentiable."""
-        within, log_mean = mean >= _FLOOR, math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
-        usual = self.half_deviance(y, torch.where(within, mean, torch.ones_like(mean)))
-        return 2 * torch.where(within, usual, self.half_deviance_of_log(y, log_mean.exp(), log_mean)).clamp_min(0.0)
+        """The terms d of D, of the shape of y; differentiable.
+
+        With g = mu - y, or r log((mu + r) / (y + r)), half of it is g + y (log(y / mu) + g / r). It is computed from
+        mu - y, so that large numbers do not cancel, or for small means from log(mu), as mu may underflow to 0.
+        """
+        r, within = self.shape, mean >= _FLOOR
+        log_mean = math.log(_FLOOR) + (mean / _FLOOR - 1).clamp_max(0.0)
+        known, usual = torch.where(y > 0, y, torch.ones_like(y)), torch.where(within, mean, torch.ones_like(mean))
+        positive = torch.where(within, mean, log_mean.exp())
+        g = r * torch.log1p((positive - y) / (y + r)) if r < math.inf else positive - y
+        log_ratio = torch.log1p((known - usual) / usual / (1 + y / r))
+        return 2 * (g + y * torch.where(within, log_ratio, known.log() - log_mean + g / r)).clamp_min(0.0)
 
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Half the derivative of d by the mean, and the weight of its Gauss-Newton step, of the shape of y.
@@ -114,26 +126,20 @@ class CountNoise(Likelihood):
         """The sum of the counts, (B,)."""
         return np.asarray(y.sum(axis=1))
 
-    def check(self, y: Array) -> None:
-        """Refuse observations that are not whole numbers from 0 to 2^53."""
-        for bad, what, advice in (
-            (y < 0, "below 0", "counts are not: state 'gaussian:S' for data with a background taken off"),
-            (y != np.rint(y), "that are no whole numbers", "pass the counts themselves, before any scaling"),
-            (y > _LARGEST, "above 2^53", "double precision has not all whole numbers there: state 'gaussian:S'"),
-        ):
-            if bad.any():
-                row, entry = (int(i) for i in np.argwhere(bad)[0])
-                raise InputError(
-                    f"noise={self}: y has {int(bad.sum())} entries {what}, first in observation {row}, entry {entry} "
-                    f"({y[row, entry]:g}); {advice}"
-                )
-
-    def check_range(self, low: Array, high: Array) -> None:
-        """Refuse a generator with outputs below 0, which cannot be means of counts."""
-        if (low < 0).any() and np.isfinite(high).all():
+    def check(self, y: Array, ends: tuple[Array, Array] | None = None) -> None:
+        """Refuse observations that are not whole numbers from 0 to 2^53, and outputs below 0."""
+        bad = np.argwhere((y < 0) | (y > _LARGEST) | (y != np.rint(y)))
+        if len(bad):
+            row, entry = map(int, bad[0])
+            raise InputError(
+                f"noise={self}: y has {len(bad)} entries that are no counts, whole numbers from 0 to 2^53, first in "
+                f"observation {row}, entry {entry} ({y[row, entry]:g}); pass the counts themselves, before any scaling "
+                "or subtraction, or state 'gaussian:S'"
+            )
+        if ends is not None and (ends[0] < 0).any() and np.isfinite(ends[1]).all():
             raise InputError(
                 f"noise={self}: counts have means of at least 0, and outputs of the generator go from "
-                f"{low.min():g} to {high.max():g}; give them a scale and an offset, "
+                f"{ends[0].min():g} to {ends[1].max():g}; give them a scale and an offset, "
                 "unrelu.extend(network, scale=(0, 100), offset=(0, 100)), or state 'gaussian:S'"
             )
 
@@ -210,25 +216,6 @@ class Poisson(CountNoise):
     def __post_init__(self) -> None:
         pass
 
-    def dispersion(self, mean: Any) -> Any:
-        return 0 * mean + 1
-
-    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        known = torch.where(y > 0, y, torch.ones_like(y))
-        half: Tensor = mean - y - y * torch.log1p((mean - y) / known)
-        return half
-
-    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        half: Tensor = mean - y + torch.xlogy(y, y) - y * log_mean
-        return half
-
-    def distribution(self, mean: float) -> Any:
-        return scipy.stats.poisson(mean)
-
-    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Counts of these means; none where a mean is below 0."""
-        return np.asarray(rng.poisson(np.maximum(clean, 0.0)), dtype=np.float64)
-
 
 @dataclass(frozen=True, eq=False)
 class NegativeBinomial(CountNoise):
@@ -250,33 +237,11 @@ class NegativeBinomial(CountNoise):
     """
 
     name: ClassVar[str] = "negative-binomial"
+    instead_of_zero: ClassVar[str | None] = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.level > 0:
-            raise InputError(f"noise={self}: the shape r must be above 0, got {self.level:g}")
-
-    def dispersion(self, mean: Any) -> Any:
-        return 1 + mean / self.level
-
-    def half_deviance(self, y: Tensor, mean: Tensor) -> Tensor:
-        r, step = self.level, (mean - y) / (y + self.level)
-        ratio = torch.where(y > 0, -r * step / mean, torch.zeros_like(y))
-        half: Tensor = y * torch.log1p(ratio) + r * torch.log1p(step)
-        return half
-
-    def half_deviance_of_log(self, y: Tensor, mean: Tensor, log_mean: Tensor) -> Tensor:
-        more = y + self.level
-        half: Tensor = torch.xlogy(y, y) - y * log_mean - more * torch.log(more / (mean + self.level))
-        return half
-
-    def distribution(self, mean: float) -> Any:
-        return scipy.stats.nbinom(self.level, self.level / (self.level + mean))
-
-    def draw(self, clean: Array, rng: np.random.Generator) -> Array:
-        """Counts of these means; none where a mean is below 0."""
-        means = rng.gamma(self.level, np.maximum(clean, 0.0) / self.level)
-        return np.asarray(rng.poisson(means), dtype=np.float64)
+        self._set(shape=self.level)
 
 
 def _positive(mean: Tensor) -> Tensor:
@@ -288,7 +253,7 @@ def _positive(mean: Tensor) -> Tensor:
 
 
 class Entries(NamedTuple):
-    """Moments of entries with given means, as arrays; d is the deviance of an entry, x = (y - mu) / sqrt V.
+    """Moments of entries with given means; d is the deviance of an entry, x = (y - mu) / sqrt V.
 
     Attributes:
         mean, variance, third: cumulants of d.
@@ -316,14 +281,14 @@ def _spline(noise: CountNoise) -> Any:
 def entries_of(noise: CountNoise, mean: Array) -> Entries:
     """The moments of entries with these means."""
     log, spline = np.log(np.clip(mean, _GRID[0], _GRID[-1])), _spline(noise)
-    moments: list[Array] = list(np.moveaxis(spline(log), -1, 0))
     first, second = (spline(log, order)[..., 0] for order in (1, 2))
     # By the chain rule, the second derivative of f(log mu) by mu is (f'' - f') / mu^2.
     clipped = np.exp(log)
-    return Entries._make([*moments, (second - first) / clipped**2 * noise.variance_of(clipped)])
+    bend = (second - first) / clipped**2 * noise.variance_of(clipped)
+    return Entries._make([*np.moveaxis(spline(log), -1, 0), bend])
 
 
-def moments_of(noise: CountNoise, mean: float) -> tuple[float, ...]:
+def moments_of(noise: CountNoise, mean: float) -> Array:
     """Cumulants 1 to 3 of d, cov(d, x), cov(d, x^2) and E x^3, summed over all counts that are not too rare.
 
     Widely spread counts are integrated by the trapezoidal rule over normal deviates t, with y = Q(Phi(t)).
@@ -338,10 +303,6 @@ def moments_of(noise: CountNoise, mean: float) -> tuple[float, ...]:
         weight = np.exp(-0.5 * t * t)
     weight = weight / weight.sum()
     d = noise.deviance(torch.from_numpy(y), torch.full((len(y),), mean, dtype=torch.float64)).numpy()
-    x = (y - mean) / spread
-    first = float(weight @ d)
+    x, first = (y - mean) / spread, weight @ d
     e = d - first
-    return (
-        first, float(weight @ e**2), float(weight @ e**3), float(weight @ (e * x)), float(weight @ (e * x**2)),
-        float(weight @ x**3),
-    )  # fmt: skip
+    return np.array([first, *(weight @ term for term in (e**2, e**3, e * x, e * x**2, x**3))])

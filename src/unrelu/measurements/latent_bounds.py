@@ -15,7 +15,7 @@ from unrelu.errors import InputError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import numbers
 from unrelu.models.names import place_of
-from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 
 # The least distance of two bounds, so that dividing by it does not overflow.
@@ -45,37 +45,30 @@ class Bounds:
 
         Raises:
             InputError: ``bounds`` is not a pair, has entries that are not real numbers, or a wrong shape; a lower bound
-                is not below the upper one; their distance overflows or is too small; or a name is unknown.
+                is not below the upper one, or their distance is out of the range of numbers; or a name is unknown.
         """
         k = math.prod(shape)
-        if bounds is None:
-            return cls(np.full(k, -np.inf), np.full(k, np.inf), names)
         if isinstance(bounds, Mapping):
             bounds = _by_name(bounds, k, names)
         try:
-            lower, upper = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
+            ends = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
+            low, high = (-np.inf, np.inf) if bounds is None else ends
         except (TypeError, ValueError):
             pairs = isinstance(bounds, list | tuple) and len(bounds) == k
             call = "tuple(zip(*bounds))" if pairs else "(lower, upper)"
             if isinstance(bounds, int | float):
                 call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
             raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
-        below, above = _end(lower, "lower", shape), _end(upper, "upper", shape)
-        found = cls(below, above, names)
-        if not (below < above).all():
-            j = int(np.flatnonzero(~(below < above))[0])
-            raise InputError(
-                f"bounds: {found.called(j)} has the lower bound {below[j]:g}, which is not below the upper one, "
-                f"{above[j]:g}; pass (lower, upper) in this order, with some room between them"
-            )
-        with np.errstate(over="ignore"):
-            distance = above - below
-        odd = np.isfinite(below) & np.isfinite(above) & ~((distance > _SHORTEST) & np.isfinite(distance))
+        found = cls(_end(low, "lower", shape), _end(high, "upper", shape), names)
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = found.upper - found.lower
+        odd = ~(distance > _SHORTEST) | (found.boxed & np.isinf(distance))
         if odd.any():
             j = int(np.argmax(odd))
             raise InputError(
-                f"bounds: {found.called(j)} is between {below[j]:g} and {above[j]:g}, whose distance, {distance[j]:g}, "
-                "is out of the range of numbers; use -inf or inf where there is no bound"
+                f"bounds: {found.called(j)} has the lower bound {found.lower[j]:g} and the upper one "
+                f"{found.upper[j]:g}; pass (lower, upper) in this order, at a distance in the range of numbers, and "
+                "-inf or inf where there is no bound"
             )
         return found
 
@@ -134,10 +127,6 @@ class Bounds:
         """-1 where a code (..., k) is at its lower bound, 1 at its upper bound, else 0, as in scipy.optimize."""
         return np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0)).astype(np.int8)
 
-    def within(self, z: Array, distance: float) -> Index:
-        """The coordinates of a code (k,) that are at most this far from a bound."""
-        return np.flatnonzero((z - self.lower <= distance) | (self.upper - z <= distance))
-
     @property
     def ends(self) -> tuple[Array, Array] | None:
         """(lower, upper), as a user passes them; None without bounds."""
@@ -187,16 +176,15 @@ class Bounds:
             )
 
 
-def _by_name(bounds: Mapping[Any, Any], k: int, names: tuple[str, ...]) -> tuple[Array, Array]:
-    """Lower and upper bounds (k,) from pairs by name."""
-    lower, upper = np.full(k, -np.inf), np.full(k, np.inf)
-    for name, ends in bounds.items():
-        pair = numbers(ends, f"bounds: {name}")
+def _by_name(bounds: Mapping[Any, Any], k: int, names: tuple[str, ...]) -> Array:
+    """Lower and upper bounds, (2, k), from pairs by name."""
+    ends = np.stack([np.full(k, -np.inf), np.full(k, np.inf)])
+    for name, given in bounds.items():
+        pair = numbers(given, f"bounds: {name}")
         if pair.shape != (2,):
-            raise InputError(f"bounds: {shown(name)} has {shown(ends)}; pass a pair of numbers, (lower, upper)")
-        j = place_of(name, names, "bounds")
-        lower[j], upper[j] = pair
-    return lower, upper
+            raise InputError(f"bounds: {shown(name)} has {shown(given)}; pass a pair of numbers, (lower, upper)")
+        ends[:, place_of(name, names, "bounds")] = pair
+    return ends
 
 
 def _end(values: Any, name: str, shape: Shape) -> Array:

@@ -1,21 +1,22 @@
 """Measurements A: R^n -> R^m of a generator's flattened output, for batches in PyTorch.
 
-A kind of measurement is a class derived from :class:`Operator`. Weights of entries are one more class around any of
-them, :class:`WeightedOperator`, so that no other class knows of weights. Matrices are in ``_matrix_operators``.
+A kind of measurement is a class derived from :class:`Operator`. Weights of entries, masks and units are one more class
+around any of them, :class:`WeightedOperator`, so that no other class knows of these.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
@@ -25,7 +26,8 @@ from unrelu.runtime.host import computing
 
 # The observed outputs of an observation, as an index into the rows of the last layer.
 OutputIndex = Index | slice
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays = dict[str, npt.NDArray[Any]]
+_Code = Callable[[Array], Array]
 
 
 class Operator(ABC):
@@ -39,18 +41,14 @@ class Operator(ABC):
         linear: whether it is a linear map.
         output_shaped: whether an observation has the shape of an output, with hidden entries if any, which are 0.
         refused: why methods that need a linear map refuse it, for messages.
-        portable: whether it can be sent to another process.
-        kind: its name in files.
-        stored: names and types of the arrays that a file keeps (:meth:`saved`); None if the operator is code.
+        kind: its name in files; "code" if it is code, which files do not contain.
     """
 
     shape: Shape
     linear: bool = True
     output_shaped: bool = False
     refused: ClassVar[str] = "operator= is a function, which is not taken to be linear"
-    portable: ClassVar[bool] = True
-    kind: ClassVar[str] = "code"
-    stored: ClassVar[Mapping[str, type[np.generic]] | None] = None
+    kind: str = "code"
 
     @cached_property
     def m(self) -> int:
@@ -75,15 +73,15 @@ class Operator(ABC):
             "'gradient_descent'"
         )
 
+    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """A x, (B, m), and its derivatives along k directions, (B, k, n) -> (B, k, m)."""
+        return self.forward(x), torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
+
     def tangents(self, t: Tensor) -> Tensor:
         """A applied to k directions for each observation, (B, k, n) -> (B, k, m)."""
         if not self.linear:
             raise UnsupportedModelError(f"{self.refused}: what it makes of a direction depends on the output")
-        return torch.unflatten(self.forward(t.flatten(0, 1)), 0, t.shape[:2])
-
-    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """A x, (B, m), and its derivatives along k directions, (B, k, n) -> (B, k, m)."""
-        return self.forward(x), self.tangents(t)
+        return self.linearize(t.new_zeros(len(t), self.n), t)[1]
 
     @computing()
     def values(self, x: Array) -> Array:
@@ -105,14 +103,10 @@ class Operator(ABC):
 
     def in_units(self, before: int, after: int) -> Operator:
         """2^after A 2^before, the same measurement in other units of outputs and observations."""
-        if not self.linear and before:
-            raise UnsupportedModelError(
-                f"outputs of the generator are of the size 2^{before}, and operator= is a {type(self).__name__}, which "
-                "is not linear: define its in_units(before, after), or scale the generator to outputs of about 1"
-            )
         if not (before or after):
             return self
-        return WeightedOperator(self, times_power(torch.ones(self.m, dtype=torch.float64), before + after))
+        before, after = (0, before + after) if self.linear else (before, after)
+        return WeightedOperator(self, times_power(torch.ones(self.m, dtype=torch.float64), after), before)
 
     # --- the entries of each observation ------------------------------------------------------------------------------
 
@@ -147,16 +141,9 @@ class Operator(ABC):
         """Whether A selects entries of the output without mixing them."""
         return self.selection() is not None
 
-    # --- files --------------------------------------------------------------------------------------------------------
-
-    def saved(self) -> Arrays:
-        """The arrays that a file keeps, with the names in :attr:`stored`."""
-        return {}
-
-    @classmethod
-    def restored(cls, shape: Shape, arrays: Arrays) -> Operator:
-        """Make the operator from the arrays of :meth:`saved`."""
-        raise NotImplementedError
+    def saved(self) -> Arrays | None:
+        """The arrays that a file keeps, from which :func:`restored` makes the operator; None if it is code."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +152,7 @@ class IdentityOperator(Operator):
 
     shape: Shape
     output_shaped = True
-    kind: ClassVar[str] = "identity"
-    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {}
+    kind = "identity"
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -174,145 +160,216 @@ class IdentityOperator(Operator):
     def adjoint(self, r: Tensor) -> Tensor:
         return r
 
-    def tangents(self, t: Tensor) -> Tensor:
-        return t
-
-    @classmethod
-    def restored(cls, shape: Shape, arrays: Arrays) -> Self:
-        return cls(shape)
-
-
-@dataclass(frozen=True, eq=False)
-class MaskOperator(Operator):
-    """Some entries of the output are observed. Observations have the output's shape, and are 0 at hidden entries.
-
-    Attributes:
-        kept: 0 or 1, (n,) for all observations or (B, n) for each.
-        shape: the network's output shape.
-    """
-
-    kept: Tensor
-    shape: Shape
-    output_shaped = True
-    kind: ClassVar[str] = "mask"
-    stored: ClassVar[Mapping[str, type[np.generic]] | None] = {"kept": np.bool_}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.kept
-
-    def adjoint(self, r: Tensor) -> Tensor:
-        return r * self.kept
-
-    def tangents(self, t: Tensor) -> Tensor:
-        return t * _beside_directions(self.kept)
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> MaskOperator:
-        return replace(self, kept=self.kept.to(device=device, dtype=dtype))
-
-    def in_units(self, before: int, after: int) -> MaskOperator:
-        return self
-
-    @property
-    def count(self) -> int:
-        return len(self.kept) if self.kept.dim() == 2 else 0
-
-    def take(self, observations: Index | Tensor) -> MaskOperator:
-        return replace(self, kept=_part_of(self.kept, observations))
-
-    def seen(self, size: int) -> Flags:
-        return np.broadcast_to(self.kept.cpu().numpy() > 0, (size, self.n))
-
     def saved(self) -> Arrays:
-        return {"kept": self.kept.cpu().numpy() > 0}
-
-    @classmethod
-    def restored(cls, shape: Shape, arrays: Arrays) -> Self:
-        return cls(torch.from_numpy(arrays["kept"]).double(), shape)
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedOperator(Operator):
-    """W A with a diagonal W: another operator with a weight for each entry.
+    """W A 2^before with a diagonal W: another operator with a weight for each entry.
+
+    Weights of 0 and 1 are a mask if observations have the shape of an output. Of linear A, a mask does not count as
+    weights.
 
     Attributes:
         inner: A.
         weight: the diagonal of W, (m,), or (B, m) with one W for each observation; not below 0.
+        before: if A stays in the user's units, the exponent of their unit of outputs, 0 for linear A. All is computed
+            in double precision then, as the user's numbers may be out of the range of single precision.
+        hides: whether it is a mask; found if it is None.
     """
 
     inner: Operator
     weight: Tensor
+    before: int | None = None
+    hides: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n", "m", "shape", "linear", "refused", "kind"):
-            object.__setattr__(self, name, getattr(self.inner, name))
-        # A mask before a nonlinear measurement of the whole output; of linear ones it is a MaskOperator.
-        hides = self.inner.output_shaped and not self.linear and bool(((self.weight == 0) | (self.weight == 1)).all())
-        object.__setattr__(self, "output_shaped", hides)
-        object.__setattr__(self, "stored", self.inner.stored if hides else None)
+        shaped, hides = self.inner.output_shaped, self.hides
+        if hides is None:
+            hides = shaped and self.before is None and bool(((self.weight == 0) | (self.weight == 1)).all())
+        masks = hides and isinstance(self.inner, IdentityOperator)
+        found = {name: getattr(self.inner, name) for name in ("n", "m", "shape", "linear", "refused")} | {
+            "hides": hides, "output_shaped": hides or (shaped and self.before is not None),
+            "kind": "mask" if masks else self.inner.kind,
+        }  # fmt: skip
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+    def _given(self, x: Tensor) -> Tensor:
+        return x if self.before is None else x.double() * 2.0**self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner.forward(x) * self.weight
+        return (self.inner.forward(self._given(x)) * self.weight).to(x.dtype)
 
     def adjoint(self, r: Tensor) -> Tensor:
-        return self.inner.adjoint(r * self.weight)
-
-    def tangents(self, t: Tensor) -> Tensor:
-        return self.inner.tangents(t) * _beside_directions(self.weight)
+        return self.inner.adjoint(r * self.weight).to(r.dtype)
 
     def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        values, tangents = self.inner.linearize(x, t)
-        return values * self.weight, tangents * _beside_directions(self.weight)
+        values, tangents = self.inner.linearize(self._given(x), self._given(t))
+        beside = self.weight[:, None, :] if self.weight.dim() == 2 else self.weight
+        return (values * self.weight).to(x.dtype), (tangents * beside).to(t.dtype)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> WeightedOperator:
-        return WeightedOperator(self.inner.to(dtype, device), self.weight.to(device=device, dtype=dtype))
+        own = dtype if self.before is None else torch.float64
+        return replace(self, inner=self.inner.to(own, device), weight=self.weight.to(device=device, dtype=own))
 
     @property
     def width(self) -> int:
         return self.inner.width
 
     def in_units(self, before: int, after: int) -> WeightedOperator:
+        if self.hides:
+            return replace(self, inner=self.inner.in_units(before, after))
         if self.linear:
-            return WeightedOperator(self.inner, times_power(self.weight, before + after))
-        if self.output_shaped:
-            return WeightedOperator(self.inner.in_units(before, after), self.weight)
-        return WeightedOperator(self.inner.in_units(before, 0), times_power(self.weight, after))
+            return replace(self, weight=times_power(self.weight, before + after))
+        return replace(self, inner=self.inner.in_units(before, 0), weight=times_power(self.weight, after))
 
     @property
     def count(self) -> int:
         return len(self.weight) if self.weight.dim() == 2 else self.inner.count
 
     def take(self, observations: Index | Tensor) -> WeightedOperator:
-        return WeightedOperator(self.inner.take(observations), _part_of(self.weight, observations))
+        weight = self.weight
+        if weight.dim() == 2:
+            weight = weight[torch.as_tensor(observations, dtype=torch.long, device=weight.device)]
+        return replace(self, inner=self.inner.take(observations), weight=weight)
 
     def seen(self, size: int) -> Flags:
         return np.asarray(self.inner.seen(size) & (self.weight.cpu().numpy() > 0))
 
     @property
     def unweighted(self) -> Operator:
-        return self.inner
+        return self if self.hides and self.linear else self.inner
 
-    def weights(self, size: int) -> Array:
-        return np.broadcast_to(self.weight.cpu().double().numpy(), (size, self.m))
+    def weights(self, size: int) -> Array | None:
+        masks = self.unweighted is self
+        return None if masks else np.broadcast_to(self.weight.cpu().double().numpy(), (size, self.m))
 
-    def selection(self) -> None:
-        return None
+    def selection(self) -> OutputIndex | None:
+        return super().selection() if self.hides else None
+
+    def saved(self) -> Arrays | None:
+        arrays = self.inner.saved() if self.hides else None
+        shared, kept = self.weight.dim() == 1 and not self.inner.count, self.seen(max(1, self.count))
+        return None if arrays is None else {**arrays, "kept": kept[0] if shared else kept}
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixOperator(Operator):
+    """A matrix, (m, n), dense, or sparse if it would be too large as a dense one."""
+
+    weight: Tensor
+    shape: Shape
+    kind = "matrix"
+
+    def __post_init__(self) -> None:
+        if self.weight.is_sparse:
+            object.__setattr__(self, "kind", "sparse")
+
+    @classmethod
+    def of(cls, matrix: sparse.csr_array, shape: Shape) -> MatrixOperator:
+        """The operator of a sparse matrix, which stays sparse."""
+        coo = matrix.tocoo()
+        places = torch.from_numpy(np.stack([coo.row, coo.col]).astype(np.int64))
+        values = torch.from_numpy(np.asarray(coo.data, dtype=np.float64))
+        return cls(torch.sparse_coo_tensor(places, values, coo.shape, check_invariants=False).coalesce(), shape)
+
+    @cached_property
+    def n(self) -> int:
+        return self.weight.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.weight.is_sparse:
+            return x @ self.weight.T
+        result: Tensor = torch.sparse.mm(self.weight, x.T).T
+        return result
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        if not self.weight.is_sparse:
+            return r @ self.weight
+        result: Tensor = torch.sparse.mm(self.weight.t(), r.T).T
+        return result
+
+    @cached_property
+    def csr(self) -> sparse.csr_array:
+        """The matrix as one of SciPy."""
+        weight = self.weight.cpu().double()
+        if not weight.is_sparse:
+            return sparse.csr_array(weight.numpy())
+        return sparse.csr_array((weight.values().numpy(), weight.indices().numpy()), shape=tuple(weight.shape))
+
+    def matrix(self) -> Array:
+        return np.ascontiguousarray(self.weight.cpu().double().to_dense().numpy())
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> MatrixOperator:
+        return replace(self, weight=self.weight.to(device=device, dtype=dtype))
+
+    def in_units(self, before: int, after: int) -> MatrixOperator:
+        return replace(self, weight=times_power(self.weight, before + after))
+
+    @cached_property
+    def _picked(self) -> Index | None:
+        csr = self.csr.copy()
+        csr.eliminate_zeros()
+        one_each = (np.diff(csr.indptr) == 1).all() and (csr.data == 1).all()
+        return np.asarray(csr.indices, dtype=np.intp) if one_each else None
+
+    def selection(self) -> Index | None:
+        return self._picked
 
     def saved(self) -> Arrays:
-        return {**self.inner.saved(), "kept": self.weight.cpu().numpy() > 0}
+        if not self.weight.is_sparse:
+            return {"matrix": self.matrix()}
+        indices, pointers = (array.astype(np.int64) for array in (self.csr.indices, self.csr.indptr))
+        return {"data": self.csr.data, "indices": indices, "pointers": pointers, "columns": np.array(self.n, np.int64)}
 
 
-def hiding(operator: Operator, finite: Flags) -> Operator:
-    """The operator that hides the entries that are not finite, (m,) or (B, m)."""
-    if not (operator.linear and operator.output_shaped):
-        return WeightedOperator(operator, torch.from_numpy(finite.astype(np.float64)))
-    seen = operator.seen(max(1, operator.count))
-    kept = finite & (seen if operator.count else seen[0])
-    return MaskOperator(torch.from_numpy(kept.astype(np.float64)), operator.shape)
+class MatrixFreeOperator(Operator):
+    """A linear map given as code on NumPy vectors, applied to one vector at a time; it is never written out.
+
+    Args:
+        apply: (n,) -> (m,).
+        transpose: (m,) -> (n,).
+        n, m: number of entries of an output and of an observation.
+        shape: shape of one observation, of m entries.
+    """
+
+    def __init__(self, apply: _Code, transpose: _Code, n: int, m: int, shape: Shape) -> None:
+        self.apply, self.transpose, self.n, self.m, self.shape = apply, transpose, n, m, shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _OfCode.apply(x, self.apply, self.transpose, (self.m, self.n))
+        return result
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        result: Tensor = _OfCode.apply(r, self.transpose, self.apply, (self.n, self.m))
+        return result
+
+
+class _OfCode(torch.autograd.Function):
+    """Applies NumPy code, a linear map, row by row. The backward pass applies the adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, apply: _Code, transpose: _Code, sizes: tuple[int, int]) -> Tensor:
+        ctx.maps = (transpose, apply, sizes[::-1])
+        # Copies: the code may overwrite its argument, or reuse the array that it returned.
+        rows = [np.array(apply(row.copy()), dtype=np.float64).ravel() for row in x.detach().cpu().double().numpy()]
+        return torch.from_numpy(np.array(rows).reshape(-1, sizes[0])).to(dtype=x.dtype, device=x.device)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _OfCode.apply(gradients[0], *ctx.maps), None, None, None
+
+
+def hiding(operator: Operator, seen: Flags) -> WeightedOperator:
+    """The operator that hides the entries that are not seen, (m,) or (B, m)."""
+    return WeightedOperator(operator, torch.from_numpy(np.array(seen, dtype=np.float64)))
 
 
 def normalised(operator: Operator) -> tuple[Operator, Tensor]:
     """The operator with weights of mean square 1, and the divisors of its weights, (1,) or (B, 1)."""
-    if not isinstance(operator, WeightedOperator):
+    if not isinstance(operator, WeightedOperator) or operator.hides:
         return operator, torch.ones(1, dtype=torch.float64)
     gain = operator.weight.square().mean(dim=-1, keepdim=True).sqrt()
     return replace(operator, weight=operator.weight / gain), gain
@@ -324,15 +381,3 @@ def times_power(x: Tensor, exponent: int) -> Tensor:
         return x
     half = exponent // 2
     return (x.double() * 2.0**half * 2.0 ** (exponent - half)).to(x.dtype)
-
-
-def _beside_directions(weight: Tensor) -> Tensor:
-    """Weights (m,) or (B, m) in a shape that broadcasts with tangents (B, k, m)."""
-    return weight[:, None, :] if weight.dim() == 2 else weight
-
-
-def _part_of(weight: Tensor, observations: Index | Tensor) -> Tensor:
-    """Weights (m,) as they are; from weights (B, m) those of some observations."""
-    if weight.dim() == 1:
-        return weight
-    return weight[torch.as_tensor(observations, dtype=torch.long, device=weight.device)]

@@ -19,18 +19,17 @@ has all entries of the output, some of them hidden. Otherwise y has the entries 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
+from scipy import linalg, sparse
 
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import Gaussian, Uniform
 from unrelu.measurements.linear_operators import Operator
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.operator_arguments import Mask, Matrix, read_operator
 from unrelu.models.affine import Shape
 from unrelu.models.generator import numbers
@@ -39,16 +38,8 @@ from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import nearest
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """What was measured of one part.
-
-    Attributes:
-        operator: A_p.
-        values: y_p, (B, m); (1, m) of zeros if the part is not observed.
-        single: whether y_p has no batch axis.
-        seen: which entries are observed, (m,).
-    """
+class _Part(NamedTuple):
+    """What was measured of one part: A_p, y_p (B, m), whether it has no batch axis, and which entries are observed."""
 
     operator: Operator
     values: Array
@@ -72,15 +63,13 @@ def joined(names: Names, y: Any, noise: Any, operator: Any) -> tuple[Any, Any, A
             "of from_torch or load, or by network.with_parts({'name': size, ...})"
         )
     if not isinstance(y, Mapping):
-        if isinstance(operator, Mapping):
-            raise InputError("operator= is given by part, so y must be a dictionary by part, too")
-        if not read_operator(operator, names.output_shape, np.shape(y)).output_shaped:
+        if isinstance(operator, Mapping) or not read_operator(operator, names.output_shape, np.shape(y)).output_shaped:
             raise InputError(
-                "noise= is given by part, and operator= measures other entries than those of the output: pass y and "
-                "operator= by part, too, or a noise of what operator= measures"
+                "noise= or operator= is given by part, and y is not that of the whole output: pass a dictionary by "
+                "part as y, too"
             )
-        parts = {name: _measured(name, shape, np.zeros(shape), None) for name, shape in names.parts.items()}
         n = math.prod(names.output_shape)
+        parts = {name: _measured(name, shape, np.zeros(shape), None) for name, shape in names.parts.items()}
         return y, _noise(noise, parts, np.ones(n, dtype=bool), max(1, np.size(y) // n)), operator
     parts = _parts(names, y, operator)
     size, single = max(len(part.values) for part in parts.values()), all(part.single for part in parts.values())
@@ -108,19 +97,16 @@ def _parts(names: Names, y: Mapping[Any, Any], operator: Any) -> dict[str, _Part
     parts = {}
     for name, shape in names.parts.items():
         part = _measured(name, shape, values.get(name, np.zeros(shape)), maps.get(name))
-        absent = _Part(part.operator, 0 * part.values, True, np.zeros_like(part.seen))
-        parts[name] = part if name in values else absent
+        parts[name] = part if name in values else part._replace(seen=np.zeros_like(part.seen))
     sizes = {name: len(parts[name].values) for name in values}
     if len(set(sizes.values())) > 1:
         raise InputError(f"parts of y have different numbers of observations: {sizes}")
     return parts
 
 
-def _named(given: Mapping[Any, Any], parts: Mapping[str, Shape], argument: str) -> dict[str, Any]:
+def _named(given: Mapping[Any, Any], parts: Mapping[str, Any], argument: str) -> dict[str, Any]:
     """The entries by the names of parts, which may be numbers of outputs."""
     named = {str(name): value for name, value in given.items()}
-    if len(named) < len(given):
-        raise InputError(f"{argument} has a part twice: {', '.join(map(repr, given))}")
     if unknown := [name for name in named if name not in parts]:
         raise InputError(
             f"{argument} has the part {unknown[0]!r}; those of the output are {', '.join(parts)}"
@@ -129,12 +115,19 @@ def _named(given: Mapping[Any, Any], parts: Mapping[str, Shape], argument: str) 
     return named
 
 
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Begins messages with ``what`` they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
 def _measured(name: str, shape: Shape, y: Any, operator: Any) -> _Part:
     values = numbers(y, f"y[{name!r}]")
-    try:
+    with _naming(f"part {name!r}"):
         measured = read_operator(operator, shape, values.shape)
-    except InputError as error:
-        raise InputError(f"part {name!r}: {error}") from error
     if not measured.linear or measured.count:
         raise InputError(f"operator= of part {name!r} must be a matrix, or one mask for all observations")
     m, own = measured.m, (measured.shape, (measured.m,))
@@ -148,66 +141,38 @@ def _measured(name: str, shape: Shape, y: Any, operator: Any) -> _Part:
     return _Part(measured, values.reshape(-1, m), single, measured.seen(1)[0])
 
 
-# --- noise ------------------------------------------------------------------------------------------------------------
-
-
 def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, size: int) -> Noise:
     """The model of the errors of the kept entries, which are independent from part to part."""
-    models = _models(given, parts)
-    kind: Any = type(next(iter(models.values())))
-    sizes = [_sizes(name, models.get(name), part, size) for name, part in parts.items()]
-    if all(model.cholesky() is None for model in models.values()):
-        several = size if any(level.ndim == 2 for level in sizes) else 1
-        levels = np.concatenate([np.broadcast_to(level, (several, level.shape[-1])) for level in sizes], axis=1)
-        noise: Noise = kind((levels if several > 1 else levels[0])[..., kept])
-        return noise
-    if any(level.ndim == 2 for level in sizes):
-        raise InputError("noise= has a covariance, which all observations share, and standard deviations for each")
-    seen = np.concatenate([part.seen for part in parts.values()])
-    everything = np.concatenate(sizes)
-    # Hidden entries need some variance, on which nothing depends.
-    variances = np.where(seen, everything, 1.0 if not seen.any() else everything[seen].max()) ** 2
-    covariance = np.diag(variances)
-    start = 0
-    for name, level in zip(parts, sizes, strict=True):
-        factor = models[name].cholesky() if name in models else None
-        if factor is not None:
-            own = slice(start, start + len(level))
-            covariance[own, own] = factor @ factor.T
-        start += len(level)
-    return Gaussian(covariance=covariance[np.ix_(kept, kept)])
-
-
-def _sizes(name: str, model: Noise | None, part: _Part, size: int) -> Array:
-    """The sizes of the errors of a part, (m,) or (B, m); infinite if it is not observed."""
-    if model is None:
-        return np.full(part.operator.m, np.inf)
-    if not model.entrywise:
-        return np.full(part.operator.m, model.size)
-    try:
-        return model.spread(part.operator.shape, size)
-    except InputError as error:
-        raise InputError(f"noise of part {name!r}: {error}") from error
-
-
-def _models(given: Mapping[Any, Any], parts: Mapping[str, _Part]) -> dict[str, Noise]:
-    """The model of each observed part."""
-    shapes = {name: part.operator.shape for name, part in parts.items()}
-    observed = [name for name, part in parts.items() if part.seen.any()]
-    named = _named(given, shapes, "noise")
-    if idle := [name for name in named if name not in observed]:
-        raise InputError(f"noise= has the part {idle[0]!r}, and y has not; measure it, or leave it out")
-    if missing := [name for name in observed if name not in named]:
-        raise InputError(f"noise= has no part {missing[0]!r}, which y has; state it, or leave that part out of y")
+    named, observed = _named(given, parts, "noise"), [name for name, part in parts.items() if part.seen.any()]
+    if set(named) != set(observed):
+        raise InputError(
+            f"noise= is that of {', '.join(named)}, and y has {', '.join(observed)}; state it for each measured part, "
+            "and for no other"
+        )
     models: dict[str, Noise] = {}
-    for name in observed:
-        try:
-            value = named[name]
-            models[name] = parse_noise(value) if isinstance(value, Noise | str) else Gaussian(value)
-        except InputError as error:
-            raise InputError(f"noise of part {name!r}: {error}") from error
-    kinds = {type(model) for model in models.values()}
+    sizes = {name: np.full(part.operator.m, np.inf) for name, part in parts.items()}
+    for name, value in named.items():
+        with _naming(f"noise of part {name!r}"):
+            models[name] = model = parse_noise(value) if isinstance(value, Noise | str) else Gaussian(value)
+            sizes[name] = model.spread(parts[name].operator.shape, size) + np.zeros(parts[name].operator.m)
+    kinds: set[Any] = {type(model) for model in models.values()}
     if kinds not in ({Gaussian}, {Uniform}):
         stated = ", ".join(f"{name}: {model}" for name, model in models.items())
         raise InputError(f"noise= by part is Gaussian for every part, or uniform for every part; got {stated}")
-    return models
+    several = any(level.ndim == 2 for level in sizes.values())
+    levels = np.concatenate([np.broadcast_to(s, (size, len(s.T)) if several else s.shape) for s in sizes.values()], -1)
+    factors = {name: model.cholesky() for name, model in models.items()}
+    if all(factor is None for factor in factors.values()):
+        noise: Noise = kinds.pop()(levels[..., kept])
+        return noise
+    if several:
+        raise InputError("noise= has a covariance, which all observations share, and standard deviations for each")
+    seen = np.concatenate([part.seen for part in parts.values()])
+    # Hidden entries need some variance, on which nothing depends.
+    variances = np.where(seen, levels, levels[seen].max()) ** 2
+    blocks, start = [], 0
+    for name, part in parts.items():
+        factor, own = factors.get(name), variances[start : start + part.operator.m]
+        blocks.append(np.diag(own) if factor is None else factor @ factor.T)
+        start += part.operator.m
+    return Gaussian(covariance=linalg.block_diag(*blocks)[np.ix_(kept, kept)])

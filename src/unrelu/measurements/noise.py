@@ -1,4 +1,4 @@
-"""Models of the noise e in y = A G(z*) + e, and their tests of residuals.
+"""Models of the noise e in y = A G(z*) + e, and ``noise=`` as users pass it.
 
 Each model is a class: :class:`Noise` compares y and A G(z) in a norm, :class:`Likelihood` by a deviance. All that
 depends on the model is in its class: objective, draws, p-value and text. A class registers itself by its ``name``.
@@ -7,8 +7,10 @@ depends on the model is in its class: objective, draws, p-value and text. A clas
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -18,9 +20,9 @@ from scipy.special import gammaincc
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.losses import Loss
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.streams import stream
+from unrelu.runtime.words import nearest, shown
 
 # Simulated observations from which the distribution of a deviance is estimated.
 _DRAWS = 200
@@ -79,6 +81,17 @@ class Noise(ABC):
         stated: whether anything is known about e.
         shaped: whether residuals are tested by their shape (largest entry and structure), not only by their size.
         without_density: why the model has no density that its l2 objective is the logarithm of; empty if it has one.
+        note: what messages say about a model that the user did not state.
+        noisy: whether it is known that y has errors.
+        entrywise: whether errors differ in size or are correlated, so that they are whitened
+            (:mod:`unrelu.measurements.whitening`).
+        size: the size of errors, in units of y; 0 if the model states none.
+        bound: the largest error of an entry that the model allows; NaN if it has no limit.
+        ceiling: an upper limit of nearly all errors; 0 if it is not known.
+        outliers: the fraction of entries that may be arbitrarily wrong.
+        mean_square: the mean of e_j^2; NaN if it is not known.
+        dispersion_parameter: phi, where -2 log p(y | z) is the l2 objective divided by phi, but for a constant; NaN
+            without a density.
     """
 
     level: Any = None
@@ -87,6 +100,12 @@ class Noise(ABC):
     stated: ClassVar[bool] = True
     shaped: ClassVar[bool] = False
     without_density: ClassVar[str] = "does not say how probable an error is"
+    instead_of_zero: ClassVar[str | None] = None  # what messages advise; None if the level may be 0
+    note = ""
+    # What is known of errors, found from the level: no fields, as files do not keep it.
+    noisy = entrywise = False
+    size = ceiling = outliers = 0.0
+    bound = mean_square = dispersion_parameter = math.nan
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -98,9 +117,22 @@ class Noise(ABC):
         MODELS[cls.name] = cls
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "level", as_level(self.level, self.name))
-        if not math.isfinite(self.level) or self.level < 0:
-            raise InputError(f"noise={self}: the level must be finite and at least 0, got {self.level:g}")
+        try:
+            self._set(level=float(self.level))
+        except (TypeError, ValueError, OverflowError):
+            text = f"{self.name}:{self.level:.40}" if isinstance(self.level, str) and self.level else self.name
+            raise InputError(
+                f"noise={text!r}: the level {self.level!r} is not a number; write e.g. '{self.name}:0.1'"
+            ) from None
+        advice = self.instead_of_zero
+        if not 0 <= self.level < math.inf or (advice is not None and not self.level):
+            least = "at least" if advice is None else "above"
+            raise InputError(f"noise={self}: it must be finite and {least} 0, got {self.level:g}{advice or ''}")
+        self._set(noisy=self.noisy or self.level > 0)
+
+    def _set(self, **found: Any) -> None:
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
 
     # --- the objective ------------------------------------------------------------------------------------------------
 
@@ -118,46 +150,11 @@ class Noise(ABC):
         with np.errstate(over="ignore"):  # outputs that are exponentials may be of any size
             return np.asarray(np.square(y).sum(axis=1))
 
-    @property
-    def dispersion_parameter(self) -> float:
-        """phi, where -2 log p(y | z) is the l2 objective divided by phi, but for a constant; NaN without a density."""
-        return math.nan
-
     # --- how large errors are -----------------------------------------------------------------------------------------
-
-    @property
-    def noisy(self) -> bool:
-        """Whether it is known that y has errors."""
-        return bool(self.level > 0)
-
-    @property
-    def size(self) -> float:
-        """The size of errors, in units of y; 0 if the model states none."""
-        return 0.0
 
     def spread(self, observation: tuple[int, ...], size: int) -> Array:
         """The size of the error of every entry of ``size`` observations, (m,) or (B, m), or () if all are alike."""
         return np.asarray(self.size)
-
-    @property
-    def bound(self) -> float:
-        """The largest error of an entry that the model allows; NaN if it has no limit."""
-        return math.nan
-
-    @property
-    def ceiling(self) -> float:
-        """An upper limit of nearly all errors; 0 if it is not known."""
-        return self.size
-
-    @property
-    def outliers(self) -> float:
-        """The fraction of entries that may be arbitrarily wrong."""
-        return 0.0
-
-    @property
-    def mean_square(self) -> float:
-        """The mean of e_j^2; NaN if it is not known."""
-        return math.nan
 
     def variance(self, y: Array) -> Array:
         """An estimate of the mean of e_j^2 for each of the observations (B, m), (B,); 0 if nothing is known."""
@@ -166,13 +163,6 @@ class Noise(ABC):
     def times_power_of_two(self, exponent: int) -> Self:
         """The model of 2^exponent e; itself if it states no size."""
         return self
-
-    # --- entries that differ, see measurements.whitening --------------------------------------------------------------
-
-    @property
-    def entrywise(self) -> bool:
-        """Whether errors differ in size or are correlated, so that whitening is needed."""
-        return False
 
     def cholesky(self) -> Array | None:
         """The lower triangular L of the covariance L L^T of correlated errors; None if they are independent."""
@@ -188,12 +178,12 @@ class Noise(ABC):
         """Draw observations with noise, (B, m), for A G(z) = ``clean``."""
         raise InputError(f"noise={self} does not say how errors are distributed")
 
+    @abstractmethod
     def p_value(self, fit: Fit) -> Array:
         """The probability that such noise leaves a residual at least as large as the fit's, (B,).
 
         Residuals are finite here: :meth:`~unrelu.problem.Problem.p_value` handles observations without a code.
         """
-        raise NotImplementedError
 
     def too_large_for(self, fit: Fit) -> Flags:
         """Whether such noise leaves so small a residual in at most one of a million observations, (B,)."""
@@ -215,11 +205,6 @@ class Noise(ABC):
     def __hash__(self) -> int:
         return hash((type(self), str(self)))
 
-    @property
-    def note(self) -> str:
-        """What messages say about a model that the user did not state."""
-        return ""
-
     @classmethod
     def built_in(cls) -> bool:
         """Whether it is a model of this package, which every process can import."""
@@ -240,14 +225,41 @@ class Noise(ABC):
         Raises:
             InputError: no class of this name is defined, or it does not accept the values.
         """
-        if not name:
-            return UnknownNoise()
-        if name not in MODELS:
+        if name and name not in MODELS:
             raise InputError(
                 f"noise={name} is of the class {kept.get('class', 'of this name')}, which is not defined here: import "
                 "it, then load the result again"
             )
-        return MODELS[name](**{field: value for field, value in kept.items() if field != "class"})
+        arguments = {field: value for field, value in kept.items() if field != "class"}
+        return MODELS[name](**arguments) if name else UnknownNoise()
+
+
+class Loss(ABC):
+    """What is minimised in place of the sum of squares."""
+
+    @abstractmethod
+    def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
+        """The losses of reconstructions A G(z) = ``mean`` of y, (b, m) each, (b,); at least 0, differentiable.
+
+        ``seen`` is 1 at observed entries, and 0 at others.
+        """
+
+    @abstractmethod
+    def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Half the derivative by ``mean``, and the weights of a Gauss-Newton step, above 0, (b, m) each."""
+
+    def times_power_of_two(self, exponent: int) -> Self:
+        """The loss where y and its reconstruction are multiplied by 2^exponent."""
+        raise NotImplementedError
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> Self:
+        """The same loss for tensors of another type or device."""
+        return self
+
+    @property
+    def width(self) -> int:
+        """The most numbers that it holds in memory for one reconstruction, beside y."""
+        return 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,11 +276,8 @@ class Likelihood(Noise, Loss):
     """
 
     without_density: ClassVar[str] = ""
-
-    @property
-    def dispersion_parameter(self) -> float:
-        """1: the deviance is -2 log p(y | z), but for a constant."""
-        return 1.0
+    noisy = True
+    dispersion_parameter = 1.0
 
     @abstractmethod
     def deviance(self, y: Tensor, mean: Tensor) -> Tensor:
@@ -283,15 +292,8 @@ class Likelihood(Noise, Loss):
         """Itself."""
         return self
 
-    def check(self, y: Array) -> None:
-        """Refuse observations (B, m) that cannot have such noise.
-
-        Raises:
-            InputError: they are not counts, for count noise.
-        """
-
-    def check_range(self, low: Array, high: Array) -> None:
-        """Refuse a generator whose outputs range from ``low`` to ``high``, if these cannot be means of observations.
+    def check(self, y: Array, ends: tuple[Array, Array] | None = None) -> None:
+        """Refuse observations (B, m) that cannot have such noise, or a range of outputs that cannot be their means.
 
         Raises:
             InputError: they cannot.
@@ -319,11 +321,6 @@ class Likelihood(Noise, Loss):
     def energy(self, y: Array) -> Array:
         """The scale of the objective: the number of entries, about the deviance of a good fit, (B,)."""
         return np.full(len(y), float(y.shape[1]))
-
-    @property
-    def noisy(self) -> bool:
-        """True: observations always have noise."""
-        return True
 
     def p_value(self, fit: Fit) -> Array:
         r"""The probability that a deviance is at least as large, (B,), by simulation.
@@ -361,14 +358,42 @@ class UnknownNoise(Noise):
         return np.full(len(fit.residual), np.nan)
 
 
-def as_level(level: Any, name: str) -> float:
-    """Return the level as a number.
+def parse_noise(given: object) -> Noise:
+    """Make a model from its text, "uniform:0.1" or "poisson"; None is unknown noise, and a model is returned.
 
     Raises:
-        InputError: it is not a number.
+        InputError: the model is unknown, or its level is out of range.
     """
-    try:
-        return float(level)
-    except (TypeError, ValueError, OverflowError):
-        text = f"{name}:{level:.40}" if isinstance(level, str) and level else name
-        raise InputError(f"noise={text!r}: the level {level!r} is not a number; write e.g. '{name}:0.1'") from None
+    if isinstance(given, Noise):
+        return given
+    if given is None:
+        return UnknownNoise()
+    if isinstance(given, Mapping):
+        raise InputError(
+            f"noise={shown(given)}: noise by part goes with invert, posterior, run and certify; state a model of all "
+            "entries here, such as unrelu.Gaussian(array)"
+        )
+    kind, colon, level = str(given).partition(":")
+    levelled = {name: any(f.name == "level" and f.init for f in fields(model)) for name, model in MODELS.items()}
+    if kind not in MODELS:
+        forms = ", ".join(f"'{name}:LEVEL'" if levelled[name] else f"'{name}'" for name in MODELS)
+        objects = "" if isinstance(given, str) else ", or an object such as unrelu.Uniform(0.1)"
+        raise InputError(f"noise={shown(given)}: use one of {forms}, e.g. 'uniform:0.1'{objects}{_meant(given)}")
+    if colon and not levelled[kind]:
+        raise InputError(f"noise={given!r}: {kind} has no level; write {kind!r}")
+    return MODELS[kind](level) if levelled[kind] else MODELS[kind]()
+
+
+def _meant(noise: object) -> str:
+    """A suggestion of what an unknown ``noise`` may mean, for the end of a message."""
+    if isinstance(noise, type) and issubclass(noise, Noise):
+        return f"; {noise.__name__} is the class, make an object of it: unrelu.{noise.__name__}(0.1)"
+    if isinstance(noise, np.ndarray | list):
+        return "; of standard deviations one an entry, pass unrelu.Gaussian(array)"
+    if isinstance(noise, int | float | np.number | str) and not isinstance(noise, bool):
+        with suppress(ValueError):
+            level = f"{float(noise):g}"
+            return f"; is it a standard deviation, 'gaussian:{level}', or the largest error, 'uniform:{level}'?"
+    words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))
+    found = nearest(words[0], MODELS)
+    return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found

@@ -39,23 +39,24 @@ def read_y(
         InputError: a shape, value, operator or scale cannot be used.
     """
     array, dtype, scaling = numbers(y, "y"), dtype_of(y), Scaling.parse(scale)
-    measurement = read_operator(operator, network.output_shape, array.shape, tried)
-    values, single, seen = _observations(measurement, scaling.apply(array, dtype), noise)
-    if scaling.ends is not None and not (measurement.selects or measurement.output_shaped):
+    measured = read_operator(operator, network.output_shape, array.shape, tried)
+    values, single, seen = _observations(measured, scaling.apply(array, dtype), noise)
+    if scaling.ends is not None and not (measured.selects or measured.output_shaped):
         raise InputError(
             f"scale={scale!r} maps values of the output, and operator= mixes them: measure outputs of the "
             "generator's own scale, or scale y and the operator together"
         )
-    if measurement.output_shaped:
+    if measured.output_shaped:
         check_scale(tried, values, seen, dtype=dtype, scaling=scaling, trim=noise.outliers)
     # Of outputs that a matrix picks, it is not known what black and white cut off.
-    if told and (measurement.output_shaped or (measurement.selects and scaling.ends is None)):
+    if told and (measured.output_shaped or (measured.selects and scaling.ends is None)):
         noise = _told(network, values, scaling, dtype)
         if scaling.ends is not None and noise.stated:
-            measurement = ClippedOperator.of(measurement, tried, scaling.ends, noise.size)
-    if noise.likelihood is not None and isinstance(network, Network) and measurement.selects:
-        noise.likelihood.check_range(*network.layers[-1].activation.range)
-    return values, single, measurement, noise
+            measured = ClippedOperator.of(measured, tried, scaling.ends, noise.size)
+    if noise.likelihood is not None:
+        last = network.layers[-1] if isinstance(network, Network) and measured.selects else None
+        noise.likelihood.check(values, None if last is None else last.activation.range)
+    return values, single, measured, noise
 
 
 def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array, bool, Flags]:
@@ -63,18 +64,7 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
     shape, m = operator.shape, operator.m
     single = array.shape in (shape, (m,))
     if not single and array.shape[1:] not in (shape, (m,)):
-        call = reshaping("y", array.shape, shape)
-        if operator.output_shaped:
-            whole = f"one observation of that shape or a batch (B, {', '.join(map(str, shape))})"
-            if not operator.count and array.shape == (operator.seen(1).sum(),):
-                call = "y with all entries, x = numpy.zeros(mask.shape); x[mask] = y, as those under a 0 are ignored"
-            raise InputError(
-                f"y has shape {array.shape}, the network ends in {shape}; pass {call or whole}; for other measurements "
-                "of the output pass operator="
-            )
-        measured = f"what it measures, {'A @ y' if operator.linear else 'operator(y)'}"
-        whole = measured if math.prod(array.shape) == operator.n else "that shape or a batch of it"
-        raise InputError(f"y has shape {array.shape}, operator= gives {shape}; pass {call or whole}")
+        raise InputError(f"y has shape {array.shape}, {_expected(operator, array.shape)}")
     if array.size == 0:
         raise InputError(f"y has shape {array.shape}: there is no observation in it")
     values = array.reshape(-1, m)
@@ -84,29 +74,38 @@ def _observations(operator: Operator, array: Array, noise: Noise) -> tuple[Array
         )
     seen = known_entries(noise, operator, len(values))
     values = np.where(seen, values, 0.0)
-    finite = np.isfinite(values).all(axis=1)
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
-        first = int(np.flatnonzero(~np.isfinite(values[bad[0]]))[0])
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, entry = bad[0]
         raise InputError(
-            f"y has NaN or infinite entries in {len(bad)} of {len(values)} observations, first in observation "
-            f"{bad[0]}, entry {first} ({values[bad[0], first]}); remove or replace them, or hide them by "
+            f"y has NaN or infinite entries in {len(np.unique(bad[:, 0]))} of {len(values)} observations, first in "
+            f"observation {row}, entry {entry} ({values[row, entry]}); remove or replace them, or hide them by "
             "operator=unrelu.Mask(numpy.isfinite(y))"
         )
-    if noise.likelihood is not None:
-        noise.likelihood.check(values)
     values.setflags(write=False)
     return values, single, seen
+
+
+def _expected(operator: Operator, given: tuple[int, ...]) -> str:
+    """What shape observations have, and the call that brings some of another shape into it."""
+    shape, call = operator.shape, reshaping("y", given, operator.shape)
+    if not operator.output_shaped:
+        measured = f"what it measures, {'A @ y' if operator.linear else 'operator(y)'}"
+        whole = measured if math.prod(given) == operator.n else "that shape or a batch of it"
+        return f"operator= gives {shape}; pass {call or whole}"
+    if not operator.count and given == (operator.seen(1).sum(),):
+        call = "y with all entries, x = numpy.zeros(mask.shape); x[mask] = y, as those under a 0 are ignored"
+    whole = f"one observation of that shape or a batch (B, {', '.join(map(str, shape))})"
+    return f"the network ends in {shape}; pass {call or whole}; for other measurements of the output pass operator="
 
 
 def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeLike) -> Noise:
     """The noise that the observations tell: rounding errors of their type; unknown noise if they tell none."""
     step, own = scaling.step(dtype), network.rounding
     if step is not None:
-        return RoundingNoise.of_integers(step, dtype)
+        return RoundingNoise.told(step, f"integers of {8 * np.dtype(dtype).itemsize} bits")
     if own is not None and scaling.ends is None and own.stored(values):
-        numbers_of = f"numbers of {own.name}, in which the module computes"
-        return RoundingNoise(own.level, precision=numbers_of, given=own.level)
+        return RoundingNoise.told(own.level, f"numbers of {own.name}, in which the module computes")
     return UnknownNoise()
 
 

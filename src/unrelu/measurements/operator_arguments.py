@@ -1,4 +1,4 @@
-"""Read and check ``operator=``: return an :class:`~unrelu.measurements.linear_operators.Operator`."""
+"""Read and check ``operator=``, and what files keep of it; and ready-made measurements of images."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import sparse
+from scipy.ndimage import gaussian_filter
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements._matrix_operators import MatrixFreeOperator, MatrixOperator, SparseOperator
-from unrelu.measurements._nonlinear_operator import read_function
-from unrelu.measurements.linear_operators import IdentityOperator, MaskOperator, Operator
+from unrelu.measurements._nonlinear_operator import ClippedOperator, NonlinearOperator
+from unrelu.measurements.linear_operators import (
+    IdentityOperator,
+    MatrixFreeOperator,
+    MatrixOperator,
+    Operator,
+    WeightedOperator,
+    hiding,
+)
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import count
+from unrelu.runtime.words import count, shown
 
 _Code = Callable[[Array], Any]
 
@@ -104,15 +113,39 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
     if _offers(given, "A", "A_adjoint"):
         return _physics(given, output)
     if _offers(given, "matvec", "rmatvec"):
-        shape = tuple(int(size) for size in given.shape)
-        if len(shape) != 2 or shape[1] != n:
-            raise InputError(f"operator= has shape {shape}; the network's output has {n} entries, pass one of (m, {n})")
+        m = _rows(given, n)
         kind = np.dtype(getattr(given, "dtype", None))  # None means double precision
-        precision = float(np.finfo(kind).eps) if kind.kind in "fc" else 0.0
-        return _mapped(given.matvec, given.rmatvec, n, shape[0], precision=precision)
-    if callable(given):
-        return read_function(given, output, network)
-    return _array(given, output, y_shape)
+        return _mapped(given.matvec, given.rmatvec, n, m, (), float(np.finfo(kind).eps) if kind.kind in "fc" else 0.0)
+    return NonlinearOperator.read(given, output, network) if callable(given) else _array(given, output, y_shape)
+
+
+def restored(kind: str, shape: Shape, read: Callable[[str, type[np.generic]], npt.NDArray[Any]]) -> Operator | None:
+    """The operator of a kind, from the arrays of :meth:`Operator.saved`; None if no file keeps such a kind.
+
+    Args:
+        kind: :attr:`Operator.kind`.
+        shape: shape of one observation.
+        read: returns the array of a name and a type.
+    """
+    if kind == "matrix":
+        return MatrixOperator(torch.from_numpy(read("matrix", np.float64)), shape)
+    if kind == "sparse":
+        parts = (read("data", np.float64), read("indices", np.int64), read("pointers", np.int64))
+        csr = sparse.csr_array(parts, shape=(math.prod(shape), int(read("columns", np.int64).item())))
+        csr.check_format(full_check=True)
+        return MatrixOperator.of(csr, shape)
+    if kind not in ("identity", "mask", "clipped"):
+        return None
+    whole: Operator = IdentityOperator(shape)
+    if kind == "identity":
+        return whole
+    if kind == "clipped":
+        low, high = map(float, read("ends", np.float64))
+        whole = ClippedOperator(shape, low, high)
+    kept = read("kept", np.bool_)
+    if kept.shape[-1:] != (whole.m,):
+        raise ValueError(f"the mask has shape {kept.shape}")
+    return whole if kind == "clipped" and kept.all() else hiding(whole, kept)
 
 
 def _offers(given: Any, *methods: str) -> bool:
@@ -154,6 +187,16 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     )
 
 
+def _rows(matrix: Any, n: int) -> int:
+    """The number of rows of a matrix or ``LinearOperator``, which must have n columns."""
+    shape = tuple(int(size) for size in matrix.shape)
+    if len(shape) != 2 or shape[1] != n:
+        raise InputError(
+            f"operator= is a matrix of shape {shape}; the network's output has {n} entries, pass one of (m, {n})"
+        )
+    return shape[0]
+
+
 def _matrix(given: Any, n: int) -> Operator:
     """Return the operator of a dense or sparse matrix."""
     if sparse.issparse(given):
@@ -163,31 +206,26 @@ def _matrix(given: Any, n: int) -> Operator:
         entries = array.data
     else:
         array = entries = numbers(given, "operator")
-    if array.ndim != 2 or array.shape[1] != n:
-        raise InputError(
-            f"operator= is a matrix of shape {array.shape}; the network's output has {n} entries, pass one of (m, {n})"
-        )
+    m = _rows(array, n)
     if not np.isfinite(entries).all():
         raise InputError(f"operator= has {int((~np.isfinite(entries)).sum())} entries that are not finite")
-    shape = (array.shape[0],)
     if sparse.issparse(array):
-        if shape[0] * n > DENSE_NUMBERS:
-            return SparseOperator(array, shape)
+        if m * n > DENSE_NUMBERS:
+            return MatrixOperator.of(array, (m,))
         array = array.toarray()
-    return MatrixOperator(torch.from_numpy(array), shape)
+    return MatrixOperator(torch.from_numpy(array), (m,))
 
 
-def _masks(given: Any, output: Shape) -> MaskOperator:
+def _masks(given: Any, output: Shape) -> WeightedOperator:
     """Return the operator of one mask (of an output's shape, or flat) or of a batch of masks."""
     array = numbers(given, "operator")
     n = math.prod(output)
     flat = ((n,), output)
     shared = array.shape in flat
     if not shared and (array.ndim < 2 or array.shape[1:] not in flat):
-        shapes = f"({n},)" if output == (n,) else f"{output} or ({n},)"
+        shapes = " or ".join(map(str, dict.fromkeys((output, (n,)))))
         raise InputError(
-            f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch of them, one for each "
-            "observation"
+            f"operator= is a mask of shape {array.shape}; pass one of shape {shapes}, or a batch, one an observation"
         )
     odd = array[~np.isin(array, (0.0, 1.0))]
     if odd.size:
@@ -200,14 +238,14 @@ def _masks(given: Any, output: Shape) -> MaskOperator:
     if empty.size:
         which = "" if shared else f"of observation {empty[0]} "
         raise InputError(f"the mask {which}is 0 everywhere: nothing is observed")
-    return MaskOperator(torch.from_numpy(masks[0] if shared else masks), output)
+    return hiding(IdentityOperator(output), (masks[0] if shared else masks) > 0)
 
 
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
 def _physics(physics: Any, output: Shape) -> Operator:
-    """Read a deepinv LinearPhysics. Its A and A_adjoint take tensors (1, *output) of the type and device of its own."""
+    """Read a deepinv LinearPhysics, whose A and A_adjoint take tensors (1, *output) of its type and device."""
     own = [*physics.parameters(), *physics.buffers()] if isinstance(physics, torch.nn.Module) else []
     like = next((tensor for tensor in own if tensor.is_floating_point()), torch.zeros(()))
 
@@ -229,13 +267,9 @@ def _physics(physics: Any, output: Shape) -> Operator:
 def _mapped(
     apply: _Code, transpose: _Code, n: int, m: int | None = None, shape: Shape = (), precision: float = 0.0
 ) -> Operator:
-    """Read a linear map given as code, after tests of its linearity and adjoint. A small one becomes a matrix.
+    """Read a linear map given as code, which computes with a rounding error of ``precision``, if it passes tests.
 
-    Args:
-        apply, transpose: A and A^T on flat vectors.
-        n, m: number of entries of outputs and observations; m is None if it is not known.
-        shape: shape of one observation; (m,) if empty.
-        precision: the rounding error that the code computes with.
+    These are of its linearity and its adjoint. A small one becomes a matrix. Observations have ``shape``, or (m,).
     """
     allowed, rng = max(_ADJOINT, _ROUNDINGS * precision), stream("adjoint test")
     x, other = rng.standard_normal((2, n))
@@ -272,13 +306,106 @@ def _run(function: _Code, x: Array, what: str, size: int | None) -> Array:
         result = np.asarray(function(x.copy()))
     except Exception as error:  # the user's code may raise anything
         raise InputError(f"operator= fails on a vector of {len(x)} entries ({what}): {error}") from error
-    if np.iscomplexobj(result):
+    wanted = result.size if size is None else size
+    if np.iscomplexobj(result) or result.size != wanted or not np.isfinite(result).all():
         raise InputError(
-            f"operator= gives complex numbers ({what}); stack real and imaginary parts, as partial_fourier does"
+            f"operator= gives {shown(result)} for {what}; it must be {wanted} finite real numbers (stack the real and "
+            "imaginary parts of complex ones, as partial_fourier does)"
         )
-    result = np.array(result, dtype=np.float64).ravel()
-    if size is not None and len(result) != size:
-        raise InputError(f"operator= gives {len(result)} numbers for {what}; {size} were expected")
-    if not np.isfinite(result).all():
-        raise InputError(f"operator= gives NaN or infinite numbers for {what}")
-    return result
+    return np.array(result, dtype=np.float64).ravel()
+
+
+# --- ready-made ones for images ---------------------------------------------------------------------------------------
+
+
+def blur(shape: Shape, sigma: float, radius: int | None = None) -> LinearOperator:
+    r"""Convolution with a Gaussian; the image is 0 outside.
+
+    .. math:: A x = h * x, \qquad h_d \propto e^{-|d|^2 / 2 \sigma^2}
+
+    Args:
+        shape: the shape of the output, (..., height, width); every image of the leading axes is blurred.
+        sigma: standard deviation in pixels, above 0.
+        radius: the Gaussian is truncated there; by default at 3 sigma, rounded up.
+
+    Returns:
+        A SciPy ``LinearOperator``, (n, n).
+
+    Raises:
+        InputError: the shape has no height and width, or sigma or radius is not above 0.
+    """
+    lead, height, width = _image(shape)
+    if not 0 < sigma < math.inf or (radius is not None and radius < 1):
+        raise InputError(f"sigma={sigma} must be above 0 pixels, and radius={radius} at least 1 pixel")
+    reach, n = math.ceil(3 * sigma) if radius is None else radius, lead * height * width
+
+    def blurred(x: Array) -> Array:
+        images = x.reshape(lead, height, width)
+        return np.asarray(gaussian_filter(images, sigma, mode="constant", radius=reach, axes=(1, 2)).ravel())
+
+    return LinearOperator((n, n), matvec=blurred, rmatvec=blurred, dtype=np.float64)  # symmetric
+
+
+def downsample(shape: Shape, factor: int) -> sparse.csr_array:
+    r"""Means of factor x factor blocks of pixels.
+
+    Args:
+        shape: the shape of the output, (..., height, width), both multiples of ``factor``.
+        factor: pixels per block and axis, at least 2.
+
+    Returns:
+        A SciPy sparse matrix, (n / factor^2, n).
+
+    Raises:
+        InputError: the shape has no height and width, or the factor does not divide them.
+    """
+    lead, height, width = _image(shape)
+    if factor < 2 or height % factor or width % factor:
+        raise InputError(f"factor={factor} must be at least 2 and divide the image's {height} x {width} pixels")
+
+    row = np.full((1, factor), 1 / factor)
+    rows, columns = (sparse.kron(sparse.eye_array(size // factor), row) for size in (height, width))
+    return sparse.csr_array(sparse.kron(sparse.eye_array(lead), sparse.kron(rows, columns)))
+
+
+def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> LinearOperator:
+    r"""Some coefficients of the unitary 2-D Fourier transform, real parts before imaginary ones.
+
+    Args:
+        shape: the shape of the output, (..., height, width).
+        kept: which coefficients are measured, bool, (height, width), in the order of ``numpy.fft.fft2``.
+
+    Returns:
+        A SciPy ``LinearOperator``, (2 kept.sum(), n) for each image of the leading axes.
+
+    Raises:
+        InputError: the shape has no height and width, or ``kept`` has another shape or no True.
+    """
+    lead, height, width = _image(shape)
+    chosen = np.asarray(kept, dtype=bool)
+    if chosen.shape != (height, width) or not chosen.any():
+        raise InputError(
+            f"kept= has shape {chosen.shape} and {int(chosen.sum())} ones; pass {(height, width)} with some"
+        )
+
+    def parts(x: Array) -> Array:
+        some = np.fft.fft2(x.reshape(lead, height, width), norm="ortho")[:, chosen]
+        return np.concatenate([some.real, some.imag], axis=1).ravel()
+
+    def back(r: Array) -> Array:
+        coefficients = np.zeros((lead, height, width), dtype=np.complex128)
+        real, imaginary = np.split(r.reshape(lead, -1), 2, axis=1)
+        coefficients[:, chosen] = real + 1j * imaginary
+        return np.fft.ifft2(coefficients, norm="ortho").real.ravel()
+
+    size = (2 * lead * int(chosen.sum()), lead * height * width)
+    return LinearOperator(size, matvec=parts, rmatvec=back, dtype=np.float64)
+
+
+def _image(shape: Shape) -> tuple[int, int, int]:
+    if len(shape) < 2:
+        raise InputError(
+            f"shape={shape} has no height and width; pass those of the image that a flat output is, e.g. (28, 28)"
+        )
+    *lead, height, width = shape
+    return math.prod(lead), height, width

@@ -7,6 +7,7 @@ Pictures come as values in [0, 1] (``ToTensor`` of torchvision, decoders that en
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +63,14 @@ class Scaling:
             return text
         if text is None or (isinstance(text, str) and text.strip() == "none"):
             return cls(checked=text is None)
-        try:
+        low = high = math.nan
+        with suppress(ValueError, TypeError, OverflowError):
             low, high = map(float, text.split(",") if isinstance(text, str) else text)
-        except (ValueError, TypeError, OverflowError):
-            raise InputError(f"scale {text!r:.60} is not LOW,HIGH; pass two numbers such as 0,1, or none") from None
         if not -math.inf < low < high < math.inf:
-            raise InputError(f"scale {text!r} needs two finite numbers, the lower one first, such as 0,1 or -1,1")
+            raise InputError(
+                f"scale {text!r:.60} is not LOW,HIGH: pass two finite numbers, the lower one first, such as 0,1 or "
+                "-1,1; or none"
+            )
         return cls((low, high))
 
     def apply(self, values: Array, dtype: npt.DTypeLike) -> Array:
@@ -111,29 +114,21 @@ def own_range(dtype: np.dtype[Any]) -> tuple[float, float] | None:
     """The range that values of a type are assumed to have: that of the type, or [0, 1] for floats and booleans."""
     if dtype.kind in "fb":
         return 0.0, 1.0
-    if dtype.itemsize > 2:
-        return None
     limits = np.iinfo(dtype)
-    return float(limits.min), float(limits.max)
+    return (float(limits.min), float(limits.max)) if limits.bits <= 16 else None
 
 
 def dtype_of(values: object) -> np.dtype[Any]:
     """The type of the values of an array, a tensor or nested lists."""
-    if isinstance(values, Tensor):
-        kind = "float64" if values.dtype.is_floating_point else str(values.dtype).removeprefix("torch.")
-        return np.dtype(kind)
-    return np.asarray(values).dtype
+    if not isinstance(values, Tensor):
+        return np.asarray(values).dtype
+    return np.dtype("float64" if values.dtype.is_floating_point else str(values.dtype).removeprefix("torch."))
 
 
 def check_scale(
-    network: Generator,
-    values: Array,
-    seen: Flags | None = None,
-    *,
-    dtype: npt.DTypeLike = np.float64,
-    scaling: Scaling | None = None,
-    trim: float = 0.0,
-) -> None:
+    network: Generator, values: Array, seen: Flags | None = None, *, dtype: npt.DTypeLike = np.float64,
+    scaling: Scaling | None = None, trim: float = 0.0,
+) -> None:  # fmt: skip
     """Refuse observations of the output that are clearly on another scale of pictures than the generator.
 
     Observations of at least 64 entries are refused if they are on the scale of bytes, [0, 255], and the outputs G(z),
@@ -163,22 +158,18 @@ def check_scale(
     share = min(max(_TRIM, 2 * trim), 0.49)
     low, high = map(float, np.median([np.quantile(y, (share, 1 - share)) for y in observed], axis=0))
     bottom, top = _ends_of(network.typical_outputs)
-    typed = stored.kind in "iu" and stored.itemsize <= 2
-    enough = min(map(len, observed)) >= _ENTRIES
+    pictures = min(map(len, observed)) >= _ENTRIES
     made_unit, seen_unit = (_UNIT[0] <= b <= _UNIT[1] and a >= -_UNIT[1] for a, b in ((bottom, top), (low, high)))
     made_bytes, seen_bytes = (_BYTES[0] <= b <= _BYTES[1] for b in (top, high))
-    largest = float(np.abs(network.typical_outputs).max())
-    if enough and made_bytes and seen_unit:
+    typed = stored.kind in "iu" and stored.itemsize <= 2
+    larger = typed and scaling.ends is None and max(-low, high) > _LARGER * float(np.abs(network.typical_outputs).max())
+    if pictures and made_bytes and seen_unit:
         advice = "they seem to be in [0, 1]; pass 255 * y"
-    elif (enough and made_unit and seen_bytes and low >= -_BYTES[0]) or (
-        typed and scaling.ends is None and 0 < _LARGER * largest < max(-low, high)
-    ):
+    elif (pictures and made_unit and seen_bytes and low >= -_BYTES[0]) or (larger and network.typical_outputs.any()):
         ends = (0 if bottom >= _ABOUT_ZERO else -1), (1 if made_unit else float(f"{top:.3g}"))
-        by_hand = "y / 255" if ends[0] == 0 else "y / 127.5 - 1"
-        advice = f"they seem to be in [0, 255]; pass {by_hand}"
+        advice = f"they seem to be in [0, 255]; pass {'y / 127.5 - 1' if ends[0] else 'y / 255'}"
         if typed:
-            target = Scaling(ends)
-            advice = f"pass scale={ends} (--scale {target}), which maps them from the range of {stored}"
+            advice = f"pass scale={ends} (--scale {Scaling(ends)}), which maps them from the range of {stored}"
     else:
         return
     raise InputError(

@@ -39,7 +39,9 @@ def _made_of_numbers(kind: type) -> bool:
 def _parts(value: Any) -> Iterator[bytes]:
     value = value.plain if isinstance(value, Generator) else value  # names change no number
     yield ("Tensor" if isinstance(value, Tensor) else type(value).__name__).encode()
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and value.is_sparse:
+        yield from _parts((value.shape, value.indices(), value.values()))
+    elif isinstance(value, Tensor):
         yield from _parts(value.detach().cpu().numpy())
     elif isinstance(value, np.ndarray | np.generic):
         yield f"{value.dtype.str} {value.shape}".encode()

@@ -18,9 +18,9 @@ import torch
 from unrelu.errors import InputError
 from unrelu.measurements import Operator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.losses import Huber
 from unrelu.measurements.noise import Noise
-from unrelu.measurements.objectives import DEGREES
+from unrelu.measurements.objectives import DEGREES, Huber
+from unrelu.measurements.operator_arguments import restored
 from unrelu.measurements.working_units import searched
 from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
@@ -83,8 +83,8 @@ def problem_arrays(problem: Problem, outputs: Array) -> dict[str, Any]:
     """
     single, problem = problem.single, problem.stated
     network, operator = problem.network, problem.operator
-    code = operator.stored is None
-    arrays = {"measured": problem.mean_of(outputs)} if code else operator.saved()
+    kept = operator.saved()
+    code, arrays = kept is None, {"measured": problem.mean_of(outputs)} if kept is None else kept
     table: dict[str, Any] = {
         "problem.norm": str(problem.stated_loss or problem.norm),
         "problem.prior": problem.prior, "problem.seed": problem.seed, "problem.single": single,
@@ -217,10 +217,9 @@ def _operator(table: Table, y: Array, outputs: Array, network: Generator, given:
     shape, kind = shape_of(table["operator.shape"]), text_of(table["operator"])
     if given is not None and kind != _CODE:
         raise InputError(f"operator= is in the file ({kind}); leave it out")
-    for known in Operator.__subclasses__():
-        if known.stored is not None and known.kind == kind:
-            arrays = {name: array_of(table[f"operator.{name}"], dtype) for name, dtype in known.stored.items()}
-            return known.restored(shape, arrays)
+    known = restored(kind, shape, lambda name, dtype: array_of(table[f"operator.{name}"], dtype))
+    if known is not None:
+        return known
     if kind != _CODE:
         raise ValueError(f"the operator is {kind[:20]!r}")
     if given is None:

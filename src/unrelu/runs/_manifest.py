@@ -15,7 +15,7 @@ from unrelu._version import __version__
 from unrelu.datasets.tables import FORMATS
 from unrelu.errors import InputError, OptionError
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.code_prior import Normal
 from unrelu.result.fingerprint import fingerprint

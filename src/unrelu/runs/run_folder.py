@@ -20,8 +20,7 @@ from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
 from unrelu.result.fingerprint import fingerprint
@@ -125,7 +124,7 @@ class Run:
             return _noise_of(self.folder, self.manifest)
         noise, dtype = self.manifest["noise"], self.manifest["data"]["dtype"]
         step = self.scaling.step(dtype)
-        return parse_noise(noise) if noise or step is None else RoundingNoise.of_integers(step, dtype)
+        return parse_noise(noise) if noise or step is None else RoundingNoise(step)
 
     @cached_property
     def indices(self) -> Index:

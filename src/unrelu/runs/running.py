@@ -25,11 +25,10 @@ from unrelu.datasets.result_folders import check_own_files, write_records
 from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
-from unrelu.measurements import read_operator
+from unrelu.measurements import MatrixFreeOperator, read_operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.named_parts import joined
-from unrelu.measurements.noise import Noise
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import Noise, parse_noise
 from unrelu.measurements.picture_scale import Scaling, check_scale, scale_of
 from unrelu.measurements.working_units import searched
 from unrelu.methods import METHODS, Method, make, refuse
@@ -342,7 +341,7 @@ def _check_data(
     if operator is None:
         return None, scaling
     # Code that is too large for a matrix stays as it was given, since that can be sent to other processes.
-    return measured if measured.portable else operator, scaling
+    return operator if isinstance(measured, MatrixFreeOperator) else measured, scaling
 
 
 def _check_outside(folder: Path, *sources: Source | None) -> None:

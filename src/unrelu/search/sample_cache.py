@@ -237,7 +237,7 @@ class SampleCache:
         """
         if operator.linear:
             return self.model, operator
-        if isinstance(operator, WeightedOperator):
+        if isinstance(operator, WeightedOperator) and operator.before is None:
             model, inner = self.measured_by(operator.inner)
             return model, WeightedOperator(inner, operator.weight)
         if operator not in self._measured:

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from unrelu import from_arrays, invert, zoo
-from unrelu.measurements.noise_arguments import parse_noise
+from unrelu.measurements.noise import parse_noise
 from unrelu.models.network import Network
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
