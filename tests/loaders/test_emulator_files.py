@@ -164,10 +164,10 @@ def changed(**entries):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (changed(W_1=np.ones((8, 7))), r"biases\[1\] has shape \(6,\), but weights\[1\] has shape \(7, 8\)"),
-        (changed(W_1=np.ones((7, 6))), r"weights\[1\] has shape \(6, 7\) and takes 7 inputs, but the"),
+        (changed(W_1=np.ones((8, 7))), r"'weights\[1\]' holds weight \(7, 8\), bias \(6,\)"),
+        (changed(W_1=np.ones((7, 6))), r"\(6, 7\) .* does not fit an input of shape \(8,\).*weights\[1\] \(6, 7\)"),
         (changed(W_1=np.ones((8, 6), dtype=complex)), r"weights\[1\] has complex entries"),
-        (changed(b_1=np.full(6, np.nan)), r"6 of 6 entries of biases\[1\] are NaN or infinite"),
+        (changed(b_1=np.full(6, np.nan)), r"6 of 6 entries of layer 'weights\[1\]' bias are NaN or"),
         (changed(alphas_0=np.ones(5)), r"swish slopes of shape \(8,\) and steepnesses of shape \(5,\) do not fit"),
         (changed(betas_0=np.full(8, np.inf)), "'swish' needs finite slopes"),
         (changed(features_std=np.zeros(5)), "output_scale: std has 5 entries that are not positive"),

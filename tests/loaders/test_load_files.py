@@ -94,13 +94,11 @@ def test_layers_are_picked_by_name(tmp_path, name):
         load(path, layers=["fc3", "fc5"])
     with pytest.raises(
         ModelError,
-        match=r"layer 'fc\d+' has shape \(\d, \d\) and takes . inputs, but .* 'fc.*' has . entries.*fc1 \(6, 9\).*fc4 "
-        r"\(9, 6\).*; pass layers=\[\.\.\.\] to pick some, in the order in which they are applied",
+        match=r"Dense with a weight of shape \(\d, \d\) .* does not fit an input of shape .*fc1 \(6, 9\).*fc4 \(9, 6\).* "
+        r"pick layers, in the order in which they are applied, by layers=\[\.\.\.\]",
     ):
         load(path)
-    with pytest.raises(
-        ModelError, match=r"layer 'fc3' has shape \(6, 3\) and takes 3 inputs, but .* 'fc4' has 9 entries"
-    ):
+    with pytest.raises(ModelError, match=r"weight of shape \(6, 3\) .* does not fit an input of shape \(9,\).* fc3 \(6, "):
         load(path, layers=("fc4", "fc3"))
 
 
@@ -129,14 +127,14 @@ def test_convolutions_are_refused(tmp_path, name):
         ),
         (
             nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))).state_dict(),
-            r"layer '0' holds bias \(4,\): weights alone|nothing says in which order .*0\.parametrizations\.weight",
+            r"layer '0' holds bias \(4,\), .*weights alone|nothing says in which order .*0\.parametrizations\.weight",
         ),
         (
             {"a.weight": torch.ones(3, 3), "a.bias": torch.ones(4)},
-            r"layer 'a' bias has shape \(4,\), but layer 'a' weight",
+            r"layer 'a' holds weight \(3, 3\), bias \(4,\), which is no matrix|layer 'a' holds bias \(4,\), weight \(3, 3\)",
         ),
         ({"a.weight": torch.full((3, 3), torch.nan)}, "9 of 9 entries of layer 'a' weight are NaN"),
-        ({"a.bias": torch.ones(3)}, r"layer 'a' holds bias \(3,\): weights alone"),
+        ({"a.bias": torch.ones(3)}, r"layer 'a' holds bias \(3,\), .*weights alone"),
         (
             {"a.weight": torch.ones(3), "a.running_mean": torch.ones(3)},
             r"layer 'a' holds .*running_mean \(3,\).*: weights alone",
@@ -147,12 +145,12 @@ def test_convolutions_are_refused(tmp_path, name):
         ),
         (
             {"a.running_var": -torch.ones(2), "a.running_mean": torch.ones(2)},
-            "running_var has negative entries.* Its layers are a ",
+            "running_var has negative entries.* The layers are a ",
         ),
         ({"a.running_var": torch.ones(2), "a.running_mean": torch.ones(2)}, "no weight matrix"),
         (
             {"a.weight": torch.ones(3, 3), "b.running_var": torch.ones(2), "b.running_mean": torch.ones(2)},
-            r"layer 'b' has shape \(2,\) and takes 2 inputs, but the output of layer 'a' has 3 entries|nothing says",
+            r"Scale with a scale of shape \(2,\) .* does not fit an input of shape \(3,\)|nothing says",
         ),
     ],
 )
@@ -302,7 +300,7 @@ def test_scales_go_with_a_file(tmp_path):
     [
         ({"W0": np.ones((2, 2)), "w0": np.ones((2, 2))}, "two arrays are the weight.* of the same number: W0, w0"),
         ({"W0": np.ones((2, 2)), "b1": np.ones(2)}, r"layer 'b1' holds bias \(2,\)"),
-        ({"W0": np.ones((2, 3)), "b0": np.ones(3)}, r"the bias must be \(2,\): kernels .* are passed as kernel\.T"),
+        ({"W0": np.ones((2, 3)), "b0": np.ones(3)}, r"weight \(2, 3\), bias \(3,\), .* kernels .* as kernel\.T"),
         (
             {"arr_0": np.ones(2), "arr_1": np.ones((2, 2))},
             r"each followed by its bias .* found arr_0 \(2,\), arr_1 \(2, 2\)",

@@ -15,7 +15,16 @@ from torch import Tensor
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders._emulator_files import emulator, emulator_entries
 from unrelu.loaders._torch_operations import float64
-from unrelu.loaders._weight_arrays import Activations, Entry, Layers, by_layer, check_layers, chosen, from_names
+from unrelu.loaders._weight_arrays import (
+    Activations,
+    Entry,
+    Layers,
+    by_layer,
+    check_layers,
+    chosen,
+    flattened,
+    from_names,
+)
 from unrelu.loaders.file_checks import readable
 from unrelu.loaders.file_checks.checkpoint import read_checkpoint
 from unrelu.loaders.file_checks.pickled_arrays import read_pickle, unpickled
@@ -26,7 +35,7 @@ from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
 from unrelu.models.torch_callables import GeneratorCall, Output
 from unrelu.runtime.devices import usable
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit, check_names, opened, read_npz, shown_size
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
 # The most characters of a message.
@@ -150,18 +159,18 @@ def load(
         if onnx:
             from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
-            picked = GeneratorCall.parse(output).output
-            network = from_onnx(file, latent_shape, max_bytes, picked, inputs or {})
+            network = from_onnx(file, latent_shape, max_bytes, GeneratorCall.parse(output).output, inputs or {})
         else:
             network = _of_weights(file, layers, activation, max_bytes)
         found = standardised(network, input_scale, output_scale, output_basis, output_log)
-    except ModelError as error:
-        raise type(error)(f"{file}: {_shortened(error)}{_of_package(file.parent)}") from error
-    except InputError as error:  # raised by runtime.file_reading
-        text = _shortened(error)
-        raise ModelFileError(text if text.startswith(str(file)) else f"{file}: {text}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
+    except (ModelError, InputError) as error:
+        text, kind = str(error), ModelFileError if isinstance(error, InputError) else type(error)
+        if len(text) > _LONGEST:  # it may list all layers
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        where = "" if text.startswith(str(file)) else f"{file}: "
+        raise kind(f"{where}{text}{_of_package(file.parent)}") from error
     return found if place is None else found.to(device=place)
 
 
@@ -202,10 +211,11 @@ def _of_package(folder: Path) -> str:
     return ""
 
 
-def _shortened(error: Exception) -> str:
-    """Return a message, shortened: a file with many layers would make one that lists them arbitrarily long."""
-    text = str(error)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+def _refuse(file: Path, what: str, **options: object) -> None:
+    """Refuse options that do not go with what a file holds."""
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"{file}: {name}={value!r} does not go with a file of {what}: leave it out")
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -230,8 +240,14 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_
     if (held := emulator_entries(contents)) is not None:
         _refuse(file, "an emulator, which says it", layers=layers, activation=activation)
         return emulator(held, max_bytes)
-    flat = _flat(contents)
-    stored = np.asarray(flat.pop("activation", ""))
+    if not isinstance(contents, Mapping):
+        size = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
+        raise ModelFileError(
+            f"the file holds a {type(contents).__name__}{size}, no emulator that is known and no dictionary of arrays; "
+            "pass lists of arrays to unrelu.from_arrays"
+        )
+    flat = flattened({name: value for name, value in contents.items() if name != "activation"}, _array)
+    stored = np.asarray(contents.get("activation", ""))
     if stored.dtype.kind != "U" or stored.ndim > 1:
         raise ModelFileError(
             f"the entry 'activation' must be a string or a list of strings, got {stored.dtype} {stored.shape}"
@@ -257,43 +273,15 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_
     _refuse(file, "a network of The Payne, which says it", layers=layers)
     if isinstance(activation, str | Activation):
         activation = [activation] * (len(picked) - 1) + ["identity"]
-    # The Payne: (x - x_min) / (x_max - x_min) - 1/2
+    # The Payne (Ting et al. 2019): (x - x_min) / (x_max - x_min) - 1/2
     middle, width = (ends[0] + ends[1]) / 2, ends[1] - ends[0]
     return standardised(from_names(picked, activation, call), (middle, width), None, None)
 
 
-def _refuse(file: Path, what: str, **options: object) -> None:
-    """Refuse options that do not go with what a file holds."""
-    for name, value in options.items():
-        if value is not None:
-            raise OptionError(f"{file}: {name}={value!r} does not go with a file of {what}: leave it out")
-
-
-def _flat(contents: object) -> dict[str, Entry]:
-    """Nested dictionaries of arrays as one, ``params/Dense_0/kernel``. No dictionary is gone through twice."""
-    if not isinstance(contents, Mapping):
-        size = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
-        raise ModelFileError(
-            f"the file holds a {type(contents).__name__}{size}, no emulator that is known and no dictionary of arrays; "
-            "pass lists of arrays to unrelu.from_arrays"
-        )
-    flat: dict[str, Entry] = {}
-    left: list[tuple[str, object]] = [("", contents)]
-    seen = set[int]()
-    while left:
-        name, value = left.pop()
-        if isinstance(value, Mapping):
-            if id(value) in seen:
-                raise ModelFileError(f"the file holds a dictionary twice, {name[:80]!r}; save each array once")
-            seen.add(id(value))
-            items = [(f"{name}/{key}" if name else str(key), held) for key, held in value.items()]
-            check_names([key for key, _ in items], "the file")
-            left += items[::-1]
-        elif isinstance(value, np.ndarray | Tensor) or name == "activation":
-            flat[name] = value  # type: ignore[assignment] # the activation is looked at where it is used
-        else:
-            raise ModelFileError(f"the entry {name[:80]!r} of the file is a {type(value).__name__}, not an array")
-    return flat
+def _array(value: object, name: str) -> Entry:
+    if not isinstance(value, np.ndarray | Tensor):
+        raise ModelFileError(f"the entry {name[:80]!r} of the file is a {type(value).__name__}, not an array")
+    return value
 
 
 def _safetensors(file: Path, max_bytes: int) -> dict[str, Tensor]:
@@ -324,21 +312,19 @@ def _state_dict(held: object, picked: bool) -> Mapping[str, Tensor]:
             f"the file holds a {type(held).__name__}, not a state_dict; save module.state_dict(), or pass lists of "
             "arrays to unrelu.from_arrays"
         )
-    own = {name: value for name, value in held.items() if isinstance(value, Tensor)}
-    inner = {
-        key: value
-        for key, value in held.items()
-        if isinstance(value, Mapping) and value and all(isinstance(tensor, Tensor) for tensor in value.values())
-    }
-    if len(inner) + bool(own) == 1:
-        (only,) = [own] if own else inner.values()
-        return only
-    if inner and picked:
-        return own | {f"{key}.{name}": value for key, part in inner.items() for name, value in part.items()}
+    found = {"": {name: value for name, value in held.items() if isinstance(value, Tensor)}}
+    for key, value in held.items():
+        if isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values()):
+            found[f"{key}."] = dict(value)
+    found = {start: part for start, part in found.items() if part}
+    if len(found) == 1 or (found and picked):
+        several = len(found) > 1
+        return {start * several + name: value for start, part in found.items() for name, value in part.items()}
     keys = f"its keys are {', '.join(map(str, held)) or 'none'}"
-    if not inner:
+    if not found:
         raise ModelFileError(f"the file holds no state_dict; {keys}. Save module.state_dict()")
+    starts = [start for start in found if start]
     raise ModelFileError(
-        f"the file holds several state_dicts: {', '.join(map(str, inner))} ({keys}); pick one by what its layers' "
-        f"names begin with, layers='{next(iter(inner))}.', or save it alone"
+        f"the file holds several state_dicts: {', '.join(start[:-1] for start in starts)} ({keys}); pick one by what "
+        f"its layers' names begin with, layers='{starts[0]}', or save it alone"
     )
