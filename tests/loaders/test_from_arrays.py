@@ -95,7 +95,10 @@ W, B = np.ones((4, 3)), np.ones(4)
     ("arguments", "message"),
     [
         (([],), "there is no weight matrix"),
-        (([W, np.ones((2, 5))],), r"\(2, 5\) does not fit an input of shape \(4,\).*weights\[0\] \(4, 3\), weights\[1\] \(2, 5\)"),
+        (
+            ([W, np.ones((2, 5))],),
+            r"\(2, 5\) does not fit an input of shape \(4,\).*weights\[0\] \(4, 3\), weights\[1\] \(2, 5\)",
+        ),
         ((W,), r"'weights\[0\]' holds weight \(3,\), which is no matrix"),
         (([np.ones((0, 3))],), r"'weights\[0\]' holds weight \(0, 3\)"),
         (([W], [np.ones(3)]), r"'weights\[0\]' holds weight \(4, 3\), bias \(3,\), which is no"),
@@ -108,8 +111,8 @@ W, B = np.ones((4, 3)), np.ones(4)
         (([W + 1j],), r"weights\[0\] has complex entries"),
         (([torch.ones(2, 2, dtype=torch.complex64)],), r"weights\[0\] has complex entries"),
         (([W], None, "softsign"), "unknown activation 'softsign'; use one of relu"),
-        (([W], None, "leaky_relu:x"), "'x' is not a number"),
-        (([W], None, "leaky_relu:2"), r"slope in \(0, 1\)"),
+        (([W], None, "leaky_relu:x"), "slope='x'.* are not numbers"),
+        (([W], None, "leaky_relu:2"), r"'leaky_relu' one in \(0, 1\)"),
         (([W], None, ["relu", "tanh"]), r"1 layers but 2 activations"),
         ((5,), "weights is a int; pass a list with one entry for each layer"),
         (([W], 5), "biases is a int; pass a list"),
@@ -295,7 +298,7 @@ def test_refusals_of_scikit_learn():
         from_arrays(MLPRegressor())
     with pytest.raises(ModelError, match="MLPClassifier is not fitted, or no MLPRegressor"):
         from_arrays(MLPClassifier(max_iter=20).fit(X, Y[:, 0] > 0))
-    with pytest.raises(ModelError, match="transformer_: FunctionTransformer is not fitted, or no"):
+    with pytest.raises(ModelError, match="transformer_: FunctionTransformer is not fitted, clips, or is no"):
         from_arrays(
             TransformedTargetRegressor(
                 MLPRegressor(max_iter=20), func=np.exp, inverse_func=np.log, check_inverse=False

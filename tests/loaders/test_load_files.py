@@ -94,11 +94,13 @@ def test_layers_are_picked_by_name(tmp_path, name):
         load(path, layers=["fc3", "fc5"])
     with pytest.raises(
         ModelError,
-        match=r"Dense with a weight of shape \(\d, \d\) .* does not fit an input of shape .*fc1 \(6, 9\).*fc4 \(9, 6\).* "
+        match=r"Dense with a weight of shape .* does not fit an input of shape .*fc1 \(6, 9\).*fc4 \(9, 6\).* "
         r"pick layers, in the order in which they are applied, by layers=\[\.\.\.\]",
     ):
         load(path)
-    with pytest.raises(ModelError, match=r"weight of shape \(6, 3\) .* does not fit an input of shape \(9,\).* fc3 \(6, "):
+    with pytest.raises(
+        ModelError, match=r"weight of shape \(6, 3\) .* does not fit an input of shape \(9,\).* fc3 \(6, "
+    ):
         load(path, layers=("fc4", "fc3"))
 
 
@@ -131,7 +133,7 @@ def test_convolutions_are_refused(tmp_path, name):
         ),
         (
             {"a.weight": torch.ones(3, 3), "a.bias": torch.ones(4)},
-            r"layer 'a' holds weight \(3, 3\), bias \(4,\), which is no matrix|layer 'a' holds bias \(4,\), weight \(3, 3\)",
+            r"layer 'a' holds weight \(3, 3\), bias \(4,\)|layer 'a' holds bias \(4,\), weight \(3, 3\)",
         ),
         ({"a.weight": torch.full((3, 3), torch.nan)}, "9 of 9 entries of layer 'a' weight are NaN"),
         ({"a.bias": torch.ones(3)}, r"layer 'a' holds bias \(3,\), .*weights alone"),

@@ -16,8 +16,8 @@ from tests.opaque_modules import Residual, made
 from tests.support import random_network
 from unrelu.errors import ModelError
 from unrelu.loaders import from_torch
-from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
+from unrelu.models.standardised_generator import StandardisedGenerator
 
 RANDOM = np.random.default_rng(0)
 CODES = RANDOM.standard_normal((40, 3)) * [1e-9, 1.0, 70.0] + [2e-9, 0.3, 70.0]
@@ -150,26 +150,35 @@ def test_codes_in_physical_units_are_found_again():
         ),
         ({"input_scale": (0.0, [1.0, 2.0, -3.0])}, r"the first is std\[2\] = -3"),
         ({"output_scale": (0.0, [1.0, np.nan])}, "1 of 2 entries of output_scale: std are NaN or infinite"),
-        ({"input_scale": ([1.0, 2.0], 1.0)}, "input_scale: mean has 2 entries, the network has 3 there"),
-        ({"output_scale": (0.0, np.ones(3))}, "output_scale: std has 3 entries, the network has 9 there"),
+        (
+            {"input_scale": ([1.0, 2.0], 1.0)},
+            r"input_scale does not fit <Network 3 -> 9, .*>: .*does not fit an input of shape",
+        ),
+        ({"output_scale": (0.0, np.ones(3))}, r"output_scale does not fit .*of shape \(3,\).*an input of shape \(9,\)"),
         ({"input_scale": (1.0, "x")}, "input_scale: std='x' is text"),
         ({"input_scale": (1.0,)}, r"input_scale has 1 entries; pass a pair \(mean, std\)"),
-        ({"input_scale": 3.0}, r"input_scale is a float; pass a pair \(mean, std\), or a fitted scaler"),
-        ({"input_scale": StandardScaler()}, "input_scale: StandardScaler is not fitted, or no StandardScaler"),
-        ({"input_scale": MinMaxScaler(clip=True).fit(CODES)}, r"MinMaxScaler\(clip=True\) is no affine map"),
-        ({"output_scale": FunctionTransformer(np.log)}, "output_scale: FunctionTransformer is not fitted, or no"),
-        ({"output_scale": TruncatedSVD().fit(OUTPUTS)}, "output_scale: TruncatedSVD is not fitted, or no"),
+        ({"input_scale": 3.0}, r"input_scale: float is no pair and no StandardScaler.*; pass a pair \(mean, std\)"),
+        (
+            {"input_scale": StandardScaler()},
+            "input_scale: StandardScaler is not fitted, clips, or is no StandardScaler",
+        ),
+        ({"input_scale": MinMaxScaler(clip=True).fit(CODES)}, "MinMaxScaler is not fitted, clips, or is no"),
+        (
+            {"output_scale": FunctionTransformer(np.log)},
+            "output_scale: FunctionTransformer is not fitted, clips, or is no",
+        ),
+        ({"output_scale": TruncatedSVD().fit(OUTPUTS)}, "output_scale: TruncatedSVD is not fitted, clips, or is no"),
         (
             {"output_scale": make_pipeline(StandardScaler(), FunctionTransformer(np.log))},
             "output_scale, step 'standardscaler': StandardScaler is not fitted",
         ),
         (
             {"output_basis": (np.ones((4, 20)), 0.0)},
-            r"output_basis: components have shape \(4, 20\), the network has 9",
+            r"output_basis does not fit .*of shape \(20, 4\) .*an input of shape \(9,\)",
         ),
         (
             {"output_basis": (np.ones((9, 20)), np.ones(9))},
-            "output_basis: mean has 9 entries, components have 20 columns; pass as many",
+            r"output_basis: components have shape \(9, 20\), and mean \(9,\); pass",
         ),
         ({"output_basis": (np.ones((9, 20)),)}, r"output_basis has 1 entries; pass a pair \(components, mean\)"),
         ({"output_basis": StandardScaler().fit(OUTPUTS)}, "output_basis is a StandardScaler; pass a pair"),
@@ -194,7 +203,8 @@ def test_scales_surround_a_generator_without_known_layers():
     projected = standardised(body, (mean, std), (2.0, 0.5), basis)
     np.testing.assert_allclose(scaled(z), coefficients, rtol=1e-12)
     np.testing.assert_allclose(projected(z), basis[1] + coefficients @ basis[0], rtol=1e-10)
-    assert isinstance(scaled, OpaqueNetwork)
+    assert isinstance(scaled, StandardisedGenerator)
+    assert str(scaled).startswith("StandardisedGenerator 3 -> 8: affine maps around\nOpaqueNetwork 3 -> 8: ")
     assert standardised(body, None, None, None) is body
     np.testing.assert_allclose(scaled.to(torch.float32)(z), coefficients, rtol=1e-4)
     np.testing.assert_allclose(scaled.jacobian(z), 0.5 * body.jacobian((z - mean) / std) / std, rtol=1e-9)
@@ -217,7 +227,7 @@ def test_scales_by_part(body):
         ({"a": (0, 0)}, r"output_scale\['a'\]: std has 1 entries that are not positive"),
         ({"a": StandardScaler().fit(OUTPUTS)}, r"output_scale\['a'\] has 9 entries"),
         ({"a": PCA().fit(OUTPUTS)}, r"output_scale\['a'\] must be a pair"),
-        ({"a": 3.0}, r"output_scale\['a'\] is a float; pass a pair \(mean, std\)"),
+        ({"a": 3.0}, r"output_scale\['a'\]: float is no pair .*; pass a pair \(mean, std\)"),
     ):
         with pytest.raises(ModelError, match=message):
             standardised(net, None, given, None)

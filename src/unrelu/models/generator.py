@@ -7,7 +7,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from html import escape
 from typing import Any, Self
@@ -20,7 +20,7 @@ from torch import Tensor
 from unrelu.errors import HostError, InputError, OptionError
 from unrelu.models._rounding_error import Rounding
 from unrelu.models._watched_operations import multiplications
-from unrelu.models.affine import Shape
+from unrelu.models.affine import Affine, Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
 from unrelu.runtime.array_types import Array
@@ -295,29 +295,76 @@ class Generator(ABC):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NamedGenerator(Generator):
-    """A generator around another one, whose coordinates and parts of the output have names; evaluated by that one.
+class WrappedGenerator(Generator):
+    """A generator around another one, G: codes are changed before it, outputs behind it. Here, neither is.
 
     Attributes:
-        base: G, which has no names.
-        names: the names, and nuisance parameters.
+        base: G.
     """
 
     base: Generator
-    names: Names
 
     def __post_init__(self) -> None:
-        for name in ("latent_shape", "output_shape", "width", "dtype", "device", "rounding"):
+        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
             object.__setattr__(self, name, getattr(self.base, name))
+
+    @property
+    def rounding(self) -> Rounding | None:  # type: ignore[override]
+        """See :class:`Generator`."""
+        return self.base.rounding
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        """The same generator evaluated in another dtype or on another device."""
+        base = self.base.to(dtype, device)
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(dtype=base.dtype, device=base.device) for name, value in held.items()
+                 if isinstance(value, Tensor | Affine | Generator)}  # fmt: skip
+        return replace(self, **moved | {"base": base})
+
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
+        """See :meth:`Generator.smoothed`."""
+        base = self.base.smoothed(share, codes if codes is None else self.inner(codes))
+        return self if base is self.base else replace(self, base=base)
+
+    def tangent_at(self, z: Tensor) -> Generator:
+        """See :meth:`Generator.tangent_at`."""
+        return replace(self, base=self.base.tangent_at(self.inner(z)))
+
+    def inner(self, z: Tensor) -> Tensor:
+        """Codes of G, (B, k'), for codes (B, k)."""
+        return z
+
+    def outer(self, x: Tensor, z: Tensor) -> Tensor:
+        """Outputs, (B, n), for outputs x of G, (B, n'), and codes."""
+        return x
+
+    def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and the transposed Jacobian, (B, k, n), for outputs of G and its transposed Jacobian, (B, k', n')."""
+        return x, tangents
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+        return self.outer(self.base.forward(self.inner(z)), z)
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+        return self.along(*self.base.linearize(self.inner(z)), z)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NamedGenerator(WrappedGenerator):
+    """A generator around another one, whose coordinates and parts of the output have names.
+
+    Attributes:
+        names: the names, and nuisance parameters.
+    """
+
+    names: Names
 
     @property
     def plain(self) -> Generator:
         """See :attr:`Generator.plain`."""
         return self.base
-
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        """The same generator evaluated in another dtype or on another device."""
-        return replace(self, base=self.base.to(dtype, device))
 
     def __getattr__(self, name: str) -> Any:
         """What :attr:`names` has, such as ``parts``, or generators of the kind of :attr:`base`, such as ``layers``."""
@@ -325,26 +372,10 @@ class NamedGenerator(Generator):
             raise AttributeError(name)
         return getattr(self.names if hasattr(self.names, name) else self.base, name)
 
-    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """See :meth:`Generator.smoothed`, without names."""
-        return self.base.smoothed(share, codes)
-
-    def tangent_at(self, z: Tensor) -> Generator:
-        """See :meth:`Generator.tangent_at`, without names."""
-        return self.base.tangent_at(z)
-
     @property
     def headed(self) -> HeadedChain | None:
         """See :attr:`Generator.headed`."""
         return self.base.headed
-
-    def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
-        return self.base.forward(z)
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
-        return self.base.linearize(z)
 
     def __repr__(self) -> str:
         return repr(self.base)

@@ -321,21 +321,9 @@ class Network(Generator):
                 layers.append(Layer(affine, last.activation))
                 break
             affine = Affine.compose(steps, shape)
-            layers.append(Layer(affine, _per_coordinate(part or Activation("identity"), affine.out_shape)))
+            layers.append(Layer(affine, (part or Activation("identity")).on(affine.out_shape)))
             steps, shape = [], affine.out_shape
         return cls(tuple(layers), latent_shape)
-
-
-def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
-    """The activation with slopes (and steepnesses) broadcast to each of the prod(shape) outputs."""
-    try:
-        return activation.on(shape)
-    except ValueError:
-        steep = f" and steepnesses of shape {activation.steepness.shape}" if activation.steepness.ndim else ""
-        named = "PReLU" if activation.name == "prelu" else str(activation)
-        raise ModelError(
-            f"{named} slopes of shape {activation.slope.shape}{steep} do not fit an output of shape {shape}"
-        ) from None
 
 
 def small(network: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain, affine_heads
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, NamedGenerator, as_generator, by, numbers, read_only
+from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, as_generator, by, numbers, read_only
 from unrelu.models.names import Names, parameter_values
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
@@ -31,7 +31,7 @@ _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generat
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ExtendedGenerator(Generator):
+class ExtendedGenerator(WrappedGenerator):
     r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u determine nuisance parameters t.
 
     .. math:: t_i = a_i + (b_i - a_i) \, \Phi(u_i) \quad \text{or} \quad t_i = \mu_i + \sigma_i u_i
@@ -41,38 +41,27 @@ class ExtendedGenerator(Generator):
     bounds, which no code leaves, or normal. :func:`extend` makes such a generator. :meth:`split` and :meth:`join`
     convert codes to parameters and back.
 
-    The Jacobian of G is pushed through f by forward-mode differentiation, together with the derivatives by u.
-
-    Args:
+    Attributes:
         base: G.
         function: f(G(z), t(u)), a function of G(z) and u in one vector.
         parameters: names of the parameters.
         bounds: bounds of the parameters, (p, 2); mean and standard deviation of those that are normal.
         normal: which parameters are normal, (p,).
-        latent_shape: (k + p,).
-        dtype, device: precision and device of the evaluation.
     """
 
-    base: Generator
     function: OpaqueNetwork = field(repr=False)
     parameters: tuple[str, ...]
     bounds: Array
     normal: Flags
-    latent_shape: Shape
-    dtype: torch.dtype
-    device: torch.device
 
     reason = "a generator extended by nuisance parameters is no chain of layers"
+    rounding = None  # outputs are no numbers of the module's precision
 
-    @property
-    def output_shape(self) -> Shape:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
-        """Shape of one output."""
-        return self.function.output_shape or (1,)
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        """The size of the largest tensor in the evaluation of one code."""
-        return max(self.base.width, self.function.width)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "latent_shape", (self.base.latent_dim + len(self.parameters),))
+        object.__setattr__(self, "output_shape", self.function.output_shape or (1,))
+        object.__setattr__(self, "width", max(self.base.width, self.function.width))
 
     @cached_property
     def headed(self) -> HeadedChain | None:
@@ -88,21 +77,21 @@ class ExtendedGenerator(Generator):
         heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.parameters)
         return HeadedChain(below.network, heads) if heads else None
 
-    @computing()
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ExtendedGenerator:
-        """The same generator evaluated in another dtype or on another device."""
-        dtype, device = self._place(dtype, device)
-        base, function = self.base.to(dtype, device), self.function.to(dtype, device)
-        return replace(self, base=base, function=function, dtype=dtype, device=device)
+    def inner(self, z: Tensor) -> Tensor:
+        """See :meth:`WrappedGenerator.inner`."""
+        return z[:, : self.base.latent_dim]
 
-    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """The extension of the smoothed base; unchanged if no kinks of the base are found."""
-        base = self.base.smoothed(share, None if codes is None else codes[:, : self.base.latent_dim])
-        return self if base is self.base else replace(self, base=base)
+    def outer(self, x: Tensor, z: Tensor) -> Tensor:
+        """See :meth:`WrappedGenerator.outer`."""
+        return self.function.forward(torch.cat([x, z[:, self.base.latent_dim :]], dim=1))
 
-    def tangent_at(self, z: Tensor) -> Generator:
-        """The extension of the base with its activations replaced by their tangents at z, (1, k + p)."""
-        return replace(self, base=self.base.tangent_at(z[:, : self.base.latent_dim]))
+    def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The Jacobian of G, pushed through f together with the derivatives by u."""
+        k, p = self.base.latent_dim, len(self.parameters)
+        directions = z.new_zeros(len(z), k + p, x.shape[1] + p)
+        directions[:, :k, :-p] = tangents
+        directions[:, k:, -p:] = torch.eye(p, dtype=z.dtype, device=z.device)
+        return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
 
     # --- codes and parameters --------------------------------------------------------------------------------------
 
@@ -142,22 +131,6 @@ class ExtendedGenerator(Generator):
             u = (value - low) / high if normal else special.ndtri((value - low) / (high - low))
             columns.append(np.broadcast_to(u, codes.shape[:-1])[..., None])
         return np.concatenate(columns, axis=-1)
-
-    # --- PyTorch, flat, batched ------------------------------------------------------------------------------------
-
-    def forward(self, z: Tensor) -> Tensor:
-        """G'(z) as (B, n) for z of shape (B, k + p), differentiable by PyTorch."""
-        k = self.base.latent_dim
-        return self.function.forward(torch.cat([self.base.forward(z[:, :k]), z[:, k:]], dim=1))
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G'(z) as (B, n) and its transposed Jacobian as (B, k + p, n)."""
-        k, p = self.base.latent_dim, len(self.parameters)
-        x, tangents = self.base.linearize(z[:, :k])
-        directions = z.new_zeros(len(z), k + p, x.shape[1] + p)
-        directions[:, :k, :-p] = tangents
-        directions[:, k:, -p:] = torch.eye(p, dtype=z.dtype, device=z.device)
-        return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
 
     def __str__(self) -> str:
         named = zip(self.parameters, self.normal, self.bounds, strict=True)
@@ -229,8 +202,7 @@ def extend(
     normal = np.array([isinstance(given, Normal) for given in {**bounds, **own}.values()])
     change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table, normal), network)
     k = network.latent_dim
-    shape = (k + len(ends),)
-    made = ExtendedGenerator(network, change, tuple(ends), table, normal, shape, network.dtype, network.device)
+    made = ExtendedGenerator(network, change, tuple(ends), table, normal)
     known = np.full((3, k), np.nan) if outer.nuisance_table is None else outer.nuisance_table
     parts = outer.parts if change.output_shape == network.output_shape else {}
     nuisance_table = np.concatenate([known, np.vstack([table.T, normal])], axis=1)
