@@ -158,11 +158,9 @@ def test_a_network_prints_as_a_table_of_its_layers():
     assert headings.split() == ["layer", "kind", "shape", "activation", "parameters", "expansion"]
     assert first.split() == ["1", "ConvTranspose", "3x1x1", "->", "4x3x3", "relu", "112", "12"]
     assert second.split()[-1] == "1"
-    assert repr(network) == f"<Network 3x1x1 -> 1x6x6, {weights} parameters, 2 layers>"
-    assert repr(network.layers[0]) == "<Layer: ConvTranspose 3x1x1 -> 4x3x3, relu>"
-    page = network._repr_html_()
-    assert page.count("<tr>") == 3
-    assert "3x1x1 -&gt; 4x3x3" in page
+    assert repr(network) == "<Network 3x1x1 -> 1x6x6>"
+    assert repr(network.layers[0]) == "ConvTranspose 3x1x1 -> 4x3x3, relu"
+    assert "3x1x1 -&gt; 4x3x3" in network._repr_html_()
 
 
 def test_of_very_many_layers_the_first_and_last_are_printed():

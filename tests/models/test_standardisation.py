@@ -152,7 +152,7 @@ def test_codes_in_physical_units_are_found_again():
         ({"output_scale": (0.0, [1.0, np.nan])}, "1 of 2 entries of output_scale: std are NaN or infinite"),
         (
             {"input_scale": ([1.0, 2.0], 1.0)},
-            r"input_scale does not fit <Network 3 -> 9, .*>: .*does not fit an input of shape",
+            r"input_scale does not fit <Network 3 -> 9>: .*does not fit an input of shape",
         ),
         ({"output_scale": (0.0, np.ones(3))}, r"output_scale does not fit .*of shape \(3,\).*an input of shape \(9,\)"),
         ({"input_scale": (1.0, "x")}, "input_scale: std='x' is text"),

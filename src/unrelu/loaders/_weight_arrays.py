@@ -342,9 +342,9 @@ def _chain(named: Named, activation: Activations) -> Network:
         return Network.chain([*parts, *left], (matrices[0].shape[1],))
     except ModelError as error:
         raise type(error)(
-            f"{error}. The layers are {_names_and_shapes(named) or 'none'}; weights are (outputs, inputs): pass kernels "
-            "of Keras, JAX and scikit-learn as kernel.T. Of a file or dictionary pick layers, in the order in which they "
-            "are applied, by layers=[...]"
+            f"{error}. The layers are {_names_and_shapes(named) or 'none'}; weights are (outputs, inputs): pass kernels"
+            " of Keras, JAX and scikit-learn as kernel.T. Of a file or dictionary pick layers, in the order in which "
+            "they are applied, by layers=[...]"
         ) from error
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from html import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from unrelu.display.text_tables import html_table, text_table
+from unrelu.display.text_tables import text_table
 from unrelu.errors import ModelError
 from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
@@ -100,10 +99,6 @@ class Layer:
         """phi(A h + b) for h of shape (n_in,) or (B, n_in), computed in NumPy with :meth:`matrix`."""
         return self.activation.value(np.asarray((self.matrix() @ h.T).T) + self.bias())
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Layer:
-        """A copy with its tensors converted."""
-        return replace(self, affine=self.affine.to(dtype, device))
-
     @property
     def kind(self) -> str:
         """The names of the steps of the affine map."""
@@ -114,11 +109,8 @@ class Layer:
         """The number of entries of its weights and biases."""
         return sum(tensor.numel() for step in self.affine.steps for tensor in step.tensors().values())
 
-    def __str__(self) -> str:
-        return f"{self.kind} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
-
     def __repr__(self) -> str:
-        return f"<Layer: {self}>"
+        return f"{self.kind} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,9 +166,9 @@ class Network(Generator):
 
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
-        """The same network evaluated in another dtype or on another device."""
+        """See :meth:`Generator.to`."""
         dtype, device = self._place(dtype, device)
-        layers = tuple(layer.to(dtype, device) for layer in self.layers)
+        layers = tuple(replace(layer, affine=layer.affine.to(dtype, device)) for layer in self.layers)
         return replace(self, layers=layers, dtype=dtype, device=device)
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
@@ -271,28 +263,17 @@ class Network(Generator):
         """The number of entries of all weights and biases."""
         return sum(layer.parameters for layer in self.layers)
 
-    def __repr__(self) -> str:
-        return f"<{self._title()}, {count(len(self.layers), 'layer')}>"
-
     def __str__(self) -> str:
-        """A table of the layers: kind, shape, activation, parameters and expansion (outputs / inputs)."""
-        return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)]) + evaluation_lines(self)
-
-    def _repr_html_(self) -> str:
-        return f"<div><p>{escape(self._title())}</p>{html_table(_HEADINGS, self._table(), _TEXT)}</div>"
-
-    def _title(self) -> str:
-        return f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
-
-    def _table(self) -> list[list[str]]:
-        """One row for each layer; of very many layers, only the first and the last ones."""
+        """A table of the layers; of very many, only the first and the last ones."""
+        title = f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
         rows = [
             [str(i), layer.kind, f"{by(layer.in_shape)} -> {by(layer.out_shape)}", str(layer.activation),
              count(layer.parameters), f"{layer.expansion:.3g}"]
             for i, layer in enumerate(self.layers, 1)
         ]  # fmt: skip
         half = _SHOWN // 2
-        return rows if len(rows) <= _SHOWN else [*rows[:half], ["...", *[""] * 5], *rows[-half:]]
+        rows = rows if len(rows) <= _SHOWN else [*rows[:half], ["...", *[""] * 5], *rows[-half:]]
+        return "\n".join([title, *text_table(_HEADINGS, rows, _TEXT)]) + evaluation_lines(self)
 
     @classmethod
     @computing()
@@ -328,8 +309,7 @@ class Network(Generator):
 
 def small(network: object) -> bool:
     """Whether one thread is enough for every layer, or for every tensor if the layers are not known."""
-    if isinstance(network, Generator):
-        network = network.plain
+    network = network.plain if isinstance(network, Generator) else network
     if not isinstance(network, Network):
         return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
     return all(
