@@ -115,7 +115,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Network(Generator):
-    """A generator G: R^k -> R^n of d layers. Called with NumPy codes, it returns NumPy outputs.
+    """A generator G: R^k -> R^n of d layers.
 
     Args:
         layers: the layers, from the latent code to the output.
@@ -191,10 +191,7 @@ class Network(Generator):
 
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
-        """Root mean square of max(u, 0) of each layer, at up to 256 fixed draws of N(0, I).
-
-        Here u are the pre-activations of its kinks, or of all outputs of a layer without any.
-        """
+        """Root mean square of max(u, 0) at kinks, or at all outputs of a layer without, at up to 256 fixed codes."""
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         return self._sizes_at(torch.tensor(codes, dtype=self.dtype, device=self.device))
