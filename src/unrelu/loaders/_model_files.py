@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,8 +87,7 @@ def load(
       model followed by ``.data`` or ``_data``. A graph that branches becomes an
       :class:`~unrelu.models.opaque_network.OpaqueNetwork`.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
-      checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``); the format sorts names, so layers are in
-      the order of their numbers.
+      checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``), without an order of its own.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
       hold the name of the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a
       network of The Payne: codes are labels in their own units, and one ``activation`` is that of all layers but the
@@ -97,11 +97,11 @@ def load(
       it was trained on, which may be logarithms: with ``output_log=10``, their powers.
     - ``.keras``, ``.h5``, ``.pt2``: refused, with the calls that open them and pass the model on.
 
-    Files of weights do not store activations, which must be passed, nor the epsilon of a batch normalisation (1e-5 is
-    used), nor the geometry of convolutions, which are refused. A batch normalisation acts before the activation of the
-    matrix that it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers
-    are in the order of the file, those with kernels in the order of their numbers: ``dense``, ``dense_1``, ...,
-    ``dense_10``. Where these do not say it, ``layers`` must.
+    Files of weights store no activations, which must be passed, no epsilon of a batch normalisation (1e-5 is used), and
+    no geometry of convolutions, which are refused. A batch normalisation acts before the activation of the matrix that
+    it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers are in the
+    order of the file; those with kernels, and of ``.safetensors``, in that of their numbers: ``dense``, ``dense_1``,
+    ..., ``dense_10``. Where these do not say it, ``layers`` must.
 
     Args:
         path: the file.
@@ -121,9 +121,8 @@ def load(
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
-        ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or not a regular
-            file; or it holds pickled objects, links to other files, tensors that are quantized, sparse or without
-            data, or an emulator with entries missing.
+        ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or holds what is
+            not read: pickled objects, links, tensors that are quantized, sparse or without data, incomplete emulators.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, nothing says their order, a layer's name is unknown, or
             ``activation`` is needed.
@@ -174,9 +173,6 @@ def load(
     return found if place is None else found.to(device=place)
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
 def _path(path: object) -> Path:
     """The path of a file of a known format."""
     if not isinstance(path, str | os.PathLike):
@@ -185,9 +181,9 @@ def _path(path: object) -> Path:
             "arrays and fitted models unrelu.from_arrays"
         )
     file = Path(path)
+    suffix = file.suffix.lower()
     if os.path.isdir(file):  # False, not an error, for an impossible path
         raise ModelFileError(f"{file} is a folder; pass the model file itself{_of_package(file)}")
-    suffix = file.suffix.lower()
     if suffix in _REPLACED:
         raise ModelFileError(f"{file}: {_REPLACED[suffix].format(str(file))}")
     if suffix not in _SUFFIXES:
@@ -198,10 +194,7 @@ def _path(path: object) -> Path:
 
 
 def _of_package(folder: Path) -> str:
-    """The end of a message about a file in a folder that a package saved: the call that reads its decoder.
-
-    Only the names of files are looked at.
-    """
+    """The end of a message: the call that reads a folder which a package saved, judged by the names of its files."""
     names: list[str] = []
     with suppress(OSError):
         names = os.listdir(folder)
@@ -218,36 +211,35 @@ def _refuse(file: Path, what: str, **options: object) -> None:
             raise OptionError(f"{file}: {name}={value!r} does not go with a file of {what}: leave it out")
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def _contents(file: Path, suffix: str, picked: bool, max_bytes: int) -> object:
+def _contents(file: Path, picked: bool, max_bytes: int) -> Any:
     """What a file of weights holds: arrays by name, nested, or the lists of an emulator."""
+    suffix = file.suffix.lower()
     if suffix == ".safetensors":
         return _safetensors(file, max_bytes)
     if suffix in _CHECKPOINTS:
         return _state_dict(read_checkpoint(file, max_bytes), picked)
     if suffix != ".npz":
         return read_pickle(file, max_bytes)
-    held: Mapping[str, object] = read_npz(file, max_bytes, unpickle=unpickled)
+    held = read_npz(file, max_bytes, unpickle=unpickled)
     return held["arr_0"] if held.keys() == {"arr_0"} and not isinstance(held["arr_0"], np.ndarray) else held
 
 
 def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_bytes: int) -> Network | NamedGenerator:
     """Read a file of weights: an emulator that states what it computes, or named arrays."""
-    suffix = file.suffix.lower()
-    contents = _contents(file, suffix, layers is not None, max_bytes)
+    contents, suffix = _contents(file, layers is not None, max_bytes), file.suffix.lower()
     if (held := emulator_entries(contents)) is not None:
         _refuse(file, "an emulator, which says it", layers=layers, activation=activation)
         return emulator(held, max_bytes)
     if not isinstance(contents, Mapping):
-        size = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
+        length = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
         raise ModelFileError(
-            f"the file holds a {type(contents).__name__}{size}, no emulator that is known and no dictionary of arrays; "
+            f"the file holds a {type(contents).__name__}{length}, no emulator that is known and no dictionary of arrays; "
             "pass lists of arrays to unrelu.from_arrays"
         )
     flat = flattened({name: value for name, value in contents.items() if name != "activation"}, _array)
-    stored = np.asarray(contents.get("activation", ""))
+    given = contents.get("activation", "")
+    words = isinstance(given, list) and all(isinstance(each, str) for each in given)
+    stored = np.asarray(given if words or isinstance(given, str | np.ndarray) else 0)
     if stored.dtype.kind != "U" or stored.ndim > 1:
         raise ModelFileError(
             f"the entry 'activation' must be a string or a list of strings, got {stored.dtype} {stored.shape}"

@@ -20,7 +20,7 @@ from torch import Tensor
 from unrelu.errors import HostError, InputError, OptionError
 from unrelu.models._rounding_error import Rounding
 from unrelu.models._watched_operations import multiplications
-from unrelu.models.affine import Affine, Shape
+from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
 from unrelu.runtime.array_types import Array
@@ -291,8 +291,9 @@ class WrappedGenerator(Generator):
         """The same generator evaluated in another dtype or on another device."""
         base = self.base.to(dtype, device)
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(dtype=base.dtype, device=base.device) for name, value in held.items()
-                 if isinstance(value, Tensor | Affine | Generator)}  # fmt: skip
+        moved: dict[str, Any] = {
+            name: value.to(base.dtype, base.device) for name, value in held.items() if isinstance(value, Generator)
+        }
         return replace(self, **moved | {"base": base})
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:

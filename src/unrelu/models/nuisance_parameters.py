@@ -248,7 +248,7 @@ class _Change(nn.Module):
         values = dict(zip(self.names, parameters.T, strict=True))
 
         def beside(name: str) -> Tensor:  # one for each output, shaped to multiply outputs (B, ...)
-            return values[name].reshape(-1, *[1] * (x.dim() - 1))
+            return torch.unflatten(values[name], 0, (-1, *[1] * (x.dim() - 1)))
 
         if self.function is not None:
             x = self.function(x, **{name: beside(name) for name in self.own})
