@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,6 @@ _LONGEST = 4000
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
 _SUFFIXES = (".onnx", ".npz", ".pkl", ".pickle", *_CHECKPOINTS, ".safetensors")
 
-# How the names of files begin that packages save in a folder, and the call that reads the decoder of such a folder.
-_FOLDERS = {
-    "diffusion_pytorch_model": "diffusers.AutoModel.from_pretrained({!r}).decode, latent_shape=(channels, height, "
-    "width), output='sample'",
-    "model_config.json": "pythae.models.AutoModel.load_from_folder({!r}).eval().decoder, output='reconstruction'",
-}
-
 # What to call for files that are not read, by suffix.
 _REPLACED = {
     **dict.fromkeys(
@@ -88,7 +80,7 @@ def load(
       :class:`~unrelu.models.opaque_network.OpaqueNetwork`.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
       checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``), without an order of its own.
-    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
+    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may
       hold the name of the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a
       network of The Payne: codes are labels in their own units, and one ``activation`` is that of all layers but the
       last, which is linear.
@@ -113,8 +105,7 @@ def load(
         max_bytes: the most bytes that the tensors may take, as stored and as float64; 4 GiB by default.
         input_scale, output_scale, output_basis, output_log: how inputs and outputs were standardised or projected for
             training, and the base of the logarithms that outputs are; see :func:`unrelu.from_arrays`. They come on top
-            of what the file holds. If the output has named parts, output_scale and output_log may be dictionaries by
-            part, ``{"tau": 10}``.
+            of what the file holds.
         output: picks one output, or several as named parts, of an ONNX graph, as in :func:`unrelu.from_torch`: names or
             numbers. Names of tensors inside the graph are taken, too.
         inputs: values of further inputs of an ONNX graph by name, held fixed, as in :func:`unrelu.from_torch`.
@@ -169,7 +160,7 @@ def load(
         if len(text) > _LONGEST:  # it may list all layers
             text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
         where = "" if text.startswith(str(file)) else f"{file}: "
-        raise kind(f"{where}{text}{_of_package(file.parent)}") from error
+        raise kind(f"{where}{text}") from error
     return found if place is None else found.to(device=place)
 
 
@@ -183,25 +174,14 @@ def _path(path: object) -> Path:
     file = Path(path)
     suffix = file.suffix.lower()
     if os.path.isdir(file):  # False, not an error, for an impossible path
-        raise ModelFileError(f"{file} is a folder; pass the model file itself{_of_package(file)}")
+        raise ModelFileError(
+            f"{file} is a folder; pass the model file itself, or what a package loads of it to unrelu.from_torch"
+        )
     if suffix in _REPLACED:
         raise ModelFileError(f"{file}: {_REPLACED[suffix].format(str(file))}")
     if suffix not in _SUFFIXES:
-        raise ModelFileError(
-            f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}{_of_package(file.parent)}"
-        )
+        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}")
     return file
-
-
-def _of_package(folder: Path) -> str:
-    """The end of a message: the call that reads a folder which a package saved, judged by the names of its files."""
-    names: list[str] = []
-    with suppress(OSError):
-        names = os.listdir(folder)
-    for start, call in _FOLDERS.items():
-        if any(name.startswith(start) for name in names):
-            return f". A package saved this folder, and reads it: unrelu.from_torch({call.format(str(folder))})"
-    return ""
 
 
 def _refuse(file: Path, what: str, **options: object) -> None:
@@ -233,7 +213,7 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_
     if not isinstance(contents, Mapping):
         length = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
         raise ModelFileError(
-            f"the file holds a {type(contents).__name__}{length}, no emulator that is known and no dictionary of arrays; "
+            f"the file holds a {type(contents).__name__}{length}, no emulator that is known, no dictionary of arrays; "
             "pass lists of arrays to unrelu.from_arrays"
         )
     flat = flattened({name: value for name, value in contents.items() if name != "activation"}, _array)

@@ -214,10 +214,8 @@ def by_layer(flat: Mapping[str, Entry]) -> Named:
     """Arrays by layer and parameter, in the order of the file.
 
     Names are ``fc1.weight, fc1.bias, ...`` of PyTorch, ``params/Dense_0/kernel`` of Flax, ``dense/kernel:0`` of Keras;
-    or ``W0, b0, W1, ...``, in the order of their numbers; or ``arr_0, ...`` of unnamed arrays.
+    or ``W0, b0, W1, ...``, in the order of their numbers.
     """
-    if flat and all(name.startswith("arr_") for name in flat):
-        return _unnamed(flat)
     numbered = [match for match in map(_NUMBERED.fullmatch, flat) if match]
     if len(numbered) < len(flat):
         named: Named = {}
@@ -232,27 +230,6 @@ def by_layer(flat: Mapping[str, Entry]) -> Named:
             raise ModelFileError(f"two arrays are the weight, or the bias, of the same number: {', '.join(flat)}")
         held["bias" if bias else "weight"] = flat[name]
     return dict(layers.values())
-
-
-def _unnamed(flat: Mapping[str, Entry]) -> Named:
-    """Each matrix and its bias in turn, or all matrices and then all biases."""
-    arrays = [(name, flat[name]) for name in sorted(flat, key=natural)]
-    half = len(arrays) // 2
-    if [array.ndim for _, array in arrays] == [2] * half + [1] * half:
-        arrays = [arrays[i // 2 + half * (i % 2)] for i in range(2 * half)]
-    named: Named = {}
-    for name, array in arrays:
-        last = next(reversed(named.values()), {"bias": array})
-        if array.ndim == 2:
-            named[name] = {"weight": array}
-        elif array.ndim == 1 and "bias" not in last:
-            last["bias"] = array
-        else:
-            held = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays)
-            raise ModelFileError(
-                f"arrays must be matrices (n_i, n_(i-1)), each followed by its bias (n_i,), found {held}"
-            )
-    return named
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

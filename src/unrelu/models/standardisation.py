@@ -7,8 +7,7 @@ components. These transforms of training are undone here exactly, so that codes 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -71,26 +70,20 @@ def standardised(
 ) -> _Given:
     """Let the network take codes in physical units and return outputs in physical units.
 
-    The arguments are those of :func:`unrelu.from_arrays`. If the output has named parts, ``output_scale`` and
-    ``output_log`` may be dictionaries by part.
+    The arguments are those of :func:`unrelu.from_arrays`.
 
     Raises:
-        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, the
-            base is no number above 0 other than 1, or a part is unknown.
+        ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, or
+            the base is no number above 0 other than 1.
     """
-    given = network.names
-    if isinstance(output_scale, Mapping):
-        scales = [_scales_by_part(given, output_scale)]
-    else:
-        scales = transforms(output_scale, "output_scale")
-    outputs = [*_basis(output_basis), *scales]
+    names, outputs = network.names, [*_basis(output_basis), *transforms(output_scale, "output_scale")]
     plain = surrounded(network.plain, transforms(input_scale, "input_scale"), outputs)
-    called = given.coordinate_names if plain.latent_dim == given.latent_dim else ()
-    parts = {} if any(isinstance(each.map, Dense) for each in outputs) else given.parts
-    names = Names(plain.latent_shape, plain.output_shape, called, parts)
     if output_log is not None:
-        plain = _exponential(plain, names, output_log)
-    return cast(_Given, NamedGenerator(plain, names) if called or parts else plain)
+        plain = _exponential(plain, output_log)
+    called = names.coordinate_names if plain.latent_dim == names.latent_dim else ()
+    parts = {} if any(isinstance(each.map, Dense) for each in outputs) else names.parts
+    made = Names(plain.latent_shape, plain.output_shape, called, parts)
+    return cast(_Given, NamedGenerator(plain, made) if called or parts else plain)
 
 
 def surrounded(network: _Given, inputs: Sequence[Transform], outputs: Sequence[Transform]) -> _Given:
@@ -131,34 +124,22 @@ def _parts(network: Network) -> list[Step | Activation]:
     return chain[:-1] if network.layers[-1].activation.linear else chain
 
 
-def _exponential(network: Generator, names: Names, output_log: object) -> Generator:
-    """The network whose outputs are the base to the power of its outputs, or some parts of them."""
-    factor = torch.zeros(network.output_dim, dtype=torch.float64)
-    whole = [(slice(None), output_log)]
-    bases = _places(names, output_log, "output_log") if isinstance(output_log, Mapping) else whole
-    for place, base in bases:
-        factor[place] = math.log(_base(base))
-    if not isinstance(network, Network):
-        return around(network, powers=factor)
-    if not factor.all():
+def _exponential(network: Generator, base: object) -> Generator:
+    """The network whose outputs are the base to the power of its outputs."""
+    number = isinstance(base, int | float | np.integer | np.floating) and not isinstance(base, bool)
+    try:
+        factor = math.log(base) if number else math.nan  # type: ignore[arg-type]
+    except ValueError:
+        factor = math.nan
+    if not (factor and math.isfinite(factor)):
         raise ModelError(
-            f"output_log={output_log!r} is for some parts of a chain of layers, whose last activation is one for all; "
-            "leave it out, and pass the logarithms that were measured"
+            f"output_log={base!r:.60} must be the base of the logarithms that the outputs are, such as 10: a positive "
+            "number other than 1"
         )
-    scale = Scale(factor.reshape(network.output_shape), torch.zeros((), dtype=torch.float64))
+    if not isinstance(network, Network):
+        return around(network, power=factor)
+    scale = Scale(*(torch.tensor(value, dtype=torch.float64) for value in (factor, 0.0)))
     return Network.chain([*_parts(network), scale, Activation("exp")], network.latent_shape)
-
-
-def _base(value: object) -> float:
-    """The base of a logarithm."""
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    with suppress(OverflowError):
-        if number and 0 < (base := float(value)) < math.inf and base != 1:  # type: ignore[arg-type]
-            return base
-    raise ModelError(
-        f"output_log={value!r:.60} must be the base of the logarithms that the outputs are, such as 10: a positive "
-        "number other than 1"
-    )
 
 
 # --- transforms from pairs and from fitted objects --------------------------------------------------------------------
@@ -194,31 +175,6 @@ def transforms(given: object, name: str) -> list[Transform]:
         f"{name}: {kind} {fitted} StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA or Pipeline of these; "
         "pass a pair (mean, std)"
     )
-
-
-def _scales_by_part(names: Names, given: Mapping[Any, Any]) -> Transform:
-    mean = torch.zeros(math.prod(names.output_shape), dtype=torch.float64)
-    std = torch.ones_like(mean)
-    for (place, pair), name in zip(_places(names, given, "output_scale"), given, strict=True):
-        found = [each.undone for each in transforms(pair, f"output_scale[{name!r}]")]
-        if len(found) != 1 or not isinstance(part := found[0], Scale):
-            raise ModelError(f"output_scale[{name!r}] must be a pair (mean, std), or one fitted scaler")
-        for whole, own in ((mean, part.shift), (std, part.scale)):
-            if len(own) not in (1, len(whole[place])):
-                raise ModelError(
-                    f"output_scale[{name!r}] has {len(own)} entries, the part has {len(whole[place])}; pass as many, "
-                    "or one number"
-                )
-            whole[place] = own
-    return Transform.scaled(mean, std, "output_scale")
-
-
-def _places(names: Names, given: Mapping[Any, Any], argument: str) -> list[tuple[slice, Any]]:
-    """The places of parts in the flattened output, each with what is given of it."""
-    if unknown := [name for name in given if str(name) not in names.parts]:
-        named = f"those of the output are {', '.join(names.parts)}" if names.parts else "the output has none"
-        raise ModelError(f"{argument} has the part {unknown[0]!r}; {named}")
-    return [(names.places[str(name)], value) for name, value in given.items()]
 
 
 def _basis(given: object) -> list[Transform]:

@@ -25,12 +25,12 @@ class StandardisedGenerator(WrappedGenerator):
     Attributes:
         before: z to A z + a, made of scales and matrices.
         behind: B and b.
-        powers: the outputs are exp(powers x), and x where this is 0, (n,); None where it is 0 for all.
+        power: the outputs are exp(power x); None for x.
     """
 
     before: Affine
     behind: Affine
-    powers: Tensor | None = None
+    power: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,15 +39,13 @@ class StandardisedGenerator(WrappedGenerator):
         for name in ("before", "behind"):  # a factor beyond the precision becomes the largest number in it
             affine: Affine = getattr(self, name).to(self.dtype, self.device)
             held[name] = affine.mapped(lambda _, tensor: torch.nan_to_num(tensor))
-        if self.powers is not None:
-            held["powers"] = self.powers.to(self.device, self.dtype)
         for name, value in held.items():
             object.__setattr__(self, name, value)
 
     @property
     def rounding(self) -> Rounding | None:  # type: ignore[override]
         """That of G, unless outputs are in other units, where they are no numbers of a module's precision."""
-        return self.base.rounding if not self.behind.steps and self.powers is None else None
+        return self.base.rounding if not self.behind.steps and self.power is None else None
 
     @property
     def reason(self) -> str:
@@ -59,7 +57,7 @@ class StandardisedGenerator(WrappedGenerator):
         """See :attr:`Generator.headed`."""
         below = self.base.headed
         scales = all(isinstance(step, Scale | Reshape) for step in (*self.before.steps, *self.behind.steps))
-        if below is None or not below.heads or not scales or self.powers is not None:
+        if below is None or not below.heads or not scales or self.power is not None:
             return None
         ones = (torch.ones(1, n, dtype=self.dtype, device=self.device) for n in (self.latent_dim, self.output_dim))
         factor, unit = (
@@ -81,14 +79,14 @@ class StandardisedGenerator(WrappedGenerator):
     def outer(self, x: Tensor, z: Tensor) -> Tensor:
         """See :meth:`WrappedGenerator.outer`."""
         x = self.behind.apply(x)
-        return x if self.powers is None else torch.where(self.powers == 0, x, torch.exp(self.powers * x))
+        return x if self.power is None else torch.exp(self.power * x)
 
     def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`WrappedGenerator.along`."""
         x, flat = self.outer(x, z), self.behind.apply(tangents.flatten(0, 1), constant=False)
         tangents = torch.unflatten(flat, 0, tangents.shape[:2])
-        if self.powers is not None:
-            tangents = tangents * torch.where(self.powers == 0, 1.0, self.powers * x)[:, None]
+        if self.power is not None:
+            tangents = tangents * (self.power * x)[:, None]
         for step in reversed(self.before.steps):
             if isinstance(step, Scale):
                 tangents = tangents * step.scale.reshape(-1, 1)
@@ -103,12 +101,12 @@ class StandardisedGenerator(WrappedGenerator):
 
 
 def around(
-    network: Generator, before: Affine | None = None, behind: Affine | None = None, powers: Tensor | None = None
+    network: Generator, before: Affine | None = None, behind: Affine | None = None, power: float | None = None
 ) -> StandardisedGenerator:
     """A generator around a copy: it may be cached for the generator, which it must not keep alive then."""
     latent, shape = network.latent_shape, network.output_shape
     return StandardisedGenerator(
-        copy(network), before or Affine((), latent, latent), behind or Affine((), shape, shape), powers
+        copy(network), before or Affine((), latent, latent), behind or Affine((), shape, shape), power
     )
 
 
