@@ -18,6 +18,7 @@ import numpy as np
 from unrelu.errors import ModelFileError, OptionError
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import from_arrays
+from unrelu.loaders.file_checks import readable
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -63,18 +64,22 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
     parameters, if the file holds them.
 
     Raises:
-        ModelFileError: an entry is missing, the arrays take more than ``max_bytes`` as float64, or the parameters have
-            no proper names.
+        ModelFileError: an entry is missing or no array, the arrays take more than ``max_bytes`` as float64, or the
+            parameters have no proper names.
         ModelError: shapes do not fit, or a number is not finite.
     """
-    weights, biases, alphas, betas = _layers(held)
+    with readable("emulator of CosmoPower or speculator", "save it again by its package"):
+        weights, biases, alphas, betas = _layers(held)
+        projected = "pca_transform_matrix" in held
+        named = (*_STANDARDISED, *_FEATURES, *((*_COMPONENTS, "pca_transform_matrix") if projected else ()))
+        scales = {name: held[name] for name in named}
+        size = 8 * sum(part.size for part in (*weights, *biases, *alphas, *betas, *scales.values()))
     if not len(weights) == len(biases) == len(alphas) + 1 == len(betas) + 1:
         raise ModelFileError(
             f"the file holds {len(weights)} weights, {len(biases)} biases, {len(alphas)} alphas and {len(betas)} "
             "betas; every layer has a weight and a bias, and all but the last an alpha and a beta"
         )
-    parts = [*weights, *biases, *alphas, *betas, *(value for value in held.values() if isinstance(value, np.ndarray))]
-    if (size := 8 * sum(part.size for part in parts)) > max_bytes:
+    if size > max_bytes:
         raise ModelFileError(
             f"its arrays take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pass a larger "
             "max_bytes= (--max-bytes) if you trust the file"
@@ -84,17 +89,14 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
         for i, (alpha, beta) in enumerate(zip(alphas, betas, strict=True))
     ]
     network = from_arrays(weights, biases, [*swish, "identity"])
-    inputs, outputs = (_entries(held, names) for names in (_STANDARDISED, _FEATURES))
     basis = None
-    if "pca_transform_matrix" in held:
-        mean, std = outputs
-        (components,) = _entries(held, ("pca_transform_matrix",))
-        if components.ndim != 2 or std.size not in (1, components.shape[1]):
-            raise ModelFileError(
-                f"pca_transform_matrix has shape {components.shape} and features_std {std.shape}; pass (m, n) and (n,)"
-            )
-        outputs = _entries(held, _COMPONENTS)
-        basis = (components * float64(std, "features_std").numpy().reshape(-1), mean)
+    if projected:
+        components, std = (float64(scales[name], name) for name in ("pca_transform_matrix", "features_std"))
+        with readable("emulator with components (m, n) and features_std (n,)"):
+            basis = (components.mul_(std.reshape(-1)), scales["features_mean"])
+    inputs, outputs = (
+        tuple(scales[name] for name in names) for names in (_STANDARDISED, _COMPONENTS if projected else _FEATURES)
+    )
     network = standardised(network, inputs, outputs, basis)
     names = held.get("parameters")
     names = names.tolist() if isinstance(names, np.ndarray) else names
@@ -106,41 +108,18 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
         raise ModelFileError(f"the names of its parameters: {error}") from error
 
 
-def _layers(held: Mapping[str, Any]) -> tuple[list[Any], ...]:
+def _layers(held: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Weights (outputs, inputs), biases, alphas and betas, in any of the layouts."""
     if "hyper_params" in held:
-        pairs = [pair for name in ("weights", "hyper_params") for pair in _pairs(held, name)]
-        weights, biases, alphas, betas = pairs
-        if biases and biases[-1].size and not np.any(biases[-1][:-1]):
+        (weights, biases), (alphas, betas) = (
+            map(list, zip(*held[name], strict=True)) for name in ("weights", "hyper_params")
+        )
+        if not np.any(biases[-1][:-1]):
             # CosmoPower-JAX adds the last entry of the last bias to every output, and trains no other entry of it.
             biases[-1] = np.full_like(biases[-1], biases[-1][-1])
         return weights, biases, alphas, betas
     found = []
     for every, each in zip(_LAYERS, ("W_", "b_", "alphas_", "betas_"), strict=True):
         count = next(i for i in range(len(held) + 1) if f"{each}{i}" not in held)
-        found.append(_arrays(held.get(every, [held[f"{each}{i}"] for i in range(count)]), every))
+        found.append(list(held.get(every, [held[f"{each}{i}"] for i in range(count)])))
     return [weight.T for weight in found[0]], *found[1:]
-
-
-def _pairs(held: Mapping[str, Any], name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The first and the second arrays of a list of pairs."""
-    pairs = held.get(name)
-    if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise ModelFileError(f"the entry {name!r} of the emulator must be a list of pairs of arrays")
-    return _arrays([pair[0] for pair in pairs], name), _arrays([pair[1] for pair in pairs], name)
-
-
-def _arrays(values: object, name: str) -> list[np.ndarray]:
-    """The arrays of a list, or of an array of objects."""
-    listed: list[Any] = list(values) if isinstance(values, list | tuple | np.ndarray) else [None]
-    if any(not isinstance(value, np.ndarray) or not value.ndim for value in listed):
-        raise ModelFileError(f"the entry {name!r} of the emulator must be a list of arrays")
-    return listed
-
-
-def _entries(held: Mapping[str, Any], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """The arrays of these names."""
-    if odd := [name for name in names if not isinstance(held.get(name), np.ndarray)]:
-        found = "is missing" if held.get(odd[0]) is None else f"is a {type(held[odd[0]]).__name__}, not an array"
-        raise ModelFileError(f"the entry {odd[0]!r} of the emulator {found}")
-    return tuple(held[name] for name in names)
