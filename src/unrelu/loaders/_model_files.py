@@ -275,26 +275,25 @@ def _safetensors(file: Path, max_bytes: int) -> dict[str, Tensor]:
 
 
 def _state_dict(held: object, picked: bool) -> Mapping[str, Tensor]:
-    """Return the tensors of a checkpoint: itself, or the only dictionary of tensors inside it.
+    """The tensors of a checkpoint: itself, or the only dictionary of tensors inside it.
 
     If there are more, and layers are ``picked``, they are joined, with their keys before the names.
     """
-    if not isinstance(held, Mapping):
-        raise ModelFileError(
-            f"the file holds a {type(held).__name__}, not a state_dict; save module.state_dict(), or pass lists of "
-            "arrays to unrelu.from_arrays"
-        )
-    found = {"": {name: value for name, value in held.items() if isinstance(value, Tensor)}}
-    for key, value in held.items():
+    items = held.items() if isinstance(held, Mapping) else ()
+    found = {"": {name: value for name, value in items if isinstance(value, Tensor)}}
+    for key, value in items:
         if isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values()):
             found[f"{key}."] = dict(value)
     found = {start: part for start, part in found.items() if part}
     if len(found) == 1 or (found and picked):
         several = len(found) > 1
         return {start * several + name: value for start, part in found.items() for name, value in part.items()}
-    keys = f"its keys are {', '.join(map(str, held)) or 'none'}"
+    keys = f"its keys are {', '.join(str(key) for key, _ in items) or 'none'}"
     if not found:
-        raise ModelFileError(f"the file holds no state_dict; {keys}. Save module.state_dict()")
+        raise ModelFileError(
+            f"the file holds a {type(held).__name__} and no state_dict; {keys}. Save module.state_dict(), or pass "
+            "lists of arrays to unrelu.from_arrays"
+        )
     starts = [start for start in found if start]
     raise ModelFileError(
         f"the file holds several state_dicts: {', '.join(start[:-1] for start in starts)} ({keys}); pick one by what "

@@ -56,17 +56,16 @@ def from_arrays(
 
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
-    where N is the network as it was trained. If these are logarithms to the base a, it is a to this power. Codes z and
-    outputs are then in physical units. The scales and the basis become part of the first and the last layer. Searches
-    take steps in the units of z, so give a parameter of 1e-9 beside others of 1 in units of 1e-9.
+    where N is the network as it was trained. If these are logarithms to the base a, it is a to this power. The scales
+    and the basis become part of the first and the last layer. Searches take steps in the units of z, so give a
+    parameter of 1e-9 beside others of 1 in units of 1e-9.
 
     Args:
         weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
 
             - a dictionary with the names of Flax, Keras or PyTorch, nested or flat: ``{"params": {"Dense_0":
               {"kernel": ..., "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}).
-              Weights are in the order of the dictionary, kernels in that of their numbers. In
-              ``Dense(9)(relu(Dense(5)(z)))`` the outer layer has the lower number, so pass ``layers``. A list of
+              Weights are in the order of the dictionary, kernels in that of their numbers, if these say it. A list of
               dictionaries is in order.
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
               ``TransformedTargetRegressor``. It has its own activations.
@@ -239,9 +238,8 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 def check_layers(layers: object) -> None:
     """Refuse ``layers`` that are neither a list of names nor what names begin with."""
-    if layers is not None and (
-        not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)
-    ):
+    named = isinstance(layers, Sequence) and layers and all(isinstance(name, str) for name in layers)
+    if layers is not None and not named:
         raise OptionError(
             f"layers must be a list of layer names, or what they begin with, such as 'decoder.', got {layers!r}"
         )
@@ -250,10 +248,7 @@ def check_layers(layers: object) -> None:
 def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
     """The layers of these names in this order, or those whose names begin so, or all.
 
-    Args:
-        named: the layers of a file.
-        layers: names, what they begin with, or None.
-        ordered: whether the file keeps the order in which layers were stored. Kernels of Keras and Flax never do.
+    ``ordered`` says whether the file keeps the order in which layers were stored. Kernels of Keras and Flax never do.
 
     Raises:
         ModelError: there is no such layer, or nothing says in which order they are applied.
@@ -262,10 +257,9 @@ def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
         start = layers.rstrip("./")
         found = {n: held for n, held in named.items() if n == start or n.startswith((f"{start}.", f"{start}/"))}
         if not found:
-            begun = sorted({re.split(r"[./]", name)[0] for name in named})
+            begun = ", ".join(sorted({repr(re.split(r"[./]", name)[0]) for name in named}))
             raise ModelError(
-                f"no layer's name begins with layers={layers!r}; they begin with {', '.join(map(repr, begun))}: pass "
-                "one of these"
+                f"no layer's name begins with layers={layers!r}; they begin with {begun}: pass one of these"
             )
         named = found
     elif layers is not None:
@@ -310,11 +304,11 @@ def _chain(named: Named, activation: Activations) -> Network:
         matrices = [step.weight for step in steps if isinstance(step, Dense)]
         if not matrices:
             raise ModelError("there is no weight matrix among the layers; a network needs at least one")
-        left = _activations(activation, len(matrices))
+        left = iter(_activations(activation, len(matrices)))
         parts: list[Part] = []
         for step in steps:
-            if isinstance(step, Dense) and any(isinstance(part, Dense) for part in parts):
-                parts.append(left.pop(0))
+            if isinstance(step, Dense) and step.weight is not matrices[0]:
+                parts.append(next(left))
             parts.append(step)
         return Network.chain([*parts, *left], (matrices[0].shape[1],))
     except ModelError as error:
