@@ -118,8 +118,9 @@ def _layers(held: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any], l
             # CosmoPower-JAX adds the last entry of the last bias to every output, and trains no other entry of it.
             biases[-1] = np.full_like(biases[-1], biases[-1][-1])
         return weights, biases, alphas, betas
-    found = []
+    found: list[list[Any]] = []
     for every, each in zip(_LAYERS, ("W_", "b_", "alphas_", "betas_"), strict=True):
         count = next(i for i in range(len(held) + 1) if f"{each}{i}" not in held)
         found.append(list(held.get(every, [held[f"{each}{i}"] for i in range(count)])))
-    return [weight.T for weight in found[0]], *found[1:]
+    weights, biases, alphas, betas = found
+    return [weight.T for weight in weights], biases, alphas, betas

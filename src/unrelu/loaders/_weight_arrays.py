@@ -198,7 +198,7 @@ def flattened(tree: object, entry: Callable[[Any, str], Entry]) -> dict[str, Ent
         path, value = left.pop()
         if _is_tree(value):
             if id(value) in seen:
-                raise ModelFileError(f"the dictionary {path[:80]!r} is there twice; save each array once")
+                raise ModelFileError(f"the model holds a dictionary twice, {path[:80]!r}; save each array once")
             seen.add(id(value))
             keys = value if isinstance(value, Mapping) else range(len(value))
             items = [(f"{path}/{key}" if path else str(key), value[key]) for key in keys]
