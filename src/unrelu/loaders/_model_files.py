@@ -287,7 +287,7 @@ def _state_dict(held: object, picked: bool) -> Mapping[str, Tensor]:
     found = {start: part for start, part in found.items() if part}
     if len(found) == 1 or (found and picked):
         several = len(found) > 1
-        return {start * several + name: value for start, part in found.items() for name, value in part.items()}
+        return {f"{start * several}{name}": value for start, part in found.items() for name, value in part.items()}
     keys = f"its keys are {', '.join(str(key) for key, _ in items) or 'none'}"
     if not found:
         raise ModelFileError(

@@ -76,7 +76,12 @@ def standardised(
         ModelError: a transform is of an unknown kind, does not fit the network, or has a std that is not positive, or
             the base is no number above 0 other than 1.
     """
-    names, outputs = network.names, [*_basis(output_basis), *transforms(output_scale, "output_scale")]
+    names = network.names
+    if isinstance(output_basis, tuple | list):
+        basis = [Transform.projected(*_pair(output_basis, "output_basis", "components, mean"), "output_basis")]
+    else:
+        basis = transforms(output_basis, "output_basis")
+    outputs = [*basis, *transforms(output_scale, "output_scale")]
     plain = surrounded(network.plain, transforms(input_scale, "input_scale"), outputs)
     if output_log is not None:
         plain = _exponential(plain, output_log)
@@ -175,18 +180,6 @@ def transforms(given: object, name: str) -> list[Transform]:
         f"{name}: {kind} {fitted} StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, PCA or Pipeline of these; "
         "pass a pair (mean, std)"
     )
-
-
-def _basis(given: object) -> list[Transform]:
-    if isinstance(given, tuple | list):
-        return [Transform.projected(*_pair(given, "output_basis", "components, mean"), "output_basis")]
-    found = transforms(given, "output_basis")
-    if given is not None and not any(isinstance(each.map, Dense) for each in found):
-        raise ModelError(
-            f"output_basis is a {type(given).__name__}; pass a pair (components, mean) or a fitted PCA, and scalers as "
-            "output_scale"
-        )
-    return found
 
 
 def _pair(given: Sequence[Any], name: str, of: str) -> tuple[Any, Any]:
