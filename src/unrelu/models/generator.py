@@ -323,6 +323,7 @@ class WrappedGenerator(Generator):
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+        self.check_size()
         return self.along(*self.base.linearize(self.inner(z)), z)
 
 
