@@ -21,7 +21,7 @@ from unrelu.models.affine import Affine, Dense, Reshape, Scale, Step, check_fini
 from unrelu.models.generator import Generator, NamedGenerator, numbers
 from unrelu.models.names import Names
 from unrelu.models.network import Network
-from unrelu.models.standardised_generator import around
+from unrelu.models.standardised_generator import StandardisedGenerator, around
 
 _Given = TypeVar("_Given", bound=Generator)
 
@@ -141,6 +141,8 @@ def _exponential(network: Generator, base: object) -> Generator:
             f"output_log={base!r:.60} must be the base of the logarithms that the outputs are, such as 10: a positive "
             "number other than 1"
         )
+    if isinstance(network, StandardisedGenerator):
+        return replace(network, power=factor)
     if not isinstance(network, Network):
         return around(network, power=factor)
     scale = Scale(*(torch.tensor(value, dtype=torch.float64) for value in (factor, 0.0)))
