@@ -299,12 +299,12 @@ def test_parse_fills_in_the_slope_of_the_paper():
     [
         ("gelo", "unknown activation 'gelo'; use one of relu, leaky_relu, identity, prelu, sigmoid, tanh, exp, swish"),
         ("", "unknown activation ''"),
-        ("leaky_relu:x", "the slope 'x' is not a number"),
-        ("leaky_relu:nan", r"slope in \(0, 1\), got nan"),
-        ("leaky_relu:0", r"slope in \(0, 1\), got 0.0; slope 0 is 'relu', 1 is 'identity'"),
-        ("leaky_relu:1", r"slope in \(0, 1\), got 1.0"),
-        ("relu:0.3", "'relu' takes no slope, got 0.3"),
-        ("prelu", "'prelu' needs finite slopes, got None"),
+        ("leaky_relu:x", "slope='x'.* are not numbers"),
+        ("leaky_relu:nan", "slope='nan'.* pass finite"),
+        ("leaky_relu:0", r"slope='0'.*'relu' has the slope 0, 'identity' 1, 'leaky_relu' one in \(0, 1\)"),
+        ("leaky_relu:1", r"slope='1'.*'leaky_relu' one in \(0, 1\)"),
+        ("relu:0.3", "slope='0.3'.*'relu' has the slope 0"),
+        ("prelu", "'prelu' with slope=None.*pass finite numbers"),
     ],
 )
 def test_parse_refuses(text, message):
@@ -315,11 +315,11 @@ def test_parse_refuses(text, message):
 @pytest.mark.parametrize(
     ("name", "slope", "message"),
     [
-        ("prelu", [0.1, np.inf], "needs finite slopes"),
-        ("prelu", [], "needs finite slopes"),
-        ("prelu", "steep", "the slope 'steep' is not a number"),
-        ("leaky_relu", [0.1, 0.2], r"slope in \(0, 1\)"),
-        ("identity", 0.5, "takes no slope"),
+        ("prelu", [0.1, np.inf], "pass finite numbers"),
+        ("prelu", [], "pass finite numbers"),
+        ("prelu", "steep", "slope='steep'.* are not numbers"),
+        ("leaky_relu", [0.1, 0.2], r"one in \(0, 1\)"),
+        ("identity", 0.5, "'identity' 1,"),
         (None, None, "unknown activation None"),
     ],
 )
@@ -361,11 +361,11 @@ def test_scaling_is_exact(kind, u, exponent):
 @pytest.mark.parametrize(
     ("name", "slope", "steepness", "message"),
     [
-        ("swish", [0.1, np.nan], None, "needs finite slopes"),
-        ("swish", 0.1, [np.inf], r"finite steepness, got \[inf\]"),
-        ("relu", None, 2.0, "takes no steepness, got 2.0; it is the same for any"),
-        ("softplus", None, [1, 0], r"needs a steepness other than 0, got \[1, 0\]"),
-        ("swish", None, "steep", "activation 'swish': the steepness 'steep' is not a number"),
+        ("swish", [0.1, np.nan], None, "pass finite numbers"),
+        ("swish", 0.1, [np.inf], r"steepness=\[inf\].*pass finite"),
+        ("relu", None, 2.0, "steepness=2.0 takes no steepness"),
+        ("softplus", None, [1, 0], r"steepness=\[1, 0\]: pass a steepness other than 0"),
+        ("swish", None, "steep", "'swish' .*steepness='steep'.* are not numbers"),
     ],
 )
 def test_refused_steepness(name, slope, steepness, message):

@@ -158,11 +158,9 @@ def test_a_network_prints_as_a_table_of_its_layers():
     assert headings.split() == ["layer", "kind", "shape", "activation", "parameters", "expansion"]
     assert first.split() == ["1", "ConvTranspose", "3x1x1", "->", "4x3x3", "relu", "112", "12"]
     assert second.split()[-1] == "1"
-    assert repr(network) == f"<Network 3x1x1 -> 1x6x6, {weights} parameters, 2 layers>"
-    assert repr(network.layers[0]) == "<Layer: ConvTranspose 3x1x1 -> 4x3x3, relu>"
-    page = network._repr_html_()
-    assert page.count("<tr>") == 3
-    assert "3x1x1 -&gt; 4x3x3" in page
+    assert repr(network) == "<Network 3x1x1 -> 1x6x6>"
+    assert repr(network.layers[0]) == "ConvTranspose 3x1x1 -> 4x3x3, relu"
+    assert "3x1x1 -&gt; 4x3x3" in network._repr_html_()
 
 
 def test_of_very_many_layers_the_first_and_last_are_printed():
@@ -249,7 +247,7 @@ def test_networks_that_cannot_be_built():
         Network.chain([], (3,))
     with pytest.raises(ModelError, match=r"does not fit an input of shape \(5,\)"):
         Network.chain([dense, Activation("relu")], (5,))
-    with pytest.raises(ModelError, match=r"PReLU slopes of shape \(3,\) do not fit an output of shape \(4,\)"):
+    with pytest.raises(ModelError, match=r"prelu slopes of shape \(3,\) .*do not fit an output of shape \(4,\)"):
         Network.chain([dense, Activation("prelu", [0.1, 0.2, 0.3])], (3,))
     layer = Layer(Affine.compose([dense], (3,)), Activation("relu"))
     with pytest.raises(ModelError, match="layer 2 takes 3 inputs but is given 4"):

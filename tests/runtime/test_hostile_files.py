@@ -77,7 +77,7 @@ def test_the_limit_is_that_of_what_is_read(tmp_path):
         read_observations(tmp_path / "y.npz", max_bytes=8127)
     with pytest.raises(InputError, match="pass a larger max_bytes="):
         open_source(tmp_path / "y.npz", max_bytes=8127)
-    np.savez(tmp_path / "a.npz", np.zeros((10, 100), dtype=np.float32))
+    np.savez(tmp_path / "a.npz", W0=np.zeros((10, 100), dtype=np.float32))
     unrelu.load(tmp_path / "a.npz", activation="relu", max_bytes=8000)
     with pytest.raises(ModelFileError, match=r"its layers take .* as float64"):
         unrelu.load(tmp_path / "a.npz", activation="relu", max_bytes=7999)

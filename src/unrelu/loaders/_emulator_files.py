@@ -1,16 +1,16 @@
-"""Emulators as CosmoPower, CosmoPower-JAX, speculator and The Payne save them.
+"""Emulators as CosmoPower, CosmoPower-JAX and speculator save them.
 
-The first three have dense layers with the activation swish, whose parameters are learned neuron by neuron, and a linear
-last layer. Means and standard deviations of parameters and outputs, and maybe principal components, are beside them in
-the file, as a list whose entries have no names, or by name.
+They have dense layers with the activation swish, whose parameters are learned neuron by neuron, and a linear last
+layer. Means and standard deviations of parameters and outputs, and maybe principal components, are beside them in the
+file, as a list whose entries have no names, or by name.
 
 Source: Spurio Mancini et al., "CosmoPower" (2022); Piras and Spurio Mancini, "CosmoPower-JAX" (2023); Alsing et al.,
-"SPECULATOR" (2020); Ting et al., "The Payne" (2019); and what these packages read and write.
+"SPECULATOR" (2020); and what these packages read and write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,11 @@ import numpy as np
 from unrelu.errors import ModelFileError, OptionError
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import from_arrays
+from unrelu.loaders.file_checks import readable
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.standardisation import standardised
-from unrelu.runtime.array_types import Array
 from unrelu.runtime.file_reading import shown_size
 
 # The entries of a list, by its length; sizes, and the modes or wavelengths of the outputs, are not used.
@@ -47,15 +47,13 @@ _ALIASES = {
 def emulator_entries(contents: object) -> dict[str, Any] | None:
     """The entries of an emulator of CosmoPower or speculator by name; None if the file holds something else."""
     if isinstance(contents, list) and len(contents) in _ENTRIES and isinstance(contents[0], list):
-        names = _ENTRIES[len(contents)]
-        held = {name: value for name, value in zip(names, contents, strict=False) if name}
-    elif isinstance(contents, Mapping) and {"alphas_", "alphas_0", "hyper_params"} & contents.keys():
-        held = {_ALIASES.get(name) or name: value for name, value in contents.items()}
-        if "training_mean" in held and "pca_mean" not in held:  # then those of the features are of components
-            held |= {"pca_mean": held.get("features_mean"), "pca_std": held.get("features_std")}
-            held |= {"features_mean": held["training_mean"], "features_std": held.get("training_std")}
-    else:
+        return {name: value for name, value in zip(_ENTRIES[len(contents)], contents, strict=False) if name}
+    if not (isinstance(contents, Mapping) and {"alphas_", "alphas_0", "hyper_params"} & contents.keys()):
         return None
+    held = {_ALIASES.get(name) or name: value for name, value in contents.items()}
+    if "training_mean" in held and "pca_mean" not in held:  # then those of the features are of components
+        held |= {"pca_mean": held.get("features_mean"), "pca_std": held.get("features_std")}
+        held |= {"features_mean": held["training_mean"], "features_std": held.get("training_std")}
     return held
 
 
@@ -66,47 +64,39 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
     parameters, if the file holds them.
 
     Raises:
-        ModelFileError: an entry is missing, the arrays take more than ``max_bytes`` as float64, or the parameters have
-            no proper names.
+        ModelFileError: an entry is missing or no array, the arrays take more than ``max_bytes`` as float64, or the
+            parameters have no proper names.
         ModelError: shapes do not fit, or a number is not finite.
     """
-    if "hyper_params" in held:
-        weights, biases = _columns(held, "weights")
-        alphas, betas = _columns(held, "hyper_params")
-        if biases and not np.any(biases[-1][:-1]):
-            # CosmoPower-JAX adds the last entry of the last bias to every output, and trains no other entry of it.
-            biases[-1] = np.full_like(biases[-1], biases[-1][-1])
-    else:
-        weights, biases, alphas, betas = (
-            _numbered(held, every, each) for every, each in zip(_LAYERS, ("W_", "b_", "alphas_", "betas_"), strict=True)
-        )
-        weights = [weight.T for weight in weights]
+    with readable("emulator of CosmoPower or speculator", "save it again by its package"):
+        weights, biases, alphas, betas = _layers(held)
+        projected = "pca_transform_matrix" in held
+        named = (*_STANDARDISED, *_FEATURES, *((*_COMPONENTS, "pca_transform_matrix") if projected else ()))
+        scales = {name: held[name] for name in named}
+        size = 8 * sum(part.size for part in (*weights, *biases, *alphas, *betas, *scales.values()))
     if not len(weights) == len(biases) == len(alphas) + 1 == len(betas) + 1:
         raise ModelFileError(
             f"the file holds {len(weights)} weights, {len(biases)} biases, {len(alphas)} alphas and {len(betas)} "
             "betas; every layer has a weight and a bias, and all but the last an alpha and a beta"
         )
-    parts = [*weights, *biases, *alphas, *betas, *(value for value in held.values() if isinstance(value, np.ndarray))]
-    if (size := 8 * sum(part.size for part in parts)) > max_bytes:
+    if size > max_bytes:
         raise ModelFileError(
             f"its arrays take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pass a larger "
             "max_bytes= (--max-bytes) if you trust the file"
         )
     swish = [
-        Activation("swish", _vector(beta, f"beta {i}"), steepness=_vector(alpha, f"alpha {i}"))
+        Activation("swish", float64(beta, f"beta {i}").numpy(), steepness=float64(alpha, f"alpha {i}").numpy())
         for i, (alpha, beta) in enumerate(zip(alphas, betas, strict=True))
     ]
     network = from_arrays(weights, biases, [*swish, "identity"])
-    inputs, outputs = (tuple(_entry(held, name) for name in names) for names in (_STANDARDISED, _FEATURES))
     basis = None
-    if "pca_transform_matrix" in held:
-        components, (mean, std) = _entry(held, "pca_transform_matrix"), outputs
-        if components.ndim != 2 or std.size not in (1, components.shape[1]):
-            raise ModelFileError(
-                f"pca_transform_matrix has shape {components.shape} and features_std {std.shape}; pass (m, n) and (n,)"
-            )
-        outputs = tuple(_entry(held, name) for name in _COMPONENTS)
-        basis = (components * _vector(std, "features_std"), _vector(mean, "features_mean"))
+    if projected:
+        components, std = (float64(scales[name], name) for name in ("pca_transform_matrix", "features_std"))
+        with readable("emulator with components (m, n) and features_std (n,)"):
+            basis = (components.mul_(std.reshape(-1)), scales["features_mean"])
+    inputs, outputs = (
+        tuple(scales[name] for name in names) for names in (_STANDARDISED, _COMPONENTS if projected else _FEATURES)
+    )
     network = standardised(network, inputs, outputs, basis)
     names = held.get("parameters")
     names = names.tolist() if isinstance(names, np.ndarray) else names
@@ -118,38 +108,19 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
         raise ModelFileError(f"the names of its parameters: {error}") from error
 
 
-def _entry(held: Mapping[str, Any], name: str) -> np.ndarray:
-    value = held.get(name)
-    if not isinstance(value, np.ndarray):
-        found = "is missing" if value is None else f"is a {type(value).__name__}, not an array"
-        raise ModelFileError(f"the entry {name!r} of the emulator {found}")
-    return value
-
-
-def _arrays(values: object, name: str) -> list[np.ndarray]:
-    """The arrays of a list, or of an array of objects."""
-    listed: list[Any] = list(values) if isinstance(values, list | tuple | np.ndarray) else []
-    found = [value for value in listed if isinstance(value, np.ndarray) and value.ndim]
-    if not isinstance(values, list | tuple | np.ndarray) or len(found) < len(listed):
-        raise ModelFileError(f"the entry {name!r} of the emulator must be a list of arrays")
-    return found
-
-
-def _columns(held: Mapping[str, Any], name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The first and the second arrays of a list of pairs."""
-    pairs = held.get(name)
-    if not isinstance(pairs, Sequence) or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
-        raise ModelFileError(f"the entry {name!r} of the emulator must be a list of pairs of arrays")
-    return _arrays([pair[0] for pair in pairs], name), _arrays([pair[1] for pair in pairs], name)
-
-
-def _numbered(held: Mapping[str, Any], every: str, each: str) -> list[np.ndarray]:
-    """The list ``weights_``, or the entries ``W_0``, ``W_1``, ... up to the first number that is not there."""
-    if every in held:
-        return _arrays(held[every], every)
-    count = next(i for i in range(len(held) + 1) if f"{each}{i}" not in held)
-    return _arrays([held[f"{each}{i}"] for i in range(count)], each)
-
-
-def _vector(value: object, name: str) -> Array:
-    return float64(value, name).numpy().reshape(-1)
+def _layers(held: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Weights (outputs, inputs), biases, alphas and betas, in any of the layouts."""
+    if "hyper_params" in held:
+        (weights, biases), (alphas, betas) = (
+            map(list, zip(*held[name], strict=True)) for name in ("weights", "hyper_params")
+        )
+        if not np.any(biases[-1][:-1]):
+            # CosmoPower-JAX adds the last entry of the last bias to every output, and trains no other entry of it.
+            biases[-1] = np.full_like(biases[-1], biases[-1][-1])
+        return weights, biases, alphas, betas
+    found: list[list[Any]] = []
+    for every, each in zip(_LAYERS, ("W_", "b_", "alphas_", "betas_"), strict=True):
+        count = next(i for i in range(len(held) + 1) if f"{each}{i}" not in held)
+        found.append(list(held.get(every, [held[f"{each}{i}"] for i in range(count)])))
+    weights, biases, alphas, betas = found
+    return [weight.T for weight in weights], biases, alphas, betas

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,16 @@ from torch import Tensor
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders._emulator_files import emulator, emulator_entries
 from unrelu.loaders._torch_operations import float64
-from unrelu.loaders._weight_arrays import Activations, Entry, Layers, by_layer, check_layers, chosen, from_names
+from unrelu.loaders._weight_arrays import (
+    Activations,
+    Entry,
+    Layers,
+    by_layer,
+    check_layers,
+    chosen,
+    flattened,
+    from_names,
+)
 from unrelu.loaders.file_checks import readable
 from unrelu.loaders.file_checks.checkpoint import read_checkpoint
 from unrelu.loaders.file_checks.pickled_arrays import read_pickle, unpickled
@@ -26,7 +35,7 @@ from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
 from unrelu.models.torch_callables import GeneratorCall, Output
 from unrelu.runtime.devices import usable
-from unrelu.runtime.file_reading import check_limit, check_names, opened, read_npz, shown_size
+from unrelu.runtime.file_reading import check_limit, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
 # The default for the most bytes of a model: no file takes more than twice as many.
@@ -35,13 +44,6 @@ _MAX_BYTES = 2**30
 _LONGEST = 4000
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
 _SUFFIXES = (".onnx", ".npz", ".pkl", ".pickle", *_CHECKPOINTS, ".safetensors")
-
-# How the names of files begin that packages save in a folder, and the call that reads the decoder of such a folder.
-_FOLDERS = {
-    "diffusion_pytorch_model": "diffusers.AutoModel.from_pretrained({!r}).decode, latent_shape=(channels, height, "
-    "width), output='sample'",
-    "model_config.json": "pythae.models.AutoModel.load_from_folder({!r}).eval().decoder, output='reconstruction'",
-}
 
 # What to call for files that are not read, by suffix.
 _REPLACED = {
@@ -79,9 +81,8 @@ def load(
       model followed by ``.data`` or ``_data``. A graph that branches becomes an
       :class:`~unrelu.models.opaque_network.OpaqueNetwork`.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
-      checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``); the format sorts names, so layers are in
-      the order of their numbers.
-    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...`` or unnamed arrays; an entry ``activation`` may
+      checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``), without an order of its own.
+    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may
       hold the name of the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a
       network of The Payne: codes are labels in their own units, and one ``activation`` is that of all layers but the
       last, which is linear.
@@ -90,11 +91,11 @@ def load(
       it was trained on, which may be logarithms: with ``output_log=10``, their powers.
     - ``.keras``, ``.h5``, ``.pt2``: refused, with the calls that open them and pass the model on.
 
-    Files of weights do not store activations, which must be passed, nor the epsilon of a batch normalisation (1e-5 is
-    used), nor the geometry of convolutions, which are refused. A batch normalisation acts before the activation of the
-    matrix that it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers
-    are in the order of the file, those with kernels in the order of their numbers: ``dense``, ``dense_1``, ...,
-    ``dense_10``. Where these do not say it, ``layers`` must.
+    Files of weights store no activations, which must be passed, no epsilon of a batch normalisation (1e-5 is used), and
+    no geometry of convolutions, which are refused. A batch normalisation acts before the activation of the matrix that
+    it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers are in the
+    order of the file; those with kernels, and of ``.safetensors``, in that of their numbers: ``dense``, ``dense_1``,
+    ..., ``dense_10``. Where these do not say it, ``layers`` must.
 
     Args:
         path: the file.
@@ -106,17 +107,15 @@ def load(
         max_bytes: the most bytes that the tensors may take, as stored and as float64; 1 GiB by default.
         input_scale, output_scale, output_basis, output_log: how inputs and outputs were standardised or projected for
             training, and the base of the logarithms that outputs are; see :func:`unrelu.from_arrays`. They come on top
-            of what the file holds. If the output has named parts, output_scale and output_log may be dictionaries by
-            part, ``{"tau": 10}``.
+            of what the file holds.
         output: picks one output, or several as named parts, of an ONNX graph, as in :func:`unrelu.from_torch`: names or
             numbers. Names of tensors inside the graph are taken, too.
         inputs: values of further inputs of an ONNX graph by name, held fixed, as in :func:`unrelu.from_torch`.
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
-        ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or not a regular
-            file; or it holds pickled objects, links to other files, tensors that are quantized, sparse or without
-            data, or an emulator with entries missing.
+        ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or holds what is
+            not read: pickled objects, links, tensors that are quantized, sparse or without data, incomplete emulators.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, nothing says their order, a layer's name is unknown, or
             ``activation`` is needed.
@@ -152,22 +151,19 @@ def load(
         if onnx:
             from unrelu.loaders._onnx_graph import from_onnx  # noqa: PLC0415 -- an optional dependency
 
-            picked = GeneratorCall.parse(output).output
-            network = from_onnx(file, latent_shape, max_bytes, picked, inputs or {})
+            network = from_onnx(file, latent_shape, max_bytes, GeneratorCall.parse(output).output, inputs or {})
         else:
             network = _of_weights(file, layers, activation, max_bytes)
         found = standardised(network, input_scale, output_scale, output_basis, output_log)
-    except ModelError as error:
-        raise type(error)(f"{file}: {_shortened(error)}{_of_package(file.parent)}") from error
-    except InputError as error:  # raised by runtime.file_reading
-        text = _shortened(error)
-        raise ModelFileError(text if text.startswith(str(file)) else f"{file}: {text}") from error
     except OSError as error:
         raise ModelFileError(f"{file} cannot be read: {error}") from error
+    except (ModelError, InputError) as error:
+        text, kind = str(error), ModelFileError if isinstance(error, InputError) else type(error)
+        if len(text) > _LONGEST:  # it may list all layers
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        where = "" if text.startswith(str(file)) else f"{file}: "
+        raise kind(f"{where}{text}") from error
     return found if place is None else found.to(device=place)
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def _path(path: object) -> Path:
@@ -178,62 +174,54 @@ def _path(path: object) -> Path:
             "arrays and fitted models unrelu.from_arrays"
         )
     file = Path(path)
-    if os.path.isdir(file):  # False, not an error, for an impossible path
-        raise ModelFileError(f"{file} is a folder; pass the model file itself{_of_package(file)}")
     suffix = file.suffix.lower()
+    if os.path.isdir(file):  # False, not an error, for an impossible path
+        raise ModelFileError(
+            f"{file} is a folder; pass the model file itself, or what a package loads of it to unrelu.from_torch"
+        )
     if suffix in _REPLACED:
         raise ModelFileError(f"{file}: {_REPLACED[suffix].format(str(file))}")
     if suffix not in _SUFFIXES:
-        raise ModelFileError(
-            f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}{_of_package(file.parent)}"
-        )
+        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}")
     return file
 
 
-def _of_package(folder: Path) -> str:
-    """The end of a message about a file in a folder that a package saved: the call that reads its decoder.
-
-    Only the names of files are looked at.
-    """
-    names: list[str] = []
-    with suppress(OSError):
-        names = os.listdir(folder)
-    for start, call in _FOLDERS.items():
-        if any(name.startswith(start) for name in names):
-            return f". A package saved this folder, and reads it: unrelu.from_torch({call.format(str(folder))})"
-    return ""
+def _refuse(file: Path, what: str, **options: object) -> None:
+    """Refuse options that do not go with what a file holds."""
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"{file}: {name}={value!r} does not go with a file of {what}: leave it out")
 
 
-def _shortened(error: Exception) -> str:
-    """Return a message, shortened: a file with many layers would make one that lists them arbitrarily long."""
-    text = str(error)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def _contents(file: Path, suffix: str, picked: bool, max_bytes: int) -> object:
+def _contents(file: Path, picked: bool, max_bytes: int) -> Any:
     """What a file of weights holds: arrays by name, nested, or the lists of an emulator."""
+    suffix = file.suffix.lower()
     if suffix == ".safetensors":
         return _safetensors(file, max_bytes)
     if suffix in _CHECKPOINTS:
         return _state_dict(read_checkpoint(file, max_bytes), picked)
     if suffix != ".npz":
         return read_pickle(file, max_bytes)
-    held: Mapping[str, object] = read_npz(file, max_bytes, unpickle=unpickled)
+    held = read_npz(file, max_bytes, unpickle=unpickled)
     return held["arr_0"] if held.keys() == {"arr_0"} and not isinstance(held["arr_0"], np.ndarray) else held
 
 
 def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_bytes: int) -> Network | NamedGenerator:
     """Read a file of weights: an emulator that states what it computes, or named arrays."""
-    suffix = file.suffix.lower()
-    contents = _contents(file, suffix, layers is not None, max_bytes)
+    contents, suffix = _contents(file, layers is not None, max_bytes), file.suffix.lower()
     if (held := emulator_entries(contents)) is not None:
         _refuse(file, "an emulator, which says it", layers=layers, activation=activation)
         return emulator(held, max_bytes)
-    flat = _flat(contents)
-    stored = np.asarray(flat.pop("activation", ""))
+    if not isinstance(contents, Mapping):
+        length = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
+        raise ModelFileError(
+            f"the file holds a {type(contents).__name__}{length}, no emulator that is known, no dictionary of arrays; "
+            "pass lists of arrays to unrelu.from_arrays"
+        )
+    flat = flattened({name: value for name, value in contents.items() if name != "activation"}, _array)
+    given = contents.get("activation", "")
+    words = isinstance(given, list) and all(isinstance(each, str) for each in given)
+    stored = np.asarray(given if words or isinstance(given, str | np.ndarray) else 0)
     if stored.dtype.kind != "U" or stored.ndim > 1:
         raise ModelFileError(
             f"the entry 'activation' must be a string or a list of strings, got {stored.dtype} {stored.shape}"
@@ -259,43 +247,15 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_
     _refuse(file, "a network of The Payne, which says it", layers=layers)
     if isinstance(activation, str | Activation):
         activation = [activation] * (len(picked) - 1) + ["identity"]
-    # The Payne: (x - x_min) / (x_max - x_min) - 1/2
+    # The Payne (Ting et al. 2019): (x - x_min) / (x_max - x_min) - 1/2
     middle, width = (ends[0] + ends[1]) / 2, ends[1] - ends[0]
     return standardised(from_names(picked, activation, call), (middle, width), None, None)
 
 
-def _refuse(file: Path, what: str, **options: object) -> None:
-    """Refuse options that do not go with what a file holds."""
-    for name, value in options.items():
-        if value is not None:
-            raise OptionError(f"{file}: {name}={value!r} does not go with a file of {what}: leave it out")
-
-
-def _flat(contents: object) -> dict[str, Entry]:
-    """Nested dictionaries of arrays as one, ``params/Dense_0/kernel``. No dictionary is gone through twice."""
-    if not isinstance(contents, Mapping):
-        size = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
-        raise ModelFileError(
-            f"the file holds a {type(contents).__name__}{size}, no emulator that is known and no dictionary of arrays; "
-            "pass lists of arrays to unrelu.from_arrays"
-        )
-    flat: dict[str, Entry] = {}
-    left: list[tuple[str, object]] = [("", contents)]
-    seen = set[int]()
-    while left:
-        name, value = left.pop()
-        if isinstance(value, Mapping):
-            if id(value) in seen:
-                raise ModelFileError(f"the file holds a dictionary twice, {name[:80]!r}; save each array once")
-            seen.add(id(value))
-            items = [(f"{name}/{key}" if name else str(key), held) for key, held in value.items()]
-            check_names([key for key, _ in items], "the file")
-            left += items[::-1]
-        elif isinstance(value, np.ndarray | Tensor) or name == "activation":
-            flat[name] = value  # type: ignore[assignment] # the activation is looked at where it is used
-        else:
-            raise ModelFileError(f"the entry {name[:80]!r} of the file is a {type(value).__name__}, not an array")
-    return flat
+def _array(value: object, name: str) -> Entry:
+    if not isinstance(value, np.ndarray | Tensor):
+        raise ModelFileError(f"the entry {name[:80]!r} of the file is a {type(value).__name__}, not an array")
+    return value
 
 
 def _safetensors(file: Path, max_bytes: int) -> dict[str, Tensor]:
@@ -317,30 +277,27 @@ def _safetensors(file: Path, max_bytes: int) -> dict[str, Tensor]:
 
 
 def _state_dict(held: object, picked: bool) -> Mapping[str, Tensor]:
-    """Return the tensors of a checkpoint: itself, or the only dictionary of tensors inside it.
+    """The tensors of a checkpoint: itself, or the only dictionary of tensors inside it.
 
     If there are more, and layers are ``picked``, they are joined, with their keys before the names.
     """
-    if not isinstance(held, Mapping):
+    items = held.items() if isinstance(held, Mapping) else ()
+    found = {"": {name: value for name, value in items if isinstance(value, Tensor)}}
+    for key, value in items:
+        if isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values()):
+            found[f"{key}."] = dict(value)
+    found = {start: part for start, part in found.items() if part}
+    if len(found) == 1 or (found and picked):
+        several = len(found) > 1
+        return {f"{start * several}{name}": value for start, part in found.items() for name, value in part.items()}
+    keys = f"its keys are {', '.join(str(key) for key, _ in items) or 'none'}"
+    if not found:
         raise ModelFileError(
-            f"the file holds a {type(held).__name__}, not a state_dict; save module.state_dict(), or pass lists of "
-            "arrays to unrelu.from_arrays"
+            f"the file holds a {type(held).__name__} and no state_dict; {keys}. Save module.state_dict(), or pass "
+            "lists of arrays to unrelu.from_arrays"
         )
-    own = {name: value for name, value in held.items() if isinstance(value, Tensor)}
-    inner = {
-        key: value
-        for key, value in held.items()
-        if isinstance(value, Mapping) and value and all(isinstance(tensor, Tensor) for tensor in value.values())
-    }
-    if len(inner) + bool(own) == 1:
-        (only,) = [own] if own else inner.values()
-        return only
-    if inner and picked:
-        return own | {f"{key}.{name}": value for key, part in inner.items() for name, value in part.items()}
-    keys = f"its keys are {', '.join(map(str, held)) or 'none'}"
-    if not inner:
-        raise ModelFileError(f"the file holds no state_dict; {keys}. Save module.state_dict()")
+    starts = [start for start in found if start]
     raise ModelFileError(
-        f"the file holds several state_dicts: {', '.join(map(str, inner))} ({keys}); pick one by what its layers' "
-        f"names begin with, layers='{next(iter(inner))}.', or save it alone"
+        f"the file holds several state_dicts: {', '.join(start[:-1] for start in starts)} ({keys}); pick one by what "
+        f"its layers' names begin with, layers='{starts[0]}', or save it alone"
     )

@@ -1,4 +1,4 @@
-"""Make a network of dense layers from weight matrices: plain ones, or tensors named as in a file.
+"""Make a network of dense layers from weight matrices: plain ones, or arrays named as in a file.
 
 A state_dict lists tensors only. It stores neither the activations nor the stride of a convolution. Therefore only
 fully connected layers and batch normalisations can be read from one.
@@ -7,7 +7,7 @@ fully connected layers and batch normalisations can be read from one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,7 @@ from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network
 from unrelu.models.standardisation import Transform, standardised, surrounded, transforms
+from unrelu.runtime.file_reading import check_names
 from unrelu.runtime.host import computing
 
 Activations = str | Activation | Sequence[str | Activation]
@@ -27,7 +28,7 @@ Entry = Tensor | npt.NDArray[Any]
 # Names of layers in order, what they begin with, or None for all.
 Layers = str | Sequence[str] | None
 # Arrays by layer, and within a layer by "weight", "bias", "running_mean", ...
-Named = Mapping[str, Mapping[str, Entry]]
+Named = dict[str, dict[str, Entry]]
 
 # The default epsilon of torch.nn.BatchNorm1d; a state_dict does not store it.
 _EPS = 1e-5
@@ -35,7 +36,6 @@ _EPS = 1e-5
 _NUMBERED = re.compile(r"([Ww]|weights?|w_array|b|bias|biases|b_array)_?(\d+)")
 # A collection of Flax, a layer, a parameter, and what Keras puts behind it.
 _NAME = re.compile(r"(?:params[./])?(?:(.*)[./])?([^./]*?)(?::0)?", re.DOTALL)
-_TRANSPOSE = "kernels (inputs, outputs) of Keras, JAX and scikit-learn are passed as kernel.T"
 
 
 @computing()
@@ -56,17 +56,16 @@ def from_arrays(
 
     .. math:: G(z) = \bar x + C^T (\mu_x + \sigma_x \odot N((z - \mu_z) / \sigma_z))
 
-    where N is the network as it was trained. If these are logarithms to the base a, it is a to this power. Codes z and
-    outputs are then in physical units. The scales and the basis become part of the first and the last layer. Searches
-    take steps in the units of z, so give a parameter of 1e-9 beside others of 1 in units of 1e-9.
+    where N is the network as it was trained. If these are logarithms to the base a, it is a to this power. The scales
+    and the basis become part of the first and the last layer. Searches take steps in the units of z, so give a
+    parameter of 1e-9 beside others of 1 in units of 1e-9.
 
     Args:
         weights: :math:`W_1, W_2, \dots`, of shapes (n_i, n_{i-1}): arrays, tensors or nested lists. Copied. Or one of
 
             - a dictionary with the names of Flax, Keras or PyTorch, nested or flat: ``{"params": {"Dense_0":
               {"kernel": ..., "bias": ...}, ...}}``. A ``kernel`` is (n_{i-1}, n_i), a ``weight`` is (n_i, n_{i-1}).
-              Weights are in the order of the dictionary, kernels in that of their numbers. In
-              ``Dense(9)(relu(Dense(5)(z)))`` the outer layer has the lower number, so pass ``layers``. A list of
+              Weights are in the order of the dictionary, kernels in that of their numbers, if these say it. A list of
               dictionaries is in order.
             - a fitted ``MLPRegressor`` of scikit-learn, alone, in a ``Pipeline`` after scalers and PCA, or in a
               ``TransformedTargetRegressor``. It has its own activations.
@@ -117,7 +116,13 @@ def from_arrays(
     if (tree or hasattr(weights, "predict")) and biases is not None:
         raise ModelError(f"biases do not go with a {type(weights).__name__}, which holds its own; leave them out")
     if tree:
-        network = _of_tree(weights, layers, activation)
+        several = {"": weights} if isinstance(weights, Mapping) else {f"{i}/": part for i, part in enumerate(weights)}
+        named = {
+            before + name: held
+            for before, part in several.items()
+            for name, held in chosen(by_layer(flattened(part, float64)), layers).items()
+        }
+        network = from_names(named, activation, "unrelu.from_arrays(weights, ")
     elif hasattr(weights, "predict"):
         network = _of_estimator(weights, activation)
     else:
@@ -128,47 +133,18 @@ def from_arrays(
 def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activation: Activations) -> Network:
     matrices = _listed(weights, "weights")
     vectors = [None] * len(matrices) if biases is None else _listed(biases, "biases")
-    if not matrices:
-        raise ModelError("weights is empty; a network needs at least one layer")
     if len(vectors) != len(matrices):
         raise ModelError(f"there are {len(matrices)} weights but {len(vectors)} biases; use None for a missing one")
-    steps = [
-        (f"weights[{i}]", dense(f"weights[{i}]", w, f"biases[{i}]", b))
-        for i, (w, b) in enumerate(zip(matrices, vectors, strict=True))
-    ]
-    return multilayer(steps, activation)
-
-
-def _of_tree(weights: Any, layers: Layers, activation: Activations | None) -> Network:
-    """Return the network of a dictionary, or of several that are applied one after the other."""
-    if isinstance(weights, Mapping):
-        named = chosen(by_layer(dict(_leaves(weights, ""))), layers)
-    else:
-        held = [chosen(by_layer(dict(_leaves(tree, ""))), None) for tree in weights]
-        named = {f"{i}/{name}": tensors for i, part in enumerate(held) for name, tensors in part.items()}
-    return from_names(named, activation, "unrelu.from_arrays(weights, ")
-
-
-def _is_tree(weights: Any) -> bool:
-    """Whether ``weights`` is a dictionary of arrays or a list of such dictionaries."""
-    listed = isinstance(weights, list | tuple) and len(weights) > 0
-    return isinstance(weights[0] if listed else weights, Mapping)
-
-
-def _leaves(tree: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield arrays with their path, ``params/Dense_0/kernel``."""
-    if _is_tree(tree):
-        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from _leaves(value, f"{path}/{key}" if path else str(key))
-    elif tree is not None:
-        yield path, float64(tree, path)
-
-
-# --- scikit-learn -----------------------------------------------------------------------------------------------------
+    named: Named = {}
+    for i, (weight, bias) in enumerate(zip(matrices, vectors, strict=True)):
+        named[f"weights[{i}]"] = {"weight": float64(weight, f"weights[{i}]")}
+        if bias is not None:
+            named[f"weights[{i}]"]["bias"] = float64(bias, f"biases[{i}]")
+    return _chain(named, activation)
 
 
 def _of_estimator(model: Any, activation: Activations | None) -> Network:
-    """Return the network of a fitted MLPRegressor with the scalers and projections around it."""
+    """The network of a fitted MLPRegressor of scikit-learn, with the scalers and projections around it."""
     inputs, perceptron, outputs = _unwrapped(model)
     names = {"identity": "identity", "relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
     stored = [perceptron.activation] * (len(perceptron.coefs_) - 1) + [perceptron.out_activation_]
@@ -181,7 +157,7 @@ def _of_estimator(model: Any, activation: Activations | None) -> Network:
 
 
 def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
-    """Return the transforms of the inputs, the multilayer perceptron, and the transforms of its training targets."""
+    """The transforms of the inputs, the multilayer perceptron, and the transforms of its training targets."""
     held = getattr(model, "__dict__", {})
     if "regressor_" in held:  # TransformedTargetRegressor
         inputs, perceptron, outputs = _unwrapped(held["regressor_"])
@@ -199,52 +175,148 @@ def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
     return [], model, []
 
 
-# --- matrices and activations -----------------------------------------------------------------------------------------
+# --- weights by name --------------------------------------------------------------------------------------------------
 
 
-def dense(weight_name: str, weight: object, bias_name: str, bias: object | None) -> Dense:
-    """Return the layer W h + b; messages call W and b by these names."""
-    matrix = float64(weight, weight_name)
-    check_finite(matrix, weight_name)
-    if matrix.dim() != 2 or not matrix.numel():
-        raise ModelError(f"{weight_name} has shape {tuple(matrix.shape)}; a weight is a matrix (outputs, inputs)")
-    if bias is None:
-        return Dense(matrix)
-    vector = float64(bias, bias_name)
-    check_finite(vector, bias_name)
-    if vector.shape != matrix.shape[:1]:
-        raise ModelError(
-            f"{bias_name} has shape {tuple(vector.shape)}, but {weight_name} has shape {tuple(matrix.shape)}; "
-            f"the bias must be ({len(matrix)},): {_TRANSPOSE}"
-        )
-    return Dense(matrix, vector)
+def _is_tree(value: Any) -> bool:
+    """Whether it is a dictionary of arrays or a list of such dictionaries."""
+    listed = isinstance(value, list | tuple) and len(value) > 0
+    return isinstance(value[0] if listed else value, Mapping)
 
 
-def multilayer(steps: Sequence[tuple[str, Dense | Scale]], activation: Activations) -> Network:
-    """Return the network of named matrices, each followed by its scales (if any) and an activation.
+def flattened(tree: object, entry: Callable[[Any, str], Entry]) -> dict[str, Entry]:
+    """Arrays in nested dictionaries by their paths, ``params/Dense_0/kernel``; ``entry(value, path)`` makes them.
 
-    Scales before the first matrix act on the latent code.
+    Raises:
+        ModelFileError: a container is there twice, as in files that would take forever.
+        InputError: a name is too long, or cannot be printed.
     """
-    matrices = [step for _, step in steps if isinstance(step, Dense)]
-    if not matrices:
-        raise ModelError("there is no weight matrix among the layers")
-    activations = _activations(activation, len(matrices))
-    width = latent = matrices[0].weight.shape[1]
-    parts: list[Part] = []
-    before, seen = "the latent code", 0
-    for name, step in steps:
-        shape = tuple(step.weight.shape if isinstance(step, Dense) else step.scale.shape)
-        if shape[-1] != width:
+    flat: dict[str, Entry] = {}
+    left: list[tuple[str, Any]] = [("", tree)]
+    seen = set[int]()
+    while left:
+        path, value = left.pop()
+        if _is_tree(value):
+            if id(value) in seen:
+                raise ModelFileError(f"the model holds a dictionary twice, {path[:80]!r}; save each array once")
+            seen.add(id(value))
+            keys = value if isinstance(value, Mapping) else range(len(value))
+            items = [(f"{path}/{key}" if path else str(key), value[key]) for key in keys]
+            check_names([name for name, _ in items], "the model")
+            left += items[::-1]
+        elif value is not None:
+            flat[path] = entry(value, path)
+    return flat
+
+
+def by_layer(flat: Mapping[str, Entry]) -> Named:
+    """Arrays by layer and parameter, in the order of the file.
+
+    Names are ``fc1.weight, fc1.bias, ...`` of PyTorch, ``params/Dense_0/kernel`` of Flax, ``dense/kernel:0`` of Keras;
+    or ``W0, b0, W1, ...``, in the order of their numbers.
+    """
+    numbered = [match for match in map(_NUMBERED.fullmatch, flat) if match]
+    if len(numbered) < len(flat):
+        named: Named = {}
+        for name, value in flat.items():
+            layer, parameter = _NAME.fullmatch(name).groups()  # type: ignore[union-attr] # it matches any name
+            named.setdefault(layer or "", {})[parameter] = value
+        return named
+    layers: dict[int, tuple[str, dict[str, Entry]]] = {}
+    for number, bias, name in sorted((int(match[2]), match[1][0] in "bB", match.string) for match in numbered):
+        held = layers.setdefault(number, (name, {}))[1]
+        if ("bias" if bias else "weight") in held:
+            raise ModelFileError(f"two arrays are the weight, or the bias, of the same number: {', '.join(flat)}")
+        held["bias" if bias else "weight"] = flat[name]
+    return dict(layers.values())
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return a sorting key that puts ``fc2`` before ``fc10``."""
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
+
+
+def check_layers(layers: object) -> None:
+    """Refuse ``layers`` that are neither a list of names nor what names begin with."""
+    named = isinstance(layers, Sequence) and layers and all(isinstance(name, str) for name in layers)
+    if layers is not None and not named:
+        raise OptionError(
+            f"layers must be a list of layer names, or what they begin with, such as 'decoder.', got {layers!r}"
+        )
+
+
+def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
+    """The layers of these names in this order, or those whose names begin so, or all.
+
+    ``ordered`` says whether the file keeps the order in which layers were stored. Kernels of Keras and Flax never do.
+
+    Raises:
+        ModelError: there is no such layer, or nothing says in which order they are applied.
+    """
+    if isinstance(layers, str):
+        start = layers.rstrip("./")
+        found = {n: held for n, held in named.items() if n == start or n.startswith((f"{start}.", f"{start}/"))}
+        if not found:
+            begun = ", ".join(sorted({repr(re.split(r"[./]", name)[0]) for name in named}))
             raise ModelError(
-                f"{name} has shape {shape} and takes {shape[-1]} inputs, but {before} has {width} entries; layers must "
-                f"chain, each weight (outputs, inputs): {_TRANSPOSE}"
+                f"no layer's name begins with layers={layers!r}; they begin with {begun}: pass one of these"
             )
-        if isinstance(step, Dense):
-            parts += activations[seen - 1 : seen] if seen else []
-            width, seen = shape[0], seen + 1
-        parts.append(step)
-        before = f"the output of {name}"
-    return Network.chain([*parts, activations[-1]], (latent,))
+        named = found
+    elif layers is not None:
+        if missing := [name for name in layers if name not in named]:
+            raise ModelError(f"there is no layer {missing[0]!r}; its layers are {', '.join(named)}")
+        return {name: named[name] for name in layers}
+    kernels = [_shape(held) for _, held in sorted(named.items(), key=lambda item: natural(item[0])) if "kernel" in held]
+    if ordered and not kernels:
+        return named
+    # Of Dense(5)(relu(Dense(5)(z))) in Flax the outer layer, which is made first, has the lower number. So kernels that
+    # chain in both directions do not say their order, nor do names that differ in more than numbers.
+    backwards = len(kernels) > 1 and all(a[0] == b[-1] for a, b in pairwise(kernels))
+    if backwards or len({re.sub(r"_?\d+", "", name) for name in named}) > 1:
+        raise ModelError(
+            f"nothing says in which order its layers, {_names_and_shapes(named)}, are applied; pass layers=[...] in "
+            "that order"
+        )
+    return {name: named[name] for name in sorted(named, key=natural)}
+
+
+def from_names(named: Named, activation: Activations | None, call: str) -> Network:
+    """Chain named layers in this order; an activation follows each matrix and its batch normalisations.
+
+    Without an activation, the error asks for it and begins a ``call`` that states it.
+    """
+    network = _chain(named, "relu" if activation is None else activation)
+    if activation is not None:
+        return network
+    matrices = {name: held for name, held in named.items() if len(_shape(held)) == 2}
+    each = ["relu"] * (len(matrices) - 1) + ["sigmoid"]
+    raise ModelError(
+        f"weights do not say what their activations are; its layers are {_names_and_shapes(matrices)}. Pass "
+        f'{call}activation="relu") if they are all ReLU, or one for each layer, activation={each} (on the command '
+        f"line, --activation relu or {','.join(each)})"
+    )
+
+
+def _chain(named: Named, activation: Activations) -> Network:
+    """The network of layers in this order."""
+    try:
+        steps = [_step(name, held) for name, held in named.items()]
+        matrices = [step.weight for step in steps if isinstance(step, Dense)]
+        if not matrices:
+            raise ModelError("there is no weight matrix among the layers; a network needs at least one")
+        left = iter(_activations(activation, len(matrices)))
+        parts: list[Part] = []
+        for step in steps:
+            if isinstance(step, Dense) and step.weight is not matrices[0]:
+                parts.append(next(left))
+            parts.append(step)
+        return Network.chain([*parts, *left], (matrices[0].shape[1],))
+    except ModelError as error:
+        raise type(error)(
+            f"{error}. The layers are {_names_and_shapes(named) or 'none'}; weights are (outputs, inputs): pass kernels"
+            " of Keras, JAX and scikit-learn as kernel.T. Of a file or dictionary pick layers, in the order in which "
+            "they are applied, by layers=[...]"
+        ) from error
 
 
 def _activations(activation: Activations, count: int) -> list[Activation]:
@@ -254,9 +326,8 @@ def _activations(activation: Activations, count: int) -> list[Activation]:
         raise ModelError(
             f"there are {count} layers but {len(given)} activations {given}; give one, or one for each layer"
         )
-    for entry in given:
-        if not isinstance(entry, str | Activation):
-            raise ModelError(f"an activation is a name such as 'relu' or 'leaky_relu:0.1', got {entry!r}")
+    if odd := [entry for entry in given if not isinstance(entry, str | Activation)]:
+        raise ModelError(f"an activation is a name such as 'relu' or 'leaky_relu:0.1', got {odd[0]!r}")
     return [entry if isinstance(entry, Activation) else Activation.parse(entry) for entry in given]
 
 
@@ -267,141 +338,7 @@ def _listed(values: Any, name: str) -> list[Any]:
         raise ModelError(f"{name} is a {type(values).__name__}; pass a list with one entry for each layer") from None
 
 
-# --- weights by name --------------------------------------------------------------------------------------------------
-
-
-def by_layer(flat: Mapping[str, Entry]) -> Named:
-    """Arrays by layer and parameter, in the order of the file.
-
-    Names are ``fc1.weight, fc1.bias, ...`` of PyTorch, ``params/Dense_0/kernel`` of Flax, ``dense/kernel:0`` of Keras;
-    or ``W0, b0, W1, ...``, in the order of their numbers; or ``arr_0, ...`` of unnamed arrays, each matrix and its bias
-    in turn, or all matrices and then all biases.
-    """
-    if flat and all(name.startswith("arr_") for name in flat):
-        return _unnamed(flat)
-    numbered = [_NUMBERED.fullmatch(name) for name in flat]
-    named: dict[str, dict[str, Entry]] = {}
-    if numbered and all(numbered):
-        found = {(int(m[2]), m[1][0] in "bB"): m.string for m in numbered if m}
-        if len(found) < len(flat):
-            raise ModelFileError(f"two arrays are the weight, or the bias, of the same number: {', '.join(flat)}")
-        for number, bias in sorted(found):
-            layer = found.get((number, False), found[number, bias])
-            named.setdefault(layer, {})["bias" if bias else "weight"] = flat[found[number, bias]]
-        return named
-    for name, value in flat.items():
-        layer, parameter = _NAME.fullmatch(name).groups()  # type: ignore[union-attr] # it matches any name
-        named.setdefault(layer or "", {})[parameter] = value
-    return named
-
-
-def _unnamed(flat: Mapping[str, Entry]) -> Named:
-    arrays = [(name, flat[name]) for name in sorted(flat, key=natural)]
-    half = len(arrays) // 2
-    if [array.ndim for _, array in arrays] == [2] * half + [1] * half:
-        arrays = [arrays[i // 2 + half * (i % 2)] for i in range(2 * half)]
-    named: dict[str, dict[str, Entry]] = {}
-    for name, array in arrays:
-        last = next(reversed(named.values()), {"bias": array})
-        if array.ndim == 1 and "bias" not in last:
-            last["bias"] = array
-        elif array.ndim == 2:
-            named[name] = {"weight": array}
-        else:
-            held = ", ".join(f"{name} {tuple(array.shape)}" for name, array in arrays)
-            raise ModelFileError(
-                f"arrays must be matrices (n_i, n_(i-1)), each followed by its bias (n_i,), found {held}"
-            )
-    return named
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """Return a sorting key that puts ``fc2`` before ``fc10``."""
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name) if p]
-
-
-def check_layers(layers: object) -> None:
-    """Refuse ``layers`` that are neither a list of names nor what names begin with."""
-    if layers is not None and (
-        not isinstance(layers, Sequence) or not layers or any(not isinstance(name, str) for name in layers)
-    ):
-        raise OptionError(
-            f"layers must be a list of layer names, or what they begin with, such as 'decoder.', got {layers!r}"
-        )
-
-
-def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
-    """Return the layers of these names in this order, or those whose names begin so, or all.
-
-    Args:
-        named: the layers of a file.
-        layers: names, what they begin with, or None.
-        ordered: whether the file keeps the order in which layers were stored. Kernels of Keras and Flax never do.
-
-    Raises:
-        ModelError: there is no such layer, or nothing says in which order they are applied.
-    """
-    if isinstance(layers, str):
-        start = layers.rstrip("./")
-        found = {n: held for n, held in named.items() if n == start or n.startswith((f"{start}.", f"{start}/"))}
-        if not found:
-            begun = sorted({re.split(r"[./]", name)[0] for name in named})
-            raise ModelError(
-                f"no layer's name begins with layers={layers!r}; they begin with {', '.join(map(repr, begun))}: pass "
-                "one of these"
-            )
-        named = found
-    elif layers is not None:
-        if missing := [name for name in layers if name not in named]:
-            raise ModelError(f"there is no layer {missing[0]!r}; its layers are {', '.join(named)}")
-        return {name: named[name] for name in layers}
-    kernels = any("kernel" in held for held in named.values())
-    return named if ordered and not kernels else _by_number(named)
-
-
-def _by_number(named: Named) -> Named:
-    """The layers in the order of their numbers, where their names differ in nothing else.
-
-    In ``Dense(5)(relu(Dense(5)(z)))`` of Flax the outer layer, which is made first, has the lower number. So kernels
-    that chain in both directions do not say their order.
-    """
-    order = sorted(named, key=natural)
-    shapes = [_shape(named[name]) for name in order if "kernel" in named[name]]
-    backwards = len(shapes) > 1 and all(a[0] == b[-1] for a, b in pairwise(shapes))
-    if len({re.sub(r"_?\d+", "", name) for name in named}) > 1 or backwards:
-        raise ModelError(
-            f"nothing says in which order its layers, {names_and_shapes(named)}, are applied; pass layers=[...] in "
-            "that order"
-        )
-    return {name: named[name] for name in order}
-
-
-def from_names(named: Named, activation: Activations | None, call: str) -> Network:
-    """Chain named layers in this order; an activation follows each matrix and its batch normalisations.
-
-    Without an activation, the error asks for it and begins a ``call`` that states it.
-    """
-    try:
-        steps = [(f"layer {name!r}", _step(name, held)) for name, held in named.items()]
-        network = multilayer(steps, "relu" if activation is None else activation)
-    except ModelError as error:
-        raise type(error)(
-            f"{error}. Its layers are {names_and_shapes(named)}; pass layers=[...] to pick some, in the order in which "
-            "they are applied"
-        ) from error
-    if activation is not None:
-        return network
-    matrices = {name: held for name, held in named.items() if len(_shape(held)) == 2}
-    each = ["relu"] * (len(matrices) - 1) + ["sigmoid"]
-    raise ModelError(
-        f"weights do not say what their activations are; its layers are {names_and_shapes(matrices)}. Pass "
-        f'{call}activation="relu") if they are all ReLU, or one for each layer, activation={each} (on the command '
-        f"line, --activation relu or {','.join(each)})"
-    )
-
-
-def names_and_shapes(named: Named) -> str:
-    """Return the names and shapes of layers, for messages."""
+def _names_and_shapes(named: Named) -> str:
     return ", ".join(f"{name or repr(name)} {_shape(held)}" for name, held in named.items())
 
 
@@ -411,20 +348,25 @@ def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
 
 
 def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
-    """Return a dense layer, or a batch normalisation of PyTorch."""
-    label, held = f"layer {name!r}", {key: value for key, value in tensors.items() if key != "num_batches_tracked"}
-    weight = held["kernel"].T if "kernel" in held and held["kernel"].ndim == 2 else held.get("weight")
-    if held.keys() <= {"weight", "kernel", "bias"} and weight is not None and weight.ndim == 2:
-        return dense(f"{label} weight", weight, f"{label} bias", held.get("bias"))
-    shapes = {tuple(value.shape) for value in held.values()}
+    """A dense layer, or a batch normalisation of PyTorch."""
+    label, named = f"layer {name!r}", {key: value for key, value in tensors.items() if key != "num_batches_tracked"}
+    held = {key: float64(value, f"{label} {key}") for key, value in named.items()}
+    for key, value in held.items():
+        check_finite(value, f"{label} {key}")
+    keys, shapes = held.keys(), {tuple(value.shape) for value in held.values()}
+    weight = held["kernel"].T if "kernel" in keys and held["kernel"].dim() == 2 else held.get("weight")
+    if keys <= {"weight", "kernel", "bias"} and weight is not None and weight.dim() == 2 and weight.numel():
+        bias = held.get("bias")
+        if bias is None or bias.shape == weight.shape[:1]:
+            return Dense(weight.contiguous(), bias)
     moments = {"running_mean", "running_var"}
-    if len(shapes) == 1 and len(*shapes) == 1 and moments <= held.keys() <= {*moments, "weight", "bias"}:
-        t = {key: float64(value, f"{label} {key}") for key, value in held.items()}
-        mean, variance = t["running_mean"], t["running_var"]
-        return normalisation(mean, variance, t.get("weight"), t.get("bias"), eps=_EPS, shape=tuple(mean.shape))
+    if len(shapes) == 1 and len(*shapes) == 1 and moments <= keys <= {*moments, "weight", "bias"}:
+        mean, variance = held["running_mean"], held["running_var"]
+        return normalisation(mean, variance, held.get("weight"), held.get("bias"), eps=_EPS, shape=tuple(mean.shape))
     raise UnsupportedModelError(
-        f"{label} holds {', '.join(f'{key} {tuple(value.shape)}' for key, value in held.items())}: weights alone do "
-        "not say what it computes, such as the stride of a convolution, or whether a normalisation of Keras or Flax "
-        "acts before the activation. Build the module, load the weights into it and pass "
-        "unrelu.from_torch(module.eval(), latent_shape=...), or load an ONNX file of the whole model"
+        f"{label} holds {', '.join(f'{key} {tuple(value.shape)}' for key, value in held.items())}, which is no matrix "
+        "(outputs, inputs) with a bias (outputs,): weights alone do not say what it computes, such as the stride of a "
+        "convolution, or whether a normalisation of Keras or Flax acts before the activation. Build the module, load "
+        "the weights into it and pass unrelu.from_torch(module.eval(), latent_shape=...), or load an ONNX file of the "
+        "whole model"
     )

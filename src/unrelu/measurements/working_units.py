@@ -29,9 +29,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -42,11 +40,10 @@ from unrelu.errors import InputError, ModelError
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import IdentityOperator, Operator, times_power
 from unrelu.models.affine import Affine, Scale
-from unrelu.models.affine_head import HeadedChain
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
-from unrelu.models.opaque_network import unchained
+from unrelu.models.standardised_generator import on_scaled_codes, on_scaled_outputs
 from unrelu.runtime.array_types import Array
 
 # Half the length of an interval on which a uniform variable has variance 1.
@@ -166,9 +163,7 @@ class WorkingUnits:
         if isinstance(network, Network):
             pairs = zip(network.layers, (0, *self.layers), self.layers, strict=False)
             return replace(network, layers=tuple(_layer_in_units(*pair) for pair in pairs))
-        if isinstance(network, GeneratorInUnits):
-            return replace(network, exponent=self.output)
-        return GeneratorInUnits.of(network, exponent=self.output)
+        return on_scaled_outputs(network, 2.0**self.output)
 
 
 class InUnits(NamedTuple):
@@ -224,11 +219,7 @@ def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
     key = b"".join(a.tobytes() for a in (latent.shift, latent.factor, bounds.lower, bounds.upper, normal))
     known = _standard.get(network)
     if known is None or known[0] != key:
-        shift, factor = torch.tensor(latent.shift), torch.tensor(latent.factor)
-        if isinstance(network, Network):
-            known = key, _chain_on(network, shift, factor)
-        else:
-            known = key, GeneratorInUnits.of(network, shift, factor)
+        known = key, on_scaled_codes(network, torch.tensor(latent.shift), torch.tensor(latent.factor))
         _standard[network] = known
     return known[1]
 
@@ -336,76 +327,3 @@ def _like(affine: Affine) -> Tensor:
     """A tensor of the type and on the device of a map's tensors."""
     held = (tensor for step in affine.steps for tensor in step.tensors().values())
     return next(held, torch.empty(0, dtype=torch.float64))
-
-
-def _chain_on(network: Network, shift: Tensor, factor: Tensor) -> Network:
-    """The chain on coordinates, which its first layer takes up."""
-    first, *others = network.layers
-    change = Scale(factor.reshape(first.in_shape), shift.reshape(first.in_shape))
-    affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
-    return replace(network, layers=(replace(first, affine=affine), *others))
-
-
-@dataclass(frozen=True, eq=False)
-class GeneratorInUnits(Generator):
-    """2^exponent G(shift + factor t), for a generator G without known layers.
-
-    Attributes:
-        base: G.
-        shift, factor: (k,).
-        exponent: the exponent of the factor of outputs.
-    """
-
-    base: Generator
-    shift: Tensor
-    factor: Tensor
-    exponent: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
-            object.__setattr__(self, name, getattr(self.base, name))
-        object.__setattr__(self, "reason", unchained(self.base))
-
-    @classmethod
-    def of(
-        cls, network: Generator, shift: Tensor | None = None, factor: Tensor | None = None, exponent: int = 0
-    ) -> GeneratorInUnits:
-        """Wrap a copy of a generator: this object is cached for the generator, and must not keep it alive."""
-        like = torch.ones(network.latent_dim, dtype=network.dtype, device=network.device)
-        shift, factor = (0 * like if shift is None else shift, like if factor is None else factor)
-        return cls(copy(network), shift.to(like), factor.to(like), exponent)
-
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> GeneratorInUnits:
-        """The same generator with another dtype or on another device."""
-        base = self.base.to(dtype, device)
-        shift, factor = (t.to(base.device, base.dtype) for t in (self.shift, self.factor))
-        return GeneratorInUnits(base, shift, factor, self.exponent)
-
-    @cached_property
-    def headed(self) -> HeadedChain | None:
-        """See :attr:`Generator.headed`."""
-        below = self.base.headed
-        if below is None or not below.heads:
-            return None
-        k, (shift, factor) = below.network.latent_dim, (t.cpu().double().numpy() for t in (self.shift, self.factor))
-        network = _chain_on(below.network, self.shift[:k], self.factor[:k])
-        return below.in_units(network, shift[k:], factor[k:], 2.0**self.exponent)
-
-    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """The same with G smoothed; itself if no kinks of G are found."""
-        codes = self.as_codes(self.typical_codes) if codes is None else codes
-        base = self.base.smoothed(share, self.shift + self.factor * codes)
-        return self if base is self.base else replace(self, base=base)
-
-    def tangent_at(self, z: Tensor) -> Generator:
-        """The same with the activations of G replaced by their tangents at t, (1, k)."""
-        return replace(self, base=self.base.tangent_at(self.shift + self.factor * z))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """2^exponent G(shift + factor t), (B, k) -> (B, n)."""
-        return times_power(self.base.forward(self.shift + self.factor * z), self.exponent)
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """2^exponent G(shift + factor t), (B, n), and its transposed Jacobian, (B, k, n)."""
-        x, tangents = self.base.linearize(self.shift + self.factor * z)
-        return times_power(x, self.exponent), times_power(tangents * self.factor[:, None], self.exponent)

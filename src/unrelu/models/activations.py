@@ -1,8 +1,6 @@
 """Activation functions: value, derivative, inverse, and the preimage of an interval.
 
-Layer-wise inversion needs more from an activation than its value. An output known to lie in ``[x - eps, x + eps]``
-confines the pre-activation to an interval. The interval is half-infinite where the activation is flat (ReLU below zero)
-or saturates (sigmoid, tanh). :meth:`Activation.preimage` returns it.
+Layer-wise inversion needs the preimage of an interval: half-infinite where the activation is flat or saturates.
 
 To add an activation: an entry of :data:`_BASES` with a number of its own, and the branch of this number in
 :mod:`unrelu.local_search._compiled_activations`, function ``_base_function``. To read it from models, its operator
@@ -13,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +23,7 @@ from torch import Tensor
 
 from unrelu.errors import ModelError
 from unrelu.runtime.array_types import Array, Flags, Index
+from unrelu.runtime.words import shown
 
 # The numbers of base functions in compiled code.
 PIECEWISE_LINEAR, SIGMOID, TANH, EXP, SWISH, GELU, GELU_TANH, MISH = range(8)
@@ -40,23 +38,14 @@ _SOFTPLUS_END = 40.0
 
 @dataclass(frozen=True)
 class _Base:
-    """A base function b.
+    """A base function b."""
 
-    Attributes:
-        kind: its number in compiled code.
-        value: b(t).
-        derivative: b'(t), given t and b(t).
-        inverse: t of b(t), of monotone functions only. At a flat end, the nearest t.
-        range: its limits; infinite for functions without an inverse that have no upper one.
-        flat: whether it is constant beyond some t, so that the ends of its range are values.
-    """
-
-    kind: int
+    kind: int  # its number in compiled code
     value: Callable[[Tensor], Tensor]
-    derivative: Callable[[Tensor, Tensor], Tensor]
-    inverse: Callable[[Array], Array] | None = None
+    derivative: Callable[[Tensor, Tensor], Tensor]  # b'(t), given t and b(t)
+    inverse: Callable[[Array], Array] | None = None  # t of b(t), of monotone functions; at a flat end, the nearest t
     range: tuple[float, float] = (-np.inf, np.inf)
-    flat: bool = False
+    flat: bool = False  # whether it is constant beyond some t, so that the ends of its range are values
 
 
 def _swish_derivative(t: Tensor, b: Tensor) -> Tensor:
@@ -122,13 +111,6 @@ _ALIASES = {"silu": "swish", "sine": "sin"}
 _FLATTEST = 2.0**-60
 
 
-def _numbers(name: str, what: str, value: npt.ArrayLike) -> Array:
-    try:
-        return np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ModelError(f"activation {name!r}: the {what} {value!r} is not a number") from None
-
-
 @dataclass(frozen=True, eq=False)
 class Activation:
     r"""One activation, applied coordinate by coordinate.
@@ -171,35 +153,33 @@ class Activation:
     steepness: Array
 
     def __init__(
-        self, name: str, slope: float | npt.ArrayLike | None = None, width: float = 0.0,
-        steepness: float | npt.ArrayLike | None = None,
+        self, name: str, slope: npt.ArrayLike | None = None, width: float = 0.0,
+        steepness: npt.ArrayLike | None = None,
     ) -> None:  # fmt: skip
         name = _ALIASES.get(name, name)
         if name not in _NAMES:
             raise ModelError(f"unknown activation {name!r}; use one of {', '.join((*_NAMES, *_ALIASES))}")
-        default = _SLOPES.get(name, 0.0)
-        c = _numbers(name, "slope", default if slope is None else slope)
-        a = _numbers(name, "steepness", 1.0 if steepness is None else steepness)
-        base = _BASES.get(name)
-        if base is None and steepness is not None and not (a.ndim == 0 and a == 1):
-            raise ModelError(f"activation {name!r} takes no steepness, got {steepness!r}; it is the same for any")
-        if name == "leaky_relu" and not (c.ndim == 0 and 0 < c < 1):
-            raise ModelError(f"leaky_relu needs a slope in (0, 1), got {slope!r}; slope 0 is 'relu', 1 is 'identity'")
-        if name in ("relu", "identity") and not (c.ndim == 0 and c == default):
-            raise ModelError(f"activation {name!r} takes no slope, got {slope!r}; use 'leaky_relu' or 'prelu'")
+        base, default = _BASES.get(name), _SLOPES.get(name, 0.0)
+        given = f"activation {name!r} with slope={shown(slope)}, steepness={shown(steepness)}"
+        try:
+            c = np.array(default if slope is None else slope, dtype=np.float64)
+            a = np.array(1.0 if steepness is None else steepness, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ModelError(f"{given}: these are not numbers") from None
         if not (c.size and np.isfinite(c).all() and a.size and np.isfinite(a).all()):
-            steep = "" if steepness is None else f", and a finite steepness, got {steepness!r}"
-            raise ModelError(f"activation {name!r} needs finite slopes, got {slope!r}{steep}")
+            raise ModelError(f"{given}: pass finite numbers")
+        if base is None and not (a.ndim == 0 and a == 1):
+            raise ModelError(f"{given} takes no steepness; it is the same for any")
+        if name != "prelu" and base is None and not (c.ndim == 0 and (0 < c < 1 if default == 0.1 else c == default)):
+            raise ModelError(f"{given}: 'relu' has the slope 0, 'identity' 1, 'leaky_relu' one in (0, 1), 'prelu' any")
         if base is not None and (a == 0).any():
             if base.value(torch.zeros(())) != 0:
-                raise ModelError(f"activation {name!r} needs a steepness other than 0, got {steepness!r}")
+                raise ModelError(f"{given}: pass a steepness other than 0")
             a = np.where(a == 0, _FLATTEST, a)
-        c.setflags(write=False)
-        a.setflags(write=False)
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "slope", c)
-        object.__setattr__(self, "width", width)
-        object.__setattr__(self, "steepness", a)
+        for array in (c, a):
+            array.setflags(write=False)
+        for field, value in (("name", name), ("slope", c), ("width", width), ("steepness", a)):
+            object.__setattr__(self, field, value)
 
     @classmethod
     def parse(cls, text: str) -> Activation:
@@ -209,21 +189,16 @@ class Activation:
             ModelError: the text is neither.
         """
         name, _, slope = text.partition(":")
-        given: float | str = slope
-        with suppress(ValueError):  # the constructor refuses a slope that is not a number
-            given = float(slope)
-        return cls(name, given if slope else None)
+        return cls(name, slope or None)  # the constructor refuses a slope that is not a number
 
     @classmethod
     def of_slope(cls, slope: npt.ArrayLike) -> Activation:
         """Return max(u, 0) + c min(u, 0), named by its slope c: one number, or an array that broadcasts to u."""
         c = np.asarray(slope, dtype=np.float64)
-        if c.size != 1:
-            return cls("prelu", c)
-        one = c.item()
-        if one in (0, 1):
+        one = c.item() if c.size == 1 else c
+        if c.size == 1 and one in (0, 1):
             return cls("identity" if one else "relu")
-        return cls("leaky_relu" if 0 < one < 1 else "prelu", one)
+        return cls("leaky_relu" if c.size == 1 and 0 < one < 1 else "prelu", one)
 
     @classmethod
     def joined(cls, activations: Sequence[Activation], sizes: Sequence[int]) -> Activation:
@@ -231,11 +206,11 @@ class Activation:
 
         The identity may be among the others, as it has any base function.
         """
-        c, a = (
-            np.concatenate([np.broadcast_to(value, n) for value, n in zip(values, sizes, strict=True)])
-            for values in ([each.slope for each in activations], [each.steepness for each in activations])
+        pairs = list(zip(activations, sizes, strict=True))
+        slopes = np.concatenate([np.broadcast_to(each.slope, n) for each, n in pairs])
+        return activations[0].of_parameters(
+            slopes, np.concatenate([np.broadcast_to(each.steepness, n) for each, n in pairs])
         )
-        return activations[0].of_parameters(c, a)
 
     def of_parameters(self, slopes: Array, steepnesses: Array) -> Activation:
         """The activation of the same base function with these slopes and steepnesses, (n,)."""
@@ -263,11 +238,6 @@ class Activation:
     def _plain(self) -> bool:
         """Whether phi is b itself: c = 0 and a = 1."""
         return bool((self.slope == 0).all() and (self.steepness == 1).all())
-
-    @cached_property
-    def _pure(self) -> bool:
-        """Whether each output is that of the base function or passes through."""
-        return bool(((self.slope == 0) | (self.slope == 1)).all())
 
     @cached_property
     def smooth(self) -> bool:
@@ -303,13 +273,10 @@ class Activation:
 
     @property
     def monotone(self) -> bool:
-        """Whether the preimage of an interval is an interval that :meth:`preimage` knows.
-
-        It is not for swish and the like, for a PReLU with a slope < 0, and for sigmoids mixed with lines (0 < c < 1).
-        """
+        """Whether :meth:`preimage` knows that of an interval: not of swish, slopes below 0, sigmoids with a line."""
         if self._base is None or self.linear:
             return bool((self.slope >= 0).all())
-        return self._base.inverse is not None and self._pure
+        return self._base.inverse is not None and bool(((self.slope == 0) | (self.slope == 1)).all())
 
     @property
     def range(self) -> tuple[Array, Array]:
@@ -337,9 +304,13 @@ class Activation:
         """The activation with its slopes and steepnesses broadcast to outputs of a shape, flat.
 
         Raises:
-            ValueError: they do not broadcast.
+            ModelError: they do not broadcast.
         """
-        return self._with(lambda values: np.broadcast_to(values, shape).reshape(-1) if values.ndim else values)
+        try:
+            return self._with(lambda values: np.broadcast_to(values, shape).reshape(-1) if values.ndim else values)
+        except ValueError:
+            held = f"slopes of shape {self.slope.shape} and steepnesses of shape {self.steepness.shape}"
+            raise ModelError(f"{self.name} {held} do not fit an output of shape {shape}") from None
 
     def _with(self, change: Callable[[Array], Array]) -> Activation:
         """The activation with changed slopes and steepnesses; itself if these are single numbers."""
@@ -407,10 +378,9 @@ class Activation:
         return self.forward(torch.tensor(u, dtype=torch.float64)).numpy()
 
     def clip(self, x: Array, margin: float = 0.0) -> Array:
-        """Clip x to the range of the activation; where it never reaches an end, ``margin`` inside.
+        """Clip x to the range of the activation.
 
-        A ReLU never outputs a negative number, so a negative noisy observation becomes 0. A sigmoid reaches neither
-        0 nor 1, so its outputs are kept ``margin`` away from both, but at most a quarter of the range.
+        Where it never reaches an end, as of a sigmoid, x is kept ``margin`` inside, but at most a quarter of the range.
         """
         low, high = self.range
         if self._base is None:
@@ -419,10 +389,7 @@ class Activation:
         return np.clip(x, low + inside, high - inside)
 
     def inverse(self, x: Array) -> Array:
-        """The u with phi(u) = x where it is unique; at a flat end, the end of its preimage (0 for a ReLU output of 0).
-
-        Source: equation (5) of the paper.
-        """
+        """The u with phi(u) = x where it is unique (equation (5) of the paper); at a flat end, that of its preimage."""
         if self._base is None or self._base.inverse is None or self.linear:
             return np.where(x > 0, x, np.divide(x, self.slope, out=np.zeros_like(x), where=self.slope > 0))
         if self._plain:
@@ -432,13 +399,8 @@ class Activation:
         return np.where(passes, x, self._base.inverse(inside) / self.steepness)
 
     def preimage(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """The interval of u with ``low <= phi(u) <= high``, coordinate by coordinate; ends may be infinite.
-
-        The output interval must meet the range of the activation (use :meth:`clip` first).
-        """
+        """The interval of u with ``low <= phi(u) <= high``, where this meets the range; ends may be infinite."""
         bottom, top = self.range
         free_below, free_above = low <= bottom, high >= top
-        # An end beyond the range has no inverse and is replaced by an infinite one.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ends = self.inverse(low), self.inverse(high)
-        return np.where(free_below, -np.inf, ends[0]), np.where(free_above, np.inf, ends[1])
+        with np.errstate(invalid="ignore", divide="ignore"):  # an end beyond the range has no inverse
+            return np.where(free_below, -np.inf, self.inverse(low)), np.where(free_above, np.inf, self.inverse(high))

@@ -63,8 +63,8 @@ class HeadedChain(NamedTuple):
     network: Any
     heads: tuple[AffineHead, ...] = ()
 
-    def in_units(self, network: Any, shift: Array, factor: Array, unit: float) -> HeadedChain:
-        """This with u = shift + factor t and outputs multiplied by ``unit``; ``network`` is that of t."""
+    def in_units(self, network: Any, shift: Array, factor: Array, unit: Array) -> HeadedChain:
+        """This with u = shift + factor t and outputs multiplied by ``unit``, (n,); ``network`` is that of t."""
         ends = self.heads[0].latent
         latent = np.column_stack([ends[:, 0], ends[:, 1] + ends[:, 2] * shift, ends[:, 2] * factor])
         *heads, last = (head._replace(latent=latent) for head in self.heads)

@@ -62,36 +62,23 @@ class Normal:
     std: Any = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.mean, Mapping) or self.by_name:
-            self._check_names()
-            return
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, _real(getattr(self, name), name))
-        # 1 / std of a smaller one overflows.
-        small = np.argwhere(~(np.asarray(self.std) >= np.finfo(float).tiny))
-        if len(small):
-            where = tuple(map(int, small[0]))
+        mean, std = self.mean, self.std
+        if self.by_name and not isinstance(mean, Mapping):
+            mean = dict.fromkeys(std, mean)
+        if not self.by_name and not isinstance(mean, Mapping):
+            held: tuple[Any, Any] = _real(mean, "mean"), _real(std, "std")
+        elif not self.by_name or set(mean) != set(std):
+            named = f"std {', '.join(map(str, std))}" if self.by_name else f"std is {shown(std)}"
             raise InputError(
-                f"prior=Normal: std{list(where) if where else ''} is {np.asarray(self.std)[where]:g}, and must be "
-                "above 0; for a coordinate that is known, pass narrow bounds="
+                f"prior=Normal: mean names {', '.join(map(str, mean))}, and {named}; name the same coordinates in both"
             )
-
-    def _check_names(self) -> None:
-        """Make two dictionaries of numbers with the same names, in one order."""
-        if not self.by_name:
-            raise InputError(f"prior=Normal: mean={shown(self.mean)} is by name; name the coordinates in std as well")
-        mean = self.mean if isinstance(self.mean, Mapping) else dict.fromkeys(self.std, self.mean)
-        if set(mean) != set(self.std):
-            raise InputError(
-                f"prior=Normal: mean names {', '.join(map(str, mean))}, and std {', '.join(map(str, self.std))}; name "
-                "the same coordinates in both"
-            )
-        own = [Normal(mean[name], self.std[name]) for name in self.std]
-        if any(np.ndim(each.mean) or np.ndim(each.std) for each in own):
-            raise InputError(f"prior=Normal: mean={shown(mean)}, std={shown(self.std)}; pass a number for each name")
-        for name in ("mean", "std"):
-            values = [getattr(each, name) for each in own]
-            object.__setattr__(self, name, dict(zip(map(str, self.std), values, strict=True)))
+        else:
+            held = ({str(name): _real(mean[name], "mean") for name in std},
+                    {str(name): _real(value, "std") for name, value in std.items()})  # fmt: skip
+            if any(np.ndim(value) for each in held for value in each.values()):
+                raise InputError(f"prior=Normal: mean={shown(mean)}, std={shown(std)}; pass a number for each name")
+        object.__setattr__(self, "mean", held[0])
+        object.__setattr__(self, "std", held[1])
 
     def __str__(self) -> str:
         return f"Normal({_text(self.mean)}, {_text(self.std)})"
@@ -144,25 +131,19 @@ class Normal:
         return Normal(mean, std).of_shape(named.latent_shape)
 
     def of_shape(self, shape: Shape) -> Normal:
-        """The same distribution of flat codes, with arrays (k,); ``shape`` is that of a code.
-
-        Raises:
-            InputError: mean or std is an array of another shape, or every std is infinite.
-        """
+        """The same distribution of flat codes, with arrays (k,); ``shape`` is that of a code. Errors as above."""
         if not np.any(self.proper):
             raise InputError(
                 f"prior={self} has an infinite std everywhere, so that nothing is known; leave it out, or state bounds="
             )
         k = math.prod(shape)
-        vectors = []
         for name, value in (("mean", self.mean), ("std", self.std)):
             if np.shape(value) not in ((), (k,), shape):
                 raise InputError(
                     f"prior=Normal: {name} has shape {np.shape(value)}, a code has shape {shape}; pass a number or an "
                     "array of that shape"
                 )
-            vectors.append(np.broadcast_to(np.reshape(value, -1), (k,)))
-        return Normal(*vectors)
+        return Normal(*(np.broadcast_to(np.reshape(value, -1), (k,)) for value in (self.mean, self.std)))
 
     def standardised(self, z: Array) -> Array:
         """(z - mean) / std for flat codes (..., k); 0 where the prior is flat."""
@@ -173,7 +154,9 @@ class Normal:
         """Mean and std for JSON, numbers or lists; infinity is text. By name, see :meth:`of_names` first."""
 
         def written(value: Any) -> Any:
-            return [written(each) for each in value] if isinstance(value, list) else _finite_or_text(value)
+            if isinstance(value, list):
+                return [written(each) for each in value]
+            return value if math.isfinite(value) else str(value)
 
         return {name: written(np.asarray(getattr(self, name)).tolist()) for name in ("mean", "std")}
 
@@ -185,20 +168,17 @@ class Normal:
         return Normal(**{name: np.asarray(value, dtype=np.float64) for name, value in plain.items()})
 
 
-def _finite_or_text(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
-
-
 def _real(value: npt.ArrayLike, name: str) -> float | Array:
-    """A number, or a read-only array of numbers; of means, finite ones."""
+    """A number, or a read-only array of numbers: finite means, or standard deviations above 0."""
     array = numbers(value, f"prior=Normal: {name}")
-    bad = np.argwhere(~np.isfinite(array) if name == "mean" else np.isnan(array))
+    # 1 / std of a smaller one overflows.
+    bad = np.argwhere(~np.isfinite(array) if name == "mean" else ~(array >= np.finfo(float).tiny))
     if len(bad):
         where = tuple(map(int, bad[0]))
         raise InputError(
             f"prior=Normal: {name}{list(where) if where else ''} is {array[where]:g}, and must be "
-            f"{'finite' if name == 'mean' else 'a number'}; for a coordinate of which nothing is known, pass an "
-            "infinite std"
+            f"{'finite' if name == 'mean' else 'above 0'}; for a coordinate of which nothing is known, pass an "
+            "infinite std, for one that is known narrow bounds="
         )
     if not array.ndim:
         return float(array)

@@ -7,7 +7,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from html import escape
 from typing import Any, Self
@@ -39,7 +39,7 @@ class Generator(ABC):
     """A map G: R^k -> R^n with a Jacobian. Called with NumPy codes, it returns NumPy outputs.
 
     The layers of a :class:`~unrelu.Network` are known. An :class:`~unrelu.models.opaque_network.OpaqueNetwork` can only
-    be evaluated and differentiated. Methods that search the latent space accept both.
+    be evaluated and differentiated.
 
     Attributes:
         latent_shape: shape of one latent code. Codes are also taken flat, as ``latent_dim = prod(latent_shape)``
@@ -103,10 +103,7 @@ class Generator(ABC):
         """The same generator with names of its latent coordinates, for results, tables, plots, bounds and priors.
 
         Args:
-            names: k different names, in the order of the flattened code; "" for a coordinate without.
-
-        Raises:
-            OptionError: they are not k texts, or a name occurs twice or cannot be printed.
+            names: k different names, in the order of the flattened code; "" for a coordinate without. Else OptionError.
 
         >>> import unrelu
         >>> net = unrelu.from_arrays([[[2.0, 0.0], [1.0, 1.0]]], activation="identity").named(["slope", "height"])
@@ -119,11 +116,8 @@ class Generator(ABC):
         """The same generator, whose output consists of named parts.
 
         Args:
-            parts: sizes or shapes of the parts by name, in the order in which the flattened output contains them.
-
-        Raises:
-            ModelError: this is no dictionary, a name cannot be printed, a size is not a positive integer, or the parts
-                have more or fewer entries than an output.
+            parts: sizes or shapes of the parts by name, in the order in which the flattened output contains them. They
+                must have as many entries as an output, else ModelError.
 
         >>> import unrelu
         >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]]).with_parts({"pair": 2, "last": 1})
@@ -138,13 +132,13 @@ class Generator(ABC):
         Raises:
             InputError: the output has no named parts, or x has another shape.
         """
-        array, whole = numbers(x, "x"), self.output_shape
-        if not self.names.parts:
+        array, whole, parts = numbers(x, "x"), self.output_shape, self.names.parts
+        if not parts:
             raise InputError(f"outputs of {self!r} have no named parts; name them by with_parts({{'name': size, ...}})")
         lead = array.shape[: array.ndim - len(whole)] if array.shape[-len(whole) :] == whole else array.shape[:-1]
         if array.size != math.prod(lead) * self.output_dim:
             raise InputError(f"x has shape {array.shape}, an output has shape {whole}")
-        parts, flat = self.names.parts, array.reshape(*lead, self.output_dim)
+        flat = array.reshape(*lead, self.output_dim)
         return {name: flat[..., place].reshape((*lead, *parts[name])) for name, place in self.names.places.items()}
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
@@ -155,26 +149,17 @@ class Generator(ABC):
 
         Args:
             z: ``latent_shape`` or ``(B, *latent_shape)``; or flat, (k,) or (B, k). An array of the shape of one code is
-                one code, even if that shape is (1, k).
-
-        Raises:
-            InputError: z is not made of real numbers, or has another shape.
+                one code, even if that shape is (1, k). Anything else is an InputError.
         """
         codes = self.flat_codes(z)
         return self.outputs(codes.reshape(-1, self.latent_dim)).reshape(*codes.shape[:-1], *self.output_shape)
 
     @computing()
     def outputs(self, z: npt.ArrayLike) -> Array:
-        """G(z), ``(B, *output_shape)``, where z is a batch in any case: (B, k) or ``(B, *latent_shape)``.
-
-        Raises:
-            InputError: z is not made of real numbers, or has another shape.
-        """
+        """G(z), ``(B, *output_shape)``, where z is a batch in any case: (B, k) or ``(B, *latent_shape)``."""
         codes = torch.tensor(self.flat_codes(z, batch=True), dtype=self.dtype, device=self.device)
-        x = torch.cat(
-            [self.forward(part) for part in torch.split(codes, at_once(LAYER_NUMBERS, self.width, self.device))]
-        )
-        return to_numpy(x).reshape(len(codes), *self.output_shape)
+        parts = torch.split(codes, at_once(LAYER_NUMBERS, self.width, self.device))
+        return to_numpy(torch.cat(list(map(self.forward, parts)))).reshape(len(codes), *self.output_shape)
 
     @computing()
     def jacobian(self, z: npt.ArrayLike) -> Array:
@@ -187,11 +172,7 @@ class Generator(ABC):
         return to_numpy(tangents.transpose(1, 2)).reshape(*codes.shape[:-1], self.output_dim, self.latent_dim)
 
     def as_codes(self, z: npt.ArrayLike) -> Tensor:
-        """Codes, as :meth:`__call__` takes them, as a tensor of this generator's dtype and device: (k,) or (B, k).
-
-        Raises:
-            InputError: z is not made of real numbers, or has another shape.
-        """
+        """Codes, as :meth:`__call__` takes them, as a tensor of this generator's dtype and device: (k,) or (B, k)."""
         return torch.tensor(self.flat_codes(z), dtype=self.dtype, device=self.device)
 
     def flat_codes(self, z: npt.ArrayLike, name: str = "z", batch: bool = False) -> Array:
@@ -228,19 +209,12 @@ class Generator(ABC):
     def too_large(self) -> str | None:
         """Why there is no Jacobian: that of one code does not fit into the memory of the device; None if it does."""
         needed, memory = self.dtype.itemsize * self.output_dim * self.latent_dim, total_memory(self.device)
-        if needed <= memory:
-            return None
-        return (
-            f"the Jacobian of one code, {self.output_dim:,} x {self.latent_dim:,} numbers, takes {shown_size(needed)}, "
-            f"and there are {shown_size(memory)} of memory"
-        )
+        size = f"{self.output_dim:,} x {self.latent_dim:,} numbers, takes {shown_size(needed)}"
+        fits = needed <= memory
+        return None if fits else f"the Jacobian of one code, {size}, and there are {shown_size(memory)} of memory"
 
     def check_size(self) -> None:
-        """Refuse to compute a Jacobian that does not fit.
-
-        Raises:
-            HostError: see :attr:`too_large`.
-        """
+        """Refuse to compute a Jacobian that does not fit, by a HostError; see :attr:`too_large`."""
         if reason := self.too_large:
             raise HostError(
                 f"{reason}; 'auto' does without one for observations with noise, 'adam' and 'gradient_descent' for all"
@@ -295,29 +269,78 @@ class Generator(ABC):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class NamedGenerator(Generator):
-    """A generator around another one, whose coordinates and parts of the output have names; evaluated by that one.
+class WrappedGenerator(Generator):
+    """A generator around another one, G: codes are changed before it, outputs behind it. Here, neither is.
 
     Attributes:
-        base: G, which has no names.
-        names: the names, and nuisance parameters.
+        base: G.
     """
 
     base: Generator
-    names: Names
 
     def __post_init__(self) -> None:
-        for name in ("latent_shape", "output_shape", "width", "dtype", "device", "rounding"):
+        for name in ("latent_shape", "output_shape", "width", "dtype", "device"):
             object.__setattr__(self, name, getattr(self.base, name))
+
+    @property
+    def rounding(self) -> Rounding | None:  # type: ignore[override]
+        """See :class:`Generator`."""
+        return self.base.rounding
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
+        """The same generator evaluated in another dtype or on another device."""
+        base = self.base.to(dtype, device)
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(base.dtype, base.device) for name, value in held.items() if isinstance(value, Generator)
+        }
+        return replace(self, **moved | {"base": base})
+
+    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
+        """See :meth:`Generator.smoothed`."""
+        base = self.base.smoothed(share, codes if codes is None else self.inner(codes))
+        return self if base is self.base else replace(self, base=base)
+
+    def tangent_at(self, z: Tensor) -> Generator:
+        """See :meth:`Generator.tangent_at`."""
+        return replace(self, base=self.base.tangent_at(self.inner(z)))
+
+    def inner(self, z: Tensor) -> Tensor:
+        """Codes of G, (B, k'), for codes (B, k)."""
+        return z
+
+    def outer(self, x: Tensor, z: Tensor) -> Tensor:
+        """Outputs, (B, n), for outputs x of G, (B, n'), and codes."""
+        return x
+
+    def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and the transposed Jacobian, (B, k, n), for outputs of G and its transposed Jacobian, (B, k', n')."""
+        return x, tangents
+
+    def forward(self, z: Tensor) -> Tensor:
+        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
+        return self.outer(self.base.forward(self.inner(z)), z)
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
+        self.check_size()
+        return self.along(*self.base.linearize(self.inner(z)), z)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NamedGenerator(WrappedGenerator):
+    """A generator around another one, whose coordinates and parts of the output have names.
+
+    Attributes:
+        names: the names, and nuisance parameters.
+    """
+
+    names: Names
 
     @property
     def plain(self) -> Generator:
         """See :attr:`Generator.plain`."""
         return self.base
-
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
-        """The same generator evaluated in another dtype or on another device."""
-        return replace(self, base=self.base.to(dtype, device))
 
     def __getattr__(self, name: str) -> Any:
         """What :attr:`names` has, such as ``parts``, or generators of the kind of :attr:`base`, such as ``layers``."""
@@ -325,26 +348,10 @@ class NamedGenerator(Generator):
             raise AttributeError(name)
         return getattr(self.names if hasattr(self.names, name) else self.base, name)
 
-    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """See :meth:`Generator.smoothed`, without names."""
-        return self.base.smoothed(share, codes)
-
-    def tangent_at(self, z: Tensor) -> Generator:
-        """See :meth:`Generator.tangent_at`, without names."""
-        return self.base.tangent_at(z)
-
     @property
     def headed(self) -> HeadedChain | None:
         """See :attr:`Generator.headed`."""
         return self.base.headed
-
-    def forward(self, z: Tensor) -> Tensor:
-        """G(z) as (B, n) for z of shape (B, k), differentiable by PyTorch."""
-        return self.base.forward(z)
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G(z) as (B, n) and its transposed Jacobian as (B, k, n)."""
-        return self.base.linearize(z)
 
     def __repr__(self) -> str:
         return repr(self.base)
@@ -361,12 +368,18 @@ def as_generator(network: object) -> Generator:
     Raises:
         OptionError: it is something else, such as a module or a file name.
     """
-    if not isinstance(network, Generator):
-        raise OptionError(
-            f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load"
-            + _made_of(network)
-        )
-    return network
+    if isinstance(network, Generator):
+        return network
+    calls = {
+        torch.nn.Module: ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates",
+        list | tuple | dict: ": unrelu.from_arrays(weights)",
+        np.ndarray | Tensor: "; it comes first, before the observations: unrelu.invert(network, y)",
+    }
+    call = next((text for kind, text in calls.items() if isinstance(network, kind)), "")
+    if isinstance(network, str | os.PathLike):
+        call = f": unrelu.{'load' if os.path.splitext(network)[1] else 'zoo.load'}({os.fspath(network)!r})"
+    kind = type(network).__name__
+    raise OptionError(f"network is a {kind}; make one with unrelu.load, from_torch, from_arrays or zoo.load{call}")
 
 
 # By generator: the same on other devices. What a search learns of a generator is cached with that object.
@@ -374,11 +387,7 @@ _placed: weakref.WeakKeyDictionary[Generator, dict[torch.device, Generator]] = w
 
 
 def placed(network: object, device: torch.device | str | None) -> Generator:
-    """The generator on a device, the same object at every call; as it is for None.
-
-    Raises:
-        OptionError: it is no generator, or the device is not available.
-    """
+    """The generator on a device, the same object at every call; as it is for None. Else, an OptionError."""
     found = as_generator(network)
     if device is None or (place := usable(device, found.dtype)) == found.device:
         return found
@@ -386,20 +395,6 @@ def placed(network: object, device: torch.device | str | None) -> Generator:
     if place not in others:
         others[place] = found.to(device=place)
     return others[place]
-
-
-def _made_of(network: object) -> str:
-    """The end of an error message: the call that makes a generator of ``network``."""
-    if isinstance(network, str | os.PathLike):
-        loader = "load" if os.path.splitext(network)[1] else "zoo.load"
-        return f": unrelu.{loader}({os.fspath(network)!r})"
-    if isinstance(network, torch.nn.Module):
-        return ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates"
-    if isinstance(network, list | tuple | dict):
-        return ": unrelu.from_arrays(weights)"
-    if isinstance(network, np.ndarray | Tensor):
-        return "; it comes first, before the observations: unrelu.invert(network, y)"
-    return ""
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:
@@ -444,6 +439,7 @@ def by(shape: Shape) -> str:
 
 def evaluation_lines(network: Generator) -> str:
     """The lines on rounding and device in the printed form of a generator; empty without, on the CPU."""
-    found, place = network.rounding, "" if network.device.type == "cpu" else f"\n  computed on {network.device}"
-    rounding = f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}" if found else ""
-    return rounding + place
+    found, lines = network.rounding, ""
+    if found:
+        lines = f"\n  its module computes in {found.name}: outputs are off by up to {found.level:.2g}"
+    return lines if network.device.type == "cpu" else f"{lines}\n  computed on {network.device}"

@@ -45,19 +45,17 @@ class Names:
         """The same with names of coordinates, see :meth:`unrelu.Generator.named`."""
         several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and np.ndim(names)
         given = list(names) if several else []
-        k = self.latent_dim
-        if len(given) != k or not all(isinstance(name, str) for name in given):
+        if len(given) != self.latent_dim or not all(isinstance(name, str) for name in given):
+            texts = count(self.latent_dim, "text")
+            raise OptionError(f"names={shown(names)} must be {texts}, one for each latent coordinate, in their order")
+        if odd := [name for name in given if name and not is_name(name)]:
             raise OptionError(
-                f"names={shown(names)} must be {count(k, 'text')}, one for each latent coordinate, in their order"
+                f"names: {shown(odd[0])} is no name; use 1 to 80 printable characters, no space at the ends"
             )
-        odd = next((name for name in given if name and not is_name(name)), None)
-        if odd is not None:
-            raise OptionError(f"names: {shown(odd)} is no name; use 1 to 80 printable characters, no space at the ends")
         made = replace(self, coordinate_names=tuple(map(str, given)) if any(given) else ())
         known = made.parameter_names
-        twice = next((name for name in known if known.count(name) > 1), None)
-        if twice is not None:
-            raise OptionError(f"names: {twice!r} is that of two coordinates; give each its own")
+        if twice := [name for name in known if known.count(name) > 1]:
+            raise OptionError(f"names: {twice[0]!r} is that of two coordinates; give each its own")
         return made
 
     def name_of(self, coordinate: int) -> str:
@@ -122,15 +120,13 @@ def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
         InputError: no coordinate has it; ``argument`` is that in which it was passed.
     """
     known = [each for each in names if each]
-    if not known:
-        raise InputError(
-            f"{argument}: {shown(name)} is a name, and the coordinates have none: network.named([...]). Nuisance "
-            "parameters have the bounds and priors of unrelu.extend"
-        )
     if name not in known:
+        those = (
+            f"those with names are {', '.join(known)}" if known else "the coordinates have none: network.named([...])"
+        )
         raise InputError(
-            f"{argument}: {shown(name)} is no coordinate of the generator; those with names are {', '.join(known)}"
-            f"{nearest(name, known)}"
+            f"{argument}: {shown(name)} is no coordinate of the generator; {those}{nearest(name, known)}. Nuisance "
+            "parameters have the bounds and priors of unrelu.extend"
         )
     return names.index(str(name))
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from html import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from unrelu.display.text_tables import html_table, text_table
+from unrelu.display.text_tables import text_table
 from unrelu.errors import ModelError
 from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
@@ -100,10 +99,6 @@ class Layer:
         """phi(A h + b) for h of shape (n_in,) or (B, n_in), computed in NumPy with :meth:`matrix`."""
         return self.activation.value(np.asarray((self.matrix() @ h.T).T) + self.bias())
 
-    def to(self, dtype: torch.dtype, device: torch.device) -> Layer:
-        """A copy with its tensors converted."""
-        return replace(self, affine=self.affine.to(dtype, device))
-
     @property
     def kind(self) -> str:
         """The names of the steps of the affine map."""
@@ -114,16 +109,13 @@ class Layer:
         """The number of entries of its weights and biases."""
         return sum(tensor.numel() for step in self.affine.steps for tensor in step.tensors().values())
 
-    def __str__(self) -> str:
-        return f"{self.kind} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
-
     def __repr__(self) -> str:
-        return f"<Layer: {self}>"
+        return f"{self.kind} {by(self.in_shape)} -> {by(self.out_shape)}, {self.activation}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Network(Generator):
-    """A generator G: R^k -> R^n of d layers. Called with NumPy codes, it returns NumPy outputs.
+    """A generator G: R^k -> R^n of d layers.
 
     Args:
         layers: the layers, from the latent code to the output.
@@ -174,9 +166,9 @@ class Network(Generator):
 
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Network:
-        """The same network evaluated in another dtype or on another device."""
+        """See :meth:`Generator.to`."""
         dtype, device = self._place(dtype, device)
-        layers = tuple(layer.to(dtype, device) for layer in self.layers)
+        layers = tuple(replace(layer, affine=layer.affine.to(dtype, device)) for layer in self.layers)
         return replace(self, layers=layers, dtype=dtype, device=device)
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
@@ -199,10 +191,7 @@ class Network(Generator):
 
     @cached_property
     def activation_sizes(self) -> tuple[float, ...]:
-        """Root mean square of max(u, 0) of each layer, at up to 256 fixed draws of N(0, I).
-
-        Here u are the pre-activations of its kinks, or of all outputs of a layer without any.
-        """
+        """Root mean square of max(u, 0) at kinks, or at all outputs of a layer without, at up to 256 fixed codes."""
         draws = max(16, min(256, _DRAWING // max(1, self.work)))
         codes = stream("activation sizes").standard_normal((draws, self.latent_dim))
         return self._sizes_at(torch.tensor(codes, dtype=self.dtype, device=self.device))
@@ -271,28 +260,17 @@ class Network(Generator):
         """The number of entries of all weights and biases."""
         return sum(layer.parameters for layer in self.layers)
 
-    def __repr__(self) -> str:
-        return f"<{self._title()}, {count(len(self.layers), 'layer')}>"
-
     def __str__(self) -> str:
-        """A table of the layers: kind, shape, activation, parameters and expansion (outputs / inputs)."""
-        return "\n".join([self._title(), *text_table(_HEADINGS, self._table(), _TEXT)]) + evaluation_lines(self)
-
-    def _repr_html_(self) -> str:
-        return f"<div><p>{escape(self._title())}</p>{html_table(_HEADINGS, self._table(), _TEXT)}</div>"
-
-    def _title(self) -> str:
-        return f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
-
-    def _table(self) -> list[list[str]]:
-        """One row for each layer; of very many layers, only the first and the last ones."""
+        """A table of the layers; of very many, only the first and the last ones."""
+        title = f"Network {by(self.latent_shape)} -> {by(self.output_shape)}, {count(self.parameters, 'parameter')}"
         rows = [
             [str(i), layer.kind, f"{by(layer.in_shape)} -> {by(layer.out_shape)}", str(layer.activation),
              count(layer.parameters), f"{layer.expansion:.3g}"]
             for i, layer in enumerate(self.layers, 1)
         ]  # fmt: skip
         half = _SHOWN // 2
-        return rows if len(rows) <= _SHOWN else [*rows[:half], ["...", *[""] * 5], *rows[-half:]]
+        rows = rows if len(rows) <= _SHOWN else [*rows[:half], ["...", *[""] * 5], *rows[-half:]]
+        return "\n".join([title, *text_table(_HEADINGS, rows, _TEXT)]) + evaluation_lines(self)
 
     @classmethod
     @computing()
@@ -321,27 +299,14 @@ class Network(Generator):
                 layers.append(Layer(affine, last.activation))
                 break
             affine = Affine.compose(steps, shape)
-            layers.append(Layer(affine, _per_coordinate(part or Activation("identity"), affine.out_shape)))
+            layers.append(Layer(affine, (part or Activation("identity")).on(affine.out_shape)))
             steps, shape = [], affine.out_shape
         return cls(tuple(layers), latent_shape)
 
 
-def _per_coordinate(activation: Activation, shape: Shape) -> Activation:
-    """The activation with slopes (and steepnesses) broadcast to each of the prod(shape) outputs."""
-    try:
-        return activation.on(shape)
-    except ValueError:
-        steep = f" and steepnesses of shape {activation.steepness.shape}" if activation.steepness.ndim else ""
-        named = "PReLU" if activation.name == "prelu" else str(activation)
-        raise ModelError(
-            f"{named} slopes of shape {activation.slope.shape}{steep} do not fit an output of shape {shape}"
-        ) from None
-
-
 def small(network: object) -> bool:
     """Whether one thread is enough for every layer, or for every tensor if the layers are not known."""
-    if isinstance(network, Generator):
-        network = network.plain
+    network = network.plain if isinstance(network, Generator) else network
     if not isinstance(network, Network):
         return not isinstance(network, Generator) or network.width < _LARGE_OUTPUT
     return all(

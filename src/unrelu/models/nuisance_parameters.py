@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,20 +18,19 @@ from unrelu.errors import InputError, ModelError, OptionError
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain, affine_heads
 from unrelu.models.code_prior import Normal
-from unrelu.models.generator import Generator, NamedGenerator, as_generator, by, numbers, read_only
+from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, as_generator, by, numbers, read_only
 from unrelu.models.names import Names, parameter_values
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import Trial, longest
-from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
-_SCALE = (0.5, 2.0)
 _TRIAL = Trial("function of outputs", "input", "result", "outputs of the generator")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ExtendedGenerator(Generator):
+class ExtendedGenerator(WrappedGenerator):
     r"""G'(z, u) = f(G(z), t(u)): a generator whose last latent coordinates u determine nuisance parameters t.
 
     .. math:: t_i = a_i + (b_i - a_i) \, \Phi(u_i) \quad \text{or} \quad t_i = \mu_i + \sigma_i u_i
@@ -41,38 +40,24 @@ class ExtendedGenerator(Generator):
     bounds, which no code leaves, or normal. :func:`extend` makes such a generator. :meth:`split` and :meth:`join`
     convert codes to parameters and back.
 
-    The Jacobian of G is pushed through f by forward-mode differentiation, together with the derivatives by u.
-
-    Args:
-        base: G.
+    Attributes:
         function: f(G(z), t(u)), a function of G(z) and u in one vector.
         parameters: names of the parameters.
-        bounds: bounds of the parameters, (p, 2); mean and standard deviation of those that are normal.
-        normal: which parameters are normal, (p,).
-        latent_shape: (k + p,).
-        dtype, device: precision and device of the evaluation.
+        table: bounds and 0, or mean, standard deviation and 1, of each parameter, (3, p).
     """
 
-    base: Generator
-    function: OpaqueNetwork = field(repr=False)
+    function: OpaqueNetwork
     parameters: tuple[str, ...]
-    bounds: Array
-    normal: Flags
-    latent_shape: Shape
-    dtype: torch.dtype
-    device: torch.device
+    table: Array
 
     reason = "a generator extended by nuisance parameters is no chain of layers"
+    rounding = None  # outputs are no numbers of the module's precision
 
-    @property
-    def output_shape(self) -> Shape:  # type: ignore[override] # read-only, as the fields of a frozen dataclass are
-        """Shape of one output."""
-        return self.function.output_shape or (1,)
-
-    @property
-    def width(self) -> int:  # type: ignore[override]
-        """The size of the largest tensor in the evaluation of one code."""
-        return max(self.base.width, self.function.width)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "latent_shape", (self.base.latent_dim + len(self.parameters),))
+        object.__setattr__(self, "output_shape", self.function.output_shape or (1,))
+        object.__setattr__(self, "width", max(self.base.width, self.function.width))
 
     @cached_property
     def headed(self) -> HeadedChain | None:
@@ -80,31 +65,29 @@ class ExtendedGenerator(Generator):
         below = self.base.headed
         if below is None or below.heads:
             return None
-        low, high = self.bounds.T
-        ends = np.stack([low, np.where(self.normal, low + high, high)])
-        latent = np.column_stack([self.normal, np.zeros(len(low)), np.ones(len(low))])
+        low, high, normal = self.table
+        ends = np.stack([low, np.where(normal > 0, low + high, high)])
+        latent = np.column_stack([normal, np.zeros(len(low)), np.ones(len(low))])
         size = np.abs(self.base.typical_outputs).max(axis=0)
         size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
         heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.parameters)
         return HeadedChain(below.network, heads) if heads else None
 
-    @computing()
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ExtendedGenerator:
-        """The same generator evaluated in another dtype or on another device."""
-        dtype, device = self._place(dtype, device)
-        base, function = self.base.to(dtype, device), self.function.to(dtype, device)
-        return replace(self, base=base, function=function, dtype=dtype, device=device)
+    def inner(self, z: Tensor) -> Tensor:
+        """See :meth:`WrappedGenerator.inner`."""
+        return z[:, : self.base.latent_dim]
 
-    def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
-        """The extension of the smoothed base; unchanged if no kinks of the base are found."""
-        base = self.base.smoothed(share, None if codes is None else codes[:, : self.base.latent_dim])
-        return self if base is self.base else replace(self, base=base)
+    def outer(self, x: Tensor, z: Tensor) -> Tensor:
+        """See :meth:`WrappedGenerator.outer`."""
+        return self.function.forward(torch.cat([x, z[:, self.base.latent_dim :]], dim=1))
 
-    def tangent_at(self, z: Tensor) -> Generator:
-        """The extension of the base with its activations replaced by their tangents at z, (1, k + p)."""
-        return replace(self, base=self.base.tangent_at(z[:, : self.base.latent_dim]))
-
-    # --- codes and parameters --------------------------------------------------------------------------------------
+    def along(self, x: Tensor, tangents: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The Jacobian of G, pushed through f together with the derivatives by u."""
+        k, p = self.base.latent_dim, len(self.parameters)
+        directions = z.new_zeros(len(z), k + p, x.shape[1] + p)
+        directions[:, :k, :-p] = tangents
+        directions[:, k:, -p:] = torch.eye(p, dtype=z.dtype, device=z.device)
+        return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
 
     def split(self, z: npt.ArrayLike) -> tuple[Array, dict[str, Any]]:
         """The codes of :attr:`base`, in its ``latent_shape``, and the parameters by name, each a number or (B,).
@@ -112,9 +95,8 @@ class ExtendedGenerator(Generator):
         Raises:
             InputError: z is not a code of this generator.
         """
-        codes = self.as_codes(z).cpu().double().numpy()
-        k = self.base.latent_dim
-        values = parameter_values(codes[..., k:], self.bounds[:, 0], self.bounds[:, 1], self.normal)
+        codes, k = self.flat_codes(z), self.base.latent_dim
+        values = parameter_values(codes[..., k:], *self.table)
         return self.base.shaped(codes[..., :k]), {name: values[..., i][()] for i, name in enumerate(self.parameters)}
 
     def join(self, z: npt.ArrayLike, **parameters: npt.ArrayLike) -> Array:
@@ -124,13 +106,12 @@ class ExtendedGenerator(Generator):
             InputError: z is not a code of :attr:`base`, or a parameter is out of its bounds or has another shape.
             OptionError: a parameter is missing or unknown.
         """
-        codes = self.base.as_codes(z).cpu().double().numpy()
+        codes = self.base.flat_codes(z)
         if set(parameters) != set(self.parameters):
-            raise OptionError(
-                f"join takes {', '.join(self.parameters)}; it was given {', '.join(parameters) or 'none'}"
-            )
+            given = ", ".join(parameters) or "none"
+            raise OptionError(f"join takes {', '.join(self.parameters)}; it was given {given}")
         columns = [codes]
-        for name, normal, (low, high) in zip(self.parameters, self.normal, self.bounds, strict=True):
+        for name, (low, high, normal) in zip(self.parameters, self.table.T, strict=True):
             value = numbers(parameters[name], name)
             if not (np.isfinite(value) if normal else (value > low) & (value < high)).all():
                 within = "finite" if normal else f"within its bounds, above {low:g} and below {high:g}"
@@ -143,27 +124,10 @@ class ExtendedGenerator(Generator):
             columns.append(np.broadcast_to(u, codes.shape[:-1])[..., None])
         return np.concatenate(columns, axis=-1)
 
-    # --- PyTorch, flat, batched ------------------------------------------------------------------------------------
-
-    def forward(self, z: Tensor) -> Tensor:
-        """G'(z) as (B, n) for z of shape (B, k + p), differentiable by PyTorch."""
-        k = self.base.latent_dim
-        return self.function.forward(torch.cat([self.base.forward(z[:, :k]), z[:, k:]], dim=1))
-
-    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """G'(z) as (B, n) and its transposed Jacobian as (B, k + p, n)."""
-        k, p = self.base.latent_dim, len(self.parameters)
-        x, tangents = self.base.linearize(z[:, :k])
-        directions = z.new_zeros(len(z), k + p, x.shape[1] + p)
-        directions[:, :k, :-p] = tangents
-        directions[:, k:, -p:] = torch.eye(p, dtype=z.dtype, device=z.device)
-        return self.function.along(torch.cat([x, z[:, k:]], dim=1), directions)
-
     def __str__(self) -> str:
-        named = zip(self.parameters, self.normal, self.bounds, strict=True)
         ranges = ", ".join(
             f"{name} N({low:g}, {high:g}^2)" if normal else f"{name} {low:g} to {high:g}"
-            for name, normal, (low, high) in named
+            for name, (low, high, normal) in zip(self.parameters, self.table.T, strict=True)
         )
         return f"ExtendedGenerator {self.latent_dim} -> {by(self.output_shape)}: {ranges}\n{self.base}"
 
@@ -186,8 +150,8 @@ def extend(
     its latent coordinate u is N(0, 1), as the other coordinates are. With :class:`unrelu.Normal` in place of bounds it
     is normal, such as the amplitude a of a template t: ``extend(net, lambda x, a: x + a * t, a=unrelu.Normal(0, 1))``.
     The method ``split(r.z)`` of the
-    :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` returns the parameters of a result. An extended
-    generator has no known layers, so only methods that search the latent space accept it.
+    :class:`~unrelu.models.nuisance_parameters.ExtendedGenerator` returns the parameters of a result. Only methods that
+    search the latent space accept it.
 
     Args:
         network: G.
@@ -213,37 +177,34 @@ def extend(
     (array([0.5]), 0.3)
     """
     outer, network = as_generator(network).names, network.plain
-    named = {"shift": shift, "scale": scale, "offset": offset}
-    usual = {"shift": (-1.0, 1.0), "scale": _SCALE, "offset": (-0.5, 0.5)}
-    if offset is True:
-        usual["offset"] = (-0.5 * network.typical_output, 0.5 * network.typical_output)
+    half = 0.5 * network.typical_output if offset is True else 0.5
+    usual = {"shift": (-1.0, 1.0), "scale": (0.5, 2.0), "offset": (-half, half)}
     if bounds and function is None:
         raise OptionError(
             f"{', '.join(bounds)}: bounds of parameters that no function takes; pass f(x, {', '.join(bounds)}) as well"
         )
-    own = {name: usual[name] if given is True else given for name, given in named.items() if given is not False}
-    ends = {name: _ends(name, given) for name, given in {**bounds, **own}.items()}
-    if not ends:
+    given: dict[str, Any] = dict(bounds)
+    for name, value in (("shift", shift), ("scale", scale), ("offset", offset)):
+        if value is not False:
+            given[name] = usual[name] if value is True else value
+    if not given:
         raise OptionError("there is nothing to extend by: pass scale=, offset=, shift=, or a function with its bounds")
-    table = read_only(list(ends.values()))
-    normal = np.array([isinstance(given, Normal) for given in {**bounds, **own}.values()])
-    change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(own), table, normal), network)
+    table = read_only(np.transpose([_column(name, value) for name, value in given.items()]))
+    change = _checked(_Change(network.output_shape, function, tuple(bounds), tuple(given), table), network)
+    made = ExtendedGenerator(network, change, tuple(given), table)
     k = network.latent_dim
-    shape = (k + len(ends),)
-    made = ExtendedGenerator(network, change, tuple(ends), table, normal, shape, network.dtype, network.device)
     known = np.full((3, k), np.nan) if outer.nuisance_table is None else outer.nuisance_table
     parts = outer.parts if change.output_shape == network.output_shape else {}
-    nuisance_table = np.concatenate([known, np.vstack([table.T, normal])], axis=1)
-    names = Names(made.latent_shape, made.output_shape, (), parts, nuisance_table)
-    return NamedGenerator(made, names.named([*(outer.coordinate_names or ("",) * k), *ends]))
+    names = Names(made.latent_shape, made.output_shape, (), parts, np.concatenate([known, table], axis=1))
+    return NamedGenerator(made, names.named([*(outer.coordinate_names or ("",) * k), *given]))
 
 
-def _ends(name: str, given: Any) -> tuple[float, float]:
-    """The bounds of a parameter, or its mean and standard deviation."""
+def _column(name: str, given: Any) -> tuple[float, float, float]:
+    """The bounds of a parameter and 0, or its mean, standard deviation and 1."""
     if isinstance(given, Normal):
         if given.by_name or np.ndim(given.mean) or np.ndim(given.std) or not given.proper:
             raise InputError(f"{name}={given} must be Normal(mean, std) of two finite numbers")
-        return given.mean, given.std
+        return given.mean, given.std, 1.0
     ends = numbers(given, name)
     with np.errstate(over="ignore", invalid="ignore"):
         usable = ends.shape == (2,) and ends[0] < ends[1] and math.isfinite(ends[1] - ends[0])
@@ -251,14 +212,14 @@ def _ends(name: str, given: Any) -> tuple[float, float]:
         raise InputError(
             f"{name}={given!r} must be two numbers, a lower and a higher bound, both finite, or Normal(mean, std)"
         )
-    return float(ends[0]), float(ends[1])
+    return float(ends[0]), float(ends[1]), 0.0
 
 
 def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
     """Try the change of outputs, and return it as a function of one vector."""
     # An emulator in units of its own may overflow at codes from N(0, 1).
     x = longest(np.where(np.isfinite(network.typical_outputs), network.typical_outputs, 1.0))
-    u = torch.from_numpy(special.ndtri(stream("trial parameters").uniform(0.2, 0.8, (2, module.ends.shape[1]))))
+    u = torch.from_numpy(special.ndtri(stream("trial parameters").uniform(0.2, 0.8, (2, len(module.names)))))
     at, lengths = torch.cat([x, u], dim=1), torch.cat([x.abs(), torch.full_like(u, 0.3)], dim=1)
     given = module if isinstance(module.function, nn.Module) else module.forward
     try:
@@ -272,32 +233,30 @@ class _Change(nn.Module):
     """f, then shift, scale and offset. The input holds outputs and the parameters' latent coordinates in one vector."""
 
     def __init__(
-        self, shape: Shape, function: Callable[..., Tensor] | None, names: tuple[str, ...], own: tuple[str, ...],
-        bounds: Array, normal: Flags,
+        self, shape: Shape, function: Callable[..., Tensor] | None, own: tuple[str, ...], names: tuple[str, ...],
+        table: Array,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.shape, self.function, self.names, self.own = shape, function, names, own
-        self.ends, self.normal = torch.from_numpy(bounds.T.copy()), torch.from_numpy(normal)
+        self.shape, self.function, self.own, self.names = shape, function, own, names
+        self.table = torch.from_numpy(table.copy())
 
     def forward(self, joint: Tensor) -> Any:
         n = math.prod(self.shape)
         x: Any = joint[:, :n].reshape(-1, *self.shape)
-        low, high = self.ends.to(joint)
-        u, normal = joint[:, n:], self.normal.to(joint.device)
-        parameters = torch.where(normal, low + high * u, low + (high - low) * torch.special.ndtr(u))
-        values = dict(zip((*self.names, *self.own), parameters.T, strict=True))
+        u, (low, high, normal) = joint[:, n:], self.table.to(joint)
+        parameters = torch.where(normal > 0, low + high * u, low + (high - low) * torch.special.ndtr(u))
+        values = dict(zip(self.names, parameters.T, strict=True))
+
+        def beside(name: str) -> Tensor:  # one for each output, shaped to multiply outputs (B, ...)
+            return torch.unflatten(values[name], 0, (-1, *[1] * (x.dim() - 1)))
+
         if self.function is not None:
-            x = self.function(x, **{name: _beside(values[name], x) for name in self.names})
+            x = self.function(x, **{name: beside(name) for name in self.own})
         if "shift" in values:
-            x = _shifted(x, _beside(values["shift"], x))
+            x = _shifted(x, beside("shift"))
         if "scale" in values:
-            x = x * _beside(values["scale"], x)
-        return x + _beside(values["offset"], x) if "offset" in values else x
-
-
-def _beside(value: Tensor, x: Tensor) -> Tensor:
-    """One parameter for each output, (B,), reshaped to multiply outputs (B, ...)."""
-    return value.reshape(-1, *[1] * (x.dim() - 1))
+            x = x * beside("scale")
+        return x + beside("offset") if "offset" in values else x
 
 
 def _shifted(x: Tensor, d: Tensor) -> Tensor:

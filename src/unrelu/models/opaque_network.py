@@ -42,8 +42,6 @@ class OpaqueNetwork(Generator):
     forward-mode formula, J is assembled row by row from n reverse passes instead, at about n / k times the work.
     Attention is computed by its formula, because PyTorch's fused kernels have no forward-mode derivative.
 
-    Methods that search the latent space ("auto", "lm", "adam", "gradient_descent") accept it. Layer-wise ones do not.
-
     Args:
         module: the generator, frozen, in evaluation mode, in ``dtype`` on ``device``. It maps (B, \*latent_shape) to
             (B, \*output_shape), each code on its own. It is not copied: pass a copy.
@@ -80,7 +78,7 @@ class OpaqueNetwork(Generator):
 
     @computing()
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> OpaqueNetwork:
-        """The same generator evaluated in another dtype or on another device."""
+        """See :meth:`Generator.to`."""
         dtype, device = self._place(dtype, device)
         return replace(self, module=frozen(self.module, dtype, device), dtype=dtype, device=device)
 
@@ -123,8 +121,7 @@ class OpaqueNetwork(Generator):
     def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """G(z) as (B, n) and J d for m directions d of each code, (B, m, k) -> (B, m, n), in the supported mode.
 
-        Forward mode makes several calls an operation. Where outputs are few and small, one reverse pass for all of them
-        takes less time.
+        Where outputs are few and small, one reverse pass for all of them takes less time.
         """
         if self.output_dim * self.width <= _SMALL_JACOBIAN:
             with suppress(RuntimeError):  # an operation may have no derivative for several outputs at once
@@ -153,11 +150,12 @@ class OpaqueNetwork(Generator):
         return self._with(tangents_of(lambda: self._flat(z, fast)))
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> OpaqueNetwork:
-        """The generator with the kinks that are found smoothed by ``share`` times the size of each layer's outputs.
+        """See :meth:`Generator.smoothed`; sizes are root mean squares of max(u, 0) in each call of an activation."""
+        z, fast = self.as_codes(self.typical_codes) if codes is None else codes, self._fast  # made outside the record
+        sizes: list[float] = []
 
-        Itself if there are none. Source: as for a chain of layers, :meth:`unrelu.Network.smoothed`.
-        """
-        sizes = self._sizes_at(self.as_codes(self.typical_codes) if codes is None else codes)
+        def look(u: Tensor, activation: Activation) -> None:
+            sizes.append(0.0 if activation.smooth else float(torch.relu(u).square().mean().sqrt()))
 
         def smooth(call: int, u: Tensor, activation: Activation) -> Tensor:
             if call >= len(sizes) or not sizes[call]:
@@ -167,17 +165,7 @@ class OpaqueNetwork(Generator):
             x = smoothed.forward(at)
             return (u - at) * smoothed.derivative(at, x) + x
 
-        return self._with(smooth) if any(sizes) else self
-
-    def _sizes_at(self, z: Tensor) -> tuple[float, ...]:
-        """Root mean square of max(u, 0) in each call, at codes (b, k); 0 where there is no kink."""
-        sizes: list[float] = []
-
-        def look(u: Tensor, activation: Activation) -> None:
-            sizes.append(0.0 if activation.smooth else float(torch.relu(u).square().mean().sqrt()))
-
-        fast = self._fast  # made outside of the record
-        return tuple(sizes) if recorded(lambda: self._flat(z, fast), look) else ()
+        return self._with(smooth) if recorded(lambda: self._flat(z, fast), look) and any(sizes) else self
 
     def _with(self, substitute: Substitute | None) -> OpaqueNetwork:
         """The generator with other activations, and the same weights in memory."""
@@ -198,13 +186,13 @@ class OpaqueNetwork(Generator):
 
     @cached_property
     def _fast(self) -> nn.Module:
-        """The copy that is run where no forward-mode derivative is taken.
+        """The copy that is run where no forward-mode derivative is taken: some of PyTorch's formulas use ``view``.
 
-        Convolutions in single precision are up to twice as fast with the channels last in memory. A module that cannot
-        be run so (``view`` refuses another order) keeps the channels where they are. So do forward-mode derivatives, as
-        some of PyTorch's formulas use ``view``.
+        Convolutions in single precision are up to twice as fast with the channels last in memory, if the module can be
+        run so.
         """
-        if self.dtype == torch.float32 and self.device.type == "cpu" and any(map(_is_kernel, self.module.parameters())):
+        kernels = any(parameter.ndim == 4 for parameter in self.module.parameters())
+        if self.dtype == torch.float32 and self.device.type == "cpu" and kernels:
             module: Any = frozen(self.module, self.dtype, self.device)
             module.to(memory_format=torch.channels_last)
             with suppress(RuntimeError), torch.no_grad():
@@ -221,17 +209,8 @@ class OpaqueNetwork(Generator):
         )
 
 
-def _is_kernel(parameter: Tensor) -> bool:
-    """Whether a parameter is the kernel of a convolution of pictures."""
-    return parameter.ndim == 4
-
-
 def as_chain(network: Generator, method: str) -> Network:
-    """Return the network if it is a chain of layers.
-
-    Raises:
-        UnsupportedModelError: it is not; the message names the node that breaks the chain.
-    """
+    """Return the network if it is a chain of layers; else an UnsupportedModelError names the node that breaks it."""
     if isinstance(network, Network):
         return network
     raise UnsupportedModelError(
