@@ -94,3 +94,71 @@ def test_a_part_of_a_tensor_that_is_written_is_no_chain():
     net = from_torch(function, 4)
     assert not isinstance(net, Network)
     np.testing.assert_allclose(net(Z), function(torch.from_numpy(Z)), rtol=1e-12)
+
+
+# --- what a record does not show is refused ---------------------------------------------------------------------------
+
+LAYER = nn.Linear(4, 6).double()
+INDEX = torch.tensor([3, 1, 0])
+
+
+def changed_later(z):
+    c = torch.zeros(6, dtype=z.dtype)
+    h = LAYER(z) + c
+    c.fill_(1.0)
+    return torch.cat([1e9 * LAYER(z), torch.relu(h)], 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: torch.relu(LAYER(z)) * (1 if z.detach().numpy().sum() > 0 else 2),
+        lambda z: LAYER(z).relu() * max(z.flatten().tolist()) ** 0,
+        changed_later,
+        lambda z: torch.tanh(LAYER(z), out=torch.empty(len(z), 6, dtype=z.dtype)),
+        lambda z: torch.cat([1e9 * LAYER(z), torch.relu(LAYER(z)) * len(z)], 1),
+        lambda z: torch.roll(LAYER(z), 2, 0),
+    ],
+)
+def test_it_is_no_chain(function):
+    try:
+        net = from_torch(function, 4)
+    except ModelError:
+        return
+    assert not isinstance(net, Network)
+
+
+def test_rows_put_below_each_other():
+    """In outputs of very different sizes, each is right."""
+    normal = nn.BatchNorm1d(2).double().eval()
+    normal.running_mean += torch.tensor([0.5, -1.0])
+    for sums in (lambda x: x.view(-1, 2).sum(1).view(-1, 3), lambda x: normal(x.reshape(-1, 2)).view(-1, 6)):
+
+        def function(z, sums=sums):
+            return torch.cat([1e6 * LAYER(z), sums(torch.relu(LAYER(z)))], 1)
+
+        np.testing.assert_allclose(from_torch(function, 4)(Z), function(torch.from_numpy(Z)).detach(), rtol=1e-10)
+
+
+def test_indices_and_sparse_matrices():
+    index, sparse = INDEX.clone(), torch.eye(6, dtype=torch.float64).to_sparse()
+    net = from_torch(lambda z: torch.relu(LAYER(z) @ sparse)[:, index], 4)
+    assert isinstance(net, Network)
+    wanted = torch.relu(LAYER(torch.from_numpy(Z)))[:, INDEX].detach()
+    index.zero_()
+    np.testing.assert_allclose(net(Z), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "first", [lambda z: (z - torch.ones(4)) / 2, nn.LayerNorm(4), nn.PReLU(4), nn.BatchNorm1d(4), nn.Identity()]
+)
+def test_the_latent_shape_is_what_the_first_function_takes(first):
+    class Standardised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.layer = first, nn.Linear(4, 6)
+
+        def forward(self, z):
+            return torch.relu(self.layer(self.first(z)))
+
+    assert from_torch(made(Standardised)).latent_shape == (4,)

@@ -43,7 +43,7 @@ from unrelu.loaders import from_torch
 def test_refused(function, message):
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         from_torch(Function(function).eval(), 3)
-    assert str(caught.value).count(message) <= 1
+    assert str(caught.value).count("without known layers") <= 1
 
 
 def test_a_kink_that_is_near_by_chance_is_no_reason_to_refuse():

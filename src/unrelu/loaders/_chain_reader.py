@@ -18,7 +18,7 @@ from torch import fx
 from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._recording import name_of
 from unrelu.loaders._torch_operations import Flow, Part, element, parts_of, shape_of
-from unrelu.models.affine import Affine, Shape, Step
+from unrelu.models.affine import Affine, Shape, Step, check_finite
 
 # Operators that give several tensors.
 SEVERAL = ("split", "split_with_sizes", "unbind", "chunk")
@@ -108,6 +108,21 @@ class Walk(ABC):
         raise UnsupportedModelError(f"has branches, by {name_of(node)}(); only chains of layers can be inverted")
 
 
+def out_shape(step: Step, shape: Shape) -> Shape:
+    """The shape of a step's output.
+
+    Raises:
+        ModelError: it has a weight that is not finite.
+        UnsupportedModelError: it does not fit the input, so the model does something else.
+    """
+    for name, tensor in step.tensors().items():
+        check_finite(tensor, f"a {step.kind} {name}")
+    try:
+        return Affine.compose([step], shape).out_shape
+    except ModelError as error:
+        raise UnsupportedModelError(str(error)) from error
+
+
 class ChainWalk(Walk):
     """A walk along a graph without branches."""
 
@@ -134,7 +149,7 @@ class ChainWalk(Walk):
             )
         shape = flow.shape
         for part in parts:
-            shape = Affine.compose([part], shape).out_shape if isinstance(part, Step) else shape
+            shape = out_shape(part, shape) if isinstance(part, Step) else shape
         if (wanted := element(shape_of(node), self.batch)) != shape:
             raise UnsupportedModelError(
                 f"makes elements of shape {wanted} from {flow.shape} in a way that is not known"

@@ -17,7 +17,7 @@ from unrelu.loaders import _onnx_layers as layers
 from unrelu.loaders._chain_reader import code_shape
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES
 from unrelu.loaders._onnx_layers import Call, GraphNode
-from unrelu.loaders._recording import at_place, being_recorded
+from unrelu.loaders._recording import at_place
 from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
@@ -72,22 +72,20 @@ def from_onnx(
     shape, batch = _input_shape(graph.input, latent_shape)
     batch = 1 if batch is None and inputs else batch  # values of further inputs are those of one code
     module = OnnxModule(graph, shape, max_bytes, batch or 1)
-    if batch is not None:
-        network = network_of(FixedBatchModule(module, batch), shape)
-    else:
+    given = torch.zeros(batch or BATCH, *shape, dtype=torch.float64)
+    with torch.no_grad():
         try:
-            network = network_of(module, shape)
+            ends = module.ends(given, named=True)
         except UnsupportedModelError:
             raise
         except ModelError as error:
             try:  # some graphs have shapes that fit one code only, although they leave the batch size open
-                network = network_of(FixedBatchModule(module), shape)
+                ends, batch = module.ends(given[:1], named=True), 1
             except ModelError:
                 raise error from None
+    network = network_of(module if batch is None else FixedBatchModule(module, batch), shape)
     if not isinstance(output, Mapping):
         return network
-    with torch.no_grad():
-        ends = module.ends(torch.zeros(batch or 1, *shape, dtype=torch.float64))
     return network.with_parts({part: tuple(end.shape[1:]) for part, end in ends.items()})
 
 
@@ -222,8 +220,10 @@ class OnnxModule(nn.Module):
         ends = self.ends(z)
         return next(iter(ends.values())) if list(ends) == [""] else concatenated(ends)
 
-    def ends(self, z: Tensor) -> dict[str, Tensor]:
+    def ends(self, z: Tensor, named: bool = False) -> dict[str, Tensor]:
         """The outputs for codes by the names of their parts.
+
+        Errors of PyTorch become ones that name the node if ``named``; searches know what PyTorch's own mean.
 
         Raises:
             UnsupportedModelError: a tensor would take too much memory.
@@ -233,16 +233,16 @@ class OnnxModule(nn.Module):
         values[self._input] = z
         alive = 0  # entries of the tensors that are kept
         for node, spare in zip(self._nodes, self._spare, strict=True):
-            with at_place(node.place), _errors_at(node, values, self._live) if being_recorded() else nullcontext():
+            with at_place(node.place), _errors_at(node, values, self._live) if named else nullcontext():
                 inputs = [self._found(values, name) for name in node.inputs]
                 call = Call(node, inputs, frozenset(i for i, name in enumerate(node.inputs) if name in self._live))
                 codes = BATCH / max(BATCH, len(z))  # larger batches are divided by those who ask for them
                 size = int(8 * (self._spent + codes * (alive + most_entries(call))))
                 if size > self._max_bytes:
                     raise UnsupportedModelError(
-                        f"would take {shown_size(size)} for {BATCH} codes, with the constants of the model; at "
-                        f"most {shown_size(self._max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if "
-                        "you trust the file"
+                        f"would take {shown_size(size)} for {BATCH} codes, with the constants of the model; at most "
+                        f"{shown_size(self._max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if you "
+                        "trust the file"
                     )
                 found = _results(call)
             values |= found
@@ -285,16 +285,13 @@ class OnnxModule(nn.Module):
 
 @contextmanager
 def _errors_at(node: GraphNode, values: Mapping[str, Tensor | None], live: Set[str]) -> Iterator[None]:
-    """Name the node in errors, with the shapes of its data and constants where these do not fit.
-
-    Once the graph is read, errors are PyTorch's own: searches know what those mean.
-    """
+    """Name the node in errors, with the shapes of its data and constants where these do not fit."""
     try:
         yield
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(str(error) if node.place in str(error) else f"{node.place} {error}") from error
+        raise UnsupportedModelError(f"{node.place} {error}") from error
     except ModelError as error:
-        raise ModelError(str(error) if node.place in str(error) else f"{node.place}: {error}") from error
+        raise ModelError(f"{node.place}: {error}") from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         shapes = {name: tuple(x.shape) for name in node.inputs if (x := values.get(name)) is not None}
         data = [shape[1:] for name, shape in shapes.items() if name in live]

@@ -23,7 +23,7 @@ from torch import Tensor, fx
 from unrelu.errors import UnsupportedModelError
 from unrelu.loaders._chain_reader import SEVERAL, Walk
 from unrelu.loaders._recording import name_of
-from unrelu.loaders._torch_operations import Flow, Part, float64
+from unrelu.loaders._torch_operations import Flow, Part, float64, shape_of
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
 
@@ -124,6 +124,8 @@ class BranchWalk(Walk):
         assert isinstance(first, _Map)
         if name_of(node) not in _JOINING:
             return super().joined(node, flows, args, kwargs)
+        if name_of(node) not in ("add", "sub") and any(shape_of(x)[0] != self.batch for x in node.all_input_nodes):
+            raise UnsupportedModelError(f"calls {name_of(node)}() on elements put below each other")
         args = fx.node.map_aggregate(args, lambda a: self._rows(a, len(first.rows)))
         function: Any = node.target
         found = function(*args, **kwargs)

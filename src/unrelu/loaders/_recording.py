@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules import module as hooks
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -28,6 +29,10 @@ from unrelu.models.torch_callables import CalledModule, FunctionModule
 
 # Operators that take the shape of a tensor alone.
 _OF_SHAPES = {"ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full"}
+# The most axes of a tensor that NumPy takes in all versions.
+_MOST_AXES = 32
+# Functions that give numbers to Python or NumPy.
+_NUMBERS = {"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "item"}
 # The place in the model of what is recorded, where its reader knows it.
 _place: ContextVar[str] = ContextVar("place", default="")
 
@@ -40,11 +45,6 @@ def at_place(place: str) -> Iterator[None]:
         yield
     finally:
         _place.reset(token)
-
-
-def being_recorded() -> bool:
-    """Whether what runs now is recorded."""
-    return isinstance(_get_current_dispatch_mode(), Recording)
 
 
 def recorded(module: nn.Module, codes: Tensor) -> fx.Graph:
@@ -94,6 +94,8 @@ class Recording(TorchDispatchMode):
         # The node of each tensor that depends on the codes; None if it was changed through another tensor.
         self._nodes: Any = WeakTensorKeyDictionary()
         self._changed = set[StorageWeakRef]()
+        # Constants that were used, and how often each was changed until then.
+        self._constants: list[tuple[Tensor, int]] = []
         self._keep(codes, self.graph.placeholder("z"), "the code")
 
     @classmethod
@@ -117,9 +119,12 @@ class Recording(TorchDispatchMode):
             hooks.register_module_forward_hook(leave, always_call=True),
         )
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._numbers = _Numbers(self)
+        self._numbers.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._numbers.__exit__(*error)  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
@@ -131,28 +136,35 @@ class Recording(TorchDispatchMode):
         live = [x for x in held if self._node(x, name) is not None]
         if not live or name in _OF_SHAPES:
             return func(*args, **kwargs)
-        if name in ("_local_scalar_dense", "is_nonzero"):
-            raise UnsupportedModelError(
-                f"{self.place(name)} takes a number out of a tensor that depends on the code (item, float, if): a "
-                "chain of layers has no control flow"
-            )
+        if name in ("_local_scalar_dense", "is_nonzero", "equal"):
+            self.refuse_numbers(name)
         try:
             result = func(*args, **kwargs)
         except (RuntimeError, IndexError, ValueError) as error:
-            if _place.get():  # the reader says it
-                raise
             raise ModelError(
                 f"{self.place(name)} does not fit an input of shape {self._shown(live[0].shape)}: {error}"
             ) from error
         self._append(func, name, args, kwargs, result)
         return result
 
+    def refuse_numbers(self, name: str) -> NoReturn:
+        """Refuse a function that takes numbers out of a tensor that depends on the code."""
+        raise UnsupportedModelError(
+            f"{self.place(name)} takes a number out of a tensor that depends on the code (item, numpy, if): a chain of "
+            "layers has no control flow"
+        )
+
     def _append(self, func: Any, name: str, args: Any, kwargs: Any, result: Any) -> None:
         """Append a node for a call, and for each of its results if these are several."""
-        mapped, named = tree_map(lambda x: self._node(x, name) or x if isinstance(x, Tensor) else x, (args, kwargs))
+        written = args[0] if func._schema.is_mutable else None  # noqa: SLF001 -- its public name
+        mapped, named = tree_map(
+            lambda x: self._held(x, name, x is not written) if isinstance(x, Tensor) else x, (args, kwargs)
+        )
         node = self.graph.create_node("call_function", func, tuple(mapped), named, name)
         place = node.meta["place"] = self.place(name)
-        if func._schema.is_mutable:  # noqa: SLF001 -- its public name
+        if written is not None:
+            if "out" in kwargs or not isinstance(result, Tensor):
+                raise UnsupportedModelError(f"{place} writes into several tensors, or into out=")
             storage = _storage(result)
             for x in list(self._nodes):
                 if _storage(x) == storage:
@@ -161,11 +173,20 @@ class Recording(TorchDispatchMode):
         if isinstance(result, Tensor):
             self._keep(result, node, place)
             return
-        for i, each in enumerate(result):
+        for i, each in enumerate(result if isinstance(result, tuple | list) else ()):
             if isinstance(each, Tensor):
                 self._keep(each, self.graph.call_function(operator.getitem, (node, i)), place)
 
+    def _held(self, x: Tensor, name: str, kept: bool) -> fx.Node | Tensor:
+        """The node of a tensor, or a constant, which must not be changed later if it is ``kept``."""
+        node = self._node(x, name)
+        if node is None and kept and not x.is_inference():
+            self._constants.append((x, x._version))  # noqa: SLF001 -- its documented name
+        return x if node is None else node
+
     def _keep(self, x: Tensor, node: fx.Node, place: str) -> None:
+        if x.dim() > _MOST_AXES:
+            raise UnsupportedModelError(f"{place} makes a tensor of {x.dim()} axes; up to {_MOST_AXES} are read")
         node.meta |= {"shape": tuple(x.shape), "place": place, "dtype": x.dtype}
         self._nodes[x] = node
 
@@ -176,9 +197,13 @@ class Recording(TorchDispatchMode):
             UnsupportedModelError: the tensor was changed in place, and is known no more.
         """
         node: fx.Node | None = self._nodes.get(x)
-        if node is None and (x in self._nodes or _storage(x) in self._changed):
+        if x.layout is torch.strided and node is None and (x in self._nodes or _storage(x) in self._changed):
             raise UnsupportedModelError(f"{self.place(name)} takes a tensor that was changed in place")
         return node
+
+    def knows(self, x: object) -> bool:
+        """Whether x is a tensor that depends on the code."""
+        return isinstance(x, Tensor) and x in self._nodes
 
     def place(self, name: str) -> str:
         """Where the model is: the part that its reader named, the module that runs, or the operator."""
@@ -202,9 +227,26 @@ class Recording(TorchDispatchMode):
             several = isinstance(output, tuple | list | dict)
             what = "several values" if several else "a value that its input does not affect"
             raise UnsupportedModelError(f"the module returns {what}; a generator returns one tensor")
+        if any(x._version != version for x, version in self._constants):  # noqa: SLF001
+            raise UnsupportedModelError("it changes a tensor in place after it was used")
         self.graph.output(self._node(output, "output"))
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         return self.graph
+
+
+class _Numbers(TorchFunctionMode):
+    """Refuses functions that take numbers out of tensors that a recording knows, which no operator shows."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self.recording = recording
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by PyTorch in place of each of its functions."""
+        name = getattr(func, "__name__", "")
+        if name in _NUMBERS and args and self.recording.knows(args[0]):
+            self.recording.refuse_numbers(name)
+        return func(*args, **(kwargs or {}))
 
 
 def _storage(x: Tensor) -> StorageWeakRef:

@@ -48,7 +48,7 @@ from unrelu.models.torch_callables import (
     failure,
     running,
 )
-from unrelu.models.torch_opaque import check_memory, computes_the_same, opaque, trial_codes
+from unrelu.models.torch_opaque import FIX_DRAWS, check_memory, computes_the_same, opaque, trial_codes
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -56,8 +56,10 @@ from unrelu.runtime.streams import stream
 CPU = torch.device("cpu")
 # Heights and widths (or lengths) of a code that are tried if a module begins with a convolution.
 _SIDES = range(1, 17)
+# A size that no layer has, to find out which one it wants.
+_UNLIKELY = 7919
 # The size of the batch that is recorded. What is computed from it shows in the outputs of one code and of two.
-BATCH = 5
+BATCH = 7
 
 
 @computing()
@@ -216,9 +218,12 @@ def _chain(module: nn.Module, shape: Shape, device: torch.device) -> Network:
     """The layers of a module, in the first of the ways that can read them."""
     inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
     codes = torch.from_numpy(stream("recorded codes").standard_normal((batch, *shape))).to(device)
+    drawn = torch.random.get_rng_state()
     graph = recorded(evaluated(inner, codes), codes)
+    if not torch.equal(drawn, torch.random.get_rng_state()):
+        raise UnsupportedModelError(f"it draws random numbers; a generator must be deterministic; {FIX_DRAWS}")
     full = graph.output_node().args[0].meta["shape"]  # type: ignore[union-attr] # a node
-    if not full or full[0] != batch:
+    if not full or full[0] != batch or not math.prod(full):
         raise UnsupportedModelError(
             f"it maps {batch} codes to a tensor of shape {full}; the batch axis must stay the first"
         )
@@ -297,28 +302,28 @@ class _LastCall(TorchFunctionMode):
 
 
 def _latent_shape(module: nn.Module) -> Shape:
-    """Return (k,), where k is what the first layer takes: the function that fails for codes of one entry.
+    """Return (k,), where k is what the first function takes that fails for codes of an unlikely size.
 
     Raises:
-        ModelError: no layer says k, or the first one is a convolution.
+        ModelError: nothing says k, or the first layer is a convolution.
     """
     trial, last = running(module), _LastCall()
     with last:
-        error = failure(trial, torch.zeros(7, 1, dtype=torch.float64))
-    if error is None:
-        return (1,)
+        error = failure(trial, torch.zeros(7, _UNLIKELY, dtype=torch.float64))
     name, args = last.name, last.args
     sizes: Sequence[Any] = ()
-    if name.startswith("conv"):
+    if name.startswith("conv") and error is not None:
         raise ModelError(_suggested_shapes(trial, name, *args))
-    if name in ("linear", "matmul", "mm", "batch_norm"):
-        sizes = args[1].shape[name == "linear" :][:1]
-    elif name in ("view", "reshape", "unflatten"):
+    if name in ("view", "reshape", "unflatten"):
         several = args[-1:] if isinstance(args[-1], Sequence) else (args[1:],)
         sizes = several[0][name != "unflatten" :]
-    if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
-        why = str(error).strip().splitlines()[-1:]
-        raise ModelError(f"no layer tells the shape of a latent code; pass latent_shape= ({''.join(why)})") from error
+    elif name == "layer_norm":
+        sizes = args[1]
+    elif len(args) > 1 and isinstance(args[1], Tensor) and args[1].dim():
+        sizes = args[1].shape[:1] if name in ("matmul", "mm") else args[1].shape[-1:]
+    if error is None or not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
+        why = "".join(str(error).strip().splitlines()[-1:])
+        raise ModelError(f"no layer tells the shape of a latent code; pass latent_shape= ({why})") from error
     return (math.prod(sizes),)
 
 

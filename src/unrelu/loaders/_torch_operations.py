@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_map
 
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
 from unrelu.loaders._recording import name_of
@@ -37,7 +38,13 @@ _SAME = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "detach", "alias",
     "contiguous", "lift_fresh", "_to_copy", "to", "native_dropout",
 }  # fmt: skip
-# The share of the largest entry by which an operator may differ for one code from the same in a batch.
+# Operators that may take matrices put below each other, (B t, n): those on the last axis, and on each entry.
+_ON_ROWS = {
+    *_SAME, "linear", "mm", "bmm", "addmm", "add", "sub", "rsub", "mul", "div", "neg", "relu", "sigmoid", "tanh", "exp",
+    "silu", "mish", "hardsigmoid", "hardswish", "sin", "gelu", "elu", "celu", "softplus", "clamp", "clamp_min",
+    "clamp_max", "hardtanh", "leaky_relu", "gated",
+}  # fmt: skip
+# By how much an operator may differ for one code from the same in a batch, for numbers of about 1.
 _ROUNDING = 1e-9
 
 
@@ -97,6 +104,8 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
     name = name_of(node)
     flow = next(x for x in (*args, *kwargs.values()) if isinstance(x, Flow))
     out = element(shape_of(node), batch)
+    if name not in _ON_ROWS and any(shape_of(each)[0] != batch for each in node.all_input_nodes):
+        raise UnsupportedModelError(f"calls {name}() on elements put below each other, where axes are not known")
     kind = node.meta.get("dtype", torch.float64)
     if not kind.is_floating_point:
         raise UnsupportedModelError(f"gives numbers of type {kind}; only real ones can be inverted")
@@ -112,29 +121,27 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
         raise UnsupportedModelError(f"calls {name}(), which is not an affine map or a known activation")
     expanded = _expanded(flow, out) if name in _ARITHMETIC else []
     reader = _Arguments(Flow(out, flow.origin) if expanded else flow, node.meta.get("shape", ()), batch)
-    return [*expanded, *_PARTS[name](reader, *args, **kwargs)]
+    try:
+        return [*expanded, *_PARTS[name](reader, *args, **kwargs)]
+    except TypeError as error:
+        raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from error
 
 
 def _linear(function: Any, name: str, flow: Flow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LinearOperation:
     """A linear operator as a step, once it is found to take each element on its own."""
     if name == "constant_pad_nd" and len(args) > 1 and args[1]:
         raise UnsupportedModelError(f"pads with {args[1]}; only zeros are supported")
-    args, kwargs = ((*args[:-1], None) if name in ("mean", "sum") and len(args) > 2 else args), _without_type(kwargs)
-    step = LinearOperation(
-        str(function), tuple(tuple(x) if isinstance(x, list) else x for x in args), tuple(kwargs.items())
-    )
-    z = torch.linspace(-1.0, 1.7, 2 * math.prod(flow.shape), dtype=torch.float64).reshape(2, *flow.shape)
+    kwargs = {key: value for key, value in kwargs.items() if key != "dtype"}
+    own = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, args)  # indices
+    step = LinearOperation(str(function), tuple(own), tuple(kwargs.items()))
+    z = torch.linspace(-1.0, 1.7, 3 * math.prod(flow.shape), dtype=torch.float64).reshape(3, *flow.shape)
     try:
-        both, alone = step.apply(z), torch.cat([step.apply(z[:1]), step.apply(z[1:])])
+        both, alone = step.apply(z), torch.cat([step.apply(z[i : i + 1]) for i in range(3)])
     except (RuntimeError, IndexError) as error:
         raise UnsupportedModelError(f"calls {name}(), which does not take each code alone: {error}") from error
     if both.shape != alone.shape or not torch.allclose(both, alone, rtol=0, atol=_ROUNDING):
         raise UnsupportedModelError(f"calls {name}(), which mixes the batch axis with others")
     return step
-
-
-def _without_type(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in kwargs.items() if name != "dtype"}
 
 
 def _expanded(flow: Flow, out: Shape) -> list[Part]:
@@ -336,7 +343,7 @@ def _clamp(given: _Arguments, x: Flow, low: Any = None, high: Any = None) -> lis
     ends = [None if end is None else float64(end, "a limit") for end in (low, high)]
     if any(end is not None and end.numel() > 1 for end in ends):
         raise UnsupportedModelError("cuts outputs off at limits of their own; only one for all is supported")
-    low, high = (None if end is None else float(end.reshape(())) for end in ends)
+    low, high = (None if end is None or end.isinf().all() else float(end.reshape(())) for end in ends)
     if low is None and high is None:
         return []
     if high is None or low is None:

@@ -115,7 +115,7 @@ def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module
     """
     double = frozen(module, torch.float64, torch.device("cpu")) if own_mode else running(module)
     calls_function = any(isinstance(m, FunctionModule) for m in module.modules())
-    if not calls_function and failure(double, z) is None:
+    if not calls_function and isinstance(failure(double, z), UnsupportedModelError | MemoryError | None):
         return double
     own = double if calls_function else frozen(module)
     own = own if own_mode else own.eval()
@@ -139,7 +139,7 @@ def failure(module: nn.Module, z: Tensor) -> Exception | None:
         with torch.no_grad():
             x = module(z.clone())
     except Exception as error:  # the user's forward runs here
-        return error
+        return error.with_traceback(None)  # which would keep the tensors of the call
     if isinstance(x, Tensor) and x.dim() and len(x) != len(z):
         return ValueError(f"it maps {len(z)} codes to {len(x)} outputs")
     return None
