@@ -1,4 +1,7 @@
-"""The numbers that decide a verdict, in one place: from where on a code explains, fits exactly, is sure or the best."""
+"""The numbers that decide a verdict: from where on a code explains, fits exactly, is sure or the best.
+
+Numbers of a single test, such as the fewest entries that it takes, stand beside it.
+"""
 
 from __future__ import annotations
 

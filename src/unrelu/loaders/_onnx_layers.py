@@ -1,4 +1,4 @@
-"""ONNX operators that are layers: each calls the function of PyTorch that is read as this layer.
+"""ONNX operators that are layers of a network, by functions of PyTorch.
 
 A :class:`Call` is a node of a graph with its inputs.
 

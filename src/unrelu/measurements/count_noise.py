@@ -2,7 +2,7 @@ r"""Counts y_j with means :math:`\mu_j = (A \, G(z))_j`, which are compared by t
 
 The deviance is twice the log-likelihood that the fit loses against means equal to the data,
 
-.. math:: D(y, \mu) = \sum_j d(y_j, \mu_j) = 2 \sum_j \log p(y_j | y_j) - \log p(y_j | \mu_j), \qquad
+.. math:: D(y, \mu) = \sum_j d(y_j, \mu_j) = 2 \sum_j (\log p(y_j | y_j) - \log p(y_j | \mu_j)), \qquad
           \frac{\partial d}{\partial \mu} = \frac{2 (\mu - y)}{V(\mu)},
 
 where V is the variance of a count with mean mu. It is minimised by Fisher scoring: each entry has the weight

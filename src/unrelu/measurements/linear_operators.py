@@ -174,8 +174,8 @@ class WeightedOperator(Operator):
     Attributes:
         inner: A.
         weight: the diagonal of W, (m,), or (B, m) with one W for each observation; not below 0.
-        before: if A stays in the user's units, the exponent of their unit of outputs, 0 for linear A. All is computed
-            in double precision then, as the user's numbers may be out of the range of single precision.
+        before: the exponent of the user's unit of outputs, if A is evaluated in the user's units; 0 for linear A. All
+            is computed in double precision then, as these numbers may be out of the range of single precision.
         hides: whether it is a mask; found if it is None.
     """
 

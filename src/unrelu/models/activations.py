@@ -241,7 +241,7 @@ class Activation:
 
     @cached_property
     def smooth(self) -> bool:
-        """Whether some output is curved; the others are piecewise linear with a kink at 0 at most."""
+        """Whether the base function is no ReLU: some output is curved, or has kinks beside 0 (hardtanh)."""
         return self._base is not None and not self.linear
 
     @property

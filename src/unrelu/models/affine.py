@@ -216,7 +216,7 @@ class Affine:
     in_shape: Shape
     out_shape: Shape
 
-    # A composition of these steps is written out as a dense matrix; any other step makes the matrix sparse.
+    # A composition of these steps, a Dense among them, is written out as a dense matrix; any other one as a sparse one.
     _DENSE: ClassVar[tuple[type[Step], ...]] = (Dense, Reshape, Scale)
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 
 import numpy as np
@@ -56,6 +55,6 @@ def cut_off_hint(problem: Problem, i: int, x: Array) -> str:
     at, away = [(y == low).sum(), (y == high).sum()], np.minimum(mean - low, high - mean) > np.sqrt(square.mean())
     if low >= high or min(at) < 2:
         return ""
-    level = math.ldexp(float(np.sqrt(square[away if away.any() else ...].mean())), -problem.units.data)
+    level = float(problem.units.measured(np.sqrt(square[away if away.any() else ...].mean())))
     noise = f"'gaussian:{level:.2g}'"
     return f"{sum(at)} entries are at its ends, as where black and white cut off noise: try noise={noise}; "

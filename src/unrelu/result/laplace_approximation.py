@@ -176,7 +176,7 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
         covariance[i], of_outputs[i] = region.covariance(factor), region.deviations()
         decrement[i], shares[i] = region.decrement, region.shares()
     deviation = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
-    of_outputs = np.ldexp(of_outputs, -normal.units.output).reshape(batch, *network.output_shape)
+    of_outputs = normal.units.outputs(of_outputs).reshape(batch, *network.output_shape)
     columns: dict[str, Any] = {
         "z": network.shaped(z),
         "covariance": covariance,

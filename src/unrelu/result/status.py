@@ -116,11 +116,11 @@ JUDGED: frozenset[Status | Ending] = frozenset({
     Status.EXACT_FIT, Status.NOT_UNIQUE, Status.NOISE_LEVEL, Status.MISFIT, Status.NO_EXACT_FIT, Ending.OUTLIER,
     Ending.NO_BETTER_THAN_CHANCE,
 })  # fmt: skip
-# Ends of observations that have a code.
+# Ends that claim a code: a local optimum, or what the residual says of it.
 HAS_CODE: frozenset[Status | Ending] = JUDGED | {
     Status.REFOUND, Status.CONVERGED, Ending.FOUND_ONCE, Ending.LEAST_SQUARES, Ending.FLAT
 }  # fmt: skip
-# Ends of a method that was stopped early or broke down: its misfit says nothing until that is fixed.
+# Ends of a method that was stopped from outside or broke down: its misfit says nothing until that is fixed.
 CUT_OFF: frozenset[Status | Ending] = frozenset({
     Status.TIME_LIMIT, Status.STOPPED, Status.ERROR, Ending.DIVERGED, Ending.NO_CODE, Ending.SOLVER_FAILED
 })  # fmt: skip
