@@ -21,8 +21,8 @@ from unrelu.display.pixels import Pixels, Shape, differences, drawn_shape, png_u
 from unrelu.errors import InputError, UnreluError
 from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import Operator
-from unrelu.report._charts import curve
 from unrelu.report._facts import here, opened
+from unrelu.report._figures import curves
 from unrelu.result import Status
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
@@ -166,7 +166,7 @@ def _panels(one: _Shown, look: _Look, scale: float) -> list[dict[str, Any]]:
     if one.deviation is not None and look.output is not None:
         panels.append(_picture("standard deviation", who, values(one.deviation, look.output, *look.deviations)))
     elif one.deviation is not None:
-        panels.append(_plot("standard deviation", who, {"deviation": one.deviation}, look.deviations))
+        panels.append(_plot("standard deviation", who, {"standard deviation": one.deviation}, look.deviations))
     if d is not None and np.isfinite(scale):
         end = scale or 1.0
         if look.observation is None:
@@ -187,8 +187,7 @@ def _plot(label: str, who: str, arrays: dict[str, Array], ends: tuple[float, flo
     low, high = map(number, ends)
     size = len(next(iter(arrays.values())))
     alt = f"{who}, {label}: a curve of {size} entries between {low} and {high}"
-    curves = {name: curve(array, None, *ends) for name, array in arrays.items()}
-    return {"label": label, "alt": alt, "curves": curves, "low": low, "high": high}
+    return {"label": label, "svg": curves(alt, arrays, ends)}
 
 
 # --- the observations, as far as they are still there and still the same ----------------------------------------------

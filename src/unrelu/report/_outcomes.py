@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.pictures import ENDINGS
-from unrelu.report._charts import curve, histogram
+from unrelu.report._figures import histogram, progress
 from unrelu.report.certificates import meaning
 from unrelu.result import TESTS, Status, deciding
 from unrelu.runs import Record, Run
-from unrelu.runtime.words import count
+from unrelu.runtime.words import count, duration
 from unrelu.thresholds import SIGNIFICANCE
 
 # Indices that are shown of a status or a message, and messages that are shown.
@@ -117,7 +117,11 @@ def identifiability(run: Run, jacobian: str) -> dict[str, Any]:
         "identifiable": int(identifiable.sum()),
         "ranks": [] if many else listed,
         "full_rank": math.prod(run.manifest["model"]["latent_shape"]),
-        "rank_histogram": histogram(title, "rank", rank[found], identifiable[found]) if many else None,
+        "rank_histogram": (
+            histogram(title, "rank", rank[found], identifiable[found], "code", ("identifiable", "others"))
+            if many
+            else None
+        ),
         "without_code": int((~found).sum()),
         "free": int((run.column("freedom") > 0).sum()),
     }
@@ -133,7 +137,7 @@ def throughput(run: Run) -> dict[str, Any] | None:
     busy = _busy(records)
     rate = run.done / busy if busy else 0.0
     workers = _workers(records)
-    title, every = f"Time for a chunk, of {count(len(records), 'chunk')}", np.ones(len(records), dtype=bool)
+    title = f"Time for a chunk, of {count(len(records), 'chunk')}"
     return {
         # Seconds in which at least one worker computed a chunk, and, between the first chunk and the last, in which
         # none did: interruptions.
@@ -149,7 +153,7 @@ def throughput(run: Run) -> dict[str, Any] | None:
         "workers": workers[:_WORKERS],  # those that computed most
         "others": max(0, len(workers) - _WORKERS),
         "progress": _progress(records, begin) if len(records) >= _PROGRESS else None,
-        "times": histogram(title, "seconds", seconds, every) if len(records) >= _TIMES else None,
+        "times": histogram(title, "seconds", seconds, what="chunk") if len(records) >= _TIMES else None,
     }
 
 
@@ -173,8 +177,11 @@ def _workers(records: Iterable[Record]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda worker: (-worker["observations"], worker["name"]))
 
 
-def _progress(records: list[Record], begin: float) -> Any:
+def _progress(records: list[Record], begin: float) -> dict[str, str]:
     """A line through the number of finished observations at the end of every chunk."""
+    title = "Finished observations over time"
     times = np.array([0.0, *(record.at - begin for record in records)])
     done = np.cumsum([0.0, *(record.stop - record.start for record in records)])
-    return curve(done, times, 0.0, float(done[-1]))
+    label = f"{title}: {count(int(done[-1]))} after {duration(times[-1])}"
+    svg = progress(label, times, done, "seconds since the first chunk was begun")
+    return {"title": title, "svg": svg, "caption": ""}

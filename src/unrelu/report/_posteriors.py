@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unrelu.datasets.result_folders import INTERVAL
-from unrelu.report._charts import histogram
+from unrelu.report._figures import histogram
 from unrelu.report._outcomes import FIRST, spread_of
 from unrelu.report.certificates import meaning
 from unrelu.result import Status
@@ -50,9 +50,7 @@ def posteriors(run: Run) -> dict[str, Any] | None:
             "ess": spread_of("its least number of effective draws, at least 400 if mixed", run.column("ess")),
             "tail_ess": spread_of("the same of the tails", run.column("tail_ess")),
         },
-        "histogram": histogram(
-            "Median standard deviation of a code's coordinates", "units of the code", each, np.ones(len(each), bool)
-        ),
+        "histogram": histogram("Median standard deviation of a code's coordinates", "units of the code", each),
     }
 
 

@@ -13,8 +13,8 @@ from unrelu._version import __version__
 from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError
 from unrelu.methods import METHODS
-from unrelu.report._charts import Histogram, histogram
 from unrelu.report._facts import machine, masked, objective, opened, question
+from unrelu.report._figures import histogram
 from unrelu.report._gallery import FoundData, criterion, find_data, gallery
 from unrelu.report._outcomes import identifiability, known, messages, outcomes, spread_of, throughput, unexplained
 from unrelu.report._posteriors import posteriors
@@ -90,6 +90,8 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
     shown, rest = messages(run)
     fit = "G(z)" if manifest["operator"] is None and not manifest["masks"] else "A G(z)"
     spreads = {name: spread_of(what, known(run, name)) for name, what in _columns(run, fit).items()}
+    ended, sampled, proved = outcomes(run), posteriors(run), certificates(run.folder)
+    ranks, speed = identifiability(run, "J" if fit == "G(z)" else "A J"), throughput(run)
     return {
         "run": run,
         "model": str(about.get("model") or "a generator"),
@@ -99,10 +101,8 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
         "machine": machine(run),
         "command": about.get("command"),
         "directory": opened(run)["directory"],
-        "outcomes": outcomes(run),
+        "tables": _tables(run, ended, shown, spreads, ranks, sampled, proved, speed),
         "unexplained": unexplained(run),
-        "kinds": _FIT_KINDS if run.noise.stated else _KINDS,
-        "messages": shown,
         "more_messages": rest,
         "spreads": spreads,
         "any_code": spreads[ordered]["known"] > 0 or bool(known(run, "rank").size),
@@ -113,15 +113,68 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
         "criterion": ordered,
         "norm": _NORMS[ordered],
         "residuals": _residuals(run, ordered, fit),
-        **identifiability(run, "J" if fit == "G(z)" else "A J"),
-        "posteriors": posteriors(run),
-        "certificates": certificates(run.folder),
-        "throughput": throughput(run),
+        **ranks,
+        "posteriors": sampled,
+        "certificates": proved,
+        "throughput": speed,
         "gallery": gallery(run, observations),
         "problems": observations.problems,
         "hidden_colour": HIDDEN,
         "version": __version__,
     }
+
+
+def _tables(
+    run: Run, ended: list[Any], shown: list[Any], spreads: Any, ranks: Any, sampled: Any, proved: Any, speed: Any
+) -> dict[str, list[list[Any]]]:
+    """The rows of every table; a cell is a text, or a name with its kind and meaning."""
+
+    def shares(entries: Any, whole: int) -> list[list[Any]]:
+        return [[entry, words.count(entry["size"]), words.share(entry["size"], whole)] for entry in entries]
+
+    def places(entries: Any) -> list[list[Any]]:
+        return [[entry, words.count(entry["size"]), _first(entry)] for entry in entries]
+
+    def numbers(found: Any) -> list[list[Any]]:
+        levels = ("least", "low", "median", "high", "most")
+        return [
+            [{"name": name, "kind": "", "meaning": spread["what"]}, *(words.number(spread[level]) for level in levels)]
+            for name, spread in found.items()
+        ]
+
+    unmixed = sampled["unmixed"] if sampled else []
+    full = ranks["full_rank"]
+    listed = [
+        [f"{rank}{' full rank' if rank == full else ''}", words.count(n), words.share(n, run.done)]
+        for rank, n in ranks["ranks"]
+    ]
+    proofs = (
+        [{"name": name, "kind": "", "meaning": what, "size": n} for name, n, what in proved["statuses"]]
+        if proved
+        else []
+    )
+    return {
+        "outcomes": shares(ended, run.done),
+        "numbers": numbers(spreads),
+        "messages": [[entry["text"], words.count(entry["size"]), _first(entry)] for entry in shown],
+        "open": places([entry for entry in ended if entry["kind"] == "other"]),
+        "ranks": listed,
+        "posteriors": shares(sampled["statuses"] if sampled else [], run.done),
+        "unmixed": places(
+            [entry | {"meaning": f"{entry['meaning']} {entry['worst']}".strip(), "kind": ""} for entry in unmixed]
+        ),
+        "deviations": numbers(sampled["spreads"]) if sampled else [],
+        "proofs": shares(proofs, proved["size"]) if proved else [],
+        "workers": [
+            [w["name"], words.count(w["chunks"]), words.count(w["observations"]), words.duration(w["seconds"])]
+            for w in (speed["workers"] if speed else [])
+        ],
+    }
+
+
+def _first(entry: Any) -> str:
+    """The first observations, and whether there are more."""
+    return ", ".join(map(str, entry["first"])) + (", …" if entry["size"] > len(entry["first"]) else "")
 
 
 def _columns(run: Run, fit: str) -> dict[str, str]:
@@ -143,12 +196,13 @@ def _columns(run: Run, fit: str) -> dict[str, str]:
     return columns
 
 
-def _residuals(run: Run, column: str, fit: str) -> Histogram:
+def _residuals(run: Run, column: str, fit: str) -> dict[str, Any]:
     """The residuals, with what the stated noise would leave of them."""
     expected = _expected(run, column)
     mark = None if expected is None else (expected, f"stated noise: {words.number(expected)}")
     title = f"Residual |y − {fit}| ({_NORMS[column]})"  # noqa: RUF001
-    return histogram(title, "units of the data", run.column(column), run.column("success"), mark)
+    kinds = _FIT_KINDS if run.noise.stated else _KINDS
+    return histogram(title, "units of the data", run.column(column), run.column("success"), kinds=kinds, mark=mark)
 
 
 def _expected(run: Run, column: str) -> float | None:
