@@ -107,13 +107,6 @@ def test_the_command_that_goes_on_is_in_the_banner(tmp_path):
     assert command in page.text.split("To run it again")[1]
 
 
-def test_times_of_chunks_are_drawn_where_there_are_some(tmp_path):
-    run(tmp_path / "out", saved(tmp_path, observations()), chunk=2)
-    page = Page(write_report(tmp_path / "out"))
-    assert "Time for a chunk, of 10 chunks" in page.text
-    assert page.charts() == [20, 10]
-
-
 def test_title_and_heading_agree(tmp_path):
     run(tmp_path / "out", saved(tmp_path, observations(2)), names={"model": "g.onnx"})
     page = Page(write_report(tmp_path / "out"))

@@ -16,8 +16,7 @@ from unrelu.methods import METHODS
 from unrelu.report._facts import machine, masked, objective, opened, question
 from unrelu.report._figures import histogram
 from unrelu.report._gallery import FoundData, criterion, find_data, gallery
-from unrelu.report._outcomes import identifiability, known, messages, outcomes, spread_of, throughput, unexplained
-from unrelu.report._posteriors import posteriors
+from unrelu.report._outcomes import Spread, identifiability, known, messages, outcomes, posteriors, speed, unexplained
 from unrelu.report.certificates import certificates
 from unrelu.runs import Run, open_run
 from unrelu.runtime import words
@@ -89,92 +88,37 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
     manifest, about, ordered = run.manifest, run.manifest["about"], criterion(run)
     shown, rest = messages(run)
     fit = "G(z)" if manifest["operator"] is None and not manifest["masks"] else "A G(z)"
-    spreads = {name: spread_of(what, known(run, name)) for name, what in _columns(run, fit).items()}
-    ended, sampled, proved = outcomes(run), posteriors(run), certificates(run.folder)
-    ranks, speed = identifiability(run, "J" if fit == "G(z)" else "A J"), throughput(run)
+    spreads = {name: Spread.of(what, known(run, name)) for name, what in _columns(run, fit).items()}
     return {
         "run": run,
         "model": str(about.get("model") or "a generator"),
         "data": str(about["data"]),
-        "running": run.running,
         "question": question(run),
         "machine": machine(run),
         "command": about.get("command"),
         "directory": opened(run)["directory"],
-        "tables": _tables(run, ended, shown, spreads, ranks, sampled, proved, speed),
+        "outcomes": outcomes(run),
         "unexplained": unexplained(run),
+        "messages": shown,
         "more_messages": rest,
         "spreads": spreads,
-        "any_code": spreads[ordered]["known"] > 0 or bool(known(run, "rank").size),
+        "any_code": spreads[ordered].known > 0 or bool(known(run, "rank").size),
         "fit": fit,
-        "measured": fit != "G(z)",
+        "jacobian": "J" if fit == "G(z)" else "A J",
         "masked": masked(run),
         "expected": _expected(run, ordered),
         "criterion": ordered,
         "norm": _NORMS[ordered],
         "residuals": _residuals(run, ordered, fit),
-        **ranks,
-        "posteriors": sampled,
-        "certificates": proved,
-        "throughput": speed,
+        **identifiability(run),
+        "posteriors": posteriors(run),
+        "certificates": certificates(run.folder),
+        "speed": speed(run),
         "gallery": gallery(run, observations),
         "problems": observations.problems,
         "hidden_colour": HIDDEN,
         "version": __version__,
     }
-
-
-def _tables(
-    run: Run, ended: list[Any], shown: list[Any], spreads: Any, ranks: Any, sampled: Any, proved: Any, speed: Any
-) -> dict[str, list[list[Any]]]:
-    """The rows of every table; a cell is a text, or a name with its kind and meaning."""
-
-    def shares(entries: Any, whole: int) -> list[list[Any]]:
-        return [[entry, words.count(entry["size"]), words.share(entry["size"], whole)] for entry in entries]
-
-    def places(entries: Any) -> list[list[Any]]:
-        return [[entry, words.count(entry["size"]), _first(entry)] for entry in entries]
-
-    def numbers(found: Any) -> list[list[Any]]:
-        levels = ("least", "low", "median", "high", "most")
-        return [
-            [{"name": name, "kind": "", "meaning": spread["what"]}, *(words.number(spread[level]) for level in levels)]
-            for name, spread in found.items()
-        ]
-
-    unmixed = sampled["unmixed"] if sampled else []
-    full = ranks["full_rank"]
-    listed = [
-        [f"{rank}{' full rank' if rank == full else ''}", words.count(n), words.share(n, run.done)]
-        for rank, n in ranks["ranks"]
-    ]
-    proofs = (
-        [{"name": name, "kind": "", "meaning": what, "size": n} for name, n, what in proved["statuses"]]
-        if proved
-        else []
-    )
-    return {
-        "outcomes": shares(ended, run.done),
-        "numbers": numbers(spreads),
-        "messages": [[entry["text"], words.count(entry["size"]), _first(entry)] for entry in shown],
-        "open": places([entry for entry in ended if entry["kind"] == "other"]),
-        "ranks": listed,
-        "posteriors": shares(sampled["statuses"] if sampled else [], run.done),
-        "unmixed": places(
-            [entry | {"meaning": f"{entry['meaning']} {entry['worst']}".strip(), "kind": ""} for entry in unmixed]
-        ),
-        "deviations": numbers(sampled["spreads"]) if sampled else [],
-        "proofs": shares(proofs, proved["size"]) if proved else [],
-        "workers": [
-            [w["name"], words.count(w["chunks"]), words.count(w["observations"]), words.duration(w["seconds"])]
-            for w in (speed["workers"] if speed else [])
-        ],
-    }
-
-
-def _first(entry: Any) -> str:
-    """The first observations, and whether there are more."""
-    return ", ".join(map(str, entry["first"])) + (", …" if entry["size"] > len(entry["first"]) else "")
 
 
 def _columns(run: Run, fit: str) -> dict[str, str]:
