@@ -1,19 +1,46 @@
-"""The playground in a real browser, by its own controls."""
+"""``unrelu play``: its page in a real browser; it listens on this machine alone, and Ctrl-C ends it."""
 
 from __future__ import annotations
 
-import base64
-import io
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
+import psutil
 import pytest
-from PIL import Image
 
-from tests.headless import BEYOND, CONTRAST, chromium
-from tests.playground.asking import SEVEN, colours, seven
-from unrelu import zoo
-from unrelu.playground import PictureGenerator, _drawing_answers, serving
-from unrelu.runtime.streams import stream
+import unrelu
+from tests.headless import chromium
+from tests.runs.small_runs import command
+from unrelu.cli.process import main
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX processes")
+
+
+@contextmanager
+def playing(*arguments):
+    """The process and the address of its page."""
+    process = subprocess.Popen(command("play", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("open http://127.0.0.1:"), line or process.communicate()
+        yield process, line.split()[1]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def address():
+    with playing() as (_, found):
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -22,30 +49,49 @@ def browser():
         yield found
 
 
-@pytest.fixture(scope="module")
-def server():
-    digits = PictureGenerator.of("mnist-relu", zoo.load("mnist-relu"), digits=zoo.observations("mnist-relu"))
-    with pytest.MonkeyPatch.context() as patched, serving([digits, colours()]) as running:
-        patched.setattr(_drawing_answers, "SECONDS", 10.0)  # as other work on the machine takes its share
-        yield running
+class Visitor:
+    """What one does on the page."""
+
+    def __init__(self, page):
+        self.page = page
+        self.verdict = page.locator("#verdict")
+        page.locator("canvas").first.wait_for()
+
+    def says(self, *words):
+        """Wait until the answer has these words."""
+        found = self.verdict
+        for word in words:
+            found = found.filter(has_text=word)
+        found.wait_for()
+
+    def stroke(self, *points):
+        box = self.page.locator("canvas").first.bounding_box()
+        side = 0.8 * min(box["width"], box["height"])  # of the black square, about
+        left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+        at = [(left + x * side, top + y * side) for x, y in points]
+        self.page.mouse.move(*at[0])
+        self.page.mouse.down()
+        for point in at[1:]:
+            self.page.mouse.move(*point, steps=8)
+        self.page.mouse.up()
 
 
 @pytest.fixture
-def visit(browser, server):
-    """Open the page; what the console says, what is asked of others and what breaks must be nothing at the end."""
+def visit(browser, address):
+    """Open the page; nothing may be asked of others, and nothing may break."""
     wrong: list[str] = []
     made = []
 
-    def open_page(width=1280, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme)
-        context.set_default_timeout(120_000)
+    def open_page(width=1200):
+        context = browser.new_context(viewport={"width": width, "height": 1000})
+        context.set_default_timeout(90_000)
         made.append(context)
         page = context.new_page()
-        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        own = (server.url, "data:", "blob:")
+        own = (address, "data:", "blob:")
         page.on("request", lambda r: None if r.url.startswith(own) else wrong.append(f"asked: {r.url}"))
-        page.goto(server.url)
+        page.on("response", lambda r: None if r.status < 400 else wrong.append(f"{r.status}: {r.url}"))
+        page.goto(address)
         return Visitor(page)
 
     yield open_page
@@ -54,221 +100,104 @@ def visit(browser, server):
     assert wrong == []
 
 
-class Visitor:
-    """What one does on the page."""
-
-    def __init__(self, page):
-        self.page = page
-        self.settled()
-
-    def settled(self):
-        """Wait until nothing is asked any more."""
-        self.page.locator("body[data-state=idle]").wait_for()
-        return self
-
-    def press(self, name):
-        self.page.get_by_role("button", name=name, exact=True).click()
-        return self.settled()
-
-    def pick(self, name):
-        self.page.get_by_text(name, exact=True).click()
-        return self.settled()
-
-    def stroke(self, points):
-        box = self.page.locator("#observation").bounding_box()
-        at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
-        self.page.mouse.move(*at[0])
-        self.page.mouse.down()
-        for point in at[1:]:
-            self.page.mouse.move(*point, steps=4)
-        self.page.mouse.up()
-        return self.settled()
-
-    def upload(self, path):
-        self.page.locator("#upload").set_input_files(path)
-        self.page.wait_for_timeout(50)
-        return self
-
-    def pixels(self, name):
-        """What a canvas shows, (H, W, 3)."""
-        png = self.page.evaluate("name => document.getElementById(name).toDataURL()", name).partition(",")[2]
-        return np.array(Image.open(io.BytesIO(base64.b64decode(png))), dtype=float)[..., :3]
-
-    def text(self, name):
-        return self.page.locator(f"#{name}").inner_text()
-
-    @property
-    def facts(self):
-        names, texts = (self.page.locator(f"#facts {kind}").all_inner_texts() for kind in ("dt", "dd"))
-        return dict(zip(names, texts, strict=True))
+@pytest.mark.parametrize("width", [1200, 420])
+def test_a_picture_is_chosen_drawn_on_and_judged(visit, width):
+    visitor = visit(width)
+    visitor.says("Draw a picture")
+    visitor.page.get_by_role("button", name="Let it draw one").click()
+    visitor.says("successful", "EXACT_FIT", "rank 20 of 20")
+    assert visitor.page.locator("#verdict img").count() == 3
+    visitor.stroke((0.1, 0.1), (0.9, 0.9), (0.1, 0.9), (0.9, 0.1))
+    visitor.says("no success", "MISFIT")
+    visitor.page.get_by_text("unknown", exact=True).click()
+    visitor.says("no noise was stated")
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
+    sizes = visitor.page.locator("#verdict img").evaluate_all("all => all.map(i => i.getBoundingClientRect().width)")
+    assert min(sizes) >= 70
 
 
-HIDDEN = [158, 202, 225]
-
-
-def test_a_drawn_digit_is_answered(visit):
+def test_hidden_parts_are_filled_in(visit):
     visitor = visit()
-    assert visitor.text("sentence") == "Draw a picture, let the generator draw one, or upload one."
-    assert not visitor.pixels("observation").any()
-    visitor.stroke(SEVEN)
-    drawn = visitor.pixels("observation")[..., 0] / 255
-    assert np.abs(drawn - seven()).mean() < 0.03
-    assert visitor.page.get_by_label("Standard deviation").input_value() == "0.2"  # it is stated from the beginning
-    assert visitor.text("status") == "NOISE_LEVEL"
-    assert "what is left over is less than the stated noise would leave" in visitor.text("sentence")
-    visitor.pick("Unknown")
-    assert visitor.text("status") == "NO_EXACT_FIT"
-    assert list(visitor.facts) == ["Fit", "Residual", "Confidence", "Uniqueness"]
-    answered = visitor.pixels("reconstruction")[..., 0] / 255
-    assert np.corrcoef(answered.ravel(), drawn.ravel())[0, 1] > 0.7
-    assert visitor.text("took").startswith("in ")
-    visitor.pick("Erase").stroke([(0.3, 0.28), (0.5, 0.24)])
-    assert visitor.pixels("observation").sum() < 0.95 * 765 * drawn.sum()
-    visitor.press("Clear")
-    assert visitor.text("sentence") == "Draw a picture, let the generator draw one, or upload one."
-
-
-def test_hiding_and_noise(visit):
-    visitor = visit().pick("Unknown")
-    visitor.press("Let it draw one")
-    assert visitor.text("status") == "EXACT_FIT"
-    assert visitor.facts["Fit"] == "exact"
-    whole = visitor.pixels("reconstruction")
-    visitor.pick("Hide").stroke([(0.2, 0.35), (0.8, 0.35)])
-    hidden = (visitor.pixels("observation") == HIDDEN).all(axis=-1)
-    assert 20 < hidden.sum() < 200
-    assert ((visitor.pixels("residual") == HIDDEN).all(axis=-1) == hidden).all()
-    np.testing.assert_allclose(visitor.pixels("reconstruction"), whole, atol=1)
-    visitor.page.get_by_label("Add to the picture").fill("0.1")
-    visitor.settled()
-    assert visitor.text("status") != "EXACT_FIT"
-    assert visitor.facts["Fit"] == "not judged: the noise is unknown"
-    visitor.pick("Gaussian")
-    assert visitor.text("status") == "NOISE_LEVEL"
-    assert "less than the stated noise would leave" in visitor.text("sentence")
-    visitor.page.get_by_label("Standard deviation").fill("0.1")
-    visitor.settled()
-    assert visitor.text("sentence").endswith("the stated noise could leave what is left over.")
-    assert visitor.page.locator("#verdict").get_attribute("data-kind") == "good"
-    visitor.page.get_by_label("Standard deviation").fill("0.05")
-    visitor.settled()
-    assert visitor.text("status") == "MISFIT"
-    assert float(visitor.facts["Fit"].removeprefix("p = ").split()[0].lstrip("<")) < 0.01
-    visitor.page.get_by_label("Brush").fill("8")
-    visitor.stroke(
-        [(0.05, y) for y in np.linspace(0, 1, 5)] + [(x, y) for y in np.linspace(0, 1, 9) for x in (0.0, 1.0)]
-    )
-    assert visitor.text("sentence") == "Everything is hidden: reveal a part of the picture."
-    visitor.press("Reveal all")
-    assert visitor.text("status") != ""
-    assert not (visitor.pixels("observation") == HIDDEN).all(axis=-1).any()
-
-
-def test_searching_longer(visit, monkeypatch):
-    monkeypatch.setattr(_drawing_answers, "SECONDS", 1e-9)
-    visitor = visit().pick("Unknown")
-    visitor.press("Let it draw one")
-    assert "Search longer" in visitor.text("sentence")
-    visitor.press("Search longer")
-    assert visitor.text("status") == "EXACT_FIT"
-    assert not visitor.page.get_by_role("button", name="Search longer").is_visible()
-
-
-def test_uploads(visit, tmp_path):
-    visitor = visit()
-    paper = 255 - np.round(255 * seven(280, 12.5)).astype(np.uint8)
-    Image.fromarray(paper).save(tmp_path / "photo.png")
-    visitor.upload(tmp_path / "photo.png").settled()
-    assert (
-        np.abs(visitor.pixels("observation")[..., 0] / 255 - seven()).mean() < 0.03
-    )  # bright ink on black, as it draws
-    status = visitor.text("status")
-    assert status
-    (tmp_path / "empty.png").touch()
-    with open(tmp_path / "huge.png", "wb") as huge:
-        huge.truncate(30 * 2**20)
-    (tmp_path / "letter.txt").write_text("no picture")
-    Image.new("1", (8000, 8000)).save(tmp_path / "wide.png")
-    for name, why in {
-        "empty.png": "empty.png is empty (0 bytes): choose a picture, a PNG or JPEG file.",
-        "huge.png": "huge.png has 30 MiB, and at most 20 MiB are read: save it smaller.",
-        "letter.txt": "letter.txt is no picture that this browser can read: save it as PNG or JPEG.",
-        "wide.png": "wide.png has 8000 \u00d7 8000 pixels, and at most 50 million are read: save it smaller.",
-    }.items():
-        visitor.upload(tmp_path / name)
-        visitor.page.locator("#notice", has_text=why).wait_for()
-        assert visitor.text("status") == status  # the picture is still there
-    visitor.upload(tmp_path / "photo.png").settled()
-    visitor.page.locator("#notice").wait_for(state="hidden")
-
-
-def test_centred_as_the_training_digits_were(visit):
-    visitor = visit()
-    visitor.stroke([(0.1 + x / 3, 0.1 + y / 3) for x, y in SEVEN]).press("Centre")
-    rows, columns = np.nonzero(visitor.pixels("observation")[..., 0] > 50)
-    assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(20, abs=2)
-    ink = visitor.pixels("observation")[..., 0]
-    assert (ink.sum(axis=1) @ np.arange(28)) / ink.sum() == pytest.approx(13.5, abs=0.3)
-    visitor.press("Negative")
-    assert visitor.pixels("observation").mean() > 128
-
-
-def test_another_generator(visit):
-    visitor = visit()
-    visitor.stroke(SEVEN)
-    visitor.page.get_by_label("Generator").select_option("colours")
-    visitor.settled()
-    assert visitor.pixels("observation").shape == (8, 8, 3)
-    assert not visitor.page.get_by_text("A real digit").is_visible()
-    visitor.press("Let it draw one")
-    assert visitor.text("status") == "EXACT_FIT"
-    visitor.page.get_by_label("Ink").fill("#ff0000")
-    visitor.stroke([(0.1, 0.1), (0.9, 0.9)])
-    assert list(visitor.pixels("observation")[4, 4]) == [255, 0, 0]
+    visitor.page.get_by_role("button", name="Let it draw one").click()
+    visitor.says("EXACT_FIT")
+    before = visitor.page.locator("#verdict img").evaluate_all("all => all.map(i => i.src)")
+    visitor.page.get_by_role("button", name="Color", exact=True).click()
+    visitor.page.locator("button.color").last.click()  # after white and black
+    visitor.stroke((0.2, 0.25), (0.8, 0.25))  # above the palette
+    visitor.page.wait_for_function("src => document.querySelector('#verdict img').src !== src", arg=before[0])
+    visitor.says("EXACT_FIT")
+    after = visitor.page.locator("#verdict img").evaluate_all("all => all.map(i => i.src)")
+    assert after[0] != before[0]  # observed: light blue
+    assert after[1] == before[1]  # reconstruction
 
 
 def test_two_visitors_do_not_mix(visit):
     first, second = visit(), visit()
-    first.press("Let it draw one")
-    for _ in range(2):
-        second.press("A real digit")
-    shown = first.pixels("observation"), second.pixels("observation")
-    assert np.abs(shown[0] - shown[1]).mean() > 5
-    first.pick("Hide")
-    second.pick("Gaussian")
-    first.page.locator("#observation").click()  # neither waits for the other
-    second.page.locator("#level").fill("0.3")
-    first.settled()
-    second.settled()
-    assert first.text("status") == "EXACT_FIT"
-    assert second.text("status") in ("NOISE_LEVEL", "MISFIT")  # by the strokes that the residual of a real digit has
-    assert (second.pixels("observation") == shown[1]).all()
+    first.page.get_by_role("button", name="Let it draw one").click()
+    second.page.get_by_role("button", name="A real digit").click()
+    first.says("EXACT_FIT")
+    second.says("gaussian:0.2")
+    second.page.get_by_text("unknown", exact=True).click()
+    second.says("no noise was stated")
+    first.says("EXACT_FIT")
 
 
-def test_two_hundred_random_clicks(visit, tmp_path):
-    """Anywhere on the page, with files chosen where one is asked for; all works as before after them."""
-    Image.fromarray(np.round(255 * seven()).astype(np.uint8)).save(tmp_path / "photo.png")
-    (tmp_path / "empty.png").touch()
-    visitor, rng = visit(), stream("test, clicks on the playground", 0)
-    page = visitor.page
-    files = [tmp_path / "photo.png", tmp_path / "empty.png"]
-    page.on("filechooser", lambda chooser: chooser.set_files(files[int(rng.integers(2))]))
-    for _ in range(200):
-        page.mouse.click(float(rng.uniform(90, 1190)), float(rng.uniform(10, 950)))
-    page.keyboard.press("Escape")
-    visitor.settled()
-    visitor.page.get_by_label("Generator").select_option("mnist-relu")
-    visitor.pick("Unknown")
-    page.get_by_label("Add to the picture").fill("0")
-    visitor.press("Clear").press("Let it draw one")
-    assert visitor.text("status") == "EXACT_FIT"
+def sockets(process):
+    """What the process and its children have open to a network: (state, own address, other address)."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    return [(c.status, tuple(c.laddr), tuple(c.raddr)) for p in family for c in p.net_connections(kind="inet")]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
-def test_it_fits_and_is_readable(visit, width, scheme):
-    visitor = visit(width, scheme)
-    for step in (lambda: None, lambda: visitor.stroke(SEVEN), lambda: visitor.press("Let it draw one")):
-        step()
-        assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
-        assert visitor.page.evaluate(BEYOND, width) == []
-        assert visitor.page.evaluate(CONTRAST) == []
+def asked(url, method, path, body=None, **headers):
+    """The status of a request."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_it_listens_on_this_machine_alone_and_ctrl_c_ends_it(tmp_path):
+    rng = np.random.default_rng(0)
+    model = tmp_path / "decoder.npz"
+    np.savez(model, W0=rng.standard_normal((12, 4)), W1=rng.standard_normal((64, 12)), activation=["relu", "sigmoid"])
+    with playing(str(model)) as (process, url):
+        here = ("127.0.0.1", urlsplit(url).port)
+        assert {own for state, own, _ in sockets(process) if state == "LISTEN"} == {here}
+        assert {other[0] for _, _, other in sockets(process) if other} <= {"127.0.0.1"}
+        assert asked(url, "GET", "/") == 200
+        assert asked(url, "GET", "/", Host="evil.example") == 400
+        assert asked(url, "GET", "/gradio_api/file=/etc/passwd") == 403
+        question = json.dumps({"data": [0], "fn_index": 0, "session_hash": "a"})
+        foreign = {"Origin": "http://evil.example", "Content_Type": "text/plain"}  # what a page may send without asking
+        assert asked(url, "POST", "/gradio_api/queue/join", question, **foreign) == 422
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0
+        assert err.splitlines()[-1] == "stopping"
+        assert "Traceback" not in err
+        with pytest.raises(ConnectionRefusedError):
+            asked(url, "GET", "/")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("absent.npz",), "absent.npz"),
+        (("{model}", "--latent-shape", "x"), "--latent-shape 'x': write whole numbers"),
+        (("mnist-relu", "--port", "{port}"), "cannot be opened: Address already in use; pass --port 0"),
+    ],
+)
+def test_what_cannot_be_played_with_is_a_line(monkeypatch, capsys, arguments, why):
+    monkeypatch.setattr("unrelu.runtime.interrupts.interruptible", lambda said: pytest.fail("the page is served"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        known = {"port": taken.getsockname()[1], "model": Path(unrelu.__file__).parent / "zoo/weights/mnist-relu.npz"}
+        words = (argument.format(**known) for argument in arguments)
+        monkeypatch.setattr(sys, "argv", ["unrelu", "play", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    err = capsys.readouterr().err
+    assert end.value.code == 2
+    assert err.splitlines()[-1].startswith("error: ")
+    assert why in err

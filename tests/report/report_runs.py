@@ -83,6 +83,10 @@ class Page:
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
     def charts(self) -> list[int]:
-        """The observations in each histogram, by the titles of its bars."""
-        drawn = re.findall(r'<svg[^>]*aria-label="Histogram of.*?</svg>', self.source, flags=re.DOTALL)
-        return [sum(int(n.replace(",", "")) for n in re.findall(r": ([\d,]+) \w+</title>", svg)) for svg in drawn]
+        """The observations in each histogram, by its text."""
+        drawn = re.findall(r'aria-label="Histogram of [^"]*?: ([\d,]+) \w+ from ', self.source)
+        return [int(n.replace(",", "")) for n in drawn]
+
+    def curves(self, label: str) -> int:
+        """How many observations have a plot of this name."""
+        return sum(f", {label}: a curve of" in a.get("aria-label", "") for a in self.all("svg"))

@@ -13,7 +13,7 @@ from unrelu.report import write_report
 
 # What a page may ask for, apart from itself.
 OWN = ("data:", "about:")
-SIZES = pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "light"), (360, "dark")])
+SIZES = pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (420, "light"), (360, "light"), (360, "dark")])
 
 
 @pytest.fixture(scope="module")
@@ -108,15 +108,16 @@ def test_headings_are_in_order(opened, name):
     assert targets == 0
 
 
-def test_bars_are_drawn_in_their_box(opened):
+def test_charts_are_drawn_in_their_box(opened):
     page = opened("pictures", 360)
-    outside = """[...document.querySelectorAll(".plot > svg")].flatMap(svg => {
+    outside = """[...document.querySelectorAll("figure > svg")].flatMap(svg => {
       const box = svg.getBoundingClientRect();
-      return [...svg.querySelectorAll("rect, polyline")].map(e => e.getBoundingClientRect()).filter(r =>
-        r.left < box.left - 1 || r.right > box.right + 1 || r.top < box.top - 1 || r.bottom > box.bottom + 1);
+      return [...svg.querySelectorAll("path, text")].map(e => e.getBoundingClientRect()).filter(r =>
+        r.width && (r.left < box.left - 4 || r.right > box.right + 4 || r.top < box.top - 4 ||
+          r.bottom > box.bottom + 4));
     }).length"""
     assert page.evaluate(outside) == 0
-    assert page.locator(".plot rect").count() > 0
+    assert page.locator("figure > svg").count() > 0
 
 
 def test_it_can_be_printed(opened):

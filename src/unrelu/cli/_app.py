@@ -422,7 +422,7 @@ def play(
 ) -> None:
     """Open a local page to draw a picture, hide parts of it, and see the nearest picture that a generator draws.
 
-    The page is for this machine only: it is served on 127.0.0.1 and needs no network. Ctrl-C ends it.
+    The page is for this machine only: Gradio serves it on 127.0.0.1, and it needs no network. Ctrl-C ends it.
     """
     import webbrowser
 
@@ -432,15 +432,14 @@ def play(
     generators = sorted(bundled(), key=lambda known: known.name != model)
     if model is not None and (generators[0].name != model or Path(model).exists()):
         generators.insert(0, PictureGenerator.of(Path(model).name, reading.network(model), scale))
-    print("preparing the first generator", file=sys.stderr)
-    with serving(generators, port) as server, interruptible("stopping") as ended:
+    with serving(generators, port) as url, interruptible("stopping") as ended:
         where = sys.stderr if json else sys.stdout
-        print(f"open {server.url} in a browser on this machine; Ctrl-C ends it", file=where, flush=True)
+        print(f"open {url} in a browser on this machine; Ctrl-C ends it", file=where, flush=True)
         if browser:
-            webbrowser.open(server.url)
+            webbrowser.open(url)
         ended.wait()
     if json:
-        leave("play", {"url": server.url, "generators": [generator.name for generator in generators]})
+        leave("play", {"url": url, "generators": [generator.name for generator in generators]})
 
 
 def add_studies(app: typer.Typer) -> None:

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from unrelu.datasets.opening import open_masks, open_source
 from unrelu.datasets.small_files import read_measurement
 from unrelu.datasets.sources import Source
-from unrelu.display.pixels import Pixels, Shape, differences, drawn_shape, png_uri, value_range, values
+from unrelu.display.pixels import Shape, differences, drawn_shape, png_uri, value_range, values
 from unrelu.errors import InputError, UnreluError
 from unrelu.measurements import read_operator
 from unrelu.measurements.linear_operators import Operator
-from unrelu.report._charts import curve
 from unrelu.report._facts import here, opened
+from unrelu.report._figures import curves
 from unrelu.result import Status
 from unrelu.result.fingerprint import fingerprint
 from unrelu.runs import Run
@@ -153,42 +153,34 @@ def _panels(one: _Shown, look: _Look, scale: float) -> list[dict[str, Any]]:
     """The pictures and the plots of curves of one observation."""
     y, predicted, d, who = one.y, one.predicted, one.difference, f"observation {one.card['index']}"
     panels = []
-    if y is not None and look.observation is not None:
-        panels.append(_picture("observed", who, values(y, look.observation, *look.observations)))
-    elif y is not None and predicted is None:
-        panels.append(_plot("observed", who, {"observed": y}, look.observations))
-    elif y is not None and predicted is not None:
-        panels.append(_plot("observed and fitted", who, {"observed": y, "fit": predicted}, look.observations))
-    if look.output is not None:
-        panels.append(_picture("reconstruction", who, values(one.x, look.output, *look.outputs)))
-    elif look.observation is not None or d is None or len(d) != len(one.x):
-        panels.append(_plot("reconstruction", who, {"fit": one.x}, look.outputs))
-    if one.deviation is not None and look.output is not None:
-        panels.append(_picture("standard deviation", who, values(one.deviation, look.output, *look.deviations)))
-    elif one.deviation is not None:
-        panels.append(_plot("standard deviation", who, {"deviation": one.deviation}, look.deviations))
+    if y is not None and predicted is not None and look.observation is None:
+        both = {"observed": y, "fit": predicted}
+        panels.append(_panel("observed and fitted", who, None, both, look.observations))
+    elif y is not None:
+        panels.append(_panel("observed", who, look.observation, {"observed": y}, look.observations))
+    if look.output is not None or look.observation is not None or d is None or len(d) != len(one.x):
+        panels.append(_panel("reconstruction", who, look.output, {"fit": one.x}, look.outputs))
+    if one.deviation is not None:
+        label = "standard deviation"
+        panels.append(_panel(label, who, look.output, {label: one.deviation}, look.deviations))
     if d is not None and np.isfinite(scale):
-        end = scale or 1.0
-        if look.observation is None:
-            panels.append(_plot("difference", who, {"difference": d}, (-end, end)))
-        else:
-            panels.append(_picture("difference", who, differences(d, look.observation, end)))
+        ends = (-(scale or 1.0), scale or 1.0)
+        panels.append(_panel("difference", who, look.observation, {"difference": d}, ends))
     return panels
 
 
-def _picture(label: str, who: str, pixels: Pixels) -> dict[str, Any]:
-    """A picture as a PNG file in a URI."""
+def _panel(
+    label: str, who: str, shape: Shape | None, arrays: dict[str, Array], ends: tuple[float, float]
+) -> dict[str, Any]:
+    """A picture of the only array as a PNG file in a URI; without a shape, curves by name; between two values."""
+    if shape is None:
+        size = len(next(iter(arrays.values())))
+        text = f"{who}, {label}: a curve of {size} entries between {number(ends[0])} and {number(ends[1])}"
+        return {"label": label, "svg": curves(text, arrays, ends)}
+    (array,) = arrays.values()
+    pixels = differences(array, shape, ends[1]) if label == "difference" else values(array, shape, *ends)
     height, width = pixels.shape[:2]
     return {"label": label, "alt": f"{who}, {label}", "src": png_uri(pixels), "width": width, "height": height}
-
-
-def _plot(label: str, who: str, arrays: dict[str, Array], ends: tuple[float, float]) -> dict[str, Any]:
-    """Curves, each by its CSS class, between the values at the plot's lower and upper edge."""
-    low, high = map(number, ends)
-    size = len(next(iter(arrays.values())))
-    alt = f"{who}, {label}: a curve of {size} entries between {low} and {high}"
-    curves = {name: curve(array, None, *ends) for name, array in arrays.items()}
-    return {"label": label, "alt": alt, "curves": curves, "low": low, "high": high}
 
 
 # --- the observations, as far as they are still there and still the same ----------------------------------------------

@@ -1,35 +1,57 @@
-"""What came out of a run, as the page's templates take it: columns, statuses, messages, ranks, speed."""
+"""What came out of a run: entries of tables (a name, its meaning, how many, the first ones), and spreads of columns."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.pictures import ENDINGS
-from unrelu.report._charts import curve, histogram
+from unrelu.datasets.result_folders import INTERVAL
+from unrelu.report._figures import histogram
 from unrelu.report.certificates import meaning
 from unrelu.result import TESTS, Status, deciding
-from unrelu.runs import Record, Run
+from unrelu.result.status import meaning_of_posterior
+from unrelu.runs import Run
+from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import count
 from unrelu.thresholds import SIGNIFICANCE
 
-# Indices that are shown of a status or a message, and messages that are shown.
-FIRST = 8
-_MESSAGES = 20
-# Up to so many different ranks are listed; of more there is a histogram.
-_RANKS = 12
-# Workers that are listed.
-_WORKERS = 12
-# The line of progress and the histogram of times are not drawn of fewer chunks.
-_PROGRESS, _TIMES = 3, 8
+# Indices that are shown of an entry, and messages and ranks that are shown.
+_FIRST, _MESSAGES, _RANKS = 8, 20, 12
 # Least, middle and most of a column.
-_QUANTILES = {"least": 0.0, "low": 0.05, "median": 0.5, "high": 0.95, "most": 1.0}
+_LEVELS = (0.0, 0.05, 0.5, 0.95, 1.0)
+
+
+class OutcomeRow(NamedTuple):
+    """A row of a table: its name, the class of its colour, its meaning, its size, and some observations."""
+
+    name: str
+    kind: str
+    meaning: str
+    size: int
+    first: tuple[Any, ...] = ()
+
+
+class Spread(NamedTuple):
+    """What a column holds, quantiles of its finite values, NaN without any, and how many they are."""
+
+    what: str
+    levels: list[float]
+    known: int
+
+    @classmethod
+    def of(cls, what: str, values: npt.NDArray[Any]) -> Spread:
+        """Of values (n,), or any other shape."""
+        finite = values[np.isfinite(values)]
+        # An infinite or huge value has no finite mean with its neighbour, so none is taken.
+        found = np.quantile(finite, _LEVELS, method="closest_observation") if finite.size else np.full(5, np.nan)
+        return cls(what, found.tolist(), len(finite))
 
 
 def known(run: Run, name: str) -> npt.NDArray[Any]:
@@ -38,60 +60,49 @@ def known(run: Run, name: str) -> npt.NDArray[Any]:
     return values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0]
 
 
-def spread_of(what: str, values: npt.NDArray[Any]) -> dict[str, Any]:
-    """What a column (n,) holds, the quantiles of its finite values, NaN without any, and how many they are."""
-    finite = values[np.isfinite(values)]
-    # An infinite or huge value has no finite mean with its neighbour, so none is taken.
-    levels = list(_QUANTILES.values())
-    found = np.quantile(finite, levels, method="closest_observation") if finite.size else np.full(len(levels), np.nan)
-    return {"what": what, "known": len(finite), **dict(zip(_QUANTILES, found.tolist(), strict=True))}
-
-
-def outcomes(run: Run) -> list[dict[str, Any]]:
-    """Every status that occurs, its count and some observations that have it: good ones first, then by their count."""
+def outcomes(run: Run) -> list[OutcomeRow]:
+    """Every status that occurs: good ones first, then by their count."""
     states, success = run.column("status"), run.column("success")
     found = []
-    for name, size in run.counts.items():
+    for name in run.counts:
         having = states == name
         kind = "error" if name == Status.ERROR.name else "success" if success[having].all() else "other"
-        first = run.indices[having][:FIRST].tolist()
-        found.append({"name": name, "size": size, "meaning": meaning(Status, name), "kind": kind, "first": first})
-    return sorted(found, key=lambda outcome: (outcome["kind"] != "success", -outcome["size"], outcome["name"]))
+        found.append(_entry(run, name, kind, meaning(Status, name), having))
+    return sorted(found, key=lambda entry: (entry.kind != "success", -entry.size, entry.name))
+
+
+def _entry(run: Run, name: str, kind: str, means: str, having: Flags) -> OutcomeRow:
+    return OutcomeRow(name, kind, means, int(having.sum()), tuple(run.indices[having][:_FIRST].tolist()))
 
 
 def unexplained(run: Run) -> dict[str, Any]:
-    """How many observations have a code that the stated noise does not explain, by which test, and some of them.
+    """The observations with a code that the stated noise does not explain, and the tests that say so.
 
     They are those with a p-value below 1%, whatever their status says of how the search ended. ``chance`` is how many
     of the judged ones such noise alone leaves there: NaN if p-values are not uniform under it.
     """
     p = run.column("p_value")  # NaN without a code, or without stated noise
-    failed = p < SIGNIFICANCE
+    failed, judged = p < SIGNIFICANCE, int(np.isfinite(p).sum())
     by = deciding(np.column_stack([run.column(name) for name in TESTS])[failed])
     counted = {name: int((by == i).sum()) for i, name in enumerate(TESTS.values())}
-    return {
-        "size": int(failed.sum()),
-        "first": run.indices[failed][:FIRST].tolist(),
-        "judged": int(np.isfinite(p).sum()),
-        "chance": math.nan if run.noise.without_density else SIGNIFICANCE * float(np.isfinite(p).sum()),
+    return _entry(run, "", "", "", failed)._asdict() | {
+        "judged": judged,
+        "chance": math.nan if run.noise.without_density else SIGNIFICANCE * judged,
         "by": [f"{count(n, 'observation')} by the {name}" for name, n in counted.items() if n],
     }
 
 
-def messages(run: Run) -> tuple[list[dict[str, Any]], int]:
-    """The most frequent errors, those that differ in numbers only counted together, and how many others there are.
-
-    The text is that of the first one, without the name of its observation.
-    """
-    groups: dict[str, dict[str, Any]] = {}
+def messages(run: Run) -> tuple[list[OutcomeRow], int]:
+    """The most frequent errors, those that differ in numbers only counted together, and how many others there are."""
+    groups: dict[str, list[tuple[str, str]]] = {}
     for index, message in run.errors.items():
         name, text = _parted(index, message)
-        group = groups.setdefault(re.sub(r"\d+", "0", text), {"text": text, "size": 0, "first": []})
-        group["size"] += 1
-        if len(group["first"]) < FIRST:
-            group["first"].append(name)
-    ordered = sorted(groups.values(), key=lambda group: -group["size"])
-    return ordered[:_MESSAGES], sum(group["size"] for group in ordered[_MESSAGES:])
+        groups.setdefault(re.sub(r"\d+", "0", text), []).append((name, text))
+    found = [
+        OutcomeRow(group[0][1], "", "", len(group), tuple(name for name, _ in group[:_FIRST]))
+        for group in sorted(groups.values(), key=len, reverse=True)
+    ]
+    return found[:_MESSAGES], sum(entry.size for entry in found[_MESSAGES:])
 
 
 def _parted(index: int, message: str) -> tuple[str, str]:
@@ -104,77 +115,82 @@ def _parted(index: int, message: str) -> tuple[str, str]:
     return str(index), message
 
 
-def identifiability(run: Run, jacobian: str) -> dict[str, Any]:
-    """How many codes are identifiable, and the ranks of those that were found."""
-    rank, identifiable = run.column("rank"), run.column("identifiable")
-    found = rank >= 0
-    ranks, counts = np.unique(rank[found], return_counts=True)
-    listed = list(zip(ranks.tolist(), counts.tolist(), strict=True))[::-1]
-    title = f"Rank of {jacobian} at the code"
-    many = len(listed) > _RANKS
+def identifiability(run: Run) -> dict[str, Any]:
+    """How many codes are identifiable, and the most frequent ranks of those that were found."""
+    rank = run.column("rank")
+    full = math.prod(run.manifest["model"]["latent_shape"])
+    listed = Counter(rank[rank >= 0].tolist()).most_common(_RANKS)
     return {
-        "jacobian": jacobian,
-        "identifiable": int(identifiable.sum()),
-        "ranks": [] if many else listed,
-        "full_rank": math.prod(run.manifest["model"]["latent_shape"]),
-        "rank_histogram": histogram(title, "rank", rank[found], identifiable[found]) if many else None,
-        "without_code": int((~found).sum()),
+        "identifiable": int(run.column("identifiable").sum()),
+        "ranks": [OutcomeRow(str(r), "", "full rank" if r == full else "", n) for r, n in sorted(listed, reverse=True)],
+        "without_code": int((rank < 0).sum()),
         "free": int((run.column("freedom") > 0).sum()),
     }
 
 
-def throughput(run: Run) -> dict[str, Any] | None:
-    """How fast the run went, from the times that its chunks were finished at; None if none is."""
-    records = sorted(run.records.values(), key=lambda record: record.at)
-    if not records:
+def speed(run: Run) -> dict[str, float] | None:
+    """Seconds in which at least one worker computed a chunk, and what follows from them; None if none is finished."""
+    total, until = 0.0, -math.inf
+    for begin, end in sorted((record.at - record.seconds, record.at) for record in run.records.values()):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    rate = run.done / total if total else 0.0
+    left = (run.size - run.done) / rate if rate else 0.0
+    seconds = sum(record.seconds for record in run.records.values())
+    workers = len({record.worker for record in run.records.values()})
+    every = {"busy": total, "rate": rate, "left": left, "parallel": seconds / total if total else 0.0}
+    return every | {"workers": workers} if run.records else None
+
+
+def posteriors(run: Run) -> dict[str, Any] | None:
+    """The statuses of the posteriors and the spread of what they say; None for a run without them.
+
+    Standard deviations and intervals are those of posteriors whose chains have mixed: others have none.
+    """
+    if run.mixed is None:
         return None
-    seconds = np.array([record.seconds for record in records])
-    begin = min(record.at - record.seconds for record in records)
-    busy = _busy(records)
-    rate = run.done / busy if busy else 0.0
-    workers = _workers(records)
-    title, every = f"Time for a chunk, of {count(len(records), 'chunk')}", np.ones(len(records), dtype=bool)
+    states = run.column("posterior_status")
+    mixed = states == Status.MIXED.name
+    std, lower, upper = (run.column(name)[mixed] for name in ("std", "lower", "upper"))
+    statuses, unmixed = [], []
+    for name, _ in Counter(states.tolist()).most_common():
+        having = states == name
+        kind = {Status.MIXED.name: "success", Status.ERROR.name: "error"}.get(name, "other")
+        entry = _entry(run, name, kind, _meaning(name) + _misfits(run.column("p_value")[having]), having)
+        statuses.append(entry)
+        if kind != "success":
+            worst = _worst(run.column("rhat")[having], run.column("ess")[having])
+            unmixed.append(entry._replace(kind="", meaning=f"{entry.meaning} {worst}".strip()))
+    each = np.median(std.reshape(len(std), -1), axis=1) if len(std) else np.zeros(0)
     return {
-        # Seconds in which at least one worker computed a chunk, and, between the first chunk and the last, in which
-        # none did: interruptions.
-        "busy": busy,
-        "idle": max(0.0, records[-1].at - begin - busy),
-        "parallel": float(seconds.sum()) / busy if busy else 0.0,  # workers that were at work on average
-        "rate": rate,  # observations a second while it was busy
-        "left": (run.size - run.done) / rate if rate else 0.0,  # seconds that the rest takes at that rate
-        "least": float(seconds.min()),  # of a chunk
-        "median": float(np.median(seconds)),
-        "most": float(seconds.max()),
-        "slowest": records[int(seconds.argmax())].chunk,
-        "workers": workers[:_WORKERS],  # those that computed most
-        "others": max(0, len(workers) - _WORKERS),
-        "progress": _progress(records, begin) if len(records) >= _PROGRESS else None,
-        "times": histogram(title, "seconds", seconds, every) if len(records) >= _TIMES else None,
+        "statuses": statuses,
+        "unmixed": unmixed,
+        "spreads": {
+            "std": Spread.of("standard deviation of a coordinate, over all that are mixed", std),
+            "upper − lower": Spread.of(f"width of its {INTERVAL:.0%} interval", upper - lower),  # noqa: RUF001
+            "ess": Spread.of("its least number of effective draws, at least 400 if mixed", run.column("ess")),
+            "tail_ess": Spread.of("the same of the tails", run.column("tail_ess")),
+        },
+        "histogram": histogram("Median standard deviation of a code's coordinates", "units of the code", each),
     }
 
 
-def _busy(records: Iterable[Record]) -> float:
-    """The length of the union of the chunks' intervals of time."""
-    total, until = 0.0, -math.inf
-    for begin, end in sorted((record.at - record.seconds, record.at) for record in records):
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return total
+def _meaning(name: str) -> str:
+    """What the status of a posterior of a run says; an error may be that of reading the observation."""
+    if name == Status.ERROR.name:
+        return "could not be read or sampled"
+    return meaning_of_posterior(Status[name]) if name in Status.__members__ else meaning(Status, name)
 
 
-def _workers(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """The processes that computed chunks, and the seconds that they spent on them."""
-    found: dict[str, dict[str, Any]] = {}
-    for record in records:
-        own = found.setdefault(record.worker, {"name": record.worker, "chunks": 0, "observations": 0, "seconds": 0.0})
-        own["chunks"] += 1
-        own["observations"] += record.stop - record.start
-        own["seconds"] += record.seconds
-    return sorted(found.values(), key=lambda worker: (-worker["observations"], worker["name"]))
+def _misfits(p: Array) -> str:
+    """How many of the codes have a p-value below the limit; empty if none has."""
+    size = int((p < SIGNIFICANCE).sum())
+    return f"; {size} of them with a code that is a misfit (p < {SIGNIFICANCE})" if size else ""
 
 
-def _progress(records: list[Record], begin: float) -> Any:
-    """A line through the number of finished observations at the end of every chunk."""
-    times = np.array([0.0, *(record.at - begin for record in records)])
-    done = np.cumsum([0.0, *(record.stop - record.start for record in records)])
-    return curve(done, times, 0.0, float(done[-1]))
+def _worst(rhat: Array, ess: Array) -> str:
+    """The largest R-hat and the least effective draws of some observations; empty if they have no draws."""
+    known = np.isfinite(rhat) & np.isfinite(ess)
+    if not known.any():
+        return ""
+    return f"R-hat up to {rhat[known].max():.3f}, at least {count(int(ess[known].min()), 'effective draw')}"

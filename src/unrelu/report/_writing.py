@@ -13,11 +13,10 @@ from unrelu._version import __version__
 from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError
 from unrelu.methods import METHODS
-from unrelu.report._charts import Histogram, histogram
 from unrelu.report._facts import machine, masked, objective, opened, question
+from unrelu.report._figures import histogram
 from unrelu.report._gallery import FoundData, criterion, find_data, gallery
-from unrelu.report._outcomes import identifiability, known, messages, outcomes, spread_of, throughput, unexplained
-from unrelu.report._posteriors import posteriors
+from unrelu.report._outcomes import Spread, identifiability, known, messages, outcomes, posteriors, speed, unexplained
 from unrelu.report.certificates import certificates
 from unrelu.runs import Run, open_run
 from unrelu.runtime import words
@@ -89,34 +88,32 @@ def _content(run: Run, observations: FoundData) -> dict[str, Any]:
     manifest, about, ordered = run.manifest, run.manifest["about"], criterion(run)
     shown, rest = messages(run)
     fit = "G(z)" if manifest["operator"] is None and not manifest["masks"] else "A G(z)"
-    spreads = {name: spread_of(what, known(run, name)) for name, what in _columns(run, fit).items()}
+    spreads = {name: Spread.of(what, known(run, name)) for name, what in _columns(run, fit).items()}
     return {
         "run": run,
         "model": str(about.get("model") or "a generator"),
         "data": str(about["data"]),
-        "running": run.running,
         "question": question(run),
         "machine": machine(run),
         "command": about.get("command"),
         "directory": opened(run)["directory"],
         "outcomes": outcomes(run),
         "unexplained": unexplained(run),
-        "kinds": _FIT_KINDS if run.noise.stated else _KINDS,
         "messages": shown,
         "more_messages": rest,
         "spreads": spreads,
-        "any_code": spreads[ordered]["known"] > 0 or bool(known(run, "rank").size),
+        "any_code": spreads[ordered].known > 0 or bool(known(run, "rank").size),
         "fit": fit,
-        "measured": fit != "G(z)",
+        "jacobian": "J" if fit == "G(z)" else "A J",
         "masked": masked(run),
         "expected": _expected(run, ordered),
         "criterion": ordered,
         "norm": _NORMS[ordered],
         "residuals": _residuals(run, ordered, fit),
-        **identifiability(run, "J" if fit == "G(z)" else "A J"),
+        **identifiability(run),
         "posteriors": posteriors(run),
         "certificates": certificates(run.folder),
-        "throughput": throughput(run),
+        "speed": speed(run),
         "gallery": gallery(run, observations),
         "problems": observations.problems,
         "hidden_colour": HIDDEN,
@@ -143,12 +140,13 @@ def _columns(run: Run, fit: str) -> dict[str, str]:
     return columns
 
 
-def _residuals(run: Run, column: str, fit: str) -> Histogram:
+def _residuals(run: Run, column: str, fit: str) -> dict[str, Any]:
     """The residuals, with what the stated noise would leave of them."""
     expected = _expected(run, column)
     mark = None if expected is None else (expected, f"stated noise: {words.number(expected)}")
     title = f"Residual |y − {fit}| ({_NORMS[column]})"  # noqa: RUF001
-    return histogram(title, "units of the data", run.column(column), run.column("success"), mark)
+    kinds = _FIT_KINDS if run.noise.stated else _KINDS
+    return histogram(title, "units of the data", run.column(column), run.column("success"), kinds=kinds, mark=mark)
 
 
 def _expected(run: Run, column: str) -> float | None:

@@ -36,7 +36,10 @@ def certificates(folder: Path) -> dict[str, Any] | None:
     counted = Counter(str(row["status"]) for row in rows)
     return {
         "size": len(rows),
-        "statuses": [(name, n, meaning(ProofStatus, name)) for name, n in counted.most_common()],
+        "statuses": [
+            {"name": name, "kind": "", "meaning": meaning(ProofStatus, name), "size": n}
+            for name, n in counted.most_common()
+        ],
         "norms": ", ".join(sorted({str(row["norm"]) for row in rows})),
         "lower": _median(rows, "lower"),
         "upper": _median(rows, "upper"),
