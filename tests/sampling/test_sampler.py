@@ -408,7 +408,7 @@ def test_an_error_of_the_callback_is_raised():
         ({"chains": 1}, OptionError, "chains=1"),
         ({"seed": -1}, OptionError, "seed=-1"),
         ({"bounds": (30.0, 31.0), "prior": unrelu.Normal()}, InputError, "next to nothing"),
-        ({"bounds": (1.0, 0.0)}, InputError, "not below"),
+        ({"bounds": (1.0, 0.0)}, InputError, "in this order"),
         ({"y": [1.0, np.nan]}, InputError, "NaN"),
         ({"y": [1.0, 2.0, 3.0]}, InputError, "shape"),
     ],

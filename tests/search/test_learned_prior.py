@@ -15,7 +15,7 @@ import torch
 
 import unrelu
 from tests.support import random_network
-from unrelu._calibrate import _judged_by
+from unrelu._calibrate import _judged
 from unrelu.measurements.additive_noise import Gaussian
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
@@ -519,8 +519,10 @@ def test_a_simulation_knows_the_best_codes_and_counts_the_chains_that_came_to_th
         assert (simulation.search.state.f <= ends.min(axis=1)).all()
     prior = simulation.prior()
     assert prior.weights.keys() == simulation.ends.keys()
-    sure, wrong = _judged_by(prior, simulation, np.ones(40, dtype=bool))
-    assert not (wrong & ~sure).any()
+    judged = _judged(simulation)
+    assert judged.observations == 40
+    assert 0 <= judged.reached <= 1
+    assert np.isnan(judged.wrong) == (judged.reached == 0)
 
 
 def test_after_further_rounds_the_last_prior_holds_and_before_the_first_a_flat_one():
