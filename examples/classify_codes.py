@@ -4,7 +4,7 @@ Codes as features: scikit-learn
 
 ``unrelu.LatentInverter`` is a scikit-learn transformer: rows to codes, and codes back to rows. A hundred real digits
 under heavy noise are classified from their codes, and a grid search chooses the weight of the prior by the score of the
-classifier. This example needs ``pip install 'unrelu[sklearn]'``.
+classifier. This example needs ``pip install scikit-learn``.
 """
 
 import matplotlib.pyplot as plt

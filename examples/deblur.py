@@ -4,7 +4,7 @@ Deblur with deepinv
 
 A physics of `deepinv <https://deepinv.github.io>`_ says how pictures are measured; unrelu's ``GeneratorReconstructor``
 is one of deepinv's models that gives pictures back. It reads the noise from the physics, and keeps the verdict on every
-picture in ``inversion``. This example needs ``pip install 'unrelu[deepinv]'``.
+picture in ``inversion``. This example needs ``pip install deepinv``.
 """
 
 import deepinv

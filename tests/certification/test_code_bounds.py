@@ -205,7 +205,9 @@ def test_entries_of_infinite_size_are_hidden_by_a_mask_or_have_to_be_left_out():
     assert found.verify(net, y, level < np.inf)
     assert not found.verify(net, y)
     matrix = np.eye(10)[::-1]
-    with pytest.raises(InputError, match="hide entries that say nothing by a mask, or leave them out of y and of the rows of operator="):
+    with pytest.raises(
+        InputError, match="hide entries that say nothing by a mask, or leave them out of y and of the rows of operator="
+    ):
         unrelu.certify(net, matrix @ y, operator=matrix, noise=unrelu.Uniform(level[::-1]), bounds=(-1, 1))
     rows = matrix[level[::-1] < np.inf]
     found = unrelu.certify(net, rows @ y, operator=rows, noise="uniform:0.1", bounds=(-1, 1))

@@ -181,9 +181,9 @@ def test_data_sets_must_not_change_their_size(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "module", "message"),
     [
-        (zarr_group, "zarr", r'Zarr stores need zarr: pip install "unrelu\[zarr\]"'),
-        (hdf5, "h5py", r'HDF5 files need h5py: pip install "unrelu\[hdf5\]"'),
-        (images, "PIL", r'images need PIL: pip install "unrelu\[images\]"'),
+        (zarr_group, "zarr", r'Zarr stores need zarr: pip install "zarr>=3"'),
+        (hdf5, "h5py", r'HDF5 files need h5py: pip install "h5py"'),
+        (images, "PIL", r'images need PIL: pip install "pillow"'),
     ],
 )
 def test_missing_packages(tmp_path, monkeypatch, kind, module, message):

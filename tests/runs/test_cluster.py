@@ -175,7 +175,9 @@ def test_a_scheduler_that_is_not_there_is_told(monkeypatch, tmp_path):
 
 def test_without_dask_it_is_told(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(MissingPackageError, match=r'runs on a cluster need distributed: pip install "unrelu\[dask\]"'):
+    with pytest.raises(
+        MissingPackageError, match=r'runs on a cluster need distributed: pip install "dask\[distributed\]"'
+    ):
         on("local:2", tmp_path / "out")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unrelu.runtime.words import count, duration, number, power, probability, share
+from unrelu.runtime.words import count, duration, number, p_value_text, power, probability, share
 
 
 def test_numbers_in_words():
@@ -32,3 +32,4 @@ def test_probabilities_are_not_rounded_over_what_decides_a_success():
     assert [probability(p) for p in (0, 1e-120, 0.009999, 0.01, 0.25, 0.98999, 0.99, 0.9999, 1, math.nan)] == [
         "0", "<1e-99", "0.009999", "0.01", "0.25", "0.98999", "0.99", ">0.999", "1", "\u2013",
     ]  # fmt: skip
+    assert [p_value_text(p) for p in (1e-120, 0.25, 0.9999, 1)] == ["p < 1e-99", "p = 0.25", "p > 0.999", "p = 1"]

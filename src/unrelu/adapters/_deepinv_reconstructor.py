@@ -33,7 +33,7 @@ try:
     )
 except ImportError as error:
     raise MissingPackageError(
-        f'GeneratorReconstructor needs deepinv: pip install "unrelu[deepinv]" ({error})', name="deepinv"
+        f"GeneratorReconstructor needs deepinv: pip install deepinv ({error})", name="deepinv"
     ) from error
 
 

@@ -31,7 +31,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:  # validate_data came with 1.6
     raise MissingPackageError(
-        f'LatentInverter needs scikit-learn 1.6 or newer: pip install "unrelu[sklearn]" ({error})', name="sklearn"
+        f'LatentInverter needs scikit-learn 1.6 or newer: pip install "scikit-learn>=1.6" ({error})', name="sklearn"
     ) from error
 
 

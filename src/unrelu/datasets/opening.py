@@ -132,14 +132,14 @@ def _stored(
         raise InputError(f"size={size} resizes images only; {location} is read as it is")
     which = (location, array, name, most)
     if zarr:
-        optional("zarr", "Zarr stores", "zarr")
+        optional("zarr", "Zarr stores", "zarr>=3")
         from unrelu.datasets._zarr_reading import open_zarr  # noqa: PLC0415 -- an optional dependency
 
         return ArraySource(location, partial(open_zarr, *which), most)
     if ending == ".npz":
         return ArraySource(location, partial(_open_npz, *which), most)
     if ending in _HDF5:
-        optional("h5py", "HDF5 files", "hdf5")
+        optional("h5py", "HDF5 files", "h5py")
         from unrelu.datasets._hdf5_reading import Hdf5  # noqa: PLC0415 -- an optional dependency
 
         return ArraySource(location, Hdf5(*which).open, most)

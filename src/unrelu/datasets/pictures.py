@@ -126,7 +126,7 @@ def decoded(
 
     Nothing but PNG and JPEG is decoded, whatever the file is called.
     """
-    image_module = optional("PIL.Image", "images", "images")
+    image_module = optional("PIL.Image", "images", "pillow")
     try:
         # Pillow reads from memory: for a file, it would make room for as many bytes as a chunk states.
         content = io.BytesIO(read_bytes(path, max_bytes, folder))
@@ -150,7 +150,7 @@ def _pixels(image: Any, size: tuple[int, int] | None, nearest: bool) -> npt.NDAr
     if image.mode not in _MODES:
         raise InputError(f"has Pillow's mode {image.mode}; save it as grey or RGB, without palette or transparency")
     if size is not None and (image.height, image.width) != size:
-        resampling = optional("PIL.Image", "images", "images").Resampling
+        resampling = optional("PIL.Image", "images", "pillow").Resampling
         image = image.resize(size[::-1], resampling.NEAREST if nearest else resampling.BILINEAR)
     array = np.asarray(image).astype(_MODES[image.mode])
     return array.transpose(2, 0, 1) if array.ndim == 3 else array
@@ -249,7 +249,7 @@ def write_picture(path: Path, values: npt.NDArray[Any], ends: tuple[float, float
 
     ends[0] becomes 0, ends[1] becomes 255, and values beyond them are cut.
     """
-    image_module = optional("PIL.Image", "pictures", "images")
+    image_module = optional("PIL.Image", "pictures", "pillow")
     if not np.isfinite(values).all():
         raise InputError(f"{path} is not written, as no code was found")
     low, high = ends

@@ -156,13 +156,13 @@ def pieces(read: Callable[[int, int], npt.NDArray[Any]], start: int, stop: int) 
         yield start, values
 
 
-def optional(module: str, what: str, extra: str) -> Any:
-    """The optional package ``module``, which ``what`` need."""
+def optional(module: str, what: str, package: str) -> Any:
+    """The optional package ``module``, which ``what`` need; ``package`` is what pip installs."""
     try:
         return importlib.import_module(module)
     except ImportError:
         name = module.partition(".")[0]
-        raise MissingPackageError(f'{what} need {name}: pip install "unrelu[{extra}]"', name=name) from None
+        raise MissingPackageError(f'{what} need {name}: pip install "{package}"', name=name) from None
 
 
 @dataclass(frozen=True, eq=False)

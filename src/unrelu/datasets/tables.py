@@ -219,7 +219,7 @@ class ZarrTable(Table):
 
     def create(self, attributes: Mapping[str, Any]) -> None:
         """What the rows will need is not known, as they are compressed."""
-        zarr = optional("zarr", "results in Zarr stores", "zarr")
+        zarr = optional("zarr", "results in Zarr stores", "zarr>=3")
         with storing(self._location, AGAIN):
             try:
                 self._create(zarr, attributes)
@@ -243,7 +243,7 @@ class ZarrTable(Table):
             )  # fmt: skip
 
     def write(self, start: int, values: Values) -> None:
-        zarr = optional("zarr", "results in Zarr stores", "zarr")
+        zarr = optional("zarr", "results in Zarr stores", "zarr>=3")
         with storing(self._location, AGAIN):
             os.stat(Path(self._location, "zarr.json"))  # a store that is gone is not begun anew
             for column in self.columns:
@@ -284,7 +284,7 @@ def _opened(location: str) -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def _arrays(location: str, _process: int, _made: float) -> dict[str, Any]:
     """Those that this process has open: opening a group reads a file a column."""
-    optional("zarr", "results in Zarr stores", "zarr")
+    optional("zarr", "results in Zarr stores", "zarr>=3")
     from unrelu.datasets._zarr_reading import bounded, zarr_node  # noqa: PLC0415 -- an optional dependency
 
     group = zarr_node(location)

@@ -77,11 +77,11 @@ def load(
 
     The suffix selects the format:
 
-    - ``.onnx``: a whole graph (needs ``unrelu[onnx]``). Tensors may be in a second file beside it, with the name of the
+    - ``.onnx``: a whole graph (needs the package onnx). Tensors may be in a second file beside it, with the name of the
       model followed by ``.data`` or ``_data``. A graph that branches becomes an
       :class:`~unrelu.models.opaque_network.OpaqueNetwork`.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
-      checkpoint. ``.safetensors``: the same (needs ``unrelu[safetensors]``), without an order of its own.
+      checkpoint. ``.safetensors``: the same (needs the package of this name), without an order of its own.
     - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may
       hold the name of the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a
       network of The Payne: codes are labels in their own units, and one ``activation`` is that of all layers but the
@@ -263,7 +263,7 @@ def _safetensors(file: Path, max_bytes: int) -> dict[str, Tensor]:
     try:
         from safetensors import safe_open  # noqa: PLC0415 -- an optional dependency
     except ImportError:
-        raise ModelFileError('reading .safetensors needs a package: pip install "unrelu[safetensors]"') from None
+        raise ModelFileError("reading .safetensors needs a package: pip install safetensors") from None
     with opened(file) as (stream, size):
         header = int.from_bytes(stream.read(8), "little")
         # The header is JSON, which may take 32 times its size in memory.

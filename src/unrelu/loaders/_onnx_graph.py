@@ -33,7 +33,7 @@ try:
 
     from unrelu.loaders.file_checks.onnx_file import read_model
 except ImportError:
-    raise ModelFileError('reading .onnx needs a package: pip install "unrelu[onnx]"') from None
+    raise ModelFileError("reading .onnx needs a package: pip install onnx") from None
 
 
 # Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.

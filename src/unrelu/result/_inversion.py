@@ -31,7 +31,7 @@ from unrelu.result.verdict_text import (
     worst_first,
 )
 from unrelu.runtime.array_types import Array, Index
-from unrelu.runtime.words import count, duration, listed, number, probability
+from unrelu.runtime.words import count, duration, listed, number, p_value_text, probability
 from unrelu.thresholds import RADIUS
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Inversion(JudgedCodes):
         columns = self.batched()
         lines, p, sure = [columns["status"][i].name], columns["p_value"][i], columns["confidence"][i]
         if math.isfinite(p):
-            lines.append(f"p = {probability(p)}")
+            lines.append(p_value_text(p))
         elif math.isfinite(sure):
             lines.append(f"confidence {probability(sure)}")
         return "\n".join(lines)
@@ -283,4 +283,4 @@ class Inversion(JudgedCodes):
         if not math.isfinite(value):
             return ""
         of = f"for {left:.4g} degrees of freedom" if left >= 0.5 else "and no degree of freedom left"
-        return f"chi-square {number(value)} {of}, p = {probability(self.p_size)}; "
+        return f"chi-square {number(value)} {of}, {p_value_text(self.p_size)}; "

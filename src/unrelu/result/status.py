@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from unrelu.result.residual_tests import TESTS, deciding
 from unrelu.runtime.array_types import Flags
-from unrelu.runtime.words import number, probability
+from unrelu.runtime.words import number, p_value_text, probability
 
 
 class Status(enum.Enum):
@@ -155,7 +155,7 @@ def message_of(ending: Status | Ending, p_value: float, confidence: float, freed
     """The meaning of an observation's ending, with the numbers that decided it, see :data:`TELLING`."""
     told = {
         Status.NOT_UNIQUE: f" ({freedom} free dimensions)",
-        Status.NOISE_LEVEL: f" (p = {probability(p_value)})",
+        Status.NOISE_LEVEL: f" ({p_value_text(p_value)})",
         Status.MISFIT: f" ({p_values(p_value, *tests)})",
         **dict.fromkeys((*SEARCHED, Status.NO_EXACT_FIT), f" (confidence {probability(confidence)})"),
     }
@@ -164,7 +164,7 @@ def message_of(ending: Status | Ending, p_value: float, confidence: float, freed
 
 def p_values(p_value: float, *tests: float, under: str = "") -> str:
     """The p-value in words, and those of its tests, (3,), if more than one was made; the one that decides is named."""
-    whole, by = f"p = {probability(p_value)}{under}", int(deciding(np.array([tests]))[0])
+    whole, by = f"{p_value_text(p_value)}{under}", int(deciding(np.array([tests]))[0])
     if by < 0:
         return whole
     made = [(name, probability(p), i == by) for i, (name, p) in enumerate(zip(TESTS.values(), tests, strict=True))]

@@ -401,7 +401,7 @@ def _engine(work: Work, workers: int | None, scheduler: Any) -> AbstractContextM
             "others; pass workers=1"
         )
     if scheduler is not None:
-        optional("distributed", "runs on a cluster", "dask")
+        optional("distributed", "runs on a cluster", "dask[distributed]")
         from unrelu.runs._cluster import on_cluster  # noqa: PLC0415 -- an optional dependency
 
         return on_cluster(work, scheduler)

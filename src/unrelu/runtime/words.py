@@ -49,6 +49,12 @@ def share(part: float, whole: float = 1, digits: int = 1) -> str:
     return f"{percent:.0f}%" if percent in (0, 100) else f"{percent:.{digits}f}%"
 
 
+def p_value_text(value: float) -> str:
+    """A p-value with its name: "p = 0.31", "p > 0.999"."""
+    text = probability(value)
+    return f"p {text[0]} {text[1:]}" if text[0] in "<>" else f"p = {text}"
+
+
 def duration(seconds: float | None) -> str:
     """A time in a suitable unit: "3.2 ms", "41 s", "2 h 5 min"."""
     if seconds is None or not math.isfinite(seconds):

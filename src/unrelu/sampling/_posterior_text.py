@@ -14,7 +14,7 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.result.verdict_text import array_text
-from unrelu.runtime.words import count, duration, listed, number, probability, share
+from unrelu.runtime.words import count, duration, listed, number, p_value_text, share
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, covariance_of, mean_of
 from unrelu.thresholds import SIGNIFICANCE
@@ -95,7 +95,7 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
     verdict += "mixed" if mixed else "not mixed, do not rely on these numbers"
     reason = ": the noise is larger than stated, or y is out of the generator's range" if misfit else ""
     entries = [(one.status.name, message_of(one, network))]
-    entries.insert(not misfit, ("best code", f"p = {probability(one.p_value)}{reason}" if one.p_value >= 0 else ""))
+    entries.insert(not misfit, ("best code", f"{p_value_text(one.p_value)}{reason}" if one.p_value >= 0 else ""))
     if one.mode.size:
         draws = network.parameters_of(one.flat)
         mean, deviation = mean_of(draws), np.sqrt(np.diag(covariance_of(draws)))

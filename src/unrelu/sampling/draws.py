@@ -343,7 +343,7 @@ class Posterior(Answers):
         try:
             from arviz_base import from_dict  # noqa: PLC0415 -- an optional package
         except ImportError as error:
-            raise MissingPackageError('to_arviz() needs arviz-base: pip install "unrelu[arviz]"') from error
+            raise MissingPackageError("to_arviz() needs arviz-base: pip install arviz-base") from error
         network = self.problem.names
         batch: list[str] = [] if self.problem.single else ["observation"]
         named = {name: draws for name, draws in self.parameters.items() if name in network.coordinate_names}
