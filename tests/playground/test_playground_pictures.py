@@ -164,7 +164,7 @@ def test_a_search_ends_where_it_is_stopped(digits):
     [
         ((50,), None, "puts out .50,.; the playground takes"),
         ((2, 300), None, "of up to 256 x 256 pixels"),
-        ((64,), "1,0", "needs two finite numbers, the lower one first"),
+        ((64,), "1,0", "pass two finite numbers, the lower one first"),
     ],
 )
 def test_generators_of_no_pictures(shape, scale, why):

@@ -199,10 +199,10 @@ def network_of(module: nn.Module, shape: Shape, device: torch.device = CPU) -> N
     """
     check_memory(module, trial_codes(shape).to(device))
     try:
-        found = _chain(module, shape, device)
+        found, precision = _chain(module, shape, device)
     except UnsupportedModelError as error:
         return opaque(module, shape, str(error), device)
-    if computes_the_same(lambda z: _forward(found, z), module, shape, device):
+    if computes_the_same(lambda z: _forward(found, z), module, shape, device, precision):
         return found
     reason = (
         "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
@@ -214,8 +214,8 @@ def _forward(network: Network, z: Tensor) -> Tensor:
     return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
 
 
-def _chain(module: nn.Module, shape: Shape, device: torch.device) -> Network:
-    """The layers of a module, in the first of the ways that can read them."""
+def _chain(module: nn.Module, shape: Shape, device: torch.device) -> tuple[Network, float]:
+    """The layers of a module, in the first of the ways that can read them, and its coarsest precision."""
     inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
     codes = torch.from_numpy(stream("recorded codes").standard_normal((batch, *shape))).to(device)
     drawn = torch.random.get_rng_state()
@@ -235,7 +235,9 @@ def _chain(module: nn.Module, shape: Shape, device: torch.device) -> Network:
             parts = BranchWalk(shape, batch).along(graph)
         except ModelError:  # such as weights that are not finite: the module that is kept says where
             raise error from None
-    return Network.chain(parts, shape)
+    kinds = [node.meta["dtype"] for node in graph.nodes if "dtype" in node.meta]
+    precision = max(torch.finfo(kind).eps for kind in kinds if kind.is_floating_point)
+    return Network.chain(parts, shape), precision
 
 
 # --- programs -----------------------------------------------------------------------------------------------------

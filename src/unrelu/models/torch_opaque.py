@@ -17,7 +17,7 @@ from unrelu.models._module_copies import frozen, replica
 from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
-from unrelu.models.torch_callables import FunctionModule, as_module, described, evaluated, outputs
+from unrelu.models.torch_callables import as_module, described, evaluated, outputs
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory
 from unrelu.runtime.file_reading import shown_size
@@ -78,9 +78,9 @@ def trial_codes(latent_shape: Shape) -> Tensor:
 
 
 def computes_the_same(
-    copy: Callable[[Tensor], Tensor], module: nn.Module, latent_shape: Shape, device: torch.device
+    copy: Callable[[Tensor], Tensor], module: nn.Module, latent_shape: Shape, device: torch.device, precision: float
 ) -> bool:
-    """Whether the layers of a module have its outputs.
+    """Whether the layers of a module, which computes in this precision, have its outputs.
 
     Raises:
         ModelError: the module is in training mode, where its outputs differ.
@@ -88,8 +88,7 @@ def computes_the_same(
     z = trial_codes(latent_shape)
     z = torch.cat([z, 0.4 * z[:1]])
     running = evaluated(module, z.to(device))
-    dtype = running.dtype if isinstance(running, FunctionModule) and running.dtype else z.dtype
-    share, rounding = max(_SAME, torch.finfo(dtype).eps ** 0.5), max(_TINY, 100 * torch.finfo(dtype).eps)
+    share, rounding = max(_SAME, precision**0.5), max(_TINY, 100 * precision)
     try:
         with torch.no_grad():
             wanted, together, alone = copy(z), running(z.to(device)), running(z[:1].to(device))
