@@ -43,7 +43,8 @@ def load_result(
     """Read a result that :meth:`Inversion.save` wrote; with its network, the verdict is computed again.
 
     Without the network, the result can be printed, indexed, plotted and converted to a data frame. Values that are
-    computed from the codes, such as ``r.residual()``, raise an error.
+    computed from the codes, such as ``r.residual()``, raise an error. A result whose measurement is code needs both
+    ``network`` and ``operator``.
 
     Args:
         path: the ``.npz`` file.

@@ -223,10 +223,10 @@ def test_a_run_takes_the_huber_loss(tmp_path):
 @pytest.mark.parametrize(
     ("stated", "error", "message"),
     [
-        ({"norm": "huber"}, InputError, "norm='huber': it is linear .*; without D, beyond 1.345 standard"),
+        ({"norm": "huber"}, InputError, "norm='huber': D of 'huber:D', .*; without D it is 1.345 standard"),
         ({"norm": "huber", "noise": "outliers:0.1"}, InputError, "of noise='gaussian:S', which must be stated then"),
-        ({"norm": "huber:-1"}, InputError, "norm='huber:-1': it is linear beyond D .*, a number above 0"),
-        ({"norm": "huber:x"}, InputError, "norm='huber:x': it is linear beyond D"),
+        ({"norm": "huber:-1"}, InputError, "norm='huber:-1': D of 'huber:D', .* a number above 0"),
+        ({"norm": "huber:x"}, InputError, "norm='huber:x': D of 'huber:D'"),
         ({"norm": "hubert"}, InputError, "norm='hubert' is unknown; .*; did you mean 'huber'"),
         ({"norm": "huber:1", "noise": "poisson"}, InputError, "by their deviance; leave norm= out"),
         ({"loss": charbonnier, "noise": "poisson"}, InputError, "by their deviance; leave loss= out"),

@@ -132,9 +132,9 @@ class CountNoise(Likelihood):
         if len(bad):
             row, entry = map(int, bad[0])
             raise InputError(
-                f"noise={self}: y has {len(bad)} entries that are no counts, whole numbers from 0 to 2^53, first in "
-                f"observation {row}, entry {entry} ({y[row, entry]:g}); pass the counts themselves, before any scaling "
-                "or subtraction, or state 'gaussian:S'"
+                f"noise={self}: y has {len(bad)} entries that are no whole numbers from 0 to 2^53, the largest that "
+                f"double precision counts to, first in observation {row}, entry {entry} ({y[row, entry]:g}); pass the "
+                "counts themselves, before any scaling or subtraction, or state 'gaussian:S'"
             )
         if ends is not None and (ends[0] < 0).any() and np.isfinite(ends[1]).all():
             raise InputError(

@@ -127,7 +127,7 @@ class Noise(ABC):
         advice = self.instead_of_zero
         if not 0 <= self.level < math.inf or (advice is not None and not self.level):
             least = "at least" if advice is None else "above"
-            raise InputError(f"noise={self}: it must be finite and {least} 0, got {self.level:g}{advice or ''}")
+            raise InputError(f"noise={self}: its level must be finite and {least} 0, got {self.level:g}{advice or ''}")
         self._set(noisy=self.noisy or self.level > 0)
 
     def _set(self, **found: Any) -> None:

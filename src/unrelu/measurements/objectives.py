@@ -64,8 +64,8 @@ class Huber(Loss):
             delta = float(text) if text else _EFFICIENT * level
         if not 0 < delta < math.inf:
             raise InputError(
-                f"norm={norm!r}: it is linear beyond D of norm='huber:D', a number above 0 in the units of y; without "
-                "D, beyond 1.345 standard deviations of noise='gaussian:S', which must be stated then"
+                f"norm={norm!r}: D of 'huber:D', beyond which it is linear, must be a number above 0 in the units of "
+                "y; without D it is 1.345 standard deviations of noise='gaussian:S', which must be stated then"
             )
         return cls(delta)
 

@@ -113,7 +113,10 @@ def surrounded(network: _Given, inputs: Sequence[Transform], outputs: Sequence[T
         maps = Affine.compose(before, latent), Affine.compose(behind, network.output_shape)
     except ModelError as error:
         names = dict.fromkeys(each.name for each in (*inputs, *outputs))
-        raise ModelError(f"{' or '.join(names)} does not fit {network!r}: {error}") from error
+        raise ModelError(
+            f"{' or '.join(names)} does not fit {network!r}: pass one number, or one for each coordinate or output; "
+            f"components are (m, n) for {network.output_dim} outputs of the network, m or, of inputs, n ({error})"
+        ) from error
     if isinstance(network, Network):
         chain = Network.chain([*before, *_parts(network), *behind], latent)
         # In other units, outputs are no numbers of the module's precision.
