@@ -294,7 +294,12 @@ def test_an_object_is_its_text(noise):
 @pytest.mark.parametrize(
     ("y", "options", "error", "message"),
     [
-        (-1.0, {}, InputError, r"noise=poisson: y has 1 entries that are no whole numbers .* observation 0, entry 2 \(-1\)"),
+        (
+            -1.0,
+            {},
+            InputError,
+            r"noise=poisson: y has 1 entries that are no whole numbers .* observation 0, entry 2 \(-1\)",
+        ),
         (0.5, {}, InputError, r"first in observation 0, entry 2 \(0.5\); pass the counts themselves"),
         (2.0**54, {}, InputError, r"whole numbers from 0 to 2\^53, .* entry 2 .* state 'gaussian:S'"),
         (np.nan, {}, InputError, "NaN or infinite"),
