@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def load_result(
     with _opened(path, network, max_bytes, "result") as file:
         result = Inversion(**read_result_file(file, max_bytes, network, operator))
         if network is not None:
-            _refuse(file, lambda: _flaw(result))
+            _refuse(file, _flaw(result))
         return result.shaped()
 
 
@@ -107,7 +107,7 @@ def load_posterior(
         fields, outputs = read_posterior_file(file, max_bytes, network, operator)
         found = Posterior(**fields)
         if network is not None:
-            _refuse(file, lambda: flaw_of_draws(found.problem, found.chains, outputs))
+            _refuse(file, flaw_of_draws(found.problem, found.chains, outputs))
         return found
 
 
@@ -121,10 +121,10 @@ def _opened(path: object, network: Generator | None, max_bytes: object, kind: st
         yield Path(path)
 
 
-def _refuse(path: Path, flaw: Callable[[], str | None]) -> None:
+def _refuse(path: Path, flaw: str | None) -> None:
     """Raise an error if there is a flaw."""
-    if found := flaw():
-        raise InputError(f"{path}: {found}; load it without the network to look at it")
+    if flaw:
+        raise InputError(f"{path}: {flaw}; load it without the network to look at it")
 
 
 def _flaw(result: Inversion) -> str | None:

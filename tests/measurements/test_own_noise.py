@@ -25,7 +25,7 @@ class StudentT(Likelihood):
     """Errors level * t, t with Student's distribution."""
 
     freedom: float = 3.0
-    name = "student-t"
+    name = "heavy-tailed"
 
     def deviance(self, y, mean):
         return (self.freedom + 1) * torch.log1p(((y - mean) / self.level) ** 2 / self.freedom)
@@ -71,18 +71,18 @@ def test_hidden_entries_take_no_part():
 @pytest.mark.parametrize("model", [NOISE, StudentT(0.05)], ids=str)
 def test_a_result_comes_back_with_the_class_and_says_which_is_missing(tmp_path, monkeypatch, model):
     result = unrelu.invert(NET, Y[:3], "lm", noise=model, z0=TRUTH[:3])
-    assert "under student-t:0.05" in str(result[0])
+    assert "under heavy-tailed:0.05" in str(result[0])
     result.save(tmp_path / "result.npz")
     for again in (unrelu.load_result(tmp_path / "result.npz"), unrelu.load_result(tmp_path / "result.npz", NET)):
         assert again.problem.noise == model
         assert str(again) == str(result)
-    monkeypatch.delitem(noise.MODELS, "student-t")
+    monkeypatch.delitem(noise.MODELS, "heavy-tailed")
     with pytest.raises(InputError, match=r"of the class tests\.measurements\.test_own_noise\.StudentT, .* import it"):
         unrelu.load_result(tmp_path / "result.npz")
 
 
 def test_its_text_is_read_once_it_is_defined():
-    assert parse_noise("student-t:0.05") == StudentT(0.05)
+    assert parse_noise("heavy-tailed:0.05") == StudentT(0.05)
     assert parse_noise(str(StudentT(0.05))) != NOISE
 
 

@@ -109,7 +109,8 @@ class Reading:
         int | None,
         typer.Option(
             min=1,
-            help="Bytes that a file may take once it is decompressed; larger ones are refused unread (default: 4 GiB).",
+            help="Bytes that a file may take once it is decompressed; larger ones are refused unread (default: 4 GiB, "
+            "1 GiB of a model).",
         ),
     ] = None
     device: Annotated[
@@ -139,6 +140,8 @@ class Reading:
         return network if place is None else network.to(device=place)
 
     def _network(self, model: str) -> Generator:
+        from unrelu.runtime.file_reading import MODEL_BYTES
+
         layers, activation = self.layers, self.activation
         if model in unrelu.zoo.names() and not Path(model).exists():
             if layers or activation or self.latent_shape or self.output_log is not None:
@@ -160,6 +163,6 @@ class Reading:
             layers=[name.strip() for name in layers.split(",")] if layers and not layers.endswith(".") else layers,
             activation=activation.split(",") if activation and "," in activation else activation,
             latent_shape=shape,
-            max_bytes=self.limit,
+            max_bytes=self.max_bytes or MODEL_BYTES,
             output_log=self.output_log,
         )

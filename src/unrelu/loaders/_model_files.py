@@ -35,11 +35,9 @@ from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.standardisation import standardised
 from unrelu.models.torch_callables import GeneratorCall, Output
 from unrelu.runtime.devices import usable
-from unrelu.runtime.file_reading import check_limit, opened, read_npz, shown_size
+from unrelu.runtime.file_reading import MODEL_BYTES, check_limit, opened, read_npz, shown_size
 from unrelu.runtime.host import computing
 
-# The default for the most bytes of a model: no file takes more than twice as many.
-_MAX_BYTES = 2**30
 # The most characters of a message.
 _LONGEST = 4000
 _CHECKPOINTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -64,7 +62,7 @@ def load(
     layers: Layers = None,
     activation: Activations | None = None,
     latent_shape: int | tuple[int, ...] | None = None,
-    max_bytes: int = _MAX_BYTES,
+    max_bytes: int = MODEL_BYTES,
     input_scale: object = None,
     output_scale: object = None,
     output_basis: object = None,

@@ -237,7 +237,7 @@ class OnnxModule(nn.Module):
                 inputs = [self._found(values, name) for name in node.inputs]
                 call = Call(node, inputs, frozenset(i for i, name in enumerate(node.inputs) if name in self._live))
                 codes = BATCH / max(BATCH, len(z))  # larger batches are divided by those who ask for them
-                size = int(8 * (self._spent + codes * (alive + most_entries(call))))
+                size = int(8 * (self._spent + codes * (alive + _most_entries(call))))
                 if size > self._max_bytes:
                     raise UnsupportedModelError(
                         f"would take {shown_size(size)} for {BATCH} codes, with the constants of the model; at most "
@@ -273,7 +273,7 @@ class OnnxModule(nn.Module):
             raise UnsupportedModelError(
                 "computes a constant in a way that is not supported; export it with constant folding"
             )
-        most = most_entries(call)
+        most = _most_entries(call)
         self._spend(most, "computes a constant; with it the model would take")
         if kind in ("MatMul", "Gemm"):
             work = most * max(call.x.shape, default=1) // _PRODUCTS
@@ -308,7 +308,7 @@ def _results(call: Call) -> dict[str, Tensor]:
     return {name: x for name, x in zip(call.node.outputs, several, strict=False) if name}
 
 
-def most_entries(call: Call) -> int:
+def _most_entries(call: Call) -> int:
     """A bound of the entries of a node's outputs, before they are computed."""
     kind, shapes = call.node.kind, [tuple(x.shape) for x in call.inputs if x is not None]
     sizes = [math.prod(shape) for shape in shapes]

@@ -78,7 +78,7 @@ def name_of(node: fx.Node) -> str:
 
 
 class Recording(TorchDispatchMode):
-    """Records the operators that are called on tensors that depend on ``codes``, in this thread.
+    """Records the operators that this thread calls with tensors that depend on ``codes``.
 
     Attributes:
         codes: the batch, (B, ...).
@@ -132,8 +132,8 @@ class Recording(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        held = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        live = [x for x in held if self._node(x, name) is not None]
+        tensors = (x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+        live = [x for x in tensors if self._node(x, name) is not None]
         if not live or name in _OF_SHAPES:
             return func(*args, **kwargs)
         if name in ("_local_scalar_dense", "is_nonzero", "equal"):
@@ -158,7 +158,7 @@ class Recording(TorchDispatchMode):
         """Append a node for a call, and for each of its results if these are several."""
         written = args[0] if func._schema.is_mutable else None  # noqa: SLF001 -- its public name
         mapped, named = tree_map(
-            lambda x: self._held(x, name, x is not written) if isinstance(x, Tensor) else x, (args, kwargs)
+            lambda x: self._argument(x, name, x is not written) if isinstance(x, Tensor) else x, (args, kwargs)
         )
         node = self.graph.create_node("call_function", func, tuple(mapped), named, name)
         place = node.meta["place"] = self.place(name)
@@ -177,7 +177,7 @@ class Recording(TorchDispatchMode):
             if isinstance(each, Tensor):
                 self._keep(each, self.graph.call_function(operator.getitem, (node, i)), place)
 
-    def _held(self, x: Tensor, name: str, kept: bool) -> fx.Node | Tensor:
+    def _argument(self, x: Tensor, name: str, kept: bool) -> fx.Node | Tensor:
         """The node of a tensor, or a constant, which must not be changed later if it is ``kept``."""
         node = self._node(x, name)
         if node is None and kept and not x.is_inference():

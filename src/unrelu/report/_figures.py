@@ -94,15 +94,6 @@ def curves(label: str, arrays: dict[str, Array], ends: tuple[float, float]) -> s
         return _svg(figure, label)
 
 
-def progress(label: str, times: Array, done: Array, unit: str) -> str:
-    """How many were finished over time."""
-    with matplotlib.rc_context(_STYLE):
-        figure, axis = _canvas(2.0)
-        axis.plot(times, done, color=_GOOD)
-        axis.set(xlabel=unit, ylabel="observations", xlim=(0, None), ylim=(0, None))
-        return _svg(figure, label)
-
-
 def _canvas(height: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(4.4, height), layout="constrained")
     axis = figure.subplots()

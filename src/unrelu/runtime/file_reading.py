@@ -30,6 +30,8 @@ from unrelu.runtime.argument_numbers import whole_number
 
 # The default for the largest size of a file after decompression: 4 GiB.
 MAX_BYTES = 2**32
+# The same for the tensors of a model.
+MODEL_BYTES = 2**30
 # Python objects take up to 32 times the bytes of their JSON text: {"":0} takes 232 bytes.
 _JSON_EXPANDS = 32
 # Bytes that are decompressed at once, so that a member is not in memory twice.
