@@ -75,7 +75,8 @@ def histogram(
         if beyond := int((~inside).sum()):
             ends = at[~inside].min(), at[~inside].max()
             least, most = (number(float(10.0**end if log else end)) for end in ends)
-            caption.append(f"{count(beyond, what)} beyond the axis, from {least} to {most}.")
+            where = f"at {least}" if least == most else f"from {least} to {most}"
+            caption.append(f"{count(beyond, what)} beyond the axis, {where}.")
     if zeros := int((known & ~drawn).sum()):
         caption.append(f"{count(zeros, what)} at exactly 0, not drawn.")
     if unknown := int((~known).sum()):
