@@ -30,8 +30,8 @@ from PIL import Image, PngImagePlugin
 
 import unrelu
 from unrelu.certification.certificate import Certificate
+from unrelu.cli.argument_files import read_measurement, read_observations
 from unrelu.datasets.opening import open_source
-from unrelu.datasets.small_files import read_measurement, read_observations
 from unrelu.datasets.tables import columns_of
 from unrelu.errors import InputError
 from unrelu.runs.run_folder import open_run

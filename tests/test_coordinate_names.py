@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 import unrelu
-from unrelu.datasets.result_folders import posterior_records, records
+from unrelu.cli.result_folders import posterior_records, records
 from unrelu.errors import InputError, OptionError
 from unrelu.report import write_report
 from unrelu.result.fingerprint import fingerprint

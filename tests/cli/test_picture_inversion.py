@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import unrelu
-from unrelu.datasets.pictures import read_picture, stored_shape, write_picture
+from unrelu.cli._picture_files import read_picture, stored_shape, write_picture
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import scale_of
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from unrelu.datasets.result_folders import INTERVAL
+from unrelu.runs.columns import INTERVAL
 
 OUTPUTS = ["posterior.npz", "posterior.png", "results.jsonl"]
 SMALL = ("--noise", "gaussian:0.1", "--draws", "150")

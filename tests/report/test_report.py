@@ -14,7 +14,7 @@ import unrelu
 from tests.report.report_runs import Page, observations, run, saved
 from tests.support import random_network
 from unrelu.cli import process
-from unrelu.datasets.result_folders import write_certificates
+from unrelu.cli.result_folders import write_certificates
 from unrelu.datasets.tables import NpyTable
 from unrelu.errors import InputError, StorageError
 from unrelu.report import write_report

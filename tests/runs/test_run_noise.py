@@ -9,7 +9,7 @@ import pytest
 
 import unrelu
 from tests.support import random_network
-from unrelu.datasets.small_files import read_noise_model
+from unrelu.cli.argument_files import read_noise_model
 from unrelu.errors import InputError
 from unrelu.report import write_report
 

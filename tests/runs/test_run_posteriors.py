@@ -9,8 +9,8 @@ import pytest
 
 import unrelu
 from tests.runs.small_runs import NETWORK, Y, results, small_run
-from unrelu.datasets.result_folders import INTERVAL
 from unrelu.runs import chunk_work
+from unrelu.runs.columns import INTERVAL
 
 OF_DRAWS = ("mean", "std", "lower", "upper", "reconstruction_std", "posterior_status", "rhat", "ess", "tail_ess")
 ASKED = {"data": Y[:4], "noise": "gaussian:0.01", "posterior": 150, "chunk": 2}

@@ -16,8 +16,8 @@ import files
 import unrelu
 from crafted import CRAFTED, READERS
 from unrelu.certification.certificate import Certificate
+from unrelu.cli.argument_files import read_measurement, read_observations
 from unrelu.datasets.opening import open_masks, open_source
-from unrelu.datasets.small_files import read_measurement, read_observations
 from unrelu.errors import InputError, ModelFileError, OptionError, UnreluError
 from unrelu.runtime.file_reading import inflated_size, read_bytes, shown_size
 

@@ -91,9 +91,9 @@ def invert(
     import numpy as np
 
     from unrelu.cli._picture_inversion import picture_writer, read_given
-    from unrelu.datasets.pictures import is_picture
-    from unrelu.datasets.result_folders import prepare_output, records, write_result
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_prior
+    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_prior
+    from unrelu.cli._picture_files import is_picture
+    from unrelu.cli.result_folders import prepare_output, records, write_result
     from unrelu.search.sequence import check_sequence
 
     options, method, limit = options_of(option), stated.pop("method"), reading.limit
@@ -161,8 +161,8 @@ def certify(
     certificates.jsonl, codes.npy (the best codes), bounds.png and, for uniform noise, box.png. Ctrl-C stops the search
     and writes the bounds so far; a second Ctrl-C ends at once.
     """
-    from unrelu.datasets.result_folders import certificate_records, prepare_output, write_certificates
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_observations
+    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_observations
+    from unrelu.cli.result_folders import certificate_records, prepare_output, write_certificates
     from unrelu.report.certificates import draw_bounds, draw_box
 
     limit = reading.limit
@@ -229,8 +229,8 @@ def posterior(
     an observation have not mixed. Ctrl-C stops the sampling and writes the draws so far; a second Ctrl-C ends at once.
     """
     from unrelu.cli._picture_inversion import read_given
-    from unrelu.datasets.result_folders import posterior_records, prepare_output, write_posterior
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_prior
+    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_prior
+    from unrelu.cli.result_folders import posterior_records, prepare_output, write_posterior
 
     limit = reading.limit
     network = reading.network(model)
@@ -309,8 +309,8 @@ def run(
     Ctrl-C finishes the running chunks; a second Ctrl-C ends at once. An observation that cannot be read or inverted
     gets the status ERROR and does not stop the others; the exit status is then 1, as where a posterior has not mixed.
     """
+    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_prior
     from unrelu.cli.run_progress import summary, watching
-    from unrelu.datasets.small_files import read_bounds, read_measurement, read_noise_model, read_prior
 
     options, limit, scheduler = options_of(option), reading.limit, stated.pop("scheduler")
     if scheduler and dask:
@@ -339,7 +339,7 @@ def run(
 
 def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:
     """Whether a file holds a single mask. Only the header of a ``.npy`` file is read, as it may hold many masks."""
-    from unrelu.datasets.small_files import read_observations
+    from unrelu.cli.argument_files import read_observations
     from unrelu.runtime.file_reading import npy_header, opened
 
     if mask.suffix.lower() not in (".npy", ".npz") or not mask.is_file():
@@ -393,7 +393,7 @@ def demo(
     from rich.console import Console
 
     from unrelu.cli._demonstration import demo_document, run_demo
-    from unrelu.datasets.result_folders import prepare_output
+    from unrelu.cli.result_folders import prepare_output
 
     prepare_output(output, overwrite)
     sections = run_demo(output, Console(quiet=quiet, stderr=json), seed)

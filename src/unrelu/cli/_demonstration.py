@@ -14,11 +14,12 @@ from rich.console import Console
 
 from unrelu import zoo
 from unrelu._invert import invert
-from unrelu.datasets.result_folders import records, write_records
+from unrelu.cli.result_folders import records
 from unrelu.display.progress_bar import bar_of
 from unrelu.display.text_tables import text_table
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
+from unrelu.runtime.file_writing import write_records
 from unrelu.runtime.run_control import Progress
 from unrelu.runtime.streams import stream
 

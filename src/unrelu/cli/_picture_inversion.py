@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.pictures import check_output, is_picture, kind_of, read_picture, stored_shape, write_picture
-from unrelu.datasets.small_files import read_observations
+from unrelu.cli.argument_files import read_observations
+from unrelu.cli._picture_files import check_output, is_picture, read_picture, stored_shape, write_picture
+from unrelu.datasets.pictures import kind_of
 from unrelu.datasets.sources import Shape
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, own_range, scale_of

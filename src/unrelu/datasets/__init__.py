@@ -4,7 +4,6 @@ What was tried and why it is as it is: docs/notes/runs.md.
 """
 
 from unrelu.datasets.opening import open_masks, open_source
-from unrelu.datasets.small_files import read_measurement
 from unrelu.datasets.sources import Batch, Source
 
-__all__ = ["Batch", "Source", "open_masks", "open_source", "read_measurement"]
+__all__ = ["Batch", "Source", "open_masks", "open_source"]

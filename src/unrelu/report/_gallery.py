@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unrelu.cli.argument_files import read_measurement
 from unrelu.datasets.opening import open_masks, open_source
-from unrelu.datasets.small_files import read_measurement
 from unrelu.datasets.sources import Source
 from unrelu.display.pixels import Shape, differences, drawn_shape, png_uri, value_range, values
 from unrelu.errors import InputError, UnreluError

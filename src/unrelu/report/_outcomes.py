@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.datasets.pictures import ENDINGS
-from unrelu.datasets.result_folders import INTERVAL
 from unrelu.report._figures import histogram
 from unrelu.report.certificates import meaning
 from unrelu.result import TESTS, Status, deciding
 from unrelu.result.status import meaning_of_posterior
 from unrelu.runs import Run
+from unrelu.runs.columns import INTERVAL
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import count
 from unrelu.thresholds import SIGNIFICANCE

@@ -19,7 +19,6 @@ import numpy as np
 
 from unrelu._invert import invert
 from unrelu._posterior import posterior
-from unrelu.datasets.result_folders import numbers_of, numbers_of_posterior
 from unrelu.datasets.sources import Batch, Entries, Source
 from unrelu.datasets.tables import Table
 from unrelu.errors import HostError, InputError, OptionError, SolverError, UnreluError, UnsupportedModelError
@@ -32,6 +31,7 @@ from unrelu.measurements.working_units import searched
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.result import TELLING, Inversion, Status, message_of
+from unrelu.runs.columns import numbers_of, numbers_of_posterior
 from unrelu.runs.journal import Record
 from unrelu.runtime.array_types import Array, Index
 from unrelu.runtime.host import computing, on_one_core

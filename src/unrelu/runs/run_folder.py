@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.result_folders import plain
 from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError
@@ -27,6 +26,7 @@ from unrelu.result.fingerprint import fingerprint
 from unrelu.result.result_file import noise_arrays, read_noise
 from unrelu.result.verdict_text import data_frame, printed_verdicts
 from unrelu.runs._manifest import read_manifest
+from unrelu.runs.columns import plain
 from unrelu.runs.journal import JOURNAL, Record, read_records
 from unrelu.runtime.archives import read_archive, write_archive
 from unrelu.runtime.array_types import Index

@@ -21,7 +21,6 @@ import numpy.typing as npt
 from unrelu._posterior import checked
 from unrelu.datasets.opening import open_masks, open_source
 from unrelu.datasets.pictures import Folder
-from unrelu.datasets.result_folders import check_own_files, write_records
 from unrelu.datasets.sources import Source, optional
 from unrelu.datasets.tables import FORMATS, columns_of
 from unrelu.errors import HostError, InputError, OptionError, OutputExistsError, StorageError
@@ -42,7 +41,7 @@ from unrelu.runs.journal import DIGESTS, JOURNAL, append, read_digests, read_rec
 from unrelu.runs.run_folder import NOISE, Run, open_run, write_noise_file
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.file_reading import MAX_BYTES
-from unrelu.runtime.file_writing import storing, write_whole
+from unrelu.runtime.file_writing import check_own_files, storing, write_records, write_whole
 from unrelu.runtime.host import computing, cores
 from unrelu.sampling.prior_transform import PriorTransform
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ try:
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
+# What to do where results cannot be written.
+_ADVICE = "free space, or name another folder"
 # Tenths of a second to wait for a lock.
 _TRIES = 10
 
@@ -59,6 +62,21 @@ def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
     """Write a text file, complete or not at all."""
     with drafted(path, advice) as stream:
         stream.writelines(line.encode() for line in text)
+
+
+def write_records(
+    path: Path, rows: Iterable[Mapping[str, Any]], advice: str = "free space, or name another folder"
+) -> None:
+    """Write a line of JSON for each, as a whole or not at all (see :func:`write_whole`)."""
+    write_whole(path, (json.dumps(row, allow_nan=False) + "\n" for row in rows), advice)
+
+
+def check_own_files(folder: Path) -> None:
+    """Refuse a folder for results with links, which lead what is written elsewhere, or pipes, which wait for ever."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            what = "a link" if path.is_symlink() else "no file"
+            raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
 
 
 def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], advice: str) -> None:

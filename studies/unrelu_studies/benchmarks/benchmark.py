@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from unrelu import __version__
-from unrelu.datasets.result_folders import check_own_files, prepare_output
+from unrelu.cli.result_folders import prepare_output
 from unrelu.errors import OptionError
+from unrelu.runtime.file_writing import check_own_files
 from unrelu_studies.benchmarks import BENCHMARKS
 from unrelu_studies.kit.numbers_file import plain, write_results
 from unrelu_studies.kit.picture_style import save

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests.support import image_network, random_network
-from unrelu.datasets.result_folders import prepare_output, records, write_records, write_result
-from unrelu.datasets.small_files import read_observations
+from unrelu.cli.argument_files import read_observations
+from unrelu.cli.result_folders import prepare_output, records, write_result
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
+from unrelu.runtime.file_writing import write_records
 
 NET = random_network((3, 8, 20))
 Y = np.arange(6.0).reshape(2, 3)

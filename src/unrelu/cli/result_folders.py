@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,12 @@ import numpy as np
 
 from unrelu.certification.certificate import Certificate
 from unrelu.errors import InputError, OutputExistsError
-from unrelu.measurements.objectives import norms
 from unrelu.result import TESTS, Inversion
+from unrelu.runs.columns import INTERVAL, number_or_none, numbers_of, numbers_of_posterior, plain
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.file_writing import storing, write_whole
+from unrelu.runtime.file_writing import check_own_files, storing, write_records
 from unrelu.sampling.draws import Posterior
-from unrelu.sampling.sampled_chains import interval_of
 
-# The probability of the intervals in files.
-INTERVAL = 0.9
 # What to do where results cannot be written.
 _ADVICE = "free space, or name another folder"
 
@@ -39,14 +34,6 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     check_own_files(folder)
 
 
-def check_own_files(folder: Path) -> None:
-    """Refuse a folder for results with links, which lead what is written elsewhere, or pipes, which wait for ever."""
-    for path in folder.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            what = "a link" if path.is_symlink() else "no file"
-            raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
-
-
 def write_result(folder: Path, result: Inversion, names: Sequence[str] | None = None) -> None:
     """Write ``codes.npy``, ``reconstructions.npy`` and ``results.jsonl``; arrays are shaped as in the result.
 
@@ -56,22 +43,6 @@ def write_result(folder: Path, result: Inversion, names: Sequence[str] | None = 
         np.save(folder / "codes.npy", result.z)
         np.save(folder / "reconstructions.npy", result.reconstruction)
         write_records(folder / "results.jsonl", records(result, names))
-
-
-def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:
-    """What the verdict on every observation is made of, (B,), by the names of columns; ``residual`` is (B, m)."""
-    found = {
-        "success": result.success,
-        **{name: getattr(result, name) for name in ("p_value", *TESTS, "confidence")},
-        "objective": result.fun,
-        **{f"residual_{norm}": norms(residual, norm) for norm in ("l2", "l1", "linf")},
-        "freedom": result.freedom,
-        "rank": result.rank,
-        "identifiable": result.identifiable,
-        "nit": result.nit,
-        "seconds": result.seconds,
-    }
-    return {name: np.atleast_1d(values) for name, values in found.items()}
 
 
 def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -91,7 +62,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
     for i in range(problem.size):
         row = {column: values[i] for column, values in columns.items()}
         name = None if names is None else names[i]
-        parameters = {name: _number(values[i]) for name, values in named.items()}
+        parameters = {name: number_or_none(values[i]) for name, values in named.items()}
         yield {
             **plain({"index": i, "name": name, "method": result.method, "seed": problem.seed, **row}),
             **({"parameters": parameters} if named else {}),
@@ -148,17 +119,6 @@ def _by_name(parameters: Mapping[str, Array], i: int) -> dict[str, dict[str, Any
     return found
 
 
-def numbers_of_posterior(posterior: Posterior) -> dict[str, Any]:
-    """What the draws say of each observation, by the names of columns: of codes (B, \\*latent_shape), others (B,)."""
-    chains, network = posterior.chains, posterior.problem.network
-    said = [(one.mean, one.deviation, *interval_of(one.flat, INTERVAL)) for one in chains]
-    codes = network.shaped(np.reshape(said, (len(chains), 4, network.latent_dim)))
-    return {
-        **{name: codes[:, j] for j, name in enumerate(("mean", "std", "lower", "upper"))},
-        **{name: np.array([one.worst(name)[0] for one in chains]) for name in ("rhat", "ess", "tail_ess")},
-    }
-
-
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
     """Write ``certificate-N.npz`` of each, ``certificates.jsonl`` and ``codes.npy``, one code if ``single``.
 
@@ -188,20 +148,5 @@ def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, A
     return found
 
 
-def write_records(path: Path, rows: Iterable[Mapping[str, Any]], advice: str = _ADVICE) -> None:
-    """Write a line of JSON for each, as a whole or not at all (see :func:`write_whole`)."""
-    write_whole(path, (json.dumps(row, allow_nan=False) + "\n" for row in rows), advice)
-
-
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as JSON has it: Python's numbers in place of NumPy's, and None for those that are not finite."""
-    return {name: _number(value) for name, value in row.items()}
-
-
 def _numbers(value: Any) -> Any:
-    return [_numbers(part) for part in value] if isinstance(value, list) else _number(value)
-
-
-def _number(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [_numbers(part) for part in value] if isinstance(value, list) else number_or_none(value)
