@@ -90,9 +90,9 @@ def invert(
     """
     import numpy as np
 
+    from unrelu.cli._picture_files import is_picture
     from unrelu.cli._picture_inversion import picture_writer, read_given
     from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_prior
-    from unrelu.cli._picture_files import is_picture
     from unrelu.cli.result_folders import prepare_output, records, write_result
     from unrelu.search.sequence import check_sequence
 

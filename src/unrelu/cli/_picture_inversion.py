@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.cli.argument_files import read_observations
 from unrelu.cli._picture_files import check_output, is_picture, read_picture, stored_shape, write_picture
+from unrelu.cli.argument_files import read_observations
 from unrelu.datasets.pictures import kind_of
 from unrelu.datasets.sources import Shape
 from unrelu.errors import InputError
