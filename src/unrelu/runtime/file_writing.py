@@ -10,20 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from unrelu.errors import InputError, StorageError
 
 try:
     import fcntl
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
-
-# What to do where results cannot be written.
-_ADVICE = "free space, or name another folder"
-# Tenths of a second to wait for a lock.
-_TRIES = 10
 
 
 @contextmanager
@@ -79,23 +71,15 @@ def check_own_files(folder: Path) -> None:
             raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
 
 
-def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], advice: str) -> None:
-    """Write a compressed ``.npz`` file of numbers and words, complete or not at all."""
-    with drafted(path, advice) as stream:
-        np.savez_compressed(stream, **arrays, allow_pickle=False)
-
-
 @contextmanager
 def sole_writer(file: int, path: Path) -> Iterator[None]:
     """Lock an open file against writing by other runs, if the system has locks; a lock ends with its process."""
-    # A process that checks the lock holds it for a moment.
-    for _ in range(_TRIES):
+    for _ in range(10):
         if _lock(file):
-            break
-        time.sleep(0.1)
-    else:
-        raise InputError(f"{path} is being written by another run; wait for it, or name another folder")
-    yield
+            yield
+            return
+        time.sleep(0.1)  # a process that checks the lock holds it for a moment
+    raise InputError(f"{path} is being written by another run; wait for it, or name another folder")
 
 
 def locked(path: Path) -> bool:

@@ -59,11 +59,10 @@ class Control:
             InputError: the time limit is not above 0.
             OptionError: the time limit is not a number, or the callback cannot be called.
         """
-        seconds = math.inf
-        if time_limit is not None:
-            seconds = real_number("time_limit", time_limit, "a number of seconds or None")
-            if not seconds > 0:
-                raise InputError(f"time_limit={seconds:g} must be above 0 seconds")
+        given = math.inf if time_limit is None else time_limit
+        seconds = real_number("time_limit", given, "a number of seconds or None")
+        if not seconds > 0:
+            raise InputError(f"time_limit={seconds:g} must be above 0 seconds")
         if callback is None:
             return cls(seconds)
         if not callable(callback):
