@@ -182,8 +182,7 @@ def test_bombs_of_zarr_are_refused(tmp_path, codec):
     np.testing.assert_array_equal(source.read(0, 1)[0], [[1, 1, 1, 1]])
     bomb = Path(large.store.root, "c", "0", "0").read_bytes()
     Path(small.store.root, "c", "0", "0").write_bytes(bomb)
-    with pytest.raises(InputError, match="when decompressed"):
-        source.read(0, 1)
+    assert "when decompressed" in source.read(0, 1)[1][0]
 
 
 def test_links_and_pipes_in_zarr_are_refused(tmp_path):
