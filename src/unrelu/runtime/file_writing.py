@@ -17,6 +17,9 @@ try:
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
+# What to do where results cannot be written once some are.
+AGAIN = "what is finished is kept: mend that, and run it again"
+
 
 @contextmanager
 def storing(where: str | Path, advice: str) -> Iterator[None]:
