@@ -6,7 +6,6 @@ Results, posteriors, certificates and learned priors are such files. Nothing is 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ _READERS = {
     "result": "unrelu.load_result(path)",
     "posterior": "unrelu.load_posterior(path)",
     "certificate": "unrelu.Certificate.load(path)",
-    "noise": "unrelu.open_run(folder).noise",
 }
 
 
@@ -147,24 +145,3 @@ def text_of(array: npt.NDArray[Any]) -> str:
     """Return a single text."""
     (text,) = texts_of(array)
     return text.replace("\n", "?")
-
-
-# --- lines of JSON ----------------------------------------------------------------------------------------------------
-
-
-def sealed(entry: dict[str, Any]) -> str:
-    """JSON with a digest, by which a changed entry is noticed: a hash in it may otherwise blame the data."""
-    entry = json.loads(json.dumps(entry, allow_nan=False))  # with the keys that it will be read with
-    return json.dumps({**entry, "check": _check(entry)})
-
-
-def unsealed(value: Any) -> dict[str, Any]:
-    """The entry of a value read from JSON; a ValueError, TypeError or KeyError where it was changed or is none."""
-    entry = dict(value)
-    if entry.pop("check") != _check(entry):
-        raise ValueError("the entry was changed")
-    return entry
-
-
-def _check(entry: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]

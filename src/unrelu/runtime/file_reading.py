@@ -14,12 +14,10 @@ import os
 import stat
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -129,19 +127,11 @@ def _limit(max_bytes: int) -> str:
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Header:
-    """The checked header of a ``.npy`` file: shape, type, order of axes, and the position of the first entry."""
+class Header(NamedTuple):
+    """What the header of a ``.npy`` file states of its array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fortran: bool
-    offset: int
-
-    @property
-    def size(self) -> int:
-        """The size of all entries in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def check_names(names: Iterable[str], where: str | Path) -> None:
@@ -185,37 +175,36 @@ def npy_header(stream: IO[bytes], size: int, where: str, objects: bool = False) 
         version = np.lib.format.read_magic(stream)
         # Version 3 is only for names in structures, and structures are refused.
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = readers[version](stream)
+        shape, _, dtype = readers[version](stream)
     except Exception as error:  # the parser raises ValueError, KeyError, TypeError, RecursionError, MemoryError, ...
-        raise InputError(
-            f"{where} is not a readable .npy array ({str(error)[:80]}); save it with numpy.save"
-        ) from error
+        raise InputError(f"{where} is not a readable .npy array ({error!s:.80}); save it with numpy.save") from error
     if objects and dtype.hasobject:
-        return Header((), dtype, False, stream.tell())
+        return Header((), dtype)
     check_array(shape, dtype, where)
-    header = Header(tuple(map(int, shape)), dtype, bool(fortran), stream.tell())
-    if header.size > size - header.offset:
+    stated, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if stated > held:
         raise InputError(
-            f"{where} states the shape {shown(header.shape)} of {dtype}, {shown_size(header.size)}, but holds "
-            f"{shown_size(size - header.offset)}: it is cut short or damaged"
+            f"{where} states the shape {shown(shape)} of {dtype}, {shown_size(stated)}, but holds {shown_size(held)}: "
+            "it is cut short or damaged"
         )
-    return header
-
-
-def _array(stream: IO[bytes], header: Header, where: str) -> npt.NDArray[Any]:
-    stream.seek(0)
-    array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-    check_text(array, where)
-    return array
+    return Header(tuple(map(int, shape)), dtype)
 
 
 def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
     """The array in a ``.npy`` file."""
     with opened(path) as (stream, size):
-        header = npy_header(stream, size, str(path))
-        if header.size > max_bytes:
-            raise InputError(f"{path} holds {shown_size(header.size)}; {_limit(max_bytes)}")
-        return _array(stream, header, str(path))
+        shape, dtype = npy_header(stream, size, str(path))
+        if (stated := math.prod(shape) * dtype.itemsize) > max_bytes:
+            raise InputError(f"{path} holds {shown_size(stated)}; {_limit(max_bytes)}")
+        return _array(stream, str(path))
+
+
+def _array(stream: IO[bytes], where: str) -> npt.NDArray[Any]:
+    """The array of a ``.npy`` file whose header was checked."""
+    stream.seek(0)
+    array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    check_text(array, where)
+    return array
 
 
 # --- zip files --------------------------------------------------------------------------------------------------------
@@ -225,17 +214,16 @@ def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfil
     """The members of a zip file by name; links, doubles and what cannot be read with a bounded output are refused."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
-        name = info.filename
-        check_names([name], where)
-        if name in found:
-            raise InputError(f"{where} holds {name!r} twice; save it again")
-        if info.flag_bits & 1:
-            raise InputError(f"{where}: {name!r} is encrypted; save it without a password")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{where}: {name!r} is compressed in another way than zlib's; save it again")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise InputError(f"{where}: {name!r} is a link; put the file itself there")
-        found[name] = info
+        check_names([info.filename], where)
+        faults = {
+            "is there twice": info.filename in found,
+            "is encrypted": info.flag_bits & 1,
+            "is compressed in another way than zlib's": info.compress_type not in (0, zipfile.ZIP_DEFLATED),
+            "is a link": stat.S_ISLNK(info.external_attr >> 16),
+        }
+        for fault in filter(faults.__getitem__, faults):
+            raise InputError(f"{where}: {info.filename!r} {fault}; save it again")
+        found[info.filename] = info
     return found
 
 
@@ -269,7 +257,7 @@ def read_npz(
             if unpickle is not None and header.dtype.hasobject:
                 array = unpickle(stream, info.file_size, max_bytes=max_bytes)
             else:
-                array = _array(stream, header, where)
+                array = _array(stream, where)
             if stream.read(1):  # reading to the end verifies the check sum
                 raise InputError(f"{where} is longer than its header states; save it again")
             return array
@@ -285,23 +273,3 @@ def read_npz(
             raise
         except Exception as error:  # zipfile and zlib raise BadZipFile, EOFError, struct.error, ...
             raise InputError(f"{path} is not a readable .npz archive ({error}); save it with numpy.savez") from error
-
-
-def inflated_size(content: bytes, most: int) -> int:
-    """The decompressed size of a zlib stream or a gzip file of any number of members, at most ``most`` + 1.
-
-    The bytes are counted, not kept.
-    """
-    total = 0
-    while content:
-        reader = zlib.decompressobj(wbits=47)  # zlib or gzip, as the header says
-        while not reader.eof:
-            piece = reader.decompress(content, min(2**24, most + 1 - total))
-            total += len(piece)
-            content = reader.unconsumed_tail
-            if total > most:
-                return total
-            if not piece and not content:  # the stream is truncated
-                return total
-        content = reader.unused_data if reader.unused_data.startswith(b"\x1f\x8b") else b""
-    return total

@@ -59,11 +59,10 @@ def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
         stream.writelines(line.encode() for line in text)
 
 
-def write_records(
-    path: Path, rows: Iterable[Mapping[str, Any]], advice: str = "free space, or name another folder"
-) -> None:
-    """Write a line of JSON for each, as a whole or not at all (see :func:`write_whole`)."""
-    write_whole(path, (json.dumps(row, allow_nan=False) + "\n" for row in rows), advice)
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a line of JSON for each, as a whole or not at all."""
+    lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_whole(path, lines, "free space, or name another folder")
 
 
 def check_own_files(folder: Path) -> None:
@@ -87,18 +86,17 @@ def sole_writer(file: int, path: Path) -> Iterator[None]:
 
 def locked(path: Path) -> bool:
     """Whether a run is writing the file now, according to its lock; False if there is no such file."""
-    if fcntl is None or not path.exists():
+    if not path.exists():
         return False
     with path.open("rb") as stream:
         return not _lock(stream.fileno())  # closing the file releases the lock
 
 
 def _lock(file: int) -> bool:
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (OSError, AttributeError):  # a file system or a system without locks
+        pass
     return True
