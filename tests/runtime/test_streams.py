@@ -1,10 +1,8 @@
-"""No random number of ours is one that a user draws: the streams, who may make generators, and where searches start."""
+"""No random number of ours is one that a user draws: streams are hashes, and nothing else makes generators."""
 
 from __future__ import annotations
 
 import ast
-import copy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +34,11 @@ def test_equal_purposes_and_keys_give_equal_draws():
 
 
 def test_other_purposes_and_keys_give_other_draws():
+    # NumPy pads seeds with zeros, so that a first start [seed, 0] would be the user's default_rng(seed).
+    assert np.random.default_rng([7, 0]).random() == np.random.default_rng(7).random()
     keys = [("a",), ("b",), ("a", 0), ("a", 0, 0), ("a", 1), ("a", "0"), ("a", 0.5), ("a", "0", 0), ("a0",), ("a, 0",)]
     assert len({stream(*key).random() for key in keys}) == len(keys)
     assert len({torch.rand((), dtype=torch.float64, generator=torch_stream(*key)).item() for key in keys}) == len(keys)
-
-
-def test_a_key_of_zero_is_not_lost():
-    """NumPy pads seeds with zeros, so that a first start [seed, 0] would be the user's default_rng(seed)."""
-    assert np.random.default_rng([7, 0]).random() == np.random.default_rng(7).random()
-    assert len({stream(*key).random() for key in [("a", 7), ("a", 7, 0), ("a", 7, 0, 0)]}) == 3
 
 
 # --- nobody else makes a generator ------------------------------------------------------------------------------------
@@ -114,80 +108,6 @@ def test_the_check_sees_generators(tmp_path):
     for code in ("torch.randn(3, generator=g)", "rng.normal(size=3)", "stream('a').random()"):
         (tmp_path / "file.py").write_text(code)
         assert not calls(tmp_path / "file.py")
-
-
-# --- what is drawn is not what users draw -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Fresh copies of all generators that the package makes while a test runs, by purpose and keys."""
-    found: dict[tuple, np.random.Generator | torch.Generator] = {}
-
-    def recorded(make):
-        def recording(purpose, *keys):
-            found[make, purpose, *keys] = make(purpose, *keys)
-            return make(purpose, *keys)
-
-        return recording
-
-    replaced = {stream: recorded(stream), torch_stream: recorded(torch_stream)}
-    for name, module in list(sys.modules.items()):
-        if name.startswith("unrelu."):
-            for make, recording in replaced.items():
-                if getattr(module, make.__name__, None) is make:
-                    monkeypatch.setattr(module, make.__name__, recording)
-    return found
-
-
-def first_draws(rng: np.random.Generator | torch.Generator) -> set[tuple]:
-    """The first draws of a generator, by the ways to draw; PyTorch draws 16 numbers by another algorithm than fewer."""
-    if isinstance(rng, np.random.Generator):
-        ways = ("standard_normal", "normal", "random", "uniform")
-        return {tuple(getattr(copy.deepcopy(rng), way)(size=3).tolist()) for way in ways}
-    return {
-        tuple(draw(count, dtype=dtype, generator=rng.clone_state())[:3].tolist())
-        for draw in (torch.randn, torch.rand)
-        for dtype in (torch.float32, torch.float64)
-        for count in (3, 16)
-    }
-
-
-def assert_no_users_draws(drawn) -> None:
-    """Of all that was recorded, no generator begins as a user's, nor as a recorded one of another purpose or key."""
-    users = set()
-    for seed in USER_SEEDS:
-        users |= first_draws(torch.Generator().manual_seed(seed))
-        users |= set.union(*(first_draws(np.random.default_rng(key)) for key in (seed, [seed, 0], [seed, 1])))
-        users.add(tuple(np.random.RandomState(seed).standard_normal(3).tolist()))
-    ours = [first_draws(rng) for rng in drawn.values()]
-    for draws in ours:
-        assert not draws & users
-    assert len(set.union(*ours)) == sum(map(len, ours))
-
-
-def test_the_comparison_sees_a_users_generator():
-    """Against a check that passes because it compares nothing."""
-    for rng in (np.random.default_rng(3), torch.Generator().manual_seed(0)):
-        with pytest.raises(AssertionError):
-            assert_no_users_draws({"other": stream("other", 3), "starts": rng})
-    assert_no_users_draws({"other": stream("other", 3), "samples": torch_stream("samples")})
-
-
-def test_inversions_draw_nothing_of_a_users(drawn):
-    network = random_network((3, 12, 30))
-    y = network(np.random.default_rng(0).standard_normal((2, 3))) + 1e-3
-    for method in METHODS:
-        for seed in (0, 2026):
-            unrelu.invert(network, y, method, noise="gaussian:0.1", seed=seed, callback=lambda progress: progress.nit)
-    unrelu.invert(network, y, "auto", norm="linf", seed=1)
-    unrelu.invert(network, y, "lm", operator=(lambda x: x[::-1], lambda x: x[::-1]))
-    unrelu.certify(network, y[0] + 0.01, noise="uniform:0.1", max_nodes=3)
-    unrelu.inspect(network)
-    unrelu.posterior(network, y[0], noise="gaussian:0.1", draws=10, chains=2)
-    purposes = {purpose for _, purpose, *_ in drawn}
-    assert {"starts", "search", "samples", "principal directions", "inspection", "adjoint test"} <= purposes
-    assert_no_users_draws(drawn)
 
 
 # --- no search starts at the truth ------------------------------------------------------------------------------------

@@ -36,23 +36,6 @@ def test_results_come_in_the_order_of_the_items(threads):
         assert list(in_threads(str, items, threads)) == list(map(str, items))
 
 
-def test_as_many_items_at_a_time_as_threads():
-    meet, lock, inside, most = threading.Barrier(2), threading.Lock(), set(), []
-
-    def work(item):
-        with lock:
-            inside.add(item)
-            most.append(len(inside))
-        if item < 2:
-            meet.wait(PATIENCE)
-        with lock:
-            inside.discard(item)
-        return threading.get_ident()
-
-    assert threading.get_ident() not in list(in_threads(work, range(12), 2))
-    assert max(most) == 2
-
-
 def test_items_see_the_callers_context_and_keep_their_own():
     def work(item):
         seen = setting.get()
