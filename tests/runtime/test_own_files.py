@@ -71,9 +71,7 @@ def test_archives_come_back_and_another_kind_and_changes_are_told(tmp_path):
             read_archive(path, "result", 2**20, dict)
     for name, text in (("format", "unrelu result 2"), ("format", "other")):
         np.savez(path, **found | {name: text})
-        with pytest.raises(
-            InputError, match=f"holds no result; its format is '{text}', and .* reads 'unrelu result 1'"
-        ):
+        with pytest.raises(InputError, match=f"holds no result; its format is '{text}', .* reads 'unrelu result 1'"):
             read_archive(path, "result", 2**20, dict)
 
 

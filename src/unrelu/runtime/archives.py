@@ -64,13 +64,15 @@ def read_archive(path: Path, kind: str, max_bytes: int, restore: Callable[[Table
         return names
 
     table = read_npz(path, max_bytes, choose=checked)
-    found = str(table["format"])[:80]
-    if found != f"unrelu {kind} {FORMAT}":
+    found, known = str(table["format"])[:80], f"unrelu {kind} {FORMAT}"
+    if found != known:
         other = found.removeprefix("unrelu ").partition(" ")[0]
         if other in _READERS and other != kind:
             raise InputError(f"{path} holds a {other}: {_READERS[other]}")
+        version = repr(str(table.get("version", "?"))[:20]).strip("'")
         raise InputError(
-            f"{path} holds no {kind}; its format is {found!r}, and unrelu {__version__} reads 'unrelu {kind} {FORMAT}'"
+            f"{path} holds no {kind}; its format is {found!r}, written by unrelu {version}; unrelu {__version__} reads "
+            f"{known!r}: install that version"
         )
     try:
         if text_of(table["digest"]) != digest(table):
