@@ -75,6 +75,15 @@ class PanelColumn:
     band: tuple[Array, Array] | None = None
 
     @property
+    def name(self) -> str:
+        """The heading without the scale of colours."""
+        return self.heading.partition("\n")[0]
+
+    def known(self, i: int) -> bool:
+        """Whether anything is known of observation i."""
+        return bool(np.isfinite(self.curves[0].values[i]).any())
+
+    @property
     def width(self) -> float:
         """Width in inches; pictures keep their proportions, within bounds that keep the figure readable."""
         return _LONG if self.shape is None else _PICTURE * min(4.0, max(0.5, self.shape[2] / self.shape[1]))
@@ -193,7 +202,7 @@ class ObservationPanels:
             self.output_column("reconstruction", self.outputs, ends),
             PanelColumn(rest, self.observation, (-scale, scale), (PanelCurve(residual, OTHER),), True, band),
         ]
-        if self.deviations is not None:
+        if self.deviations is not None and np.isfinite(self.deviations).any():
             most = (0.0, value_range([self.deviations, np.zeros(1)])[1])
             columns.append(self.output_column("standard deviation", self.deviations, most))
         return columns
