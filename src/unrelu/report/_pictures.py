@@ -19,7 +19,6 @@ from matplotlib.ticker import MaxNLocator
 from unrelu.display.answer_figures import picture_shape
 from unrelu.display.observation_figure import ObservationPanels, PanelColumn
 from unrelu.display.pixels import drawn_shape
-from unrelu.errors import InputError
 from unrelu.result import Status
 from unrelu.runs import Run
 from unrelu.runtime.array_types import Array, Flags, Index
@@ -69,8 +68,10 @@ def histogram(
     bars = [np.histogram(np.clip(place[kind], edges[0], edges[-1]), edges)[0] for kind in (good[known], ~good[known])]
     edges = 10.0**edges if log else edges
     if beyond := (near != place).sum():
-        ends = f"from {number(drawn.min())} to {number(drawn.max())}"
-        caption += f" The first and last bar have {count(beyond, 'observation')} beyond the axis, {ends}."
+        ends = f"{number(drawn.min())} to {number(drawn.max())}"
+        caption += (
+            f" Values are {ends}: {count(beyond, 'observation')} beyond the axis, counted in its first or last bar."
+        )
 
     def draw(axis: Axes) -> None:
         axis.stairs(bars[0], edges, fill=True, color=_COLOURS[0], label=kinds[0])
@@ -122,11 +123,8 @@ def _panels(run: Run, shown: Index) -> ObservationPanels:
     def read(name: str) -> npt.NDArray[Any]:
         return np.concatenate([run.read(name, i, i + 1) for i in shown.tolist()])
 
-    outputs, residual, alike = read("reconstructions"), read("residuals"), False
-    try:
-        fitted = read("predictions")
-    except InputError:  # then A is a mask, or nothing
-        fitted, alike = outputs, True
+    outputs, residual, alike = read("reconstructions"), read("residuals"), not run.manifest["predictions"]
+    fitted = outputs if alike else read("predictions")
     spread = np.full(outputs.shape, np.nan)
     if run.mixed is not None:
         mixed = read("posterior_status") == Status.MIXED.name

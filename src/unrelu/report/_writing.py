@@ -88,8 +88,8 @@ def page_of(run: Run) -> str:
     environment.filters |= {name: getattr(words, name) for name in ("count", "duration", "number")}
     about, found = run.manifest["about"], _outcomes(run) if run.done else {"gallery": [], "posteriors": None}
     return environment.get_template("page.html").render(
-        run=run, about=about, command=about.get("command"), **found, **_speed(run), curve=curve,
-        proofs=proofs(run.folder), version=__version__, share=share, limit=SIGNIFICANCE,
+        run=run, about={"command": "", "directory": "", "model": "a network", **about}, **found, **_speed(run),
+        curve=curve, proofs=proofs(run.folder), version=__version__, share=share, limit=SIGNIFICANCE,
     )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _outcomes(run: Run) -> dict[str, Any]:
         "unique": int(run.column("identifiable").sum()),
         "free": int((run.column("freedom") > 0).sum()),
         "ranks": listed([f"{r} ({count(n, 'code')})" for r, n in ranks]),
-        "latent": math.prod(run.read("codes", 0, 1).shape),
+        "latent": math.prod(run.manifest["model"]["latent_shape"]),
         "posteriors": None if run.mixed is None else _posteriors(run, p),
     }  # fmt: skip
 
@@ -147,6 +147,7 @@ def _posteriors(run: Run, p: npt.NDArray[Any]) -> dict[str, Any]:
     def said(name: str, having: Flags) -> str:
         known, misfits = having & np.isfinite(rhat) & np.isfinite(ess), (p[having] < SIGNIFICANCE).sum()
         text = meaning_of_posterior(Status[name]) if name in Status.__members__ else meaning(Status, name)
+        text = "could not be read or sampled" if name == Status.ERROR.name else text
         if known.any():
             text += f"; R-hat up to {rhat[known].max():.3f}, at least {ess[known].min():,.0f} effective draws"
         return text + (f"; {misfits} with a code that is a misfit (p < {SIGNIFICANCE})" if misfits else "")
