@@ -22,7 +22,7 @@ from unrelu.display.pixels import drawn_shape
 from unrelu.result import Status
 from unrelu.runs import Run
 from unrelu.runtime.array_types import Array, Flags, Index
-from unrelu.runtime.words import count, listed, number
+from unrelu.runtime.words import count, number
 
 # The colours of bars with success and of others, and one that the page's own replaces.
 _COLOURS, _INK = ("#2b83a5", "#c07f2a"), "#010203"
@@ -69,9 +69,7 @@ def histogram(
     edges = 10.0**edges if log else edges
     if beyond := (near != place).sum():
         ends = f"{number(drawn.min())} to {number(drawn.max())}"
-        caption += (
-            f" Values are {ends}: {count(beyond, 'observation')} beyond the axis, counted in its first or last bar."
-        )
+        caption += f" {count(beyond, 'observation')} beyond the axis, in its first or last bar: values are {ends}."
 
     def draw(axis: Axes) -> None:
         axis.stairs(bars[0], edges, fill=True, color=_COLOURS[0], label=kinds[0])
@@ -86,8 +84,8 @@ def histogram(
     return {"title": title, "svg": picture, "caption": f"{'Logarithmic' if log else 'Linear'} scale.{caption}"}
 
 
-def gallery(run: Run, scores: Array, names: dict[int, str]) -> list[dict[str, Any]]:
-    """Groups of the observations that are shown: a title, what colours say, the columns of pictures, and cards."""
+def gallery(run: Run, scores: Array) -> list[dict[str, Any]]:
+    """Groups of the observations that are shown: a title, what colours say, and columns of pictures."""
     known = np.flatnonzero(np.isfinite(scores))
     order, middle = known[np.argsort(-scores[known], kind="stable")], len(known) // 2
     groups = {"Worst": order[:6], "Median": order[middle - 1 : middle + 2], "Best": order[:-4:-1]}
@@ -97,18 +95,8 @@ def gallery(run: Run, scores: Array, names: dict[int, str]) -> list[dict[str, An
     ends, found = _panels(run, run.indices[np.concatenate([*groups.values()])]).output_range, []
     for title, places in groups.items():
         panels = replace(_panels(run, run.indices[places]), ends=ends)
-        columns = panels.columns()
-        scale = next(number(column.ends[1]) for column in columns if column.signed)
-        scales = [
-            column.heading.replace("\n", ": ") for column in columns if "\n" in column.heading and not column.signed
-        ]
-        scales.append(
-            f"residual: blue \N{MINUS SIGN}{scale}, white 0, red {scale}"
-            if panels.observation
-            else "observed is grey, its fit blue"
-        )
-        cards = [_card(run, int(run.indices[place]), number(scores[place]), names) for place in places]
-        found.append({"title": title, "text": panels.titled("; ".join(scales)), "columns": columns, "cards": cards})
+        shown = {"indices": run.indices[places].tolist(), "scores": scores[places].tolist()}
+        found.append({"title": title, "panels": panels, "columns": panels.columns(), **shown})
     return found
 
 
@@ -135,16 +123,3 @@ def _panels(run: Run, shown: Index) -> ObservationPanels:
     output = picture_shape(outputs.shape[1:], made, None) or (explicit if alike else None)
     observation = explicit or (output if alike else None)
     return ObservationPanels([], left + fit, fit, made, observation, output, alike, deviations=deviations)
-
-
-def _card(run: Run, i: int, score: str, names: dict[int, str]) -> dict[str, Any]:
-    """What is said of an observation."""
-    status, success = (run.read(name, i, i + 1)[0] for name in ("status", "success"))
-    said = [f"residual {score}"]
-    if run.mixed is not None:
-        said.append(f"posterior {run.read('posterior_status', i, i + 1)[0]}")
-    if run.names:
-        values = zip(run.names, run.read("parameters", i, i + 1)[0], strict=True)
-        said.append(listed([f"{name} = {value:.5g}" for name, value in values]))
-    kind = "success" if success else "other"
-    return {"index": i, "name": names.get(i, ""), "status": status, "kind": kind, "said": said}

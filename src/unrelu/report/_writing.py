@@ -50,18 +50,15 @@ Row = tuple[Any, ...]
 
 
 def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
-    """Write what a folder of :func:`unrelu.run` holds as one HTML page, which needs no other file and no network.
+    """Write what a folder of :func:`unrelu.run` holds as one HTML page, and return the path of the page.
 
-    The page is of the chunks that were finished when it was written. It shows counts of every status, histograms, the
-    worst, median and best observations, errors, proofs where the folder has a ``certificates.jsonl``, speed and
-    versions. The data set is not opened: an observation is the sum of its fit and its residual.
+    It needs no other file and no network, and is of the chunks that were finished when it was written. It shows counts
+    of every status, histograms, the worst, median and best observations, errors, proofs where the folder has a
+    ``certificates.jsonl``, speed and versions. An observation is shown as the sum of its fit and its residual.
 
     Args:
         folder: of the run, finished or not.
         path: of the page; by default ``report.html`` in the folder. An existing page is replaced.
-
-    Returns:
-        The path.
 
     Raises:
         InputError: the folder is none of ``unrelu run`` or damaged, or the path is that of something else than a page.
@@ -113,7 +110,8 @@ def _outcomes(run: Run) -> dict[str, Any]:
         "numbers": _spreads(columns, what),
         "statuses": _statuses(run, "status", good, lambda name, _: meaning(Status, name)),
         "residuals": histogram(f"Residual of {fit} ({norm}), units of the data", scores, good, (fine, "others"), mark),
-        "gallery": gallery(run, scores, names),
+        "gallery": gallery(run, scores),
+        "names": names,
         "failed": int(failed.sum()),
         "first": _first(run, failed),
         "tests": [f"{count(by[i], 'observation')} by the {name}" for i, name in enumerate(TESTS.values()) if by[i]],
