@@ -7,6 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import unrelu
@@ -14,6 +16,7 @@ from tests.report.written_pages import Page, changed, generator, observations, r
 from unrelu.cli.result_folders import write_certificates
 from unrelu.errors import InputError, StorageError
 from unrelu.report import write_report
+from unrelu.report._pictures import histogram
 from unrelu.report._writing import _errors, _speed
 from unrelu.result import Status
 from unrelu.runs import Record, Run, chunk_work
@@ -23,6 +26,10 @@ from unrelu.runtime.words import number
 RESIDUAL = "residual y \N{MINUS SIGN} G(z)"
 HIDDEN = (0x9E, 0xCA, 0xE1)
 SAMPLED = {"noise": "gaussian:0.05", "posterior": 20, "chunk": 5, "masks": np.arange(5 * 64).reshape(5, 64) % 4 > 0}
+
+NUMBERS = st.one_of(
+    st.sampled_from([np.nan, np.inf, -np.inf, 0.0]), st.floats(1e-12, 1e9), st.floats(-1e9, -1e-12), st.just(7.0)
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +48,21 @@ def page(finished):
 
 
 def test_it_is_written_into_the_folder_or_where_it_is_asked_for(finished, tmp_path):
-    assert write_report(finished.folder) == finished.folder / "report.html"
-    there = tmp_path / "there.html"
-    assert write_report(str(finished.folder), str(there)) == there
-    assert there.read_text(encoding="utf-8") == (finished.folder / "report.html").read_text(encoding="utf-8")
-    assert not list(tmp_path.rglob("*.draft"))
-
-
-def test_what_cannot_be_written_or_read(finished, tmp_path):
-    manifest = finished.folder / "manifest.json"
+    own, there, manifest = (path / name for path, name in (
+        (finished.folder, "report.html"), (tmp_path, "there.html"), (finished.folder, "manifest.json"),
+    ))  # fmt: skip
+    assert (write_report(finished.folder), write_report(str(finished.folder), str(there))) == (own, there)
+    assert there.read_bytes() == own.read_bytes()
     before = manifest.read_bytes()
-    with pytest.raises(InputError, match=r"manifest.json exists and is no page"):
-        write_report(finished.folder, manifest)
-    assert manifest.read_bytes() == before
-    with pytest.raises(InputError, match="name a file such as"):
-        write_report(finished.folder, tmp_path)
+    for path, message in ((manifest, r"manifest.json exists and is no page"), (tmp_path, "name a file such as")):
+        with pytest.raises(InputError, match=message):
+            write_report(finished.folder, path)
     with pytest.raises(StorageError, match="name another file"):
         write_report(finished.folder, tmp_path / "nowhere" / "report.html")
     with pytest.raises(InputError, match=r"holds no manifest"):
         write_report(tmp_path)
+    assert manifest.read_bytes() == before
+    assert not list(tmp_path.rglob("*.draft"))
 
 
 def test_the_page_needs_no_network(page):
@@ -126,8 +129,11 @@ def test_without_stated_noise_success_is_what_counts(tmp_path):
     assert "that no code has an objective more than 1% lower" in page.text
     assert "p_value" not in page.text
     assert "It was begun in Python" in page.text
-    apart = run(tmp_path / "fine", observations(3), noise="gaussian:0.2")
-    assert "Nothing: every observation fits the stated noise." in Page(apart).text
+    fine = Page(run(tmp_path / "fine", observations(3), noise="gaussian:0.2"))
+    assert "Nothing: every observation fits the stated noise." in fine.text
+    errors = Page(run(tmp_path / "errors", np.full((4, 64), np.nan)))
+    assert "ERROR could not be inverted: its message says why 4 100% 0, 1, 2, 3" in errors.text
+    assert not [what for what in ("Identifiability", "of every observation", "Gallery") if what in errors.text]
 
 
 def test_the_gallery_has_the_worst_the_median_and_the_best(page, finished):
@@ -162,21 +168,11 @@ def test_an_unfinished_run(tmp_path, chunks):
     assert all(i < 6 * chunks for i in page.shown)
 
 
-def test_only_errors(tmp_path):
-    page = Page(run(tmp_path / "out", np.full((4, 64), np.nan)))
-    assert "ERROR could not be inverted: its message says why 4 100% 0, 1, 2, 3" in page.text
-    for absent in ("Identifiability", "of every observation", "not explained", "Gallery"):
-        assert absent not in page.text
-
-
-def test_many_messages_are_cut_with_a_count(tmp_path):
-    made = run(tmp_path / "out", observations(2))
-    made.records[0].errors.update({i: f"{i}: broken like {chr(ord('a') + i)}" for i in range(23)})
-    made.records[0].errors[30] = "30: broken like a"
-    rows = _errors(made.errors, {})
+def test_many_messages_are_cut_with_a_count():
+    errors = {i: f"{i}: broken like {chr(ord('a') + i)}" for i in range(23)} | {30: "30: broken like a"}
+    rows = _errors(errors, {})
     assert rows[0] == ("broken like a", "", "", "2", "0, 30")
-    assert len(rows) == 21
-    assert rows[-1][3] == "3"
+    assert (len(rows), rows[-1][3]) == (21, "3")
 
 
 def test_hidden_entries_are_shown_as_such(tmp_path):
@@ -189,18 +185,15 @@ def test_hidden_entries_are_shown_as_such(tmp_path):
         assert ((page.picture(i, label) == HIDDEN).all(axis=-1).ravel() == hidden).all()
 
 
-def test_measurements_are_curves_beside_the_picture(tmp_path):
+def test_signals_and_measurements_are_curves(tmp_path):
     matrix = np.random.default_rng(0).standard_normal((10, 64))
-    page = Page(run(tmp_path / "out", observations() @ matrix.T, operator=matrix))
-    assert page.labels() == {"reconstruction"}
-    assert page.curves("observed, and A G(z)") == page.curves(RESIDUAL.replace("G", "A G")) == 12
-    assert "A takes from an output of G" in page.text
-
-
-def test_signals_are_curves(tmp_path):
-    page = Page(run(tmp_path / "out", observations(13, 20), 20))
-    assert page.all("img") == []
-    assert page.curves("observed, and G(z)") == page.curves(RESIDUAL) == 12
+    measured = Page(run(tmp_path / "measured", observations(13) @ matrix.T, operator=matrix))
+    assert measured.labels() == {"reconstruction"}
+    assert "A takes from an output of G" in measured.text
+    signals = Page(run(tmp_path / "signals", observations(13, 20), 20))
+    assert signals.labels() == set()
+    for page, fit in ((measured, "A G(z)"), (signals, "G(z)")):
+        assert page.curves(f"observed, and {fit}") == page.curves(RESIDUAL.replace("G(z)", fit)) == 12
 
 
 def test_images_of_a_folder_are_named_and_names_are_escaped(tmp_path, monkeypatch):
@@ -292,3 +285,50 @@ def test_posteriors_that_have_not_mixed_have_no_standard_deviations(tmp_path):
     nothing = Page(changed(made, "posterior_status", slice(None), "NOT_MIXED"))
     assert "posteriors mixed 0% 0 of 5" in nothing.text
     assert "nothing shows that" not in nothing.text
+
+
+# --- histograms -------------------------------------------------------------------------------------------------------
+
+
+def drawn(values, success=None, mark=None):
+    values = np.array(values, dtype=float)
+    good = np.ones(len(values), bool) if success is None else np.array(success, dtype=bool)
+    return histogram("<t>", values, good, ("good", "bad"), mark)
+
+
+def said(chart, what):
+    """The number before some words of the caption or of the picture's name, 0 without them."""
+    found = re.search(rf"([\d,]+) observations?{what}", chart["svg"][:300] + chart["caption"])
+    return int(found[1].replace(",", "")) if found else 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(NUMBERS, st.booleans()), max_size=40), st.one_of(st.none(), st.floats(1e-9, 1e6)))
+def test_a_histogram_counts_every_value_once(pairs, mark):
+    values = [value for value, _ in pairs]
+    chart = drawn(values, [flag for _, flag in pairs], None if mark is None else (mark, "here"))
+    assert said(chart, " without a finite value") == (~np.isfinite(values)).sum()
+    assert said(chart, '"') == np.isfinite(values).sum()
+
+
+def test_the_scale_of_a_histogram_suits_the_values():
+    assert "Logarithmic" in drawn(np.logspace(-9, 0, 1000))["caption"]
+    assert "Linear" in drawn(np.linspace(1, 3, 1000))["caption"]
+    assert "<svg" in drawn([2, 2, 2])["svg"]
+
+
+@pytest.mark.parametrize("outliers", [[9.0] * 5, [1e6, 1e7, 1e8, 1e9, 1e12], [1e-9, 1e-8, 50.0, 60.0, 70.0]])
+def test_five_outliers_do_not_hide_the_others(outliers):
+    values = np.append(1 + 0.05 * np.random.default_rng(0).standard_normal(1994), outliers)
+    chart = drawn(values, mark=(1.1, "stated noise"))
+    assert "5 observations beyond the axis" in chart["caption"]
+    ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", chart["svg"].split("matplotlib.axis_2")[0])]
+    assert 0.5 < min(ticks) < max(ticks) < 1.5
+    assert "stated noise" in chart["svg"]
+
+
+def test_the_same_values_make_the_same_picture_in_the_colour_of_the_page():
+    values = np.random.default_rng(0).standard_normal(50)
+    assert drawn(values) == drawn(values)
+    assert "currentColor" in drawn(values)["svg"]
+    assert "&lt;t&gt;" in drawn(values)["svg"]
