@@ -21,7 +21,7 @@ from unrelu.report._writing import _errors, _speed
 from unrelu.result import Status
 from unrelu.runs import Record, Run, chunk_work
 from unrelu.runs.store import Store
-from unrelu.runtime.words import number
+from unrelu.runtime.words import duration, number
 
 RESIDUAL = "residual y \N{MINUS SIGN} G(z)"
 HIDDEN = (0x9E, 0xCA, 0xE1)
@@ -101,6 +101,8 @@ def test_counts_and_numbers_are_those_of_the_run(page, finished):
     assert f"{finished.read('identifiable').sum()} of 20 codes" in page.text
     ranks, counts = np.unique(finished.read("rank"), return_counts=True)
     assert f"rank {ranks[-1]} ({counts[-1]} codes)" in page.text
+    work = sum(record.seconds for record in finished.records.values())
+    assert f"{duration(work)} of work, summed over 1 worker; {duration(work)} with at least one busy" in page.text
     assert "confidence" not in page.text
     assert "seconds" not in page.text
 

@@ -121,6 +121,8 @@ class PanelColumn:
         ax = figure.add_axes((0, 0, 1, 1))
         ax.set_axis_off()
         self.draw(ax, i)
+        for line in ax.lines:
+            line.set_markersize(2)
         return uri_of(_png(figure, transparent=True))
 
 

@@ -99,11 +99,11 @@ def _outcomes(run: Run) -> dict[str, Any]:
     fit = "A G(z)" if run.manifest["operator"] or run.manifest["masks"] else "G(z)"
     fine = "fits the stated noise" if run.noise_stated else "ended with success"
     noise = about["expected"].get(f"residual_{norm}")
-    mark = (noise, f"stated noise: {number(noise)}") if noise else None
+    mark = (noise, f"stated noise: {number(noise)}") if noise and math.isfinite(noise) else None
     failed = p < SIGNIFICANCE  # NaN without a code, or without stated noise
     by = Counter(deciding(np.column_stack([run.column(name) for name in TESTS])[failed]).tolist())
     columns = {name: run.column(name) for name in _NUMBERS if name != "seconds" or about["layerwise"]}
-    what = {name: text.format(fit=fit, **about) for name, text in _NUMBERS.items()}
+    what = {name: text.format(fit=fit, objective=about["objective"]) for name, text in _NUMBERS.items()}
     ranks = sorted(Counter(rank[rank >= 0].tolist()).items(), reverse=True)
     return {
         "fit": fit, "fine": fine, "norm": norm, "mark": mark, "levels": _levels(scores),
