@@ -304,7 +304,7 @@ def said(chart, what):
     return int(found[1].replace(",", "")) if found else 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(NUMBERS, st.booleans()), max_size=40), st.one_of(st.none(), st.floats(1e-9, 1e6)))
 def test_a_histogram_counts_every_value_once(pairs, mark):
     values = [value for value, _ in pairs]
