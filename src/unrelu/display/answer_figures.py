@@ -119,25 +119,20 @@ def posterior_figure(panels: ObservationPanels, outputs: Sequence[Array], title:
             for i, draw in enumerate(single):
                 draw[row] = drawn[int((i + 0.5) * len(drawn) / _SHOWN)]
     spread = panels.output_column("standard deviation", deviation, (0.0, value_range([deviation, np.zeros(1)])[1]))
-    band, said = (low, high), f", band: {_BAND:.0%}"
+    band = (low, high)
     ends = panels.output_range if panels.output is not None else value_range([*single, *band, panels.outputs])
     mean = panels.output_column("mean", panels.outputs, ends)
     observed = panels.observed_column(
         "mean" if panels.alike else "A applied to the mean", band if panels.alike else None
     )
     if panels.output is not None:
-        draws = [
-            PanelColumn(f"draw {i + 1}\n", panels.output, ends, (PanelCurve(draw, FITTED),))
-            for i, draw in enumerate(single)
-        ]
+        draws = [panels.output_column(f"draw {i + 1}", draw, ends) for i, draw in enumerate(single)]
         columns = [observed, mean, spread, *draws]
     else:
         curves = tuple(PanelCurve(draw, FITTED, width=0.6) for draw in single)
         columns = [PanelColumn(f"{_SHOWN} draws", None, ends, curves), spread]
-        if panels.alike:
-            columns = [replace(observed, heading=observed.heading + said), *columns]
-        else:
-            columns = [observed, replace(mean, heading="mean" + said, band=band), *columns]
+        first = [observed] if panels.alike else [observed, replace(mean, band=band)]
+        columns = [*first[:-1], replace(first[-1], name=f"{first[-1].name}, band: {_BAND:.0%}"), *columns]
     return draw_columns(columns, panels.labels, panels.titled(title))
 
 

@@ -67,7 +67,7 @@ class PanelColumn:
     ``band`` goes from lower to upper curves, (B, n) each.
     """
 
-    heading: str
+    name: str
     shape: Shape | None
     ends: tuple[float, float]
     curves: tuple[PanelCurve, ...]
@@ -75,9 +75,11 @@ class PanelColumn:
     band: tuple[Array, Array] | None = None
 
     @property
-    def name(self) -> str:
-        """The heading without the scale of colours."""
-        return self.heading.partition("\n")[0]
+    def heading(self) -> str:
+        """The name, with the values of black and white."""
+        if self.shape is None or self.signed:
+            return self.name
+        return f"{self.name}\nblack {number(self.ends[0])}, white {number(self.ends[1])}"
 
     def known(self, i: int) -> bool:
         """Whether anything is known of observation i."""
@@ -213,15 +215,14 @@ class ObservationPanels:
         """Observations: pictures, or curves with those that are ``fitted`` beside them."""
         ends, observed = self._observed_range(*(band or ())), PanelCurve(self.observed, OBSERVED, "observed")
         if self.observation is not None:
-            return PanelColumn(_scaled("observed", ends), self.observation, ends, (observed,))
+            return PanelColumn("observed", self.observation, ends, (observed,))
         both = observed, PanelCurve(self.fitted, FITTED, fitted, 1.2)
         return PanelColumn(f"observed, and {fitted}", None, ends, both, band=band)
 
-    def output_column(self, heading: str, outputs: Array, ends: tuple[float, float]) -> PanelColumn:
+    def output_column(self, name: str, outputs: Array, ends: tuple[float, float]) -> PanelColumn:
         """Pictures or curves of values of the output's entries, (B, n)."""
-        colour = OTHER if heading == "standard deviation" else FITTED
-        named = heading if self.output is None else _scaled(heading, ends)
-        return PanelColumn(named, self.output, ends, (PanelCurve(outputs, colour, width=1.2),))
+        colour = OTHER if name == "standard deviation" else FITTED
+        return PanelColumn(name, self.output, ends, (PanelCurve(outputs, colour, width=1.2),))
 
 
 def draw_columns(columns: Sequence[PanelColumn], labels: Sequence[str], title: str) -> ObservationFigure:
@@ -249,11 +250,6 @@ def draw_columns(columns: Sequence[PanelColumn], labels: Sequence[str], title: s
     for ax, label in zip(axes[:, 0], labels, strict=True):
         ax.set_ylabel(label, fontsize=SMALL, rotation=0, ha="right", va="center", labelpad=8)
     return figure
-
-
-def _scaled(name: str, ends: tuple[float, float]) -> str:
-    """A heading with the values of black and white."""
-    return f"{name}\nblack {number(ends[0])}, white {number(ends[1])}"
 
 
 def _png(figure: Figure, **options: Any) -> bytes:
