@@ -213,7 +213,7 @@ def test_a_run_takes_the_huber_loss(tmp_path):
     _, y = data()
     run = unrelu.run(NET, y, tmp_path / "out", "lm", norm="huber:0.15", workers=1)
     assert run.manifest["norm"] == "huber:0.15"
-    assert run.manifest["about"]["objective"].startswith("Huber loss")
+    assert run.manifest["about"]["objective"].startswith("Huber loss (huber:0.15)")
     assert "residual (l2)" in str(run)
 
 
