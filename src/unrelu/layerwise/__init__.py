@@ -1,6 +1,6 @@
 """Inverting one layer: given x = phi(W h + b) + e, find h.
 
-Experiments and reasons for the design: docs/notes/layer_programs.md.
+Experiments and reasons for the design: studies/notes/layer_programs.md.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def step_terms(layout: Integers) -> Array:
     """The terms of the time of a step on a packed network, (5,).
 
     1, the number of layers, that of weights, outputs times latent coordinates squared (normal equations), and latent
-    coordinates cubed (their solution). ``python -m unrelu_studies.benchmarks.tuning.step_costs`` measures times.
+    coordinates cubed (their solution).
     """
     inputs, outputs = layout[:, INPUTS].astype(float), layout[:, OUTPUTS].astype(float)
     k = latent_dim(layout)
