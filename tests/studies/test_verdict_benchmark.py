@@ -21,7 +21,6 @@ from unrelu_studies.benchmarks.searches.verdict import (
     noiseless,
     noisy,
     own_outputs,
-    reliability,
     strangers,
 )
 
@@ -74,25 +73,6 @@ def test_expected_rejections_are_those_of_the_distance():
     """At distance 0 a test at 1% rejects 1%; far away it rejects everything."""
     assert expected(np.full(2, 1e-9), 0.01) == pytest.approx(0.01, rel=1e-3)
     assert expected(np.full(2, 1e4), 0.01) == pytest.approx(1.0)
-
-
-def test_a_confidence_is_counted_in_its_bin():
-    def cell(search, confidences, best):
-        return {"search": search, "confidences": confidences, "best": best}
-
-    cells = [
-        cell("default", (0.0, 0.49, 0.5, 1.0), (True, False, True, True)),
-        cell("default", (0.99, 0.98, math.nan), (False, True, True)),
-        cell("all rounds", (0.85,), (True,)),
-    ]
-    assert [(count, best) for _, _, count, best in reliability(cells, "default")] == [
-        (2, 1),
-        (1, 1),
-        (0, 0),
-        (1, 1),
-        (2, 1),
-    ]
-    assert [count for _, _, count, _ in reliability(cells, "all rounds")] == [0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["full", "half", "gaussian"])

@@ -96,6 +96,8 @@ def _dense() -> DenseDecoder:
 
 def speed_table(results: Results) -> str:
     """Medians over observations; ours by a peer's on the observations that both had."""
+    if not results["speed"]:
+        return "Not measured."
     rates: dict[str, dict[int, float]] = {}
     for r in results["speed"]:
         rates.setdefault(r["sampler"], {})[r["index"]] = r["ess"] / r["seconds"]
