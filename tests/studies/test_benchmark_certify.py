@@ -17,20 +17,8 @@ from unrelu.cli._app import app
 from unrelu.lp.highs import solve
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements import read_operator
-from unrelu_studies.benchmarks.benchmark import Command, execute, load
 from unrelu_studies.benchmarks.proofs import certify as certify_benchmark
-from unrelu_studies.benchmarks.proofs.certify import (
-    CELLS,
-    QUICK,
-    CertifyCell,
-    CertifyPlan,
-    agrees,
-    closed,
-    contradicts,
-    draw,
-    plan_of,
-    summarise,
-)
+from unrelu_studies.benchmarks.proofs.certify import CELLS, QUICK, CertifyCell, agrees, closed, contradicts, draw
 from unrelu_studies.benchmarks.proofs.certify_mip import intervals, mip, prove_by_mip
 from unrelu_studies.benchmarks.proofs.integer_programs import solve_mip
 
@@ -66,14 +54,6 @@ def test_noise_and_brightness_are_those_that_are_stated(cell):
         assert ((bright >= 9) & (bright < 40)).all()
     else:
         assert bright.min() > 40
-
-
-def test_observations_depend_on_the_seed_and_their_number_only():
-    first, again, next_, other = (draw(CELLS[4], *key) for key in ((1, 1), (1, 1), (2, 1), (1, 2)))
-    for mine, same in zip(first, again, strict=True):
-        np.testing.assert_array_equal(mine, same)
-    assert (first[0] != next_[0]).any()
-    assert (first[0] != other[0]).any()
 
 
 # --- the program given to HiGHS ---------------------------------------------------------------------------------------
@@ -137,15 +117,7 @@ def test_a_code_is_replaced_by_better_ones():
     assert far.upper < chain.objective(z + 3.0)
 
 
-def test_without_time_there_is_no_proof():
-    network, y, z = tiny(0)
-    chain = chain_of_linf(network, y)
-    run = prove_by_mip(chain, z, 0.0)
-    assert (run.status, run.programs) == ("LIMIT", 1)
-    assert run.lower <= run.upper <= chain.objective(z)
-
-
-# --- summaries, tables and the picture --------------------------------------------------------------------------------
+# --- agreement --------------------------------------------------------------------------------------------------------
 
 
 def proved(cell: CertifyCell, index: int, **changes) -> dict:
@@ -163,15 +135,6 @@ def proved(cell: CertifyCell, index: int, **changes) -> dict:
 STOPPED = {"status": "LIMIT", "seconds": 60.0, "lower": 0.05, "upper": 0.11, "nodes": 99999, "programs": 2}
 
 
-def made_up() -> list[dict]:
-    """Six cells; of the dim one, one is open, and HiGHS was stopped."""
-    found = [proved(cell, i) for cell in CELLS for i in range(4)]
-    open_ = {"active": 30, "lower": 0.09, "gap": 0.1, "status": "TIME_LIMIT", "seconds": 10.2, "mip": STOPPED}
-    found[16] = proved(CELLS[4], 0, **open_)
-    found[17] = proved(CELLS[4], 1, active=59, mip=None)
-    return found
-
-
 def test_agreement_needs_two_proofs():
     p = proved(CELLS[0], 0)
     assert closed(p)
@@ -183,19 +146,6 @@ def test_agreement_needs_two_proofs():
     assert (other["agrees"], other["contradicts"]) == (False, True)
     assert proved(CELLS[0], 0, mip={**p["mip"], "upper": 0.0999, "lower": 0.0998})["contradicts"]
     assert not proved(CELLS[0], 0, mip=STOPPED)["contradicts"]
-
-
-def test_the_summary_is_that_of_the_observations():
-    summaries = summarise(made_up())
-    assert [s["cell"] for s in summaries] == [cell.name for cell in CELLS]
-    dim = summaries[4]
-    names = ("observations", "proved", "slowest", "many", "compared")
-    assert tuple(dim[name] for name in names) == (4, 0.75, 10.2, 0.5, 3)
-    names = ("mip_solved", "mip_seconds", "same", "both")
-    assert tuple(dim[name] for name in names) == (pytest.approx(2 / 3), 2.0, 2, 2)
-    assert dim["times"] == 2.0 / 0.25
-    none = summarise([proved(CELLS[4], 0, active=3)])[0]
-    assert (none["many"], none["many_seconds"]) == (0.0, None)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -232,23 +182,3 @@ def test_the_quick_run_proves_and_agrees(quick):
         assert (r["mip"] is not None) == (r["index"] == 0)
         assert not r["mip"] or r["agrees"]
     assert [(s["observations"], s["proved"], s["same"]) for s in numbers["summary"]] == [(2, 1.0, 1)] * 2
-
-
-def test_the_printed_tables_are_whole(quick):
-    text = quick[1]
-    for word in ("0.1, not clipped", "HiGHS", "times", "proved"):
-        assert word in text
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= 120
-
-
-def test_a_stopped_run_keeps_the_observations_that_were_finished(monkeypatch, tmp_path):
-    monkeypatch.setattr(certify_benchmark, "_compile", lambda seed: None)
-    monkeypatch.setattr(certify_benchmark, "prove", lambda cell, index, seed, plan: proved(cell, index))
-    command = Command("certify", 4, False, 0)
-    assert plan_of(command).compared == 4
-    assert CertifyPlan().compared == 10
-    assert execute(load("certify"), command, tmp_path, lambda done, total: done >= 5) is None
-    assert (tmp_path / "certify.partial.jsonl").read_bytes().count(b"\n") == 1 + 5
-    numbers = execute(load("certify"), command, tmp_path)
-    assert [(r["cell"], r["index"]) for r in numbers["observations"]] == [(c.name, i) for c in CELLS for i in range(4)]

@@ -14,18 +14,9 @@ from typer.testing import CliRunner
 
 from unrelu import invert
 from unrelu.cli._app import app
-from unrelu_studies.benchmarks.benchmark import Command, execute, load
 from unrelu_studies.benchmarks.searches import search
 from unrelu_studies.benchmarks.searches.search import BLIND, KNOWN, METHODS, inverted, measure_cell
-from unrelu_studies.benchmarks.searches.search_cells import (
-    MEASUREMENTS,
-    QUICK_CELLS,
-    RANDOM,
-    ZOO,
-    SearchCell,
-    cells,
-    draw,
-)
+from unrelu_studies.benchmarks.searches.search_cells import MEASUREMENTS, QUICK_CELLS, RANDOM, ZOO, SearchCell, draw
 
 
 def numpy_output(network, z: np.ndarray) -> np.ndarray:
@@ -92,17 +83,6 @@ def test_masks_hide_half_of_the_pixels_or_a_block(generator):
         np.testing.assert_array_equal(changed.misfit(batch.truth), batch.misfit(batch.truth))
 
 
-@pytest.mark.parametrize("generator", RANDOM)
-def test_random_codes_are_identifiable_and_the_oracle_knows_their_piece(generator):
-    batch = draw(SearchCell(generator, "full", 1e-2), 3, 0, 0)
-    k = batch.network.latent_dim
-    for z, y, oracle in zip(batch.truth, batch.y, batch.oracle, strict=True):
-        jacobian = batch.network.jacobian(z)
-        assert np.linalg.matrix_rank(jacobian) == k
-        e = y - numpy_output(batch.network, z[None])[0]
-        assert oracle == pytest.approx(np.linalg.norm(np.linalg.pinv(jacobian) @ e), rel=1e-6)
-
-
 # --- the methods ------------------------------------------------------------------------------------------------------
 
 
@@ -144,38 +124,6 @@ def test_what_a_method_claims_is_counted_apart_from_what_it_found(monkeypatch):
     assert known["fits"] == pytest.approx(2 / 3)
 
 
-def test_the_level_is_told_to_one_method_only(monkeypatch):
-    said = []
-    monkeypatch.setattr(
-        search, "invert", lambda *arguments, **options: said.append(options) or invert(*arguments, **options)
-    )
-    noises = (0.0, 1e-2)
-    found = [o for n in noises for o in measure_cell(SearchCell(RANDOM[0], "full", n), 2, 20260, (BLIND, KNOWN))]
-    assert [(o["noise"], o["method"]) for o in found] == [(0.0, BLIND), (1e-2, BLIND), (1e-2, KNOWN)]
-    assert [options["noise"] for options in said] == [None, None, "gaussian:0.01"]
-    assert [o["instances"] for o in found] == [2, 2, 2]
-    assert [o["oracle"] is None for o in found] == [True, False, False]
-    assert all(o["success"] == 1 and sum(o["statuses"].values()) == 2 for o in found)
-
-
-# --- the tables and the picture ---------------------------------------------------------------------------------------
-
-
-def outcome(cell: SearchCell, method: str, success: float = 0.995, milliseconds: float = 12345.6) -> dict:
-    """A made-up row."""
-    return {
-        "generator": cell.generator, "measurement": cell.measurement, "noise": cell.noise, "method": method,
-        "instances": 200, "success": success, "error": 6.6e-16, "residual": 1.0,
-        "oracle": 1.0 if cell.generator in RANDOM and cell.noise else None, "milliseconds": milliseconds,
-        "claimed": 1.0, "confidence": 1.0, "fits": 1.0, "statuses": {},
-    }  # fmt: skip
-
-
-def made_up() -> list[dict]:
-    """Every method on every cell."""
-    return [outcome(cell, method) for cell in cells() for method in METHODS if cell.noise or method != KNOWN]
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -214,20 +162,6 @@ def test_the_tables_are_printed_whole(quick):
         assert word in text
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 120
-
-
-@pytest.fixture
-def made_up_cells(monkeypatch):
-    """A benchmark that measures nothing."""
-    monkeypatch.setattr(search, "measure_cell", lambda cell, count, seed: [outcome(cell, m) for m in METHODS])
-
-
-@pytest.mark.usefixtures("made_up_cells")
-def test_only_the_generators_that_were_asked_for_are_measured(tmp_path):
-    command = Command("search", None, False, 0, ("mnist-dcgan", "20-100-500"))
-    numbers = execute(load("search"), command, tmp_path)
-    assert {row["generator"] for row in numbers["outcomes"]} == {"mnist-dcgan", "20-100-500"}
-    assert len(numbers["outcomes"]) == 4 * (20 + 4)
 
 
 def test_unknown_generators_are_refused(tmp_path):

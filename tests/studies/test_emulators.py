@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,17 +13,10 @@ from unrelu.errors import MissingPackageError
 from unrelu_studies.benchmarks.benchmark import Command, load
 from unrelu_studies.benchmarks.measurements import emulator_fits, published_fits
 from unrelu_studies.benchmarks.measurements.published_fits import PublishedCase, PublishedProblem
-from unrelu_studies.benchmarks.measurements.trf_fits import (
-    TrfFits,
-    any_model,
-    confidence_error,
-    dense_model,
-    sure_and_wrong,
-)
+from unrelu_studies.benchmarks.measurements.trf_fits import TrfFits, confidence_error, dense_model, sure_and_wrong
 from unrelu_studies.benchmarks.posterior import nuts_comparison
 from unrelu_studies.kit import published_emulators
-from unrelu_studies.kit.emulators import EMULATORS, TUNED, emulator, observed
-from unrelu_studies.zoo.train_emulators import train
+from unrelu_studies.kit.emulators import EMULATORS, emulator
 
 
 def drawn(name, count=200):
@@ -55,24 +47,6 @@ def test_the_peer_has_the_network_and_its_jacobian(name):
         np.testing.assert_allclose(peer.jacobian(t), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_a_whitening_matrix_and_deviations_give_the_same_objective():
-    lower, upper, theta = drawn("stiff-a", 2)
-    network, sigma = emulator("stiff-a"), np.linspace(0.5, 2.0, 28)
-    whitenings = (1 / sigma, np.diag(1 / sigma))
-    one, other = (TrfFits(any_model(network), lower, upper, w).objective(theta, 0 * network(theta)) for w in whitenings)
-    np.testing.assert_allclose(one, np.square(network(theta) / sigma).sum(axis=1), rtol=1e-9)
-    np.testing.assert_allclose(other, one, rtol=1e-9)
-
-
-@pytest.mark.parametrize("name", [name for name in EMULATORS if len(EMULATORS[name].hidden) == 6])
-def test_the_deep_ones_are_ill_conditioned(name):
-    lower, upper, theta = drawn(name, 20)
-    _, tangents = emulator(name).linearize(torch.tensor(theta))
-    values = np.linalg.svd(tangents.numpy() * (upper - lower)[:, None], compute_uv=False)
-    low, high = (5e2, 1e6) if name in TUNED else (2e5, 5e6)
-    assert low < np.median(values[:, 0] / values[:, -1]) < high
-
-
 def test_confidence_is_judged_by_bins_and_by_sure_answers_that_are_wrong():
     rows = [
         {"confidence": [0.995, 0.995, 0.5], "was best": [True, False, True]},
@@ -80,13 +54,6 @@ def test_confidence_is_judged_by_bins_and_by_sure_answers_that_are_wrong():
     ]
     assert sure_and_wrong(rows) == (2, 1)
     assert confidence_error(rows) == pytest.approx(0.99 / 4)
-
-
-def test_training_lowers_the_error():
-    name = "spectrum"
-    _, early = train(name, replace(EMULATORS[name], steps=5))
-    _, late = train(name, replace(EMULATORS[name], steps=60))
-    assert late < 0.8 * early
 
 
 @pytest.mark.parametrize("noisy", [False, True])
@@ -136,16 +103,6 @@ def test_the_published_network_is_that_of_its_package(tmp_path, monkeypatch):
 def test_what_is_reported_was_not_tuned_on():
     units = emulator_fits._units(Command("emulators", 2, True, 5))
     assert {name for name, _ in units} - {"NNERO"} == {"dust", "impedance", "relaxation"}
-
-
-def test_noise_of_observations_is_two_decades_apart():
-    network = emulator("stiff-a")
-    _, _, theta = drawn("stiff-a", 4000)
-    y, sigma = observed(network, theta, True, 5, "stiff-a")
-    np.testing.assert_allclose((y - network(theta)).std(axis=0) / sigma, 1.0, atol=0.05)
-    share = sigma / np.sqrt(np.square(network(theta)).mean())
-    assert 1e-3 <= share.min() < 3e-3
-    assert 3e-2 < share.max() <= 1e-1
 
 
 def test_what_is_not_installed_is_named(monkeypatch):

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from unrelu.cli._app import app
 from unrelu.errors import InputError, OptionError
 from unrelu.methods import make
-from unrelu_studies.kit.measures import oracle, relative_error, slope
+from unrelu_studies.kit.measures import oracle, slope
 from unrelu_studies.kit.method_labels import METHODS
 from unrelu_studies.kit.numbers_file import Numbers
-from unrelu_studies.kit.picture_style import STYLES, cloud, panels, power
-from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noise, random
+from unrelu_studies.kit.picture_style import STYLES, panels
+from unrelu_studies.kit.random_instances import gaussian_network, noise, random
 from unrelu_studies.kit.unit_runner import forget
 from unrelu_studies.paper import MODULES, ON_A_NETWORK, load
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict, execute
@@ -143,35 +142,10 @@ def test_what_cannot_be_written_is_an_error_and_what_is_finished_is_kept(tmp_pat
     assert not calls
 
 
-def constant(unit, seed, quick):
-    return [(unit[0], unit[1], 0, "identifiable", 0.0, True, 0.0)]
-
-
-@pytest.mark.long
-def test_processes_run_the_experiment_that_they_are_given(tmp_path):
-    experiment = dataclasses.replace(load("fig2a"), measure=constant, draw=counted([]).draw, columns=(
-        "k", "network", "code", "method", "value", "success", "seconds"))  # fmt: skip
-    numbers = execute(experiment, tmp_path, True, 7, 2)
-    assert numbers.rows == tuple((*unit, 0, "identifiable", 0.0, True, 0.0) for unit in experiment.units(True))
-
-
-def test_forgetting_lets_another_run_begin(tmp_path):
-    execute(counted([]), tmp_path, False, 7, 1)
-    forget("counted", tmp_path)
-    assert execute(counted([]), tmp_path, True, 8, 1).quick
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', '{"experiment": "a", "rows": 3}'])
 def test_a_file_without_numbers_is_an_error(tmp_path, text):
     (tmp_path / "counted.json").write_text(text)
     with pytest.raises(InputError, match="does not hold the numbers of an experiment"):
-        execute(counted([]), tmp_path, False, 7, 1)
-
-
-def test_rows_of_the_wrong_length_are_an_error(tmp_path):
-    numbers = execute(counted([]), tmp_path, False, 7, 1)
-    dataclasses.replace(numbers, rows=((1, 2),)).save(tmp_path / "counted.json")
-    with pytest.raises(InputError, match="do not have its 4 columns"):
         execute(counted([]), tmp_path, False, 7, 1)
 
 
@@ -183,13 +157,6 @@ def test_equal_numbers_give_equal_pictures(tmp_path):
 
 
 # --- what experiments share -------------------------------------------------------------------------------------------
-
-
-def test_random_numbers_belong_to_their_key():
-    draws = {key: random("test", 5, *key).random() for key in [("a", 1), ("a", 2), ("b", 1), (1,), ("1",), (0.1,)]}
-    assert len(set(draws.values())) == len(draws)
-    assert draws["a", 1] == random("test", 5, "a", 1).random() != random("test", 6, "a", 1).random()
-    assert draw_seed(random("test", 5)) == draw_seed(random("test", 5))
 
 
 def test_random_networks_are_as_in_section_5():
@@ -209,12 +176,6 @@ def test_the_oracle_undoes_small_noise_along_its_jacobian():
     np.testing.assert_allclose(oracle(network, truth, e), truth + off, atol=1e-12)
 
 
-def test_relative_errors_of_missing_codes_are_infinite():
-    truth = np.array([[3.0, 4.0], [3.0, 4.0]])
-    z = np.array([[3.0, 4.5], [np.nan, np.nan]])
-    np.testing.assert_allclose(relative_error(z, truth), [0.1, np.inf])
-
-
 def test_the_slope_is_that_of_the_levels_it_is_asked_for():
     levels = np.array([1e-6, 1e-4, 1e-2, 1e-1])
     assert slope(levels, 3 * levels**1.5) == pytest.approx(1.5)
@@ -228,23 +189,6 @@ def test_every_label_has_a_method_and_a_style_of_its_own():
     for line in (figure1._RANDOM, figure1._ON_TRAINED, figure2._METHODS):
         looks = [(STYLES[label].color, STYLES[label].marker) for label in line]
         assert len(set(looks)) == len(looks)
-
-
-def test_dots_stay_near_their_place():
-    figure, (axis,) = panels()
-    cloud(axis, [1e-3, 1e-1], [np.ones(9), np.ones(9)], "linf", place=0.1)
-    dots, medians = axis.lines[:2], axis.lines[2]
-    for at, drawn in zip((1e-3, 1e-1), dots, strict=True):
-        assert np.abs(np.log10(drawn.get_xdata() / at) - 0.1).max() <= 0.05
-    np.testing.assert_array_equal(medians.get_ydata(), [1, 1])
-    assert isinstance(figure, Figure)
-    assert [power(v) for v in (1e-3, 0.5, 1, 10, 1000)] == ["$10^{-3}$", "0.5", "1", "10", "$10^{3}$"]
-
-
-def test_verdicts():
-    assert [Verdict.of(*args) for args in [(True,), (True, True), (False, True), (False,)]] == [
-        Verdict.HOLDS, Verdict.HOLDS, Verdict.PARTLY, Verdict.FAILS,
-    ]  # fmt: skip
 
 
 def claim(source: str, verdict: Verdict, reading: str = "") -> Claim:
@@ -394,30 +338,6 @@ def test_the_command_prints_the_claims_and_writes_the_page(tmp_path, fig2a):
     assert "![Figure 2(a)" in text
     assert "unrelu reproduce fig2a --quick" in text
     assert load("fig2a").claims(fig2a)[0].measured in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(["fig9"], "experiment 'fig9' is unknown"), (["fig2a", "fig9"], "experiment 'fig9' is unknown")],
-)
-def test_nothing_is_begun_for_an_unknown_figure(tmp_path, arguments, said):
-    result = CliRunner().invoke(app, ["reproduce", *arguments, "-o", str(tmp_path / "out")])
-    assert result.exit_code != 0
-    assert said in str(result.exception)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_in_the_way_is_an_error(tmp_path):
-    (tmp_path / "out").write_text("")
-    result = CliRunner().invoke(app, ["reproduce", "fig2a", "--quick", "-o", str(tmp_path / "out")])
-    assert isinstance(result.exception, InputError)
-    assert "name a folder" in str(result.exception)
-
-
-def test_help_names_every_experiment():
-    output = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["reproduce", "--help"]).output
-    for name in MODULES:
-        assert name in output
 
 
 # --- the committed numbers --------------------------------------------------------------------------------------------

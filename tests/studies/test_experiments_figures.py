@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from scipy.stats import binom
 
 from unrelu import Status
 from unrelu_studies.kit.measures import errors, slope
-from unrelu_studies.kit.random_instances import gaussian_network, random
 from unrelu_studies.kit.trained_generators import BOTH
 from unrelu_studies.paper import load
 from unrelu_studies.paper.experiment import Verdict
@@ -85,17 +83,6 @@ def test_leaky_networks_are_always_identifiable():
     for method in ("identifiable", "linf", "exact", "auto"):
         assert numbers.column("success", method=method).all()
     assert not numbers.column("success", method="GD", k=125).any()
-
-
-def test_the_closed_form_is_the_share_of_ranks():
-    """Against counted ranks of small networks, where the closed form has the same factors."""
-    k, hidden, n, runs = 4, 8, 12, 400
-    full = 0
-    for i in range(runs):
-        network = gaussian_network((k, hidden, n), random("test", 3, i))
-        full += np.linalg.matrix_rank(network.jacobian(random("test", 4, i).standard_normal(k)).reshape(n, k)) == k
-    chance = binom.sf(k - 1, hidden, 0.5) * binom.sf(k - 1, n, 0.5)
-    assert abs(full - runs * chance) <= 4 * math.sqrt(runs * chance * (1 - chance))
 
 
 @pytest.mark.parametrize("generator", BOTH, ids=lambda generator: generator.name)

@@ -26,16 +26,6 @@ def median(numbers: Numbers, column: str, **where) -> float:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
-def test_every_row_has_its_columns_and_no_error_is_missing(quick, name):
-    numbers = quick[name]
-    assert len(numbers.rows) > 10
-    assert {len(row) for row in numbers.rows} == {len(numbers.columns)}
-    methods = [method for method in numbers.distinct("method") if method != "oracle"]
-    assert all(np.isfinite(numbers.column("mse", method=method).astype(float)).all() for method in methods)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", NAMES)
 def test_numbers_survive_a_file_and_give_a_picture_and_claims(quick, name, tmp_path):
     quick[name].save(tmp_path / "numbers.json")
     numbers = Numbers.load(tmp_path / "numbers.json")

@@ -68,12 +68,6 @@ def test_the_same_unit_gives_the_same_rows(name, numbers):
     assert all(row in known for row in again)
 
 
-def test_units_are_distinct():
-    for name in NAMES:
-        units = load(name).units(False)
-        assert len(set(units)) == len(units)
-
-
 @pytest.mark.long
 def test_the_relaxation_is_worse_than_l1_and_errors_follow_the_noise(numbers):
     part = numbers("relaxed").where(network="random", kind="uniform")

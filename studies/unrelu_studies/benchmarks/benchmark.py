@@ -24,15 +24,18 @@ from unrelu.errors import OptionError
 from unrelu.runtime.file_writing import check_own_files
 from unrelu_studies.benchmarks import BENCHMARKS
 from unrelu_studies.kit.numbers_file import plain, write_results
-from unrelu_studies.kit.study_terminal import interrupts, progress_bar, say_stopped, show
 from unrelu_studies.kit.unit_runner import (
     Report,
     StudyRun,
     Unit,
     forget,
+    interrupts,
     journal_of,
     keeping_what_is_finished,
+    progress_bar,
     run_units,
+    say_stopped,
+    show,
 )
 
 # What a file of results holds, and a table that is made of it.
