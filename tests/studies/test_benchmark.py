@@ -37,7 +37,6 @@ from unrelu_studies.benchmarks.layer_programs.layer_instances import (
 )
 from unrelu_studies.benchmarks.layer_programs.layers import ratio, summarise
 from unrelu_studies.benchmarks.layer_programs.peers import PEERS, Scaled, objective
-from unrelu_studies.kit.markdown_tables import short
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +200,6 @@ def test_failures_of_ours_are_counted(monkeypatch):
     assert ratio(record, "linprog") is None
     summary = summarise([record])[0]
     assert (summary["not_optimal"], summary["ratios"]["highs"]) == (1, None)
-
-
-def test_numbers_have_two_or_three_digits():
-    assert [short(value) for value in (0.123, 1.0, 9.94, 9.96, 123.4)] == ["0.12", "1.0", "9.9", "10", "123"]
 
 
 # --- the other measurements -------------------------------------------------------------------------------------------

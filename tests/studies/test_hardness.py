@@ -136,11 +136,6 @@ def test_unsatisfiable_formulas_stay_away(name):
     assert found.fun >= SEPARATION - 1e-9
 
 
-def test_the_bound_is_sharp():
-    assert smallest_residual(ALL_SIGNS) == pytest.approx(SEPARATION)
-    assert residual(reduction(ALL_SIGNS), np.full(3, 1 / 6)) == pytest.approx(SEPARATION)
-
-
 # --- boundedness ------------------------------------------------------------------------------------------------------
 
 
