@@ -13,7 +13,7 @@ from scipy import stats
 from tests.support import random_network
 from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
-from unrelu.measurements.noise import UnknownNoise, parse_noise
+from unrelu.measurements.noise import parse_noise
 from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
@@ -85,11 +85,6 @@ def test_without_noise_only_an_exact_fit_is_explained(noise):
     assert p_values(noise, y, z, used=3).tolist() == [1, 1]
 
 
-def test_unknown_noise_judges_nothing():
-    z, y = observations(2)
-    assert np.isnan(p_values(None, y, z)).all()
-
-
 @pytest.mark.parametrize("noise", [None, "uniform:1", "gaussian:1", "gaussian:1e-300", "outliers:0.5"])
 @pytest.mark.parametrize("size", [np.nan, 1e200, 1e308])
 def test_lost_codes_explain_nothing_and_warn_of_nothing(noise, size):
@@ -125,11 +120,6 @@ def test_noise_that_was_stated_is_not_overruled_by_an_exact_fit(noise, p):
     np.testing.assert_equal(problem.p_value(fit), p)
 
 
-def test_whole_numbers_are_no_sign_of_single_precision():
-    y = np.array([[1e5, 3.0, 7.0] + [0.0] * 17, [1e5 + 0.5, 3.0, 7.0] + [0.0] * 17])
-    assert Problem.build(NET, y, scale="none").tolerance.tolist() == [1e-8, 100 * np.finfo(np.float32).eps]
-
-
 @pytest.mark.parametrize("model", [Uniform, Gaussian, Outliers])
 @given(level=st.floats(5e-324, 0.999))
 def test_an_object_is_its_text(model, level):
@@ -152,9 +142,3 @@ def test_what_is_no_level_is_refused():
             model([1.0, 5e-309])
     with pytest.raises(InputError, match="pass the standard deviation or covariance=, one of them"):
         Gaussian()
-
-
-def test_a_power_of_two_changes_sizes_and_no_fractions():
-    assert Uniform(0.1).times_power_of_two(3) == Uniform(0.8)
-    assert Outliers(0.1).times_power_of_two(3) == Outliers(0.1)
-    assert not UnknownNoise().times_power_of_two(3).stated

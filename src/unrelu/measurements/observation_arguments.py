@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
-from unrelu.measurements._nonlinear_operator import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.linear_operators import Operator
@@ -48,11 +47,8 @@ def read_y(
         )
     if measured.output_shaped:
         check_scale(tried, values, seen, dtype=dtype, scaling=scaling, trim=noise.outliers)
-    # Of outputs that a matrix picks, it is not known what black and white cut off.
-    if told and (measured.output_shaped or (measured.selects and scaling.ends is None)):
-        noise = _told(network, values, scaling, dtype)
-        if scaling.ends is not None and noise.stated:
-            measured = ClippedOperator.of(measured, tried, scaling.ends, noise.size)
+    if told and measured.selects:
+        noise = _told(network, tried, values, scaling, dtype)
     if noise.likelihood is not None:
         last = network.layers[-1] if isinstance(network, Network) and measured.selects else None
         noise.likelihood.check(values, None if last is None else last.activation.range)
@@ -99,11 +95,15 @@ def _expected(operator: Operator, given: tuple[int, ...]) -> str:
     return f"the network ends in {shape}; pass {call or whole}; for other measurements of the output pass operator="
 
 
-def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeLike) -> Noise:
-    """The noise that the observations tell: rounding errors of their type; unknown noise if they tell none."""
-    step, own = scaling.step(dtype), network.rounding
-    if step is not None:
-        return RoundingNoise.told(step, f"integers of {8 * np.dtype(dtype).itemsize} bits")
+def _told(network: Generator, tried: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeLike) -> Noise:
+    """The rounding that observations tell by their type; unknown noise if they tell none, or a picture cuts outputs."""
+    step, own, outputs = scaling.step(dtype), network.rounding, tried.typical_outputs
+    if scaling.ends is not None and step is not None:
+        low, high = scaling.ends
+        within = max(low - outputs.min(), outputs.max() - high) <= step
+        return (
+            RoundingNoise.told(step, f"integers of {8 * np.dtype(dtype).itemsize} bits") if within else UnknownNoise()
+        )
     if own is not None and scaling.ends is None and own.stored(values):
         return RoundingNoise.told(own.level, f"numbers of {own.name}, in which the module computes")
     return UnknownNoise()

@@ -1,4 +1,4 @@
-"""What an observation says of a code that is no success: codes have another scale, or noise was cut off."""
+"""What an observation says of a code that is no success: codes seem to have another scale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
-from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import number
 
 # Codes seem to have another scale if outputs of N(0, I) are so many times as large as y, or as small; or if a hundredth
@@ -41,20 +40,3 @@ def _effect(network: Generator) -> float:
             ratio = np.linalg.norm(short - none, axis=1) / np.linalg.norm(whole - none, axis=1)
         _effects[network] = float(np.median(ratio))
     return _effects[network]
-
-
-def cut_off_hint(problem: Problem, i: int, x: Array) -> str:
-    """The beginning of a message about an observation whose noise black and white seem to have cut off; else empty.
-
-    They do if its least and its largest value both repeat. The noise that is proposed is the root mean square of the
-    residuals where A G(z), of outputs x (B, ...), is farther from both than that of all residuals.
-    """
-    seen = problem.operator.seen(problem.size)[i]
-    y, mean = problem.y[i][seen], problem.mean_of(x)[i][seen]
-    low, high, square = y.min(), y.max(), np.square(y - mean)
-    at, away = [(y == low).sum(), (y == high).sum()], np.minimum(mean - low, high - mean) > np.sqrt(square.mean())
-    if low >= high or min(at) < 2:
-        return ""
-    level = float(problem.units.measured(np.sqrt(square[away if away.any() else ...].mean())))
-    noise = f"'gaussian:{level:.2g}'"
-    return f"{sum(at)} entries are at its ends, as where black and white cut off noise: try noise={noise}; "

@@ -15,7 +15,7 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.measurements.objectives import DEGREES
 from unrelu.problem import Jacobians, Problem
-from unrelu.result._hints import cut_off_hint, scale_hint
+from unrelu.result._hints import scale_hint
 from unrelu.result.answers import Answers
 from unrelu.result.residual_tests import TESTS, together, too_large
 from unrelu.result.status import (
@@ -217,8 +217,6 @@ class JudgedCodes(Answers):
         hint = ""
         if not (excessive or self.success[i]) and verdict in HAS_CODE:
             hint = scale_hint(self.problem, i)
-            if not hint and verdict is Status.NO_EXACT_FIT:
-                hint = cut_off_hint(self.problem, i, self.reconstruction)
         return hint + text + self.problem.noise.note
 
     @cached_property
