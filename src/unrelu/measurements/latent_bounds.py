@@ -165,8 +165,8 @@ class Bounds:
         """
         for i, j in np.argwhere((z0 < self.lower) | (z0 > self.upper))[:1]:
             raise InputError(
-                f"{name} of observation {i} has {z0[i, j]!s} at {self.called(j)}, outside of bounds "
-                f"[{self.lower[j]!s}, {self.upper[j]!s}]; start inside, or widen them"
+                f"{name} of observation {i} has {z0[i, j]:.17g} at {self.called(j)}, outside of bounds "
+                f"[{self.lower[j]:.17g}, {self.upper[j]:.17g}]; start inside, or widen them"
             )
 
 
