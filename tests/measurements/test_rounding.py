@@ -1,4 +1,4 @@
-"""Pictures of integers: their rounding is noise that they tell, where black and white cut off no outputs."""
+"""Pictures of integers: their rounding is noise that they tell, and pixels that white cut off are hidden."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 12, 80), bias=True, seed=1)
-ENDS = (0.0, 1.2 * float(NET.typical_outputs.max()))
+ENDS = (0.0, float(np.quantile(NET.typical_outputs, 0.95)))
 
 
 def stored(x, ends=ENDS, dtype=np.uint8, written=np.rint):
@@ -26,13 +26,14 @@ def stored(x, ends=ENDS, dtype=np.uint8, written=np.rint):
 
 @pytest.fixture(scope="module")
 def truth():
-    z = 0.7 * stream("test, rounded outputs").standard_normal((6, 3))
+    z = stream("test, rounded outputs").standard_normal((6, 3))
     return z, NET(z)
 
 
 @pytest.mark.parametrize(("dtype", "written"), [(np.uint8, np.rint), (np.uint8, np.floor), (np.uint16, np.rint)])
 def test_rounded_outputs_are_explained_and_strangers_are_not(truth, dtype, written):
     y = stored(truth[1], dtype=dtype, written=written)
+    assert (y == np.iinfo(dtype).max).any()  # white cuts some off
     r = unrelu.invert(NET, y, scale=ENDS)
     assert r.success.all()
     assert {s.name for s in r.status} == {"NOISE_LEVEL"}
@@ -62,14 +63,19 @@ def test_an_even_background_is_no_misfit():
 def test_what_tells_no_rounding(truth):
     y = stored(truth[1])
     as_floats = ENDS[1] * y / 255
-    for values, scale in ((as_floats, "none"), (y > 128, (0, 1)), (y.astype(float), "none"), (y, (0, ENDS[1] / 2))):
+    for values, scale in ((as_floats, "none"), (y > 128, (0, 1)), (y.astype(float), "none")):
         assert not Problem.build(NET, values, scale=scale).noise.stated
     assert str(Problem.build(NET, y, scale=ENDS, noise="gaussian:0.1").noise) == "gaussian:0.1"
     assert Scaling().step(np.uint8) is None
     assert Scaling.parse("0,1").step(np.int32) is None
     assert Scaling.parse("-1,1").step(np.int16) == 2 / 65535
     told = RoundingNoise(0.004 * ENDS[1])  # a user who reads pictures as floats states it
-    assert unrelu.invert(NET, as_floats, scale="none", noise=told).success.all()
+    assert unrelu.invert(NET, as_floats, scale="none", operator=y < 255, noise=told).success.all()
+    problem = Problem.build(NET, y, scale=ENDS)
+    np.testing.assert_array_equal(problem.operator.seen(6), y < 255)
+    assert (problem.y[y == 255] == 0).all()
+    wide = (0.0, 2 * float(NET.typical_outputs.max()))
+    assert Problem.build(NET, stored(truth[1], wide), scale=wide).operator.kind == "identity"
 
 
 def test_hidden_pixels(truth):
@@ -77,7 +83,7 @@ def test_hidden_pixels(truth):
     mask = stream("test, hidden pixels").uniform(size=x.shape) < 0.7
     r = unrelu.invert(NET, np.where(mask, stored(x), 7).astype(np.uint8), operator=unrelu.Mask(mask), scale=ENDS)
     assert r.success.all()
-    assert np.abs(r.z - z).max() < 0.1
+    assert np.abs(r.z - z).max() < 0.2
 
 
 def test_the_model_by_its_text():
