@@ -133,9 +133,9 @@ def network_of(layers):
 
 
 def test_codes_at_kinks_against_all_sign_patterns():
-    """2,000 nets of depth 1 to 3: no false word, and none undecided."""
+    """500 nets of depth 1 to 3: no false word, and none undecided."""
     expected, found = [], []
-    for number in range(2000):
+    for number in range(500):
         layers, z, operator, matrix, side, bounds = drawn(number)
         network = network_of(layers)
         read = read_operator(operator, (matrix.shape[1],), (1, len(matrix)), network)
@@ -144,7 +144,7 @@ def test_codes_at_kinks_against_all_sign_patterns():
         if bounds is None and number % 10 == 0:
             told = unrelu.identifiability(network, z, operator)
             assert (told.dimension, told.identifiable) == (found[-1], found[-1] == 0), number
-    assert 500 < np.count_nonzero(np.array(expected) == 0) < 1500
+    assert 125 < np.count_nonzero(np.array(expected) == 0) < 375
     np.testing.assert_array_equal(found, expected)
 
 

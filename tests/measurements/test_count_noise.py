@@ -120,13 +120,6 @@ def test_the_optimum_is_that_of_scipy(noise, method):
         assert found.fun[i] <= best.fun * (1 + room)
 
 
-def test_many_overdispersed_counts_of_a_large_shape_are_those_of_poisson():
-    y = counted(NET, POISSON, TRUTH)
-    one = unrelu.invert(NET, y, "lm", noise="poisson", z0=TRUTH)
-    other = unrelu.invert(NET, y, "lm", noise="negative-binomial:1e7", z0=TRUTH)
-    np.testing.assert_allclose(other.fun, one.fun, rtol=1e-4)
-
-
 @every_noise
 def test_hidden_entries_take_no_part(noise):
     seen = stream("test masks").random((6, 80)) < 0.6
@@ -249,11 +242,6 @@ def test_what_is_refused(y, options, error, message):
     counts[0, 2] = y
     with pytest.raises(error, match=message):
         unrelu.invert(NET, counts, noise="poisson", **options)
-
-
-def test_certificates_are_not_of_counts():
-    with pytest.raises(InputError, match="certificates are of errors of one size"):
-        unrelu.certify(NET, np.ones(80), TRUTH[0], noise="poisson")
 
 
 @pytest.mark.parametrize("level", [0.0, -1.0, np.inf, np.nan, "x", np.ones(80)])

@@ -13,7 +13,6 @@ from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements.objectives import Huber
 from unrelu.problem import Problem
-from unrelu.report._facts import objective
 
 NET = random_network((5, 30, 120), seed=1)
 DELTA = 0.15
@@ -100,13 +99,6 @@ def test_results_are_saved_and_verified(tmp_path):
     huber.save(tmp_path / "huber.npz")
     again = unrelu.load_result(tmp_path / "huber.npz", NET)
     assert (again.norm, again.problem.stated_loss) == ("huber", Huber(0.15))
-
-
-def test_a_run_takes_the_huber_loss(tmp_path):
-    _, y = data()
-    run = unrelu.run(NET, y, tmp_path / "out", "lm", norm="huber:0.15", workers=1)
-    assert objective(run) == "Huber loss (huber:0.15), squared units of the data"
-    assert "residual (l2)" in str(run)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

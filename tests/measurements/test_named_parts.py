@@ -86,23 +86,7 @@ def test_one_model_for_all_parts_and_noise_by_part_for_an_array():
     np.testing.assert_array_equal(by_part.objective(OTHER), array.objective(OTHER))
 
 
-def test_single_numbers_and_batches_of_them():
-    one = Problem.build(NET, {"depth": 0.5, "curve": X["curve"][0]})
-    assert one.single
-    assert one.y[0, 20] == 0.5
-    several = Problem.build(NET, {"depth": [0.5, 0.6], "curve": X["curve"][:2]})
-    assert several.y[:, 20].tolist() == [0.5, 0.6]
-    assert not Problem.build(NET, {"depth": [0.5], "curve": X["curve"][:1]}).single
-
-
 # --- operators --------------------------------------------------------------------------------------------------------
-
-
-def test_masks_by_part_hide_entries():
-    y, seen = noisy("curve", "table"), np.arange(8) % 2 == 0
-    problem = Problem.build(NET, y, operator={"curve": seen}, noise={"curve": 0.2, "table": SIZES["table"]})
-    sizes = {"curve": np.where(seen, 0.2, np.inf), "table": SIZES["table"]}
-    np.testing.assert_allclose(problem.objective(OTHER), chi_square(y, OTHER, sizes), rtol=1e-12)
 
 
 @pytest.mark.parametrize("correlated", [False, True])

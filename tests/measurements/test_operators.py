@@ -144,13 +144,6 @@ def test_rows_with_a_single_one_are_a_selection():
     assert read("mask").selection() == slice(None)
 
 
-def test_masks_say_what_was_seen():
-    np.testing.assert_array_equal(read("masks").seen(5), FORMS["masks"][0].reshape(5, N))
-    np.testing.assert_array_equal(read("mask").seen(2), np.stack([FORMS["mask"][0].ravel()] * 2))
-    assert read("matrix").seen(4).shape == (4, 7)
-    assert (read("masks").count, read("mask").count, read("matrix").count) == (5, 0, 0)
-
-
 @pytest.mark.parametrize(
     ("given", "y_shape", "message"),
     [
@@ -230,17 +223,6 @@ def test_typed_arrays_are_what_they_say(given, kind, shape):
 def test_typed_arrays_of_other_shapes_and_values_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         read_operator(given, IMAGE, (N,))
-
-
-def test_complex_maps_are_refused_in_every_form():
-    class Fourier(Physics):
-        def A(self, x):
-            return torch.fft.fft(x.flatten(1).double())
-
-    with pytest.raises(InputError, match="complex entries"):
-        read_operator(sparse.csr_array(A + 1j * A), IMAGE, (7,))
-    with pytest.raises(InputError, match="finite real numbers"):
-        read_operator(Fourier(), IMAGE, (1, N))
 
 
 def test_code_that_reuses_or_writes_into_its_arrays_is_read_as_the_map_it_is():

@@ -12,8 +12,6 @@ import unrelu
 from unrelu import Normal
 from unrelu.diagnostics._goodness_of_fit import goodness_of_fit
 from unrelu.errors import InputError
-from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.working_units import Coordinates
 
 S = 0.3
 RNG = np.random.default_rng([37, 2])
@@ -126,16 +124,6 @@ def test_nuisance_parameters_keep_their_own_prior():
     wide = unrelu.extend(CURVED, offset=(-1, 1))
     assert PRIOR.of_names(wide.names) == Normal([0.5, 0.0, 0.0], [0.2, np.inf, 1.0])
     assert Normal(std={}).of_names(wide.names) == Normal(0.0, [np.inf, np.inf, 1.0]).of_shape((3,))
-
-
-def test_starts_are_drawn_from_the_prior_where_there_is_one_and_from_the_box_elsewhere():
-    box = Bounds.parse(([-1e6, 0, -np.inf], [1e6, 10, np.inf]), (3,))
-    found = Coordinates.of(box, Normal([3.0, 0, 0], [2.0, np.inf, np.inf]))
-    t = found.standard.draw(np.random.default_rng(5), (4000,))
-    z = found.codes(t)
-    np.testing.assert_allclose(z.mean(axis=0), [3, 5, 0], atol=0.2)
-    np.testing.assert_allclose(z.std(axis=0), [2, 10 / np.sqrt(12), 1], rtol=0.05)
-    np.testing.assert_allclose(found.coordinates(z), t, atol=1e-12)
 
 
 def test_a_result_and_a_run_keep_it(tmp_path):

@@ -10,7 +10,6 @@ from scipy import stats
 import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError
-from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.result.laplace_approximation import LEVELS, _one_sided
@@ -111,18 +110,6 @@ def test_it_is_the_second_derivative_of_the_log_density(name):
     check(r.laplace(), np.linalg.inv(hessian(half_minus_log_density, z)), jacobian, rtol=2e-3)
 
 
-@pytest.mark.parametrize("noise", [Poisson(), NegativeBinomial(3.0)])
-@pytest.mark.parametrize("mean", [-1e-3, 5e-4, 0.02, 0.7, 6.0])
-def test_the_information_is_the_variance_of_the_score(noise, mean):
-    counts = np.arange(400.0)
-    replaced = mean if mean >= 1e-3 else 1e-3 * np.exp(mean / 1e-3 - 1)
-    known = stats.poisson(replaced) if isinstance(noise, Poisson) else stats.nbinom(3.0, 3.0 / (3.0 + replaced))
-    y, means = torch.from_numpy(counts), torch.full((400,), mean, dtype=torch.float64)
-    score = noise.scoring(y, means)[0].numpy()
-    expected = known.pmf(counts) @ score**2
-    np.testing.assert_allclose(noise.fisher_information(means)[0], expected, rtol=1e-9)
-
-
 def test_errors_of_simulated_codes_have_this_covariance():
     """Codes from the prior, observations of them, and how far the most probable codes are from the true ones."""
     network, matrix, _ = linear()
@@ -180,25 +167,6 @@ def test_at_a_bound_it_has_the_moments_of_the_truncated_posterior():
         np.testing.assert_allclose(found.intervals["b"], ends, rtol=1e-12)
         np.testing.assert_array_equal(found.held, [False, True])
         assert "1 at a bound, to one side" in str(found)
-
-
-@pytest.mark.parametrize("prior", [0.0, unrelu.Normal(MEAN, STD), 0.5])
-def test_free_coordinates_follow_those_at_bounds(prior):
-    network, matrix, y = linear()
-    free = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior).z
-    bounds = np.array([-np.inf, -10, free[2] + 0.3, -10]), np.array([np.inf, 10, free[2] + 0.9, free[3] - 0.2])
-    found = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior, bounds=bounds).laplace()
-    np.testing.assert_array_equal(found.held, [False, False, True, True])
-    inverse = 1 / STD**2 if isinstance(prior, unrelu.Normal) else np.full(4, prior / S**2)
-    information = matrix.T @ matrix / S**2 + np.diag(inverse)
-    exact = np.zeros((4, 4))
-    exact[:2, :2] = inner = np.linalg.inv(information[:2, :2])
-    for j in (2, 3):
-        moved = np.insert(np.zeros(3), j, 1.0)
-        moved[:2] = -inner @ information[:2, j]
-        exact += found.std[j] ** 2 * np.outer(moved, moved)
-    check(found, exact, matrix)
-    assert found.decrement < 1e-4
 
 
 @pytest.mark.parametrize("room", [2.0, np.inf])
@@ -268,26 +236,6 @@ def test_it_does_not_depend_on_units(scale, prior):
     same = unrelu.invert(other, there, "lm", noise=unrelu.Gaussian(S * scale), prior=prior).laplace()
     np.testing.assert_allclose(same.covariance, one.covariance, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(same.reconstruction_std, scale * one.reconstruction_std, rtol=1e-9)
-
-
-def test_a_code_off_the_optimum_says_how_far():
-    network, matrix, y = linear()
-    problem = Problem.build(network, y[0], noise=f"gaussian:{S}")
-    best = np.linalg.lstsq(matrix, y[0], rcond=None)[0]
-    z = best + np.array([0.1, 0, 0, -0.2])
-    found = Inversion.of(problem, z[None], method="mine").shaped().laplace()
-    expected = np.sqrt((z - best) @ np.linalg.inv(found.covariance) @ (z - best))
-    np.testing.assert_allclose(found.decrement, expected, rtol=1e-9)
-
-
-def test_an_observation_without_a_code_has_none():
-    network, _, y = linear()
-    problem = Problem.build(network, y, noise=f"gaussian:{S}")
-    z = np.array([[1.0, 1, 1, 1], [np.nan] * 4, [0.0, 0, 0, 0]])
-    found = Inversion.of(problem, z, method="mine").laplace()
-    assert np.isnan(found.std).any(axis=1).tolist() == [False, True, False]
-    assert np.isnan(found.reconstruction_std[1]).all()
-    assert repr(found) == "<Laplace: 3 observations, 4 coordinates>"
 
 
 @pytest.mark.parametrize(

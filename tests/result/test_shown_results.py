@@ -13,7 +13,7 @@ import pytest
 
 import unrelu
 from tests.support import image_network, random_network
-from unrelu.errors import MissingPackageError, OptionError
+from unrelu.errors import MissingPackageError
 from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 from unrelu.runtime.streams import stream
@@ -48,15 +48,6 @@ def test_a_batch_prints_in_at_most_15_lines_with_its_worst_observations():
     table = str(result).split("the worst 5:\n")[1].splitlines()
     assert [line.split()[0] for line in table[1:6]] == [str(i) for i in worst]
     assert table[1].split()[3] == f"{result.residual()[worst[0]]:.3g}"
-
-
-def test_observations_without_a_code_are_the_worst():
-    result = found(batch=4)
-    z = result.z.copy()
-    z[2] = np.nan
-    result = Inversion.of(result.problem, z, method="mine", status=Status.TIME_LIMIT)
-    table = str(result).split("all, worst first:\n")[1].splitlines()
-    assert table[1].split() == ["2", "TIME_LIMIT", *2 * ["\N{EN DASH}"]]
 
 
 def test_one_observation_says_its_verdict_in_words():
@@ -183,30 +174,6 @@ def test_pictures_have_three_columns_and_a_symmetric_colour_bar():
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("activation", "ends"), [("sigmoid", "black 0, white 1"), ("tanh", "black -1, white 1")])
-def test_pictures_are_drawn_in_the_range_of_the_generator(activation, ends, tmp_path):
-    """A dim picture stays dim, alone or beside a bright one; without the generator its own range is drawn."""
-    weight = 0.2 * stream("dim").standard_normal((64, 3))
-    dim = unrelu.from_arrays([weight], activation=activation)
-    dim = replace(dim, layers=(replace(dim.layers[0], affine=reshaped(dim.layers[0].affine, (1, 8, 8))),))
-    result = found(dim, batch=2)
-    _, made, _ = axes_of(result.plot([0]))
-    assert made.get_title() == f"reconstruction\n{ends}"
-    assert np.ptp(made.images[0].get_array()[..., 0].astype(float)) < 120
-    assert (
-        result.plot([0]).axes[1].images[0].get_array().tolist() == result.plot().axes[1].images[0].get_array().tolist()
-    )
-    result.save(tmp_path / "r.npz")
-    _, made, _ = axes_of(unrelu.load_result(tmp_path / "r.npz").plot([0]))
-    assert ends not in made.get_title()
-
-
-def reshaped(affine, shape):
-    from unrelu.models.affine import Affine, Reshape
-
-    return Affine.compose([*affine.steps, Reshape(shape)], affine.in_shape)
-
-
 def test_what_a_mask_hides_is_left_open():
     mask = np.ones((1, 6, 6))
     mask[0, 2:4, :3] = 0
@@ -231,34 +198,6 @@ def test_curves_have_gaps_and_the_band_of_the_noise():
     assert left.get_ylim()[0] == -left.get_ylim()[1]
 
 
-def test_measurements_of_a_picture_are_curves_beside_it():
-    matrix = stream("matrix").standard_normal((9, 36))
-    z = stream("z").standard_normal((2, 3))
-    result = Inversion.of(Problem.build(IMAGE, IMAGE(z).reshape(2, -1) @ matrix.T, operator=matrix), z, method="mine")
-    seen, made, left = axes_of(result.plot([1]))
-    np.testing.assert_allclose(seen.lines[1].get_ydata(), matrix @ IMAGE(z[1]).ravel())
-    assert made.images[0].get_array().shape == (6, 6, 3)
-    assert "A G(z)" in left.get_title()
-
-
-def test_at_most_eight_observations_are_drawn_unless_more_are_asked_for():
-    result = found(batch=12)
-    assert len(axes_of(result.plot())) == 8 * 2
-    assert len(axes_of(result.plot(max_observations=3))) == 3 * 2
-    figure = result.plot([7, 3])
-    assert [ax.get_ylabel().splitlines()[0] for ax in axes_of(figure)[::2]] == ["7", "3"]
-    assert "2 of 12 observations" in figure.get_suptitle()
-    assert len(axes_of(result.plot(4))) == 2
-    with pytest.raises(OptionError, match="max_observations=0 must be a whole number"):
-        result.plot(max_observations=0)
-    with pytest.raises(IndexError):
-        result.plot([12])
-    with pytest.raises(IndexError, match="nothing to draw"):
-        result.plot([])
-    with pytest.raises(IndexError, match="leave it out"):
-        found(single=True).plot(0)
-
-
 def test_plotting_leaves_pyplot_alone_and_works_in_threads():
     before = "matplotlib.pyplot" in sys.modules
     result, made = found(IMAGE), []
@@ -269,15 +208,6 @@ def test_plotting_leaves_pyplot_alone_and_works_in_threads():
         thread.join()
     assert len(made) == 3
     assert before == ("matplotlib.pyplot" in sys.modules)
-
-
-def test_observations_without_a_code_and_constant_ones_are_drawn():
-    problem = Problem.build(IMAGE, np.zeros((2, 1, 6, 6)))
-    lost = Inversion.of(problem, np.full((2, 3), np.nan), method="mine")
-    for result in (lost, lost[0]):
-        assert result.plot()._repr_png_()
-        assert result._repr_html_()
-        assert str(result)
 
 
 # --- notebooks and data frames ----------------------------------------------------------------------------------------

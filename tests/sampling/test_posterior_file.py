@@ -76,17 +76,6 @@ def test_what_is_saved_comes_back(tmp_path, name):
         np.testing.assert_array_equal(one.covariance, other.covariance)
 
 
-def test_sampled_posteriors_come_back(tmp_path):
-    """The log-likelihoods of the sampler are those that are checked."""
-    for index, (noise, network) in enumerate((("gaussian:0.3", NET), ("poisson", of_case("counts").problem.network))):
-        y = np.rint(np.abs(Y[0])) if index else Y[0]
-        p = unrelu.posterior(network, y, noise=noise, draws=20, chains=4)
-        p.save(tmp_path / "posterior.npz")
-        again = unrelu.load_posterior(tmp_path / "posterior.npz", network)
-        np.testing.assert_array_equal(again.z, p.z)
-        assert str(again) == str(p)
-
-
 def test_observations_that_were_cut_short_or_failed_come_back(tmp_path):
     first, second, _ = PLAIN.chains
     short = {name: getattr(second, name)[:, :50] for name in ("z", "log_likelihood", "mode")}

@@ -10,7 +10,7 @@ import pytest
 import unrelu
 from tests.sampling.known_posteriors import known, normal_draws
 from tests.sampling.test_draws import GOOD, mixture
-from tests.support import image_network, random_network
+from tests.support import image_network
 from unrelu import Status
 from unrelu.errors import InputError, MissingPackageError, OptionError
 
@@ -55,17 +55,6 @@ def test_curves_have_a_band_of_the_intervals_of_the_outputs():
     np.testing.assert_allclose([ends.ymin, ends.ymax], [lower.min(), upper.max()])
     assert len(figure.axes[1].lines) == 4
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), GOOD.reconstructions(1000).mean(axis=0))
-
-
-def test_one_part_of_the_output_is_drawn_alone():
-    network = random_network((3, 8, 20), bias=True).with_parts({"low": 5, "high": 15})
-    p = known(normal_draws(1, 4, 50, 3), single=True, network=network)
-    figure = p.plot(part="high")
-    assert figure.get_suptitle().startswith("posterior: high, ")
-    drawn = figure.axes[0].lines[1].get_ydata()
-    np.testing.assert_allclose(drawn, p.reconstructions(200).mean(axis=0)[5:])
-    with pytest.raises(InputError, match="part='middle' is unknown; those of the observation are low, high"):
-        p.plot(part="middle")
 
 
 def test_the_corner_plot_has_a_colour_for_each_mode():

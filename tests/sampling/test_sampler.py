@@ -197,24 +197,6 @@ def test_codes_between_bounds_are_uniform_before_the_data():
     np.testing.assert_allclose([p.mean[0], p.std[0]], truncated, atol=0.008)
 
 
-def test_the_best_code_of_uniform_codes_is_the_one_that_fits_best():
-    p = unrelu.posterior(LINE, [2.0, 1.0], noise="gaussian:0.5", bounds=(0.3, 0.7))  # z = 1 fits, 0.7 is the bound
-    assert [mode.z.round(4).tolist() for mode in p.modes] == [[0.7]]
-
-
-def test_noise_of_entries_and_a_mask_count_as_they_should():
-    sigma = np.array([0.2, 0.4, np.inf, 0.3])
-    net = random_network((1, 6, 4), seed=5)
-    y = net(np.array([0.7])) + 0.1
-    p = unrelu.posterior(net, y, noise=unrelu.Gaussian(sigma), operator=np.array([1.0, 1.0, 1.0, 0.0]))
-    z = np.linspace(-6, 6, 6001)
-    logs = -0.5 * np.square((net(z[:, None]) - y)[:, :2] / sigma[:2]).sum(axis=1) + norm.logpdf(z)
-    weights = np.exp(logs - logsumexp(logs))
-    assert p.status is Status.MIXED
-    deviation = np.sqrt(weights @ np.square(z - weights @ z))
-    assert abs(p.mean[0] - weights @ z) < 6 * deviation / np.sqrt(p.ess[0])
-
-
 def test_counts_have_the_posterior_of_their_likelihood():
     net = unrelu.from_arrays([np.array([[3.0], [1.0], [2.0]])], biases=[np.array([4.0, 6.0, 5.0])])
     y = np.array([9.0, 5.0, 8.0])
