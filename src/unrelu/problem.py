@@ -380,24 +380,25 @@ class Problem:
 
 def _refuse_extremes(stated: Problem, working: Problem) -> None:
     """Refuse problems whose squares overflow or underflow in working units."""
-    noise, prior, data = working.noise, working.prior, working.units.data
+    data = working.units.data
     if abs(data) > _REPRESENTED:
         raise InputError(
             f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
             "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
         )
-    sizes = np.abs(working.y).max(axis=1)
+    sizes, what = np.abs(working.y).max(axis=1), ""
     lost = np.flatnonzero(~(sizes <= _LARGEST) | (working.y.any(axis=1) & (sizes < 1 / _LARGEST)))
-    for what, refused in (
-        (f"y, up to {stated.scale[lost[0]]:.1e} in observation {lost[0]}," if len(lost) else "", len(lost) > 0),
-        (f"noise={stated.noise}", noise.size > _LARGEST or (stated.normal is not None and not prior > 0)),
-        (f"prior={stated.prior:g}", not prior < math.inf),
-    ):
-        if refused:
-            raise InputError(
-                f"{what} is more than {_LARGEST:.0e} times what the generator puts out, or so much less, so that "
-                "squares overflow or vanish; scale it, or leave it out"
-            )
+    if len(lost):
+        what = f"y, up to {stated.scale[lost[0]]:.1e} in observation {lost[0]},"
+    elif working.noise.size > _LARGEST or (stated.normal is not None and not working.prior > 0):
+        what = f"noise={stated.noise}"
+    elif not working.prior < math.inf:
+        what = f"prior={stated.prior:g}"
+    if what:
+        raise InputError(
+            f"{what} is more than {_LARGEST:.0e} times what the generator puts out, or so much less, so that squares "
+            "overflow or vanish; scale it, or leave it out"
+        )
 
 
 @contextmanager

@@ -18,8 +18,6 @@ from unrelu.models.affine import Affine, Dense
 from unrelu.models.network import Layer, Network
 from unrelu.problem import Problem
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.mark.parametrize(
     ("text", "ends", "written"),

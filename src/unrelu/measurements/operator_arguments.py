@@ -231,8 +231,7 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)
-    masks = shape in flat or (len(shape) > 1 and shape[1:] in flat)
-    matrix = len(shape) == 2 and shape[1] == n
+    masks, matrix = shape in flat or (len(shape) > 1 and shape[1:] in flat), len(shape) == 2 and shape[1] == n
     of_output = y_shape in flat or y_shape[1:] in flat
     of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
     binary = bool(np.isin(array, (0.0, 1.0)).all())
@@ -247,10 +246,8 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
         return _masks(array, output)
     if matrix:
         return _matrix(array, n)
-    advice = ""
-    if array.ndim == 2 and len(array) == n:
-        advice = "; it has the other orientation: pass operator=A.T"
-    elif array.ndim == 1 and len(np.unique(array)) == len(array) and np.isin(array, np.arange(n)).all():
+    advice = "; it has the other orientation: pass operator=A.T" if array.ndim == 2 and len(array) == n else ""
+    if array.ndim == 1 and len(np.unique(array)) == len(array) and np.isin(array, np.arange(n)).all():
         advice = f"; of indices make a mask: mask = numpy.zeros({n}, bool); mask[indices] = True"
     raise InputError(
         f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
