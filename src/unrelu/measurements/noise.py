@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -327,8 +328,9 @@ class Likelihood(Noise, Loss):
 
     def _moments(self, mean: Array, seen: Flags, tangents: Array | None, prior: Array | float) -> tuple[float, float]:
         """Mean and variance of the deviance after a fit along directions (k, m); those before it if it takes all."""
-        means = torch.from_numpy(np.tile(mean, (_DRAWS, 1)))
-        y = torch.from_numpy(self.draw(means.numpy(), stream("p-value")))
+        kept_digits = mean.astype(np.float32)  # machines differ in further ones, and their draws must not
+        means = torch.from_numpy(np.tile(kept_digits.astype(np.float64), (_DRAWS, 1)))
+        y = torch.from_numpy(self.draw(means.numpy(), stream("p-value", sha256(kept_digits.tobytes()).hexdigest())))
         d = self.deviance(y, means).numpy()[:, seen]
         found = whole = d.sum(axis=1)
         if tangents is not None:
