@@ -53,7 +53,9 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, nn.Module):
         yield repr(value).encode()
         yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
-    elif isinstance(value, Operator) and not (is_dataclass(value) and type(value).__module__.startswith("unrelu.")):
+    elif isinstance(value, Operator) and not (
+        is_dataclass(type(value)) and type(value).__module__.startswith("unrelu.")
+    ):
         # The image of a vector stands for code, also a user's, without the last digits, in which machines differ.
         image = value.values(stream("fingerprint").standard_normal((1, value.n)))[0]
         yield from _parts((value.shape, [f"{number:.6e}" for number in image]))

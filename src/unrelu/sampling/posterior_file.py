@@ -94,7 +94,8 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[d
     chains = []
     for i, text in enumerate(endings):
         numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS}
-        chains.append(SampledChains(*(part[i] for part in parts), ended=_ENDED[text], **numbers))
+        z, likelihood, mode, best = (part[i] for part in parts)
+        chains.append(SampledChains(z, likelihood, mode, best, ended=_ENDED[text], **numbers))
     return {"problem": problem, "chains": chains}, found["likeliest"]
 
 
