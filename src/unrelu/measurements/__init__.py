@@ -1,5 +1,9 @@
 """Measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, functions.
 
+>>> import unrelu
+>>> unrelu.measurements.read_operator([[0.5, 0.5, 0.0]], (3,), (1,)).kind
+'matrix'
+
 Design notes: docs/notes/measurements.md.
 """
 

@@ -56,6 +56,8 @@ class Bounds:
         except (TypeError, ValueError):
             pairs = isinstance(bounds, list | tuple) and len(bounds) == k
             call = "tuple(zip(*bounds))" if pairs else "(lower, upper)"
+            if isinstance(bounds, int | float):
+                call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
             raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
         found = cls(_end(low, "lower", shape), _end(high, "upper", shape), names)
         with np.errstate(over="ignore", invalid="ignore"):
