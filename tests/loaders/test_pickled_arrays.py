@@ -15,7 +15,7 @@ import torch
 
 import unrelu
 from unrelu.errors import InputError, ModelFileError
-from unrelu.loaders.file_checks.pickled_arrays import unpickled
+from unrelu.loaders._pickled_arrays import unpickled
 
 DRAWN = np.random.default_rng(0).normal(size=(3, 4))
 HARMLESS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders._emulator_files import emulator, emulator_entries
+from unrelu.loaders._file_checks import readable
+from unrelu.loaders._pickled_arrays import read_checkpoint, read_pickle, unpickled
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import (
     Activations,
@@ -21,13 +22,11 @@ from unrelu.loaders._weight_arrays import (
     Layers,
     by_layer,
     check_layers,
+    check_size,
     chosen,
     flattened,
     from_names,
 )
-from unrelu.loaders.file_checks import readable
-from unrelu.loaders.file_checks.checkpoint import read_checkpoint
-from unrelu.loaders.file_checks.pickled_arrays import read_pickle, unpickled
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -177,10 +176,9 @@ def _path(path: object) -> Path:
         raise ModelFileError(
             f"{file} is a folder; pass the model file itself, or what a package loads of it to unrelu.from_torch"
         )
-    if suffix in _REPLACED:
-        raise ModelFileError(f"{file}: {_REPLACED[suffix].format(str(file))}")
     if suffix not in _SUFFIXES:
-        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}")
+        unknown = f"unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}"
+        raise ModelFileError(f"{file}: {_REPLACED.get(suffix, '').format(str(file)) or unknown}")
     return file
 
 
@@ -211,43 +209,29 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_
         _refuse(file, "an emulator, which says it", layers=layers, activation=activation)
         return emulator(held, max_bytes)
     if not isinstance(contents, Mapping):
-        length = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
         raise ModelFileError(
-            f"the file holds a {type(contents).__name__}{length}, no emulator that is known, no dictionary of arrays; "
-            "pass lists of arrays to unrelu.from_arrays"
+            f"the file holds a {type(contents).__name__}, no emulator that is known, no dictionary of arrays; pass "
+            "lists of arrays to unrelu.from_arrays"
         )
     flat = flattened({name: value for name, value in contents.items() if name != "activation"}, _array)
-    given = contents.get("activation", "")
-    words = isinstance(given, list) and all(isinstance(each, str) for each in given)
-    stored = np.asarray(given if words or isinstance(given, str | np.ndarray) else 0)
-    if stored.dtype.kind != "U" or stored.ndim > 1:
-        raise ModelFileError(
-            f"the entry 'activation' must be a string or a list of strings, got {stored.dtype} {stored.shape}"
-        )
+    stored = np.asarray(contents.get("activation", ()))
+    if stored.size and stored.dtype.kind != "U":
+        raise ModelFileError(f"the entry 'activation' must be a string or a list of strings, got {stored.dtype}")
     ends = [float64(flat.pop(name), name).numpy() for name in ("x_min", "x_max") if name in flat]
-    named = by_layer(flat)
-    picked = chosen(named, layers, ordered=suffix != ".safetensors")
+    picked = chosen(by_layer(flat), layers, ordered=suffix != ".safetensors")
     if not picked:
         raise ModelFileError("the file holds no weights")
-    if (size := 8 * sum(math.prod(array.shape) for held in picked.values() for array in held.values())) > max_bytes:
-        raise ModelFileError(
-            f"its layers take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pick some with "
-            "layers=, or pass a larger max_bytes= (--max-bytes) if you trust the file"
-        )
-    if activation is None and stored.any():
-        each = dict(zip(named, stored.tolist(), strict=False)) if stored.ndim and len(stored) == len(named) else {}
-        activation = [each[name] for name in picked] if each else stored.tolist()
-    call = f"unrelu.load({str(file)!r}, {'' if layers is None else f'layers={layers!r}, '}"
+    check_size([array for held in picked.values() for array in held.values()], max_bytes)
+    if activation is None and stored.size:
+        activation = stored.tolist()
     if not ends:
-        return from_names(picked, activation, call)
-    if len(ends) == 1:
-        raise ModelFileError("the file holds one of x_min and x_max; a network of The Payne needs both")
-    _refuse(file, "a network of The Payne, which says it", layers=layers)
+        return from_names(picked, activation)
+    # The Payne (Ting et al. 2019): (x - x_min) / (x_max - x_min) - 1/2
+    with readable("network of The Payne, with x_min and x_max"):
+        low, high = ends
     if isinstance(activation, str | Activation):
         activation = [activation] * (len(picked) - 1) + ["identity"]
-    # The Payne (Ting et al. 2019): (x - x_min) / (x_max - x_min) - 1/2
-    middle, width = (ends[0] + ends[1]) / 2, ends[1] - ends[0]
-    return standardised(from_names(picked, activation, call), (middle, width), None, None)
+    return standardised(from_names(picked, activation), ((low + high) / 2, high - low), None, None)
 
 
 def _array(value: object, name: str) -> Entry:
@@ -288,14 +272,9 @@ def _state_dict(held: object, picked: bool) -> Mapping[str, Tensor]:
     if len(found) == 1 or (found and picked):
         several = len(found) > 1
         return {f"{start * several}{name}": value for start, part in found.items() for name, value in part.items()}
-    keys = f"its keys are {', '.join(str(key) for key, _ in items) or 'none'}"
-    if not found:
-        raise ModelFileError(
-            f"the file holds a {type(held).__name__} and no state_dict; {keys}. Save module.state_dict(), or pass "
-            "lists of arrays to unrelu.from_arrays"
-        )
-    starts = [start for start in found if start]
+    keys = ", ".join(str(key) for key, _ in items) or "none"
     raise ModelFileError(
-        f"the file holds several state_dicts: {', '.join(start[:-1] for start in starts)} ({keys}); pick one by what "
-        f"its layers' names begin with, layers='{starts[0]}', or save it alone"
+        f"the file holds a {type(held).__name__} with {len(found)} state_dicts; its keys are {keys}. Pick one by what "
+        "its layers' names begin with, layers='decoder.', save module.state_dict() alone, or pass lists of arrays to "
+        "unrelu.from_arrays"
     )

@@ -17,11 +17,9 @@ from unrelu.measurements.linear_operators import Arrays, Operator, hiding
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_opaque import Trial, longest
+from unrelu.models.torch_opaque import longest, tried
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.streams import stream
-
-_TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +59,7 @@ class NonlinearOperator(Operator):
         try:
             # Directions of the trial are 0 at outputs that are exactly 0, as of ReLUs: there may be a kink there.
             reason = "the measurement is a function, which is not taken to be linear"
-            function = _TRIAL.network(given, x.reshape(2, *output), reason, x.abs())
+            function = tried(given, x.reshape(2, *output), reason, x.abs(), "measurement")
         except ModelError as error:
             raise InputError(
                 f"operator= is a function that cannot be used as a measurement: {error}. Pass a differentiable "

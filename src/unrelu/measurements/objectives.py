@@ -30,14 +30,13 @@ from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
 from unrelu.models.names import Names
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_opaque import Trial
+from unrelu.models.torch_opaque import tried
 from unrelu.runtime.argument_numbers import real_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import nearest, shown
 
 # delta in standard deviations of the noise.
 _EFFICIENT = 1.345
-_TRIAL = Trial("loss", "pair", "loss", "outputs of the generator and observations")
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,8 @@ class OwnLoss(Loss):
             raise OptionError(f"loss={shown(given)} is not callable; pass a function of (reconstruction, y)")
         pairs = torch.stack([mean, y], dim=1).reshape(2, 2, *shape)
         try:
-            function = _TRIAL.network(
-                lambda pair: given(pair[:, 0], pair[:, 1]), pairs, "a loss", pairs.flatten(1).abs()
-            )
+            lengths = pairs.flatten(1).abs()
+            function = tried(lambda pair: given(pair[:, 0], pair[:, 1]), pairs, "a loss", lengths, "loss")
         except ModelError as error:
             text = ", ".join(map(str, shape))
             raise InputError(

@@ -27,7 +27,7 @@ def frozen(module: nn.Module, dtype: torch.dtype | None = None, device: torch.de
             kind = kind.to_complex() if tensor.is_complex() else None
         return tensor.to(dtype=kind, device=device, copy=copy)
 
-    # Tensors that are no parameters are converted as they are copied, those in attributes too.
+    # Tensors are converted as they are copied, those in attributes too; then what own copies of modules have left.
     twin = _copied(module, lambda tensor: convert(tensor, copy=True), {})
     twin._apply(convert)  # type: ignore[no-untyped-call] # noqa: SLF001 -- complex too
     for parameter in twin.parameters():

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from unrelu.errors import HostError, InputError, OptionError
-from unrelu.models._rounding_error import Rounding
-from unrelu.models._watched_operations import multiplications
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
@@ -33,6 +32,29 @@ from unrelu.runtime.words import listed, reshaping
 
 # Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The rounding error in the outputs of a module that computes in half precision or bfloat16.
+
+    Attributes:
+        dtype: torch.float16 or torch.bfloat16.
+        level: twice the largest root mean square error of an output, among 16 typical codes.
+    """
+
+    dtype: torch.dtype
+    level: float
+
+    @property
+    def name(self) -> str:
+        """The name of the type in messages."""
+        return "half precision (float16)" if self.dtype == torch.float16 else "bfloat16"
+
+    def stored(self, y: Array) -> bool:
+        """Whether all entries of y are representable in this type, and at least one is not an integer."""
+        given = torch.tensor(y)
+        return bool((given.to(self.dtype).double() == given).all()) and bool((given != given.round()).any())
 
 
 class Generator(ABC):
@@ -203,7 +225,9 @@ class Generator(ABC):
     def work(self) -> int:
         """Number of multiplications of one forward pass, in matrix products and convolutions; counted, not timed."""
         codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
-        return multiplications(lambda: self.forward(codes))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.forward(codes)
+        return counter.get_total_flops() // 2
 
     @property
     def too_large(self) -> str | None:

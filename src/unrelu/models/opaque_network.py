@@ -17,10 +17,9 @@ from torch.overrides import TorchFunctionMode
 from unrelu.errors import UnsupportedModelError
 from unrelu.models._activation_calls import ActivationCalls, Substitute, recorded, tangents_of
 from unrelu.models._module_copies import frozen, replica
-from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Shape
-from unrelu.models.generator import Generator, by, evaluation_lines
+from unrelu.models.generator import Generator, Rounding, by, evaluation_lines
 from unrelu.models.network import Network
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once

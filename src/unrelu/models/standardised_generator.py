@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unrelu.models._rounding_error import Rounding
 from unrelu.models.affine import Affine, Dense, Reshape, Scale
 from unrelu.models.affine_head import HeadedChain
-from unrelu.models.generator import Generator, WrappedGenerator, by, to_numpy
+from unrelu.models.generator import Generator, Rounding, WrappedGenerator, by, to_numpy
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
 

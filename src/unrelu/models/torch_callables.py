@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from unrelu.errors import ModelError, OptionError, UnsupportedModelError
+from unrelu.errors import OptionError, UnsupportedModelError
 from unrelu.models._module_copies import frozen
 from unrelu.models.affine import Shape
 
@@ -65,17 +65,9 @@ class FunctionModule(nn.Module):
 
     def forward(self, z: Tensor) -> Any:
         """Call the function."""
-        x = self._called(self.function, z)
-        return x.to(z) if self.dtype and isinstance(x, Tensor) and x.is_floating_point() else x
-
-    def parts(self, z: Tensor) -> dict[str, Shape]:
-        """The shapes of the named parts of the function's output; z is a batch of codes."""
-        parts: dict[str, Shape] = self._called(cast(CalledModule, self.function).parts, z)
-        return parts
-
-    def _called(self, function: Callable[..., Any], z: Tensor) -> Any:
         with _Widening() if self.widened else nullcontext():
-            return function(z if self.dtype is None else z.to(dtype=self.dtype, device=self.device))
+            x = self.function(z if self.dtype is None else z.to(dtype=self.dtype, device=self.device))
+        return x.to(z) if self.dtype and isinstance(x, Tensor) and x.is_floating_point() else x
 
     def __deepcopy__(self, made: Any) -> FunctionModule:
         return FunctionModule(self.function, self.dtype, self.device, self.widened)
@@ -97,12 +89,7 @@ def _double(x: Any) -> Any:
     return x.double() if isinstance(x, Tensor) and x.dtype == torch.float32 else x
 
 
-def running(module: nn.Module) -> nn.Module:
-    """A copy of a module in double precision, in evaluation mode; what calls functions, with the same functions."""
-    return frozen(module, torch.float64, torch.device("cpu")).eval()
-
-
-def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module:
+def evaluated(module: nn.Module, z: Tensor) -> nn.Module:
     """The module as a generator evaluates it: a copy in double precision, in evaluation mode.
 
     A function is called in the first precision that it takes, in double precision also with weights in single
@@ -111,37 +98,27 @@ def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module
     Args:
         module: a module, or one that calls a function (:class:`FunctionModule`).
         z: codes in double precision, (2, ...), on the device of a function.
-        own_mode: whether the copy is left in training mode, if the module is.
     """
-    double = frozen(module, torch.float64, torch.device("cpu")) if own_mode else running(module)
+    double = frozen(module, torch.float64, torch.device("cpu")).eval()
     calls_function = any(isinstance(m, FunctionModule) for m in module.modules())
-    if not calls_function and isinstance(failure(double, z), UnsupportedModelError | MemoryError | None):
+    if not calls_function and isinstance(_failure(double, z), UnsupportedModelError | MemoryError | None):
         return double
-    own = double if calls_function else frozen(module)
-    own = own if own_mode else own.eval()
+    own = double if calls_function else frozen(module).eval()
     for dtype, widened in _PRECISIONS:
         called = FunctionModule(own, dtype, z.device, widened)
-        error = failure(called, z)
+        error = _failure(called, z)
         if error is None or isinstance(error, UnsupportedModelError):  # the latter for an output that is not there
             return called
     return FunctionModule(own, torch.float64, z.device, widened=True) if calls_function else double
 
 
-def accepts(copy: nn.Module, shape: Shape) -> bool:
-    """Whether a copy of :func:`running` takes codes of this shape, in one of the precisions."""
-    z = torch.zeros(7, *shape, dtype=torch.float64)  # layers take (2, k) for one code of two channels
-    return any(failure(FunctionModule(copy, dtype, None, widened), z) is None for dtype, widened in _PRECISIONS)
-
-
-def failure(module: nn.Module, z: Tensor) -> Exception | None:
-    """What the module raises for a batch of codes; None if it maps each of them to something."""
+def _failure(module: nn.Module, z: Tensor) -> Exception | None:
+    """What the module raises for a batch of codes; None if it returns something."""
     try:
         with torch.no_grad():
-            x = module(z.clone())
+            module(z.clone())
     except Exception as error:  # the user's forward runs here
         return error.with_traceback(None)  # which would keep the tensors of the call
-    if isinstance(x, Tensor) and x.dim() and len(x) != len(z):
-        return ValueError(f"it maps {len(z)} codes to {len(x)} outputs")
     return None
 
 
@@ -156,10 +133,15 @@ class GeneratorCall:
         output: the name (attribute or key) or number of the output, or a function of the returned value; or a
             dictionary of these by the name of the part of the output that each becomes.
         inputs: further inputs by name, held fixed.
+        parts: the shapes of the named parts, once it was called. Copies of a module share them.
     """
 
     output: Pick | Mapping[str, Pick] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    parts: dict[str, Shape] = field(default_factory=dict)
+
+    def __deepcopy__(self, made: Any) -> GeneratorCall:
+        return self
 
     @classmethod
     def parse(cls, output: Output, inputs: Mapping[str, Any] | None = None) -> GeneratorCall:
@@ -206,20 +188,23 @@ def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> n
     Args:
         given: a module, a bound method of one, or a function.
         call: how it is called; None passes the code and takes what is returned.
-
-    Raises:
-        UnsupportedModelError: a required input is missing.
-        ModelError: an input was given that the module does not take.
     """
     call = call or GeneratorCall()
     given = getattr(given, "_torchdynamo_orig_callable", given)  # what torch.compile wraps
-    code = code_name(given, call)
+    code = _code_name(given, call)
     if isinstance(given, MethodType) and isinstance(given.__self__, nn.Module):
         return CalledModule(given.__self__, call, code, given.__func__)
     body = given if isinstance(given, nn.Module) else FunctionModule(given)
-    if call.output is None and not call.inputs:
-        return body
-    return CalledModule(body, call, code, _call)
+    return CalledModule(body, call, code) if call.output is not None or call.inputs else body
+
+
+def _code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
+    """The argument name of the code in a module or function; None if the code is its first input, or not known."""
+    with suppress(TypeError, ValueError):  # builtin functions have no signature
+        names = list(inspect.signature(given.forward if isinstance(given, nn.Module) else given).parameters)
+        code = next((name for name in names if name not in call.inputs), None)
+        return None if code in names[:1] or isinstance(given, torch.jit.ScriptModule) else code
+    return None
 
 
 def _call(body: nn.Module, *args: Any, **named: Any) -> Any:
@@ -242,44 +227,29 @@ class CalledModule(nn.Module):
     """
 
     def __init__(
-        self,
-        body: nn.Module,
-        call: GeneratorCall = GeneratorCall(),
-        code: str | None = None,
-        run: Callable[..., Any] = _call,
+        self, body: nn.Module, call: GeneratorCall, code: str | None = None, run: Callable[..., Any] = _call
     ) -> None:
         super().__init__()
-        self.body, self.run, self.output, self.code = body, run, call.output, code
-        self.held = dict(call.inputs)
-        self.title = getattr(body, "title", type(body).__name__)
-        self.training = False
+        self.body, self.call, self.code, self.run = body, call, code, run
+        self.title, self.training = getattr(body, "title", type(body).__name__), False
 
     def forward(self, z: Tensor) -> Any:
         """The chosen output."""
-        return picked(self._result(z), self.output)
-
-    def parts(self, z: Tensor) -> dict[str, Shape]:
-        """The shapes of the named parts of an output; z is a batch of codes."""
-        assert isinstance(self.output, Mapping)
-        with torch.no_grad():
-            result = self._result(z)
-            return {name: tuple(picked(result, pick).shape[1:]) for name, pick in self.output.items()}
-
-    def _result(self, z: Tensor) -> Any:
-        code = ((z,), {}) if self.code is None else ((), {self.code: z})
-        held = {name: _rows(value, z) for name, value in self.held.items()}
+        codes, named = ((z,), {}) if self.code is None else ((), {self.code: z})
+        held = {name: _rows(value, z) for name, value in self.call.inputs.items()}
         labels = {name: z.new_full((len(z),), n, dtype=torch.int64) for name, n in held.items() if type(n) is int}
         try:
-            try:
-                return self.run(self.body, *code[0], **code[1], **held)
-            except TypeError:  # an embedding takes no integer but a tensor of labels
-                if not labels:
-                    raise
-            return self.run(self.body, *code[0], **code[1], **held | labels)
-        except IndexError as error:
-            sizes = sorted({m.num_embeddings for m in self.body.modules() if isinstance(m, nn.Embedding)})
-            allowed = " or ".join(f"0 to {size - 1}" for size in sizes)
-            raise IndexError(f"{error}; the module's embeddings take {allowed}" if sizes else error) from error
+            result = self.run(self.body, *codes, **named, **held)
+        except TypeError:  # an embedding takes no integer but a tensor of labels
+            if not labels:
+                raise
+            result = self.run(self.body, *codes, **named, **held | labels)
+        if not isinstance(self.call.output, Mapping):
+            return picked(result, self.call.output)
+        parts = {name: picked(result, pick) for name, pick in self.call.output.items()}
+        joined = concatenated(parts)
+        self.call.parts.update({name: tuple(part.shape[1:]) for name, part in parts.items()})
+        return joined
 
 
 def _rows(value: Any, z: Tensor) -> Any:
@@ -309,16 +279,10 @@ def concatenated(parts: Mapping[str, Any]) -> Any:
     return torch.cat(flat, dim=1) if len(flat) > 1 else flat[0]
 
 
-def picked(result: Any, output: Pick | Mapping[str, Pick] | None) -> Any:
-    """One output of the value that a module returned, or several, one after the other.
-
-    Raises:
-        UnsupportedModelError: there is no output of that name or number.
-    """
+def picked(result: Any, output: Pick | None) -> Any:
+    """One output of the value that a module returned; an UnsupportedModelError if it is not there."""
     if output is None:
         return result
-    if isinstance(output, Mapping):
-        return concatenated({name: picked(result, pick) for name, pick in output.items()})
     if not isinstance(output, str | int):
         return output(result)
     try:
@@ -344,33 +308,3 @@ def outputs(result: Any) -> list[tuple[str | int, Tensor]]:
         names = getattr(result, "_fields", None) or list(getattr(result, "__dict__", {}))
         pairs = [(name, getattr(result, name, None)) for name in names]
     return [(key, value) for key, value in pairs if isinstance(value, Tensor) and value.is_floating_point()]
-
-
-def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
-    """The argument name of the code in a module or function; None if the code is its first input, or not known.
-
-    Raises:
-        UnsupportedModelError: a required input is missing.
-        ModelError: an input was given that the module does not take.
-    """
-    signature = None
-    with suppress(TypeError, ValueError):  # builtin functions have no signature
-        signature = inspect.signature(given.forward if isinstance(given, nn.Module) else given)
-    if signature is None or isinstance(given, torch.jit.ScriptModule):
-        return None
-    kinds, parameters = inspect.Parameter, list(signature.parameters.values())
-    names = [p.name for p in parameters]
-    single = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
-    unknown = [name for name in call.inputs if name not in names]
-    if unknown and len(single) == len(parameters):
-        raise ModelError(f"inputs= has {unknown[0]!r}, but the module takes {', '.join(names)}")
-    positional = [p.name for p in single if p.kind is not kinds.KEYWORD_ONLY]
-    code = [name for name in positional if name not in call.inputs][:1]
-    missing = [p.name for p in single if p.default is kinds.empty and p.name not in (*call.inputs, *code)]
-    if missing:
-        inputs = [f"{name!r}: ..." for name in call.inputs] + [f"{name!r}: tensor" for name in missing]
-        raise UnsupportedModelError(
-            f"the module takes {' and '.join(code + missing)}; a generator takes the code alone: pass the others, held "
-            f"fixed, as inputs={{{', '.join(inputs)}}}"
-        )
-    return code[0] if code and code != positional[:1] else None
