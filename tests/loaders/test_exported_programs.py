@@ -47,8 +47,7 @@ def test_a_program_of_layers_is_read_as_layers(tmp_path, dynamic):
         assert len(net.layers) == len(reference.layers)
 
 
-@pytest.mark.parametrize("dynamic", [True, False])
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize(("name", "dynamic"), [("attention", True), ("modulated", False), ("residual", False)])
 def test_a_program_that_branches_is_a_generator(tmp_path, name, dynamic):
     """One that was exported for a batch of one is evaluated for batches of any size."""
     module, shape, _ = GENERATORS[name]
@@ -108,17 +107,6 @@ def test_several_outputs_and_inputs():
         unrelu.from_torch(program, 7, output=0)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_the_module_of_a_program_has_the_layers_of_the_program(dynamic):
-    program = exported(made(chain), (4,), dynamic)
-    net, direct, z = unrelu.from_torch(program.module()), unrelu.from_torch(made(chain)), np.ones((3, 4))
-    assert isinstance(net, unrelu.Network)
-    assert [str(layer) for layer in net.layers] == [str(layer) for layer in unrelu.from_torch(program).layers]
-    np.testing.assert_allclose(net(z), direct(z), rtol=1e-12)
-    with pytest.raises(ModelError, match=r"latent_shape=\(7,\), but the program takes codes of shape \(4,\)"):
-        unrelu.from_torch(program.module(), 7)
-
-
 def test_the_module_of_a_program_that_counts_its_calls():
     class Counting(nn.Module):
         def __init__(self):
@@ -154,7 +142,7 @@ def test_outputs_of_a_program_become_named_parts(tmp_path):
         np.testing.assert_allclose(net(z), reference(z), rtol=1e-12)
         assert isinstance(unrelu.from_torch(given, output="two"), Network)
         with pytest.raises(
-            UnsupportedModelError, match=r"it returns a dict with 'one' \(2, 5\), 'two' \(2, 6\); say which"
+            UnsupportedModelError, match=r"returns a dict with 'one' \(2, 5\), 'two' \(2, 6\); .*; say which"
         ):
             unrelu.from_torch(given)
 

@@ -75,24 +75,19 @@ def load(
     The suffix selects the format:
 
     - ``.onnx``: a whole graph (needs the package onnx). Tensors may be in a second file beside it, with the name of the
-      model followed by ``.data`` or ``_data``. A graph that branches becomes an
-      :class:`~unrelu.models.opaque_network.OpaqueNetwork`.
+      model followed by ``.data`` or ``_data``.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
       checkpoint. ``.safetensors``: the same (needs the package of this name), without an order of its own.
-    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may
-      hold the name of the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a
-      network of The Payne: codes are labels in their own units, and one ``activation`` is that of all layers but the
-      last, which is linear.
-    - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with their activation,
-      standardisation, components and names of parameters; or nested dictionaries of arrays. The network puts out what
-      it was trained on, which may be logarithms: with ``output_log=10``, their powers.
-    - ``.keras``, ``.h5``, ``.pt2``: refused, with the calls that open them and pass the model on.
+    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may hold the name of
+      the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a network of The
+      Payne, whose codes are labels in their own units, and whose last layer is linear.
+    - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with all that the file
+      holds; or nested dictionaries of arrays.
 
     Files of weights store no activations, which must be passed, no epsilon of a batch normalisation (1e-5 is used), and
     no geometry of convolutions, which are refused. A batch normalisation acts before the activation of the matrix that
-    it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers are in the
-    order of the file; those with kernels, and of ``.safetensors``, in that of their numbers: ``dense``, ``dense_1``,
-    ..., ``dense_10``. Where these do not say it, ``layers`` must.
+    it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers whose names
+    differ in numbers only are in the order of these, others in that of the file; where it keeps none, pass ``layers``.
 
     Args:
         path: the file.
@@ -102,17 +97,15 @@ def load(
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
         max_bytes: the most bytes that the tensors may take, as stored and as float64; 1 GiB by default.
-        input_scale, output_scale, output_basis, output_log: how inputs and outputs were standardised or projected for
-            training, and the base of the logarithms that outputs are; see :func:`unrelu.from_arrays`. They come on top
-            of what the file holds.
-        output: picks one output, or several as named parts, of an ONNX graph, as in :func:`unrelu.from_torch`: names or
-            numbers. Names of tensors inside the graph are taken, too.
-        inputs: values of further inputs of an ONNX graph by name, held fixed, as in :func:`unrelu.from_torch`.
+        input_scale, output_scale, output_basis, output_log: as in :func:`unrelu.from_arrays`; on top of what the file
+            holds.
+        output, inputs: of an ONNX graph, as in :func:`unrelu.from_torch`: names or numbers of outputs, or names of
+            tensors inside the graph; values of further inputs by name.
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
         ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or holds what is
-            not read: pickled objects, links, tensors that are quantized, sparse or without data, incomplete emulators.
+            not read.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, nothing says their order, a layer's name is unknown, or
             ``activation`` is needed.

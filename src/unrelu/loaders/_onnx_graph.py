@@ -73,20 +73,19 @@ def from_onnx(
     (code,) = free.values()
     shape, batch = _input_shape(code, latent_shape)
     batch = 1 if batch is None and inputs else batch  # values of further inputs are those of one code
-    limit = _Limit(max_bytes)
-    with torch.no_grad(), limit:
-        constants |= {name: _row(value, given, batch or 1) for name, (value, given) in held.items()}
-        module = OnnxModule(graph, code.name, constants, _chosen(graph, output))
-        codes = torch.zeros(batch or BATCH, *shape, dtype=torch.float64)
+    chosen = _chosen(graph, output)
+    with torch.no_grad(), _Limit(max_bytes):
         try:
-            ends = _first_run(module, codes)
-        except ModelError as error:
-            if isinstance(error, UnsupportedModelError):
-                raise
+            constants |= {name: _row(value, given, batch or 1) for name, (value, given) in held.items()}
+            module = OnnxModule(graph, code.name, constants, chosen)
+            ends = module.ends(torch.zeros(batch or BATCH, *shape, dtype=torch.float64))
+        except (UnreluError, NotImplementedError) as error:
+            raise _located(error) from error
+        except Exception as error:
             try:  # some graphs have shapes that fit one code only, although they leave the batch size open
-                ends, batch = _first_run(module, codes[:1]), 1
-            except ModelError:
-                raise error from None
+                ends, batch = module.ends(torch.zeros(1, *shape, dtype=torch.float64)), 1
+            except Exception:
+                raise _located(error) from error
     network = network_of(module if batch is None else FixedBatchModule(module, batch), shape)
     if not isinstance(output, Mapping):
         return network
@@ -244,8 +243,12 @@ class _Call(NamedTuple):
     spare: Sequence[str]
 
     def results(self, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        """The outputs by name."""
-        found = self.function(*(values[name] for name in self.inputs), **self.attributes)
+        """The outputs by name; errors have the place of the node in a note."""
+        try:
+            found = self.function(*(values[name] for name in self.inputs), **self.attributes)
+        except Exception as error:
+            error.add_note(self.place)
+            raise
         several = found if isinstance(found, tuple | list) else (found,)
         return {name: x for name, x in zip(self.outputs, several, strict=False) if name}
 
@@ -277,7 +280,7 @@ class OnnxModule(nn.Module):
                 calls.append(_call(node, spare, bool({*outputs.values()}.intersection(node.output)), constants))
         for call in reversed(calls):
             if later.isdisjoint(call.inputs):
-                values |= _named(call, values)
+                values |= call.results(values)
                 continue
             later.update(call.outputs)
             cast = call.function in (FUNCTIONS["Cast"], FUNCTIONS["CastLike"])
@@ -295,16 +298,12 @@ class OnnxModule(nn.Module):
         return next(iter(ends.values())) if list(ends) == [""] else concatenated(ends)
 
     def ends(self, z: Tensor) -> dict[str, Tensor]:
-        """The outputs for codes by the names of their parts; errors have the place of the node in a note."""
+        """The outputs for codes by the names of their parts."""
         values: dict[str, Any] = {"": None, **{name: getattr(self, held) for name, held in self._names.items()}}
         values[self._code] = z
         for call in self._calls:
             with at_place(call.place):
-                try:
-                    values |= call.results(values)
-                except Exception as error:
-                    error.add_note(call.place)
-                    raise
+                values |= call.results(values)
             for name in call.spare:
                 values.pop(name, None)
         return {part: values[name] for part, name in self._outputs.items()}
@@ -336,28 +335,13 @@ def _plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _first_run(module: OnnxModule, codes: Tensor) -> dict[str, Tensor]:
-    """The outputs for codes; errors name the node."""
-    try:
-        return module.ends(codes)
-    except Exception as error:
-        raise _at(getattr(error, "__notes__", [""])[0], error) from error
-
-
-def _named(call: _Call, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """The outputs of a node whose inputs are constants."""
-    try:
-        return call.results(values)
-    except Exception as error:
-        raise _at(call.place, error) from error
-
-
-def _at(place: str, error: Exception) -> Exception:
+def _located(error: Exception) -> Exception:
     """The error of a node, with its place."""
-    if isinstance(error, UnsupportedModelError) or not isinstance(error, UnreluError):
-        kind = UnsupportedModelError if isinstance(error, UnsupportedModelError | TypeError | KeyError) else ModelError
-        return kind(f"{place} {'' if kind is type(error) else 'cannot be computed: '}{error}")
-    return error
+    place = getattr(error, "__notes__", [""])[0]
+    if isinstance(error, UnreluError):
+        return type(error)(f"{place} {error}".strip())
+    kind = UnsupportedModelError if isinstance(error, TypeError | LookupError) else ModelError
+    return kind(f"{place} cannot be computed: {error}")
 
 
 class _Limit(TorchDispatchMode):

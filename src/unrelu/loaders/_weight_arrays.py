@@ -110,6 +110,8 @@ def from_arrays(
           1  Dense  1 -> 3  relu                 6          3
     """
     check_layers(layers)
+    if layers is not None and not isinstance(weights, Mapping):
+        raise OptionError(f"layers={layers!r} picks from a dictionary; weights is a {type(weights).__name__}")
     tree = _is_tree(weights)
     if tree or hasattr(weights, "predict"):
         if biases is not None:
@@ -117,8 +119,6 @@ def from_arrays(
         network = _of_tree(weights, activation, layers) if tree else _of_estimator(weights, activation)
     else:
         network = _of_matrices(weights, biases, "relu" if activation is None else activation)
-    if layers is not None and not isinstance(weights, Mapping):
-        raise OptionError(f"layers={layers!r} picks from a dictionary; weights is a {type(weights).__name__}")
     return standardised(network, input_scale, output_scale, output_basis, output_log)
 
 

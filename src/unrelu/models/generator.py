@@ -394,16 +394,10 @@ def as_generator(network: object) -> Generator:
     """
     if isinstance(network, Generator):
         return network
-    calls = {
-        torch.nn.Module: ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates",
-        list | tuple | dict: ": unrelu.from_arrays(weights)",
-        np.ndarray | Tensor: "; it comes first, before the observations: unrelu.invert(network, y)",
-    }
-    call = next((text for kind, text in calls.items() if isinstance(network, kind)), "")
-    if isinstance(network, str | os.PathLike):
-        call = f": unrelu.{'load' if os.path.splitext(network)[1] else 'zoo.load'}({os.fspath(network)!r})"
-    kind = type(network).__name__
-    raise OptionError(f"network is a {kind}; make one with unrelu.load, from_torch, from_arrays or zoo.load{call}")
+    raise OptionError(
+        f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load; it "
+        "comes first, before the observations"
+    )
 
 
 # By generator: the same on other devices. What a search learns of a generator is cached with that object.

@@ -150,18 +150,29 @@ class GeneratorCall:
         Raises:
             OptionError: an argument has the wrong type or value.
         """
-        pick: Any = dict(_named_picks(output)) if isinstance(output, Mapping | list | tuple) else output
-        for each in pick.values() if isinstance(pick, dict) else [pick]:
-            if each is not None and (isinstance(each, bool) or not (isinstance(each, str | int) or callable(each))):
-                raise OptionError(
-                    f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
-                    "output='sample', output=0; or several as named parts, output=['mean', 'scale']"
-                )
-        if inputs is not None and not (isinstance(inputs, Mapping) and all(isinstance(n, str) for n in inputs)):
-            raise OptionError(
-                f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
-            )
-        return cls(pick, {name: _as_tensor(x) for name, x in (inputs or {}).items()})
+        pick: Any = output
+        if isinstance(output, Mapping | list | tuple):
+            pairs = list(output.items()) if isinstance(output, Mapping) else [(each, each) for each in output]
+            pick = {str(name): each for name, each in pairs if not callable(name)}
+        several = isinstance(pick, dict)
+        for each in pick.values() if several else [pick]:
+            known = isinstance(each, str | int) or callable(each) or (each is None and not several)
+            if isinstance(each, bool) or not known or (several and len(pick) < len(output)):  # type: ignore[arg-type]
+                break
+        else:
+            if pick != {}:
+                return cls(pick, {name: _as_tensor(x) for name, x in _named(inputs).items()})
+        raise OptionError(
+            f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
+            "output='sample', output=0; or several as named parts, each name once, output=['mean', 'scale'] or "
+            "output={'name': function, ...}"
+        )
+
+
+def _named(inputs: Any) -> Mapping[str, Any]:
+    if inputs is None or (isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs)):
+        return inputs or {}
+    raise OptionError(f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}")
 
 
 def _as_tensor(value: Any) -> Any:
@@ -169,17 +180,6 @@ def _as_tensor(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     return torch.tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
-
-
-def _named_picks(output: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    pairs = list(output.items()) if isinstance(output, Mapping) else [(pick, pick) for pick in output]
-    named = [(str(name), pick) for name, pick in pairs]
-    if not named or len(dict(named)) < len(named) or any(pick is None or callable(name) for name, pick in pairs):
-        raise OptionError(
-            f"output={output!r} must have a name for each part, and each once: names and numbers in a list, or "
-            "output={'name': function, ...}"
-        )
-    return named
 
 
 def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> nn.Module:
