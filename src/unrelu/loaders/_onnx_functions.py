@@ -225,7 +225,10 @@ def _unsqueeze(x: Tensor, axes: Any) -> Tensor:
 
 
 def _split(x: Tensor, split: Any = None, *, axis: int = 0, num_outputs: int = 0) -> tuple[Tensor, ...]:
-    return x.split(-(-x.shape[axis] // num_outputs) if split is None else integers(split), axis)
+    parts: tuple[Tensor, ...] = torch.split(
+        x, -(-x.shape[axis] // num_outputs) if split is None else integers(split), axis
+    )
+    return parts
 
 
 def _selected(x: Tensor, axis: int, index: Any) -> Tensor:

@@ -147,7 +147,7 @@ def _network(module: nn.Module, given: Shape | None, device: torch.device) -> Ne
     """The module as a network, for codes of the given shape or of the one that its first layer takes."""
     if given is not None:
         return network_of(module, given, device)
-    layers = (m for m in module.modules() if isinstance(getattr(m, "weight", None), Tensor) and m.weight.dim() > 1)
+    layers = (m for m in module.modules() if isinstance(w := getattr(m, "weight", None), Tensor) and w.dim() > 1)
     first = next(layers, None)
     if not isinstance(first, nn.Linear):
         begins = f"; its first layer is {first}" if first else ""

@@ -159,7 +159,7 @@ def _along(
         return function(*given, **named)  # type: ignore[no-any-return]
 
     try:
-        return torch.autograd.functional.jvp(called, torch.zeros_like(direction), direction)  # type: ignore[no-any-return]
+        return torch.autograd.functional.jvp(called, torch.zeros_like(direction), direction)  # type: ignore[no-any-return, no-untyped-call]
     except RuntimeError as error:
         raise UnsupportedModelError(f"combines the data with a constant that does not fit: {error}") from error
 
@@ -282,7 +282,10 @@ def _clamp(flow: Flow, low: Any = None, high: Any = None) -> list[Part]:
     if low == -high:
         return [Activation("hardtanh", steepness=1 / high)]
     # low + r min(max(v / 6 r + 1/2, 0), 1), where r = high - low
-    middle = [scaled(6.0, -6 * low - 3 * (high - low)), Activation("hardsigmoid", steepness=1 / (high - low))]
+    middle: list[Part] = [
+        scaled(6.0, -6 * low - 3 * (high - low)),
+        Activation("hardsigmoid", steepness=1 / (high - low)),
+    ]
     return [*middle, scaled(1.0, low)] if low else middle
 
 

@@ -227,7 +227,7 @@ class Generator(ABC):
         codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             self.forward(codes)
-        return counter.get_total_flops() // 2
+        return int(counter.get_total_flops()) // 2
 
     @property
     def too_large(self) -> str | None:

@@ -232,7 +232,7 @@ class _Sizes(TorchDispatchMode):
     """Notes the number of entries of every tensor that PyTorch makes in this thread."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[int] = []
 
     @classmethod
@@ -253,7 +253,8 @@ def _width(module: nn.Module, z: Tensor) -> int:
     """
 
     def sizes(codes: Tensor) -> list[int]:
-        with torch.no_grad(), _Sizes() as made:
+        made = _Sizes()
+        with torch.no_grad(), made:
             module(codes.clone())
         return made.found
 
