@@ -60,28 +60,6 @@ def test_a_program_that_branches_is_a_generator(tmp_path, name, dynamic):
     np.testing.assert_allclose(again(z), net(z), rtol=1e-12)
 
 
-class Converted(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 30)
-        self.register_buffer("levels", torch.full((30,), 200, dtype=torch.uint8))
-
-    def forward(self, z):
-        h = self.layer(z)
-        on = (h > 0).to(h.dtype)
-        return h * on + 0.1 * h * (1.0 - on) + 2 * self.levels.to(h.dtype)
-
-
-def test_whole_numbers_and_truth_values_become_real_ones(tmp_path):
-    module = made(Converted)
-    program = torch.export.export(module, (torch.zeros(2, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    z = np.random.default_rng(3).standard_normal((4, 3))
-    wanted = module.double()(torch.from_numpy(z)).detach().numpy()
-    for net in (unrelu.from_torch(program), unrelu.from_torch(opened(tmp_path / "net.pt2", program))):
-        np.testing.assert_allclose(net(z), wanted, rtol=1e-12)
-        assert net.to(torch.float32)(z).shape == wanted.shape
-
-
 def test_several_outputs_and_inputs():
     class Two(nn.Module):
         def forward(self, z, c):
@@ -145,21 +123,3 @@ def test_outputs_of_a_program_become_named_parts(tmp_path):
             UnsupportedModelError, match=r"returns a dict with 'one' \(2, 5\), 'two' \(2, 6\); .*; say which"
         ):
             unrelu.from_torch(given)
-
-
-def test_a_change_in_place_is_kept():
-    class InPlace(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 5)
-
-        def forward(self, z):
-            h = self.layer(z)
-            h.relu_()
-            return h
-
-    module = made(InPlace)
-    program, z = exported(module, (3,), False), np.random.default_rng(0).standard_normal((4, 3))
-    expected = module.double()(torch.from_numpy(z)).detach().numpy()
-    assert (expected == 0).any()
-    np.testing.assert_allclose(unrelu.from_torch(program)(z), expected, rtol=1e-12)

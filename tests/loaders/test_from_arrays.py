@@ -57,11 +57,6 @@ def test_activation_for_each_layer_and_missing_biases():
     assert not from_arrays(weights).layers[0].bias().any()
 
 
-def test_identity_layers_are_kept_apart():
-    net = from_arrays(*_matrices([3, 5, 4]), "identity")
-    assert [layer.n_out for layer in net.layers] == [5, 4]
-
-
 @pytest.mark.parametrize(
     "convert", [np.asarray, np.ndarray.tolist, torch.from_numpy, lambda w: torch.from_numpy(w).half()]
 )
@@ -69,10 +64,6 @@ def test_takes_lists_arrays_and_tensors(convert):
     weights = [np.array([[1.0, -2.0], [0.5, 4.0]])]
     net = from_arrays([convert(w) for w in weights], None, "identity")
     np.testing.assert_array_equal(net.layers[0].matrix(), weights[0])
-
-
-def test_integers_are_numbers():
-    np.testing.assert_array_equal(from_arrays([[[1, 2]]], [[3]]).layers[0].matrix(), [[1.0, 2.0]])
 
 
 def test_the_callers_arrays_are_copied():
@@ -167,12 +158,6 @@ def test_dictionaries_of_layers(tree):
     net = from_arrays(tree, activation="relu")
     z = codes(net)
     np.testing.assert_allclose(net(z), _relu_chain(LAYERS, z), rtol=1e-10)
-
-
-def test_dictionaries_of_layers_with_scales():
-    net = from_arrays({"a": _dense(3, 5, 0)}, activation="relu", input_scale=(1.0, 2.0), output_scale=(3.0, 4.0))
-    z = codes(net)
-    np.testing.assert_allclose(net(z), 3 + 4 * _relu_chain([_dense(3, 5, 0)], (z - 1) / 2), rtol=1e-10)
 
 
 @pytest.mark.parametrize(

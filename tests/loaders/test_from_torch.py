@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -332,12 +331,6 @@ def test_latent_shape_given():
     assert from_torch(seq(nn.Linear(3, 2)), (4, 3)).output_shape == (4, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_lower_precision_is_converted(dtype):
-    module = seq(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
-    check_same_as_module(from_torch(module), copy.deepcopy(module).double())
-
-
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_parametrised_weights():
     for wrap in (
@@ -399,58 +392,8 @@ def test_the_module_is_left_alone():
     np.testing.assert_array_equal(net(z), x)  # and the network does not follow it
 
 
-def test_unused_branches_do_not_matter():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.other = nn.Linear(3, 3), nn.Softplus()
-
-        def forward(self, z):
-            self.other(z)
-            h = self.fc(z)
-            self.other(h)
-            return h.relu()
-
-    check_same_as_module(from_torch(module := Model().double().eval()), module)
-
-
-def test_training_mode_without_random_layers_is_fine():
-    module = seq(nn.Linear(3, 2), nn.ReLU()).double().train()
-    check_same_as_module(from_torch(module), module)
-    assert module.training
-
-
-def test_layers_in_a_plain_list_and_options_with_defaults():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1, self.fc2 = nn.Linear(3, 4), nn.Linear(4, 2)
-            self.layers = [self.fc1, {"act": torch.relu}, (self.fc2,)]
-
-        def forward(self, z, mode="relu", sizes=(1, 2), names=None, table=[1], kind=torch.float64):  # noqa: B006
-            h = self.layers[0](z)
-            h = self.layers[1]["act"](h) if mode == "relu" else h
-            return self.layers[2][0](h).to(kind) * sizes[1]
-
-    check_same_as_module(from_torch(module := Model().double(), 3), module)
-
-
 def test_wrapped_modules():
     module = seq(nn.Linear(3, 2), nn.ReLU()).double()
     check_same_as_module(from_torch(nn.DataParallel(module)), module)
     check_same_as_module(from_torch(torch.compile(module, backend="eager")), module)
     check_same_as_module(from_torch(torch.fx.symbolic_trace(module)), module)
-
-
-def test_parts_computed_from_sizes():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(3, 12)
-
-        def forward(self, z):
-            h = self.fc(z)
-            h = h.view(-1, 2, h.numel() // h.size(0) // 2)
-            return F.interpolate(h, size=2 * h.shape[-1]).view(h.shape[0], h.shape[1] * 12)
-
-    check_same_as_module(from_torch(module := Model().double().eval()), module)

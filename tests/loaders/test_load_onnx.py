@@ -255,13 +255,6 @@ def test_an_output_without_a_name_is_no_input_that_is_left_out(tmp_path):
     np.testing.assert_allclose(net(z), np.minimum(z[:, 2:], 0.5))
 
 
-def test_older_files_list_weights_among_the_inputs(tmp_path):
-    inputs = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", ["b", 3]), ("w", [3, 4]))]
-    check_same_as_runtime(
-        write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [3], {"w": M34}, inputs=inputs)
-    )
-
-
 def test_fixed_batch(tmp_path):
     for batch, target in ((1, [1, 2, 2]), (3, [3, 2, 2]), (3, [-1, 2, 2])):
         inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, 3])]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -61,16 +59,6 @@ def test_of_a_linear_generator_it_is_tikhonov_regularisation(case, prior):
         np.testing.assert_allclose(r.problem.objective(r.z)[i], objective, rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", ["lm", "gradient_descent", "adam"])
-def test_methods_from_a_start_find_it(method):
-    network, matrix, shift, y = linear()
-    prior = Normal(MEAN, 0.8)
-    step = {"lm": {}, "gradient_descent": {"learning_rate": 0.02}, "adam": {"learning_rate": 0.05}}[method]
-    r = unrelu.invert(network, y[0], method, noise=f"gaussian:{S}", prior=prior, **step)
-    best = most_probable(matrix, shift, y[0], np.eye(12) / S**2, prior)
-    np.testing.assert_allclose(r.z, best, atol=1e-3)
-
-
 def test_a_number_with_the_weight_of_the_noise_is_the_standard_normal():
     network = random_network((4, 12, 20), seed=5, bias=True)
     y = network(np.random.default_rng(6).normal(size=(4, 4))) + S * np.random.default_rng(7).normal(size=(4, 20))
@@ -99,15 +87,6 @@ def test_it_does_not_depend_on_how_codes_are_measured():
     for name in ("fun", "p_value"):
         np.testing.assert_allclose(getattr(far, name), getattr(near, name), rtol=1e-6)
     assert (far.rank == near.rank).all()
-
-
-@pytest.mark.parametrize("scale", [1e-120, 1e-6, 1e9])
-def test_it_does_not_depend_on_the_units_of_outputs(scale):
-    network, _, _, y = linear()
-    small = linear(scale=scale)
-    there = unrelu.invert(network, y, "lm", noise=f"gaussian:{S}", prior=PRIOR)
-    here = unrelu.invert(small[0], small[3], "lm", noise=unrelu.Gaussian(S * scale), prior=PRIOR)
-    np.testing.assert_allclose(here.z, there.z, atol=1e-8)
 
 
 def penalised(network, y, noise_objective, prior, bounds=None):
@@ -160,28 +139,6 @@ def test_counts_are_weighed_by_their_deviance():
     np.testing.assert_allclose(r.fun, deviance(y, network(r.z)) + np.sum(((r.z - MEAN) / STD) ** 2), rtol=1e-9)
 
 
-def test_of_a_generator_without_known_layers():
-    matrix = torch.from_numpy(np.random.default_rng(14).normal(size=(12, 4)))
-    network = unrelu.from_torch(lambda z: torch.sin(0.3 * z).flatten(1) @ matrix.to(z).T, latent_shape=(2, 2))
-    mean, std = np.array([[0.5, -0.5], [0.2, 0.1]]), np.array([[0.5, 1.0], [0.1, 2.0]])
-    y = network(mean) + S * np.random.default_rng(15).normal(size=12)
-    r = unrelu.invert(network, y, "lm", noise=f"gaussian:{S}", prior=Normal(mean, std))
-    assert r.z.shape == (2, 2)
-    flat = Normal(mean.ravel(), std.ravel())
-    best = penalised(network, y, gaussian, flat)
-    np.testing.assert_allclose(r.z.ravel(), best.x, atol=1e-4)
-
-
-def test_a_tight_prior_leads_to_its_mean_and_a_wide_one_to_the_best_fit():
-    network, matrix, shift, y = linear()
-    noise = f"gaussian:{S}"
-    np.testing.assert_allclose(
-        unrelu.invert(network, y, noise=noise, prior=Normal(MEAN, 1e-9)).z, [MEAN] * 3, atol=1e-9
-    )
-    wide = unrelu.invert(network, y, noise=noise, prior=Normal(MEAN, 1e7))
-    np.testing.assert_allclose(wide.z, np.linalg.lstsq(matrix, (y - shift).T, rcond=None)[0].T, atol=1e-6)
-
-
 @pytest.mark.parametrize("options", [{"noise": "gaussian:0.3"}, {"noise": unrelu.Gaussian(SIZES)}])
 @pytest.mark.parametrize("bounds", [None, (-1.0, 4.0)])
 def test_a_file_keeps_it(tmp_path, options, bounds):
@@ -192,36 +149,6 @@ def test_a_file_keeps_it(tmp_path, options, bounds):
         assert again.problem.normal == PRIOR
         np.testing.assert_array_equal(again.fun, r.fun)
     assert unrelu.load_result(tmp_path / "r.npz", network)[1].problem.objective(r.z[[1]]) == pytest.approx(r.fun[1])
-
-
-def test_a_file_with_another_prior_is_refused(tmp_path):
-    network, _, _, y = linear()
-    one, other = (unrelu.invert(network, y, noise="gaussian:0.3", prior=p) for p in (PRIOR, Normal(MEAN, 2 * STD)))
-    forged = unrelu.result.Inversion(**{**vars(one), "problem": other.problem})
-    forged.save(tmp_path / "r.npz")
-    with pytest.raises(InputError, match="fun of observation 0 is"):
-        unrelu.load_result(tmp_path / "r.npz", network)
-
-
-def test_a_run_keeps_it(tmp_path):
-    network, _, _, y = linear()
-    finished = unrelu.run(network, y, tmp_path / "run", noise="gaussian:0.3", prior=PRIOR, workers=1)
-    codes = np.load(tmp_path / "run" / "codes.npy")
-    np.testing.assert_allclose(codes, unrelu.invert(network, y, noise="gaussian:0.3", prior=PRIOR).z, atol=1e-8)
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["prior"] == PRIOR.plain()
-    assert Normal.of_plain(json.loads(json.dumps(PRIOR.plain()))) == PRIOR
-    assert finished.finished
-    with pytest.raises(InputError, match=r"prior\.mean"):
-        unrelu.run(network, y, tmp_path / "run", noise="gaussian:0.3", prior=Normal(0.0, STD), workers=1)
-
-
-def test_the_callback_hears_codes_of_the_user():
-    network, _, _, y = linear()
-    heard = []
-    unrelu.invert(network, y, "lm", noise="gaussian:0.3", prior=Normal(1e6 + MEAN, 1e-3),
-                  callback=lambda progress: heard.append(progress.z))  # fmt: skip
-    assert len(heard) > 0
-    assert all(np.abs(z - 1e6).max() < 10 for z in heard)
 
 
 def test_coordinates_lead_back():

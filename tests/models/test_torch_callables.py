@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import pickle
 import re
 import threading
 import types
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 import unrelu
-from tests.opaque_modules import OPAQUE, Residual, made
+from tests.opaque_modules import made
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
 from unrelu.models.network import Network
 
@@ -98,18 +97,6 @@ def test_layers_of_functions_are_copied():
     assert all(p.dtype == torch.float32 and p.requires_grad and p.grad is None for p in module.parameters())
 
 
-@pytest.mark.parametrize("output", ["b", ["b"], {"b": 1}])
-def test_outputs_of_functions_are_chosen(output):
-    as_tuple = isinstance(output, dict)
-
-    def both(z):
-        x = DECODER(z)
-        return (x, x + 0.1 * x**2) if as_tuple else {"a": x, "b": x + 0.1 * x**2}
-
-    net = unrelu.from_torch(both, 4, output=output)
-    np.testing.assert_allclose(net(Z), WANTED + 0.1 * WANTED**2, rtol=1e-12)
-
-
 def test_other_functions_are_called_as_they_are():
     """Weights in single precision are taken in double precision; what modules become later is seen."""
     module = copy.deepcopy(DECODER)
@@ -161,15 +148,6 @@ def test_an_input_of_any_name_and_place_is_held_fixed(function):
     np.testing.assert_allclose(net(Z), 2 * WANTED, rtol=1e-5)
 
 
-def test_tensors_that_a_function_names_are_copied():
-    net = unrelu.from_torch(product, 4)
-    z = torch.from_numpy(Z)
-    np.testing.assert_allclose(net(Z), torch.sin(z @ WEIGHT.double().T) * z.sum(1, keepdim=True), rtol=1e-12)
-    assert net.to(torch.float32)(Z).dtype == np.float64
-    again = pickle.loads(pickle.dumps(net))
-    np.testing.assert_array_equal(again(Z), net(Z))
-
-
 def test_a_function_that_insists_on_single_precision_is_run_so():
     net = unrelu.from_torch(lambda z: nn.functional.silu(z.float() @ WEIGHT.float().T.to(torch.float32)).float(), 4)
     assert net(Z).shape == (3, 30)
@@ -182,58 +160,6 @@ def test_a_function_that_insists_on_single_precision_is_run_so():
     net = unrelu.from_torch(single, 4)
     r = unrelu.invert(net, net(Z))
     np.testing.assert_allclose(net(r.z), net(Z), rtol=1e-3)
-
-
-class Held:
-    """A tensor in an object that is no container, as Keras holds its variables."""
-
-    def __init__(self, value):
-        self.value = value
-
-
-class OwnCopies(nn.Module):
-    """A module that says how it is copied, as Keras' models do; ``only`` is the one type that it takes."""
-
-    def __init__(self, only=None):
-        super().__init__()
-        self.weight, self.only = nn.Parameter(WEIGHT.detach().clone()), only
-        self.held = Held(self.weight)
-
-    def __reduce__(self):
-        twin = {"weight": self.weight.detach().clone()}
-        return _own_copies, (self.only, twin)
-
-    def forward(self, z):
-        if self.only not in (None, z.dtype):
-            raise TypeError(f"{self.only} only")
-        return torch.sin(z @ self.held.value.T)
-
-
-def _own_copies(only, state):
-    module = OwnCopies(only)
-    module.load_state_dict(state)
-    return module
-
-
-@pytest.mark.parametrize("called", [lambda m: m, lambda m: lambda z: 1.0 * m(z)])
-@pytest.mark.parametrize("only", [None, torch.float32])
-def test_a_module_with_copies_of_its_own_is_copied_and_inverted(only, called):
-    module = OwnCopies(only).eval()
-    net = unrelu.from_torch(called(module), 4)
-    expected = torch.sin(torch.from_numpy(Z) @ module.weight.detach().double().T)
-    np.testing.assert_allclose(net(Z), expected, rtol=1e-4, atol=1e-6)
-    if called(module) is module:
-        with torch.no_grad():
-            module.weight.zero_()
-    r = unrelu.invert(net, expected.numpy()[0], noise="gaussian:0.01")
-    np.testing.assert_allclose(net(r.z), expected[0], atol=0.1)
-    assert r.success
-
-
-def test_a_function_in_training_mode():
-    module = nn.Sequential(nn.Linear(4, 8), nn.Dropout())
-    with pytest.raises(ModelError, match=r"training mode; call module\.eval\(\) first"):
-        unrelu.from_torch(module.forward, 4)
 
 
 @pytest.mark.parametrize(
@@ -305,11 +231,6 @@ def test_inputs_are_repeated_for_every_code(c):
     assert isinstance(net, Network)
     c.zero_()
     np.testing.assert_allclose(net(Z), 2 * torch.tanh(copy.deepcopy(Two().main).double()(codes)).detach(), rtol=1e-12)
-
-
-def test_an_array_is_a_tensor():
-    nets = [unrelu.from_torch(Two(), 4, inputs={"c": kind([0.0, 1.0, 0.0])}) for kind in (np.array, torch.tensor)]
-    np.testing.assert_array_equal(nets[0](Z), nets[1](Z))
 
 
 class Labelled(nn.Module):
@@ -386,19 +307,6 @@ def test_random_draws_are_an_error_that_says_how_to_fix_them(name):
 # --- TorchScript ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore::torch.jit.TracerWarning")
-def test_programs_of_torchscript_are_generators():
-    module = made(Residual)
-    for program in (torch.jit.script(DECODER), torch.jit.trace(DECODER, torch.zeros(2, 4))):
-        net = unrelu.from_torch(program, 4)
-        np.testing.assert_allclose(net(Z), WANTED, rtol=1e-12)
-        assert isinstance(net, Network)
-    net = unrelu.from_torch(torch.jit.trace(module, torch.zeros(2, 5)), 5)
-    z = np.random.default_rng(2).standard_normal((3, 5))
-    np.testing.assert_allclose(net(z), OPAQUE["residual"](z), rtol=1e-12)
-    np.testing.assert_allclose(net.jacobian(z), OPAQUE["residual"].jacobian(z), rtol=1e-9, atol=1e-12)
-
-
 # --- several outputs as named parts -----------------------------------------------------------------------------------
 
 
@@ -449,13 +357,6 @@ def test_parts_by_number_and_function_have_names_of_ones_own():
     np.testing.assert_allclose(r.z, Z[0], atol=1e-6)
 
 
-def test_a_function_of_the_outputs_may_use_a_module():
-    calibration = made(lambda: nn.Linear(5, 5)).double()
-    wanted = calibration(torch.from_numpy(ENDS["vector"])).detach().numpy()
-    net = unrelu.from_torch(HEADS, 4, output={"a": lambda x: calibration(x["vector"]), "b": "number"})
-    np.testing.assert_allclose(net.by_part(net(Z))["a"], wanted, rtol=1e-12)
-
-
 def test_one_part_of_a_chain_is_read_as_layers():
     net = unrelu.from_torch(HEADS, 4, output=["vector"])
     assert isinstance(net.plain, Network)
@@ -498,23 +399,6 @@ def test_heads_are_layers_of_one_chain(module, ends):
     for name, x in zip(("one", "two"), wanted, strict=True):
         np.testing.assert_allclose(net.by_part(net(Z))[name], x, rtol=1e-11, atol=1e-13)
     assert [layer.activation.name for layer in net.layers] == ["relu", "leaky_relu", *ends]
-
-
-def test_heads_of_a_convolution_stay_as_they_are():
-    class Pictures(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.trunk, self.one, self.two = nn.Linear(4, 16), nn.Conv2d(1, 1, 3), nn.Conv2d(1, 2, 3)
-
-        def forward(self, z):
-            h = torch.relu(self.trunk(z)).unflatten(1, (1, 4, 4))
-            return self.one(h), self.two(h)
-
-    module = made(Pictures)
-    net = unrelu.from_torch(module, 4, output=[0, 1])
-    with torch.no_grad():
-        wanted = copy.deepcopy(module).double()(torch.from_numpy(Z))
-    np.testing.assert_allclose(net.by_part(net(Z))["1"], wanted[1].numpy(), rtol=1e-11, atol=1e-13)
 
 
 def test_without_output_the_message_has_a_call_for_all_parts():

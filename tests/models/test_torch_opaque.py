@@ -46,11 +46,6 @@ def test_refused(function, message):
     assert str(caught.value).count("without known layers") <= 1
 
 
-def test_a_kink_that_is_near_by_chance_is_no_reason_to_refuse():
-    """At the first code tried a neuron is 8e-10 from its kink, so differences of any step but the shortest cross it."""
-    assert from_torch(made(Residual, 34, 191, 153)).forward_mode
-
-
 def test_training_mode():
     module = made(Attention)
     with pytest.raises(ModelError, match=r"is in training mode; call module\.eval\(\) first"):

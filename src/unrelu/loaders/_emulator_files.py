@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unrelu.errors import ModelFileError, OptionError
-from unrelu.loaders._file_checks import readable
+from unrelu.loaders._pickled_arrays import readable
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import check_size, from_arrays
 from unrelu.models.activations import Activation

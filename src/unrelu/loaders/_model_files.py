@@ -13,8 +13,7 @@ from torch import Tensor
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders._emulator_files import emulator, emulator_entries
-from unrelu.loaders._file_checks import readable
-from unrelu.loaders._pickled_arrays import read_checkpoint, read_pickle, unpickled
+from unrelu.loaders._pickled_arrays import read_checkpoint, read_pickle, readable, unpickled
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import (
     Activations,

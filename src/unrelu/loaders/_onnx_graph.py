@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError, UnreluError, UnsupportedModelError
 from unrelu.loaders._chain_reader import code_shape
-from unrelu.loaders._file_checks import readable
 from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES, cast_later
+from unrelu.loaders._pickled_arrays import readable
 from unrelu.loaders._recording import at_place
 from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of
 from unrelu.models.affine import Shape

@@ -11,7 +11,8 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -19,8 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.errors import InputError, ModelFileError
-from unrelu.loaders._file_checks import readable
+from unrelu.errors import InputError, ModelError, ModelFileError
 from unrelu.runtime.file_reading import check_array, check_members, check_text, opened, shown_size, zip_members
 
 _SAVE_ARRAYS = "if you trust the file, save its arrays where it can be opened, numpy.savez('net.npz', W0=..., b0=...)"
@@ -44,6 +44,18 @@ _TENSORS = {
 # Opcodes that push their argument, and that are passed over.
 _VALUES = re.compile(r"NONE|(BIN)?(INT|FLOAT)[12]?|LONG[14]?|(SHORT_)?(BIN)?(STRING|BYTES8?|UNICODE8?)|BYTEARRAY8")
 _PASSED = ("PROTO", "FRAME", "STOP")
+
+
+@contextmanager
+def readable(kind: str, way_out: str = "export it again") -> Iterator[None]:
+    """Report whatever a parser raises as a damaged file of this kind, a ModelFileError; unrelu's own errors stay."""
+    try:
+        yield
+    except (InputError, ModelError, MemoryError):
+        raise
+    except Exception as error:  # raised by zipfile, zlib, protobuf, ... for unexpected bytes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelFileError(f"not a {kind}, or a truncated one ({reason}); {way_out}") from error
 
 
 def read_pickle(file: Path, max_bytes: int) -> Any:

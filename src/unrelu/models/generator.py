@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unrelu.errors import HostError, InputError, OptionError
+from unrelu.models._rounding_error import Rounding
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
@@ -32,29 +33,6 @@ from unrelu.runtime.words import listed, reshaping
 
 # Kinds of NumPy types that NumPy would convert to numbers, losing their meaning.
 _UNREAL = {"c": "complex", "S": "text", "U": "text", "M": "date", "m": "time"}
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """The rounding error in the outputs of a module that computes in half precision or bfloat16.
-
-    Attributes:
-        dtype: torch.float16 or torch.bfloat16.
-        level: twice the largest root mean square error of an output, among 16 typical codes.
-    """
-
-    dtype: torch.dtype
-    level: float
-
-    @property
-    def name(self) -> str:
-        """The name of the type in messages."""
-        return "half precision (float16)" if self.dtype == torch.float16 else "bfloat16"
-
-    def stored(self, y: Array) -> bool:
-        """Whether all entries of y are representable in this type, and at least one is not an integer."""
-        given = torch.tensor(y)
-        return bool((given.to(self.dtype).double() == given).all()) and bool((given != given.round()).any())
 
 
 class Generator(ABC):

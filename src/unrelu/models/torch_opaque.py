@@ -15,10 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from unrelu.errors import HostError, UnsupportedModelError
-from unrelu.models._module_copies import frozen, replica
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
-from unrelu.models.torch_callables import as_module, described, evaluated, outputs
+from unrelu.models.torch_callables import as_module, described, evaluated, frozen, outputs, replica
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory
 from unrelu.runtime.file_reading import shown_size
