@@ -156,28 +156,18 @@ def changed(**entries):
     ("contents", "message"),
     [
         (changed(W_1=np.ones((8, 7))), r"'weights\[1\]' holds weight \(7, 8\), bias \(6,\)"),
-        (changed(W_1=np.ones((7, 6))), r"\(6, 7\) .* does not fit an input of shape \(8,\).*weights\[1\] \(6, 7\)"),
         (changed(W_1=np.ones((8, 6), dtype=complex)), r"weights\[1\] has complex entries"),
-        (changed(b_1=np.full(6, np.nan)), r"6 of 6 entries of layer 'weights\[1\]' bias are NaN or"),
         (changed(alphas_0=np.ones(5)), r"swish slopes of shape \(8,\) and steepnesses of shape \(5,\) do not fit"),
-        (changed(betas_0=np.full(8, np.inf)), "'swish' .*pass finite numbers"),
         (changed(features_std=np.zeros(5)), "output_scale: std has 5 entries that are not positive"),
-        (changed(parameters=["a", "a", "b"]), "the names of its parameters: names: 'a' is that of two coordinates"),
         (changed(parameters=["a"]), "the names of its parameters: names="),
-        ({k: v for k, v in changed().items() if k != "features_mean"}, "not a emulator of .*KeyError: 'features_mean'"),
         ({k: v for k, v in changed().items() if k != "alphas_1"}, "3 weights, 3 biases, 1 alphas and 2 betas"),
-        (changed(pca_transform_matrix=np.ones(4)), r"KeyError: 'pca_mean'"),
         (
             changed(pca_transform_matrix=np.ones((4, 5)), pca_mean=np.ones(1), pca_std=np.ones(1)),
             r"output_basis.* does not fit <.*of shape \(5, 4\)",
         ),
-        ({"hyper_params": 3, "weights": []}, "not a emulator .*"),
         ([*layouts.cosmopower(PLAIN), 0], "a list, no emulator that is known"),
-        ([np.ones((2, 3)), np.ones(2)], "a list, no emulator that is known"),
         ({"a": 3}, "the entry 'a' of the file is a int, not an array"),
-        ({"a": {"b": [1.0]}}, "the entry 'a/b' of the file is a list, not an array"),
         ({}, "holds no weights"),
-        ("text", "the file holds a str"),
     ],
 )  # fmt: skip
 def test_refused_emulators(tmp_path, contents, message):

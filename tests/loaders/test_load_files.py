@@ -207,13 +207,9 @@ def test_kernels_are_transposed_and_sorted_by_their_numbers(tmp_path, separator)
     ("arrays", "message"),
     [
         ({"W0": np.ones((2, 2)), "w0": np.ones((2, 2))}, "two arrays are the weight of 'W0': W0, w0"),
-        ({"W0": np.ones((2, 2)), "b1": np.ones(2)}, r"layer 'W1' holds bias \(2,\)"),
         ({"W0": np.ones((2, 3)), "b0": np.ones(3)}, r"weight \(2, 3\), bias \(3,\), .* kernels .* as kernel\.T"),
-        ({"decoder": np.ones((2, 2))}, "layer '' holds decoder"),
         ({"activation": "relu"}, "holds no weights"),
-        ({}, "holds no weights"),
         ({"W0": np.array([["a"]])}, "layer 'W0' weight has text entries; pass real numbers"),
-        ({"W0": np.array([[None]], dtype=object)}, "could run code: 'an array of objects'"),
     ],
 )
 def test_refusals_of_npz(tmp_path, arrays, message):
@@ -437,11 +433,8 @@ def test_not_a_path():
             {"layers": ["fc1"]},
             r"layers=\['fc1'\] does not go with a file of a graph, which says it: leave it out",
         ),
-        ("a.onnx", {"activation": "relu"}, r"activation='relu' does not go with a file of a graph"),
         ("a.pt", {"latent_shape": 3}, r"latent_shape=3 does not go with a file of weights, only with graphs: leave it"),
-        ("a.npz", {"latent_shape": (3,)}, r"latent_shape=\(3,\) does not go with a file of weights"),
         ("a.pt", {"layers": 5}, r"layers must be a list of layer names, or what .*, got 5"),
-        ("a.pt", {"layers": []}, r"layers must be a list of layer names, or what .*, got \[\]"),
         ("a.pt", {"layers": [1, 2]}, r"layers must be a list of layer names, or what .*, got \[1, 2\]"),
     ],
 )

@@ -262,13 +262,9 @@ def test_parse_and_str_are_inverse(text):
     ("text", "message"),
     [
         ("gelo", "unknown activation 'gelo'; use one of relu, leaky_relu, identity, prelu, sigmoid, tanh, exp, swish"),
-        ("", "unknown activation ''"),
         ("leaky_relu:x", "slope='x'.* are not numbers"),
-        ("leaky_relu:nan", "slope='nan'.* pass finite"),
         ("leaky_relu:0", r"slope='0'.*'relu' has the slope 0, 'identity' 1, 'leaky_relu' one in \(0, 1\)"),
-        ("leaky_relu:1", r"slope='1'.*'leaky_relu' one in \(0, 1\)"),
         ("relu:0.3", "slope='0.3'.*'relu' has the slope 0"),
-        ("prelu", "'prelu' with slope=None.*pass finite numbers"),
     ],
 )
 def test_parse_refuses(text, message):
@@ -280,11 +276,8 @@ def test_parse_refuses(text, message):
     ("name", "slope", "message"),
     [
         ("prelu", [0.1, np.inf], "pass finite numbers"),
-        ("prelu", [], "pass finite numbers"),
         ("prelu", "steep", "slope='steep'.* are not numbers"),
-        ("leaky_relu", [0.1, 0.2], r"one in \(0, 1\)"),
         ("identity", 0.5, "'identity' 1,"),
-        (None, None, "unknown activation None"),
     ],
 )
 def test_constructor_refuses(name, slope, message):
@@ -317,9 +310,7 @@ def test_scaling_is_exact(kind, u, exponent):
     ("name", "slope", "steepness", "message"),
     [
         ("swish", [0.1, np.nan], None, "pass finite numbers"),
-        ("swish", 0.1, [np.inf], r"steepness=\[inf\].*pass finite"),
         ("relu", None, 2.0, "steepness=2.0 takes no steepness"),
-        ("softplus", None, [1, 0], r"steepness=\[1, 0\]: pass a steepness other than 0"),
         ("swish", None, "steep", "'swish' .*steepness='steep'.* are not numbers"),
     ],
 )

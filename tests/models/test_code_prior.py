@@ -181,15 +181,10 @@ def test_what_it_is():
     ("arguments", "message"),
     [
         ((0, 0), "std is 0, and must be above 0"),
-        ((0, [1, -2.0]), r"std\[1\] is -2, and must be above 0"),
         ((np.nan, 1), "mean is nan, and must be finite"),
-        ((0, [[1, np.nan]]), r"std\[0, 1\] is nan, and must be above 0; for a coordinate of which nothing is known"),
         (([0, np.inf], 1), r"mean\[1\] is inf, and must be finite"),
-        (({"a": 0}, {"b": 1}), "mean names a, and std b; name the same coordinates in both"),
         (({"a": 0}, 1), "mean names a, and std is 1; name the same coordinates in both"),
-        ((0, {"a": [1, 2]}), "pass a number for each name"),
         ((0, {"a": 0}), "std is 0, and must be above 0"),
-        (("zero", 1), "prior=Normal: mean='zero' is text"),
         ((0, 1e-320), "must be above 0"),
     ],
 )
@@ -202,22 +197,15 @@ def test_what_it_cannot_be(arguments, message):
     ("options", "message"),
     [
         ({}, r"prior='Normal\(0, 1\)' asks for the most probable code, and noise=None is not stated; state 'gaussian"),
-        ({"noise": "uniform:0.1"}, "noise=uniform:0.1 makes all errors up to its bound equally probable"),
         ({"noise": "outliers:0.1"}, "noise=outliers:0.1 leaves the size of its errors open"),
-        ({"noise": "rounding:0.1"}, "noise=rounding:0.1 does not say how its errors are distributed"),
         (
             {"noise": "gaussian:1e-200"},
             "noise=gaussian:1e-200 is more than .*, or so much less, so that squares overflow or vanish",
         ),
-        ({"noise": "gaussian:1e200"}, "is more than 1e.100 times what the generator puts out"),
         ({"noise": "gaussian:0.1", "norm": "l1"}, "norm='l1' is not the likelihood of noise=gaussian:0.1"),
-        ({"noise": "gaussian:0.1", "norm": "huber"}, "norm='huber' is not the likelihood"),
         ({"noise": "gaussian:0.1", "loss": torch.nn.MSELoss()}, "loss= is not the likelihood"),
-        ({"noise": "gaussian:0.1", "prior": Normal(np.zeros(3))}, r"mean has shape \(3,\), a code has shape \(4,\)"),
         ({"noise": "gaussian:0.1", "method": "linf"}, "prior=Normal: method='linf' inverts layers"),
-        ({"noise": "gaussian:0.1", "prior": Normal(1e20, 1), "bounds": (0, 1)}, "too far to compute with"),
         ({"noise": "gaussian:0.1", "prior": Normal(0, 1e-300), "bounds": (-1e10, 1e10)}, "too far to compute with"),
-        ({"noise": "gaussian:0.1", "prior": Normal}, r"must be a number, the weight of \|z\|\^2, or unrelu.Normal"),
     ],
 )
 def test_what_does_not_suit_it(options, message):

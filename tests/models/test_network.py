@@ -150,13 +150,9 @@ def test_matrices_are_kept_and_read_only():
     ("z", "message"),
     [
         (np.zeros(2), r"z has shape \(2,\); this network takes codes of shape \(3,\) or \(B, 3\)"),
-        (np.zeros((3, 2)), r"z has shape \(3, 2\)"),
         (np.zeros((2, 2, 3)), r"z has shape \(2, 2, 3\)"),
-        (1.0, r"z has shape \(\)"),
         ([[1, 2, 3], [4]], "z cannot be read as numbers"),
-        (["1", "2", "3"], "z has text entries"),
         (np.ones(3) * 1j, "z has complex entries"),
-        (np.ma.masked_equal(np.arange(3), 1), "z has masked entries"),
     ],
 )
 def test_codes_of_another_kind_are_refused(z, message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from torch import nn
@@ -121,39 +121,25 @@ def test_shapes_of_pictures_are_kept():
             {"input_scale": (0.0, 0.0)},
             r"input_scale: std has 1 entries that are not positive, the first is std\[0\] = 0; use 1",
         ),
-        ({"input_scale": (0.0, [1.0, 2.0, -3.0])}, r"the first is std\[2\] = -3"),
         ({"output_scale": (0.0, [1.0, np.nan])}, "1 of 2 entries of output_scale: std are NaN or infinite"),
-        (
-            {"input_scale": ([1.0, 2.0], 1.0)},
-            r"input_scale does not fit <Network 3 -> 9>: .*does not fit an input of shape",
-        ),
         ({"output_scale": (0.0, np.ones(3))}, r"output_scale does not fit .*of shape \(3,\).*an input of shape \(9,\)"),
-        ({"input_scale": (1.0, "x")}, "input_scale: std='x' is text"),
         ({"input_scale": (1.0,)}, r"input_scale has 1 entries; pass a pair \(mean, std\)"),
-        ({"input_scale": 3.0}, r"input_scale: float is no pair and no StandardScaler.*; pass a pair \(mean, std\)"),
         (
             {"input_scale": StandardScaler()},
             "input_scale: StandardScaler is not fitted, clips, or is no StandardScaler",
         ),
-        ({"input_scale": MinMaxScaler(clip=True).fit(CODES)}, "MinMaxScaler is not fitted, clips, or is no"),
         (
             {"output_scale": FunctionTransformer(np.log)},
             "output_scale: FunctionTransformer is not fitted, clips, or is no",
         ),
-        ({"output_scale": TruncatedSVD().fit(OUTPUTS)}, "output_scale: TruncatedSVD is not fitted, clips, or is no"),
         (
             {"output_scale": make_pipeline(StandardScaler(), FunctionTransformer(np.log))},
             "output_scale, step 'standardscaler': StandardScaler is not fitted",
         ),
         (
-            {"output_basis": (np.ones((4, 20)), 0.0)},
-            r"output_basis does not fit .*of shape \(20, 4\) .*an input of shape \(9,\)",
-        ),
-        (
             {"output_basis": (np.ones((9, 20)), np.ones(9))},
             r"output_basis: components have shape \(9, 20\), and mean \(9,\); pass",
         ),
-        ({"output_basis": (np.ones((9, 20)),)}, r"output_basis has 1 entries; pass a pair \(components, mean\)"),
         ({"output_basis": np.ones((9, 20))}, r"output_basis: ndarray is no pair .*; pass a pair"),
     ],
 )

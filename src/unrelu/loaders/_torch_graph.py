@@ -33,11 +33,11 @@ from unrelu.loaders._chain_reader import ChainWalk, code_shape
 from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._pass_through import BranchWalk
 from unrelu.loaders._recording import recorded
-from unrelu.models._rounding_error import Rounding
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
+from unrelu.models.rounding_error import Rounding
 from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, as_module, evaluated, replica
 from unrelu.models.torch_opaque import FIX_DRAWS, check_memory, computes_the_same, opaque, trial_codes
 from unrelu.runtime.devices import usable

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unrelu.errors import HostError, InputError, OptionError
-from unrelu.models._rounding_error import Rounding
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
+from unrelu.models.rounding_error import Rounding
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size

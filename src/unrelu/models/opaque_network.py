@@ -16,11 +16,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, by, evaluation_lines
 from unrelu.models.network import Network
+from unrelu.models.rounding_error import Rounding
 from unrelu.models.torch_callables import frozen, replica
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import InputError, ModelError
-from unrelu.models._rounding_error import Rounding
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Scale, Step, check_finite
 from unrelu.models.affine_head import HeadedChain
@@ -26,6 +25,7 @@ from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator,
 from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
+from unrelu.models.rounding_error import Rounding
 
 _Given = TypeVar("_Given", bound=Generator)
 
