@@ -125,12 +125,6 @@ def test_one_end_of_the_labels_alone_is_refused(tmp_path, missing):
         unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
 
 
-@pytest.mark.parametrize("names", [np.array("a"), np.array([["a", "b", "c"]]), np.arange(3)])
-def test_what_are_no_names_is_left_out(tmp_path, names):
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(changed(parameters=names)))
-    assert isinstance(unrelu.load(tmp_path / "a.pkl"), Network)
-
-
 def test_a_network_for_each_pixel_is_refused(tmp_path):
     held = {"w_array_0": np.ones((9, 10, 3)), "w_array_1": np.ones((9, 10)), "w_array_2": np.ones(9)}
     held |= {"b_array_0": np.ones((9, 10)), "b_array_1": np.ones(9), "b_array_2": np.ones(9)}

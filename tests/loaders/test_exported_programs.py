@@ -85,21 +85,6 @@ def test_several_outputs_and_inputs():
         unrelu.from_torch(program, 7, output=0)
 
 
-def test_the_module_of_a_program_that_counts_its_calls():
-    class Counting(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, z):
-            self.calls.add_(1)
-            return (z.exp(), z, z.exp())
-
-    program, z = torch.export.export(Counting(), (torch.zeros(1, 3),)), np.ones((2, 3))
-    for given in (program, program.module()):
-        np.testing.assert_allclose(unrelu.from_torch(given, output=2)(z), np.exp(z))
-
-
 def test_outputs_of_a_program_become_named_parts(tmp_path):
     class Heads(nn.Module):
         def __init__(self):

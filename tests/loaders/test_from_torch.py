@@ -63,46 +63,12 @@ SEQUENTIALS = {
     "batch norm after the activation": lambda: seq(nn.Linear(3, 7), nn.ReLU(), nn.BatchNorm1d(7), nn.Linear(7, 4)),
     "dcgan": dcgan,
     "vae": vae_decoder,
-    "conv1d": lambda: seq(
-        nn.Linear(3, 12),
-        nn.Unflatten(1, (4, 3)),
-        nn.Upsample(scale_factor=3),
-        nn.Conv1d(4, 6, 4, padding="same"),
-        nn.BatchNorm1d(6),
-        nn.ReLU(),
-        nn.Conv1d(6, 2, 3, stride=2, padding=1, dilation=2, groups=2),
-        nn.Identity(),
-    ),
-    "transposed conv1d": lambda: seq(
-        nn.ConvTranspose1d(3, 4, 5),
-        nn.PReLU(4),
-        nn.ConvTranspose1d(4, 2, 3, 2, 1, output_padding=1, groups=2),
-        nn.PReLU(),
-    ),
     "groups, dilation, output padding": lambda: seq(
         nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), (0, 1), (1, 2), groups=2, dilation=(1, 2)),
         nn.BatchNorm2d(6),
         nn.ReLU(),
         nn.Conv2d(6, 4, (2, 3), dilation=(2, 1), groups=2, padding="valid"),
         nn.PReLU(4),
-    ),
-    "depthwise": lambda: seq(
-        nn.ConvTranspose2d(4, 4, 4, groups=4), nn.ReLU(), nn.Conv2d(4, 8, 2, padding="same", groups=4), nn.Tanh()
-    ),
-    "linear upsampling": lambda: seq(
-        nn.Linear(4, 10),
-        nn.Unflatten(-1, (2, 5)),
-        nn.Upsample(scale_factor=2, mode="linear"),
-        nn.Conv1d(2, 2, 3),
-        nn.LeakyReLU(),
-        nn.Upsample(11, mode="linear", align_corners=True),
-    ),
-    "uneven upsampling": lambda: seq(
-        nn.Linear(4, 18),
-        nn.Unflatten(1, (2, 3, 3)),
-        nn.Upsample((4, 5)),
-        nn.ReLU(),
-        nn.Upsample((7, 3), mode="bilinear"),
     ),
     "average pooling": lambda: seq(
         nn.Linear(4, 50),
@@ -113,12 +79,6 @@ SEQUENTIALS = {
         nn.AvgPool2d((2, 3), (2, 1), (1, 1), ceil_mode=True, count_include_pad=False),
         nn.Sigmoid(),
     ),
-    "pooling with a divisor": lambda: seq(
-        nn.Linear(4, 18), nn.Unflatten(1, (2, 3, 3)), nn.AvgPool2d(2, 1, 1, divisor_override=3), nn.Tanh()
-    ),
-    "pooling in one dimension": lambda: seq(
-        nn.Linear(4, 16), nn.Unflatten(1, (2, 8)), nn.AvgPool1d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool1d(2)
-    ),
     "adaptive pooling": lambda: seq(
         nn.Linear(4, 48),
         nn.Unflatten(1, (2, 4, 6)),
@@ -127,31 +87,16 @@ SEQUENTIALS = {
         nn.AdaptiveAvgPool2d(1),
     ),
     "pixel shuffle": lambda: seq(nn.Linear(3, 24), nn.Unflatten(1, (8, 1, 3)), nn.PixelShuffle(2), nn.ReLU()),
-    "zero padding": lambda: seq(
-        nn.Linear(3, 8),
-        nn.Unflatten(1, (2, 2, 2)),
-        nn.ZeroPad2d((1, 0, 2, -1)),
-        nn.ReLU(),
-        nn.Flatten(2),
-        nn.ZeroPad1d(1),
-    ),
     "linear on the last axis": lambda: seq(nn.Linear(6, 6), nn.Unflatten(1, (2, 3)), nn.Linear(3, 4), nn.PReLU(2)),
     "odd slopes": lambda: seq(
         nn.Linear(3, 4), nn.LeakyReLU(0), nn.Linear(4, 4), nn.LeakyReLU(1.0), nn.Linear(4, 4), nn.LeakyReLU(1.5)
     ),
-    "nested": lambda: seq(seq(), seq(seq(nn.Linear(3, 5), nn.ReLU()), nn.Identity()), seq(seq(seq(nn.Linear(5, 4))))),
     "silu": lambda: seq(nn.Linear(3, 6), nn.SiLU(inplace=True), nn.Linear(6, 8), nn.Unflatten(1, (2, 4)), nn.SiLU()),
     "one layer": lambda: nn.Linear(3, 5),
-    "one normalisation after flattening": lambda: seq(nn.Linear(2, 4), nn.Unflatten(1, (4, 1)), nn.BatchNorm1d(4)),
 }
 
 
-BEGIN_WITH_CONVOLUTIONS = {
-    "dcgan": (6, 1, 1),
-    "transposed conv1d": (3, 1),
-    "groups, dilation, output padding": (4, 1, 1),
-    "depthwise": (4, 1, 1),
-}
+BEGIN_WITH_CONVOLUTIONS = {"dcgan": (6, 1, 1), "groups, dilation, output padding": (4, 1, 1)}
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -249,17 +194,6 @@ def test_batch_norms_are_folded():
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Conv]] * 3
     net = from_torch(evaluation(SEQUENTIALS["mlp with batch norms"]()))
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Dense], [Dense]]
-
-
-def test_bilinear_upsampling_with_a_whole_factor_by_scale_and_by_size():
-    for mode, corners in (("nearest", None), ("nearest-exact", None), ("bilinear", False), ("bilinear", True)):
-        for how in ({"scale_factor": (2, 3)}, {"size": (4, 9)}, {"scale_factor": 1.5, "recompute_scale_factor": True}):
-            module = seq(
-                nn.Linear(3, 6), nn.Unflatten(1, (1, 2, 3)), nn.Upsample(mode=mode, align_corners=corners, **how)
-            )
-            if mode == "nearest-exact" and "recompute_scale_factor" in how:
-                continue
-            check_same_as_module(from_torch(evaluation(module)), module)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")

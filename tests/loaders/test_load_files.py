@@ -135,14 +135,6 @@ def test_refusals_of_state_dicts(tmp_path, name, state, message):
     assert str(caught.value).startswith(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_lower_precision(tmp_path, dtype):
-    state = {"a.weight": torch.tensor([[1.5, -2.0]], dtype=dtype)}
-    for name in ("a.pt", "a.safetensors"):
-        net = load(saved(tmp_path / name, state), activation="relu")
-        np.testing.assert_array_equal(net.layers[0].matrix(), [[1.5, -2.0]])
-
-
 # --- activations that the file does not tell --------------------------------------------------------------------------
 
 

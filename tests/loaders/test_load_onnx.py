@@ -286,16 +286,6 @@ def test_tensors_in_a_file_next_to_the_model(tmp_path, beside):
     check_same_as_runtime(path)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_precisions(tmp_path, dtype):
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    inputs = [helper.make_tensor_value_info("x", kind, ["b", 3])]
-    outputs = [helper.make_tensor_value_info("y", kind, ["b", 4])]
-    nodes = [node("MatMul", ["x", "w"], ["y"])]
-    path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34.astype(dtype)}, inputs=inputs, outputs=outputs)
-    np.testing.assert_array_equal(load(path).layers[0].matrix(), M34.astype(dtype).T)
-
-
 def test_a_tensor_inside_the_graph_is_an_output(tmp_path):
     """Up to the logits, for example, or without a layer that is not supported."""
     nodes = [node("MatMul", ["x", "w"], ["logits"]), node("Tanh", ["logits"], ["h"]), node("Det", ["h"], ["y"])]

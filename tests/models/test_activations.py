@@ -97,12 +97,6 @@ def test_activations_of_one_base_function_are_joined(first, second, name):
     np.testing.assert_array_equal(joined.value(u), np.concatenate([both[0].value(u[:2]), both[1].value(u[2:])]))
 
 
-@pytest.mark.parametrize(("kind", "slope"), [("relu", 0.0), ("leaky_relu", 0.1), ("identity", 1.0)])
-def test_derivative_at_the_kink_is_the_lower_slope(kind, slope):
-    zero = torch.zeros(1, 1, dtype=torch.float64)
-    assert ACTIVATIONS[kind].derivative(zero, zero).item() == slope
-
-
 # --- kinks that are rounded off ---------------------------------------------------------------------------------------
 
 kinked = pytest.mark.parametrize("kind", ["relu", "leaky_relu", "prelu", "prelu_negative"])
@@ -149,11 +143,6 @@ def test_the_derivative_of_a_smoothed_kink_is_the_limit_of_differences(kind, u, 
     difference = (values_of(smoothed, u + step)[0] - values_of(smoothed, u - step)[0]) / (2 * step)
     # The second derivative jumps at the width's ends, from (1 - c) / (2 w) to 0.
     np.testing.assert_allclose(values_of(smoothed, u)[1], difference, atol=2 * step / width + 1e-8)
-
-
-@pytest.mark.parametrize("kind", ["identity", "sigmoid", "tanh", "exp", "swish_learned"])
-def test_where_there_is_no_kink_nothing_is_rounded(kind):
-    assert ACTIVATIONS[kind].smoothed(0.5) is ACTIVATIONS[kind]
 
 
 # --- inverses and preimages -------------------------------------------------------------------------------------------
@@ -235,20 +224,6 @@ def test_properties(kind, smooth, linear, convex, invertible, monotone):
     a = ACTIVATIONS[kind]
     assert (a.smooth, a.linear, a.convex) == (smooth, linear, convex)
     assert (a.invertible, a.monotone) == (invertible, monotone)
-
-
-@each
-def test_slopes_and_kinks_of_single_outputs(kind):
-    activation, u = ACTIVATIONS[kind], np.full(4, -1e-9)
-    slopes, kinks = activation.slopes(4), activation.kinks(4)
-    if activation.smooth:
-        np.testing.assert_array_equal(np.isnan(slopes), np.broadcast_to(activation.slope != 1, 4))
-        assert not kinks.any()
-    else:
-        np.testing.assert_allclose(activation.value(u), slopes * u)
-        np.testing.assert_array_equal(kinks, slopes != 1)
-    some = activation.of(np.array([2, 0]))
-    np.testing.assert_array_equal(some.slopes(2), slopes[[2, 0]])
 
 
 @pytest.mark.parametrize(

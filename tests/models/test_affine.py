@@ -61,10 +61,6 @@ def test_what_can_be_merged_is_merged(name, left):
     assert [type(step) for step in compose(name)[0].steps] == left
 
 
-def test_a_reshape_to_the_same_shape_is_dropped():
-    assert Affine.compose([Reshape((2, 3))], (2, 3)).steps == ()
-
-
 @pytest.mark.parametrize("name", ["dense", "dense_reshape_scale", "dense_on_the_last_axis", "scale_dense"])
 def test_matrices_of_dense_maps_are_dense(name):
     assert isinstance(compose(name)[0].matrix(), np.ndarray)
@@ -79,15 +75,6 @@ def test_a_wide_map_is_written_out_in_pieces():
     affine = Affine.compose([LinearOperation("aten.avg_pool2d.default", ((1, 2),))], (1, 1, 600))
     expected = sparse.kron(sparse.eye_array(300), np.full((1, 2), 0.5))
     assert abs(affine.matrix() - expected).max() == 0
-
-
-def test_float32_is_composed_and_written_out_in_float64():
-    weight, scale = torch.tensor([[1 / 3]], dtype=torch.float32), torch.tensor([3.0], dtype=torch.float32)
-    affine = Affine.compose([Dense(weight), Scale(scale, torch.zeros(1))], (1,))
-    single = affine.to(torch.float32, torch.device("cpu"))
-    assert affine.matrix().dtype == single.matrix().dtype == np.float64
-    assert affine.matrix().item() == 3 * np.float64(np.float32(1 / 3))
-    assert single.apply(torch.ones(1, 1)).dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -138,14 +138,6 @@ def test_a_network_prints_as_a_table_of_its_layers():
     assert "3x1x1 -&gt; 4x3x3" in network._repr_html_()
 
 
-def test_matrices_are_kept_and_read_only():
-    layer = NETWORKS["relu_bias"].layers[0]
-    assert layer.matrix() is layer.matrix()
-    for array in (layer.matrix(), layer.bias()):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 0
-
-
 @pytest.mark.parametrize(
     ("z", "message"),
     [

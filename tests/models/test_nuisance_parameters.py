@@ -113,9 +113,6 @@ def test_single_precision_agrees(name):
     assert single.to(torch.float64).dtype == torch.float64
 
 
-SCALES = [(np.zeros(2), np.ones(2)), (np.array([3.0, -6.0]), np.array([30.0, 0.03]))]
-
-
 # --- what is found ----------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +188,6 @@ def test_methods_that_need_layers_say_so(method):
 # --- normal parameters ------------------------------------------------------------------------------------------------
 
 TEMPLATE, SIZE = np.linspace(-1, 1, N) ** 3, 0.7
-COVARIANCE = 0.09 * (np.eye(N) + 0.5 * np.exp(-np.abs(np.subtract.outer(np.arange(N), np.arange(N))) / 3))
 
 
 def with_template(network):

@@ -28,10 +28,6 @@ def decoded(z, gain=1.0):
     return gain * DECODER(z)
 
 
-def through_another(z):
-    return decoded(z)
-
-
 class Trainer:
     def __init__(self):
         self.model = DECODER
@@ -42,30 +38,14 @@ class Trainer:
     __call__ = decode
 
 
-def closed_over(module):
-    return lambda z: module(z) * 1.0
-
-
-def in_a_list(modules):
-    return modules[0]
-
-
 LOCAL = DECODER
-PARTS = {"decoder": DECODER}
 FUNCTIONS = {
     "function": decoded,
-    "function of a function": through_another,
     "lambda": lambda z: LOCAL(z) * 1.0,
     "partial": functools.partial(decoded, gain=1.0),
     "bound method of a module": DECODER.forward,
-    "bound method of an object": Trainer().decode,
     "object that is called": Trainer(),
-    "closure": closed_over(DECODER),
     "default": lambda z, module=DECODER: module(z),
-    "default of a keyword": lambda z, *, module=DECODER: module(z),
-    "list in a closure": in_a_list([DECODER]),
-    "dictionary of the file": PARTS["decoder"],
-    "object in an object": functools.partial(lambda f, z: f(z), Trainer()),
 }
 
 
@@ -156,15 +136,6 @@ def test_a_function_that_insists_on_single_precision_is_run_so():
     net = unrelu.from_torch(single, 4)
     r = unrelu.invert(net, net(Z))
     np.testing.assert_allclose(net(r.z), net(Z), rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "shape", [(6, 1, 1), [6, 1, 1], torch.Size([6, 1, 1]), np.array([6, 1, 1]), torch.zeros(2, 6, 1, 1).shape[1:]]
-)
-def test_latent_shapes_as_they_are_printed(shape):
-    module = nn.Sequential(nn.ConvTranspose2d(6, 2, 4), nn.ReLU())
-    assert unrelu.from_torch(module, latent_shape=shape).latent_shape == (6, 1, 1)
-    assert unrelu.from_torch(DECODER, latent_shape=np.int64(4)).latent_shape == (4,)
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
