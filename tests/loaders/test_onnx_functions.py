@@ -215,6 +215,10 @@ def test_no_tensor_is_larger_than_allowed(tmp_path):
          r"'k' \(MatMul\) would take 3.0"),
         (node("Gather", ["f", "i"], ["k"]), {"f": np.ones((2, 10**4), np.float32), "i": np.zeros(10**5, np.int64)},
          r"'k' \(Gather\) would take 3.7"),
+        (node("ConstantOfShape", ["s"], ["k"]), {"s": ints(10**6, 10**6)}, r"'k' \(ConstantOfShape\) would take 3.7"),
+        (node("Resize", ["g", "", "", "s"], ["k"]), {"g": numbers(1, 1, 2), "s": ints(1, 1, 10**12)},
+         r"'k' \(Resize\) would take 7.4"),
+        (node("Reshape", ["f", "s"], ["k"]), {"f": numbers(4), "s": np.ones(10**5, np.int64)}, "takes 100,000 sizes"),
         (node("Cast", ["f"], ["k"], to=8), {"f": numbers(4)}, r"to a type \(number 8\) that is no real number"),
     ],
 )  # fmt: skip

@@ -26,9 +26,16 @@ TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: tor
          9: torch.bool, 10: torch.float16, 11: torch.float64, 12: torch.int64, 13: torch.int64,
          16: torch.bfloat16}  # fmt: skip
 
+# The most sizes or axes of an operator.
+_MOST_SIZES = 10_000
+# Modes of padding, as PyTorch calls them.
+_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+
 
 def integers(value: Any) -> list[int]:
     """Sizes or axes, which newer versions of an operator take as an input and older ones as an attribute."""
+    if len(value) > _MOST_SIZES:  # as a list, they would take five times the memory
+        raise UnsupportedModelError(f"takes {len(value):,} sizes; at most {_MOST_SIZES:,} are read")
     return [int(n) for n in (value.ravel().tolist() if isinstance(value, Tensor) else value)]
 
 
@@ -57,12 +64,12 @@ def _halves(totals: Sequence[int], auto_pad: str) -> tuple[list[int], list[int]]
     return (small, large) if auto_pad == "SAME_UPPER" else (large, small)
 
 
-def _padded(x: Tensor, begin: Sizes, end: Sizes, value: float = 0.0) -> Tensor:
+def _padded(x: Tensor, begin: Sizes, end: Sizes, value: float = 0.0, mode: str = "constant") -> Tensor:
     """``x`` with entries added before and after its last axes; negative numbers crop."""
     widths = [n for pair in reversed(list(zip(begin, end, strict=True))) for n in pair]
     while widths and not any(widths[-2:]):
         del widths[-2:]
-    return F.pad(x, widths, value=value) if widths else x
+    return F.pad(x, widths, _MODES[mode], value if mode == "constant" else None) if widths else x
 
 
 def _conv(
@@ -182,7 +189,7 @@ def _resize(
         m, factor = (value, value / n) if by_size else (math.floor(n * value), value)
         if factor == 1:
             continue
-        i = np.arange(m)
+        i = torch.arange(m).numpy()  # which is refused if it is too large
         half = (i + 0.5) / factor - 0.5
         known = {"half_pixel": half, "pytorch_half_pixel": half * (m > 1), "asymmetric": i / factor,
                  "align_corners": i * (n - 1) / max(m - 1, 1)}  # fmt: skip
@@ -262,13 +269,8 @@ def _pad(x: Tensor, pads: Any, value: Tensor | None = None, axes: Any = None, *,
     given = integers(pads)
     along = range(x.dim()) if axes is None else [a % x.dim() for a in integers(axes)]
     ends = dict(zip(along, zip(given[: len(along)], given[len(along) :], strict=True), strict=True))
-    if mode == "constant":
-        begin, end = zip(*(ends.get(a, (0, 0)) for a in range(x.dim())), strict=True)
-        return _padded(x, begin, end, 0.0 if value is None else float(value.item()))
-    for axis, widths in ends.items():
-        if any(widths):
-            x = _selected(x, axis, np.pad(np.arange(x.shape[axis]), widths, mode))  # type: ignore[call-overload]
-    return x
+    begin, end = zip(*(ends.get(a, (0, 0)) for a in range(x.dim())), strict=True)
+    return _padded(x, begin, end, 0.0 if value is None else float(value.item()), mode)
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -293,11 +295,9 @@ def _cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
 
 def cast_later(x: Tensor, *others: Any, **attributes: Any) -> Tensor:
     """A cast of what depends on the code, which stays in the precision of the code."""
-    return (
-        x
-        if x.is_floating_point() and TYPES.get(attributes.get("to", 1), torch.int64).is_floating_point
-        else _cast(x, to=attributes.get("to", 11))
-    )
+    to = attributes.get("to", 11)
+    real = x.is_floating_point() and TYPES.get(to, torch.int64).is_floating_point
+    return x if real else _cast(x, to=to)
 
 
 def _dequantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:

@@ -203,29 +203,22 @@ class GeneratorCall:
         Raises:
             OptionError: an argument has the wrong type or value.
         """
-        pick: Any = output
-        if isinstance(output, Mapping | list | tuple):
-            pairs = list(output.items()) if isinstance(output, Mapping) else [(each, each) for each in output]
-            pick = {str(name): each for name, each in pairs if not callable(name)}
-        several = isinstance(pick, dict)
-        for each in pick.values() if several else [pick]:
-            known = isinstance(each, str | int) or callable(each) or (each is None and not several)
-            if isinstance(each, bool) or not known or (several and len(pick) < len(output)):  # type: ignore[arg-type]
-                break
-        else:
-            if pick != {}:
-                return cls(pick, {name: _as_tensor(x) for name, x in _named(inputs).items()})
-        raise OptionError(
-            f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
-            "output='sample', output=0; or several as named parts, each name once, output=['mean', 'scale'] or "
-            "output={'name': function, ...}"
-        )
-
-
-def _named(inputs: Any) -> Mapping[str, Any]:
-    if inputs is None or (isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs)):
-        return inputs or {}
-    raise OptionError(f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}")
+        several = isinstance(output, Mapping | list | tuple)
+        named: Any = output if isinstance(output, Mapping) else {each: each for each in output} if several else {}  # type: ignore[union-attr]
+        picks = list(named.values()) if several else [] if output is None else [output]
+        known = all((isinstance(each, str | int) or callable(each)) and not isinstance(each, bool) for each in picks)
+        if not known or any(map(callable, named)) or (several and not 0 < len(named) == len(output)):  # type: ignore[arg-type]
+            raise OptionError(
+                f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
+                "output='sample', output=0; or several as named parts, each name once, output=['mean', 'scale'] or "
+                "output={'name': function, ...}"
+            )
+        if inputs is not None and not (isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs)):
+            raise OptionError(
+                f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
+            )
+        pick: Any = {str(name): each for name, each in named.items()} if several else output
+        return cls(pick, {name: _as_tensor(x) for name, x in (inputs or {}).items()})
 
 
 def _as_tensor(value: Any) -> Any:
