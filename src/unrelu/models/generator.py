@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from unrelu.errors import HostError, InputError, OptionError
+from unrelu.models._watched_operations import multiplications
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
@@ -203,9 +203,7 @@ class Generator(ABC):
     def work(self) -> int:
         """Number of multiplications of one forward pass, in matrix products and convolutions; counted, not timed."""
         codes = torch.zeros(1, self.latent_dim, dtype=self.dtype, device=self.device)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.forward(codes)
-        return int(counter.get_total_flops()) // 2
+        return multiplications(lambda: self.forward(codes))
 
     @property
     def too_large(self) -> str | None:

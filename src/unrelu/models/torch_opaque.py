@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from unrelu.errors import HostError, UnsupportedModelError
+from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.torch_callables import as_module, described, evaluated, frozen, outputs, replica
@@ -227,24 +226,6 @@ def longest(x: Array) -> Tensor:
     return rows[rows.norm(dim=1).argsort(descending=True)[:2]]
 
 
-class _Sizes(TorchDispatchMode):
-    """Notes the number of entries of every tensor that PyTorch makes in this thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[int] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.found += [x.numel() for x in tree_leaves(result) if isinstance(x, Tensor)]
-        return result
-
-
 def _width(module: nn.Module, z: Tensor) -> int:
     """The size of the largest tensor that the module computes, for each code.
 
@@ -252,10 +233,10 @@ def _width(module: nn.Module, z: Tensor) -> int:
     """
 
     def sizes(codes: Tensor) -> list[int]:
-        made = _Sizes()
-        with torch.no_grad(), made:
+        found: list[int] = []
+        with torch.no_grad(), Operations(lambda *_, result: found.extend(x.numel() for x in tensors(result))):
             module(codes.clone())
-        return made.found
+        return found
 
     pairs = zip(sizes(z), sizes(torch.cat([z, z])), strict=False)
     return max(((b - a) // len(z) for a, b in pairs), default=0)
