@@ -347,7 +347,8 @@ def _located(error: Exception) -> Exception:
 class _Limit(TorchDispatchMode):
     """Refuses an operator before it makes tensors that would take, with those that are kept, more than ``most`` bytes.
 
-    What it would make is found on PyTorch's meta device, where tensors have shapes but no numbers.
+    What it would make is found on PyTorch's meta device, where tensors have shapes but no numbers. PyTorch loads its
+    compiler for it, so operators that make little in any case go without.
     """
 
     def __init__(self, most: int) -> None:
@@ -362,7 +363,9 @@ class _Limit(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.overloadpacket.__name__ != "_local_scalar_dense":
+        self._kept = {ref: size for ref, size in self._kept.items() if not ref.expired()}  # type: ignore[no-untyped-call]
+        small = sum(self._kept.values()) + 8 * _most_entries((args, kwargs)) <= self.most
+        if not small and func.overloadpacket.__name__ != "_local_scalar_dense":
             self._check(func, *tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, (args, kwargs)))
         result = func(*args, **kwargs)
         self._kept |= _storages(result)
@@ -372,7 +375,6 @@ class _Limit(TorchDispatchMode):
         factory = any(argument.name == "device" for argument in func._schema.arguments)  # noqa: SLF001
         given = _storages(args)
         made = _storages(func(*args, **kwargs | ({"device": torch.device("meta")} if factory else {})))
-        self._kept = {ref: size for ref, size in self._kept.items() if not ref.expired()}  # type: ignore[no-untyped-call]
         size = sum(self._kept.values()) + sum(n for ref, n in made.items() if ref not in given)
         if size > self.most:
             raise UnsupportedModelError(
@@ -385,3 +387,14 @@ def _storages(values: Any) -> dict[StorageWeakRef, int]:
     """The bytes of the memory of tensors."""
     held = (x.untyped_storage() for x in tree_leaves(values) if isinstance(x, Tensor) and x.layout is torch.strided)
     return {StorageWeakRef(storage): storage.nbytes() for storage in held}  # type: ignore[no-untyped-call]
+
+
+def _most_entries(given: Any) -> float:
+    """A bound of the entries that an operator makes: more than the sizes of its tensors and its numbers multiplied."""
+    most = 1.0
+    for x in tree_leaves(given):
+        if isinstance(x, Tensor):
+            most *= 1 + x.numel()
+        elif isinstance(x, int | float):
+            most *= 1 + abs(x) + (1 / abs(x) if isinstance(x, float) and x else 0)
+    return most
