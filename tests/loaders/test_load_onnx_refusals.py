@@ -23,7 +23,7 @@ SCALES = np.array([1, 1, 2, 2], np.float32)
 BATCH_AXIS = "the batch axis must stay the first"
 # nodes, shape of one code, constants, message
 REFUSED = [
-    ([node("Gemm", ["w", "x"], ["y"])], [4], {"w": M}, r"node .y. \(Gemm\) cannot be computed: .*(reduction|multiplied)"),
+    ([node("Gemm", ["w", "x"], ["y"])], [4], {"w": M}, r"node .y. \(Gemm\) cannot be .*(reduction|multiplied)"),
     ([node("Gemm", ["x", "w", "c"], ["y"])], [4], {"w": M, "c": numbers(3, 4)}, BATCH_AXIS),
     ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": M * np.float32(np.nan)}, "16 of 16 entries of .* are NaN"),
     ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": M[None]}, BATCH_AXIS),
