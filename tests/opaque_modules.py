@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from unrelu.loaders import from_torch
-from unrelu.models._module_copies import frozen
 from unrelu.models.generator import Generator
+from unrelu.models.torch_callables import frozen
 
 
 class Residual(nn.Module):

@@ -260,9 +260,8 @@ def test_outputs_cut_off(limits):
 # --- what a chain is good for -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["residual", "skips"])
-def test_methods_verdicts_and_proofs_of_chains_with_values_that_pass_through(name):
-    net, z = unrelu.from_torch(made(name)[0]), codes(4, 3, seed=1)
+def test_methods_verdicts_and_proofs_of_a_chain_with_values_that_pass_through():
+    net, z = unrelu.from_torch(made("skips")[0]), codes(4, 3, seed=1)
     x = net(z)
     exact = unrelu.invert(net, x)
     assert exact.success.all()

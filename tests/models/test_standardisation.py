@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from torch import nn
@@ -13,11 +13,9 @@ from torch import nn
 import unrelu
 from tests.loaders.loader_checks import layers_reproduce
 from tests.opaque_modules import Residual, made
-from tests.support import random_network
 from unrelu.errors import ModelError
 from unrelu.loaders import from_torch
-from unrelu.models.standardisation import standardised
-from unrelu.models.standardised_generator import StandardisedGenerator
+from unrelu.models.standardisation import StandardisedGenerator, standardised
 
 RANDOM = np.random.default_rng(0)
 CODES = RANDOM.standard_normal((40, 3)) * [1e-9, 1.0, 70.0] + [2e-9, 0.3, 70.0]
@@ -105,15 +103,6 @@ def test_a_basis_is_a_pca_or_its_parts():
         assert [layer.n_out for layer in net.layers] == [6, 9, 20]
 
 
-def test_a_pipeline_with_a_pca_before_the_basis():
-    """Coefficients of coefficients: each transform takes what the one before it puts out."""
-    inner = make_pipeline(PCA(9), StandardScaler()).fit(RANDOM.standard_normal((50, 12)))
-    outer = PCA(12).fit(RANDOM.standard_normal((50, 20)))
-    net = standardised(NETWORKS["identity"], None, inner, outer)
-    wanted = outer.inverse_transform(inner.inverse_transform(NETWORKS["identity"](CODES)))
-    np.testing.assert_allclose(net(CODES), wanted, rtol=1e-9, atol=1e-9)
-
-
 def test_shapes_of_pictures_are_kept():
     torch.manual_seed(0)
     module = nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.ReLU()).double().eval()
@@ -125,22 +114,6 @@ def test_shapes_of_pictures_are_kept():
     assert net.output_shape == (3, 3, 2)
 
 
-def test_nothing_is_nothing():
-    assert standardised(NETWORKS["identity"], None, None, None) is NETWORKS["identity"]
-    scaler = FunctionTransformer().fit(CODES)
-    assert standardised(NETWORKS["identity"], scaler, None, None) is NETWORKS["identity"]
-
-
-def test_codes_in_physical_units_are_found_again():
-    network = random_network((3, 20, 60), bias=True)
-    mean, std = np.array([0.1, 0.3, 70.0]), np.array([0.05, 0.1, 5.0])
-    net = standardised(network, (mean, std), (1e4, 1e3), None)
-    z = mean + std * RANDOM.uniform(-1, 1, (4, 3))
-    found = unrelu.invert(net, net(z))
-    assert found.success.all()
-    np.testing.assert_allclose((found.z - z) / std, 0, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -148,39 +121,25 @@ def test_codes_in_physical_units_are_found_again():
             {"input_scale": (0.0, 0.0)},
             r"input_scale: std has 1 entries that are not positive, the first is std\[0\] = 0; use 1",
         ),
-        ({"input_scale": (0.0, [1.0, 2.0, -3.0])}, r"the first is std\[2\] = -3"),
         ({"output_scale": (0.0, [1.0, np.nan])}, "1 of 2 entries of output_scale: std are NaN or infinite"),
-        (
-            {"input_scale": ([1.0, 2.0], 1.0)},
-            r"input_scale does not fit <Network 3 -> 9>: .*does not fit an input of shape",
-        ),
         ({"output_scale": (0.0, np.ones(3))}, r"output_scale does not fit .*of shape \(3,\).*an input of shape \(9,\)"),
-        ({"input_scale": (1.0, "x")}, "input_scale: std='x' is text"),
         ({"input_scale": (1.0,)}, r"input_scale has 1 entries; pass a pair \(mean, std\)"),
-        ({"input_scale": 3.0}, r"input_scale: float is no pair and no StandardScaler.*; pass a pair \(mean, std\)"),
         (
             {"input_scale": StandardScaler()},
             "input_scale: StandardScaler is not fitted, clips, or is no StandardScaler",
         ),
-        ({"input_scale": MinMaxScaler(clip=True).fit(CODES)}, "MinMaxScaler is not fitted, clips, or is no"),
         (
             {"output_scale": FunctionTransformer(np.log)},
             "output_scale: FunctionTransformer is not fitted, clips, or is no",
         ),
-        ({"output_scale": TruncatedSVD().fit(OUTPUTS)}, "output_scale: TruncatedSVD is not fitted, clips, or is no"),
         (
             {"output_scale": make_pipeline(StandardScaler(), FunctionTransformer(np.log))},
             "output_scale, step 'standardscaler': StandardScaler is not fitted",
         ),
         (
-            {"output_basis": (np.ones((4, 20)), 0.0)},
-            r"output_basis does not fit .*of shape \(20, 4\) .*an input of shape \(9,\)",
-        ),
-        (
             {"output_basis": (np.ones((9, 20)), np.ones(9))},
             r"output_basis: components have shape \(9, 20\), and mean \(9,\); pass",
         ),
-        ({"output_basis": (np.ones((9, 20)),)}, r"output_basis has 1 entries; pass a pair \(components, mean\)"),
         ({"output_basis": np.ones((9, 20))}, r"output_basis: ndarray is no pair .*; pass a pair"),
     ],
 )

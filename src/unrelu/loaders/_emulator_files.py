@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from unrelu.errors import ModelFileError, OptionError
+from unrelu.loaders._pickled_arrays import readable
 from unrelu.loaders._torch_operations import float64
-from unrelu.loaders._weight_arrays import from_arrays
-from unrelu.loaders.file_checks import readable
+from unrelu.loaders._weight_arrays import check_size, from_arrays
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.standardisation import standardised
-from unrelu.runtime.file_reading import shown_size
 
 # The entries of a list, by its length; sizes, and the modes or wavelengths of the outputs, are not used.
 _LAYERS, _STANDARDISED = ("weights_", "biases_", "alphas_", "betas_"), ("parameters_mean", "parameters_std")
@@ -73,17 +72,12 @@ def emulator(held: Mapping[str, Any], max_bytes: int) -> Network | NamedGenerato
         projected = "pca_transform_matrix" in held
         named = (*_STANDARDISED, *_FEATURES, *((*_COMPONENTS, "pca_transform_matrix") if projected else ()))
         scales = {name: held[name] for name in named}
-        size = 8 * sum(part.size for part in (*weights, *biases, *alphas, *betas, *scales.values()))
     if not len(weights) == len(biases) == len(alphas) + 1 == len(betas) + 1:
         raise ModelFileError(
             f"the file holds {len(weights)} weights, {len(biases)} biases, {len(alphas)} alphas and {len(betas)} "
             "betas; every layer has a weight and a bias, and all but the last an alpha and a beta"
         )
-    if size > max_bytes:
-        raise ModelFileError(
-            f"its arrays take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pass a larger "
-            "max_bytes= (--max-bytes) if you trust the file"
-        )
+    check_size([*weights, *biases, *alphas, *betas, *map(np.asarray, scales.values())], max_bytes)
     swish = [
         Activation("swish", float64(beta, f"beta {i}").numpy(), steepness=float64(alpha, f"alpha {i}").numpy())
         for i, (alpha, beta) in enumerate(zip(alphas, betas, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from unrelu.errors import InputError, ModelError, ModelFileError, OptionError
 from unrelu.loaders._emulator_files import emulator, emulator_entries
+from unrelu.loaders._pickled_arrays import read_checkpoint, read_pickle, readable, unpickled
 from unrelu.loaders._torch_operations import float64
 from unrelu.loaders._weight_arrays import (
     Activations,
@@ -21,13 +21,11 @@ from unrelu.loaders._weight_arrays import (
     Layers,
     by_layer,
     check_layers,
+    check_size,
     chosen,
     flattened,
     from_names,
 )
-from unrelu.loaders.file_checks import readable
-from unrelu.loaders.file_checks.checkpoint import read_checkpoint
-from unrelu.loaders.file_checks.pickled_arrays import read_pickle, unpickled
 from unrelu.models.activations import Activation
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
@@ -76,24 +74,19 @@ def load(
     The suffix selects the format:
 
     - ``.onnx``: a whole graph (needs the package onnx). Tensors may be in a second file beside it, with the name of the
-      model followed by ``.data`` or ``_data``. A graph that branches becomes an
-      :class:`~unrelu.models.opaque_network.OpaqueNetwork`.
+      model followed by ``.data`` or ``_data``.
     - ``.pt``, ``.pth``, ``.bin``, ``.ckpt``: a state_dict of fully connected layers, alone or the only one in a
       checkpoint. ``.safetensors``: the same (needs the package of this name), without an order of its own.
-    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may
-      hold the name of the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a
-      network of The Payne: codes are labels in their own units, and one ``activation`` is that of all layers but the
-      last, which is linear.
-    - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with their activation,
-      standardisation, components and names of parameters; or nested dictionaries of arrays. The network puts out what
-      it was trained on, which may be logarithms: with ``output_log=10``, their powers.
-    - ``.keras``, ``.h5``, ``.pt2``: refused, with the calls that open them and pass the model on.
+    - ``.npz``: ``fc1.weight, fc1.bias, ...`` or ``W0, b0, W1, b1, ...``; an entry ``activation`` may hold the name of
+      the activation, or one for each layer. With ``w_array_0, b_array_0, ..., x_min, x_max`` it is a network of The
+      Payne, whose codes are labels in their own units, and whose last layer is linear.
+    - ``.pkl``, ``.pickle``, ``.npz``: emulators of CosmoPower, CosmoPower-JAX and speculator, with all that the file
+      holds; or nested dictionaries of arrays.
 
     Files of weights store no activations, which must be passed, no epsilon of a batch normalisation (1e-5 is used), and
     no geometry of convolutions, which are refused. A batch normalisation acts before the activation of the matrix that
-    it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers are in the
-    order of the file; those with kernels, and of ``.safetensors``, in that of their numbers: ``dense``, ``dense_1``,
-    ..., ``dense_10``. Where these do not say it, ``layers`` must.
+    it follows. A ``weight`` is (outputs, inputs), a ``kernel`` of Keras or Flax (inputs, outputs). Layers whose names
+    differ in numbers only are in the order of these, others in that of the file; where it keeps none, pass ``layers``.
 
     Args:
         path: the file.
@@ -103,17 +96,15 @@ def load(
             ``["relu", "sigmoid"]``. None takes those stored in an ``.npz``; every other file of weights needs one.
         latent_shape: shape of one latent code, for an ONNX file that leaves it open.
         max_bytes: the most bytes that the tensors may take, as stored and as float64; 1 GiB by default.
-        input_scale, output_scale, output_basis, output_log: how inputs and outputs were standardised or projected for
-            training, and the base of the logarithms that outputs are; see :func:`unrelu.from_arrays`. They come on top
-            of what the file holds.
-        output: picks one output, or several as named parts, of an ONNX graph, as in :func:`unrelu.from_torch`: names or
-            numbers. Names of tensors inside the graph are taken, too.
-        inputs: values of further inputs of an ONNX graph by name, held fixed, as in :func:`unrelu.from_torch`.
+        input_scale, output_scale, output_basis, output_log: as in :func:`unrelu.from_arrays`; on top of what the file
+            holds.
+        output, inputs: of an ONNX graph, as in :func:`unrelu.from_torch`: names or numbers of outputs, or names of
+            tensors inside the graph; values of further inputs by name.
         device: where the network and searches on it are computed, e.g. "cuda"; None is the CPU.
 
     Raises:
         ModelFileError: the file is missing, truncated, too large, not of the format of its suffix, or holds what is
-            not read: pickled objects, links, tensors that are quantized, sparse or without data, incomplete emulators.
+            not read.
         UnsupportedModelError: a layer or node cannot be part of a chain.
         ModelError: weights are not finite, layers do not chain, nothing says their order, a layer's name is unknown, or
             ``activation`` is needed.
@@ -177,10 +168,9 @@ def _path(path: object) -> Path:
         raise ModelFileError(
             f"{file} is a folder; pass the model file itself, or what a package loads of it to unrelu.from_torch"
         )
-    if suffix in _REPLACED:
-        raise ModelFileError(f"{file}: {_REPLACED[suffix].format(str(file))}")
     if suffix not in _SUFFIXES:
-        raise ModelFileError(f"{file}: unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}")
+        unknown = f"unknown suffix {suffix!r}; model files end in {', '.join(_SUFFIXES)}"
+        raise ModelFileError(f"{file}: {_REPLACED.get(suffix, '').format(str(file)) or unknown}")
     return file
 
 
@@ -211,43 +201,29 @@ def _of_weights(file: Path, layers: Layers, activation: Activations | None, max_
         _refuse(file, "an emulator, which says it", layers=layers, activation=activation)
         return emulator(held, max_bytes)
     if not isinstance(contents, Mapping):
-        length = f" of {len(contents)} entries" if isinstance(contents, list | tuple) else ""
         raise ModelFileError(
-            f"the file holds a {type(contents).__name__}{length}, no emulator that is known, no dictionary of arrays; "
-            "pass lists of arrays to unrelu.from_arrays"
+            f"the file holds a {type(contents).__name__}, no emulator that is known, no dictionary of arrays; pass "
+            "lists of arrays to unrelu.from_arrays"
         )
     flat = flattened({name: value for name, value in contents.items() if name != "activation"}, _array)
-    given = contents.get("activation", "")
-    words = isinstance(given, list) and all(isinstance(each, str) for each in given)
-    stored = np.asarray(given if words or isinstance(given, str | np.ndarray) else 0)
-    if stored.dtype.kind != "U" or stored.ndim > 1:
-        raise ModelFileError(
-            f"the entry 'activation' must be a string or a list of strings, got {stored.dtype} {stored.shape}"
-        )
+    stored = np.asarray(contents.get("activation", ()))
+    if stored.size and stored.dtype.kind != "U":
+        raise ModelFileError(f"the entry 'activation' must be a string or a list of strings, got {stored.dtype}")
     ends = [float64(flat.pop(name), name).numpy() for name in ("x_min", "x_max") if name in flat]
-    named = by_layer(flat)
-    picked = chosen(named, layers, ordered=suffix != ".safetensors")
+    picked = chosen(by_layer(flat), layers, ordered=suffix != ".safetensors")
     if not picked:
         raise ModelFileError("the file holds no weights")
-    if (size := 8 * sum(math.prod(array.shape) for held in picked.values() for array in held.values())) > max_bytes:
-        raise ModelFileError(
-            f"its layers take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pick some with "
-            "layers=, or pass a larger max_bytes= (--max-bytes) if you trust the file"
-        )
-    if activation is None and stored.any():
-        each = dict(zip(named, stored.tolist(), strict=False)) if stored.ndim and len(stored) == len(named) else {}
-        activation = [each[name] for name in picked] if each else stored.tolist()
-    call = f"unrelu.load({str(file)!r}, {'' if layers is None else f'layers={layers!r}, '}"
+    check_size([array for held in picked.values() for array in held.values()], max_bytes)
+    if activation is None and stored.size:
+        activation = stored.tolist()
     if not ends:
-        return from_names(picked, activation, call)
-    if len(ends) == 1:
-        raise ModelFileError("the file holds one of x_min and x_max; a network of The Payne needs both")
-    _refuse(file, "a network of The Payne, which says it", layers=layers)
+        return from_names(picked, activation)
+    # The Payne (Ting et al. 2019): (x - x_min) / (x_max - x_min) - 1/2
+    with readable("network of The Payne, with x_min and x_max"):
+        low, high = ends
     if isinstance(activation, str | Activation):
         activation = [activation] * (len(picked) - 1) + ["identity"]
-    # The Payne (Ting et al. 2019): (x - x_min) / (x_max - x_min) - 1/2
-    middle, width = (ends[0] + ends[1]) / 2, ends[1] - ends[0]
-    return standardised(from_names(picked, activation, call), (middle, width), None, None)
+    return standardised(from_names(picked, activation), ((low + high) / 2, high - low), None, None)
 
 
 def _array(value: object, name: str) -> Entry:
@@ -288,14 +264,9 @@ def _state_dict(held: object, picked: bool) -> Mapping[str, Tensor]:
     if len(found) == 1 or (found and picked):
         several = len(found) > 1
         return {f"{start * several}{name}": value for start, part in found.items() for name, value in part.items()}
-    keys = f"its keys are {', '.join(str(key) for key, _ in items) or 'none'}"
-    if not found:
-        raise ModelFileError(
-            f"the file holds a {type(held).__name__} and no state_dict; {keys}. Save module.state_dict(), or pass "
-            "lists of arrays to unrelu.from_arrays"
-        )
-    starts = [start for start in found if start]
+    keys = ", ".join(str(key) for key, _ in items) or "none"
     raise ModelFileError(
-        f"the file holds several state_dicts: {', '.join(start[:-1] for start in starts)} ({keys}); pick one by what "
-        f"its layers' names begin with, layers='{starts[0]}', or save it alone"
+        f"the file holds a {type(held).__name__} with {len(found)} state_dicts; its keys are {keys}. Pick one by what "
+        "its layers' names begin with, layers='decoder.', save module.state_dict() alone, or pass lists of arrays to "
+        "unrelu.from_arrays"
     )

@@ -1,6 +1,7 @@
-"""ONNX operators, written as functions of PyTorch.
+"""ONNX operators as functions of PyTorch.
 
-The same functions compute the constants of a graph, which do not depend on the code.
+The inputs of a node are the positional arguments of its function, None for one that is left out; its attributes are
+keywords. What a function does not take is not supported.
 
 Source: https://onnx.ai/onnx/operators/
 """
@@ -13,320 +14,378 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders import _onnx_layers as layers
-from unrelu.loaders._onnx_layers import Call, padded
 
-# TensorProto.DataType; types of real numbers that PyTorch computes with in double precision all count as one.
-_FLOATS = (1, 10, 11, 16)
+Sizes = Sequence[int]
+# TensorProto.DataType.
 TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64,
          9: torch.bool, 10: torch.float16, 11: torch.float64, 12: torch.int64, 13: torch.int64,
          16: torch.bfloat16}  # fmt: skip
 
-
-# --- activations and arithmetic ---------------------------------------------------------------------------------------
-
-
-def _of_inputs(function: Callable[..., Tensor]) -> Callable[[Call], Tensor]:
-    return lambda call: function(*call.all)
+# The most sizes or axes of an operator.
+_MOST_SIZES = 10_000
+# Modes of padding, as PyTorch calls them.
+_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
-def _without(function: Callable[[Call], Tensor], **defaults: Any) -> Callable[[Call], Tensor]:
-    """A function for nodes whose attributes of these names are the defaults; others compute something else."""
-
-    def read(call: Call) -> Tensor:
-        for name, default in defaults.items():
-            if (value := call.get(name, default)) != default:
-                raise UnsupportedModelError(f"has {name}={value!r}, which is not supported; export it without")
-        return function(call)
-
-    return read
+def integers(value: Any) -> list[int]:
+    """Sizes or axes, which newer versions of an operator take as an input and older ones as an attribute."""
+    if len(value) > _MOST_SIZES:  # as a list, they would take five times the memory
+        raise UnsupportedModelError(f"takes {len(value):,} sizes; at most {_MOST_SIZES:,} are read")
+    return [int(n) for n in (value.ravel().tolist() if isinstance(value, Tensor) else value)]
 
 
-def _one_by_one(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Call], Tensor]:
-    return lambda call: functools.reduce(function, call.all)
+# --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _softmax(function: Callable[[Tensor, int], Tensor]) -> Callable[[Call], Tensor]:
-    def read(call: Call) -> Tensor:
-        x = call.x
-        if call.node.opset >= 13:
-            return function(x, call.get("axis", -1))
-        axis = call.get("axis", 1) % x.dim()  # older opsets flatten all axes from this one on
-        return function(x.reshape(math.prod(x.shape[:axis]), -1), 1).reshape(x.shape)
-
-    return read
-
-
-def _div(call: Call) -> Tensor:
-    x, divisor = call.all
-    whole = isinstance(x, Tensor) and not x.is_floating_point() and not divisor.is_floating_point()
-    return torch.div(x, divisor, rounding_mode="trunc") if whole else torch.div(x, divisor)
-
-
-def _clip(call: Call) -> Tensor:
-    low, high = call.optional(1), call.optional(2)
-    low = call.get("min", None) if low is None else low
-    high = call.get("max", None) if high is None else high
-    return call.x if low is None and high is None else torch.clamp(call.x, low, high)
+def _geometry(
+    x: Tensor, kernel: Sizes, strides: Sizes | None, dilations: Sizes | None, pads: Sizes | None, auto_pad: str
+) -> tuple[Sizes, Sizes, list[int], list[int]]:
+    """Strides and dilations, and the zeros before and after each spatial axis."""
+    n = len(kernel)
+    if not 1 <= n <= 3 or x.dim() != n + 2:
+        raise UnsupportedModelError(f"has a kernel of {n} axes for elements of shape {tuple(x.shape[1:])}")
+    stride, dilation = strides or (1,) * n, dilations or (1,) * n
+    if auto_pad.startswith("SAME"):  # enough zeros for ceil(size / stride) outputs
+        axes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
+        totals = [max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0) for size, k, s, d in axes]
+        return stride, dilation, *_halves(totals, auto_pad)
+    pads = (0,) * 2 * n if pads is None or auto_pad == "VALID" else pads
+    return stride, dilation, list(pads[:n]), list(pads[n:])
 
 
-def _dropout(call: Call) -> Tensor:
-    mode = call.array(2)
-    if mode is not None and bool(np.any(mode)):
-        raise UnsupportedModelError("drops entries at random (training_mode); export the model in evaluation mode")
-    return call.x
+def _halves(totals: Sequence[int], auto_pad: str) -> tuple[list[int], list[int]]:
+    """Split each total between the begin and the end; with SAME_UPPER the end gets the larger half, else the begin."""
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return (small, large) if auto_pad == "SAME_UPPER" else (large, small)
 
 
-def _cast(call: Call) -> Tensor:
-    kind, x = call.get("to", 1), call.x
-    live = 0 in call.live
-    if kind not in (_FLOATS if live else TYPES):
-        raise UnsupportedModelError(f"converts the data to a type (number {kind}) that is not a real number")
-    if not live:
-        return x.to(TYPES[kind])
-    return x if x.is_floating_point() else x.to(torch.float64)
+def _padded(x: Tensor, begin: Sizes, end: Sizes, value: float = 0.0, mode: str = "constant") -> Tensor:
+    """``x`` with entries added before and after its last axes; negative numbers crop."""
+    widths = [n for pair in reversed(list(zip(begin, end, strict=True))) for n in pair]
+    while widths and not any(widths[-2:]):
+        del widths[-2:]
+    return F.pad(x, widths, _MODES[mode], value if mode == "constant" else None) if widths else x
 
 
-def _dequantize(call: Call) -> Tensor:
-    """(x - zero point) * scale, for all entries or for each along an axis."""
-    x, scale, zero = call.x, call.tensor(1), call.optional(2)
-    shape = [-1 if axis == call.get("axis", 1) % x.dim() else 1 for axis in range(x.dim())] if scale.dim() else []
-    return (x.to(scale.dtype) - (0 if zero is None else zero.to(scale.dtype).reshape(shape))) * scale.reshape(shape)
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, kernel_shape: Sizes = (), strides: Sizes | None = None,
+    dilations: Sizes | None = None, pads: Sizes | None = None, auto_pad: str = "NOTSET", group: int = 1,
+) -> Tensor:  # fmt: skip
+    kernel = weight.shape[2:]
+    stride, dilation, begin, end = _geometry(x, kernel, strides, dilations, pads, auto_pad)
+    zeros = [0] * len(kernel)
+    x, inside = (x, begin) if begin == end else (_padded(x, begin, end), zeros)
+    return torch.convolution(x, weight, bias, stride, inside, dilation, False, zeros, group)
 
 
-def _scaler(call: Call) -> Tensor:
-    """(x - offset) * scale, of scikit-learn's scalers."""
-    offset, scale = (torch.tensor(call.get(name, [0.0]), dtype=torch.float64) for name in ("offset", "scale"))
-    return (call.x - offset) * scale
+def _conv_transpose(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, kernel_shape: Sizes = (), strides: Sizes | None = None,
+    dilations: Sizes | None = None, pads: Sizes | None = None, auto_pad: str = "NOTSET", group: int = 1,
+    output_padding: Sizes | None = None, output_shape: Sizes | None = None,
+) -> Tensor:  # fmt: skip
+    kernel = weight.shape[2:]
+    stride, dilation, begin, end = _geometry(x, kernel, strides, dilations, pads, auto_pad)
+    zeros = [0] * len(kernel)
+    extra = output_padding or zeros
+    if output_shape or auto_pad.startswith("SAME"):
+        axes = zip(x.shape[2:], kernel, stride, dilation, extra, strict=True)
+        full = [s * (n - 1) + d * (k - 1) + 1 + e for n, k, s, d, e in axes]
+        wanted = output_shape or [s * n for n, s in zip(x.shape[2:], stride, strict=True)]
+        cut = [a - b for a, b in zip(full, wanted[-len(full) :], strict=True)]
+        if min(cut) < 0:
+            raise UnsupportedModelError(f"stretches {full} entries to {wanted}; give pads and output_padding instead")
+        begin, end = _halves(cut, auto_pad)
+    inside = begin if begin == end else zeros
+    whole = torch.convolution(x, weight, bias, stride, inside, dilation, True, extra, group)
+    return whole if begin == end else _padded(whole, [-n for n in begin], [-n for n in end])
 
 
-def _reduced(function: Callable[..., Tensor]) -> Callable[[Call], Tensor]:
-    def read(call: Call) -> Tensor:
-        axes = call.integers(1, "axes")
-        if axes is None and call.get("noop_with_empty_axes", 0):
-            return call.x
-        return function(call.x, tuple(axes or range(call.x.dim())), keepdim=bool(call.get("keepdims", 1)))
+def _average_pool(
+    x: Tensor, *, kernel_shape: Sizes, strides: Sizes | None = None, pads: Sizes | None = None,
+    auto_pad: str = "NOTSET", ceil_mode: int = 0, count_include_pad: int = 0,
+) -> Tensor:  # fmt: skip
+    stride, _, begin, end = _geometry(x, kernel_shape, strides, None, pads, auto_pad)
+    function: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel_shape) - 1]
+    if begin == end:
+        return function(x, kernel_shape, stride, begin, bool(ceil_mode), bool(count_include_pad))  # type: ignore[no-any-return]
+    if ceil_mode:
+        raise UnsupportedModelError("averages with ceil_mode and different pads at both ends, which is not supported")
+    means: Tensor = function(_padded(x, begin, end), kernel_shape, stride)
+    ones = torch.ones(1, 1, *x.shape[2:], dtype=x.dtype)
+    return means if count_include_pad else means / function(_padded(ones, begin, end), kernel_shape, stride)
 
-    return read
+
+def _max_pool(
+    x: Tensor, *, kernel_shape: Sizes, strides: Sizes | None = None, dilations: Sizes | None = None,
+    pads: Sizes | None = None, auto_pad: str = "NOTSET",
+) -> Tensor:  # fmt: skip
+    stride, dilation, begin, end = _geometry(x, kernel_shape, strides, dilations, pads, auto_pad)
+    function: Any = (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d)[len(kernel_shape) - 1]
+    return function(_padded(x, begin, end, -math.inf), kernel_shape, stride, 0, dilation)  # type: ignore[no-any-return]
 
 
-def _norm(p: int) -> Callable[..., Tensor]:
-    return lambda x, axes, keepdim: torch.linalg.vector_norm(x, p, axes, keepdim)
+def _gemm(
+    a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0,
+    transB: int = 0,
+) -> Tensor:  # fmt: skip
+    product = F.linear(a.mT if transA else a, alpha * (b if transB else b.mT))
+    return product if c is None else product + beta * c
 
 
-def _product(x: Tensor, axes: Sequence[int], keepdim: bool) -> Tensor:
-    for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
-        x = x.prod(axis, keepdim)
+def _batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, epsilon: float = 1e-5,
+    momentum: float = 0.9,
+) -> Tensor:  # fmt: skip
+    return F.batch_norm(x, mean, variance, weight, bias, eps=epsilon)
+
+
+def _group_norm(
+    x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int | None = None, epsilon: float = 1e-5
+) -> Tensor:
+    # Opset 18 has a scale for each group.
+    scale, bias = (v.repeat_interleave(x.shape[1] // v.shape[0]) for v in (scale, bias))
+    return F.group_norm(x, num_groups or x.shape[1], scale, bias, epsilon)
+
+
+def _layer_norm(
+    x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5
+) -> Tensor:
+    normal = F.layer_norm(x, x.shape[axis:], eps=epsilon) * scale
+    return normal if bias is None else normal + bias
+
+
+def _depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    n, c, h, w = x.shape
+    if mode == "DCR":  # PyTorch has the channels first
+        x = x.reshape(n, blocksize**2, -1, h, w).transpose(1, 2).reshape(n, c, h, w)
+    return F.pixel_shuffle(x, blocksize)
+
+
+_ROUNDED: dict[str, Callable[[Any], Any]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda x: np.ceil(x - 0.5),
+    "round_prefer_ceil": lambda x: np.floor(x + 0.5),
+}
+
+
+def _resize(
+    x: Tensor, roi: Any = None, scales: Tensor | None = None, sizes: Tensor | None = None, *, mode: str = "nearest",
+    coordinate_transformation_mode: str = "half_pixel", nearest_mode: str = "round_prefer_floor",
+    axes: Sizes | None = None, cubic_coeff_a: float = 0.0, extrapolation_value: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """Resample by scales or to sizes, axis by axis. Output i reads its input at a position x(i)."""
+    by_size = scales is None or not scales.numel()
+    given = sizes if by_size else scales
+    if given is None or mode not in ("nearest", "linear"):
+        raise UnsupportedModelError(f"resizes with mode={mode!r}; supported are nearest and linear")
+    for axis, value in zip(axes or range(x.dim()), given.tolist(), strict=True):
+        n = x.shape[axis]
+        m, factor = (value, value / n) if by_size else (math.floor(n * value), value)
+        if factor == 1:
+            continue
+        i = torch.arange(m).numpy()  # which is refused if it is too large
+        half = (i + 0.5) / factor - 0.5
+        known = {"half_pixel": half, "pytorch_half_pixel": half * (m > 1), "asymmetric": i / factor,
+                 "align_corners": i * (n - 1) / max(m - 1, 1)}  # fmt: skip
+        if coordinate_transformation_mode not in known:
+            raise UnsupportedModelError(
+                f"resizes with coordinate_transformation_mode={coordinate_transformation_mode!r}; supported are "
+                f"{', '.join(known)}"
+            )
+        # Factors are stored in single precision: a position between two entries may be off by a rounding error.
+        at = np.round(known[coordinate_transformation_mode], 6 if mode == "nearest" else 15)
+        if mode == "nearest":
+            x = x.index_select(axis, torch.from_numpy(_ROUNDED[nearest_mode](at).clip(0, n - 1)).long())
+            continue
+        low = np.floor(at.clip(0, n - 1)).astype(int)
+        above = torch.from_numpy(at.clip(0, n - 1) - low).to(x.dtype)
+        weights = torch.zeros(n, m, dtype=x.dtype)
+        weights[low, i] = 1 - above
+        weights[np.minimum(low + 1, n - 1), i] += above
+        x = (x.movedim(axis, -1) @ weights).movedim(-1, axis)
     return x
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 
-def _reshape(call: Call) -> Tensor:
-    given, x = call.integers(1, "shape") or [], call.x
-    copied = not call.get("allowzero", 0)
-    if call.node.last and given == [-1, 1]:
-        return x.reshape(x.shape[0], -1)  # skl2onnx puts the outputs of all codes one below the other
-    return x.reshape([x.shape[i] if n == 0 and copied else n for i, n in enumerate(given)])
+def _reshape(x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
+    return x.reshape([x.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(integers(shape))])
 
 
-def _flatten(call: Call) -> Tensor:
-    x, axis = call.x, call.get("axis", 1)
+def _flatten(x: Tensor, *, axis: int = 1) -> Tensor:
     axis += x.dim() * (axis < 0)
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-def _squeeze(call: Call) -> Tensor:
-    axes = call.integers(1, "axes")
-    return call.x.squeeze() if axes is None else call.x.squeeze(tuple(axes))
-
-
-def _unsqueeze(call: Call) -> Tensor:
-    x, axes = call.x, call.integers(1, "axes") or []
-    for axis in sorted(a % (x.dim() + len(axes)) for a in axes):
+def _unsqueeze(x: Tensor, axes: Any) -> Tensor:
+    given = integers(axes)
+    for axis in sorted(a % (x.dim() + len(given)) for a in given):
         x = x.unsqueeze(axis)
     return x
 
 
-def _expand(call: Call) -> Tensor:
-    shape = tuple(call.integers(1, "shape") or ())
-    return call.x.expand(np.broadcast_shapes(tuple(call.x.shape), shape))
-
-
-def _split(call: Call) -> tuple[Tensor, ...]:
-    axis, sizes = call.get("axis", 0), call.integers(1, "split")
-    if sizes is None:
-        sizes = -(-call.x.shape[axis] // call.get("num_outputs", len(call.node.outputs)))
-    parts: tuple[Tensor, ...] = torch.split(call.x, sizes, axis)
+def _split(x: Tensor, split: Any = None, *, axis: int = 0, num_outputs: int = 0) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = torch.split(
+        x, -(-x.shape[axis] // num_outputs) if split is None else integers(split), axis
+    )
     return parts
 
 
-def _selected(x: Tensor, axis: int, index: npt.NDArray[Any]) -> Tensor:
-    return x.index_select(axis, torch.as_tensor(index % max(1, x.shape[axis])))
+def _selected(x: Tensor, axis: int, index: Any) -> Tensor:
+    return x.index_select(axis, torch.as_tensor(index) % max(1, x.shape[axis]))
 
 
-def _slice(call: Call) -> Tensor:
-    x, starts, ends = call.x, call.integers(1, "starts") or [], call.integers(2, "ends") or []
-    axes, steps = call.integers(3, "axes") or range(len(starts)), call.integers(4, "steps") or [1] * len(starts)
-    index = [slice(None)] * x.dim()
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+def _slice(x: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Tensor:
+    begin, end = integers(starts), integers(ends)
+    along = range(len(begin)) if axes is None else integers(axes)
+    for axis, b, e, step in zip(along, begin, end, [1] * len(begin) if steps is None else integers(steps), strict=True):
         if step > 0:
-            index[axis] = slice(start, end, step)
+            index = [slice(None)] * x.dim()
+            index[axis] = slice(b, e, step)
+            x = x[tuple(index)]
         else:
-            x = _selected(x, axis, np.arange(x.shape[axis])[slice(start, end, step)])
-    return x[tuple(index)]
+            x = _selected(x, axis, np.arange(x.shape[axis])[b:e:step].copy())
+    return x
 
 
-def _gather(call: Call) -> Tensor:
-    x, index = call.x, call.array(1)
-    if index is None:
-        raise UnsupportedModelError("lacks its indices")
-    axis = call.get("axis", 0) % x.dim()
-    return _selected(x, axis, index.ravel()).reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
+def _gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
+    axis %= x.dim()
+    return _selected(x, axis, index.reshape(-1)).reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
 
-def _gather_nd(call: Call) -> Tensor:
-    x, index = call.x, call.array(1)
-    if index is None or call.get("batch_dims", 0):
-        raise UnsupportedModelError("gathers within each of a batch (batch_dims), which is not supported")
-    places = np.moveaxis(index, -1, 0) % np.array(x.shape[: index.shape[-1]]).reshape(-1, *[1] * (index.ndim - 1))
-    return x[tuple(torch.tensor(axis) for axis in places)]
-
-
-def _wrapped(call: Call) -> Tensor:
+def _wrapped(index: Tensor, x: Tensor, axis: int) -> Tensor:
     """Indices along an axis, of which negative ones count from its end."""
-    return torch.remainder(call.tensor(1), max(1, call.x.shape[call.get("axis", 0)]))
+    return torch.remainder(index, max(1, x.shape[axis]))
 
 
-def _pad(call: Call) -> Tensor:
-    x, given = call.x, call.integers(1, "pads") or []
-    axes = [a % x.dim() for a in call.integers(3, "axes") or range(x.dim())]
-    mode = call.get("mode", "constant")
-    ends = dict(zip(axes, zip(given[: len(axes)], given[len(axes) :], strict=True), strict=True))
-    if mode != "constant":
-        for axis, (b, e) in ends.items():
-            if b or e:
-                x = _selected(x, axis, np.pad(np.arange(x.shape[axis]), (b, e), mode))
-        return x
-    value = call.array(2, "value")
+def _pad(x: Tensor, pads: Any, value: Tensor | None = None, axes: Any = None, *, mode: str = "constant") -> Tensor:
+    given = integers(pads)
+    along = range(x.dim()) if axes is None else [a % x.dim() for a in integers(axes)]
+    ends = dict(zip(along, zip(given[: len(along)], given[len(along) :], strict=True), strict=True))
     begin, end = zip(*(ends.get(a, (0, 0)) for a in range(x.dim())), strict=True)
-    return padded(x, begin, end, 0.0 if value is None else float(value.item()))
+    return _padded(x, begin, end, 0.0 if value is None else float(value.item()), mode)
 
 
-def _shape(call: Call) -> Tensor:
-    return torch.tensor(call.x.shape[call.get("start", 0) : call.get("end", None)], dtype=torch.int64)
+# --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
-def _filled(call: Call) -> Tensor:
-    value = call.get("value", None)
-    fill, kind = (0.0, torch.float32) if value is None else (value.item(), value.dtype)
-    return torch.full(call.integers(0, "") or [], fill, dtype=kind)
+def _div(x: Tensor, divisor: Tensor) -> Tensor:
+    whole = not x.is_floating_point() and not divisor.is_floating_point()
+    return torch.div(x, divisor, rounding_mode="trunc" if whole else None)
 
 
-def _constant(call: Call) -> Tensor:
-    (value,) = call.node.attributes.values()
-    return torch.as_tensor(value)
+def _dropout(x: Tensor, ratio: Any = None, training_mode: Tensor | None = None, *, seed: int = 0) -> Tensor:
+    if training_mode is not None and bool(training_mode):
+        raise UnsupportedModelError("drops entries at random (training_mode); export the model in evaluation mode")
+    return x
 
 
-def _triangle(call: Call) -> Tensor:
-    diagonal = call.array(1)
-    return (torch.triu if call.get("upper", 1) else torch.tril)(call.x, 0 if diagonal is None else int(diagonal))
+def _cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:
+    if to not in TYPES:
+        raise UnsupportedModelError(f"converts to a type (number {to}) that is no real number")
+    return x.to(TYPES[to])
 
 
-# Operators that call one function with all their inputs.
-_PLAIN: dict[str, Any] = {
+def cast_later(x: Tensor, *others: Any, **attributes: Any) -> Tensor:
+    """A cast of what depends on the code, which stays in the precision of the code."""
+    to = attributes.get("to", 11)
+    real = x.is_floating_point() and TYPES.get(to, torch.int64).is_floating_point
+    return x if real else _cast(x, to=to)
+
+
+def _dequantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
+    """(x - zero point) * scale, for all entries or for each along an axis."""
+    shape = [-1 if i == axis % x.dim() else 1 for i in range(x.dim())] if scale.dim() else []
+    return (x.to(scale.dtype) - (0 if zero is None else zero.to(scale.dtype).reshape(shape))) * scale.reshape(shape)
+
+
+def _scaler(x: Tensor, *, offset: Sequence[float], scale: Sequence[float]) -> Tensor:
+    return (x - torch.tensor(offset, dtype=torch.float64)) * torch.tensor(scale, dtype=torch.float64)
+
+
+def _reduced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def reduce(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+        along = [] if axes is None else integers(axes)
+        if not along and noop_with_empty_axes:
+            return x
+        return function(x, tuple(along or range(x.dim())), keepdim=bool(keepdims))
+
+    return reduce
+
+
+def _one_by_one(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda *inputs: functools.reduce(function, inputs)
+
+
+def _constant(**value: Any) -> Tensor:
+    return torch.as_tensor(*value.values())
+
+
+def _filled(shape: Tensor, *, value: Tensor | None = None) -> Tensor:
+    fill, kind = (0.0, None) if value is None else (value.item(), value.dtype)
+    return torch.full(integers(shape), fill, dtype=kind)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs, "Add": torch.add, "And": torch.logical_and, "Ceil": torch.ceil, "Cos": torch.cos,
     "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Greater": torch.gt,
-    "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Less": torch.lt,
-    "LessOrEqual": torch.le, "Log": torch.log, "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul,
-    "Neg": torch.neg, "Not": torch.logical_not, "Or": torch.logical_or, "Pow": torch.pow,
-    "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round, "Selu": F.selu, "Sigmoid": torch.sigmoid,
-    "Sign": torch.sign, "Sin": torch.sin, "Softplus": F.softplus, "Softsign": F.softsign, "Sqrt": torch.sqrt,
-    "Sub": torch.sub, "Tanh": torch.tanh, "Xor": torch.logical_xor,
-}  # fmt: skip
-
-FUNCTIONS: dict[str, Callable[[Call], Tensor | tuple[Tensor, ...]]] = {
-    **{name: _of_inputs(function) for name, function in _PLAIN.items()},
-    "AveragePool": layers.average_pool,
-    "BatchNormalization": layers.batch_norm,
-    "Cast": _cast,
-    "CastLike": lambda call: call.x.to(call.tensor(1).dtype),
-    "Celu": lambda call: F.celu(call.x, call.get("alpha", 1.0)),
-    "Clip": _clip,
-    "Concat": lambda call: torch.cat(call.all, call.get("axis", 1)),
-    "Constant": _constant,
-    "ConstantOfShape": _filled,
-    "Conv": layers.conv,
-    "ConvTranspose": layers.conv_transpose,
-    "CumSum": _without(lambda call: torch.cumsum(call.x, (call.integers(1, "") or [0])[0]), exclusive=0, reverse=0),
-    "DepthToSpace": layers.depth_to_space,
-    "DequantizeLinear": _without(_dequantize, block_size=0),
-    "Div": _div,
-    "Dropout": _dropout,
-    "Einsum": lambda call: torch.einsum(call.get("equation", ""), *call.all),
-    "Elu": lambda call: F.elu(call.x, call.get("alpha", 1.0)),
-    "Expand": _expand,
-    "Flatten": _flatten,
-    "Gather": _gather,
-    "GatherElements": lambda call: torch.gather(call.x, call.get("axis", 0), _wrapped(call)),
-    "GatherND": _gather_nd,
-    "Gelu": lambda call: F.gelu(call.x, approximate=call.get("approximate", "none")),
-    "Gemm": layers.gemm,
-    "GlobalAveragePool": layers.global_pool,
-    "GlobalMaxPool": lambda call: call.x.amax(tuple(range(2, call.x.dim())), keepdim=True),
-    "GroupNormalization": layers.group_norm,
-    "HardSigmoid": lambda call: torch.clamp(call.get("alpha", 0.2) * call.x + call.get("beta", 0.5), 0.0, 1.0),
-    "Identity": lambda call: call.x,
-    "InstanceNormalization": lambda call: layers.group_norm(call, call.x.shape[1]),
-    "LayerNormalization": layers.layer_norm,
-    "LeakyRelu": lambda call: F.leaky_relu(call.x, call.get("alpha", 0.01)),
-    "LogSoftmax": _softmax(torch.log_softmax),
-    "LpNormalization": lambda call: F.normalize(call.x, call.get("p", 2), call.get("axis", -1)),
+    "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish, "Less": torch.lt, "LessOrEqual": torch.le, "Log": torch.log,
+    "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul, "Neg": torch.neg, "Not": torch.logical_not,
+    "Or": torch.logical_or, "Pow": torch.pow, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round,
+    "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin, "Softplus": F.softplus, "Softsign": F.softsign,
+    "Sqrt": torch.sqrt, "Sub": torch.sub, "Tanh": torch.tanh, "Xor": torch.logical_xor,
+    "PRelu": torch._prelu_kernel,  # noqa: SLF001 -- the one whose slopes may have any shape
+    "AveragePool": _average_pool, "BatchNormalization": _batch_norm, "Cast": _cast, "Constant": _constant,
+    "ConstantOfShape": _filled, "Conv": _conv, "ConvTranspose": _conv_transpose, "DepthToSpace": _depth_to_space,
+    "DequantizeLinear": _dequantize, "Div": _div, "Dropout": _dropout, "Flatten": _flatten, "Gather": _gather,
+    "Gemm": _gemm, "GroupNormalization": _group_norm, "InstanceNormalization": _group_norm,
+    "LayerNormalization": _layer_norm, "MaxPool": _max_pool, "Pad": _pad, "Reshape": _reshape, "Resize": _resize,
+    "Scaler": _scaler, "Slice": _slice, "Split": _split, "Unsqueeze": _unsqueeze,
+    "CastLike": lambda x, like: x.to(like.dtype),
+    "Celu": lambda x, alpha=1.0: F.celu(x, alpha),
+    "Clip": lambda x, low=None, high=None: x if low is None and high is None else torch.clamp(x, low, high),
+    "Concat": lambda *inputs, axis: torch.cat(inputs, axis),
+    "CumSum": lambda x, axis: torch.cumsum(x, int(axis)),
+    "Einsum": lambda *inputs, equation: torch.einsum(equation, *inputs),
+    "Elu": lambda x, alpha=1.0: F.elu(x, alpha),
+    "Expand": lambda x, shape: x.expand(np.broadcast_shapes(tuple(x.shape), tuple(integers(shape)))),
+    "GatherElements": lambda x, index, axis=0: torch.gather(x, axis, _wrapped(index, x, axis)),
+    "GatherND": lambda x, index: x[tuple(index.unbind(-1))],
+    "Gelu": lambda x, approximate="none": F.gelu(x, approximate=approximate),
+    "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.dim())), keepdim=True),
+    "HardSigmoid": lambda x, alpha=0.2, beta=0.5: torch.clamp(alpha * x + beta, 0.0, 1.0),
+    "Identity": lambda x: x,
+    "LeakyRelu": lambda x, alpha=0.01: F.leaky_relu(x, alpha),
+    "LogSoftmax": lambda x, axis=-1: torch.log_softmax(x, axis),
     "Max": _one_by_one(torch.maximum),
-    "MaxPool": layers.max_pool,
-    "Mean": lambda call: sum(call.all[1:], call.x) / len(call.inputs),
+    "Mean": lambda *inputs: sum(inputs[1:], inputs[0]) / len(inputs),
     "Min": _one_by_one(torch.minimum),
-    "Mod": lambda call: (torch.fmod if call.get("fmod", 0) else torch.remainder)(call.x, call.tensor(1)),
-    "NonZero": lambda call: torch.nonzero(call.x).T,
-    "PRelu": lambda call: torch._prelu_kernel(*call.all),  # noqa: SLF001 -- the one whose slopes may have any shape
-    "Pad": _pad,
-    "Range": lambda call: torch.arange(*(call.tensor(i).item() for i in range(3))),
-    "ReduceL1": _reduced(_norm(1)),
-    "ReduceL2": _reduced(_norm(2)),
+    "Mod": lambda x, n, fmod=0: (torch.fmod if fmod else torch.remainder)(x, n),
+    "Range": lambda start, end, step: torch.arange(start.item(), end.item(), step.item()),
+    "ReduceL2": _reduced(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
     "ReduceMax": _reduced(torch.amax),
     "ReduceMean": _reduced(torch.mean),
     "ReduceMin": _reduced(torch.amin),
-    "ReduceProd": _reduced(_product),
     "ReduceSum": _reduced(torch.sum),
     "ReduceSumSquare": _reduced(lambda x, axes, keepdim: x.square().sum(axes, keepdim)),
-    "Reshape": _reshape,
-    "Resize": layers.resize,
-    "Scaler": _scaler,
-    "Slice": _slice,
-    "Softmax": _softmax(torch.softmax),
-    "ScatterElements": _without(
-        lambda call: torch.scatter(call.x, call.get("axis", 0), _wrapped(call), call.tensor(2)), reduction="none"
-    ),
-    "ScatterND": _without(lambda call: call.x.index_put(call.tensor(1).unbind(-1), call.tensor(2)), reduction="none"),
-    "Shape": _shape,
-    "Size": lambda call: torch.tensor(math.prod(call.x.shape)),
-    "SpaceToDepth": layers.space_to_depth,
-    "Split": _split,
-    "Squeeze": _squeeze,
+    "ScatterElements": lambda x, i, new, axis=0: torch.scatter(x, axis, _wrapped(i, x, axis), new),
+    "ScatterND": lambda x, index, new: x.index_put(index.unbind(-1), new),
+    "Selu": F.selu,
+    "Shape": lambda x, start=0, end=None: torch.tensor(x.shape[start:end]),
+    "Size": lambda x: torch.tensor(x.numel()),
+    "Softmax": lambda x, axis=-1: torch.softmax(x, axis),
+    "Squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(integers(axes))),
     "Sum": _one_by_one(torch.add),
-    "Swish": lambda call: call.x * torch.sigmoid(call.get("alpha", 1.0) * call.x),
-    "ThresholdedRelu": lambda call: torch.where(call.x > call.get("alpha", 1.0), call.x, 0.0),
-    "Tile": lambda call: call.x.repeat(tuple(call.integers(1, "repeats") or ())),
-    "Transpose": lambda call: call.x.permute(tuple(call.get("perm", range(call.x.dim())[::-1]))),
-    "Trilu": _triangle,
-    "Unsqueeze": _unsqueeze,
-    "Upsample": layers.resize,
-    "Where": lambda call: torch.where(call.x.bool(), call.tensor(1), call.tensor(2)),
-}
+    "Swish": lambda x, alpha=1.0: x * torch.sigmoid(alpha * x),
+    "Tile": lambda x, repeats: x.repeat(tuple(integers(repeats))),
+    "Transpose": lambda x, perm=None: x.permute(tuple(perm or range(x.dim())[::-1])),
+    "Trilu": lambda x, k=None, upper=1: (torch.triu if upper else torch.tril)(x, 0 if k is None else int(k)),
+    "Where": lambda which, x, other: torch.where(which.bool(), x, other),
+}  # fmt: skip

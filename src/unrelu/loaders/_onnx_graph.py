@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
-from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
-from unrelu.loaders import _onnx_layers as layers
+from unrelu.errors import InputError, ModelError, ModelFileError, OptionError, UnreluError, UnsupportedModelError
 from unrelu.loaders._chain_reader import code_shape
-from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES
-from unrelu.loaders._onnx_layers import Call, GraphNode
+from unrelu.loaders._onnx_functions import FUNCTIONS, TYPES, cast_later
+from unrelu.loaders._pickled_arrays import readable
 from unrelu.loaders._recording import at_place
 from unrelu.loaders._torch_graph import BATCH, FixedBatchModule, network_of
 from unrelu.models.affine import Shape
@@ -24,28 +24,21 @@ from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import Pick, concatenated
-from unrelu.runtime.file_reading import shown_size
+from unrelu.runtime.file_reading import opened, read_bytes, shown_size
 
 try:
     import onnx
-    import onnx.helper
+    import onnx.checker
     import onnx.numpy_helper
-
-    from unrelu.loaders.file_checks.onnx_file import read_model
 except ImportError:
     raise ModelFileError("reading .onnx needs a package: pip install onnx") from None
 
-
-# Before opset 7, arithmetic broadcast by an attribute and batch normalisation had a test mode.
-_OLDEST = 7
-# Operators that draw random numbers.
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-# Operators whose time, on constants, the size of their output does not bound; and how many multiplications of a matrix
-# product take as long as writing one number.
-_LONG = {"AveragePool", "Conv", "ConvTranspose", "Einsum", "MaxPool", "Resize", "Upsample"}
-_PRODUCTS = 50
-# Operators whose outputs depend on the shape of their input alone.
-_SHAPES = ("Shape", "Size")
+# In older opsets, operators have other arguments.
+_OLDEST = 13
+# The most nodes of a model; chains of layers have hundreds.
+_NODES = 20_000
+# The most bytes of a model that protobuf serialises.
+_LARGEST_CHECKED = 2**31 - 1
 
 
 def from_onnx(
@@ -65,280 +58,143 @@ def from_onnx(
         ModelFileError: the file is truncated, not a valid ONNX model, or would take more than ``max_bytes``.
         UnsupportedModelError: a node is unknown, or the graph is not a differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
-
-    Source: https://onnx.ai/onnx/operators/
     """
-    graph = _Graph(read_model(file, max_bytes), output, inputs)
-    shape, batch = _input_shape(graph.input, latent_shape)
+    graph = read_model(file, max_bytes).graph
+    constants = {tensor.name: _tensor(tensor) for tensor in graph.initializer}
+    free = {value.name: value for value in graph.input if value.name not in constants}
+    if unknown := [name for name in inputs if name not in free]:
+        raise OptionError(f"inputs={unknown[0]!r} is no input of the graph; these are {', '.join(free)}")
+    held = {name: (free.pop(name), value) for name, value in inputs.items()}
+    if len(free) != 1:
+        raise UnsupportedModelError(
+            f"the graph has {len(free)} inputs ({', '.join(free) or 'none'}); a generator has one, the code: pass "
+            "values of the others, inputs={'name': value}"
+        )
+    (code,) = free.values()
+    shape, batch = _input_shape(code, latent_shape)
     batch = 1 if batch is None and inputs else batch  # values of further inputs are those of one code
-    module = OnnxModule(graph, shape, max_bytes, batch or 1)
-    given = torch.zeros(batch or BATCH, *shape, dtype=torch.float64)
-    with torch.no_grad():
+    chosen = _chosen(graph, output)
+    with torch.no_grad(), _Limit(max_bytes):
         try:
-            ends = module.ends(given, named=True)
-        except UnsupportedModelError:
-            raise
-        except ModelError as error:
+            constants |= {name: _row(value, given, batch or 1) for name, (value, given) in held.items()}
+            module = OnnxModule(graph, code.name, constants, chosen)
+            ends = module.ends(torch.zeros(batch or BATCH, *shape, dtype=torch.float64))
+        except (UnreluError, NotImplementedError) as error:
+            raise _located(error) from error
+        except Exception as error:
             try:  # some graphs have shapes that fit one code only, although they leave the batch size open
-                ends, batch = module.ends(given[:1], named=True), 1
-            except ModelError:
-                raise error from None
+                ends, batch = module.ends(torch.zeros(1, *shape, dtype=torch.float64)), 1
+            except Exception:
+                raise _located(error) from error
     network = network_of(module if batch is None else FixedBatchModule(module, batch), shape)
     if not isinstance(output, Mapping):
         return network
     return network.with_parts({part: tuple(end.shape[1:]) for part, end in ends.items()})
 
 
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_model(file: Path, max_bytes: int) -> onnx.ModelProto:
+    """Return the model in a file, checked.
+
+    Tensors may be in a second file only if that is called ``NAME.data`` or ``NAME_data``, where NAME is the model's
+    file name, as PyTorch and Hugging Face write it. With any other name, the author of the model could have a file
+    read that is not theirs.
+
+    Raises:
+        ModelFileError: the file is truncated or not a valid ONNX model, or refers to another file or a link.
+        InputError: the file, or its tensors, have more than ``max_bytes``.
+        UnsupportedModelError: it has too many nodes, functions, sparse weights or an old opset.
+    """
+    content = read_bytes(file, max_bytes)
+    with readable("valid ONNX model"):
+        model = onnx.load_model_from_string(content)
+        outside = [tensor for tensor in _tensors(model) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        left = max_bytes
+        for tensor in outside:
+            left -= _embed(tensor, file, left)
+        if outside:
+            content = model.SerializeToString() if model.ByteSize() <= _LARGEST_CHECKED else b""
+        if 0 < len(content) <= _LARGEST_CHECKED:
+            onnx.checker.check_model(content)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    call = f"onnx.load({file.name!r})"
+    for found, what, remedy in (
+        (opset < _OLDEST, f"opset {opset}", f"onnx.version_converter.convert_version({call}, 17)"),
+        (len(model.functions), "functions", f"onnx.inliner.inline_local_functions({call})"),
+        (len(model.graph.sparse_initializer), "sparse weights", "a graph with dense ones"),
+        (len(model.graph.node) > _NODES, f"{len(model.graph.node):,} nodes", f"a graph of at most {_NODES:,}"),
+    ):
+        if found:
+            raise UnsupportedModelError(f"it has {what}, which are not read; save {remedy}")
+    return model
+
+
+def _embed(tensor: onnx.TensorProto, file: Path, left: int) -> int:
+    """Move a tensor from the second file into the model; return its bytes, which are at most ``left``."""
+    stated = {entry.key: entry.value for entry in tensor.external_data}
+    location = stated.get("location", "")
+    beside = file.parent / location
+    if location not in (f"{file.name}.data", f"{file.name}_data") or beside.is_symlink():
+        raise ModelFileError(
+            f"tensor {tensor.name!r} is in another file, {location!r}; the only one that is read is {file.name}.data, "
+            f"which is no link: write all into one file, onnx.save(onnx.load('{file.name}'), 'one.onnx')"
+        )
+    with opened(beside) as (stream, size):
+        offset, length = (int(stated.get(name, default)[:18]) for name, default in (("offset", "0"), ("length", "0")))
+        length = length if "length" in stated else size - offset
+        if min(offset, length) < 0 or offset + length > size:
+            raise ModelFileError(f"tensor {tensor.name!r} is beyond the end of {location}, which has {size:,} bytes")
+        if length > left:
+            raise InputError(
+                f"its tensors take more than the largest size that is read, by {shown_size(length - left)}; pass a "
+                "larger max_bytes= (--max-bytes) if you trust the file"
+            )
+        stream.seek(offset)
+        tensor.raw_data = stream.read(length)
+    tensor.ClearField("external_data")
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    return length
+
+
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Yield all tensors in a message, at any depth: of the graph, its subgraphs, nodes and functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(part)
+
+
+def _tensor(tensor: onnx.TensorProto) -> Tensor:
+    with readable(f"tensor {tensor.name!r}"):
+        array = np.array(onnx.numpy_helper.to_array(tensor))
+        if array.dtype.kind not in "biuf":  # bfloat16, and numbers of fewer bits
+            array = array.astype(np.float32)
+        return torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
+
+
+# --- inputs and outputs -----------------------------------------------------------------------------------------------
+
+
 def _input_shape(value: onnx.ValueInfoProto, latent_shape: int | tuple[int, ...] | None) -> tuple[Shape, int | None]:
     """Return the shape of one code, and the batch size if the graph fixes it."""
     kind = value.type.tensor_type
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    if kind.elem_type not in floats:
-        raise UnsupportedModelError(f"the input {value.name!r} is not a tensor of real numbers")
     dims = [d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim]
     batch, rest = (dims[0], dims[1:]) if dims else (None, [])
-    shown = f"({', '.join('?' if d is None else str(d) for d in dims)})"
-    if len(dims) == 1:
-        raise UnsupportedModelError(f"the input {value.name!r} has shape {shown}; its first axis must be the batch")
-    if rest and None not in rest:
-        if latent_shape is not None:
-            raise ModelError(
-                f"the graph fixes the input {value.name!r} to {shown}; leave latent_shape={latent_shape} out"
-            )
-        return tuple(int(d) for d in rest if d is not None), batch
-    if latent_shape is None:
-        raise ModelError(f"the graph leaves the input {value.name!r} of shape {shown} open; pass latent_shape=")
-    shape = code_shape(latent_shape)
-    fits = not rest or (len(rest) == len(shape) and all(d in (None, n) for d, n in zip(rest, shape, strict=True)))
-    if not fits:
-        raise ModelError(f"latent_shape={latent_shape} does not fit the input {value.name!r} of shape {shown}")
+    shown = f"the input {value.name!r} of shape ({', '.join('?' if d is None else str(d) for d in dims)})"
+    if len(dims) == 1 or not TYPES.get(kind.elem_type, torch.bool).is_floating_point:
+        raise UnsupportedModelError(f"{shown} is no batch of codes, real numbers whose first axis is the batch")
+    whole = tuple(n for n in rest if n is not None)
+    if latent_shape is None and (not rest or len(whole) < len(rest)):
+        raise ModelError(f"the graph leaves {shown} open; pass latent_shape=")
+    shape = whole if latent_shape is None else code_shape(latent_shape)
+    if rest and (len(rest) != len(shape) or any(d not in (None, n) for d, n in zip(rest, shape, strict=True))):
+        raise ModelError(f"latent_shape={latent_shape} does not fit {shown}")
     return shape, batch
-
-
-class _Graph:
-    """An ONNX graph with one input, the code.
-
-    Attributes:
-        outputs: the names of the outputs that are used, by the name of the part that each becomes; one is the output.
-        constants: tensors by name.
-        held: further inputs, each with its value.
-        nodes: the nodes that the outputs depend on, in order.
-    """
-
-    def __init__(
-        self, model: onnx.ModelProto, output: Pick | Mapping[str, Pick] | None, inputs: Mapping[str, object]
-    ) -> None:
-        graph = model.graph
-        self.opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-        if self.opset < _OLDEST:
-            raise UnsupportedModelError(
-                f"uses ONNX opset {self.opset}; export it again with opset {_OLDEST} or later, e.g. 17"
-            )
-        self.constants = {t.name: _tensor(t) for t in graph.initializer}
-        if graph.sparse_initializer:
-            raise UnsupportedModelError("the graph has sparse weights; store them as dense tensors")
-        free = {v.name: v for v in graph.input if v.name not in self.constants}
-        if unknown := [name for name in inputs if name not in free]:
-            raise OptionError(f"inputs={unknown[0]!r} is no input of the graph; these are {', '.join(free)}")
-        self.held = {name: (free.pop(name), value) for name, value in inputs.items()}
-        if len(free) != 1:
-            raise UnsupportedModelError(
-                f"the graph has {len(free)} inputs ({', '.join(free) or 'none'}); a generator has one, the code: pass "
-                "values of the others, inputs={'name': value}"
-            )
-        (self.input,) = free.values()
-        inner = {name for node in graph.node for name in node.output if name}
-        self.outputs = _chosen([v.name for v in graph.output], inner, output)
-        self.nodes = [self._node(node) for node in _needed(graph.node, set(self.outputs.values()))]
-
-    def _node(self, node: onnx.NodeProto) -> GraphNode:
-        place = f"node {node.name or node.output[0]!r} ({node.op_type})"
-        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) != ("ai.onnx.ml", "Scaler"):
-            raise UnsupportedModelError(
-                f"{place} belongs to the operator set {node.domain!r}; only ONNX's own is supported"
-            )
-        if node.op_type in _RANDOM:
-            raise UnsupportedModelError(f"{place} draws random numbers; a generator must be deterministic")
-        if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-            raise UnsupportedModelError(
-                f"{place} is control flow, which has no place in a chain of layers; export without it"
-            )
-        if node.op_type not in FUNCTIONS:
-            raise UnsupportedModelError(f"{place} is not known; supported are {', '.join(sorted(FUNCTIONS))}")
-        attributes = {a.name: _plain(onnx.helper.get_attribute_value(a)) for a in node.attribute}
-        last = bool(set(node.output) & set(self.outputs.values()))
-        return GraphNode(node.op_type, place, attributes, tuple(node.input), tuple(node.output), self.opset, last)
-
-
-class OnnxModule(nn.Module):
-    """An ONNX graph as a module from codes (B, ...) to its output, or to its outputs one after the other.
-
-    What does not depend on the code is computed at once.
-
-    Args:
-        graph: the graph.
-        shape: the shape of one code.
-        max_bytes: the most bytes that all constants may take, together with the tensors of a few codes.
-        batch: the size of batches, which the values of further inputs have.
-    """
-
-    def __init__(self, graph: _Graph, shape: Shape, max_bytes: int, batch: int) -> None:
-        super().__init__()
-        self.title, self.training = "ONNX graph", False
-        self._input, self._outputs, self._max_bytes = graph.input.name, graph.outputs, max_bytes
-        self._spent, self._nodes, self._names = 0, list[GraphNode](), dict[str, str]()
-        held = {name: _row(info, value, batch) for name, (info, value) in graph.held.items()}
-        values: dict[str, Tensor | None] = {"": None, **graph.constants, **held}
-        self._spend(sum(x.numel() for x in graph.constants.values()), "the constants of the model would take")
-        live, later = {self._input}, {self._input}  # what depends on the code, and what on the batch
-        for node in graph.nodes:
-            if not later.isdisjoint(node.inputs):
-                later.update(node.outputs)
-                live.update(node.outputs if node.kind not in _SHAPES and not live.isdisjoint(node.inputs) else ())
-                self._nodes.append(node)
-                continue
-            with _errors_at(node, values, live):
-                values |= self._constants(Call(node, [self._found(values, name) for name in node.inputs]))
-        if missing := [name for name in graph.outputs.values() if name not in live]:
-            raise UnsupportedModelError(f"the output {missing[0]!r} does not depend on the input")
-        used = {name for node in self._nodes for name in node.inputs}
-        for name in sorted(used & values.keys() - {""}):
-            value = values[name]
-            self._names[name] = f"constant_{len(self._names)}"
-            self.register_buffer(self._names[name], value)
-        self._live = live
-        # By node: the names that no later node takes.
-        self._spare: list[list[str]] = []
-        wanted = set(graph.outputs.values())
-        for node in reversed(self._nodes):
-            self._spare.append([name for name in node.inputs if name not in wanted and name])
-            wanted.update(node.inputs)
-        self._spare.reverse()
-
-    def forward(self, z: Tensor) -> Tensor:
-        """The output for codes, (B, ...) -> (B, ...)."""
-        ends = self.ends(z)
-        return next(iter(ends.values())) if list(ends) == [""] else concatenated(ends)
-
-    def ends(self, z: Tensor, named: bool = False) -> dict[str, Tensor]:
-        """The outputs for codes by the names of their parts.
-
-        Errors of PyTorch become ones that name the node if ``named``; searches know what PyTorch's own mean.
-
-        Raises:
-            UnsupportedModelError: a tensor would take too much memory.
-            ModelError: a node does not fit its inputs.
-        """
-        values: dict[str, Tensor | None] = {"": None, **{n: getattr(self, held) for n, held in self._names.items()}}
-        values[self._input] = z
-        alive = 0  # entries of the tensors that are kept
-        for node, spare in zip(self._nodes, self._spare, strict=True):
-            with at_place(node.place), _errors_at(node, values, self._live) if named else nullcontext():
-                inputs = [self._found(values, name) for name in node.inputs]
-                call = Call(node, inputs, frozenset(i for i, name in enumerate(node.inputs) if name in self._live))
-                codes = BATCH / max(BATCH, len(z))  # larger batches are divided by those who ask for them
-                size = int(8 * (self._spent + codes * (alive + _most_entries(call))))
-                if size > self._max_bytes:
-                    raise UnsupportedModelError(
-                        f"would take {shown_size(size)} for {BATCH} codes, with the constants of the model; at most "
-                        f"{shown_size(self._max_bytes)} are allowed, pass a larger max_bytes= (--max-bytes) if you "
-                        "trust the file"
-                    )
-                found = _results(call)
-            values |= found
-            gone = [values.pop(name, None) for name in spare]
-            alive += sum(x.numel() for x in found.values()) - sum(x.numel() for x in gone if x is not None)
-        return {part: self._found(values, name) for part, name in self._outputs.items()}  # type: ignore[misc] # no None
-
-    def _found(self, values: Mapping[str, Tensor | None], name: str) -> Tensor | None:
-        if name not in values:
-            raise UnsupportedModelError(
-                f"takes {name!r}, a second output such as Dropout's mask, which is not supported"
-            )
-        return values[name]
-
-    def _spend(self, entries: int, what: str) -> None:
-        """Count entries of constants, at 8 bytes each, and refuse too many."""
-        self._spent += entries
-        if (size := 8 * self._spent) > self._max_bytes:
-            raise UnsupportedModelError(
-                f"{what} {shown_size(size)}; at most {shown_size(self._max_bytes)} are allowed, pass a larger "
-                "max_bytes= (--max-bytes) if you trust the file"
-            )
-
-    def _constants(self, call: Call) -> dict[str, Tensor]:
-        """The outputs of a node whose inputs are constants."""
-        kind = call.node.kind
-        if kind in _LONG:
-            raise UnsupportedModelError(
-                "computes a constant in a way that is not supported; export it with constant folding"
-            )
-        most = _most_entries(call)
-        self._spend(most, "computes a constant; with it the model would take")
-        if kind in ("MatMul", "Gemm"):
-            work = most * max(call.x.shape, default=1) // _PRODUCTS
-            self._spend(work, "computes a constant; with the time for it the model would take")
-        found = _results(call)
-        self._spent += sum(x.numel() for x in found.values()) - most
-        return found
-
-
-@contextmanager
-def _errors_at(node: GraphNode, values: Mapping[str, Tensor | None], live: Set[str]) -> Iterator[None]:
-    """Name the node in errors, with the shapes of its data and constants where these do not fit."""
-    try:
-        yield
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"{node.place} {error}") from error
-    except ModelError as error:
-        raise ModelError(f"{node.place}: {error}") from error
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        shapes = {name: tuple(x.shape) for name in node.inputs if (x := values.get(name)) is not None}
-        data = [shape[1:] for name, shape in shapes.items() if name in live]
-        constants = [str(shape) for name, shape in shapes.items() if name not in live]
-        what = f"does not fit an input of shape {data[0]}" if data else "cannot be computed"
-        beside = f", with constants of shapes {', '.join(constants)}" if data and constants else ""
-        raise ModelError(f"{node.place} {what}{beside}: {error}") from error
-
-
-def _results(call: Call) -> dict[str, Tensor]:
-    """The outputs of a node by name; those that are left out have none."""
-    found = FUNCTIONS[call.node.kind](call)
-    several = found if isinstance(found, tuple | list) else (found,)
-    return {name: x for name, x in zip(call.node.outputs, several, strict=False) if name}
-
-
-def _most_entries(call: Call) -> int:
-    """A bound of the entries of a node's outputs, before they are computed."""
-    kind, shapes = call.node.kind, [tuple(x.shape) for x in call.inputs if x is not None]
-    sizes = [math.prod(shape) for shape in shapes]
-    if kind == "ConstantOfShape":
-        return math.prod(call.integers(0, "") or [])
-    if kind == "Expand":
-        return math.prod(np.broadcast_shapes(shapes[0], tuple(call.integers(1, "") or ())))
-    if kind == "Tile":
-        return sizes[0] * math.prod(call.integers(1, "") or ())
-    if kind == "NonZero":
-        return sizes[0] * len(shapes[0])
-    if kind == "Pad":
-        return math.prod(n + sum(map(abs, call.integers(1, "pads") or ())) for n in shapes[0])
-    if kind == "Range":
-        first, end, step = (call.tensor(i).item() for i in range(3))
-        return max(0, math.ceil((end - first) / step))
-    if kind in ("MatMul", "Gemm"):
-        inner = shapes[0][call.get("transA", 0) - 1] if shapes[0] else 1
-        return math.prod(sizes[:2]) // max(1, inner) ** 2 + sum(sizes)
-    if kind in ("Gather", "GatherND"):
-        inner = shapes[0][call.get("axis", 0)] if kind == "Gather" and shapes[0] else 1
-        return math.prod(sizes) // max(1, inner)
-    if kind in layers.SPATIAL:
-        return math.prod(layers.SPATIAL[kind](call))
-    if kind == "Einsum":  # its steps may be as large as all axes together
-        axes = call.get("equation", "").partition("->")[0].replace(" ", "").replace(",", "")
-        return math.prod(sizes if "." in axes else dict(zip(axes, sum(shapes, ()), strict=True)).values())
-    with suppress(ValueError):  # of shapes that do not broadcast, as those of a tensor and its new shape
-        return max(sum(sizes), math.prod(np.broadcast_shapes(*shapes)))
-    return sum(sizes)
 
 
 def _row(info: onnx.ValueInfoProto, value: object, batch: int) -> Tensor:
@@ -353,48 +209,192 @@ def _row(info: onnx.ValueInfoProto, value: object, batch: int) -> Tensor:
     return given.expand(batch, *given.shape[1:]) if rows == 1 and dims and dims[0].dim_value in (0, batch) else given
 
 
-def _tensor(tensor: onnx.TensorProto) -> Tensor:
-    try:
-        array = np.array(onnx.numpy_helper.to_array(tensor))
-        if array.dtype.kind not in "biuf":  # bfloat16, and numbers of fewer bits
-            array = array.astype(np.float32)
-        return torch.from_numpy(array.astype(np.int64) if array.dtype.kind == "u" and array.itemsize > 1 else array)
-    except Exception as error:  # raised by NumPy, protobuf or the table of types
-        raise ModelFileError(f"tensor {tensor.name!r} is damaged: {error}; export it again") from error
-
-
-def _chosen(names: Sequence[str], inner: Set[str], output: Pick | Mapping[str, Pick] | None) -> dict[str, str]:
+def _chosen(graph: onnx.GraphProto, output: Pick | Mapping[str, Pick] | None) -> dict[str, str]:
     """Return the names of the outputs that are used, by the name of the part that each becomes."""
+    names = [value.name for value in graph.output]
     if output is None and len(names) != 1:
         raise UnsupportedModelError(
             f"the graph has {len(names)} outputs ({', '.join(names) or 'none'}); pass output='name' for one of them, "
-            f"or several as named parts, output={list(names)}"
+            f"or several as named parts, output={names}"
         )
-    chosen = {}
+    chosen, inner = {}, {name for node in graph.node for name in node.output if name}
     for part, pick in output.items() if isinstance(output, Mapping) else [("", output or 0)]:
-        if isinstance(pick, int) and -len(names) <= pick < len(names):
-            chosen[part] = names[pick]
-        elif isinstance(pick, str) and (pick in names or pick in inner):
-            chosen[part] = pick
-        else:
+        found = names[pick] if isinstance(pick, int) and -len(names) <= pick < len(names) else pick
+        if not isinstance(found, str) or found not in inner.union(names):
             raise OptionError(
                 f"output={pick!r} is no name or number of the graph's outputs, {', '.join(names)}, and no name of a "
                 "tensor inside"
             )
+        chosen[part] = found
     return chosen
 
 
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that the outputs depend on, in the order of the graph."""
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return kept[::-1]
+# --- the graph as a module --------------------------------------------------------------------------------------------
+
+
+class _Call(NamedTuple):
+    """A node: its function with attributes, the names of inputs and outputs, and of what no later node takes."""
+
+    place: str
+    function: Any
+    attributes: dict[str, Any]
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    spare: Sequence[str]
+
+    def results(self, values: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """The outputs by name; errors have the place of the node in a note."""
+        try:
+            found = self.function(*(values[name] for name in self.inputs), **self.attributes)
+        except Exception as error:
+            error.add_note(self.place)
+            raise
+        several = found if isinstance(found, tuple | list) else (found,)
+        return {name: x for name, x in zip(self.outputs, several, strict=False) if name}
+
+
+class OnnxModule(nn.Module):
+    """An ONNX graph as a module from codes (B, ...) to its output, or to its outputs one after the other.
+
+    What does not depend on the code is computed at once, in the types of the file.
+
+    Args:
+        graph: the graph.
+        code: the name of the input.
+        constants: tensors by name.
+        outputs: the names of the outputs that are used, by the name of the part that each becomes.
+    """
+
+    def __init__(
+        self, graph: onnx.GraphProto, code: str, constants: dict[str, Tensor], outputs: dict[str, str]
+    ) -> None:
+        super().__init__()
+        self.title, self.training = "ONNX graph", False
+        self._code, self._outputs, self._calls, self._names = code, outputs, list[_Call](), dict[str, str]()
+        values: dict[str, Tensor | None] = {"": None, **constants}
+        wanted, calls, later = set(outputs.values()), list[_Call](), {code}
+        for node in reversed(graph.node):
+            if wanted.intersection(node.output):
+                spare = [name for name in node.input if name and name not in wanted]
+                wanted.update(node.input)
+                calls.append(_call(node, spare, bool({*outputs.values()}.intersection(node.output)), constants))
+        for call in reversed(calls):
+            if later.isdisjoint(call.inputs):
+                values |= call.results(values)
+                continue
+            later.update(call.outputs)
+            cast = call.function in (FUNCTIONS["Cast"], FUNCTIONS["CastLike"])
+            self._calls.append(call._replace(function=cast_later) if cast else call)
+        if missing := [name for name in outputs.values() if name not in later]:
+            raise UnsupportedModelError(f"the output {missing[0]!r} does not depend on the input")
+        for name in sorted({name for call in self._calls for name in call.inputs} & values.keys() - {""}):
+            value: Any = values[name]
+            self._names[name] = f"constant_{len(self._names)}"
+            self.register_buffer(self._names[name], value.double() if value.is_floating_point() else value)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The output for codes, (B, ...) -> (B, ...)."""
+        ends = self.ends(z)
+        return next(iter(ends.values())) if list(ends) == [""] else concatenated(ends)
+
+    def ends(self, z: Tensor) -> dict[str, Tensor]:
+        """The outputs for codes by the names of their parts."""
+        values: dict[str, Any] = {"": None, **{name: getattr(self, held) for name, held in self._names.items()}}
+        values[self._code] = z
+        for call in self._calls:
+            with at_place(call.place):
+                values |= call.results(values)
+            for name in call.spare:
+                values.pop(name, None)
+        return {part: values[name] for part, name in self._outputs.items()}
+
+
+def _call(node: onnx.NodeProto, spare: Sequence[str], last: bool, constants: Mapping[str, Tensor]) -> _Call:
+    """A node as a call of a function, without attributes that have their defaults."""
+    place, kind = f"node {node.name or node.output[0]!r} ({node.op_type})", node.op_type
+    own = node.domain in ("", "ai.onnx") or (node.domain, kind) == ("ai.onnx.ml", "Scaler")
+    if not own or kind not in FUNCTIONS:
+        raise UnsupportedModelError(f"{place} is not known; supported are {', '.join(sorted(FUNCTIONS))}")
+    if last and kind == "Reshape" and constants.get(node.input[1], torch.zeros(0)).tolist() == [-1, 1]:
+        kind = "Flatten"  # skl2onnx puts the outputs of all codes one below the other
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if kind == node.op_type}
+    for name, default in onnx.defs.get_schema(node.op_type, node.domain).attributes.items():
+        stated = default.default_value
+        if stated.name and name in attributes and attributes[name] == onnx.helper.get_attribute_value(stated):
+            del attributes[name]
+    plain = {name: _plain(value) for name, value in attributes.items()}
+    if kind == "Split" and len(node.input) == 1:
+        plain["num_outputs"] = len(node.output)
+    inputs = node.input[:1] if kind != node.op_type else node.input
+    return _Call(place, FUNCTIONS[kind], plain, tuple(inputs), tuple(node.output), spare)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, onnx.TensorProto):
         return _tensor(value)
     return value.decode() if isinstance(value, bytes) else value
+
+
+def _located(error: Exception) -> Exception:
+    """The error of a node, with its place."""
+    place = getattr(error, "__notes__", [""])[0]
+    if isinstance(error, UnreluError):
+        return type(error)(f"{place} {error}".strip())
+    kind = UnsupportedModelError if isinstance(error, TypeError | LookupError) else ModelError
+    return kind(f"{place} cannot be computed: {error}")
+
+
+class _Limit(TorchDispatchMode):
+    """Refuses an operator before it makes tensors that would take, with those that are kept, more than ``most`` bytes.
+
+    What it would make is found on PyTorch's meta device, where tensors have shapes but no numbers. PyTorch loads its
+    compiler for it, so operators that make little in any case go without.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = most
+        self._kept: dict[StorageWeakRef, int] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled under this mode, so PyTorch need not load its compiler."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._kept = {ref: size for ref, size in self._kept.items() if not ref.expired()}  # type: ignore[no-untyped-call]
+        small = sum(self._kept.values()) + 8 * _most_entries((args, kwargs)) <= self.most
+        if not small and func.overloadpacket.__name__ != "_local_scalar_dense":
+            self._check(func, *tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, (args, kwargs)))
+        result = func(*args, **kwargs)
+        self._kept |= _storages(result)
+        return result
+
+    def _check(self, func: Any, args: Any, kwargs: Any) -> None:
+        factory = any(argument.name == "device" for argument in func._schema.arguments)  # noqa: SLF001
+        given = _storages(args)
+        made = _storages(func(*args, **kwargs | ({"device": torch.device("meta")} if factory else {})))
+        size = sum(self._kept.values()) + sum(n for ref, n in made.items() if ref not in given)
+        if size > self.most:
+            raise UnsupportedModelError(
+                f"would take {shown_size(size)}, with the constants of the model; at most {shown_size(self.most)} are "
+                "allowed, pass a larger max_bytes= (--max-bytes) if you trust the file"
+            )
+
+
+def _storages(values: Any) -> dict[StorageWeakRef, int]:
+    """The bytes of the memory of tensors."""
+    held = (x.untyped_storage() for x in tree_leaves(values) if isinstance(x, Tensor) and x.layout is torch.strided)
+    return {StorageWeakRef(storage): storage.nbytes() for storage in held}  # type: ignore[no-untyped-call]
+
+
+def _most_entries(given: Any) -> float:
+    """A bound of the entries that an operator makes: more than the sizes of its tensors and its numbers multiplied."""
+    most = 1.0
+    for x in tree_leaves(given):
+        if isinstance(x, Tensor):
+            most *= 1 + x.numel()
+        elif isinstance(x, int | float):
+            most *= 1 + abs(x) + (1 / abs(x) if isinstance(x, float) and x else 0)
+    return most

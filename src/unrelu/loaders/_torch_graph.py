@@ -5,14 +5,19 @@ A module becomes layers in three steps: it is run for codes, and the operators t
 the output, and reads its layers by the table of :mod:`~unrelu.loaders._torch_operations`; the outputs of these layers
 are compared with those of the module. What is no chain is kept as it is, by
 :func:`~unrelu.models.torch_opaque.opaque`.
+
+A module in half precision or bfloat16 is read in double precision. The module itself rounds after every operation. With
+8 or 11 bits, this error is larger than any tolerance and often larger than the measurement noise, so it is treated as
+noise.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
@@ -21,10 +26,6 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.utils.parametrizations import _SpectralNorm
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from unrelu.errors import ModelError, UnsupportedModelError
@@ -36,30 +37,19 @@ from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
-from unrelu.models.reduced_precision import with_rounding
-from unrelu.models.torch_callables import (
-    CalledModule,
-    FunctionModule,
-    GeneratorCall,
-    Output,
-    accepts,
-    as_module,
-    evaluated,
-    failure,
-    running,
-)
+from unrelu.models.rounding_error import Rounding
+from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, as_module, evaluated, replica
 from unrelu.models.torch_opaque import FIX_DRAWS, check_memory, computes_the_same, opaque, trial_codes
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 
 CPU = torch.device("cpu")
-# Heights and widths (or lengths) of a code that are tried if a module begins with a convolution.
-_SIDES = range(1, 17)
-# A size that no layer has, to find out which one it wants.
-_UNLIKELY = 7919
 # The size of the batch that is recorded. What is computed from it shows in the outputs of one code and of two.
 BATCH = 7
+_REDUCED = (torch.bfloat16, torch.float16)
+# The stated rounding is this multiple of the largest error of the draws: errors of single outputs differ by less.
+_MARGIN = 2.0
 
 
 @computing()
@@ -88,10 +78,9 @@ def from_torch(
             lambda or a partial), a program of ``torch.jit``, or an ``ExportedProgram`` or its ``module()``. Layers are
             matrices, convolutions, batch normalisations, pooling by averages, resampling, all that moves or repeats
             entries, adding or multiplying by constants, and the activations of :class:`unrelu.Activation`.
-        latent_shape: shape of one latent code without the batch axis, e.g. ``(100, 1, 1)``; an integer k means
-            ``(k,)``. None infers (k,): the number of entries that the first layer takes, or that the code is reshaped
-            to. A convolution fits any height and width, so the shape must be passed if the first layer is one:
-            ``(in_channels, 1, 1)`` for a DCGAN.
+        latent_shape: shape of one latent code, without the batch axis; an integer k means (k,). None means (k,), where
+            k is what the first layer of a module takes, if that is an ``nn.Linear``. A convolution fits any height and
+            width, so the shape must be passed if the first layer is one: ``(in_channels, 1, 1)`` for a DCGAN.
         output: selects one output of a module that returns several: an attribute or key, ``"sample"``, an index, or a
             function of everything that it returns. A list of names and numbers, ``["mean", "scale"]``, or a dictionary
             of names, numbers and functions by name, ``{"mean": 0, "log scale": lambda x: x[1].log()}``, selects
@@ -108,7 +97,7 @@ def from_torch(
         UnsupportedModelError: the module is neither a chain of layers nor a differentiable generator; the message
             says what breaks the chain and what failed in the trial.
         ModelError: the module is in training mode, shapes do not fit, weights are not finite, or ``latent_shape`` is
-            needed; the message suggests shapes that the module accepts.
+            needed.
 
     Source: equation (3) of the paper.
 
@@ -122,15 +111,15 @@ def from_torch(
     given = None if latent_shape is None else code_shape(latent_shape)
     module, given = _opened(module, given)
     body = as_module(module, call)
-    _check(body.body if isinstance(body, CalledModule) else body)
+    for path, m in body.named_modules():
+        if m.training and isinstance(m, _BatchNorm | _DropoutNd | _InstanceNorm):
+            raise ModelError(f"module {path!r} ({type(m).__name__}) is in training mode; call module.eval() first")
     # Functions know best where they are computed; modules are moved once they are read.
     first = place if any(isinstance(m, FunctionModule) for m in body.modules()) else CPU
     # Random numbers that the module draws must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
-        network = with_rounding(_network(body, given, first), body)
-        named: Network | OpaqueNetwork | NamedGenerator = network
-        if isinstance(body, CalledModule) and isinstance(call.output, Mapping):
-            named = network.with_parts(_parts(body, network))
+        network = _with_rounding(_network(body, given, first), body)
+    named = network.with_parts(call.parts) if isinstance(call.output, Mapping) else network
     return named.to(device=place) if named.device != place else named
 
 
@@ -146,42 +135,32 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
         return program, own
     if not callable(given) or isinstance(given, type):
         what = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
-        remedy = "build the module, and load its weights by module.load_state_dict"
         raise ModelError(
-            f"from_torch takes a torch.nn.Module or a function of a tensor, got {what}; "
-            f"{remedy if isinstance(given, type | Mapping) else 'for files use unrelu.load'}"
+            f"from_torch takes a torch.nn.Module or a function of a tensor, got {what}; build the module, and load its "
+            "weights by module.load_state_dict; for files use unrelu.load"
         )
     given = getattr(given, "_orig_mod", given)  # the module inside torch.compile's wrapper
-    given = given.module if isinstance(given, nn.DataParallel) else given
-    parts = [getattr(given, name, None) for name in ("encoder", "decoder")]
-    if isinstance(given, nn.Module) and all(isinstance(part, nn.Module) for part in parts):
-        name = type(given).__name__
-        more = ", or model.decode where that does more," if callable(getattr(given, "decode", None)) else ""
-        raise ModelError(
-            f"the {name} has an encoder ({type(parts[0]).__name__}) and a decoder ({type(parts[1]).__name__}), and a "
-            f"generator maps codes to outputs: pass model.decoder{more} as unrelu.from_torch(model.decoder, "
-            "latent_shape=...)"
-        )
-    return given, shape
-
-
-def _parts(module: CalledModule, network: Network | OpaqueNetwork) -> dict[str, Shape]:
-    """The shapes of the named parts of an output."""
-    z = torch.zeros(2, *network.latent_shape, dtype=torch.float64, device=network.device)
-    called: Any = evaluated(module, z)
-    parts: dict[str, Shape] = called.parts(z)
-    return parts
+    return given.module if isinstance(given, nn.DataParallel) else given, shape
 
 
 def _network(module: nn.Module, given: Shape | None, device: torch.device) -> Network | OpaqueNetwork:
     """The module as a network, for codes of the given shape or of the one that its first layer takes."""
     if given is not None:
         return network_of(module, given, device)
-    shape = _latent_shape(module)
+    layers = (m for m in module.modules() if isinstance(w := getattr(m, "weight", None), Tensor) and w.dim() > 1)
+    first = next(layers, None)
+    if not isinstance(first, nn.Linear):
+        begins = f"; its first layer is {first}" if first else ""
+        raise ModelError(
+            f"pass latent_shape=, the shape of one latent code{begins}. For a convolution it is (channels, height, "
+            "width), such as (100, 1, 1)"
+        )
     try:
-        return network_of(module, shape, device)
+        return network_of(module, (first.in_features,), device)
     except ModelError as error:
-        raise type(error)(f"{error} (latent_shape was taken to be {shape}; pass latent_shape= if it is not)") from error
+        raise type(error)(
+            f"{error} (latent_shape was taken to be {first.in_features}; pass latent_shape= if it is not)"
+        ) from error
 
 
 def network_of(module: nn.Module, shape: Shape, device: torch.device = CPU) -> Network | OpaqueNetwork:
@@ -287,80 +266,23 @@ def _program(program: fx.GraphModule) -> tuple[nn.Module, Shape]:
     return FixedBatchModule(module, batch) if isinstance(batch, int) else module, tuple(shape)
 
 
-# --- the latent shape -------------------------------------------------------------------------------------------------
+# --- half precision ---------------------------------------------------------------------------------------------------
 
 
-class _LastCall(TorchFunctionMode):
-    """Knows the function of PyTorch that was called last, with its arguments."""
-
-    name: str = ""
-    args: tuple[Any, ...] = ()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by PyTorch in place of each of its functions."""
-        if args and isinstance(args[0], Tensor):
-            self.name, self.args = getattr(func, "__name__", ""), args
-        return func(*args, **(kwargs or {}))
-
-
-def _latent_shape(module: nn.Module) -> Shape:
-    """Return (k,), where k is what the first function takes that fails for codes of an unlikely size.
-
-    Raises:
-        ModelError: nothing says k, or the first layer is a convolution.
-    """
-    trial, last = running(module), _LastCall()
-    with last:
-        error = failure(trial, torch.zeros(7, _UNLIKELY, dtype=torch.float64))
-    name, args = last.name, last.args
-    sizes: Sequence[Any] = ()
-    if name.startswith("conv") and error is not None:
-        raise ModelError(_suggested_shapes(trial, name, *args))
-    if name in ("view", "reshape", "unflatten"):
-        several = args[-1:] if isinstance(args[-1], Sequence) else (args[1:],)
-        sizes = several[0][name != "unflatten" :]
-    elif name == "layer_norm":
-        sizes = args[1]
-    elif len(args) > 1 and isinstance(args[1], Tensor) and args[1].dim():
-        sizes = args[1].shape[:1] if name in ("matmul", "mm") else args[1].shape[-1:]
-    if error is None or not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
-        why = "".join(str(error).strip().splitlines()[-1:])
-        raise ModelError(f"no layer tells the shape of a latent code; pass latent_shape= ({why})") from error
-    return (math.prod(sizes),)
-
-
-def _suggested_shapes(trial: nn.Module, name: str, _: Tensor, kernel: Tensor, *options: Any) -> str:
-    """A message with what the first layer takes, a convolution, and shapes that the module accepts."""
-    axes = kernel.dim() - 2
-    channels = kernel.shape[0] if "transpose" in name else kernel.shape[1] * (options[4] if len(options) > 4 else 1)
-    sizes = ", ".join(("depth", "height", "width")[-axes:]) if axes > 1 else "length"
-    shapes = ((channels, *(side,) * axes) for side in _SIDES)
-    accepted = list(islice((shape for shape in shapes if accepts(trial, shape)), 2))
-    examples = " or ".join(f"latent_shape={shape}" for shape in accepted) or "latent_shape="
-    ending = ", which the module accepts" if len(accepted) == 1 else ", or another: what it was trained with"
-    return (
-        f"the first layer, {name}(), takes codes of shape ({channels}, {sizes}) and does not say of which size; pass "
-        f"{examples}{ending}"
-    )
-
-
-# --- checks of the module ---------------------------------------------------------------------------------------------
-
-
-def _check(module: nn.Module) -> None:
-    """Refuse a module whose attributes do not determine its forward pass."""
-    for path, m in module.named_modules():
-        place = f"module {path!r} ({type(m).__name__})" if path else f"the module ({type(m).__name__})"
-        if isinstance(m, torch.jit.ScriptModule):
-            continue  # hooks and modes are part of the compiled program
-        if any(t.is_meta for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))):
-            raise ModelError(f"{place} is on the meta device, where tensors have no numbers; load its weights first")
-        if m.training and _random_in_training(m):
-            raise ModelError(f"{place} is in training mode; call module.eval() first")
-        if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():  # type: ignore[misc]
-            raise ModelError(f"{place} has no weights yet; run the module on an input once")
-
-
-def _random_in_training(m: nn.Module) -> bool:
-    kinds = _BatchNorm | _DropoutNd | _InstanceNorm | _SpectralNorm
-    return isinstance(m, kinds) or any(isinstance(h, SpectralNorm) for h in m.__dict__["_forward_pre_hooks"].values())
+def _with_rounding(network: Network | OpaqueNetwork, module: nn.Module) -> Network | OpaqueNetwork:
+    """The network with the rounding error of its module, if the module computes in reduced precision."""
+    z = torch.from_numpy(network.typical_codes).reshape(-1, *network.latent_shape).to(network.device)
+    if any(isinstance(m, FunctionModule) for m in module.modules()):
+        own = evaluated(module, z)
+    else:
+        held = {x.dtype: x.device for x in module.state_dict().values() if isinstance(x, Tensor)}
+        dtype = next((dtype for dtype in _REDUCED if dtype in held), None)  # the coarser of the two, if both are held
+        own = module if dtype is None else FunctionModule(replica(module).eval(), dtype, held[dtype])
+    if not isinstance(own, FunctionModule) or own.dtype not in _REDUCED:
+        return network
+    z = z.to(own.dtype).to(network.device, torch.float64)
+    level = 0.0
+    with suppress(RuntimeError), torch.no_grad():  # PyTorch has no half precision for some functions on some devices
+        errors = own(z).flatten(1) - network.forward(z.flatten(1))
+        level = _MARGIN * float(errors.square().mean(dim=1).sqrt().max())
+    return replace(network, rounding=Rounding(own.dtype, level)) if 0 < level < math.inf else network

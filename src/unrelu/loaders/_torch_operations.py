@@ -7,11 +7,10 @@ takes the operator's arguments, with a :class:`Flow` in place of the tensor that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
@@ -38,12 +37,13 @@ _SAME = {
     "view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "clone", "detach", "alias",
     "contiguous", "lift_fresh", "_to_copy", "to", "native_dropout",
 }  # fmt: skip
-# Operators that may take matrices put below each other, (B t, n): those on the last axis, and on each entry.
-_ON_ROWS = {
-    *_SAME, "linear", "mm", "bmm", "addmm", "add", "sub", "rsub", "mul", "div", "neg", "relu", "sigmoid", "tanh", "exp",
-    "silu", "mish", "hardsigmoid", "hardswish", "sin", "gelu", "elu", "celu", "softplus", "clamp", "clamp_min",
-    "clamp_max", "hardtanh", "leaky_relu", "gated",
-}  # fmt: skip
+# Operators a x + b of each entry, if the other arguments are constants.
+_ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg"}
+# Operators W x + b on the last axis.
+_PRODUCTS = {"linear", "mm", "addmm"}
+# Operators that may not take matrices put below each other, (B t, n): those that know axes.
+_OF_AXES = {*_LINEAR, "expand", "repeat", "convolution", "native_batch_norm", "_native_batch_norm_legit_no_training",
+            "baddbmm", "copy", "_prelu_kernel"}  # fmt: skip
 # By how much an operator may differ for one code from the same in a batch, for numbers of about 1.
 _ROUNDING = 1e-9
 
@@ -103,27 +103,31 @@ def parts_of(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], batch
     function: Any = node.target
     name = name_of(node)
     flow = next(x for x in (*args, *kwargs.values()) if isinstance(x, Flow))
-    out = element(shape_of(node), batch)
-    if name not in _ON_ROWS and any(shape_of(each)[0] != batch for each in node.all_input_nodes):
+    out, kind = element(shape_of(node), batch), node.meta.get("dtype", torch.float64)
+    if name in _OF_AXES and any(shape_of(each)[0] != batch for each in node.all_input_nodes):
         raise UnsupportedModelError(f"calls {name}() on elements put below each other, where axes are not known")
-    kind = node.meta.get("dtype", torch.float64)
     if not kind.is_floating_point:
         raise UnsupportedModelError(f"gives numbers of type {kind}; only real ones can be inverted")
-    if name in _SAME and args[0] is flow:
+    first = bool(args) and args[0] is flow
+    if (name in _SAME and first) or name == "copy":
         return [Reshape(out)]
-    if name in _LINEAR and args[0] is flow:
+    if name in _LINEAR and first:
         return [_linear(function, name, flow, args[1:], kwargs)]
-    if name in ("expand", "repeat") and args[0] is flow and len(args[1]) == 1 + len(out):
-        first = -1 if name == "expand" else 1
-        if name == "expand" or args[1][0] == 1:
-            return [LinearOperation(str(function), ((first, *args[1][1:]),))]
+    if name == "expand" and first and len(args[1]) == 1 + len(out):
+        return [LinearOperation(str(function), ((-1, *args[1][1:]),))]
+    if name == "repeat" and first and len(args[1]) == 1 + len(out) and args[1][0] == 1:
+        return [LinearOperation(str(function), (tuple(args[1]),))]
+    if name in _ARITHMETIC and not (name == "div" and (not first or kwargs.get("rounding_mode"))):
+        return _scaled(function, args, kwargs, flow, out, shape_of(node.all_input_nodes[0]))
+    if name in _PRODUCTS and not (name == "mm" and not first) and not (name == "addmm" and args[1] is not flow):
+        return _product(function, args, kwargs, flow)
+    if name == "bmm":
+        return _matrices(flow, args, first)
     if name not in _PARTS:
         raise UnsupportedModelError(f"calls {name}(), which is not an affine map or a known activation")
-    expanded = _expanded(flow, out) if name in _ARITHMETIC else []
-    reader = _Arguments(Flow(out, flow.origin) if expanded else flow, node.meta.get("shape", ()), batch)
     try:
-        return [*expanded, *_PARTS[name](reader, *args, **kwargs)]
-    except TypeError as error:
+        return _PARTS[name](flow, *args[1:], **kwargs)
+    except (TypeError, AttributeError) as error:
         raise UnsupportedModelError(f"calls {name}() with arguments that are not supported: {error}") from error
 
 
@@ -144,175 +148,93 @@ def _linear(function: Any, name: str, flow: Flow, args: tuple[Any, ...], kwargs:
     return step
 
 
-def _expanded(flow: Flow, out: Shape) -> list[Part]:
-    """The step that repeats elements along axes in which a constant is larger."""
+def _along(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow, direction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """b and A d of an operator A x + b, which are exact: its value and its derivative at 0."""
+
+    def called(x: Tensor) -> Tensor:
+        held = tree_map(lambda v: float64(v, "a constant") if isinstance(v, Tensor) else v, (args, kwargs))
+        given, named = tree_map(lambda v: x.clone() if v is flow else v, held)  # some operators write into it
+        return function(*given, **named)  # type: ignore[no-any-return]
+
+    try:
+        return torch.autograd.functional.jvp(called, torch.zeros_like(direction), direction)  # type: ignore[no-any-return, no-untyped-call]
+    except RuntimeError as error:
+        raise UnsupportedModelError(f"combines the data with a constant that does not fit: {error}") from error
+
+
+def _scaled(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow, out: Shape, full: Shape
+) -> list[Part]:
+    """A factor and a shift of each entry, after a step that repeats entries where a constant is larger."""
+    shift, scale = _along(function, args, kwargs, flow, torch.ones(full, dtype=torch.float64))
+    rows = [x.reshape(-1, *out) if x.numel() else x for x in (scale, shift)]
+    if any(not torch.equal(x, x[:1].expand_as(x)) for x in rows):
+        raise UnsupportedModelError("combines the data with a constant that differs between codes of a batch")
+    step = Scale(*(_narrow(x[0]) for x in rows))
     if out == flow.shape:
-        return []
+        return [step]
     shape = (1,) * (len(out) - len(flow.shape)) + flow.shape
     same: list[Part] = [Reshape(shape)] if shape != flow.shape else []
-    return [*same, LinearOperation("aten.expand.default", ((-1, *out),))]
+    return [*same, LinearOperation("aten.expand.default", ((-1, *out),)), step]
 
 
-class _Arguments:
-    """What readers of operators take: the data, and constants as those of one element."""
+def _narrow(x: Tensor) -> Tensor:
+    """A tensor that broadcasts to x, with one entry along each axis in which x is constant."""
+    for axis in range(x.dim()):
+        first = x.narrow(axis, 0, 1)
+        x = first if torch.equal(x, first.expand_as(x)) else x
+    return x.reshape(()).clone() if x.numel() == 1 else x.clone()
 
-    def __init__(self, flow: Flow, full: Shape, batch: int) -> None:
-        self.flow, self.full, self.batch = flow, full, batch
 
-    @property
-    def shape(self) -> Shape:
-        """The shape of one element."""
-        return self.flow.shape
+def _product(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow) -> list[Part]:
+    """A matrix on the last axis, and a bias."""
+    unit = torch.eye(flow.shape[-1], dtype=torch.float64)
+    bias, columns = _along(function, args, kwargs, flow, unit)
+    if columns.dim() != 2 or len(columns) != len(unit) or not torch.equal(bias, bias[:1].expand_as(bias)):
+        raise UnsupportedModelError("multiplies in a way that is no matrix on the last axis of each element")
+    return [Dense(columns.mT.contiguous(), bias[0].clone() if bias.any() else None)]
 
-    def constant(self, value: object) -> Tensor:
-        """A constant in float64, without the batch axis.
 
-        Raises:
-            UnsupportedModelError: it differs between the elements of the batch, or does not broadcast to one.
-        """
-        tensor = float64(value, "a constant")
-        if tensor.dim() and tensor.dim() == len(self.full):
-            rows = tensor if len(tensor) == 1 else tensor.reshape(self.batch, *element(tuple(tensor.shape), self.batch))
-            if not (rows == rows[:1]).all():
-                raise UnsupportedModelError("combines the data with a constant that differs between codes of a batch")
-            tensor = rows[0]
-        try:
-            fits = np.broadcast_shapes(tuple(tensor.shape), self.shape) == self.shape
-        except ValueError:
-            fits = False
-        if not fits:
-            raise UnsupportedModelError(
-                f"combines a constant of shape {tuple(tensor.shape)} with elements of shape {self.shape}; a constant "
-                "must broadcast to one element"
-            )
-        return tensor
-
-    def scale(self, factor: object, shift: object = 0.0) -> list[Part]:
-        """factor x + shift."""
-        return [Scale(self.constant(factor), self.constant(shift))]
+def _matrices(flow: Flow, args: tuple[Any, ...], first: bool) -> list[Part]:
+    """x W or M x for elements with two axes, with one matrix for all codes."""
+    held = args[first]
+    if not isinstance(held, Tensor) or not (first or len(flow.shape) == 2) or not (held == held[:1]).all():
+        raise UnsupportedModelError("multiplies the data by itself, or by a matrix that differs between codes")
+    matrix = float64(held[0], "a matrix")
+    if first:
+        return [Dense(matrix.mT.contiguous())]
+    swap = LinearOperation("aten.transpose.int", (1, 2))
+    return [swap, Dense(matrix), swap]
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _linear_layer(given: _Arguments, x: Any, weight: Tensor, bias: Tensor | None = None) -> list[Part]:
-    """W x + b on the last axis."""
-    if not isinstance(x, Flow) or not isinstance(weight, Tensor):
-        raise UnsupportedModelError("multiplies by the data in place of a constant matrix")
-    return [Dense(float64(weight, "weight"), None if bias is None else float64(bias, "bias").expand(len(weight)))]
-
-
-def _product(given: _Arguments, x: Any, matrix: Any) -> list[Part]:
-    """x W on the last axis; or M x for elements with two axes."""
-    if isinstance(x, Flow):
-        held = _of_one(matrix)
-        return _linear_layer(given, x, held.mT)
-    held = _of_one(x)
-    swap = LinearOperation("aten.transpose.int", (1, 2))
-    if len(given.shape) != 2 or not isinstance(matrix, Flow) or x.dim() != 3:
-        raise UnsupportedModelError("multiplies the batch from the left")
-    return [swap, *_linear_layer(given, matrix, held), swap]
-
-
-def _of_one(matrix: Any) -> Tensor:
-    """The one matrix that is the same for all codes."""
-    if not isinstance(matrix, Tensor):
-        raise UnsupportedModelError("multiplies the data by itself")
-    one: Tensor = matrix[0] if matrix.dim() == 3 and (matrix == matrix[:1]).all() else matrix
-    if one.dim() != 2:
-        raise UnsupportedModelError(f"multiplies by a constant of shape {tuple(matrix.shape)}, not by one matrix")
-    return one
-
-
-def _product_with_bias(
-    given: _Arguments, bias: Any, x: Any, matrix: Any, *, beta: float = 1, alpha: float = 1
-) -> list[Part]:
-    """beta b + alpha x W."""
-    if not isinstance(x, Flow) or not isinstance(bias, Tensor):
-        raise UnsupportedModelError("multiplies the batch from the left, or adds the data to a product")
-    weight = alpha * float64(_of_one(matrix), "weight").mT
-    if bias.dim() <= 1 or bias.shape[:-1].numel() == 1:
-        return _linear_layer(given, x, weight, beta * float64(bias, "bias").reshape(-1))
-    rows = _Arguments(Flow((*given.shape[:-1], len(weight)), ""), given.full, given.batch)
-    return [*_linear_layer(given, x, weight), *rows.scale(1.0, beta * bias)]
-
-
 def _convolution(
-    given: _Arguments, x: Any, weight: Any, bias: Tensor | None, stride: Any, padding: Any, dilation: Any,
-    transposed: bool, output_padding: Any, groups: int, *_: Any,
+    flow: Flow, weight: Any, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    output_padding: Any, groups: int, *_: Any,
 ) -> list[Part]:  # fmt: skip
-    if not isinstance(x, Flow) or not isinstance(weight, Tensor):
-        raise UnsupportedModelError("convolves with the data in place of a constant kernel")
     held = None if bias is None else float64(bias, "bias")
     kernel, around = float64(weight, "weight"), tuple(output_padding)
     return [Conv(kernel, held, tuple(stride), tuple(padding), tuple(dilation), groups, transposed, around)]
 
 
 def _batch_norm(
-    given: _Arguments, x: Flow, weight: Any, bias: Any, mean: Any, variance: Any, training: bool = False,
-    momentum: float = 0.1, eps: float = 1e-5,
+    flow: Flow, weight: Any, bias: Any, mean: Any, variance: Any, training: bool = False, momentum: float = 0.1,
+    eps: float = 1e-5,
 ) -> list[Part]:  # fmt: skip
-    """Batch normalisation with its running statistics."""
+    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel, with running statistics."""
     if training or mean is None or variance is None:
         raise UnsupportedModelError(
             "normalises by the statistics of the batch, so the output of one code depends on the others; "
             "use module.eval() and track_running_stats=True"
         )
-    return [normalisation(mean, variance, weight, bias, eps=eps, shape=given.shape)]
-
-
-def normalisation(
-    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, shape: Shape
-) -> Scale:
-    """weight * (x - mean) / sqrt(variance + eps) + bias, channel by channel (the first axis of ``shape``)."""
-    mean, variance = float64(mean, "running_mean"), float64(variance, "running_var")
-    if (variance < 0).any():
-        raise ModelError(f"running_var has negative entries, the smallest is {variance.min():g}")
-    if not shape or len(mean) != shape[0]:
-        raise ModelError(f"normalises {len(mean)} channels but is given an input of shape {shape}")
-    factor = torch.rsqrt(variance + eps)
-    if weight is not None:
-        factor = factor * float64(weight, "weight")
-    shift = -mean * factor
-    if bias is not None:
-        shift = shift + float64(bias, "bias")
-    per_channel = (-1, *[1] * (len(shape) - 1))
-    return Scale(factor.reshape(per_channel), shift.reshape(per_channel))
-
-
-# --- arithmetic -------------------------------------------------------------------------------------------------------
-
-
-def _add(given: _Arguments, x: Any, other: Any, *, alpha: float = 1) -> list[Part]:
-    """x + alpha * other, one of them constant."""
-    if isinstance(x, Flow):
-        return given.scale(1.0, alpha * other)
-    return given.scale(alpha, x)
-
-
-def _sub(given: _Arguments, x: Any, other: Any, alpha: float = 1) -> list[Part]:
-    """x - alpha * other, one of them constant."""
-    return _add(given, x, other, alpha=-alpha)
-
-
-def _rsub(given: _Arguments, x: Any, other: Any, alpha: float = 1) -> list[Part]:
-    """other - alpha * x, one of them constant."""
-    return _add(given, other, x, alpha=-alpha)
-
-
-def _mul(given: _Arguments, x: Any, other: Any) -> list[Part]:
-    return given.scale(other if isinstance(x, Flow) else x)
-
-
-def _div(given: _Arguments, x: Any, other: Any, *, rounding_mode: str | None = None) -> list[Part]:
-    if not isinstance(x, Flow) or rounding_mode:
-        raise UnsupportedModelError("divides by the data or rounds, which is not affine")
-    return given.scale(1 / float64(other, "a divisor"))
-
-
-def _copy(given: _Arguments, _: Any, x: Any, *__: Any) -> list[Part]:
-    """A copy into a tensor of the same shape."""
-    return [Reshape(given.shape)]
+    scale = torch.rsqrt(float64(variance, "running_var") + eps)
+    scale = scale if weight is None else scale * float64(weight, "weight")
+    shift = (0.0 if bias is None else float64(bias, "bias")) - float64(mean, "running_mean") * scale
+    return [Scale(*(x.reshape(-1, *[1] * (len(flow.shape) - 1)) for x in (scale, shift)))]
 
 
 # --- activations ------------------------------------------------------------------------------------------------------
@@ -320,10 +242,10 @@ def _copy(given: _Arguments, _: Any, x: Any, *__: Any) -> list[Part]:
 
 def _plain(name: str) -> Callable[..., list[Part]]:
     """An activation without parameters."""
-    return lambda given, x: [Activation(name)]
+    return lambda flow: [Activation(name)]
 
 
-def _elu(given: _Arguments, x: Flow, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> list[Part]:
+def _elu(flow: Flow, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> list[Part]:
     if (alpha, scale, input_scale) == (1, 1, 1):
         return [Activation("elu")]
     if input_scale == 1 and math.isclose(alpha, SELU_ALPHA) and math.isclose(scale, SELU_SCALE):
@@ -331,15 +253,19 @@ def _elu(given: _Arguments, x: Flow, alpha: float = 1.0, scale: float = 1.0, inp
     raise UnsupportedModelError(f"is an ELU with alpha={alpha:g}, which has a kink at 0; only alpha=1 is supported")
 
 
-def _softplus(given: _Arguments, x: Flow, beta: float = 1.0, threshold: float = 20.0) -> list[Part]:
+def _softplus(flow: Flow, beta: float = 1.0, threshold: float = 20.0) -> list[Part]:
     """log(1 + exp(beta x)) / beta; PyTorch has x where beta x is above the threshold, which is off by exp(-20)."""
     if threshold < 20:
         raise UnsupportedModelError(f"is a softplus that jumps at its threshold={threshold}; at least 20 is supported")
     return [Activation("softplus", steepness=beta)]
 
 
-def _clamp(given: _Arguments, x: Flow, low: Any = None, high: Any = None) -> list[Part]:
+def _clamp(flow: Flow, low: Any = None, high: Any = None) -> list[Part]:
     """Outputs cut off below, above or on both sides: affine maps around a ReLU, hardtanh or hardsigmoid."""
+
+    def scaled(factor: float, shift: float) -> Scale:
+        return Scale(*(torch.tensor(value, dtype=torch.float64) for value in (factor, shift)))
+
     ends = [None if end is None else float64(end, "a limit") for end in (low, high)]
     if any(end is not None and end.numel() > 1 for end in ends):
         raise UnsupportedModelError("cuts outputs off at limits of their own; only one for all is supported")
@@ -350,64 +276,46 @@ def _clamp(given: _Arguments, x: Flow, low: Any = None, high: Any = None) -> lis
         end, sign = (low, 1.0) if high is None else (high, -1.0)  # low + relu(x - low), high - relu(high - x)
         if end == 0 and sign > 0:
             return [Activation("relu")]
-        return [*given.scale(sign, -sign * end), Activation("relu"), *given.scale(sign, end)]
+        return [scaled(sign, -sign * end), Activation("relu"), scaled(sign, end)]
     if not low < high:
         raise UnsupportedModelError(f"cuts outputs off at {low} and {high}, which leaves one value or none")
     if low == -high:
         return [Activation("hardtanh", steepness=1 / high)]
     # low + r min(max(v / 6 r + 1/2, 0), 1), where r = high - low
-    after = given.scale(1.0, low) if low else []
-    return [
-        *given.scale(6.0, -6 * low - 3 * (high - low)),
+    middle: list[Part] = [
+        scaled(6.0, -6 * low - 3 * (high - low)),
         Activation("hardsigmoid", steepness=1 / (high - low)),
-        *after,
     ]
+    return [*middle, scaled(1.0, low)] if low else middle
 
 
-def _sloped(given: _Arguments, x: Any, slope: Any) -> list[Part]:
-    """max(x, 0) + slope min(x, 0), with a number or a tensor that broadcasts."""
-    if not isinstance(slope, Tensor):
-        return [Activation.of_slope(slope)]
-    return [Activation.of_slope(given.constant(slope).numpy())]
+def _sloped(flow: Flow, slope: Any = 0.01) -> list[Part]:
+    """max(x, 0) + slope min(x, 0), with a number, or with one for each entry of a row of the batch."""
+    held = float64(slope, "a slope")
+    if held.dim() > len(flow.shape) and held.dim():
+        held = held[0]
+    return [Activation.of_slope(held.numpy())]
 
 
-def _gated(given: _Arguments, x: Flow, parts: Sequence[Part]) -> list[Part]:
-    return list(parts)
-
-
-_ARITHMETIC = {"add", "sub", "rsub", "mul", "div"}
 _PARTS: dict[str, Callable[..., list[Part]]] = {
-    "linear": _linear_layer,
-    "mm": _product,
-    "bmm": _product,
-    "addmm": _product_with_bias,
-    "baddbmm": _product_with_bias,
     "convolution": _convolution,
-    "_convolution": _convolution,
     "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit_no_training": lambda given, x, w, b, mean, variance, momentum, eps: _batch_norm(
-        given, x, w, b, mean, variance, eps=eps
+    "_native_batch_norm_legit_no_training": lambda flow, w, b, mean, variance, momentum, eps: _batch_norm(
+        flow, w, b, mean, variance, eps=eps
     ),
-    "add": _add,
-    "sub": _sub,
-    "rsub": _rsub,
-    "mul": _mul,
-    "div": _div,
-    "neg": lambda given, x: given.scale(-1.0),
-    "copy": _copy,
     **{
         name: _plain(name)
         for name in ("relu", "sigmoid", "tanh", "exp", "silu", "mish", "hardsigmoid", "hardswish", "sin")
     },
-    "gelu": lambda given, x, approximate="none": [Activation("gelu" if approximate == "none" else "gelu_tanh")],
+    "gelu": lambda flow, approximate="none": [Activation("gelu" if approximate == "none" else "gelu_tanh")],
     "elu": _elu,
-    "celu": lambda given, x, alpha=1.0: [Activation("elu", steepness=1 / alpha)],
+    "celu": lambda flow, alpha=1.0: [Activation("elu", steepness=1 / alpha)],
     "softplus": _softplus,
     "clamp": _clamp,
     "clamp_min": _clamp,
-    "clamp_max": lambda given, x, high: _clamp(given, x, None, high),
-    "hardtanh": lambda given, x, low=-1.0, high=1.0: _clamp(given, x, low, high),
-    "leaky_relu": lambda given, x, slope=0.01: _sloped(given, x, slope),
+    "clamp_max": lambda flow, high: _clamp(flow, None, high),
+    "hardtanh": lambda flow, low=-1.0, high=1.0: _clamp(flow, low, high),
+    "leaky_relu": _sloped,
     "_prelu_kernel": _sloped,
-    "gated": _gated,
+    "gated": lambda flow, parts: list(parts),
 }

@@ -6,21 +6,23 @@ fully connected layers and batch normalisations can be read from one.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from unrelu.errors import ModelError, ModelFileError, OptionError, UnsupportedModelError
-from unrelu.loaders._torch_operations import Part, float64, normalisation
+from unrelu.errors import InputError, ModelError, ModelFileError, OptionError, UnsupportedModelError
+from unrelu.loaders._torch_operations import Part, float64
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense, Scale, check_finite
 from unrelu.models.network import Network
 from unrelu.models.standardisation import Transform, standardised, surrounded, transforms
-from unrelu.runtime.file_reading import check_names
+from unrelu.runtime.file_reading import check_names, shown_size
 from unrelu.runtime.host import computing
 
 Activations = str | Activation | Sequence[str | Activation]
@@ -109,25 +111,26 @@ def from_arrays(
     """
     check_layers(layers)
     if layers is not None and not isinstance(weights, Mapping):
-        raise OptionError(
-            f"layers={layers!r} picks from a dictionary; weights is a {type(weights).__name__}: leave layers out"
-        )
+        raise OptionError(f"layers={layers!r} picks from a dictionary; weights is a {type(weights).__name__}")
     tree = _is_tree(weights)
-    if (tree or hasattr(weights, "predict")) and biases is not None:
-        raise ModelError(f"biases do not go with a {type(weights).__name__}, which holds its own; leave them out")
-    if tree:
-        several = {"": weights} if isinstance(weights, Mapping) else {f"{i}/": part for i, part in enumerate(weights)}
-        named = {
-            before + name: held
-            for before, part in several.items()
-            for name, held in chosen(by_layer(flattened(part, float64)), layers).items()
-        }
-        network = from_names(named, activation, "unrelu.from_arrays(weights, ")
-    elif hasattr(weights, "predict"):
-        network = _of_estimator(weights, activation)
+    if tree or hasattr(weights, "predict"):
+        if biases is not None:
+            raise ModelError(f"biases do not go with a {type(weights).__name__}, which holds its own; leave them out")
+        network = _of_tree(weights, activation, layers) if tree else _of_estimator(weights, activation)
     else:
         network = _of_matrices(weights, biases, "relu" if activation is None else activation)
     return standardised(network, input_scale, output_scale, output_basis, output_log)
+
+
+def _of_tree(tree: Any, activation: Activations | None, layers: Layers) -> Network:
+    """The network of a dictionary, or of a list of these, one after the other."""
+    several = {"": tree} if isinstance(tree, Mapping) else {f"{i}/": part for i, part in enumerate(tree)}
+    named = {
+        before + name: held
+        for before, part in several.items()
+        for name, held in chosen(by_layer(flattened(part, float64)), layers).items()
+    }
+    return from_names(named, activation)
 
 
 def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activation: Activations) -> Network:
@@ -140,20 +143,17 @@ def _of_matrices(weights: Any, biases: Sequence[object | None] | None, activatio
         named[f"weights[{i}]"] = {"weight": float64(weight, f"weights[{i}]")}
         if bias is not None:
             named[f"weights[{i}]"]["bias"] = float64(bias, f"biases[{i}]")
-    return _chain(named, activation)
+    return from_names(named, activation)
 
 
 def _of_estimator(model: Any, activation: Activations | None) -> Network:
     """The network of a fitted MLPRegressor of scikit-learn, with the scalers and projections around it."""
     inputs, perceptron, outputs = _unwrapped(model)
-    names = {"identity": "identity", "relu": "relu", "tanh": "tanh", "logistic": "sigmoid"}
-    stored = [perceptron.activation] * (len(perceptron.coefs_) - 1) + [perceptron.out_activation_]
-    if unknown := [name for name in stored if name not in names]:
-        raise UnsupportedModelError(f"{perceptron} has the activation {unknown[0]!r}; supported are {', '.join(names)}")
     if activation is not None:
         raise ModelError(f"activation={activation!r} does not go with {perceptron}, which has its own; leave it out")
-    network = _of_matrices([c.T for c in perceptron.coefs_], perceptron.intercepts_, [names[name] for name in stored])
-    return surrounded(network, inputs, outputs)
+    stored = [perceptron.activation] * (len(perceptron.coefs_) - 1) + [perceptron.out_activation_]
+    names = ["sigmoid" if name == "logistic" else name for name in stored]
+    return surrounded(_of_matrices([c.T for c in perceptron.coefs_], perceptron.intercepts_, names), inputs, outputs)
 
 
 def _unwrapped(model: Any) -> tuple[list[Transform], Any, list[Transform]]:
@@ -213,22 +213,30 @@ def by_layer(flat: Mapping[str, Entry]) -> Named:
     """Arrays by layer and parameter, in the order of the file.
 
     Names are ``fc1.weight, fc1.bias, ...`` of PyTorch, ``params/Dense_0/kernel`` of Flax, ``dense/kernel:0`` of Keras;
-    or ``W0, b0, W1, ...``, in the order of their numbers.
+    or ``W0, b0, W1, ...``.
     """
-    numbered = [match for match in map(_NUMBERED.fullmatch, flat) if match]
-    if len(numbered) < len(flat):
-        named: Named = {}
-        for name, value in flat.items():
+    named: Named = {}
+    numbered = all(map(_NUMBERED.fullmatch, flat))
+    for name, value in flat.items():
+        if numbered:
+            kind, number = _NUMBERED.fullmatch(name).groups()  # type: ignore[union-attr] # it matches all
+            layer, parameter = f"W{number}", "bias" if kind[0] == "b" else "weight"
+        else:
             layer, parameter = _NAME.fullmatch(name).groups()  # type: ignore[union-attr] # it matches any name
-            named.setdefault(layer or "", {})[parameter] = value
-        return named
-    layers: dict[int, tuple[str, dict[str, Entry]]] = {}
-    for number, bias, name in sorted((int(match[2]), match[1][0] in "bB", match.string) for match in numbered):
-        held = layers.setdefault(number, (name, {}))[1]
-        if ("bias" if bias else "weight") in held:
-            raise ModelFileError(f"two arrays are the weight, or the bias, of the same number: {', '.join(flat)}")
-        held["bias" if bias else "weight"] = flat[name]
-    return dict(layers.values())
+        held = named.setdefault(layer or "", {})
+        if parameter in held:
+            raise ModelFileError(f"two arrays are the {parameter} of {layer!r}: {', '.join(flat)}")
+        held[parameter] = value
+    return named
+
+
+def check_size(arrays: Sequence[Entry], max_bytes: int) -> None:
+    """Refuse arrays that take more than ``max_bytes`` as float64, by an InputError."""
+    if (size := 8 * sum(math.prod(array.shape) for array in arrays)) > max_bytes:
+        raise InputError(
+            f"its arrays take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, pick layers "
+            "with layers=, or pass a larger max_bytes= (--max-bytes) if you trust the file"
+        )
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -248,7 +256,8 @@ def check_layers(layers: object) -> None:
 def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
     """The layers of these names in this order, or those whose names begin so, or all.
 
-    ``ordered`` says whether the file keeps the order in which layers were stored. Kernels of Keras and Flax never do.
+    Where names differ in numbers only, these are the order. Else it is that of the file, if it keeps one (``ordered``),
+    which Keras and Flax, with their kernels, do not.
 
     Raises:
         ModelError: there is no such layer, or nothing says in which order they are applied.
@@ -256,78 +265,69 @@ def chosen(named: Named, layers: Layers, ordered: bool = True) -> Named:
     if isinstance(layers, str):
         start = layers.rstrip("./")
         found = {n: held for n, held in named.items() if n == start or n.startswith((f"{start}.", f"{start}/"))}
-        if not found:
-            begun = ", ".join(sorted({repr(re.split(r"[./]", name)[0]) for name in named}))
-            raise ModelError(
-                f"no layer's name begins with layers={layers!r}; they begin with {begun}: pass one of these"
-            )
-        named = found
-    elif layers is not None:
-        if missing := [name for name in layers if name not in named]:
-            raise ModelError(f"there is no layer {missing[0]!r}; its layers are {', '.join(named)}")
-        return {name: named[name] for name in layers}
-    kernels = [_shape(held) for _, held in sorted(named.items(), key=lambda item: natural(item[0])) if "kernel" in held]
-    if ordered and not kernels:
-        return named
+    else:
+        found = named if layers is None else {name: named[name] for name in layers if name in named}
+    if layers and (not found or (len(found) < len(layers) and not isinstance(layers, str))):
+        raise ModelError(f"there is no layer as in layers={layers!r}; its layers are {', '.join(named)}")
+    if layers and not isinstance(layers, str):
+        return found
+    alike = len({re.sub(r"_?\d+", "", name) for name in found}) == 1
+    numbers = {name: found[name] for name in sorted(found, key=natural)} if alike else found
+    kernels = [_shape(held) for held in numbers.values() if "kernel" in held]
     # Of Dense(5)(relu(Dense(5)(z))) in Flax the outer layer, which is made first, has the lower number. So kernels that
-    # chain in both directions do not say their order, nor do names that differ in more than numbers.
+    # chain in both directions do not say their order.
     backwards = len(kernels) > 1 and all(a[0] == b[-1] for a, b in pairwise(kernels))
-    if backwards or len({re.sub(r"_?\d+", "", name) for name in named}) > 1:
+    if backwards or (len(found) > 1 and not alike and (kernels or not ordered)):
         raise ModelError(
-            f"nothing says in which order its layers, {_names_and_shapes(named)}, are applied; pass layers=[...] in "
+            f"nothing says in which order its layers, {_names_and_shapes(found)}, are applied; pass layers=[...] in "
             "that order"
         )
-    return {name: named[name] for name in sorted(named, key=natural)}
+    return numbers
 
 
-def from_names(named: Named, activation: Activations | None, call: str) -> Network:
+def from_names(named: Named, activation: Activations | None) -> Network:
     """Chain named layers in this order; an activation follows each matrix and its batch normalisations.
 
-    Without an activation, the error asks for it and begins a ``call`` that states it.
+    Raises:
+        ModelError: shapes do not chain, or there is no activation.
     """
-    network = _chain(named, "relu" if activation is None else activation)
-    if activation is not None:
-        return network
-    matrices = {name: held for name, held in named.items() if len(_shape(held)) == 2}
-    each = ["relu"] * (len(matrices) - 1) + ["sigmoid"]
-    raise ModelError(
-        f"weights do not say what their activations are; its layers are {_names_and_shapes(matrices)}. Pass "
-        f'{call}activation="relu") if they are all ReLU, or one for each layer, activation={each} (on the command '
-        f"line, --activation relu or {','.join(each)})"
-    )
-
-
-def _chain(named: Named, activation: Activations) -> Network:
-    """The network of layers in this order."""
+    shown = _names_and_shapes(named) or "none"
     try:
         steps = [_step(name, held) for name, held in named.items()]
         matrices = [step.weight for step in steps if isinstance(step, Dense)]
         if not matrices:
             raise ModelError("there is no weight matrix among the layers; a network needs at least one")
-        left = iter(_activations(activation, len(matrices)))
+        left = iter(_activations("relu" if activation is None else activation, len(matrices)))
         parts: list[Part] = []
         for step in steps:
             if isinstance(step, Dense) and step.weight is not matrices[0]:
                 parts.append(next(left))
             parts.append(step)
-        return Network.chain([*parts, *left], (matrices[0].shape[1],))
+        network = Network.chain([*parts, *left], (matrices[0].shape[1],))
     except ModelError as error:
         raise type(error)(
-            f"{error}. The layers are {_names_and_shapes(named) or 'none'}; weights are (outputs, inputs): pass kernels"
-            " of Keras, JAX and scikit-learn as kernel.T. Of a file or dictionary pick layers, in the order in which "
-            "they are applied, by layers=[...]"
+            f"{error}. The layers are {shown}; weights are (outputs, inputs): pass kernels of Keras, JAX and "
+            "scikit-learn as kernel.T. Of a file or dictionary pick layers, in the order in which they are applied, by "
+            "layers=[...]"
         ) from error
+    if activation is None:
+        each = ["relu"] * (len(matrices) - 1) + ["sigmoid"]
+        raise ModelError(
+            f'weights do not say what their activations are; its layers are {shown}. Pass activation="relu" if they '
+            f"are all ReLU, or one for each layer, activation={each} (on the command line, --activation relu or "
+            f"{','.join(each)})"
+        )
+    return network
 
 
 def _activations(activation: Activations, count: int) -> list[Activation]:
     single = isinstance(activation, str | Activation)
     given: list[Any] = [activation] * count if single else _listed(activation, "activation")
-    if len(given) != count:
+    if len(given) != count or not all(isinstance(entry, str | Activation) for entry in given):
         raise ModelError(
-            f"there are {count} layers but {len(given)} activations {given}; give one, or one for each layer"
+            f"there are {count} layers but activations {given}; give one name, such as 'relu' or 'leaky_relu:0.1', or "
+            "one for each layer"
         )
-    if odd := [entry for entry in given if not isinstance(entry, str | Activation)]:
-        raise ModelError(f"an activation is a name such as 'relu' or 'leaky_relu:0.1', got {odd[0]!r}")
     return [entry if isinstance(entry, Activation) else Activation.parse(entry) for entry in given]
 
 
@@ -349,8 +349,8 @@ def _shape(tensors: Mapping[str, Entry]) -> tuple[int, ...]:
 
 def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
     """A dense layer, or a batch normalisation of PyTorch."""
-    label, named = f"layer {name!r}", {key: value for key, value in tensors.items() if key != "num_batches_tracked"}
-    held = {key: float64(value, f"{label} {key}") for key, value in named.items()}
+    label = f"layer {name!r}"
+    held = {key: float64(value, f"{label} {key}") for key, value in tensors.items() if key != "num_batches_tracked"}
     for key, value in held.items():
         check_finite(value, f"{label} {key}")
     keys, shapes = held.keys(), {tuple(value.shape) for value in held.values()}
@@ -361,8 +361,8 @@ def _step(name: str, tensors: Mapping[str, Entry]) -> Dense | Scale:
             return Dense(weight.contiguous(), bias)
     moments = {"running_mean", "running_var"}
     if len(shapes) == 1 and len(*shapes) == 1 and moments <= keys <= {*moments, "weight", "bias"}:
-        mean, variance = held["running_mean"], held["running_var"]
-        return normalisation(mean, variance, held.get("weight"), held.get("bias"), eps=_EPS, shape=tuple(mean.shape))
+        scale = held.get("weight", 1.0) * torch.rsqrt(held["running_var"] + _EPS)
+        return Scale(scale, held.get("bias", 0.0) - held["running_mean"] * scale)
     raise UnsupportedModelError(
         f"{label} holds {', '.join(f'{key} {tuple(value.shape)}' for key, value in held.items())}, which is no matrix "
         "(outputs, inputs) with a bias (outputs,): weights alone do not say what it computes, such as the stride of a "

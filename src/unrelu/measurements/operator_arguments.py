@@ -26,14 +26,13 @@ from unrelu.measurements.linear_operators import (
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_opaque import Trial, longest
+from unrelu.models.torch_opaque import longest, tried
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count, shown
 
 _Code = Callable[[Array], Any]
-_TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
 
 # Tolerances of |<A x, y> - <x, A^T y>| relative to |A x| |y|, and of the deviation from linearity relative to |A x|.
 # The larger one holds: 1e-6, or 100 times the rounding error of the operator's precision (1.2e-5 in single precision).
@@ -112,7 +111,7 @@ class NonlinearOperator(Operator):
         try:
             # Directions of the trial are 0 at outputs that are exactly 0, as of ReLUs: there may be a kink there.
             reason = "the measurement is a function, which is not taken to be linear"
-            function = _TRIAL.network(given, x.reshape(2, *output), reason, x.abs())
+            function = tried(given, x.reshape(2, *output), reason, x.abs(), "measurement")
         except ModelError as error:
             raise InputError(
                 f"operator= is a function that cannot be used as a measurement: {error}. Pass a differentiable "

@@ -43,7 +43,7 @@ from unrelu.models.affine import Affine, Scale
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.models.network import Layer, Network
-from unrelu.models.standardised_generator import on_scaled_codes, on_scaled_outputs
+from unrelu.models.standardisation import on_scaled_codes, on_scaled_outputs
 from unrelu.runtime.array_types import Array
 
 # Half the length of an interval on which a uniform variable has variance 1.

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from unrelu.errors import HostError, InputError, OptionError
-from unrelu.models._rounding_error import Rounding
 from unrelu.models._watched_operations import multiplications
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
 from unrelu.models.names import Names
+from unrelu.models.rounding_error import Rounding
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory, usable
 from unrelu.runtime.file_reading import shown_size
@@ -370,16 +370,10 @@ def as_generator(network: object) -> Generator:
     """
     if isinstance(network, Generator):
         return network
-    calls = {
-        torch.nn.Module: ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates",
-        list | tuple | dict: ": unrelu.from_arrays(weights)",
-        np.ndarray | Tensor: "; it comes first, before the observations: unrelu.invert(network, y)",
-    }
-    call = next((text for kind, text in calls.items() if isinstance(network, kind)), "")
-    if isinstance(network, str | os.PathLike):
-        call = f": unrelu.{'load' if os.path.splitext(network)[1] else 'zoo.load'}({os.fspath(network)!r})"
-    kind = type(network).__name__
-    raise OptionError(f"network is a {kind}; make one with unrelu.load, from_torch, from_arrays or zoo.load{call}")
+    raise OptionError(
+        f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load; it "
+        "comes first, before the observations"
+    )
 
 
 # By generator: the same on other devices. What a search learns of a generator is cached with that object.

@@ -21,12 +21,10 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, as_generator, by, numbers, read_only
 from unrelu.models.names import Names, parameter_values
 from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_opaque import Trial, longest
+from unrelu.models.torch_opaque import longest, tried
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-
-_TRIAL = Trial("function of outputs", "input", "result", "outputs of the generator")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -223,7 +221,7 @@ def _checked(module: _Change, network: Generator) -> OpaqueNetwork:
     at, lengths = torch.cat([x, u], dim=1), torch.cat([x.abs(), torch.full_like(u, 0.3)], dim=1)
     given = module if isinstance(module.function, nn.Module) else module.forward
     try:
-        function = _TRIAL.network(given, at, ExtendedGenerator.reason, lengths)
+        function = tried(given, at, ExtendedGenerator.reason, lengths, "function of outputs")
         return function.to(network.dtype, network.device)
     except ModelError as error:
         raise InputError(f"the function of outputs and parameters cannot be used: {error}") from error

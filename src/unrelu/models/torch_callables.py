@@ -6,12 +6,13 @@ inputs are held fixed, and one output of several is chosen, or several as named 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from unrelu.errors import ModelError, OptionError, UnsupportedModelError
-from unrelu.models._module_copies import frozen
 from unrelu.models.affine import Shape
 
 Pick = str | int | Callable[[Any], Any]
@@ -65,17 +65,9 @@ class FunctionModule(nn.Module):
 
     def forward(self, z: Tensor) -> Any:
         """Call the function."""
-        x = self._called(self.function, z)
-        return x.to(z) if self.dtype and isinstance(x, Tensor) and x.is_floating_point() else x
-
-    def parts(self, z: Tensor) -> dict[str, Shape]:
-        """The shapes of the named parts of the function's output; z is a batch of codes."""
-        parts: dict[str, Shape] = self._called(cast(CalledModule, self.function).parts, z)
-        return parts
-
-    def _called(self, function: Callable[..., Any], z: Tensor) -> Any:
         with _Widening() if self.widened else nullcontext():
-            return function(z if self.dtype is None else z.to(dtype=self.dtype, device=self.device))
+            x = self.function(z if self.dtype is None else z.to(dtype=self.dtype, device=self.device))
+        return x.to(z) if self.dtype and isinstance(x, Tensor) and x.is_floating_point() else x
 
     def __deepcopy__(self, made: Any) -> FunctionModule:
         return FunctionModule(self.function, self.dtype, self.device, self.widened)
@@ -97,12 +89,7 @@ def _double(x: Any) -> Any:
     return x.double() if isinstance(x, Tensor) and x.dtype == torch.float32 else x
 
 
-def running(module: nn.Module) -> nn.Module:
-    """A copy of a module in double precision, in evaluation mode; what calls functions, with the same functions."""
-    return frozen(module, torch.float64, torch.device("cpu")).eval()
-
-
-def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module:
+def evaluated(module: nn.Module, z: Tensor) -> nn.Module:
     """The module as a generator evaluates it: a copy in double precision, in evaluation mode.
 
     A function is called in the first precision that it takes, in double precision also with weights in single
@@ -111,38 +98,81 @@ def evaluated(module: nn.Module, z: Tensor, own_mode: bool = False) -> nn.Module
     Args:
         module: a module, or one that calls a function (:class:`FunctionModule`).
         z: codes in double precision, (2, ...), on the device of a function.
-        own_mode: whether the copy is left in training mode, if the module is.
     """
-    double = frozen(module, torch.float64, torch.device("cpu")) if own_mode else running(module)
+    double = frozen(module, torch.float64, torch.device("cpu")).eval()
     calls_function = any(isinstance(m, FunctionModule) for m in module.modules())
-    if not calls_function and isinstance(failure(double, z), UnsupportedModelError | MemoryError | None):
+    if not calls_function and isinstance(_failure(double, z), UnsupportedModelError | MemoryError | None):
         return double
-    own = double if calls_function else frozen(module)
-    own = own if own_mode else own.eval()
+    own = double if calls_function else frozen(module).eval()
     for dtype, widened in _PRECISIONS:
         called = FunctionModule(own, dtype, z.device, widened)
-        error = failure(called, z)
+        error = _failure(called, z)
         if error is None or isinstance(error, UnsupportedModelError):  # the latter for an output that is not there
             return called
     return FunctionModule(own, torch.float64, z.device, widened=True) if calls_function else double
 
 
-def accepts(copy: nn.Module, shape: Shape) -> bool:
-    """Whether a copy of :func:`running` takes codes of this shape, in one of the precisions."""
-    z = torch.zeros(7, *shape, dtype=torch.float64)  # layers take (2, k) for one code of two channels
-    return any(failure(FunctionModule(copy, dtype, None, widened), z) is None for dtype, widened in _PRECISIONS)
-
-
-def failure(module: nn.Module, z: Tensor) -> Exception | None:
-    """What the module raises for a batch of codes; None if it maps each of them to something."""
+def _failure(module: nn.Module, z: Tensor) -> Exception | None:
+    """What the module raises for a batch of codes; None if it returns something."""
     try:
         with torch.no_grad():
-            x = module(z.clone())
+            module(z.clone())
     except Exception as error:  # the user's forward runs here
         return error.with_traceback(None)  # which would keep the tensors of the call
-    if isinstance(x, Tensor) and x.dim() and len(x) != len(z):
-        return ValueError(f"it maps {len(z)} codes to {len(x)} outputs")
     return None
+
+
+# --- copies of modules ------------------------------------------------------------------------------------------------
+
+
+def replica(module: nn.Module) -> nn.Module:
+    """A copy that shares the parameters of the module and has all else for itself."""
+    return _copied(module, Tensor.clone, {id(parameter): parameter for parameter in module.parameters()})
+
+
+def frozen(module: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None) -> nn.Module:
+    """A copy with converted tensors of its own; none of them requires a gradient. None converts nothing."""
+
+    def convert(tensor: Tensor, copy: bool = False) -> Tensor:
+        kind = dtype
+        if kind is not None and not tensor.is_floating_point():
+            kind = kind.to_complex() if tensor.is_complex() else None
+        return tensor.to(dtype=kind, device=device, copy=copy)
+
+    # Tensors are converted as they are copied, those in attributes too; then what own copies of modules have left.
+    twin = _copied(module, lambda tensor: convert(tensor, copy=True), {})
+    twin._apply(convert)  # type: ignore[no-untyped-call] # noqa: SLF001 -- complex too
+    for parameter in twin.parameters():
+        parameter.requires_grad_(False)
+    return twin
+
+
+def _copied(module: nn.Module, tensor: Callable[[Tensor], Tensor], made: dict[int, Any]) -> nn.Module:
+    try:
+        with torch.no_grad(), _Copying(tensor):
+            return copy.deepcopy(module, made)
+    except Exception as error:  # Python does not say what it raises for objects that cannot be copied
+        raise ModelError(
+            f"the {type(module).__name__} cannot be copied ({type(error).__name__}: {error}); pass a function, such as "
+            "lambda z: module(z), which is called as it is"
+        ) from error
+
+
+class _Copying(TorchFunctionMode):
+    """Says how ``copy.deepcopy`` copies tensors. By itself it refuses those that were computed from parameters."""
+
+    def __init__(self, tensor: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._tensor = tensor
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by PyTorch in place of each of its functions."""
+        if func is not Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        given, made = args
+        if id(given) not in made:
+            made[id(given)] = self._tensor(given.detach())
+        return made[id(given)]
 
 
 # --- calls that return one tensor -------------------------------------------------------------------------------------
@@ -156,10 +186,15 @@ class GeneratorCall:
         output: the name (attribute or key) or number of the output, or a function of the returned value; or a
             dictionary of these by the name of the part of the output that each becomes.
         inputs: further inputs by name, held fixed.
+        parts: the shapes of the named parts, once it was called. Copies of a module share them.
     """
 
     output: Pick | Mapping[str, Pick] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    parts: dict[str, Shape] = field(default_factory=dict)
+
+    def __deepcopy__(self, made: Any) -> GeneratorCall:
+        return self
 
     @classmethod
     def parse(cls, output: Output, inputs: Mapping[str, Any] | None = None) -> GeneratorCall:
@@ -168,17 +203,21 @@ class GeneratorCall:
         Raises:
             OptionError: an argument has the wrong type or value.
         """
-        pick: Any = dict(_named_picks(output)) if isinstance(output, Mapping | list | tuple) else output
-        for each in pick.values() if isinstance(pick, dict) else [pick]:
-            if each is not None and (isinstance(each, bool) or not (isinstance(each, str | int) or callable(each))):
-                raise OptionError(
-                    f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
-                    "output='sample', output=0; or several as named parts, output=['mean', 'scale']"
-                )
-        if inputs is not None and not (isinstance(inputs, Mapping) and all(isinstance(n, str) for n in inputs)):
+        several = isinstance(output, Mapping | list | tuple)
+        named: Any = output if isinstance(output, Mapping) else {each: each for each in output} if several else {}  # type: ignore[union-attr]
+        picks = list(named.values()) if several else [] if output is None else [output]
+        known = all((isinstance(each, str | int) or callable(each)) and not isinstance(each, bool) for each in picks)
+        if not known or any(map(callable, named)) or (several and not 0 < len(named) == len(output)):  # type: ignore[arg-type]
+            raise OptionError(
+                f"output={output!r} must be a name, a number or a function of what the module returns, e.g. "
+                "output='sample', output=0; or several as named parts, each name once, output=['mean', 'scale'] or "
+                "output={'name': function, ...}"
+            )
+        if inputs is not None and not (isinstance(inputs, Mapping) and all(isinstance(name, str) for name in inputs)):
             raise OptionError(
                 f"inputs must be a dictionary of inputs by name, e.g. inputs={{'c': tensor}}, got {inputs!r:.60}"
             )
+        pick: Any = {str(name): each for name, each in named.items()} if several else output
         return cls(pick, {name: _as_tensor(x) for name, x in (inputs or {}).items()})
 
 
@@ -189,37 +228,29 @@ def _as_tensor(value: Any) -> Any:
     return torch.tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else value
 
 
-def _named_picks(output: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    pairs = list(output.items()) if isinstance(output, Mapping) else [(pick, pick) for pick in output]
-    named = [(str(name), pick) for name, pick in pairs]
-    if not named or len(dict(named)) < len(named) or any(pick is None or callable(name) for name, pick in pairs):
-        raise OptionError(
-            f"output={output!r} must have a name for each part, and each once: names and numbers in a list, or "
-            "output={'name': function, ...}"
-        )
-    return named
-
-
 def as_module(given: Callable[..., Any], call: GeneratorCall | None = None) -> nn.Module:
     """What was passed as a module of the code alone that returns what is asked for; nothing is copied.
 
     Args:
         given: a module, a bound method of one, or a function.
         call: how it is called; None passes the code and takes what is returned.
-
-    Raises:
-        UnsupportedModelError: a required input is missing.
-        ModelError: an input was given that the module does not take.
     """
     call = call or GeneratorCall()
     given = getattr(given, "_torchdynamo_orig_callable", given)  # what torch.compile wraps
-    code = code_name(given, call)
+    code = _code_name(given, call)
     if isinstance(given, MethodType) and isinstance(given.__self__, nn.Module):
         return CalledModule(given.__self__, call, code, given.__func__)
     body = given if isinstance(given, nn.Module) else FunctionModule(given)
-    if call.output is None and not call.inputs:
-        return body
-    return CalledModule(body, call, code, _call)
+    return CalledModule(body, call, code) if call.output is not None or call.inputs else body
+
+
+def _code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
+    """The argument name of the code in a module or function; None if the code is its first input, or not known."""
+    with suppress(TypeError, ValueError):  # builtin functions have no signature
+        names = list(inspect.signature(given.forward if isinstance(given, nn.Module) else given).parameters)
+        code = next((name for name in names if name not in call.inputs), None)
+        return None if code in names[:1] or isinstance(given, torch.jit.ScriptModule) else code
+    return None
 
 
 def _call(body: nn.Module, *args: Any, **named: Any) -> Any:
@@ -242,44 +273,29 @@ class CalledModule(nn.Module):
     """
 
     def __init__(
-        self,
-        body: nn.Module,
-        call: GeneratorCall = GeneratorCall(),
-        code: str | None = None,
-        run: Callable[..., Any] = _call,
+        self, body: nn.Module, call: GeneratorCall, code: str | None = None, run: Callable[..., Any] = _call
     ) -> None:
         super().__init__()
-        self.body, self.run, self.output, self.code = body, run, call.output, code
-        self.held = dict(call.inputs)
-        self.title = getattr(body, "title", type(body).__name__)
-        self.training = False
+        self.body, self.call, self.code, self.run = body, call, code, run
+        self.title, self.training = getattr(body, "title", type(body).__name__), False
 
     def forward(self, z: Tensor) -> Any:
         """The chosen output."""
-        return picked(self._result(z), self.output)
-
-    def parts(self, z: Tensor) -> dict[str, Shape]:
-        """The shapes of the named parts of an output; z is a batch of codes."""
-        assert isinstance(self.output, Mapping)
-        with torch.no_grad():
-            result = self._result(z)
-            return {name: tuple(picked(result, pick).shape[1:]) for name, pick in self.output.items()}
-
-    def _result(self, z: Tensor) -> Any:
-        code = ((z,), {}) if self.code is None else ((), {self.code: z})
-        held = {name: _rows(value, z) for name, value in self.held.items()}
+        codes, named = ((z,), {}) if self.code is None else ((), {self.code: z})
+        held = {name: _rows(value, z) for name, value in self.call.inputs.items()}
         labels = {name: z.new_full((len(z),), n, dtype=torch.int64) for name, n in held.items() if type(n) is int}
         try:
-            try:
-                return self.run(self.body, *code[0], **code[1], **held)
-            except TypeError:  # an embedding takes no integer but a tensor of labels
-                if not labels:
-                    raise
-            return self.run(self.body, *code[0], **code[1], **held | labels)
-        except IndexError as error:
-            sizes = sorted({m.num_embeddings for m in self.body.modules() if isinstance(m, nn.Embedding)})
-            allowed = " or ".join(f"0 to {size - 1}" for size in sizes)
-            raise IndexError(f"{error}; the module's embeddings take {allowed}" if sizes else error) from error
+            result = self.run(self.body, *codes, **named, **held)
+        except TypeError:  # an embedding takes no integer but a tensor of labels
+            if not labels:
+                raise
+            result = self.run(self.body, *codes, **named, **held | labels)
+        if not isinstance(self.call.output, Mapping):
+            return picked(result, self.call.output)
+        parts = {name: picked(result, pick) for name, pick in self.call.output.items()}
+        joined = concatenated(parts)
+        self.call.parts.update({name: tuple(part.shape[1:]) for name, part in parts.items()})
+        return joined
 
 
 def _rows(value: Any, z: Tensor) -> Any:
@@ -309,16 +325,10 @@ def concatenated(parts: Mapping[str, Any]) -> Any:
     return torch.cat(flat, dim=1) if len(flat) > 1 else flat[0]
 
 
-def picked(result: Any, output: Pick | Mapping[str, Pick] | None) -> Any:
-    """One output of the value that a module returned, or several, one after the other.
-
-    Raises:
-        UnsupportedModelError: there is no output of that name or number.
-    """
+def picked(result: Any, output: Pick | None) -> Any:
+    """One output of the value that a module returned; an UnsupportedModelError if it is not there."""
     if output is None:
         return result
-    if isinstance(output, Mapping):
-        return concatenated({name: picked(result, pick) for name, pick in output.items()})
     if not isinstance(output, str | int):
         return output(result)
     try:
@@ -344,33 +354,3 @@ def outputs(result: Any) -> list[tuple[str | int, Tensor]]:
         names = getattr(result, "_fields", None) or list(getattr(result, "__dict__", {}))
         pairs = [(name, getattr(result, name, None)) for name in names]
     return [(key, value) for key, value in pairs if isinstance(value, Tensor) and value.is_floating_point()]
-
-
-def code_name(given: Callable[..., Any], call: GeneratorCall) -> str | None:
-    """The argument name of the code in a module or function; None if the code is its first input, or not known.
-
-    Raises:
-        UnsupportedModelError: a required input is missing.
-        ModelError: an input was given that the module does not take.
-    """
-    signature = None
-    with suppress(TypeError, ValueError):  # builtin functions have no signature
-        signature = inspect.signature(given.forward if isinstance(given, nn.Module) else given)
-    if signature is None or isinstance(given, torch.jit.ScriptModule):
-        return None
-    kinds, parameters = inspect.Parameter, list(signature.parameters.values())
-    names = [p.name for p in parameters]
-    single = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
-    unknown = [name for name in call.inputs if name not in names]
-    if unknown and len(single) == len(parameters):
-        raise ModelError(f"inputs= has {unknown[0]!r}, but the module takes {', '.join(names)}")
-    positional = [p.name for p in single if p.kind is not kinds.KEYWORD_ONLY]
-    code = [name for name in positional if name not in call.inputs][:1]
-    missing = [p.name for p in single if p.default is kinds.empty and p.name not in (*call.inputs, *code)]
-    if missing:
-        inputs = [f"{name!r}: ..." for name in call.inputs] + [f"{name!r}: tensor" for name in missing]
-        raise UnsupportedModelError(
-            f"the module takes {' and '.join(code + missing)}; a generator takes the code alone: pass the others, held "
-            f"fixed, as inputs={{{', '.join(inputs)}}}"
-        )
-    return code[0] if code and code != positional[:1] else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from unrelu.errors import HostError, ModelError, UnsupportedModelError
-from unrelu.models._module_copies import frozen, replica
+from unrelu.errors import HostError, UnsupportedModelError
 from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
-from unrelu.models.torch_callables import as_module, described, evaluated, outputs
+from unrelu.models.torch_callables import as_module, described, evaluated, frozen, outputs, replica
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import total_memory
 from unrelu.runtime.file_reading import shown_size
@@ -37,13 +36,15 @@ _LARGE = 10**9
 # The number of codes tried in turn, because a code may be next to a kink by chance, and the change of coordinates from
 # one to the next. Coordinates change apart: without biases, all multiples of a code are next to the same kinks.
 _TRIALS, _CHANGE = 4, 0.1
+# What to do about random numbers that a generator draws.
+FIX_DRAWS = (
+    "draw them once, before the call, and pass them: as an input, inputs={'noise': noise}, or in a function, lambda z: "
+    "module(z, noise). Of a module in training mode, call module.eval() first"
+)
 
 
 def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.device | None = None) -> OpaqueNetwork:
-    """The module as a generator that can only be evaluated and differentiated.
-
-    It is tried at two codes. It must map (2, *latent_shape) to finite numbers of shape (2, ...). The outputs must be
-    the same each time, each must depend on its own code only, and derivatives must agree with finite differences.
+    """The module as a generator that can only be evaluated and differentiated, tried at two codes by :func:`tried`.
 
     Args:
         module: a module, of which a copy in double precision is tried, or a function, see
@@ -54,16 +55,13 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.de
 
     Raises:
         UnsupportedModelError: the trial failed; the message contains ``reason`` as well.
-        ModelError: weights are not finite, or the module is in training mode, where its outputs differ.
+        ModelError: weights are not finite.
     """
-    for name, parameter in module.named_parameters():
-        check_finite(parameter, repr(name))
-    for name, buffer in module.named_buffers():  # attention masks are infinite on purpose
-        if buffer.layout is torch.strided:
-            check_finite(buffer.masked_fill(buffer.isinf(), 0), repr(name))
-    codes = trial_codes(latent_shape).to(device)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.layout is torch.strided:  # attention masks are infinite on purpose
+            check_finite(tensor if isinstance(tensor, nn.Parameter) else tensor.nan_to_num(torch.nan, 0, 0), repr(name))
     try:
-        return CODES.network(module, codes, reason)
+        return tried(module, trial_codes(latent_shape).to(device), reason)
     except UnsupportedModelError as error:
         if str(error) in reason:  # it cannot be run
             raise UnsupportedModelError(reason) from error
@@ -80,24 +78,17 @@ def trial_codes(latent_shape: Shape) -> Tensor:
 def computes_the_same(
     copy: Callable[[Tensor], Tensor], module: nn.Module, latent_shape: Shape, device: torch.device, precision: float
 ) -> bool:
-    """Whether the layers of a module, which computes in this precision, have its outputs.
-
-    Raises:
-        ModelError: the module is in training mode, where its outputs differ.
-    """
+    """Whether the layers of a module, which computes in this precision, have its outputs."""
     z = trial_codes(latent_shape)
     z = torch.cat([z, 0.4 * z[:1]])
     running = evaluated(module, z.to(device))
     share, rounding = max(_SAME, precision**0.5), max(_TINY, 100 * precision)
     try:
         with torch.no_grad():
-            wanted, together, alone = copy(z), running(z.to(device)), running(z[:1].to(device))
+            wanted, together, alone = copy(z), running(z.to(device)).to(z), running(z[:1].to(device)).to(z)
     except Exception:  # the user's forward runs here; what fails here fails the trial of an opaque generator, too
         return False
-    if not (_same(wanted, together.to(z), share, rounding) and _same(wanted[:1], alone.to(z), share, rounding)):
-        return False
-    CODES.check_mode(module, together, z.to(device))
-    return True
+    return _same(wanted, together, share, rounding) and _same(wanted[:1], alone, share, rounding)
 
 
 def _same(a: Tensor, b: Tensor, share: float, rounding: float) -> bool:
@@ -109,11 +100,7 @@ def _same(a: Tensor, b: Tensor, share: float, rounding: float) -> bool:
 
 
 def check_memory(module: nn.Module, codes: Tensor) -> None:
-    """Refuse a module whose gradient does not fit into the memory of this machine.
-
-    Raises:
-        HostError: it does not.
-    """
+    """Refuse a module whose gradient does not fit into the memory of this machine, by a HostError."""
     if sum(p.numel() for p in module.parameters()) * codes[0].numel() < _LARGE:
         return
     needed, memory = gradient_memory(module, codes), total_memory(codes.device)
@@ -148,151 +135,111 @@ def gradient_memory(module: nn.Module, codes: Tensor) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Trial:
-    """The trial of a module or function. The attributes are words for its messages.
+# --- the trial --------------------------------------------------------------------------------------------------------
 
-    Attributes:
-        whole: the kind of function.
-        given, result: the input and the output.
-        drawn: the source of the inputs.
-        remedy: advice about random numbers.
-        choice: the call that chooses one of several tensors, with places for the shape of a code and for the choice.
+
+def tried(
+    function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0, what: str = "generator"
+) -> OpaqueNetwork:
+    """Try a module or function at z, (2, ...), and return it as an opaque network if it passes.
+
+    Copies of modules are run, because they may store what they compute.
+
+    Args:
+        function: the module or function.
+        z: two inputs for the trial.
+        reason: why it is not a chain of layers.
+        lengths: factors of the entries of the directions for derivatives, (2, k) or one for all.
+        what: a word for messages.
+
+    Raises:
+        UnsupportedModelError: the results are not one finite real tensor for each input, change between calls or depend
+            on other inputs of the batch, or derivatives do not agree with finite differences.
     """
+    module = evaluated(function if isinstance(function, nn.Module) else as_module(function), z)
+    trial = replica(module)
+    x = _consistent(trial, z, what)
+    width = max(_width(trial, z), z[0].numel(), x[0].numel())
+    network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width, device=z.device)
+    return _differentiated(network, z.flatten(1), lengths)
 
-    whole: str = "generator"
-    given: str = "code"
-    result: str = "output"
-    drawn: str = "codes drawn from N(0, I)"
-    remedy: str = ""
-    choice: str = ""
 
-    def network(
-        self, function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0
-    ) -> OpaqueNetwork:
-        """Try a module or function at z, (2, ...), and return it as an opaque network if it passes.
+def _consistent(module: nn.Module, z: Tensor, what: str) -> Tensor:
+    """Return the outputs, if they are the same each time and each depends on its own input only."""
+    generator = torch.random.get_rng_state()
+    x = _output(module, z, what)
+    if not torch.equal(generator, torch.random.get_rng_state()):
+        raise UnsupportedModelError(f"it draws random numbers; a {what} must be deterministic; {FIX_DRAWS}")
+    if not _equal(x, _output(module, z, what)):
+        raise UnsupportedModelError(f"a second evaluation gives another output; a {what} must be deterministic")
+    if not all(_equal(x[i : i + 1], _output(module, row, what)) for i, row in enumerate(torch.split(z, 1))):
+        raise UnsupportedModelError("an input has another output alone than in a batch; each must depend on its own")
+    if torch.equal(x[0], x[1]):
+        raise UnsupportedModelError("two random inputs have the same output; it does not depend on the input")
+    return x
 
-        Copies of modules are run, because they may store what they compute.
 
-        Args:
-            function: the module or function.
-            z: two inputs for the trial.
-            reason: why it is not a chain of layers.
-            lengths: factors of the entries of the directions for derivatives, (2, k) or one for all.
-
-        Raises:
-            UnsupportedModelError: the results are not one finite real tensor for each input, change between calls or
-                depend on other inputs of the batch, or derivatives do not agree with finite differences.
-            ModelError: see :meth:`check_mode`.
-        """
-        given = function if isinstance(function, nn.Module) else as_module(function)
-        module = evaluated(given, z)
-        trial = replica(module)
-        x = self._consistent(trial, z)
-        self.check_mode(given, x, z)
-        width = max(_width(trial, z), z[0].numel(), x[0].numel())
-        network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width, device=z.device)
-        return _differentiated(network, z.flatten(1), lengths)
-
-    def check_mode(self, module: nn.Module, x: Tensor, z: Tensor) -> None:
-        """Refuse a module in training mode whose outputs differ from x, those in evaluation mode.
-
-        Raises:
-            ModelError: they differ.
-        """
-        if not any(getattr(m, "training", False) for m in module.modules()):  # frozen programs do not say
-            return
-        try:
-            same = _equal(x, self.evaluate(evaluated(module, z, own_mode=True), z))
-        except UnsupportedModelError:
-            same = False
-        if not same:
-            raise ModelError(
-                "the module is in training mode, where it computes something else than in evaluation mode; call "
-                "module.eval() first"
-            )
-
-    def _consistent(self, module: nn.Module, z: Tensor) -> Tensor:
-        """Return the results, if they are the same each time and each depends on its own input only."""
-        generator = torch.random.get_rng_state()
-        x = self.evaluate(module, z)
-        if not torch.equal(generator, torch.random.get_rng_state()):
-            raise UnsupportedModelError(f"it draws random numbers; a {self.whole} must be deterministic{self.remedy}")
-        if not _equal(x, self.evaluate(module, z)):
-            raise UnsupportedModelError(
-                f"a second evaluation gives another {self.result}; a {self.whole} must be deterministic"
-            )
-        if not all(_equal(x[i : i + 1], self.evaluate(module, row)) for i, row in enumerate(torch.split(z, 1))):
-            raise UnsupportedModelError(
-                f"{_a(self.given)} has another {self.result} alone than in a batch; each {self.result} must depend on "
-                f"its own {self.given} only"
-            )
-        if torch.equal(x[0], x[1]):
-            raise UnsupportedModelError(
-                f"two random {self.given}s have the same {self.result}; it does not depend on the {self.given}"
-            )
-        return x
-
-    def evaluate(self, module: Callable[[Tensor], Any], z: Tensor) -> Tensor:
-        """Return the module's result, if it is one finite real tensor with one entry for each input.
-
-        Raises:
-            UnsupportedModelError: it is not.
-        """
-        shape = tuple(z.shape)
-        try:
-            with torch.no_grad():
-                x = module(z.clone())
-        except UnsupportedModelError:  # the chosen output does not exist
-            raise
-        except Exception as error:  # the user's forward runs here
-            raise UnsupportedModelError(
-                f"for float64 {self.given}s of shape {shape} it raises {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(x, Tensor):
-            self._refuse_several(x, z)
-            raise UnsupportedModelError(f"it returns a {type(x).__name__}; a {self.whole} returns one tensor")
-        if x.is_meta or x.layout is not torch.strided:
-            kind = "meta" if x.is_meta else str(x.layout).removeprefix("torch.")
-            raise UnsupportedModelError(f"it returns a {kind} tensor; a {self.whole} returns a dense one, with data")
-        if not x.is_floating_point():
-            raise UnsupportedModelError(f"it returns {x.dtype} numbers; a {self.whole} returns real ones")
-        if x.dim() == 0 or len(x) != len(z) or not x.numel():
-            raise UnsupportedModelError(
-                f"it maps {self.given}s of shape {shape} to {_a(self.result)} of shape {tuple(x.shape)}; the batch "
-                "axis must stay the first"
-            )
-        if not x.isfinite().all():
-            raise UnsupportedModelError(f"it maps {self.drawn} to NaN or infinite {self.result}s")
-        return x
-
-    def _refuse_several(self, result: Any, z: Tensor) -> None:
-        """Refuse several tensors with the calls that choose one, or all."""
-        found = outputs(result) if self.choice else []
-        if not found:
-            return
-        keys = [key for key, value in found if value.dim() and len(value) == len(z)] or [found[0][0]]
+def _output(module: Callable[[Tensor], Any], z: Tensor, what: str) -> Tensor:
+    """Return the module's output, if it is one finite real tensor with one entry for each input."""
+    shape = tuple(z.shape)
+    try:
+        with torch.no_grad():
+            x = module(z.clone())
+    except UnsupportedModelError:  # the chosen output does not exist
+        raise
+    except Exception as error:  # the user's forward runs here
+        raise UnsupportedModelError(raised(error, shape)) from error
+    if not isinstance(x, Tensor):
+        found = outputs(x) if what == "generator" else []
+        keys = [key for key, value in found if value.dim() and len(value) == len(z)] or [key for key, _ in found[:1]]
+        call = f"; say which: unrelu.from_torch(module, latent_shape={shape[1:]}, output={keys[0]!r})" if keys else ""
         several = f"; or all of them as named parts, output={keys}" if len(keys) > 1 else ""
         raise UnsupportedModelError(
-            f"for {len(z)} {self.given}s it returns {described(result)}; say which is the {self.result}: "
-            f"{self.choice.format(tuple(z.shape[1:]), repr(keys[0]))}{several}"
+            f"for {len(z)} inputs it returns {described(x)}; a {what} returns one tensor{call}{several}"
         )
+    if x.is_meta or x.layout is not torch.strided or not x.is_floating_point():
+        kind = "meta" if x.is_meta else f"{x.dtype}, {x.layout}"
+        raise UnsupportedModelError(f"it returns a tensor of kind {kind}; a {what} returns a dense one of real numbers")
+    if x.dim() == 0 or len(x) != len(z) or not x.numel():
+        raise UnsupportedModelError(
+            f"it maps inputs of shape {shape} to a tensor of shape {tuple(x.shape)}; the batch axis must stay the first"
+        )
+    if not x.isfinite().all():
+        source = "codes drawn from N(0, I)" if what == "generator" else "outputs of the generator"
+        raise UnsupportedModelError(f"it maps {source} to NaN or infinite numbers")
+    return x
 
 
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+def raised(error: Exception, shape: Shape) -> str:
+    """A message for what the user's function raised; a TypeError may be a missing input."""
+    further = "; further inputs are held fixed by inputs={'name': tensor}" if isinstance(error, TypeError) else ""
+    return f"for float64 inputs of shape {shape} it raises {type(error).__name__}: {error}{further}"
 
 
-# What to do about random numbers that a generator draws.
-FIX_DRAWS = (
-    "draw them once, before the call, and pass them: as an input, inputs={'noise': noise}, or in a function, lambda z: "
-    "module(z, noise). Of a module in training mode, call module.eval() first"
-)
-CODES = Trial(remedy=f"; {FIX_DRAWS}", choice="unrelu.from_torch(module, latent_shape={}, output={})")
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and float((a - b).abs().max()) <= _SAME * float(a.abs().max())
 
 
-def _equal(a: Tensor, b: Tensor, share: float = _SAME) -> bool:
-    return a.shape == b.shape and float((a - b).abs().max()) <= share * float(a.abs().max())
+def longest(x: Array) -> Tensor:
+    """The two of the outputs (B, n) with the largest norms, for the trial of a function of outputs."""
+    rows = torch.tensor(x)
+    return rows[rows.norm(dim=1).argsort(descending=True)[:2]]
+
+
+def _width(module: nn.Module, z: Tensor) -> int:
+    """The size of the largest tensor that the module computes, for each code.
+
+    It is found from the difference between two batch sizes, in which tensors independent of the code cancel.
+    """
+
+    def sizes(codes: Tensor) -> list[int]:
+        found: list[int] = []
+        with torch.no_grad(), Operations(lambda *_, result: found.extend(x.numel() for x in tensors(result))):
+            module(codes.clone())
+        return found
+
+    pairs = zip(sizes(z), sizes(torch.cat([z, z])), strict=False)
+    return max(((b - a) // len(z) for a, b in pairs), default=0)
 
 
 # --- derivatives ------------------------------------------------------------------------------------------------------
@@ -358,25 +305,3 @@ def _gradient(network: OpaqueNetwork, z: Tensor, v: Tensor) -> Tensor:
     except Exception as error:
         raise UnsupportedModelError(f"it cannot be differentiated: {type(error).__name__}: {error}") from error
     return torch.cat(gradients)
-
-
-def longest(outputs: Array) -> Tensor:
-    """The two of the outputs (B, n) with the largest norms, for the trial of a function of outputs."""
-    x = torch.tensor(outputs)
-    return x[x.norm(dim=1).argsort(descending=True)[:2]]
-
-
-def _width(module: nn.Module, z: Tensor) -> int:
-    """The size of the largest tensor that the module computes, for each code.
-
-    It is found from the difference between two batch sizes, in which tensors independent of the code cancel.
-    """
-
-    def sizes(codes: Tensor) -> list[int]:
-        found: list[int] = []
-        with torch.no_grad(), Operations(lambda *_, result: found.extend(x.numel() for x in tensors(result))):
-            module(codes.clone())
-        return found
-
-    pairs = zip(sizes(z), sizes(torch.cat([z, z])), strict=False)
-    return max(((b - a) // len(z) for a, b in pairs), default=0)

@@ -3,7 +3,7 @@
 Every file that a user names is opened here. Only regular files are opened, because a FIFO or a device could block. The
 sizes that a header states are compared with the size of the file and with ``max_bytes`` before memory is allocated.
 Members of zip files are refused by their stated size before they are decompressed, and Python's ``zipfile`` returns no
-more than that size. Pickles are read by ``loaders.file_checks.pickled_arrays`` alone.
+more than that size. Pickles are read by ``loaders._pickled_arrays`` alone.
 """
 
 from __future__ import annotations

@@ -1,0 +1,312 @@
+"""Read numbers, text, containers and arrays from pickles and PyTorch's files. All else is refused, never made.
+
+The opcodes of a pickle are few, so they are carried out here. What a file calls are the functions of a table. Python's
+unpicklers would make a memo as long as a file states, and hash keys that take forever.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrelu.errors import InputError, ModelError, ModelFileError
+from unrelu.runtime.file_reading import check_array, check_members, check_text, opened, shown_size, zip_members
+
+_SAVE_ARRAYS = "if you trust the file, save its arrays where it can be opened, numpy.savez('net.npz', W0=..., b0=...)"
+_SAVE_TENSORS = (
+    "save module.state_dict() with torch.save, of plain tensors (.dequantize(), .to_dense()), export to ONNX, or build "
+    "the module and use unrelu.from_torch"
+)
+# The magic number with which checkpoints of PyTorch before 1.6 begin, as it is pickled.
+_LEGACY = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+# Bytes of what an opcode makes, with its entries on the stack and in the memo, beside its argument.
+_BYTES = 256
+# The most opcodes, whatever a user allows for arrays: emulators have thousands.
+_OBJECTS = 2**22
+# Types of entries, as numpy.dtype is called in pickles.
+_TYPE = re.compile(r"b1|[iufc]\d{1,2}|[SU]\d{1,9}|O\d?")
+_TENSORS = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Bool": torch.bool,
+}  # fmt: skip
+# Opcodes that push their argument, and that are passed over.
+_VALUES = re.compile(r"NONE|(BIN)?(INT|FLOAT)[12]?|LONG[14]?|(SHORT_)?(BIN)?(STRING|BYTES8?|UNICODE8?)|BYTEARRAY8")
+_PASSED = ("PROTO", "FRAME", "STOP")
+
+
+@contextmanager
+def readable(kind: str, way_out: str = "export it again") -> Iterator[None]:
+    """Report whatever a parser raises as a damaged file of this kind, a ModelFileError; unrelu's own errors stay."""
+    try:
+        yield
+    except (InputError, ModelError, MemoryError):
+        raise
+    except Exception as error:  # raised by zipfile, zlib, protobuf, ... for unexpected bytes
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelFileError(f"not a {kind}, or a truncated one ({reason}); {way_out}") from error
+
+
+def read_pickle(file: Path, max_bytes: int) -> Any:
+    """The contents of a file of one pickle, as :func:`unpickled` gives them, of at most ``max_bytes``."""
+    with opened(file) as (stream, size):
+        if size > max_bytes:
+            raise InputError(f"the file has {shown_size(size)}; pass a larger max_bytes= (--max-bytes) if you trust it")
+        begins = stream.read(14)
+        if begins.startswith(b"PK\x03\x04") or begins[2:] == _LEGACY:
+            raise ModelFileError("it is a checkpoint of PyTorch; give it a name that ends in .pt")
+        stream.seek(0)
+        return unpickled(stream, size, max_bytes)
+
+
+def unpickled(stream: IO[bytes], end: int, max_bytes: int) -> Any:
+    """Numbers, text, bytes, lists, tuples, dictionaries and NumPy arrays of a pickle.
+
+    Arrays of JAX become arrays of NumPy, TensorFlow's lists lists. An array of objects without axes is its object.
+
+    Args:
+        stream: where the pickle begins.
+        end: the position in the stream at which it has to have ended.
+        max_bytes: the most bytes that it may take in memory.
+
+    Raises:
+        ModelFileError: it holds other objects, or is damaged.
+        InputError: it would take more than ``max_bytes``, or an array states another size than it holds.
+    """
+    with readable("pickle of arrays", _SAVE_ARRAYS):
+        found = _Pickle(stream.read(end - stream.tell()), max_bytes).load()
+    return found.item() if isinstance(found, np.ndarray) and found.dtype.hasobject and not found.ndim else found
+
+
+def read_checkpoint(file: Path, max_bytes: int) -> object:
+    """The tensors and plain containers of a PyTorch file.
+
+    ``torch.load(weights_only=True)`` runs no code, but it allocates what the pickle states. Here :mod:`zipfile` reads
+    the numbers, and compares them with their check sums.
+
+    Raises:
+        ModelFileError: it is no PyTorch file, damaged, a TorchScript program, or holds other objects.
+        InputError: it would take more than ``max_bytes``.
+    """
+    with opened(file) as (stream, size), readable("PyTorch file", _SAVE_TENSORS):
+        if stream.read(14)[2:] == _LEGACY:
+            raise ModelFileError(
+                f"it was saved by PyTorch before 1.6; torch.save(torch.load({str(file)!r}, weights_only=True), ...) "
+                "writes it anew"
+            )
+        with zipfile.ZipFile(stream) as archive:
+            members = zip_members(archive, file)
+            if any(name.endswith("/constants.pkl") for name in members):
+                raise ModelFileError(
+                    "the file is a program of TorchScript, which can read and write files (torch.from_file). If you "
+                    f"trust its author, unrelu.from_torch(torch.jit.load({str(file)!r}), latent_shape=...) runs it; "
+                    f"else {_SAVE_TENSORS}"
+                )
+            check_members(members.values(), file, size, max_bytes)
+            (name,) = (name for name in members if name.partition("/")[2] == "data.pkl")
+            return _Checkpoint(archive, name, max_bytes).load()
+
+
+class _EntryType:
+    """The type of an array's entries, as ``numpy.dtype`` is called; a later opcode may state its byte order."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or not _TYPE.fullmatch(name):
+            raise ModelFileError(f"the file holds an array with entries of type {name!r:.40}; {_SAVE_ARRAYS}")
+        self.dtype: np.dtype[Any] = np.dtype(name)
+
+
+class _Pickle:
+    """A pickle, of whose objects those of ``functions`` are made, and plain ones.
+
+    Args:
+        content: the pickle.
+        max_bytes: the most bytes that its objects may take.
+    """
+
+    way_out = _SAVE_ARRAYS
+
+    def __init__(self, content: bytes, max_bytes: int) -> None:
+        self.content, self.most = content, min(max(0, max_bytes - len(content)) // _BYTES, _OBJECTS)
+        self.stack: list[Any] = []
+        # A file may say as often as it likes that the same bytes are an array. Honest ones are copied twice.
+        self._left = 2 * len(content)
+        self.functions: dict[str, Any] = {
+            "numpy.ndarray": "an array",  # an argument of _reconstruct
+            "numpy.dtype": _EntryType,
+            "numpy.core.multiarray._reconstruct": lambda *_: np.empty(0),
+            "numpy.core.multiarray.scalar": lambda kind, entries: self._array(entries, kind, ())[()],
+            "numpy.core.numeric._frombuffer": self._array,
+            "jax._src.array._reconstruct_array": lambda made, given, state, *_: self._completed(made(*given), state),
+            "_codecs.encode": self._latin,
+            "__builtin__.bytes": lambda: b"",
+            "collections.OrderedDict": lambda items=(): self._filled({}, [each for item in items for each in item]),
+            "tensorflow.python.trackable.data_structures.ListWrapper": lambda held: held,
+            "tensorflow.python.training.tracking.data_structures.ListWrapper": lambda held: held,
+        }
+
+    def load(self) -> Any:
+        """Carry out the opcodes; their lengths are within the file, or pickletools raises a ValueError."""
+        opcodes = self._opcodes()
+        for count, (opcode, stated, _) in enumerate(pickletools.genops(io.BytesIO(self.content))):
+            if count > self.most:
+                raise InputError(
+                    f"its pickle makes more than {self.most:,} objects, of up to {_BYTES} bytes each; {self.way_out}"
+                )
+            if _VALUES.fullmatch(opcode.name):
+                self.stack.append(stated)
+            elif opcode.name in opcodes:
+                opcodes[opcode.name](stated)
+            elif opcode.name not in _PASSED:
+                self.refuse(opcode.name)
+        return self.stack.pop()
+
+    def _opcodes(self) -> dict[str, Callable[[Any], Any]]:
+        """What each opcode does, by its name, given its argument."""
+        stack, marks, memo = self.stack, list[int](), dict[int, Any]()
+        push, pop = stack.append, stack.pop
+
+        def popped(count: int) -> list[Any]:
+            return [pop() for _ in range(count)][::-1]
+
+        def since_mark() -> list[Any]:
+            return popped(len(stack) - marks.pop())
+
+        def onto(change: Callable[[Any, Any], Any], items: Any) -> None:
+            change(stack[-1], items)
+
+        def found(path: str) -> Any:
+            function = self.functions.get(path.replace("numpy._core.", "numpy.core."))
+            return self.refuse(path) if function is None else function
+
+        def called(function: Any, given: Any) -> Any:
+            return function(*given)
+
+        return {
+            "NEWTRUE": lambda _: push(True), "NEWFALSE": lambda _: push(False),
+            "MARK": lambda _: marks.append(len(stack)),
+            "EMPTY_LIST": lambda _: push([]), "EMPTY_DICT": lambda _: push({}), "EMPTY_TUPLE": lambda _: push(()),
+            "TUPLE": lambda _: push(tuple(since_mark())), "TUPLE1": lambda _: push(tuple(popped(1))),
+            "TUPLE2": lambda _: push(tuple(popped(2))), "TUPLE3": lambda _: push(tuple(popped(3))),
+            "LIST": lambda _: push(since_mark()), "DICT": lambda _: push(self._filled({}, since_mark())),
+            "APPEND": lambda _: onto(list.extend, popped(1)), "APPENDS": lambda _: onto(list.extend, since_mark()),
+            "SETITEM": lambda _: onto(self._filled, popped(2)), "SETITEMS": lambda _: onto(self._filled, since_mark()),
+            **{name: lambda at: memo.update({int(at): stack[-1]}) for name in ("PUT", "BINPUT", "LONG_BINPUT")},
+            **{name: lambda at: push(memo[int(at)]) for name in ("GET", "BINGET", "LONG_BINGET")},
+            "MEMOIZE": lambda _: memo.update({len(memo): stack[-1]}),
+            "GLOBAL": lambda path: push(found(path.replace(" ", "."))),
+            "STACK_GLOBAL": lambda _: push(found(".".join(popped(2)))),
+            "REDUCE": lambda _: push(called(*popped(2))), "BUILD": lambda _: push(self._completed(*popped(2))),
+            "BINPERSID": lambda _: push(self.persistent(pop())),
+            "POP": lambda _: pop(), "DUP": lambda _: push(stack[-1]), "POP_MARK": lambda _: since_mark(),
+        }  # fmt: skip
+
+    def refuse(self, what: str) -> NoReturn:
+        """Refuse what is no array and no plain container."""
+        raise ModelFileError(
+            "the file holds pickled objects other than numbers, text, lists, dictionaries and arrays, which could run "
+            f"code: {what!r:.80}; {self.way_out}"
+        )
+
+    def persistent(self, pid: Any) -> Any:
+        """What is beside the pickle: nothing."""
+        self.refuse("BINPERSID")
+
+    def _latin(self, text: str, codec: str = "latin1") -> bytes:
+        self._spend(len(text))
+        return text.encode({"latin1": "latin-1"}[codec])
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise InputError("its arrays take more than twice the bytes of the file: it is damaged")
+
+    def _array(self, entries: Any, kind: Any, shape: Any, order: Any = "C", target: Any = None) -> Any:
+        """The array of these bytes, which have to be as many as shape and type state; or of the objects in a list."""
+        if not isinstance(kind, _EntryType) or type(shape) is not tuple or any(type(n) is not int for n in shape):
+            raise ValueError("an array without shape and type of its entries")
+        if kind.dtype.hasobject:
+            if len(shape) > 1 or type(entries) is not list or len(entries) != math.prod(shape):
+                self.refuse("an array of objects")
+        else:
+            check_array(shape, kind.dtype, "an array")
+            if (stated := math.prod(shape) * kind.dtype.itemsize) != len(entries):
+                raise InputError(
+                    f"an array states the shape {shape!s:.80} of {kind.dtype}, {shown_size(stated)}, but holds "
+                    f"{shown_size(len(entries))}: it is cut short or damaged"
+                )
+            self._spend(stated)
+            entries = self._latin(entries) if isinstance(entries, str) else bytes(entries)
+        array: Any = np.empty(0) if target is None else target
+        array.__setstate__((1, shape, kind.dtype, order == "F", entries))
+        check_text(array, "an array")
+        return array
+
+    def _completed(self, target: Any, state: Any) -> Any:
+        """What BUILD makes: an array with its entries, or a type of entries with its byte order."""
+        if isinstance(target, _EntryType):
+            target.dtype = target.dtype.newbyteorder(state[1])
+        elif isinstance(target, np.ndarray):
+            _, shape, kind, fortran, entries = state
+            self._array(entries, kind, shape, "F" if fortran else "C", target)
+        elif type(target) is not dict:  # those of PyTorch have attributes, the versions of modules
+            self.refuse(type(target).__name__)
+        return target
+
+    def _filled(self, held: Any, items: list[Any]) -> Any:
+        """Keys are text and numbers: others may take forever to hash."""
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(held) is not dict or type(key) not in (str, int):
+                raise ModelFileError(
+                    f"the file holds a dictionary with a key of type {type(key).__name__}; {self.way_out}"
+                )
+            held[key] = value
+        return held
+
+
+class _Checkpoint(_Pickle):
+    """The pickle of a checkpoint, whose tensors are views of records beside it."""
+
+    way_out = _SAVE_TENSORS
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, max_bytes: int) -> None:
+        super().__init__(archive.read(name), max_bytes)
+        self._archive, self._root = archive, name.removesuffix("data.pkl")
+        self._storages: dict[str, Tensor] = {}
+        self.functions |= {
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+            "torch.Size": lambda shape: shape,
+            "torch.device": lambda name, *_: name,
+            **{f"torch.{name}Storage": dtype for name, dtype in _TENSORS.items()},
+        }
+
+    def persistent(self, pid: Any) -> Tensor:
+        """The numbers of a storage: ("storage", type, key, location, number of entries)."""
+        _, dtype, key, _, count = pid
+        if key not in self._storages:
+            held = bytearray(self._archive.read(f"{self._root}data/{key}"))
+            self._storages[key] = torch.frombuffer(held, dtype=dtype) if held else torch.empty(0, dtype=dtype)
+        storage = self._storages[key]
+        if count != len(storage) or dtype != storage.dtype:
+            raise ModelFileError(f"the record of a tensor has not the size that is stated: damaged; {_SAVE_TENSORS}")
+        return storage
+
+    def _tensor(self, storage: Tensor, offset: int, shape: Any, strides: Any, *_: object) -> Tensor:
+        """A view of a storage, which has to hold as many entries."""
+        if any(type(n) is not int for n in shape) or math.prod(shape) > len(storage):
+            raise ModelFileError(
+                f"a tensor of shape {shape!s:.80} shares {len(storage):,} numbers among its entries; save .clone()"
+            )
+        return torch.as_strided(storage, shape, strides, offset)
