@@ -1,35 +1,41 @@
-"""The output of a run in the terminal: a line for each chunk, and a bar with the rate and the remaining time."""
+"""The output of a run in the terminal: a line for each chunk, a bar, and how the run ended."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from unrelu.cli.terminal import plain
+from unrelu.cli.terminal import console_of, plain, unmixed
 from unrelu.display.progress_bar import bar_of
 from unrelu.display.text_tables import text_table
+from unrelu.errors import InputError
 from unrelu.result import Status
-from unrelu.runs import Moment, Run, Settled
+from unrelu.runs import Record, Run
+from unrelu.runtime.file_writing import drafted
 from unrelu.runtime.interrupts import STOPS, interruptible
+
+if TYPE_CHECKING:
+    from unrelu.runs import RunProgress
 
 # The most errors that are printed for one chunk and for a whole run; the report has all.
 _ERRORS, _ALL_ERRORS = 3, 10
 
 
 class Watcher:
-    """A callback of :func:`unrelu.runs.run` that prints chunks and warnings, and stops the run after an interrupt.
+    """A callback of :func:`unrelu.run` that prints chunks and warnings, and stops the run after an interrupt.
 
     Attributes:
-        records: the record of every chunk and ``how`` it was settled, for JSON.
+        records: the record of every chunk that was computed, for JSON.
         warnings: the texts of the warnings.
     """
 
@@ -41,15 +47,20 @@ class Watcher:
         self._began = time.monotonic()
         self._computed = 0
 
-    def __call__(self, moment: Moment) -> bool:
+    def __call__(self, progress: RunProgress) -> bool:
         """Show a chunk or a warning; return whether to stop."""
-        if moment.text:
-            self.warnings.append(moment.text)
-            self._print(f"warning: {moment.text}")
-        if moment.settled is not None:
-            self._chunk(moment.settled)
+        if progress.warning:
+            self.warnings.append(progress.warning)
+            self._print(f"warning: {progress.warning}")
+        if progress.record is not None:
+            self.records.append(asdict(progress.record))
+            self._computed += progress.record.stop - progress.record.start
+            self._print(_line(progress.record), *_errors(progress.record.errors, _ERRORS, "  "))
         self._bar.start()  # only here, after the arguments of the run have been checked
-        self._bar.update(self._bar.task_ids[0], completed=moment.done, total=moment.size, note=self._pace(moment))
+        rate = self._computed / max(time.monotonic() - self._began, 1e-9)
+        left = timedelta(seconds=round((progress.size - progress.done) / rate)) if rate else ""
+        note = f"{rate:.3g}/s, {left} left" if rate else ""
+        self._bar.update(self._bar.task_ids[0], completed=progress.done, total=progress.size, note=note)
         return self._interrupted.is_set()
 
     def end(self, run: Run) -> None:
@@ -68,29 +79,6 @@ class Watcher:
         if self._bar.live.is_started:
             self._bar.stop()
 
-    def _chunk(self, settled: Settled) -> None:
-        record = settled.record
-        self.records.append({"how": settled.how, **asdict(record)})
-        if settled.how == "kept":
-            self._began = time.monotonic()
-            return
-        self._computed += record.stop - record.start
-        ends = ", ".join(f"{count} {name}" for name, count in record.counts.items())
-        mended = " (computed again: its rows were damaged)" if settled.how == "repaired" else ""
-        self._print(
-            f"chunk {record.chunk}: observations {record.start} to {record.stop - 1} in {record.seconds:.2f} s: "
-            f"{ends}{mended}",
-            *_errors(record.errors, _ERRORS, "  "),
-        )
-
-    def _pace(self, moment: Moment) -> str:
-        """Observations per second and the remaining time, from the observations computed since this start."""
-        if not self._computed:
-            return ""
-        rate = self._computed / max(time.monotonic() - self._began, 1e-9)
-        left = timedelta(seconds=round((moment.size - moment.done) / rate))
-        return f"{rate:.3g}/s, {left} left"
-
     def _print(self, *lines: str) -> None:
         for line in lines:
             self._console.print(Text(plain(line)), soft_wrap=True)
@@ -101,13 +89,38 @@ def watching(quiet: bool, folder: Path) -> Iterator[Watcher]:
     """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop."""
     first = "stopping when the running chunks are finished (Ctrl-C again to end at once)"
     second = "ended at once; run the same command again to resume from the last finished chunk"
-    messages = ("", "") if quiet else (first, second)
-    with interruptible(*messages, signals=STOPS) as interrupted:
-        watcher = Watcher(Console(stderr=True, quiet=quiet), folder, interrupted)
+    with interruptible(*(("", "") if quiet else (first, second)), signals=STOPS) as interrupted:
+        watcher = Watcher(console_of(quiet), folder, interrupted)
         try:
             yield watcher
         finally:
             watcher.stop()
+
+
+# --- columns as files -------------------------------------------------------------------------------------------------
+
+
+def check_exports(paths: Sequence[Path]) -> None:
+    """Refuse files for columns that cannot be written, before anything is computed."""
+    for path in paths:
+        if path.suffix != ".npy" or not path.parent.is_dir():
+            raise InputError(
+                f"--export {path}: name a .npy file in a folder that exists, called as a column: codes.npy"
+            )
+
+
+def export_columns(run: Run, paths: Sequence[Path]) -> None:
+    """Write each column of a finished run that is called as the file, chunk by chunk."""
+    for path in paths:
+        first = run.read(path.stem, 0, 1)
+        header = {"descr": first.dtype.str, "fortran_order": False, "shape": (run.size, *first.shape[1:])}
+        with drafted(path, "free space, or name another file") as stream:
+            np.lib.format.write_array_header_2_0(stream, header)
+            for _, record in sorted(run.records.items()):
+                stream.write(np.ascontiguousarray(run.read(path.stem, record.start, record.stop)).tobytes())
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -119,14 +132,23 @@ def summary(run: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def problems(run: Run) -> list[str]:
+    """What is wrong with which observations of the finished chunks, as the last lines of a command."""
+    failed = f"{run.failed} of {run.done} observations failed, `unrelu report {run.folder}` has their messages"
+    posteriors = [] if run.mixed is None else run.column("posterior_status").tolist()
+    return [failed if run.failed else "", unmixed(posteriors, f"`unrelu report {run.folder}`")]
+
+
 def status_lines(run: Run) -> list[str]:
     """The progress of a run, as lines of text."""
-    manifest, about = run.manifest, run.manifest["about"]
-    options = "".join(f" {name}={value}" for name, value in manifest["options"].items() if value is not None)
-    what = f"{about.get('model', 'a network')} on {about['data']}, method {manifest['method']}{options}"
+    about = run.manifest["about"]
+    question = about["question"]
+    what = ", ".join(
+        f"{name} {question[name]}" for name in ("method", "options", "noise", "seed") if question.get(name)
+    )
     state = "finished" if run.finished else "running" if run.running else "stopped"
     lines = [
-        f"{run.folder}: {what}, seed {manifest['seed']}, unrelu {manifest['version']}",
+        f"{run.folder}: {about['model']} on {about['data']}, {what}",
         f"{state}: {run.done} of {run.size} observations, {len(run.records)} of {run.chunks} chunks",
         *(_counts(run) if run.records else ()),
         *_errors(run.errors, _ALL_ERRORS, ""),
@@ -136,18 +158,33 @@ def status_lines(run: Run) -> list[str]:
     return lines
 
 
+def work_of(records: Sequence[Record]) -> str:
+    """The time of all workers, and that in which at least one of them worked: stops of a run do not count."""
+    spans = sorted((record.at - record.seconds, record.at) for record in records)
+    wall, end = 0.0, -np.inf
+    for begin, stop in spans:
+        wall += max(stop - max(begin, end), 0.0)
+        end = max(end, stop)
+    count = len({record.worker for record in records})
+    workers = "1 worker" if count == 1 else f"{count} workers"
+    return f"{sum(record.seconds for record in records):.1f} s of work by {workers}, {wall:.1f} s of wall time"
+
+
+def _line(record: Record) -> str:
+    ends = ", ".join(f"{count} {name}" for name, count in record.counts.items())
+    return f"chunk {record.chunk}: observations {record.start} to {record.stop - 1} in {record.seconds:.2f} s: {ends}"
+
+
 def _counts(run: Run) -> list[str]:
-    """A table of statuses with their counts, and the location of the results."""
+    """A table of statuses with their counts, the time, and the location of the results."""
     rows = [[name, str(count), Status[name].value] for name, count in run.counts.items()]
-    seconds = sum(record.seconds for record in run.records.values())
-    lines = ", results.jsonl" if run.finished else ""
-    written = "results.zarr" if run.manifest["results"] == "zarr" else f"codes.npy, reconstructions.npy{lines}"
     return [
         f"{run.done} observations, {run.success} with success",
         *text_table(("status", "count", "meaning"), rows, ("status", "meaning")),
         *([] if run.mixed is None else [f"{run.mixed} of {run.done} posteriors have mixed"]),
-        f"{seconds:.1f} s of work; written to {run.folder}/: {written}",
-        *([f"`unrelu report {run.folder}` writes a page on them"] if run.finished else ()),
+        work_of(list(run.records.values())),
+        f"written to {run.folder}/: results.zarr"
+        + (f"; `unrelu report {run.folder}` writes a page on them" if run.finished else ""),
     ]
 
 

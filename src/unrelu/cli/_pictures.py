@@ -1,0 +1,125 @@
+"""One picture as an observation, and one reconstruction as a picture: ``unrelu invert MODEL photo.png -o out.png``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from unrelu.cli.argument_files import read_observations
+from unrelu.cli.terminal import is_picture
+from unrelu.datasets.pictures import decoded, kind_of
+from unrelu.datasets.sources import optional
+from unrelu.display.pixels import drawn_shape
+from unrelu.errors import InputError
+from unrelu.measurements.picture_scale import Scaling, own_range, scale_of
+from unrelu.models.generator import Generator
+from unrelu.runtime.file_reading import MAX_BYTES
+from unrelu.runtime.file_writing import drafted
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """The observations of a command.
+
+    Attributes:
+        y: the observations as they are stored.
+        scale: the value of ``--scale``; for a picture without this option, the scale of the generator.
+        names: file names of the observations; None for arrays.
+        description: the picture in words; empty for arrays.
+        shape: (H, W) or (3, H, W) of the picture, or of that of one observation; None where it is none.
+        ends: the values of black and white there.
+    """
+
+    y: npt.NDArray[Any]
+    scale: str | None
+    names: tuple[str, ...] | None
+    description: str
+    shape: Shape | None
+    ends: tuple[float, float]
+
+
+def read_given(
+    data: Path, network: Generator, size: tuple[int, int] | None, scale: str | None, max_bytes: int | None
+) -> Given:
+    """Read observations from a file of arrays, or one observation from a picture, mapped to the generator's scale.
+
+    Args:
+        data: the file.
+        network: G, which determines the size and the scale of pictures.
+        size: (height, width) to resize a picture to.
+        scale: LOW,HIGH or none; None is the generator's own for a picture.
+        max_bytes: the largest size of a file in bytes; None is 4 GiB.
+    """
+    if is_picture(data):
+        y, shape = read_picture(data, network.output_shape, size, max_bytes or MAX_BYTES)
+        scale = str(scale_of(network)) if scale is None else scale
+        low, high = own_range(y.dtype) or (0.0, 1.0)
+        mapped = "as stored" if scale == "none" else f"{low:g}..{high:g} mapped to {scale}"
+        ends = Scaling.parse(scale).ends or (low, high)
+        return Given(y, scale, (data.name,), f"{data.name}: {kind_of(shape)}, {mapped}", shape, ends)
+    if size is not None:
+        raise InputError(f"--size {size[0]},{size[1]} resizes pictures; leave it out, {data} is not a picture")
+    y, output = read_observations(data, max_bytes=max_bytes), network.output_shape
+    one = y.ndim == 1 or y.shape == output or len(y) == 1
+    ends = Scaling.parse(scale).ends or scale_of(network).ends or (0.0, 1.0)
+    return Given(y, scale, None, "", picture_shape(output) if one else None, ends)
+
+
+def read_picture(
+    path: Path, output: Shape, size: tuple[int, int] | None, max_bytes: int
+) -> tuple[npt.NDArray[Any], Shape]:
+    """The picture in a file, for a generator with outputs of this shape.
+
+    Returns:
+        Its values as they are stored, of the generator's output shape; and their shape as a picture, (H, W) or
+        (3, H, W).
+
+    Raises:
+        InputError: it cannot be read, or the generator makes other pictures, or none.
+    """
+    found, made = decoded(path, size, max_bytes=max_bytes), picture_shape(output)
+    if isinstance(found, str):
+        raise InputError(found if found.startswith(str(path)) else f"{path} {found}")
+    if found.shape == made or (max(output) == math.prod(output) == found.size):
+        return found.reshape(output), found.shape
+    if made is None:
+        raise InputError(f"{path} is a picture, and the generator puts out {output}, which is none; pass a .npy file")
+    colours = f"; make it {kind_of(made).partition(' ')[2]}" if found.ndim != len(made) else ""
+    resize = f"; pass --size {made[-2]},{made[-1]}" if found.shape[-2:] != made[-2:] else ""
+    wrong = f"{path} is {kind_of(found.shape)}, and the generator makes {kind_of(made)} pictures"
+    raise InputError(wrong + colours + resize)
+
+
+def picture_shape(output: Shape) -> Shape | None:
+    """(H, W) or (3, H, W) of the picture that an output of this shape is; None if it is none."""
+    shape = drawn_shape(output)
+    return None if shape is None else shape[1:] if shape[0] == 1 else shape
+
+
+def check_picture(path: Path, given: Given) -> None:
+    """Refuse a file for the reconstruction as a picture where it cannot be one."""
+    if given.shape is None:
+        raise InputError(f"-o {path} is one picture, and DATA is more than one, or none; name a folder, e.g. -o out")
+    if path.is_symlink() or not path.parent.is_dir():
+        raise InputError(f"{path} is a link, or its folder does not exist; name another file")
+
+
+def write_picture(path: Path, reconstruction: npt.NDArray[Any], given: Given) -> str:
+    """Write a reconstruction as 8-bit grey or RGB, and return a message. Values beyond black and white are cut."""
+    if not np.isfinite(reconstruction).all():
+        return f"{path} is not written, as no code was found"
+    low, high = given.ends
+    values = np.clip((reconstruction.reshape(given.shape) - low) / (high - low), 0, 1)
+    pixels = np.rint(255 * values).astype(np.uint8)
+    pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+    kind: dict[str, Any] = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": 95}
+    with drafted(path, "free space, or name another file") as stream:
+        optional("PIL.Image", "pictures", "pillow").fromarray(pixels).save(stream, **kind)
+    return f"written to {path}"
