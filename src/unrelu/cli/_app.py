@@ -195,7 +195,7 @@ def run(
     """
     refuse_existing(output, overwrite, resumes=True)
     from unrelu.cli.argument_files import options_of, read_masks, read_model, read_question, size_of
-    from unrelu.cli.run_progress import check_exports, export_columns, problems, summary, watching
+    from unrelu.cli.run_progress import check_exports, export_columns, outcome_lines, problems, summary, watching
 
     check_exports(export or ())
     options = options_of(option)
@@ -203,14 +203,16 @@ def run(
     question = read_question(noise, bounds, prior, None, operator, max_bytes) | read_masks(mask, operator, network)
     if max_bytes is not None:
         question["max_bytes"] = max_bytes
-    with watching(quiet, output) as watcher:
+    with watching(quiet) as watcher:
         found = unrelu.run(
             network, data, output, method, norm=norm, posterior=posterior, seed=seed, time_limit=time_limit,
             chunk=chunk, workers=workers, array=array, size=size_of(size), scale=scale, overwrite=overwrite,
             callback=watcher, names={"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])},
             **question, **options,
         )  # fmt: skip
-        watcher.end(found)
+        watcher.stop()
+        stopped = f"stopped: {len(found.records)} of {found.chunks} chunks are finished; run the same command again"
+        watcher.print(*(outcome_lines(found) if found.finished else [f"{stopped} to resume"]))
     if found.finished:
         export_columns(found, export or ())
     if json:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from unrelu.cli.argument_files import read_observations
 from unrelu.cli.terminal import is_picture
+from unrelu.datasets.opening import optional
 from unrelu.datasets.pictures import decoded, kind_of
-from unrelu.datasets.sources import optional
 from unrelu.display.pixels import drawn_shape
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, own_range, scale_of

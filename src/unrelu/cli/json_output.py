@@ -34,16 +34,16 @@ def error_document(kind: str, message: str, status: int) -> str:
 
 
 def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(document), allow_nan=False)
+    return json.dumps(as_json(document), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """The value as JSON types: NumPy's become Python's, numbers that are not finite None, other objects their text."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
+        return {str(name): as_json(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [as_json(entry) for entry in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 
 from unrelu.certification.certificate import Certificate
+from unrelu.cli.json_output import as_json
 from unrelu.cli.terminal import refuse_existing
 from unrelu.errors import InputError
-from unrelu.report.certificates import draw_bounds, draw_box
 from unrelu.result import Inversion
-from unrelu.runs.columns import INTERVAL, number_or_none, numbers_of, numbers_of_posterior, plain
+from unrelu.runs.columns import INTERVAL, numbers_of, numbers_of_posterior
 from unrelu.runtime.file_writing import check_own_files, storing, write_records
 from unrelu.sampling.draws import Posterior
 
 # What to do where results cannot be written.
 _ADVICE = "free space, or name another folder"
-_OF_POSTERIORS = ("p_value", "log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
+# What lines say of posteriors and certificates, by the names of their attributes.
+_OF_POSTERIORS = ("message", "p_value", "log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
 _OF_CERTIFICATES = (
-    "lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds",
-    "out_of_range",
+    "lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds", "box",
+    "bounds", "out_of_range",
 )  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
             "status": str(states[i]), "message": messages[i], **{name: values[i] for name, values in numbers.items()},
         }  # fmt: skip
         parameters = {name: np.atleast_1d(values)[i] for name, values in named.items()}
-        yield plain(row) | ({"parameters": plain(parameters)} if named else {})
+        yield as_json(row | ({"parameters": parameters} if named else {}))
 
 
 def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -77,39 +78,29 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
     The statistics are the worst over all coordinates and the log-likelihood. If coordinates have names, ``parameters``
     are mean, standard deviation and ends of the interval by name.
     """
-    problem, numbers = posterior.problem, numbers_of_posterior(posterior)
-    codes = {name: numbers.pop(name) for name in ("mean", "std", "lower", "upper")}
-    columns = {"message": posterior.message, **numbers, **{name: getattr(posterior, name) for name in _OF_POSTERIORS}}
-    columns = {name: np.atleast_1d(values) for name, values in columns.items()}
+    problem = posterior.problem
+    columns = {name: np.atleast_1d(getattr(posterior, name)) for name in _OF_POSTERIORS}
+    columns |= numbers_of_posterior(posterior)
+    named = posterior.parameters if problem.names.coordinate_names else {}
     modes = [posterior.modes] if problem.single else posterior.modes
     found = []
     for i, status in enumerate(np.atleast_1d(posterior.status)):
-        row = {
-            "index": i, "name": names[i] if names else None, "seed": problem.seed, "status": str(status),
-            **{name: values[i] for name, values in columns.items()},
-        }  # fmt: skip
-        shares = [
-            plain({"weight": mode.weight, "weight_error": mode.weight_error}) | {"z": mode.z.tolist()}
-            for mode in modes[i]
-        ]
-        found.append(plain(row) | {name: _numbers(values[i].tolist()) for name, values in codes.items()})
-        found[-1]["modes"] = shares
-        if problem.names.coordinate_names:
-            found[-1]["parameters"] = {
-                name: _summary(values[i] if values.ndim > 2 else values)
-                for name, values in posterior.parameters.items()
-            }
+        row = {"index": i, "name": names[i] if names else None, "seed": problem.seed, "status": str(status)}
+        row |= {name: values[i] for name, values in columns.items()}
+        row["modes"] = [{name: getattr(mode, name) for name in ("weight", "weight_error", "z")} for mode in modes[i]]
+        if named:
+            row["parameters"] = {name: _summary(v[i] if v.ndim > 2 else v) for name, v in named.items()}
+        found.append(as_json(row))
     return found
 
 
 def _summary(draws: Any) -> dict[str, Any]:
     """Mean, standard deviation and the ends of the interval of the draws of one parameter."""
     draws = draws[np.isfinite(draws)]
-    found = dict.fromkeys(("mean", "std", "lower", "upper"), np.nan)
-    if draws.size > 1:
-        ends = np.quantile(draws, ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2))
-        found = dict(zip(found, (draws.mean(), draws.std(ddof=1), *ends), strict=True))
-    return plain(found)
+    if draws.size < 2:
+        return dict.fromkeys(("mean", "std", "lower", "upper"))
+    lower, upper = np.quantile(draws, ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2))
+    return {"mean": draws.mean(), "std": draws.std(ddof=1), "lower": lower, "upper": upper}
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
@@ -117,6 +108,8 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
 
     Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
     """
+    from unrelu.report.certificates import draw_bounds, draw_box
+
     with storing(folder, _ADVICE):
         for old in (*folder.glob("certificate-*.npz"), folder / "bounds.png", folder / "box.png"):
             old.unlink(missing_ok=True)
@@ -136,14 +129,6 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
 def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, Any]]:
     """One dictionary a certificate: the lines of ``certificates.jsonl``."""
     return [
-        plain({"index": i, "status": c.status.name, **{name: getattr(c, name) for name in _OF_CERTIFICATES}})
-        | {
-            name: None if array is None else _numbers(array.tolist())
-            for name, array in (("box", c.box), ("bounds", c.bounds))
-        }
+        as_json({"index": i, "status": c.status.name, **{name: getattr(c, name) for name in _OF_CERTIFICATES}})
         for i, c in enumerate(certificates)
     ]
-
-
-def _numbers(value: Any) -> Any:
-    return [_numbers(part) for part in value] if isinstance(value, list) else number_or_none(value)
