@@ -127,11 +127,9 @@ def invert(
     network = read_model(model, layers, activation, model_option, max_bytes, device)
     given = read_given(data, network, size_of(size), scale, max_bytes)
     question = read_question(noise, bounds, prior, mask, operator, max_bytes)
-    picture = is_picture(output)
-    if picture:
-        check_picture(output, given)
+    ends = check_picture(output, given, network) if is_picture(output) else None
     with removed_if_empty(output), progress_bar(quiet, method) as (callback, interrupted):
-        if not picture:
+        if ends is None:
             prepare_output(output, overwrite)
         result = unrelu.invert(
             network, given.y, method, norm=norm, seed=seed, time_limit=time_limit, scale=given.scale,
@@ -140,16 +138,16 @@ def invert(
     rows = list(records(result, given.names))
     codes = [result.z] if result.problem.single else list(result.z)
     failed = sum(not np.isfinite(code).all() for code in codes)
-    if picture:
-        written = write_picture(output, result.reconstruction, given)
-    else:
+    if ends is None:
         write_result(output, result, rows)
         written = f"written to {output}/: codes.npy reconstructions.npy results.jsonl"
+    else:
+        written = write_picture(output, result.reconstruction, given.shape, ends)
     if json:
         observations = [{**row, "z": code} for row, code in zip(rows, codes, strict=True)]
         leave_answers("invert", output, observations, interrupted, success=int(np.sum(result.success)), failed=failed)
     show(quiet or json, given.description, result, written)
-    where = "" if picture else f", their messages are in {output / 'results.jsonl'}"
+    where = "" if ends else f", their messages are in {output / 'results.jsonl'}"
     end(interrupted.is_set(), f"{failed} of {len(rows)} observations failed{where}" if failed else "")
 
 

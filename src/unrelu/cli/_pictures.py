@@ -34,7 +34,6 @@ class Given:
         names: file names of the observations; None for arrays.
         description: the picture in words; empty for arrays.
         shape: (H, W) or (3, H, W) of the picture, or of that of one observation; None where it is none.
-        ends: the values of black and white there.
     """
 
     y: npt.NDArray[Any]
@@ -42,7 +41,6 @@ class Given:
     names: tuple[str, ...] | None
     description: str
     shape: Shape | None
-    ends: tuple[float, float]
 
 
 def read_given(
@@ -62,14 +60,12 @@ def read_given(
         scale = str(scale_of(network)) if scale is None else scale
         low, high = own_range(y.dtype) or (0.0, 1.0)
         mapped = "as stored" if scale == "none" else f"{low:g}..{high:g} mapped to {scale}"
-        ends = Scaling.parse(scale).ends or (low, high)
-        return Given(y, scale, (data.name,), f"{data.name}: {kind_of(shape)}, {mapped}", shape, ends)
+        return Given(y, scale, (data.name,), f"{data.name}: {kind_of(shape)}, {mapped}", shape)
     if size is not None:
         raise InputError(f"--size {size[0]},{size[1]} resizes pictures; leave it out, {data} is not a picture")
     y, output = read_observations(data, max_bytes=max_bytes), network.output_shape
     one = y.ndim == 1 or y.shape == output or len(y) == 1
-    ends = Scaling.parse(scale).ends or scale_of(network).ends or (0.0, 1.0)
-    return Given(y, scale, None, "", picture_shape(output) if one else None, ends)
+    return Given(y, scale, None, "", picture_shape(output) if one else None)
 
 
 def read_picture(
@@ -103,20 +99,22 @@ def picture_shape(output: Shape) -> Shape | None:
     return None if shape is None else shape[1:] if shape[0] == 1 else shape
 
 
-def check_picture(path: Path, given: Given) -> None:
-    """Refuse a file for the reconstruction as a picture where it cannot be one."""
+def check_picture(path: Path, given: Given, network: Generator) -> tuple[float, float]:
+    """The values of black and white; a file is refused that cannot be a picture of the reconstruction."""
     if given.shape is None:
         raise InputError(f"-o {path} is one picture, and DATA is more than one, or none; name a folder, e.g. -o out")
     if path.is_symlink() or not path.parent.is_dir():
         raise InputError(f"{path} is a link, or its folder does not exist; name another file")
+    stored = own_range(given.y.dtype) if given.names else None
+    return Scaling.parse(given.scale).ends or stored or scale_of(network).ends or (0.0, 1.0)
 
 
-def write_picture(path: Path, reconstruction: npt.NDArray[Any], given: Given) -> str:
+def write_picture(path: Path, reconstruction: npt.NDArray[Any], shape: Shape | None, ends: tuple[float, float]) -> str:
     """Write a reconstruction as 8-bit grey or RGB, and return a message. Values beyond black and white are cut."""
     if not np.isfinite(reconstruction).all():
         return f"{path} is not written, as no code was found"
-    low, high = given.ends
-    values = np.clip((reconstruction.reshape(given.shape) - low) / (high - low), 0, 1)
+    low, high = map(float, ends)
+    values = np.clip((reconstruction.reshape(shape) - low) / (high - low), 0, 1)
     pixels = np.rint(255 * values).astype(np.uint8)
     pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
     kind: dict[str, Any] = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": 95}

@@ -85,7 +85,8 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
     modes = [posterior.modes] if problem.single else posterior.modes
     found = []
     for i, status in enumerate(np.atleast_1d(posterior.status)):
-        row = {"index": i, "name": names[i] if names else None, "seed": problem.seed, "status": str(status)}
+        row: dict[str, Any] = {"index": i, "name": names[i] if names else None, "seed": problem.seed}
+        row["status"] = str(status)
         row |= {name: values[i] for name, values in columns.items()}
         row["modes"] = [{name: getattr(mode, name) for name in ("weight", "weight_error", "z")} for mode in modes[i]]
         if named:
