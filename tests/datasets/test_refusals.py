@@ -117,7 +117,6 @@ def test_places_that_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "module", "message"),
     [
-        (zarr_group, "zarr", r'Zarr stores need zarr: pip install "zarr>=3"'),
         (hdf5, "h5py", r'HDF5 files need h5py: pip install "h5py"'),
         (images, "PIL", r'images need PIL: pip install "pillow"'),
     ],

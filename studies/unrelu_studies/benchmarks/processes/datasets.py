@@ -214,8 +214,8 @@ def _million(folder: Path, command: Command) -> dict[str, Any]:
         some = min(10_000, size - start)
         y[start : start + some] = network(truth.standard_normal((some, 10))) + 0.1 * e.standard_normal((some, 60))
     y.flush()
-    layers = {f"W{i}": layer.matrix() for i, layer in enumerate(network.layers)}
-    np.savez(folder / "small.npz", **layers, activation="relu")
+    layers: dict[str, Any] = {f"W{i}": layer.matrix() for i, layer in enumerate(network.layers)}
+    np.savez(folder / "small.npz", activation="relu", **layers)
     with multiprocessing.get_context("spawn").Manager() as manager:
         barrier, half = manager.Barrier(2), min(LOOPS, size) // 2
         with multiprocessing.get_context("spawn").Pool(2) as pool:
