@@ -66,11 +66,11 @@ def console_of(quiet: bool) -> Console:
     """Standard error for bars and lines of progress; work goes on when nobody reads them any more."""
     from rich.console import Console
 
-    class Progress(Console):
+    class StandardError(Console):
         def on_broken_pipe(self) -> None:
             self.quiet = True
 
-    return Progress(stderr=True, quiet=quiet)
+    return StandardError(stderr=True, quiet=quiet)
 
 
 # --- places for results -----------------------------------------------------------------------------------------------
