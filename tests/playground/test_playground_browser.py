@@ -185,7 +185,7 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_ends_it(tmp_path):
     ("arguments", "why"),
     [
         (("absent.npz",), "absent.npz"),
-        (("{model}", "--model-option", "latent_shape=x"), "--model-option latent_shape="),
+        (("{model}", "--activation", "x"), "unknown activation 'x'"),
         (("mnist-relu", "--port", "{port}"), "cannot be opened: Address already in use; pass --port 0"),
     ],
 )
