@@ -12,7 +12,7 @@ from torch import nn
 
 import unrelu
 from tests.cli.conftest import lines
-from unrelu.cli._pictures import picture_shape, read_picture, write_picture
+from unrelu.cli._pictures import read_picture, write_picture
 
 LM = ("--method", "lm", "-O", "max_iterations=30")
 
@@ -55,13 +55,6 @@ def test_a_picture_in_a_picture_out_and_the_verdict_on_the_terminal(run, picture
     result = unrelu.invert(network, y.reshape(network.output_shape), "lm", noise="gaussian:0.1", max_iterations=30)
     expected = 255 * np.clip((result.reconstruction.reshape(28, 28) - low) / (high - low), 0, 1)
     assert np.abs(written("out.png") - expected).max() <= 0.51
-
-
-def test_a_picture_into_a_folder_has_its_name_in_the_record(run, pictures):
-    assert run("invert", "mnist-relu", "digit.jpg", "-o", "out", *LM)[0] == 0
-    (row,) = lines()
-    assert (row["index"], row["name"]) == (0, "digit.jpg")
-    assert np.load("out/codes.npy").shape == (20,)
 
 
 def test_an_array_of_one_observation_may_come_out_as_a_picture(run, pictures):
@@ -109,21 +102,6 @@ def test_what_is_no_such_picture_is_refused(run, pictures, arguments, said):
     assert (code, out) == (2, "")
     assert said in err
     assert not Path("out.png").exists()
-
-
-def test_the_size_that_is_advised_works(run, pictures):
-    assert run("invert", "mnist-relu", "wide.png", "-o", "out.png", "--size", "28,28", *LM)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("output", "shape"),
-    [
-        ((784,), (28, 28)), ((1, 28, 30), (28, 30)), ((28, 30), (28, 30)), ((3, 8, 9), (3, 8, 9)), ((20,), None),
-        ((4, 8, 8), None), ((1, 50), None),
-    ],
-)  # fmt: skip
-def test_outputs_that_are_pictures(output, shape):
-    assert picture_shape(output) == shape
 
 
 def test_values_beyond_black_and_white_are_cut(tmp_path):

@@ -120,12 +120,3 @@ def test_an_interrupt_writes_the_draws_so_far_and_does_not_call_the_rest_not_mix
     assert {row["status"] for row in lines()} == {"STOPPED"}
     assert "of 4 posteriors, 0 mixed, 0 did not mix and 4 were not sampled to the end" in err
     assert unrelu.load_posterior("out/posterior.npz", unrelu.load("net.npz")).z.shape[:2] == (4, 8)
-
-
-def test_a_picture_is_an_observation(run):
-    picture = str(Path(unrelu.__file__).parents[2] / "docs" / "digit.png")
-    code, _, _ = run("posterior", "mnist-relu", picture, "-o", "out", "--noise", "gaussian:0.3", "--draws", "60")
-    assert code in (0, 1)
-    (row,) = lines()
-    assert row["name"] == "digit.png"
-    assert np.all(np.array(row["lower"]) < row["upper"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,16 +162,6 @@ def test_masks_one_for_all_or_one_for_each(run):
         assert np.abs(np.where(seen, x - y, 0)).max(axis=1).min() < 1e-8
 
 
-def test_a_matrix_and_bounds_from_files(run):
-    matrix = np.random.default_rng(2).standard_normal((12, 20))
-    np.save("matrix.npy", matrix)
-    np.save("measured.npy", np.load("y.npy") @ matrix.T)
-    np.savez("box.npz", lower=np.full(3, -5.0), upper=np.full(3, 5.0))
-    given = ("--operator", "matrix.npy", "--bounds", "box.npz")
-    assert run("run", "net.npz", "measured.npy", "-o", "out", *given, "-q") == (0, "", "")
-    assert unrelu.open_run("out").success == SIZE
-
-
 def bad_images(folder: Path, count: int) -> None:
     """Images of 28 x 28, of which one is truncated, one of another size, and one no image."""
     folder.mkdir()
@@ -234,14 +223,3 @@ def test_bad_input_is_named(run, arguments, said):
     assert said in err
     assert err.startswith("error: ")
     assert not Path("out").exists()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="of POSIX")
-def test_a_page_does_not_replace_what_is_no_file(run):
-    import os
-
-    run(*RUN, "-q", "--method", "lm")
-    os.mkfifo("pipe")
-    code, _, err = run("report", "out", "-o", "pipe")
-    assert (code, "pipe" in err) == (2, True)
-    assert Path("pipe").is_fifo()

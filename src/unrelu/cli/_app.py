@@ -71,7 +71,7 @@ def _command(panel: str, example: str) -> Callable[[Callable[..., None]], Callab
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"unrelu {unrelu.__version__}")
+        show(False, f"unrelu {unrelu.__version__}")
         raise typer.Exit
 
 
