@@ -17,6 +17,7 @@ import unrelu
 from unrelu.cli import options as opt
 from unrelu.cli.json_output import leave, leave_answers
 from unrelu.cli.terminal import (
+    Interrupted,
     console_of,
     end,
     is_picture,
@@ -42,7 +43,7 @@ def options_in(message: str, parameters: Sequence[Any]) -> str:
     words = {word.partition("=")[0].rpartition("(")[2].strip("`'\"") for word in message.split() if "=" in word}
     named = [p.opts[0] for p in parameters if p.name in words and p.opts[0].startswith("-")]
     if any(p.name == "model_option" for p in parameters):
-        named += [f"--model-option {name}=" for name in ("latent_shape", "names", "output_log") if name in words]
+        named += [f"--model-option {name}=" for name in opt.MODEL_OPTIONS if name in words]
     missing = [option for option in named if option not in message]
     return f"On the command line: {', '.join(missing)}" if missing else ""
 
@@ -55,6 +56,8 @@ class _Command(TyperCommand):
             if line := options_in(str(error), self.params):
                 error.add_note(line)
             raise
+        except KeyboardInterrupt as error:  # of which Typer makes an exit status without a document
+            raise Interrupted from error
 
 
 def _command(panel: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

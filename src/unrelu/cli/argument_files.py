@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from unrelu import zoo
+from unrelu.cli.options import MODEL_OPTIONS
 from unrelu.errors import InputError, OptionError
 from unrelu.loaders import load
 from unrelu.measurements import Mask, Matrix
@@ -19,10 +20,6 @@ from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator
 from unrelu.runtime.devices import usable
 from unrelu.runtime.file_reading import MAX_BYTES, MODEL_BYTES, npy_header, opened, read_npy, read_npz, shown_size
-
-# What --model-option takes.
-MODEL_OPTIONS = ("latent_shape", "names", "output_log")
-
 
 # --- models and values ------------------------------------------------------------------------------------------------
 

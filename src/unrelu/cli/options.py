@@ -19,6 +19,8 @@ METHODS = ("auto", "exact", "linf", "l1", "relaxed", "least_squares", "lm", "gra
 ZOO = ("mnist-relu", "mnist-leaky", "mnist-sigmoid", "mnist-dcgan")
 NOISE = ("uniform", "gaussian", "outliers", "rounding", "poisson", "negative-binomial")
 NORMS = ("l2", "l1", "linf", "huber")
+# What --model-option takes.
+MODEL_OPTIONS = ("latent_shape", "names", "output_log")
 _MODEL_FILES = (".onnx", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".pkl", ".pickle", os.sep)
 # Options by the panels of a command's help.
 in_reading = partial(typer.Option, rich_help_panel="How the model is read")

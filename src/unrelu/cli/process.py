@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any
 
 from unrelu.cli.json_output import error_document
-from unrelu.cli.terminal import nothing_more, say, write
+from unrelu.cli.terminal import Interrupted, nothing_more, say, write
 from unrelu.errors import UnreluError
 
 
@@ -73,7 +73,10 @@ def _interrupted(number: int, frame: Any) -> None:
 
 def _failed(error: Exception) -> int:
     """Print the error and return the exit status."""
-    if isinstance(error, UnreluError):
+    status = 2
+    if isinstance(error, Interrupted):
+        message, status = "interrupted", 130
+    elif isinstance(error, UnreluError):
         message = "\n".join([str(error), *getattr(error, "__notes__", ())])
     elif isinstance(error, MemoryError):
         message = f"memory ran out ({error}); work on fewer observations at once, with --chunk or in smaller files"
@@ -84,8 +87,8 @@ def _failed(error: Exception) -> int:
         message = f"{error.format_message()} (see --help)"
     else:
         raise error
-    say(f"error: {message}")
+    say(message if status == 130 else f"error: {message}")
     if _asked_for_json():
         with suppress(OSError):
-            write(error_document(type(error).__name__, message, 2))
-    return 2
+            write(error_document(type(error).__name__, message, status))
+    return status

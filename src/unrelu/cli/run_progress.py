@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -74,15 +75,21 @@ class Watcher:
 
 @contextmanager
 def watching(quiet: bool) -> Iterator[Watcher]:
-    """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop."""
+    """A watcher with its bar. Ctrl-C and a batch system's SIGTERM ask it to stop; a second one is an exception."""
     first = "stopping when the running chunks are finished (Ctrl-C again to end at once)"
     second = "ended at once; run the same command again to resume from the last finished chunk"
-    with interruptible(*(("", "") if quiet else (first, second)), signals=STOPS) as interrupted:
-        watcher = Watcher(console_of(quiet), interrupted)
-        try:
-            yield watcher
-        finally:
-            watcher.stop()
+    ending = signal.getsignal(signal.SIGINT)
+    if callable(ending):  # it ends this process without a chance for the workers
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with interruptible(*(("", "") if quiet else (first, second)), signals=STOPS) as interrupted:
+            watcher = Watcher(console_of(quiet), interrupted)
+            try:
+                yield watcher
+            finally:
+                watcher.stop()
+    finally:
+        signal.signal(signal.SIGINT, ending)
 
 
 # --- columns as files -------------------------------------------------------------------------------------------------

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from unrelu.runtime.run_control import Progress
 
 
+class Interrupted(Exception):
+    """A second Ctrl-C, after which nothing is written any more."""
+
+
 # --- standard output and error ----------------------------------------------------------------------------------------
 
 
