@@ -182,7 +182,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["unrelu.cli.options", "numpy", "torch.nn.functional"])
+@pytest.mark.parametrize("module", ["typer", "unrelu.cli.options", "numpy", "torch.nn.functional"])
 @pytest.mark.parametrize("where", ["error", "finalizer"])
 def test_an_interrupt_while_it_starts_is_no_traceback(files, module, where):
     arguments = [sys.executable, "-c", INTERRUPTED, module, where, "inspect", "net.npz"]

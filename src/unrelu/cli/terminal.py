@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from unrelu.errors import InputError, OutputExistsError, StorageError
 
 if TYPE_CHECKING:
@@ -156,6 +154,8 @@ def unmixed(statuses: Sequence[str], where: str) -> str:
 
 def end(interrupted: bool, *problems: str) -> None:
     """End a command with exit status 130, 1 or 0; say what is wrong with which observations."""
+    import typer
+
     found = [problem for problem in problems if problem]
     for problem in found:
         say(problem)
