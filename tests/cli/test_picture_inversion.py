@@ -12,7 +12,7 @@ from torch import nn
 
 import unrelu
 from tests.cli.conftest import lines
-from unrelu.cli._pictures import read_picture, write_picture
+from unrelu.cli._picture_inversion import read_picture, write_picture
 
 LM = ("--method", "lm", "-O", "max_iterations=30")
 

@@ -122,7 +122,7 @@ def invert(
     refuse_existing(output, overwrite)
     import numpy as np
 
-    from unrelu.cli._pictures import check_picture, read_given, write_picture
+    from unrelu.cli._picture_inversion import check_picture, read_given, write_picture
     from unrelu.cli.argument_files import options_of, read_model, read_question, size_of
     from unrelu.cli.result_folders import prepare_output, records, write_result
 
@@ -252,7 +252,7 @@ def posterior(
     an observation have not mixed. Ctrl-C stops the sampling and writes the draws so far; a second Ctrl-C ends at once.
     """
     refuse_existing(output, overwrite)
-    from unrelu.cli._pictures import read_given
+    from unrelu.cli._picture_inversion import read_given
     from unrelu.cli.argument_files import read_model, read_question, size_of
     from unrelu.cli.result_folders import posterior_records, prepare_output, write_posterior
 
