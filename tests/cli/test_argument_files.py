@@ -93,7 +93,7 @@ def test_sizes_of_pictures():
 
 def test_an_existing_folder_is_kept_unless_asked(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match="exists; choose another name, or pass --overwrite"):
+    with pytest.raises(OutputExistsError, match="exists; choose another folder, or pass --overwrite"):
         prepare_output(tmp_path, overwrite=False)
     prepare_output(tmp_path, overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "mine"

@@ -109,7 +109,7 @@ except SystemExit as end:
         [sys.executable, "-c", code, *arguments, "-o", "out"], capture_output=True, text=True, check=True
     )
     assert done.stdout == "2 []\n"
-    assert done.stderr == "error: out exists; choose another name, or pass --overwrite to replace its results\n"
+    assert done.stderr == "error: out exists; choose another folder, or pass --overwrite to replace its results\n"
     assert Path("out/mine.txt").read_text() == "precious"
 
 

@@ -96,7 +96,8 @@ def refuse_existing(output: Path, overwrite: bool, resumes: bool = False) -> Non
         raise InputError(f"{output} is a file; name a folder for the results")
     runs = resumes and (output / "manifest.json").exists()
     if not overwrite and not runs and (output.is_file() or any(output.iterdir())):
-        raise OutputExistsError(f"{output} exists; choose another name, or pass --overwrite to replace its results")
+        other = "folder" if output.is_dir() else "name"
+        raise OutputExistsError(f"{output} exists; choose another {other}, or pass --overwrite to replace its results")
 
 
 @contextmanager
