@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support import image_network, random_network
-from unrelu.cli.argument_files import read_observations
+from unrelu.cli.argument_files import options_of, read_observations, size_of
 from unrelu.cli.result_folders import prepare_output, records, write_result
 from unrelu.errors import InputError, OutputExistsError
 from unrelu.problem import Problem
@@ -32,17 +32,6 @@ def result():
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int16, bool])
-@pytest.mark.parametrize("name", ["y.npy", "Y.NPY"])
-def test_npy(tmp_path, dtype, name):
-    path = tmp_path / name
-    with path.open("wb") as stream:
-        np.save(stream, Y.astype(dtype))
-    read = read_observations(path)
-    assert read.dtype == dtype
-    np.testing.assert_array_equal(read, Y.astype(dtype))
-
-
 @pytest.mark.parametrize("arrays", [{"anything": Y}, {"y": Y}, {"y": Y, "labels": np.arange(2)}])
 def test_npz_with_one_array_or_one_called_y(tmp_path, arrays):
     np.savez(tmp_path / "y.npz", **arrays)
@@ -63,7 +52,7 @@ def write(path: Path, content: object) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("y.npz", {"a": Y, "b": Y}, "holds the arrays a, b; name the observations 'y'"),
+        ("y.npz", {"a": Y, "b": Y}, "holds a, b; name the array 'y'"),
         ("y.npz", {}, "holds no arrays"),
         ("y.npy", np.array([{}, None]), "holds Python objects, which could run code"),
         ("y.npz", {"y": np.array([{}, None])}, "holds Python objects, which could run code"),
@@ -84,34 +73,22 @@ def test_files_that_are_not_observations_are_refused(tmp_path, monkeypatch, name
     assert not Path("stolen").exists()
 
 
-@pytest.mark.parametrize("name", ["y.npy", "y.npz"])
-def test_truncated_files_are_refused(tmp_path, name):
-    path = write(tmp_path / name, np.random.default_rng(0).random(1000) if name == "y.npy" else {"y": Y})
-    whole = path.read_bytes()
-    for size in range(0, len(whole), max(1, len(whole) // 20)):
-        path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=r"not a readable|cut short"):
-            read_observations(path)
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("1e-3", 1e-3), ("true", True), ("lm", "lm"), ("64,1,1", [64, 1, 1]), ("a, b", ["a", "b"]), ("", "")],
+)
+def test_values_of_options(text, value):
+    assert options_of([f"name={text}"]) == {"name": value}
 
 
-def test_missing_files_and_folders_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"does not exist; pass a .npy or .npz file"):
-        read_observations(tmp_path / "y.npy")
-    with pytest.raises(InputError, match="is a folder"):
-        read_observations(tmp_path)
+def test_sizes_of_pictures():
+    assert (size_of(None), size_of("28,30")) == (None, (28, 30))
+    for text in ("28", "0,28", "28,28,3", "a,b"):
+        with pytest.raises(InputError, match=r"is not HEIGHT,WIDTH; pass two whole numbers such as 28,28"):
+            size_of(text)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_output_folder_is_made_with_its_parents(tmp_path):
-    prepare_output(tmp_path / "a" / "b", overwrite=False)
-    assert (tmp_path / "a" / "b").is_dir()
-
-
-def test_an_empty_folder_is_as_good_as_none(tmp_path):
-    prepare_output(tmp_path, overwrite=False)
-    assert tmp_path.is_dir()
 
 
 def test_an_existing_folder_is_kept_unless_asked(tmp_path):
@@ -151,30 +128,6 @@ def test_records_say_what_happened_to_each_observation(result):
     assert rows[2]["objective"] is rows[2]["residual_l1"] is None
 
 
-def test_the_verdict_is_beside_the_status():
-    problem = Problem.build(NET, NET(np.ones((2, 3))) + 0.01, noise="gaussian:0.01")
-    z = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
-    result = Inversion.of(problem, z, method="mine", status=Status.REFOUND, confidence=[0.5, 0.9])
-    near, far = records(result)
-    assert list(near)[:12] == [
-        "index",
-        "name",
-        "method",
-        "seed",
-        "status",
-        "success",
-        "p_value",
-        "p_size",
-        "p_largest",
-        "p_structure",
-        "confidence",
-        "message",
-    ]
-    assert (near["status"], near["success"], near["confidence"]) == ("NOISE_LEVEL", True, 0.5)
-    assert near["p_value"] == result.p_value[0] > 0.01
-    assert (far["status"], far["success"], far["p_value"], far["confidence"]) == ("MISFIT", False, 0.0, 0.9)
-
-
 def test_json_lines_are_valid_and_nan_is_null(tmp_path, result):
     def no_constants(name):
         pytest.fail(f"{name} is not JSON")
@@ -195,7 +148,7 @@ def test_a_result_is_written_as_its_caller_sees_it(tmp_path, single):
     y = network(z)
     problem = Problem.build(network, y[0] if single else y)
     result = Inversion.of(problem, z[:1] if single else z, method="mine").shaped()
-    write_result(tmp_path, result)
+    write_result(tmp_path, result, list(records(result)))
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), z[0] if single else z)
     np.testing.assert_array_equal(np.load(tmp_path / "reconstructions.npy"), y[0] if single else y)
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == (1 if single else 2)

@@ -185,7 +185,7 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_ends_it(tmp_path):
     ("arguments", "why"),
     [
         (("absent.npz",), "absent.npz"),
-        (("{model}", "--latent-shape", "x"), "--latent-shape 'x': write whole numbers"),
+        (("{model}", "--model-option", "speed=1"), "--model-option speed is unknown"),
         (("mnist-relu", "--port", "{port}"), "cannot be opened: Address already in use; pass --port 0"),
     ],
 )

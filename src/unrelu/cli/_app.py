@@ -1,29 +1,35 @@
-"""The command line: ``unrelu invert``, ``run``, ``status``, ``certify``, ``inspect``, ``demo``, ``reproduce``...
-
-Commands import their dependencies when they run, so that ``unrelu --help`` does not wait for PyTorch.
-"""
+"""The commands. They import what they need when they run, so that ``unrelu --help`` does not wait for PyTorch."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import unrelu
 from unrelu.cli import options as opt
-from unrelu.cli._signatures import command
-from unrelu.cli.json_output import counted, leave
-from unrelu.cli.terminal import UNMIXED, end, options_of, progress_bar, removed_if_empty, show, size_of
-from unrelu.errors import InputError, MissingPackageError
+from unrelu.cli.json_output import leave, leave_answers
+from unrelu.cli.terminal import (
+    Interrupted,
+    console_of,
+    end,
+    is_picture,
+    progress_bar,
+    refuse_existing,
+    removed_if_empty,
+    show,
+    unmixed,
+)
+from unrelu.errors import UnreluError
 
-if TYPE_CHECKING:
-    from unrelu.models.generator import Generator
-
+_INVERT, _LOOK, _OTHERS = "Invert", "Look at results", "Others"
 app = typer.Typer(
     name="unrelu",
     help="Invert deep ReLU generative models: find the latent code behind an observation, and say how good it is.",
@@ -32,9 +38,43 @@ app = typer.Typer(
 )
 
 
+def options_in(message: str, parameters: Sequence[Any]) -> str:
+    """The line that names the options for the arguments that a message of the library mentions, ``noise=`` or such."""
+    words = {word.partition("=")[0].rpartition("(")[2].strip("`'\"") for word in message.split() if "=" in word}
+    named = [p.opts[0] for p in parameters if p.name in words and p.opts[0].startswith("-")]
+    if any(p.name == "model_option" for p in parameters):
+        named += [f"--model-option {name}=" for name in opt.MODEL_OPTIONS if name in words]
+    missing = [option for option in named if option not in message]
+    return f"On the command line: {', '.join(missing)}" if missing else ""
+
+
+class _Command(TyperCommand):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UnreluError as error:
+            if line := options_in(str(error), self.params):
+                error.add_note(line)
+            raise
+        except KeyboardInterrupt as error:  # of which Typer makes an exit status without a document
+            raise Interrupted from error
+
+
+def _command(panel: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a command to a panel of the help, with its docstring as paragraphs that Typer wraps."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        name = example.partition(" ")[0]
+        paragraphs = (" ".join(part.split()) for part in (function.__doc__ or "").split("\n\n"))
+        epilog, help = f"Example: unrelu {example}", "\n\n".join(paragraphs)
+        return app.command(name, cls=_Command, rich_help_panel=panel, help=help, epilog=epilog)(function)
+
+    return add
+
+
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"unrelu {unrelu.__version__}")
+        show(False, f"unrelu {unrelu.__version__}")
         raise typer.Exit
 
 
@@ -47,314 +87,196 @@ def _root(
     pass
 
 
-# The times in the examples are processor times of a fresh process on two server cores, with compiled kernels in the
-# cache. Most of it is importing libraries. For `run`, two workers share it.
-@command(
-    app,
-    ("_invert.py", "invert", "method noise norm sequence seed time_limit scale"),
-    examples=(
-        "mnist-relu photo.png -o out.png -- a picture of 28 x 28 pixels, 6 s",
-        "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 100 digits (100, 784), 8 s",
-        "mnist-dcgan photo.png -o out.png --noise gaussian:0.1 --json -- for a script, 9 s",
-    ),
-)
+@_command(_INVERT, "invert mnist-relu photo.png -o out.png")
 def invert(
     model: opt.Model,
-    reading: opt.Reading,
-    data: Annotated[
-        Path,
-        typer.Argument(help="Observations: a picture (.png, .jpg), or a .npy or .npz file, one or a batch (B, ...)."),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="Folder for the results, or a picture (.png, .jpg) of one; must not exist."
-        ),
-    ],
-    option: opt.Options = None,
+    data: opt.Observations,
+    output: opt.Output,
+    noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
     prior: opt.Prior = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
+    scale: opt.Scale = None,
     size: opt.Size = None,
+    method: opt.MethodName = "auto",
+    option: opt.MethodOption = None,
+    norm: opt.Norm = None,
+    seed: opt.Seed = 0,
+    time_limit: opt.TimeLimit = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    max_bytes: opt.MaxBytes = None,
+    device: opt.Device = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
-    **stated: Any,
 ) -> None:
-    """Find the latent codes of the observations in DATA: from a picture to a picture, or from arrays to a folder.
+    """Find the latent code behind a picture, or those behind arrays of observations.
 
     The folder gets codes.npy, reconstructions.npy and results.jsonl (one line per observation). With -o out.png the
-    reconstruction of one observation is written as a picture. The values of a picture are mapped to the generator's
-    scale. Ctrl-C stops the search and writes the results so far; a second Ctrl-C ends at once.
+    reconstruction of one observation is written as a picture. Ctrl-C stops the search and writes the results so far; a
+    second Ctrl-C ends at once.
     """
+    refuse_existing(output, overwrite)
     import numpy as np
 
-    from unrelu.cli._picture_files import is_picture
-    from unrelu.cli._picture_inversion import picture_writer, read_given
-    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_prior
+    from unrelu.cli._picture_inversion import check_picture, read_given, write_picture
+    from unrelu.cli.argument_files import options_of, read_model, read_question, size_of
     from unrelu.cli.result_folders import prepare_output, records, write_result
-    from unrelu.search.sequence import check_sequence
 
-    options, method, limit = options_of(option), stated.pop("method"), reading.limit
-    chosen = unrelu.methods.make(method, options)
-    network = reading.network(model)
-    given = read_given(data, network, size_of(size), stated["scale"], operator is not None, limit)
-    stated |= {
-        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
-        "prior": read_prior(prior, limit) or 0.0, "scale": given.scale,
-        "noise": read_noise_model(stated["noise"], limit),
-    }  # fmt: skip
-    problem = unrelu.Problem.build(network, given.y, **{n: v for n, v in stated.items() if n != "sequence"})
-    unrelu.methods.refuse(chosen, problem)
-    check_sequence(stated["sequence"], chosen, problem, None)
-    write = picture_writer(output, given, problem.size, network, overwrite) if is_picture(output) else None
-    with removed_if_empty(output):
-        if write is None:
+    options = options_of(option)
+    network = read_model(model, layers, activation, model_option, max_bytes, device)
+    given = read_given(data, network, size_of(size), scale, max_bytes)
+    question = read_question(noise, bounds, prior, mask, operator, max_bytes)
+    ends = check_picture(output, given, network) if is_picture(output) else None
+    with removed_if_empty(output), progress_bar(quiet, method) as (callback, interrupted):
+        if ends is None:
             prepare_output(output, overwrite)
-        with progress_bar(quiet, method, problem.size) as (callback, interrupted):
-            result = unrelu.invert(network, given.y, method, callback=callback, **stated, **options)
-    codes = result.z[None] if problem.single else result.z
-    failed = int((~np.isfinite(codes.reshape(problem.size, -1)).all(axis=1)).sum())
+        result = unrelu.invert(
+            network, given.y, method, norm=norm, seed=seed, time_limit=time_limit, scale=given.scale,
+            callback=callback, **question, **options,
+        )  # fmt: skip
+    rows = list(records(result, given.names))
+    codes = [result.z] if result.problem.single else list(result.z)
+    failed = sum(not np.isfinite(code).all() for code in codes)
+    if ends is None:
+        write_result(output, result, rows)
+        written = f"written to {output}/: codes.npy reconstructions.npy results.jsonl"
+    else:
+        written = write_picture(output, result.reconstruction, given.shape, ends)
     if json:
-        rows = [{**row, "z": z} for row, z in zip(records(result, given.names), codes, strict=True)]
-        document = {
-            "output": output, "method": result.method, "size": problem.size,
-            "success": int(np.sum(result.success)), "failed": failed, "counts": counted(rows),
-            "interrupted": interrupted.is_set(), "seconds": result.problem.control.elapsed(), "observations": rows,
-        }  # fmt: skip
-        leave("invert", document)
-    if write is None:
-        write_result(output, result, given.names)
-    written = write(result) if write else f"written to {output}/: codes.npy reconstructions.npy results.jsonl"
+        observations = [{**row, "z": code} for row, code in zip(rows, codes, strict=True)]
+        leave_answers("invert", output, observations, interrupted, success=int(np.sum(result.success)), failed=failed)
     show(quiet or json, given.description, result, written)
-    end(failed, problem.size, interrupted.is_set(), None if write else output / "results.jsonl")
+    where = "" if ends else f", their messages are in {output / 'results.jsonl'}"
+    end(interrupted.is_set(), f"{failed} of {len(rows)} observations failed{where}" if failed else "")
 
 
-@command(
-    app,
-    ("_certify.py", "certify", "noise norm box max_nodes seed"),
-    ("_invert.py", "invert", "scale"),
-    examples=("mnist-relu digit.npy -o proofs --noise uniform:0.1 -- a digit (784,), 8 s and at most 10 more",),
-)
-def certify(
+@_command(_INVERT, "run mnist-relu digits.npy -o out --noise gaussian:0.1")
+def run(
     model: opt.Model,
-    reading: opt.Reading,
-    data: opt.Observations,
-    output: opt.OutputFolder,
-    codes: Annotated[
-        Path | None,
-        typer.Option(help="Codes to certify: .npy, or a folder of `unrelu invert` (default: found by auto)."),
-    ] = None,
+    data: opt.DataSet,
+    output: Annotated[
+        Path, opt.in_output("--output", "-o", help="Folder for the results; the same run resumes in it.")
+    ],
+    noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
-    mask: opt.MaskFile = None,
+    prior: opt.Prior = None,
+    mask: opt.Masks = None,
     operator: opt.OperatorFile = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds for each observation, without its inversion.")] = 10.0,
+    scale: opt.Scale = None,
+    size: opt.Size = None,
+    array: opt.ArrayName = None,
+    method: opt.MethodName = "auto",
+    option: opt.MethodOption = None,
+    norm: opt.Norm = None,
+    posterior: opt.Posterior = 0,
+    seed: opt.Seed = 0,
+    time_limit: opt.ChunkTimeLimit = None,
+    chunk: opt.Chunk = None,
+    workers: opt.Workers = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    max_bytes: opt.MaxBytes = None,
+    device: opt.Device = None,
+    export: opt.Export = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
-    **stated: Any,
 ) -> None:
-    """Bound the smallest error over all codes, and prove the bounds.
+    """Invert a whole data set, in a run that can be stopped and resumed.
 
-    The folder gets certificate-N.npz (one per observation, with bounds that can be verified without a solver),
-    certificates.jsonl, codes.npy (the best codes), bounds.png and, for uniform noise, box.png. Ctrl-C stops the search
-    and writes the bounds so far; a second Ctrl-C ends at once.
+    Run the same command again to resume: finished chunks are kept, and the results are identical to the last bit.
+    Ctrl-C finishes the running chunks; a second Ctrl-C ends at once. An observation that cannot be read or inverted
+    gets the status ERROR and does not stop the others; the exit status is then 1, as where a posterior has not mixed.
+    `unrelu status` and `unrelu report` show the results.
     """
-    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_observations
-    from unrelu.cli.result_folders import certificate_records, prepare_output, write_certificates
-    from unrelu.report.certificates import draw_bounds, draw_box
+    refuse_existing(output, overwrite, resumes=True)
+    from unrelu.cli.argument_files import options_of, read_masks, read_model, read_question, size_of
+    from unrelu.cli.run_progress import check_exports, export_columns, outcome_lines, problems, summary, watching
 
-    limit = reading.limit
-    y = read_observations(data, max_bytes=limit)
-    found = None
-    if codes:
-        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", limit)
-    network = reading.network(model)
-    stated |= {
-        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
-        "noise": read_noise_model(stated["noise"], limit),
-    }  # fmt: skip
-    with removed_if_empty(output):
-        prepare_output(output, overwrite)
-        with progress_bar(quiet, "certify", 1, "node") as (callback, interrupted):
-            result = unrelu.certify(network, y, found, time_limit=time_limit, callback=callback, **stated)
-    single = isinstance(result, unrelu.Certificate)
-    certificates = unrelu.Certificates([result]) if isinstance(result, unrelu.Certificate) else result
-    write_certificates(output, certificates, single)
-    draw_bounds(certificates).savefig(output / "bounds.png", dpi=150)
-    first = next((i for i, c in enumerate(certificates) if c.box is not None), None)
-    if first is not None:
-        name = f"observation {first}" if len(certificates) > 1 else ""
-        draw_box(certificates[first], name).savefig(output / "box.png", dpi=150)
+    check_exports(export or ())
+    options = options_of(option)
+    network = read_model(model, layers, activation, model_option, max_bytes, device)
+    question = read_question(noise, bounds, prior, None, operator, max_bytes) | read_masks(mask, operator, network)
+    if max_bytes is not None:
+        question["max_bytes"] = max_bytes
+    with watching(quiet) as watcher:
+        found = unrelu.run(
+            network, data, output, method, norm=norm, posterior=posterior, seed=seed, time_limit=time_limit,
+            chunk=chunk, workers=workers, array=array, size=size_of(size), scale=scale, overwrite=overwrite,
+            callback=watcher, names={"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])},
+            **question, **options,
+        )  # fmt: skip
+        watcher.stop()
+        stopped = f"stopped: {len(found.records)} of {found.chunks} chunks are finished; run the same command again"
+        watcher.print(*(outcome_lines(found) if found.finished else [f"{stopped} to resume"]))
+    if found.finished:
+        export_columns(found, export or ())
     if json:
-        rows = [{**row, "z": c.z} for row, c in zip(certificate_records(certificates), certificates, strict=True)]
-        document = {"output": output, "size": len(rows), "counts": counted(rows), "observations": rows}
-        leave("certify", document | {"interrupted": interrupted.is_set()})
-    among = "all codes" if certificates[0].bounds is None else "codes within the bounds"
-    title = f"Smallest {certificates[0].norm} error over {among}"
-    written = f"written to {output}/: certificate-*.npz certificates.jsonl codes.npy and pictures"
-    show(quiet or json, title, result, written)
-    end(0, len(certificates), interrupted.is_set(), None)
+        leave("run", {**summary(found), "records": watcher.records, "warnings": watcher.warnings})
+    end(not found.finished, *problems(found))
 
 
-@command(
-    app,
-    ("_posterior.py", "posterior", "noise draws chains seed time_limit"),
-    ("_invert.py", "invert", "scale"),
-    examples=("mnist-relu digit.npy -o draws --noise gaussian:0.1 -- a digit (784,), 6 s",),
-)
+@_command(_INVERT, "posterior mnist-relu digit.npy -o draws --noise gaussian:0.1")
 def posterior(
     model: opt.Model,
-    reading: opt.Reading,
-    data: Annotated[
-        Path,
-        typer.Argument(help="Observations: a picture (.png, .jpg), or a .npy or .npz file, one or a batch (B, ...)."),
-    ],
-    output: opt.OutputFolder,
+    data: opt.Observations,
+    output: opt.Output,
+    noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
-    prior: opt.CodePrior = None,
+    prior: opt.Prior = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
+    scale: opt.Scale = None,
     size: opt.Size = None,
+    draws: opt.Draws = 1000,
+    seed: opt.Seed = 0,
+    time_limit: opt.TimeLimit = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    max_bytes: opt.MaxBytes = None,
+    device: opt.Device = None,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
-    **stated: Any,
 ) -> None:
-    """Draw codes from their posterior distribution: what else the observations in DATA could be.
+    """Draw codes from their posterior: what else the observations could be.
 
     The folder gets posterior.npz (all draws, for unrelu.load_posterior), results.jsonl (one line per observation: its
     status, mean, standard deviation, 90% interval and modes) and posterior.png. The exit status is 1 if the chains of
     an observation have not mixed. Ctrl-C stops the sampling and writes the draws so far; a second Ctrl-C ends at once.
     """
+    refuse_existing(output, overwrite)
     from unrelu.cli._picture_inversion import read_given
-    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_prior
+    from unrelu.cli.argument_files import read_model, read_question, size_of
     from unrelu.cli.result_folders import posterior_records, prepare_output, write_posterior
 
-    limit = reading.limit
-    network = reading.network(model)
-    given = read_given(data, network, size_of(size), stated["scale"], operator is not None, limit)
-    stated |= {
-        "operator": read_measurement(mask, operator, limit), "bounds": read_bounds(bounds, limit),
-        "prior": read_prior(prior, limit), "scale": given.scale, "noise": read_noise_model(stated["noise"], limit),
-    }  # fmt: skip
-    with removed_if_empty(output):
+    network = read_model(model, layers, activation, model_option, max_bytes, device)
+    given = read_given(data, network, size_of(size), scale, max_bytes)
+    question = read_question(noise, bounds, prior, mask, operator, max_bytes)
+    with removed_if_empty(output), progress_bar(quiet, "posterior") as (callback, interrupted):
         prepare_output(output, overwrite)
-        with progress_bar(quiet, "posterior", 1) as (callback, interrupted):
-            result = unrelu.posterior(network, given.y, callback=callback, **stated)
-    rows = posterior_records(result, given.names)
-    mixed = sum(row["status"] == unrelu.Status.MIXED.name for row in rows)
-    if json:
-        document = {
-            "output": output, "size": len(rows), "mixed": mixed, "counts": counted(rows),
-            "interrupted": interrupted.is_set(), "seconds": result.problem.control.elapsed(), "observations": rows,
-        }  # fmt: skip
-        leave("posterior", document)
-    write_posterior(output, result, rows)
-    show(quiet or json, given.description, result, f"written to {output}/: posterior.npz results.jsonl posterior.png")
-    end(len(rows) - mixed, len(rows), interrupted.is_set(), output / "results.jsonl", UNMIXED)
-
-
-@command(app, ("_inspect.py", "inspect", "samples"), examples=("mnist-relu -- a 20-60-784 network, 6 s",))
-def inspect(model: opt.Model, reading: opt.Reading, json: opt.Json = False, **stated: Any) -> None:
-    """Print the layers of MODEL, their expansion, and whether exact inversion can be expected."""
-    from dataclasses import asdict
-
-    network = reading.network(model)
-    found = unrelu.inspect(network, **stated)
-    if json:
-        shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
-        leave("inspect", {"model": model, **shapes, **asdict(found)})
-    show(json, f"{model}: latent {network.latent_shape} to output {network.output_shape}", str(found))
-
-
-@command(
-    app,
-    ("_invert.py", "invert", "method noise norm scale"),
-    ("runs/running.py", "run", "posterior seed time_limit chunk workers scheduler array results overwrite"),
-    examples=(
-        "mnist-relu digits.npy -o out --noise gaussian:0.1 -- 1,000 digits (1000, 784), 30 s; the same line resumes "
-        "after a stop",
-    ),
-)
-def run(
-    model: opt.Model,
-    reading: opt.Reading,
-    data: Annotated[
-        str,
-        typer.Argument(help="Observations: .npy, .npz, .h5, Zarr (a folder or any URL of fsspec), a folder of images."),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same run resumes in it.")],
-    option: opt.Options = None,
-    bounds: opt.Bounds = None,
-    prior: opt.Prior = None,
-    mask: Annotated[
-        str | None,
-        typer.Option(help="0/1 masks, one for each observation, stored like DATA; or .npy with a single one."),
-    ] = None,
-    operator: opt.OperatorFile = None,
-    dask: Annotated[str | None, typer.Option(help="Run on a Dask cluster of this machine: local:N")] = None,
-    size: opt.Size = None,
-    quiet: opt.Quiet = False,
-    json: opt.Json = False,
-    **stated: Any,
-) -> None:
-    """Invert all observations in DATA, in a run that can be stopped, killed and resumed.
-
-    The folder gets the codes, the reconstructions and their statuses: codes.npy, reconstructions.npy and results.jsonl,
-    or results.zarr. `unrelu status` and `unrelu report` show them.
-
-    Run the same command again to resume: finished chunks are kept, and the results are identical to the last bit.
-    Ctrl-C finishes the running chunks; a second Ctrl-C ends at once. An observation that cannot be read or inverted
-    gets the status ERROR and does not stop the others; the exit status is then 1, as where a posterior has not mixed.
-    """
-    from unrelu.cli.argument_files import read_bounds, read_measurement, read_noise_model, read_prior
-    from unrelu.cli.run_progress import summary, watching
-
-    options, limit, scheduler = options_of(option), reading.limit, stated.pop("scheduler")
-    if scheduler and dask:
-        raise InputError(f"--scheduler {scheduler} and --dask {dask} were both given; pass one of them")
-    if dask and not dask.startswith("local:"):
-        raise InputError(f"--dask {dask}: write local:N, such as local:2; --scheduler takes the address of a cluster")
-    network = reading.network(model)
-    stated["noise"] = read_noise_model(stated["noise"], limit)
-    one = Path(mask) if mask and _is_one(Path(mask), network, limit) else None
-    names = {"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])}
-    if one or operator:
-        names["mask" if one else "operator"] = os.path.abspath(str(one or operator))
-    with watching(quiet, output) as watcher:
-        found = unrelu.run(
-            network, data, output, operator=read_measurement(one, operator, limit), masks=None if one else mask,
-            bounds=read_bounds(bounds, limit), prior=read_prior(prior, limit) or 0.0, scheduler=scheduler or dask,
-            size=size_of(size), max_bytes=limit, callback=watcher, names=names, **stated, **options,
+        result = unrelu.posterior(
+            network, given.y, draws=draws, seed=seed, time_limit=time_limit, scale=given.scale, callback=callback,
+            **question,
         )  # fmt: skip
-        watcher.end(found)
+    rows = posterior_records(result, given.names)
+    write_posterior(output, result, rows)
+    statuses = [row["status"] for row in rows]
     if json:
-        leave("run", {**summary(found), "records": watcher.records, "warnings": watcher.warnings})
-    messages = "results.jsonl" if found.manifest["results"] == "npy" and found.finished else "chunks.jsonl"
-    end(found.failed, found.done, not found.finished, output / messages)
-    end(found.done - found.mixed if found.mixed is not None else 0, found.done, False, output / messages, UNMIXED)
+        leave_answers("posterior", output, rows, interrupted, mixed=statuses.count("MIXED"))
+    show(quiet or json, given.description, result, f"written to {output}/: posterior.npz results.jsonl posterior.png")
+    end(interrupted.is_set(), unmixed(statuses, str(output / "results.jsonl")))
 
 
-def _is_one(mask: Path, network: Generator, max_bytes: int) -> bool:
-    """Whether a file holds a single mask. Only the header of a ``.npy`` file is read, as it may hold many masks."""
-    from unrelu.cli.argument_files import read_observations
-    from unrelu.runtime.file_reading import npy_header, opened
-
-    if mask.suffix.lower() not in (".npy", ".npz") or not mask.is_file():
-        return False
-    if mask.suffix.lower() == ".npz":
-        shape = read_observations(mask, "masks", "mask", max_bytes).shape
-    else:
-        with opened(mask) as (stream, size):
-            shape = npy_header(stream, size, str(mask)).shape
-    return shape in (network.output_shape, (network.output_dim,))
-
-
-@command(app, examples=("out -- a run of 1,000 observations, 5 s",))
-def status(output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`.")], json: opt.Json = False) -> None:
-    """Show the progress of a run: finished chunks, statuses, failures, and how to resume it."""
+@_command(_LOOK, "status out")
+def status(output: opt.RunFolder, json: opt.Json = False) -> None:
+    """Show how far a run is, what came out so far, and how to resume it."""
     from unrelu.cli.run_progress import status_lines, summary
 
     found = unrelu.open_run(output)
@@ -363,13 +285,9 @@ def status(output: Annotated[Path, typer.Argument(help="Folder of `unrelu run`."
     show(json, *status_lines(found))
 
 
-@command(app, examples=("out -- a run of 1,000 observations, into out/report.html, 5 s",))
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of `unrelu run`, finished or not.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page (default: OUT/report.html).")] = None,
-    json: opt.Json = False,
-) -> None:
-    """Write the results of a run as an offline HTML page: counts, histograms, pictures, errors, speed."""
+@_command(_LOOK, "report out")
+def report(folder: opt.RunFolder, output: opt.Page = None, json: opt.Json = False) -> None:
+    """Write the results of a run as an HTML page: counts, pictures, errors."""
     from unrelu.report import write_report
 
     page = write_report(folder, output)
@@ -378,86 +296,127 @@ def report(
     show(json, page)
 
 
-@command(app, examples=("-o demo -- 62 digits by up to eight methods, into demo/grid.png, 90 s",))
+@_command(_OTHERS, "certify mnist-relu digit.npy -o proofs --noise uniform:0.1")
+def certify(
+    model: opt.Model,
+    data: opt.Observations,
+    output: opt.Output,
+    codes: opt.Codes = None,
+    noise: opt.NoiseModel = None,
+    bounds: opt.Bounds = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
+    scale: opt.Scale = None,
+    norm: opt.Norm = None,
+    time_limit: opt.ProofTimeLimit = 10.0,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    max_bytes: opt.MaxBytes = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Prove how small the error of any code can be.
+
+    The folder gets certificate-N.npz (one per observation, with bounds that can be verified without a solver),
+    certificates.jsonl, codes.npy (the best codes), bounds.png and, for uniform noise, box.png. Ctrl-C stops the search
+    and writes the bounds so far; a second Ctrl-C ends at once.
+    """
+    refuse_existing(output, overwrite)
+    from unrelu.cli.argument_files import read_model, read_observations, read_question
+    from unrelu.cli.result_folders import certificate_records, prepare_output, write_certificates
+
+    y, found = read_observations(data, max_bytes=max_bytes), None
+    if codes:
+        found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", max_bytes)
+    network = read_model(model, layers, activation, model_option, max_bytes, None)
+    question = read_question(noise, bounds, None, mask, operator, max_bytes)
+    with removed_if_empty(output), progress_bar(quiet, "certify", "node") as (callback, interrupted):
+        prepare_output(output, overwrite)
+        result = unrelu.certify(
+            network, y, found, norm=norm, time_limit=time_limit, scale=scale, callback=callback, **question
+        )
+    single = isinstance(result, unrelu.Certificate)
+    certificates = [result] if isinstance(result, unrelu.Certificate) else list(result)
+    write_certificates(output, certificates, single)
+    rows = certificate_records(certificates)
+    if json:
+        proofs = [{**row, "z": c.z} for row, c in zip(rows, certificates, strict=True)]
+        leave_answers("certify", output, proofs, interrupted)
+    among = "codes within the bounds" if rows[0]["bounds"] else "all codes"
+    written = f"written to {output}/: certificate-*.npz certificates.jsonl codes.npy and pictures"
+    show(quiet or json, f"Smallest {rows[0]['norm']} error over {among}", result, written)
+    end(interrupted.is_set())
+
+
+@_command(_OTHERS, "inspect mnist-relu")
+def inspect(
+    model: opt.Model,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    max_bytes: opt.MaxBytes = None,
+    device: opt.Device = None,
+    json: opt.Json = False,
+) -> None:
+    """Print the layers of a model, and whether exact inversion can be expected."""
+    from dataclasses import asdict
+
+    from unrelu.cli.argument_files import read_model
+
+    network = read_model(model, layers, activation, model_option, max_bytes, device)
+    found = unrelu.inspect(network)
+    if json:
+        shapes = {"latent_shape": network.latent_shape, "output_shape": network.output_shape}
+        leave("inspect", {"model": model, **shapes, **asdict(found)})
+    show(json, f"{model}: latent {network.latent_shape} to output {network.output_shape}", str(found))
+
+
+@_command(_OTHERS, "demo -o demo")
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture and the results.")] = Path(
+    output: Annotated[Path, opt.in_output("--output", "-o", help="Folder for the picture and the results.")] = Path(
         "demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of codes, digits, noise and starts, each a stream.")] = 2026,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
-    json: opt.Json = False,
 ) -> None:
-    """Invert noisy digits, methods side by side: tables, a picture and results.jsonl."""
-    import numpy as np
-    from rich.console import Console
-
-    from unrelu.cli._demonstration import demo_document, run_demo
+    """Invert noisy digits by all methods, into tables and a picture."""
+    refuse_existing(output, overwrite)
+    from unrelu.cli._demonstration import run_demo
     from unrelu.cli.result_folders import prepare_output
 
     prepare_output(output, overwrite)
-    sections = run_demo(output, Console(quiet=quiet, stderr=json), seed)
-    if json:
-        leave("demo", {"output": output, **demo_document(sections)})
-    codes = [code for section in sections for result in section.results.values() for code in result.z]
-    failed = sum(not np.isfinite(code).all() for code in codes)
-    end(failed, len(codes), False, output / "results.jsonl")
+    show(quiet, run_demo(output, console_of(quiet), seed))
 
 
-@command(app, examples=("decoder.onnx -- a decoder of pictures beside the bundled ones, 7 s",))
+@_command(_OTHERS, "play decoder.onnx")
 def play(
-    reading: opt.Reading,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A model file, or a name of the zoo (default: all of the zoo, to choose from on the page)."
-        ),
-    ] = None,
-    scale: Annotated[
-        str | None, typer.Option(help="LOW,HIGH: the values of black and white (default: the scale of outputs).")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="A model file or a bundled generator, to choose first.")] = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    scale: opt.Scale = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0 is any that is free.")] = 0,
-    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the default browser.")] = False,
-    json: opt.Json = False,
 ) -> None:
-    """Open a local page to draw a picture, hide parts of it, and see the nearest picture that a generator draws.
+    """Open a page on which to draw, and see the nearest picture of a generator.
 
     The page is for this machine only: Gradio serves it on 127.0.0.1, and it needs no network. Ctrl-C ends it.
     """
-    import webbrowser
-
+    from unrelu.cli.argument_files import read_model
     from unrelu.playground import PictureGenerator, bundled, serving
     from unrelu.runtime.interrupts import interruptible
 
     generators = sorted(bundled(), key=lambda known: known.name != model)
     if model is not None and (generators[0].name != model or Path(model).exists()):
-        generators.insert(0, PictureGenerator.of(Path(model).name, reading.network(model), scale))
+        network = read_model(model, layers, activation, model_option, None)
+        generators.insert(0, PictureGenerator.of(Path(model).name, network, scale))
     with serving(generators, port) as url, interruptible("stopping") as ended:
-        where = sys.stderr if json else sys.stdout
-        print(f"open {url} in a browser on this machine; Ctrl-C ends it", file=where, flush=True)
-        if browser:
-            webbrowser.open(url)
+        show(False, f"open {url} in a browser on this machine; Ctrl-C ends it")
         ended.wait()
-    if json:
-        leave("play", {"url": url, "generators": [generator.name for generator in generators]})
 
 
-def add_studies(app: typer.Typer) -> None:
-    """Add the commands of ``unrelu-studies``, which are its entry points. If it is missing, they say how to get it."""
-    found = {entry.name: entry for entry in entry_points(group="unrelu.commands")}
-    for name in ("reproduce", "benchmark"):
-        try:
-            app.command(name)(found[name].load())
-        except (KeyError, ModuleNotFoundError):  # not installed, or its folder is gone
-            app.command(name, hidden=True, context_settings={"ignore_unknown_options": True})(_absent)
-
-
-def _absent(context: typer.Context, words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """Part of the studies, which are not installed."""
-    raise MissingPackageError(
-        f"`unrelu {context.info_name}` is part of the studies, which `pip install unrelu` leaves out: clone the "
-        "repository and run `pip install -e . -e studies` there"
-    )
-
-
-add_studies(app)
+for _entry in entry_points(group="unrelu.commands"):
+    with suppress(ModuleNotFoundError):  # the studies are installed, and their folder is gone
+        app.command(_entry.name, cls=_Command, rich_help_panel=_OTHERS)(_entry.load())

@@ -1,8 +1,8 @@
-"""Reading and writing of pictures for ``unrelu invert MODEL photo.png -o out.png``."""
+"""One picture as an observation, and one reconstruction as a picture: ``unrelu invert MODEL photo.png -o out.png``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.cli._picture_files import check_output, is_picture, read_picture, stored_shape, write_picture
 from unrelu.cli.argument_files import read_observations
-from unrelu.datasets.pictures import kind_of
-from unrelu.datasets.sources import Shape
+from unrelu.cli.terminal import is_picture
+from unrelu.datasets.opening import optional
+from unrelu.datasets.pictures import decoded, kind_of
+from unrelu.display.pixels import drawn_shape
 from unrelu.errors import InputError
 from unrelu.measurements.picture_scale import Scaling, own_range, scale_of
 from unrelu.models.generator import Generator
-from unrelu.result import Inversion
+from unrelu.runtime.file_reading import MAX_BYTES
+from unrelu.runtime.file_writing import drafted
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,72 +32,92 @@ class Given:
         y: the observations as they are stored.
         scale: the value of ``--scale``; for a picture without this option, the scale of the generator.
         names: file names of the observations; None for arrays.
-        shape: shape of the picture, (H, W) or (3, H, W); None for arrays.
         description: the picture in words; empty for arrays.
+        shape: (H, W) or (3, H, W) of the picture, or of that of one observation; None where it is none.
     """
 
     y: npt.NDArray[Any]
     scale: str | None
-    names: tuple[str, ...] | None = None
-    shape: Shape | None = None
-    description: str = ""
+    names: tuple[str, ...] | None
+    description: str
+    shape: Shape | None
 
 
 def read_given(
-    data: Path, network: Generator, size: tuple[int, int] | None, scale: str | None, measured: bool, max_bytes: int
+    data: Path, network: Generator, size: tuple[int, int] | None, scale: str | None, max_bytes: int | None
 ) -> Given:
-    """Read observations from a file of arrays, or one observation from a picture.
+    """Read observations from a file of arrays, or one observation from a picture, mapped to the generator's scale.
 
     Args:
         data: the file.
         network: G, which determines the size and the scale of pictures.
         size: (height, width) to resize a picture to.
-        scale: LOW,HIGH or none.
-        measured: whether a matrix maps outputs to y; y is then not a picture.
-        max_bytes: the largest size of a file in bytes.
+        scale: LOW,HIGH or none; None is the generator's own for a picture.
+        max_bytes: the largest size of a file in bytes; None is 4 GiB.
     """
-    if not is_picture(data):
-        if size is not None:
-            raise InputError(f"--size {size[0]},{size[1]} resizes pictures; leave it out, {data} is not a picture")
-        return Given(read_observations(data, max_bytes=max_bytes), scale)
-    if not data.exists():
-        raise InputError(f"{data} does not exist; pass a picture (.png, .jpg) or a .npy or .npz file of observations")
-    if measured:
-        raise InputError(f"--operator needs measured numbers, and {data} is a picture; pass them as a .npy file")
-    y, shape = read_picture(data, network.output_shape, size, max_bytes)
-    scale = str(scale_of(network)) if scale is None else scale
-    low, high = own_range(y.dtype) or (0, 0)
-    mapped = "as stored" if scale == "none" else f"{low:g}..{high:g} mapped to {scale}"
-    return Given(y, scale, (data.name,), shape, f"{data.name}: {kind_of(shape)}, {mapped}")
+    if is_picture(data):
+        y, shape = read_picture(data, network.output_shape, size, max_bytes or MAX_BYTES)
+        scale = str(scale_of(network)) if scale is None else scale
+        low, high = own_range(y.dtype) or (0.0, 1.0)
+        mapped = "as stored" if scale == "none" else f"{low:g}..{high:g} mapped to {scale}"
+        return Given(y, scale, (data.name,), f"{data.name}: {kind_of(shape)}, {mapped}", shape)
+    if size is not None:
+        raise InputError(f"--size {size[0]},{size[1]} resizes pictures; leave it out, {data} is not a picture")
+    y, output = read_observations(data, max_bytes=max_bytes), network.output_shape
+    one = y.ndim == 1 or y.shape == output or len(y) == 1
+    return Given(y, scale, None, "", picture_shape(output) if one else None)
 
 
-def picture_writer(
-    path: Path, given: Given, observations: int, network: Generator, overwrite: bool
-) -> Callable[[Inversion], str]:
-    """A function that writes the reconstruction as a picture and returns a message.
+def read_picture(
+    path: Path, output: Shape, size: tuple[int, int] | None, max_bytes: int
+) -> tuple[npt.NDArray[Any], Shape]:
+    """The picture in a file, for a generator with outputs of this shape.
 
-    Whether the picture can be written is checked here, before anything is computed.
+    Returns:
+        Its values as they are stored, of the generator's output shape; and their shape as a picture, (H, W) or
+        (3, H, W).
 
     Raises:
-        InputError: there are several observations, the generator makes no pictures, or black and white are unknown.
-        OutputExistsError: the file exists and is not to be replaced.
+        InputError: it cannot be read, or the generator makes other pictures, or none.
     """
-    if observations != 1:
-        raise InputError(f"-o {path} is one picture, for {observations} observations; name a folder, e.g. -o out")
-    shape = given.shape or stored_shape(network.output_shape)
-    if shape is None:
-        raise InputError(
-            f"-o {path} is a picture, and the generator puts out {network.output_shape}, which is none (H, W), "
-            "(3, H, W) or square; name a folder, e.g. -o out"
-        )
-    check_output(path, overwrite)
-    stored = own_range(given.y.dtype) if given.shape else None
-    black_and_white = Scaling.parse(given.scale).ends or stored or scale_of(network).ends or (0.0, 1.0)
+    found, made = decoded(path, size, max_bytes=max_bytes), picture_shape(output)
+    if isinstance(found, str):
+        raise InputError(found if found.startswith(str(path)) else f"{path} {found}")
+    if found.shape == made or (max(output) == math.prod(output) == found.size):
+        return found.reshape(output), found.shape
+    if made is None:
+        raise InputError(f"{path} is a picture, and the generator puts out {output}, which is none; pass a .npy file")
+    colours = f"; make it {kind_of(made).partition(' ')[2]}" if found.ndim != len(made) else ""
+    resize = f"; pass --size {made[-2]},{made[-1]}" if found.shape[-2:] != made[-2:] else ""
+    wrong = f"{path} is {kind_of(found.shape)}, and the generator makes {kind_of(made)} pictures"
+    raise InputError(wrong + colours + resize)
 
-    def write(result: Inversion) -> str:
-        if not np.isfinite(result.z).all():
-            return f"{path} is not written, as no code was found"
-        write_picture(path, result.reconstruction.reshape(shape), black_and_white)
-        return f"written to {path}"
 
-    return write
+def picture_shape(output: Shape) -> Shape | None:
+    """(H, W) or (3, H, W) of the picture that an output of this shape is; None if it is none."""
+    shape = drawn_shape(output)
+    return None if shape is None else shape[1:] if shape[0] == 1 else shape
+
+
+def check_picture(path: Path, given: Given, network: Generator) -> tuple[float, float]:
+    """The values of black and white; a file is refused that cannot be a picture of the reconstruction."""
+    if given.shape is None:
+        raise InputError(f"-o {path} is one picture, and DATA is more than one, or none; name a folder, e.g. -o out")
+    if path.is_symlink() or not path.parent.is_dir():
+        raise InputError(f"{path} is a link, or its folder does not exist; name another file")
+    stored = own_range(given.y.dtype) if given.names else None
+    return Scaling.parse(given.scale).ends or stored or scale_of(network).ends or (0.0, 1.0)
+
+
+def write_picture(path: Path, reconstruction: npt.NDArray[Any], shape: Shape | None, ends: tuple[float, float]) -> str:
+    """Write a reconstruction as 8-bit grey or RGB, and return a message. Values beyond black and white are cut."""
+    if not np.isfinite(reconstruction).all():
+        return f"{path} is not written, as no code was found"
+    low, high = map(float, ends)
+    values = np.clip((reconstruction.reshape(shape) - low) / (high - low), 0, 1)
+    pixels = np.rint(255 * values).astype(np.uint8)
+    pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
+    kind: dict[str, Any] = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": 95}
+    with drafted(path, "free space, or name another file") as stream:
+        optional("PIL.Image", "pictures", "pillow").fromarray(pixels).save(stream, **kind)
+    return f"written to {path}"

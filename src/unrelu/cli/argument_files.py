@@ -1,54 +1,151 @@
-"""Small files of observations, masks and matrices, read at once."""
+"""What options say, as the arguments of the library: models, observations, masks, matrices, noise, numbers."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 from scipy import sparse
 
-from unrelu.errors import InputError
+from unrelu import zoo
+from unrelu.cli.options import MODEL_OPTIONS
+from unrelu.errors import InputError, OptionError
+from unrelu.loaders import load
 from unrelu.measurements import Mask, Matrix
 from unrelu.measurements.additive_noise import Gaussian
-from unrelu.measurements.noise import Noise
 from unrelu.models.code_prior import Normal
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit, read_npy, read_npz, shown_size
+from unrelu.models.generator import Generator
+from unrelu.runtime.devices import usable
+from unrelu.runtime.file_reading import MAX_BYTES, MODEL_BYTES, npy_header, opened, read_npy, read_npz, shown_size
+
+# --- models and values ------------------------------------------------------------------------------------------------
+
+
+def read_model(
+    model: str, layers: str | None, activation: str | None, more: list[str] | None, max_bytes: int | None,
+    device: str | None = None,
+) -> Generator:  # fmt: skip
+    """Load a network of the zoo by its name, or from a file; ``more`` are the texts of ``--model-option``."""
+    place, given = None if device is None else usable(device), options_of(more, "--model-option")
+    if unknown := given.keys() - set(MODEL_OPTIONS):
+        raise OptionError(f"--model-option {min(unknown)} is unknown; use one of {', '.join(MODEL_OPTIONS)}")
+    names = given.pop("names", None)
+    if model in zoo.names() and not Path(model).exists():
+        if layers or activation or given:
+            raise OptionError(f"{model} is a bundled generator; --layers, --activation and such are for files")
+        network: Generator = zoo.load(model)
+    elif not Path(model).suffix and not Path(model).exists():
+        raise InputError(f"{model}: no such file; the bundled generators are {', '.join(zoo.names())}")
+    else:
+        shape = given.pop("latent_shape", None)
+        network = load(
+            model,
+            layers=layers.split(",") if layers and not layers.endswith(".") else layers,
+            activation=activation.split(",") if activation and "," in activation else activation,
+            latent_shape=tuple(shape) if isinstance(shape, list) else shape,
+            max_bytes=max_bytes or MODEL_BYTES,
+            **given,
+        )
+    if names is not None:
+        network = network.named([str(name) for name in (names if isinstance(names, list) else [names])])
+    return network if place is None else network.to(device=place)
+
+
+def options_of(pairs: list[str] | None, option: str = "--option") -> dict[str, Any]:
+    """Parse ``name=value`` pairs. Values are numbers, JSON, lists with commas, or text."""
+    options: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name or name in options:
+            raise OptionError(f"{option} {pair!r}: write NAME=VALUE, e.g. alpha=1.5, and each name once")
+        options[name] = _value(text)
+    return options
+
+
+def _value(text: str) -> Any:
+    for read in (int, float, json.loads):
+        try:
+            return read(text)
+        except (ValueError, RecursionError):
+            continue
+    return [_value(part.strip()) for part in text.split(",")] if "," in text else text
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """Parse the value of ``--size``: (height, width)."""
+    size = None if text is None else _value(text)
+    if size is None:
+        return None
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise InputError(f"--size {text!r} is not HEIGHT,WIDTH; pass two whole numbers such as 28,28")
+    return size[0], size[1]
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
 
 
 def read_observations(
-    path: Path, what: str = "observations", name: str = "y", max_bytes: int = MAX_BYTES
+    path: Path, what: str = "observations", name: str = "y", max_bytes: int | None = None
 ) -> npt.NDArray[Any]:
     """The array in a ``.npy`` file, or the one in a ``.npz`` file (called ``name`` if it holds several).
 
     ``what`` it holds is for messages. The array may take ``max_bytes``, as it is stored and as float64.
     """
-    if path.is_dir() or not path.exists():
-        wrong = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {wrong}; pass a .npy or .npz file of {what}")
-    max_bytes, ending = check_limit(max_bytes), path.suffix.lower()
-    if ending not in (".npy", ".npz"):
-        raise InputError(f"{path}: {what} are read from files that end in .npy or .npz")
-
-    def chosen(names: list[str]) -> list[str]:
-        if len(names) != 1 and name not in names:
-            held = f"the arrays {', '.join(names)}" if names else "no arrays"
-            raise InputError(f"{path} holds {held}; name the {what} {name!r}")
-        return [name if name in names else names[0]]
-
-    (array,) = [read_npy(path, max_bytes)] if ending == ".npy" else read_npz(path, max_bytes, chosen).values()
-    if (size := 8 * array.size) > max_bytes:
+    limit = max_bytes or MAX_BYTES
+    if path.is_dir() or path.suffix.lower() not in (".npy", ".npz"):
+        others = "; `unrelu run` reads folders of pictures, HDF5 and Zarr" if what == "observations" else ""
+        raise InputError(f"{path}: {what} are read from files that end in .npy or .npz{others}")
+    array = read_npy(path, limit) if path.suffix.lower() == ".npy" else _arrays(path, limit, name)[0]
+    if (size := 8 * array.size) > limit:
         raise InputError(
-            f"{path} holds {what} that take {shown_size(size)} as float64; at most {shown_size(max_bytes)} are read, "
-            "pass a larger max_bytes= (--max-bytes), or use unrelu.run, which reads in parts"
+            f"{path} holds {what} that take {shown_size(size)} as float64; at most {shown_size(limit)} are read, "
+            "pass a larger max_bytes=, or use unrelu.run, which reads in parts"
         )
     return array
 
 
-def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = MAX_BYTES) -> Mask | Matrix | None:
+def _arrays(path: str | Path, limit: int, *names: str) -> list[npt.NDArray[Any]]:
+    """The arrays of these names in a ``.npz`` file; a single one may have any name if it is alone."""
+
+    def chosen(held: list[str]) -> Sequence[str]:
+        if len(held) == len(names) == 1:
+            return held
+        if missing := [name for name in names if name not in held]:
+            raise InputError(f"{path} holds {', '.join(held) or 'no arrays'}; name the array {missing[0]!r}")
+        return names
+
+    return list(read_npz(path, limit, chosen).values())
+
+
+# --- the question -----------------------------------------------------------------------------------------------------
+
+
+def read_question(
+    noise: str | None, bounds: str | None, prior: str | None, mask: Path | None, operator: Path | None,
+    max_bytes: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The arguments of :func:`unrelu.invert` that these options state; those that were left out are missing."""
+    limit = max_bytes or MAX_BYTES
+    stated: dict[str, Any] = {"noise": noise, "operator": read_measurement(mask, operator, max_bytes)}
+    if noise is not None and _is_npz(noise):
+        held = read_npz(noise, limit, lambda held: [name for name in held if name in ("std", "covariance")])
+        stated["noise"] = Gaussian(held.get("std"), covariance=held.get("covariance"))
+    if bounds is not None:
+        stated["bounds"] = _pair("--bounds", bounds, ("lower", "upper"), limit)
+    if prior is not None:
+        weight = _value(prior)
+        stated["prior"] = (
+            weight if isinstance(weight, int | float) else Normal(*_pair("--prior", prior, ("mean", "std"), limit))
+        )
+    return {name: value for name, value in stated.items() if value is not None}
+
+
+def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | None = None) -> Mask | Matrix | None:
     """What ``operator=`` of :func:`unrelu.invert` takes, from a file: 0/1 masks, or a matrix, dense or SciPy sparse."""
-    if mask is not None and operator is not None:
-        raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
+    _check_one(mask, operator)
     if mask is not None:
         array = read_observations(mask, "masks", "mask", max_bytes)
         odd = array[(array != 0) & (array != 1)]
@@ -57,74 +154,51 @@ def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int = 
         return Mask(array.astype(bool))
     if operator is None:
         return None
-    is_npz = operator.suffix.lower() == ".npz" and operator.is_file()
+    limit = max_bytes or MAX_BYTES
     # Every array is read and checked before SciPy reads it.
-    if is_npz and read_npz(operator, check_limit(max_bytes), lambda names: names if "format" in names else []):
-        return Matrix(_sparse(operator, max_bytes))
+    if _is_npz(operator) and read_npz(operator, limit, lambda held: held if "format" in held else []):
+        return Matrix(_sparse(operator, limit))
     return Matrix(read_observations(operator, "operators", "operator", max_bytes))
 
 
-def read_noise_model(text: str | None, max_bytes: int = MAX_BYTES) -> Noise | str | None:
-    """What ``noise=`` takes: a text, or from a ``.npz`` file with an array std or covariance, Gaussian noise."""
-    if text is None or not text.lower().endswith(".npz"):
-        return text
-
-    def chosen(held: list[str]) -> list[str]:
-        names = [name for name in held if name in ("std", "covariance")]
-        if len(names) != 1:
-            raise InputError(
-                f"{text} holds {', '.join(held) or 'no arrays'}; name the standard deviations of the entries 'std', or "
-                "their covariance 'covariance', one of them"
-            )
-        return names
-
-    found = read_npz(text, check_limit(max_bytes), chosen)
-    return Gaussian(found.get("std"), covariance=found.get("covariance"))
+def read_masks(masks: str | None, operator: Path | None, network: Generator) -> dict[str, Any]:
+    """The argument of :func:`unrelu.run`: one mask of a ``.npy`` file as an operator, many as a data set."""
+    _check_one(masks, operator)
+    if masks is not None and masks.lower().endswith(".npy") and Path(masks).is_file():
+        with opened(masks) as (stream, size):  # only the header is read, as it may hold many masks
+            shape = npy_header(stream, size, masks).shape
+        if shape in (network.output_shape, (network.output_dim,)):
+            return {"operator": read_measurement(Path(masks), None)}
+    return {} if masks is None else {"masks": masks}
 
 
-def read_bounds(text: str | None, max_bytes: int = MAX_BYTES) -> tuple[Any, Any] | None:
-    """What ``bounds=`` of :func:`unrelu.invert` takes, from LOW,HIGH or a ``.npz`` file with arrays lower and upper."""
-    return None if text is None else _pair(text, "bounds", ("lower", "upper"), "LOW,HIGH", "-1,1 or 0,inf", max_bytes)
+def _check_one(mask: Path | str | None, operator: Path | None) -> None:
+    if mask is not None and operator is not None:
+        raise InputError(f"--mask {mask} and --operator {operator} were both given; pass one of them")
 
 
-def read_prior(text: str | None, max_bytes: int = MAX_BYTES) -> float | Normal | None:
-    """What ``prior=`` takes: a weight from one number, a distribution from MEAN,STD or a ``.npz`` of mean and std."""
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return Normal(*_pair(text, "prior", ("mean", "std"), "MEAN,STD", "0,2", max_bytes))
+def _is_npz(path: str | Path) -> bool:
+    return str(path).lower().endswith(".npz")
 
 
-def _pair(text: str, option: str, names: tuple[str, str], form: str, example: str, max_bytes: int) -> tuple[Any, Any]:
+def _pair(option: str, text: str, names: tuple[str, str], limit: int) -> Sequence[Any]:
     """Two numbers, or two arrays of these names from a ``.npz`` file."""
-    if text.lower().endswith(".npz"):
-
-        def chosen(held: list[str]) -> list[str]:
-            if not set(names) <= set(held):
-                raise InputError(
-                    f"{text} holds {', '.join(held) or 'no arrays'}; name the {option} {names[0]!r} and {names[1]!r}"
-                )
-            return list(names)
-
-        arrays = read_npz(text, check_limit(max_bytes), chosen)
-        return arrays[names[0]], arrays[names[1]]
-    try:
-        first, second = (float(number) for number in text.split(","))
-    except ValueError:
+    if _is_npz(text):
+        return _arrays(text, limit, *names)
+    pair = _value(text)
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(number, int | float) for number in pair):
         raise InputError(
-            f"--{option} {text!r}: write {form}, numbers for all coordinates such as {example}, or name a .npz file "
-            f"with arrays {names[0]} and {names[1]}"
-        ) from None
-    return first, second
+            f"{option} {text!r}: write two numbers for all coordinates, such as -1,1, or name a .npz file with arrays "
+            f"{names[0]} and {names[1]}"
+        )
+    return tuple(map(float, pair))
 
 
-def _sparse(path: Path, max_bytes: int) -> sparse.csr_array:
+def _sparse(path: Path, limit: int) -> sparse.csr_array:
     """The matrix that ``scipy.sparse.save_npz`` wrote, with every index checked: SciPy's code does not look again."""
     try:
         made = sparse.load_npz(path)
-        if len(made.shape) != 2 or min(made.shape) < 1 or 8 * sum(made.shape) > max_bytes:
+        if len(made.shape) != 2 or min(made.shape) < 1 or 8 * sum(made.shape) > limit:
             raise ValueError(f"its shape is {made.shape}")
         if made.format in ("csr", "csc", "bsr"):
             made.check_format(full_check=True)

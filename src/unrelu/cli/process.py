@@ -1,4 +1,4 @@
-"""The process of the command line: output, Ctrl-C and the exit status, the same for every command.
+"""The process of the command line: Ctrl-C, errors and the exit status, the same for every command.
 
 ====  ==============================================================================================================
 0     done
@@ -9,8 +9,6 @@
 ====  ==============================================================================================================
 
 With ``--json`` standard output is one JSON document, also for an error: ``{"error": {"type", "message", "status"}}``.
-
-The commands and everything heavy are imported only after Ctrl-C is handled.
 """
 
 from __future__ import annotations
@@ -19,142 +17,78 @@ import io
 import os
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-from unrelu.cli.json_output import asked_for, leave_error, taken
-from unrelu.errors import StorageError, UnreluError
+from unrelu.cli.json_output import error_document
+from unrelu.cli.terminal import Interrupted, nothing_more, say, write
+from unrelu.errors import UnreluError
 
 
 def main() -> None:
-    """Run the command line, and end the process with its exit status. Errors are a line on standard error."""
-    sys.stdout, sys.stderr = _safe(sys.stdout, 1), _safe(sys.stderr, 2)
-    interrupted, json = threading.Event(), asked_for(sys.argv[1:])
-    taken()
-
-    def interrupt(number: int, frame: Any) -> None:
-        interrupted.set()
-        raise KeyboardInterrupt
-
+    """Run the command line, and end the process with its exit status. Errors are printed on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal cannot encode
     # The parent process may have interrupts ignored, as a shell does for background jobs. They stay ignored then.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
-    with _nothing_ignored():
-        try:
-            status = _command(json)
-            _write(json, status)
-            if interrupted.is_set():  # Typer turns an interrupt into an exit status
-                raise KeyboardInterrupt
-        except BaseException as error:
-            status = _failed(error, interrupted.is_set())
-            with suppress(OSError, StorageError):  # already reported
-                _write(json, status)
-    if signal.getsignal(signal.SIGINT) is interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the interpreter ends, Ctrl-C just kills it
+        signal.signal(signal.SIGINT, _interrupted)
+    try:
+        status = _status()
+    except Exception as error:
+        status = _failed(error)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # reported already, or the reader has ended
+        nothing_more()
     sys.exit(status)
 
 
-@contextmanager
-def _nothing_ignored() -> Iterator[None]:
-    """End the process at an interrupt in a finalizer, which Python would print and ignore."""
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if unraisable.exc_type is KeyboardInterrupt:
-            os._exit(_failed(unraisable.exc_value, True))
-        else:
-            before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
+def _asked_for_json() -> bool:
+    return "--json" in sys.argv[1:]
 
 
-def _command(json: bool) -> int:
-    from unrelu.cli._app import app
+def _status() -> int:
+    from unrelu.cli._app import app  # once Ctrl-C is handled
 
     try:
-        status = app(prog_name="unrelu", standalone_mode=not json)
+        status = app(prog_name="unrelu", standalone_mode=not _asked_for_json())
     except SystemExit as end:  # Typer raises it, also after success
-        return end.code if isinstance(end.code, int) else 0
+        status = end.code
     return status if isinstance(status, int) else 0
 
 
-def _write(json: bool, status: int) -> None:
-    """Write the document, if ``json`` asks for one, and flush."""
-    if json:
-        document = taken()
-        if not document and status == 130:  # a second Ctrl-C, which Typer turns into an exit status
-            leave_error("Interrupted", "interrupted", status)
-            document = taken()
-        sys.stdout.write(document)
-    sys.stdout.flush()
+def _interrupted(number: int, frame: Any) -> None:
+    """End at once. An exception would break packages that are being imported, or get lost in a finalizer.
+
+    Commands that write what they have found handle the first Ctrl-C themselves.
+    """
+    with suppress(OSError):
+        os.write(2, b"\x1b[?25hinterrupted\n" if os.isatty(2) else b"interrupted\n")  # a bar has hidden the cursor
+        if _asked_for_json():
+            os.write(1, f"{error_document('Interrupted', 'interrupted', 130)}\n".encode())
+    os._exit(130)
 
 
-def _failed(error: BaseException, interrupted: bool) -> int:
+def _failed(error: Exception) -> int:
     """Print the error and return the exit status."""
-    # An interrupt during an import or in compiled code may surface as an error of another type.
-    if interrupted or isinstance(error, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        leave_error("Interrupted", "interrupted", 130)
-        return 130
-    if isinstance(error, UnreluError):
-        message = str(error)
+    status = 2
+    if isinstance(error, Interrupted):
+        message, status = "interrupted", 130
+    elif isinstance(error, UnreluError):
+        message = "\n".join([str(error), *getattr(error, "__notes__", ())])
     elif isinstance(error, MemoryError):
         message = f"memory ran out ({error}); work on fewer observations at once, with --chunk or in smaller files"
     elif isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         message = f"{where}{error.strerror or error}"
-    elif hasattr(error, "exit_code") and hasattr(error, "format_message"):  # an error of Typer with --json
+    elif hasattr(error, "format_message"):  # of Typer, with --json
         message = f"{error.format_message()} (see --help)"
     else:
         raise error
-    print(f"error: {message}", file=sys.stderr)
-    leave_error(type(error).__name__, message, 2)
-    return 2
-
-
-class _Output(io.FileIO):
-    """Standard output or error. After the reader has ended, as ``head`` does, output is dropped and a run goes on."""
-
-    _lost = False
-
-    def write(self, data: Any) -> int:
-        """Write as much as the system takes at once; drop everything after a failure.
-
-        Raises:
-            StorageError: standard output is on a full disk. This is raised once, and never for standard error.
-        """
-        try:
-            if not self._lost:
-                return super().write(data) or 0
-        except OSError as error:
-            self._lost = True
-            if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
-                raise StorageError(
-                    f"standard output cannot be written: {error.strerror}; what is finished is kept"
-                ) from error
-        return memoryview(data).nbytes
-
-
-def _safe(stream: Any, number: int) -> Any:
-    """A safe form of the stream: it escapes what the terminal cannot encode, and tolerates a closed or full output.
-
-    A stream that is not this process's own, such as a test's, only escapes.
-    """
-    if stream is None:  # closed by the parent process
-        return open(os.devnull, "w", encoding="utf-8")
-    own: bool = stream in (sys.__stdout__, sys.__stderr__)
-    if not own or os.name == "nt":
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-        return stream
-    stream.flush()
-    raw = io.BufferedWriter(_Output(number, "wb", closefd=False))
-    return io.TextIOWrapper(
-        raw, encoding=stream.encoding, errors="backslashreplace", line_buffering=number == 2 or stream.isatty()
-    )
+    say(message if status == 130 else f"error: {message}")
+    if _asked_for_json():
+        with suppress(OSError):
+            write(error_document(type(error).__name__, message, status))
+    return status

@@ -1,4 +1,4 @@
-"""Folders of results."""
+"""Folders of results, and the lines of their ``.jsonl`` files."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import Any
 import numpy as np
 
 from unrelu.certification.certificate import Certificate
-from unrelu.errors import InputError, OutputExistsError
-from unrelu.result import TESTS, Inversion
-from unrelu.runs.columns import INTERVAL, number_or_none, numbers_of, numbers_of_posterior, plain
-from unrelu.runtime.array_types import Array
+from unrelu.cli.json_output import as_json
+from unrelu.cli.terminal import refuse_existing
+from unrelu.errors import InputError
+from unrelu.result import Inversion
+from unrelu.runs.columns import INTERVAL, numbers_of, numbers_of_posterior
 from unrelu.runtime.file_writing import check_own_files, storing, write_records
 from unrelu.sampling.draws import Posterior
 
 # What to do where results cannot be written.
 _ADVICE = "free space, or name another folder"
+# What lines say of posteriors and certificates, by the names of their attributes.
+_OF_POSTERIORS = ("message", "p_value", "log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
+_OF_CERTIFICATES = (
+    "lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds", "box",
+    "bounds", "out_of_range",
+)  # fmt: skip
 
 
 def prepare_output(folder: Path, overwrite: bool) -> None:
     """Make the output folder before any work starts; one that holds something is refused without ``overwrite``."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the results")
     try:
+        refuse_existing(folder, overwrite)
         folder.mkdir(parents=True, exist_ok=True)
-        there = any(folder.iterdir())
-    except OSError as error:
+    except NotADirectoryError as error:
         raise InputError(f"{folder} is no folder for results: {error.strerror}; name another one") from error
-    if there and not overwrite:
-        raise OutputExistsError(f"{folder} exists; choose another folder, or pass --overwrite to replace its results")
     check_own_files(folder)
 
 
-def write_result(folder: Path, result: Inversion, names: Sequence[str] | None = None) -> None:
-    """Write ``codes.npy``, ``reconstructions.npy`` and ``results.jsonl``; arrays are shaped as in the result.
-
-    ``names`` are those of the files that the observations were read from.
-    """
+def write_result(folder: Path, result: Inversion, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``codes.npy``, ``reconstructions.npy`` and ``results.jsonl``; arrays are shaped as in the result."""
     with storing(folder, _ADVICE):
         np.save(folder / "codes.npy", result.z)
         np.save(folder / "reconstructions.npy", result.reconstruction)
-        write_records(folder / "results.jsonl", records(result, names))
+        write_records(folder / "results.jsonl", rows)
 
 
 def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -53,20 +53,15 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
     """
     problem = result.problem
     numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
-    verdict = {name: numbers.pop(name) for name in ("success", "p_value", *TESTS, "confidence")}
-    states = [str(status) for status in np.atleast_1d(result.status)]
-    columns = {"status": states, **verdict, "message": np.atleast_1d(result.message), **numbers}
-    named = {}
-    if problem.names.coordinate_names:
-        named = {name: np.atleast_1d(values) for name, values in result.parameters.items()}
+    states, messages = np.atleast_1d(result.status), np.atleast_1d(result.message)
+    named = result.parameters if problem.names.coordinate_names else {}
     for i in range(problem.size):
-        row = {column: values[i] for column, values in columns.items()}
-        name = None if names is None else names[i]
-        parameters = {name: number_or_none(values[i]) for name, values in named.items()}
-        yield {
-            **plain({"index": i, "name": name, "method": result.method, "seed": problem.seed, **row}),
-            **({"parameters": parameters} if named else {}),
-        }
+        row = {
+            "index": i, "name": names[i] if names else None, "method": result.method, "seed": problem.seed,
+            "status": str(states[i]), "message": messages[i], **{name: values[i] for name, values in numbers.items()},
+        }  # fmt: skip
+        parameters = {name: np.atleast_1d(values)[i] for name, values in named.items()}
+        yield as_json(row | ({"parameters": parameters} if named else {}))
 
 
 def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -81,49 +76,41 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
     """One dictionary for each observation; ``names`` are those of their files.
 
     The statistics are the worst over all coordinates and the log-likelihood. If coordinates have names, ``parameters``
-    are mean, standard deviation and interval by name.
+    are mean, standard deviation and ends of the interval by name.
     """
     problem = posterior.problem
-    numbers = numbers_of_posterior(posterior)
+    columns = {name: np.atleast_1d(getattr(posterior, name)) for name in _OF_POSTERIORS}
+    columns |= numbers_of_posterior(posterior)
+    named = posterior.parameters if problem.names.coordinate_names else {}
     modes = [posterior.modes] if problem.single else posterior.modes
-    codes = {name: numbers.pop(name).tolist() for name in ("mean", "std", "lower", "upper")}
-    columns = {
-        "message": np.atleast_1d(posterior.message),
-        **numbers,
-        **{
-            name: np.atleast_1d(getattr(posterior, name))
-            for name in ("p_value", "log_evidence", "log_evidence_error", "acceptance", "overlooked", "seconds")
-        },
-    }
-    found, parameters = [], posterior.parameters
+    found = []
     for i, status in enumerate(np.atleast_1d(posterior.status)):
-        row = {"index": i, "name": None if names is None else names[i], "seed": problem.seed, "status": str(status)}
-        shares = [plain({"weight": mode.weight, "weight_error": mode.weight_error}) for mode in modes[i]]
-        made = [share | {"z": mode.z.tolist()} for share, mode in zip(shares, modes[i], strict=True)]
-        row |= plain({name: values[i] for name, values in columns.items()})
-        found.append(row | {name: _numbers(values[i]) for name, values in codes.items()} | {"modes": made})
-        if problem.names.coordinate_names:
-            found[-1]["parameters"] = _by_name(parameters, i)
+        row: dict[str, Any] = {"index": i, "name": names[i] if names else None, "seed": problem.seed}
+        row["status"] = str(status)
+        row |= {name: values[i] for name, values in columns.items()}
+        row["modes"] = [{name: getattr(mode, name) for name in ("weight", "weight_error", "z")} for mode in modes[i]]
+        if named:
+            row["parameters"] = {name: _summary(v[i] if v.ndim > 2 else v) for name, v in named.items()}
+        found.append(as_json(row))
     return found
 
 
-def _by_name(parameters: Mapping[str, Array], i: int) -> dict[str, dict[str, Any]]:
-    """Mean, standard deviation and the ends of the interval of each parameter of observation i."""
-    found = {}
-    for name, values in parameters.items():
-        draws = values[i] if values.ndim > 2 else values
-        draws = draws[np.isfinite(draws)]
-        lower, upper = np.quantile(draws, ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)) if draws.size else (np.nan, np.nan)
-        mean, std = (draws.mean(), draws.std(ddof=1)) if draws.size > 1 else (np.nan, np.nan)
-        found[name] = plain({"mean": mean, "std": std, "lower": lower, "upper": upper})
-    return found
+def _summary(draws: Any) -> dict[str, Any]:
+    """Mean, standard deviation and the ends of the interval of the draws of one parameter."""
+    draws = draws[np.isfinite(draws)]
+    if draws.size < 2:
+        return dict.fromkeys(("mean", "std", "lower", "upper"))
+    lower, upper = np.quantile(draws, ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2))
+    return {"mean": draws.mean(), "std": draws.std(ddof=1), "lower": lower, "upper": upper}
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:
-    """Write ``certificate-N.npz`` of each, ``certificates.jsonl`` and ``codes.npy``, one code if ``single``.
+    """Write ``certificate-N.npz`` of each, ``certificates.jsonl``, ``codes.npy`` (one code if ``single``) and pictures.
 
     Certificates and pictures of an earlier run in the folder are removed: they may be of other observations.
     """
+    from unrelu.report.certificates import draw_bounds, draw_box
+
     with storing(folder, _ADVICE):
         for old in (*folder.glob("certificate-*.npz"), folder / "bounds.png", folder / "box.png"):
             old.unlink(missing_ok=True)
@@ -133,20 +120,16 @@ def write_certificates(folder: Path, certificates: Sequence[Certificate], single
         codes = np.stack([certificate.z for certificate in certificates])
         np.save(folder / "codes.npy", codes[0] if single else codes)
         write_records(folder / "certificates.jsonl", certificate_records(certificates))
+        draw_bounds(certificates).savefig(folder / "bounds.png", dpi=150)
+        first = next((i for i, c in enumerate(certificates) if c.box is not None), None)
+        if first is not None:
+            name = "" if single else f"observation {first}"
+            draw_box(certificates[first], name).savefig(folder / "box.png", dpi=150)
 
 
 def certificate_records(certificates: Sequence[Certificate]) -> list[dict[str, Any]]:
     """One dictionary a certificate: the lines of ``certificates.jsonl``."""
-    names = ("lower", "upper", "gap", "message", "norm", "rank", "identifiable", "eps", "radius", "nodes", "seconds")
-    found = []
-    for i, c in enumerate(certificates):
-        box = None if c.box is None else _numbers(c.box.tolist())
-        bounds = None if c.bounds is None else c.bounds.tolist()
-        more = {"box": box, "bounds": bounds, "out_of_range": c.out_of_range}
-        row = {"index": i, "status": c.status.name, **{name: getattr(c, name) for name in names}, **more}
-        found.append(plain(row))
-    return found
-
-
-def _numbers(value: Any) -> Any:
-    return [_numbers(part) for part in value] if isinstance(value, list) else number_or_none(value)
+    return [
+        as_json({"index": i, "status": c.status.name, **{name: getattr(c, name) for name in _OF_CERTIFICATES}})
+        for i, c in enumerate(certificates)
+    ]

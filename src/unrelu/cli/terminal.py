@@ -1,76 +1,103 @@
-"""Functions that commands share: parsing of options, progress bars that can be interrupted, printing of results.
+"""What commands print and where: results, progress bars that can be interrupted, how many observations failed.
 
 Heavy modules are imported where they are used, so that ``unrelu --help`` does not wait for PyTorch.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import typer
-
-from unrelu.errors import InputError, OptionError
+from unrelu.errors import InputError, OutputExistsError, StorageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from unrelu.runtime.run_control import Progress
 
 
-# What is said of observations with which a command ends with status 1, before the name of a file.
-FAILED, UNMIXED = "observations failed, their messages are in", "posteriors have not mixed, see"
+class Interrupted(Exception):
+    """A second Ctrl-C, after which nothing is written any more."""
 
 
-def size_of(text: str | None) -> tuple[int, int] | None:
-    """Parse the value of ``--size``: (height, width)."""
-    if text is None:
-        return None
+# --- standard output and error ----------------------------------------------------------------------------------------
+
+
+def write(text: str) -> None:
+    """Write a line to standard output. After the reader has ended, as ``head`` does, the rest is dropped.
+
+    Raises:
+        StorageError: standard output is a file on a full disk.
+    """
     try:
-        height, width = map(int, text.split(","))
-    except ValueError:
-        raise InputError(f"--size {text!r} is not HEIGHT,WIDTH; pass two whole numbers such as 28,28") from None
-    if min(height, width) < 1:
-        raise InputError(f"--size {text!r}: a picture has at least one pixel; pass two whole numbers such as 28,28")
-    return height, width
+        print(text, flush=True)
+    except BrokenPipeError:
+        nothing_more()
+    except OSError as error:
+        raise StorageError(f"standard output cannot be written: {error.strerror}; what is finished is kept") from error
 
 
-def options_of(pairs: list[str] | None) -> dict[str, Any]:
-    """Parse ``name=value`` pairs."""
-    options: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise OptionError(f"--option {pair!r}: write name=value, e.g. alpha=1.5")
-        if name in options:
-            raise OptionError(f"--option {name} is given twice")
-        options[name] = _value(text)
-    return options
+def nothing_more() -> None:
+    """Drop all further standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _value(text: str) -> Any:
-    """The text as a number or as JSON; the text itself if it is neither."""
-    for read in (int, float, json.loads):
-        try:
-            return read(text)
-        except (ValueError, RecursionError):
-            continue
-    return text
-
-
-def plain(text: str) -> str:
-    """Escape control characters in a text from a file, so that they cannot control the terminal."""
-    return "".join(c if c >= " " and not "\x7f" <= c < "\xa0" else f"\\x{ord(c):02x}" for c in text)
+def say(text: str) -> None:
+    """Write a line to standard error, if it can be written."""
+    with suppress(OSError):
+        print(plain(text), file=sys.stderr, flush=True)
 
 
 def show(silent: bool, *texts: object) -> None:
     """Print the texts, without empty ones; print nothing if ``silent``."""
-    for line in "\n".join(str(text) for text in texts if str(text)).split("\n"):
-        if not silent:
-            print(plain(line))
+    if not silent:
+        write(plain("\n".join(str(text) for text in texts if str(text))))
+
+
+def plain(text: str) -> str:
+    """Escape control characters in a text from a file, so that they cannot control the terminal."""
+    return "".join(c if c in "\n" or (c >= " " and not "\x7f" <= c < "\xa0") else f"\\x{ord(c):02x}" for c in text)
+
+
+def console_of(quiet: bool) -> Console:
+    """Standard error for bars and lines of progress; work goes on when nobody reads them any more."""
+    from rich.console import Console
+
+    class StandardError(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return StandardError(stderr=True, quiet=quiet)
+
+
+# --- places for results -----------------------------------------------------------------------------------------------
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name ends as those of PNG and JPEG files do."""
+    return path.suffix.lower() in (".png", ".jpg", ".jpeg") and not path.is_dir()
+
+
+def refuse_existing(output: Path, overwrite: bool, resumes: bool = False) -> None:
+    """Refuse an output that exists, before anything is imported; ``resumes`` allows a folder with a run in it.
+
+    Raises:
+        InputError: it is a file and should be a folder.
+        OutputExistsError: a picture of this name exists, or a folder that is not empty.
+    """
+    if not output.exists():
+        return
+    if not output.is_dir() and not is_picture(output):
+        raise InputError(f"{output} is a file; name a folder for the results")
+    runs = resumes and (output / "manifest.json").exists()
+    if not overwrite and not runs and (output.is_file() or any(output.iterdir())):
+        other = "folder" if output.is_dir() else "name"
+        raise OutputExistsError(f"{output} exists; choose another {other}, or pass --overwrite to replace its results")
 
 
 @contextmanager
@@ -86,34 +113,52 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def end(failed: int, size: int, interrupted: bool, messages: Path | None, what: str = FAILED) -> None:
-    """End a command with exit status 130, 1 or 0; print how many observations failed, and which file says more."""
-    if failed and messages is not None:
-        print(f"{failed} of {size} {what} {messages}", file=sys.stderr)
-    if interrupted or failed:
-        raise typer.Exit(130 if interrupted else 1)
+# --- progress and the end ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def progress_bar(
-    quiet: bool, method: str, size: int, unit: str = "iteration"
+    quiet: bool, method: str, unit: str = "iteration"
 ) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
     """A callback that updates a progress bar, and an event that the first Ctrl-C sets to stop and keep the results."""
-    from rich.console import Console
-
     from unrelu.display.progress_bar import bar_of
     from unrelu.runtime.interrupts import interruptible
 
-    console = Console(stderr=True, quiet=quiet)
     message = "stopping; the results so far will be written (Ctrl-C again to end at once)"
-    with interruptible("" if quiet else message) as interrupted, bar_of(console, method, size) as bar:
-        task = bar.task_ids[0]
-        bar.update(task, note=f"{unit} 0")
+    bar = bar_of(console_of(quiet), method, None)
+    with interruptible("" if quiet else message) as interrupted:
 
         def callback(progress: Progress) -> bool:
-            bar.update(task, completed=progress.done, total=progress.total, note=f"{unit} {progress.nit}")
+            bar.start()
+            note = f"{unit} {progress.nit}"
+            bar.update(bar.task_ids[0], completed=progress.done, total=progress.total, note=note)
             return interrupted.is_set()
 
-        yield callback, interrupted
-        if not interrupted.is_set():
-            bar.update(task, completed=bar.tasks[0].total)
+        try:
+            yield callback, interrupted
+            if not interrupted.is_set():
+                bar.update(bar.task_ids[0], completed=bar.tasks[0].total)
+        finally:
+            if bar.live.is_started:
+                bar.stop()
+
+
+def unmixed(statuses: Sequence[str], where: str) -> str:
+    """How many posteriors have mixed, have not, and were cut short, and which file says more; "" if all have mixed."""
+    mixed, not_mixed = statuses.count("MIXED"), statuses.count("NOT_MIXED")
+    if mixed == len(statuses):
+        return ""
+    short = len(statuses) - mixed - not_mixed
+    found = f"{mixed} mixed, {not_mixed} did not mix and {short} were not sampled to the end"
+    return f"of {len(statuses)} posteriors, {found}; see {where}"
+
+
+def end(interrupted: bool, *problems: str) -> None:
+    """End a command with exit status 130, 1 or 0; say what is wrong with which observations."""
+    import typer
+
+    found = [problem for problem in problems if problem]
+    for problem in found:
+        say(problem)
+    if interrupted or found:
+        raise typer.Exit(130 if interrupted else 1)

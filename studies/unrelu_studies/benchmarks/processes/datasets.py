@@ -68,7 +68,7 @@ def overhead(path: Path, noise: float, output: Path) -> tuple[float, float]:
     network, y = unrelu.zoo.load("mnist-relu"), np.load(path)
     seconds: dict[str, list[float]] = {"run": [], "bare": []}
     torch.set_num_threads(1)
-    with threadpool_limits(1), watching(False, output) as watcher:
+    with threadpool_limits(1), watching(False) as watcher:
         mark = time.perf_counter()
 
         def callback(progress: RunProgress) -> None:
