@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from unrelu.cli.argument_files import read_observations
 from unrelu.cli.terminal import is_picture
-from unrelu.datasets.opening import optional
+from unrelu.datasets.data_set import optional
 from unrelu.datasets.pictures import decoded, kind_of
 from unrelu.display.pixels import drawn_shape
 from unrelu.errors import InputError
