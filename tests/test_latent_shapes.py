@@ -67,13 +67,6 @@ def test_a_generator_takes_codes_in_their_shape_and_flat(net):
     assert net.jacobian(z[0]).shape == (net.output_dim, net.latent_dim)
 
 
-def test_an_array_of_the_shape_of_a_code_is_one_code():
-    net = NETS["one row"]
-    assert net(np.ones((1, 3))).shape == net.output_shape
-    assert net(np.ones((2, 3))).shape == (2, *net.output_shape)  # flat: a batch of two
-    assert unrelu.invert(net, net(np.ones((1, 3)))[None], "lm").z.shape == (1, 1, 3)
-
-
 @each
 def test_other_shapes_are_refused_with_both(net):
     one = str(net.latent_shape).strip("()")
@@ -133,24 +126,6 @@ def test_a_method_of_ones_own_returns_flat_codes_or_shaped_ones():
         r = unrelu.invert(net, net(z), lambda problem, found=returned: Inversion.of(problem, found, method="own"))
         np.testing.assert_array_equal(r.z, z)
         assert r.success.all()
-
-
-def test_identifiability_takes_it():
-    net = NETS["pixel"]
-    z = codes(net)
-    assert unrelu.identifiability(net, z).identifiable.shape == (3,)
-    assert unrelu.identifiability(net, z[0]).rank == 3
-
-
-def test_parameters_are_split_from_codes_of_the_base():
-    base = NETS["pixel"]
-    net = unrelu.extend(base, offset=(-1, 1))
-    z = codes(base)
-    both = net.join(z, offset=[0.1, 0.2, 0.3])
-    assert (net.latent_shape, both.shape) == ((4,), (3, 4))
-    again, found = net.split(both)
-    np.testing.assert_allclose(again, z)
-    np.testing.assert_allclose(found["offset"], [0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize("name", ["one row", "pixel"])
