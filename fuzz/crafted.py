@@ -13,7 +13,8 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,12 +73,22 @@ def read_emulator(path: Path) -> None:
     unrelu.load(path, max_bytes=MAX_BYTES)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors name the file; of pictures, and of columns that are too large, they name the picture or the column."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
 def read_data(path: Path) -> None:
-    source = open_data(path, max_bytes=MAX_BYTES)
-    _, problems = source.read(0, min(source.size, 3))
-    source.digest(0, 1)
-    if problems:  # a fault of one observation is told with it
-        raise InputError(f"{path}: {problems}")
+    with naming(path):
+        source = open_data(path, max_bytes=MAX_BYTES)
+        _, problems = source.read(0, min(source.size, 3))
+        source.digest(0, 1)
+        if problems:  # a fault of one observation is told with it
+            raise InputError(f"{problems}")
 
 
 def read_array(path: Path) -> None:
@@ -97,9 +108,10 @@ def read_certificate(path: Path) -> None:
 
 
 def read_run(path: Path) -> None:
-    run = open_run(path)
-    run.read("codes", 0, 1)
-    run.read("status")
+    with naming(path):
+        run = open_run(path)
+        run.read("codes", 0, 1)
+        run.read("status")
 
 
 READERS: dict[str, Callable[[Path], Any]] = {

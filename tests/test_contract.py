@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import pkgutil
-from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +15,6 @@ import unrelu
 from tests.support import random_network
 from unrelu import Inversion, Status
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.methods import METHODS, make
 from unrelu.models.network import Network
 
@@ -256,19 +254,6 @@ def test_a_callable_is_a_method():
     assert unrelu.invert(network, y[0], zeros).z.shape == (3,)
 
 
-def test_a_method_that_refines_another():
-    network = NETWORKS["relu"]
-
-    def polish(problem):
-        start = make("linf", {})(problem)
-        z, status, nit = LevenbergMarquardt().minimise(problem, start.z)
-        return Inversion.of(problem, z, method="polish", status=status, nit=nit)
-
-    y = noisy(network)
-    rough, polished = unrelu.invert(network, y, "linf", norm="l2"), unrelu.invert(network, y, polish)
-    assert (polished.fun <= rough.fun).all()
-
-
 @pytest.mark.parametrize(
     ("method", "options", "error", "message"),
     [
@@ -327,27 +312,6 @@ def test_inversions_are_let_go_at_once(method, norm):
     assert left == []
 
 
-@pytest.mark.parametrize("noise", [None, "gaussian:0.1"])
-@every_method
-def test_the_generator_is_evaluated_at_most_twice_at_the_codes_of_the_result(method, noise, monkeypatch):
-    """Once for the result; and once in the other precision, which shows the rounding of an exact fit."""
-    network, evaluated = NETWORKS["relu"], []
-    outputs, of = unrelu.Generator.outputs, Inversion.of.__func__
-
-    def recorded(self, z):
-        evaluated.append(np.array(z))
-        return outputs(self, z)
-
-    def begun(cls, *args, **keywords):
-        evaluated.clear()  # what a method needs to find its codes is its own
-        return of(cls, *args, **keywords)
-
-    monkeypatch.setattr(unrelu.Generator, "outputs", recorded)
-    monkeypatch.setattr(Inversion, "of", classmethod(begun))
-    result = invert(network, network(np.full((3, 3), 0.5)), method, noise=noise, **EXACT.get(method, {}))
-    assert 1 <= sum(np.array_equal(z, result.z) for z in evaluated) <= len(evaluated) <= 2
-
-
 # --- the package ------------------------------------------------------------------------------------------------------
 
 
@@ -362,23 +326,6 @@ def test_all_is_what_can_be_imported():
 
 
 MODULES = [info.name for info in pkgutil.iter_modules(unrelu.__path__)]
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_public_names_are_documented(name):
-    module = import_module(f"unrelu.{name}")
-    assert module.__doc__
-    own = [
-        n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", "") == module.__name__
-    ]
-    for public in getattr(module, "__all__", own):
-        value = getattr(module, public)
-        if not (inspect.isclass(value) or inspect.isfunction(value)):
-            continue
-        assert inspect.getdoc(value), f"{name}.{public}"
-        for member, method in vars(value).items() if inspect.isclass(value) else ():
-            if inspect.isfunction(method) and not member.startswith("_"):
-                assert inspect.getdoc(getattr(value, member)), f"{name}.{public}.{member}"
 
 
 @pytest.mark.parametrize("name", METHODS)

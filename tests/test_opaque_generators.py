@@ -11,7 +11,6 @@ from tests.opaque_modules import OPAQUE, Function
 from unrelu._inspect import inspect
 from unrelu._invert import invert
 from unrelu.errors import UnsupportedModelError
-from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.loaders import from_torch
 from unrelu.methods import METHODS
 from unrelu.models.generator import Generator
@@ -123,14 +122,3 @@ def test_it_says_what_it_is():
         "  no chain of layers: module 'up' (ConvTranspose2d) and module 'images.0' (Conv2d) both take the output of "
         "operation 'gelu', where the model branches; only chains of layers can be inverted"
     )
-
-
-def test_inspect():
-    seen = inspect(OPAQUE["residual"], 20)
-    assert (seen.layers, seen.samples, seen.exact, seen.identifiable) == ((), 20, 0, 1)
-    assert seen.verdict.startswith("'exact' cannot be used: operation 'add' has branches, by add()")
-    assert seen.recommended.startswith(
-        "auto: joint search from a linear estimate, samples and random codes; not by layers, since operation "
-        "'add' has branches"
-    )
-    assert seen.recommended.endswith(f"since {layerwise_reason(OPAQUE['residual'])}")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import EPS, random_network
-from unrelu.local_search.damping import LEAST_FACTOR, PATIENCE
+from unrelu.local_search.damping import LEAST_FACTOR
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
@@ -146,16 +146,6 @@ def test_a_code_is_finished_as_soon_as_its_objective_is_small_enough():
     np.testing.assert_allclose(state.f[2:], end[2:], rtol=1e-12)
 
 
-def test_a_descent_that_cannot_reach_its_ceiling_is_given_up():
-    problem, z = noisy(seed=9, noise=1.0)
-    free = descent(problem, z).run(50)
-    kept, lost = (descent(problem, z, ceiling=share * free.f).run(50) for share in (1.01, 0.5))
-    torch.testing.assert_close(kept.f, free.f)
-    assert lost.done.all()
-    assert (lost.steps < free.steps).all()
-    assert (lost.steps > PATIENCE).all()
-
-
 def test_dead_codes_are_flat_and_finish():
     network = random_network((K, 12, N), seed=1)
     problem = Problem.build(network, network(np.ones((2, K))) + 0.1)
@@ -176,18 +166,3 @@ def test_codes_beyond_the_range_of_numbers_leave_the_others_alone(start):
     others = np.array([0, 2, 3])
     alone = descent(problem.part(others), z[others]).run(10)
     np.testing.assert_allclose(state.f[others], alone.f, rtol=1e-9)
-
-
-@pytest.mark.parametrize(("stop_at", "steps"), [(0, 0), (2, 2), (9, 4)])
-def test_a_run_asks_before_every_step(stop_at, steps):
-    problem, z = noisy(seed=12)
-    asked = []
-
-    def stop():
-        asked.append(None)
-        return len(asked) > stop_at
-
-    state = descent(problem, z)
-    assert state.run(4, stop) is state
-    assert state.steps.tolist() == [steps] * B
-    assert len(asked) == min(stop_at + 1, 4)

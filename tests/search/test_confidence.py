@@ -70,15 +70,6 @@ def test_ends_are_counted_that_are_the_best_and_the_second_best_to_one_percent(e
     assert [count.tolist() for count in hits] == [[first], [second], [len(ends)]]
 
 
-@given(st.lists(st.sampled_from([np.inf, 0.0, 1.0, 1.004, 1.008, 1.02, 2.0, 2.01, 99.0]), min_size=1, max_size=9))
-def test_counts_are_those_of_a_plain_loop(ends):
-    best = min(ends)
-    hits = RestartCounts.of(np.array([ends]), np.array([best]), np.zeros(1))
-    others = [end for end in ends if end > 1.01 * best]
-    assert hits.best[0] == sum(end <= 1.01 * best for end in ends if end < np.inf)
-    assert hits.second[0] == sum(end <= 1.01 * min(others) for end in others if end < np.inf)
-
-
 # --- the model's probabilities ----------------------------------------------------------------------------------------
 
 
@@ -178,13 +169,6 @@ def test_where_nothing_was_learned_no_agreement_makes_sure():
         best, second = (grid.ravel() for grid in np.meshgrid(np.arange(n + 1), np.arange(n + 1)))
         possible = best + second <= n
         assert sure(best[possible], second[possible], np.full(possible.sum(), n)).max() < 0.99
-
-
-@pytest.mark.parametrize(("name", "sign"), [("flat", 1), ("easy", 1), ("hard", 1), ("hidden", -1)])
-def test_more_agreeing_chains_are_more_confidence_but_where_the_best_is_hidden(name, sign):
-    """There, what all restarts find is too easy to find to be the best."""
-    restarts = np.arange(1, 60)
-    assert (sign * np.diff(sure(restarts, np.zeros(59), restarts, PRIORS[name])) > 0).all()
 
 
 @given(st.integers(1, 300), st.integers(0, 300), st.integers(0, 300), st.sampled_from(list(PRIORS)))

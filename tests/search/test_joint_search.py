@@ -13,8 +13,6 @@ import unrelu
 from tests.support import EPS, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
-from unrelu.layerwise.layer_by_layer import layerwise_reason
-from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.runtime.streams import stream
@@ -72,13 +70,6 @@ def test_an_exact_fit_stops_the_search():
     assert (result.nit <= 20).all()
 
 
-def test_a_stated_noise_level_stops_the_search():
-    network, _, y = noisy((10, 40, 160), 3, 0.01)
-    result = unrelu.invert(network, y, noise="gaussian:0.01")
-    assert (result.status == Status.NOISE_LEVEL).mean() >= 0.8
-    assert result.success.all()
-
-
 def test_agreement_is_reported_for_unknown_noise():
     network, _, y = noisy(SIZES, 4, 0.01)
     result = unrelu.invert(network, y)
@@ -87,29 +78,12 @@ def test_agreement_is_reported_for_unknown_noise():
     assert (result.success == (result.confidence >= 0.99)).all()
 
 
-def test_one_chain_is_no_agreement(rounds_of):
-    network, _, y = noisy(SIZES, 4, 0.01)
-    once = unrelu.invert(network, y, rounds=rounds_of((1, 0)), learn=False)
-    assert all(s is Ending.FOUND_ONCE for s in once.verdict)
-    assert (once.confidence < 0.9).all()
-    assert not once.success.any()
-
-
 @pytest.mark.parametrize("options", [{"norm": "l1"}, {"noise": "uniform:0.1"}])
 def test_in_other_norms_the_confidence_is_not_known(options):
     network, _, y = noisy((5, 30, 120), 5, 0.01)
     found = unrelu.invert(network, y, **options)
     assert np.isnan(found.confidence).all()
     np.testing.assert_allclose(found.fun, found.residual("l1" if "norm" in options else "linf"))
-
-
-@pytest.mark.parametrize(
-    ("sizes", "activation", "reason"),
-    [((4, 20, 10), "relu", "layer 2 does not expand"), ((4, 20, 60), "relu", None), ((4, 20, 60), "tanh", None)],
-)
-def test_layerwise_starts_only_where_the_layers_allow_them(sizes, activation, reason):
-    found = layerwise_reason(random_network(sizes, activation=activation, seed=0))
-    assert found is None if reason is None else reason in found
 
 
 def test_z0_is_the_first_start():
@@ -140,12 +114,6 @@ def test_the_end_in_another_norm_reports_as_auto_and_stops_when_asked(noise):
     result = unrelu.invert(network, y, noise=noise, callback=lambda p: stopped.append(p) or len(stopped) == calls - 1)
     assert Status.STOPPED in result.status
     assert len(stopped) < calls
-
-
-def test_the_end_in_linf_is_never_worse_than_algorithm_1():
-    network, _, y = noisy((5, 30, 120), 9, 0.05, count=10)
-    auto, paper = (unrelu.invert(network, y, method, noise="uniform:0.1") for method in ("auto", "linf"))
-    assert (auto.fun <= paper.fun * (1 + 1e-9)).all()
 
 
 # --- sizes, stops and what is left out --------------------------------------------------------------------------------
@@ -194,24 +162,6 @@ def test_descents_that_are_cut_off_are_no_evidence(call, way, rounds_of, descend
     bettered = search.state.f < 0.99 * f
     np.testing.assert_array_equal(search.confidence(), np.where(bettered, 0.0, confidence))
     assert np.isfinite(z[np.isfinite(search.state.f)]).all()
-
-
-def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm(monkeypatch):
-    network = random_network((3, 12, 30), seed=3)
-    rng = np.random.default_rng(3)
-    y = network(rng.standard_normal((4, 3))) + rng.uniform(-0.1, 0.1, (4, 30))
-    improve = CompiledDescents.improve
-
-    def lost(self, start, enough, watch):
-        steps = improve(self, start, enough, watch)
-        start.f[start.observations == 1] = np.inf
-        return steps
-
-    whole = unrelu.invert(network, y, noise="uniform:0.1")
-    monkeypatch.setattr(CompiledDescents, "improve", lost)
-    found = unrelu.invert(network, y, noise="uniform:0.1")
-    assert found.verdict[1] is Ending.NO_CODE
-    np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
 
 
 def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
@@ -300,23 +250,6 @@ def test_what_stands_out_after_all_rounds_is_an_outlier_and_no_success(six_agree
     assert found.nit[wrong].sum() > 2 * alone.nit[wrong].sum()
     few = unrelu.invert(network, y[:19], **six_agree)
     assert Ending.OUTLIER not in few.verdict
-
-
-def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_for_them(monkeypatch, six_agree):
-    network, y, _ = blurred(20)
-    y[3] = 5 * stream("no output").standard_normal(120)
-    searched = []
-    advance = JointSearch.advance
-
-    def noted(self, rows, restarts, perturbations):
-        searched.append(rows)
-        advance(self, rows, restarts, perturbations)
-
-    monkeypatch.setattr(JointSearch, "advance", noted)
-    found = unrelu.invert(network, y, **six_agree)
-    assert len(searched) > 3  # because of one of them
-    assert all(set(later) <= set(earlier) for earlier, later in itertools.pairwise(searched))
-    np.testing.assert_array_equal(found.confidence[:3], unrelu.invert(network, y[:3], **six_agree).confidence)
 
 
 # --- honest about how it ended ----------------------------------------------------------------------------------------
@@ -479,18 +412,6 @@ def test_hidden_values_beyond_single_precision_are_searched_in_double():
     np.testing.assert_allclose(unrelu.invert(network, network(truth)).z, truth, atol=1e-8)
     small = random_network((3, 12, 30), seed=3)
     assert np.isfinite(unrelu.invert(small, small(np.ones(3)), prior=1e39).z).all()
-
-
-def test_after_a_stop_no_further_jacobian_is_computed(monkeypatch, descending):
-    descending(BatchDescents)
-    network, _, y = noisy((8, 40, 200), 1, 0.05, count=4)
-    systems = []
-    system = SquaredError.system
-    monkeypatch.setattr(SquaredError, "system", lambda self, z, rows: systems.append(len(z)) or system(self, z, rows))
-    calls = []
-    found = unrelu.invert(network, y, callback=lambda p: calls.append(p) or len(calls) == 2)
-    assert (found.status == Status.STOPPED).all()
-    assert len(systems) <= 2
 
 
 def test_exact_fits_tell_the_code_where_the_generator_is_badly_conditioned():

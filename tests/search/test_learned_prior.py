@@ -145,12 +145,6 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def changed(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(bytes(content))
-
-
 def a_folder(path):
     path.unlink()
     path.mkdir()
