@@ -14,6 +14,7 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 
 K, N, B = 6, 40, 8
+BOX = {"bounds": (-1.0, 1.0)}
 
 
 def refined(problem, z, most=500, stop=None, enough=-1.0):
@@ -53,11 +54,7 @@ def noisy(hidden, output, seed, noise=0.1, **options):
 
 @pytest.mark.parametrize(
     ("hidden", "output", "options"),
-    [
-        ("leaky_relu:0.1", "sigmoid", {}),
-        ("leaky_relu:0.01", "identity", {"prior": 0.01}),
-        ("tanh", "sigmoid", {"bounds": (-1.0, 1.0)}),
-    ],
+    [("leaky_relu:0.1", "sigmoid", {}), ("leaky_relu:0.01", "identity", {"prior": 0.01}), ("tanh", "sigmoid", BOX)],
 )
 def test_lbfgs_gains_nothing_further(hidden, output, options):
     problem, truth = noisy(hidden, output, 3, **options)
@@ -72,7 +69,7 @@ def test_lbfgs_gains_nothing_further(hidden, output, options):
 
 
 @pytest.mark.parametrize(
-    ("operator", "options"), [(None, {}), ("mask", {"prior": 0.01}), ("masks", {"bounds": (-1.0, 1.0)}), ("matrix", {})]
+    ("operator", "options"), [(None, BOX), ("mask", BOX), ("masks", {"prior": 0.01}), ("matrix", BOX)]
 )
 def test_steps_of_a_code_are_those_of_the_code_alone(operator, options):
     problem, truth = noisy("tanh", "sigmoid", 11, **options)

@@ -7,8 +7,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import unrelu
 from tests.support import image_network, random_network, rounding, tensor
@@ -28,7 +26,6 @@ NETWORKS = {
     "image": image_network(),
 }
 each = pytest.mark.parametrize("name", NETWORKS)
-seeds = st.integers(0, 2**32 - 1)
 
 
 def codes(network: Network, seed: int, batch: int = 3) -> np.ndarray:
@@ -58,19 +55,6 @@ def test_trace_is_the_output_of_every_layer_and_pattern_its_sign(name):
         u = (layer.matrix() @ h.T).T + layer.bias()
         np.testing.assert_array_equal(on.reshape(3, -1), u > 0)
         h = x.reshape(3, -1)
-
-
-@each
-@given(seed=seeds)
-def test_jacobian_is_the_limit_of_differences(name, seed):
-    network = NETWORKS[name]
-    z, step = codes(network, seed, 1)[0], 1e-6
-    shifts = step * np.eye(network.latent_dim)
-    ends = [network.pattern(z + s) for s in (*shifts, *-shifts)]
-    if any((a != b).any() for end in ends for a, b in zip(end, network.pattern(z), strict=True)):
-        return  # a kink lies between
-    difference = (network(z + shifts) - network(z - shifts)).reshape(network.latent_dim, -1).T / (2 * step)
-    np.testing.assert_allclose(network.jacobian(z), difference, rtol=1e-6, atol=1e-8)
 
 
 @each
@@ -187,13 +171,6 @@ def test_matrices_are_kept_and_read_only():
     for array in (layer.matrix(), layer.bias()):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
-
-
-def test_codes_are_left_alone():
-    z = codes(NETWORKS["relu"], 7)
-    before = z.copy()
-    NETWORKS["relu"](z)[...] = 9
-    np.testing.assert_array_equal(z, before)
 
 
 def test_codes_may_be_lists_or_tensors():

@@ -162,7 +162,7 @@ def test_codes_are_found_in_all_units_of_the_parameters(at):
     centre, half = SCALES[at]
     net, bounds = in_units_of(centre, half)
     rng = np.random.default_rng(27)
-    z = np.column_stack([centre + half * rng.uniform(-1, 1, (40, 2)), rng.standard_normal(40)])
+    z = np.column_stack([centre + half * rng.uniform(-1, 1, (20, 2)), rng.standard_normal(20)])
     clean = net(z)
     sigma = 0.003 * clean.std() * 10 ** rng.uniform(-0.5, 0.5, clean.shape[1])
     y = clean + sigma * rng.standard_normal(clean.shape)
