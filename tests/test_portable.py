@@ -65,6 +65,8 @@ def test_names_choose_processors_and_the_rest_goes_to_pytest(portable):
         portable.chosen(["pentium"])
 
 
+# Of a script for developers: a fresh process that imports every library, to look at this machine.
+@pytest.mark.long
 def test_libraries_say_themselves_what_they_run(portable):
     """A fresh Python without variables says what the libraries of this one say."""
     said = portable.probe({})

@@ -81,8 +81,10 @@ def test_layerwise_error_is_of_the_size_of_the_noise(activation, method):
     assert np.median(relative_error(result.z, truth)) <= 5e-4
 
 
-@pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares", "exact"])
-@pytest.mark.parametrize("bias", [0.0, 1e3])
+@pytest.mark.parametrize(
+    ("method", "bias"),
+    [("linf", 0.0), ("linf", 1e3), ("l1", 1e3), ("relaxed", 0.0), ("least_squares", 1e3), ("exact", 0.0)],
+)
 def test_dark_observations_do_not_stop_the_batch(method, bias):
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=(8, 3)), rng.normal(size=(20, 8))]
