@@ -150,7 +150,7 @@ def test_a_certificate_has_it(name, tmp_path):
 def test_a_run_and_the_command_line_write_it(tmp_path, monkeypatch, capsys):
     net, z = NETS["pixel"], codes(NETS["pixel"])
     run = unrelu.run(net, net(z), tmp_path / "run", method="lm", workers=1)
-    assert np.load(tmp_path / "run" / "codes.npy").shape == run.read("codes").shape == z.shape
+    assert unrelu.open_run(tmp_path / "run").read("codes").shape == run.read("codes").shape == z.shape
     torch.onnx.export(_filled(_convolutional()), (torch.zeros(2, 3, 1, 1),), tmp_path / "net.onnx", dynamo=False)
     np.save(tmp_path / "y.npy", net(z)[0])
     monkeypatch.chdir(tmp_path)

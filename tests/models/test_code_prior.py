@@ -177,7 +177,7 @@ def test_a_file_keeps_it(tmp_path, options, bounds):
 def test_a_run_keeps_it(tmp_path):
     network, _, _, y = linear()
     finished = unrelu.run(network, y, tmp_path / "run", noise="gaussian:0.3", prior=PRIOR, workers=1)
-    codes = np.load(tmp_path / "run" / "codes.npy")
+    codes = finished.read("codes")
     np.testing.assert_allclose(codes, unrelu.invert(network, y, noise="gaussian:0.3", prior=PRIOR).z, atol=1e-8)
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["prior"] == PRIOR.plain()
     assert Normal.of_plain(json.loads(json.dumps(PRIOR.plain()))) == PRIOR
