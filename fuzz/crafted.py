@@ -659,6 +659,12 @@ def zarr_of_endless_observations(folder: Path, canary: Path) -> Path:
     return restated(store(folder), shape=[6, 10**6, 10**6], chunk_grid=grid)
 
 
+@crafted("data", r"observation in .*chunks")
+def zarr_of_tiny_chunks(folder: Path, canary: Path) -> Path:
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1]}}
+    return restated(store(folder), shape=[6, 1000, 100], chunk_grid=grid)
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
