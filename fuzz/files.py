@@ -230,7 +230,6 @@ def seeds(folder: Path) -> dict[str, tuple[str, Path]]:
         file["near"] = h5py.SoftLink("/y")
     for name, options in {
         "zarr": {"chunks": (2, 4, 5)},
-        "zarr with shards": {"chunks": (1, 4, 5), "shards": (2, 4, 5)},
         "zarr of gzip": {"chunks": (2, 4, 5), "compressors": zarr.codecs.GzipCodec()},
         "zarr of blosc": {"chunks": (2, 4, 5), "compressors": zarr.codecs.BloscCodec()},
     }.items():
