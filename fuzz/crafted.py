@@ -34,7 +34,6 @@ from unrelu.cli.argument_files import read_measurement, read_observations
 from unrelu.datasets.opening import open_data
 from unrelu.errors import InputError
 from unrelu.runs.run_folder import open_run
-from unrelu_studies.paper.hardness import read_dimacs
 
 MAX_BYTES = 2**26
 # More than that, and few bytes where it is compressed.
@@ -125,7 +124,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "operator": read_operator,
     "certificate": read_certificate,
     "run": read_run,
-    "formula": read_dimacs,
 }
 
 
@@ -702,7 +700,7 @@ crafted("model", r"^.{0,4500}$", "checkpoint_of_many_layers")(
 )
 
 
-# --- certificates, runs and formulas ----------------------------------------------------------------------------------
+# --- certificates and runs --------------------------------------------------------------------------------------------
 
 
 @crafted("certificate", r"would decompress to")

@@ -241,7 +241,6 @@ def seeds(folder: Path) -> dict[str, tuple[str, Path]]:
     certificate = unrelu.certify(net, net(np.ones(3)), np.ones(3), time_limit=5.0)
     certificate.save(add("certificate", "certificate", "c.npz"))  # type: ignore[union-attr]
     unrelu.run(net, net(np.ones((4, 3))), add("run", "run", "out"), method="lm", chunk=2, workers=1)
-    add("formula", "formula", "f.cnf").write_text("c a formula\np cnf 4 3\n1 -2 3 0\n2 3 -4 0\n-1 4 0\n")
     return found
 
 

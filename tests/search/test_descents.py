@@ -11,9 +11,9 @@ from tests.support import random_network
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
+from unrelu.search._schedules import BATCH
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import BATCH
 
 K, N, B, RESTARTS = 4, 40, 5, 6
 MEASUREMENTS = {

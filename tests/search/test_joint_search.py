@@ -16,7 +16,7 @@ from unrelu.errors import OptionError
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.runtime.streams import stream
-from unrelu.search import schedules
+from unrelu.search import _schedules
 from unrelu.search.descents import BatchDescents, CompiledDescents
 from unrelu.search.joint_search import JointSearch
 
@@ -37,7 +37,7 @@ def rounds_of(monkeypatch):
     """Sets the rounds of a search, (restarts, perturbations) each, and says how many they are."""
 
     def set_rounds(*rounds):
-        monkeypatch.setattr(schedules, "ROUNDS", rounds)
+        monkeypatch.setattr(_schedules, "ROUNDS", rounds)
         return len(rounds)
 
     return set_rounds
@@ -188,8 +188,8 @@ def test_as_many_rounds_are_made_as_were_stated(way, rounds, descending):
     search = JointSearch(Problem.build(network, y), rounds=rounds)
     search.search()
     assert (search.state.rounds == rounds).all()
-    assert (search.state.made == schedules.effort(rounds)[0]).all()
-    assert (search.state.perturbations == schedules.effort(rounds)[1]).all()
+    assert (search.state.made == _schedules.effort(rounds)[0]).all()
+    assert (search.state.perturbations == _schedules.effort(rounds)[1]).all()
 
 
 # --- a batch knows its noise ------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_what_stands_out_after_all_rounds_is_an_outlier_and_no_success(six_agree
 def test_a_code_that_still_falls_is_not_called_found(monkeypatch, rounds_of):
     network, _, y = noisy((5, 30, 120), 4, 1.0)
     rounds_of((1, 0))
-    monkeypatch.setattr(CompiledDescents, "schedule", replace(schedules.COMPILED, widths=(), steps=1))
+    monkeypatch.setattr(CompiledDescents, "schedule", replace(_schedules.COMPILED, widths=(), steps=1))
     cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
     assert (cut.verdict == Ending.ITERATION_LIMIT).any()
     assert "raise max_iterations" in cut.message[cut.verdict == Ending.ITERATION_LIMIT][0]
