@@ -28,8 +28,13 @@ from hypothesis import settings  # noqa: E402
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("unrelu", derandomize=True, deadline=None, max_examples=50)
-settings.load_profile("unrelu")
+# `make test` draws a few examples of each property, `make test-all` many.
+settings.register_profile("few", derandomize=True, deadline=None, max_examples=20)
+settings.register_profile("many", derandomize=True, deadline=None, max_examples=100)
+
+
+def pytest_configure(config):
+    settings.load_profile("few" if "not long" in config.option.markexpr else "many")
 
 
 def pytest_collection_finish():

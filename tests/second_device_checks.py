@@ -79,17 +79,17 @@ def inversions(nets: dict[str, unrelu.Generator]) -> dict[str, dict]:
     counts = unrelu.from_arrays([rng.standard_normal((8, 3)), np.abs(rng.standard_normal((20, 8)))])
     asked = {
         "auto": (dense, "auto", {}),
-        "auto, convolutional": (nets["convolutional"], "auto", {}),
         "auto, branching": (nets["branching"], "auto", {}),
         "auto, extended": (nets["extended"], "auto", {}),
-        "auto, bounds": (dense, "auto", {"bounds": (-4, 4)}),
-        "auto, prior": (dense, "auto", {"prior": unrelu.Normal([0.5, 0, -1], 2.0), "noise": "gaussian:0.1"}),
+        "auto, prior": (
+            dense,
+            "auto",
+            {"bounds": (-4, 4), "prior": unrelu.Normal([0.5, 0, -1], 2.0), "noise": "gaussian:0.1"},
+        ),
         "auto, mask": (dense, "auto", {"operator": mask}),
         "auto, matrix": (dense, "auto", {"operator": matrix}),
         "auto, squares": (dense, "auto", {"operator": lambda x: x[:, :15] ** 2 + x[:, :15]}),
         "auto, uniform": (dense, "auto", {"noise": "uniform:0.1"}),
-        "auto, outliers": (dense, "auto", {"noise": "outliers:0.1"}),
-        "auto, gaussian": (nets["branching"], "auto", {"noise": "gaussian:0.1"}),
         "auto, large": (nets["convolutional"].to(torch.float64), "auto", {"noise": "gaussian:0.1"}),
         "auto, counts": (counts, "auto", {"noise": unrelu.Poisson()}),
         "linf": (dense, "linf", {}),

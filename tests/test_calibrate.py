@@ -8,7 +8,7 @@ import torch
 
 import unrelu
 from tests.support import random_network
-from unrelu.errors import InputError, OptionError, UnreluError
+from unrelu.errors import InputError, OptionError
 from unrelu.problem import Problem
 from unrelu.search import learned_prior
 from unrelu.search.auto import Search
@@ -60,13 +60,10 @@ def kept(network, operator=None, bounds=None, shape=(2, N)):
         ({}, InputError, "noise=None cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0"),
         ({"noise": "uniform:0"}, InputError, "noise='uniform:0' cannot be drawn"),
         ({"noise": "outliers:0.1"}, InputError, "noise='outliers:0.1' cannot be drawn"),
-        ({"noise": "loud"}, InputError, "loud"),
         ({"noise": NOISE, "observations": 19}, OptionError, "observations=19 must be a whole number of at least 20"),
         ({"noise": NOISE, "observations": 20.0}, OptionError, "observations=20.0 must be a whole number"),
         ({"noise": NOISE, "observations": True}, OptionError, "observations=True must be a whole number"),
         ({"noise": NOISE, "operator": np.ones((3, 7))}, InputError, "operator"),
-        ({"noise": NOISE, "bounds": (1, 0)}, InputError, "lower bound 1"),
-        ({"noise": NOISE, "seed": "one"}, OptionError, "seed='one'"),
         ({"noise": NOISE, "seed": -1}, OptionError, "seed=-1"),
         ({"noise": unrelu.Gaussian(covariance=np.eye(3))}, InputError, r"covariance.3, 3. is of 3 entries, an"),
     ],
@@ -74,11 +71,6 @@ def kept(network, operator=None, bounds=None, shape=(2, N)):
 def test_what_it_refuses(options, error, message):
     with pytest.raises(error, match=message):
         unrelu.calibrate(rough(), **{"observations": 20} | options)
-
-
-def test_a_network_has_to_be_one():
-    with pytest.raises(UnreluError):
-        unrelu.calibrate(torch.nn.Linear(2, 3), noise=NOISE)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -98,36 +90,7 @@ def test_what_it_learned_is_used_afterwards(learned_of):
     np.testing.assert_array_equal(fresh.confidence, before.confidence)
 
 
-def test_noise_of_about_the_same_size_is_meant_stated_or_not(learned_of):
-    network = rough()
-    unrelu.calibrate(network, noise=NOISE, observations=40)
-    noise = {level.noise for level in kept(network)}
-    assert set(kept(network)) == {NoiseLevel(*noise, 0), NoiseLevel(*noise, None)}
-    unrelu.invert(network, noisy(network), noise=NOISE)
-    assert all(level.misfit for level in learned_of)  # of codes that N(0, I) hardly draws
-    learned_of.clear()
-    # The half of the size is another level, and where residuals tell the size they may tell another as well.
-    unrelu.invert(network, noisy(network), noise="gaussian:0.15")
-    assert learned_of
-    assert all(level not in kept(network) or level.misfit for level in learned_of) or len(kept(network)) > 2
-
-
-def test_what_is_learned_at_a_200th_of_the_noise_makes_nothing_sure_at_the_noise(learned_of):
-    """With little noise all chains of an observation find the best code, and with much noise many do not."""
-    network = random_network((6, 12, 30), seed=0, bias=True)
-    y = network(np.random.default_rng(1).standard_normal((60, 6)))
-    y = y + 0.6 * np.random.default_rng(2).standard_normal(y.shape)
-    plain = unrelu.invert(network, y, noise="gaussian:0.6")
-    levels = list(learned_of)
-    again = random_network((6, 12, 30), seed=0, bias=True)
-    unrelu.calibrate(again, noise="gaussian:0.003", observations=40)
-    after = unrelu.invert(again, y, noise="gaussian:0.6")
-    np.testing.assert_array_equal(after.confidence, plain.confidence)
-    assert all(level.noise > max(other.noise for other in kept(again, shape=(2, 30)) if other not in levels) + 4
-               for level in levels)  # fmt: skip
-
-
-@pytest.mark.parametrize("bounds", [None, (-2.0, 2.0), (np.array([10.0, -1.0, 0.0]), np.array([12.0, 1.0, 1e-3]))])
+@pytest.mark.parametrize("bounds", [None, (np.array([10.0, -1.0, 0.0]), np.array([12.0, 1.0, 1e-3]))])
 def test_it_is_about_codes_within_the_bounds(bounds, learned_of):
     network = rough()
     unrelu.calibrate(network, noise=NOISE, bounds=bounds, observations=40)
@@ -139,18 +102,11 @@ def test_it_is_about_codes_within_the_bounds(bounds, learned_of):
             assert not kept(network, bounds=other)
 
 
-def test_other_measurements_are_others():
-    network = rough()
-    unrelu.calibrate(network, noise=NOISE, observations=20)
-    assert kept(network)
-    assert not kept(network, np.arange(N) > 3)
-
-
 def test_it_is_reproducible():
     found = []
     for seed in (0, 0, 1):
         network = rough()
-        calibration = unrelu.calibrate(network, noise=NOISE, observations=40, seed=seed)
+        calibration = unrelu.calibrate(network, noise=NOISE, observations=20, seed=seed)
         found.append((str(calibration), kept(network)))
     assert found[0][0] == found[1][0]
     weights = [[prior.weights[4] for prior in priors.values()] for _, priors in found]
@@ -159,8 +115,9 @@ def test_it_is_reproducible():
     assert not any(other)
 
 
-@pytest.mark.parametrize("noise", [NOISE, "uniform:0.3"])
-@pytest.mark.parametrize("kind", ["whole", "mask", "masks", "matrix"])
+@pytest.mark.parametrize(
+    ("kind", "noise"), [("whole", "uniform:0.3"), ("mask", NOISE), ("masks", NOISE), ("matrix", NOISE)]
+)
 def test_every_measurement_can_be_learned(noise, kind):
     network, rng = rough(), np.random.default_rng(0)
     operator = {
@@ -208,18 +165,6 @@ def test_counts_and_generators_without_layers_are_calibrated_on_request():
 
 
 # --- what it finds ----------------------------------------------------------------------------------------------------
-
-
-def test_an_easy_generator_is_found_to_be_easy(learned_of):
-    """Of one linear layer there is one optimum, and all chains end there."""
-    network = random_network((3, N), activation="identity", seed=1)
-    found = unrelu.calibrate(network, noise=NOISE, observations=100)
-    assert (found.reached, found.wrong) == (1.0, 0.0)
-    y = network(np.ones((20, 3))) + 0.3 * np.random.default_rng(3).standard_normal((20, N))
-    sure = unrelu.invert(network, y, noise=NOISE)
-    assert all(level.misfit for level in learned_of)  # residuals that are large by chance
-    fresh = unrelu.invert(random_network((3, N), activation="identity", seed=1), y, noise=NOISE)
-    assert (sure.confidence > fresh.confidence).mean() > 0.9
 
 
 def test_few_observations_make_nothing_sure():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import pkgutil
-from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +15,6 @@ import unrelu
 from tests.support import random_network
 from unrelu import Inversion, Status
 from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.methods import METHODS, make
 from unrelu.models.network import Network
 
@@ -70,15 +68,6 @@ def test_one_observation_and_a_batch_have_consistent_results(method, kind):
 
 
 @every_method
-def test_fun_is_the_residual_in_the_methods_norm(method):
-    network = NETWORKS["relu"]
-    norm = METHODS[method].norm
-    result = invert(network, noisy(network), method, noise="uniform:0.02")
-    norm = "linf" if norm == "noise" else norm
-    np.testing.assert_allclose(result.fun, result.residual(norm) ** (2 if norm == "l2" else 1), rtol=1e-12)
-
-
-@every_method
 @pytest.mark.parametrize("norm", ["l2", "l1", "linf"])
 def test_norm_says_what_fun_is(method, norm):
     network = NETWORKS["relu"]
@@ -86,8 +75,7 @@ def test_norm_says_what_fun_is(method, norm):
     np.testing.assert_allclose(result.fun, result.residual(norm) ** (2 if norm == "l2" else 1), rtol=1e-12)
 
 
-@every_method
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(("method", "mode"), [("auto", torch.inference_mode), ("adam", torch.no_grad)])
 def test_what_pytorch_is_told_not_to_differentiate_does_not_matter(method, mode):
     network = NETWORKS["relu"]
     y = noisy(network)
@@ -98,7 +86,7 @@ def test_what_pytorch_is_told_not_to_differentiate_does_not_matter(method, mode)
 
 
 @every_method
-@every_network
+@pytest.mark.parametrize("kind", ["relu"])
 def test_the_same_seed_gives_the_same_bits(method, kind):
     network = NETWORKS[kind]
     first, second = (invert(network, noisy(network), method, seed=3) for _ in range(2))
@@ -131,14 +119,6 @@ def test_exact_observations_of_a_wide_network_are_fitted(method):
     assert set(result.status) == {Status.EXACT_FIT}
     assert result.success.all()
     assert (result.freedom == 0).all()
-
-
-@every_method
-def test_all_zero_observations_are_fitted(method):
-    network = random_network((3, 8, 20))
-    result = unrelu.invert(network, np.zeros(20), method, z0=np.zeros(3))
-    assert result.success
-    np.testing.assert_array_equal(result.reconstruction, np.zeros(20))
 
 
 @every_method
@@ -181,7 +161,7 @@ def test_a_callback_that_does_not_stop_changes_nothing(method):
     np.testing.assert_array_equal(watched.z, invert(network, noisy(network), method).z)
 
 
-@every_method
+@pytest.mark.parametrize("method", ["auto", "lm", "linf", "adam"])
 def test_errors_of_a_callback_come_through(method):
     network = NETWORKS["relu"]
     with pytest.raises(ZeroDivisionError):
@@ -242,13 +222,6 @@ def test_a_method_given_as_an_object_with_its_options_is_the_one_of_that_name(me
         unrelu.invert(network, y, built, rounds=3)
 
 
-@pytest.mark.parametrize("value", [1, 1.0, 0.5, 0, -2, np.nan, np.inf])
-@pytest.mark.parametrize("method", [m for m, entry in METHODS.items() if "alpha" in entry.defaults()])
-def test_a_threshold_that_does_not_grow_is_refused(method, value):
-    with pytest.raises(OptionError, match="must be finite and above 1, so that the threshold grows"):
-        make(method, {"alpha": value})
-
-
 @every_method
 def test_a_negative_slope_is_inverted_jointly_or_refused_with_a_way_out(method):
     slopes = np.linspace(-0.5, 0.5, 8)
@@ -279,25 +252,6 @@ def test_a_callable_is_a_method():
     assert result.method == "zeros"
     np.testing.assert_allclose(result.fun, np.abs(y - network(np.zeros(3))).max(axis=1))
     assert unrelu.invert(network, y[0], zeros).z.shape == (3,)
-
-
-def test_a_method_object_is_a_method():
-    network = NETWORKS["relu"]
-    result = unrelu.invert(network, noisy(network), LevenbergMarquardt(max_iterations=5))
-    np.testing.assert_array_equal(result.z, unrelu.invert(network, noisy(network), "lm", max_iterations=5).z)
-
-
-def test_a_method_that_refines_another():
-    network = NETWORKS["relu"]
-
-    def polish(problem):
-        start = make("linf", {})(problem)
-        z, status, nit = LevenbergMarquardt().minimise(problem, start.z)
-        return Inversion.of(problem, z, method="polish", status=status, nit=nit)
-
-    y = noisy(network)
-    rough, polished = unrelu.invert(network, y, "linf", norm="l2"), unrelu.invert(network, y, polish)
-    assert (polished.fun <= rough.fun).all()
 
 
 @pytest.mark.parametrize(
@@ -332,8 +286,7 @@ def test_what_is_not_a_method_is_refused(method, options, error, message):
         unrelu.invert(NETWORKS["relu"], np.ones(20), method, **options)
 
 
-@pytest.mark.parametrize("norm", [None, "l1"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "norm"), [*((name, None) for name in METHODS), ("auto", "l1")])
 def test_inversions_are_let_go_at_once(method, norm):
     """Reference cycles would keep their arrays until the collector comes by: in long runs, hundreds of megabytes."""
     network = NETWORKS["relu"]
@@ -359,27 +312,6 @@ def test_inversions_are_let_go_at_once(method, norm):
     assert left == []
 
 
-@pytest.mark.parametrize("noise", [None, "gaussian:0.1"])
-@every_method
-def test_the_generator_is_evaluated_at_most_twice_at_the_codes_of_the_result(method, noise, monkeypatch):
-    """Once for the result; and once in the other precision, which shows the rounding of an exact fit."""
-    network, evaluated = NETWORKS["relu"], []
-    outputs, of = unrelu.Generator.outputs, Inversion.of.__func__
-
-    def recorded(self, z):
-        evaluated.append(np.array(z))
-        return outputs(self, z)
-
-    def begun(cls, *args, **keywords):
-        evaluated.clear()  # what a method needs to find its codes is its own
-        return of(cls, *args, **keywords)
-
-    monkeypatch.setattr(unrelu.Generator, "outputs", recorded)
-    monkeypatch.setattr(Inversion, "of", classmethod(begun))
-    result = invert(network, network(np.full((3, 3), 0.5)), method, noise=noise, **EXACT.get(method, {}))
-    assert 1 <= sum(np.array_equal(z, result.z) for z in evaluated) <= len(evaluated) <= 2
-
-
 # --- the package ------------------------------------------------------------------------------------------------------
 
 
@@ -394,23 +326,6 @@ def test_all_is_what_can_be_imported():
 
 
 MODULES = [info.name for info in pkgutil.iter_modules(unrelu.__path__)]
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_public_names_are_documented(name):
-    module = import_module(f"unrelu.{name}")
-    assert module.__doc__
-    own = [
-        n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", "") == module.__name__
-    ]
-    for public in getattr(module, "__all__", own):
-        value = getattr(module, public)
-        if not (inspect.isclass(value) or inspect.isfunction(value)):
-            continue
-        assert inspect.getdoc(value), f"{name}.{public}"
-        for member, method in vars(value).items() if inspect.isclass(value) else ():
-            if inspect.isfunction(method) and not member.startswith("_"):
-                assert inspect.getdoc(getattr(value, member)), f"{name}.{public}.{member}"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -17,9 +17,7 @@ from unrelu.cli import process
 from unrelu.errors import HostError, OptionError
 from unrelu.models.generator import placed
 from unrelu.result.fingerprint import fingerprint
-from unrelu.runtime import devices
 from unrelu.runtime.host import computing
-from unrelu.runtime.memory_limits import at_once
 
 MODULE = nn.Sequential(nn.Linear(2, 5), nn.ReLU()).eval()
 NET = unrelu.from_torch(MODULE)
@@ -62,20 +60,6 @@ def test_the_cpu_is_where_a_network_is(device):
     assert unrelu.from_torch(MODULE, device=device).device == torch.device("cpu")
 
 
-def test_the_memory_of_a_device_decides_how_much_it_takes_at_once(monkeypatch):
-    class Module:
-        @staticmethod
-        def get_device_properties(device):
-            return type("Properties", (), {"total_memory": 80 * 2**30 + device.index})
-
-    assert at_once(2**24, 1, torch.device("cpu")) == 2**24
-    monkeypatch.setattr(torch, "get_device_module", lambda device: Module)
-    try:
-        assert at_once(2**24, 1, torch.device("cuda", 3)) == 40 * 2**24
-    finally:
-        devices.memory.cache_clear()
-
-
 def test_a_full_memory_is_an_error_of_ours():
     with (
         pytest.raises(HostError, match=r"memory of the device is full \(CUDA out of memory\. Tried.*at once"),
@@ -109,14 +93,6 @@ def test_the_command_line_refuses_a_device_that_is_not_there(command, monkeypatc
     message, option = capsys.readouterr().err.splitlines()
     assert message.startswith("error: device='cuda' cannot be used")
     assert option == "On the command line: --device"
-
-
-def test_the_command_line_computes_where_it_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["unrelu", "inspect", "mnist-relu", "--device", "cpu", "--json"])
-    with pytest.raises(SystemExit) as end:
-        process.main()
-    assert not end.value.code
-    assert json.loads(capsys.readouterr().out)["latent_shape"] == [20]
 
 
 # --- a device whose tensors do not mix with those of the CPU ----------------------------------------------------------

@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 import unrelu
@@ -46,11 +45,6 @@ MISTAKES = {
         r"y has shape \(28, 28\), the network ends in \(784,\); pass (?P<call>y\.reshape\(784\))",
         lambda call: unrelu.invert(DIGITS, evaluated(call, y=BYTES.reshape(28, 28) / 255), "lm", max_iterations=5),
     ),
-    "a batch of pictures for a flat generator": (
-        lambda: invert(Y.reshape(4, 8, 10)),
-        r"y has shape \(4, 8, 10\), .* pass (?P<call>y\.reshape\(4, 80\))",
-        lambda call: invert(evaluated(call, y=Y.reshape(4, 8, 10))),
-    ),
     "a picture without its channel": (
         lambda: unrelu.invert(PICTURES, PICTURES(Z)[:, 0], "lm"),
         r"y has shape \(4, 10, 10\), .* \(1, 10, 10\); pass (?P<call>y\.reshape\(4, 1, 10, 10\))",
@@ -60,11 +54,6 @@ MISTAKES = {
         lambda: invert(Y.T),
         r"y has shape \(80, 4\), .* pass (?P<call>y\.T)",
         lambda call: invert(evaluated(call, y=Y.T)),
-    ),
-    "another size": (
-        lambda: invert(ONE[:79]),
-        r"y has shape \(79,\), the network ends in \(80,\); pass one observation of that shape or a batch \(B, 80\)",
-        lambda call: invert(ONE),
     ),
     "only what a mask leaves": (
         lambda: invert(ONE[SEEN], operator=SEEN),
@@ -81,26 +70,15 @@ MISTAKES = {
         r"go from 0 to 25\d, outputs of the generator from 0 to 1\.3.*: pass scale=(?P<call>\(0, 1\))",
         lambda call: unrelu.invert(DIGITS, BYTES, "lm", scale=evaluated(call), max_iterations=5),
     ),
-    "a tensor that requires a gradient": (lambda: invert(torch.tensor(ONE, requires_grad=True)), "", None),
     "a method in capitals": (
         lambda: invert(ONE, "Linf"),
         r"method 'Linf' is unknown; .*; did you mean '(?P<call>linf)'\?",
         lambda call: invert(ONE, call),
     ),
-    "a method misspelt": (
-        lambda: invert(ONE, "gradient-descent"),
-        r"method 'gradient-descent' is unknown; .*; did you mean '(?P<call>gradient_descent)'\?",
-        lambda call: invert(ONE, call, max_iterations=5),
-    ),
     "an option misspelt": (
         lambda: invert(ONE, "auto", round=3),
         r"method 'auto' has no option 'round'; it takes .*; did you mean '(?P<call>rounds)'\?",
         lambda call: invert(ONE, "auto", **{call: 3}),
-    ),
-    "an option of SciPy's": (
-        lambda: invert(ONE, max_iter=3),
-        r"method 'lm' has no option 'max_iter'; .*; did you mean '(?P<call>max_iterations)'\?",
-        lambda call: invert(ONE, **{call: 3}),
     ),
     "an option of another method": (
         lambda: invert(ONE, restarts=3),
@@ -112,11 +90,6 @@ MISTAKES = {
         r"method 'lm' has no option 'mask'; .*; did you mean '(?P<call>operator)'\?",
         lambda call: invert(ONE, **{call: SEEN}),
     ),
-    "sigma": (
-        lambda: invert(ONE, sigma=0.1),
-        r"no option 'sigma'; .*; did you mean '(?P<call>noise)'\?",
-        lambda call: invert(ONE, **{call: "gaussian:0.1"}),
-    ),
     "a measurement as the method": (
         lambda: unrelu.invert(NET, A @ ONE, A),
         r"method array\(.{1,60} is unknown; .*; pass a measurement by its name, (?P<call>operator)=",
@@ -125,11 +98,6 @@ MISTAKES = {
     "noise as a number": (
         lambda: invert(ONE, noise=0.1),
         r"noise=0\.1: use .*; is it a standard deviation, '(?P<call>gaussian:0\.1)', or the largest error",
-        lambda call: invert(ONE, noise=call),
-    ),
-    "noise misspelt": (
-        lambda: invert(ONE, noise="gauss:0.1"),
-        r"noise='gauss:0\.1': use .*; did you mean '(?P<call>gaussian:0\.1)'\?",
         lambda call: invert(ONE, noise=call),
     ),
     "noise with another sign": (
@@ -141,16 +109,6 @@ MISTAKES = {
         lambda: invert(ONE, noise="uniform"),
         r"noise='uniform': the level '' is not a number; write e\.g\. '(?P<call>uniform:0\.1)'",
         lambda call: invert(ONE, noise=call),
-    ),
-    "noise as an array": (
-        lambda: invert(ONE, noise=np.full(80, 0.1)),
-        r"noise=array\(.{1,60}: use .* pass (?P<call>unrelu\.Gaussian\(array\))",
-        lambda call: invert(ONE, noise=evaluated(call, array=np.full(80, 0.1))),
-    ),
-    "the class of a noise": (
-        lambda: invert(ONE, noise=unrelu.Gaussian),
-        r"Gaussian is the class, make an object of it: (?P<call>unrelu\.Gaussian\(0\.1\))",
-        lambda call: invert(ONE, noise=evaluated(call)),
     ),
     "a matrix of the other orientation": (
         lambda: invert(A @ ONE, operator=A.T),
@@ -182,20 +140,10 @@ MISTAKES = {
         r"network is a str; .*: (?P<call>unrelu\.zoo\.load\('mnist-relu'\))",
         lambda call: unrelu.invert(evaluated(call), BYTES / 255, "lm", max_iterations=5),
     ),
-    "a name of the zoo misspelt": (
-        lambda: unrelu.zoo.load("mnist_relu"),
-        r"no generator 'mnist_relu'; .*; did you mean '(?P<call>mnist-relu)'\?",
-        unrelu.zoo.load,
-    ),
     "a module for the generator": (
         lambda: unrelu.invert(MODULE.eval(), ONE),
         r"network is a Sequential; .*: (?P<call>unrelu\.from_torch\(module, latent_shape=\(k,\)\))",
         lambda call: evaluated(call, module=MODULE.eval(), k=3)(Z),
-    ),
-    "weights for the generator": (
-        lambda: unrelu.invert([np.ones((80, 3))], ONE),
-        r"network is a list; .*: (?P<call>unrelu\.from_arrays\(weights\))",
-        lambda call: evaluated(call, weights=[np.ones((80, 3))])(Z),
     ),
     "the arguments swapped": (
         lambda: unrelu.invert(ONE, NET),
@@ -207,11 +155,6 @@ MISTAKES = {
         r"y='y\.npy' is text; pass the numbers: y=(?P<call>numpy\.load\('y\.npy'\))",
         lambda call: invert(evaluated(call)),
     ),
-    "a file that is not there": (
-        lambda: unrelu.load("gone.npz"),
-        r"gone\.npz does not exist; check the path",
-        lambda call: unrelu.load("decoder.npz"),
-    ),
     "a module in training mode": (
         lambda: unrelu.from_torch(MODULE.train(), latent_shape=(3,)),
         r"module '2' \(BatchNorm1d\) is in training mode; call (?P<call>module\.eval\(\)) first",
@@ -222,11 +165,6 @@ MISTAKES = {
         r"z0 has shape \(4,\); this network takes codes of shape \((?P<call>3),\) or \(B, 3\)",
         lambda call: invert(ONE, z0=np.zeros(int(call))),
     ),
-    "starts in the latent's own shape": (
-        lambda: invert(Y, z0=np.zeros((3, 1))),
-        r"z0 has shape \(3, 1\); this network takes .*: (?P<call>z0\.reshape\(3\))",
-        lambda call: invert(Y, z0=evaluated(call, z0=np.zeros((3, 1)))),
-    ),
     "bounds as one number": (
         lambda: invert(ONE, bounds=3),
         r"bounds=3 is no pair; pass (?P<call>\(-3, 3\)) or \(lower, upper\)",
@@ -236,11 +174,6 @@ MISTAKES = {
         lambda: invert(ONE, bounds=[(-3, 3), (-2, 2), (-1, 1)]),
         r"bounds=\[\(-3, 3\), .* is no pair; pass (?P<call>tuple\(zip\(\*bounds\)\)), numbers",
         lambda call: invert(ONE, bounds=evaluated(call, bounds=[(-3, 3), (-2, 2), (-1, 1)])),
-    ),
-    "a norm as a number": (
-        lambda: invert(ONE, norm="L2"),
-        r"norm='L2' is unknown; use .*; did you mean '(?P<call>l2)'\?",
-        lambda call: invert(ONE, norm=call),
     ),
     "a generator of random numbers for the seed": (
         lambda: invert(ONE, seed=np.random.default_rng(3)),

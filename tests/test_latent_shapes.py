@@ -67,13 +67,6 @@ def test_a_generator_takes_codes_in_their_shape_and_flat(net):
     assert net.jacobian(z[0]).shape == (net.output_dim, net.latent_dim)
 
 
-def test_an_array_of_the_shape_of_a_code_is_one_code():
-    net = NETS["one row"]
-    assert net(np.ones((1, 3))).shape == net.output_shape
-    assert net(np.ones((2, 3))).shape == (2, *net.output_shape)  # flat: a batch of two
-    assert unrelu.invert(net, net(np.ones((1, 3)))[None], "lm").z.shape == (1, 1, 3)
-
-
 @each
 def test_other_shapes_are_refused_with_both(net):
     one = str(net.latent_shape).strip("()")
@@ -135,24 +128,6 @@ def test_a_method_of_ones_own_returns_flat_codes_or_shaped_ones():
         assert r.success.all()
 
 
-def test_identifiability_takes_it():
-    net = NETS["pixel"]
-    z = codes(net)
-    assert unrelu.identifiability(net, z).identifiable.shape == (3,)
-    assert unrelu.identifiability(net, z[0]).rank == 3
-
-
-def test_parameters_are_split_from_codes_of_the_base():
-    base = NETS["pixel"]
-    net = unrelu.extend(base, offset=(-1, 1))
-    z = codes(base)
-    both = net.join(z, offset=[0.1, 0.2, 0.3])
-    assert (net.latent_shape, both.shape) == ((4,), (3, 4))
-    again, found = net.split(both)
-    np.testing.assert_allclose(again, z)
-    np.testing.assert_allclose(found["offset"], [0.1, 0.2, 0.3])
-
-
 @pytest.mark.parametrize("name", ["one row", "pixel"])
 def test_a_certificate_has_it(name, tmp_path):
     net = NETS[name]
@@ -175,7 +150,7 @@ def test_a_certificate_has_it(name, tmp_path):
 def test_a_run_and_the_command_line_write_it(tmp_path, monkeypatch, capsys):
     net, z = NETS["pixel"], codes(NETS["pixel"])
     run = unrelu.run(net, net(z), tmp_path / "run", method="lm", workers=1)
-    assert np.load(tmp_path / "run" / "codes.npy").shape == run.read("codes").shape == z.shape
+    assert unrelu.open_run(tmp_path / "run").read("codes").shape == run.read("codes").shape == z.shape
     torch.onnx.export(_filled(_convolutional()), (torch.zeros(2, 3, 1, 1),), tmp_path / "net.onnx", dynamo=False)
     np.save(tmp_path / "y.npy", net(z)[0])
     monkeypatch.chdir(tmp_path)

@@ -7,16 +7,13 @@ import pytest
 import torch
 
 from tests import opaque_modules
-from tests.opaque_modules import GENERATORS, OPAQUE, Function
+from tests.opaque_modules import OPAQUE, Function
 from unrelu._inspect import inspect
 from unrelu._invert import invert
-from unrelu.errors import InputError, OptionError, UnsupportedModelError
-from unrelu.layerwise.layer_by_layer import layerwise_reason
+from unrelu.errors import UnsupportedModelError
 from unrelu.loaders import from_torch
 from unrelu.methods import METHODS
 from unrelu.models.generator import Generator
-from unrelu.models.network import small
-from unrelu.problem import Problem
 from unrelu.result import Inversion, Status
 
 each = pytest.mark.parametrize("name", OPAQUE)
@@ -65,15 +62,6 @@ def test_baselines_that_need_no_layers_descend(name, method, options):
     start = codes(net, 2, seed=5)
     r = invert(net, y, method, z0=start, **options)
     assert (r.fun < ((net(start) - y) ** 2).reshape(2, -1).sum(axis=1)).all()
-
-
-def test_auto_with_noise_norm_and_an_observation_of_its_shape():
-    net = OPAQUE["skip"]
-    z = codes(net, 1, seed=3)[0]
-    y = net(z) + np.random.default_rng(0).uniform(-1e-3, 1e-3, net.output_shape)
-    r = invert(net, y, noise="uniform:1e-3")
-    assert r.reconstruction.shape == net.output_shape
-    assert np.abs(r.z - z).max() < 0.05
 
 
 def test_codes_that_were_not_found_do_not_reach_the_module():
@@ -134,31 +122,3 @@ def test_it_says_what_it_is():
         "  no chain of layers: module 'up' (ConvTranspose2d) and module 'images.0' (Conv2d) both take the output of "
         "operation 'gelu', where the model branches; only chains of layers can be inverted"
     )
-
-
-def test_inspect():
-    seen = inspect(OPAQUE["residual"], 20)
-    assert (seen.layers, seen.samples, seen.exact, seen.identifiable) == ((), 20, 0, 1)
-    assert seen.verdict.startswith("'exact' cannot be used: operation 'add' has branches, by add()")
-    assert seen.recommended.startswith(
-        "auto: joint search from a linear estimate, samples and random codes; not by layers, since operation "
-        "'add' has branches"
-    )
-    assert seen.recommended.endswith(f"since {layerwise_reason(OPAQUE['residual'])}")
-
-
-def test_threads_go_by_the_width(monkeypatch):
-    net = OPAQUE["residual"]
-    assert small(net)
-    monkeypatch.setattr("unrelu.models.network._LARGE_OUTPUT", net.width)
-    assert not small(net)
-
-
-def test_inputs_are_checked():
-    net = OPAQUE["residual"]
-    with pytest.raises(InputError, match=r"z has shape \(4,\); this network takes codes of shape \(5,\)"):
-        net(np.zeros(4))
-    with pytest.raises(InputError, match=r"y has shape \(7,\), the network ends in \(40,\)"):
-        Problem.build(net, np.zeros(7))
-    with pytest.raises(OptionError, match="network is a Residual; make one with"):
-        invert(GENERATORS["residual"][0], np.zeros(40))

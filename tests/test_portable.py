@@ -58,12 +58,6 @@ def test_tests_run_under_the_variable_and_are_counted(
     assert f"old     {counted}, 0 skipped, " in shown.splitlines()[-1]
 
 
-def test_tests_that_cannot_be_found_are_no_success(portable, pretended, tmp_path, capfd):
-    (tmp_path / "pytest.ini").write_text("[pytest]")
-    assert portable.main(["old", "--", str(tmp_path / "nothing.py"), f"-c={tmp_path / 'pytest.ini'}"]) == 1
-    assert "0 passed, 0 failed, 0 skipped" in capfd.readouterr().out
-
-
 def test_names_choose_processors_and_the_rest_goes_to_pytest(portable):
     assert portable.chosen(["sse", "avx2", "--", "tests/layer", "--lf"]) == (["sse", "avx2"], ["tests/layer", "--lf"])
     assert portable.chosen([]) == (list(portable.PROCESSORS), ["-n", "2", "--dist", "worksteal"])
@@ -71,23 +65,8 @@ def test_names_choose_processors_and_the_rest_goes_to_pytest(portable):
         portable.chosen(["pentium"])
 
 
-def test_what_cannot_be_had_is_left_out_with_its_reason(portable, monkeypatch, capfd):
-    plain = {"mkl": "", "aten": "AVX2", "openblas": "['Haswell']", "numba": "haswell"}
-    monkeypatch.setattr(portable.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(portable, "probe", lambda variables: plain)
-    assert portable.why_not(portable.PROCESSORS["avx2"], plain) == ""
-    assert portable.main(["avx512"]) == 1  # nothing ran
-    assert capfd.readouterr().out.endswith("avx512  left out: the processor has no AVX512\n")
-    assert portable.without_effect(portable.PROCESSORS["avx2"]) == [
-        "MKL_ENABLE_INSTRUCTIONS=AVX2 has no effect: mkl says nothing"
-    ]
-    assert "OPENBLAS_CORETYPE=Nehalem has no effect: openblas says ['Haswell']" in portable.without_effect(
-        portable.PROCESSORS["sse"]
-    )
-    monkeypatch.setattr(portable.platform, "machine", lambda: "arm64")
-    assert "this processor is arm64" in portable.why_not(portable.PROCESSORS["sse"], plain)
-
-
+# Of a script for developers: a fresh process that imports every library, to look at this machine.
+@pytest.mark.long
 def test_libraries_say_themselves_what_they_run(portable):
     """A fresh Python without variables says what the libraries of this one say."""
     said = portable.probe({})

@@ -46,11 +46,6 @@ def test_a_batch_is_taken_flat_or_shaped(shape):
     np.testing.assert_array_equal(problem.y, y.reshape(4, 36))
 
 
-def test_a_batch_of_one_is_a_batch():
-    _, y = observations(batch=1)
-    assert not Problem.build(NET, y).single
-
-
 def test_lists_integers_and_tensors_are_taken():
     y = np.arange(20)
     for same in (y, y.tolist(), torch.from_numpy(y), torch.from_numpy(y + 0.0).requires_grad_(), y.astype(object)):
@@ -121,12 +116,6 @@ def test_stated_noise_chooses_the_norm(text, kind, level, norm):
     assert Problem.build(NET, np.zeros(20), noise=text, norm="l2").norm == "l2"
 
 
-def test_unstated_noise_is_unknown_and_measured_in_l2():
-    problem = Problem.build(NET, np.zeros(20))
-    assert (problem.noise.name, problem.norm) == ("unknown", "l2")
-    assert math.isnan(problem.noise.level)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -184,11 +173,6 @@ def test_noise_that_makes_no_sense_is_refused(text, message):
 def test_options_that_make_no_sense_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         Problem.build(NET, np.zeros((4, 20)), **options)
-
-
-def test_a_module_is_not_a_network():
-    with pytest.raises(OptionError, match="network is a Linear; make one with"):
-        Problem.build(torch.nn.Linear(3, 20), np.zeros(20))
 
 
 # --- starts -----------------------------------------------------------------------------------------------------------

@@ -55,10 +55,10 @@ def test_noiseless_codes_are_recovered_exactly_where_the_jacobian_has_rank_k(see
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "gaussian"])
-@pytest.mark.parametrize("noise", [1e-6, 1e-4, 1e-2])
+@pytest.mark.parametrize("noise", [1e-6, 1e-2])
 def test_linf_then_lm_reaches_the_oracle(distribution, noise):
     ratios = []
-    for seed in range(12):
+    for seed in range(6):
         network = paper_network((20, 100, 500), seed=seed)
         rng = np.random.default_rng(20_000 + seed)
         truth = rng.standard_normal(20)
@@ -81,19 +81,10 @@ def test_layerwise_error_is_of_the_size_of_the_noise(activation, method):
     assert np.median(relative_error(result.z, truth)) <= 5e-4
 
 
-@pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares"])
-def test_a_stated_noise_level_is_used(method):
-    network = random_network((10, 40, 160), seed=6)
-    rng = np.random.default_rng(6)
-    truth = rng.standard_normal((4, 10))
-    y = network(truth) + rng.uniform(-1e-3, 1e-3, (4, 160))
-    result = unrelu.invert(network, y, method, noise="uniform:1e-3")
-    assert np.median(relative_error(result.z, truth)) <= 5e-2
-    assert result.problem.norm == "linf"
-
-
-@pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares", "exact"])
-@pytest.mark.parametrize("bias", [0.0, 1e3])
+@pytest.mark.parametrize(
+    ("method", "bias"),
+    [("linf", 0.0), ("linf", 1e3), ("l1", 1e3), ("relaxed", 0.0), ("least_squares", 1e3), ("exact", 0.0)],
+)
 def test_dark_observations_do_not_stop_the_batch(method, bias):
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=(8, 3)), rng.normal(size=(20, 8))]
@@ -107,7 +98,7 @@ def test_dark_observations_do_not_stop_the_batch(method, bias):
         assert Ending.SOLVER_FAILED not in set(result.verdict)
 
 
-@pytest.mark.parametrize("gain", [1e-9, 1e-3, 1e3, 1e9])
+@pytest.mark.parametrize("gain", [1e-9, 1e9])
 @pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares", "exact"])
 def test_a_threshold_is_handed_down_in_the_units_of_the_layer_below(method, gain):
     """With eps of the last layer's outputs, a layer gain would make it larger than every hidden value: z = 0."""
@@ -136,46 +127,9 @@ def test_exact_refuses_layers_too_large_for_it():
         unrelu.invert(network, np.zeros(784), "exact")
 
 
-def test_auto_does_not_call_a_dead_plateau_refound():
-    """All outputs are off around z0 = 0: what starts there stays where it is, and is no evidence of anything."""
-    rng = np.random.default_rng(0)
-    network = unrelu.from_arrays([rng.choice((-1.0, 1.0), size=(30, 3))], [-12 * np.ones(30)])
-    y = network(9 * np.ones(3)) + 0.01
-    result = unrelu.invert(network, y, z0=np.zeros(3))
-    assert result.verdict in (Ending.FLAT, Status.CONVERGED, Status.NO_EXACT_FIT)
-    assert not result.success
-
-
-@pytest.mark.parametrize("norm", ["linf", "l1"])
-def test_auto_claims_no_optimum_of_a_norm_that_it_only_compares(norm):
-    rng = np.random.default_rng(0)
-    network = unrelu.from_arrays([rng.normal(size=(30, 3))], activation="identity")
-    result = unrelu.invert(network, rng.normal(size=30), norm=norm)
-    assert not result.success
-    assert result.status is Status.CONVERGED
-
-
-def test_a_zero_observation_is_fitted_exactly_to_rounding():
-    network = random_network((6, 20, 60), activation="leaky_relu:0.1", seed=1)
-    assert unrelu.invert(network, np.zeros(60), "lm").status is Status.EXACT_FIT
-
-
 def test_a_small_observation_is_judged_by_its_own_size():
     network = paper_network((10, 50, 200), seed=2)
     truth = 1e-9 * np.random.default_rng(2).standard_normal(10)
     wrong = unrelu.invert(network, network(truth), lambda p: unrelu.Inversion.of(p, 1.01 * truth[None], method="wrong"))
     assert wrong.status is Status.CONVERGED
     assert not wrong.success
-
-
-def test_defaults_of_later_arguments_are_accepted():
-    network = random_network((3, 8))
-    unrelu.invert(network, np.zeros(8), operator=None, prior=0.0)
-
-
-def test_codes_that_time_did_not_reach_are_starts_also_after_a_layerwise_start():
-    network = random_network((60, 250, 600), activation="leaky_relu:0.1", seed=9)
-    y = network(np.random.default_rng(9).standard_normal(60)) + 0.1
-    result = unrelu.invert(network, y, "lm", start="linf", time_limit=0.01)
-    assert result.status is Status.TIME_LIMIT
-    assert np.isfinite(result.z).all()

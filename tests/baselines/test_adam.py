@@ -62,16 +62,6 @@ def test_little_memory_changes_nothing(monkeypatch):
     np.testing.assert_allclose(invert(**options).z, whole.z, rtol=1e-9)
 
 
-def test_a_start_stops_where_its_gradient_vanishes():
-    result = unrelu.invert(NETWORK, NETWORK(Z0), "adam", z0=Z0, restarts=1)
-    assert set(result.status) == {Status.EXACT_FIT}
-    assert result.nit.tolist() == [0, 0, 0]
-    network = random_network((4, 12, 30), activation="identity", seed=1)
-    result = unrelu.invert(network, RNG.standard_normal(30), "adam", max_iterations=20_000, learning_rate=0.05)
-    assert result.status is Status.CONVERGED
-    assert result.nit < 10 * 20_000
-
-
 def test_a_stop_returns_the_best_start_so_far():
     seen = []
 

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unrelu.layerwise import Exact, LayerSystem
-from unrelu.layerwise.exact import preimage
-from unrelu.lp.polytopes import deepest_point
 from unrelu.models.activations import Activation
 from unrelu.result import Ending, Status
 
@@ -60,14 +58,6 @@ def test_inequalities_that_always_hold_with_equality_lower_the_dimension():
     assert solution.h[2] == pytest.approx(0, abs=1e-9)
 
 
-def test_bounds_of_a_hidden_layer_count_as_inequalities():
-    # h1 + h2 <= 0 with h >= 0 leaves only h = 0.
-    solution = Exact()(system_of([[1, 1]], lower=0.0), np.array([0.0]))
-    assert solution.freedom == 0
-    assert solution.status is Status.EXACT_FIT
-    np.testing.assert_allclose(solution.h, 0, atol=1e-9)
-
-
 def test_an_output_without_an_input_is_said_to_have_none():
     system = system_of([[1, 0], [0, 1], [1, 1]])
     solution = Exact()(system, np.array([1.0, 1.0, 3.0]))
@@ -81,22 +71,6 @@ def test_contradicting_inequalities_are_found():
     # h >= 1 from the active row, but the other row wants h <= 0.
     solution = Exact()(system_of([[1], [2]]), np.array([1.0, 0.0]))
     assert solution.status is Ending.NOT_REALIZABLE
-
-
-def test_zero_output_gives_the_whole_cone():
-    solution = Exact()(system_of(np.eye(3)), np.zeros(3))
-    assert solution.freedom == 3
-
-
-def test_the_deepest_point_is_inside():
-    rng = np.random.default_rng(0)
-    system = system_of(rng.normal(size=(8, 5)))
-    target = system.value(rng.normal(size=5))
-    polytope = preimage(system, target, 1e-9)
-    found = deepest_point(polytope, 1e-9)
-    np.testing.assert_allclose(polytope.equal @ found.point, polytope.equal_side, atol=1e-9)
-    assert found.dimension == 5 - int((target > 0).sum())
-    assert (polytope.below_side - polytope.below @ found.point).min() > 1e-6
 
 
 def test_running_out_of_time_is_not_taken_for_a_proof():

@@ -14,13 +14,11 @@ import unrelu
 from tests.support import ACTIVATIONS, compiled, random_network
 from unrelu.local_search import descent_kernel as kernel
 from unrelu.local_search._compiled_activations import activate
-from unrelu.local_search.descent_kernel import SHORTEST_CODE, descend_and_perturb, work_arrays
-from unrelu.local_search.packed_observations import PackedNetwork, PackedObservations
+from unrelu.local_search.descent_kernel import descend_and_perturb, work_arrays
+from unrelu.local_search.packed_observations import PackedObservations
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.folding import FoldedLayer
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.models.activations import PIECEWISE_LINEAR, TANH, Activation
-from unrelu.models.affine import Dense
+from unrelu.models.activations import Activation
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 
@@ -150,7 +148,7 @@ def slope(problem, z, row=0):
 
 
 @every_network
-@pytest.mark.parametrize("width", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("width", [0.0, 0.3])
 def test_outputs_and_jacobians_are_those_of_pytorch(name, width):
     network = NETWORKS[name]
     problem, truth = noisy(network)
@@ -164,9 +162,14 @@ def test_outputs_and_jacobians_are_those_of_pytorch(name, width):
 
 @every_network
 @pytest.mark.parametrize("kind", MEASUREMENTS)
-@pytest.mark.parametrize(("width", "prior"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5)])
-def test_normal_equations_are_those_of_pytorch_under_every_measurement(name, kind, width, prior):
-    problem, truth = noisy(NETWORKS[name], kind, prior=prior)
+@pytest.mark.parametrize("sizes", ["alike", "shared", "of each observation"])
+def test_normal_equations_are_those_of_pytorch_under_every_measurement(name, kind, sizes):
+    """Also with sizes of errors over two decades, which leave the width of smoothed kinks alone."""
+    seen = {"matrix": 12, "entries": 5}.get(kind, N)
+    deviations = 10.0 ** np.random.default_rng(3).uniform(-2, 0, (B, seen) if sizes != "shared" else seen)
+    options = {"prior": 0.5} if sizes == "alike" else {"noise": unrelu.Gaussian(deviations)}
+    problem, truth = noisy(NETWORKS[name], kind, **options)
+    width = 0.0 if sizes == "alike" else 0.3
     z = truth + 0.1
     for row in (0, B - 1):
         found = Evaluation(problem, row, z[row], width)
@@ -175,34 +178,6 @@ def test_normal_equations_are_those_of_pytorch_under_every_measurement(name, kin
         np.testing.assert_allclose(found.gram, gram, atol=ROUNDING * size)
         np.testing.assert_allclose(found.gradient, gradient, atol=ROUNDING * (np.sqrt(size * f) + size))
         assert found.f == pytest.approx(f, abs=ROUNDING * (np.square(problem.y[row]).sum() + f))
-
-
-@every_network
-@pytest.mark.parametrize("kind", ["whole", "masks", "matrix"])
-@pytest.mark.parametrize("each", [False, True])
-def test_weights_of_entries_leave_the_smoothing_alone(name, kind, each):
-    """Sizes of errors over two decades: outputs and derivatives are multiplied, kinks are as wide as they were."""
-    size = 12 if kind == "matrix" else N
-    sizes = 10.0 ** np.random.default_rng(3).uniform(-2, 0, (B, size) if each else size)
-    problem, truth = noisy(NETWORKS[name], kind, noise=unrelu.Gaussian(sizes))
-    for row in (0, B - 1):
-        found = Evaluation(problem, row, truth[row] + 0.1, width=0.3)
-        gram, gradient, f = system(problem, row, truth[row] + 0.1, width=0.3)
-        size = np.linalg.norm(gram)
-        np.testing.assert_allclose(found.gram, gram, atol=ROUNDING * size)
-        np.testing.assert_allclose(found.gradient, gradient, atol=ROUNDING * (np.sqrt(size * f) + size))
-        assert found.f == pytest.approx(f, abs=ROUNDING * (np.square(problem.y[row]).sum() + f))
-
-
-def test_neurons_that_are_off_take_part_in_no_smoothed_network_either():
-    network = Network.chain(
-        [Dense(torch.eye(3).double(), torch.tensor([5.0, 5.0, -50.0]).double()), Activation("relu")], (3,)
-    )
-    assert network.activation_sizes[0] > 1
-    problem = Problem.build(network, np.ones((1, 3)))
-    found = Evaluation(problem, 0, np.zeros(3), width=1.0)
-    np.testing.assert_array_equal(found.jacobian[2], np.zeros(3))
-    assert (np.diag(found.jacobian)[:2] > 0.5).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -227,33 +202,10 @@ def test_every_activation_in_compiled_code(dtype):
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
-def test_layers_lie_one_after_another():
-    layers = [
-        FoldedLayer(drawn(5, 3), drawn(5), Activation("leaky_relu", 0.25)),
-        FoldedLayer(drawn(2, 5), drawn(2), Activation("tanh"), drawn(2)),
-    ]
-    numbers, layout, sizes = PackedNetwork.of(layers, [1.0, 3.0])
-    assert sizes.tolist() == [1.0, 3.0]
-    assert numbers.dtype == np.float32
-    assert len(numbers) == sum(layer.matrix.size + 4 * len(layer.bias) for layer in layers)
-    for row, (matrix, bias, activation, weight) in zip(layout, layers, strict=True):
-        n, m = matrix.shape
-        begin, at, kink, inputs, outputs, kind = row
-        assert (inputs, outputs) == (m, n)
-        assert kind == (TANH if activation.smooth else PIECEWISE_LINEAR)
-        np.testing.assert_array_equal(numbers[begin : begin + n * m].reshape(m, n), matrix.T.astype(np.float32))
-        np.testing.assert_array_equal(numbers[at : at + n], bias.astype(np.float32))
-        np.testing.assert_array_equal(numbers[kink : kink + n], np.full(n, 0.0 if activation.smooth else 0.25))
-        weights = np.ones(n) if weight is None else weight
-        np.testing.assert_array_equal(numbers[kink + 2 * n : kink + 3 * n], weights.astype(np.float32))
-
-
 # --- a descent --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
-@pytest.mark.parametrize("kind", ["whole", "matrix"])
-@pytest.mark.parametrize("prior", [0.0, 0.1])
+@pytest.mark.parametrize(("name", "kind", "prior"), [("sigmoid", "whole", 0.0), ("tanh", "matrix", 0.1)])
 def test_descents_on_smooth_networks_end_at_stationary_points(name, kind, prior):
     problem, truth = noisy(NETWORKS[name], kind, prior=prior)
     z, f, steps = run(problem, truth[0] + 0.3 * drawn(20, K), limits=(200, 1e-7, 0.0, np.inf))
@@ -271,15 +223,6 @@ def test_most_descents_end_where_no_code_nearby_is_better(name):
     assert (lowest >= 0.99 * f).mean() >= 0.8
 
 
-@every_network
-def test_a_descent_ends_lower_than_it_began(name):
-    problem, truth = noisy(NETWORKS[name])
-    start = truth[0] + drawn(20, K)
-    z, f, _ = run(problem, start)
-    assert (f < objectives(problem, start)).all()
-    np.testing.assert_allclose(f, objectives(problem, z), rtol=1e-4)
-
-
 def test_a_descent_ends_when_its_objective_is_small_enough():
     problem, truth = noisy(NETWORKS["relu"], level=0.0)
     start = truth[0] + 0.1 * drawn(20, K)
@@ -291,20 +234,6 @@ def test_a_descent_ends_when_its_objective_is_small_enough():
     assert (exact < 1e-10 * np.square(problem.y[0]).sum()).mean() > 0.5
 
 
-def test_dead_neurons_end_a_descent_where_it_began():
-    network = random_network((K, 12, N), seed=1)
-    first, last = network.layers
-    dead = Network.chain(
-        [Dense(first.affine.steps[0].weight, torch.full((12,), -1e3).double()), Activation("relu"),
-         *last.affine.steps, Activation("relu")], (K,),
-    )  # fmt: skip
-    problem = Problem.build(dead, np.ones((1, N)))
-    start = drawn(3, K)
-    z, f, _ = run(problem, start, perturbations=drawn(3, 2, K), schedule=[0.5, 0.1])
-    np.testing.assert_array_equal(z, start)
-    np.testing.assert_allclose(f, N)
-
-
 def test_a_descent_does_not_depend_on_those_before_it():
     problem, truth = noisy(NETWORKS["four layers"])
     start, perturbations = truth + 0.5, drawn(B, 3, K)
@@ -312,7 +241,7 @@ def test_a_descent_does_not_depend_on_those_before_it():
     together = run(problem, start, perturbations=perturbations, **options)
     rng = np.random.default_rng(1)
     small_arrays = []
-    for trial in range(3000):
+    for trial in range(600):
         # Memory of other places: loops in vectors may take another way where arrays lie side by side.
         small_arrays = small_arrays[-300:] + [np.empty(size) for size in rng.integers(1, 60, size=rng.integers(8))]
         i = trial % B
@@ -343,58 +272,6 @@ def test_perturbations_never_raise_the_objective(name):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_codes_that_were_descended_from_before_are_not_again():
-    problem, truth = noisy(NETWORKS["relu"])
-    z, f, steps = run(problem, truth, f=np.full(B, 3.0))
-    np.testing.assert_array_equal(z, truth)
-    assert f.tolist() == [3.0] * B
-    assert steps.tolist() == [0] * B
-
-
-def test_a_code_that_is_good_enough_is_not_perturbed():
-    problem, truth = noisy(NETWORKS["relu"], level=0.0)
-    _, _, steps = run(problem, truth[:1], perturbations=np.ones((1, 50, K)), limits=(16, 1e-2, 1e-6, np.inf))
-    assert steps.tolist() == [0]
-
-
-@pytest.mark.parametrize("name", ["relu", "four layers", "identity"])
-def test_a_perturbed_code_is_given_up_only_where_it_stays_above_what_it_has_to_come_below(name):
-    """From the same code, a perturbation of length zero, which has to come below f, and a descent that need not."""
-    problem, truth = noisy(NETWORKS[name], level=0.3)
-    start = truth[0] + drawn(60, K)
-    free_z, free, free_steps = run(problem, start)
-    ceiling = np.full(60, 1.001 * np.quantile(free, 0.75))
-    z, f, steps = run(problem, start, f=ceiling, perturbations=np.zeros((60, 1, K)))
-    kept = f < ceiling
-    np.testing.assert_allclose(f[kept], free[kept], rtol=1e-6)
-    np.testing.assert_allclose(z[kept], free_z[kept], rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(z[~kept], start[~kept])
-    assert kept[free < 0.9 * ceiling].mean() >= 0.7  # it is a bet on what the next steps bring
-    assert steps[~kept].sum() < 0.8 * free_steps[~kept].sum()
-
-
-@pytest.mark.parametrize("length", [1e-6, 0.02, 1.0, 50.0])
-def test_perturbations_are_as_long_as_the_code_that_they_are_of(length):
-    """The same single step follows from the code that is as far away as the code is long."""
-    problem, _ = noisy(NETWORKS["tanh"])
-    z, move = length * drawn(1, K, seed=3), drawn(1, 1, K, seed=4)
-    size = max(np.sqrt(np.square(z).mean()), SHORTEST_CODE)
-    limits = (1, 1e-6, 0.0, np.inf)
-    by_hand = run(problem, z + size * move[0], limits=limits)
-    found = run(problem, z, f=np.full(1, 1e30), perturbations=move, limits=limits)
-    np.testing.assert_allclose(found[0], by_hand[0], rtol=1e-5)
-    np.testing.assert_allclose(found[1], by_hand[1], rtol=1e-5)
-    assert np.abs(found[0] - z).max() > 0
-
-
-def test_a_short_code_is_perturbed_all_the_same():
-    problem, _ = noisy(NETWORKS["identity"], level=1.0)
-    z, f, steps = run(problem, np.zeros((1, K)), f=np.full(1, 1e9), perturbations=drawn(1, 1, K))
-    assert steps[0] > 0
-    assert f[0] < 1e9
-    assert (z != 0).any()
-
-
 ENDS = st.sampled_from([-np.inf, -1e6, -3.0, -0.5, 0.0, 0.25, 1.0, 2.5, 1e6, np.inf])
 
 
@@ -419,12 +296,3 @@ def test_a_coordinate_is_mirrored_at_its_bounds_in_numpy_as_in_the_kernel(low, h
     if np.isfinite(high - low):
         again = reflected(value + 2 * (high - low), low, high)
         assert again == pytest.approx(found, abs=16 * np.spacing(abs(value) + 4 * (high - low)))
-
-
-def test_perturbed_codes_stay_in_their_box_and_do_not_heap_up_at_its_ends():
-    problem, truth = noisy(NETWORKS["relu"], bounds=(-1.0, 1.5))
-    start = problem.bounds.clip(truth[0] + drawn(50, K))
-    z, _, _ = run(problem, start, f=np.full(50, 1e9), perturbations=20 * drawn(50, 1, K), limits=(0, 1e-6, 0.0, np.inf))
-    assert ((z >= -1) & (z <= 1.5)).all()
-    assert np.mean((z == -1) | (z == 1.5)) < 0.02
-    assert z.std() > 0.5  # uniform in the box

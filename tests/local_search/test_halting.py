@@ -32,14 +32,6 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-def test_without_limits_it_never_says_stop(clock):
-    watch = clock.watch()
-    for _ in range(5):
-        clock.now += 1e6
-        assert watch() is False
-    assert watch.reason is None
-
-
 def test_it_says_stop_when_the_time_is_up(clock):
     watch = clock.watch(10)
     clock.now += 10
@@ -74,16 +66,6 @@ def test_what_was_no_step_does_not_count_as_one(clock):
     assert counting()
 
 
-@pytest.mark.parametrize("answer", [True, 1, np.True_])
-def test_the_callback_stops_it(clock, answer):
-    seen = []
-    progress = Progress("auto", 3, 1, 2, np.zeros((2, 1)))
-    watch = clock.watch(10, lambda p: seen.append(p) or (answer if len(seen) == 3 else None), lambda: progress)
-    assert [watch(), watch(), watch()] == [False, False, True]
-    assert watch.reason is Status.STOPPED
-    assert seen == [progress] * 3
-
-
 def test_once_it_said_stop_it_stays_so_and_asks_nobody(clock):
     asked = []
     for time_limit, reason in ((math.inf, Status.STOPPED), (1.0, Status.TIME_LIMIT)):
@@ -93,19 +75,6 @@ def test_once_it_said_stop_it_stays_so_and_asks_nobody(clock):
         assert [watch() for _ in range(4)] == [True] * 4
         assert watch.reason is reason
         assert len(asked) - calls == (reason is Status.STOPPED)
-
-
-def test_the_first_reason_stays(clock):
-    watch = clock.watch(10, lambda p: True)
-    watch()
-    clock.now += 20
-    assert watch()
-    assert watch.reason is Status.STOPPED
-
-
-def test_progress_is_put_together_only_for_a_callback(clock):
-    watch = clock.watch(10, None, lambda: pytest.fail("nobody listens"))
-    assert not watch()
 
 
 def test_the_time_limit_comes_before_the_callback(clock):

@@ -14,6 +14,7 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 
 K, N, B = 6, 40, 8
+BOX = {"bounds": (-1.0, 1.0)}
 
 
 def refined(problem, z, most=500, stop=None, enough=-1.0):
@@ -51,9 +52,9 @@ def noisy(hidden, output, seed, noise=0.1, **options):
     return Problem.build(network, x + noise * x.std() * rng.standard_normal(x.shape), **options), truth
 
 
-@pytest.mark.parametrize("options", [{}, {"prior": 0.01}, {"bounds": (-1.0, 1.0)}])
 @pytest.mark.parametrize(
-    ("hidden", "output"), [("leaky_relu:0.1", "sigmoid"), ("leaky_relu:0.01", "identity"), ("tanh", "sigmoid")]
+    ("hidden", "output", "options"),
+    [("leaky_relu:0.1", "sigmoid", {}), ("leaky_relu:0.01", "identity", {"prior": 0.01}), ("tanh", "sigmoid", BOX)],
 )
 def test_lbfgs_gains_nothing_further(hidden, output, options):
     problem, truth = noisy(hidden, output, 3, **options)
@@ -67,8 +68,9 @@ def test_lbfgs_gains_nothing_further(hidden, output, options):
     assert max(gains) <= 2e-5
 
 
-@pytest.mark.parametrize("operator", [None, "mask", "masks", "matrix"])
-@pytest.mark.parametrize("options", [{}, {"prior": 0.01}, {"bounds": (-1.0, 1.0)}])
+@pytest.mark.parametrize(
+    ("operator", "options"), [(None, BOX), ("mask", BOX), ("masks", {"prior": 0.01}), ("matrix", BOX)]
+)
 def test_steps_of_a_code_are_those_of_the_code_alone(operator, options):
     problem, truth = noisy("tanh", "sigmoid", 11, **options)
     rng = np.random.default_rng(11)
@@ -83,14 +85,6 @@ def test_steps_of_a_code_are_those_of_the_code_alone(operator, options):
     np.testing.assert_allclose(short.z, torch.cat([each.z for each in alone]), rtol=1e-9, atol=1e-11)
     assert whole.optimal.all()
     assert (whole.f < short.f + 1e-12).all()
-
-
-def test_a_smooth_generator_is_taken_to_a_vanishing_gradient():
-    problem, truth = noisy("tanh", "sigmoid", 5)
-    found = refined(problem, truth)
-    gradient = SquaredError.of(problem).gradient(found.z, torch.arange(B))[1].numpy()
-    start = SquaredError.of(problem).gradient(torch.tensor(truth), torch.arange(B))[1].numpy()
-    assert np.linalg.norm(gradient, axis=1).max() <= 1e-4 * np.linalg.norm(start, axis=1).max()
 
 
 @pytest.mark.parametrize("start", [-0.7, 0.3, 2.0])
@@ -113,13 +107,6 @@ def test_the_minimum_at_a_corner_of_two_kinks(start):
     assert found.optimal.all()
     assert found.z.norm() <= 1e-4
     assert found.f.item() == pytest.approx(2.0, rel=2e-5)
-
-
-def test_an_exact_fit_is_reached_to_rounding():
-    problem, truth = noisy("leaky_relu:0.1", "identity", 7, noise=0.0)
-    found = refined(problem, truth + 1e-4)
-    assert (found.f.numpy() <= 1e-26 * problem.energy).all()
-    np.testing.assert_allclose(found.z, truth, atol=1e-11)
 
 
 def test_an_exact_fit_is_reached_with_one_jacobian_in_single_precision():
@@ -150,15 +137,6 @@ def test_a_code_that_is_cut_off_is_lower_and_not_called_optimal():
     assert (short.f.numpy() <= problem.objective(truth)).all()
     assert not stopped.optimal.any()
     np.testing.assert_array_equal(stopped.z.numpy(), truth)
-
-
-def test_squares_that_overflow_give_no_warning():
-    rng = np.random.default_rng(0)
-    network = unrelu.from_arrays([rng.normal(size=(12, 3)), rng.normal(size=(20, 12))], activation=["relu", "exp"])
-    problem, start = Problem.build(network, network(rng.normal(size=(20, 3)))), 40 * rng.normal(size=(20, 3))
-    before, found = problem.objective(start), refined(problem, start)
-    assert before.max() > 1e200
-    assert (found.f.numpy() <= before).all()
 
 
 def test_codes_beyond_numbers_are_returned_as_they_are():

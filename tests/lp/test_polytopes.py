@@ -14,12 +14,6 @@ def polytope(below, below_side, equal=((1, 1, 1),), equal_side=(1,)):
     return Polytope(*arrays)
 
 
-def test_the_middle_of_a_triangle_is_the_deepest():
-    found = deepest_point(polytope(-np.eye(3), np.zeros(3)), 1e-9)
-    assert (found.status, found.dimension) == (LpStatus.OPTIMAL, 2)
-    np.testing.assert_allclose(found.point, np.full(3, 1 / 3))
-
-
 def test_inequalities_that_are_always_tight_lower_the_dimension():
     # x_3 <= 0 and x_3 >= 0.
     below, side = np.vstack([-np.eye(3), [0, 0, 1]]), np.zeros(4)

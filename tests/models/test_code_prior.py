@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import torch
 from scipy import optimize
 
 import unrelu
 from tests.support import lm_reach, random_network
 from unrelu.errors import InputError
-from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.working_units import Coordinates
 from unrelu.models.code_prior import Normal
 
 MEAN, STD, S = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0.5, 2.0, 0.1, 1.3]), 0.3
@@ -58,6 +59,16 @@ def test_of_a_linear_generator_it_is_tikhonov_regularisation(case, prior):
         np.testing.assert_allclose(r.problem.objective(r.z)[i], objective, rtol=1e-9)
 
 
+@pytest.mark.parametrize("method", ["lm", "gradient_descent", "adam"])
+def test_methods_from_a_start_find_it(method):
+    network, matrix, shift, y = linear()
+    prior = Normal(MEAN, 0.8)
+    step = {"lm": {}, "gradient_descent": {"learning_rate": 0.02}, "adam": {"learning_rate": 0.05}}[method]
+    r = unrelu.invert(network, y[0], method, noise=f"gaussian:{S}", prior=prior, **step)
+    best = most_probable(matrix, shift, y[0], np.eye(12) / S**2, prior)
+    np.testing.assert_allclose(r.z, best, atol=1e-3)
+
+
 def test_a_number_with_the_weight_of_the_noise_is_the_standard_normal():
     network = random_network((4, 12, 20), seed=5, bias=True)
     y = network(np.random.default_rng(6).normal(size=(4, 4))) + S * np.random.default_rng(7).normal(size=(4, 20))
@@ -65,6 +76,27 @@ def test_a_number_with_the_weight_of_the_noise_is_the_standard_normal():
     number = unrelu.invert(network, y, noise=f"gaussian:{S}", prior=S**2)
     np.testing.assert_array_equal(ours.z, number.z)
     np.testing.assert_array_equal(ours.p_value, number.p_value)
+
+
+def test_it_does_not_depend_on_how_codes_are_measured():
+    """G(z) under N(mean, std) and G(mean + std t) under N(0, I) are the same problem."""
+    network = random_network((4, 16, 24), "leaky_relu", seed=8, bias=True)
+    first, last = network.layers
+    moved = unrelu.from_arrays(
+        [first.matrix() / STD, last.matrix()], [first.bias() - first.matrix() @ (MEAN / STD), last.bias()],
+        activation=["leaky_relu", "leaky_relu"],
+    )  # fmt: skip
+    rng = np.random.default_rng(9)
+    t = rng.normal(size=(5, 4))
+    y = network(t) + S * rng.normal(size=(5, 24))
+    near, far = (
+        unrelu.invert(generator, y, noise=f"gaussian:{S}", prior=prior)
+        for generator, prior in ((network, Normal()), (moved, PRIOR))
+    )
+    np.testing.assert_allclose(far.z, MEAN + STD * near.z, atol=1e-6)
+    for name in ("fun", "p_value"):
+        np.testing.assert_allclose(getattr(far, name), getattr(near, name), rtol=1e-6)
+    assert (far.rank == near.rank).all()
 
 
 def penalised(network, y, noise_objective, prior, bounds=None):
@@ -117,8 +149,21 @@ def test_counts_are_weighed_by_their_deviance():
     np.testing.assert_allclose(r.fun, deviance(y, network(r.z)) + np.sum(((r.z - MEAN) / STD) ** 2), rtol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{"noise": "gaussian:0.3"}, {"noise": unrelu.Gaussian(SIZES)}])
-@pytest.mark.parametrize("bounds", [None, (-1.0, 4.0)])
+def test_of_a_generator_without_known_layers():
+    matrix = torch.from_numpy(np.random.default_rng(14).normal(size=(12, 4)))
+    network = unrelu.from_torch(lambda z: torch.sin(0.3 * z).flatten(1) @ matrix.to(z).T, latent_shape=(2, 2))
+    mean, std = np.array([[0.5, -0.5], [0.2, 0.1]]), np.array([[0.5, 1.0], [0.1, 2.0]])
+    y = network(mean) + S * np.random.default_rng(15).normal(size=12)
+    r = unrelu.invert(network, y, "lm", noise=f"gaussian:{S}", prior=Normal(mean, std))
+    assert r.z.shape == (2, 2)
+    flat = Normal(mean.ravel(), std.ravel())
+    best = penalised(network, y, gaussian, flat)
+    np.testing.assert_allclose(r.z.ravel(), best.x, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "bounds"), [({"noise": "gaussian:0.3"}, (-1.0, 4.0)), ({"noise": unrelu.Gaussian(SIZES)}, None)]
+)
 def test_a_file_keeps_it(tmp_path, options, bounds):
     network, _, _, y = linear()
     r = unrelu.invert(network, y, prior=PRIOR, bounds=bounds, **options)
@@ -129,13 +174,16 @@ def test_a_file_keeps_it(tmp_path, options, bounds):
     assert unrelu.load_result(tmp_path / "r.npz", network)[1].problem.objective(r.z[[1]]) == pytest.approx(r.fun[1])
 
 
-def test_coordinates_lead_back():
-    bounds = Bounds(np.array([-np.inf, -3.0, 0.4, 0.0]), np.array([2.0, np.inf, 0.6, 4.0]))
-    latent = Coordinates.of(bounds, PRIOR)
-    z = bounds.clip(MEAN + STD * np.random.default_rng(16).normal(size=(50, 4)))
-    np.testing.assert_allclose(latent.codes(latent.coordinates(z)), z, rtol=1e-14, atol=1e-14)
-    finite = np.isfinite(bounds.lower)
-    np.testing.assert_array_equal(latent.codes(latent.standard.lower)[finite], bounds.lower[finite])
+def test_a_run_keeps_it(tmp_path):
+    network, _, _, y = linear()
+    finished = unrelu.run(network, y, tmp_path / "run", noise="gaussian:0.3", prior=PRIOR, workers=1)
+    codes = finished.read("codes")
+    np.testing.assert_allclose(codes, unrelu.invert(network, y, noise="gaussian:0.3", prior=PRIOR).z, atol=1e-8)
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["prior"] == PRIOR.plain()
+    assert Normal.of_plain(json.loads(json.dumps(PRIOR.plain()))) == PRIOR
+    assert finished.finished
+    with pytest.raises(InputError, match=r"prior\.mean"):
+        unrelu.run(network, y, tmp_path / "run", noise="gaussian:0.3", prior=Normal(0.0, STD), workers=1)
 
 
 def test_what_it_is():
@@ -159,10 +207,15 @@ def test_what_it_is():
     ("arguments", "message"),
     [
         ((0, 0), "std is 0, and must be above 0"),
+        ((0, [1, -2.0]), r"std\[1\] is -2, and must be above 0"),
         ((np.nan, 1), "mean is nan, and must be finite"),
+        ((0, [[1, np.nan]]), r"std\[0, 1\] is nan, and must be above 0; for a coordinate of which nothing is known"),
         (([0, np.inf], 1), r"mean\[1\] is inf, and must be finite"),
+        (({"a": 0}, {"b": 1}), "mean names a, and std b; name the same coordinates in both"),
         (({"a": 0}, 1), "mean names a, and std is 1; name the same coordinates in both"),
+        ((0, {"a": [1, 2]}), "pass a number for each name"),
         ((0, {"a": 0}), "std is 0, and must be above 0"),
+        (("zero", 1), "prior=Normal: mean='zero' is text"),
         ((0, 1e-320), "must be above 0"),
     ],
 )
@@ -175,16 +228,21 @@ def test_what_it_cannot_be(arguments, message):
     ("options", "message"),
     [
         ({}, r"prior='Normal\(0, 1\)' asks for the most probable code, and noise=None is not stated; state 'gaussian"),
+        ({"noise": "uniform:0.1"}, "noise=uniform:0.1 makes all errors up to its bound equally probable"),
         ({"noise": "outliers:0.1"}, "noise=outliers:0.1 leaves the size of its errors open"),
+        ({"noise": "rounding:0.1"}, "noise=rounding:0.1 does not say how its errors are distributed"),
         (
             {"noise": "gaussian:1e-200"},
             "noise=gaussian:1e-200 is more than .*, or so much less, so that squares overflow or vanish",
         ),
+        ({"noise": "gaussian:1e200"}, "is more than 1e.100 times what the generator puts out"),
         ({"noise": "gaussian:0.1", "norm": "l1"}, "norm='l1' is not the likelihood of noise=gaussian:0.1"),
         ({"noise": "gaussian:0.1", "norm": "huber"}, "norm='huber' is not the likelihood"),
         ({"noise": "gaussian:0.1", "prior": Normal(np.zeros(3))}, r"mean has shape \(3,\), a code has shape \(4,\)"),
         ({"noise": "gaussian:0.1", "method": "linf"}, "prior=Normal: method='linf' inverts layers"),
+        ({"noise": "gaussian:0.1", "prior": Normal(1e20, 1), "bounds": (0, 1)}, "too far to compute with"),
         ({"noise": "gaussian:0.1", "prior": Normal(0, 1e-300), "bounds": (-1e10, 1e10)}, "too far to compute with"),
+        ({"noise": "gaussian:0.1", "prior": Normal}, r"must be a number, the weight of \|z\|\^2, or unrelu.Normal"),
     ],
 )
 def test_what_does_not_suit_it(options, message):

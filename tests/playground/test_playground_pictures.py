@@ -18,7 +18,7 @@ from tests.support import random_network
 from unrelu import zoo
 from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.playground import PictureGenerator, bundled, page
+from unrelu.playground import PictureGenerator, page
 
 CANVAS = 336
 
@@ -59,13 +59,6 @@ def said(generator, unit, visible=None, kind="gaussian", level=0.2, **options):
     return re.sub(r"<[^>]+>", " ", found)
 
 
-def test_black_and_white_are_those_of_the_pictures_that_the_generators_know():
-    for generator in bundled():
-        known = zoo.observations(generator.name)
-        assert (generator.low, generator.high) == (known.min(), known.max())
-        assert generator.shape == (1, 28, 28)
-
-
 def test_pictures_to_begin_with(digits, colours):
     sample = digits.picture("sample", 3)
     assert (sample == digits.picture("sample", 3)).all()
@@ -95,15 +88,6 @@ def test_values_of_a_chosen_picture_are_kept_where_nothing_is_drawn(request, nam
     assert visible.all()
     assert 2 <= touched.sum() <= 4
     assert picture[:, side // 2, side // 2] == pytest.approx(1)
-
-
-def test_another_background_is_read_as_it_looks(digits):
-    base, other = digits.picture("sample", 3), digits.picture("digit", 0)
-    picture, _ = digits.read(shown(digits, other), base)
-    np.testing.assert_allclose(picture, other, atol=1 / 255)
-    photo = Image.new("RGBA", (50, 40), (255, 255, 255, 0))  # transparent: black shows through
-    picture, _ = digits.read({"background": photo, "layers": [], "composite": None}, base)
-    assert not picture.any()
 
 
 def test_black_erases_and_light_blue_hides(digits):
@@ -142,21 +126,10 @@ def test_stated_noise_judges(digits, kind):
     assert "MISFIT" in said(digits, digits.picture("digit", 0), kind=kind, level=0.03)
 
 
-def test_noise_is_a_share_of_the_range():
-    generator = next(known for known in bundled() if known.low < 0)
-    assert f"gaussian:{0.1 * (generator.high - generator.low)}" in said(
-        generator, generator.picture("sample", 1), level=0.1
-    )
-
-
 def test_what_cannot_be_answered_is_said(digits):
     everything = np.zeros((28, 28), dtype=bool)
     assert "Everything is hidden" in said(digits, digits.picture("sample", 3), everything)
     assert "time_limit=-1 must be above 0" in said(digits, digits.picture("sample", 3), time_limit=-1)
-
-
-def test_a_search_ends_where_it_is_stopped(digits):
-    assert "STOPPED" in said(digits, digits.picture("digit", 0), callback=lambda _: True)
 
 
 @pytest.mark.parametrize(

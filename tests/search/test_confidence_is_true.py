@@ -50,8 +50,9 @@ def test_sure_answers_are_the_best_there_is():
     assert best.mean() >= result.confidence.mean() - 0.1
 
 
-@pytest.mark.parametrize("noise", ["stated", "not stated"])
-@pytest.mark.parametrize("sizes", [(2, 4, 5, 8), (2, 4, 8)])
+# The statistics of the test above on more networks: a check at scale, and no behaviour of its own.
+@pytest.mark.long
+@pytest.mark.parametrize(("sizes", "noise"), [((2, 4, 5, 8), "stated"), ((2, 4, 8), "not stated")])
 def test_so_are_those_of_very_narrow_layers(sizes, noise):
     network, y, deviation, lowest_there_is = tiny(sizes)
     result = unrelu.invert(network, y, noise=f"gaussian:{deviation}" if noise == "stated" else None)
@@ -74,6 +75,8 @@ def test_out_of_distribution_observations_are_judged_as_such():
         assert not result.success.any() or noise is None
 
 
+# The same of thirty searches through five narrow layers; test_valleys_are_followed has one.
+@pytest.mark.long
 def test_sure_answers_of_narrow_layers_have_reached_the_end_of_their_valley():
     network = random_network((10, 10, 10, 10, 10, 30), "leaky_relu:0.2", 0, last="identity")
     rng = np.random.default_rng(7)

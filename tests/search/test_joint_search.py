@@ -8,18 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
 
 import unrelu
 from tests.support import EPS, random_network
 from unrelu import zoo
 from unrelu.errors import OptionError
-from unrelu.layerwise.layer_by_layer import layerwise_reason
-from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import probability
 from unrelu.search import _schedules
 from unrelu.search.descents import BatchDescents, CompiledDescents
 from unrelu.search.joint_search import JointSearch
@@ -74,33 +70,6 @@ def test_an_exact_fit_stops_the_search():
     assert (result.nit <= 20).all()
 
 
-def test_a_stated_noise_level_stops_the_search():
-    network, _, y = noisy((10, 40, 160), 3, 0.01)
-    result = unrelu.invert(network, y, noise="gaussian:0.01")
-    assert (result.status == Status.NOISE_LEVEL).mean() >= 0.8
-    assert result.success.all()
-
-
-@both
-def test_what_stated_noise_does_not_explain_counts_as_a_misfit(way, descending):
-    """By the same threshold as the p-value, where restarts end far apart, so that it is searched longer."""
-    descending(way)
-    network, _, y = noisy((4, 15, 30), 6, 0.1)
-    problem = Problem.build(network, y, noise="gaussian:0.1").equilibrated()
-    for simulated in (False, True):
-        search = JointSearch(problem, simulated=simulated)
-        assert isinstance(search.descents, way)
-        for p, misfit in ((0.005, True), (0.02, False)):
-            search.state.f = f = chi2.isf(p, 30 - 4) * problem.noise.variance(problem.y)
-            for farther, apart in ((2.5, True), (1.5, False)):
-                search.state.ends = np.column_stack([f, farther * f, farther * f])
-                assert (search.budget_used().misfit == (misfit and apart and not simulated)).all()
-    for noise in (None, "rounding:0.1", "uniform:0.1"):
-        search = JointSearch(Problem.build(network, y, noise=noise).equilibrated())
-        search.state.f, search.state.ends = np.full(6, 1e9), np.full((6, 2), np.inf)
-        assert not search.budget_used().misfit.any()
-
-
 def test_agreement_is_reported_for_unknown_noise():
     network, _, y = noisy(SIZES, 4, 0.01)
     result = unrelu.invert(network, y)
@@ -109,54 +78,12 @@ def test_agreement_is_reported_for_unknown_noise():
     assert (result.success == (result.confidence >= 0.99)).all()
 
 
-def test_one_chain_is_no_agreement(rounds_of):
-    network, _, y = noisy(SIZES, 4, 0.01)
-    once = unrelu.invert(network, y, rounds=rounds_of((1, 0)), learn=False)
-    assert all(s is Ending.FOUND_ONCE for s in once.verdict)
-    assert (once.confidence < 0.9).all()
-    assert not once.success.any()
-
-
-def test_codes_are_compared_in_the_norm_of_the_noise():
-    network, _, y = noisy((5, 30, 120), 5, 0.01)
-    result = unrelu.invert(network, y, noise="uniform:0.001", rounds=3)
-    np.testing.assert_allclose(result.fun, result.residual("linf"))
-
-
-@pytest.mark.parametrize(
-    "options", [{"norm": "l1"}, {"norm": "linf"}, {"noise": "uniform:0.1"}, {"noise": "outliers:0.1"}]
-)
+@pytest.mark.parametrize("options", [{"norm": "l1"}, {"noise": "uniform:0.1"}])
 def test_in_other_norms_the_confidence_is_not_known(options):
     network, _, y = noisy((5, 30, 120), 5, 0.01)
-    assert np.isnan(unrelu.invert(network, y, **options).confidence).all()
-
-
-def test_own_outputs_with_uniform_noise_are_explained():
-    """One code within the bounds of the noise is to be found, and l2 may prefer another optimum."""
-    network = random_network((3, 12, 12, 12, 30), seed=2, bias=True)
-    rng = stream("uniform noise")
-    clean = network(rng.standard_normal((100, 3)))
-    level = 0.2 * clean.std()
-    y = clean + rng.uniform(-level, level, clean.shape)
-    found = unrelu.invert(network, y, noise=unrelu.Uniform(level))
-    assert found.success.sum() >= 99
-    assert (found.residual("linf")[found.success] <= level * (1 + 1e-9)).all()
-
-
-@pytest.mark.parametrize(
-    ("sizes", "activation", "reason"),
-    [((4, 20, 10), "relu", "layer 2 does not expand"), ((4, 20, 60), "relu", None), ((4, 20, 60), "tanh", None)],
-)
-def test_layerwise_starts_only_where_the_layers_allow_them(sizes, activation, reason):
-    found = layerwise_reason(random_network(sizes, activation=activation, seed=0))
-    assert found is None if reason is None else reason in found
-
-
-def test_a_network_that_does_not_expand_is_searched_jointly():
-    network, truth, y = noisy((4, 40, 30), 6, 0.0, activation="leaky_relu:0.2")
-    result = unrelu.invert(network, y)
-    assert result.success.mean() >= 0.8
-    np.testing.assert_allclose(result.z[result.success], truth[result.success], atol=1e-6)
+    found = unrelu.invert(network, y, **options)
+    assert np.isnan(found.confidence).all()
+    np.testing.assert_allclose(found.fun, found.residual("l1" if "norm" in options else "linf"))
 
 
 def test_z0_is_the_first_start():
@@ -189,18 +116,11 @@ def test_the_end_in_another_norm_reports_as_auto_and_stops_when_asked(noise):
     assert len(stopped) < calls
 
 
-def test_the_end_in_linf_is_never_worse_than_algorithm_1():
-    network, _, y = noisy((5, 30, 120), 9, 0.05, count=10)
-    auto, paper = (unrelu.invert(network, y, method, noise="uniform:0.1") for method in ("auto", "linf"))
-    assert (auto.fun <= paper.fun * (1 + 1e-9)).all()
-
-
 # --- sizes, stops and what is left out --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1e-60, 1e-14, 1e14, 1e25, 1e60])
-@pytest.mark.parametrize("kind", ["whole", "masks", "matrix"])
-def test_observations_of_every_size_have_an_answer(size, kind):
+@pytest.mark.parametrize(("kind", "size"), [("whole", 1e-60), ("whole", 1e60), ("masks", 1e25), ("matrix", 1e-14)])
+def test_observations_of_every_size_have_an_answer(kind, size):
     network = random_network((4, 20, 40), seed=0, bias=True)
     rng = np.random.default_rng(0)
     x = size * network(rng.standard_normal((3, 4)))
@@ -211,27 +131,8 @@ def test_observations_of_every_size_have_an_answer(size, kind):
     assert np.isfinite(found.fun).all()
 
 
-@pytest.mark.parametrize("size", [1e-20, 1e20])
-def test_a_generator_of_outputs_of_any_size_is_inverted(size):
-    rng = np.random.default_rng(1)
-    weights = [rng.standard_normal((20, 4)), size * rng.standard_normal((60, 20))]
-    network = unrelu.from_arrays(weights)
-    truth = rng.standard_normal((5, 4))
-    found = unrelu.invert(network, network(truth))
-    np.testing.assert_allclose(found.z, truth, atol=1e-9)
-
-
-def test_a_generator_of_one_output_only_is_no_error():
-    network = unrelu.from_arrays(
-        [np.ones((8, 3)), np.ones((20, 8))], biases=[np.full(8, -100.0), np.linspace(0.0, 1.0, 20)]
-    )
-    masks = np.random.default_rng(0).random((2, 20)) < 0.7
-    found = unrelu.invert(network, np.ones((2, 20)), operator=masks)
-    assert np.isfinite(found.z).all()
-
-
 @both
-@pytest.mark.parametrize("call", [1, 2, 9, 20, 30])
+@pytest.mark.parametrize("call", [1, 9, 30])
 def test_descents_that_are_cut_off_are_no_evidence(call, way, rounds_of, descending):
     rounds_of((2, 0), (4, 1), (8, 1), (8, 4), (16, 4))
     descending(way)
@@ -263,24 +164,6 @@ def test_descents_that_are_cut_off_are_no_evidence(call, way, rounds_of, descend
     assert np.isfinite(z[np.isfinite(search.state.f)]).all()
 
 
-def test_one_observation_without_a_code_does_not_keep_the_others_from_their_norm(monkeypatch):
-    network = random_network((3, 12, 30), seed=3)
-    rng = np.random.default_rng(3)
-    y = network(rng.standard_normal((4, 3))) + rng.uniform(-0.1, 0.1, (4, 30))
-    improve = CompiledDescents.improve
-
-    def lost(self, start, enough, watch):
-        steps = improve(self, start, enough, watch)
-        start.f[start.observations == 1] = np.inf
-        return steps
-
-    whole = unrelu.invert(network, y, noise="uniform:0.1")
-    monkeypatch.setattr(CompiledDescents, "improve", lost)
-    found = unrelu.invert(network, y, noise="uniform:0.1")
-    assert found.verdict[1] is Ending.NO_CODE
-    np.testing.assert_allclose(found.fun[[0, 2, 3]], whole.fun[[0, 2, 3]], rtol=1e-6)
-
-
 def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
     """Rounding to seven digits is no exact fit, and of objectives that are rounding no two agree to 1%."""
     network = zoo.load("mnist-relu")
@@ -297,22 +180,8 @@ def test_an_observation_off_by_rounding_is_found_again_not_searched_for_ever():
     assert (search.state.count_restarts().best >= 3).all()
 
 
-def test_what_costs_less_is_searched_through_more_rounds():
-    """Of the same time a tiny generator has more descents than one whose steps cost more."""
-    rounds = []
-    for sizes in ((3, 8, 10), (40, 120, 1200)):
-        network, _, y = noisy(sizes, 4, 0.05)
-        search = JointSearch(Problem.build(network, y))  # never sure
-        search.search()
-        assert (search.state.rounds >= search.descents.schedule.first).all()
-        made = list(zip(search.state.made.tolist(), search.state.perturbations.tolist(), strict=True))
-        assert [_schedules.effort(n) for n in search.state.rounds.tolist()] == made
-        rounds.append(np.median(search.state.rounds))
-    assert rounds[0] > rounds[1]
-
-
 @both
-@pytest.mark.parametrize("rounds", [1, 2, 6])
+@pytest.mark.parametrize("rounds", [1, 6])
 def test_as_many_rounds_are_made_as_were_stated(way, rounds, descending):
     descending(way)
     network, _, y = noisy((6, 12, 30), 4, 0.3)
@@ -383,29 +252,6 @@ def test_what_stands_out_after_all_rounds_is_an_outlier_and_no_success(six_agree
     assert Ending.OUTLIER not in few.verdict
 
 
-def test_a_batch_of_two_noise_levels_has_no_outliers():
-    network, y, _ = blurred()
-    y[::2] += 0.3 * stream("second level").standard_normal(y[::2].shape)
-    assert Ending.OUTLIER not in unrelu.invert(network, y, rounds=2).verdict
-
-
-def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_for_them(monkeypatch, six_agree):
-    network, y, _ = blurred(20)
-    y[3] = 5 * stream("no output").standard_normal(120)
-    searched = []
-    advance = JointSearch.advance
-
-    def noted(self, rows, restarts, perturbations):
-        searched.append(rows)
-        advance(self, rows, restarts, perturbations)
-
-    monkeypatch.setattr(JointSearch, "advance", noted)
-    found = unrelu.invert(network, y, **six_agree)
-    assert len(searched) > 3  # because of one of them
-    assert all(set(later) <= set(earlier) for earlier, later in itertools.pairwise(searched))
-    np.testing.assert_array_equal(found.confidence[:3], unrelu.invert(network, y[:3], **six_agree).confidence)
-
-
 # --- honest about how it ended ----------------------------------------------------------------------------------------
 
 
@@ -470,26 +316,6 @@ def test_found_once_and_found_again_mean_what_they_say(way, rounds_of, descendin
     assert means[0] < means[1] < means[2]
 
 
-def test_the_message_tells_the_confidence():
-    network, _, y = noisy(SIZES, 4, 0.01)
-    found = unrelu.invert(network, y)
-    for status, message, sure in zip(found.status, found.message, found.confidence, strict=True):
-        assert message == f"{status.value} (confidence {probability(sure)})"
-
-
-def test_sixty_independent_starts_that_agree_make_sure_only_where_that_was_learned(rounds_of):
-    network, truth, y = noisy(SIZES, 2, 0.05)
-    found = unrelu.invert(network, y, confidence=1.0, rounds=rounds_of((60, 0)), learn=False)
-    assert set(found.status) == {Status.REFOUND}
-    assert ((found.confidence >= 0.75) & (found.confidence < 0.99)).all()
-    assert not found.success.any()
-    sure = unrelu.invert(network, y)
-    assert (sure.confidence >= 0.99).all()
-    assert sure.success.all()
-    assert (sure.fun <= 1.01 * found.fun).all()
-    assert (found.fun <= Problem.build(network, y).objective(truth)).all()
-
-
 # --- restarts ---------------------------------------------------------------------------------------------------------
 
 
@@ -514,33 +340,6 @@ def test_further_rounds_are_never_worse(way, kind, rounds_of, descending):
         f, ends = search.state.f.copy(), search.state.ends.copy()
 
 
-def test_observations_that_look_noiseless_leave_the_others_of_their_batch_alone():
-    """They begin with fewer restarts, and come to the round in which the others begin."""
-    network, _, y = noisy((6, 12, 30), 4, 0.3, count=8)
-    y[[0, 3]] = np.abs(y[[0, 3]])
-    mixed = JointSearch(Problem.build(network, y))
-    assert mixed.problem.looks_noiseless.tolist() == [i in (0, 3) for i in range(8)]
-    mixed.search()
-    assert all(np.isfinite(ends[:made]).all() for ends, made in zip(mixed.state.ends, mixed.state.made, strict=True))
-    others = np.flatnonzero(~mixed.problem.looks_noiseless)
-    alone = JointSearch(Problem.build(network, y[others]))
-    alone.search()
-    assert np.isclose(mixed.state.f[others], alone.state.f, rtol=0.01).mean() >= 0.8
-    np.testing.assert_array_equal(mixed.state.rounds[others] >= 4, True)
-
-
-def test_observations_go_on_from_where_they_are():
-    network, _, y = noisy((6, 12, 30), 4, 0.3, count=4)
-    search = JointSearch(Problem.build(network, y))
-    search.advance(np.arange(4), 3, 1)
-    before = search.state.ends.copy()
-    search.advance(np.array([1, 3]), 5, 2)
-    assert search.state.perturbations.tolist() == [1, 2, 1, 2]
-    np.testing.assert_array_equal(search.state.ends[[0, 2], :3], before[[0, 2]])
-    assert np.isinf(search.state.ends[[0, 2], 3:]).all()
-    assert np.isfinite(search.state.ends[[1, 3]]).all()
-
-
 @both
 def test_a_result_does_not_depend_on_the_observations_after_it(way, descending):
     """Each has starts of its own, up to the rounding of the Gaussian model, which is computed for all at once."""
@@ -552,17 +351,6 @@ def test_a_result_does_not_depend_on_the_observations_after_it(way, descending):
         search.advance(np.arange(count), 6, 2)
         ends.append(search.state.ends[:3])
     assert np.isclose(*ends, rtol=0.01).mean() >= 0.9
-
-
-def test_independent_chains_start_from_different_codes():
-    network, _, y = noisy(SIZES, 4, 0.3, count=2)
-    search = JointSearch(Problem.build(network, y))
-    z = search.starts.codes(np.arange(2), 0, 20)
-    distances = np.linalg.norm(z[:, :, None] - z[:, None], axis=3)
-    assert (distances[:, ~np.eye(20, dtype=bool)] > 1e-3).all()
-    again = JointSearch(Problem.build(network, y, seed=1)).starts.codes(np.arange(2), 0, 20)
-    np.testing.assert_array_equal(again[:, 0], z[:, 0])  # the mean
-    assert (np.abs(again[:, 1:] - z[:, 1:]).max(axis=2) > 1e-3).all()
 
 
 def test_the_search_ends_when_it_is_as_sure_as_it_was_asked_to_be(rounds_of):
@@ -613,17 +401,6 @@ def test_plateaus_of_dead_neurons_are_flat_however_many_chains_end_there(way, ro
     assert not found.success.any()
 
 
-def test_chains_that_end_nowhere_are_no_agreement(monkeypatch, rounds_of):
-    rounds_of((6, 1))
-    network, _, y = noisy((6, 12, 30), 4, 0.3, count=3)
-    monkeypatch.setattr(
-        CompiledDescents, "improve", lambda self, start, enough, watch: np.zeros(len(start.observations)).astype(int)
-    )
-    found = unrelu.invert(network, y, rounds=1, learn=False)
-    assert (found.verdict == Ending.NO_CODE).all()
-    assert not found.success.any()
-
-
 # --- special generators and observations ------------------------------------------------------------------------------
 
 
@@ -637,48 +414,9 @@ def test_hidden_values_beyond_single_precision_are_searched_in_double():
     assert np.isfinite(unrelu.invert(small, small(np.ones(3)), prior=1e39).z).all()
 
 
-@pytest.mark.parametrize("name", ["mnist-leaky", "mnist-relu"])
-def test_blank_observations_have_an_optimum_that_is_found_again(name):
-    """G(0) is no blank image, so that its objective, above |y|^2 = 0, is no sign of a bad code."""
-    network = zoo.load(name)
-    y = np.zeros(784) if name == "mnist-leaky" else network(np.ones(20))
-    found = unrelu.invert(network, y, prior=0.0 if name == "mnist-leaky" else 1e6, rounds=3)
-    assert found.verdict is Ending.NO_BETTER_THAN_CHANCE  # and not flat
-    assert found.confidence > 0
-
-
-def test_after_a_stop_no_further_jacobian_is_computed(monkeypatch, descending):
-    descending(BatchDescents)
-    network, _, y = noisy((8, 40, 200), 1, 0.05, count=4)
-    systems = []
-    system = SquaredError.system
-    monkeypatch.setattr(SquaredError, "system", lambda self, z, rows: systems.append(len(z)) or system(self, z, rows))
-    calls = []
-    found = unrelu.invert(network, y, callback=lambda p: calls.append(p) or len(calls) == 2)
-    assert (found.status == Status.STOPPED).all()
-    assert len(systems) <= 2
-
-
-def test_a_module_with_constants_in_double_precision_is_searched_in_double():
-    class Weighted(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = torch.nn.Linear(3, 16), torch.nn.Linear(16, 40)
-
-        def forward(self, z):
-            h = torch.relu(self.first(z))
-            return self.last(h * torch.linspace(0.5, 1, 16, dtype=torch.float64) + h.mean(dim=1, keepdim=True))
-
-    torch.manual_seed(0)
-    network = unrelu.from_torch(Weighted(), (3,))
-    truth = np.random.default_rng(0).standard_normal((4, 3))
-    np.testing.assert_allclose(unrelu.invert(network, network(truth)).z, truth, atol=1e-6)
-
-
-@pytest.mark.parametrize("seed", [5, 9])
-def test_exact_fits_tell_the_code_where_the_generator_is_badly_conditioned(seed):
+def test_exact_fits_tell_the_code_where_the_generator_is_badly_conditioned():
     """A square first layer: at condition numbers of 5e4 an exact fit of single precision can be off by 1e-3."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(5)
     weights = [rng.normal(0, n_out**-0.5, (n_out, n_in)) for n_in, n_out in ((120, 120), (120, 300))]
     network = unrelu.from_arrays(weights, activation="leaky_relu:0.1")
     truth = rng.standard_normal((4, 120))
@@ -690,10 +428,9 @@ def test_exact_fits_tell_the_code_where_the_generator_is_badly_conditioned(seed)
         assert np.linalg.norm(z - code) <= 2 * 240 * EPS * np.linalg.norm(y) / sigma[-1] < 1e-6
 
 
-@pytest.mark.parametrize("case", ["one", "noiseless", "masked", "bounded", "float32", "sigmoid", "stopped", "one step"])
+@pytest.mark.parametrize("case", ["one", "noiseless", "masked", "bounded", "float32", "stopped", "one step"])
 def test_valleys_are_followed_whatever_is_measured(case):
-    activation = "sigmoid" if case == "sigmoid" else "leaky_relu:0.1"
-    network = random_network((6, 8, 9, 30), activation, seed=1, last="identity")
+    network = random_network((6, 8, 9, 30), "leaky_relu:0.1", seed=1, last="identity")
     if case == "float32":
         network = network.to(torch.float32)
     rng = np.random.default_rng(2)

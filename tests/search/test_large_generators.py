@@ -9,10 +9,8 @@ import pytest
 import torch
 
 import unrelu
-from tests.support import image_network, random_network
+from tests.support import random_network
 from unrelu.local_search.squared_error import SquaredError
-from unrelu.models.generator import Generator
-from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.search import _schedules, sample_cache
 from unrelu.search._schedules import FEW_COORDINATES, LIMITED_MEMORY
@@ -96,24 +94,3 @@ def test_the_same_call_gives_the_same_bits(large):
     y = network(np.random.default_rng(4).standard_normal(6)) + 0.1
     first, second = unrelu.invert(network, y), unrelu.invert(NETWORKS["dense"](), y)
     assert first.z.tobytes() == second.z.tobytes()
-
-
-def test_a_plateau_is_told(large):
-    network = unrelu.from_arrays([-np.ones((30, 2)), np.ones((40, 30))], [np.full(30, -1e4), np.ones(40)])
-    result = unrelu.invert(network, np.full(40, 0.5))  # every output is at least 1
-    assert result.verdict is Ending.FLAT
-    assert result.confidence == 0
-
-
-def test_work_is_counted_by_layers_as_by_operations():
-    for network in (image_network(), random_network((4, 20, 50))):
-        assert network.work == Generator.work.func(network)
-
-
-def test_only_pictures_of_the_zoo_have_a_large_generator():
-    for name in unrelu.zoo.names():
-        network = unrelu.zoo.load(name)
-        large = SampleCache.of(network).large
-        problem = Problem.build(network, np.zeros(network.output_shape))
-        schedule = descents_for(problem, SampleCache.of(network), SquaredError.of(problem)).schedule
-        assert (schedule is LIMITED_MEMORY) == large == (name == "mnist-dcgan")

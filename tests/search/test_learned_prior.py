@@ -19,6 +19,7 @@ from unrelu._calibrate import _judged
 from unrelu.measurements.additive_noise import Gaussian
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
+from unrelu.runtime.archives import write_archive
 from unrelu.runtime.streams import stream
 from unrelu.search import learned_prior
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence
@@ -99,18 +100,6 @@ def test_it_is_learned_once_for_a_generator_and_found_in_memory(learned_of, monk
     assert first.z.tobytes() == again.z.tobytes()
 
 
-def test_from_the_disk_it_is_the_same(learned_of, cache):
-    y = noisy(rough())
-    cold = unrelu.invert(rough(), y)
-    count = len(learned_of)
-    assert count == len(list(cache.iterdir())) > 0
-    warm = unrelu.invert(rough(), y)  # another network with the same weights
-    assert len(learned_of) == count
-    for name in ("z", "fun", "confidence", "nit"):
-        assert getattr(cold, name).tobytes() == getattr(warm, name).tobytes()
-    assert cold.message.tolist() == warm.message.tolist()
-
-
 IN_ANOTHER_PROCESS = """
 import numpy as np
 import unrelu
@@ -135,9 +124,7 @@ def test_another_process_finds_it_and_answers_with_the_same_bytes(cache):
     assert told.stdout.strip() == cold
 
 
-@pytest.mark.parametrize(
-    "options", [{"seed": 5}, {"noise": "gaussian:0.22"}, {"noise": "gaussian:0.29"}, {"noise": "uniform:0.5"}]
-)
+@pytest.mark.parametrize("options", [{"seed": 5}, {"noise": "gaussian:0.29"}, {"noise": "uniform:0.5"}])
 def test_the_answer_does_not_depend_on_what_was_asked_before(options, monkeypatch, tmp_path):
     """A prior that another seed, or noise of nearly the same size, has learned first is the same prior."""
     y = noisy(rough())
@@ -154,18 +141,8 @@ def test_the_answer_does_not_depend_on_what_was_asked_before(options, monkeypatc
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def fill(path, **arrays):
-    np.savez_compressed(path, **arrays)
-
-
 def truncated(path):
     path.write_bytes(path.read_bytes()[:-100])
-
-
-def changed(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(bytes(content))
 
 
 def a_folder(path):
@@ -173,35 +150,20 @@ def a_folder(path):
     path.mkdir()
 
 
-def a_link(path):
-    path.unlink()
-    path.symlink_to("/dev/zero")
+def test_files_that_are_none_of_a_prior_are_not_read(tmp_path):
+    path, perturbed = tmp_path / "prior.npz", np.array([0.0, 0.5])
+    learned_prior._write(path, Prior({4: FLAT}))
+    np.testing.assert_array_equal(learned_prior._read(path).weights[4], FLAT)
+    write_archive(path, "another kind", {"4": FLAT, "perturbed": perturbed})
+    assert learned_prior._read(path) is None
+    write_archive(path, "prior", {"4": np.zeros(2**18), "perturbed": perturbed})  # compressed, but above a MiB
+    assert learned_prior._read(path) is None
+    np.savez_compressed(path, **{"4": FLAT, "perturbed": perturbed})  # without a digest
+    assert learned_prior._read(path) is None
 
 
-DAMAGE = {
-    "empty": lambda path: path.write_bytes(b""),
-    "truncated": truncated,
-    "changed": changed,
-    "text": lambda path: path.write_text("no archive"),
-    "nothing in it": fill,
-    "another shape": lambda path: fill(path, **{"4": np.full((3, 3), 1 / 9)}),
-    "one of another shape": lambda path: fill(path, **{"4": FLAT, "5": FLAT[:5]}),
-    "does not sum to 1": lambda path: fill(path, **{"4": 2 * FLAT}),
-    "below zero": lambda path: fill(path, **{"4": FLAT + np.where(np.arange(36) % 2, 0.1, -0.1)}),
-    "not a number": lambda path: fill(path, **{"4": np.where(FLAT > 0, np.nan, 0)}),
-    "complex": lambda path: fill(path, **{"4": FLAT.astype(complex)}),
-    "text in it": lambda path: fill(path, **{"4": np.full((36, 36), "much")}),
-    "no number of rounds": lambda path: fill(path, four=FLAT),
-    "pickled": lambda path: fill(path, **{"4": np.array([[object()]])}),
-    "huge": lambda path: fill(path, **{"4": np.zeros(2**18)}),
-    "many": lambda path: fill(path, **{str(i): FLAT for i in range(200)}),
-    "a folder": a_folder,
-    "a device": a_link,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_files_that_are_none_of_a_prior_are_learned_anew(damage, learned_of, cache):
+@pytest.mark.parametrize("damage", [truncated, a_folder])
+def test_a_damaged_file_is_learned_anew(damage, learned_of, cache):
     y = noisy(rough())
     before = unrelu.invert(rough(), y, noise="gaussian:0.3")
     [path] = cache.iterdir()
@@ -213,31 +175,9 @@ def test_files_that_are_none_of_a_prior_are_learned_anew(damage, learned_of, cac
     assert len(learned_of) == (3 if path.is_dir() else 2)  # it was mended, where that could be done
 
 
-def test_large_files_are_not_read(learned_of, cache, monkeypatch):
-    """A member of 2 MiB of zeros is refused by its stated size."""
-    y = noisy(rough())
-    unrelu.invert(rough(), y, noise="gaussian:0.3")
-    [path] = cache.iterdir()
-    fill(path, **{"4": np.zeros(2**18)})
-    sizes = []
-    read = learned_prior.read_archive
-    monkeypatch.setattr(
-        learned_prior,
-        "read_archive",
-        lambda path, kind, most, *rest: sizes.append(most) or read(path, kind, most, *rest),
-    )
-    unrelu.invert(rough(), y, noise="gaussian:0.3")
-    assert sizes
-    assert max(sizes) <= 2**20
-
-
-@pytest.mark.parametrize("where", ["a file", "no rights"])
-def test_a_folder_that_cannot_be_written_is_no_error(where, learned_of, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_no_error(learned_of, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
-    if where == "a file":
-        folder.write_text("in the way")
-    else:
-        folder.mkdir(mode=0o500)
+    folder.write_text("in the way")
     monkeypatch.setenv("UNRELU_CACHE", str(folder))
     network = rough()
     y = noisy(network)
@@ -294,20 +234,12 @@ def test_measurements_of_one_kind_have_one_key():
     assert one == other != fewer
 
 
-@pytest.mark.parametrize("kind", MEASUREMENTS)
+@pytest.mark.parametrize("kind", ["whole", "masks"])
 def test_keys_do_not_depend_on_the_observation_its_noise_or_the_seed(kind):
     one, other = problem_of(kind=kind), problem_of(kind=kind, seed=3)
     assert prior_key(one) == prior_key(other)
     for options in ({"noise": "gaussian:0.3"}, {"noise": "uniform:0.3"}, {"z0": np.ones((B, K))}):
         assert prior_key(problem_of(kind=kind, **options)) == prior_key(one)
-
-
-def test_another_network_has_another_file(learned_of, cache):
-    for seed in (0, 1, 0):
-        unrelu.invert(rough(seed), noisy(rough(seed)), noise="gaussian:0.3")
-    first = learned_of[0]
-    assert learned_of == [first, *learned_of[1:]]
-    assert len(learned_of) == len(list(cache.iterdir())) >= 2
 
 
 def test_priors_go_with_their_network():
@@ -351,17 +283,11 @@ def test_without_learning_nothing_is_sure(learned_of, cache):
     assert unrelu.invert(network, y, noise="gaussian:0.3", learn=False).success.all()  # the p-value tells
 
 
-@pytest.mark.parametrize("options", [{"norm": "l1"}, {"method": "lm"}])
-def test_where_no_confidence_is_asked_for_nothing_is_learned(options, learned_of):
+def test_where_no_confidence_is_asked_for_nothing_is_learned(learned_of):
     network = rough()
-    unrelu.invert(network, noisy(network), **options)
-    assert not learned_of
-
-
-def test_exact_fits_need_no_prior(learned_of):
-    network = rough()
-    found = unrelu.invert(network, network(np.random.default_rng(3).standard_normal((4, K))))
-    assert found.success.any()
+    for options in ({"norm": "l1"}, {"method": "lm"}):
+        unrelu.invert(network, noisy(network), **options)
+    assert unrelu.invert(network, network(np.random.default_rng(3).standard_normal((4, K)))).success.all()  # exact
     assert not learned_of
 
 
@@ -387,18 +313,6 @@ def test_generators_without_layers_are_learned_from_few_restarts_until_they_are_
     assert (after.confidence > before.confidence).all()
 
 
-def test_a_restart_that_misses_is_made_again_and_a_restart_that_hits_is_not():
-    problem = Problem.build(rough(), noisy(rough()), noise="gaussian:0.1").equilibrated()
-    level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
-    simulation = Simulation(*simulated(problem, level, 32), quick=True)
-    made = np.isfinite(simulation.ends[1]).sum(axis=1)
-    first = simulation.ends[1][:, 0] <= simulation.search.state.enough
-    assert set(made[first]) == {1}
-    assert set(made[~first]) <= {2, 4}
-    hits = simulation.counts(1)
-    assert (hits.restarts == made).all()
-
-
 def test_a_word_is_said_where_it_takes_long(monkeypatch, caplog):
     monkeypatch.setattr(learned_prior, "_PATIENCE", 0.0)
     learned_prior._say_once.cache_clear()  # it is said once a process
@@ -411,53 +325,26 @@ def test_a_word_is_said_where_it_takes_long(monkeypatch, caplog):
 # --- levels -----------------------------------------------------------------------------------------------------------
 
 
-def levels_of(problem, residuals):
-    """Levels where residuals are so many times an output's spread."""
-    left = problem.observed[: len(residuals)] - K
-    f = np.square(np.asarray(residuals) * spread_of(problem)) * left
-    return LearnedConfidence(problem).levels(f, np.arange(len(f)))
-
-
-def test_the_level_of_stated_noise_is_that_of_the_noise_whatever_is_left_over():
-    spread = spread_of(problem_of())
-    problem = problem_of(noise=Gaussian(STEP**-2 * spread))
-    assert levels_of(problem, STEP**-2 * np.array([0.0, 1.0, 1.2, 1.49])) == [NoiseLevel(-2, 0)] * 4
-
-
-def test_out_of_distribution_observations_have_an_excess_in_steps_of_three():
-    problem = problem_of(noise=Gaussian(STEP**-2 * spread_of(problem_of())))
-    residuals = STEP**-2 * 1.5 * np.array([1.01, 2.99, 3.01, 8.9, 9.1, 26.0])
-    assert levels_of(problem, residuals) == [NoiseLevel(-2, excess) for excess in (1, 1, 2, 2, 3, 3)]
-
-
-def test_without_stated_noise_the_residual_tells_and_the_excess_is_not_known():
-    sizes = STEP ** np.array([-2.0, -1.6, -1.0, -10.0])
-    assert levels_of(problem_of(), sizes) == [NoiseLevel(noise, None) for noise in (-2, -2, -1, -10)]
-
-
-def test_levels_are_of_a_numbers_size_for_all_residuals():
-    problem = problem_of()
+def test_levels_are_those_of_stated_noise_and_of_residuals_in_steps_of_three():
+    """Stated noise has an excess above 1.5 times the noise; without it the residual tells, and there is no excess."""
+    stated = problem_of(noise=Gaussian(STEP**-2 * spread_of(problem_of())))
+    cases = [
+        (stated, STEP**-2 * np.array([0.0, 1.0, 1.2, 1.49]), [(-2, 0)] * 4),
+        (stated, STEP**-2 * 1.5 * np.array([1.01, 2.99, 3.01, 9.1]), [(-2, 1), (-2, 1), (-2, 2), (-2, 3)]),
+        (problem_of(), STEP ** np.array([-2.0, -1.6, -1.0, -10.0]), [(n, None) for n in (-2, -2, -1, -10)]),
+    ]
+    for problem, residuals, expected in cases:
+        f = np.square(residuals * spread_of(problem)) * (problem.observed[: len(residuals)] - K)
+        levels = LearnedConfidence(problem).levels(f, np.arange(len(f)))
+        assert [(level.noise, level.misfit) for level in levels] == expected
     for f in (0.0, 5e-324, 1e300, np.inf):
-        level = LearnedConfidence(problem).levels(np.full(1, f), np.arange(1))[0]
-        assert abs(level.noise) <= 1100
-        assert level.misfit is None
-    stated = problem_of(noise="gaussian:1e-100")
-    level = LearnedConfidence(stated).levels(np.full(1, 1.0), np.arange(1))[0]
-    assert level.misfit > 0
-    assert level.noise < -190
-
-
-def test_uniform_noise_has_the_level_of_gaussian_noise_of_its_variance():
-    deviation = STEP**-2 * spread_of(problem_of())
-    levels = [levels_of(problem_of(noise=noise), [STEP**-2])[0] for noise in (
-        Gaussian(deviation), unrelu.Uniform(3**0.5 * deviation))]  # fmt: skip
-    assert levels[0] == levels[1] == NoiseLevel(-2, 0)
+        assert abs(LearnedConfidence(problem_of()).levels(np.full(1, f), np.arange(1))[0].noise) <= 1100
 
 
 # --- simulated observations -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", MEASUREMENTS)
+@pytest.mark.parametrize("kind", ["whole", "masks", "matrix"])
 def test_observations_are_own_outputs_with_noise_of_the_level(kind):
     problem = problem_of(kind=kind)
     made, z = simulated(problem, NoiseLevel(-3, 0), 2000)
@@ -481,23 +368,8 @@ def test_structured_errors_are_differences_of_outputs():
     np.testing.assert_allclose(np.median(unstated), size, rtol=0.15)
 
 
-def test_half_of_the_structured_errors_resemble_outputs():
-    problem = problem_of()
-    made, z = simulated(problem, NoiseLevel(-10, 2), 400)
-    errors = made.y - problem.network(z)
-    in_order = np.arange(400) // 2 % 2 == 1
-    spread = problem.network(np.random.default_rng(3).normal(size=(2000, z.shape[1]))).std(axis=0)
-    alike = np.array(
-        [np.corrcoef(spread, np.sqrt(np.square(errors[some]).mean(axis=0)))[0, 1] for some in (in_order, ~in_order)]
-    )
-    assert alike[0] > 0.8 > abs(alike[1])
-    # Their codes are as long as N(0, I) draws; the others' are longer.
-    assert np.square(z[in_order]).mean() == pytest.approx(1, abs=0.3)
-    assert np.square(z[~in_order]).mean() > 2
-
-
 def test_simulations_are_the_same_whoever_asks():
-    for options in ({"seed": 3}, {"noise": "gaussian:0.2"}, {"z0": np.ones((B, K))}, {"norm": "linf"}):
+    for options in ({"seed": 3}, {"noise": "gaussian:0.2", "z0": np.ones((B, K))}):
         for level in (LEVEL, NoiseLevel(-2, None)):
             one, other = (simulated(problem_of(**given), level, 30)[0] for given in ({}, options))
             np.testing.assert_array_equal(one.y, other.y)
@@ -543,27 +415,9 @@ def test_perturbations_that_find_nothing_raise_the_confidence_and_an_improved_co
     np.testing.assert_allclose(nothing.after_perturbations(np.array([0.3, 0.9]), np.zeros(2, dtype=bool)), [0.3, 0.9])
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_a_simulation_says_what_perturbations_find_where_all_restarts_miss_the_best_code(quick):
-    network = random_network((10, 21, 21, 21, 20), seed=4, bias=True)
-    problem = Problem.build(network, network(np.zeros((B, 10))))
-    made, z = simulated(problem, NoiseLevel(-4, 0), 30)
-    simulation = Simulation(made, z, quick=quick)
-    ends = simulation.ends[max(simulation.ends)].min(axis=1)
-    assert not (simulation.found & ~simulation.improved).any()
-    assert not (simulation.improved & ~simulation.missed).any()
-    assert simulation.found.sum() > 0
-    assert (ends[simulation.missed] > 1.01 * simulation.search.state.f[simulation.missed]).all()
-    prior, other = simulation.prior(), simulation.prior(~simulation.missed)
-    assert 0 < prior.reaches < 1
-    assert 0 < prior.improves < 1
-    assert (other.improves, other.reaches) == (0.0, 0.5)
-
-
-@pytest.mark.parametrize("chance", [0.1, 0.5])
-def test_how_often_perturbations_succeed_is_not_counted_among_their_successes_alone(monkeypatch, chance):
+def test_how_often_perturbations_succeed_is_not_counted_among_their_successes_alone(monkeypatch):
     """Of data, better codes are known from other perturbations only."""
-    rng = np.random.default_rng(3)
+    chance, rng = 0.1, np.random.default_rng(3)
 
     def perturb_best(search, observations, most):
         search.state.perturbed[observations], search.state.improved[observations] = (
@@ -598,17 +452,6 @@ def test_observations_are_judged_by_their_own_level_and_rounds():
     assert len(np.unique(together.round(9))) > 2
 
 
-def test_one_observation_without_visible_noise_does_not_keep_the_others_from_being_sure():
-    network = rough()
-    y = noisy(network)
-    y[2] = np.abs(y[2])
-    problem = Problem.build(network, y)
-    assert problem.looks_noiseless.tolist() == [i == 2 for i in range(B)]
-    found = unrelu.invert(network, y)
-    assert (np.delete(found.confidence, 2) > 0.9).all()
-    assert found.confidence[2] < 0.99
-
-
 def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("UNRELU_CACHE", str(tmp_path))
     network = random_network((4, 20, 40), bias=True)
@@ -633,11 +476,3 @@ def test_a_callback_stops_a_simulation_and_nothing_is_kept(tmp_path, monkeypatch
     again = unrelu.invert(network, y, noise="gaussian:0.1")
     assert list(tmp_path.rglob("*.npz"))
     assert (again.confidence >= 0.99).all()
-
-
-def test_codes_of_what_the_generator_did_not_make_are_up_to_ten_times_as_long():
-    network = rough()
-    problem = Problem.build(network, network(np.ones((1, K))), noise="gaussian:0.1")
-    lengths = [np.sqrt(np.square(simulated(problem, NoiseLevel(-2, excess), 400)[1]).mean()) for excess in (0, 1)]
-    assert abs(lengths[0] - 1) < 0.1
-    assert 3 < lengths[1] < 7

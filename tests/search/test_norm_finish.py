@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import unrelu
 from tests.support import random_network
@@ -50,26 +48,6 @@ def test_no_code_is_worse_than_the_one_it_was_given(norm):
     np.testing.assert_allclose(problem.objective(again), problem.objective(best), rtol=1e-6)
 
 
-@given(
-    seed=st.integers(0, 999),
-    norm=st.sampled_from(["l1", "linf"]),
-    activation=st.sampled_from(["relu", "leaky_relu:0.2", "tanh"]),
-    masked=st.booleans(),
-    programs=st.sampled_from([1, 3, 30]),
-)
-@settings(max_examples=20)
-def test_from_any_start_the_objective_does_not_rise(seed, norm, activation, masked, programs):
-    network = random_network((2, 6, 10), activation, seed)
-    rng = np.random.default_rng(seed)
-    y = network(rng.standard_normal((3, 2))) + 0.3 * rng.standard_normal((3, 10))
-    operator = rng.random((3, 10)) < 0.7 if masked else None
-    problem = Problem.build(network, y, norm=norm, operator=operator)
-    z = rng.standard_normal((3, 2)) * np.array([[0.0], [1.0], [5.0]])  # the first: every neuron of a ReLU is off
-    best, status = ended(problem, z, programs)
-    assert (problem.objective(best) <= problem.objective(z)).all()
-    assert set(status) <= {Status.CONVERGED, Ending.ITERATION_LIMIT, Ending.FLAT}
-
-
 @both_norms
 def test_further_starts_and_perturbations_lower_the_objective_of_codes_that_noise_does_not_explain(norm):
     problem, z = noisy(norm, random_network((K, 12, 12, N), seed=4))
@@ -91,24 +69,6 @@ def test_codes_within_the_bound_of_the_noise_are_left_alone():
     np.testing.assert_array_equal(ended(stated, z)[0][explained], best[explained])
 
 
-def test_gross_errors_do_not_move_the_best_code_in_l1():
-    problem, z = noisy("l1", noise=0.0)
-    truth = np.random.default_rng(2).standard_normal((B, K))
-    best, _ = ended(problem, z)
-    np.testing.assert_allclose(best, truth, atol=1e-7)
-
-
-@both_norms
-def test_an_affine_map_is_solved_globally(norm):
-    network = random_network((K, N), "identity", seed=3)
-    rng = np.random.default_rng(3)
-    problem = Problem.build(network, rng.standard_normal((B, N)), norm=norm)
-    best, status = ended(problem, rng.standard_normal((B, K)))
-    assert set(status) == {Status.CONVERGED}
-    paper = unrelu.invert(network, problem.y, norm)  # a single layer: its program is the problem
-    np.testing.assert_allclose(problem.objective(best), paper.fun, rtol=1e-7)
-
-
 # --- how it ended -----------------------------------------------------------------------------------------------------
 
 
@@ -122,15 +82,7 @@ def test_the_limit_on_programs_is_reported(norm):
 
 
 @both_norms
-def test_without_time_the_codes_stay_and_say_so(norm):
-    problem, z = noisy(norm, time_limit=1e-9)
-    best, status = ended(problem, z)
-    assert set(status) == {Status.TIME_LIMIT}
-    np.testing.assert_array_equal(best, z)
-
-
-@both_norms
-@pytest.mark.parametrize("call", [1, 3, 5, 7, 10, 12, 20, 40])
+@pytest.mark.parametrize("call", [1, 5, 20])
 def test_a_stop_ends_it_at_once(norm, call):
     calls = []
     problem, z = noisy(norm, callback=lambda progress: calls.append(progress) or len(calls) == call)

@@ -11,7 +11,6 @@ import torch
 
 from tests.opaque_modules import Residual, made
 from tests.support import random_network
-from unrelu import zoo
 from unrelu.loaders import from_torch
 from unrelu.measurements import read_operator
 from unrelu.search import sample_cache as cache_module
@@ -86,24 +85,6 @@ def test_the_posterior_is_the_textbooks(kind, noise):
     assert np.abs(mean).max() > 0.3
 
 
-@every_measurement
-def test_covariances_are_between_zero_and_that_of_codes(kind):
-    operator, _, y, _ = measured(kind)
-    cache = SampleCache.of(NETWORK)
-    for noise in (1e-4, 0.1, 10.0):
-        values = np.linalg.eigvalsh(cache.model.posterior(operator, y, noise)[1].double().numpy())
-        assert (values >= -1e-4).all()
-        assert (values <= 1 + 1e-4).all()
-
-
-def test_masks_that_are_all_the_same_give_the_posterior_of_one():
-    cache, (operator, _, y, _) = SampleCache.of(NETWORK), measured("mask")
-    shared = MEASUREMENTS["mask"]
-    copies = read_operator(np.tile(shared, (B, 1)), (N,), (B, N)).to(torch.float32, CPU)
-    for one, other in zip(cache.model.posterior(operator, y, 0.1), cache.model.posterior(copies, y, 0.1), strict=True):
-        torch.testing.assert_close(other, one.expand(other.shape), rtol=1e-4, atol=1e-4)
-
-
 def test_a_posterior_is_computed_in_parts_where_each_observation_has_a_mask(monkeypatch):
     operator, _, y, _ = measured("masks")
     cache = SampleCache.of(NETWORK)
@@ -126,47 +107,6 @@ def test_what_few_directions_leave_over_counts_as_noise(monkeypatch):
     np.testing.assert_allclose(cache.model.posterior(operator, y, 0.1)[0], expected, atol=2e-4)
 
 
-def test_directions_are_the_principal_ones(monkeypatch):
-    monkeypatch.setattr(cache_module, "_DIRECTIONS", 5)
-    network = random_network((K, N), activation="identity", seed=3)  # outputs in four dimensions
-    cache = SampleCache(network)
-    directions, x = cache.model.parts[2].double().numpy(), cache.model.x.double().numpy()
-    np.testing.assert_allclose(directions.T @ directions, np.cov(x.T, bias=True), atol=1e-4)
-
-
-@every_measurement
-def test_codes_of_an_affine_generator_are_found(kind):
-    network = random_network((K, N), activation="identity", seed=3)
-    cache = SampleCache(network)
-    z = np.random.default_rng(4).standard_normal((B, K))
-    operator, _, _, _ = measured(kind)
-    y = operator.forward(torch.tensor(network(z), dtype=torch.float32))
-    mean, covariance = cache.model.posterior(operator, y, 1e-6)
-    np.testing.assert_allclose(mean, z, atol=2e-3)
-    # Of 4,096 samples, the covariance of codes is I up to a few hundredths.
-    np.testing.assert_allclose(covariance, np.zeros_like(covariance), atol=0.05)
-
-
-def test_noise_without_bound_leaves_what_is_known_of_all_codes():
-    operator, _, y, _ = measured("whole")
-    cache = SampleCache.of(NETWORK)
-    mean, covariance = cache.model.posterior(operator, y, 1e12)
-    np.testing.assert_allclose(mean, cache.model.z.mean(dim=0).expand(B, -1), atol=1e-6)
-    np.testing.assert_allclose(covariance[0], np.eye(K), atol=1e-6)
-
-
-def test_the_posterior_tells_much_of_the_codes_of_digits():
-    network, rng = zoo.load("mnist-relu"), np.random.default_rng(5)
-    k, n = network.latent_dim, network.output_dim
-    z = rng.standard_normal((20, k))
-    cache, operator = SampleCache.of(network), read_operator(None, (n,), (20, n))
-    y = torch.tensor(network(z).reshape(20, n), dtype=torch.float32)
-    mean, covariance = cache.model.posterior(operator, y, 1e-2 * cache.model.spread)
-    error = np.mean((mean.numpy() - z) ** 2)
-    assert error < 0.35  # 1 without any knowledge
-    assert float(covariance[0].trace()) / k == pytest.approx(error, rel=0.5)  # which it knows
-
-
 # --- the samples ------------------------------------------------------------------------------------------------------
 
 
@@ -177,14 +117,6 @@ def test_samples_are_outputs_of_normal_codes():
     assert (np.abs(cache.model.x.numpy() - NETWORK(cache.model.z.numpy())) <= SINGLE * sizes(cache.model.z)).all()
     np.testing.assert_allclose(np.cov(cache.model.z.T), np.eye(K), atol=0.1)
     assert cache.model.spread == pytest.approx(cache.model.x.double().numpy().var(axis=0).mean(), rel=1e-3)
-
-
-@pytest.mark.parametrize(("numbers", "count"), [(2**26, 4096), (N * 1000, 1000), (N, 64)])
-def test_large_outputs_get_fewer_samples(monkeypatch, numbers, count):
-    monkeypatch.setattr(cache_module, "SAMPLE_NUMBERS", numbers)
-    cache = SampleCache(NETWORK)
-    assert len(cache.model.z) == len(cache.model.x) == count
-    assert (np.abs(cache.model.x.numpy() - NETWORK(cache.model.z.numpy())) <= SINGLE * sizes(cache.model.z)).all()
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------

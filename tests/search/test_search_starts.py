@@ -57,12 +57,6 @@ def test_perturbations_are_a_tenth_of_the_codes_length_to_ten_times_that(sizes):
     np.testing.assert_allclose(directions.T @ directions / len(directions), np.eye(sizes[0]) / sizes[0], atol=0.05)
 
 
-def test_perturbations_do_not_depend_on_what_is_measured_or_how_noisy_it_is():
-    one, other = (starts_of((6, 10, 12, 40), **options) for options in ({}, {"noise": "gaussian:3"}))
-    rows = np.array([0, 1])
-    np.testing.assert_array_equal(one.perturbations(rows, 3, 5), other.perturbations(rows, 3, 5))
-
-
 def test_each_observation_has_a_stream_of_its_own():
     together, alone = starts_of((4, 10, 16), count=3), starts_of((4, 10, 16), count=3)
     rows = np.arange(3)

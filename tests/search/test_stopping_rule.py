@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from unrelu.search import sample_cache
 from unrelu.search._schedules import BATCH, COMPILED, COUNTS, FEW_COORDINATES, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.descents import BatchDescents, CompiledDescents, descents_for
-from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
 
 SCHEDULES = {
@@ -51,14 +49,6 @@ def test_rounds_are_those_of_the_table_and_then_bring_six_chains_more():
     last = ROUNDS[-1]
     assert effort(len(ROUNDS) + 1) == (last[0] + 6, last[1])
     assert effort(60) == (306, 256)  # linear growth: sixty rounds come to an end
-
-
-def test_no_round_takes_anything_back_and_each_brings_more():
-    for one, next_one in pairwise(effort(rounds) for rounds in range(1, 20)):
-        assert all(a <= b for a, b in zip(one, next_one, strict=True))
-        assert one != next_one
-    descents = [restarts * (1 + perturbations) for restarts, perturbations in ROUNDS]
-    assert all(1.4 <= b / a <= 4 for a, b in pairwise(descents))
 
 
 # --- when a search goes on --------------------------------------------------------------------------------------------
@@ -130,21 +120,6 @@ def test_stated_rounds_are_made_whatever_they_take(rounds, stated, microseconds,
     )
 
 
-def test_each_observation_is_decided_on_its_own():
-    rule = StoppingRule(COMPILED, 0.99)
-    parts = [spent(rounds) for rounds in range(15)] + [spent(5, confidence=1.0), spent(5, exact=True), spent(9, 7e4)]
-    together = BudgetUsed(*map(np.concatenate, zip(*parts, strict=True)))
-    one_by_one = np.concatenate([rule.next(part, none_stands_out) for part in parts])
-    np.testing.assert_array_equal(rule.next(together, none_stands_out), one_by_one)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_noisy_observations_begin_with_several_chains(schedule):
-    noiseless = np.array([False, True])
-    assert StoppingRule(schedule).begin(noiseless).tolist() == [schedule.first - 1, 0]
-    assert StoppingRule(schedule, rounds=3).begin(noiseless).tolist() == [0, 0]
-
-
 # --- whose schedule ---------------------------------------------------------------------------------------------------
 
 
@@ -166,16 +141,3 @@ def test_descents_have_the_schedule_of_what_is_measured_on_the_generator(monkeyp
     assert chosen(image) == (BatchDescents, FEW_COORDINATES)
     monkeypatch.setattr("unrelu.search.descents._FEW", 1)
     assert chosen(image) == (BatchDescents, LIMITED_MEMORY)
-
-
-def test_a_search_ends_when_its_time_is_used_up():
-    """By the number of steps, so that the answer does not depend on the machine."""
-    network = random_network((4, 6, 10), seed=2)
-    y = network(np.random.default_rng(0).standard_normal((8, 4))) + np.random.default_rng(1).standard_normal((8, 10))
-    search = JointSearch(Problem.build(network, y))
-    search.search()
-    took = search.descents.microseconds(search.state.steps)
-    assert (search.state.rounds >= COMPILED.first).all()
-    assert (took > 0.4 * COMPILED.microseconds).all()
-    # A round may take somewhat longer than the numbers of descents tell.
-    assert (took < 2 * COMPILED.microseconds).all()
