@@ -217,12 +217,7 @@ def _reliability(results: Results) -> str:
 BENCHMARK = Benchmark(
     units=_units,
     measure=_measure,
-    blocks={
-        "emulators aims": _aims,
-        "emulators fits": _table,
-        "emulators extended": _extended_table,
-        "emulators confidence": _reliability,
-    },
+    blocks={"emulators aims": _aims, "emulators fits": _table},
     parts=(*EMULATORS, PUBLISHED),
     workers=2,
 )
