@@ -114,5 +114,5 @@ show(many.reconstruction, [f"success {s}\np = {p:.1g}" for s, p in zip(many.succ
 plt.show()
 
 # %%
-# From here: the :doc:`index` has an example for most tasks, :doc:`/choose_method` says which method to take and how to
+# From here: the :doc:`index` has an example for most tasks, :doc:`/methods` says which method to take and how to
 # change its options, and :doc:`/datasets` how to invert a million observations.
