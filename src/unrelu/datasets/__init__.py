@@ -1,9 +1,4 @@
-"""Observations in, results out.
+"""Data sets of observations and of masks: anything with a shape, a type and slices, wherever it is stored.
 
 What was tried and why it is as it is: docs/notes/runs.md.
 """
-
-from unrelu.datasets.opening import open_masks, open_source
-from unrelu.datasets.sources import Batch, Source
-
-__all__ = ["Batch", "Source", "open_masks", "open_source"]

@@ -1,184 +1,162 @@
-"""Opening data sets of observations and of masks, whatever they are stored in."""
+"""What a path, an array or a list of pictures is, as a data set."""
 
 from __future__ import annotations
 
-import math
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from unrelu.datasets.pictures import ENDINGS, Folder
-from unrelu.datasets.sources import ArraySource, Batch, Entries, OpenArray, Source, choose, optional
-from unrelu.errors import InputError
+from unrelu.datasets.data_set import DataSet, Shape
+from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
 
 _HDF5 = (".h5", ".hdf5")
-_KINDS = "a .npy, .npz, .h5 or .hdf5 file, a Zarr store (folder or URL), or a folder of PNG or JPEG images"
+_KINDS = "a .npy, .npz, .h5 or .hdf5 file, a folder of Zarr (format 3), or a folder of PNG or JPEG images"
 
 
-def open_source(
-    location: str | Path | npt.ArrayLike | Source,
-    array: str | None = None,
-    size: tuple[int, int] | None = None,
-    name: str = "y",
-    max_bytes: int = MAX_BYTES,
-) -> Source:
-    """The data set at a place, of which little or nothing is read yet. Nothing outside of that place is ever read.
+@dataclass(frozen=True, eq=False)
+class StoredArray:
+    """An array in a file: its shape, its type, and a function from i and j to the entries ``[i:j]``.
+
+    The file is opened at every read, so that none is held open.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], npt.NDArray[Any]]
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        return self.read(*rows.indices(self.shape[0])[:2])
+
+
+def open_data(
+    given: Any, array: str | None = None, size: tuple[int, int] | None = None, max_bytes: int = MAX_BYTES,
+    what: str = "data",
+) -> DataSet:  # fmt: skip
+    """The data set that is given, of which little or nothing is read yet.
 
     Args:
-        location: a ``.npy`` file; a ``.npz`` file, which is read as a whole; a ``.h5`` or ``.hdf5`` file;
-            a Zarr store of format 3, which is a folder or any URL of fsspec (``s3://``, ``memory://``, ``file://``); or
-            a folder of PNG or JPEG files. An array, which is copied; or a data set, which is returned. Arrays are
-            batches (B, ...).
-        array: which array to read, where there are several. Without it, the one called ``name``, or the only one.
+        given: a ``.npy`` file; a ``.npz`` file, which is read as a whole; a ``.h5`` or ``.hdf5`` file; a folder of Zarr
+            format 3; a folder or a list of PNG or JPEG files; or anything with a shape (B, ...), a dtype and slices,
+            such as an array of NumPy, h5py or Zarr.
+        array: which array to read of a store of several. By default, "y" of observations, "mask" of masks, or the only
+            one.
         size: (height, width) to resize images to; without it they are taken as they are.
-        name: see ``array``.
-        max_bytes: the most that a ``.npz`` file, one observation or one chunk of a store may take once it is
-            decompressed; 4 GiB by default.
+        max_bytes: the most that a ``.npz`` file, one observation, or one chunk of a store may take once decompressed.
+        what: "data" or "masks", for messages. Masks are resized by the nearest pixel.
 
     Raises:
         InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
-            is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``; an
-            array in memory is no batch of real numbers.
+            is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``.
         OptionError: ``max_bytes`` is no number of bytes.
-        MissingPackageError: an optional package is not installed: Zarr, h5py, Pillow, or a file system of fsspec.
+        MissingPackageError: Zarr, h5py or Pillow is not installed.
     """
-    return _open(location, array, size, name, check_limit(max_bytes), "data")
-
-
-def open_masks(
-    location: str | Path | npt.ArrayLike | Source,
-    array: str | None = None,
-    size: tuple[int, int] | None = None,
-    name: str = "mask",
-    max_bytes: int = MAX_BYTES,
-) -> Source:
-    """A mask an observation, opened as by :func:`open_source`. Masks with entries other than 0 and 1 are problems.
-
-    In images, black is 0 and white is 1; they are resized to ``size`` by the nearest pixel.
-    """
-    source = _open(location, array, size, name, check_limit(max_bytes), "masks")
-    return source if isinstance(location, Source) else _Masks(source)
-
-
-class _Masks(Source):
-    """The masks in a data set: entries 0 and 1. In images, full white counts as 1."""
-
-    def __init__(self, stored: Source) -> None:
-        self._stored = stored
-        self.location, self.size, self.shape = stored.location, stored.size, stored.shape
-        self.dtype = np.dtype(bool)
-        white = isinstance(stored, Folder) and stored.dtype.kind == "u"
-        self._one = float(np.iinfo(stored.dtype).max) if white else 1.0
-
-    def name(self, i: int) -> str:
-        """As the data set has it."""
-        return self._stored.name(i)
-
-    def read(self, start: int, stop: int, seen: Entries | None = None) -> Batch:
-        """Masks start to stop - 1 (see :meth:`Source.read`)."""
-        batch = self._stored.read(start, stop, seen)
-        problems = dict(batch.problems)
-        flat = batch.values.reshape(stop - start, math.prod(self.shape))
-        odd = (flat != 0) & (flat != self._one)
-        for i in np.flatnonzero(odd.any(axis=1)).tolist():
-            allowed = "0 and 1" if self._one == 1 else f"black and white, 0 and {self._one:g}"
-            problems.setdefault(i, f"has entries like {flat[i, odd[i].argmax()]:g}; a mask is made of {allowed}")
-        values = batch.values / self._one
-        values[sorted(problems)] = np.nan
-        return Batch(values, dict(sorted(problems.items())))
-
-    def digest(self, start: int, stop: int) -> str:
-        """Of what is stored (see :meth:`Source.digest`)."""
-        return self._stored.digest(start, stop)
-
-
-def _open(
-    given: str | Path | npt.ArrayLike | Source, array: str | None, size: tuple[int, int] | None, name: str, most: int,
-    what: str,
-) -> Source:  # fmt: skip
-    """The data set at a place, or an array as one, which messages call ``what``: "data" or "masks"."""
-    if isinstance(given, str | Path):
-        return _stored(str(given), array, size, name, most, nearest=what == "masks")
-    if array is not None or size is not None:
+    most, files = check_limit(max_bytes), _picture_files(given)
+    if files is not None or isinstance(given, str | os.PathLike):
+        found = _stored(given, files, array, size, most, what)
+    elif array is not None or size is not None:
         raise InputError(f"array={array!r} and size={size} are for data in files; pass a path, or leave them out")
-    if isinstance(given, Source):
-        return given
-    if np.ma.is_masked(given):
+    elif np.ma.is_masked(given):
         raise InputError(f"{what} has masked entries; fill them, or pass masks= for what was not observed")
-    return ArraySource(what, partial(_in_memory, np.array(given)))
+    else:
+        sliced = all(hasattr(given, name) for name in ("shape", "dtype", "__getitem__"))
+        found = DataSet(what, given if sliced and not isinstance(given, Tensor) else np.asarray(given))
+    return found.check(most)
+
+
+def _picture_files(given: Any) -> list[Path] | None:
+    """The files in a folder of images, or in a list of paths; None for anything else."""
+    from unrelu.datasets.pictures import picture_files  # noqa: PLC0415 -- for images only
+
+    if isinstance(given, list | tuple) and given and all(isinstance(each, str | os.PathLike) for each in given):
+        return [Path(each) for each in given]
+    if not isinstance(given, str | os.PathLike) or not Path(given).is_dir() or Path(given, "zarr.json").exists():
+        return None
+    return picture_files(Path(given))
 
 
 def _stored(
-    location: str, array: str | None, size: tuple[int, int] | None, name: str, most: int, nearest: bool
-) -> Source:
-    url = "://" in location
-    ending = (PurePosixPath(location) if url else Path(location)).suffix.lower()
-    if url and ending in (".npy", ".npz", *_HDF5, *ENDINGS):
-        raise InputError(
-            f"{location}: only Zarr stores are read from URLs; copy the {ending} file here and pass its path"
-        )
-    if not url and not Path(location).exists():
-        raise InputError(f"{location} does not exist; pass {_KINDS}")
-    zarr = url or ending == ".zarr" or Path(location, "zarr.json").is_file()
-    if not zarr and Path(location).is_dir():
+    given: Any, files: Sequence[Path] | None, array: str | None, size: tuple[int, int] | None, most: int, what: str
+) -> DataSet:
+    location = f"{len(given)} files" if isinstance(given, list | tuple) else str(given)
+    if files is not None:
         if array is not None:
-            raise InputError(f"{location} is a folder of images, so it has no array {array!r}; leave array= out")
-        return Folder(location, size, nearest=nearest, max_bytes=most)
-    if size is not None:
-        raise InputError(f"size={size} resizes images only; {location} is read as it is")
-    which = (location, array, name, most)
-    if zarr:
-        optional("zarr", "Zarr stores", "zarr>=3")
-        from unrelu.datasets._zarr_reading import open_zarr  # noqa: PLC0415 -- an optional dependency
+            raise InputError(f"{location}: images have no array {array!r}; leave array= (--array) out")
+        from unrelu.datasets.pictures import Pictures  # noqa: PLC0415 -- needs Pillow
 
-        return ArraySource(location, partial(open_zarr, *which), most)
-    if ending == ".npz":
-        return ArraySource(location, partial(_open_npz, *which), most)
+        pictures = Pictures.of(files, size, nearest=what == "masks", max_bytes=most)
+        white = float(np.iinfo(pictures.dtype).max) if pictures.dtype.kind == "u" else 1.0
+        return DataSet(location, pictures, [path.name for path in files], white)
+    if "://" in location:
+        raise InputError(f"{location} is a URL: open it in Python and pass the array, data=zarr.open(...)")
+    if not Path(location).exists():
+        raise InputError(f"{location} does not exist; pass {_KINDS}")
+    if size is not None:
+        raise InputError(f"size={size} (--size) resizes images only; {location} is read as it is")
+    name, ending = "mask" if what == "masks" else "y", Path(location).suffix.lower()
+    if ending == ".npy" and array is not None:
+        raise InputError(f"{location} holds one array without a name, so there is no {array!r}; leave array= out")
+    choose = partial(_choose, array=array, name=name, location=location)
+    try:
+        return DataSet(location, _array(location, ending, choose, most))
+    except (InputError, MissingPackageError, MemoryError):
+        raise
+    except Exception as error:  # every library has its own for damaged and missing stores
+        raise InputError(f"{location} cannot be opened: {error}; pass a whole, readable data set") from error
+
+
+def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str], most: int) -> Any:
+    if Path(location).is_dir():
+        optional("zarr", "Zarr stores", "zarr>=3")
+        from unrelu.datasets._zarr_reading import open_zarr  # noqa: PLC0415 -- imports Zarr
+
+        return open_zarr(location, choose, most)
     if ending in _HDF5:
         optional("h5py", "HDF5 files", "h5py")
-        from unrelu.datasets._hdf5_reading import Hdf5  # noqa: PLC0415 -- an optional dependency
+        from unrelu.datasets._hdf5_reading import open_hdf5  # noqa: PLC0415 -- an optional dependency
 
-        return ArraySource(location, Hdf5(*which).open, most)
+        return open_hdf5(location, choose, most)
+    if ending == ".npz":  # zip files cannot be read in parts
+        return next(iter(read_npz(location, most, lambda names: [choose(names)]).values()))
     if ending != ".npy":
         raise InputError(f"{location} is no data set; pass {_KINDS}")
-    if array is not None:
-        raise InputError(f"{location} holds one array without a name, so there is no {array!r}; leave array= out")
-    return ArraySource(location, partial(_open_npy, location), most)
-
-
-def _open_npy(location: str) -> OpenArray:
-    """The array in a ``.npy`` file, of which nothing is read yet."""
     with opened(location) as (stream, size):
         header = npy_header(stream, size, location)
-    shape, dtype, length = header.shape, header.dtype, math.prod(header.shape[1:])
 
-    # Observations lie one behind the other. The file is read, not mapped: a disk that fails, or a file that is cut
-    # short, would end a process that maps it, but is an error here.
+    # It is mapped anew for every read: pages of a mapping count as memory of this process as long as it lasts.
     def read(start: int, stop: int) -> npt.NDArray[Any]:
-        with opened(location) as (stream, _):
-            first = header.offset + start * length * dtype.itemsize
-            flat = np.fromfile(stream, dtype, (stop - start) * length, offset=first)
-        return flat.reshape(stop - start, *shape[1:])
+        with opened(location):
+            return np.array(np.load(location, mmap_mode="r", allow_pickle=False)[start:stop])
 
-    # They do not in Fortran order. The file is mapped each time: pages of a mapping count as memory of this process.
-    def copy(start: int, stop: int) -> npt.NDArray[Any]:
-        with opened(location) as (stream, size):
-            now = npy_header(stream, size, location)
-            return np.array(np.memmap(stream, now.dtype, "r", now.offset, now.shape, "F")[start:stop])
-
-    return OpenArray(shape, dtype, copy if header.fortran and len(shape) > 1 else read)
+    return StoredArray(header.shape, header.dtype, read)
 
 
-def _open_npz(location: str, array: str | None, name: str, max_bytes: int) -> OpenArray:
-    """The array of a ``.npz`` file that :func:`choose` names, read as a whole: zip files cannot be read in parts."""
-    (values,) = read_npz(location, max_bytes, lambda names: [choose(names, array, name, location)]).values()
-    return _in_memory(values)
+def _choose(names: Sequence[str], array: str | None, name: str, location: str) -> str:
+    """Which of the arrays ``names`` to read: ``array`` if given, else the one called ``name``, else the only one."""
+    held = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    wanted = array or (name if name in names else names[0] if len(names) == 1 else None)
+    if wanted in names:
+        return str(wanted)
+    if wanted is None:
+        raise InputError(
+            f"{location} holds {f'the arrays {held}' if names else 'no arrays'}; say which with array= (--array), or "
+            f"name it {name!r}"
+        )
+    raise InputError(f"{location} has no array {wanted!r}; it holds {held or 'none'}")
 
 
-def _in_memory(values: npt.NDArray[Any]) -> OpenArray:
-    """An array in memory; it travels with whatever it is a part of."""
-    return OpenArray(values.shape, values.dtype, lambda start, stop: values[start:stop])
+def optional(module: str, what: str, package: str) -> Any:
+    """The optional package ``module``, which ``what`` need; ``package`` is what pip installs."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise MissingPackageError(f'{what} need {name}: pip install "{package}"', name=name) from None

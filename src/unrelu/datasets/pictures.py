@@ -1,19 +1,19 @@
-"""PNG and JPEG files: a folder of them as a data set, one as an observation, a reconstruction as one."""
+"""PNG and JPEG files as an array that is read in parts."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.sources import Part, StoredSource, optional
+from unrelu.datasets.data_set import Shape
+from unrelu.datasets.opening import optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 
@@ -23,110 +23,80 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 _MODES = {"1": "bool", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I": "uint16"}
 
 
-class Folder(StoredSource):
-    """The PNG and JPEG files of a folder, sorted by name; other files and folders in it are left alone.
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """PNG and JPEG files as an array (B, H, W) of grey files, or (B, 3, H, W) of colour files.
 
-    An observation is (H, W) of a grey file and (3, H, W) of a colour file. Values are those of the file, 0..255 or
-    0..65535; what it says on gamma or orientation is not applied. ``size`` is (height, width) to resize to, antialiased
-    bilinear, or by the ``nearest`` pixel for masks; without it, all files must have the first one's size. One file, and
-    one image as float64, may take ``max_bytes``; Pillow's own limit holds as well.
+    Values are those of the files, 0..255 or 0..65535; what a file says on gamma or orientation is not applied.
+
+    Attributes:
+        files: the files in order.
+        size: (height, width) to resize to, antialiased bilinear, or by the ``nearest`` pixel for masks. Without it, all
+            files must have the first one's size.
+        max_bytes: the most that one file, and one image as float64, may take; Pillow's own limit holds as well.
+        shape, dtype: those of the first file that can be read.
     """
 
-    def __init__(
-        self, location: str, size: tuple[int, int] | None = None, nearest: bool = False, max_bytes: int = MAX_BYTES
-    ) -> None:
+    files: Sequence[Path]
+    size: tuple[int, int] | None
+    nearest: bool
+    max_bytes: int
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(
+        cls, files: Sequence[Path], size: tuple[int, int] | None = None, *, nearest: bool = False,
+        max_bytes: int = MAX_BYTES,
+    ) -> Pictures:  # fmt: skip
+        """The pictures in files.
+
+        Raises:
+            InputError: the size is none, or no file can be read.
+        """
         if size is not None and (len(size) != 2 or min(size) < 1):
-            raise InputError(f"size={size} is no size of an image; pass (height, width) in pixels")
-        self.location, self._max_bytes = location, max_bytes
-        self.resized, self._nearest = size, nearest
-        self._names: list[str] | None = self._list()
-        self.size = len(self._names)
-        if not self._names:
-            raise InputError(f"{location} holds no files that end in {', '.join(ENDINGS)}; pass a folder of images")
-        self.shape, self.dtype = self._first()
-
-    def name(self, i: int) -> str:
-        """The name of file i."""
-        return self._listed()[i]
-
-    def parts(self, start: int, stop: int) -> Iterator[Part]:
-        """Images start to stop - 1, and what is wrong with the others."""
-        for i, name in enumerate(self._listed()[start:stop], start):
-            image = self._decoded(name)
-            if isinstance(image, str):
-                # An image is to blame only if its folder is still there.
-                if not Path(self.location).is_dir():
-                    raise InputError(f"{self.location} is gone; bring it back before going on")
-                yield i, image
-            elif (image.shape, image.dtype) != (self.shape, self.dtype):
-                way_out = "" if self.resized else ": make them equal, or pass size=(height, width) to resize"
-                first = _kind(self.shape, self.dtype)
-                yield i, f"is {_kind(image.shape, image.dtype)}; the first is {first}{way_out}"
-            else:
-                yield i, image[None]
-
-    def digest(self, start: int, stop: int) -> str:
-        """SHA-256 of the files: for each its length, 8 bytes with the lowest first, and its bytes."""
-        self.check_range(start, stop)
-        digest = hashlib.sha256()
-        for name in self._listed()[start:stop]:
-            try:
-                content = read_bytes(Path(self.location, name), self._max_bytes, Path(self.location))
-            except InputError:
-                content = b"unreadable"
-            digest.update(len(content).to_bytes(8, "little") + content)
-        return digest.hexdigest()
-
-    def _listed(self) -> list[str]:
-        if self._names is None:
-            self._names = self._list()
-            if len(self._names) != self.size:
-                raise InputError(
-                    f"{self.location} now holds {len(self._names)} images, it held {self.size}; do not change a data "
-                    "set while it is read"
-                )
-        return self._names
-
-    def _list(self) -> list[str]:
-        try:
-            with os.scandir(self.location) as entries:
-                return sorted(e.name for e in entries if e.name.lower().endswith(ENDINGS) and e.is_file())
-        except OSError as error:
-            raise InputError(f"{self.location} cannot be read as a folder of images: {error.strerror}") from error
-
-    def _first(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Shape and type of the first file that can be read."""
+            raise InputError(f"size={size} is no size of an image; pass (height, width) in pixels (--size)")
         problem = ""
-        for name in self._listed():
-            image = self._decoded(name)
-            if not isinstance(image, str):
-                return image.shape, image.dtype
-            problem = problem or f"{name} {image}"
-        raise InputError(f"{self.location} holds no image that can be read: {problem}")
+        for path in files:
+            first = decoded(path, size, nearest, max_bytes)
+            if not isinstance(first, str):
+                return cls(files, size, nearest, max_bytes, (len(files), *first.shape), first.dtype)
+            problem = problem or f"{path.name} {first}"
+        raise InputError(f"no image can be read: {problem or 'no file ends in ' + ', '.join(ENDINGS)}")
 
-    def _decoded(self, name: str) -> npt.NDArray[Any] | str:
-        folder = Path(self.location)
-        return decoded(folder / name, self.resized, self._nearest, self._max_bytes, folder)
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        return np.stack([self._image(path) for path in self.files[rows]])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_names": None}
+    def _image(self, path: Path) -> npt.NDArray[Any]:
+        image = decoded(path, self.size, self.nearest, self.max_bytes)
+        if isinstance(image, str):
+            raise InputError(image)
+        if (image.shape, image.dtype) != (self.shape[1:], self.dtype):
+            way_out = "" if self.size else ": make them equal, or pass size=(height, width) to resize (--size)"
+            first = f"{kind_of(self.shape[1:])} {self.dtype}"
+            raise InputError(f"it is {kind_of(image.shape)} {image.dtype}; the first is {first}{way_out}")
+        return image
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The PNG and JPEG files of a folder, sorted by name; other files and folders in it are left alone."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read as a folder of images: {error.strerror}") from error
 
 
 def decoded(
-    path: Path,
-    size: tuple[int, int] | None = None,
-    nearest: bool = False,
-    max_bytes: int = MAX_BYTES,
-    folder: Path | None = None,
+    path: Path, size: tuple[int, int] | None = None, nearest: bool = False, max_bytes: int = MAX_BYTES
 ) -> npt.NDArray[Any] | str:
-    """The image in a file, which may have to lie in a folder; or what is wrong with it.
+    """The image in a file, or what is wrong with it. A link may not lead out of its folder.
 
     Nothing but PNG and JPEG is decoded, whatever the file is called.
     """
     image_module = optional("PIL.Image", "images", "pillow")
     try:
         # Pillow reads from memory: for a file, it would make room for as many bytes as a chunk states.
-        content = io.BytesIO(read_bytes(path, max_bytes, folder))
+        content = io.BytesIO(read_bytes(path, max_bytes, path.parent))
         with warnings.catch_warnings():
             # What Pillow takes for a decompression bomb is one to us.
             warnings.simplefilter("error", image_module.DecompressionBombWarning)
@@ -156,7 +126,3 @@ def _pixels(image: Any, size: tuple[int, int] | None, nearest: bool) -> npt.NDAr
 def kind_of(shape: tuple[int, ...]) -> str:
     """What a picture of that shape is: "28x28 grey", "64x64 RGB"."""
     return f"{shape[-2]}x{shape[-1]} {'RGB' if len(shape) == 3 else 'grey'}"
-
-
-def _kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
-    return f"{kind_of(shape)} {dtype}"

@@ -3,9 +3,8 @@
 What was tried and why it is as it is: docs/notes/runs.md.
 """
 
-from unrelu.runs.chunk_work import Settled
 from unrelu.runs.journal import Record
 from unrelu.runs.run_folder import Run, open_run
-from unrelu.runs.running import Moment, run
+from unrelu.runs.running import RunProgress, run
 
-__all__ = ["Moment", "Record", "Run", "Settled", "open_run", "run"]
+__all__ = ["Record", "Run", "RunProgress", "open_run", "run"]

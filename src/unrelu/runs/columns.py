@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unrelu.measurements.objectives import norms
 from unrelu.result import TESTS, Inversion
@@ -14,8 +16,73 @@ from unrelu.runtime.array_types import Array
 from unrelu.sampling.draws import Posterior
 from unrelu.sampling.sampled_chains import interval_of
 
+Shape = tuple[int, ...]
 # The probability of the intervals in files.
 INTERVAL = 0.9
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number, or an array of this shape, for every observation."""
+
+    name: str
+    shape: Shape
+    dtype: str
+
+    @property
+    def empty(self) -> float | int:
+        """What stands where there is no result: NaN, -1, or 0."""
+        return {"f": math.nan, "i": -1}.get(np.dtype(self.dtype).kind, 0)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one entry."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def filled(self, rows: int) -> npt.NDArray[Any]:
+        """So many rows without a result."""
+        return np.full((rows, *self.shape), self.empty, dtype=self.dtype)
+
+
+def columns_of(
+    latent: Shape, output: Shape, observation: Shape, *, predictions: bool, posterior: bool, named: int
+) -> tuple[Column, ...]:
+    """The columns of a run.
+
+    Those of :class:`~unrelu.Inversion`, with the residuals in three norms, and as single precision what explains an
+    observation without the data set: ``residuals``, y - A G(z) in the generator's units, NaN where nothing was
+    observed.
+
+    Args:
+        latent, output, observation: shapes of a code, an output, an observation.
+        predictions: whether A G(z) is a column, as it is no part of G(z).
+        posterior: whether there are columns of draws: mean, standard deviation and the ends of the interval of each
+            coordinate, the standard deviation of each output, how the sampling ended, and its statistics.
+        named: the number of coordinates if they have names; ``parameters`` is what is reported by name.
+    """
+    numbers = ("p_value", *TESTS, "confidence", "objective", "residual_l2", "residual_l1", "residual_linf")
+    drawn = (
+        *(Column(name, latent, "<f8") for name in ("mean", "std", "lower", "upper")),
+        Column("reconstruction_std", output, "<f8"),
+        Column("posterior_status", (), "|u1"),
+        *(Column(name, (), "<f8") for name in ("rhat", "ess", "tail_ess")),
+    )
+    return (
+        Column("codes", latent, "<f8"),
+        Column("reconstructions", output, "<f8"),
+        Column("residuals", observation, "<f4"),
+        *([Column("predictions", observation, "<f4")] if predictions else []),
+        Column("status", (), "|u1"),
+        Column("success", (), "|b1"),
+        *(Column(name, (), "<f8") for name in numbers),
+        Column("freedom", (), "<i8"),
+        Column("rank", (), "<i8"),
+        Column("identifiable", (), "|b1"),
+        Column("nit", (), "<i8"),
+        Column("seconds", (), "<f8"),
+        *([Column("parameters", (named,), "<f8")] if named else []),
+        *(drawn if posterior else ()),
+    )
 
 
 def numbers_of(result: Inversion, residual: Array) -> dict[str, Any]:

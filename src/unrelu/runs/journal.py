@@ -1,25 +1,20 @@
-"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the table; and ``data.json``.
-
-``data.json`` has a hash of the observations of every chunk, taken before the first is computed. So a change of the data
-between a stop and the next start is noticed, even in chunks that were not computed yet.
-"""
+"""``chunks.jsonl``: a line for every finished chunk, written when its rows are in the store."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unrelu.datasets.tables import AGAIN
-from unrelu.runtime.archives import sealed, unsealed
-from unrelu.runtime.file_reading import read_json, read_json_lines
-from unrelu.runtime.file_writing import sole_writer, storing, write_whole
+from unrelu.runtime.file_reading import read_json_lines
+from unrelu.runtime.file_writing import AGAIN, sole_writer, storing
 
-JOURNAL, DIGESTS = "chunks.jsonl", "data.json"
+JOURNAL = "chunks.jsonl"
 # Bytes of a line: a message for every observation of the largest chunk, and far more than that.
 _LINE = 2**26
 
@@ -31,25 +26,20 @@ class Record:
     Attributes:
         chunk: its index.
         start, stop: its observations, start to stop - 1.
-        data: SHA-256 of its observations, and of their masks, as stored.
-        result: SHA-256 of its rows but for the seconds.
-        timing: SHA-256 of the seconds.
         counts: how many observations ended with which status.
         success: how many of them did with success.
         failed: how many of them have no code.
-        errors: message of every observation with status ERROR, by its index in the data set.
-        messages: of those of the others that say more than :func:`unrelu.result.message_of` of their columns.
-        seconds: that computing it took, and writing it.
+        seconds: that computing it took.
         worker: machine and process.
         at: when it was finished, in seconds since 1970.
+        errors: message of every observation with status ERROR, by its index in the data set.
+        messages: of those of the others that say more than :func:`unrelu.result.message_of` of their columns.
+        names: names of their files, where observations are files.
     """
 
     chunk: int
     start: int
     stop: int
-    data: str
-    result: str
-    timing: str
     counts: dict[str, int]
     success: int
     failed: int
@@ -58,6 +48,7 @@ class Record:
     at: float
     errors: dict[int, str] = field(default_factory=dict)
     messages: dict[int, str] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
 
 
 def read_records(folder: Path) -> dict[int, Record]:
@@ -65,19 +56,6 @@ def read_records(folder: Path) -> dict[int, Record]:
     path = folder / JOURNAL
     found = [_record(entry) for entry in read_json_lines(path, _LINE, folder)] if path.exists() else []
     return {record.chunk: record for record in found if record is not None}
-
-
-def read_digests(folder: Path) -> dict[int, str]:
-    """SHA-256 of the observations of each chunk, and of their masks, when the run began; {} where that is not known."""
-    path = folder / DIGESTS
-    with suppress(ValueError, KeyError, TypeError, AttributeError):  # an InputError of the reader is a ValueError
-        return {int(chunk): str(data) for chunk, data in unsealed(read_json(path, within=folder))["sha256"].items()}
-    return {}
-
-
-def write_digests(folder: Path, digests: dict[int, str]) -> None:
-    """Write what :func:`read_digests` reads, as a whole or not at all (see :func:`write_whole`)."""
-    write_whole(folder / DIGESTS, [sealed({"sha256": dict(sorted(digests.items()))})], AGAIN)
 
 
 @contextmanager
@@ -95,32 +73,25 @@ def recording(folder: Path) -> Iterator[BinaryIO]:
 
 def append(stream: BinaryIO, record: Record) -> None:
     """Write a line. What was written of it when a disk is full, or gone, is taken back at the next start."""
-    left = sealed(asdict(record)).encode() + b"\n"
+    left = json.dumps(asdict(record)).encode() + b"\n"
     with storing(stream.name, AGAIN):
         while left:
             left = left[stream.write(left) :]
 
 
 def _record(line: Any) -> Record | None:
+    """The record of a line of types that a run writes; None for any other line."""
     try:
-        values = unsealed(line)
-        for name in ("errors", "messages"):
-            values[name] = {int(i): str(message) for i, message in values[name].items()}
-        record = Record(**values)
-        return record if _is_sound(record) else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        for name in ("errors", "messages", "names"):
+            line[name] = {int(i): str(text) for i, text in line[name].items()}
+        record = Record(**line)
+        numbers = (record.chunk, record.start, record.stop, record.success, record.failed, *record.counts.values())
+        sound = (
+            all(type(n) is int and 0 <= n < 2**48 for n in numbers)
+            and all(math.isfinite(seconds) for seconds in (record.seconds, record.at))
+            and isinstance(record.worker, str)
+            and sum(record.counts.values()) == record.stop - record.start > 0
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _is_sound(record: Record) -> bool:
-    """Whether the types are those that a run writes; anyone can compute the check of a line."""
-    numbers = (record.chunk, record.start, record.stop, record.success, record.failed, *record.counts.values())
-    texts = (record.data, record.result, record.timing, record.worker, *record.counts)
-    return (
-        all(type(n) is int and 0 <= n < 2**48 for n in numbers)
-        and all(isinstance(text, str) for text in texts)
-        and all(type(n) in (int, float) and math.isfinite(n) for n in (record.seconds, record.at))
-        and record.start < record.stop
-        and all(0 <= i < 2**48 for i in record.errors | record.messages)
-        and sum(record.counts.values()) == record.stop - record.start
-    )
+    return record if sound else None

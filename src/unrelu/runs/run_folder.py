@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -15,29 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.tables import FORMATS, Table, columns_of
 from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError
-from unrelu.measurements.additive_noise import RoundingNoise
-from unrelu.measurements.noise import Noise, parse_noise
-from unrelu.measurements.picture_scale import Scaling
 from unrelu.result import TELLING, Status, message_of
-from unrelu.result.fingerprint import fingerprint
-from unrelu.result.result_file import noise_arrays, read_noise
 from unrelu.result.verdict_text import data_frame, printed_verdicts
-from unrelu.runs._manifest import read_manifest
 from unrelu.runs.columns import plain
 from unrelu.runs.journal import JOURNAL, Record, read_records
-from unrelu.runtime.archives import read_archive, write_archive
+from unrelu.runs.manifest import columns_in, read_manifest
+from unrelu.runs.store import Store
 from unrelu.runtime.array_types import Index
-from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import locked
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# The file of a noise model of arrays.
-NOISE = "noise.npz"
 # Observations that a notebook shows.
 _WORST = 8
 
@@ -50,7 +41,7 @@ class Run:
         folder: where it is.
         manifest: what is computed, as ``manifest.json`` has it.
         records: the finished chunks, by index.
-        table: the columns.
+        store: the columns.
 
     >>> import os, tempfile
     >>> import unrelu
@@ -64,7 +55,7 @@ class Run:
     folder: Path
     manifest: dict[str, Any]
     records: dict[int, Record]
-    table: Table
+    store: Store
 
     def __repr__(self) -> str:
         ends = ", ".join(f"{count} {name}" for name, count in self.counts.items())
@@ -91,40 +82,27 @@ class Run:
             InputError: a column cannot be read, or a coordinate has its name.
             MissingPackageError: pandas is not installed.
         """
-        names = [column.name for column in self.table.columns if not column.shape]
-        columns = {name: self.column(name) for name in names}
+        columns = {column.name: self.column(column.name) for column in self.store.columns if not column.shape}
         return data_frame(columns, self.indices, self.names, self.column("parameters").T if self.names else ())
 
     @property
     def names(self) -> list[str]:
         """The names of the parameters, (k,); empty if no coordinate has one."""
-        return list(self.manifest["model"].get("names", []))
+        return list(self.manifest["model"]["names"])
+
+    @property
+    def noise_stated(self) -> bool:
+        """Whether noise is stated, or the rounding that the type of the data tells."""
+        return bool(self.manifest["about"]["noise"])
 
     def _verdicts(self, most: int = WORST) -> Printed:
         """What is said of it in words."""
         norm = self.manifest["norm"] if self.manifest["norm"] in ("l1", "linf") else "l2"
         names = ("status", "success", "p_value", "confidence", "identifiable", "seconds")
         columns = {name: self.column(name) for name in names} | {"residual": self.column(f"residual_{norm}")}
-        title = f"method {self.manifest['method']}" + (f", noise {self.noise}" if self.noise.stated else "")
+        noise = self.manifest["about"]["noise"]
+        title = f"method {self.manifest['method']}" + (f", noise {noise}" if noise else "")
         return printed_verdicts(columns, title, norm, self.indices, most)
-
-    @cached_property
-    def scaling(self) -> Scaling:
-        """The map from stored values to the scale of the generator's outputs."""
-        return Scaling.parse(self.manifest["data"]["scale"])
-
-    @cached_property
-    def noise(self) -> Noise:
-        """The noise that was stated, or the rounding that the type of the data tells.
-
-        Raises:
-            InputError: its arrays are not those that the run was begun with.
-        """
-        if "noise_sha256" in self.manifest:
-            return _noise_of(self.folder, self.manifest)
-        noise, dtype = self.manifest["noise"], self.manifest["data"]["dtype"]
-        step = self.scaling.step(dtype)
-        return parse_noise(noise) if noise or step is None else RoundingNoise(step)
 
     @cached_property
     def indices(self) -> Index:
@@ -137,17 +115,18 @@ class Run:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """What :meth:`read` gives of the finished chunks, in order."""
-        return self.read(name)[self.indices] if self.records else np.zeros(0, self.table.column(name).dtype)
+        values = self.read(name)
+        return values if len(self.indices) == len(values) else values[self.indices]
 
     @property
     def size(self) -> int:
         """The number of observations."""
-        return self.table.size
+        return self.store.size
 
     @property
     def chunks(self) -> int:
         """The number of chunks."""
-        return math.ceil(self.size / self.table.chunk)
+        return math.ceil(self.size / int(self.manifest["chunk"]))
 
     @property
     def done(self) -> int:
@@ -196,16 +175,18 @@ class Run:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Entries start to stop - 1 of a column: "codes" (B, \\*latent_shape), "reconstructions"
-        (B, \\*output_shape), "status" (names of :class:`~unrelu.Status`, "" where a chunk is not finished), "success",
-        "p_value", "p_size", "p_largest", "p_structure", "confidence", "objective", "residual_l2", "residual_l1",
-        "residual_linf", "freedom", "rank", "identifiable", "nit", "seconds"; with names of coordinates also
-        "parameters" (B, k), in the order of :attr:`names`; with posteriors also "mean", "std", "lower", "upper"
-        (B, \\*latent_shape), "reconstruction_std" (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
+        (B, \\*output_shape), "residuals" (y - A G(z), of the shape of the data, single precision, NaN where nothing was
+        observed), "predictions" (A G(z), where that is no part of the output), "status" (names of
+        :class:`~unrelu.Status`, "" where a chunk is not finished), "success", "p_value", "p_size", "p_largest",
+        "p_structure", "confidence", "objective", "residual_l2", "residual_l1", "residual_linf", "freedom", "rank",
+        "identifiable", "nit", "seconds"; with names of coordinates also "parameters" (B, k), in the order of
+        :attr:`names`; with posteriors also "mean", "std", "lower", "upper" (B, \\*latent_shape), "reconstruction_std"
+        (B, \\*output_shape), "posterior_status", "rhat", "ess", "tail_ess".
 
         Raises:
             InputError: there is no such column, it cannot be read, or more than 4 GiB of it are asked for at once.
         """
-        values = self.table.read(name, start, stop)
+        values = self.store.read(name, start, stop)
         if name not in ("status", "posterior_status"):
             return values
         names = np.array(["", *self.manifest["statuses"]])
@@ -213,38 +194,24 @@ class Run:
             raise InputError(f"{self.folder}: a status is {values.max()}; the manifest names {len(names) - 1} of them")
         return np.asarray(names[values])
 
-    def rows(self, name_of: Callable[[int], str | None] = lambda i: None) -> Iterator[dict[str, Any]]:
-        """One dictionary for every observation of the finished chunks, in order: the rows of ``results.jsonl``.
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One dictionary for every observation of the finished chunks, in order: all columns of single numbers.
 
-        ``name_of`` tells the name of the file that an observation is, None where it has none.
+        Numbers that are not finite are None. Its ``name`` is that of its file, None where observations are no files.
         """
-        names = [column.name for column in self.table.columns if not column.shape]
+        columns = [column.name for column in self.store.columns if not column.shape]
         for record in (self.records[chunk] for chunk in sorted(self.records)):
-            values = {name: self.read(name, record.start, record.stop).tolist() for name in names}
+            values = {name: self.read(name, record.start, record.stop).tolist() for name in columns}
             codes = self.read("parameters", record.start, record.stop).tolist() if self.names else []
             own = record.messages | record.errors
             for i in range(record.stop - record.start):
-                row, index = {name: values[name][i] for name in names}, record.start + i
+                row, index = {name: values[name][i] for name in columns}, record.start + i
                 status, numbers = row.pop("status"), (row[name] for name in TELLING)
                 known = Status.__members__.get(status)
                 message = own.get(index) or (status if known is None else message_of(known, *numbers))
+                named = {"index": index, "name": record.names.get(index), "status": status, "message": message}
                 parameters = plain(dict(zip(self.names, codes[i], strict=True))) if self.names else {}
-                yield plain({
-                    "index": index, "name": name_of(index), "method": self.manifest["method"],
-                    "seed": self.manifest["seed"], "status": status, "message": message, **row,
-                }) | ({"parameters": parameters} if parameters else {})  # fmt: skip
-
-
-def write_noise_file(folder: Path, noise: Noise) -> None:
-    """Write the arrays of a noise model."""
-    write_archive(folder / NOISE, "noise", noise_arrays(noise))
-
-
-def _noise_of(folder: Path, manifest: dict[str, Any]) -> Noise:
-    found = read_archive(folder / NOISE, "noise", MAX_BYTES, read_noise)
-    if fingerprint(found) != manifest["noise_sha256"]:
-        raise InputError(f"{folder / NOISE} is not the noise that the run was begun with; restore the file")
-    return found
+                yield plain(named | row) | ({"parameters": parameters} if parameters else {})
 
 
 def open_run(folder: str | Path) -> Run:
@@ -266,16 +233,13 @@ def open_run(folder: str | Path) -> Run:
         raise InputError(f"a run is opened by the path of its folder, got {type(folder).__name__}")
     folder = Path(folder)
     manifest = read_manifest(folder)
-    latent, output = (tuple(manifest["model"][name]) for name in ("latent_shape", "output_shape"))
-    columns = columns_of(latent, output, manifest["posterior"] > 0, len(manifest["model"].get("names", ())))
-    kind = FORMATS[manifest["results"]]
-    table = kind(str(folder), int(manifest["data"]["size"]), int(manifest["chunk"]), columns)
+    store = Store(folder, manifest["data"]["size"], columns_in(manifest))
 
     def belongs(record: Record) -> bool:
         if odd := record.counts.keys() - manifest["statuses"]:
             raise InputError(f"{folder}: chunk {record.chunk} counts {min(odd)!r:.60}, which is no status of the run")
-        first = record.chunk * table.chunk
-        return (record.start, record.stop) == (first, min(first + table.chunk, table.size))
+        first = record.chunk * manifest["chunk"]
+        return (record.start, record.stop) == (first, min(first + manifest["chunk"], store.size))
 
     records = {chunk: record for chunk, record in read_records(folder).items() if belongs(record)}
-    return Run(folder, manifest, records, table)
+    return Run(folder, manifest, records, store)

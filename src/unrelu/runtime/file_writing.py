@@ -20,8 +20,9 @@ try:
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
-# What to do where results cannot be written.
+# What to do where results cannot be written, before and after any are.
 _ADVICE = "free space, or name another folder"
+AGAIN = "what is finished is kept: mend that, and run it again"
 # Tenths of a second to wait for a lock.
 _TRIES = 10
 

@@ -1,0 +1,156 @@
+"""A data set that is read in parts, and its observations as a generator puts them out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unrelu.errors import InputError
+from unrelu.measurements.linear_operators import Operator
+from unrelu.measurements.picture_scale import Scaling
+from unrelu.runtime.array_types import Array, Flags
+from unrelu.runtime.file_reading import shown_size
+
+Shape = tuple[int, ...]
+# Why observations cannot be used, by their index in a batch.
+Problems = dict[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Observations (B, \\*shape) in an array of any kind: NumPy's, h5py's, Zarr's, or files that look like one.
+
+    Attributes:
+        location: where it is, for messages.
+        values: the array. It has a shape, a dtype and slices ``[i:j]``, and is read nowhere else.
+        names: the file of each observation; empty where observations are no files.
+        white: what counts as 1 in masks: 1, or full white in images.
+    """
+
+    location: str
+    values: Any
+    names: Sequence[str] = ()
+    white: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """The number of observations."""
+        return int(self.values.shape[0])
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of one observation."""
+        return tuple(map(int, self.values.shape[1:]))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the stored values."""
+        dtype: np.dtype[Any] = np.dtype(self.values.dtype)
+        return dtype
+
+    def check(self, max_bytes: int) -> DataSet:
+        """Refuse what is no batch of real numbers, or has observations larger than ``max_bytes``."""
+        shape = tuple(self.values.shape)
+        if len(shape) < 2:
+            raise InputError(
+                f"{self.location} has shape {shape}; a data set is a batch (B, ...): reshape a single observation to "
+                "(1, ...), numbers observed one by one to (B, 1)"
+            )
+        if math.prod(shape) == 0:
+            raise InputError(f"{self.location} has shape {shape}, so it holds no values; pass one that does")
+        if self.dtype.kind not in "biuf":
+            raise InputError(f"{self.location} has entries of type {self.dtype}; save real numbers")
+        if (size := 8 * math.prod(self.shape)) > max_bytes:
+            raise InputError(
+                f"{self.location} has shape {shape}, so one observation takes {shown_size(size)}; at most "
+                f"{shown_size(max_bytes)} are read, pass a larger max_bytes= (--max-bytes) if you trust it"
+            )
+        return self
+
+    def read(self, start: int, stop: int) -> tuple[Array, Problems]:
+        """Observations start to stop - 1, float64; NaN where one cannot be read, and why.
+
+        Raises:
+            InputError: none of them can be read, and neither can the first of the data set.
+        """
+        try:
+            with np.errstate(over="ignore"):  # of extended precision; the infinity is then a problem of its observation
+                return np.array(self.values[start:stop], dtype=np.float64), {}
+        except MemoryError:
+            raise
+        except Exception as error:  # h5py, Zarr, their codecs and Pillow raise errors of many kinds
+            if stop - start == 1:
+                text = str(error) if isinstance(error, InputError) else f"cannot be read: {error}"
+                return np.full((1, *self.shape), np.nan), {0: text}
+            each = [self.read(i, i + 1) for i in range(start, stop)]
+            problems = {i: found[0] for i, (_, found) in enumerate(each) if found}
+            if len(problems) == len(each) and self.read(0, 1)[1]:
+                raise InputError(
+                    f"{self.location} cannot be read any more: {error}; bring it back. What is finished is kept"
+                ) from error
+            return np.concatenate([values for values, _ in each]), problems
+
+    def read_masks(self, start: int, stop: int) -> tuple[Flags, Problems]:
+        """Masks start to stop - 1, (B, n): which entries were observed. Stored are 0 and 1, or black and white."""
+        values, problems = self.read(start, stop)
+        flat = values.reshape(stop - start, -1)
+        seen, odd = flat == self.white, (flat != 0) & (flat != self.white)
+        for i in np.flatnonzero(odd.any(axis=1)).tolist():
+            allowed = "0 and 1" if self.white == 1 else f"black and white, 0 and {self.white:g}"
+            problems.setdefault(i, f"has entries like {flat[i, odd[i].argmax()]:g}; a mask is made of {allowed}")
+        for i in np.flatnonzero(~seen.any(axis=1)).tolist():
+            problems.setdefault(i, "is 0 everywhere: nothing is observed")
+        return seen, {i: f"its mask {text}" for i, text in problems.items()}
+
+    def digest(self, start: int, stop: int) -> str:
+        """SHA-256, in hexadecimal, of observations start to stop - 1 as they are stored."""
+        try:
+            return hashlib.sha256(np.asarray(self.values[start:stop]).tobytes()).hexdigest()
+        except MemoryError:
+            raise
+        except Exception:  # see read
+            return "unreadable"
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """A data set with its masks and its scale.
+
+    Attributes:
+        data: the observations as they are stored.
+        masks: a mask for every observation, or None.
+        operator: A, for all observations alike.
+        scaling: from stored values to those of the generator.
+    """
+
+    data: DataSet
+    masks: DataSet | None
+    operator: Operator
+    scaling: Scaling
+
+    def read(self, start: int, stop: int) -> tuple[Array, Flags, Problems]:
+        """Observations start to stop - 1 as they are stored, (B, m), and which entries count, (B, m).
+
+        Entries that do not count are 0, whatever is stored there. Observations with a problem are NaN.
+        """
+        seen, problems = self.operator.seen(stop - start), Problems()
+        if self.masks is not None:
+            seen, problems = self.masks.read_masks(start, stop)
+        stored, unread = self.data.read(start, stop)
+        flat = np.where(seen, stored.reshape(stop - start, -1), 0.0)
+        problems |= unread
+        finite = np.isfinite(flat)
+        for i in np.flatnonzero(~finite.all(axis=1)).tolist():
+            problems.setdefault(i, f"{int((~finite[i]).sum())} of {finite[i].size} values are NaN or infinite")
+        flat[sorted(problems)] = np.nan
+        return flat, seen, dict(sorted(problems.items()))
+
+    def digest(self, start: int, stop: int) -> str:
+        """SHA-256 of what is stored of observations start to stop - 1, and of their masks."""
+        own = self.data.digest(start, stop)
+        return own if self.masks is None else f"{own} {self.masks.digest(start, stop)}"

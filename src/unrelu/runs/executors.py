@@ -1,0 +1,136 @@
+"""Chunks through any ``concurrent.futures.Executor``: this process, processes of our own, or those of a cluster."""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
+from typing import Any
+
+from unrelu.errors import OptionError, SolverError, UnreluError
+from unrelu.runs.chunk_work import Chunk, Outcome, Work
+from unrelu.runtime.interrupts import STOPS, fresh_processes, without_interrupts
+
+# Chunks handed out for each worker: one at work, and one that waits for it.
+_AHEAD = 2
+# Times that workers may die with no chunk finished in between.
+_LIVES = 3
+_KEPT = "what is finished is kept: run it again"
+
+
+class _Here(Executor):
+    """This process, which computes a chunk when it is handed out."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def computed(
+    work: Work, chunks: Iterable[Chunk], workers: int, executor: Executor | None, stopped: Callable[[], bool]
+) -> Iterator[tuple[Chunk, Outcome] | str]:
+    """Chunks with what was computed, in any order, and warnings.
+
+    The work travels with every chunk, as bytes that a worker unpacks once. A chunk of hundreds of observations costs
+    far more than sending a network does. ``chunks`` are taken from the iterable when a worker needs them, so that few
+    are in memory. If a process of our own dies, all are started again, for those that were at work.
+
+    Args:
+        work: for all chunks alike.
+        chunks: to compute.
+        workers: processes of our own; 1 is this one. With an executor, how many chunks it computes at once.
+        executor: of the user's.
+        stopped: once it says so, only the chunks that were handed out are finished.
+
+    Raises:
+        OptionError: the work cannot be sent to other processes.
+        SolverError: workers die again and again.
+    """
+    here = executor is None and workers == 1
+    submitted, ahead = (work.compute, 1) if here else (partial(_compute, _pickled(work)), workers * _AHEAD)
+
+    def pools() -> AbstractContextManager[Executor]:
+        return nullcontext(executor or _Here()) if executor or here else fresh_processes(workers, _ready)
+
+    source, left, lives = iter(chunks), deque[Chunk](), _LIVES
+    while True:
+        pending: dict[Future[Outcome], Chunk] = {}
+        try:
+            with pools() as pool:
+                for chunk, outcome in _through(pool, submitted, ahead, source, left, pending, stopped):
+                    lives = _LIVES
+                    yield chunk, outcome
+            return
+        except BrokenProcessPool as error:
+            lives -= 1
+            if executor is not None or not lives:
+                raise SolverError(
+                    f"worker processes were killed {_LIVES - lives} times without finishing a chunk: memory ran out, "
+                    "or a script that starts them has no if __name__ == '__main__'; what is finished is kept: run it "
+                    "again, perhaps with fewer workers or smaller chunks"
+                ) from error
+            dead = list(pending.values())
+            left.extend([*dead[1:], *dead[:1]])  # the one that may have killed its worker comes last
+        yield "a worker process was killed; its chunks are computed again"
+
+
+def _through(
+    pool: Executor, submitted: Callable[[Chunk], Outcome], ahead: int, source: Iterator[Chunk], left: deque[Chunk],
+    pending: dict[Future[Outcome], Chunk], stopped: Callable[[], bool],
+) -> Iterator[tuple[Chunk, Outcome]]:  # fmt: skip
+    """What becomes of chunks: of those left over, then of the source. ``pending`` are handed out and not finished."""
+    while True:
+        while len(pending) < ahead and not stopped():
+            chunk = left.popleft() if left else next(source, None)
+            if chunk is None:
+                break
+            with without_interrupts(STOPS):  # a process that is started meanwhile blocks them for good
+                pending[pool.submit(submitted, chunk)] = chunk
+        if not pending:
+            return
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            yield pending[future], _result(future, pending[future])
+            del pending[future]
+
+
+def _result(future: Future[Outcome], chunk: Chunk) -> Outcome:
+    """What was computed; errors of an executor, which are of its own kinds, are ours."""
+    try:
+        return future.result()
+    except (UnreluError, BrokenProcessPool, MemoryError):
+        raise
+    except (Exception, CancelledError) as error:
+        raise SolverError(f"chunk {chunk.index} was lost by its executor: {error!r}; {_KEPT}") from error
+
+
+def _pickled(work: Work) -> bytes:
+    try:
+        return pickle.dumps(work)
+    except Exception as error:  # objects of the user's raise errors of any kind
+        raise OptionError(
+            f"the network, noise= or operator= cannot be sent to other processes ({error}); define what it is made of "
+            "in a module that can be imported, pass the operator as a matrix, or pass workers=1"
+        ) from error
+
+
+def _ready() -> None:
+    """What a fresh process does first: nothing more than importing this module."""
+
+
+def _compute(content: bytes, chunk: Chunk) -> Outcome:
+    """On a worker."""
+    return _unpacked(content).compute(chunk)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(content: bytes) -> Work:
+    work: Work = pickle.loads(content)  # made by the run that this process works for
+    return work

@@ -1,0 +1,171 @@
+"""``manifest.json``: what a run computes, so that no other run resumes it, and what its folder is read by."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unrelu._version import __version__
+from unrelu.datasets.data_set import Observations
+from unrelu.errors import InputError, OptionError
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.methods import METHODS
+from unrelu.models.code_prior import Normal
+from unrelu.problem import Problem
+from unrelu.result.fingerprint import fingerprint
+from unrelu.runs.chunk_work import STATUSES, Work
+from unrelu.runs.columns import Column, columns_of
+from unrelu.runs.description import expected_residuals, objective, question
+from unrelu.runtime.file_reading import read_json
+from unrelu.runtime.machine import describe
+
+MANIFEST = "manifest.json"
+_FORMAT = "unrelu run 2"
+_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
+# What a manifest says, and of which types: a damaged or forged one is refused at once.
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    "version": (str,), "model.sha256": (str,), "model.latent_shape": (list,), "model.output_shape": (list,),
+    "model.names": (list,), "data.size": (int,), "data.shape": (list,), "data.dtype": (str,), "data.scale": (str,),
+    "data.sha256": (str,), "operator": _TEXT, "masks": (bool,), "predictions": (bool,), "method": (str,),
+    "options": (dict,), "noise": _TEXT, "noise_sha256": _TEXT, "bounds": (list, type(None)), "norm": _TEXT,
+    "prior": (int, float, dict), "posterior": (int,), "time_limit": _NUMBER, "seed": (int,), "chunk": (int,),
+    "statuses": (list,), "about.data": (str,), "about.noise": (str,), "about.question": (dict,),
+    "about.machine": (dict,), "about.objective": (str,), "about.expected": (dict,), "about.uniform_p": (bool,),
+    "about.layerwise": (bool,),
+}  # fmt: skip
+
+
+def manifest_of(work: Work, observations: Observations, problem: Problem, chunk: int, names: dict[str, str]) -> Any:
+    """All that decides the results of a run, as JSON has it, with hashes of the network and of the data's first chunk.
+
+    Under "about" is what does not decide them: the texts of a report, from the problem of an observation of zeros. A
+    run can be resumed with other ``names``, those of the user for model, data and masks, and on another machine.
+    """
+    network, data, stated, given = work.network, observations.data, work.stated, problem.stated
+    box, prior = Bounds.parse(stated["bounds"], network.latent_shape), stated["prior"]
+    texts = {"data": data.location, **names}
+    found = {
+        "format": _FORMAT,
+        "version": __version__,
+        "model": {
+            "sha256": fingerprint(network),
+            "latent_shape": network.latent_shape,
+            "output_shape": network.output_shape,
+            "names": network.names.parameter_names if network.names.coordinate_names else [],
+        },
+        "data": {
+            "size": data.size, "shape": data.shape, "dtype": str(data.dtype), "scale": str(work.scaling),
+            "sha256": observations.digest(0, min(chunk, data.size)),
+        },
+        "operator": None if work.operator is None else fingerprint(work.measured),
+        "masks": work.masked,
+        "predictions": any(column.name == "predictions" for column in work.columns),
+        "method": work.method,
+        "options": work.options,
+        "noise": None if stated["noise"] is None else str(stated["noise"]),
+        "noise_sha256": fingerprint(given.noise) if given.noise.entrywise else None,
+        "bounds": box.plain(),
+        "norm": stated["norm"],
+        "prior": prior.plain() if isinstance(prior, Normal) else prior,
+        "posterior": work.draws,
+        "time_limit": stated["time_limit"],
+        "seed": work.seed,
+        "chunk": chunk,
+        "statuses": STATUSES,
+        "about": {
+            **texts,
+            "directory": os.getcwd(),
+            "noise": str(given.noise) if given.noise.stated else "",
+            "question": {"model": texts.get("model", "a network from Python"), "data": texts["data"]}
+            | question(work, observations, problem, chunk),
+            "machine": {name: _text(value) for name, value in describe().items() if value not in (None, "", [], "not installed")},
+            "objective": objective(problem),
+            "expected": expected_residuals(work, problem),
+            "uniform_p": not given.noise.without_density,
+            "layerwise": METHODS[work.method].layerwise,
+        },
+    }  # fmt: skip
+    try:
+        manifest: dict[str, Any] = json.loads(json.dumps(found))
+        _check(manifest)
+    except (ValueError, TypeError, KeyError) as error:
+        raise OptionError(f"names={names!r} cannot be written to {MANIFEST}: {error}; pass texts") from error
+    return manifest
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What is not equal in two manifests, a line each, such as "seed is 0, asked for is 1"."""
+    said: list[str] = []
+    for name in sorted({*found, *wanted} - {"about"}):
+        one, other = found.get(name), wanted.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            said += [f"{name}.{inner}" for inner in differences(one, other)]
+        elif one != other:
+            said.append(f"{name} is {_short(one)}, asked for is {_short(other)}")
+    return said
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:40] + "..."
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest in a folder.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    path = folder / MANIFEST
+    if not os.path.exists(path):  # False also where there can be no such file
+        raise InputError(f"{folder} holds no {MANIFEST}, so it is no folder of `unrelu run`; check the path")
+    manifest: dict[str, Any] = read_json(path, within=folder)
+    try:
+        _check(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged, or of another version: {error!r}; restore it, or pass overwrite=True (--overwrite) to "
+            "begin again"
+        ) from error
+    return manifest
+
+
+def columns_in(manifest: dict[str, Any]) -> tuple[Column, ...]:
+    """The columns of a run."""
+    model = manifest["model"]
+    return columns_of(
+        tuple(model["latent_shape"]), tuple(model["output_shape"]), tuple(manifest["data"]["shape"]),
+        predictions=manifest["predictions"], posterior=manifest["posterior"] > 0, named=len(model["names"]),
+    )  # fmt: skip
+
+
+def _check(manifest: dict[str, Any]) -> None:
+    """Refuse a manifest that says what no run writes, with a KeyError, TypeError or ValueError."""
+    if manifest["format"] != _FORMAT:
+        raise ValueError(f"format {_short(manifest['format'])}")
+    for name, kinds in _ENTRIES.items():
+        value: Any = reduce(lambda entry, key: entry[key], name.split("."), dict[str, Any](manifest))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise TypeError(f"{name} is {_short(value)}")
+    model, data = manifest["model"], manifest["data"]
+    for shape in (model["latent_shape"], model["output_shape"], data["shape"], [data["size"], manifest["chunk"]]):
+        if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48:
+            raise ValueError(f"a shape is {_short(shape)}")
+    about, names = manifest["about"], model["names"]
+    own = [about[name] for name in ("model", "masks", "command", "directory") if name in about]
+    texts = (*names, *manifest["statuses"], *about["question"].values(), *about["machine"].values(), *own)
+    if not all(isinstance(text, str) for text in texts) or len(names) not in (0, math.prod(model["latent_shape"])):
+        raise ValueError("a text is none, or coordinates have names and their number differs")
+    if not all(type(size) in (int, float) for size in about["expected"].values()):
+        raise ValueError(f"about.expected is {_short(about['expected'])}")
+    np.dtype(data["dtype"])
