@@ -67,15 +67,19 @@ print(r)
 
 # %%
 # Gradient descent gives codes as well, and some of them look just as plausible. Here it runs from 12 random starts, as
-# a batch of 12 copies of y. The p-values tell which of these codes explain what was seen; the worst does not.
+# a batch of 12 copies of y. The p-values tell which of these codes explain what was seen. Here are the best and the
+# worst of them.
 
 copies = np.tile(y, (12, 1, 1, 1))
 descents = unrelu.invert(net, copies, "gradient_descent", operator=seen, noise="gaussian:0.3", max_iterations=400)
 print(f"of 12 descents {descents.success.sum()} end at a code that explains y")
-worst = int(np.argmin(descents.p_value))
+best, worst = descents[int(np.argmax(descents.p_value))], descents[int(np.argmin(descents.p_value))]
 show(
-    [clean, r.reconstruction, descents.reconstruction[worst]],
-    ["the truth", f"auto: p = {r.p_value:.2f}", f"a descent: p = {descents.p_value[worst]:.0e}"],
+    [clean, r.reconstruction, best.reconstruction, worst.reconstruction],
+    [
+        "the truth",
+        *(f"{name}: p = {found.p_value:.1g}" for name, found in (("auto", r), ("best", best), ("worst", worst))),
+    ],
 )
 
 # %%
