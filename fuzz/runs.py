@@ -1,7 +1,7 @@
 """Runs over data sets that are killed, meet a full disk, find a torn journal or other data, and are started again.
 
 What is promised: afterwards the results are the same bytes as those of a run that nobody disturbed, and no chunk that
-was recorded is computed again. Data that changed meanwhile are refused, whether they were computed already or not.
+was recorded is computed again. Data whose first chunk changed meanwhile are refused.
 
     python fuzz/runs.py [--quick] [--seed N] --output FILE
 """
@@ -30,7 +30,6 @@ from unrelu.runs.journal import read_records
 from unrelu.runtime.streams import stream
 
 CHUNK = 16
-FORMATS = ("npy", "zarr")
 # How often each is tried, in full and quick.
 TRIES = {"killed": (20, 1), "full disk": (15, 1), "torn journal": (15, 2), "changed data": (10, 1)}
 ARGUMENTS = ("mnist-relu", "y.npy", "--method", "lm", "--chunk", str(CHUNK), "-O", "max_iterations=40", "-q")
@@ -45,22 +44,22 @@ class Runs:
         self.random = stream("fuzz runs", seed)
         codes = self.random.standard_normal((size, self.network.latent_dim))
         np.save(folder / "y.npy", self.network(codes) + self.random.normal(0, 0.05, (size, 784)))
-        self.undisturbed = {kind: self.bytes_of(self.here(folder / f"undisturbed-{kind}", kind)) for kind in FORMATS}
+        self.undisturbed = self.bytes_of(self.here(folder / "undisturbed"))
 
-    def here(self, out: Path, kind: str, callback: Callable[[Any], Any] | None = None) -> unrelu.Run:
+    def here(self, out: Path, callback: Callable[[Any], Any] | None = None) -> unrelu.Run:
         """The run in this process; goes on where it was."""
         return unrelu.run(
-            self.network, self.folder / "y.npy", out, "lm", chunk=CHUNK, workers=1, results=kind, max_iterations=40,
+            self.network, self.folder / "y.npy", out, "lm", chunk=CHUNK, workers=1, max_iterations=40,
             callback=callback,
         )  # fmt: skip
 
-    def apart(self, out: Path, kind: str, limit: int | None = None) -> subprocess.Popen[str]:
+    def apart(self, out: Path, limit: int | None = None) -> subprocess.Popen[str]:
         """The command in a process group of its own, whose files cannot grow beyond a limit in bytes."""
         limited = None if limit is None else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
         script = ("-c", "from unrelu.cli.process import main; main()", "run", *ARGUMENTS)
         workers = str(self.random.integers(1, 3))
         return subprocess.Popen(
-            [sys.executable, *script, "-o", str(out), "--results", kind, "--workers", workers],
+            [sys.executable, *script, "-o", str(out), "--workers", workers],
             cwd=self.folder, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
             preexec_fn=limited,  # noqa: PLW1509 -- sets a limit before it becomes another program
         )  # fmt: skip
@@ -68,25 +67,25 @@ class Runs:
     @staticmethod
     def bytes_of(run: unrelu.Run) -> dict[str, bytes]:
         """All columns but the seconds."""
-        return {c.name: run.table.read(c.name).tobytes() for c in run.table.columns if c.name != "seconds"}
+        return {c.name: run.store.read(c.name).tobytes() for c in run.store.columns if c.name != "seconds"}
 
-    def go_on(self, out: Path, kind: str, count: Counter[str]) -> None:
+    def go_on(self, out: Path, count: Counter[str]) -> None:
         """Start it again, and count what is not as promised."""
         before, computed = set(read_records(out)), set[int]()
 
-        def callback(moment: Any) -> None:
-            if moment.settled is not None and moment.settled.how != "kept":
-                computed.add(moment.settled.record.chunk)
+        def callback(progress: Any) -> None:
+            if progress.record is not None:
+                computed.add(progress.record.chunk)
 
-        run = self.here(out, kind, callback)
+        run = self.here(out, callback)
         count["chunks recorded before"] += len(before)
         count["recorded chunks computed again"] += len(before & computed)
-        count["other bytes"] += not run.finished or self.bytes_of(run) != self.undisturbed[kind]
+        count["other bytes"] += not run.finished or self.bytes_of(run) != self.undisturbed
 
 
-def killed(runs: Runs, out: Path, kind: str, count: Counter[str]) -> None:
-    """SIGKILL to all processes of a run: at any moment, its start included, or when a chunk has just been recorded."""
-    process = runs.apart(out, kind)
+def killed(runs: Runs, out: Path, count: Counter[str]) -> None:
+    """SIGKILL to all processes of a run: at any time, its start included, or when a chunk has just been recorded."""
+    process = runs.apart(out)
     chunks = int(runs.random.integers(1, runs.size // CHUNK)) if runs.random.random() < 0.7 else 0
     end = time.monotonic() + runs.random.uniform(0, 6)
     while process.poll() is None and (len(read_records(out)) < chunks if chunks else time.monotonic() < end):
@@ -96,59 +95,52 @@ def killed(runs: Runs, out: Path, kind: str, count: Counter[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         count["in the middle"] += 1
     process.communicate()
-    runs.go_on(out, kind, count)
+    runs.go_on(out, count)
 
 
-def full_disk(runs: Runs, out: Path, kind: str, count: Counter[str]) -> None:
-    """No file can grow beyond some size: a journal, a column, the work for the processes, whichever comes first."""
-    process = runs.apart(out, kind, limit=int(2 ** runs.random.uniform(9, 20)))
+def full_disk(runs: Runs, out: Path, count: Counter[str]) -> None:
+    """No file can grow beyond some size: a journal or a column, whichever comes first."""
+    process = runs.apart(out, limit=int(2 ** runs.random.uniform(9, 20)))
     _, said = process.communicate()
     count["in the middle"] += process.returncode == 2
     count["tracebacks"] += "Traceback" in said or process.returncode not in (0, 2)
-    runs.go_on(out, kind, count)
+    runs.go_on(out, count)
 
 
-def torn_journal(runs: Runs, out: Path, kind: str, count: Counter[str]) -> None:
-    """The journal, or the hashes of the data, cut off, or with other bytes in a place, after some chunks."""
+def torn_journal(runs: Runs, out: Path, count: Counter[str]) -> None:
+    """The journal cut off anywhere, after some chunks."""
     stop = int(runs.random.integers(1, runs.size // CHUNK + 1))
-    runs.here(out, kind, lambda moment: moment.done >= stop * CHUNK)
-    torn = out / ("data.json" if runs.random.random() < 0.3 else "chunks.jsonl")
-    content = bytearray(torn.read_bytes())
-    place = int(runs.random.integers(len(content)))
-    if runs.random.random() < 0.5:
-        del content[place:]
-    else:
-        content[place : place + 8] = runs.random.bytes(8)
-    torn.write_bytes(content)
+    runs.here(out, lambda progress: progress.done >= stop * CHUNK)
+    os.truncate(out / "chunks.jsonl", int(runs.random.integers(os.path.getsize(out / "chunks.jsonl"))))
     count["in the middle"] += stop < runs.size // CHUNK
-    runs.go_on(out, kind, count)
+    runs.go_on(out, count)
 
 
-def changed_data(runs: Runs, out: Path, kind: str, count: Counter[str]) -> None:
-    """One value of one observation is another one when the run is started again; then it is brought back."""
+def changed_data(runs: Runs, out: Path, count: Counter[str]) -> None:
+    """One value of the first chunk is another one when the run is started again; then it is brought back."""
     stop = int(runs.random.integers(1, runs.size // CHUNK))
-    runs.here(out, kind, lambda moment: moment.done >= stop * CHUNK)
+    runs.here(out, lambda progress: progress.done >= stop * CHUNK)
     whole = (runs.folder / "y.npy").read_bytes()
-    y, at = np.load(runs.folder / "y.npy"), int(runs.random.integers(runs.size))
+    y, at = np.load(runs.folder / "y.npy"), int(runs.random.integers(CHUNK))
     y[at, runs.random.integers(784)] += 1e-9
     np.save(runs.folder / "y.npy", y)
     try:
-        runs.here(out, kind)
+        runs.here(out)
         count["not noticed"] += 1
     except InputError:
         count["not noticed"] += 0
     (runs.folder / "y.npy").write_bytes(whole)
-    count["in the middle"] += at >= stop * CHUNK
-    runs.go_on(out, kind, count)
+    count["in the middle"] += 1
+    runs.go_on(out, count)
 
 
 # What the rows are called, and what counts in them as broken.
 KINDS = {"killed": killed, "full disk": full_disk, "torn journal": torn_journal, "changed data": changed_data}
 NAMES = {
-    "killed": "runs killed at a random moment",
+    "killed": "runs killed at a random time",
     "full disk": "runs whose files cannot grow (as on a full disk)",
-    "torn journal": "journals cut off or overwritten",
-    "changed data": "an observation changed while the run was stopped",
+    "torn journal": "journals cut off",
+    "changed data": "an observation of the first chunk changed while the run was stopped",
 }
 BROKEN = ("recorded chunks computed again", "other bytes", "tracebacks", "not noticed")
 
@@ -162,7 +154,7 @@ def measure(quick: bool, seed: int) -> list[dict[str, Any]]:
             count: Counter[str] = Counter({"in the middle": 0, "chunks recorded before": 0, **dict.fromkeys(BROKEN, 0)})
             tries = TRIES[name][quick]
             for i in range(tries):
-                attempt(runs, Path(scratch, f"{name}-{i}"), FORMATS[i % 2], count)
+                attempt(runs, Path(scratch, f"{name}-{i}"), count)
             rows.append({"what": NAMES[name], "tried": tries, **count})
     return rows
 

@@ -25,13 +25,8 @@ def fortran(folder: Path, y=Y) -> str:
 
 
 def npz(folder: Path, y=Y) -> str:
-    np.savez(folder / "y.npz", y=y, labels=np.arange(3))
+    np.savez_compressed(folder / "y.npz", y=y, labels=np.arange(3))
     return str(folder / "y.npz")
-
-
-def packed(folder: Path, y=Y) -> str:
-    np.savez_compressed(folder / "packed.npz", anything=y)
-    return str(folder / "packed.npz")
 
 
 def zarr_group(folder: Path, y=Y) -> str:
@@ -44,22 +39,6 @@ def zarr_group(folder: Path, y=Y) -> str:
 def zarr_array(folder: Path, y=Y) -> str:
     zarr.create_array(str(folder / "a.zarr"), data=y, chunks=(3, *y.shape[1:]), zarr_format=3, overwrite=True)
     return str(folder / "a.zarr")
-
-
-def zarr_folder(folder: Path, y=Y) -> str:
-    """A store whose folder is not called .zarr."""
-    zarr.open_group(str(folder / "store"), mode="w").create_array("anything", data=y)
-    return str(folder / "store")
-
-
-def zarr_memory(folder: Path, y=Y) -> str:
-    url = f"memory://{folder.name}/y.zarr"
-    zarr.open_group(url, mode="w").create_array("y", data=y, chunks=(4, *y.shape[1:]))
-    return url
-
-
-def zarr_file_url(folder: Path, y=Y) -> str:
-    return f"file://{zarr_group(folder, y)}"
 
 
 def hdf5(folder: Path, y=Y) -> str:
@@ -79,6 +58,6 @@ def images(folder: Path, y=Y) -> str:
     return str(folder / "images")
 
 
-ARRAYS = (npy, fortran, npz, packed, zarr_group, zarr_array, zarr_folder, zarr_memory, zarr_file_url, hdf5)
+ARRAYS = (npy, fortran, npz, zarr_group, zarr_array, hdf5)
 KINDS = (*ARRAYS, images)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -32,8 +33,13 @@ def copy(run: unrelu.Run, folder: Path) -> Path:
 
 def results(run: unrelu.Run) -> dict[str, bytes]:
     """Bytes of every column but the seconds."""
-    names = (column.name for column in run.table.columns if column.name != "seconds")
-    return {name: run.table.read(name).tobytes() for name in names}
+    return {c.name: run.store.read(c.name).tobytes() for c in run.store.columns if c.name != "seconds"}
+
+
+def recorded(out: Path) -> list[int]:
+    """Chunks in the journal, in order, as often as they were recorded."""
+    path = out / "chunks.jsonl"
+    return [json.loads(line)["chunk"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def command(*arguments: str) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import unrelu
-from tests.runs.small_runs import command, reference, results, zoo_data
+from tests.runs.small_runs import command, recorded, reference, results, zoo_data
 
 MODEL = ("mnist-relu", "y.npy", "--method", "lm", "--chunk", "16", "-O", "max_iterations=40")
 SIZE, CHUNKS = 1600, 100
@@ -40,12 +40,6 @@ def start(folder: Path, *arguments: str, **options) -> subprocess.Popen[str]:
                             stderr=subprocess.PIPE, **options)  # fmt: skip
 
 
-def chunks(out: Path) -> list[int]:
-    """Chunks in the journal, as often as they were recorded."""
-    path = out / "chunks.jsonl"
-    return [json.loads(line)["chunk"] for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def wait_for(condition, process: subprocess.Popen[str], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition() and process.poll() is None:
@@ -54,27 +48,24 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 60) -> 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("kind", "kills"), [("npy", 1), ("zarr", 1)])
-def test_kills_change_nothing(folder, undisturbed, kind, kills):
-    """SIGKILL to the run with all its processes at random moments, and a start after each; `make fuzz` has 50."""
-    rng = np.random.default_rng(5)
-    out = folder / "out"
-    for _ in range(kills):
-        process = start(folder, *MODEL, "-o", "out", "--results", kind, "--workers", "2", start_new_session=True)
-        before = len(chunks(out))
-        wait_for(lambda seen=before: len(chunks(out)) > seen, process)
+def test_kills_change_nothing(folder, undisturbed):
+    """SIGKILL to the run with all its processes at random times, and a start after each; `make fuzz` has 50."""
+    rng, out = np.random.default_rng(5), folder / "out"
+    for _ in range(2):
+        process = start(folder, *MODEL, "-o", "out", "--workers", "2", start_new_session=True)
+        before = len(recorded(out))
+        wait_for(lambda seen=before: len(recorded(out)) > seen, process)
         time.sleep(rng.uniform(0, 0.05))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    recorded = chunks(out)
-    assert len(recorded) >= kills
-    ended = start(folder, *MODEL, "-o", "out", "--results", kind, "--workers", "2", "--json")
+    kept = recorded(out)
+    assert len(kept) >= 2
+    ended = start(folder, *MODEL, "-o", "out", "--workers", "2", "--json")
     output, errors = ended.communicate()
     assert ended.returncode == 0, errors
-    told = json.loads(output)["records"]
     # What was recorded is kept; nothing is lost, and nothing is computed twice.
-    assert {line["chunk"] for line in told if line["how"] == "kept"} == set(recorded)
-    assert sorted(chunks(out)) == list(range(CHUNKS))
+    assert {record["chunk"] for record in json.loads(output)["records"]} == set(range(CHUNKS)) - set(kept)
+    assert sorted(recorded(out)) == list(range(CHUNKS))
     assert results(unrelu.open_run(out)) == undisturbed
 
 
@@ -82,26 +73,26 @@ def test_kills_change_nothing(folder, undisturbed, kind, kills):
 def test_the_first_interrupt_finishes_the_chunks_at_work(folder, undisturbed):
     out = folder / "out"
     process = start(folder, *MODEL, "-o", "out", "--workers", "2", start_new_session=True)
-    wait_for(lambda: len(chunks(out)) > 2, process)
+    wait_for(lambda: len(recorded(out)) > 2, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers as well
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopping when the running chunks are finished" in said
+    assert "stopping when the chunks at work are finished" in said
     assert "run the same command again to resume" in said
     assert "Traceback" not in said
-    assert 0 < len(chunks(out)) < CHUNKS
+    assert 0 < len(recorded(out)) < CHUNKS
     status = subprocess.run(command("status", "out"), cwd=folder, capture_output=True, text=True, check=True).stdout
-    assert f"stopped: {16 * len(chunks(out))} of {SIZE} observations" in status
+    assert f"stopped: {16 * len(recorded(out))} of {SIZE} observations" in status
     assert "resume with: unrelu run mnist-relu y.npy" in status.replace("\n", " ")
     subprocess.run(command("run", *MODEL, "-o", "out", "-q"), cwd=folder, check=True)
     assert results(unrelu.open_run(out)) == undisturbed
-    assert sorted(chunks(out)) == list(range(CHUNKS))
+    assert sorted(recorded(out)) == list(range(CHUNKS))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_of_a_batch_system_stops_in_order(folder, workers):
     process = start(folder, *MODEL, "-o", "out", "--workers", workers)
-    wait_for(lambda: len(chunks(folder / "out")) > 1, process)
+    wait_for(lambda: len(recorded(folder / "out")) > 1, process)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
@@ -111,12 +102,12 @@ def test_sigterm_of_a_batch_system_stops_in_order(folder, workers):
 def test_the_second_interrupt_ends_at_once(folder):
     arguments = (*MODEL[:3], "adam", "-o", "out", "--workers", "2", "--chunk", "800")
     process = start(folder, *arguments)
-    wait_for((folder / "out" / "columns").exists, process)
+    wait_for((folder / "out" / "manifest.json").exists, process)
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     # Signals that wait together are one, so the second is sent when the first was seen.
-    while "stopping when the running chunks are finished" not in process.stderr.readline():
+    while "stopping when the chunks at work are finished" not in process.stderr.readline():
         assert process.poll() is None
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -127,17 +118,29 @@ def test_the_second_interrupt_ends_at_once(folder):
     assert unrelu.open_run(folder / "out").done == 0
 
 
-# Run in a mount namespace of its own: a disk of 2 MiB, a run on it, then more space.
+# Run in a mount namespace of its own: a disk that is too small, one that something else fills up, then more space.
 FULL_DISK = """
-import subprocess, sys
-kind, disk, *command = sys.argv[1:]
+import pathlib, subprocess, sys, time
+disk, *command = sys.argv[1:]
+journal = pathlib.Path(disk, "out", "chunks.jsonl")
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
-first = subprocess.run(command, capture_output=True, text=True)
-print(first.returncode, first.stderr.replace(chr(10), " "))
+small = subprocess.run(command, capture_output=True, text=True)
+print(small.returncode, small.stderr.replace(chr(10), " "))
 subprocess.run(["mount", "-o", "remount,size=40m", disk], check=True)
-second = subprocess.run(command, capture_output=True, text=True)
-print(second.returncode, second.stderr.replace(chr(10), " "))
-subprocess.run(["cp", "-r", disk + "/out", sys.argv[2] + "-kept"], check=True)
+process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"}") > 8):
+    time.sleep(0.05)
+with open(disk + "/other", "wb", buffering=0) as other:
+    try:
+        while other.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+print(process.communicate()[1].replace(chr(10), " "), process.returncode)
+subprocess.run(["rm", disk + "/other"], check=True)
+last = subprocess.run(command, capture_output=True, text=True)
+print(last.returncode, last.stderr.replace(chr(10), " "))
+subprocess.run(["cp", "-r", disk + "/out", disk + "-kept"], check=True)
 """
 
 
@@ -152,30 +155,19 @@ def mounting() -> list[str]:
 
 @pytest.mark.long
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(folder, undisturbed):
-    asked = (*MODEL, "--results", "zarr", "--workers", "2")
     (folder / "disk").mkdir()
-    whole = command("run", *asked, "-o", "disk/out")
-    done = subprocess.run([*mounting(), sys.executable, "-c", FULL_DISK, "zarr", "disk", *whole],
+    whole = command("run", *MODEL, "--workers", "2", "-o", "disk/out")
+    done = subprocess.run([*mounting(), sys.executable, "-c", FULL_DISK, "disk", *whole],
                           cwd=folder, capture_output=True, text=True, check=False)  # fmt: skip
-    first, second = done.stdout.splitlines()
-    assert first.startswith("2 "), done.stderr
-    assert "No space left on device; what is finished is kept: mend that, and run it again" in first
-    assert "Traceback" not in first
-    assert second.startswith("0 ")
+    small, full, last = done.stdout.splitlines()
+    assert small.startswith("2 "), done.stderr
+    assert "the results need 15" in small
+    assert "2 MiB are free; free some space" in small
+    assert full.endswith(" 2")
+    assert "No space left on device; what is finished is kept: mend that, and run it again" in full
+    assert "Traceback" not in full
+    assert last.startswith("0 ")
     run = unrelu.open_run(folder / "disk-kept")
     assert run.finished
     assert results(run) == undisturbed
-    assert len(chunks(folder / "disk-kept")) == CHUNKS
-
-
-@pytest.mark.long
-def test_a_disk_that_is_too_small_is_told_before_any_work(folder):
-    (folder / "disk").mkdir()
-    whole = command("run", *MODEL, "-o", "disk/out", "--results", "npy")
-    done = subprocess.run([*mounting(), sys.executable, "-c", FULL_DISK, "npy", "disk", *whole],
-                          cwd=folder, capture_output=True, text=True, check=False)  # fmt: skip
-    first, second = done.stdout.splitlines()
-    assert first.startswith("2 "), done.stderr
-    assert "the results need 10 MiB, 2 MiB are free; free some space" in first
-    assert second.startswith("0 ")
-    assert unrelu.open_run(folder / "disk-kept").finished
+    assert sorted(recorded(folder / "disk-kept")) == list(range(CHUNKS))

@@ -1,17 +1,13 @@
-"""Runs, and the command line, under noise of arrays: as `unrelu.invert`, kept in the folder, resumed and reported."""
+"""Runs, under noise of arrays: as `unrelu.invert`, and resumed."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
 
 import unrelu
 from tests.support import random_network
-from unrelu.cli.argument_files import read_noise_model
 from unrelu.errors import InputError
-from unrelu.report import write_report
 
 NET = random_network((3, 12, 20), seed=4, bias=True)
 RNG = np.random.default_rng([37, 4])
@@ -27,7 +23,6 @@ def started(folder, noise, **options):
 @pytest.mark.parametrize("name", NOISES)
 def test_a_run_is_invert_under_the_same_noise(name, tmp_path):
     run = started(tmp_path / "out", NOISES[name])
-    assert unrelu.open_run(tmp_path / "out").noise == NOISES[name]
     residual = Y - run.read("reconstructions")
     if name == "covariance":
         chi_square = np.einsum("ij,ij->i", residual, np.linalg.solve(COVARIANCE, residual.T).T)
@@ -36,10 +31,10 @@ def test_a_run_is_invert_under_the_same_noise(name, tmp_path):
     np.testing.assert_allclose(run.read("objective"), chi_square, rtol=1e-8)
     again = unrelu.invert(NET, Y, "lm", noise=NOISES[name], z0=run.read("codes"))
     np.testing.assert_allclose(run.read("p_value"), again.p_value, rtol=1e-4)
-    page = write_report(tmp_path / "out", None).read_text()
-    assert "chi-square" in page
-    assert "by chance" in page
-    assert f"stated noise, {NOISES[name]}" in page
+    about = run.manifest["about"]
+    assert about["noise"] == about["question"]["noise"] == str(NOISES[name])
+    assert about["objective"] == "chi-square, whitened"
+    assert about["uniform_p"]
 
 
 def test_it_resumes_under_the_same_noise_alone(tmp_path):
@@ -48,15 +43,6 @@ def test_it_resumes_under_the_same_noise_alone(tmp_path):
     with pytest.raises(InputError, match="noise_sha256"):
         started(tmp_path / "out", unrelu.Gaussian(covariance=2 * COVARIANCE))
     started(tmp_path / "out", "gaussian:0.1", overwrite=True)
-    assert not (tmp_path / "out" / "noise.npz").exists()
-
-
-def test_a_file_of_another_noise_is_refused(tmp_path):
-    for name, noise in NOISES.items():
-        started(tmp_path / name, noise)
-    (tmp_path / "sizes" / "noise.npz").replace(tmp_path / "covariance" / "noise.npz")
-    with pytest.raises(InputError, match="is not the noise that the run was begun with"):
-        unrelu.open_run(tmp_path / "covariance").noise  # noqa: B018
 
 
 def test_posteriors_of_a_run_are_under_it(tmp_path):
@@ -80,34 +66,3 @@ def test_noise_that_does_not_suit_all_observations_is_refused(noise, options, me
     with pytest.raises(InputError, match=message):
         started(tmp_path / "out", noise, **options)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_line_reads_it_from_a_file(tmp_path, monkeypatch, capsys):
-    from unrelu.cli import process
-
-    monkeypatch.chdir(tmp_path)
-    first, second = (layer.matrix() for layer in NET.layers)
-    np.savez("net.npz", W0=first, b0=NET.layers[0].bias(), W1=second, b1=NET.layers[1].bias(), activation="relu")
-    np.save("y.npy", Y[0])
-    np.savez("noise.npz", covariance=COVARIANCE)
-
-    def called(*arguments):
-        monkeypatch.setattr("sys.argv", ["unrelu", *arguments])
-        with pytest.raises(SystemExit):
-            process.main()
-        return json.loads(capsys.readouterr().out)
-
-    found = called("invert", "net.npz", "y.npy", "-o", "out", "--noise", "noise.npz", "--method", "lm", "--json")
-    z = np.array(found["observations"][0]["z"])
-    residual = Y[0] - NET(z)
-    assert found["observations"][0]["objective"] == pytest.approx(residual @ np.linalg.solve(COVARIANCE, residual))
-    np.savez("both.npz", covariance=COVARIANCE, std=np.ones(20))
-    found = called("invert", "net.npz", "y.npy", "-o", "other", "--noise", "both.npz", "--json")
-    assert "one of them" in found["error"]["message"]
-
-
-def test_a_text_is_no_file(tmp_path):
-    assert read_noise_model("gaussian:0.1") == "gaussian:0.1"
-    assert read_noise_model(None) is None
-    np.savez(tmp_path / "std.npz", std=np.ones(3))
-    assert read_noise_model(str(tmp_path / "std.npz")) == unrelu.Gaussian(np.ones(3))

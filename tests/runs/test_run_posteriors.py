@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -41,14 +39,14 @@ def test_the_columns_are_the_numbers_of_the_function(finished):
 def test_draws_do_not_depend_on_chunks_or_stops(finished, tmp_path):
     other = small_run(tmp_path / "one", **ASKED | {"chunk": 4})
     for name in OF_DRAWS:
-        assert other.table.read(name).tobytes() == finished.table.read(name).tobytes()
-    stopped = small_run(tmp_path / "two", **ASKED, callback=lambda moment: moment.done > 0)
+        assert other.store.read(name).tobytes() == finished.store.read(name).tobytes()
+    stopped = small_run(tmp_path / "two", **ASKED, callback=lambda progress: progress.done > 0)
     assert (stopped.done, stopped.mixed) == (2, 2)
     assert results(small_run(tmp_path / "two", **ASKED)) == results(finished)
 
 
 def test_rows_of_the_results_say_how_the_sampling_ended(finished):
-    lines = [json.loads(line) for line in (finished.folder / "results.jsonl").read_text().splitlines()]
+    lines = list(finished.rows())
     assert [line["posterior_status"] for line in lines] == ["MIXED"] * 4
     assert [line["ess"] for line in lines] == finished.read("ess").tolist()
     assert "posterior_status" in finished.to_frame()
@@ -62,15 +60,15 @@ def test_another_number_of_draws_is_another_run(finished):
 def test_what_cannot_be_read_or_sampled_has_no_numbers_and_stops_nothing(tmp_path, monkeypatch):
     y = Y[:3].copy()
     y[0, 3] = np.nan
-    sampled = chunk_work.posterior
+    sampled, odd = chunk_work.posterior, y[1].copy()
 
-    def breaks(network, one, **given):
-        if np.array_equal(one[0], y[1]):
+    def breaks(network, *, y, **given):
+        if np.array_equal(y[0], odd):
             raise FloatingPointError("the factorisation broke down")
-        return sampled(network, one, **given)
+        return sampled(network, y=y, **given)
 
     monkeypatch.setattr(chunk_work, "posterior", breaks)
-    run = small_run(tmp_path / "out", **ASKED | {"data": y, "results": "zarr"})
+    run = small_run(tmp_path / "out", **ASKED | {"data": y})
     assert run.read("posterior_status").tolist() == ["ERROR", "ERROR", "MIXED"]
     assert np.isnan(run.read("mean")[:2]).all()
     assert np.isnan(run.read("ess")[:2]).all()
@@ -97,7 +95,7 @@ def test_a_time_limit_leaves_what_there_was_time_for(tmp_path):
 
 
 def test_posteriors_are_in_smaller_chunks_by_default(tmp_path):
-    run = small_run(tmp_path / "out", **ASKED | {"chunk": None, "data": Y[:17]}, callback=lambda moment: True)
+    run = small_run(tmp_path / "out", **ASKED | {"chunk": None, "data": Y[:17]}, callback=lambda progress: True)
     assert (run.manifest["chunk"], run.done) == (16, 0)
 
 

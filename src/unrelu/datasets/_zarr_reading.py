@@ -1,6 +1,4 @@
 """Zarr stores that strangers made: nothing outside of them is read, and no chunk decompresses to more than it may.
-
-Importing it needs Zarr.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def open_data(
         InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
             is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``.
         OptionError: ``max_bytes`` is no number of bytes.
-        MissingPackageError: Zarr, h5py or Pillow is not installed.
+        MissingPackageError: h5py or Pillow is not installed.
     """
     most, files = check_limit(max_bytes), _picture_files(given)
     if files is not None or isinstance(given, str | os.PathLike):
@@ -115,8 +115,7 @@ def _stored(
 
 def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str], most: int) -> Any:
     if Path(location).is_dir():
-        optional("zarr", "Zarr stores", "zarr>=3")
-        from unrelu.datasets._zarr_reading import open_zarr  # noqa: PLC0415 -- imports Zarr
+        from unrelu.datasets._zarr_reading import open_zarr  # noqa: PLC0415 -- Zarr takes a third of a second
 
         return open_zarr(location, choose, most)
     if ending in _HDF5:

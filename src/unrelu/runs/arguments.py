@@ -77,8 +77,6 @@ def asked(
     length = (_WITH_POSTERIORS if posterior else _CHUNK) if chunk is None else whole_number("chunk", chunk, 1)
     return work, observations, manifest_of(work, observations, problem, min(length, source.size), names)
 
-    return whole
-
 
 def _whole(network: Generator, data: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
     """Data, noise and operator of the whole output, if they are given by part."""

@@ -27,6 +27,8 @@ from unrelu.runtime.machine import describe
 
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 2"
+# What is not known of a machine.
+_NOTHING: tuple[Any, ...] = (None, "", [], "not installed")
 _TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
 # What a manifest says, and of which types: a damaged or forged one is refused at once.
 _ENTRIES: dict[str, tuple[type, ...]] = {
@@ -84,7 +86,7 @@ def manifest_of(work: Work, observations: Observations, problem: Problem, chunk:
             "noise": str(given.noise) if given.noise.stated else "",
             "question": {"model": texts.get("model", "a network from Python"), "data": texts["data"]}
             | question(work, observations, problem, chunk),
-            "machine": {name: _text(value) for name, value in describe().items() if value not in (None, "", [], "not installed")},
+            "machine": {name: _text(value) for name, value in describe().items() if value not in _NOTHING},
             "objective": objective(problem),
             "expected": expected_residuals(work, problem),
             "uniform_p": not given.noise.without_density,
