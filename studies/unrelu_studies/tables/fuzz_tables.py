@@ -13,15 +13,16 @@ NOT_RUN = "Not run yet: `make fuzz` does."
 
 
 def _counts(numbers: Results) -> str:
-    """One row for all that was tried: sums, maxima of what is a size or a time, texts as they are."""
+    """One row for all that was tried: sums, maxima of what is a size or a time, texts if there are any."""
     rows: list[dict[str, Any]] = numbers["rows"]
     if rows[-1]["what"] == "all":
         rows = rows[:-1]
     size, minutes = "Quick" if numbers["quick"] else "Full", numbers["seconds"] / 60
     how = f"{size} run, seed {numbers['seed']}, commit {numbers['commit']}, {minutes:.1f} minutes"
     columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "what"]
-    cells = [_together(name, [row[name] for row in rows if name in row]) for name in columns]
-    return f"{how}, {len(rows)} kinds of cases.\n\n{table(columns, [cells])}"
+    together = {name: _together(name, [row[name] for row in rows if name in row]) for name in columns}
+    shown = {name: cell for name, cell in together.items() if cell is not None}
+    return f"{how}, {len(rows)} kinds of cases.\n\n{table(list(shown), [shown.values()])}"
 
 
 def _together(column: str, values: list[Any]) -> str | None:
