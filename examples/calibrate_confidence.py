@@ -4,9 +4,9 @@ Calibrate the confidence
 
 ``confidence`` is the probability that no code fits better. It rests on how many independent restarts end in the best
 optimum, and on how far such agreement can be trusted on this generator. ``unrelu.invert`` learns that by itself, from a
-few simulated observations whose best codes are known. ``unrelu.calibrate`` learns it from more, or from data of your
-own. Here the measurement leaves much open, half of the outputs
-of a small random network with noise of a tenth of their spread, so that the confidence matters.
+few simulated observations whose best codes are known. ``unrelu.calibrate`` learns it from more. Here the measurement
+leaves much open, half of the outputs of a small random network with noise of a tenth of their spread, so that the
+confidence matters.
 """
 
 import matplotlib.pyplot as plt
@@ -41,8 +41,7 @@ right = [np.mean(r.fun <= 1.01 * best) for r in results["learned by auto"]]
 
 # %%
 # ``calibrate`` simulates 200 observations, and judges each tenth of them by what it learned from the others. It says
-# how many of them are sure, and how many of these wrong. With ``data=`` it takes held-out observations in place of
-# simulated ones.
+# how many of them are sure, and how many of these wrong.
 
 calibration = unrelu.calibrate(net, half, noise=noise)
 print(f"{calibration.reached:.0%} of {calibration.observations} observations reached a confidence of 0.99")

@@ -19,7 +19,6 @@ clean = net(truth.normal(size=net.latent_dim))
 
 # %%
 # The means along one axis are a matrix (7, 28), those of the flattened picture a matrix (49, 784).
-# ``unrelu.measurements.downsample((28, 28), 4)`` is the same matrix.
 
 means = np.kron(np.eye(7), np.full((1, 4), 1 / 4))
 operator = np.kron(means, means)

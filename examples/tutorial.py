@@ -73,13 +73,11 @@ print(r)
 copies = np.tile(y, (12, 1, 1, 1))
 descents = unrelu.invert(net, copies, "gradient_descent", operator=seen, noise="gaussian:0.3", max_iterations=400)
 print(f"of 12 descents {descents.success.sum()} end at a code that explains y")
-best, worst = descents[int(np.argmax(descents.p_value))], descents[int(np.argmin(descents.p_value))]
+best, worst = (descents[int(i)] for i in np.argsort(descents.p_value)[[-1, 0]])
+results = {"auto": r, "best descent": best, "worst": worst}
 show(
-    [clean, r.reconstruction, best.reconstruction, worst.reconstruction],
-    [
-        "the truth",
-        *(f"{name}: p = {found.p_value:.1g}" for name, found in (("auto", r), ("best", best), ("worst", worst))),
-    ],
+    [clean, *(found.reconstruction for found in results.values())],
+    ["the truth", *(f"{name}: p = {found.p_value:.1g}" for name, found in results.items())],
 )
 
 # %%
