@@ -77,7 +77,7 @@ def test_the_first_interrupt_finishes_the_chunks_at_work(folder, undisturbed):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the workers as well
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopping when the chunks at work are finished" in said
+    assert "stopping when the running chunks are finished" in said
     assert "run the same command again to resume" in said
     assert "Traceback" not in said
     assert 0 < len(recorded(out)) < CHUNKS
@@ -107,7 +107,7 @@ def test_the_second_interrupt_ends_at_once(folder):
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     # Signals that wait together are one, so the second is sent when the first was seen.
-    while "stopping when the chunks at work are finished" not in process.stderr.readline():
+    while "stopping when the running chunks are finished" not in process.stderr.readline():
         assert process.poll() is None
     began = time.monotonic()
     process.send_signal(signal.SIGINT)

@@ -1,5 +1,4 @@
-"""Zarr stores that strangers made: nothing outside of them is read, and no chunk decompresses to more than it may.
-"""
+"""Zarr stores that strangers made: nothing outside of them is read, and no chunk decompresses to more than it may."""
 
 from __future__ import annotations
 

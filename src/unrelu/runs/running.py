@@ -175,7 +175,7 @@ def run(
             store.create({"statuses": list(STATUSES), "run": MANIFEST})
             write_whole(folder / MANIFEST, [json.dumps(manifest, indent=2), "\n"], "free space, or name another folder")
         begun = open_run(folder)
-        with stoppable("stopping when the chunks at work are finished (Ctrl-C again to end at once)") as interrupted:
+        with stoppable("stopping when the running chunks are finished (Ctrl-C again to end at once)") as interrupted:
             report = _Report(begun, callback, interrupted)
             left = (i for i in range(begun.chunks) if i not in begun.records)
             chunks = (_read(observations, i, manifest["chunk"]) for i in left)
