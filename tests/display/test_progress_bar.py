@@ -24,22 +24,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def drawn(monkeypatch, stream, **options):
+def drawn(monkeypatch, stream, method="lm", **options):
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(progress_bar, "_EVERY", 0.0)
-    result = unrelu.invert(NET, Y, "lm", **options)
-    return result, stream.getvalue()
+    return unrelu.invert(NET, Y, method, **options), stream.getvalue()
 
 
-def test_a_terminal_shows_how_many_are_done(monkeypatch):
+def test_a_terminal_shows_how_many_are_done_and_a_file_nothing_unless_asked(monkeypatch):
     _, text = drawn(monkeypatch, Terminal(), progress=True)
-    assert "lm" in text
-    assert "3/3" in text
-    assert "iteration" in text
-
-
-def test_what_is_no_terminal_shows_nothing_unless_asked(monkeypatch):
+    assert all(said in text for said in ("lm", "3/3", "iteration"))
     assert drawn(monkeypatch, io.StringIO(), progress=True)[1] == ""
     assert drawn(monkeypatch, Terminal())[1] == ""
     assert "3/3" in drawn(monkeypatch, io.StringIO(), progress="always")[1]
@@ -49,28 +43,26 @@ def test_what_is_no_terminal_shows_nothing_unless_asked(monkeypatch):
 def test_results_have_the_same_bits_with_a_bar(monkeypatch, method):
     options = {"max_iterations": 50} if method == "adam" else {}
     plain = unrelu.invert(NET, Y, method, **options)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    shown = unrelu.invert(NET, Y, method, progress=True, **options)
+    shown, _ = drawn(monkeypatch, Terminal(), method, progress=True, **options)
     for name in ("z", "fun", "status", "confidence", "nit"):
         np.testing.assert_array_equal(getattr(shown, name), getattr(plain, name))
 
 
-def test_the_callback_is_called_as_without_a_bar(monkeypatch):
-    seen = []
-    result, _ = drawn(monkeypatch, Terminal(), progress=True, callback=lambda p: seen.append(p.nit) or p.nit >= 2)
-    assert seen[-1] == 2
+def test_the_callback_is_called_and_signals_threads_and_streams_are_left_alone(monkeypatch):
+    def process():
+        return signal.getsignal(signal.SIGINT), threading.active_count(), sys.stdout
+
+    before, calls, seen = process(), [], set()
+
+    def callback(progress):
+        calls.append(progress.nit)
+        seen.add(process())
+        return progress.nit >= 2
+
+    result, _ = drawn(monkeypatch, Terminal(), progress=True, callback=callback)
+    assert calls[-1] == 2
     assert {status.name for status in result.status} <= {"STOPPED", "CONVERGED"}
-
-
-def test_signals_threads_and_streams_are_left_alone(monkeypatch):
-    seen = []
-
-    def look(progress):
-        seen.append((signal.getsignal(signal.SIGINT), threading.active_count(), sys.stdout))
-
-    before = (signal.getsignal(signal.SIGINT), threading.active_count(), sys.stdout)
-    drawn(monkeypatch, Terminal(), progress=True, callback=look)
-    assert set(seen) == {before}
+    assert seen == {before}
 
 
 def test_an_interrupt_goes_through_and_the_terminal_is_restored(monkeypatch):

@@ -1,31 +1,25 @@
-"""Figures of answers: thumbnails of results, draws of a posterior beside its observation, and draws in pairs.
-
-As :mod:`~unrelu.display.observation_figure`, it neither reads nor changes pyplot's state.
-"""
+"""Figures of answers: thumbnails of results, draws of a posterior beside its observation, and draws in pairs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from unrelu.display.observation_figure import (
     FITTED,
-    OBSERVED,
-    OTHER,
     SMALL,
     ObservationFigure,
     ObservationPanels,
     PanelColumn,
-    PanelCurves,
+    PanelCurve,
     draw_columns,
-    scaled,
 )
 from unrelu.display.pixels import Shape, drawn_shape, value_range
 from unrelu.display.text_tables import Html
@@ -38,12 +32,11 @@ from unrelu.runtime.words import number, share
 _THUMBNAIL = 84
 # In a picture, vertical neighbours differ by at most this many times as much as horizontal ones.
 _ROUGHER = 1.5
-# Draws of a posterior that are shown, and the probability of the band of curves.
-_SHOWN, _BAND = 4, 0.9
+# Draws of a posterior that are shown, and the probability of intervals, with its ends.
+_SHOWN, _BAND, _ENDS = 4, 0.9, (0.05, 0.95)
 # Of the plot in pairs: inches of a panel, bins of a histogram, the most draws that are dots, and the most modes with a
 # colour of their own.
 _SIDE, _BINS, _DOTS, _COLOURED = 1.6, 40, 4000, 5
-_COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
 def drawn_rows(size: int, single: bool, observations: Any, most: object) -> Index:
@@ -76,10 +69,19 @@ def picture_shape(own: Sequence[int], outputs: Array, asked: Sequence[int] | Non
     Raises:
         OptionError: outputs have another number of entries than the shape that is asked for.
     """
+    n = outputs.shape[1]
     if asked is not None:
-        return _asked(asked, outputs.shape[1])
+        dims = tuple(asked) if isinstance(asked, tuple | list) else ()
+        sides = len(dims) in (2, 3) and all(isinstance(side, int) and side > 0 for side in dims)
+        found = drawn_shape(dims) if sides else None
+        if dims != (n,) and (found is None or math.prod(found) != n):
+            raise OptionError(
+                f"shape={asked!r}: outputs have {n:,} entries; pass (height, width) or (3, height, width) of as many, "
+                f"or ({n},) for curves"
+            )
+        return found
     found = drawn_shape(own)
-    if found is None or sum(n > 1 for n in own) > 1:
+    if found is None or sum(side > 1 for side in own) > 1:
         return found
     image = outputs[np.isfinite(outputs).all(axis=1)].reshape(-1, *found[1:])
     if not len(image):
@@ -88,34 +90,17 @@ def picture_shape(own: Sequence[int], outputs: Array, asked: Sequence[int] | Non
     return found if down <= _ROUGHER * across else None
 
 
-def _asked(shape: Sequence[int], n: int) -> Shape | None:
-    dims = tuple(shape) if isinstance(shape, tuple | list) else ()
-    if dims == (n,):
-        return None
-    sides = len(dims) in (2, 3) and all(isinstance(side, int) and side > 0 for side in dims)
-    found = drawn_shape(dims) if sides else None
-    if found is None or math.prod(found) != n:
-        raise OptionError(
-            f"shape={shape!r}: outputs have {n:,} entries; pass (height, width) or (3, height, width) of as many, or "
-            f"({n},) for curves"
-        )
-    return found
-
-
-def thumbnails(drawn: ObservationPanels, rows: Index) -> list[list[Html]]:
+def thumbnails(panels: ObservationPanels, rows: Index) -> list[list[Html]]:
     """Images of observation, reconstruction and residual for the panels of some observations, as HTML."""
     style = f"height:{_THUMBNAIL}px;image-rendering:pixelated"
-    names = ("observed", "reconstruction", "residual")
+    columns = dict(zip(("observed", "reconstruction", "residual"), panels.all_columns(), strict=True))
     return [
         [
-            Html(f'<img src="{source}" alt="{name} of observation {place}" style="{style}">')
-            for name, source in zip(names, drawn.thumbnails(i), strict=True)
+            Html(f'<img src="{column.thumbnail(i)}" alt="{name} of observation {place}" style="{style}">')
+            for name, column in columns.items()
         ]
         for i, place in enumerate(rows)
     ]
-
-
-# --- posteriors -------------------------------------------------------------------------------------------------------
 
 
 def posterior_figure(panels: ObservationPanels, outputs: Sequence[Array], title: str) -> ObservationFigure:
@@ -126,52 +111,29 @@ def posterior_figure(panels: ObservationPanels, outputs: Sequence[Array], title:
         outputs: G(z) of draws of each of these observations, (N, n); none for one without draws.
         title: the title.
     """
-    rows, n = panels.outputs.shape
-    deviation, low, high = (np.full((rows, n), np.nan) for _ in range(3))
-    single = np.full((_SHOWN, rows, n), np.nan)
+    deviation, low, high, *single = np.full((3 + _SHOWN, *panels.outputs.shape), np.nan)
     for row, drawn in enumerate(outputs):
         if len(drawn):
             deviation[row] = drawn.std(axis=0)
-            low[row], high[row] = np.quantile(drawn, ((1 - _BAND) / 2, (1 + _BAND) / 2), axis=0)
-            single[:, row] = drawn[((np.arange(_SHOWN) + 0.5) * len(drawn) / _SHOWN).astype(np.intp)]
-    spread = PanelCurves(deviation, OTHER)
-    most = (0.0, value_range([deviation, np.zeros(1)])[1])
-    observed = _observed(panels, (low, high) if panels.alike else None)
+            low[row], high[row] = np.quantile(drawn, _ENDS, axis=0)
+            for i, draw in enumerate(single):
+                draw[row] = drawn[int((i + 0.5) * len(drawn) / _SHOWN)]
+    spread = panels.output_column("standard deviation", deviation, (0.0, value_range([deviation, np.zeros(1)])[1]))
+    band = (low, high)
+    ends = panels.output_range if panels.output is not None else value_range([*single, *band, panels.outputs])
+    mean = panels.output_column("mean", panels.outputs, ends)
+    observed = panels.observed_column(
+        "mean" if panels.alike else "A applied to the mean", band if panels.alike else None
+    )
     if panels.output is not None:
-        ends = panels.output_range
-        columns = [
-            observed,
-            PanelColumn(scaled("mean", ends), panels.output, ends, PanelCurves(panels.outputs, FITTED)),
-            PanelColumn(scaled("standard deviation", most), panels.output, most, spread),
-            *(
-                PanelColumn(f"draw {i + 1}\n", panels.output, ends, PanelCurves(draw, FITTED))
-                for i, draw in enumerate(single)
-            ),
-        ]
+        draws = [panels.output_column(f"draw {i + 1}", draw, ends) for i, draw in enumerate(single)]
+        columns = [observed, mean, spread, *draws]
     else:
-        ends = value_range([single, low, high, panels.outputs])
-        first, *others = (PanelCurves(draw, FITTED, "", 0.6) for draw in single)
-        mean = PanelCurves(panels.outputs, FITTED, "mean", 1.2)
-        columns = [
-            observed,
-            *([] if panels.alike else [PanelColumn(f"mean, band: {_BAND:.0%}", None, ends, mean, band=(low, high))]),
-            PanelColumn(f"{_SHOWN} draws", None, ends, first, tuple(others)),
-            PanelColumn("standard deviation", None, most, spread),
-        ]
-    return draw_columns(columns, panels.labels, panels.titled(title))[0]
-
-
-def _observed(panels: ObservationPanels, band: tuple[Array, Array] | None) -> PanelColumn:
-    """The column of observations: pictures, or curves with those of the mean beside them."""
-    if panels.observation is not None:
-        ends = panels.observed_range
-        return PanelColumn(scaled("observed", ends), panels.observation, ends, PanelCurves(panels.observed, OBSERVED))
-    name = "mean" if panels.alike else "A applied to the mean"
-    heading = f"observed, and {name}" + (f", band: {_BAND:.0%}" if band else "")
-    beside = (PanelCurves(panels.fitted, FITTED, name, 1.2),)
-    ends = value_range([panels.observed, panels.fitted, *(band or ())])
-    observed = PanelCurves(panels.observed, OBSERVED, "observed", dotted=True)
-    return PanelColumn(heading, None, ends, observed, beside, band=band)
+        curves = tuple(PanelCurve(draw, FITTED, width=0.6) for draw in single)
+        columns = [PanelColumn(f"{_SHOWN} draws", None, ends, curves), spread]
+        first = [observed] if panels.alike else [observed, replace(mean, band=band)]
+        columns = [*first[:-1], replace(first[-1], name=f"{first[-1].name}, band: {_BAND:.0%}"), *columns]
+    return draw_columns(columns, panels.labels, panels.titled(title))
 
 
 def corner_figure(
@@ -187,55 +149,44 @@ def corner_figure(
         best: their best codes, (M, q), which are marked.
         title: the title.
     """
-    q, ends = len(names), np.quantile(draws, ((1 - _BAND) / 2, (1 + _BAND) / 2), axis=0)
-    apart = range(min(len(weights), _COLOURED))
-    groups, marks = [draws[label == i] for i in apart], [best[i] for i in apart]
-    called = [f"mode of weight {share(weights[i])}" for i in apart]
+    q, ends, step = len(names), np.quantile(draws, _ENDS, axis=0), max(1, -(-len(draws) // _DOTS))
+    group = np.minimum(label, _COLOURED)  # lighter modes share a colour
+    called = [f"mode of weight {share(weight)}" for weight in weights[:_COLOURED]]
     if len(weights) > _COLOURED:
-        groups.append(draws[label >= _COLOURED])
-        marks.append(np.full(q, np.nan))
         called.append(f"{len(weights) - _COLOURED} lighter modes")
-    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(groups))]
-    side, step = _SIDE * q + 1.0, max(1, -(-len(draws) // _DOTS))
-    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
-    figure = ObservationFigure(figsize=(max(side, 4.0), side), layout=layout, dpi=100)
+    colours = matplotlib.colormaps["tab10"].colors[: len(called)]  # type: ignore[attr-defined]
+    least, most = draws.min(axis=0), draws.max(axis=0)
+    room = 0.03 * (most - least)
+    room[room == 0] = 0.5
+    limits = np.stack([least - room, most + room], axis=1)
+    figure = ObservationFigure(
+        figsize=(max(_SIDE * q + 1.0, 4.0), _SIDE * q + 1.0),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03),
+        dpi=100,
+    )
     figure.suptitle(f"{title}; dashed: {_BAND:.0%} intervals", fontsize=10)
     axes = figure.subplots(q, q, squeeze=False, sharex="col")
     for (row, column), ax in np.ndenumerate(axes):
-        if column > row:
-            ax.set_axis_off()
-            continue
-        ax.tick_params(labelsize=SMALL - 1, labelleft=column == 0)
+        ax.set_axis_off() if column > row else ax.tick_params(labelsize=SMALL - 1, labelleft=column == 0)
+        ax.set_xlim(*limits[column])
         if column == row:
-            _histogram(ax, [group[:, row] for group in groups], colours, _room(draws[:, row]), ends[:, row])
-        else:
-            for group, mark, colour in zip(groups, marks, colours, strict=True):
-                x, y = group[::step, [column, row]].T
+            parts = [draws[group == i, row] for i in range(len(called))]
+            ax.hist(parts, bins=_BINS, range=tuple(limits[row]), stacked=True, color=colours)
+            for end in ends[:, row]:
+                ax.axvline(end, color="black", linewidth=0.8, linestyle="--")
+            ax.set_yticks([])
+            ax.set_title(f"{number(ends[0, row])} to {number(ends[1, row])}", fontsize=SMALL)
+        elif column < row:
+            for i, colour in enumerate(colours):
+                x, y = draws[group == i][::step, [column, row]].T
                 ax.plot(x, y, ".", color=colour, markersize=1.5, alpha=0.5, rasterized=True)
-                ax.plot(mark[column], mark[row], "x", color="black", markersize=6)
-            ax.set_ylim(*_room(draws[:, row]))
-        ax.set_xlim(*_room(draws[:, column]))
-        if row == q - 1:
-            ax.set_xlabel(names[column], fontsize=SMALL)
-        if column == 0 and row:
-            ax.set_ylabel(names[row], fontsize=SMALL)
-    if len(groups) > 1:
-        handles = [Patch(color=colour) for colour in colours]
-        axes[0, -1].legend(handles, called, fontsize=SMALL, loc="upper right")
+            for z in best[:_COLOURED]:
+                ax.plot(z[column], z[row], "x", color="black", markersize=6)
+            ax.set_ylim(*limits[row])
+    for i, name in enumerate(names):
+        axes[-1, i].set_xlabel(name, fontsize=SMALL)
+        if i:
+            axes[i, 0].set_ylabel(name, fontsize=SMALL)
+    if len(called) > 1:
+        axes[0, -1].legend([Patch(color=colour) for colour in colours], called, fontsize=SMALL, loc="upper right")
     return figure
-
-
-def _histogram(ax: Axes, groups: Sequence[Array], colours: Sequence[Any], room: tuple[float, float], ends: Any) -> None:
-    """The histogram of a coordinate, one group on top of the other, with the ends of its interval."""
-    ax.hist(groups, bins=_BINS, range=room, stacked=True, color=colours)
-    for end in ends:
-        ax.axvline(end, color="black", linewidth=0.8, linestyle="--")
-    ax.set_yticks([])
-    ax.set_title(f"{number(ends[0])} to {number(ends[1])}", fontsize=SMALL)
-
-
-def _room(values: Array) -> tuple[float, float]:
-    """The range of the values, widened to an interval if they are equal."""
-    low, high = float(values.min()), float(values.max())
-    room = 0.03 * (high - low) or 0.5
-    return low - room, high + room

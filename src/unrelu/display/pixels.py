@@ -6,7 +6,6 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -34,16 +33,11 @@ def drawn_shape(shape: Sequence[int]) -> Shape | None:
 
     Arrays (H, W), (1, H, W) and (3, H, W) are pictures, and flat arrays of a square number of entries, at least 8 x 8.
     """
-    dims = tuple(shape)
-    if len(dims) == 2:
-        dims = (1, *dims)
+    dims = (1, *shape) if len(shape) == 2 else tuple(shape)
     if len(dims) == 3 and dims[0] in (1, 3) and min(dims[1:]) > 1:
         return dims[0], dims[1], dims[2]
-    n = math.prod(dims)
-    side = math.isqrt(n)
-    if max(dims, default=1) == n and side * side == n and side >= _LEAST_SIDE:
-        return 1, side, side
-    return None
+    n, side = math.prod(dims), math.isqrt(math.prod(dims))
+    return (1, side, side) if max(dims, default=1) == n == side * side and side >= _LEAST_SIDE else None
 
 
 def values(array: Array, shape: Shape, low: float, high: float) -> Pixels:
@@ -64,7 +58,7 @@ def differences(array: Array, shape: Shape, scale: float) -> Pixels:
 
 def value_range(arrays: Sequence[Array], least: float = 0, most: float = 100) -> tuple[float, float]:
     """The percentiles ``least`` and ``most`` of all finite values, widened to an interval if they are equal."""
-    together = np.concatenate([np.ravel(array) for array in arrays]) if arrays else np.zeros(0)
+    together = np.concatenate([np.ravel(array) for array in arrays])
     together = together[np.isfinite(together)]
     if not together.size:
         return 0.0, 1.0
@@ -84,7 +78,7 @@ def uri_of(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _thinned(array: Any, shape: Shape) -> Array:
+def _thinned(array: Array, shape: Shape) -> Array:
     """The array in its shape; if that is too large, only every second, third, ... pixel."""
     step = math.ceil(max(shape[1:]) / _LARGEST_SIDE)
     return np.asarray(array).reshape(shape)[:, ::step, ::step]

@@ -13,7 +13,7 @@ from unrelu.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress
 
 # Rich is imported only when something is drawn, because its import advances Python's random numbers.
 
@@ -24,20 +24,14 @@ _EVERY = 0.1
 def bar_of(
     console: Console, description: str, total: int | None, clock: bool = True, threaded: bool = True
 ) -> Progress:
-    """A progress bar with one task: the number done of the total, a note, and the elapsed time.
+    """A progress bar with one task: the number done of the total, a note, and with ``clock`` the elapsed time.
 
-    Args:
-        console: where it is drawn.
-        description: what is counted.
-        total: the total number; None if it is not known yet.
-        clock: whether the time is shown.
-        threaded: whether a thread of its own draws it. Otherwise :meth:`rich.progress.Progress.refresh` draws it, and
-            standard output and error are not redirected.
+    If it is ``threaded``, a thread of its own draws it. Otherwise :meth:`rich.progress.Progress.refresh` draws it, and
+    standard output and error are not redirected.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    columns.append(TextColumn("{task.fields[note]}"))
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")
     bar = Progress(
         *columns, *([TimeElapsedColumn()] if clock else []), console=console, auto_refresh=threaded,
         redirect_stdout=threaded, redirect_stderr=threaded,
@@ -64,7 +58,7 @@ def reporting(
     """
     if not isinstance(asked, bool) and asked != "always":
         raise OptionError(f"progress={asked!r}: use True, False, or 'always' where standard error is no terminal")
-    console = _console(asked)
+    console = _console(asked) if asked else None
     if console is None:
         yield callback
         return
@@ -84,16 +78,12 @@ def reporting(
 
 
 def _console(asked: bool | str) -> Console | None:
-    """The console on which the bar is drawn; None if it is not drawn."""
-    if not asked:
-        return None
+    """The console on which the bar is drawn; None if standard error is a file, and it is not ``asked`` for always."""
     from rich.console import Console  # noqa: PLC0415
 
     console = Console(stderr=True)
-    if console.is_jupyter:
-        # In a notebook Rich draws with ipywidgets. Without that package, one line of text is overwritten.
-        widgets = find_spec("ipywidgets") is not None
-        return console if widgets else Console(file=sys.stderr, force_terminal=True, force_jupyter=False)
-    if console.is_terminal:
+    if console.is_jupyter and find_spec("ipywidgets") is None:  # then one line of text is overwritten
+        return Console(file=sys.stderr, force_terminal=True, force_jupyter=False)
+    if console.is_jupyter or console.is_terminal:
         return console
     return Console(stderr=True, force_terminal=True, width=80, no_color=True) if asked == "always" else None

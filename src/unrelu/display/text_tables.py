@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,11 @@ from unrelu.runtime.words import count, share
 
 # Characters of a line of printed text.
 WIDTH = 100
-_STYLE = "text-align:{};padding:2px 8px"
+# Rows of the table of statuses, of those of the worst observations, and characters of a meaning: an answer prints in at
+# most 15 lines.
+_STATUSES, WORST, _MEANING = 4, 5, 66
+# The columns of both tables that are text.
+_TEXTS = ("status", "meaning")
 
 
 class Html(str):
@@ -32,13 +37,11 @@ def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Seq
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> str:
     """The same table as HTML. Headings and cells are escaped, except :class:`Html`."""
-    sides = ["left" if heading in left else "right" for heading in headings]
 
     def line(tag: str, cells: Sequence[str]) -> str:
-        made = (
-            f'<{tag} style="{_STYLE.format(side)}">{c if isinstance(c, Html) else escape(c)}</{tag}>'
-            for side, c in zip(sides, cells, strict=True)
-        )
+        sides = ["left" if heading in left else "right" for heading in headings]
+        texts = [cell if isinstance(cell, Html) else escape(cell) for cell in cells]
+        made = (f'<{tag} style="text-align:{a};padding:2px 8px">{b}</{tag}>' for a, b in zip(sides, texts, strict=True))
         return f"<tr>{''.join(made)}</tr>"
 
     body = "".join(line("td", row) for row in rows)
@@ -60,18 +63,10 @@ def named_lines(entries: Sequence[tuple[str, str]], most: int = 3) -> list[str]:
     return lines
 
 
-def shortened(text: str, width: int) -> str:
-    """The text in one line of at most ``width`` characters."""
-    return textwrap.shorten(text, width, placeholder=" ...")
-
-
-# --- answers ----------------------------------------------------------------------------------------------------------
-
-# Rows of the table of statuses, of those of the worst observations, and characters of a meaning: an answer prints in at
-# most 15 lines.
-_STATUSES, WORST, _MEANING = 4, 5, 64
-# The columns of both tables that are text.
-_TEXTS = ("status", "meaning")
+def first_clauses(text: str, width: int) -> str:
+    """As many whole clauses of a text, from its first one on, as have at most ``width`` characters."""
+    ends = [match.start() for match in re.finditer(r"[,;:] |$", text)]
+    return text[: max((end for end in ends if end <= width), default=ends[0])]
 
 
 @dataclass(frozen=True)
@@ -94,12 +89,9 @@ class Printed:
         """In lines of at most 100 characters."""
         lines = [self.title, *named_lines(self.entries)]
         for caption, headings, rows in self.tables:
-            if caption:
-                lines.append(f"  {caption}:")
+            lines += [f"  {caption}:"] if caption else []
             lines += text_table(headings, rows, _TEXTS)
-        if self.ending:
-            lines.append(f"  {self.ending}")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  {self.ending}"] if self.ending else lines)
 
     def html(self) -> str:
         """The same for notebooks."""
@@ -108,8 +100,7 @@ class Printed:
             first, *others = [entry for entry in self.entries if entry[1]]
             parts.append(html_table(first, others, first))
         for caption, headings, rows in self.tables:
-            if caption:
-                parts.append(f"<p>{escape(caption)}:</p>")
+            parts += [f"<p>{escape(caption)}:</p>"] if caption else []
             parts.append(html_table(headings, rows, _TEXTS))
         if self.ending:
             parts.append(f"<p>{escape(self.ending)}</p>")
@@ -117,20 +108,15 @@ class Printed:
 
 
 def printed_batch(
-    title: str,
-    statuses: Sequence[str],
-    meanings: Mapping[str, str],
-    headings: Sequence[str],
-    worst: Sequence[Sequence[str]],
-    ending: str,
-) -> Printed:
+    title: str, statuses: Sequence[str], meanings: Mapping[str, str], headings: Sequence[str],
+    worst: Sequence[Sequence[str]], ending: str,
+) -> Printed:  # fmt: skip
     """A batch: the table of its statuses, the most frequent first, and a table of its worst observations."""
     counts = Counter(statuses).most_common()
     shown = counts if len(counts) <= _STATUSES else counts[: _STATUSES - 1]
-    rows = [[name, count(n), share(n, len(statuses)), shortened(meanings.get(name, ""), _MEANING)] for name, n in shown]
+    said = [(name, n, first_clauses(meanings.get(name, ""), _MEANING)) for name, n in shown]
     if others := counts[len(shown) :]:
-        n = sum(n for _, n in others)
-        rows.append([f"{len(others)} others", count(n), share(n, len(statuses)), ""])
+        said.append((f"{len(others)} others", sum(n for _, n in others), ""))
+    rows = [(name, count(n), share(n, len(statuses)), meaning) for name, n, meaning in said]
     which = "all, worst first" if len(worst) == len(statuses) else f"the worst {len(worst)}"
-    tables = [("", ("status", "count", "share", "meaning"), rows), (which, headings, worst)]
-    return Printed(title, (), tables, ending)
+    return Printed(title, (), [("", ("status", "count", "share", "meaning"), rows), (which, headings, worst)], ending)

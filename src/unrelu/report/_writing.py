@@ -1,160 +1,197 @@
-"""``report.html``: everything that the page needs, collected; then written as a whole or not at all."""
+"""``report.html``: what its template says of a run, collected; then written as a whole or not at all."""
 
 from __future__ import annotations
 
 import math
-from functools import cache
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unrelu._version import __version__
-from unrelu.display.pixels import HIDDEN
 from unrelu.errors import InputError
-from unrelu.methods import METHODS
-from unrelu.report._facts import machine, masked, objective, opened, question
-from unrelu.report._figures import histogram
-from unrelu.report._gallery import FoundData, criterion, find_data, gallery
-from unrelu.report._outcomes import Spread, identifiability, known, messages, outcomes, posteriors, speed, unexplained
-from unrelu.report.certificates import certificates
+from unrelu.report._pictures import curve, gallery, histogram
+from unrelu.report.certificates import meaning, proofs
+from unrelu.result import TESTS, Status, deciding
+from unrelu.result.status import meaning_of_posterior
 from unrelu.runs import Run, open_run
 from unrelu.runtime import words
+from unrelu.runtime.array_types import Flags
 from unrelu.runtime.file_writing import drafted
+from unrelu.runtime.words import count, listed, number, share
+from unrelu.thresholds import SIGNIFICANCE
 
-_NORMS = {"residual_l2": "l2", "residual_l1": "l1", "residual_linf": "largest entry"}
-# What the colours of the residuals say, where noise is stated and where not.
-_FIT_KINDS = ("fits the noise", "does not fit the noise")
-_KINDS = ("ended with success", "others")
+# The most observations of an entry, and messages, that are shown.
+_FIRST, _MESSAGES = 8, 20
+# The columns whose spread is shown, and those of posteriors.
+_NUMBERS = {
+    "residual_l2": "|y − {fit}|₂, units of the data",  # noqa: RUF001 -- minus
+    "residual_l1": "|y − {fit}|₁, units of the data",  # noqa: RUF001
+    "residual_linf": "largest |y − {fit}|, units of the data",  # noqa: RUF001
+    "objective": "{objective}",
+    "p_value": "probability that the stated noise leaves as unlikely a residual",
+    "confidence": "that no code has an objective more than 1% lower",
+    "nit": "iterations of an observation",
+    "seconds": "wall time of an observation, seconds",
+}
+_DRAWS = {
+    "std": "standard deviation of a coordinate",
+    "ess": "least number of effective draws, at least 400 if mixed",
+    "tail_ess": "the same of the tails",
+}
+
+# A row of a table: a name, the class of its colour, its meaning, and further cells.
+Row = tuple[Any, ...]
 
 
-def write_report(
-    folder: str | Path, path: str | Path | None = None, *, data: Any = None, masks: Any = None, operator: Any = None
-) -> Path:
-    """Write what a folder of :func:`unrelu.run` holds as one HTML page, which needs no other file and no network.
+def write_report(folder: str | Path, path: str | Path | None = None) -> Path:
+    """Write what a folder of :func:`unrelu.run` holds as one HTML page, and return the path of the page.
 
-    The run may be unfinished, and going on: the page is of the chunks that were finished when it was written. It shows
-    counts of every status, histograms, the worst, median and best observations, errors, proofs where the folder has a
-    ``certificates.jsonl``, speed and versions. Columns of numbers are read one at a time; of codes and reconstructions,
-    only the rows that are shown.
+    It needs no other file and no network, and is of the chunks that were finished when it was written. It shows counts
+    of every status, histograms, the worst, median and best observations, errors, proofs where the folder has a
+    ``certificates.jsonl``, speed and versions. An observation is shown as the sum of its fit and its residual.
 
     Args:
-        folder: of the run.
-        path: of the page; by default ``report.html`` in the folder. An existing file is replaced.
-        data, masks: the data sets, as :func:`unrelu.run` takes them, where they are not at their place any more, or
-            were arrays. They are compared by hash with those of the run.
-        operator: A, where the run was given one: its folder keeps only a hash of it.
-
-    Returns:
-        The path.
+        folder: of the run, finished or not.
+        path: of the page; by default ``report.html`` in the folder. An existing page is replaced.
 
     Raises:
-        InputError: the folder is none of ``unrelu run`` or damaged, or the operator is another one.
+        InputError: the folder is none of ``unrelu run`` or damaged, or the path is that of something else than a page.
         StorageError: the page cannot be written.
     """
     run = open_run(folder)
-    found = find_data(run, data, masks, operator)
-    page = _environment().get_template("page.html").render(_content(run, found))
     target = run.folder / "report.html" if path is None else Path(path)
     if target.is_dir():
         raise InputError(f"{target} is a folder; name a file such as {target / 'report.html'}")
-    if target.exists() and not target.is_file():  # replaced, /dev/null would be a file from then on
-        raise InputError(f"{target} is a device, a pipe or a socket, and would be replaced; name a file")
-    if target.exists() and target.suffix not in (".html", ".htm"):
+    if target.exists() and (not target.is_file() or target.suffix not in (".html", ".htm")):
         raise InputError(f"{target} exists and is no page, and would be replaced; name a file that ends in .html")
+    page = page_of(run)
     with drafted(target, "name another file") as stream:
         stream.write(page.encode(errors="backslashreplace"))  # names of files may be no UTF-8
     return target
 
 
-@cache
-def _environment() -> Environment:
-    """Templates in which everything is escaped, and nothing may be missing."""
+def page_of(run: Run) -> str:
+    """The page, in which all texts of the run are escaped."""
     environment = Environment(
-        loader=PackageLoader("unrelu.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("number", "duration", "count"):
-        environment.filters[name] = getattr(words, name)
-    environment.filters["finite"] = math.isfinite
-    environment.globals["share"] = words.share
-    return environment
+        loader=PackageLoader("unrelu.report", "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {name: getattr(words, name) for name in ("count", "duration", "number")}
+    about, found = run.manifest["about"], _outcomes(run) if run.done else {"gallery": [], "posteriors": None}
+    return environment.get_template("page.html").render(
+        run=run, about={"command": "", "directory": "", "model": "a network", **about}, **found, **_speed(run),
+        curve=curve, proofs=proofs(run.folder), version=__version__, share=share, limit=SIGNIFICANCE,
+    )  # fmt: skip
 
 
-def _content(run: Run, observations: FoundData) -> dict[str, Any]:
-    manifest, about, ordered = run.manifest, run.manifest["about"], criterion(run)
-    shown, rest = messages(run)
-    fit = "G(z)" if manifest["operator"] is None and not manifest["masks"] else "A G(z)"
-    spreads = {name: Spread.of(what, known(run, name)) for name, what in _columns(run, fit).items()}
+def _outcomes(run: Run) -> dict[str, Any]:
+    """Everything that is said of the finished chunks."""
+    about, asked = run.manifest["about"], run.manifest["norm"]
+    norm = asked if asked in ("l1", "linf") else "l2"
+    names = {i: name for record in run.records.values() for i, name in record.names.items()}
+    scores, good, rank, p = (run.column(name) for name in (f"residual_{norm}", "success", "rank", "p_value"))
+    fit = "A G(z)" if run.manifest["operator"] or run.manifest["masks"] else "G(z)"
+    fine = "fits the stated noise" if run.noise_stated else "ended with success"
+    noise = about["expected"].get(f"residual_{norm}")
+    mark = (noise, f"stated noise: {number(noise)}") if noise and math.isfinite(noise) else None
+    failed = p < SIGNIFICANCE  # NaN without a code, or without stated noise
+    by = Counter(deciding(np.column_stack([run.column(name) for name in TESTS])[failed]).tolist())
+    columns = {name: run.column(name) for name in _NUMBERS if name != "seconds" or about["layerwise"]}
+    what = {name: text.format(fit=fit, objective=about["objective"]) for name, text in _NUMBERS.items()}
+    ranks = sorted(Counter(rank[rank >= 0].tolist()).items(), reverse=True)
     return {
-        "run": run,
-        "model": str(about.get("model") or "a generator"),
-        "data": str(about["data"]),
-        "question": question(run),
-        "machine": machine(run),
-        "command": about.get("command"),
-        "directory": opened(run)["directory"],
-        "outcomes": outcomes(run),
-        "unexplained": unexplained(run),
-        "messages": shown,
-        "more_messages": rest,
-        "spreads": spreads,
-        "any_code": spreads[ordered].known > 0 or bool(known(run, "rank").size),
-        "fit": fit,
-        "jacobian": "J" if fit == "G(z)" else "A J",
-        "masked": masked(run),
-        "expected": _expected(run, ordered),
-        "criterion": ordered,
-        "norm": _NORMS[ordered],
-        "residuals": _residuals(run, ordered, fit),
-        **identifiability(run),
-        "posteriors": posteriors(run),
-        "certificates": certificates(run.folder),
-        "speed": speed(run),
-        "gallery": gallery(run, observations),
-        "problems": observations.problems,
-        "hidden_colour": HIDDEN,
-        "version": __version__,
+        "fit": fit, "fine": fine, "norm": norm, "mark": mark, "levels": _levels(scores),
+        "numbers": _spreads(columns, what), "names": names, "failed": int(failed.sum()), "first": _first(run, failed),
+        "statuses": _statuses(run, "status", good, lambda name, _: meaning(Status, name)),
+        "residuals": histogram(f"Residual of {fit} ({norm}), units of the data", scores, good, (fine, "others"), mark),
+        "gallery": gallery(run, scores),
+        "tests": [f"{count(by[i], 'observation')} by the {name}" for i, name in enumerate(TESTS.values()) if by[i]],
+        "judged": int(np.isfinite(p).sum()) if about["uniform_p"] else 0,
+        "errors": _errors(run.errors, names),
+        "others": int((~good & ~failed).sum()) - len(run.errors),
+        "ranks": listed([f"{r} ({count(n, 'code')})" for r, n in ranks]),
+        "latent": math.prod(run.manifest["model"]["latent_shape"]),
+        "posteriors": None if run.mixed is None else _posteriors(run, p),
+    }  # fmt: skip
+
+
+def _speed(run: Run) -> dict[str, float]:
+    """Seconds of work, seconds in which at least one worker computed a chunk, and what follows from them."""
+    busy, until, records = 0.0, -math.inf, run.records.values()
+    for begin, end in sorted((record.at - record.seconds, record.at) for record in records):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    rate, workers = run.done / busy if busy else 0.0, len({record.worker for record in records})
+    left = (run.size - run.done) / rate if rate else 0.0
+    return {"work": sum(r.seconds for r in records), "busy": busy, "rate": rate, "left": left, "workers": workers}
+
+
+def _posteriors(run: Run, p: npt.NDArray[Any]) -> dict[str, Any]:
+    """The statuses of the posteriors, and the spread of what those say that have mixed."""
+    rhat, ess, states = (run.column(name) for name in ("rhat", "ess", "posterior_status"))
+    mixed = states == Status.MIXED.name
+
+    def said(name: str, having: Flags) -> str:
+        known, misfits = having & np.isfinite(rhat) & np.isfinite(ess), (p[having] < SIGNIFICANCE).sum()
+        text = meaning_of_posterior(Status[name]) if name in Status.__members__ else meaning(Status, name)
+        text = "could not be read or sampled" if name == Status.ERROR.name else text
+        if known.any():
+            text += f"; R-hat up to {rhat[known].max():.3f}, at least {ess[known].min():,.0f} effective draws"
+        return text + (f"; {misfits} with a code that is a misfit (p < {SIGNIFICANCE})" if misfits else "")
+
+    columns = {name: run.column(name)[mixed] for name in _DRAWS}
+    title, each = "Median standard deviation of a code's coordinates", np.array([np.median(s) for s in columns["std"]])
+    return {
+        "statuses": _statuses(run, "posterior_status", mixed, said),
+        "numbers": _spreads(columns, _DRAWS),
+        "deviations": histogram(title, each, np.ones(len(each), bool), ("mixed posteriors", "")),
     }
 
 
-def _columns(run: Run, fit: str) -> dict[str, str]:
-    """The columns whose spread is shown, and what they are."""
-    columns = {
-        "residual_l2": f"|y − {fit}|₂, units of the data",  # noqa: RUF001 -- minus
-        "residual_l1": f"|y − {fit}|₁, units of the data",  # noqa: RUF001
-        "residual_linf": f"largest |y − {fit}|, units of the data",  # noqa: RUF001
-        "objective": objective(run),
-        "nit": "iterations of an observation",
-    }
-    if run.noise.stated:
-        columns["p_value"] = "probability that the stated noise leaves as unlikely a residual"
-    else:
-        columns["confidence"] = "that no code has an objective more than 1% lower"
-    method = METHODS.get(run.manifest["method"])
-    if method is not None and method.layerwise:  # others share the time of a chunk equally
-        columns["seconds"] = "wall time of an observation, seconds"
-    return columns
+def _statuses(run: Run, column: str, good: Flags, said: Callable[[str, Flags], str]) -> list[Row]:
+    """Every status that occurs, by its count, with its meaning and the first observations that ended so."""
+    states, rows = run.column(column), []
+    for name, n in Counter(states.tolist()).most_common():
+        having = states == name
+        kind = "error" if name == Status.ERROR.name else "success" if good[having].all() else "other"
+        rows.append((name, kind, said(name, having), count(n), share(n, run.done), _first(run, having)))
+    return rows
 
 
-def _residuals(run: Run, column: str, fit: str) -> dict[str, Any]:
-    """The residuals, with what the stated noise would leave of them."""
-    expected = _expected(run, column)
-    mark = None if expected is None else (expected, f"stated noise: {words.number(expected)}")
-    title = f"Residual |y − {fit}| ({_NORMS[column]})"  # noqa: RUF001
-    kinds = _FIT_KINDS if run.noise.stated else _KINDS
-    return histogram(title, "units of the data", run.column(column), run.column("success"), kinds=kinds, mark=mark)
+def _errors(errors: dict[int, str], names: dict[int, str]) -> list[Row]:
+    """The most frequent errors; those that differ in numbers only are counted together."""
+    groups = defaultdict(list)
+    for i, message in errors.items():
+        text = message.removeprefix(f"{names.get(i, i)}: ")
+        groups[re.sub(r"\d+", "0", text)].append((text, names.get(i, str(i))))
+    most = sorted(groups.values(), key=len, reverse=True)
+    rows = [(one[0][0], "", "", count(len(one)), listed([name for _, name in one], _FIRST)) for one in most[:_MESSAGES]]
+    rest = sum(map(len, most[_MESSAGES:]))
+    return [*rows, ("other messages", "", "see chunks.jsonl", count(rest), "")] if rest else rows
 
 
-def _expected(run: Run, column: str) -> float | None:
-    """The size of the stated noise, in l2 and of its largest entry; None where it is not known.
+def _first(run: Run, having: Flags) -> str:
+    return listed([str(i) for i in run.indices[having].tolist()], _FIRST)
 
-    With S of Gaussian noise and A of uniform noise in m observed entries: S sqrt(m), A sqrt(m / 3), and at most A.
-    """
-    noise, entries = run.noise, math.prod(run.manifest["data"]["shape"])
-    sizes = {"residual_l2": math.sqrt(noise.mean_square * entries), "residual_linf": noise.bound}
-    size = sizes.get(column, math.nan)
-    return None if masked(run) or math.isnan(size) else size
+
+def _spreads(columns: dict[str, npt.NDArray[Any]], what: dict[str, str]) -> list[Row]:
+    """The quantiles of columns, with what they are; those are left out of which nothing is known."""
+    rows = [(name, "", what[name], *_levels(values)) for name, values in columns.items()]
+    return [row for row in rows if row[3] != number(None)]
+
+
+def _levels(values: npt.NDArray[Any]) -> list[str]:
+    """Five quantiles of the known values: neither NaN, nor what whole numbers have in its place."""
+    known, levels = (
+        values[np.isfinite(values) if values.dtype.kind == "f" else values >= 0],
+        (0.0, 0.05, 0.5, 0.95, 1.0),
+    )
+    # An infinite or huge value has no finite mean with its neighbour, so none is taken.
+    found = np.quantile(known, levels, method="closest_observation") if known.size else np.full(len(levels), np.nan)
+    return [number(float(value)) for value in found]

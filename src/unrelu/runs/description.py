@@ -57,7 +57,7 @@ def _norm(work: Work, problem: Problem) -> str:
     """The norm of the objective that the run reports, and why."""
     entry, noise = METHODS[work.method], problem.stated.noise
     if work.stated["norm"]:
-        return f"{problem.norm}, as asked for"
+        return f"{work.stated['norm']}, as asked for"
     if entry.norm != "noise":
         return f"{entry.norm}, that of {work.method}"
     return f"{problem.norm}, {f'that of {noise.name} noise' if noise.stated else 'as no noise is stated'}"
@@ -87,7 +87,7 @@ def _bounds(box: Bounds) -> str:
     return ", ".join(each[:_SHOWN]) + (", ..." if len(each) > _SHOWN else "") + " of the latent coordinates"
 
 
-def objective(problem: Problem) -> str:
+def objective(work: Work, problem: Problem) -> str:
     """What the column of that name holds."""
     noise, norm, prior = problem.stated.noise, problem.norm, problem.prior
     term = f" + {prior:g} |z|²" if prior else ""
@@ -100,7 +100,8 @@ def objective(problem: Problem) -> str:
     kinds = {"l1": "l1 residual, the sum over its entries", "linf": "linf residual, its largest entry"}
     if norm in kinds:
         return f"{kinds[norm]}, units of the data"
-    return f"{'squared l2 residual' if norm == 'l2' else f'Huber loss ({norm})'}{term}, squared units of the data"
+    kind = "squared l2 residual" if norm == "l2" else f"Huber loss ({work.stated['norm']})"
+    return f"{kind}{term}, squared units of the data"
 
 
 def expected_residuals(work: Work, problem: Problem) -> dict[str, float]:

@@ -87,7 +87,7 @@ def manifest_of(work: Work, observations: Observations, problem: Problem, chunk:
             "question": {"model": texts.get("model", "a network from Python"), "data": texts["data"]}
             | question(work, observations, problem, chunk),
             "machine": {name: _text(value) for name, value in describe().items() if value not in _NOTHING},
-            "objective": objective(problem),
+            "objective": objective(work, problem),
             "expected": expected_residuals(work, problem),
             "uniform_p": not given.noise.without_density,
             "layerwise": METHODS[work.method].layerwise,
