@@ -283,7 +283,7 @@ def dask_cluster() -> list[str]:
         Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0") as client,
     ):
         y = np.repeat(network(codes()), 4, axis=0)
-        run = unrelu.run(network, y, Path(folder, "run"), "lm", chunk=2, scheduler=client, results="npy")
+        run = unrelu.run(network, y, Path(folder, "run"), "lm", chunk=2, executor=client.get_executor())
         wrong = [] if run.finished else ["not finished"]
         del before["Python's random numbers"]  # Dask draws some
     return wrong + changed(before)

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 from deepinv import physics as ph
-from torch import nn
 from torch.utils.data import DataLoader
 
 import unrelu
 from tests.support import image_network, random_network
 from unrelu.adapters import GeneratorReconstructor
 from unrelu.errors import InputError, OptionError
-from unrelu.loaders import from_torch
 
 IMAGE = (1, 28, 28)
 DIGITS = unrelu.zoo.load("mnist-relu")
@@ -30,14 +28,6 @@ def masks(*shape, seed=0):
     return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
 
 
-def left_half(x):
-    return x[..., :14]
-
-
-def back(y):
-    return torch.nn.functional.pad(y, (0, 14))
-
-
 FILTER = torch.ones(1, 1, 3, 3) / 9
 PHYSICS = {
     "denoising": lambda: ph.Denoising(ph.ZeroNoise()),
@@ -47,7 +37,9 @@ PHYSICS = {
     "downsampling": lambda: ph.Downsampling(IMAGE, filter=FILTER, factor=2),
     "compressed sensing": lambda: ph.CompressedSensing(m=80, img_size=IMAGE, rng=torch.Generator().manual_seed(0)),
     "tomography": lambda: ph.Tomography(angles=20, img_width=28, normalize=True),
-    "functions": lambda: ph.LinearPhysics(A=left_half, A_adjoint=back),
+    "functions": lambda: ph.LinearPhysics(
+        A=lambda x: x[..., :14], A_adjoint=lambda y: torch.nn.functional.pad(y.reshape(-1, 1, 28, 14), (0, 14))
+    ),
 }
 
 
@@ -57,7 +49,6 @@ def test_images_are_recovered_under_physics_of_every_kind(name):
     # Measurements are in single precision: their rounding is noise, and only where it is stated the fit is a success.
     model = GeneratorReconstructor(DIGITS, image_shape=IMAGE, noise="gaussian:1e-5")
     found = model(physics(IMAGES), physics)
-    assert found.shape == IMAGES.shape
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, IMAGES, atol=1e-4, rtol=0)
     np.testing.assert_allclose(model.inversion.z, CODES, atol=1e-3)
@@ -71,24 +62,18 @@ def test_masks_of_weights_are_matrices():
     torch.testing.assert_close(found, IMAGES, atol=1e-4, rtol=0)
 
 
-def test_the_shape_of_images_is_that_of_the_output():
+def test_the_shape_of_images_is_that_of_the_output_or_of_the_physics():
     network = image_network()
     x = torch.from_numpy(network(np.random.default_rng(100).standard_normal((2, 3))))
     physics = ph.Inpainting((1, 6, 6), mask=torch.ones(1, 6, 6, dtype=torch.float64))
     found = GeneratorReconstructor(network)(physics(x), physics)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, x, atol=1e-8, rtol=0)
-
-
-def test_flat_outputs_take_the_shape_of_the_physics():
     physics = PHYSICS["inpainting"]()
     assert GeneratorReconstructor(DIGITS, "lm", max_iterations=2)(physics(IMAGES), physics).shape == IMAGES.shape
-    with pytest.raises(
-        InputError, match=r"output is flat \(784\) and Blur has no img_size; pass image_shape=\(C, H, W"
-    ):
-        GeneratorReconstructor(DIGITS)(IMAGES, PHYSICS["blur"]())
-    with pytest.raises(InputError, match=r"output is flat \(784\) and Inpainting has img_size \(1, 7, 7\)"):
-        GeneratorReconstructor(DIGITS)(IMAGES, ph.Inpainting((1, 7, 7), mask=0.5))
+    for physics in (PHYSICS["blur"](), ph.Inpainting((1, 7, 7), mask=0.5)):
+        with pytest.raises(InputError, match=r"network's output \(784,\); pass image_shape=\(C, H, W\)"):
+            GeneratorReconstructor(DIGITS)(IMAGES, physics)
 
 
 @pytest.mark.parametrize("method", ["exact", "linf"])
@@ -98,9 +83,6 @@ def test_layerwise_methods_know_masks_and_the_identity(method):
     model = GeneratorReconstructor(network, method, image_shape=(1, 12, 12))
     for physics in (ph.Denoising(ph.ZeroNoise()), ph.Inpainting((1, 12, 12), mask=masks(2, 1, 12, 12))):
         torch.testing.assert_close(model(physics(x), physics), x, atol=1e-7, rtol=0)
-
-
-# --- noise ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,44 +95,25 @@ def test_layerwise_methods_know_masks_and_the_identity(method):
         (ph.UniformNoise(0.125), "uniform", 0.125),
         (ph.SaltPepperNoise(p=0.125, s=0.0625), "outliers", 0.1875),
         (ph.PoissonNoise(0.1), "unknown", None),
-        (ph.ZeroNoise(), "unknown", None),
     ],
 )
-def test_the_noise_is_that_of_the_physics(model, kind, level):
+def test_the_noise_is_that_of_the_physics_unless_it_is_stated(model, kind, level):
     reconstructor = GeneratorReconstructor(DIGITS, "lm", image_shape=IMAGE, max_iterations=1)
     reconstructor(IMAGES, ph.Denoising(model))
     noise = reconstructor.inversion.problem.noise
     assert noise.name == kind
     assert level is None or noise.level == level
-
-
-def test_a_stated_noise_comes_before_that_of_the_physics():
-    physics = ph.Denoising(ph.GaussianNoise(0.25))
-    model = GeneratorReconstructor(DIGITS, "lm", image_shape=IMAGE, noise="uniform:0.5", max_iterations=1)
-    model(IMAGES, physics)
-    assert (model.inversion.problem.noise.name, model.inversion.problem.noise.level) == ("uniform", 0.5)
-    model(IMAGES, physics, noise=None)
-    assert model.inversion.problem.noise.name == "unknown"
+    reconstructor(IMAGES, ph.Denoising(model), noise="uniform:0.5")
+    assert reconstructor.inversion.problem.noise.level == 0.5
 
 
 def test_noise_is_removed_down_to_its_level():
     physics = ph.Denoising(ph.GaussianNoise(0.1, rng=torch.Generator().manual_seed(0)))
-    y = physics(IMAGES)
     model = GeneratorReconstructor(DIGITS, image_shape=IMAGE)
-    error = (model(y, physics) - IMAGES).pow(2).mean().sqrt()
+    error = (model(physics(IMAGES), physics) - IMAGES).pow(2).mean().sqrt()
     # 20 coordinates fit 20 of 784 parts of the noise's energy.
     assert error < 0.1 * (20 / 784) ** 0.5 * 1.3
     assert [status.name for status in model.inversion.status] == ["NOISE_LEVEL"] * 3
-
-
-def test_salt_and_pepper_are_ignored():
-    physics = ph.Denoising(ph.SaltPepperNoise(p=0.05, s=0.05, rng=torch.Generator().manual_seed(0)))
-    y = physics(IMAGES)
-    found = GeneratorReconstructor(DIGITS, image_shape=IMAGE)(y, physics)
-    torch.testing.assert_close(found, IMAGES, atol=1e-4, rtol=0)
-
-
-# --- in deepinv's loop ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:non_blocking_transfers:UserWarning")  # deepinv's default on a CPU
@@ -171,24 +134,14 @@ def test_it_is_a_module_without_weights():
     assert not list(model.parameters())
     assert model.inversion is None
     assert copy.deepcopy(model.eval().to("cpu")).image_shape == IMAGE
-    assert "20 -> 784" in repr(model)
-
-
-def test_codes_stay_within_the_bounds():
-    physics = PHYSICS["inpainting"]()
-    model = GeneratorReconstructor(DIGITS, bounds=(-0.5, 0.5))
-    model(physics(IMAGES), physics)
-    assert (np.abs(model.inversion.z) <= 0.5).all()
-    assert np.abs(model.inversion.active_bounds).any()
-    found = model(physics(IMAGES), physics, bounds=None)
-    torch.testing.assert_close(found, IMAGES)
 
 
 def test_arguments_of_a_call_come_before_those_of_the_reconstructor():
     physics = PHYSICS["inpainting"]()
-    model = GeneratorReconstructor(DIGITS, "lm", max_iterations=1)
-    found = model(physics(IMAGES), physics, z0=CODES)
-    torch.testing.assert_close(found, IMAGES)
+    model = GeneratorReconstructor(DIGITS, "lm", max_iterations=1, bounds=(-0.5, 0.5))
+    model(physics(IMAGES), physics)
+    assert (np.abs(model.inversion.z) <= 0.5).all()
+    torch.testing.assert_close(model(physics(IMAGES), physics, z0=CODES, bounds=None), IMAGES)
     with pytest.raises(OptionError, match="method 'lm' has no option 'x_gt'; it takes"):
         model(physics(IMAGES), physics, x_gt=IMAGES)
 
@@ -200,44 +153,20 @@ def test_observations_without_a_code_are_images_of_nan():
         assert model(physics(IMAGES), physics, callback=lambda progress: True).isnan().all()
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("y", "physics", "message"),
     [
-        (IMAGES.numpy(), PHYSICS["denoising"](), "y is a ndarray; pass one tensor of measurements"),
         (IMAGES[..., :20], PHYSICS["denoising"](), r"y has shape \(3, 560\), the network ends in \(784,\)"),
-        (IMAGES, PHYSICS["downsampling"](), r"y has shape \(3, 784\), operator= gives \(196,\)"),
-        (IMAGES, ph.PhaseRetrieval(B=PHYSICS["functions"]()), "PhaseRetrieval, which is no LinearPhysics; codes are"),
-        (IMAGES[:2], ph.Inpainting(IMAGE, mask=masks(3, *IMAGE)), "physics has 3 masks for 2 observations; pass one"),
-        (IMAGES, ph.Inpainting((1, 7, 7), mask=masks(1, 7, 7)), r"mask of shape \(1, 7, 7\), .* are 1x28x28"),
-        (IMAGES, ph.Inpainting(IMAGE), r"physics has no mask yet; pass Inpainting\(mask=...\)"),
-        (IMAGES, ph.CompressedSensing(m=9, img_size=(1, 7, 7)), r"physics.A fails on an image of shape \(1, 1, 28"),
-        (IMAGES, ph.Inpainting(IMAGE, mask=0.5 + masks(3, *IMAGE)), "parameters for each of 3 observations"),
+        (IMAGES, PHYSICS["downsampling"](), r"y has shape \(3, 784\), operator= gives \(1, 14, 14\)"),
+        (IMAGES, ph.PhaseRetrieval(B=PHYSICS["functions"]()), "operator= is not linear"),
+        (IMAGES[:2], ph.Inpainting(IMAGE, mask=masks(3, *IMAGE)), "3 masks for 2 observations; pass one for all"),
+        (IMAGES, ph.Inpainting(IMAGE), r"operator\.A fails on an output"),
+        (IMAGES, ph.Inpainting(IMAGE, mask=0.5 + masks(3, *IMAGE)), "it must be 784 finite real numbers"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(y, physics, message):
+def test_what_does_not_fit_is_refused_by_invert(y, physics, message):
     with pytest.raises(InputError, match=message):
         GeneratorReconstructor(DIGITS, image_shape=IMAGE)(y, physics)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"network": torch.nn.Linear(2, 3)}, OptionError, "network is a Linear; make one with"),
-        ({"image_shape": (1, 28, 27)}, InputError, r"image_shape=\(1, 28, 27\) has 756 entries; .* 784 has 784"),
-        ({"method": "best"}, OptionError, "method 'best' is unknown"),
-        ({"speed": 1}, OptionError, "method 'auto' has no option 'speed'"),
-    ],
-)
-def test_bad_arguments_are_refused_at_once(arguments, error, message):
-    with pytest.raises(error, match=message):
-        GeneratorReconstructor(**({"network": DIGITS} | arguments))
-
-
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
 def test_without_deepinv_the_message_says_what_to_install():
@@ -250,17 +179,16 @@ try:
 except ModuleNotFoundError as error:
     print(type(error).__name__, error.name, error)
 """
-    assert run(code).startswith("MissingPackageError deepinv GeneratorReconstructor needs deepinv: pip install deepinv")
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("MissingPackageError deepinv GeneratorReconstructor needs deepinv: pip install deepinv")
 
 
 @pytest.mark.parametrize("factor", [2, 4])
 def test_linearity_is_checked_in_the_precision_of_the_physics(factor):
     """Super-resolution of deepinv computes in single precision, and its rounding is no nonlinearity."""
     physics = ph.Downsampling((1, 32, 32), filter="gaussian", factor=factor, padding="circular")
-    net = from_torch(nn.Sequential(nn.Linear(5, 1024), nn.Unflatten(1, (1, 32, 32)), nn.Tanh()))
+    layers = torch.nn.Linear(5, 1024), torch.nn.Unflatten(1, (1, 32, 32)), torch.nn.Tanh()
+    net = unrelu.from_torch(torch.nn.Sequential(*layers))
     z = np.random.default_rng(7).standard_normal((2, 5))
     y = physics(torch.from_numpy(net(z)).float())
     assert unrelu.invert(net, y.numpy(), operator=physics, noise="gaussian:1e-5").success.all()
-    bent = ph.LinearPhysics(A=lambda x: x + 1e-3 * x.square(), A_adjoint=lambda r: r)
-    with pytest.raises(InputError, match=r"operator= is not linear: .* pass a differentiable function of PyTorch"):
-        unrelu.invert(net, net(z), operator=bent)

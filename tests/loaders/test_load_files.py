@@ -520,7 +520,7 @@ def test_unreadable(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr("unrelu.runtime.file_reading.open", refuse, raising=False)
     with pytest.raises(ModelFileError, match=r"a\.npz cannot be read: .*Permission denied"):
         load(tmp_path / "a.npz")
 

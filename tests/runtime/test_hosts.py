@@ -19,14 +19,11 @@ from hosts import HOSTS, changed, default_device, default_dtype, flushed_subnorm
 from tests.support import random_network
 from unrelu.certification import certificate, certifying
 from unrelu.certification.certified_chain import chain_of
-from unrelu.errors import HostError, OptionError
+from unrelu.errors import HostError
 from unrelu.methods import METHODS
 from unrelu.runtime.host import computing, flush_subnormals, in_threads, is_on_one_thread
 
-# Those that take seconds to start; `make fuzz` tries them.
-SLOW = {"multiprocessing, spawn", "multiprocessing, forkserver"}
-TRIED = [name for name in HOSTS if name not in SLOW]
-# Without a process of their own to start; the others are long tests.
+# Without a process of their own to start. The others are a long test; `make fuzz` also tries those that start slowly.
 QUICK = [
     "a plain process",
     "multiprocessing, fork",
@@ -34,6 +31,7 @@ QUICK = [
     "several threads at once",
     "torch.autocast",
 ]
+SLOW = ["multiprocessing, spawn", "multiprocessing, forkserver"]
 # Seconds for all hosts together, which take a quarter of a minute on an idle core: only a hang takes so long.
 PATIENCE = 900.0
 
@@ -41,26 +39,13 @@ NETWORK = random_network((3, 8, 20), bias=True)
 Y = NETWORK(np.random.default_rng(0).normal(size=(2, 3))) + 0.01
 
 
-@pytest.fixture(scope="module")
-def found() -> dict[str, list[list[str]]]:
-    """What was wrong in each host."""
-    return trials([name for name in TRIED if name not in QUICK], 1, PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def found_quickly() -> dict[str, list[list[str]]]:
-    return trials(QUICK, 1, PATIENCE)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in TRIED if name not in QUICK])
-def test_every_host_has_its_answers_and_its_settings_back(found, name):
-    assert found[name] == [[]]
-
-
-@pytest.mark.parametrize("name", QUICK)
-def test_the_commonest_hosts_have_their_answers_and_their_settings_back(found_quickly, name):
-    assert found_quickly[name] == [[]]
+@pytest.mark.parametrize(
+    "names",
+    [QUICK, pytest.param([name for name in HOSTS if name not in QUICK + SLOW], marks=pytest.mark.long)],
+    ids=["quick", "others"],
+)
+def test_every_host_has_its_answers_and_its_settings_back(names):
+    assert trials(names, 1, PATIENCE) == {name: [[]] for name in names}
 
 
 SETTINGS = {
@@ -84,18 +69,6 @@ def test_settings_of_pytorch_change_no_bit(setting, dtype):
         found = unrelu.invert(network, Y, noise="uniform:0.02", seed=1)
     for name in ("z", "reconstruction", "fun", "status", "rank", "p_value"):
         np.testing.assert_array_equal(getattr(found, name), getattr(plain, name))
-
-
-def test_what_is_loaded_and_kept_in_inference_mode_is_differentiated_outside():
-    module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 20))
-    with torch.inference_mode():
-        network = unrelu.from_torch(module.eval(), latent_shape=3).to(torch.float32)
-        network.jacobian(np.zeros(3))
-        typical = network.typical_output
-    y = network(np.random.default_rng(0).normal(size=3))
-    result = unrelu.invert(network, y, "gradient_descent", max_iterations=5)
-    assert typical > 0
-    assert np.isfinite(result.fun)
 
 
 # --- thread limits ----------------------------------------------------------------------------------------------------
@@ -186,32 +159,6 @@ def test_subnormals_are_flushed_inside_by_all_threads_of_pytorch_and_as_before_o
     assert all(kept())
 
 
-def test_the_threads_of_one_who_flushes_subnormals_go_on_to(two_threads):
-    with flushed_subnormals():
-        with computing():
-            assert not any(kept())
-        assert sys.float_info.min * 0.5 == 0
-
-
-def test_other_threads_keep_their_subnormals():
-    inside, go_on, seen = threading.Event(), threading.Event(), []
-
-    def other():
-        with computing():
-            seen.append(sys.float_info.min * 0.5)
-            inside.set()
-            go_on.wait(PATIENCE)
-        seen.append(sys.float_info.min * 0.5)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    inside.wait(PATIENCE)
-    assert all(kept())
-    go_on.set()
-    thread.join()
-    assert seen == [0.0, sys.float_info.min * 0.5]
-
-
 def test_a_processor_that_cannot_flush_subnormals_keeps_them(monkeypatch):
     monkeypatch.setattr(torch, "set_flush_denormal", lambda flush: False)
     with computing():
@@ -236,12 +183,6 @@ def test_certificates_are_proved_and_verified_with_subnormals(monkeypatch, host)
     assert seen == [sys.float_info.min * 0.5] * 2
 
 
-def test_numbers_below_the_normal_ones_count_as_zero():
-    network = unrelu.from_arrays([np.full((1, 1), 1e-30)] * 2).to(torch.float32)
-    np.testing.assert_allclose(network([1e23]), 1e-37, rtol=1e-6)
-    assert network([1e21]) == 0
-
-
 # --- the user's own errors --------------------------------------------------------------------------------------------
 
 
@@ -263,33 +204,6 @@ def test_what_a_callback_raises_comes_out_unchanged(method, error):
     assert not is_on_one_thread()
 
 
-def test_what_the_callback_of_a_certificate_raises_comes_out_unchanged():
-    error = Mine("mine")
-
-    def callback(progress):
-        raise error
-
-    before = settings()
-    with pytest.raises(Mine) as raised:
-        unrelu.certify(NETWORK, Y, np.zeros((2, 3)), callback=callback)
-    assert raised.value is error
-    assert changed(before) == []
-
-
-def test_what_a_method_raises_comes_out_unchanged():
-    def method(problem):
-        raise Mine("mine")
-
-    with pytest.raises(Mine, match="mine"):
-        unrelu.invert(NETWORK, Y, method)
-
-
-@pytest.mark.parametrize("returned", [None, np.zeros((2, 3)), (1, 2), "code", unrelu.Inversion])
-def test_a_method_that_returns_something_else_is_named(returned):
-    with pytest.raises(OptionError, match=rf"returned a {type(returned).__name__}; end it with Inversion.of"):
-        unrelu.invert(NETWORK, Y, lambda problem: returned)
-
-
 # --- what cannot work -------------------------------------------------------------------------------------------------
 
 
@@ -305,10 +219,9 @@ def test_a_gpu_that_the_parent_of_a_fork_used_is_named(said):
         raise RuntimeError(said)
 
 
-@pytest.mark.parametrize("asked", [{"workers": 2}, {"scheduler": "local:2"}])
-def test_a_daemon_cannot_start_processes(monkeypatch, tmp_path, asked):
+def test_a_daemon_cannot_start_processes(monkeypatch, tmp_path):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     with pytest.raises(HostError, match=r"is a daemon.*pass workers=1"):
-        unrelu.run(NETWORK, Y, tmp_path / "out", "lm", chunk=1, **asked)
+        unrelu.run(NETWORK, Y, tmp_path / "out", "lm", chunk=1, workers=2)
     assert not (tmp_path / "out").exists()
     assert unrelu.run(NETWORK, Y, tmp_path / "out", "lm", chunk=1).finished

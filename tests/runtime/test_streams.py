@@ -1,10 +1,8 @@
-"""No random number of ours is one that a user draws: the streams, who may make generators, and where searches start."""
+"""No random number of ours is one that a user draws: streams are hashes, and nothing else makes generators."""
 
 from __future__ import annotations
 
 import ast
-import copy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,8 @@ import torch
 import unrelu
 from tests.support import random_network
 from unrelu.methods import METHODS
-from unrelu.runtime import streams
 from unrelu.runtime.streams import stream, torch_stream
 from unrelu.search.sample_cache import SampleCache, SearchStarts
-from unrelu_studies.benchmarks.searches import search_cells
-from unrelu_studies.zoo.recipes import global_torch_stream
 
 ROOT = Path(__file__).parents[2]
 # What users write: default_rng(s), default_rng([s, 0]), torch.manual_seed(s).
@@ -39,28 +34,11 @@ def test_equal_purposes_and_keys_give_equal_draws():
 
 
 def test_other_purposes_and_keys_give_other_draws():
+    # NumPy pads seeds with zeros, so that a first start [seed, 0] would be the user's default_rng(seed).
+    assert np.random.default_rng([7, 0]).random() == np.random.default_rng(7).random()
     keys = [("a",), ("b",), ("a", 0), ("a", 0, 0), ("a", 1), ("a", "0"), ("a", 0.5), ("a", "0", 0), ("a0",), ("a, 0",)]
     assert len({stream(*key).random() for key in keys}) == len(keys)
     assert len({torch.rand((), dtype=torch.float64, generator=torch_stream(*key)).item() for key in keys}) == len(keys)
-
-
-def test_a_key_of_zero_is_not_lost():
-    """NumPy pads seeds with zeros, so that a first start [seed, 0] would be the user's default_rng(seed)."""
-    assert np.random.default_rng([7, 0]).random() == np.random.default_rng(7).random()
-    assert len({stream(*key).random() for key in [("a", 7), ("a", 7, 0), ("a", 7, 0, 0)]}) == 3
-
-
-def test_layers_draw_from_a_stream_and_the_global_generator_is_put_back():
-    torch.manual_seed(3)
-    wanted = torch.randn(4)
-    torch.manual_seed(3)
-    with global_torch_stream("layers", 1):
-        first = torch.nn.Linear(2, 3).weight
-    assert torch.equal(torch.randn(4), wanted)
-    with global_torch_stream("layers", 1):
-        assert torch.equal(torch.nn.Linear(2, 3).weight, first)
-    with global_torch_stream("layers", 2):
-        assert not torch.equal(torch.nn.Linear(2, 3).weight, first)
 
 
 # --- nobody else makes a generator ------------------------------------------------------------------------------------
@@ -130,181 +108,6 @@ def test_the_check_sees_generators(tmp_path):
     for code in ("torch.randn(3, generator=g)", "rng.normal(size=3)", "stream('a').random()"):
         (tmp_path / "file.py").write_text(code)
         assert not calls(tmp_path / "file.py")
-
-
-# --- what is drawn is not what users draw -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Fresh copies of all generators that the package makes while a test runs, by purpose and keys."""
-    numpy_streams: dict[tuple, np.random.Generator] = {}
-    torch_streams: dict[tuple, torch.Generator] = {}
-
-    def recorded(purpose, *keys):
-        made = stream(purpose, *keys)
-        numpy_streams[purpose, *keys] = copy.deepcopy(made)
-        return made
-
-    def torch_recorded(purpose, *keys):
-        torch_streams[purpose, *keys] = torch_stream(purpose, *keys)
-        return torch_stream(purpose, *keys)
-
-    # Networks that an earlier test of this process drew are kept, and would not be drawn again.
-    search_cells._random_network.cache_clear()
-    monkeypatch.setattr(streams, "stream", recorded)
-    for name, module in list(sys.modules.items()):
-        if name.startswith(("unrelu.", "unrelu_studies.")) and module is not streams:
-            for own, ours in ((stream, recorded), (torch_stream, torch_recorded)):
-                if getattr(module, own.__name__, None) is own:
-                    monkeypatch.setattr(module, own.__name__, ours)
-    return numpy_streams, torch_streams
-
-
-def first_numpy(rng: np.random.Generator) -> set[tuple]:
-    """The first draws of a generator, by the ways to draw."""
-    ways = ("standard_normal", "normal", "random", "uniform")
-    return {tuple(getattr(copy.deepcopy(rng), way)(size=3).tolist()) for way in ways}
-
-
-def first_torch(seed: int | torch.Generator) -> set[tuple]:
-    """The same of PyTorch, whose randn draws 16 numbers and more by another algorithm than fewer."""
-    found = set()
-    for draw, dtype, count in [
-        (draw, dtype, count)
-        for draw in (torch.randn, torch.rand)
-        for dtype in (torch.float32, torch.float64)
-        for count in (3, 16)
-    ]:
-        rng = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed.clone_state()
-        found.add(tuple(draw(count, dtype=dtype, generator=rng)[:3].tolist()))
-    return found
-
-
-def assert_no_users_draws(drawn) -> None:
-    """Of all that was recorded, no generator begins as a user's, nor as a recorded one of another purpose or key."""
-    numpy_streams, torch_streams = drawn
-    users = set()
-    for seed in USER_SEEDS:
-        users |= first_numpy(np.random.default_rng(seed)) | first_torch(seed)
-        users |= {draw for r in range(4) for draw in first_numpy(np.random.default_rng([seed, r]))}
-        users.add(tuple(np.random.RandomState(seed).standard_normal(3).tolist()))
-    ours = [first_numpy(rng) for rng in numpy_streams.values()] + [first_torch(rng) for rng in torch_streams.values()]
-    for draws in ours:
-        assert not draws & users
-    assert len(set.union(*ours)) == sum(map(len, ours))
-
-
-def test_the_comparison_sees_a_users_generator():
-    """Against a check that passes because it compares nothing."""
-    mine = {("starts", 3): np.random.default_rng(3)}
-    with pytest.raises(AssertionError):
-        assert_no_users_draws((mine, {}))
-    with pytest.raises(AssertionError):
-        assert_no_users_draws(({("other", 3): stream("other", 3)}, {("samples",): torch.Generator().manual_seed(0)}))
-    assert_no_users_draws(({("other", 3): stream("other", 3)}, {("samples",): torch_stream("samples")}))
-
-
-def purposes(drawn) -> set[str]:
-    return {key[0] for part in drawn for key in part}
-
-
-def test_inversions_draw_nothing_of_a_users(drawn):
-    network = random_network((3, 12, 30))
-    z = np.random.default_rng(0).standard_normal((2, 3))
-    y = network(z) + 1e-3
-    for method in METHODS:
-        for seed in (0, 1, 2026):
-            unrelu.invert(network, y, method, noise="gaussian:0.1", seed=seed, callback=lambda progress: progress.nit)
-    unrelu.invert(network, y, "auto", norm="l1", seed=1)
-    unrelu.invert(network, y, "auto", norm="linf", seed=1)
-    unrelu.invert(network, y, "adam", restarts=3, max_iterations=2)
-    assert {"starts", "search", "samples", "principal directions"} <= purposes(drawn)
-    assert_no_users_draws(drawn)
-
-
-def test_everything_around_an_inversion_draws_nothing_of_a_users(drawn, tmp_path):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("deepinv")
-    import deepinv
-
-    from tests.opaque_modules import Residual
-    from unrelu.adapters import GeneratorReconstructor, LatentInverter
-    from unrelu_studies.paper import hardness, theory
-
-    network = random_network((3, 12, 30))
-    z = np.random.default_rng(0).standard_normal((4, 3))
-    y = network(z)
-    unrelu.certify(network, y[0] + 0.01, noise="uniform:0.1", max_nodes=3)
-    unrelu.identifiability(network, z[0])
-    unrelu.inspect(network)
-    unrelu.inspect(network, seed=5)
-    opaque = unrelu.from_torch(Residual(), latent_shape=5)
-    unrelu.invert(opaque, opaque(np.ones(5)), "lm")
-    flips = (lambda x: x[::-1], lambda x: x[::-1])
-    unrelu.invert(network, y, "lm", operator=flips)
-    unrelu.invert(network, 0 * y, "lm")
-    unrelu.run(network, y, tmp_path / "chain", "lm", workers=1, chunk=2)
-    unrelu.run(opaque, opaque(np.ones((3, 5))), tmp_path / "opaque", "lm", workers=1, chunk=2)
-    hardness.random_formula(5, 9, 0)
-    for search in (theory.c_inf_upper, theory.c_1_upper):
-        search(np.asarray(network.layers[0].matrix()), 5, samples=5, seed=0)
-    LatentInverter(network, method="lm", random_state=0).fit(y).transform(y)
-    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1))
-    images = torch.from_numpy(y).float().reshape(4, 1, 5, 6)
-    GeneratorReconstructor(network, method="lm", image_shape=(1, 5, 6))(images, physics)
-    assert {
-        "inspection", "trial codes", "trial directions", "adjoint test", "fingerprint", "chunk",
-        "3SAT formula", "worst rows", "typical output",
-    } <= purposes(drawn)  # fmt: skip
-    assert_no_users_draws(drawn)
-
-
-def test_the_demonstration_and_the_benchmarks_draw_nothing_of_a_users(drawn):
-    from unrelu.cli import _demonstration
-    from unrelu_studies.benchmarks.layer_programs import layer_instances, whole_network
-    from unrelu_studies.benchmarks.processes import first_call
-    from unrelu_studies.benchmarks.proofs import certify
-    from unrelu_studies.benchmarks.searches import search_norms
-
-    for seed in (0, 2026):
-        for section in _demonstration.sections(seed):
-            assert section.seed == seed
-    for seed in (0, 20260):
-        for case in layer_instances.CASES:
-            layer_instances.draw(case, layer_instances.PROGRAMS[2], 1, seed)
-            layer_instances.draw_batch(case, 1, seed)
-        certify.draw(certify.CELLS[0], 2, seed)
-        for cell in search_cells.QUICK_CELLS:
-            search_cells.draw(cell, 1, 0, seed)
-        search_norms.draw_uniform(2, seed)
-        search_norms.draw_outliers(2, seed)
-    whole_network.observation(0, 0)
-    first_call.first_call("certify")
-    assert {"demo, truth", "demo, noise", "layer, noise", "certify, truth", "search, weights"} <= purposes(drawn)
-    assert_no_users_draws(drawn)
-
-
-def test_the_experiments_draw_nothing_of_a_users(drawn, monkeypatch):
-    """Their instances, seeds of starts, and baselines; what is made of them does not matter here."""
-    from unrelu_studies import paper as experiments
-
-    real = unrelu.invert
-
-    def short(network, y, method, *, operator=None, seed=0, z0=None, **_):
-        return real(network, y, "gradient_descent", operator=operator, seed=seed, z0=z0, max_iterations=1)
-
-    for name in experiments.MODULES:
-        experiment = experiments.load(name)
-        ours = ("unrelu_studies.paper.", "unrelu_studies.kit.")
-        for module in [module for key, module in sys.modules.items() if key.startswith(ours)]:
-            if getattr(module, "invert", None) is real:
-                monkeypatch.setattr(module, "invert", short)
-        unit = experiment.units(True)[0]
-        for seed in (0, 2026):
-            experiment.measure(unit, seed, True)
-    assert {f"experiments, {what}" for what in ("weights", "truth", "noise", "starts")} <= purposes(drawn)
-    assert_no_users_draws(drawn)
 
 
 # --- no search starts at the truth ------------------------------------------------------------------------------------

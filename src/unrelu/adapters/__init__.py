@@ -1,7 +1,6 @@
 """unrelu inside other libraries: a scikit-learn transformer and a deepinv reconstructor.
 
-Each needs an optional library, so it is imported at its first use. Without the library, that raises a
-:class:`~unrelu.errors.MissingPackageError`. The table of names is ``__init__.pyi``.
+Each is imported at its first use; without its library, that raises a :class:`~unrelu.errors.MissingPackageError`.
 """
 
 import lazy_loader

@@ -1,13 +1,11 @@
 """Files that the library keeps, all alike: arrays, texts and numbers in an ``.npz``, a format number, and a digest.
 
-Results, posteriors, certificates, learned priors and noise models are such files. A journal is of lines of JSON, each
-with its own digest (:func:`sealed`). Nothing is pickled.
+Results, posteriors, certificates and learned priors are such files. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,20 +17,19 @@ import numpy.typing as npt
 from unrelu._version import __version__
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import read_npz
-from unrelu.runtime.file_writing import write_npz
+from unrelu.runtime.file_writing import drafted
+from unrelu.runtime.words import listed
 
 Table = dict[str, npt.NDArray[Any]]
 Content = TypeVar("Content")
 
 # The format of all archives; it is raised when one of them changes.
 FORMAT = 1
-_ADVICE = "free space, or name another file"
-# What archives hold, and what reads it.
+# What reads an archive of each kind.
 _READERS = {
     "result": "unrelu.load_result(path)",
     "posterior": "unrelu.load_posterior(path)",
     "certificate": "unrelu.Certificate.load(path)",
-    "noise": "unrelu.open_run(folder).noise",
 }
 
 
@@ -49,7 +46,8 @@ def write_archive(path: Path, kind: str, table: Mapping[str, Any]) -> None:
         raise InputError(f"{path}: there is no folder {path.parent}")
     arrays = {name: np.asarray(value) for name, value in table.items()}
     arrays |= {"format": np.array(f"unrelu {kind} {FORMAT}"), "version": np.array(__version__)}
-    write_npz(path, {**arrays, "digest": np.array(digest(arrays))}, _ADVICE)
+    with drafted(path, "free space, or name another file") as stream:
+        np.savez_compressed(stream, **arrays, digest=np.array(digest(arrays)), allow_pickle=False)
 
 
 def read_archive(path: Path, kind: str, max_bytes: int, restore: Callable[[Table], Content]) -> Content:
@@ -61,12 +59,21 @@ def read_archive(path: Path, kind: str, max_bytes: int, restore: Callable[[Table
 
     def checked(names: Sequence[str]) -> Sequence[str]:
         if "format" not in names:
-            shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            shown = listed(sorted(names), 5)
             raise InputError(f"{path} holds no {kind} but arrays {shown}; pass a file that {kind[0]}.save(path) wrote")
         return names
 
     table = read_npz(path, max_bytes, choose=checked)
-    _check_format(path, kind, table)
+    found, known = str(table["format"])[:80], f"unrelu {kind} {FORMAT}"
+    if found != known:
+        other = found.removeprefix("unrelu ").partition(" ")[0]
+        if other in _READERS and other != kind:
+            raise InputError(f"{path} holds a {other}: {_READERS[other]}")
+        version = repr(str(table.get("version", "?"))[:20]).strip("'")
+        raise InputError(
+            f"{path} holds no {kind}; its format is {found!r}, written by unrelu {version}; unrelu {__version__} reads "
+            f"{known!r}: install that version"
+        )
     try:
         if text_of(table["digest"]) != digest(table):
             raise ValueError("its numbers are not those that it was written with")
@@ -78,30 +85,15 @@ def read_archive(path: Path, kind: str, max_bytes: int, restore: Callable[[Table
         raise InputError(f"{path}: the {kind} is damaged ({error}); save it again") from None
 
 
-def _check_format(path: Path, kind: str, table: Table) -> None:
-    found, known = str(table["format"])[:80], f"unrelu {kind} {FORMAT}"
-    if found == known:
-        return
-    for other, reader in _READERS.items():
-        if found.startswith(f"unrelu {other} ") and other != kind:
-            raise InputError(f"{path} holds a {other}: {reader}")
-    if found.startswith(f"unrelu {kind} "):
-        version = repr(str(table.get("version", "a later version"))[:20]).strip("'")
-        raise InputError(
-            f"{path} is of format {found!r}, written by unrelu {version}; unrelu {__version__} reads {known!r}: "
-            "install that version"
-        )
-    raise InputError(f"{path} holds no {kind}; its format is {found!r}, not {known!r}")
-
-
 def digest(table: Mapping[str, npt.NDArray[Any]]) -> str:
     """SHA-256 of all arrays with their names, as hexadecimal digits."""
     found = hashlib.sha256()
     for name in sorted(table.keys() - {"digest"}):
         array = table[name]
         # The dtype of text depends on its longest entry, and NumPy does not restore it for single entries.
-        content = "\0".join(array.ravel().tolist()).encode() if array.dtype.kind == "U" else array.tobytes()
-        kind = "text" if array.dtype.kind == "U" else array.dtype.str
+        text = array.dtype.kind == "U"
+        content = "\0".join(array.ravel().tolist()).encode() if text else array.tobytes()
+        kind = "text" if text else array.dtype.str
         found.update(f"{name} {kind} {array.shape} {len(content)} ".encode() + content)
     return found.hexdigest()
 
@@ -155,24 +147,3 @@ def text_of(array: npt.NDArray[Any]) -> str:
     """Return a single text."""
     (text,) = texts_of(array)
     return text.replace("\n", "?")
-
-
-# --- lines of JSON ----------------------------------------------------------------------------------------------------
-
-
-def sealed(entry: dict[str, Any]) -> str:
-    """JSON with a digest, by which a changed entry is noticed: a hash in it may otherwise blame the data."""
-    entry = json.loads(json.dumps(entry, allow_nan=False))  # with the keys that it will be read with
-    return json.dumps({**entry, "check": _check(entry)})
-
-
-def unsealed(value: Any) -> dict[str, Any]:
-    """The entry of a value read from JSON; a ValueError, TypeError or KeyError where it was changed or is none."""
-    entry = dict(value)
-    if entry.pop("check") != _check(entry):
-        raise ValueError("the entry was changed")
-    return entry
-
-
-def _check(entry: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]

@@ -23,35 +23,31 @@ def usable(device: torch.device | str | int, dtype: torch.dtype = torch.float64)
         OptionError: there is none, it holds no numbers of this type, or it computes nothing; the message names those
             that are available.
     """
-    found = _found(device, dtype)
-    if isinstance(found, torch.device):
-        return torch.device("cpu") if found.type == "cpu" else found
-    kind = torch.accelerator.current_accelerator(check_available=True)
-    others = [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())] if kind else []
-    known = ", ".join(repr(name) for name in ("cpu", *others) if isinstance(_found(name, dtype), torch.device))
-    raise OptionError(f"device={device!r} cannot be used ({found.rstrip('.')}); available here: {known}")
-
-
-def _found(device: torch.device | str | int, dtype: torch.dtype) -> torch.device | str:
-    """The device, or why it cannot be used."""
     try:
         found = torch.empty(0, dtype=dtype, device=torch.device(device)).device
+        if found.type == "meta":
+            raise RuntimeError("its tensors have no numbers")
     except (AssertionError, ImportError, RuntimeError, TypeError) as error:
-        return str(error).partition("\n")[0]
-    return "its tensors have no numbers" if found.type == "meta" else found
+        why, kind = str(error).partition("\n")[0].rstrip("."), torch.accelerator.current_accelerator()
+        others = [f"{kind.type}:{i}" for i in range(torch.accelerator.device_count())] if kind else []
+        raise OptionError(
+            f"device={device!r} cannot be used ({why}); available here: {', '.join(map(repr, ('cpu', *others)))}"
+        ) from error
+    return torch.device("cpu") if found.type == "cpu" else found
 
 
 @cache
 def total_memory(device: torch.device) -> int:
     """The bytes of memory that a device has, used or not: nothing larger fits. The largest integer if not known."""
-    found = [memory(device)]
-    if device.type == "cpu":
-        with suppress(AttributeError, OSError, ValueError):  # not on Windows
-            found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        for limit in _LIMITS:
-            with suppress(OSError, ValueError):  # no such file, or "max"
-                found.append(int(Path(limit).read_text(encoding="ascii")))
-    return min((size for size in found if size > 0), default=sys.maxsize)
+    if device.type != "cpu":
+        return memory(device) or sys.maxsize
+    found = [sys.maxsize]
+    with suppress(AttributeError, OSError, ValueError):  # not on Windows
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            found.append(int(Path(limit).read_text(encoding="ascii")))
+    return min(size for size in found if size > 0)
 
 
 @cache

@@ -14,36 +14,27 @@ import os
 import stat
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError, ModelError
 from unrelu.runtime.argument_numbers import whole_number
+from unrelu.runtime.words import shown
 
-# The default for the largest size of a file after decompression: 4 GiB.
-MAX_BYTES = 2**32
-# The same for the tensors of a model.
-MODEL_BYTES = 2**30
+# The default for the largest size of a file after decompression, and of the tensors of a model.
+MAX_BYTES, MODEL_BYTES = 2**32, 2**30
 # Python objects take up to 32 times the bytes of their JSON text: {"":0} takes 232 bytes.
 _JSON_EXPANDS = 32
-# Bytes that are decompressed at once, so that a member is not in memory twice.
-_PIECE = 2**24
 # What is larger than _SMALL once decompressed may be at most _DENSER times as large as its file. Deflate reaches 1,030
 # times for nothing but zeros, and 330 times for weights of which one in a thousand is not zero.
 _SMALL, _DENSER = 2**26, 500
-# The most characters in the name of an array.
-_NAME = 1000
-# The most axes that every version of NumPy supports.
-_AXES = 32
-
+# The most characters in the name of an array, and the most axes that every version of NumPy supports.
+_NAME, _AXES = 1000, 32
 # File types by their letters in `ls -l`; every other type is a device.
 _SPECIAL = {"d": "a folder", "p": "a named pipe (FIFO)", "s": "a socket"}
 
@@ -55,8 +46,10 @@ def check_limit(max_bytes: object) -> int:
 
 def shown_size(size: int) -> str:
     """A number of bytes as text for messages."""
-    unit, name = next(((2**p, n) for p, n in ((30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**p), (1, "bytes"))
-    return f"{size} bytes" if unit == 1 else f"{size / unit:,.4g} {name}"
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:,.4g} {name}"
+    return f"{size} bytes"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -68,45 +61,39 @@ def opened(path: str | Path, within: Path | None = None) -> Iterator[tuple[Binar
 
     With ``within``, the file has to lie in that folder after all links are resolved.
     """
-    try:
+    with _reading(path):
         if within is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within)):
             raise InputError(f"{path} is a link that leads out of {within}; put the file itself there")
-        # Opening a FIFO waits for a writer, and opening a device may have an effect, so neither is opened. If one
-        # replaces the file after this check, it is opened without waiting and detected below.
-        _check_regular(path, os.stat(path).st_mode)
-        without_waiting = getattr(os, "O_NONBLOCK", 0)
-        stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting))  # noqa: SIM115
+        found = os.stat(path)  # opening a FIFO waits for a writer, and opening a device may have an effect
+        if not stat.S_ISREG(found.st_mode):
+            kind = _SPECIAL.get(stat.filemode(found.st_mode)[0], "a device")
+            raise InputError(f"{path} is {kind}; pass a regular file")
+        stream = open(path, "rb")  # noqa: SIM115 -- closed below
+    with stream:
+        yield stream, found.st_size
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Turn errors of the system while a file is read into InputErrors."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}; check the path and its rights") from error
+    except InputError:
+        raise
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{str(path)!r} is no path of a file ({error}); check it") from error
-    with stream:
-        found = os.fstat(stream.fileno())
-        _check_regular(path, found.st_mode)
-        yield stream, found.st_size
-
-
-def _check_regular(path: str | Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is {_SPECIAL.get(stat.filemode(mode)[0], 'a device')}; pass a regular file")
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> bytes:
     """All bytes of a file, which may have at most ``max_bytes``."""
-    with opened(path, within) as (stream, size):
+    with opened(path, within) as (stream, size), _reading(path):
         if size > max_bytes:
             raise InputError(f"{path} has {shown_size(size)}; {_limit(max_bytes)}")
-        try:
-            content = stream.read(size + 1)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-        if len(content) > size:  # this also happens on file systems that do not state sizes
-            raise InputError(f"{path} has grown while it was read; copy it, and read the copy")
-        return content
+        return stream.read(size)
 
 
 def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None = None) -> Any:
@@ -120,15 +107,12 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES, within: Path | None 
 
 def read_json_lines(path: str | Path, most: int, within: Path) -> Iterator[Any]:
     """Yield the value of each line of a file as JSON, or None for a damaged line; lines have at most ``most`` bytes."""
-    with opened(path, within) as (stream, _):
-        try:
-            for line in iter(lambda: stream.readline(most), b""):
-                try:
-                    yield json.loads(line.decode("utf-8", errors="replace"))
-                except (ValueError, RecursionError):
-                    yield None
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    with opened(path, within) as (stream, _), _reading(path):
+        for line in iter(lambda: stream.readline(most), b""):
+            try:
+                yield json.loads(line.decode("utf-8", errors="replace"))
+            except (ValueError, RecursionError):
+                yield None
 
 
 def json_limit(max_bytes: int) -> int:
@@ -143,19 +127,11 @@ def _limit(max_bytes: int) -> str:
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Header:
-    """The checked header of a ``.npy`` file: shape, type, order of axes, and the position of the first entry."""
+class Header(NamedTuple):
+    """What the header of a ``.npy`` file states of its array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fortran: bool
-    offset: int
-
-    @property
-    def size(self) -> int:
-        """The size of all entries in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def check_names(names: Iterable[str], where: str | Path) -> None:
@@ -169,21 +145,17 @@ def check_names(names: Iterable[str], where: str | Path) -> None:
 
 
 def check_array(shape: Sequence[int], dtype: np.dtype[Any], where: str) -> None:
-    """Refuse a shape or type that no array of numbers or words has.
-
-    This refuses objects, structures and other types of entries, negative sizes, too many axes, and arrays that do not
-    fit any memory.
-    """
+    """Refuse objects, structures and other types that are no numbers or words, and shapes that no memory can hold."""
     if dtype.hasobject:
         raise InputError(f"{where} holds Python objects, which could run code (allow_pickle=False); save numbers")
     if dtype.kind not in "biufcSU" or dtype.itemsize == 0:
-        raise InputError(f"{where} has entries of type {_short(dtype)}; save real numbers")
+        raise InputError(f"{where} has entries of type {str(dtype)[:80]}; save real numbers")
     if len(shape) > _AXES or any(isinstance(n, bool) or n < 0 for n in shape):
         raise InputError(
-            f"{where} states the shape {_short(tuple(shape))}; a shape is at most {_AXES} whole numbers, none negative"
+            f"{where} states the shape {shown(tuple(shape))}; a shape is at most {_AXES} whole numbers, none negative"
         )
     if math.prod(max(1, n) for n in shape) * dtype.itemsize >= 2**62:
-        raise InputError(f"{where} states the shape {_short(tuple(shape))}, which no memory can hold")
+        raise InputError(f"{where} states the shape {shown(tuple(shape))}, which no memory can hold")
 
 
 def check_text(array: npt.NDArray[Any], where: str) -> None:
@@ -192,11 +164,6 @@ def check_text(array: npt.NDArray[Any], where: str) -> None:
         characters = np.ascontiguousarray(array).view(np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
         if characters.max() > sys.maxunicode:
             raise InputError(f"{where} holds text with characters beyond {sys.maxunicode:#x}: it is damaged")
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def npy_header(stream: IO[bytes], size: int, where: str, objects: bool = False) -> Header:
@@ -208,64 +175,64 @@ def npy_header(stream: IO[bytes], size: int, where: str, objects: bool = False) 
         version = np.lib.format.read_magic(stream)
         # Version 3 is only for names in structures, and structures are refused.
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = readers[version](stream)
+        shape, _, dtype = readers[version](stream)
     except Exception as error:  # the parser raises ValueError, KeyError, TypeError, RecursionError, MemoryError, ...
-        raise InputError(f"{where} is not a readable .npy array ({_short(error)}); save it with numpy.save") from error
+        raise InputError(f"{where} is not a readable .npy array ({error!s:.80}); save it with numpy.save") from error
     if objects and dtype.hasobject:
-        return Header((), dtype, False, stream.tell())
+        return Header((), dtype)
     check_array(shape, dtype, where)
-    header = Header(tuple(map(int, shape)), dtype, bool(fortran), stream.tell())
-    if header.size > size - header.offset:
+    stated, held = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if stated > held:
         raise InputError(
-            f"{where} states the shape {_short(header.shape)} of {dtype}, {shown_size(header.size)}, but holds "
-            f"{shown_size(size - header.offset)}: it is cut short or damaged"
+            f"{where} states the shape {shown(shape)} of {dtype}, {shown_size(stated)}, but holds {shown_size(held)}: "
+            "it is cut short or damaged"
         )
-    return header
+    return Header(tuple(map(int, shape)), dtype)
 
 
 def read_npy(path: str | Path, max_bytes: int = MAX_BYTES) -> npt.NDArray[Any]:
     """The array in a ``.npy`` file."""
     with opened(path) as (stream, size):
-        header = npy_header(stream, size, str(path))
-        if header.size > max_bytes:
-            raise InputError(f"{path} holds {shown_size(header.size)}; {_limit(max_bytes)}")
-        stream.seek(0)
-        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+        shape, dtype = npy_header(stream, size, str(path))
+        if (stated := math.prod(shape) * dtype.itemsize) > max_bytes:
+            raise InputError(f"{path} holds {shown_size(stated)}; {_limit(max_bytes)}")
+        return _array(stream, str(path))
+
+
+def _array(stream: IO[bytes], where: str) -> npt.NDArray[Any]:
+    """The array of a ``.npy`` file whose header was checked."""
+    stream.seek(0)
+    array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+    check_text(array, where)
+    return array
 
 
 # --- zip files --------------------------------------------------------------------------------------------------------
 
 
 def zip_members(archive: zipfile.ZipFile, where: str | Path) -> dict[str, zipfile.ZipInfo]:
-    """The members of a zip file by name.
-
-    This refuses duplicate or encrypted members, links, compression without a bounded output (bzip2, LZMA), and names
-    that :func:`check_names` refuses.
-    """
+    """The members of a zip file by name; links, doubles and what cannot be read with a bounded output are refused."""
     found: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         check_names([info.filename], where)
-        if info.filename in found:
-            raise InputError(f"{where} holds {info.filename!r} twice; save it again")
-        if info.flag_bits & 1:
-            raise InputError(f"{where}: {info.filename!r} is encrypted; save it without a password")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{where}: {info.filename!r} is compressed in another way than zlib's; save it again")
-        if stat.S_ISLNK(info.external_attr >> 16):
-            raise InputError(f"{where}: {info.filename!r} is a link; put the file itself there")
+        faults = {
+            "is there twice": info.filename in found,
+            "is encrypted": info.flag_bits & 1,
+            "is compressed in another way than zlib's": info.compress_type not in (0, zipfile.ZIP_DEFLATED),
+            "is a link": stat.S_ISLNK(info.external_attr >> 16),
+        }
+        for fault in filter(faults.__getitem__, faults):
+            raise InputError(f"{where}: {info.filename!r} {fault}; save it again")
         found[info.filename] = info
     return found
 
 
 def check_members(members: Iterable[zipfile.ZipInfo], where: str | Path, size: int, max_bytes: int) -> None:
     """Refuse members that would decompress to more than ``max_bytes`` in total, or to far more than the file's size."""
-    members = list(members)
-    if (total := sum(info.file_size for info in members)) > max_bytes:
-        largest = max(members, key=lambda info: info.file_size)
-        raise InputError(
-            f"{where} would decompress to {shown_size(total)} ({largest.filename!r} alone to "
-            f"{shown_size(largest.file_size)}); {_limit(max_bytes)}"
-        )
+    sizes = {info.filename: info.file_size for info in members}
+    if (total := sum(sizes.values())) > max_bytes:
+        largest = max(sizes, key=sizes.__getitem__)
+        raise InputError(f"{where} would decompress to {shown_size(total)} (most: {largest!r}); {_limit(max_bytes)}")
     if total > max(_SMALL, _DENSER * size):
         raise InputError(
             f"{where} has {shown_size(size)} and would decompress to {shown_size(total)}, "
@@ -283,50 +250,26 @@ def read_npz(
     Together they may have at most ``max_bytes``, which is checked before they are read. Pickled objects are refused, or
     read by ``unpickle(stream, size, max_bytes)``.
     """
-    with opened(path) as (stream, size):
+
+    def read(info: zipfile.ZipInfo, where: str) -> Any:
+        with archive.open(info) as stream:
+            header = npy_header(stream, info.file_size, where, unpickle is not None)
+            if unpickle is not None and header.dtype.hasobject:
+                array = unpickle(stream, info.file_size, max_bytes=max_bytes)
+            else:
+                array = _array(stream, where)
+            if stream.read(1):  # reading to the end verifies the check sum
+                raise InputError(f"{where} is longer than its header states; save it again")
+            return array
+
+    with opened(path) as (file, size):
         try:
-            with zipfile.ZipFile(stream) as archive:
+            with zipfile.ZipFile(file) as archive:
                 members = {name.removesuffix(".npy"): info for name, info in zip_members(archive, path).items()}
                 chosen = list(members) if choose is None else choose(list(members))
                 check_members([members[name] for name in chosen], path, size, max_bytes)
-                read = partial(unpickle, max_bytes=max_bytes) if unpickle else None
-                return {name: _member(archive, members[name], f"{path}: {name}", read) for name in chosen}
+                return {name: read(members[name], f"{path}: {name}") for name in chosen}
         except (InputError, ModelError, MemoryError):
             raise
         except Exception as error:  # zipfile and zlib raise BadZipFile, EOFError, struct.error, ...
             raise InputError(f"{path} is not a readable .npz archive ({error}); save it with numpy.savez") from error
-
-
-def _member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, unpickle: Callable[[IO[bytes], int], Any] | None
-) -> Any:
-    with archive.open(info) as stream:
-        if npy_header(stream, info.file_size, where, unpickle is not None).dtype.hasobject:
-            array = cast(Any, unpickle)(stream, info.file_size)
-        else:
-            stream.seek(0)
-            array = np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-            check_text(array, where)
-        if stream.read(1):  # reading to the end verifies the check sum
-            raise InputError(f"{where} is longer than its header states; save it again")
-        return array
-
-
-def inflated_size(content: bytes, most: int) -> int:
-    """The decompressed size of a zlib stream or a gzip file of any number of members, at most ``most`` + 1.
-
-    The bytes are counted, not kept.
-    """
-    total = 0
-    while content:
-        reader = zlib.decompressobj(wbits=47)  # zlib or gzip, as the header says
-        while not reader.eof:
-            piece = reader.decompress(content, min(_PIECE, most + 1 - total))
-            total += len(piece)
-            content = reader.unconsumed_tail
-            if total > most:
-                return total
-            if not piece and not content:  # the stream is truncated
-                return total
-        content = reader.unused_data if reader.unused_data.startswith(b"\x1f\x8b") else b""
-    return total

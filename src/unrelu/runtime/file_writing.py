@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from unrelu.errors import InputError, StorageError
 
 try:
@@ -20,11 +17,8 @@ try:
 except ImportError:  # no POSIX system
     fcntl = None  # type: ignore[assignment]
 
-# What to do where results cannot be written, before and after any are.
-_ADVICE = "free space, or name another folder"
+# What to do where results cannot be written once some are.
 AGAIN = "what is finished is kept: mend that, and run it again"
-# Tenths of a second to wait for a lock.
-_TRIES = 10
 
 
 @contextmanager
@@ -65,11 +59,10 @@ def write_whole(path: Path, text: Iterable[str], advice: str) -> None:
         stream.writelines(line.encode() for line in text)
 
 
-def write_records(
-    path: Path, rows: Iterable[Mapping[str, Any]], advice: str = "free space, or name another folder"
-) -> None:
-    """Write a line of JSON for each, as a whole or not at all (see :func:`write_whole`)."""
-    write_whole(path, (json.dumps(row, allow_nan=False) + "\n" for row in rows), advice)
+def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a line of JSON for each, as a whole or not at all."""
+    lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_whole(path, lines, "free space, or name another folder")
 
 
 def check_own_files(folder: Path) -> None:
@@ -80,39 +73,30 @@ def check_own_files(folder: Path) -> None:
             raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
 
 
-def write_npz(path: Path, arrays: Mapping[str, npt.NDArray[Any]], advice: str) -> None:
-    """Write a compressed ``.npz`` file of numbers and words, complete or not at all."""
-    with drafted(path, advice) as stream:
-        np.savez_compressed(stream, **arrays, allow_pickle=False)
-
-
 @contextmanager
 def sole_writer(file: int, path: Path) -> Iterator[None]:
     """Lock an open file against writing by other runs, if the system has locks; a lock ends with its process."""
-    # A process that checks the lock holds it for a moment.
-    for _ in range(_TRIES):
+    for _ in range(10):
         if _lock(file):
-            break
-        time.sleep(0.1)
-    else:
-        raise InputError(f"{path} is being written by another run; wait for it, or name another folder")
-    yield
+            yield
+            return
+        time.sleep(0.1)  # a process that checks the lock holds it for a moment
+    raise InputError(f"{path} is being written by another run; wait for it, or name another folder")
 
 
 def locked(path: Path) -> bool:
     """Whether a run is writing the file now, according to its lock; False if there is no such file."""
-    if fcntl is None or not path.exists():
+    if not path.exists():
         return False
     with path.open("rb") as stream:
         return not _lock(stream.fileno())  # closing the file releases the lock
 
 
 def _lock(file: int) -> bool:
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (OSError, AttributeError):  # a file system or a system without locks
+        pass
     return True

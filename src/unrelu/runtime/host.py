@@ -1,4 +1,4 @@
-"""The settings of process and thread for our computations, independent of the user's settings of PyTorch.
+"""The settings of process and thread for our computations, whatever the user's own settings are.
 
 Every public function that computes enters :func:`computing`, the only place that makes these settings.
 
@@ -9,8 +9,6 @@ algebra has one thread, and observations are processed in parallel instead of ma
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import multiprocessing
 import os
 import sys
@@ -30,13 +28,20 @@ from threadpoolctl import ThreadpoolController
 
 from unrelu.errors import HostError
 
-# NumPy's defaults. Our code detects overflows itself, so they must not raise even if the user's settings say so.
-_ERRORS: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
-# Beginnings of PyTorch's messages about a forked process that cannot use the state of its parent.
-_OF_THE_PARENT = ("Cannot re-initialize CUDA in forked subprocess", "Unable to handle autograd's threading")
-# PyTorch's message about memory that it cannot get on the CPU.
-_FULL = "DefaultCPUAllocator: can't allocate memory"
-
+_FORKED = (
+    "PyTorch cannot compute this in a forked process, as its parent has used the GPU",
+    "start processes with multiprocessing's 'spawn' or 'forkserver'",
+)
+# Parts of PyTorch's messages, what they mean, and what to do then.
+_REFUSALS = {
+    "Cannot re-initialize CUDA in forked subprocess": _FORKED,
+    "Unable to handle autograd's threading": _FORKED,
+    "DefaultCPUAllocator: can't allocate memory": (
+        "the memory of this machine is too small",
+        "invert fewer observations at once",
+    ),
+    "out of memory": ("the memory of the device is full", "invert fewer observations at once, or on the CPU"),
+}
 # OpenMP's omp_pause_hard: free all resources.
 _HARD = 2
 
@@ -65,38 +70,32 @@ def computing(one_thread: bool = False) -> Iterator[None]:
         HostError: PyTorch cannot compute this in a forked process, or the memory is full.
     """
     with ExitStack() as stack:
-        if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
-            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.inference_mode(False))  # with gradients
+        stack.enter_context(np.errstate(all="warn", under="ignore"))
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if not _creates_on_cpu():
             stack.enter_context(torch.device("cpu"))
-        if "raise" in np.geterr().values():
-            stack.enter_context(np.errstate(**_ERRORS))
-        if (one_thread or os.getpid() != _first_process) and not is_on_one_thread():
+        if (one_thread or _forked.is_set()) and not is_on_one_thread():
             stack.enter_context(_limited())
         if torch.cuda.is_initialized() or torch.get_float32_matmul_precision() != "highest":  # type: ignore[no-untyped-call]
             stack.enter_context(_full_precision())
         stack.enter_context(flush_subnormals())
         try:
             yield
-        except torch.OutOfMemoryError as error:
-            said = str(error).partition("\n")[0]
-            raise HostError(
-                f"the memory of the device is full ({said}); invert fewer observations at once, or on the CPU"
-            ) from error
         except RuntimeError as error:
-            if _FULL in str(error):
-                raise HostError(
-                    f"the memory of this machine is too small ({error}); invert fewer observations at once"
-                ) from error
-            if not str(error).startswith(_OF_THE_PARENT):
-                raise
-            raise HostError(
-                f"PyTorch cannot compute this in a forked process, as its parent has used the GPU ({error}); start "
-                "processes with multiprocessing's 'spawn' or 'forkserver'"
-            ) from error
+            for said, (meaning, advice) in _REFUSALS.items():
+                if said in str(error):
+                    raise HostError(f"{meaning} ({str(error).splitlines()[0]}); {advice}") from error
+            raise
+
+
+def _creates_on_cpu() -> bool:
+    try:
+        return torch.empty(0).device.type == "cpu"  # three times as fast as get_default_device
+    except RuntimeError:  # a GPU that a forked process cannot use
+        return False
 
 
 @contextmanager
@@ -105,53 +104,24 @@ def flush_subnormals(flush: bool = True) -> Iterator[None]:
 
     PyTorch's convolutions take up to twenty times as long where numbers are subnormal. With ``flush=False``, they are
     kept: for bounds with outward rounding, and for exact changes of units. A processor that cannot flush them keeps
-    them.
-
-    The mode holds for this thread and the pool of threads that PyTorch's operations use here. It is restored
-    afterwards. Other threads are not affected, but threads that are started meanwhile begin in it.
+    them. The mode holds for this thread and the pool of threads that PyTorch's operations use here.
     """
-    if _flushes() == flush:
+    if (sys.float_info.min * 0.5 == 0.0) == flush:  # PyTorch cannot be asked
         yield
         return
-    several = torch.get_num_threads() > 1
+    # Threads of GCC's OpenMP keep the mode in which they were started, so they are ended. LLVM and Intel pass it on.
+    pools = _libraries().select(prefix="libgomp").lib_controllers if torch.get_num_threads() > 1 else []
+
+    def switch(to: bool) -> None:
+        torch.set_flush_denormal(to)
+        for pool in pools:
+            pool.dynlib.omp_pause_resource_all(_HARD)
+
     try:
-        torch.set_flush_denormal(flush)
-        if several:
-            _end_pool()
+        switch(flush)
         yield
     finally:
-        torch.set_flush_denormal(not flush)
-        if several:
-            _end_pool()
-
-
-def _flushes() -> bool:
-    """Whether this thread replaces subnormal numbers by zero; PyTorch cannot be asked."""
-    return sys.float_info.min * 0.5 == 0.0
-
-
-def _end_pool() -> None:
-    """End the OpenMP threads of this thread. The next parallel operation starts others, in the mode of this thread.
-
-    GCC's OpenMP needs this. The others (LLVM's and Intel's) pass on the mode with every parallel operation.
-    """
-    openmp = _openmp()
-    if hasattr(openmp, "omp_pause_resource_all") and not hasattr(openmp, "__kmpc_fork_call"):
-        openmp.omp_pause_resource_all(_HARD)
-
-
-@cache
-def _openmp() -> ctypes.CDLL:
-    """PyTorch's binary, in which the functions of its OpenMP are found."""
-    return ctypes.CDLL(importlib.import_module("torch._C").__file__)
-
-
-def forkable_lock() -> threading.RLock:
-    """A lock that is acquired before a fork: otherwise a child could inherit it locked, and a half-made change."""
-    lock = threading.RLock()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
-    return lock
+        switch(not flush)
 
 
 def is_on_one_thread() -> bool:
@@ -217,6 +187,14 @@ def abandoned() -> bool:
 # --- settings of the process ------------------------------------------------------------------------------------------
 
 
+def forkable_lock() -> threading.RLock:
+    """A lock that is acquired before a fork: otherwise a child could inherit it locked, and a half-made change."""
+    lock = threading.RLock()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+
+
 class Shared:
     """A process-wide setting shared by overlapping calls: the first call makes it, the last one restores it.
 
@@ -226,9 +204,9 @@ class Shared:
     def __init__(self, setting: Callable[[], AbstractContextManager[Any]]) -> None:
         self._setting, self._lock = setting, forkable_lock()
         self._made, self._value = ExitStack(), None
-        self._calls: Counter[int] = Counter()
+        self._calls: Counter[int] = Counter()  # by thread
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
+            os.register_at_fork(after_in_child=lambda: self._leave({threading.get_ident()}))
 
     def holds_here(self) -> bool:
         """Whether this thread is inside."""
@@ -248,29 +226,40 @@ class Shared:
         finally:
             with self._lock:
                 self._calls[me] -= 1
-                self._leave()
+                self._leave(self._calls.keys())
 
-    def _leave(self) -> None:
-        self._calls = +self._calls
+    def _leave(self, threads: abc.Set[int]) -> None:
+        """Keep the calls of these threads, and restore the setting if there are none."""
+        self._calls = +Counter({thread: self._calls[thread] for thread in threads})
         if not self._calls:
             self._made.close()
 
-    def _after_fork(self) -> None:
-        me = threading.get_ident()
-        self._calls = Counter({me: self._calls[me]})
-        self._leave()
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Run the linear algebra of this thread on one thread.
+
+    PyTorch has a number of threads for each calling thread, and one for the process, which new threads get.
+    """
+    own = torch.get_num_threads()
+    with _one_thread() as process:
+        try:
+            torch.set_num_threads(1)
+            yield
+        finally:
+            # A thread that first calls PyTorch while another one is limited has the number 1.
+            torch.set_num_threads(own if own > 1 else process)
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
-    """Run every BLAS and PyTorch on one thread in this process; yield PyTorch's previous number of threads."""
-    before = _torch_threads()
+    """Run every BLAS of this process on one thread; yield PyTorch's previous number of threads."""
+    before = torch.get_num_threads()
     libraries = _libraries().select(user_api="blas").lib_controllers
     counts = [library.num_threads for library in libraries]
     try:
         for library in libraries:
             _set_threads(library, 1)
-        torch.set_num_threads(1)
         yield before
     finally:
         for library, count in zip(libraries, counts, strict=True):
@@ -278,34 +267,17 @@ def _one_thread_each() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _limited() -> Iterator[None]:
-    """Run the linear algebra of this thread, and of threads that it starts, on one thread.
-
-    OpenMP has a number of threads for each calling thread. PyTorch has one for the process, which MKL and new threads
-    use. When PyTorch sets it, it also sets OpenMP's number for the calling thread.
-    """
-    own = process = torch.get_num_threads()
-    # The OpenMP libraries that follow PyTorch. Others, such as that of scikit-learn, have their own number.
-    openmp = _libraries().select(user_api="openmp").lib_controllers
-    followers = [library for library in openmp if library.num_threads == own]
-    try:
-        with _one_thread() as process:
-            torch.set_num_threads(1)
-            yield
-    finally:
-        # A thread that first calls PyTorch while another thread is limited gets the number 1 here.
-        for library in followers:
-            library.set_num_threads(own if own > 1 else process)
+def _set_threads(library: Any, count: int) -> None:
+    """Set the number of threads of a BLAS, which threadpoolctl does not do while another thread controls it."""
+    free = getattr(library, "clear_controlling_thread", lambda force: None)
+    free(force=True)
+    library.set_num_threads(count)
+    free(force=True)
 
 
 @contextmanager
 def _single_precision() -> Iterator[None]:
-    """Switch TensorFloat-32 and bfloat16 off, which PyTorch may compute in in place of single precision.
-
-    On a GPU, convolutions do so by default. Their 10 or 7 binary digits, in place of 23, are not what searches and
-    their tolerances take single precision for.
-    """
+    """Switch TensorFloat-32 and bfloat16 off: 10 or 7 binary digits, in place of the 23 that searches count on."""
     libraries: Any = torch.backends
     kinds = (libraries.cuda.matmul, libraries.cudnn.conv, libraries.cudnn.rnn, libraries.mkldnn.matmul)
     before = [kind.fp32_precision for kind in kinds]
@@ -318,50 +290,16 @@ def _single_precision() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def _set_threads(library: Any, count: int) -> None:
-    """Set the number of threads of a BLAS library, even if another thread set it before."""
-    # threadpoolctl silently ignores changes of OpenBLAS by all threads but one, until this one is cleared.
-    free = getattr(library, "clear_controlling_thread", lambda force: None)
-    free(force=True)
-    library.set_num_threads(count)
-    free(force=True)
-
-
-def _creates_on_cpu() -> bool:
-    try:
-        return torch.empty(0).device.type == "cpu"  # three times as fast as get_default_device
-    except RuntimeError:  # a GPU that a forked process cannot use
-        return False
-
-
-def _began_as_fork() -> bool:
-    """Whether this process was forked, possibly before this module was imported."""
-    process = multiprocessing.current_process()
-    method = getattr(process, "_start_method", None) or multiprocessing.get_start_method(allow_none=True)
-    return multiprocessing.parent_process() is not None and method == "fork"
-
-
-def _torch_threads() -> int:
-    """PyTorch's number of threads for the process, which the main thread and new threads have."""
-    if threading.current_thread() is threading.main_thread():
-        return torch.get_num_threads()
-    found: list[int] = []
-    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is shutting down
-        return torch.get_num_threads()
-    thread.join()
-    return found[0]
-
-
 @cache
 def _libraries() -> ThreadpoolController:
     """The BLAS and OpenMP libraries loaded in this process, looked up once."""
     return ThreadpoolController()
 
 
-_one_thread = Shared(_one_thread_each)
-_full_precision = Shared(_single_precision)
-# The process id of the process that was not forked; 0 if this module was imported in a fork.
-_first_process = 0 if _began_as_fork() else os.getpid()
+_one_thread, _full_precision = Shared(_one_thread_each), Shared(_single_precision)
+# Whether this process was forked, possibly before this module was imported.
+_forked = threading.Event()
+if multiprocessing.parent_process() is not None and multiprocessing.get_start_method() == "fork":
+    _forked.set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked.set)

@@ -2,11 +2,9 @@
 
 This happens on Ctrl-C in ``unrelu run``, and on SIGTERM, which batch systems send:
 
-1. :func:`interruptible`, which ``cli.run_progress.watching`` installs, prints that the run is stopping and sets an
-   event. The callback of the run then returns True, and ``runs.running`` sets the event of the engine.
-2. The engine (``runs._local_workers``, ``runs._cluster``) hands out no further chunk. It waits for those handed out,
-   at most two for each worker, and records them as usual. Local workers ignore both signals, which terminals and batch
-   systems send to all processes; those of Dask ignore Ctrl-C. They are started within :func:`without_interrupts`.
+1. :func:`interruptible` prints that the run is stopping and sets an event. The callback of the run then returns True.
+2. No further chunk is begun. Those under way are finished and recorded. Local workers ignore both signals, which
+   terminals and batch systems send to all processes; they are started within :func:`without_interrupts`.
 3. The run returns unfinished, and the command ends with status 130. The same command continues the run.
 4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` kills the workers. Recorded chunks are
    kept, the others are computed again.
@@ -31,6 +29,17 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
+def _handled(signals: tuple[int, ...], handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
+    """Have a handler for signals until the end of the context; yield the handlers before."""
+    before = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield before
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
 def interruptible(
     first: str, second: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
 ) -> Iterator[threading.Event]:
@@ -44,21 +53,18 @@ def interruptible(
     interrupted = threading.Event()
 
     def interrupt(number: int, frame: Any) -> None:
+        said = second if interrupted.is_set() else first
+        if said:  # not through Python's buffers, which the interrupted code may be using
+            with suppress(OSError):
+                os.write(2, f"{said}\n".encode())
         if interrupted.is_set():
-            _say(second)
-            ending = before[number]
-            if callable(ending):
-                ending(number, frame)
+            if callable(before[number]):
+                before[number](number, frame)
             raise KeyboardInterrupt
         interrupted.set()
-        _say(first)
 
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
+    with _handled(signals, interrupt) as before:
         yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -78,29 +84,18 @@ def stoppable(first: str) -> Iterator[Callable[[], bool]]:
         yield interrupted.is_set
 
 
-def _say(text: str) -> None:
-    """Print a line from a signal handler, not through Python's buffers, which the interrupted code may be using."""
-    if text:
-        with suppress(OSError):
-            os.write(2, f"{text}\n".encode())
-
-
 @contextmanager
 def interrupts_held() -> Iterator[None]:
     """Hold Ctrl-C back until the end of the context. Only the main thread ever sees it.
 
     An import that Ctrl-C ends leaves parts of a package behind, and NumPy, PyTorch and Numba are then broken for good.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or handler is None:
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
         yield
         return
     pressed = threading.Event()
-    signal.signal(signal.SIGINT, lambda number, frame: pressed.set())
-    try:
+    with _handled((signal.SIGINT,), lambda number, frame: pressed.set()):
         yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
     if pressed.is_set():
         signal.raise_signal(signal.SIGINT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +17,14 @@ _LIBRARIES = ("unrelu", "numpy", "scipy", "numba", "highspy", "torch", "cvxopt")
 
 def describe() -> dict[str, Any]:
     """Processor, cores, versions, BLAS, date and load, which a reader needs to judge a measured time."""
+    blas = [library for library in threadpool_info() if library["user_api"] == "blas"]  # of NumPy, and of SciPy
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in _LIBRARIES},
-        "blas": _blas(),
+        "blas": sorted({f"{library['internal_api']} {library['version']}" for library in blas}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
@@ -38,16 +40,8 @@ def version(library: str) -> str:
 
 def _processor() -> str:
     """The model name from Linux, or else from Python."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _blas() -> list[str]:
-    """The BLAS libraries in this process: NumPy and SciPy may each bring one."""
-    keys = ("internal_api", "version", "architecture")
-    found = (info for info in threadpool_info() if info["user_api"] == "blas")
-    return sorted({" ".join(str(info[key]) for key in keys if info.get(key)) for info in found})
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -46,8 +46,8 @@ class Control:
     time_limit: float = math.inf
     callback: Callable[[Progress], Any] | None = None
     _start: float = field(default_factory=now)
-    _stops: list[bool] = field(default_factory=list)
-    _raised: list[BaseException] = field(default_factory=list)
+    # What the callback ended the run with: None for a stop, or what it raised. Parts of a run share it.
+    _ended: list[BaseException | None] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -59,11 +59,10 @@ class Control:
             InputError: the time limit is not above 0.
             OptionError: the time limit is not a number, or the callback cannot be called.
         """
-        seconds = math.inf
-        if time_limit is not None:
-            seconds = real_number("time_limit", time_limit, "a number of seconds or None")
-            if not seconds > 0:
-                raise InputError(f"time_limit={seconds:g} must be above 0 seconds")
+        given = math.inf if time_limit is None else time_limit
+        seconds = real_number("time_limit", given, "a number of seconds or None")
+        if not seconds > 0:
+            raise InputError(f"time_limit={seconds:g} must be above 0 seconds")
         if callback is None:
             return cls(seconds)
         if not callable(callback):
@@ -72,7 +71,7 @@ class Control:
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without the callback, which often cannot be pickled."""
-        return {**self.__dict__, "callback": None, "_raised": []}
+        return {**self.__dict__, "callback": None, "_ended": [None] * self.halted}
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -89,7 +88,7 @@ class Control:
     @property
     def halted(self) -> bool:
         """Whether the callback has asked to stop."""
-        return bool(self._stops)
+        return None in self._ended
 
     def stopped(self, progress: Callable[[], Progress]) -> bool:
         """Report to the callback, if any, and return whether to stop. After a stop it is not called again."""
@@ -97,19 +96,18 @@ class Control:
             return self.halted
         try:
             with flush_subnormals(False):
-                stop = self.callback(progress())
+                if self.callback(progress()):
+                    self._ended.append(None)
         except BaseException as error:
-            self._raised.append(error)
+            self._ended.append(error)
             raise
-        if stop:
-            self._stops.append(True)
         return self.halted
 
     def raised(self, error: BaseException) -> bool:
         """Whether the callback raised this error; it is then the caller's error, not the method's."""
-        return any(error is known for known in self._raised)
+        return any(error is known for known in self._ended)
 
     def part(self, report: Callable[[Progress], Progress]) -> Control:
         """A control for a part of the run, with the remaining time; ``report`` converts progress for the callback."""
         reporting = (lambda progress: self.stopped(lambda: report(progress))) if self.callback else None
-        return Control(self.remaining(), reporting, _stops=self._stops, _raised=self._raised)
+        return Control(self.remaining(), reporting, _ended=self._ended)

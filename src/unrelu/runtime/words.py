@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+import numpy as np
+
 from unrelu.thresholds import CONFIDENT, SIGNIFICANCE
 
 _NONE = "\u2013"  # a dash
-_LONGEST_NAME = 80
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def is_name(text: str) -> bool:
     """Whether a text can be a name: 1 to 80 printable characters, without spaces at the ends."""
-    return 0 < len(text) <= _LONGEST_NAME and text.isprintable() and text == text.strip()
+    return 0 < len(text) <= 80 and text.isprintable() and text == text.strip()
 
 
 def number(value: float | None) -> str:
@@ -85,16 +85,10 @@ def reshaping(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """The end of a message with the known word nearest to ``word``: "; did you mean 'linf'?", or ""."""
-    by_small = {name.lower(): name for name in known}
-    written = str(word).lower()
+    by_small, written = {name.lower(): name for name in known}, str(word).lower()
     within = [name for name in by_small if len(written) > 2 and (written.startswith(name) or name.startswith(written))]
-    found = get_close_matches(written, by_small, 1, 0.6) or within
+    found = get_close_matches(written, by_small, 1) or within
     return f"; did you mean {by_small[found[0]]!r}?" if found else ""
-
-
-def power(exponent: int) -> str:
-    """A power of ten; without exponent from 0.01 to 1,000."""
-    return f"{10.0**exponent:,g}" if -2 <= exponent <= 3 else "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
 def probability(value: float) -> str:
@@ -106,7 +100,6 @@ def probability(value: float) -> str:
         return number(None)
     if 0 < value < 1e-99 or 0.9995 <= value < 1:
         return "<1e-99" if value < 0.5 else ">0.999"
+    limits = np.array([SIGNIFICANCE, CONFIDENT])
     texts = (f"{value:.{digits}g}" for digits in range(3, 18))
-    return next(
-        text for text in texts if all((float(text) >= limit) == (value >= limit) for limit in (SIGNIFICANCE, CONFIDENT))
-    )
+    return next(text for text in texts if ((float(text) >= limits) == (value >= limits)).all())
