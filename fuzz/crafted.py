@@ -35,7 +35,6 @@ from unrelu.datasets.opening import open_source
 from unrelu.datasets.tables import columns_of
 from unrelu.errors import InputError
 from unrelu.runs.run_folder import open_run
-from unrelu_studies.paper.hardness import read_dimacs
 
 MAX_BYTES = 2**26
 # More than that, and few bytes where it is compressed.
@@ -115,7 +114,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "operator": read_operator,
     "certificate": read_certificate,
     "run": read_run,
-    "formula": read_dimacs,
 }
 
 
@@ -904,7 +902,7 @@ def checkpoint_of_many_layers(folder: Path, canary: Path) -> Path:
     return saved(folder, {f"layer{i}.weight": torch.ones(2, 3) for i in range(2000)})
 
 
-# --- certificates, runs and formulas ----------------------------------------------------------------------------------
+# --- certificates and runs --------------------------------------------------------------------------------------------
 
 
 @crafted("certificate", r"would decompress to")
@@ -958,12 +956,6 @@ def run_of_endless_size(folder: Path, canary: Path) -> Path:
         group.create_array(name, shape=shape, dtype=kind)
         restated(folder / "results.zarr" / name, shape=[10**12, *shape[1:]])
     return run_folder(folder, data=data, results="zarr")
-
-
-@crafted("formula", r"f\.cnf is a named pipe")
-def formula_that_is_a_pipe(folder: Path, canary: Path) -> Path:
-    os.mkfifo(folder / "f.cnf")
-    return folder / "f.cnf"
 
 
 def plain_pickle(canary: Path) -> bytes:

@@ -244,7 +244,6 @@ def seeds(folder: Path) -> dict[str, tuple[str, Path]]:
     for results in ("npy", "zarr"):
         out = add(f"run in {results}", "run", "out")
         unrelu.run(net, net(np.ones((4, 3))), out, method="lm", chunk=2, workers=1, results=results)
-    add("formula", "formula", "f.cnf").write_text("c a formula\np cnf 4 3\n1 -2 3 0\n2 3 -4 0\n-1 4 0\n")
     return found
 
 

@@ -2,7 +2,7 @@
 
     python fuzz/programs.py [--quick] [--seed N] --output FILE
 
-Half of them are layers, given to the layer methods: one of the benchmark ``degenerate`` with its weights, biases and
+Half of them are layers, given to the layer methods: one of ``degenerate_layers`` with its weights, biases and
 data times 10^p and its input times 10^q, p from -7 to 7 and q from -5 to 5, or powers of two near these. What comes
 back is compared, in the instance's own units, with what scipy.optimize.linprog finds for the same program (``linf``,
 ``l1``, ``relaxed``), with what scipy.optimize.lsq_linear finds (``least_squares``) or with the output (``exact``).
@@ -27,10 +27,10 @@ from unrelu.layerwise import L1, Exact, LayerSystem, LeastSquares, LInf, Relaxed
 from unrelu.models.activations import Activation
 from unrelu.result import Status
 from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.layer_programs.degenerate import KINDS, instance, reference
 
 sys.path[:0] = [str(Path(__file__).parent)]
-from fuzzing import run_fuzzer  # noqa: E402 - scripts are no package
+from degenerate_layers import KINDS, instance, reference  # noqa: E402 - scripts are no package
+from fuzzing import run_fuzzer  # noqa: E402
 
 METHODS = {"exact": Exact, "linf": LInf, "l1": L1, "relaxed": Relaxed, "least_squares": LeastSquares}
 ACTIVATIONS = ("relu", "leaky_relu:0.1", "identity", "sigmoid", "tanh", "prelu")

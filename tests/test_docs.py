@@ -14,7 +14,7 @@ import pytest
 import unrelu
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("docs", "docs/reference", "docs/notes", "studies/notes")
+FOLDERS = ("docs", "docs/reference", "studies/notes")
 PAGES = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md")))]
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

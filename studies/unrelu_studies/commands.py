@@ -106,9 +106,8 @@ def benchmark(
 ) -> None:
     """Time the layer programs against other solvers, and the search against other methods, on one thread.
 
-    The folder gets the raw numbers, MEASUREMENT.json, and of "layers", "search" and "certify" a picture,
-    MEASUREMENT.png and .svg. Run the same command again to go on after a stop: what is finished is not measured again.
-    Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
+    The folder gets the raw numbers, MEASUREMENT.json. Run the same command again to go on after a stop: what is
+    finished is not measured again. Ctrl-C finishes what has begun; a second Ctrl-C ends at once.
     """
     from rich.console import Console
 

@@ -184,6 +184,11 @@ def test_bombs_of_zarr_are_refused(tmp_path, codec):
     assert "when decompressed" in source.read(0, 1)[1][0]
 
 
+def test_an_observation_in_too_many_chunks_is_refused(tmp_path):
+    zarr.create_array(str(tmp_path / "y.zarr"), shape=(4, 2**15), chunks=(1, 1), dtype=float)
+    refuses("keeps an observation in 32,768 chunks; write it in larger ones", tmp_path / "y.zarr")
+
+
 def test_links_and_pipes_in_zarr_are_refused(tmp_path):
     path = Path(zarr_array(tmp_path))
     chunk = path / "c" / "1" / "0" / "0"

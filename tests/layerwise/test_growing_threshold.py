@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from unrelu.layerwise import L1, LayerSystem, LeastSquares, LInf, Relaxed, layer_program, rows
-from unrelu.layerwise.layer_method import first_threshold, output_error, scanned
+from unrelu.layerwise._layer_method import first_threshold, output_error, scanned
 from unrelu.layerwise.layer_program import least_violation
 from unrelu.layerwise.one_sided_least_squares import _Quadratic, one_sided_least_squares
 from unrelu.measurements.additive_noise import Gaussian, Uniform

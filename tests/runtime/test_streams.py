@@ -58,7 +58,6 @@ ALLOWED = {
     # The first weights of layers and dropout are drawn from the global generator, which is of a stream meanwhile.
     *(("studies/unrelu_studies/kit/families/trained_families.py", call)
       for call in ("fork_rng", "set_rng_state", "randperm", "randn_like")),
-    ("studies/unrelu_studies/benchmarks/searches/modules_without_layers.py", "randn"),
     # scikit-learn's contract: `random_state` is an integer or the user's own generator, which gives the seed.
     ("src/unrelu/adapters/_sklearn_inverter.py", "check_random_state"),
     ("src/unrelu/adapters/_sklearn_inverter.py", "randint"),

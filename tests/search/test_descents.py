@@ -12,9 +12,9 @@ from unrelu.local_search.levenberg_marquardt import LevenbergMarquardt
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
+from unrelu.search._schedules import BATCH
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for, lengths, step_terms
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import BATCH
 
 K, N, B, RESTARTS = 4, 40, 5, 6
 MEASUREMENTS = {

@@ -20,7 +20,7 @@ from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import probability
-from unrelu.search import schedules
+from unrelu.search import _schedules
 from unrelu.search.descents import BatchDescents, CompiledDescents
 from unrelu.search.joint_search import JointSearch
 
@@ -41,7 +41,7 @@ def rounds_of(monkeypatch):
     """Sets the rounds of a search, (restarts, perturbations) each, and says how many they are."""
 
     def set_rounds(*rounds):
-        monkeypatch.setattr(schedules, "ROUNDS", rounds)
+        monkeypatch.setattr(_schedules, "ROUNDS", rounds)
         return len(rounds)
 
     return set_rounds
@@ -306,7 +306,7 @@ def test_what_costs_less_is_searched_through_more_rounds():
         search.search()
         assert (search.state.rounds >= search.descents.schedule.first).all()
         made = list(zip(search.state.made.tolist(), search.state.perturbations.tolist(), strict=True))
-        assert [schedules.effort(n) for n in search.state.rounds.tolist()] == made
+        assert [_schedules.effort(n) for n in search.state.rounds.tolist()] == made
         rounds.append(np.median(search.state.rounds))
     assert rounds[0] > rounds[1]
 
@@ -319,8 +319,8 @@ def test_as_many_rounds_are_made_as_were_stated(way, rounds, descending):
     search = JointSearch(Problem.build(network, y), rounds=rounds)
     search.search()
     assert (search.state.rounds == rounds).all()
-    assert (search.state.made == schedules.effort(rounds)[0]).all()
-    assert (search.state.perturbations == schedules.effort(rounds)[1]).all()
+    assert (search.state.made == _schedules.effort(rounds)[0]).all()
+    assert (search.state.perturbations == _schedules.effort(rounds)[1]).all()
 
 
 # --- a batch knows its noise ------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_observations_that_are_finished_keep_the_confidence_of_the_chains_made_f
 def test_a_code_that_still_falls_is_not_called_found(monkeypatch, rounds_of):
     network, _, y = noisy((5, 30, 120), 4, 1.0)
     rounds_of((1, 0))
-    monkeypatch.setattr(CompiledDescents, "schedule", replace(schedules.COMPILED, widths=(), steps=1))
+    monkeypatch.setattr(CompiledDescents, "schedule", replace(_schedules.COMPILED, widths=(), steps=1))
     cut = unrelu.invert(network, y, max_iterations=1, rounds=1)
     assert (cut.verdict == Ending.ITERATION_LIMIT).any()
     assert "raise max_iterations" in cut.message[cut.verdict == Ending.ITERATION_LIMIT][0]

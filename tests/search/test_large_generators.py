@@ -14,10 +14,10 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status
-from unrelu.search import sample_cache, schedules
+from unrelu.search import _schedules, sample_cache
+from unrelu.search._schedules import FEW_COORDINATES, LIMITED_MEMORY
 from unrelu.search.descents import descents_for
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import FEW_COORDINATES, LIMITED_MEMORY
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch
     network = NETWORKS["dense"]()
     rng = np.random.default_rng(6)
     y = network(rng.standard_normal((6, 6))) + rng.standard_normal((6, 150))
-    monkeypatch.setattr(schedules, "LIMITED_MEMORY", replace(LIMITED_MEMORY, steps=1))
+    monkeypatch.setattr(_schedules, "LIMITED_MEMORY", replace(LIMITED_MEMORY, steps=1))
     cut, longer, default = (unrelu.invert(network, y, max_iterations=most) for most in (2, 6, None))
     assert (cut.verdict == Ending.ITERATION_LIMIT).any()
     assert default.fun.sum() < longer.fun.sum() < cut.fun.sum()

@@ -14,11 +14,11 @@ from tests.support import image_network, random_network
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.problem import Problem
 from unrelu.search import sample_cache
+from unrelu.search._schedules import BATCH, COMPILED, COUNTS, FEW_COORDINATES, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.descents import BatchDescents, CompiledDescents, descents_for
 from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import BATCH, COMPILED, COUNTS, FEW_COORDINATES, LIMITED_MEMORY, NONLINEAR, ROUNDS, effort
 
 SCHEDULES = {
     "compiled": COMPILED,

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from unrelu.cli._app import app
 from unrelu.errors import InputError, OptionError
 from unrelu.methods import make
-from unrelu_studies.kit.measures import oracle, relative_error, slope
+from unrelu_studies.kit.measures import oracle
 from unrelu_studies.kit.method_labels import METHODS
 from unrelu_studies.kit.numbers_file import Numbers
-from unrelu_studies.kit.picture_style import STYLES, cloud, panels, power
-from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noise, random
+from unrelu_studies.kit.picture_style import STYLES, panels
+from unrelu_studies.kit.random_instances import gaussian_network, random
 from unrelu_studies.kit.unit_runner import forget
 from unrelu_studies.paper import MODULES, ON_A_NETWORK, load
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict, execute
@@ -143,24 +142,6 @@ def test_what_cannot_be_written_is_an_error_and_what_is_finished_is_kept(tmp_pat
     assert not calls
 
 
-def constant(unit, seed, quick):
-    return [(unit[0], unit[1], 0, "identifiable", 0.0, True, 0.0)]
-
-
-@pytest.mark.long
-def test_processes_run_the_experiment_that_they_are_given(tmp_path):
-    experiment = dataclasses.replace(load("fig2a"), measure=constant, draw=counted([]).draw, columns=(
-        "k", "network", "code", "method", "value", "success", "seconds"))  # fmt: skip
-    numbers = execute(experiment, tmp_path, True, 7, 2)
-    assert numbers.rows == tuple((*unit, 0, "identifiable", 0.0, True, 0.0) for unit in experiment.units(True))
-
-
-def test_forgetting_lets_another_run_begin(tmp_path):
-    execute(counted([]), tmp_path, False, 7, 1)
-    forget("counted", tmp_path)
-    assert execute(counted([]), tmp_path, True, 8, 1).quick
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": []}', '{"experiment": "a", "rows": 3}'])
 def test_a_file_without_numbers_is_an_error(tmp_path, text):
     (tmp_path / "counted.json").write_text(text)
@@ -168,37 +149,7 @@ def test_a_file_without_numbers_is_an_error(tmp_path, text):
         execute(counted([]), tmp_path, False, 7, 1)
 
 
-def test_rows_of_the_wrong_length_are_an_error(tmp_path):
-    numbers = execute(counted([]), tmp_path, False, 7, 1)
-    dataclasses.replace(numbers, rows=((1, 2),)).save(tmp_path / "counted.json")
-    with pytest.raises(InputError, match="do not have its 4 columns"):
-        execute(counted([]), tmp_path, False, 7, 1)
-
-
-def test_equal_numbers_give_equal_pictures(tmp_path):
-    experiment = counted([])
-    numbers = experiment.run()
-    first = [path.read_bytes() for path in experiment.plot(numbers, tmp_path)]
-    assert first == [path.read_bytes() for path in experiment.plot(numbers, tmp_path)]
-
-
 # --- what experiments share -------------------------------------------------------------------------------------------
-
-
-def test_random_numbers_belong_to_their_key():
-    draws = {key: random("test", 5, *key).random() for key in [("a", 1), ("a", 2), ("b", 1), (1,), ("1",), (0.1,)]}
-    assert len(set(draws.values())) == len(draws)
-    assert draws["a", 1] == random("test", 5, "a", 1).random() != random("test", 6, "a", 1).random()
-    assert draw_seed(random("test", 5)) == draw_seed(random("test", 5))
-
-
-def test_random_networks_are_as_in_section_5():
-    network = gaussian_network((20, 100, 500), random("test", 0))
-    for layer, n in zip(network.layers, (100, 500), strict=True):
-        assert np.std(layer.matrix()) == pytest.approx(n**-0.5, rel=0.05)
-        assert not layer.bias().any()
-    assert abs(noise("uniform", (1000,), random("test", 0))).max() <= 1
-    assert np.std(noise("gaussian", (1000,), random("test", 0))) == pytest.approx(1, rel=0.1)
 
 
 def test_the_oracle_undoes_small_noise_along_its_jacobian():
@@ -207,18 +158,6 @@ def test_the_oracle_undoes_small_noise_along_its_jacobian():
     off = 1e-6 * random("test", 3).standard_normal((3, 4))
     e = network(truth + off) - network(truth)
     np.testing.assert_allclose(oracle(network, truth, e), truth + off, atol=1e-12)
-
-
-def test_relative_errors_of_missing_codes_are_infinite():
-    truth = np.array([[3.0, 4.0], [3.0, 4.0]])
-    z = np.array([[3.0, 4.5], [np.nan, np.nan]])
-    np.testing.assert_allclose(relative_error(z, truth), [0.1, np.inf])
-
-
-def test_the_slope_is_that_of_the_levels_it_is_asked_for():
-    levels = np.array([1e-6, 1e-4, 1e-2, 1e-1])
-    assert slope(levels, 3 * levels**1.5) == pytest.approx(1.5)
-    assert slope(levels, np.array([1e-6, 1e-4, 1e-2, 40.0])) == pytest.approx(1)
 
 
 def test_every_label_has_a_method_and_a_style_of_its_own():
@@ -230,25 +169,8 @@ def test_every_label_has_a_method_and_a_style_of_its_own():
         assert len(set(looks)) == len(looks)
 
 
-def test_dots_stay_near_their_place():
-    figure, (axis,) = panels()
-    cloud(axis, [1e-3, 1e-1], [np.ones(9), np.ones(9)], "linf", place=0.1)
-    dots, medians = axis.lines[:2], axis.lines[2]
-    for at, drawn in zip((1e-3, 1e-1), dots, strict=True):
-        assert np.abs(np.log10(drawn.get_xdata() / at) - 0.1).max() <= 0.05
-    np.testing.assert_array_equal(medians.get_ydata(), [1, 1])
-    assert isinstance(figure, Figure)
-    assert [power(v) for v in (1e-3, 0.5, 1, 10, 1000)] == ["$10^{-3}$", "0.5", "1", "10", "$10^{3}$"]
-
-
-def test_verdicts():
-    assert [Verdict.of(*args) for args in [(True,), (True, True), (False, True), (False,)]] == [
-        Verdict.HOLDS, Verdict.HOLDS, Verdict.PARTLY, Verdict.FAILS,
-    ]  # fmt: skip
-
-
-def claim(source: str, verdict: Verdict, reading: str = "", only: str = "") -> Claim:
-    return Claim(source, "it is so", "1", verdict, "for a reason", reading, only)
+def claim(source: str, verdict: Verdict, reading: str = "") -> Claim:
+    return Claim(source, "it is so", "1", verdict, "for a reason", reading)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +181,6 @@ def claim(source: str, verdict: Verdict, reading: str = "", only: str = "") -> C
         ("Figure 9", ("does not hold", "holds"), "holds partly"),
         ("Figure 9", ("does not hold", "holds partly"), "holds partly"),
         ("Figure 9", ("does not hold", "does not hold"), "does not hold"),
-        ("Bora et al. 2017", ("does not hold", "holds"), "holds partly"),
         ("unrelu", ("holds", "holds"), "holds"),
         ("unrelu", ("holds", "does not hold"), "holds partly"),
         ("unrelu", ("does not hold", "does not hold"), "does not hold"),
@@ -272,9 +193,9 @@ def test_a_claim_is_judged_from_its_readings(source, verdicts, whole):
 
 def test_the_page_counts_a_claim_once_and_says_which_readings_were_tried(tmp_path, monkeypatch):
     made = {
-        "fig1a": [claim("Figure 9", Verdict.FAILS), claim("unrelu", Verdict.HOLDS)],
-        "fig1b": [claim("Figure 9", Verdict.HOLDS, "other steps"), claim("unrelu", Verdict.FAILS, "on the other")],
-        "fig2a": [claim("Figure 10", Verdict.PARTLY, only="the network is given")],
+        "fig1a": [claim("Figure 9", Verdict.FAILS), claim("Figure 9", Verdict.HOLDS, "other steps")],
+        "fig1b": [claim("unrelu", Verdict.HOLDS), claim("unrelu", Verdict.HOLDS, "on the other")],
+        "fig2a": [claim("Figure 10", Verdict.PARTLY)],
     }
     for name, claims in made.items():
         experiment = dataclasses.replace(counted([]), name=name, claims=lambda numbers, claims=claims: claims)
@@ -283,12 +204,11 @@ def test_the_page_counts_a_claim_once_and_says_which_readings_were_tried(tmp_pat
     monkeypatch.setattr("unrelu_studies.paper.reproduction_page.load", lambda name, generator: made[name])
     text = page(tmp_path, "")
     assert "| claims of the paper | 0 | 2 | 0 |" in text
-    assert "| claims of unrelu | 0 | 1 | 0 |" in text
-    assert (
-        "- Figure 9: it is so. *Holds partly.* As run: does not hold. Other readings: other steps: holds.\n"
-        "- Figure 10: it is so. *Holds partly.* No other reading: the network is given.\n"
-    ) in text
-    assert "| Figure 9 | it is so (reading: other steps) | 1 | **holds** |" in text
+    assert "| claims of unrelu | 1 | 0 | 0 |" in text
+    tried = "**holds partly** (as run: does not hold; other steps: holds): for a reason"
+    assert f"| Figure 9 | it is so | 1 | {tried} |" in text
+    assert "| unrelu | it is so | 1 | **holds** in 2 readings |" in text
+    assert "| Figure 10 | it is so | 1 | **holds partly**: for a reason |" in text
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -395,32 +315,7 @@ def test_the_command_prints_the_claims_and_writes_the_page(tmp_path, fig2a):
     text = (tmp_path / "reproduction.md").read_text()
     assert "![Figure 2(a)" in text
     assert "unrelu reproduce fig2a --quick" in text
-    for claim in load("fig2a").claims(fig2a):
-        assert claim.measured in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(["fig9"], "experiment 'fig9' is unknown"), (["fig2a", "fig9"], "experiment 'fig9' is unknown")],
-)
-def test_nothing_is_begun_for_an_unknown_figure(tmp_path, arguments, said):
-    result = CliRunner().invoke(app, ["reproduce", *arguments, "-o", str(tmp_path / "out")])
-    assert result.exit_code != 0
-    assert said in str(result.exception)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_in_the_way_is_an_error(tmp_path):
-    (tmp_path / "out").write_text("")
-    result = CliRunner().invoke(app, ["reproduce", "fig2a", "--quick", "-o", str(tmp_path / "out")])
-    assert isinstance(result.exception, InputError)
-    assert "name a folder" in str(result.exception)
-
-
-def test_help_names_every_experiment():
-    output = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["reproduce", "--help"]).output
-    for name in MODULES:
-        assert name in output
+    assert load("fig2a").claims(fig2a)[0].measured in text
 
 
 # --- the committed numbers --------------------------------------------------------------------------------------------
@@ -436,17 +331,8 @@ def test_committed_numbers_are_whole_and_full(name):
         assert (DOCS / "reproduction" / f"{name}.{suffix}").stat().st_size > 0
 
 
-@pytest.mark.long
-def test_what_did_not_come_out_as_the_paper_says_was_tried_in_other_readings():
-    """Or it is said why there is none."""
-    every = [
-        claim for name in MODULES
-        for claim in load(name).claims(Numbers.load(DOCS / "reproduction" / f"{name}.json"))
-    ]  # fmt: skip
-    for claim in every:
-        if claim.verdict is not Verdict.HOLDS and not claim.source.startswith(("unrelu", "PLUGIn", "Bora")):
-            readings = {other.reading for other in every if (other.source, other.says) == (claim.source, claim.says)}
-            assert len(readings) > 1 or claim.only, claim.says
+def test_the_committed_page_is_short():
+    assert len((DOCS / "reproduction.md").read_text(encoding="utf-8").split()) <= 6000
 
 
 def test_the_committed_page_is_that_of_our_networks():

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from unrelu.cli._app import app
-from unrelu.errors import InputError, ModelError, OptionError
+from unrelu.errors import InputError, OptionError
 from unrelu_studies.kit.method_labels import METHODS
 from unrelu_studies.kit.numbers_file import Numbers
 from unrelu_studies.kit.random_instances import random
@@ -121,13 +121,6 @@ def test_a_network_of_another_size_is_an_error(tmp_path):
     assert "--layers" in str(result.exception)
 
 
-def test_a_layer_that_is_not_there_is_an_error(tmp_path):
-    path = saved(tmp_path, "pth")
-    result = reproduce("fig3", "--network", str(path), "--layers", "fc3,fc9", "--activation", "relu")
-    assert isinstance(result.exception, ModelError)
-    assert "fc9" in str(result.exception)
-
-
 def test_an_experiment_with_networks_of_its_own_is_an_error(tmp_path):
     options = ("--network", str(saved(tmp_path, "npz")), "--layers", "fc3,fc4", "--activation", "relu")
     for names in (["fig1c", "fig2a"], ["all"]):
@@ -135,9 +128,3 @@ def test_an_experiment_with_networks_of_its_own_is_an_error(tmp_path):
         assert isinstance(result.exception, OptionError)
         assert "--network goes with fig1c, fig1d, fig3, fig4" in str(result.exception)
     assert not (tmp_path / "out").exists()
-
-
-def test_layers_without_a_network_are_an_error():
-    result = reproduce("fig1c", "--layers", "fc3,fc4")
-    assert isinstance(result.exception, OptionError)
-    assert "name it as well" in str(result.exception)

@@ -1,4 +1,4 @@
-"""The generators of the benchmark of large ones: what the tutorial has, and whether they count as large."""
+"""The generator of the benchmark of large ones: what the tutorial has, and whether its weights come from the seed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import unrelu
-from unrelu_studies.benchmarks.benchmark import Command, load
-from unrelu_studies.benchmarks.large_generators.convolutional_generators import WEIGHTS, generator, residual_generator
+from unrelu_studies.benchmarks.benchmark import load
+from unrelu_studies.benchmarks.searches.large import WEIGHTS, generator
 
 
 def test_the_generator_is_that_of_the_tutorial():
@@ -29,28 +29,10 @@ def test_weights_come_from_the_seed(weights):
     assert torch.isfinite(x).all()
 
 
-def test_the_table_states_ratios_and_the_worse_residual():
+def test_the_table_has_mean_ratios_and_the_worst_residual():
     row = {
         "weights": "He", "noise": 0.1, "adam": 4.0, "first": 2.0, "second": 1.0, "residual_adam": 0.5,
-        "residual": [0.25, 0.3], "confidence": [0.9, 0.8],
+        "residual": [0.25, 0.3],
     }  # fmt: skip
-    table = load("large").blocks["large"]({"adam": [row]})
-    assert "| He | 0.1 | 4.0 | 0.50 | 0.25 | 5.0e-01 | 3.0e-01 | -4e-01 | 0.80 |" in table
-
-
-def test_the_residual_generator_branches_and_comes_from_the_seed():
-    one, again, other = (residual_generator(True, seed) for seed in (1, 1, 2))
-    z = torch.ones(1, 128)
-    assert one(z).shape == (1, 3, 8, 8)
-    assert torch.equal(one(z), again(z))
-    assert not torch.equal(one(z), other(z))
-    assert "branches" in str(unrelu.from_torch(one, latent_shape=(128,)))
-
-
-def test_answers_of_dense_networks_are_judged_by_other_searches():
-    benchmark = load("large")
-    command = Command("large", None, True, 3)
-    row = benchmark.measure(command, ("confidence", "100-300-1000"))["confidence"][0]
-    assert row["observations"] == 2
-    assert 0 <= row["wrong"] <= row["sure"] <= 2
-    assert "| 100-300-1000 | 2 |" in benchmark.blocks["large confidence"]({"confidence": [row]})
+    table = load("large").blocks["large"]({"adam": [row, {**row, "first": 4.0, "residual": [0.2, 0.2]}]})
+    assert "| He | 0.1 | 4.0 | 0.75 | 0.25 | 5.0e-01 | 3.0e-01 |" in table

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from unrelu import zoo
-from unrelu.errors import ModelError
 from unrelu.runtime.streams import stream
 from unrelu_studies.kit.trained_generators import PLAIN_VAES, plain_vae
 
@@ -42,22 +41,3 @@ def nearest_cosines(images, real):
     """Of each image and the real digit in the most similar direction, (B,)."""
     unit, real_unit = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (images, real))
     return (unit @ real_unit.T).max(axis=1)
-
-
-@pytest.mark.parametrize("name", PLAIN_VAES)
-def test_samples_hide_more_pixels_than_those_of_the_zoo(name):
-    """What makes them hard: fewer pixels of a sample are above zero."""
-    z = stream("test of plain VAEs, visible pixels").standard_normal((200, 20))
-    visible, of_zoo = (np.median((network(z) > 0).sum(axis=1)) for network in (plain_vae(name), zoo.load("mnist-relu")))
-    assert visible < of_zoo
-
-
-def test_the_decoders_differ():
-    z = stream("test of plain VAEs, differences").standard_normal(20)
-    drawn = [plain_vae(name)(z) for name in PLAIN_VAES]
-    assert all(np.abs(a - b).max() > 0.1 for i, a in enumerate(drawn) for b in drawn[:i])
-
-
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ModelError, match="plain-vae-0"):
-        plain_vae("mnist-relu")

@@ -18,13 +18,12 @@ import unrelu
 from tests.opaque_modules import Untraceable, made
 from tests.support import paper_network, random_network
 from unrelu.errors import InputError, ModelError, UnsupportedModelError
-from unrelu.layerwise import LayerSystem, LInf
+from unrelu.layerwise import LInf
 from unrelu_studies.paper import theory
 from unrelu_studies.paper.theory import constants
 
 NORMS = {"linf": theory.c_inf, "l1": theory.c_1}
 ORDERS = {"linf": np.inf, "l1": 1}
-UPPER = {"linf": theory.c_inf_upper, "l1": theory.c_1_upper}
 
 
 def opaque():
@@ -38,37 +37,10 @@ def gaussian(m, k, seed=0):
 # --- Assumption 1 and Theorem 2 --------------------------------------------------------------------------------------
 
 
-def test_expansion_is_that_of_each_layer():
-    first, second = theory.expansion(random_network((10, 21, 44)))
-    assert (first.n_in, first.n_out, first.ratio, first.holds) == (10, 21, 2.1, True)
-    assert (second.ratio, second.holds) == (44 / 21, False)
-    assert theory.ASSUMED_EXPANSION == 2.1
-
-
-def test_names_hide_no_layers():
-    network = random_network((2, 5, 11))
-    named = network.named(["a", "b"])
-    assert theory.expansion(named) == theory.expansion(network)
-    z = np.ones(2)
-    assert theory.recovery_bound(named, z, 1e-6) == theory.recovery_bound(network, z, 1e-6)
-
-
-def test_expansion_needs_layers():
-    with pytest.raises(UnsupportedModelError, match="no known layers"):
-        theory.expansion(opaque())
-
-
 @given(n=st.integers(0, 200), k=st.integers(0, 200))
 def test_active_rows_are_a_binomial_tail(n, k):
     exact = Fraction(sum(math.comb(n, j) for j in range(k, n + 1)), 2**n)
     assert theory.active_rows_probability(n, k) == pytest.approx(float(exact), rel=1e-12)
-
-
-def test_probabilities_of_the_docstring():
-    recovery = theory.layerwise_recovery_probability
-    assert [round(recovery(s), 2) for s in [(20, 42), (100, 210)]] == [0.68, 0.78]
-    assert round(recovery((1000, 2100)), 3) == 0.986
-    assert 1 - recovery((20, 100, 500)) == pytest.approx(1.4e-10, rel=0.05)
 
 
 @pytest.mark.parametrize("sizes", [(3, 7, 13), (4, 10), (3, 4, 12)])
@@ -88,26 +60,9 @@ def test_probabilities_are_the_frequencies_of_random_networks(sizes):
         assert abs(count - draws * p) <= 3 * math.sqrt(draws * p * (1 - p))
 
 
-@given(sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5))
-def test_layerwise_recovery_is_not_more_likely_than_identifiability(sizes):
-    recovery, identifiable = theory.layerwise_recovery_probability(sizes), theory.identifiable_probability(sizes)
-    assert 0 <= recovery <= identifiable <= 1
-    assert theory.identifiable_probability(sizes, "leaky_relu:0.3") == (min(sizes[1:]) >= sizes[0])
-
-
-def test_leaky_networks_have_full_rank():
-    for seed in range(20):
-        network = random_network((3, 4, 3, 5), "leaky_relu:0.1", seed)
-        assert np.linalg.matrix_rank(network.jacobian(gaussian(1, 3, seed)[0])) == 3
-
-
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: theory.theorem_3("a", 2, 1.0), InputError, "c_inf='a'"),
-        (lambda: theory.theorem_3(0.5, 2, "a"), InputError, "eps='a'"),
-        (lambda: theory.corollary_1(1.0, 2, 0.1, "a"), InputError, "z='a' is text"),
-        (lambda: theory.c_inf_upper(np.eye(3), 2, seed=-1), InputError, "seed=-1"),
         (lambda: theory.layerwise_recovery_probability(5), InputError, "sizes=5"),
         (lambda: theory.active_rows_probability(-1, 2), InputError, "n=-1"),
         (lambda: theory.active_rows_probability(3, 1.5), InputError, "k=1.5"),
@@ -177,16 +132,6 @@ def test_no_vector_is_extended_by_less_than_the_lower_bound(norm, m, k, seed, ex
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_more_rows_extend_more_and_the_constant_scales(norm):
-    w = gaussian(14, 4)
-    values = [NORMS[norm](w[:m]) for m in range(1, 15)]
-    assert all(a.lower <= b.upper for a, b in itertools.pairwise(values))
-    assert all(found.lower == found.upper == 0 for found in values[:3])
-    assert NORMS[norm](w * 2.0**-70).lower == values[-1].lower * 2.0**-70
-    assert NORMS[norm](3 * w).lower == pytest.approx(3 * values[-1].lower, rel=1e-9)
-
-
-@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("k", [3, 12])
 def test_rows_without_full_rank_have_no_constant(norm, k):
     w = gaussian(20, k)
@@ -198,14 +143,6 @@ def test_rows_without_full_rank_have_no_constant(norm, k):
     assert (empty.lower, empty.upper) == (0, 0)
 
 
-def test_a_known_constant():
-    """Rows +-1 in every combination: |W v|_inf = |v|_1, and the identity extends nothing."""
-    signs = np.array(list(itertools.product((1.0, -1.0), repeat=4)))
-    assert theory.c_inf(signs).lower == pytest.approx(1, rel=1e-12)
-    assert theory.c_inf(np.eye(4)).lower == pytest.approx(1, rel=1e-12)
-    assert theory.c_1(3 * np.eye(4)).lower == pytest.approx(3, rel=1e-12)
-
-
 @pytest.mark.parametrize("solvable", [True, False])
 def test_c_1_of_many_columns_is_enclosed(monkeypatch, solvable):
     if not solvable:
@@ -215,7 +152,8 @@ def test_c_1_of_many_columns_is_enclosed(monkeypatch, solvable):
     monkeypatch.setattr(constants, "_ENUMERABLE", 5)
     found = theory.c_1(w)
     assert 0.3 * exact < found.lower <= exact * (1 + 1e-9)
-    assert found.upper == pytest.approx(exact, rel=1e-9)
+    assert found.upper >= exact
+    assert ratio(w, found.v, "l1") == pytest.approx(found.upper, rel=1e-9)
     if solvable:
         assert found.lower > 0.8 * exact
 
@@ -237,28 +175,6 @@ def test_multipliers_that_are_wrong_never_prove_too_much(monkeypatch, norm, erro
         assert lower >= exact * (1 - 20 * error)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("m", [3, 5, 7])
-def test_the_worst_rows_are_found_among_all_sets(norm, m):
-    w = gaussian(8, 3, seed=m)
-    worst = UPPER[norm](w, m)
-    every = min(NORMS[norm](w[list(rows)]).lower for rows in itertools.combinations(range(8), m))
-    assert worst.value == pytest.approx(every, rel=1e-7)
-    assert len(worst.rows) == m
-    assert ratio(w[worst.rows], worst.v, norm) == pytest.approx(worst.value, rel=1e-9)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@given(seed=st.integers(0, 2**32 - 1), k=st.integers(1, 4))
-@settings(max_examples=10)
-def test_a_constant_of_all_sets_is_one_of_each(norm, seed, k):
-    w = gaussian(12, k, seed)
-    values = [UPPER[norm](w, m, samples=50, seed=seed).value for m in (k, 8, 12)]
-    assert values == sorted(values)
-    assert values[-1] >= NORMS[norm](w).lower
-    assert UPPER[norm](gaussian(4, 3, seed), 2).value == 0
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -267,50 +183,9 @@ def test_a_constant_of_all_sets_is_one_of_each(norm, seed, k):
         (lambda: theory.c_1([["a"]]), "not an array of numbers"),
         (lambda: theory.c_inf([[np.nan], [1.0]]), "W has 1 entries that are not finite"),
         (lambda: theory.c_inf([[1e200]]), r"largest entry of W is 1e\+200"),
-        (lambda: theory.c_inf_upper(np.ones((3, 1)), 4), "m=4 must be an integer from 1 to 3"),
-        (lambda: theory.c_1_upper(np.ones((3, 1)), 2, samples=0), "samples=0"),
     ],
 )
 def test_matrices_that_make_no_sense(call, message):
-    with pytest.raises(InputError, match=message):
-        call()
-
-
-# --- Theorems 3 and 4, Corollary 1 -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("theorem", [theory.theorem_3, theory.theorem_4])
-def test_theorems_are_their_formulas(theorem):
-    c, d, eps = 0.4, 3, 1e-3
-    bound = theorem(c, d, eps)
-    assert bound.error == pytest.approx((2 / c) ** d * eps)
-    assert bound.thresholds == pytest.approx([2 ** (d + 1 - i) / c ** (d - i) * eps for i in (1, 2, 3)])
-    mixed = theorem([0.4, 0.5, 0.8], d, eps)
-    assert mixed.error == pytest.approx(2 / 0.4 * 2 / 0.5 * 2 / 0.8 * eps)
-    assert mixed.thresholds == pytest.approx([2 * 2 / 0.5 * 2 / 0.8 * eps, 2 * 2 / 0.8 * eps, 2 * eps])
-
-
-def test_corollary_1_is_its_formula():
-    z = np.array([3.0, 0.0, 4.0, 0.0])
-    said = theory.corollary_1(0.5, 2, 0.009, z)
-    assert said.error == pytest.approx(4 / 0.25 * 0.009)
-    assert said.limit == pytest.approx(0.25 / 64 * 5 * 2)
-    assert said.holds
-    assert not theory.corollary_1(0.5, 2, 0.04, z).holds
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: theory.theorem_3(0.0, 2, 1.0), "c_inf=0.0"),
-        (lambda: theory.theorem_3([1.0, 2.0], 3, 1.0), "3 of them"),
-        (lambda: theory.theorem_4(1.0, 0, 1.0), "depth=0"),
-        (lambda: theory.theorem_4(1.0, 2, -1.0), "eps=-1.0"),
-        (lambda: theory.corollary_1(3.0, 2, 1.0, [1.0]), r"c_2=3.0 must be in \(0, 2\]"),
-        (lambda: theory.corollary_1(1.0, 2, 1.0, [[1.0]]), r"z has shape \(1, 1\)"),
-    ],
-)
-def test_numbers_out_of_range(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
@@ -341,26 +216,13 @@ def test_linf_stays_within_the_bound(rows):
     assert finite >= 15
 
 
-def test_two_codes_whose_bright_outputs_are_2_eps_apart_can_differ_by_the_bound():
-    """One layer, the least extended direction: the bright outputs halfway between tell nothing."""
-    network = paper_network((3, 60), seed=1)
-    z, w = gaussian(1, 3, seed=1)[0], network.layers[0].matrix()
-    eps = 1e-3
-    bound = theory.recovery_bound(network, z, eps)
-    on = network(z) > bound.thresholds[0]
-    v = theory.c_inf(w[on]).v
-    other = z + 2 * eps * v / np.abs(w[on] @ v).max()
-    assert np.abs((network(other) - network(z))[on]).max() == pytest.approx(2 * eps, rel=1e-9)
-    assert np.abs(other - z).max() == pytest.approx(bound.error, rel=1e-6)
-
-
 def test_the_bound_is_theorem_3_with_one_constant_for_each_layer():
+    """e_(i-1) = 2 e_i / c_i, where outputs exceed 2 e_i."""
     network, z, eps = paper_network((3, 40, 200), seed=2), gaussian(1, 3)[0], 1e-4
     bound = theory.recovery_bound(network, z, eps, alpha=None)
-    theorem = theory.theorem_3(bound.constants, 2, eps)
-    assert bound.error == pytest.approx(theorem.error, rel=1e-5)
-    assert bound.thresholds == pytest.approx(theorem.thresholds, rel=1e-5)
-    assert bound.errors[-1] == eps
+    first, second = bound.constants
+    assert bound.errors == pytest.approx([eps * 2 / first * 2 / second, eps * 2 / second, eps], rel=1e-5)
+    assert bound.thresholds == pytest.approx([2 * error for error in bound.errors[1:]], rel=1e-5)
     outputs = network.trace(z)
     assert bound.rows == tuple(int((x > t).sum()) for x, t in zip(outputs, bound.thresholds, strict=True))
     for layer, x, t, c in zip(network.layers, outputs, bound.thresholds, bound.constants, strict=True):
@@ -368,18 +230,6 @@ def test_the_bound_is_theorem_3_with_one_constant_for_each_layer():
     grown = theory.recovery_bound(network, z, eps)
     assert grown.thresholds[-1] == pytest.approx((1 + LInf.alpha) * eps, rel=1e-5)
     assert grown.error >= bound.error * (1 - 1e-9)
-
-
-def test_a_layer_may_start_above_its_error_where_the_rows_above_it_are_short():
-    """The threshold that short rows hand down is larger than the smallest error that they allow."""
-    rng = np.random.default_rng(4)
-    last = np.vstack([np.eye(30), 1e-3 * np.eye(30), 1e-3 * np.eye(30)])
-    network = unrelu.from_arrays([rng.uniform(0.5, 1.5, (30, 2)), last])
-    z = np.ones(2)
-    bound = theory.recovery_bound(network, z, 1e-6)
-    handed = LInf.alpha * 1e-6 / LayerSystem.of(network.layers[1]).gain
-    assert bound.errors[1] < handed
-    assert bound.thresholds[0] == pytest.approx(bound.errors[1] + handed, rel=1e-3)
 
 
 def test_a_layer_without_enough_bright_outputs_ends_the_bound():

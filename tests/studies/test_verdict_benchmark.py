@@ -15,13 +15,11 @@ from scipy.stats import binom
 
 from unrelu_studies.benchmarks.searches.verdict import (
     QUICK,
-    Measurement,
     VerdictPlan,
     expected,
     noiseless,
     noisy,
     own_outputs,
-    reliability,
     strangers,
 )
 
@@ -74,41 +72,3 @@ def test_expected_rejections_are_those_of_the_distance():
     """At distance 0 a test at 1% rejects 1%; far away it rejects everything."""
     assert expected(np.full(2, 1e-9), 0.01) == pytest.approx(0.01, rel=1e-3)
     assert expected(np.full(2, 1e4), 0.01) == pytest.approx(1.0)
-
-
-def test_a_confidence_is_counted_in_its_bin():
-    def cell(search, confidences, best):
-        return {"search": search, "confidences": confidences, "best": best}
-
-    cells = [
-        cell("default", (0.0, 0.49, 0.5, 1.0), (True, False, True, True)),
-        cell("default", (0.99, 0.98, math.nan), (False, True, True)),
-        cell("all rounds", (0.85,), (True,)),
-    ]
-    assert [(count, best) for _, _, count, best in reliability(cells, "default")] == [
-        (2, 1),
-        (1, 1),
-        (0, 0),
-        (1, 1),
-        (2, 1),
-    ]
-    assert [count for _, _, count, _ in reliability(cells, "all rounds")] == [0, 0, 1, 0, 0]
-
-
-@pytest.mark.parametrize("kind", ["full", "half", "gaussian"])
-def test_a_measurement_is_that_of_its_operator(kind):
-    x = np.arange(1.0, 25.0).reshape(3, 8)
-    measurement = Measurement.draw(kind, 3, 8, "test")
-    again = measurement.take(np.array([2, 0]))
-    # Sums of 8 products, in the order of another batch size.
-    rounding = (
-        8 * np.finfo(float).eps * 8 * x.max() * (1.0 if kind != "gaussian" else np.abs(measurement.operator).max())
-    )
-    np.testing.assert_allclose(again.values(x[[2, 0]]), measurement.values(x)[[2, 0]], rtol=0, atol=rounding)
-    if kind == "full":
-        assert measurement.operator is None
-    elif kind == "half":
-        np.testing.assert_array_equal(measurement.values(x), np.where(measurement.operator, x, 0))
-    else:
-        np.testing.assert_allclose(measurement.values(x), x @ measurement.operator.T, rtol=0, atol=rounding)
-        assert measurement.operator.shape == (4, 8)

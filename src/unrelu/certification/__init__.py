@@ -1,4 +1,4 @@
 """Certification: proved bounds on the smallest error over all codes.
 
-docs/notes/proofs.md records the alternatives that were tried, and the reasons for the present design.
+studies/notes/proofs.md records the alternatives that were tried, and the reasons for the present design.
 """

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from unrelu.datasets.opening import StoredArray
+from unrelu.datasets.opening import StoredArray, check_chunks
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import check_names, opened, shown_size
 
@@ -54,8 +54,7 @@ def _check(dataset: Any, location: str, max_bytes: int) -> None:
         raise InputError(f"{location}: {dataset.name} is stored in other files, which are not read; copy it into one")
     if dataset.chunks is None:
         return
-    if (size := math.prod(dataset.chunks) * dataset.dtype.itemsize) > max_bytes:
-        raise InputError(f"{location} has chunks of {shown_size(size)}; write it in smaller ones, or raise max_bytes=")
+    check_chunks(location, dataset.shape, dataset.chunks, dataset.dtype.itemsize, max_bytes)
     if odd := [code for code in _filters(dataset) if code not in _EXPANDS]:
         raise InputError(
             f"{location}: {dataset.name} is compressed by HDF5's filter {odd[0]}; gzip, LZF, shuffle and fletcher32 "

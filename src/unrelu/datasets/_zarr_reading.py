@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from unrelu.datasets.opening import StoredArray
+from unrelu.datasets.opening import StoredArray, check_chunks
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import check_names, json_limit, opened, read_bytes, shown_size
 
@@ -46,8 +46,7 @@ def open_zarr(location: str, choose: Callable[[Sequence[str]], str], max_bytes: 
         choose([""])  # it has no name
     compressor = _checked_codec(node, location)
     chunk, itemsize = tuple(node.chunks), np.dtype(node.dtype).itemsize
-    if (size := math.prod(chunk) * itemsize) > max_bytes:
-        raise InputError(f"{location} has chunks of {shown_size(size)}; write it in smaller ones, or raise max_bytes=")
+    check_chunks(location, tuple(node.shape), chunk, itemsize, max_bytes)
 
     def read(start: int, stop: int) -> npt.NDArray[Any]:
         if not (folder / "zarr.json").is_file():  # Zarr would read the fill value everywhere

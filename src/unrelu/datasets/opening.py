@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from unrelu.datasets.data_set import DataSet, Shape
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz, shown_size
 
+# Chunks that one observation may be in: each may be a file.
+_CHUNKS = 2**14
 _HDF5 = (".h5", ".hdf5")
 _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a folder of Zarr (format 3), or a folder of PNG or JPEG images"
 
@@ -150,6 +153,17 @@ def _choose(names: Sequence[str], array: str | None, name: str, location: str) -
             f"name it {name!r}"
         )
     raise InputError(f"{location} has no array {wanted!r}; it holds {held or 'none'}")
+
+
+def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int, max_bytes: int) -> None:
+    """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands."""
+    if (size := math.prod(chunk) * itemsize) > max_bytes:
+        raise InputError(
+            f"{location} has chunks of {shown_size(size)}; write it in smaller ones, or raise max_bytes= (--max-bytes)"
+        )
+    count = math.prod(math.ceil(n / c) for n, c in zip(shape[1:], chunk[1:], strict=True))
+    if count > _CHUNKS:
+        raise InputError(f"{location} keeps an observation in {count:,} chunks; write it in larger ones")
 
 
 def optional(module: str, what: str, package: str) -> Any:

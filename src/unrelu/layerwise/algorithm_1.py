@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from unrelu.layerwise._layer_method import (
+    LayerSolution,
+    check_growth,
+    first_threshold,
+    output_error,
+    scanned,
+    status_of,
+)
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target, rows
-from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, scanned, status_of
 from unrelu.layerwise.layer_program import Answer, least_violation
 from unrelu.lp.lp_status import LpStatus
 from unrelu.measurements.noise import Noise
@@ -33,7 +40,7 @@ class LInf:
     solution, so once feasible it stays feasible as eps grows. The first feasible eps of the sequence eps_0 alpha^t is
     therefore found by bracketing, with a few linear programs instead of one for every t. The result does not depend on
     where the bracket begins. If ``|e_j| <= A`` is stated, eps_0 = A is feasible, and there is one program. If the noise
-    is not known, the bracket begins at the point of :func:`~unrelu.layerwise.layer_method.scanned`.
+    is not known, the bracket begins at the point of :func:`~unrelu.layerwise._layer_method.scanned`.
 
     Args:
         alpha: growth factor, above 1; the paper's experiments use 1.2.

@@ -12,8 +12,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from unrelu.layerwise._layer_method import (
+    LayerSolution,
+    check_growth,
+    first_threshold,
+    output_error,
+    scanned,
+    status_of,
+)
 from unrelu.layerwise.layer_constraints import LayerSystem, Rows, checked_target, rows
-from unrelu.layerwise.layer_method import LayerSolution, check_growth, first_threshold, output_error, scanned, status_of
 from unrelu.layerwise.layer_program import Answer, largest_response, least_violation
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
 from unrelu.layerwise.optimality import ZERO

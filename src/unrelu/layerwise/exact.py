@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unrelu.errors import OptionError
+from unrelu.layerwise._layer_method import LayerSolution, status_of
 from unrelu.layerwise.layer_constraints import LayerSystem, checked_target
-from unrelu.layerwise.layer_method import LayerSolution, status_of
 from unrelu.lp.lp_status import LpStatus
 from unrelu.lp.polytopes import Polytope, deepest_point
 from unrelu.measurements.noise import Noise

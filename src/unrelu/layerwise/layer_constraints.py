@@ -222,7 +222,7 @@ def rows(system: LayerSystem, target: Array, threshold: float) -> Rows:
     An x outside the range of the activation is first moved into it. So a negative output of a ReLU counts as 0; the
     paper's constraints would ask for a pre-activation that far below zero.
 
-    Source: constraints (6), Algorithm 1 and Remark 1 of the paper. docs/notes/layer_programs.md explains why the middle
+    Source: constraints (6), Algorithm 1 and Remark 1 of the paper; studies/notes/layer_programs.md says why the middle
     rows of Remark 1 (-eps < x_j <= eps of a LeakyReLU) run along the chord to phi^{-1}(x_j - eps).
     """
     activation = system.activation

@@ -1,6 +1,6 @@
 """Read trained models as networks: PyTorch modules, state_dicts, ONNX files, and plain matrices.
 
-Design notes: docs/notes/files.md.
+Design notes: studies/notes/files.md.
 """
 
 from unrelu.loaders._model_files import load

@@ -1,4 +1,4 @@
 """Descents from a code to a local optimum: Levenberg-Marquardt, compiled descents, linear programs around a code.
 
-Experiments and reasons for the design: docs/notes/search.md.
+Experiments and reasons for the design: studies/notes/search.md.
 """

@@ -1,1 +1,1 @@
-"""Solvers of linear programs: HiGHS, interior-point steps, a compiled simplex (docs/notes/layer_programs.md)."""
+"""Solvers of linear programs: HiGHS, interior-point steps, a compiled simplex (studies/notes/layer_programs.md)."""

@@ -103,7 +103,7 @@ def solve(program: LinearProgram, time_limit: float = math.inf, method: str = "s
     """Solve once, in at most ``time_limit`` seconds, by "simplex" (dual) or "ipm" (interior point, then crossover).
 
     On the duals of layer programs, which have few rows and many columns, the dual simplex is the fastest solver of
-    HiGHS up to about a thousand rows, the interior point above (compared in docs/notes/layer_programs.md).
+    HiGHS up to about a thousand rows, the interior point above (compared in studies/notes/layer_programs.md).
 
     Raises:
         SolverError: the program is malformed, or HiGHS rejects it.

@@ -4,7 +4,7 @@
 >>> measurements.downsample((4, 4), 2).shape
 (4, 16)
 
-Design notes: docs/notes/measurements.md.
+Design notes: studies/notes/measurements.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Generators: activations, affine maps, networks whose layers are known, and opaque ones.
 
-docs/notes/generators.md records the alternatives that were tried, and the reasons for the present design.
+studies/notes/generators.md records the alternatives that were tried, and the reasons for the present design.
 """

@@ -1,6 +1,6 @@
 """The result of a method: codes and their verdict, with printing, pictures and files.
 
-Design notes: docs/notes/verdict.md.
+Design notes: studies/notes/verdict.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """The joint search for the best code: samples, independent restarts of descents, confidence, other norms.
 
-Experiments and reasons for the design: docs/notes/search.md.
+Experiments and reasons for the design: studies/notes/search.md.
 """

@@ -1,12 +1,12 @@
 """When a search stops: the budget of an observation, and when an observation is finished.
 
-A search goes on in rounds (:data:`~unrelu.search.schedules.ROUNDS`), each with more restarts or more perturbations of
+A search goes on in rounds (:data:`~unrelu.search._schedules.ROUNDS`), each with more restarts or more perturbations of
 them. An observation is finished (:class:`StoppingRule`) when
 
 1. its code fits exactly, or
 2. its confidence is as high as was asked for, or
 3. the user's number of rounds is reached, or
-4. no number is stated, and the next round would exceed the budget of the :class:`~unrelu.search.schedules.Schedule` in
+4. no number is stated, and the next round would exceed the budget of the :class:`~unrelu.search._schedules.Schedule` in
    time or rounds, or more restarts would hardly raise the confidence.
 
 When all are finished, those whose residual stands out from the noise level of the batch are searched further, up to
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unrelu.runtime.array_types import Array, Flags, Integers
-from unrelu.search.schedules import Schedule, effort
+from unrelu.search._schedules import Schedule, effort
 
 # Below this confidence, more restarts do not help.
 _HOPEFUL = 0.8

@@ -53,8 +53,8 @@ class Search:
 
     Args:
         confidence: the search of an observation stops at this confidence.
-        rounds: the largest number of rounds, see :data:`~unrelu.search.schedules.ROUNDS`; 0 makes a descent from ``z0``
-            alone. None: as many as the budget of the :class:`~unrelu.search.schedules.Schedule` allows, 0.04 seconds of
+        rounds: the largest number of rounds, see ``unrelu.search._schedules.ROUNDS``; 0 makes a descent from ``z0``
+            alone. None: as many as the budget of the ``Schedule`` there allows, 0.04 seconds of
             processor time for small dense networks, 0.4 if an exact fit may exist: no noise is stated, and none is seen
             or a code leaves less than 1e-4 of ``|y|^2``.
         max_iterations: the largest number of steps of the refinement, each an evaluation of the objective and its

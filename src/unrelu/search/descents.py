@@ -28,9 +28,9 @@ from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements.linear_operators import WeightedOperator
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
-from unrelu.search import schedules
+from unrelu.search import _schedules
+from unrelu.search._schedules import BATCH_COST, STEP_COST, Schedule
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import BATCH_COST, STEP_COST, Schedule
 
 # ENOUGH_DECREASE for large generators: restarts that end earlier do not agree to 1%.
 _ENOUGH_DECREASE_LARGE = 3e-5
@@ -79,7 +79,7 @@ def step_terms(layout: Integers) -> Array:
     """The terms of the time of a step on a packed network, (5,).
 
     1, the number of layers, that of weights, outputs times latent coordinates squared (normal equations), and latent
-    coordinates cubed (their solution). ``python -m unrelu_studies.benchmarks.tuning.step_costs`` measures times.
+    coordinates cubed (their solution).
     """
     inputs, outputs = layout[:, INPUTS].astype(float), layout[:, OUTPUTS].astype(float)
     k = latent_dim(layout)
@@ -89,7 +89,7 @@ def step_terms(layout: Integers) -> Array:
 class CompiledDescents:
     """Compiled descents of one code after another (:mod:`~unrelu.local_search.descent_kernel`)."""
 
-    schedule = schedules.COMPILED
+    schedule = _schedules.COMPILED
     first_tempered: SquaredError | None = None
 
     def __init__(self, problem: Problem) -> None:
@@ -261,10 +261,10 @@ def descents_for(problem: Problem, cache: SampleCache, objective: SquaredError) 
     if small and objective.squares:
         return CompiledDescents(problem)
     if small:
-        schedule = schedules.COUNTS
+        schedule = _schedules.COUNTS
     elif cache.large:
         few = problem.network.latent_dim <= _FEW and objective.squares
-        schedule = schedules.FEW_COORDINATES if few else schedules.LIMITED_MEMORY
+        schedule = _schedules.FEW_COORDINATES if few else _schedules.LIMITED_MEMORY
     else:
-        schedule = schedules.BATCH if problem.operator.linear else schedules.NONLINEAR
+        schedule = _schedules.BATCH if problem.operator.linear else _schedules.NONLINEAR
     return BatchDescents(schedule, problem, cache, objective)

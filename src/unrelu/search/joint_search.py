@@ -25,11 +25,11 @@ from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
 from unrelu.runtime.run_control import Progress
 from unrelu.search._norm_finish import PERTURBATIONS, finish
+from unrelu.search._schedules import effort
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
 from unrelu.search.confidence import FLAT, RestartCounts, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
 from unrelu.search.sample_cache import SampleCache, SearchStarts, fits_single
-from unrelu.search.schedules import effort
 from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
 
 # Below this fraction of |y|^2, a code found in single precision may be an exact fit.

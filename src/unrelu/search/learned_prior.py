@@ -45,10 +45,10 @@ from unrelu.runtime.archives import Table, read_archive, write_archive
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.run_control import Control
 from unrelu.runtime.streams import stream
+from unrelu.search._schedules import ROUNDS
 from unrelu.search.confidence import FLAT, Prior, RestartCounts, confidence, learned
 from unrelu.search.joint_search import JointSearch, flat_confidence
 from unrelu.search.sample_cache import SampleCache
-from unrelu.search.schedules import ROUNDS
 from unrelu.thresholds import CONFIDENT, RADIUS, SAME_OPTIMUM
 
 # Levels differ by this factor in the noise, and in the residuals as multiples of the noise.

@@ -1,4 +1,4 @@
-"""What a benchmark is: units of work, the numbers made of them, tables and a picture; and running one.
+"""What a benchmark is: units of work, the numbers made of them, and tables; and running one.
 
 Every JSON file holds the command, the commit, the machine and the raw numbers. The tables on the terminal are those of
 the documentation.
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from unrelu import __version__
@@ -25,16 +24,18 @@ from unrelu.errors import OptionError
 from unrelu.runtime.file_writing import check_own_files
 from unrelu_studies.benchmarks import BENCHMARKS
 from unrelu_studies.kit.numbers_file import plain, write_results
-from unrelu_studies.kit.picture_style import save
-from unrelu_studies.kit.study_terminal import interrupts, progress_bar, say_stopped, show
 from unrelu_studies.kit.unit_runner import (
     Report,
     StudyRun,
     Unit,
     forget,
+    interrupts,
     journal_of,
     keeping_what_is_finished,
+    progress_bar,
     run_units,
+    say_stopped,
+    show,
 )
 
 # What a file of results holds, and a table that is made of it.
@@ -84,7 +85,6 @@ class Benchmark:
         measure: what a unit gives, as JSON has it.
         blocks: tables of the documentation by name, the first word of which is the benchmark's.
         collect: the numbers that are written, of the parts of all units in order.
-        draw: the picture of them, if there is one.
         parts: what a command can choose of it, by name.
         workers: processes of a full run, each on one core; 1: units run one after another in this process.
     """
@@ -93,7 +93,6 @@ class Benchmark:
     measure: Callable[[Command, Unit], Any]
     blocks: Mapping[str, Render]
     collect: Callable[[Command, list[Any]], Results] = rows_of
-    draw: Callable[[Results], Figure] | None = None
     parts: tuple[str, ...] = ()
     workers: int = 1
 
@@ -112,7 +111,7 @@ def load(name: str) -> Benchmark:
 def execute(
     benchmark: Benchmark, command: Command, folder: Path, report: Report = lambda done, total: False
 ) -> Results | None:
-    """Run what is not finished, then write ``NAME.json`` and the pictures, ``NAME.png`` and ``NAME.svg``.
+    """Run what is not finished, then write ``NAME.json``.
 
     What earlier runs have learned of the confidence on a generator is not used.
 
@@ -131,8 +130,6 @@ def execute(
         numbers = benchmark.collect(command, [part for part, _ in parts])
         seconds = sum(spent for _, spent in parts)
         results = write_results(folder / f"{name}.json", asdict(command), numbers, seconds)
-        if benchmark.draw:
-            save(benchmark.draw, results, folder, name)
         journal_of(name, folder).unlink()
     return results
 

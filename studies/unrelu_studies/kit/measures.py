@@ -1,4 +1,4 @@
-"""What studies measure: errors of codes, the oracle, the Lasso, errors by group, their medians, and their words."""
+"""What studies measure: errors of codes, the oracle, errors by group, their medians, and their words."""
 
 from __future__ import annotations
 
@@ -57,40 +57,6 @@ def code_rows(
         found = () if within is None else (bool(error <= within),)
         rows.append((*place, i, method, error, *found, None if seconds is None else seconds[i]))
     return rows
-
-
-# --- recovery by sparsity ---------------------------------------------------------------------------------------------
-
-
-def lasso(
-    b: Array, y: Array, weight: Array, start: Array | None = None, steps: int = 1_000, restarts: bool = True
-) -> Array:
-    r"""Coefficients c of the least 1/2 |y - B c|_2^2 + weight |c|_1, one row for each row of y, by FISTA.
-
-    The momentum starts anew where it points uphill (O'Donoghue and Candès, 2015). A run ends when no row violates the
-    conditions for optimality, |B^T (y - B c)| <= weight with equality and c's sign where c is not 0, by more than a
-    thousandth of its weight. Without ``restarts`` FISTA is run as it is published, all of the steps.
-    """
-    step, weight = 1 / np.linalg.norm(b, 2) ** 2, weight[:, None]
-    c = np.zeros((len(y), b.shape[1])) if start is None else start
-    ahead, t = c, np.ones((len(y), 1))
-    for i in range(steps):
-        inner = ahead - step * (ahead @ b.T - y) @ b
-        new = np.sign(inner) * np.maximum(np.abs(inner) - step * weight, 0)
-        if restarts:
-            t = np.where(((ahead - new) * (new - c)).sum(axis=1, keepdims=True) > 0, 1.0, t)
-        after = (1 + np.sqrt(1 + 4 * t * t)) / 2
-        ahead, c, t = new + (t - 1) / after * (new - c), new, after
-        if restarts and i % 20 == 19 and (violation(b, y, weight[:, 0], c) <= 1e-3 * weight[:, 0]).all():
-            break
-    return c
-
-
-def violation(b: Array, y: Array, weight: Array, c: Array) -> Array:
-    """How far each row of c is from a solution: the distance of 0 to the subdifferential, largest coordinate."""
-    g, w = (c @ b.T - y) @ b, weight[:, None]
-    off = np.where(c != 0, np.abs(g + w * np.sign(c)), np.maximum(np.abs(g) - w, 0))
-    return np.asarray(off.max(axis=1))
 
 
 # --- of the rows of an experiment -------------------------------------------------------------------------------------

@@ -47,10 +47,6 @@ STYLES = {
     "GD": Style("#d55e00", "x"),
     "GD, trained": Style("#d55e00", "x"),
     "GD, 10,000 steps": Style("#d55e00", "+", "--"),
-    "GD, mean of squares": Style("#d55e00", "+", "--"),
-    "GD, scaled step": Style("#d55e00", "+", "--"),
-    "GD, PLUGIn's step": Style("#d55e00", "x"),
-    "plugin": Style("#cc79a7", "v"),
     "adam": Style("#7f7f7f", "P", "--"),
     "lm": Style("#8c6bb1", "D"),
     "auto": Style("#009e73", "^", width=3.0),
@@ -58,9 +54,6 @@ STYLES = {
     "projected": Style("#cc79a7", "v"),
     "projected, filling": Style("#e69f00", "s", "--"),
     "projected, lm": Style("#56b4e9", "<"),
-    "lasso, pixels": Style("#56b4e9", "<", ":"),
-    "lasso, DCT": Style("#e69f00", "s", ":"),
-    "lasso, wavelets": Style("#cc79a7", "v", ":"),
     "oracle": Style("#000000", "", ":", 1.0),
 }
 
@@ -166,11 +159,6 @@ def legend(figure: Figure | SubFigure, axis: Axes, columns: int = 3) -> None:
         handles, labels, loc="outside upper center", ncols=columns, fontsize=7, frameon=False, columnspacing=1.2,
         handlelength=1.8, handletextpad=0.8,
     )  # fmt: skip
-
-
-def footer(figure: Figure, text: str) -> None:
-    """A line under the panels: what is drawn, and where it was measured."""
-    figure.supxlabel(text, fontsize=7, color="0.35")
 
 
 def grid_of_images(

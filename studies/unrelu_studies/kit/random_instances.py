@@ -41,12 +41,6 @@ def noise(kind: str, shape: Sequence[int], rng: np.random.Generator) -> Array:
     return rng.uniform(-1, 1, shape) if kind == "uniform" else rng.standard_normal(shape)
 
 
-def on_sphere(n: int, rng: np.random.Generator) -> Array:
-    """A uniform draw from the unit sphere."""
-    v = rng.standard_normal(n)
-    return np.asarray(v / np.linalg.norm(v))
-
-
 def gaussian_measurements(m: int, n: int, rng: np.random.Generator) -> Array:
     """A matrix (m, n) with entries N(0, 1/m)."""
     return np.asarray(rng.standard_normal((m, n)) / np.sqrt(m))

@@ -109,8 +109,7 @@ def _loaded(generator: TrainedGenerator) -> Network:
 ZOO = TrainedGenerator("mnist-relu", "the zoo's `mnist-relu`, 20-60-784, trained on MNIST digits", "zoo", "mnist-relu")
 PLAIN_VAE = TrainedGenerator(
     "plain VAE",
-    "the decoder of a plain VAE, 20-60-784 without biases, a ReLU after every layer, trained with a Gaussian "
-    "likelihood and nothing else",
+    "the decoder of a plain VAE, 20-60-784 without biases, trained as the paper's authors train theirs",
     "plain VAE",
     PLAIN_VAES[0],
 )

@@ -26,21 +26,14 @@ MODULES = {
     "stuck": "figures.stuck",
     "fig2a": "figures.figure2",
     "fig2b": "figures.figure2",
-    "descent": "figures.other_descents",
     "fig3": "figures.figure3",
     "fig4": "figures.figure4",
     "relaxed": "theorems.relaxed",
     "leaky": "theorems.leaky",
-    "times": "theorems.times",
-    "depth": "theorems.depth",
-    "contracting": "theorems.contracting",
     "theorem1": "theorems.theorem1",
     "example1": "theorems.theorem1",
     "theorem2": "theorems.theorem2",
     "bounds": "theorems.theorem_bounds",
-    "constants": "theorems.gaussian_constants",
-    "measurements": "figures.few_measurements",
-    "plugin": "figures.plugin_figure",
 }
 
 # Those that run on a user's generator as well.

@@ -55,7 +55,6 @@ class Claim:
         reason: why, where it does not hold as it is.
         reading: what is understood by the claim, if not what the figure's own description says; claims with the same
             source and words are readings of one claim.
-        only: why there is no other reading to try, of a claim that does not hold as it is.
     """
 
     source: str
@@ -64,7 +63,6 @@ class Claim:
     verdict: Verdict
     reason: str = ""
     reading: str = ""
-    only: str = ""
 
 
 def on_each_generator(numbers: Numbers, claims: Callable[[Numbers], Sequence[Claim]]) -> list[Claim]:

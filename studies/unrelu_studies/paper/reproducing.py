@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from unrelu.errors import InputError
-from unrelu_studies.kit.study_terminal import interrupts, progress_bar, say_stopped, show
 from unrelu_studies.kit.trained_generators import TrainedGenerator
-from unrelu_studies.kit.unit_runner import forget
+from unrelu_studies.kit.unit_runner import forget, interrupts, progress_bar, say_stopped, show
 from unrelu_studies.paper import load
 from unrelu_studies.paper.experiment import execute
 from unrelu_studies.paper.reproduction_page import claims_table, page

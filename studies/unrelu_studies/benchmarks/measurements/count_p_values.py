@@ -19,7 +19,7 @@ from unrelu.measurements.noise import parse_noise
 from unrelu.models.network import Network
 from unrelu.runtime.streams import stream
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
-from unrelu_studies.kit.markdown_tables import aims, per_cent, table
+from unrelu_studies.kit.markdown_tables import aims, table
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import one_thread
 from unrelu_studies.kit.unit_runner import Unit
@@ -86,18 +86,6 @@ def _measure(command: Command, unit: Unit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _table(results: Results) -> str:
-    rows = results["rows"]
-    return table(
-        ("generator", "noise", "observations", "mean count", "missed", *rows[0]["distance"], "mean p-value of auto"),
-        (
-            (r["generator"], r["noise"], r["observations"], f"{r['mean']:.2g}", per_cent(r["missed"]),
-             *(f"{d:.3f}" for d in r["distance"].values()), f"{r['mean p']['auto']:.2f}")
-            for r in rows
-        ),
-    )  # fmt: skip
-
-
 def _aims(results: Results) -> str:
     return aims(
         (f"{group}: at most {AIM}", _range(results, group, "auto"), _worst(results, group) <= AIM) for group in GROUPS
@@ -132,7 +120,5 @@ def _range(results: Results, group: str, way: str) -> str:
 
 
 BENCHMARK = Benchmark(
-    units=_units,
-    measure=_measure,
-    blocks={"count_p_values aims": _aims, "count_p_values": _table, "count_p_values groups": _groups},
+    units=_units, measure=_measure, blocks={"count_p_values aims": _aims, "count_p_values groups": _groups}
 )

@@ -29,12 +29,11 @@ from unrelu_studies.benchmarks.measurements.trf_fits import (
     TrfFits,
     confidence_error,
     dense_model,
-    reliability_rows,
     sure_and_wrong,
 )
 from unrelu_studies.kit.emulators import EMULATORS, TUNED, emulator, observed
 from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
-from unrelu_studies.kit.published_emulators import installed, ionised_share, not_measured
+from unrelu_studies.kit.published_emulators import installed, ionised_share
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.unit_runner import Unit
 
@@ -156,22 +155,6 @@ def _table(results: Results) -> str:
     )  # fmt: skip
 
 
-def _extended_table(results: Results) -> str:
-    rows = [r for r in results["rows"] if "extended" in r]
-    head = ("emulator", "noise", "observations", "exact fits", "at most the truth's", "mean confidence", "without",
-            "ms", "ratio to without")  # fmt: skip
-    lines = (
-        (r["emulator"], "stated" if r["noisy"] else "none", e["observations"],
-         None if r["noisy"] else per_cent(e["exact"]), per_cent(e["below truth"]) if r["noisy"] else None,
-         *(f"{np.mean(of['confidence']):.2f}" for of in (e, r)), short(e["milliseconds"]), short(_ratio(r)))
-        for r in rows for e in (r["extended"],)
-    )  # fmt: skip
-    measured = {r["emulator"] for r in results["rows"]}
-    missing = not_measured([] if PUBLISHED in measured else ["nnero"])
-    shown = table(head, lines) if rows else "Not measured yet: `scripts/bench emulators`."
-    return "\n\n".join(part for part in (shown, missing) if part)
-
-
 def _ratio(row: Results) -> float:
     """The time with a scale and an offset, divided by that without."""
     return float(row["extended"]["milliseconds"] / row["milliseconds"]["auto"])
@@ -208,10 +191,6 @@ def _aims(results: Results) -> str:
             ("fits from one start that are not the best", ", ".join(alone), None),
         ]
     )  # fmt: skip
-
-
-def _reliability(results: Results) -> str:
-    return table(("confidence", "observations", "mean", "best codes"), reliability_rows(results["rows"]))
 
 
 BENCHMARK = Benchmark(

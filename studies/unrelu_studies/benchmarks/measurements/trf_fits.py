@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -143,18 +142,6 @@ def confidence_error(rows: list[dict[str, Any]]) -> float:
 def gathered_confidence(rows: list[dict[str, Any]]) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Of rows: the confidence of every observation, and whether its code was the best."""
     return np.concatenate([r["confidence"] for r in rows]), np.concatenate([r["was best"] for r in rows]).astype(bool)
-
-
-def reliability_rows(rows: list[dict[str, Any]]) -> list[tuple[str, int, str, str]]:
-    """A row a bin of confidence: how many observations, its mean, and the share of best codes."""
-    confidence, best = gathered_confidence(rows)
-    edges, found = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, SURE, 1.0 + 1e-9), []
-    for low, high in pairwise(edges):
-        inside = (confidence >= low) & (confidence < high)
-        if inside.any():
-            name = f"{low:g} to {min(high, 1):g}"
-            found.append((name, int(inside.sum()), f"{confidence[inside].mean():.3f}", f"{best[inside].mean():.3f}"))
-    return found
 
 
 def sure_and_wrong(rows: list[dict[str, Any]]) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Simulation-based calibration: ranks of codes, of the log-likelihood and of ten outputs among posterior draws.
 
-The same test is applied to the negative controls. Chains never start at the truth: truths, noise and samplers have
-streams of their own.
+Chains never start at the truth: truths, noise and the sampler have streams of their own.
 """
 
 from __future__ import annotations
@@ -13,26 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu_studies.benchmarks.benchmark import Command, Results
-from unrelu_studies.benchmarks.posterior.control_samplers import CONTROLS
 from unrelu_studies.benchmarks.posterior.posterior_cells import CELLS, OURS, PosteriorCell, cell
-from unrelu_studies.benchmarks.posterior.rank_statistics import THINNED, RankSummary, ranks, thinned
-from unrelu_studies.kit.markdown_tables import aims, form, per_cent, table
+from unrelu_studies.benchmarks.posterior.rank_statistics import RankSummary, ranks, thinned
+from unrelu_studies.kit.markdown_tables import per_cent, table
 from unrelu_studies.kit.random_instances import draw_seed, random
 from unrelu_studies.kit.timing import one_thread, processor_seconds
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
 
-# Problems of a cell, of a control, and of a quick run; so many to a unit.
-PROBLEMS, _OF_CONTROLS, _QUICK, TOGETHER = 175, 50, 4, 25
+# Problems of a cell, and of a quick run; so many to a unit.
+PROBLEMS, _QUICK, TOGETHER = 175, 4, 25
 _FEWER = {
     "LeakyReLU, a tenth of the pixels": 100, "sigmoid, a tenth of the pixels": 100, "Poisson counts": 100,
     "emulator in bounds": 10, "DCGAN": 10, "plain VAE, 25 Gaussian measurements": 10,
 }  # fmt: skip
 # Draws of each of 8 chains: enough for R-hat to be told from 1.01.
 _DRAWS = 250
-# Cells that the controls are tried on: one with kinks, one with several modes.
-CONTROLLED = ("plain VAE, half of the pixels", "plain VAE, 25 Gaussian measurements")
 _OUTPUTS = 10
 # An output is one of ten if its deviation over the prior is at least this share of the largest.
 _ALIVE = 0.1
@@ -41,40 +37,28 @@ COVERAGE, UNIFORM = (0.88, 0.92), 0.95
 
 
 def units(command: Command) -> list[Unit]:
-    """Batches of problems of the cells, and of the controls."""
-    found: list[Unit] = []
-    for name in CELLS:
-        count = _problems(command, OURS, name)
-        found += [("calibration", OURS, name, first) for first in range(0, count, TOGETHER)]
-    for control in CONTROLS:
-        for name in CONTROLLED:
-            count = _problems(command, control, name)
-            found += [("calibration", control, name, first) for first in range(0, count, TOGETHER)]
-    return found
+    """Batches of problems of the cells."""
+    return [("calibration", name, first) for name in CELLS for first in range(0, _problems(command, name), TOGETHER)]
 
 
-def _problems(command: Command, way: str, name: str) -> int:
-    return command.count(_FEWER.get(name, PROBLEMS) if way == OURS else _OF_CONTROLS, _QUICK)
+def _problems(command: Command, name: str) -> int:
+    return command.count(_FEWER.get(name, PROBLEMS), _QUICK)
 
 
-def measure(command: Command, way: str, name: str, first: int) -> Results:
+def measure(command: Command, name: str, first: int) -> Results:
     """Ranks (B, q) of some problems, and how the sampling of each ended."""
     about = cell(name)
-    count = min(TOGETHER, _problems(command, way, name) - first)
+    count = min(TOGETHER, _problems(command, name) - first)
     truth, y = about.simulated(count, command.seed, name, first)
     begin = processor_seconds()
     with one_thread():
-        if way in CONTROLS:
-            z = CONTROLS[way](about, y, 1, THINNED, draw_seed(random("posterior control", command.seed, name, first)))
-            held = {"status": ["MIXED"] * count}
-        else:
-            z, held = _sampled(about, truth, y, draw_seed(random("posterior sampler", command.seed, name, first)))
+        z, held = _sampled(about, truth, y, draw_seed(random("posterior sampler", command.seed, name, first)))
     seconds = processor_seconds() - begin
     outputs = chosen_outputs(about, name)
-    rng = random("posterior ties", command.seed, way, name, first)
+    rng = random("posterior ties", command.seed, OURS, name, first)
     found = [ranks(*_quantities(about, draws, t, seen, outputs), rng).tolist()
              for draws, t, seen in zip(map(thinned, z), truth, about.seen(y), strict=True)]  # fmt: skip
-    return {"calibration": [{"way": way, "cell": name, "first": first, "ranks": found, "seconds": seconds, **held}]}
+    return {"calibration": [{"cell": name, "first": first, "ranks": found, "seconds": seconds, **held}]}
 
 
 def _sampled(about: PosteriorCell, truth: Array, y: Array, seed: int) -> tuple[Array, Results]:
@@ -112,71 +96,36 @@ def _quantities(
 
 
 def summary(rows: Sequence[Results]) -> list[Results]:
-    """A row for each sampler and cell."""
+    """A row for each cell."""
     found = []
-    for way, name in dict.fromkeys((r["way"], r["cell"]) for r in rows):
-        group = [r for r in rows if (r["way"], r["cell"]) == (way, name)]
+    for name in dict.fromkeys(r["cell"] for r in rows):
+        group = [r for r in rows if r["cell"] == name]
         every = np.array([row for r in group for row in r["ranks"]])
         status = [s for r in group for s in r["status"]]
         mixed = np.array([s == "MIXED" for s in status])
-        inside = np.array([row for r in group for row in r.get("inside", [])], dtype=bool)
+        inside = np.array([row for r in group for row in r["inside"]], dtype=bool)
         found.append({
-            "way": way, "cell": name, "seconds": sum(r["seconds"] for r in group) / len(every),
+            "cell": name, "seconds": sum(r["seconds"] for r in group) / len(every),
             "status": {s: status.count(s) for s in dict.fromkeys(status)},
             "mixed": RankSummary.of(every[mixed])._asdict(), "others": RankSummary.of(every[~mixed])._asdict(),
-            "interval": float(inside[mixed].mean()) if len(inside) and mixed.any() else None,
+            "interval": float(inside[mixed].mean()) if mixed.any() else None,
         })  # fmt: skip
     return found
 
 
-def calibrated(row: Results) -> bool:
-    """Whether a sampler passes on a cell, by its draws that have mixed."""
-    return bool(
-        row["mixed"]["coverage"] is not None
-        and COVERAGE[0] <= row["mixed"]["coverage"] <= COVERAGE[1]
-        and row["mixed"]["uniform"] >= UNIFORM
-    )
-
-
-def _lines(rows: Sequence[Results], first: str) -> str:
-    head = (
-        first, "problems mixed", "coverage of 90% intervals", "quantities with p > .01", "smallest p", "not mixed",
-        "their coverage", "seconds a problem",
-    )  # fmt: skip
-    return table(head, (
-        (
-            r["cell"] if first == "cell" else f"{r['way']}; {r['cell']}", r["mixed"]["problems"],
-            per_cent(r["mixed"]["coverage"]), per_cent(r["mixed"]["uniform"]), form(r["mixed"]["least"], ".2g"),
-            r["others"]["problems"], per_cent(r["others"]["coverage"]), f"{r['seconds']:.2g}",
-        )
-        for r in rows
-    ))  # fmt: skip
-
-
 def calibration_table(results: Results) -> str:
-    """Of the sampler of the package."""
-    return _lines([r for r in results["calibration"] if r["way"] == OURS], "cell")
-
-
-def calibration_aims(results: Results) -> str:
-    """Whether its cells pass."""
-    rows = [r for r in results["calibration"] if r["way"] == OURS and r["mixed"]["problems"]]
-    if not rows:
-        return "No problem has mixed."
-    cover = [r["mixed"]["coverage"] for r in rows]
-    uniform = [r["mixed"]["uniform"] for r in rows]
-    inside = [r["interval"] for r in rows]
-    return aims([
-        ("90% of the ranks are the middle 90 of 100 in 88 to 92%, every cell",
-         f"{per_cent(min(cover))} to {per_cent(max(cover))}", COVERAGE[0] <= min(cover) <= max(cover) <= COVERAGE[1]),
-        ("`interval(0.9)` covers codes in 88 to 92%, every cell",
-         f"{per_cent(min(inside))} to {per_cent(max(inside))}",
-         COVERAGE[0] <= min(inside) <= max(inside) <= COVERAGE[1]),
-        ("p > .01 in at least 95% of the quantities, every cell", f"{per_cent(min(uniform))} at least",
-         min(uniform) >= UNIFORM),
-    ])  # fmt: skip
-
-
-def controls_table(results: Results) -> str:
-    """Of the negative controls."""
-    return _lines([r for r in results["calibration"] if r["way"] != OURS], "sampler")
+    """Of every cell, and whether it passes: coverage of 88 to 92%, and p > .01 of 95% of the quantities."""
+    rows = []
+    for r in results["calibration"]:
+        mixed = r["mixed"]
+        passes = mixed["coverage"] is not None and (
+            COVERAGE[0] <= mixed["coverage"] <= COVERAGE[1] and mixed["uniform"] >= UNIFORM
+        )
+        rows.append((
+            r["cell"], f"{mixed['problems']} of {mixed['problems'] + r['others']['problems']}",
+            per_cent(mixed["coverage"]), per_cent(r["interval"]), per_cent(mixed["uniform"]),
+            "yes" if passes else "no", f"{r['seconds']:.2g}",
+        ))  # fmt: skip
+    head = ("cell", "mixed", "ranks in the middle 90%", "`interval(0.9)` covers", "quantities with p > .01", "passes",
+            "s a problem")  # fmt: skip
+    return table(head, rows)

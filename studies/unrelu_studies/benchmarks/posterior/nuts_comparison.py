@@ -22,7 +22,7 @@ from unrelu.runtime.host import computing
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
 from unrelu_studies.benchmarks.measurements.published_fits import PublishedCase, cmb
 from unrelu_studies.kit.emulators import EMULATORS, emulator, observed
-from unrelu_studies.kit.markdown_tables import aims, short, table
+from unrelu_studies.kit.markdown_tables import short, table
 from unrelu_studies.kit.published_emulators import installed
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
@@ -158,24 +158,6 @@ def _split_rhat(draws: Array) -> Array:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _aims(results: Results) -> str:
-    rows = results["rows"]
-    if not rows:
-        return MISSING
-    mixed = [r for r in rows if r["r-hat"] < MIXED]
-    said: tuple[Any, ...] = ("NUTS mixed on none", None), ("NUTS mixed on none", None)
-    if mixed:
-        means, off = max(max(r["means"]) for r in mixed), max(abs(x - 1) for r in mixed for x in r["deviations"])
-        said = (f"{means:.3f} at most", means <= 0.1), (f"{100 * off:.1f}% at most", off <= 0.1)
-    return aims(
-        [
-            ("means within .1 standard deviation of NUTS's", *said[0]),
-            ("standard deviations within 10% of NUTS's", *said[1]),
-            ("observations on which NUTS mixed (R-hat below 1.02)", f"{len(mixed)} of {len(rows)}", None),
-        ]
-    )
-
-
 def _table(results: Results) -> str:
     if not results["rows"]:
         return MISSING
@@ -191,6 +173,4 @@ def _table(results: Results) -> str:
     )  # fmt: skip
 
 
-BENCHMARK = Benchmark(
-    units=_units, measure=_measure, blocks={"nuts observations": _table}, parts=(*EMULATORS, CMB)
-)
+BENCHMARK = Benchmark(units=_units, measure=_measure, blocks={"nuts observations": _table}, parts=(*EMULATORS, CMB))

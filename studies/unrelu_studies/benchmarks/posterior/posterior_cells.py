@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 import unrelu
 from unrelu import Gaussian, Poisson, from_arrays, zoo
@@ -94,19 +92,6 @@ class PosteriorCell:
         if isinstance(self.noise, Gaussian):
             return np.asarray(-0.5 * np.square((y - mean) / self.noise.level).sum(axis=1))
         return np.asarray((y * np.log(mean) - mean).sum(axis=1))
-
-    def energy(self, z: Tensor, y: Tensor) -> Tensor:
-        """-log p(y | z) - log p(z) up to constants, (N,), of codes (N, k) and seen entries (N, m), differentiable.
-
-        For Gaussian noise and codes without bounds.
-        """
-        x = self.network.forward(z).flatten(1)
-        if self.operator is not None and self.operator.dtype == bool:
-            x = x[:, torch.from_numpy(self.operator.ravel())]
-        elif self.operator is not None:
-            x = x @ torch.from_numpy(self.operator).T
-        energy: Tensor = 0.5 * (((y - x) / self.noise.level).square().sum(dim=1) + z.square().sum(dim=1))
-        return energy
 
     def simulated(self, count: int, seed: int, name: str, first: int = 0) -> Simulated:
         """``count`` codes and observations from number ``first`` on, each from streams of its own."""

@@ -1,4 +1,4 @@
-"""Ranks of true values among posterior draws, whether they are uniform, and tests of two samples.
+"""Ranks of true values among posterior draws, and whether they are uniform.
 
 For z* from the prior and y simulated from it, the rank of any function of z* among L independent posterior draws of it
 is uniform on 0, ..., L (Talts et al., Validating Bayesian inference algorithms with simulation-based calibration,
@@ -73,14 +73,3 @@ class RankSummary(NamedTuple):
         if not len(found):
             return cls(0, np.nan, np.nan, np.nan)
         return cls(len(found), float(covered(found).mean()), float((p > 0.01).mean()), float(p.min()))
-
-
-def same_mean(a: Array, b: Array) -> Array:
-    """p-values of the paired t-test, (q,), that means of paired samples (N, q) are equal."""
-    return np.asarray(stats.ttest_rel(a, b, axis=0).pvalue)
-
-
-def same_distribution(a: Array, b: Array) -> Array:
-    """p-values of Wilcoxon's signed-rank test, (q,), of pairs (N, q) that are exchangeable if a and b are draws of
-    one posterior each."""
-    return np.asarray(stats.wilcoxon(a, b, axis=0).pvalue)

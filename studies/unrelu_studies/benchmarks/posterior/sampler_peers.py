@@ -1,15 +1,12 @@
-r"""Samplers of others, on the posterior of a decoder relu(W_2 relu(W_1 z)) under Gaussian noise.
+"""Samplers of others, on the posterior of a decoder relu(W_2 relu(W_1 z)) under Gaussian noise.
 
 Each is compiled, and run on a first observation before it is timed. All chains start at draws from the prior.
 
 * ``NumPyro NUTS``: dense metric, learned in its warm-up, in double precision on the CPU (Phan, Pradhan and Jankowiak,
   2019; Hoffman and Gelman, 2014).
 * ``nutpie``: its NUTS on a function compiled by Numba that returns the density and its gradient.
-* ``pCN``: preconditioned Crank-Nicolson with :math:`z' = \sqrt{1 - \beta^2} z + \beta \xi`, beta adapted in the first
-  half of the iterations to an acceptance of .25 (Cotter, Roberts, Stuart and White, 2013).
-* ``elliptical slice``: no parameters (Murray, Adams and MacKay, 2010).
 
-NumPyro and nutpie are no dependencies of the package: ``pip install numpyro nutpie``.
+They are no dependencies of the package: ``pip install numpyro nutpie``.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unrelu_studies.benchmarks.posterior.compiled_walks import crank_nicolson, density_and_gradient, elliptical_slices
+from unrelu.lp.compilation import kernel
 from unrelu_studies.kit.random_instances import random
 from unrelu_studies.kit.timing import processor_seconds, timed
 
@@ -32,11 +29,6 @@ Array = npt.NDArray[np.float64]
 
 # Chains, iterations of warm-up and draws of a chain, of NUTS.
 _NUTS, _QUICK_NUTS = (4, 500, 1000), (2, 50, 50)
-# Chains and iterations of a random walk; the first half is left out.
-_CHAINS = 8
-_WALK, _QUICK_WALK = 100_000, 2_000
-# Every so many iterations of a random walk one is kept, or its files would be what takes time.
-_EVERY = 50
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,32 +52,8 @@ class PeerRun(NamedTuple):
     seconds: float
 
 
-# --- random walks -----------------------------------------------------------------------------------------------------
-
-
-def _walk(step: Callable[..., Array]) -> Callable[[DenseDecoder, Array, int, bool], PeerRun]:
-    def run(decoder: DenseDecoder, y: Array, seed: int, quick: bool) -> PeerRun:
-        iterations = _QUICK_WALK if quick else _WALK
-        starts = _starts(decoder, seed, _CHAINS)
-        chains, seconds = timed(
-            lambda: [
-                step(
-                    decoder.w1, decoder.w2, decoder.sigma, y, z, random("posterior walks", seed, i), iterations, _EVERY
-                )
-                for i, z in enumerate(starts)
-            ],
-            processor_seconds,
-        )
-        return PeerRun(np.stack(chains), seconds)
-
-    return run
-
-
 def _starts(decoder: DenseDecoder, seed: int, chains: int) -> Array:
     return random("posterior peers' starts", seed).standard_normal((chains, decoder.w1.shape[1]))
-
-
-# --- NUTS -------------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -122,6 +90,17 @@ def numpyro_nuts(decoder: DenseDecoder, y: Array, seed: int, quick: bool) -> Pee
     return PeerRun(*timed(run, processor_seconds))
 
 
+@kernel
+def density_and_gradient(z: Array, w1: Array, w2: Array, sigma: float, y: Array) -> tuple[float, Array]:
+    """log p(z | y) up to a constant, and its gradient, of one code."""
+    a = np.dot(w1, z)
+    u = np.dot(w2, np.maximum(a, 0.0))
+    r = np.where(u > 0, np.maximum(u, 0.0) - y, 0.0)
+    value = -0.5 * (np.maximum(u, 0.0) - y) @ (np.maximum(u, 0.0) - y) / sigma**2 - 0.5 * z @ z
+    g = np.dot(w2.T, r) * (a > 0)
+    return value, -np.dot(w1.T, g) / sigma**2 - z
+
+
 @cache
 def _nutpie(k: int) -> Any:
     """Its model, whose data are given later."""
@@ -148,29 +127,13 @@ def nutpie_nuts(decoder: DenseDecoder, y: Array, seed: int, quick: bool) -> Peer
     return PeerRun(*timed(run, processor_seconds))
 
 
-@dataclass(frozen=True)
-class SamplerPeer:
-    """A sampler of others.
-
-    Attributes:
-        run: on a decoder, an observation (m,), a seed, and whether it is to be quick.
-        needs: the module that it needs, "" for none.
-        slow: whether it is given fewer observations.
-    """
-
-    run: Callable[[DenseDecoder, Array, int, bool], PeerRun]
-    needs: str = ""
-    slow: bool = False
-
-    @property
-    def installed(self) -> bool:
-        """Whether it can be run."""
-        return not self.needs or importlib.util.find_spec(self.needs) is not None
-
-
-SAMPLER_PEERS = {
-    "NumPyro NUTS": SamplerPeer(numpyro_nuts, "numpyro", True),
-    "nutpie": SamplerPeer(nutpie_nuts, "nutpie", True),
-    "pCN": SamplerPeer(_walk(crank_nicolson)),
-    "elliptical slice": SamplerPeer(_walk(elliptical_slices), slow=True),
+# By name, with the module that each needs.
+SAMPLER_PEERS: dict[str, tuple[Callable[[DenseDecoder, Array, int, bool], PeerRun], str]] = {
+    "NumPyro NUTS": (numpyro_nuts, "numpyro"),
+    "nutpie": (nutpie_nuts, "nutpie"),
 }
+
+
+def peers_installed() -> list[str]:
+    """Those that can be run."""
+    return [name for name, (_, module) in SAMPLER_PEERS.items() if importlib.util.find_spec(module) is not None]

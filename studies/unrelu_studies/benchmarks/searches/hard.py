@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 from scipy.optimize import least_squares
 
 from unrelu import invert
@@ -25,9 +23,8 @@ from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
 from unrelu.search.auto import Search
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results, rows_of
-from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, REPORT, HardBatch, draw
-from unrelu_studies.kit.markdown_tables import aims, per_cent, short, table
-from unrelu_studies.kit.picture_style import PAGE, footer, panels, tidy
+from unrelu_studies.benchmarks.searches.hard_cells import AMBIGUOUS, DETERMINED, REPORT, TUNE, HardBatch, draw
+from unrelu_studies.kit.markdown_tables import per_cent, short, table
 from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
@@ -38,8 +35,6 @@ BATCH = 50
 # A code is the best if its objective is within this share of the best known; below this share of |y|^2 it is an exact
 # fit.
 WITHIN, ZERO = 1e-2, 1e-9
-# Those of 20-60-784.
-DECODERS = ("plain-vae-1", "plain-vae-2", "mnist-relu")
 STARTS, DESCENTS = 10, 50
 SURE = 0.99
 # The heavy search: 12 chains of 256 perturbations each, and 24 where a network has few parameters and a step costs
@@ -175,29 +170,24 @@ FEW = 10
 PEERS = {"lm x10": (_descents(STARTS), FEW), "adam x10": (_adam, FEW // 2), "scipy x10": (_scipy, FEW)}
 
 
+SHOWN = ("auto", "scipy x10", "adam x10")
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _sizes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    return [r for r in rows if not r["ambiguous"]], [r for r in rows if r["ambiguous"]]
-
-
 def _cells(results: Results) -> str:
-    text = (
-        "Share of codes within 1% of the best known, and milliseconds of CPU time for one observation (batches "
-        f"of {BATCH}, one thread; LM and SciPy on {FEW} of them, Adam on {FEW // 2}):\n\n"
-    )
-    peers = list(results["rows"][0]["shares"])
-    rows = (
-        (
-            r["generator"],
-            r["measured"],
-            f"{r['noise']:g}",
-            *(f"{per_cent(r['shares'][p])}, {short(r['milliseconds'][p])}" for p in peers),
+    """Of each measurement and noise: mean shares of best codes and median times over the generators."""
+    rows = []
+    for measured, noise in dict.fromkeys((r["measured"], r["noise"]) for r in results["rows"]):
+        group = [r for r in results["rows"] if (r["measured"], r["noise"]) == (measured, noise)]
+        cells = (
+            f"{per_cent(float(np.mean([r['shares'][p] for r in group])))}, "
+            f"{short(float(np.median([r['milliseconds'][p] for r in group])))} ms"
+            for p in SHOWN
         )
-        for r in results["rows"]
-    )
-    return text + table(("generator", "measured", "noise", *peers), rows)
+        rows.append((measured, f"{noise:g}", *cells))
+    return table(("measured", "noise", *SHOWN), rows)
 
 
 def calibration_error(confidence: Array, best: npt.NDArray[np.bool_]) -> float:
@@ -210,103 +200,27 @@ def _gathered(rows: list[dict[str, Any]]) -> tuple[Array, npt.NDArray[np.bool_]]
     return np.concatenate([r["confidence"] for r in rows]), np.concatenate([r["best"] for r in rows])
 
 
-def _reliability(results: Results) -> str:
-    noisy = [r for r in results["rows"] if r["noise"]]
-    confidence, best = _gathered(noisy)
-    edges = (*BINS[:-1], 0.95, SURE, 1.0 + 1e-9)
-    rows = []
-    for low, high in pairwise(edges):
-        inside = (confidence >= low) & (confidence < high)
-        if high > low and inside.any():
-            rows.append(
-                (
-                    f"{low:.2f} to {min(high, 1):.2f}",
-                    int(inside.sum()),
-                    f"{confidence[inside].mean():.3f}",
-                    f"{best[inside].mean():.3f}",
-                )
-            )
-    return (
-        "Of observations with noise, by their confidence: how many, its mean, and how many codes were the best:\n\n"
-        + table(("confidence", "observations", "mean", "best"), rows)
-    )
-
-
-def draw_reliability(results: Results) -> Figure:
-    """The share of best codes against the confidence, with intervals of two standard errors; how many have each."""
-    confidence, best = _gathered([r for r in results["rows"] if r["noise"]])
-    figure, axes = panels(1, 2, width=PAGE, height=2.7)
-    edges = np.array((*BINS[:-1], 0.95, 0.98, SURE, 1.0 + 1e-9))
-    bins = np.digitize(confidence, edges) - 1
-    filled = [b for b in range(len(edges) - 1) if (bins == b).sum() >= FEW]
-    mean = np.array([confidence[bins == b].mean() for b in filled])
-    share = np.array([best[bins == b].mean() for b in filled])
-    error = 2 * np.sqrt(share * (1 - share) / [(bins == b).sum() for b in filled])
-    axes[0].plot([0, 1], [0, 1], "--", color="#7f7f7f", linewidth=1)
-    axes[0].errorbar(mean, share, yerr=error, fmt="o", color="#009e73", markersize=4, linewidth=1)
-    tidy(axes[0], "confidence", "share of best codes", "reliability")
-    axes[0].set_xlim(max(0.0, mean.min() - 0.05), 1.02)
-    axes[0].set_ylim(max(0.0, mean.min() - 0.05), 1.02)
-    axes[1].hist(confidence, bins=50, range=(0.0, 1.0), color="#009e73")
-    tidy(axes[1], "confidence", "observations", "how many")
-    footer(figure, f"{len(best)} observations with noise; bins of fewer than {FEW} are left out")
-    return figure
-
-
-def _aims(results: Results) -> str:
-    rows = results["rows"]
-    determined, ambiguous = _sizes(rows)
-    lowest = min(r["shares"]["auto"] for r in determined)
-    mean = float(np.mean([r["shares"]["auto"] for r in determined]))
-    unsure = float(np.mean([r["shares"]["auto"] for r in ambiguous]))
-    slow = {
-        "noiseless": max(r["milliseconds"]["auto"] for r in determined if not r["noise"]),
-        "noisy": max(r["milliseconds"]["auto"] for r in determined if r["noise"]),
-        "decoders": max(
-            (r["milliseconds"]["auto"] for r in determined if r["noise"] and r["generator"] in DECODERS), default=0.0
-        ),
-        "ambiguous": max(r["milliseconds"]["auto"] for r in ambiguous),
-    }
-    confidence, best = _gathered([r for r in rows if r["noise"]])
-    few = [r for r in rows if r["generator"] in DECODERS and (r["measured"], r["noise"]) == ("gauss", 0.0)]
+def _confidence(results: Results) -> str:
+    """How sure the search is of observations with noise, and how often it is right."""
+    rows = [r for r in results["rows"] if r["noise"]]
+    confidence, best = _gathered(rows)
     sure = confidence >= SURE
-    of_determined, _ = _gathered([r for r in determined if r["noise"]])
-    of_ambiguous, _ = _gathered(ambiguous)
-    wrong = 1 - float(best[sure].mean())
-    error = calibration_error(confidence, best)
-    reached = float((of_determined >= SURE).mean())
-    return aims(
-        [
-            ("determined cells: 99% within 1% of the best known", per_cent(mean), mean >= 0.99),
-            ("97% in each of them", per_cent(lowest), lowest >= 0.97),
-            ("at most 25 ms without noise", short(slow["noiseless"]), slow["noiseless"] <= 25),
-            ("at most 30 ms with noise, decoders 20-60-784", short(slow["decoders"]), slow["decoders"] <= 30),
-            ("the same, all generators", short(slow["noisy"]), slow["noisy"] <= 30),
-            *_few_aims(few),
-            ("ambiguous cells: 95%", per_cent(unsure), unsure >= 0.95),
-            ("at most 100 ms", short(slow["ambiguous"]), slow["ambiguous"] <= 100),
-            ("of answers with confidence 0.99 at most 1% wrong", per_cent(wrong), wrong <= 0.01),
-            ("confidence 0.99 is reached by 90% in determined cells with noise", per_cent(reached), reached >= 0.9),
-            ("in ambiguous cells (no aim)", per_cent(float((of_ambiguous >= SURE).mean())), True),
-            ("calibration error at most 0.02", f"{error:.3f}", error <= 0.02),
-        ]
-    )  # fmt: skip
-
-
-def _few_aims(rows: list[dict[str, Any]]) -> list[tuple[str, str, bool | None]]:
-    """Of cells of 60 Gaussian measurements without noise."""
-    if not rows:
-        return []
-    exact, slow = min(r["shares"]["auto"] for r in rows), max(r["milliseconds"]["auto"] for r in rows)
-    what = "decoders 20-60-784, 60 Gaussian measurements without noise: 99% exact fits in each"
-    return [(what, per_cent(exact), exact >= 0.99), ("at most 20 ms", short(slow), slow <= 20)]
+    share = {
+        ambiguous: float((_gathered([r for r in rows if r["ambiguous"] == ambiguous])[0] >= SURE).mean())
+        for ambiguous in (False, True)
+    }
+    return (
+        f"Of {len(best):,} answers with noise, {int(sure.sum()):,} have a confidence of {SURE:g} or more, "
+        f"{per_cent(share[False])} where the data determine the code and {per_cent(share[True])} where they are "
+        f"ambiguous; {per_cent(1 - float(best[sure].mean()))} of them are not the best code. The calibration error is "
+        f"{calibration_error(confidence, best):.3f}."
+    )
 
 
 BENCHMARK = Benchmark(
     units=_units,
     measure=_measure,
-    blocks={"hard aims": _aims, "hard cells": _cells, "hard reliability": _reliability},
+    blocks={"hard": _cells, "hard confidence": _confidence},
     collect=rows_of,
-    draw=draw_reliability,
-    parts=REPORT,
+    parts=(*REPORT, *TUNE),
 )

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 
 from unrelu._invert import invert
 from unrelu.search.sample_cache import SampleCache
 from unrelu.thresholds import SIGNIFICANCE
 from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
-from unrelu_studies.benchmarks.searches import search_norms
 from unrelu_studies.benchmarks.searches.search_cells import (
     GENERATORS,
     QUICK_CELLS,
     QUICK_INSTANCES,
     RANDOM,
-    ZOO,
     CellBatch,
     SearchCell,
     cells,
     draw,
 )
-from unrelu_studies.kit.markdown_tables import form, per_cent, short, table
-from unrelu_studies.kit.picture_style import Style, footer, legend, panels, tidy
+from unrelu_studies.kit.markdown_tables import per_cent, short, table
 from unrelu_studies.kit.timing import one_core, timed
 from unrelu_studies.kit.unit_runner import Unit
 
@@ -60,19 +56,15 @@ class Ended:
 
 
 def _units(command: Command) -> list[Unit]:
-    """A cell each; then the parts of the other norms."""
+    """A cell each."""
     chosen = [c for c in (QUICK_CELLS if command.quick else cells())
               if not command.parts or c.generator in command.parts]  # fmt: skip
-    norms: list[Unit] = [("norms", part) for part in search_norms.PARTS]
-    return [*[("cell", c.generator, c.measurement, c.noise) for c in chosen], *norms]
+    return [(c.generator, c.measurement, c.noise) for c in chosen]
 
 
-def _measure(command: Command, unit: Unit) -> dict[str, Any]:
-    count = command.count(INSTANCES, QUICK_INSTANCES)
-    if unit[0] == "norms":
-        return search_norms.measure(str(unit[1]), count, command.seed)
-    cell = SearchCell(str(unit[1]), str(unit[2]), float(unit[3]))
-    return {"outcomes": list(measure_cell(cell, count, command.seed))}
+def _measure(command: Command, unit: Unit) -> list[Outcome]:
+    cell = SearchCell(str(unit[0]), str(unit[1]), float(unit[2]))
+    return list(measure_cell(cell, command.count(INSTANCES, QUICK_INSTANCES), command.seed))
 
 
 def measure_cell(cell: SearchCell, instances: int, seed: int, methods: Sequence[str] = METHODS) -> Iterator[Outcome]:
@@ -138,154 +130,30 @@ def inverted(batch: CellBatch, method: str) -> Ended:
     return Ended(**chosen, statuses=[str(runs[run].verdict[i]) for i, run in enumerate(best)])
 
 
-def _collect(command: Command, parts: list[Any]) -> Results:
-    norms = {name: value for part in parts for name, value in part.items() if name != "outcomes"}
-    ordered = {name: norms[name] for name in search_norms.PARTS}
-    return {"outcomes": [o for part in parts for o in part.get("outcomes", ())], "norms": ordered}
-
-
-# --- the picture ------------------------------------------------------------------------------------------------------
-
-# Hollow marks show what they lie on.
-_STYLES = {BLIND: Style("#0072b2", "o"), KNOWN: Style("#0072b2", "D"), "lm x10": Style("#d55e00", "s"),
-           "adam x10": Style("#009e73", "^")}  # fmt: skip
-_HOLLOW = (KNOWN, "adam x10")
-
-
-def draw_outcomes(results: Results) -> Figure:
-    """A panel for each generator of the zoo and one for the random nets: success against milliseconds, a dot a cell."""
-    outcomes = results["outcomes"]
-    groups = {name: [o for o in outcomes if o["generator"] == name] for name in ZOO}
-    groups["random nets"] = [o for o in outcomes if o["generator"] in RANDOM]
-    groups = {name: group for name, group in groups.items() if group}
-    figure, axes = panels(1, len(groups), width=max(5.0, 1 + 1.4 * len(groups)), height=2.9)
-    for axis, (name, group) in zip(axes, groups.items(), strict=True):
-        for method, style in _STYLES.items():
-            chosen = [o for o in group if o["method"] == method]
-            hollow = method in _HOLLOW
-            axis.plot(
-                [o["milliseconds"] for o in chosen], [100 * o["success"] for o in chosen], style.marker, label=method,
-                markersize=4.5, color=style.color, markerfacecolor="none" if hollow else style.color,
-                markeredgecolor=style.color if hollow else "white", markeredgewidth=1 if hollow else 0.5, alpha=0.85,
-                clip_on=False, zorder=3,  # dots on the rim are drawn whole
-            )  # fmt: skip
-        tidy(axis, "ms an observation", "success, %" if axis is axes[0] else "", name, log="x")
-        axis.margins(x=0.08)
-        axis.set_ylim(-3, 103)
-        axis.set_yticks((0, 25, 50, 75, 100), ("0", "25", "50", "75", "100") if axis is axes[0] else [""] * 5)
-    legend(figure, axes[0], len(_STYLES))
-    text = f"a dot: one measurement and noise level, up to {max(o['instances'] for o in outcomes)} observations"
-    footer(figure, f"{text}\none core, {results['machine']['processor']}")
-    return figure
-
-
-# --- the tables -------------------------------------------------------------------------------------------------------
-
-
-def _by_cell(results: Results, generators: Iterable[str]) -> dict[tuple[str, str, float], dict[str, Outcome]]:
-    """By generator, measurement and noise, then by method."""
-    chosen = set(generators)
-    found: dict[tuple[str, str, float], dict[str, Outcome]] = {}
+def _table(results: Results) -> str:
+    """Of each generator of the zoo, and of the random nets together: mean shares and median times over its cells."""
+    groups: dict[tuple[str, bool], list[Outcome]] = {}
     for o in results["outcomes"]:
-        if o["generator"] in chosen:
-            found.setdefault((o["generator"], o["measurement"], o["noise"]), {})[o["method"]] = o
-    return found
-
-
-def times_fewer(by_method: Mapping[str, Outcome], ours: str) -> float:
-    """Milliseconds a success of the better of the others, over those of ``ours``.
-
-    Infinity where only ours has successes, 0 where only another one has them, NaN where nobody has, or ours was not
-    run.
-    """
-    spent = {m: o["milliseconds"] / o["success"] if o["success"] else math.inf for m, o in by_method.items()}
-    others = min((spent[method] for method in spent if method not in OURS), default=math.nan)
-    return others / spent.get(ours, math.nan)
-
-
-def outcomes_table(generator: str, results: Results) -> str:
-    """A row for each measurement and noise of one generator."""
-    found = _by_cell(results, (generator,))
-    if not found:
-        return f"`{generator}`: not in these results."
-    first = next(iter(found.values()))
-    text = (
-        f"`{generator}`, {first[BLIND]['instances']} observations a row, {first['adam x10']['instances']} of them for "
-        "`lm` and `adam`:\n\n"
-    )
-    last = "error / oracle" if generator in RANDOM else "error"
-    head = ("measured", "noise", *("auto, blind", "noise known", "lm x10", "adam x10"), "claimed, blind",
-            "claimed, known", "fewer ms, blind", "known", last)  # fmt: skip
-    return text + table(head, (_row(key, by_method) for key, by_method in found.items()))
-
-
-def _row(key: tuple[str, str, float], by_method: dict[str, Outcome]) -> Iterable[str]:
-    yield from (key[1], f"{key[2]:g}")
-    for method in METHODS:
-        o = by_method.get(method)
-        yield f"{per_cent(o['success'])} {short(o['milliseconds'])} ms" if o else "-"
-    blind, known = by_method[BLIND], by_method.get(KNOWN)
-    yield f"{per_cent(blind['claimed'])} ({form(blind['confidence'], '.2f')})"
-    yield f"{per_cent(known['claimed'])} ({per_cent(known['fits'])})" if known else "-"
-    for method in OURS:
-        times = times_fewer(by_method, method)
-        yield "-" if math.isnan(times) else short(times) if times else "0"
-    yield form(blind["oracle"], ".3f") if key[0] in RANDOM else form(blind["error"], ".2g")
-
-
-# Generators, the share of successes, and milliseconds without noise, blind and with the noise known.
-_AIMS: tuple[tuple[tuple[str, ...], float, float, float, float], ...] = (
-    (("mnist-relu",), 0.99, 15, 40, 8),
-    (("mnist-leaky",), 0.995, 12, 12, 12),
-    (("mnist-sigmoid",), 0.995, 12, 12, 12),
-    (("mnist-dcgan",), 0.99, 90, 400, 90),
-    (RANDOM, 1.0, 10, 10, 10),
-)
-
-
-def _reached(results: Results) -> str:
+        name = "random nets" if o["generator"] in RANDOM else f"`{o['generator']}`"
+        groups.setdefault((name, bool(o["noise"])), []).append(o)
     rows = []
-    for generators, least, without, blind, known in _AIMS:
-        found = list(_by_cell(results, generators).values())
-        ours = [by_method[name] for by_method in found for name in OURS if name in by_method]
-        fewer = [times_fewer(by_method, name) for by_method in found for name in OURS if name in by_method]
-        ratios = [o["oracle"] for o in ours if o["oracle"] is not None]
-
-        def spent(noisy: bool, method: str | None, ours: list[Outcome] = ours) -> list[float]:
-            chosen = (o for o in ours if bool(o["noise"]) is noisy and method in (None, o["method"]))
-            return [o["milliseconds"] for o in chosen]
-
-        rows.append((
-            "random nets" if generators is RANDOM else generators[0],
-            _aim([o["success"] for o in ours], least, True, per_cent),
-            _aim(spent(False, None), without, False, short),
-            _aim(spent(True, BLIND), blind, False, short),
-            _aim(spent(True, KNOWN), known, False, short),
-            _aim(fewer, 5.0, True, short),
-            _aim(ratios, 1.01, False, lambda ratio: f"{ratio:.3f}"),
-        ))  # fmt: skip
-    head = ("generator", "found", "ms without noise", "ms blind", "ms, noise known", "times fewer ms", "error / oracle")
-    return f"The aim; how many rows reach it, and the worst of them:\n\n{table(head, rows)}"
+    for (name, noisy), group in groups.items():
+        by_method = {method: [o for o in group if o["method"] == method] for method in METHODS}
+        rows.append((name, "yes" if noisy else "no", *(_found(outcomes) for outcomes in by_method.values())))
+    return table(("generator", "noise", *METHODS), rows)
 
 
-def _aim(values: list[float], aim: float, least: bool, write: Callable[[float], str]) -> str | None:
-    """An aim, how many values reach it, and the worst of them; None without values."""
-    if not values:
+def _found(outcomes: Sequence[Outcome]) -> str | None:
+    if not outcomes:
         return None
-    reached = sum(value >= aim if least else value <= aim for value in values)
-    goal = f"{100 * aim:g}%" if write is per_cent else f"{aim:g}"
-    return f"{goal}: {reached} of {len(values)}, {write(min(values) if least else max(values))}"
+    share = float(np.mean([o["success"] for o in outcomes]))
+    return f"{per_cent(share)}, {short(float(np.median([o['milliseconds'] for o in outcomes])))} ms"
 
 
 BENCHMARK = Benchmark(
     units=_units,
     measure=_measure,
-    blocks={
-        **{f"search {name}": partial(outcomes_table, name) for name in GENERATORS},
-        "search aims": _reached,
-        "search norms": search_norms.norms_table,
-    },
-    collect=_collect,
-    draw=draw_outcomes,
+    blocks={"search": _table},
+    collect=lambda command, parts: {"outcomes": [outcome for part in parts for outcome in part]},
     parts=GENERATORS,
 )

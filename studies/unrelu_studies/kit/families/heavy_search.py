@@ -230,12 +230,6 @@ def finished_by_lbfgs(observed: FamilyObservations, z: Array) -> Array:
         return np.array([_lbfgs(chain, y, code) for y, code in zip(targets, z, strict=True)])
 
 
-def gains_by_lbfgs(observed: FamilyObservations, z: Array) -> Array:
-    """By which share of it L-BFGS lowers the objective from codes (B, k), (B,); 0 of exact fits."""
-    f, lowered = observed.objective(z), observed.objective(finished_by_lbfgs(observed, z))
-    return np.where(observed.fitted_exactly(f), 0.0, np.maximum(0.0, 1 - lowered / np.maximum(f, _TINY)))
-
-
 def _lbfgs(chain: ObservedChain, y: Tensor, z: Array) -> Array:
     unit = _FIRST_STEP * max(float(np.linalg.norm(z)) / math.sqrt(len(z)), _FIRST_STEP)
     at_start = max(float((chain.linearise(torch.tensor(z[None]))[0] - y).square().sum()), _TINY)

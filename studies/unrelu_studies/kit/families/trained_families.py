@@ -6,13 +6,12 @@ activation saturates. All are trained here in seconds, from data that scikit-lea
 gives the same weights on one machine. Random nets are among them, as what nobody trained.
 
 Nothing is tuned on :data:`REPORT`: its seeds, widths, regularisers and data sets are others than those of
-:data:`TUNE`. :data:`BEYOND_RELU` are decoders with other activations and with branches, and ReLU decoders of the same
-widths.
+:data:`TUNE`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -55,8 +54,6 @@ class TrainedFamily:
         dropout: after every hidden activation.
         kl: weight of the KL divergence; 0 trains an autoencoder without it.
         convolutional: transposed convolutions of stride 2, from 2 x 2 to 8 x 8 pixels.
-        blocks: residual blocks after the first layer, of two layers of its width.
-        skips: whether every layer takes the code too.
         epochs: over the training data.
     """
 
@@ -69,8 +66,6 @@ class TrainedFamily:
     dropout: float = 0.0
     kl: float = 0.2
     convolutional: bool = False
-    blocks: int = 0
-    skips: bool = False
     epochs: int = 60
 
     def build(self) -> Network:
@@ -91,8 +86,6 @@ class TrainedFamily:
         return 2 * x - 1 if self.output == "tanh" else x
 
     def _decoder(self, n: int) -> nn.Module:
-        if self.blocks or self.skips:
-            return (_Residual if self.blocks else _Skips)(self, n)
         modules: list[nn.Module] = []
         if self.convolutional:
             k, *channels = self.sizes
@@ -125,45 +118,6 @@ class TrainedFamily:
                 (misfit + penalty).mean().backward()
                 adam.step()
         decoder.eval()
-
-
-class _Residual(nn.Module):
-    """A linear layer, residual blocks, and a linear layer."""
-
-    def __init__(self, family: TrainedFamily, n: int) -> None:
-        super().__init__()
-        k, width = family.sizes
-        self.first, self.last = nn.Linear(k, width), nn.Linear(width, n)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), _module(family.activation), nn.Linear(width, width))
-            for _ in range(family.blocks)
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        """G(z)."""
-        h = self.first(z)
-        for block in self.blocks:
-            h = h + block(h)
-        return self.last(h)  # type: ignore[no-any-return]
-
-
-class _Skips(nn.Module):
-    """Layers that take the output of the one before and the code."""
-
-    def __init__(self, family: TrainedFamily, n: int) -> None:
-        super().__init__()
-        k, *widths = family.sizes
-        sizes = (0, *widths, n)
-        self.layers = nn.ModuleList(nn.Linear(k + a, b) for a, b in pairwise(sizes))
-        self.activation = _module(family.activation)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """G(z)."""
-        *layers, last = self.layers
-        h = z
-        for i, layer in enumerate(layers):
-            h = self.activation(layer(torch.cat([h, z], dim=1) if i else z))
-        return last(torch.cat([h, z], dim=1))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -201,8 +155,7 @@ def _module(activation: str) -> nn.Module:
     if name == "leaky_relu":
         return nn.LeakyReLU(float(slope))
     modules: dict[str, type[nn.Module]] = {
-        "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "gelu": nn.GELU, "elu": nn.ELU,
-        "softplus": nn.Softplus,
+        "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh,
     }  # fmt: skip
     return modules[name]()
 
@@ -331,48 +284,7 @@ REPORT: dict[str, Family] = {
     "random leaky .2, 12-24-24-24-64": RandomFamily(sizes_of("12-24-24-24-64"), 83003, "leaky_relu:0.2", bias=0.3),
     "random leaky .01, 7-30-50-64": RandomFamily(sizes_of("7-30-50-64"), 83004, "leaky_relu:0.01", bias=0.2),
 }
-# Drawn when the local searches were rewritten, and looked at only to compare the searches before and after.
-FRESH: dict[str, Family] = {
-    "weight decay 1e-3, 9-36-72": TrainedFamily((9, 36, 72), 91001, decay=1e-3),
-    "dropout .3, patches, 10-48-96": TrainedFamily((10, 48, 96), 91002, data="patches", dropout=0.3, kl=0.02),
-    "autoencoder, 7-40-64": TrainedFamily((7, 40, 64), 91003, decay=3e-4, kl=0.0),
-    "leaky .05, 10-44-44": TrainedFamily((10, 44, 44), 91004, activation="leaky_relu:0.05", decay=3e-4),
-    "ReLU out, 12-56-112": TrainedFamily((12, 56, 112), 91005, output="relu"),
-    "sigmoid out, weight decay, 10-40-80": TrainedFamily((10, 40, 80), 91006, output="sigmoid", decay=1e-4),
-    "tanh out, 8-32-64": TrainedFamily((8, 32, 64), 91007, output="tanh"),
-    "decays, dropout, 8-40-80": TrainedFamily((8, 40, 80), 91008, data="decays", dropout=0.1, kl=0.05),
-    "random leaky .05, 8-24-24-64": RandomFamily(sizes_of("8-24-24-64"), 93001, "leaky_relu:0.05", bias=0.2),
-    "random, 10-40-80": RandomFamily(sizes_of("10-40-80"), 93002, bias=0.5),
-}
-# Decoders with other activations and with branches. Nothing is tuned on them.
-_BEYOND_RELU: dict[str, TrainedFamily] = {
-    "GELU, 8-32-64": TrainedFamily((8, 32, 64), 84001, activation="gelu"),
-    "GELU, sigmoid out, 10-40-80": TrainedFamily((10, 40, 80), 84002, activation="gelu", output="sigmoid"),
-    "ELU, 8-40-80": TrainedFamily((8, 40, 80), 84003, activation="elu", decay=1e-4),
-    "ELU, spectra, 8-32-64": TrainedFamily((8, 32, 64), 84004, data="spectra", activation="elu", kl=0.02),
-    "softplus, 10-40-80": TrainedFamily((10, 40, 80), 84005, activation="softplus"),
-    "softplus, decays, 6-32-64": TrainedFamily((6, 32, 64), 84006, data="decays", activation="softplus"),
-    "residual, 8-32, 3 blocks": TrainedFamily((8, 32), 84007, blocks=3),
-    "residual, GELU, patches, 10-40, 2 blocks": TrainedFamily(
-        (10, 40), 84008, data="patches", activation="gelu", kl=0.02, blocks=2
-    ),
-    "skips, 8-32-64": TrainedFamily((8, 32, 64), 84009, skips=True),
-    "skips, ELU, 10-40-40": TrainedFamily((10, 40, 40), 84010, activation="elu", decay=1e-4, skips=True),
-}
-
-
-def _relu_of(family: TrainedFamily) -> TrainedFamily:
-    """A chain of ReLU layers of the same widths, which the data are the same for."""
-    *before, width = family.sizes
-    return replace(family, sizes=(*before, *[width] * (1 + family.blocks)), activation="relu", blocks=0, skips=False)
-
-
-BEYOND_RELU: dict[str, TrainedFamily] = {
-    name: family
-    for title, own in _BEYOND_RELU.items()
-    for name, family in ((title, own), (f"{title}: ReLU of these widths", _relu_of(own)))
-}
-FAMILIES = TUNE | REPORT | FRESH | BEYOND_RELU
+FAMILIES = TUNE | REPORT
 
 
 @cache
@@ -389,7 +301,7 @@ def output_of(name: str) -> str:
 
 def others(name: str) -> list[str]:
     """Families of the same list, of data in the same range and with as many outputs, whose outputs it did not make."""
-    group = next(group for group in (TUNE, REPORT, FRESH, BEYOND_RELU) if name in group)
+    group = next(group for group in (TUNE, REPORT) if name in group)
     return [other for other, theirs in group.items() if other != name and _comparable(FAMILIES[name], theirs)]
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLoca
 
 from unrelu._invert import invert
 from unrelu_studies.kit.measures import relative_error, said
-from unrelu_studies.kit.method_labels import MEAN_READING, METHODS, options_of
+from unrelu_studies.kit.method_labels import METHODS, options_of
 from unrelu_studies.kit.numbers_file import Numbers, Row
 from unrelu_studies.kit.picture_style import STYLES, grid_of_images, legend, tidy
 from unrelu_studies.kit.random_instances import draw_seed, random
@@ -46,8 +46,6 @@ _RUN: dict[str, tuple[str | ProjectedGradient, dict[str, Any]]] = {
     "adam": ("adam", {"restarts": _ADAM_STARTS}),
     "auto": METHODS["auto"],
 }
-# A reading in which the step is that of the gradient of a mean over pixels; it is run, and not drawn.
-_MEAN = "GD, mean of squares"
 # From where gradient descent ended: if this finds the code, the run had not arrived yet.
 _FINISHED: tuple[str, tuple[str, dict[str, Any]]] = ("GD, then lm", ("lm", {}))
 _PUBLISHED = ("projected", "projected, filling")  # with linf inside, as the paper says
@@ -107,8 +105,7 @@ def _measure(generators: Sequence[TrainedGenerator], unit: Unit, seed: int, quic
     shape = (len(truth), *network.output_shape)
     y, mask = np.where(visible, clean, 0).reshape(shape), visible.reshape(shape)
     z = None
-    descents = {"GD": options_of("GD, trained", quick), _MEAN: options_of(_MEAN, quick)}
-    for method, (name, options) in ({**_RUN, _FINISHED[0]: _FINISHED[1]} | descents).items():
+    for method, (name, options) in {**_RUN, "GD": options_of("GD, trained", quick), _FINISHED[0]: _FINISHED[1]}.items():
         given = z if method == _FINISHED[0] else None
         result = invert(network, y, name, operator=mask, seed=start, z0=given, **options)
         z = result.z if method == "GD" else z
@@ -221,7 +218,7 @@ _WHAT = f"hidden pixels with an error up to {_REASONABLE:.0%} of their energy, a
 
 def _reasonable_results(numbers: Numbers) -> list[Claim]:
     """Whether linf gives reasonable results, and better ones than gradient descent, in every reading."""
-    right = {method: _reasonable(numbers, method) for method in (*_RUN, _MEAN)}
+    right = {method: _reasonable(numbers, method) for method in _RUN}
     # With step 0.5 or filling, whichever is better.
     best = max(_PUBLISHED, key=right.__getitem__)
 
@@ -249,7 +246,6 @@ def _reasonable_results(numbers: Numbers) -> list[Claim]:
         always(alone, "linf", ("linf",)),
         better("", best, "GD", (*_PUBLISHED, "GD")),
         better(alone, "linf", "GD", ("linf", "GD")),
-        better(MEAN_READING, best, _MEAN, (*_PUBLISHED, _MEAN)),
     ]  # fmt: skip
 
 

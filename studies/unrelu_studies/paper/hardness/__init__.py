@@ -44,17 +44,7 @@ activations.
 
 from __future__ import annotations
 
-from unrelu_studies.paper.hardness.formula import Formula, parse_dimacs, random_formula, read_dimacs
+from unrelu_studies.paper.hardness.formula import Formula, random_formula
 from unrelu_studies.paper.hardness.networks import SEPARATION, Example, Reduction, example_1, reduction
 
-__all__ = [
-    "SEPARATION",
-    "Example",
-    "Formula",
-    "Reduction",
-    "example_1",
-    "parse_dimacs",
-    "random_formula",
-    "read_dimacs",
-    "reduction",
-]
+__all__ = ["SEPARATION", "Example", "Formula", "Reduction", "example_1", "random_formula", "reduction"]

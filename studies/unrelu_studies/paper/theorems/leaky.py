@@ -16,15 +16,12 @@ from unrelu_studies.kit.picture_style import STYLES, Style, cloud, legend, panel
 from unrelu_studies.kit.random_instances import draw_seed, gaussian_network, noise, random
 from unrelu_studies.kit.unit_runner import Unit
 from unrelu_studies.paper.experiment import Claim, Experiment, Verdict
-from unrelu_studies.paper.theorems.method_variants import inactive
 
 _SIZES = (20, 100, 200, 500)
 _TRAINED = "mnist-leaky"
 _CODES, _CODES_TRAINED = 5, 10  # of each random network, and of each unit of the trained one
 _NETWORKS, _PLACES = 6, 1  # random networks, and units of the trained one at each level
 _SAME, _SAME_AUTO, _SAME_EXACT = "linf, ReLU", "auto, ReLU", "exact, ReLU"
-# Remark 1's first way: a negative output counts as that of a ReLU that is off.
-_INACTIVE = "linf, negative off"
 _METHODS = {
     "random": ("exact", "least_squares", "l1", "linf", "GD", "auto"),
     "trained": ("exact", "least_squares", "l1", "linf", "GD, trained", "auto"),
@@ -32,7 +29,6 @@ _METHODS = {
 _TITLES = {"random": "random 20-100-200-500", "trained": "trained 20-200-500-784"}
 _STYLES = STYLES | {
     "exact": Style("#56b4e9", ">", "--"), _SAME: Style("#0072b2", "", "--"),
-    _INACTIVE: Style("#000000", "*", "--"),
 }  # fmt: skip
 _SMALL, _SUCCESS = 1e-2, 1e-3
 
@@ -66,7 +62,6 @@ def _measure(unit: Unit, seed: int, quick: bool) -> list[Row]:
             for method, label in (("linf", _SAME), ("auto", _SAME_AUTO)):
                 result = run(method, relu, relu(truth) + level * e, seed=start)
                 rows += code_rows((which, level, index), label, result.z, truth, result.seconds)
-            rows += code_rows((which, level, index), _INACTIVE, inactive(network, clean + level * e), truth)
         rows += code_rows((which, level, index), "oracle", oracle(network, truth, level * e), truth)
     if which == "random" or levels[0] == min(NOISES) or quick:
         rows += code_rows((which, 0.0, index), "exact", run("exact", network, clean, seed=start).z, truth)
@@ -83,7 +78,7 @@ def _draw(numbers: Numbers) -> Figure:
     figure, axes = panels(1, 2, height=3.0)
     for axis, network in zip(axes, numbers.distinct("network"), strict=True):
         part, levels = numbers.where(network=network), _noisy(numbers, network)
-        methods = [m for m in (*_METHODS[network], _SAME, _INACTIVE, "oracle") if m in part.distinct("method")]
+        methods = [m for m in (*_METHODS[network], _SAME, "oracle") if m in part.distinct("method")]
         for i, method in enumerate(methods):
             groups = [errors(part, noise=level, method=method) for level in levels]
             cloud(axis, levels, groups, method.replace(", trained", ""), 0.09 * (i - 2.5), _STYLES[method])
@@ -121,7 +116,7 @@ def _trained_claims(numbers: Numbers) -> list[Claim]:
 
 
 def _as_good(numbers: Numbers) -> list[Claim]:
-    """Remark 1 in four readings."""
+    """Remark 1 in three readings."""
     says = "LeakyReLU does at least as good as ReLU"
 
     def read(reading: str, method: str, same: str, reason: str) -> Claim:
@@ -139,8 +134,6 @@ def _as_good(numbers: Numbers) -> list[Claim]:
     return [
         read("", "linf", _SAME, "negative outputs hold w_j z only to within noise / c, and hidden values have no bound "
              "h >= 0, which ReLU gives"),
-        read("negative outputs count as those of a ReLU that is off", _INACTIVE, _SAME,
-             "hidden values have no bound h >= 0, which ReLU gives"),
         read("whole networks are inverted at once, by auto", "auto", _SAME_AUTO, "it is not so at every level"),
         Claim(
             "Remark 1", says, f"recovered by exact to {_SUCCESS:g}: LeakyReLU {found['exact']:.1%}, ReLU "
@@ -182,8 +175,8 @@ EXPERIMENTS = {
             f"{_NETWORKS} random networks 20-100-200-500 with weights N(0, 1/n_i), {_CODES} codes N(0, I) of each, and "
             f"{_PLACES * _CODES_TRAINED} codes of the zoo's `{_TRAINED}` (20-200-500-784); uniform noise U(-a, a). No "
             "method is told the noise. The oracle is least squares with all signs known. The dashed line is linf on "
-            "the same weights with ReLU; `linf, negative off` takes a negative output for that of a ReLU that is off. "
-            "GD makes 1,000 steps of length 1 on random networks, 10,000 of 1e-3 on the trained one."
+            "the same weights with ReLU. GD makes 1,000 steps of length 1 on random networks, 10,000 of 1e-3 on the "
+            "trained one."
         ),
         columns=("network", "noise", "place", "code", "method", "error", "seconds"),
         units=_units,

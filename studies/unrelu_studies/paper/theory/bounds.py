@@ -1,9 +1,8 @@
-r"""Theorems 3 and 4 and Corollary 1: how far the code that Algorithms 1 and 2 find is from the true one."""
+r"""Theorem 3 for one network and one code: how far the code that Algorithm 1 finds is from the true one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,131 +24,6 @@ _GAP, _ROUNDING, _ZERO = 1e-7, 1e-12, 2e-10
 _FIRST = 1e-9
 # Room for a few roundings.
 _UP = 1 + 1e-14
-
-
-@dataclass(frozen=True)
-class ErrorBound:
-    """What a theorem says.
-
-    Attributes:
-        error: the bound on the error of the code.
-        thresholds: of layers 1 to d: what at least :math:`m_i` outputs of layer i must exceed for it to hold.
-    """
-
-    error: float
-    thresholds: tuple[float, ...]
-
-
-def theorem_3(c_inf: float | Sequence[float], depth: int, eps: float) -> ErrorBound:
-    r"""Theorem 3: what ``linf`` recovers where :math:`|e|_\infty \le \varepsilon`.
-
-    .. math:: |z - z^*|_\infty \le \left( \tfrac{2}{c_\infty} \right)^d \varepsilon
-        \quad\text{or}\quad \prod_{i=1}^d \tfrac{2}{c_i}\, \varepsilon
-
-    where in every layer at least :math:`m_i` true outputs exceed :math:`2 \prod_{l > i} (2 / c_l)\, \varepsilon`, which
-    is :math:`2 (2 / c_\infty)^{d - i} \varepsilon` with one constant for all layers, and each :math:`c_i` is one of
-    Assumption 2 for :math:`m_i` rows of :math:`W_i`.
-
-    Args:
-        c_inf: the constant, above 0, or one for each layer from first to last.
-        depth: d.
-        eps: the bound on the noise, at least 0.
-
-    Raises:
-        InputError: a number is out of its range, or there are not d constants.
-
-    Source: Assumption 2 and Theorem 3 of the paper; the proof takes one layer at a time, so constants may differ.
-    """
-    return _theorem("c_inf", c_inf, depth, eps)
-
-
-def theorem_4(c_1: float | Sequence[float], depth: int, eps: float) -> ErrorBound:
-    r"""Theorem 4: what ``l1`` recovers where :math:`|e|_1 \le \varepsilon`.
-
-    .. math:: |z - z^*|_1 \le \frac{2^d \varepsilon}{c_1^d}
-        \quad\text{or}\quad \prod_{i=1}^d \tfrac{2}{c_{1,i}}\, \varepsilon
-
-    where in every layer at least :math:`m_i` true outputs exceed :math:`2^{d + 1 - i} \varepsilon / c_1^{d - i}`, and
-    each constant is one of Assumption 3 for :math:`m_i` rows of :math:`W_i`.
-
-    Args:
-        c_1: the constant, above 0, or one for each layer from first to last.
-        depth: d.
-        eps: the bound on the noise, at least 0.
-
-    Raises:
-        InputError: a number is out of its range, or there are not d constants.
-
-    Source: Assumption 3 and Theorem 4 of the paper; the proof takes one layer at a time, so constants may differ.
-    """
-    return _theorem("c_1", c_1, depth, eps)
-
-
-@dataclass(frozen=True)
-class Corollary:
-    """What Corollary 1 says.
-
-    Attributes:
-        error: the bound on the largest error of a coordinate of the code.
-        limit: the noise must be below that.
-        holds: whether it is.
-    """
-
-    error: float
-    limit: float
-    holds: bool
-
-
-def corollary_1(c_2: float, depth: int, eps: float, z: npt.ArrayLike) -> Corollary:
-    r"""Corollary 1: Theorem 3 for Gaussian weights N(0, 1) and :math:`n_i \ge 5 n_{i-1}`, with high probability.
-
-    .. math:: |z - z^*|_\infty \le \frac{2^d \varepsilon}{c_2^d}
-        \quad\text{where}\quad \varepsilon < \frac{c_2^d}{2^{d+4}} |z^*|_2 \sqrt k
-
-    :math:`c_2` is a universal constant in (0, 2] that the paper does not give. The condition is how the printed formula
-    reads; its square root is set apart from the k below it. It stands for the brightness that Theorem 3 asks for.
-    With one layer the outputs are :math:`|z^*|_2` times standard Gaussians, so for a large k it cannot be enough;
-    :func:`recovery_bound` counts bright outputs instead.
-
-    Args:
-        c_2: the constant.
-        depth: d.
-        eps: :math:`|e|_\infty`, at least 0.
-        z: the true code, (k,).
-
-    Raises:
-        InputError: a number is out of its range, or z is no finite vector.
-
-    Source: Corollary 1 of the paper.
-    """
-    if not 0 < c_2 <= 2:
-        raise InputError(f"c_2={c_2} must be in (0, 2], where Corollary 1 has it")
-    error = _theorem("c_2", c_2, depth, eps).error
-    code = numbers(z, "z")
-    if code.ndim != 1 or not len(code) or not np.isfinite(code).all():
-        raise InputError(f"z has shape {code.shape}; pass one finite code (k,)")
-    limit = (c_2 / 2) ** depth / 16 * float(np.linalg.norm(code)) * math.sqrt(len(code))
-    return Corollary(error, limit, eps < limit)
-
-
-def _theorem(name: str, constants: float | Sequence[float], depth: int, eps: float) -> ErrorBound:
-    """The recursion e_d = eps, e_(i-1) = 2 e_i / c_i, with the thresholds 2 e_i."""
-    if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 1:
-        raise InputError(f"depth={depth!r} must be an integer of at least 1: the number of layers")
-    try:
-        each = np.asarray(constants, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}={constants!r} must be a number above 0, or {depth} of them") from None
-    if each.shape not in ((), (depth,)) or not ((each > 0) & (each < math.inf)).all():
-        raise InputError(
-            f"{name}={constants!r} must be a finite number above 0, or {depth} of them, one for each layer"
-        )
-    _check_eps(eps)
-    error, thresholds = float(eps), []
-    for c in np.broadcast_to(each, (depth,))[::-1]:
-        thresholds.append(2 * error)
-        error *= 2 / float(c)
-    return ErrorBound(error, tuple(reversed(thresholds)))
 
 
 def _check_eps(eps: float) -> None:

@@ -34,7 +34,6 @@ from scipy import sparse
 from unrelu.errors import InputError
 from unrelu.lp.highs import LinearProgram, solve
 from unrelu.lp.lp_status import LpStatus
-from unrelu.runtime.streams import stream
 
 Array = npt.NDArray[np.float64]
 
@@ -45,8 +44,6 @@ _TINY = 1e-290
 _ENUMERABLE = 10
 # k^2 m up to which the best left inverse is computed, which takes long. Beyond, the pseudo-inverse is taken.
 _SOLVABLE = 200_000
-# Vectors from which the search for the worst rows descends, and steps that it takes at most.
-_STARTS, _STEPS = 50, 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,21 +59,6 @@ class Bracket:
     lower: float
     upper: float
     v: Array
-
-
-@dataclass(frozen=True, eq=False)
-class Worst:
-    r"""Rows and a vector that they extend little.
-
-    Attributes:
-        value: :math:`|W_I v| / |v|`, rounded upwards; no larger constant holds for all sets of m rows.
-        v: (k,).
-        rows: I, (m,), in increasing order.
-    """
-
-    value: float
-    v: Array
-    rows: npt.NDArray[np.intp]
 
 
 def c_inf(matrix: npt.ArrayLike) -> Bracket:
@@ -111,8 +93,8 @@ def c_1(matrix: npt.ArrayLike) -> Bracket:
 
     Up to k = 10, lower and upper agree to about 1e-10, by :math:`2^{k-1}` linear programs, one for each pattern of
     signs of v. For more columns the lower bound is that of the best left inverse L, a linear program, or where
-    :math:`k^2 m` is beyond 200,000 that of the pseudo-inverse; the upper bound is from a search. For 100 x 20 Gaussian
-    rows they are 7.5 and 10.7, after a second.
+    :math:`k^2 m` is beyond 200,000 that of the pseudo-inverse; the upper bound is the ratio of the singular vector with
+    the least singular value.
 
     Args:
         matrix: W, (m, k): the rows I of a layer.
@@ -127,54 +109,6 @@ def c_1(matrix: npt.ArrayLike) -> Bracket:
     Source: Assumption 3 of the paper, for a given I.
     """
     return _bracket(*_scaled(matrix), "l1")
-
-
-def c_inf_upper(matrix: npt.ArrayLike, m: int, samples: int = 1000, seed: int = 0) -> Worst:
-    r"""An upper bound on the constant of Assumption 2 over all sets of at least m rows.
-
-    .. math:: \min_{|I| \ge m} \min_v \frac{|W_I v|_\infty}{|v|_\infty} \;\le\; \frac{|W v|_{(m)}}{|v|_\infty}
-
-    for any v, with :math:`|W v|_{(m)}` the m-th smallest of :math:`|w_j^T v|`. From the best sampled v, I becomes the m
-    rows with the smallest :math:`|w_j^T v|`, then v the best vector for this I with the same largest coordinate, and so
-    on until nothing falls. What was found is a set of rows, so the bound is certain; whether there is a worse set is
-    not known. It takes 0.5 s for 50 of 100 x 20 rows.
-
-    Args:
-        matrix: W, (n, k).
-        m: number of rows, 1 to n.
-        samples: vectors drawn from N(0, I), beside the k unit vectors.
-        seed: of the draw.
-
-    Raises:
-        InputError: W is not a matrix with columns, or not finite; m is not 1 to n; samples is below 1.
-        SolverError: HiGHS refuses a program.
-
-    Source: Assumption 2 of the paper.
-    """
-    return _worst(matrix, m, samples, seed, "linf")
-
-
-def c_1_upper(matrix: npt.ArrayLike, m: int, samples: int = 1000, seed: int = 0) -> Worst:
-    r"""An upper bound on the constant of Assumption 3 over all sets of at least m rows.
-
-    .. math:: \min_{|I| \ge m} \min_v \frac{|W_I v|_1}{|v|_1} \;\le\; \frac{1}{|v|_1} \sum_{i=1}^{m} |W v|_{(i)}
-
-    for any v, the sum being that of the m smallest :math:`|w_j^T v|`. The search is that of :func:`c_inf_upper`, with
-    the signs of v kept in a step in place of its largest coordinate.
-
-    Args:
-        matrix: W, (n, k).
-        m: number of rows, 1 to n.
-        samples: vectors drawn from N(0, I), beside the k unit vectors.
-        seed: of the draw.
-
-    Raises:
-        InputError: W is not a matrix with columns, or not finite; m is not 1 to n; samples is below 1.
-        SolverError: HiGHS refuses a program.
-
-    Source: Assumption 3 of the paper.
-    """
-    return _worst(matrix, m, samples, seed, "l1")
 
 
 def _scaled(matrix: npt.ArrayLike) -> tuple[Array, float]:
@@ -204,8 +138,7 @@ def _bracket(w: Array, scale: float, norm: str) -> Bracket:
     elif k <= _ENUMERABLE:
         lower, witnesses = _by_signs(w)
     else:
-        lower, witnesses = _by_left_inverse(w), _starts(w, m, 1000, 0, norm)
-        witnesses = [_descend(w, m, v, norm).v for v in witnesses]
+        lower, witnesses = _by_left_inverse(w), []
     value, v = min(((_ratio(w, v, norm), v) for v in [_flattest(w), *witnesses]), key=lambda pair: pair[0])
     return Bracket(lower * scale, value * scale, v)
 
@@ -349,50 +282,3 @@ def _ratio(w: Array, v: Array, norm: str) -> float:
     entries = np.abs(w @ v) + 4 * (k + 4) * _UNIT * (np.abs(w) @ np.abs(v)) + _TINY
     size, length = (entries.max(), 1.0) if norm == "linf" else (entries.sum(), np.abs(v).sum())
     return float(size / length * (1 + 2 * (m + k + 8) * _UNIT))
-
-
-def _worst(matrix: npt.ArrayLike, m: int, samples: int, seed: int, norm: str) -> Worst:
-    w, scale = _scaled(matrix)
-    n, k = w.shape
-    if not (isinstance(m, (int, np.integer)) and 1 <= m <= n):
-        raise InputError(f"m={m!r} must be an integer from 1 to {n}, the number of rows")
-    if not (isinstance(samples, (int, np.integer)) and samples >= 1):
-        raise InputError(f"samples={samples!r} must be an integer of at least 1")
-    if not (isinstance(seed, (int, np.integer)) and seed >= 0):
-        raise InputError(f"seed={seed!r} must be an integer of at least 0")
-    if m < k:
-        rows = np.arange(m)
-        return Worst(0.0, _flattest(w[rows]), rows)
-    ends = [_descend(w, int(m), v, norm) for v in _starts(w, int(m), int(samples), seed, norm)]
-    worst = min(ends, key=lambda end: end.value)
-    return Worst(worst.value * scale, worst.v, worst.rows)
-
-
-def _starts(w: Array, m: int, samples: int, seed: int, norm: str) -> list[Array]:
-    """Of unit vectors and Gaussian ones those that m rows extend least."""
-    k = w.shape[1]
-    vectors = np.concatenate([np.eye(k), stream("worst rows", seed).standard_normal((samples, k))])
-    products = np.sort(np.abs(vectors @ w.T), axis=1)[:, :m]
-    if norm == "linf":
-        ratios = products[:, -1] / np.abs(vectors).max(axis=1)
-    else:
-        ratios = products.sum(axis=1) / np.abs(vectors).sum(axis=1)
-    return list(vectors[np.argsort(ratios, kind="stable")[:_STARTS]])
-
-
-def _descend(w: Array, m: int, v: Array, norm: str) -> Worst:
-    """From v down to rows and a vector that are each the worst for the other, as far as one program can tell."""
-    best = Worst(math.inf, v, np.arange(m))
-    for _ in range(_STEPS):
-        rows = np.sort(np.argsort(np.abs(w @ v), kind="stable")[:m])
-        value = _ratio(w[rows], v, norm)
-        if value >= best.value * (1 - 1e-9):
-            break
-        best = Worst(value, v, rows)
-        # The extreme point of the dual ball where goal . v = |v|; v then only gains length by leaving its face.
-        goal = np.where(v < 0, -1.0, 1.0)
-        if norm == "linf":
-            goal[np.arange(len(v)) != np.argmax(np.abs(v))] = 0.0
-        found = _extreme(w[rows], goal, norm)
-        v = _flattest(w[rows]) if found is None else found[1]
-    return best

@@ -1,62 +1,16 @@
-"""Assumption 1 and Theorem 2: what the sizes of a Gaussian network say about its inversion."""
+"""Theorem 2: what the sizes of a Gaussian network say about its inversion."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from scipy.special import betainc
 
-from unrelu._inspect import ASSUMED_EXPANSION
-from unrelu.errors import InputError, UnsupportedModelError
+from unrelu.errors import InputError
 from unrelu.models.activations import Activation
-from unrelu.models.generator import Generator
-from unrelu.models.network import Network
-
-
-@dataclass(frozen=True)
-class Expansion:
-    """The size of one layer.
-
-    Attributes:
-        n_in, n_out: number of inputs and outputs.
-        ratio: n_out / n_in.
-        holds: whether that is at least 2.1.
-    """
-
-    n_in: int
-    n_out: int
-    ratio: float
-    holds: bool
-
-
-def expansion(network: Generator) -> tuple[Expansion, ...]:
-    r"""Whether :math:`n_i \ge 2.1\, n_{i-1}`, layer by layer: the second part of Assumption 1.
-
-    The first part, that the entries of W are independent and Gaussian, is about how weights were drawn. Given weights
-    cannot show it, so ``holds`` in every layer does not make Theorem 2 apply to trained weights;
-    :func:`unrelu.inspect` counts active rows of the network at hand.
-
-    Args:
-        network: a chain of layers, of any activations.
-
-    Raises:
-        UnsupportedModelError: its layers are not known.
-
-    Source: Assumption 1 of the paper.
-    """
-    network = network.plain
-    if not isinstance(network, Network):
-        raise UnsupportedModelError(
-            f"a {type(network).__name__} has no known layers to measure; pass a chain of layers (unrelu.Network)"
-        )
-    return tuple(
-        Expansion(layer.n_in, layer.n_out, layer.expansion, layer.expansion >= ASSUMED_EXPANSION)
-        for layer in network.layers
-    )
 
 
 def active_rows_probability(n: int, k: int) -> float:

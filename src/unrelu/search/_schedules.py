@@ -82,7 +82,7 @@ COMPILED = Schedule(
 )
 # A descent may cost as much as all restarts of a small dense network. There are four restarts, the fewest that can have
 # a confidence of 0.99 if they agree, and more where steps take little time, as on small convolutional networks of TUNE.
-# What a longer search of misfits is worth: docs/notes/search.md, "Opaque generators in units of their own".
+# What a longer search of misfits is worth: studies/notes/search.md, "Opaque generators in units of their own".
 BATCH = Schedule(microseconds=1.1e4, misfit_times=10.0, simulated=48)
 # Measurements that are not linear add optima of their own, so there are more restarts, and perturbations.
 NONLINEAR = Schedule(last=5)

@@ -1,31 +1,13 @@
-"""Random and degenerate layer programs against an independent solver: does anyone find a better point?
-
-Every instance is solved by :func:`unrelu.layerwise.layer_program.least_violation`. Then scipy.optimize.linprog solves
-the same program around our point, scaled by our objective, so that its absolute tolerances are relative to the optimum.
-The command fails if an answer marked optimal is beaten by more than 1e-7 of the objective
-(objectives are never compared below 1e-8 max|x|, or 1e-12 of the biases), if a number is NaN, or if a point is worse
-than the least-squares start.
-"""
+"""Random and degenerate layer programs, and what an independent solver finds of them."""
 
 from __future__ import annotations
-
-from collections import Counter
-from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linprog
 
 from unrelu.layerwise import LayerSystem, Rows, rows
-from unrelu.layerwise.layer_program import Answer, least_squares_start, least_violation
-from unrelu.lp.lp_status import LpStatus
 from unrelu.models.activations import Activation
-from unrelu.runtime.streams import stream
-from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
-from unrelu_studies.kit.markdown_tables import table
-from unrelu_studies.kit.timing import timed
-from unrelu_studies.kit.unit_runner import Unit
 
 Array = npt.NDArray[np.float64]
 
@@ -34,12 +16,6 @@ KINDS = (
     "large scale", "badly conditioned", "duplicated columns", "outliers", "noiseless", "integers", "leaky",
     "sparse code", "nearly equal columns", "rows of all sizes",
 )  # fmt: skip
-# Of each kind and norm.
-INSTANCES, QUICK_INSTANCES = 150, 5
-OUTCOMES = (
-    "agrees", "zero", "says so", "no reference", "reference worse", "beaten", "NaN", "worse than its start"
-)  # fmt: skip
-FAILURES = ("beaten", "NaN", "worse than its start")
 BOXES = ((-np.inf, np.inf), (0.0, np.inf), (-1.0, 1.0))
 
 
@@ -137,71 +113,3 @@ def reference(system: LayerSystem, layer_rows: Rows, norm: str, h: Array, sigma:
         return None
     found = layer_rows.violation(system.matrix @ system.inside(h + sigma * result.x[:k] / size))
     return float(found.max() if norm == "linf" else found.sum())
-
-
-def check(kind: str, norm: str, rng: np.random.Generator) -> tuple[str, float, Answer]:
-    """Outcome of one instance, our excess over the reference, and our answer."""
-    system, layer_rows = instance(kind, rng)
-    answer = least_violation(system, layer_rows, norm)
-    scale = layer_rows.scale
-    violation = layer_rows.violation(system.matrix @ least_squares_start(system, layer_rows))
-    at_start = float(violation.sum() if norm == "l1" else violation.max())
-    if not (np.isfinite(answer.h).all() and np.isfinite([answer.objective, answer.bound]).all()):
-        return "NaN", 0.0, answer
-    if answer.objective > at_start * (1 + 1e-9) + 1e-12 * scale:
-        return "worse than its start", 0.0, answer
-    if answer.status is not LpStatus.OPTIMAL:
-        return "says so", 0.0, answer
-    floor = 1e-8 * scale
-    if answer.objective <= max(floor, 1e-300):
-        return "zero", 0.0, answer
-    best = reference(system, layer_rows, norm, answer.h, answer.objective / (1 if norm == "linf" else system.n_out))
-    if best is None:
-        return "no reference", 0.0, answer
-    excess = (answer.objective - best) / max(answer.objective, floor)
-    return ("agrees" if abs(excess) <= 1e-7 else "beaten" if excess > 0 else "reference worse"), excess, answer
-
-
-def _units(command: Command) -> list[Unit]:
-    """A kind and a norm each."""
-    return [(kind, norm) for kind in KINDS for norm in ("l1", "linf")]
-
-
-def _measure(command: Command, unit: Unit) -> dict[str, Any]:
-    kind, norm, each = str(unit[0]), str(unit[1]), command.count(INSTANCES, QUICK_INSTANCES)
-    tally, worst, fallbacks, slowest = Counter[str](), 0.0, 0, 0.0
-    for i in range(each):
-        rng = stream("degenerate programs", command.seed, kind, norm, i)
-        (outcome, excess, answer), seconds = timed(partial(check, kind, norm, rng))
-        slowest = max(slowest, seconds)
-        tally[outcome] += 1
-        worst = max(worst, excess)
-        fallbacks += answer.engine == "highs"
-    return {
-        "kind": kind, "norm": norm, "instances": each, "outcomes": {o: tally[o] for o in OUTCOMES},
-        "fallbacks": fallbacks, "largest_excess": worst, "slowest": slowest,
-    }  # fmt: skip
-
-
-_SEPARATE = ("nearly equal columns", "rows of all sizes")
-
-
-def _table(results: Results) -> str:
-    groups: dict[str, list[Results]] = {}
-    for row in results["rows"]:
-        groups.setdefault(row["kind"] if row["kind"] in _SEPARATE else "the others", []).append(row)
-    head = ("kinds", "programs", "agrees", "zero", "says so", "linprog worse", "linprog fails", *FAILURES, "fallbacks",
-            "largest excess", "slowest, ms")  # fmt: skip
-    names = ("agrees", "zero", "says so", "reference worse", "no reference", *FAILURES)
-    rows = (
-        (
-            kind, sum(r["instances"] for r in group), *(sum(r["outcomes"][name] for r in group) for name in names),
-            sum(r["fallbacks"] for r in group), f"{max(r['largest_excess'] for r in group):.0e}",
-            f"{1e3 * max(r['slowest'] for r in group):.0f}",
-        )
-        for kind, group in groups.items()
-    )  # fmt: skip
-    return table(head, rows)
-
-
-BENCHMARK = Benchmark(units=_units, measure=_measure, blocks={"degenerate": _table})

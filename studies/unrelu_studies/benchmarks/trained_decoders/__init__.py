@@ -1,1 +1,0 @@
-"""What the verdict is worth on decoders as people train them."""

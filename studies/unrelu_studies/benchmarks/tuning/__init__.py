@@ -1,1 +1,0 @@
-"""How long searches and their steps take, on the generators to tune on."""
