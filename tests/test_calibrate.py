@@ -12,7 +12,7 @@ from unrelu.errors import InputError, OptionError, UnreluError
 from unrelu.problem import Problem
 from unrelu.search import learned_prior
 from unrelu.search.auto import Search
-from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulation, prior_key
+from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, prior_key
 
 N, NOISE = 12, "gaussian:0.3"
 
@@ -79,22 +79,6 @@ def test_what_it_refuses(options, error, message):
 def test_a_network_has_to_be_one():
     with pytest.raises(UnreluError):
         unrelu.calibrate(torch.nn.Linear(2, 3), noise=NOISE)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (np.ones((19, N)), "data= has 19 observations; at least 20 say how often searches are wrong"),
-        (np.ones(N), "data= has 1 observations; at least 20"),
-        (np.ones((30, N + 1)), r"shape \(30, 13\)"),
-        (np.full((30, N), np.nan), "NaN"),
-        (np.full((30, N), 1j), "complex"),
-        ([["a"] * N] * 30, "text|numbers"),
-    ],
-)
-def test_data_that_cannot_be_used(data, message):
-    with pytest.raises(InputError, match=message):
-        unrelu.calibrate(rough(), noise=NOISE, observations=20, data=data)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -243,21 +227,3 @@ def test_few_observations_make_nothing_sure():
     found = unrelu.calibrate(random_network((3, N), activation="identity", seed=1), noise=NOISE, observations=20)
     assert found.reached == 0
     assert np.isnan(found.wrong)
-
-
-def test_data_say_how_often_searches_are_wrong_on_observations_that_no_generator_made(learned_of):
-    network = rough()
-    outside = noisy(network, count=60) + 1.5 * np.random.default_rng(5).standard_normal((60, N))
-    found = unrelu.calibrate(network, noise=NOISE, observations=40, data=outside)
-    assert found.observations == 60
-    levels = kept(network)
-    noise = {level.noise for level in levels}
-    assert set(levels) == {NoiseLevel(*noise, excess) for excess in (0, None, 1, 2, 3)}
-    # The data tell of all but what the noise explains, which is simulated.
-    of_data = Simulation(Problem.build(network, outside, noise=NOISE).equilibrated(), None).prior()
-    for level, prior in levels.items():
-        same = prior.weights.keys() == of_data.weights.keys() and np.allclose(prior.weights[4], of_data.weights[4])
-        assert same == (level.misfit != 0)
-    result = unrelu.invert(network, outside, noise=NOISE)
-    assert not learned_of
-    assert (result.confidence > 0).mean() > 0.9

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from unrelu.errors import InputError
@@ -24,8 +22,6 @@ from unrelu.search.learned_prior import LearnedConfidence, NoiseLevel, Simulatio
 from unrelu.thresholds import CONFIDENT, SAME_OPTIMUM
 
 _FEWEST, _FOLDS = 20, 10
-# Levels of residuals above the stated noise for which the prior learned from data is used.
-_MISFITS = tuple(range(1, 10))
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Calibration:
     """The result of a calibration, by cross-validation: each tenth of the observations is judged by the others.
 
     Attributes:
-        observations: number of observations, simulated or given.
+        observations: number of simulated observations.
         reached: the fraction whose confidence reaches 0.99 in the rounds that :func:`unrelu.invert` makes.
         wrong: among these, the fraction whose best code was not the best known, to 1%; NaN if there are none.
     """
@@ -50,14 +46,13 @@ def calibrate(
     *,
     bounds: Any = None,
     observations: int = 200,
-    data: npt.ArrayLike | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Calibration:
     r"""Learn how often descents find the best code of this generator, so that ``confidence`` can be trusted on it.
 
     ``invert`` with method "auto" learns this by itself, from 48 simulated observations, or 32 where descents are not
-    compiled. This function uses more observations and restarts, also observations of your own.
+    compiled. This function uses more observations and restarts.
 
     Codes z ~ N(0, I), or uniform within the bounds, are drawn, and y = A G(z) + e is inverted as by "auto", with one
     more round after the confidence is reached. The prior of :mod:`unrelu.search.confidence` is learned from the number
@@ -72,17 +67,13 @@ def calibrate(
             and there is nothing to learn.
         bounds: bounds of the codes, as for :func:`unrelu.invert`.
         observations: number of observations to simulate, at least 20; at least one for each mask.
-        data: held-out observations, at least 20, like ``y`` of :func:`unrelu.invert`, of the kind that will be
-            inverted. Field measurements are never exactly outputs of a generator, and have more optima. The prior
-            learned from them is used if residuals exceed the stated noise, and if no noise is stated. The prior learned
-            from simulations is used if the noise explains y.
         seed: seed of codes and noise, as for :func:`unrelu.invert`.
 
     Returns:
-        A :class:`Calibration`, for ``data`` if they are given.
+        A :class:`Calibration`.
 
     Raises:
-        InputError: no noise is stated, the noise cannot be drawn, or the operator, bounds or data cannot be used.
+        InputError: no noise is stated, the noise cannot be drawn, or the operator or bounds cannot be used.
         OptionError: there are too few observations, or the seed is not valid.
 
     >>> import unrelu
@@ -101,29 +92,18 @@ def calibrate(
     observations = max(observations, measured.count)
     if measured.count:
         measured = measured.take(np.arange(observations) % measured.count)
-    build = partial(Problem.build, network, bounds=box.ends, noise=stated, norm="l2", scale="none")
     with computing(one_thread=small(network)):
         # Simulations take no more from a problem than how many observations there are, and what measures them.
-        problem = build(np.zeros((observations, *measured.shape)), operator=measured, seed=seed).equilibrated()
+        problem = Problem.build(
+            network, np.zeros((observations, *measured.shape)), operator=measured, bounds=box.ends, noise=stated,
+            norm="l2", scale="none", seed=seed,
+        ).equilibrated()  # fmt: skip
         level = LearnedConfidence(problem).levels(np.zeros(problem.size), np.arange(problem.size))[0]
         learned = Simulation(*simulated(problem, level, observations, 1 + seed))
         keep(problem, level, learned.prior())
-        if problem.noise.likelihood is not None:
-            return _judged(learned)
-        others = [NoiseLevel(level.noise, None)]
-        if data is None:
-            of_others = Simulation(*simulated(problem, others[0], observations, 1 + seed))
-        else:
-            given = build(data, operator=operator).equilibrated()
-            if given.size < _FEWEST:
-                raise InputError(
-                    f"data= has {given.size} observations; at least {_FEWEST} say how often searches are wrong"
-                )
-            learned = of_others = Simulation(given, None)
-            others += [NoiseLevel(level.noise, misfit) for misfit in _MISFITS]
-        prior = of_others.prior()
-        for other in others:
-            keep(problem, other, prior)
+        if problem.noise.likelihood is None:  # without stated noise, too
+            unstated = NoiseLevel(level.noise, None)
+            keep(problem, unstated, Simulation(*simulated(problem, unstated, observations, 1 + seed)).prior())
         return _judged(learned)
 
 

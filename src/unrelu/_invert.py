@@ -37,7 +37,6 @@ def invert(
     noise: Noise | str | None = None,
     bounds: Any = None,
     norm: str | None = None,
-    loss: Callable[..., Any] | None = None,
     prior: float | Normal = 0.0,
     z0: npt.ArrayLike | None = None,
     sequence: bool = False,
@@ -85,10 +84,6 @@ def invert(
             they minimise. The Huber loss (:mod:`~unrelu.measurements.objectives`) is for methods by gradients; "huber"
             has D = 1.345 standard deviations of the stated noise. Residuals are whitened if the noise is an array or
             has a covariance. Noise with a deviance, such as counts, has no other norm.
-        loss: a differentiable function of PyTorch, or a module, that is minimised in place of a norm. It maps
-            reconstructions and observations, in this order and of the same shape (b, ...), to losses (b,), at least 0;
-            both are 0 where a mask hides them. ``fun`` is then the loss, and ``confidence`` is about it. All else that
-            a result says is about the residual.
         prior: weight of :math:`|z|_2^2` in the l2 objective, for methods that minimise l2 from a start. Or
             :class:`unrelu.Normal`, the distribution of codes, which asks for the most probable code under the stated
             noise: the objective is :math:`|r|_2^2 + S^2 |(z - mean) / std|_2^2` for Gaussian noise S. The weight is 1
@@ -129,7 +124,7 @@ def invert(
         overflow), its code is NaN, its status is ERROR, and its message is the reason.
 
     Raises:
-        InputError: y, operator, z0, bounds, noise, norm, loss, prior or scale cannot be used, or y is on another scale
+        InputError: y, operator, z0, bounds, noise, norm, prior or scale cannot be used, or y is on another scale
             than the generator.
         OptionError: a method or option is unknown, or has the wrong type; or a device is not available.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
@@ -145,7 +140,7 @@ def invert(
     run, name = make(method, options), registered_name(method)
     with problem_of(
         network, y, name or "inversion", device, progress, callback, operator=operator, noise=noise, bounds=bounds,
-        norm=norm, loss=loss, prior=prior, z0=z0, seed=seed, time_limit=time_limit, scale=scale,
+        norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit, scale=scale,
     ) as problem:  # fmt: skip
         ready = problem.equilibrated()
         refuse(run, ready)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,13 +14,11 @@ import torch
 
 from unrelu.diagnostics.code_diagnostics import judged_again
 from unrelu.errors import InputError
-from unrelu.measurements.objectives import DEGREES, OwnLoss, norms
+from unrelu.measurements.objectives import DEGREES, norms
 from unrelu.models.generator import Generator, as_generator
 from unrelu.models.network import small
-from unrelu.result import TESTS, Ending, Inversion, Status
+from unrelu.result import Inversion
 from unrelu.result.result_file import read_result_file
-from unrelu.result.status import CUT_OFF, JUDGED, among
-from unrelu.result.verdict_text import TOO_LARGE
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit
 from unrelu.runtime.host import computing
 from unrelu.sampling.draws import Posterior
@@ -31,16 +28,12 @@ from unrelu.sampling.posterior_file import flaw_of_draws, read_posterior_file
 _DOUBLE, _SINGLE = 1e-9, 1e-4
 # The largest difference of probabilities.
 _PROBABILITY = 1e-6
-# By how much the effective degrees of freedom may be off.
-_USED = 1e-3
-# Only messages contain why an observation failed, and by which factor its residual exceeds the batch's noise level.
-_FAILED, _FACTOR = "could not be inverted: ", re.compile(r"\((\d+\.\d) times the batch's noise level\)")
 
 
 def load_result(
     path: str | Path, network: Generator | None = None, *, operator: Any = None, max_bytes: int = MAX_BYTES
 ) -> Inversion:
-    """Read a result that :meth:`Inversion.save` wrote; with its network, the verdict is computed again.
+    """Read a result that :meth:`Inversion.save` wrote; with its network, its numbers are checked.
 
     Without the network, the result can be printed, indexed, plotted and converted to a data frame. Values that are
     computed from the codes, such as ``r.residual()``, raise an error. A result whose measurement is code needs both
@@ -48,10 +41,8 @@ def load_result(
 
     Args:
         path: the ``.npz`` file.
-        network: G. It must have the fingerprint in the file. G(z), objective, p-value, rank, status and messages are
-            computed from the codes and compared with those in the file. Values that only the search knew are taken from
-            the file: how it ended or failed, the confidence of a fit that is not exact, which residuals were too large
-            for the batch and by how much, the method, iterations and times.
+        network: G. It must have the fingerprint in the file. G(z), objective, p-value and success are computed from the
+            codes and compared with those in the file. All else is taken from the file.
         operator: A, if it is code (a function, a large linear operator), which files do not contain; it needs the
             network.
         max_bytes: the most bytes that the file may take in memory, 4 GiB by default.
@@ -128,56 +119,27 @@ def _refuse(path: Path, flaw: str | None) -> None:
 
 
 def _flaw(result: Inversion) -> str | None:
-    """A sentence about the first number or message that does not follow from the codes; None if all do."""
+    """A sentence about the first number that does not follow from the codes; None if all that are checked do.
+
+    Outputs, objectives, p-values and successes; whether one is an outlier depends on the batch, which may be gone.
+    """
     problem = result.problem
     if not problem.size:
         return None
-    single, again = problem.network.dtype == torch.float32, _expected(result)
-    share, outputs = _SINGLE if single else _DOUBLE, again.reconstruction.reshape(problem.size, -1)
-    room = share * np.maximum(np.nan_to_num(np.abs(outputs).max(axis=1), nan=0.0), problem.scale)
-    kept = result.reconstruction.reshape(outputs.shape)
-    off = ~np.isclose(kept, outputs, rtol=0.0, atol=room[:, None], equal_nan=True).all(axis=1)
-    if off.any():
-        return f"G(z) of observation {int(np.argmax(off))} is not the reconstruction in the file"
-    of_entries = np.broadcast_to((share * problem.scale)[:, None], problem.y.shape)
-    near: dict[str, Any] = {
-        "fun": norms(of_entries, result.norm) ** DEGREES[result.norm],
-        **dict.fromkeys(("p_value", *TESTS, "confidence"), _PROBABILITY),
-        "used": _USED,
-    }
-    if result.norm == OwnLoss.name:
-        del near["fun"]  # no file holds the function
-    for name in (*near, "rank", "freedom", "identifiable", "success", "verdict", "message"):
-        kept, found = getattr(result, name), getattr(again, name)
-        differ = kept != found
-        if name in near:
-            differ = ~np.isclose(kept, found, rtol=1e-6, atol=near[name], equal_nan=True)
-        if differ.any():
-            i = int(np.argmax(differ))
-            return (
-                f"{name} of observation {i} is {str(kept[i])[:80]}, computed again from its code {str(found[i])[:80]}"
-            )
-    return None
-
-
-def _expected(result: Inversion) -> Inversion:
-    """Judge each of the codes alone, and word messages by the numbers in the file.
-
-    Outliers, and by which factor they are above the batch's level, are taken from the file: they depend on the whole
-    batch, of which this result may be a part. So are the reasons of failures.
-    """
+    share = _SINGLE if problem.network.dtype == torch.float32 else _DOUBLE
     again = judged_again(replace(result, pool=False))
-    if result.pool and result.problem.tells_level:
-        # An outlier may also be no better than chance.
-        judged = among(again.verdict, JUDGED - {Ending.NO_BETTER_THAN_CHANCE})
-        cut = among(again.verdict, CUT_OFF)
-        outlying = among(result.verdict, (Ending.OUTLIER,)) & ~judged & ~cut
-        verdict = np.where(outlying, result.verdict, again.verdict)
-        again = replace(again, verdict=verdict, success=again.success & ~outlying & ~(cut & ~result.success))
-    messages = result.message.copy()
-    for i, message in enumerate(messages):
-        if result.verdict[i] is not Status.ERROR or not message.startswith(_FAILED):
-            factor = _FACTOR.search(message)
-            excessive = again.message[i].startswith(TOO_LARGE)
-            messages[i] = result.message_for(i, float(factor[1]) if factor else 0.0, excessive)
-    return replace(again, message=messages)
+    outputs = again.reconstruction.reshape(problem.size, -1)
+    room = share * np.maximum(np.nan_to_num(np.abs(outputs).max(axis=1), nan=0.0), problem.scale)
+    same_outputs = np.isclose(result.reconstruction.reshape(outputs.shape), outputs, 0.0, room[:, None], equal_nan=True)
+    of_entries = np.broadcast_to((share * problem.scale)[:, None], problem.y.shape)
+    near = norms(of_entries, result.norm) ** DEGREES[result.norm]
+    same = {
+        "reconstruction": same_outputs.all(axis=1),
+        "fun": np.isclose(result.fun, again.fun, 1e-6, near, equal_nan=True),
+        "p_value": np.isclose(result.p_value, again.p_value, 1e-6, _PROBABILITY, equal_nan=True),
+        "success": (result.success == again.success) | (~result.success & result.pool),
+    }
+    for name, agree in same.items():
+        for i in np.flatnonzero(~agree)[:1]:
+            return f"{name} of observation {i} is not what follows from its code"
+    return None

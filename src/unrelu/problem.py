@@ -19,7 +19,7 @@ from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.noise import Fit, Loss, Noise, parse_noise
-from unrelu.measurements.objectives import DEGREES, OwnLoss, read_norm, read_prior, refuse_prior
+from unrelu.measurements.objectives import DEGREES, Huber, read_norm, read_prior, refuse_prior
 from unrelu.measurements.observation_arguments import read_y, read_z0
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.measurements.whitening import known_entries, whitened
@@ -54,7 +54,7 @@ class Problem:
         y: observations, (B, m), float64, read-only; 0 at hidden entries.
         noise: the model of e = y - A G(z*).
         norm: the norm of the objective, with r = y - A G(z): ``|r|_2^2 + prior |z|^2`` ("l2"), ``|r|_1`` ("l1"),
-            ``|r|_inf`` ("linf"); "huber" or "loss" where ``stated_loss`` takes the place of ``|r|_2^2``.
+            ``|r|_inf`` ("linf"); "huber" where ``stated_loss`` takes the place of ``|r|_2^2``.
         operator: A.
         prior: weight of ``|z|^2`` in the l2 objective, or of ``|(z - mean) / std|^2`` with ``normal``.
         single: whether y is one observation without a batch axis.
@@ -65,7 +65,7 @@ class Problem:
         units: the units that all of these are in, if they are not those of the user.
         names: what the user's coordinates and parts of the output are called.
         given: the problem as it was stated, if this one was whitened (:mod:`unrelu.measurements.whitening`).
-        stated_loss: the Huber loss or the user's own; None for a norm or a deviance.
+        stated_loss: the Huber loss; None for a norm or a deviance.
         normal: the distribution of codes, if it was stated; ``prior`` is then the dispersion parameter of the noise. In
             working units it is N(0, I), or flat in some coordinates.
 
@@ -92,7 +92,7 @@ class Problem:
     units: WorkingUnits = field(default_factory=WorkingUnits)
     given: Problem | None = None
     names: Names = field(kw_only=True)
-    stated_loss: Loss | None = None
+    stated_loss: Huber | None = None
     normal: Normal | None = None
 
     @classmethod
@@ -105,7 +105,6 @@ class Problem:
         *,
         noise: Noise | str | None = None,
         norm: str | None = None,
-        loss: Callable[..., Any] | None = None,
         operator: Any = None,
         bounds: Any = None,
         prior: float | Normal = 0.0,
@@ -119,7 +118,7 @@ class Problem:
         names, network = as_generator(network).names, network.plain
         y, noise, operator = joined(names, y, noise, operator)
         stated, box = parse_noise(noise), Bounds.parse(bounds, network.latent_shape, names.latent_names)
-        norm, stated_loss = read_norm(norm, loss, stated)
+        norm, stated_loss = read_norm(norm, stated)
         weight, normal = read_prior(prior, names, stated, norm)
         tried = searched(network, box, normal or weight)
         values, single, measurement, stated = read_y(y, network, tried, operator, stated, scale, noise is None)
@@ -130,9 +129,6 @@ class Problem:
             whole_number("seed", seed, 0, 2**63 - 1), Control.of(time_limit, callback, network.latent_shape),
             bounds=box, names=names, stated_loss=stated_loss,
         )  # fmt: skip
-        if loss is not None:
-            ends, usual = torch.from_numpy(problem.y[[0, -1]]), torch.from_numpy(problem._usual[:2])
-            problem = replace(problem, stated_loss=OwnLoss.read(loss, ends, usual, problem.operator.shape))
         return problem.whitened(normal)
 
     def whitened(self, normal: Normal | None = None) -> Problem:
@@ -275,12 +271,10 @@ class Problem:
             return misfit + self.prior * (t * t).sum(axis=1) if self.prior else misfit
 
     def _losses(self, mean: Array) -> Array:
-        """The stated losses of measurements (B, m), (B,); NaN where none is known, as in a result from a file."""
-        if self.stated_loss is None:
-            return np.full(len(mean), np.nan)
+        """The Huber losses of measurements (B, m), (B,)."""
+        assert self.stated_loss is not None
         y, seen = (torch.tensor(each, dtype=torch.float64) for each in (self.y, self.operator.seen(len(mean))))
-        with torch.no_grad():
-            return self.stated_loss.total(y, torch.tensor(mean), seen).numpy()
+        return self.stated_loss.total(y, torch.tensor(mean), seen).numpy()
 
     @cached_property
     def tolerance(self) -> Array:
@@ -340,7 +334,8 @@ class Problem:
         """The size of the objective for codes that explain nothing, (B,), see :meth:`Noise.energy`."""
         if self.stated_loss is None:
             return self.noise.energy(self.y)
-        losses = self._losses(np.where(self.operator.seen(self.size), self._usual[: self.size], 0.0))
+        x = self.network.typical_outputs[np.arange(self.size) % len(self.network.typical_outputs)]
+        losses = self._losses(np.where(self.operator.seen(self.size), self.operator.values(x), 0.0))
         return np.maximum(losses, np.finfo(np.float64).tiny)
 
     @cached_property
@@ -382,35 +377,28 @@ class Problem:
             x = x[np.arange(self.size) % len(x)]
         return float(np.abs(self.operator.values(x)).max())
 
-    @cached_property
-    def _usual(self) -> Array:
-        """A x for typical outputs x, one for each observation, at least two, (B, m)."""
-        x, operator = self.network.typical_outputs, self.operator
-        if self.size == 1:
-            operator = operator.take(np.zeros(2, dtype=np.int64))
-        return operator.values(x[np.arange(max(2, self.size)) % len(x)])
-
 
 def _refuse_extremes(stated: Problem, working: Problem) -> None:
     """Refuse problems whose squares overflow or underflow in working units."""
-    noise, prior, data = working.noise, working.prior, working.units.data
+    data = working.units.data
     if abs(data) > _REPRESENTED:
         raise InputError(
             f"the generator's outputs, as they are measured, are of the size 1e{-data * math.log10(2):+.0f}, where "
             "double precision has few digits or none; scale the weights of its layers, or state bounds= of codes"
         )
-    sizes = np.abs(working.y).max(axis=1)
+    sizes, what = np.abs(working.y).max(axis=1), ""
     lost = np.flatnonzero(~(sizes <= _LARGEST) | (working.y.any(axis=1) & (sizes < 1 / _LARGEST)))
-    for what, refused in (
-        (f"y, up to {stated.scale[lost[0]]:.1e} in observation {lost[0]}," if len(lost) else "", len(lost) > 0),
-        (f"noise={stated.noise}", noise.size > _LARGEST or (stated.normal is not None and not prior > 0)),
-        (f"prior={stated.prior:g}", not prior < math.inf),
-    ):
-        if refused:
-            raise InputError(
-                f"{what} is more than {_LARGEST:.0e} times what the generator puts out, or so much less, so that "
-                "squares overflow or vanish; scale it, or leave it out"
-            )
+    if len(lost):
+        what = f"y, up to {stated.scale[lost[0]]:.1e} in observation {lost[0]},"
+    elif working.noise.size > _LARGEST or (stated.normal is not None and not working.prior > 0):
+        what = f"noise={stated.noise}"
+    elif not working.prior < math.inf:
+        what = f"prior={stated.prior:g}"
+    if what:
+        raise InputError(
+            f"{what} is more than {_LARGEST:.0e} times what the generator puts out, or so much less, so that squares "
+            "overflow or vanish; scale it, or leave it out"
+        )
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog
 
 import unrelu
 from tests.certification.brute_force import error_at, layers_of, optimum
@@ -60,9 +59,9 @@ def raised(found, net, y, share):
     return proof.lower(chain)
 
 
-@pytest.mark.parametrize("chunk", [*range(4), *(pytest.param(i, marks=pytest.mark.long) for i in range(4, 20))])
+@pytest.mark.parametrize("chunk", [*range(2), *(pytest.param(i, marks=pytest.mark.long) for i in range(2, 20))])
 def test_five_hundred_networks(chunk):
-    """Of every kind; each with both norms. A hundred of them are not long."""
+    """Of every kind; each with both norms. Fifty of them are not long."""
     left = set()
     for number, norm in itertools.product(range(25 * chunk, 25 * (chunk + 1)), ("linf", "l1")):
         if check(number, norm).status.name not in CLOSED:
@@ -70,58 +69,8 @@ def test_five_hundred_networks(chunk):
     assert not left
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(1000, 2**31), st.sampled_from(["linf", "l1"]), st.integers(1, 12))
 def test_bounds_are_valid_wherever_the_search_stops(number, norm, nodes):
     found = check(number, norm, max_nodes=nodes)
     assert found.nodes <= nodes + 2
-
-
-def patterns(layers, y, norm):
-    """The minimum over all sign patterns, hidden and of outputs, one program each: for checking the reference."""
-    k, counts = layers[0][0].shape[1], [len(bias) for _, bias, _ in layers]
-    errors = 1 if norm == "linf" else len(y)
-    best = np.inf
-    for signs in itertools.product((1, -1), repeat=sum(counts)):
-        at, rows, sides = 0, [], []
-        matrix, constant = np.eye(k), np.zeros(k)
-        for (weight, bias, slope), count in zip(layers, counts, strict=True):
-            sign = np.array(signs[at : at + count])
-            u, shift, at = weight @ matrix, weight @ constant + bias, at + count
-            rows.append(-sign[:, None] * u)
-            sides.append(sign * shift)
-            matrix, constant = (np.where(sign > 0, 1.0, slope)[:, None] * u, np.where(sign > 0, 1.0, slope) * shift)
-        share = np.ones((len(y), 1)) if errors == 1 else np.eye(len(y))
-        hidden = np.hstack([np.vstack(rows), np.zeros((at, errors))])
-        program = np.vstack([hidden, np.hstack([matrix, -share]), np.hstack([-matrix, -share])])
-        right = np.concatenate([*sides, y - constant, constant - y])
-        cost = np.concatenate([np.zeros(k), np.ones(errors)])
-        solved = linprog(cost, program, right, bounds=(None, None), method="highs")
-        if solved.status == 0:
-            best = min(best, solved.fun)
-    return best
-
-
-TINY = [n for n in range(500) if sum(len(layer.bias()) for layer in problem(n)[1].layers) <= 6][:20]
-
-
-@pytest.mark.parametrize("norm", ["linf", "l1"])
-def test_the_reference_agrees_with_one_program_for_each_pattern(norm):
-    assert len(TINY) == 20
-    for number in TINY:
-        _, net, y, name = problem(number)
-        lower, upper = optimum(layers_of(net), y, norm)
-        expected = patterns(layers_of(net), y, norm)
-        assert lower == pytest.approx(expected, rel=1e-7, abs=1e-8), name
-        assert upper == pytest.approx(expected, rel=1e-7, abs=1e-8), name
-
-
-def test_the_problems_are_of_every_kind():
-    found = [problem(number) for number in range(500)]
-    depths = {len(net.layers) for _, net, _, _ in found}
-    ends = {str(net.layers[-1].activation).split(":")[0] for _, net, _, _ in found}
-    ranks = [np.linalg.matrix_rank(layers_of(net)[0][0]) < net.latent_dim for _, net, _, _ in found]
-    assert depths == {2, 3}
-    assert ends == {"relu", "leaky_relu", "prelu", "identity"}
-    assert sum(ranks) > 50
-    assert len({name.split(" ", 1)[1] for _, _, _, name in found}) == 25

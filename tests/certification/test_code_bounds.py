@@ -66,12 +66,6 @@ def test_eighty_networks(chunk):
     assert at_bounds >= 10
 
 
-@settings(max_examples=25)
-@given(st.integers(1000, 2**31), st.sampled_from(["linf", "l1"]), st.integers(1, 12))
-def test_bounds_are_valid_wherever_the_search_stops(number, norm, nodes):
-    assert check(number, norm, max_nodes=nodes).nodes <= nodes + 2
-
-
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_code_of_a_grid_or_a_descent_is_better(seed, norm):
@@ -111,21 +105,6 @@ def test_a_bound_that_is_active_closes_the_gap_at_the_root(norm):
     assert unrelu.certify(net, [10.0], norm=norm).status.name == "EXACT_FIT"
 
 
-def test_a_direction_that_the_output_does_not_see():
-    """Without bounds nothing bounds the code of this network, and what is proved holds up to a radius; with them all
-    codes that the user asks about are covered."""
-    _, net, y, _ = problem(9)
-    open_ = unrelu.certify(net, y, np.zeros(net.latent_dim), norm="linf", noise="uniform:1")
-    assert open_.radius == 1e4
-    closed = unrelu.certify(net, y, np.zeros(net.latent_dim), norm="linf", noise="uniform:20", bounds=(-3, 3))
-    assert math.isinf(closed.radius)
-    assert closed.status.name == "OPTIMAL"
-    assert closed.verify(net, y)
-    assert ((closed.box >= -3) & (closed.box <= 3)).all()
-    assert (closed.box[:, 0] <= closed.z).all()
-    assert (closed.z <= closed.box[:, 1]).all()
-
-
 def far(noise):
     """A network of parameters in units far apart, and the observation of a code with two coordinates at a bound."""
     lower, upper = np.array([4000.0, -2.5e-7, 1e6]), np.array([8000.0, 5e-8, 1e6 + 10])
@@ -136,30 +115,6 @@ def far(noise):
     net = unrelu.from_arrays([weight, last.matrix()], [bias, last.bias()], activation="relu")
     truth = np.array([8000.0, 1e-8, 1e6])
     return net, net(truth).ravel() + rng.uniform(-noise, noise, 14), (lower, upper), truth
-
-
-@pytest.mark.parametrize("norm", ["linf", "l1"])
-def test_units_that_are_far_apart(norm):
-    net, y, (lower, upper), truth = far(0.02)
-    result = unrelu.invert(net, y, noise="uniform:0.02", bounds=(lower, upper))
-    found = unrelu.certify(net, y, result, norm=norm)
-    assert found.status.name == "OPTIMAL"
-    assert np.array_equal(found.bounds, np.stack([lower, upper], axis=1))
-    assert found.verify(net, y), found.flaw(net, y)
-    least, best = optimum(layers_of(net), y, norm, start=found.upper, bounds=(lower, upper))
-    assert found.lower <= best * (1 + 1e-7)
-    assert found.upper >= least * (1 - 1e-6)
-    assert ((found.box[:, 0] >= lower) & (found.box[:, 1] <= upper)).all()
-    assert ((found.box[:, 0] <= truth) & (truth <= found.box[:, 1])).all()
-    assert ((found.box[:, 1] - found.box[:, 0]) / (upper - lower) < 0.5).all()
-
-
-def test_an_exact_fit_at_a_bound_is_one_to_the_bit():
-    net, y, bounds, truth = far(0.0)
-    found = unrelu.certify(net, y, bounds=bounds)
-    assert found.status.name == "EXACT_FIT"
-    assert found.z[0] == truth[0]
-    assert found.z[2] == truth[2]
 
 
 def test_no_code_within_the_bounds_explains_the_observation():
@@ -186,16 +141,6 @@ def test_bounds_are_those_of_the_result_unless_stated():
     assert lost.status.name == "OPTIMAL"
 
 
-@pytest.mark.parametrize("bounds", [(0, np.inf), ([-1, -np.inf], [1, 1])])
-def test_bounds_with_one_end(bounds):
-    net = random_network((2, 8, 10), seed=1)
-    y = np.zeros(10)
-    with pytest.raises(InputError, match="proofs need two finite ends of every coordinate: state them all, or pass"):
-        unrelu.certify(net, y, np.full(2, 0.5), bounds=bounds)
-    with pytest.raises(InputError, match="proofs need two finite ends"):
-        unrelu.certify(net, y, unrelu.invert(net, y, bounds=bounds))
-
-
 def test_entries_of_infinite_size_are_hidden_by_a_mask_or_have_to_be_left_out():
     net, level = random_network((2, 8, 10), seed=1, bias=True), np.full(10, 0.1)
     y, level[0] = net(np.array([0.3, 0.4])).ravel(), np.inf
@@ -212,49 +157,6 @@ def test_entries_of_infinite_size_are_hidden_by_a_mask_or_have_to_be_left_out():
     rows = matrix[level[::-1] < np.inf]
     found = unrelu.certify(net, rows @ y, operator=rows, noise="uniform:0.1", bounds=(-1, 1))
     assert found.verify(net, rows @ y, rows)
-
-
-# --- forgers ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bounded():
-    net = random_network((2, 8, 10), seed=1, bias=True)
-    y = net(np.array([0.5, 2.0])).ravel() + 0.05
-    found = unrelu.certify(net, y, noise="uniform:0.6", bounds=([-1, -1], [1, 1]))
-    assert found.status.name == "OPTIMAL"
-    assert found.verify(net, y)
-    return net, y, found
-
-
-def test_bounds_are_saved(bounded, tmp_path):
-    net, y, found = bounded
-    found.save(tmp_path / "c.npz")
-    again = unrelu.Certificate.load(tmp_path / "c.npz")
-    assert np.array_equal(again.bounds, found.bounds)
-    assert again.verify(net, y)
-    assert not replace(again, bounds=again.bounds * 2).verify(net, y)
-
-
-def test_forged_bounds_are_refused(bounded):
-    net, y, found = bounded
-
-    def flaw(**changes):
-        return replace(found, **changes).flaw(net, y)
-
-    box = found.bounds
-    assert flaw() is None
-    assert "prove a lower bound" in flaw(bounds=box * 4)
-    assert flaw(bounds=None) is not None
-    assert "outside of the bounds" in flaw(bounds=box * 0.5)
-    assert "outside of the bounds" in flaw(bounds=box + 3)
-    assert "not below" in flaw(bounds=box[:, ::-1].copy())
-    assert "bounds have shape" in flaw(bounds=box[:1])
-    assert "bounds have shape" in flaw(bounds=box * math.inf)
-    assert "bounds have shape" in flaw(bounds=box * math.nan)
-    shifted = found.box.copy()
-    shifted[0, 1] -= 1e-6
-    assert "another box" in flaw(box=shifted)
 
 
 # --- rounding ---------------------------------------------------------------------------------------------------------
@@ -298,11 +200,3 @@ def test_intervals_hold_every_code_within_the_bounds(seed):
     corners = np.where(rng.random((5, len(z))) < 0.5, chain.bounds.lower, chain.bounds.upper)
     for code in (z, *corners):
         assert exact(chain, code).within(full)
-
-
-def test_bounds_beyond_what_the_level_allows_hold_no_code():
-    _, chain, z, region, _ = boxed_case(3, "linf")
-    away = Region(np.full_like(region.low, -np.inf), np.full_like(region.low, np.inf), float(np.abs(z).max()) / 2)
-    chain = replace(chain, bounds=Bounds(np.abs(z), 2 * np.abs(z)))
-    full = forward_propagation(chain, away)
-    assert (full.low > full.high).any()

@@ -144,19 +144,6 @@ def test_lemmas_hold_for_every_code_below_the_level(seed, norm):
                 assert exact(chain, code).within(regions.sharp)
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.1])
-def test_many_chains_prove_a_radius(slope):
-    """Against a test of lemmas that has none to test: by both of them, and of LeakyReLU by inverses alone."""
-    proven = 0
-    for seed in range(60):
-        chain, z = two_layers(np.random.default_rng(seed), "linf", slope)
-        level = float(exact(chain, z).value) * 1.001
-        lemmas = backward_bounds(chain, level)
-        told = region_of(chain, level, lemmas).proven
-        proven += told
-    assert proven >= 10
-
-
 # --- numbers that would spoil comparisons -----------------------------------------------------------------------------
 
 
@@ -178,14 +165,6 @@ def test_numbers_that_overflow_prove_nothing(options):
     assert bound.within(0.0) == -np.inf
 
 
-def test_lemmas_with_numbers_that_overflow_prove_no_radius():
-    chain = tiny_chain()
-    slopes = np.array([1.7e308, -1.7e308, 0.0])
-    sums = (Multipliers(np.zeros(1), slopes),)
-    for lemmas in (Lemmas(sums), Lemmas((), np.array([1.7e308, 1.7e308])), Lemmas((), np.array([1.7e308, -1.7e308]))):
-        assert not region_of(chain, 0.5, lemmas).proven
-
-
 def test_rounding_counts_where_a_bound_is_subtracted():
     """1 - 1 is below the truth only if the rounding of the product counts, not that of the difference."""
     for exponent in range(-40, 40):
@@ -193,11 +172,3 @@ def test_rounding_counts_where_a_bound_is_subtracted():
         constant = tilt * radius
         value = Value(constant, tilt).within(radius)
         assert Fraction(value) <= Fraction(constant) - Fraction(tilt) * Fraction(radius)
-
-
-@pytest.mark.parametrize("kappa", [np.array([np.nan]), np.array([-0.1]), np.array([1.1]), np.array([np.inf])])
-def test_shares_that_are_none_prove_nothing(kappa):
-    region = Region(np.full(3, -2.0), np.full(3, 2.0), 1.0)
-    for norm in ("linf", "l1"):
-        bound = lower_bound(tiny_chain(norm), region, Multipliers(kappa, np.zeros(3)))
-        assert bound.within(1.0) == -np.inf

@@ -8,13 +8,10 @@ from scipy import stats
 
 import unrelu
 from tests.support import random_network
-from unrelu import zoo
 from unrelu.diagnostics._goodness_of_fit import chance, goodness_of_fit
 from unrelu.problem import Problem
 from unrelu.result.residual_tests import deciding, together
 from unrelu.runtime.streams import stream
-from unrelu.search import sample_cache
-from unrelu.search.sample_cache import SampleCache, is_expensive
 
 NET = random_network((3, 12, 40), bias=True)
 
@@ -24,16 +21,6 @@ def fitted(network, sigma=0.1, count=200, **options):
     z = stream("fit: truth").standard_normal((count, network.latent_dim))
     y = network(z) + sigma * stream("fit: noise").standard_normal((count, network.output_dim))
     return unrelu.invert(network, y, "lm", z0=z, noise=f"gaussian:{sigma}", **options), y
-
-
-def test_directions_without_effect_take_no_degree_of_freedom():
-    rng = stream("fit: collapsed")
-    weights = [rng.standard_normal((20, 6)), rng.standard_normal((40, 20)) / 4]
-    weights[0][:, 3:] *= 1e-5
-    network = unrelu.from_arrays(weights, activation=["relu", "identity"])
-    problem = Problem.build(network, network(np.ones((1, 6))), noise="gaussian:0.1")
-    used, _ = goodness_of_fit(problem, np.ones((1, 6)), problem.y * 0, np.array([6]))
-    assert 2.5 < used[0] < 3.6
 
 
 def test_an_affine_generator_uses_its_rank():
@@ -98,19 +85,6 @@ def test_a_weak_prior_is_the_limit_of_none_and_n01_takes_the_trace_of_the_hat_ma
     assert used(0) > share.sum() + 0.1
 
 
-def test_an_entry_off_by_eight_deviations_is_no_success():
-    r, y = fitted(NET, count=50)
-    y[:, 7] = r.reconstruction[:, 7] + 0.8
-    assert unrelu.invert(NET, y, "lm", z0=r.z, noise="gaussian:0.1").success.mean() <= 0.1
-
-
-def test_too_much_noise_is_said_first():
-    r, y = fitted(NET, count=1)
-    told = unrelu.invert(NET, y[0], "lm", z0=r.z[0], noise="gaussian:5")
-    assert told.message.startswith("the stated noise is too large")
-    assert "the stated noise is too large" in str(told).splitlines()[0]
-
-
 def test_white_noise_is_explained_by_chance_and_own_outputs_are_not():
     r, y = fitted(NET, count=20)
     seen = np.ones(y.shape, dtype=bool)
@@ -153,33 +127,6 @@ def test_the_joint_distribution_of_size_and_largest_entry_is_that_of_least_squar
     assert stats.kstest(p, "uniform").statistic < 0.06
     # Three standard deviations of a binomial share, and Sidak's inequality is one.
     assert 0.004 < (p < 0.01).mean() < 0.015
-
-
-def test_one_test_alone_is_the_whole_p_value():
-    size, nothing = np.array([0.02, 0.5]), np.full((2, 2), np.nan)
-    np.testing.assert_array_equal(together(np.column_stack([size, nothing]), np.array([9, 9]), np.zeros(2)), size)
-
-
-def test_an_entry_too_large_for_the_noise_is_told_beside_a_small_residual():
-    observed, used = np.array([50]), np.array([5.0])
-    p = together(np.array([[0.9, 1e-6, np.nan]]), observed, used)
-    assert 1e-6 < p[0] < 1e-5
-    tiny = together(np.array([[1e-200, 1e-190, 0.5]]), observed, used)
-    assert 0 < tiny[0] < 1e-180
-
-
-def test_generators_searched_by_gradients_have_all_tests_unless_a_jacobian_is_expensive(monkeypatch):
-    network = zoo.load("mnist-dcgan")
-    assert SampleCache.of(network).large
-    assert not is_expensive(network)
-    z = stream("test, searched by gradients").standard_normal((2, network.latent_dim))
-    y = network(z) + 0.1 * stream("test, its noise").standard_normal((2, *network.output_shape))
-    problem = Problem.build(network, y, noise="gaussian:0.1")
-    residual, rank = problem.residual(z), np.full(2, network.latent_dim)
-    found = goodness_of_fit(problem, z, residual, rank)
-    assert np.isfinite(found.shape).all()
-    monkeypatch.setattr(sample_cache, "_EXPENSIVE", 0)
-    assert np.isnan(goodness_of_fit(problem, z, residual, rank).shape).all()
 
 
 def test_the_residual_of_noise_far_below_the_stated_one_explains_whatever_its_structure():

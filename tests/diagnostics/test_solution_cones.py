@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import combinations, pairwise
 
 import numpy as np
-import pytest
 import torch
 
 import unrelu
@@ -14,7 +13,6 @@ from unrelu.diagnostics import _solution_cones as cones
 from unrelu.diagnostics.identifiability import local_rank
 from unrelu.measurements import read_operator
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.linear_operators import WeightedOperator
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Dense
 from unrelu.models.network import Network
@@ -135,9 +133,9 @@ def network_of(layers):
 
 
 def test_codes_at_kinks_against_all_sign_patterns():
-    """2,000 nets of depth 1 to 3: no false word, and none undecided."""
+    """500 nets of depth 1 to 3: no false word, and none undecided."""
     expected, found = [], []
-    for number in range(2000):
+    for number in range(500):
         layers, z, operator, matrix, side, bounds = drawn(number)
         network = network_of(layers)
         read = read_operator(operator, (matrix.shape[1],), (1, len(matrix)), network)
@@ -146,7 +144,7 @@ def test_codes_at_kinks_against_all_sign_patterns():
         if bounds is None and number % 10 == 0:
             told = unrelu.identifiability(network, z, operator)
             assert (told.dimension, told.identifiable) == (found[-1], found[-1] == 0), number
-    assert 500 < np.count_nonzero(np.array(expected) == 0) < 1500
+    assert 125 < np.count_nonzero(np.array(expected) == 0) < 375
     np.testing.assert_array_equal(found, expected)
 
 
@@ -161,32 +159,6 @@ def test_two_neurons_of_opposite_signs_at_one_kink():
     np.testing.assert_allclose(np.abs(told.directions(0)), [[1.0]])
 
 
-def test_kinks_of_opposite_signs_whose_rank_is_full_when_all_are_off_and_when_all_are_on():
-    """With a third input that is always on, A J has rank 1 off and on; but z >= 0 gives z + 1 - a = 1 throughout."""
-    weights = [np.array([[1.0], [-1.0], [1.0]]), np.array([[-1.0, 1.0, 1.0]])]
-    network = unrelu.from_arrays(weights, [np.array([0.0, 0.0, 1.0]), np.zeros(1)], activation=["relu", "identity"])
-    assert (np.asarray(network(np.array([[0.0], [0.5], [2.0]]))) == 1).all()
-    told = unrelu.identifiability(network, [0.0])
-    assert (told.rank, told.dimension, told.identifiable) == (1, 1, False)
-
-
-@pytest.mark.parametrize(("slope", "free"), [(0.5, 0), (-1.0, 1), (0.25, 1)])
-def test_a_leaky_neuron_at_its_kink_is_decided_on_both_sides(slope, free):
-    """phi(z) - (z + 5) / 4 is flat below 0 at a slope of 1/4, not at 1/2; |z| + z + 5 is flat below 0."""
-    weight = np.array([[1.0], [1.0]])
-    network = Network.chain(
-        [Dense(torch.from_numpy(weight), torch.tensor([0.0, 5.0], dtype=torch.float64)), Activation("prelu", slope),
-         Dense(torch.tensor([[1.0, -0.25 if slope > 0 else 1.0]], dtype=torch.float64))], (1,)
-    )  # fmt: skip
-    assert unrelu.identifiability(network, [0.0]).dimension == free
-
-
-def test_all_neurons_of_a_net_without_biases_are_at_their_kink_in_the_origin():
-    """W_2 h <= 0 leaves no h >= 0 but 0, and W_1 d <= 0 no d: no sign pattern has to be looked at."""
-    told = unrelu.identifiability(random_network((20, 60, 300)), np.zeros(20))
-    assert (told.rank, told.dimension, told.identifiable) == (0, 0, True)
-
-
 def test_beyond_the_limits_it_is_unknown(monkeypatch):
     network, code = random_network((6, 12, 14)), np.zeros(6)
     decided = unrelu.identifiability(network, code).dimension
@@ -197,17 +169,3 @@ def test_beyond_the_limits_it_is_unknown(monkeypatch):
         assert (told.dimension, told.identifiable) == (-1, False)
         assert told.directions().shape == (6, 0)
     assert decided >= 0
-
-
-@pytest.mark.parametrize("shown", [None, [0, 2]])
-def test_weighed_outputs_are_picked_ones(shown):
-    """Noise of different sizes: of outputs at their kink only those count that are observed."""
-    network, z = unrelu.from_arrays([np.vstack([np.eye(3), -np.eye(3)[:1]])]), np.zeros((2, 3))
-    kept = np.ones((2, 4), dtype=bool)
-    if shown is not None:
-        kept[1] = np.isin(np.arange(4), shown)
-    inner = read_operator(unrelu.Mask(kept), (4,), (2, 4), network)
-    weighed = WeightedOperator(inner, torch.from_numpy(np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 3.0, 4.0]])))
-    free = [largest_dimension([(network.layers[0].matrix(), np.zeros(4), np.zeros(4))], code, np.diag(row * 1.0), [])
-            for code, row in zip(z, kept & (weighed.weight.numpy() > 0), strict=True)]  # fmt: skip
-    assert local_rank(network, z, weighed)[1].tolist() == free

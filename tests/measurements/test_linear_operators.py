@@ -13,7 +13,6 @@ from scipy import sparse
 import unrelu
 from tests.support import random_network
 from unrelu import measurements
-from unrelu.errors import InputError
 from unrelu.measurements import read_operator
 from unrelu.measurements.folding import FoldedChain, is_one_layer, observed_outputs
 from unrelu.result.fingerprint import fingerprint
@@ -96,16 +95,6 @@ def test_an_operator_of_ones_own_is_measured_in_other_units(size, tmp_path):
     magnitudes = Magnitudes(20)
     found = unrelu.invert(network, magnitudes.values(network(z)), "lm", operator=magnitudes, z0=z + 0.01)
     np.testing.assert_allclose(found.z, z, atol=1e-6)
-
-
-def test_a_covariance_of_what_a_class_of_ones_own_measures():
-    network = unrelu.from_arrays([np.random.default_rng(0).normal(size=(20, 3)), np.eye(20)], biases=None)
-    z, noise = np.array([[0.5, -1.0, 0.7]]), unrelu.Gaussian(covariance=0.01 * np.eye(10) + 0.001)
-    y = Sums(20).values(network(z))
-    found = unrelu.invert(network, y, "lm", operator=Sums(20), noise=noise, z0=z + 0.01)
-    np.testing.assert_allclose(found.z, z, atol=1e-6)
-    with pytest.raises(InputError, match="is correlated, and operator= is a Magnitudes, which is not linear: pass a f"):
-        unrelu.invert(network, y**2, "lm", operator=Magnitudes(20), noise=noise, z0=z)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,9 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 import unrelu
-from tests.support import random_network
 from unrelu import Normal
 from unrelu.diagnostics._goodness_of_fit import goodness_of_fit
 from unrelu.errors import InputError
-from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.working_units import Coordinates
-from unrelu.sampling.prior_transform import PriorTransform
 
 S = 0.3
 RNG = np.random.default_rng([37, 2])
@@ -26,7 +22,6 @@ CURVED = unrelu.from_arrays(
 Y = CURVED([0.3, 0.8]) + S * RNG.normal(size=15)
 PRIOR = Normal({"h": 0.5}, {"h": 0.2})
 MATRIX, SHIFT = RNG.normal(size=(12, 4)), RNG.normal(size=12)
-LINEAR = unrelu.from_arrays([MATRIX], [SHIFT], activation="identity")
 MEAN, STD = np.array([1.0, 0.0, 5000.0, 0.0]), np.array([0.5, np.inf, 300.0, np.inf])
 SCALED = unrelu.from_arrays([MATRIX / [1, 1, 500, 1]], [SHIFT], activation="identity")
 THERE = SCALED([0.7, -1.0, 5100.0, 2.0]) + S * RNG.normal(size=12)
@@ -69,32 +64,6 @@ def test_the_fit_uses_up_the_trace_of_the_hat_matrix():
     np.testing.assert_allclose(found, used, rtol=1e-5)
 
 
-def test_an_infinite_std_is_the_limit_of_large_ones():
-    network = random_network((3, 16, 24), seed=8, bias=True)
-    y = network(np.ones(3)) + S * np.random.default_rng(3).normal(size=24)
-    options = {"noise": f"gaussian:{S}", "z0": np.ones(3)}
-    flat = unrelu.invert(network, y, "lm", prior=Normal([0.5, 0, 0], [0.3, np.inf, np.inf]), **options)
-    wide = unrelu.invert(network, y, "lm", prior=Normal([0.5, 0, 0], [0.3, 1e3, 1e3]), **options)
-    np.testing.assert_allclose(flat.z, wide.z, atol=1e-4)
-    np.testing.assert_allclose(flat.p_value, wide.p_value, atol=0.02)
-    np.testing.assert_allclose(flat.laplace().std, wide.laplace().std, rtol=1e-4)
-
-
-def test_counts_take_it():
-    network = unrelu.from_arrays([RNG.normal(0, 1, (20, 2))], [np.full(20, 8.0)], activation="relu").named(["a", "b"])
-    y = np.random.default_rng(4).poisson(network([1.0, -0.5]))
-    r = unrelu.invert(network, y, noise="poisson", prior=Normal({"a": 0.5}, {"a": 0.1}), bounds={"b": (-3, 3)})
-
-    def objective(z):
-        mean = np.maximum(network(z), 1e-12)
-        logs = np.where(y > 0, y * np.log(np.maximum(y, 1) / mean), 0.0)
-        return 2 * (logs - y + mean).sum() + ((z[0] - 0.5) / 0.1) ** 2
-
-    best = optimize.minimize(objective, r.z, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
-    np.testing.assert_allclose(r.fun, best.fun, rtol=1e-6)
-    assert 0 < r.p_value < 1
-
-
 def grid(low, high, count=301):
     axes = [np.linspace(a, b, count) for a, b in zip(low, high, strict=True)]
     codes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(low))
@@ -117,9 +86,7 @@ def test_the_posterior_is_that_of_quadrature(truncated):
     np.testing.assert_allclose(p.std / std, 1, atol=0.06)
     edges = 0.01 if truncated else 0.0  # the grid counts cells at its edges in full
     assert abs(p.log_evidence - logsumexp(logs) - np.log(cell)) < 5 * p.log_evidence_error + edges
-    within = " within its bounds" if truncated else ""
-    said = " ".join(str(p).split())
-    assert f"h ~ N(0.5, 0.2^2){within}, the others uniform within their bounds" in said
+    assert "h ~ N(0.5, 0.2^2), the others uniform, all within their bounds" in " ".join(str(p).split())
 
 
 @pytest.mark.parametrize(
@@ -143,11 +110,6 @@ def test_a_posterior_needs_a_distribution_of_every_coordinate(prior, bounds, mes
     assert not (tmp_path / "out").exists()
 
 
-def test_names_need_named_coordinates():
-    with pytest.raises(InputError, match="the coordinates have none"):
-        unrelu.invert(LINEAR, THERE, noise=f"gaussian:{S}", prior=Normal({"h": 0}, {"h": 1}))
-
-
 def test_by_name_is_by_place():
     assert PRIOR.of_names(CURVED.names) == Normal([0.5, 0.0], [0.2, np.inf])
     assert Normal(std={"w": 2}).of_names(CURVED.names) == Normal([0.0, 0.0], [np.inf, 2.0])
@@ -162,24 +124,6 @@ def test_nuisance_parameters_keep_their_own_prior():
     wide = unrelu.extend(CURVED, offset=(-1, 1))
     assert PRIOR.of_names(wide.names) == Normal([0.5, 0.0, 0.0], [0.2, np.inf, 1.0])
     assert Normal(std={}).of_names(wide.names) == Normal(0.0, [np.inf, np.inf, 1.0]).of_shape((3,))
-
-
-def test_starts_are_drawn_from_the_prior_where_there_is_one_and_from_the_box_elsewhere():
-    box = Bounds.parse(([-1e6, 0, -np.inf], [1e6, 10, np.inf]), (3,))
-    found = Coordinates.of(box, Normal([3.0, 0, 0], [2.0, np.inf, np.inf]))
-    t = found.standard.draw(np.random.default_rng(5), (4000,))
-    z = found.codes(t)
-    np.testing.assert_allclose(z.mean(axis=0), [3, 5, 0], atol=0.2)
-    np.testing.assert_allclose(z.std(axis=0), [2, 10 / np.sqrt(12), 1], rtol=0.05)
-    np.testing.assert_allclose(found.coordinates(z), t, atol=1e-12)
-
-
-def test_the_transform_of_a_flat_coordinate_is_uniform():
-    box = Bounds.parse(([-np.inf, 0], [np.inf, 10]), (2,))
-    transform = PriorTransform.of(box, Normal([3.0, 0], [2.0, np.inf]))
-    z = transform.codes(np.random.default_rng(6).normal(size=(4000, 2)))
-    np.testing.assert_allclose(z.mean(axis=0), [3, 5], atol=0.2)
-    np.testing.assert_allclose(np.quantile(z[:, 1], [0.1, 0.5, 0.9]), [1, 5, 9], atol=0.3)
 
 
 def test_a_result_and_a_run_keep_it(tmp_path):

@@ -10,17 +10,13 @@ import pytest
 import torch
 
 import unrelu
-from tests.support import image_network, random_network
 from unrelu import zoo
 from unrelu.errors import InputError
-from unrelu.measurements.picture_scale import Scaling, check_scale
+from unrelu.measurements.picture_scale import Scaling
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense
 from unrelu.models.network import Layer, Network
 from unrelu.problem import Problem
-
-RNG = np.random.default_rng(0)
-DIGITS = RNG.choice([0.0, 0.0, 0.3, 0.8, 1.0], (10, 28, 28))
 
 
 @pytest.mark.parametrize(
@@ -48,12 +44,6 @@ def test_what_is_no_pair_is_refused(text):
     assert repr(text) in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["1,0", "1,1", "nan,1", "0,inf", "-inf,0"])
-def test_ends_out_of_order_are_refused(text):
-    with pytest.raises(InputError, match="pass two finite numbers, the lower one first"):
-        Scaling.parse(text)
-
-
 @pytest.mark.parametrize(
     ("dtype", "low", "high"),
     [
@@ -74,14 +64,6 @@ def test_the_own_range_is_mapped_to_the_ends(dtype, low, high):
     np.testing.assert_array_equal(values, kept)
 
 
-def test_images_are_mapped_as_torchvision_does():
-    image = np.arange(256.0)
-    np.testing.assert_allclose(Scaling.parse("0,1").apply(image, np.uint8), image / 255)
-    np.testing.assert_allclose(Scaling.parse("-1,1").apply(image, np.uint8), (image / 255 - 0.5) / 0.5, atol=1e-15)
-    noisy = np.array([-0.2, 1.3])
-    np.testing.assert_allclose(Scaling.parse("-1,1").apply(noisy, float), 2 * noisy - 1)
-
-
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
 def test_wide_integers_have_no_range_of_their_own(dtype):
     with pytest.raises(InputError, match=rf"scale 0,1 needs .* integers of type {dtype} .* save them as 8- or 16-bit"):
@@ -95,56 +77,6 @@ def test_wide_integers_have_no_range_of_their_own(dtype):
 def check(network, y, **how):
     """As invert reads y, without inverting it."""
     Problem.build(network, y, **how)
-
-
-# The scale of each generator of the zoo, and how its digits are brought to it.
-GENERATORS = {"mnist-relu": "unit", "mnist-leaky": "unit", "mnist-sigmoid": "unit", "mnist-dcgan": "centred"}
-
-
-@pytest.mark.parametrize("name", GENERATORS)
-def test_digits_on_the_generator_s_own_scale_pass_one_by_one(name):
-    network, rng = zoo.load(name), np.random.default_rng(31)
-    held_out = zoo.observations(name)[:40]
-    own = network(rng.standard_normal((40, 20)))
-    low, high = (-1, 1) if GENERATORS[name] == "centred" else (0, 1)
-    wrong = rng.random(own.shape) < 0.05
-    for y in (
-        held_out,
-        own,
-        own + 0.1 * rng.standard_normal(own.shape),
-        own + 0.3 * rng.standard_normal(own.shape),
-        own + rng.standard_normal(own.shape),
-        3 * own,
-        0.01 * own,
-        0 * own,
-        rng.uniform(low, high, own.shape),
-        rng.standard_normal(own.shape),
-        np.where(wrong, rng.uniform(-5, 5, own.shape), own),
-    ):
-        for one in y:
-            check(network, one)
-        check(network, y)
-    check(network, np.where(wrong, 200.0, own), noise="outliers:0.05")
-
-
-@pytest.mark.parametrize("noise", [0, 0.05])
-@pytest.mark.parametrize("name", GENERATORS)
-def test_digits_on_the_scale_of_bytes_are_refused_one_by_one(name, noise):
-    network, rng = zoo.load(name), np.random.default_rng(32)
-    stored = zoo.observations(name)[:40]
-    stored = 255 * ((stored + 1) / 2 if GENERATORS[name] == "centred" else stored)
-    for one in stored:
-        with pytest.raises(InputError, match=r"the observations go from .* outputs of the generator from"):
-            check(network, one + 255 * noise * rng.standard_normal(one.shape))
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("sizes", [(3, 8, 20), (5, 20, 40), (2, 10, 30, 60), (5, 40, 200)])
-def test_a_random_network_s_own_outputs_pass(sizes, seed):
-    network, rng = random_network(sizes, seed=seed), np.random.default_rng(seed + 100)
-    y = network(rng.standard_normal((16, sizes[0])))
-    for one in (*y, *(y + 0.5 * rng.standard_normal(y.shape)), *rng.standard_normal(y.shape), *(10 * y), *(y / 100)):
-        check(network, one)
 
 
 def advice(network, y, **how):
@@ -193,20 +125,6 @@ def bytes_network() -> Network:
     return Network((*network.layers, Layer(affine, Activation("identity"))), network.latent_shape)
 
 
-def test_none_says_that_values_are_right():
-    for y in (BYTES, BYTES.astype(np.uint8)):
-        problem = Problem.build(zoo.load("mnist-relu"), y, scale="none")
-        np.testing.assert_array_equal(problem.y, BYTES)
-
-
-def test_integers_far_above_any_output_are_offered_what_the_generator_puts_out():
-    network = unrelu.from_arrays([5 * RNG.standard_normal((20, 3))])
-    given, text = advice(network, (DIGITS.reshape(10, -1)[:, :20] * 1000).astype(np.uint16))
-    high = float(f"{np.median(network.typical_outputs.max(axis=1)):.3g}")
-    assert given["scale"] == (0, high)
-    assert "which maps them from the range of uint16" in text
-
-
 def test_only_entries_that_were_observed_are_compared():
     network, y = zoo.load("mnist-relu"), zoo.digits()[0][0].ravel()
     hidden = np.where(np.arange(784) % 2, y, 255.0)
@@ -214,18 +132,6 @@ def test_only_entries_that_were_observed_are_compared():
     check(network, np.where(np.arange(784) % 2, y, np.nan), operator=unrelu.Mask(np.arange(784) % 2))
     with pytest.raises(InputError, match="pass y / 255"):
         check(network, 255 * y, operator=unrelu.Mask(np.arange(784) % 2))
-
-
-def test_what_is_not_clear_is_the_user_s_to_state():
-    """Pictures in [-1, 1] for a generator of [0, 1], and the reverse."""
-    for name, y in (("mnist-relu", CENTRED), ("mnist-dcgan", UNIT)):
-        assert np.array_equal(Problem.build(zoo.load(name), y).y, y)
-
-
-def test_measurements_that_mix_outputs_are_in_units_of_their_own():
-    network, y = zoo.load("mnist-relu"), zoo.digits()[0][:3].reshape(3, -1)
-    matrix = 255 * np.eye(784)[:300]
-    check(network, y @ matrix.T, operator=matrix)
 
 
 def test_invert_scales_y_and_noise_is_in_the_scaled_units():
@@ -239,31 +145,6 @@ def test_invert_scales_y_and_noise_is_in_the_scaled_units():
         unrelu.invert(network, stored, "lm")
     with pytest.raises(InputError, match=r"pass scale=\(0, 1\)"):
         unrelu.certify(network, stored)
-
-
-def test_outputs_are_those_of_codes_within_the_bounds():
-    """At codes from N(0, I), this generator's outputs seem to be in [0, 1]."""
-    network = Network.chain([Dense(torch.from_numpy(np.random.default_rng(0).random((120, 4))))], (4,))
-    y = network.outputs([[30.0, 100.0, 50.0, 20.0], [40.0, 80.0, 10.0, 100.0]])
-    with pytest.raises(InputError, match="they seem to be in"):
-        Problem.build(network, y)
-    assert np.array_equal(Problem.build(network, y, bounds=(0, 255)).y, y)
-
-
-def test_nothing_to_compare():
-    check_scale(image_network(), np.full((3, 36), np.nan))
-    check_scale(image_network(), np.empty((0, 36)))
-    check_scale(image_network(), np.full((2, 36), 200.0), np.zeros((2, 36), dtype=bool))
-    constant = Network.chain([Dense(torch.zeros(4, 3, dtype=torch.float64)), Activation("relu")], (3,))
-    check(constant, np.full((2, 4), 9.0))
-    mixed = np.stack([np.full(784, np.nan), DIGITS[0].ravel() * 255])
-    with pytest.raises(InputError, match="go from 0 to 255"):
-        check_scale(zoo.load("mnist-relu"), mixed)
-
-
-def test_the_advice_is_not_what_was_passed():
-    with pytest.raises(InputError, match=r"they seem to be in \[0, 255\]; pass y / 255"):
-        Problem.build(zoo.load("mnist-relu"), BYTES, scale=(0, 1))
 
 
 def test_a_scale_is_of_outputs_not_of_their_mixtures():

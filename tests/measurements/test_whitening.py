@@ -5,22 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import optimize, sparse, stats
-from scipy.sparse.linalg import aslinearoperator
 
 import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
-from unrelu.local_search.squared_error import SquaredError
 from unrelu.measurements import IdentityOperator, WeightedOperator
 from unrelu.measurements.linear_operators import hiding, normalised
-from unrelu.models.network import Network
-from unrelu.problem import Problem
 from unrelu.runtime.streams import stream
-from unrelu.search.descents import CompiledDescents, descents_for
-from unrelu.search.sample_cache import SampleCache
 
 K, N, B = 3, 40, 4
 NETS = {
@@ -95,60 +87,7 @@ def test_the_optimum_is_that_of_scipy():
         np.testing.assert_allclose(found.z[i], expected.x, atol=1e-4)
 
 
-def test_the_shape_may_be_that_of_images_or_flat():
-    chain = Network.chain([*(part for layer in NET.layers for part in (*layer.affine.steps, layer.activation))], (K,))
-    y = noisy().reshape(B, N)
-    fun = [
-        unrelu.invert(chain, y, "lm", noise=unrelu.Gaussian(sizes), z0=TRUTH).fun
-        for sizes in (ONE, np.tile(ONE, (B, 1)), torch.from_numpy(ONE), ONE.tolist())
-    ]
-    for other in fun[1:]:
-        np.testing.assert_allclose(other, fun[0], rtol=1e-9)
-
-
-def test_residuals_and_reconstructions_are_in_the_units_of_y():
-    y = noisy()
-    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH)
-    np.testing.assert_allclose(found.reconstruction, NET(found.z))
-    np.testing.assert_allclose(found.residual(), np.linalg.norm(y - NET(found.z), axis=1))
-    np.testing.assert_allclose(found.residual("linf"), np.abs(y - NET(found.z)).max(axis=1))
-    np.testing.assert_array_equal(found.problem.given.y, y)
-
-
-def test_the_prior_is_one_of_chi_square():
-    y = noisy()
-    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH, prior=1.0)
-    np.testing.assert_allclose(found.fun, chi_square(NET, y, found.z, ONE) + (found.z**2).sum(axis=1), rtol=1e-9)
-    most_probable = optimize.minimize(
-        lambda z: chi_square(NET, y[:1], z[None], ONE)[0] + z @ z, found.z[0], method="Nelder-Mead",
-        options={"xatol": 1e-9, "fatol": 1e-12},
-    )  # fmt: skip
-    assert found.fun[0] <= most_probable.fun * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("sizes", [ONE, SIZES])
-@pytest.mark.parametrize("name", NETS)
-def test_such_noise_stays_in_compiled_descents(name, sizes):
-    problem = Problem.build(NETS[name], noisy(), noise=unrelu.Gaussian(sizes)).equilibrated()
-    bank = SampleCache.of(problem.network)
-    assert type(descents_for(problem, bank, SquaredError.of(problem, bank.single))) is CompiledDescents
-
-
-@given(exponent=st.integers(-12, 12))
-def test_the_unit_of_the_sizes_changes_nothing_but_chi_square(exponent):
-    y, factor = noisy(), 10.0**exponent
-    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE * factor), z0=TRUTH)
-    expected = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH)
-    np.testing.assert_allclose(found.fun * factor**2, expected.fun, rtol=1e-6)
-
-
 # --- what says nothing, and what is alike -----------------------------------------------------------------------------
-
-
-def test_equal_sizes_are_one_number():
-    problem = Problem.build(NET, noisy(), noise=unrelu.Gaussian(np.full(N, 0.25)))
-    assert problem.noise == unrelu.Gaussian(0.25)
-    assert isinstance(problem.operator, IdentityOperator)
 
 
 @pytest.mark.parametrize("method", ["auto", "lm", "l1", "exact"])
@@ -164,53 +103,7 @@ def test_infinite_sizes_are_a_mask(method, each):
     np.testing.assert_allclose(found.residual(), masked.residual())
 
 
-@pytest.mark.parametrize("operator", [None, "mask", "matrix"])
-def test_infinite_sizes_among_others_take_no_part(operator):
-    seen = stream("test masks").random(N) < 0.7
-    matrix = stream("test matrix").standard_normal((N, N)) / N**0.5
-    forth = (lambda x: x @ matrix.T) if operator == "matrix" else (lambda x: x)
-    given_operator = {None: None, "mask": unrelu.Mask(np.arange(N) != 3), "matrix": unrelu.Matrix(matrix)}[operator]
-    if operator == "mask":
-        seen = seen & (np.arange(N) != 3)
-    y = forth(NET(TRUTH)) + ONE * stream("test noise").standard_normal((B, N))
-    wild = np.where(seen, y, 1e6)
-    found = unrelu.invert(NET, wild, noise=unrelu.Gaussian(np.where(seen, ONE, np.inf)), operator=given_operator)
-    r = ((y - forth(NET(found.z))) / ONE)[:, seen]
-    np.testing.assert_allclose(found.fun, (r**2).sum(axis=1), rtol=1e-9)
-    by_size = found.problem.p_value(found.problem.fit_of(found.reconstruction, np.full(B, float(K))))
-    np.testing.assert_allclose(by_size, stats.chi2.sf(found.fun, seen.sum() - K), rtol=1e-6)
-
-
 # --- other norms ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["relu", "identity"])
-@pytest.mark.parametrize(("norm", "noise"), [("linf", unrelu.Uniform), ("l1", unrelu.Gaussian)])
-def test_other_norms_are_weighted_too(name, norm, noise):
-    network = NETS[name]
-    y = network(TRUTH) + ONE * stream("test noise").uniform(-1, 1, (B, N))
-    found = unrelu.invert(network, y, noise=noise(ONE), norm=norm)
-    r = np.abs(y - network(found.z)) / ONE
-    np.testing.assert_allclose(found.fun, r.max(axis=1) if norm == "linf" else r.sum(axis=1), rtol=1e-9)
-    expected = unrelu.invert(by_hand(network, ONE), y / ONE, norm=norm)
-    assert (found.fun <= 1.01 * expected.fun).all()
-    if norm == "linf":
-        assert (found.p_value == 1).all()
-        assert (unrelu.invert(network, y, noise=unrelu.Uniform(ONE / 4)).p_value == 0).all()
-
-
-def test_on_an_affine_map_the_weighted_linf_is_a_linear_program():
-    network = random_network((K, N), bias=True, last="identity")
-    w, b = network.layers[0].matrix(), network.layers[0].bias()
-    y = network(TRUTH) + SIZES * stream("test noise").uniform(-1, 1, (B, N))
-    found = unrelu.invert(network, y, noise=unrelu.Uniform(SIZES))
-    for i in range(B):
-        rows = np.vstack([w, -w]) / np.tile(SIZES[i], 2)[:, None]
-        right = np.concatenate([y[i] - b, b - y[i]]) / np.tile(SIZES[i], 2)
-        program = optimize.linprog(
-            [0] * K + [1], np.hstack([rows, -np.ones((2 * N, 1))]), right, bounds=[(None, None)] * K + [(0, None)]
-        )
-        assert found.fun[i] == pytest.approx(program.fun, rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["linf", "l1", "relaxed", "least_squares", "exact"])
@@ -250,21 +143,6 @@ def test_a_covariance_is_whitening_by_hand(name, method):
     np.testing.assert_allclose(found.fun, expected.fun, rtol=1e-3)
     np.testing.assert_allclose(found.p_value, expected.p_value, atol=5e-3)
     np.testing.assert_allclose(found.residual(), np.linalg.norm(r, axis=1))
-
-
-@pytest.mark.parametrize("form", [sparse.csr_array, aslinearoperator, torch.from_numpy, np.ndarray.tolist])
-def test_a_covariance_comes_in_every_form(form):
-    y = correlated()
-    expected = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(covariance=COVARIANCE), z0=TRUTH)
-    found = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(covariance=form(COVARIANCE)), z0=TRUTH)
-    np.testing.assert_allclose(found.z, expected.z)
-
-
-def test_a_diagonal_covariance_is_sizes():
-    y = noisy()
-    one = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(covariance=np.diag(ONE**2)), z0=TRUTH)
-    other = unrelu.invert(NET, y, "lm", noise=unrelu.Gaussian(ONE), z0=TRUTH)
-    np.testing.assert_allclose(one.fun, other.fun, rtol=1e-6)
 
 
 @pytest.mark.parametrize("each", [False, True])
@@ -320,14 +198,6 @@ def test_draws_have_the_variances_that_are_stated():
     drawn = unrelu.Uniform(np.where(np.arange(N) == 0, np.inf, ONE)).draw(clean, rng)
     assert (drawn[:, 0] == 0).all()
     np.testing.assert_allclose(np.abs(drawn[:, 1:]).max(axis=0), ONE[1:], rtol=0.01)
-
-
-def test_calibration_knows_such_noise():
-    network = random_network((2, 6, 12), seed=5, bias=True)
-    sizes = np.linspace(0.01, 0.3, 12)
-    assert unrelu.calibrate(network, noise=unrelu.Gaussian(sizes), observations=20).observations == 20
-    with pytest.raises(InputError, match=r"the level has shape \(11,\), an observation has shape \(12,\)"):
-        unrelu.calibrate(network, noise=unrelu.Gaussian(sizes[1:]), observations=20)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -424,24 +294,3 @@ def test_weights_of_an_operator_pass_the_dot_test(each):
     normal, gain = normalised(operator)
     torch.testing.assert_close(normal.forward(x) * gain, operator.forward(x))
     assert operator.count == (B if each else 0)
-
-
-@pytest.mark.parametrize("method", ["auto", "lm", "linf", "l1"])
-@pytest.mark.parametrize("sizes", [ONE, SIZES], ids=["shared", "each its own"])
-@pytest.mark.parametrize("rows", [N, 25], ids=["all", "some"])
-def test_sizes_are_those_of_the_entries_of_y_where_a_matrix_picks_outputs(method, sizes, rows):
-    """The same data in the order of the outputs, by a mask, and in another order, by a matrix.
-
-    Few outputs of a ReLU determine the input of its layer, and where they do not, rounding chooses the answer of
-    Algorithm 1.
-    """
-    network = NETS["leaky"] if method in ("linf", "l1") else NET
-    picked = stream("test order").permutation(N)[:rows]
-    mask = np.isin(np.arange(N), picked)
-    y = noisy(network, sizes=sizes)
-    noise = unrelu.Gaussian(sizes)
-    masked = unrelu.invert(network, np.where(mask, y, np.nan), method, operator=mask, noise=noise)
-    noise = unrelu.Gaussian(sizes[..., picked])
-    permuted = unrelu.invert(network, y[:, picked], method, operator=unrelu.Matrix(np.eye(N)[picked]), noise=noise)
-    np.testing.assert_allclose(permuted.fun, masked.fun, rtol=1e-4)
-    np.testing.assert_array_equal(permuted.status, masked.status)

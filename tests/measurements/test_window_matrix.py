@@ -8,9 +8,6 @@ from scipy import optimize, sparse
 
 import unrelu
 from tests.support import random_network
-from unrelu.local_search.packed_observations import packable
-from unrelu.local_search.squared_error import SquaredError
-from unrelu.measurements.folding import FoldedChain
 
 N, M, K = 400, 25, 3
 NET = random_network((K, 24, N), "leaky_relu", seed=6, bias=True)
@@ -57,41 +54,3 @@ def test_chi_square_is_printed_with_its_degrees_of_freedom():
     few = unrelu.invert(NET, Y[0, :2], "lm", z0=TRUTH[0], operator=WINDOWS[:2], noise="gaussian:0.01")
     assert "and no degree of freedom left" in " ".join(str(few).split())
     assert "chi-square" not in str(unrelu.invert(NET, Y[0], "lm", z0=TRUTH[0], operator=WINDOWS, noise="uniform:0.1"))
-
-
-def test_p_values_are_those_of_the_bins():
-    truth = np.random.default_rng(8).normal(size=(400, K))
-    noise = np.random.default_rng(9).normal(size=(400, M)) @ np.linalg.cholesky(COVARIANCE).T
-    r = unrelu.invert(NET, NET(truth) @ WINDOWS.T + noise, "lm", z0=truth, operator=WINDOWS, noise=NOISE)
-    for level in (0.01, 0.1, 0.5):
-        share, error = np.mean(r.p_value < level), np.sqrt(level * (1 - level) / 400)
-        assert abs(share - level) < 4 * error
-
-
-def test_a_large_window_matrix_is_folded_into_a_last_layer_without_activation():
-    wide = random_network((K, 16, 20_000), seed=10, bias=True)
-    linear = unrelu.from_arrays(
-        [layer.matrix() for layer in wide.layers], [layer.bias() for layer in wide.layers],
-        activation=["relu", "identity"],
-    )  # fmt: skip
-    windows = np.random.default_rng(11).normal(size=(30, 20_000)) / 20_000
-    y = linear(TRUTH) @ windows.T
-    problem, bent = (unrelu.Problem.build(net, y, operator=windows) for net in (linear, wide))
-    assert packable(problem.network, problem.operator)
-    assert not packable(bent.network, bent.operator)
-    layers, values = FoldedChain(problem.network, problem.operator, problem.y).of(0)
-    assert layers[-1].matrix.shape == (30, 16)
-    objective = SquaredError.of(problem)
-    hidden = layers[0].activation.value(layers[0].matrix @ TRUTH[1] + layers[0].bias)
-    gap = layers[-1].matrix @ hidden + layers[-1].bias - values
-    expected = objective.values(objective.tensor(TRUTH[1:2]), objective.index(np.array([0])))
-    np.testing.assert_allclose(gap @ gap, expected.numpy()[0], rtol=1e-9)
-
-
-def test_the_covariance_is_factored_once_for_all_observations(monkeypatch):
-    calls = []
-    cholesky = np.linalg.cholesky
-    monkeypatch.setattr(np.linalg, "cholesky", lambda a: calls.append(np.shape(a)) or cholesky(a))
-    noise = unrelu.Gaussian(covariance=COVARIANCE)
-    unrelu.invert(NET, Y, "lm", z0=TRUTH, operator=WINDOWS, noise=noise)
-    assert calls.count((M, M)) == 1

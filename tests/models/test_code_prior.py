@@ -285,7 +285,6 @@ def test_what_it_cannot_be(arguments, message):
         ({"noise": "gaussian:1e200"}, "is more than 1e.100 times what the generator puts out"),
         ({"noise": "gaussian:0.1", "norm": "l1"}, "norm='l1' is not the likelihood of noise=gaussian:0.1"),
         ({"noise": "gaussian:0.1", "norm": "huber"}, "norm='huber' is not the likelihood"),
-        ({"noise": "gaussian:0.1", "loss": torch.nn.MSELoss()}, "loss= is not the likelihood"),
         ({"noise": "gaussian:0.1", "prior": Normal(np.zeros(3))}, r"mean has shape \(3,\), a code has shape \(4,\)"),
         ({"noise": "gaussian:0.1", "method": "linf"}, "prior=Normal: method='linf' inverts layers"),
         ({"noise": "gaussian:0.1", "prior": Normal(1e20, 1), "bounds": (0, 1)}, "too far to compute with"),

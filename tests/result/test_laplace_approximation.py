@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from scipy import stats
 import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError
-from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.result.laplace_approximation import LEVELS, _one_sided
@@ -113,64 +110,6 @@ def test_it_is_the_second_derivative_of_the_log_density(name):
     check(r.laplace(), np.linalg.inv(hessian(half_minus_log_density, z)), jacobian, rtol=2e-3)
 
 
-@pytest.mark.parametrize("noise", [Poisson(), NegativeBinomial(3.0)])
-def test_counts_have_their_fisher_information(noise):
-    rng = np.random.default_rng(8)
-    matrix, shift = rng.normal(size=(20, 3)), np.full(20, 12.0)
-    network = unrelu.from_arrays([matrix], [shift], activation="identity")
-    y = noise.draw(network(0.5 * rng.normal(size=(2, 3))), rng)
-    r = unrelu.invert(network, y, noise=noise, prior=unrelu.Normal(0, 2))
-    assert (r.reconstruction > 1).all()
-    for i, result in enumerate(r):
-        mean = result.reconstruction
-        variance = mean if isinstance(noise, Poisson) else mean + mean**2 / 3
-        check(result.laplace(), np.linalg.inv(matrix.T @ (matrix / variance[:, None]) + np.eye(3) / 4), matrix)
-        score = matrix.T @ ((mean - y[i]) / variance) + result.z / 4
-        newton = np.sqrt(score @ result.laplace().covariance @ score)
-        np.testing.assert_allclose(result.laplace().decrement, newton, atol=1e-9)
-        assert newton < 1e-4
-
-
-@pytest.mark.parametrize("noise", [Poisson(), NegativeBinomial(3.0)])
-@pytest.mark.parametrize("mean", [-1e-3, 5e-4, 0.02, 0.7, 6.0])
-def test_the_information_is_the_variance_of_the_score(noise, mean):
-    counts = np.arange(400.0)
-    replaced = mean if mean >= 1e-3 else 1e-3 * np.exp(mean / 1e-3 - 1)
-    known = stats.poisson(replaced) if isinstance(noise, Poisson) else stats.nbinom(3.0, 3.0 / (3.0 + replaced))
-    y, means = torch.from_numpy(counts), torch.full((400,), mean, dtype=torch.float64)
-    score = noise.scoring(y, means)[0].numpy()
-    expected = known.pmf(counts) @ score**2
-    np.testing.assert_allclose(noise.fisher_information(means)[0], expected, rtol=1e-9)
-
-
-def test_a_model_of_ones_own_is_simulated():
-    """The Fisher information of Student's distribution is (nu + 1) / (nu + 3) / s^2."""
-
-    @dataclass(frozen=True, eq=False)
-    class HeavyTails(unrelu.measurements.Likelihood):
-        name = "heavy tails"
-
-        def deviance(self, y, mean):
-            return 4 * torch.log1p(((y - mean) / self.level) ** 2 / 3)
-
-        def scoring(self, y, mean):
-            weight = 4 / (3 * self.level**2 + (y - mean) ** 2)
-            return weight * (mean - y), weight
-
-        def draw(self, clean, rng):
-            return clean + self.level * rng.standard_t(3, clean.shape)
-
-    noise, rng = HeavyTails(0.2), np.random.default_rng(13)
-    matrix = rng.normal(size=(400, 4))
-    network = unrelu.from_arrays([matrix], activation="identity")
-    prior = unrelu.Normal(0, 3)
-    r = unrelu.invert(network, noise.draw(network(rng.normal(size=4)), rng), "lm", noise=noise, prior=prior)
-    exact = np.linalg.inv(matrix.T @ matrix * 4 / 6 / 0.2**2 + np.eye(4) / 9)
-    # 400 x 200 squares of scores, whose relative deviation is below 1.
-    np.testing.assert_allclose(r.laplace().std, np.sqrt(np.diag(exact)), rtol=5 / np.sqrt(400 * 200))
-    np.testing.assert_array_equal(r.laplace().covariance, r.laplace().covariance)
-
-
 def test_errors_of_simulated_codes_have_this_covariance():
     """Codes from the prior, observations of them, and how far the most probable codes are from the true ones."""
     network, matrix, _ = linear()
@@ -208,36 +147,6 @@ def test_what_the_data_leave_open_is_infinite_and_what_does_not_move_is_finite()
     assert "3 of 4 infinite: nothing determines them" in str(found)
 
 
-def test_it_is_the_limit_of_ever_wider_priors():
-    network, _, seen = partly_open()
-    y = network(np.array([1.0, 2, 3, 4]))
-    none, wide, wider = (
-        unrelu.invert(network, y, "lm", noise="gaussian:0.1", operator=seen, prior=prior).laplace()
-        for prior in (0.0, unrelu.Normal(0, 1e4), unrelu.Normal(0, 1e5))
-    )
-    finite = np.isfinite(none.covariance)
-    np.testing.assert_allclose(wider.covariance[finite], none.covariance[finite], atol=1e-4)
-    grown = wider.covariance[~finite] / wide.covariance[~finite]
-    np.testing.assert_allclose(grown, 100, rtol=1e-3)
-    np.testing.assert_array_equal(np.sign(wider.covariance[~finite]), np.sign(none.covariance[~finite]))
-
-
-def test_a_prior_determines_what_the_data_leave_open():
-    network, matrix, seen = partly_open()
-    prior = unrelu.Normal(MEAN, STD)
-    r = unrelu.invert(network, network(MEAN), "lm", noise="gaussian:0.1", operator=seen, prior=prior)
-    observed = matrix[:4]
-    check(r.laplace(), np.linalg.inv(observed.T @ observed / 0.01 + np.diag(1 / STD**2)), matrix, rtol=1e-7)
-    np.testing.assert_allclose(r.laplace().std[3], STD[3], rtol=1e-9)
-
-
-def test_much_is_known_beside_little():
-    """Data that are 1e8 times more precise than the prior leave it what they do not see."""
-    network, _, seen = partly_open()
-    r = unrelu.invert(network, network(MEAN), "lm", noise="gaussian:1e-8", operator=seen, prior=unrelu.Normal(MEAN, 1))
-    np.testing.assert_allclose(r.laplace().std[[0, 1, 3]], [0.5**0.5, 0.5**0.5, 1], rtol=1e-6)
-
-
 def test_at_a_bound_it_has_the_moments_of_the_truncated_posterior():
     """One coordinate at a bound: the mean squares about the code, by a sum over a grid."""
     rng = np.random.default_rng(14)
@@ -258,36 +167,6 @@ def test_at_a_bound_it_has_the_moments_of_the_truncated_posterior():
         np.testing.assert_allclose(found.intervals["b"], ends, rtol=1e-12)
         np.testing.assert_array_equal(found.held, [False, True])
         assert "1 at a bound, to one side" in str(found)
-
-
-@pytest.mark.parametrize("prior", [0.0, unrelu.Normal(MEAN, STD), 0.5])
-def test_free_coordinates_follow_those_at_bounds(prior):
-    network, matrix, y = linear()
-    free = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior).z
-    bounds = np.array([-np.inf, -10, free[2] + 0.3, -10]), np.array([np.inf, 10, free[2] + 0.9, free[3] - 0.2])
-    found = unrelu.invert(network, y[0], noise=f"gaussian:{S}", prior=prior, bounds=bounds).laplace()
-    np.testing.assert_array_equal(found.held, [False, False, True, True])
-    inverse = 1 / STD**2 if isinstance(prior, unrelu.Normal) else np.full(4, prior / S**2)
-    information = matrix.T @ matrix / S**2 + np.diag(inverse)
-    exact = np.zeros((4, 4))
-    exact[:2, :2] = inner = np.linalg.inv(information[:2, :2])
-    for j in (2, 3):
-        moved = np.insert(np.zeros(3), j, 1.0)
-        moved[:2] = -inner @ information[:2, j]
-        exact += found.std[j] ** 2 * np.outer(moved, moved)
-    check(found, exact, matrix)
-    assert found.decrement < 1e-4
-
-
-def test_every_coordinate_may_be_at_a_bound():
-    """Far above the optimum each distance has an exponential distribution, whose mean square is 2 / slope^2."""
-    network, matrix, y = linear()
-    r = unrelu.invert(network, y[0], "lm", noise=f"gaussian:{S}", bounds=(50.0, 51.0), z0=np.full(4, 50.0))
-    found = r.laplace()
-    assert found.held.all()
-    slope = matrix.T @ (matrix @ r.z - y[0]) / S**2
-    np.testing.assert_allclose(found.std, np.sqrt(2) / np.abs(slope), rtol=0.05)
-    assert (found.reconstruction_std > 0).all()
 
 
 @pytest.mark.parametrize("room", [2.0, np.inf])
@@ -357,58 +236,6 @@ def test_it_does_not_depend_on_units(scale, prior):
     same = unrelu.invert(other, there, "lm", noise=unrelu.Gaussian(S * scale), prior=prior).laplace()
     np.testing.assert_allclose(same.covariance, one.covariance, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(same.reconstruction_std, scale * one.reconstruction_std, rtol=1e-9)
-
-
-def test_a_code_off_the_optimum_says_how_far():
-    network, matrix, y = linear()
-    problem = Problem.build(network, y[0], noise=f"gaussian:{S}")
-    best = np.linalg.lstsq(matrix, y[0], rcond=None)[0]
-    z = best + np.array([0.1, 0, 0, -0.2])
-    found = Inversion.of(problem, z[None], method="mine").shaped().laplace()
-    expected = np.sqrt((z - best) @ np.linalg.inv(found.covariance) @ (z - best))
-    np.testing.assert_allclose(found.decrement, expected, rtol=1e-9)
-
-
-def test_an_observation_without_a_code_has_none():
-    network, _, y = linear()
-    problem = Problem.build(network, y, noise=f"gaussian:{S}")
-    z = np.array([[1.0, 1, 1, 1], [np.nan] * 4, [0.0, 0, 0, 0]])
-    found = Inversion.of(problem, z, method="mine").laplace()
-    assert np.isnan(found.std).any(axis=1).tolist() == [False, True, False]
-    assert np.isnan(found.reconstruction_std[1]).all()
-    assert repr(found) == "<Laplace: 3 observations, 4 coordinates>"
-
-
-def test_codes_keep_their_shape():
-    matrix = torch.from_numpy(np.random.default_rng(10).normal(size=(4, 6)))
-    network = unrelu.from_torch(lambda z: (torch.sin(0.3 * z).flatten(1) @ matrix.to(z)).reshape(-1, 2, 3), (2, 2))
-    r = unrelu.invert(network, network(np.ones((2, 2))), "lm", noise="gaussian:0.1", prior=unrelu.Normal())
-    found = r.laplace()
-    assert (found.z.shape, found.std.shape, found.held.shape) == ((2, 2), (2, 2), (2, 2))
-    assert (found.covariance.shape, found.reconstruction_std.shape) == ((4, 4), (2, 3))
-    assert isinstance(found.decrement, float)
-    assert repr(found) == "<Laplace: one observation, 4 coordinates>"
-
-
-def test_of_a_saved_result(tmp_path):
-    network, _, y = linear()
-    r = unrelu.invert(network, y, noise=unrelu.Gaussian(SIZES), prior=unrelu.Normal(MEAN, STD))
-    r.save(tmp_path / "r.npz")
-    again = unrelu.load_result(tmp_path / "r.npz", network)
-    np.testing.assert_array_equal(again.laplace().covariance, r.laplace().covariance)
-    with pytest.raises(InputError, match="loaded without its network"):
-        unrelu.load_result(tmp_path / "r.npz").laplace()
-
-
-def test_of_masks_that_differ():
-    network = random_network((4, 12, 15), "leaky_relu", seed=11, bias=True)
-    rng = np.random.default_rng(12)
-    y, seen = network(rng.normal(size=(2, 4))) + S * rng.normal(size=(2, 15)), rng.random((2, 15)) < 0.7
-    found = unrelu.invert(network, y, noise=f"gaussian:{S}", operator=unrelu.Mask(seen)).laplace()
-    for i in range(2):
-        jacobian = network.jacobian(found.z[i])
-        exact = S**2 * np.linalg.inv(jacobian[seen[i]].T @ jacobian[seen[i]])
-        np.testing.assert_allclose(found.covariance[i], exact, rtol=1e-7, atol=1e-9 * exact.max())
 
 
 @pytest.mark.parametrize(

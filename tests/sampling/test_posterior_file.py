@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +11,7 @@ from tests.result.test_result_file import forged
 from tests.sampling.known_posteriors import NET, chains_of, normal_draws
 from tests.support import random_network
 from unrelu import Status
-from unrelu.errors import InputError, OptionError, StorageError
-from unrelu.runtime import file_writing
+from unrelu.errors import InputError, OptionError
 from unrelu.sampling.sampled_chains import SampledChains
 
 Y = NET(normal_draws(3, 3)) + 0.05 * normal_draws(3, 20)
@@ -77,17 +74,6 @@ def test_what_is_saved_comes_back(tmp_path, name):
     for one, other in zip(p[0].modes, again[1].modes, strict=True):
         assert (one.weight, one.weight_error) == (other.weight, other.weight_error)
         np.testing.assert_array_equal(one.covariance, other.covariance)
-
-
-def test_sampled_posteriors_come_back(tmp_path):
-    """The log-likelihoods of the sampler are those that are checked."""
-    for index, (noise, network) in enumerate((("gaussian:0.3", NET), ("poisson", of_case("counts").problem.network))):
-        y = np.rint(np.abs(Y[0])) if index else Y[0]
-        p = unrelu.posterior(network, y, noise=noise, draws=20, chains=4)
-        p.save(tmp_path / "posterior.npz")
-        again = unrelu.load_posterior(tmp_path / "posterior.npz", network)
-        np.testing.assert_array_equal(again.z, p.z)
-        assert str(again) == str(p)
 
 
 def test_observations_that_were_cut_short_or_failed_come_back(tmp_path):
@@ -159,39 +145,18 @@ def test_numbers_that_do_not_follow_from_the_draws_are_told(tmp_path, name, chan
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "unrelu posterior 9", "version": "9.9"}, "'unrelu posterior 9', written by unrelu 9.9; .* install"),
         ({"format": "unrelu result 1"}, r"holds a result: unrelu\.load_result"),
-        ({"format": "unrelu certificate 1"}, r"holds a certificate: unrelu\.Certificate\.load"),
-        ({"format": "something"}, "holds no posterior; its format is 'something'"),
         ({"z": np.zeros((4, 240, 3))}, "damaged .z has shape"),
-        ({"z": np.zeros((4, 3))}, "damaged .z has shape"),
-        ({"z": np.zeros((4, 360, 3), dtype=np.float32)}, "damaged .entries are float32"),
         ({"z": np.full((4, 360, 3), np.nan)}, "damaged .a draw is outside of the bounds, or no number"),
-        ({"z": None}, "damaged .'z'"),
-        ({"log_likelihood": np.zeros((4, 359))}, "log_likelihood has shape"),
-        ({"log_likelihood": np.full((4, 360), np.inf)}, "damaged .log_likelihood is inf"),
         ({"mode": np.full((4, 360), 3)}, "mode goes up to 3"),
-        ({"mode": np.full((4, 360), -1)}, "mode is -1"),
         ({"draws": np.array([120, 120, 121])}, "damaged .z has shape"),
-        ({"z": np.zeros((5, 360, 3))}, "log_likelihood has shape"),
         ({"acceptance": np.full(3, 1.5)}, "damaged .acceptance is 1.5"),
-        ({"p_value": np.full(3, -0.5)}, "damaged .p_value is -0.5"),
-        ({"log_evidence_error": np.full(3, -1.0)}, "damaged .log_evidence_error is -1.0"),
-        ({"seconds": np.full(3, np.nan)}, "damaged .seconds is nan"),
         ({"seconds": np.zeros(2)}, "seconds has shape"),
         ({"ended": np.array(["MIXED", "", ""])}, "damaged .'MIXED'"),
         ({"ended": np.array(["", ""])}, "ended has 2 entries"),
-        ({"modes": np.array([2, 2, -1])}, "damaged .modes is -1"),
         ({"modes": np.array([2, 2, 4])}, "damaged .best has shape"),
-        ({"best": np.full((7, 3), np.nan)}, "damaged .a draw is outside of the bounds, or no number"),
-        ({"likeliest": np.zeros((3, 19))}, "damaged .likeliest has shape"),
-        ({"network.latent_shape": np.array([2**40])}, "damaged .z has shape"),
-        ({"network.output_shape": np.array([2**40, 2**40])}, "damaged .a shape is"),
         ({"y": np.zeros((3, 7))}, "damaged .y has shape"),
-        ({"problem.single": np.array(True)}, "damaged .y has shape"),
         ({"bounds": np.array([[0.0] * 3, [1.0] * 3])}, "damaged .a draw is outside of the bounds"),
-        ({"noise": "gaussian:-1"}, "noise=gaussian"),
-        ({"operator": "magic"}, "damaged .the operator is 'magic'"),
     ],
 )  # fmt: skip
 def test_files_that_hold_something_else_are_refused(tmp_path, changes, message):
@@ -200,61 +165,3 @@ def test_files_that_hold_something_else_are_refused(tmp_path, changes, message):
     forged(path, **{name.replace(".", "__"): value for name, value in changes.items()})
     with pytest.raises(InputError, match=message):
         unrelu.load_posterior(path)
-
-
-def test_files_that_are_no_posteriors_are_refused(tmp_path):
-    path = tmp_path / "posterior.npz"
-    np.savez(path, weights=np.zeros(3))
-    with pytest.raises(InputError, match=r"holds no posterior but arrays weights; pass a file that p\.save"):
-        unrelu.load_posterior(path)
-    np.savez(path, format=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InputError, match="Python objects, which could run code"):
-        unrelu.load_posterior(path)
-    with pytest.raises(InputError, match="by the path of its file, got int"):
-        unrelu.load_posterior(7)
-    PLAIN.save(path)
-    with pytest.raises(InputError, match="at most 1000 bytes"):
-        unrelu.load_posterior(path, max_bytes=1000)
-    with pytest.raises(InputError, match=r"holds a posterior: unrelu\.load_posterior\(path\)"):
-        unrelu.load_result(path)
-
-
-def test_every_cut_and_every_flipped_byte_is_an_error_of_ours_or_changes_nothing(tmp_path):
-    path = tmp_path / "posterior.npz"
-    part = of_case("gaussian", draws=8)
-    part.save(path)
-    content = path.read_bytes()
-    rng = unrelu.runtime.streams.stream("damaged posteriors")
-    for i in range(40):
-        damaged = bytearray(content)
-        if i % 2:
-            damaged = damaged[: int(rng.integers(len(content)))]
-        else:
-            damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
-        path.write_bytes(damaged)
-        try:
-            again = unrelu.load_posterior(path)
-        except InputError:
-            continue
-        assert str(again) == str(part)
-
-
-@pytest.mark.parametrize("name", ["posterior.pkl", "posterior", "none/posterior.npz"])
-def test_posteriors_are_saved_as_npz_in_a_folder_that_is_there(tmp_path, name):
-    with pytest.raises(InputError, match=r"save a posterior as \.npz|there is no folder"):
-        PLAIN.save(tmp_path / name)
-
-
-def test_a_posterior_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "posterior.npz"
-    PLAIN.save(path)
-    before = path.read_bytes()
-
-    def full(number):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(file_writing.os, "fsync", full)
-    with pytest.raises(StorageError, match="No space left on device; free space"):
-        PLAIN[0].save(path)
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["posterior.npz"]

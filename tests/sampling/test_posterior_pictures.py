@@ -9,11 +9,10 @@ import pytest
 
 import unrelu
 from tests.sampling.known_posteriors import known, normal_draws
-from tests.sampling.test_draws import APART, GOOD, mixture
-from tests.support import image_network, random_network
+from tests.sampling.test_draws import GOOD, mixture
+from tests.support import image_network
 from unrelu import Status
 from unrelu.errors import InputError, MissingPackageError, OptionError
-from unrelu.sampling.sampled_chains import SampledChains
 
 IMAGE = image_network()
 
@@ -58,34 +57,6 @@ def test_curves_have_a_band_of_the_intervals_of_the_outputs():
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), GOOD.reconstructions(1000).mean(axis=0))
 
 
-def test_other_measurements_are_beside_those_of_the_mean():
-    matrix = normal_draws(7, IMAGE.output_dim)
-    z = normal_draws(1, 4, 50, 3)
-    problem = unrelu.Problem.build(IMAGE, np.ones(7), operator=matrix, noise="gaussian:0.1")
-    chains = SampledChains(z[0], z[0, ..., 0], np.zeros((4, 50)), np.zeros((1, 3)))
-    p = unrelu.Posterior(problem, [chains])
-    assert titles(p.plot())[:2] == ["observed, and A applied to the mean", "mean"]
-
-
-def test_one_part_of_the_output_is_drawn_alone():
-    network = random_network((3, 8, 20), bias=True).with_parts({"low": 5, "high": 15})
-    p = known(normal_draws(1, 4, 50, 3), single=True, network=network)
-    figure = p.plot(part="high")
-    assert figure.get_suptitle().startswith("posterior: high, ")
-    drawn = figure.axes[0].lines[1].get_ydata()
-    np.testing.assert_allclose(drawn, p.reconstructions(200).mean(axis=0)[5:])
-    with pytest.raises(InputError, match="part='middle' is unknown; those of the observation are low, high"):
-        p.plot(part="middle")
-
-
-def test_an_observation_without_draws_is_blank():
-    z = normal_draws(2, 4, 50, 3)
-    z[1] = np.nan
-    figure = pictures(z, ended=np.array([None, Status.ERROR], dtype=object)).plot()
-    assert figure.axes[7].get_ylabel() == "1\nERROR"
-    assert figure._repr_png_()
-
-
 def test_the_corner_plot_has_a_colour_for_each_mode():
     p = known(mixture(0.7), single=True)
     figure = p.plot_corner()
@@ -102,14 +73,6 @@ def test_the_corner_plot_has_a_colour_for_each_mode():
     assert "MIXED" in figure.get_suptitle()
     assert [ax.get_xlabel() for ax in p.plot_corner([2, 0]).axes[2:]] == ["z[2]", "z[0]"]
     assert len(p.plot_corner([1]).axes) == 1
-
-
-def test_lighter_modes_share_a_colour():
-    z = normal_draws(1, 4, 100, 3)
-    p = known(z, single=True, mode=np.arange(400).reshape(1, 4, 100) % 8, best=[np.zeros((8, 3))])
-    texts = [text.get_text() for text in p.plot_corner([0, 1]).axes[1].get_legend().get_texts()]
-    assert texts[-1] == "3 lighter modes"
-    assert len(texts) == 6
 
 
 @pytest.mark.parametrize("coordinates", [[3], [-4], [0, 0], [0.5], [], ["0"], 1.5, "01"])
@@ -130,11 +93,6 @@ def test_what_cannot_be_drawn_says_why():
         GOOD.plot(0)
     with pytest.raises(OptionError, match="outputs have 20 entries"):
         GOOD.plot(shape=(3, 7))
-
-
-def test_a_notebook_shows_a_table():
-    for p, name in ((GOOD, "MIXED"), (APART, "NOT_MIXED"), (known(normal_draws(2, 4, 50, 3)), "NOT_MIXED")):
-        assert f">{name}</" in p._repr_html_()
 
 
 def test_arviz_takes_draws_and_statistics():

@@ -22,23 +22,6 @@ POOR = Mixture(
 )
 
 
-def test_trajectories_are_rare_where_jumps_alone_leave_draws_independent():
-    rng = stream("test rare trajectories")
-    net = unrelu.from_arrays([np.array([[2.0], [1.0]])], activation="identity")
-    problem = unrelu.Problem.build(net, [1.0, 0.5], noise="gaussian:0.5", prior=unrelu.Normal())
-    target = Target(problem, PriorTransform.of(problem.bounds, problem.normal))
-    exact = Mixture(np.array([[10 / 21]]), np.sqrt([[[21.0]]]), np.ones(1))
-    for mixture, trajectories in ((exact, 1), (POOR, 20)):
-        transitions = Transitions(target, mixture, rng)
-        chains = Chains.at(np.full((500, 1), 0.5), target, mixture)
-        for _ in range(20):
-            chains = transitions.move(chains)
-        assert len(transitions.trajectories) == trajectories
-        standard = (chains.t[:, 0] - 10 / 21) * np.sqrt(21)
-        assert abs(standard.mean()) < 4 / np.sqrt(500)
-        assert abs(np.square(standard).mean() - 1) < 4 * np.sqrt(2 / 500)
-
-
 def test_a_transition_leaves_the_posterior_invariant():
     rng = stream("test transitions")
     net = random_network((1, 8, 6), seed=11)

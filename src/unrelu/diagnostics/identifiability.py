@@ -74,49 +74,6 @@ class Identifiability:
     _z: Array = field(repr=False)
     _operator: Operator = field(repr=False)
 
-    def error_bound(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
-        r"""A bound on \|z - z*\|_2 that holds if z* lies in the region of z: a float, or (B,).
-
-        Let r = y - A G(z). A G is affine in the region, so A J (z* - z) = A G(z*) - A G(z) = r - e, and
-
-        .. math:: |z - z^*|_2 \le \frac{|r - e|_2}{\sigma_{\min}} \le \frac{|e|_2 + |r|_2}{\sigma_{\min}}.
-
-        If z minimises \|r\|_2 in its region, r is orthogonal to the range of A J and only e counts: pass a residual of
-        0. :meth:`bound_holds` says whether the bound stays in the region. With sigmoid, tanh or unknown layers, A G is
-        not affine, and this is a first-order approximation.
-
-        Args:
-            noise: \|e\|_2 or an upper bound on it; a number, or (B,).
-            residual: \|r\|_2, as ``r.residual("l2")`` of a result, or 0 if z is a least-squares solution.
-
-        Returns:
-            The bound; infinite if the rank is below k, NaN if the rank is not known.
-
-        Raises:
-            InputError: a negative norm.
-        """
-        size = np.asarray(noise, dtype=np.float64) + np.asarray(residual, dtype=np.float64)
-        if (size < 0).any():
-            raise InputError(f"noise and residual are norms, of at least 0; their sum is {size.min():g}")
-        rank, sigma = np.asarray(self.rank), np.asarray(self.sigma_min)
-        full = rank == self._network.latent_dim
-        bound = np.where(full, size / np.where(full, sigma, 1.0), np.where(rank < 0, np.nan, np.inf))
-        return float(bound) if bound.ndim == 0 else bound
-
-    def bound_holds(self, noise: npt.ArrayLike, residual: npt.ArrayLike) -> Any:
-        r"""Whether :meth:`error_bound` is smaller than the margin: a bool, or (B,).
-
-        Then the ball of this radius lies inside the region. It contains every code of the region that explains y with
-        an error of at most \|e\|_2. None of these codes is on the border of the region, so z* is either in the ball, or
-        in another region and not connected to it. That z* is not in another region is not proved.
-
-        If it is False, the noise can carry z across a kink, beyond which the bound does not hold. It is also False if
-        A G is not affine on its regions (sigmoid, tanh, unknown layers).
-        """
-        holds = np.asarray(self.error_bound(noise, residual)) < np.asarray(self.margin)
-        holds &= affine(self._network)
-        return bool(holds) if holds.ndim == 0 else holds
-
     @computing()
     def directions(self, index: int = 0) -> Array:
         """An orthonormal basis of the free directions of the flat code ``index``, (k, dimension); (k, 0) if unknown.

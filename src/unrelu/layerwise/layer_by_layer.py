@@ -19,7 +19,6 @@ from unrelu.layerwise import LayerMethod, LayerSystem
 from unrelu.measurements import Operator
 from unrelu.measurements.folding import FoldedChain, is_one_layer
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.objectives import argument_of
 from unrelu.models.activations import Activation
 from unrelu.models.generator import Generator
 from unrelu.models.network import Network, small
@@ -113,7 +112,7 @@ class Layerwise:
             )
         others = "use 'auto', 'lm', 'adam' or 'gradient_descent'"
         if problem.stated_loss is not None:
-            raise UnsupportedModelError(f"method={self.name!r} does not minimise {argument_of(problem.norm)}: {others}")
+            raise UnsupportedModelError(f"method={self.name!r} does not minimise norm={problem.norm!r}: {others}")
         if problem.noise.likelihood is not None:
             raise UnsupportedModelError(
                 f"method={self.name!r} is for errors that are added to the output and compared in a norm; "

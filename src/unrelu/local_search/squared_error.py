@@ -50,7 +50,7 @@ class SquaredError:
         box = torch.tensor(np.stack([problem.bounds.lower, problem.bounds.upper])).to(y)
         operator = problem.operator.to(network.dtype, network.device)
         prior = torch.tensor(problem.weights).to(y)
-        return cls(network, operator, y, prior, box, loss and loss.to(network.dtype, network.device))
+        return cls(network, operator, y, prior, box, loss)
 
     @property
     def squares(self) -> bool:
@@ -68,7 +68,7 @@ class SquaredError:
 
     @property
     def _width(self) -> int:
-        return max(self.network.width, self.operator.width, self.loss.width if self.loss else 0)
+        return max(self.network.width, self.operator.width)
 
     def tensor(self, z: Array) -> Tensor:
         """Codes as a tensor of the right type."""

@@ -1,15 +1,14 @@
 """Measurements y = A G(z) + e: masks, matrices, SciPy and PyLops operators, functions.
 
->>> from unrelu import measurements
->>> measurements.downsample((4, 4), 2).shape
-(4, 16)
+>>> import unrelu
+>>> unrelu.measurements.read_operator([[0.5, 0.5, 0.0]], (3,), (1,)).kind
+'matrix'
 
 Design notes: studies/notes/measurements.md.
 """
 
 from __future__ import annotations
 
-from unrelu.measurements._nonlinear_operator import ClippedOperator, NonlinearOperator
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.measurements.linear_operators import (
@@ -20,10 +19,9 @@ from unrelu.measurements.linear_operators import (
     WeightedOperator,
 )
 from unrelu.measurements.noise import Fit, Likelihood, Noise
-from unrelu.measurements.operator_arguments import Mask, Matrix, blur, downsample, partial_fourier, read_operator
+from unrelu.measurements.operator_arguments import Mask, Matrix, NonlinearOperator, read_operator
 
 __all__ = [
-    "ClippedOperator",
     "Fit",
     "Gaussian",
     "IdentityOperator",
@@ -40,8 +38,5 @@ __all__ = [
     "Poisson",
     "Uniform",
     "WeightedOperator",
-    "blur",
-    "downsample",
-    "partial_fourier",
     "read_operator",
 ]

@@ -300,10 +300,8 @@ def _covariance(given: Any) -> Array:
             f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y "
             "and operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
         )
-    if sparse.issparse(given):
-        given = given.toarray()
-    elif callable(getattr(given, "matvec", None)):
-        given = np.stack([np.asarray(given.matvec(unit)).ravel() for unit in np.eye(shape[0])], axis=1)
+    if sparse.issparse(given) or callable(getattr(given, "matvec", None)):
+        given = np.asarray(given @ np.eye(shape[0]))
     array = read_only(numbers(given, "covariance"))
     with np.errstate(invalid="ignore"):
         off = np.abs(array - array.T).max()

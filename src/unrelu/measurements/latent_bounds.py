@@ -50,8 +50,8 @@ class Bounds:
         k = math.prod(shape)
         if isinstance(bounds, Mapping):
             bounds = _by_name(bounds, k, names)
+        ends = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
         try:
-            ends = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
             low, high = (-np.inf, np.inf) if bounds is None else ends
         except (TypeError, ValueError):
             pairs = isinstance(bounds, list | tuple) and len(bounds) == k
@@ -165,14 +165,10 @@ class Bounds:
         Raises:
             InputError: a code is outside.
         """
-        outside = np.argwhere((z0 < self.lower) | (z0 > self.upper))
-        if len(outside):
-            i, j = outside[0]
-            code, low, high = (float(x) for x in (z0[i, j], self.lower[j], self.upper[j]))
-            digits = "g" if f"{code:g}" not in (f"{low:g}", f"{high:g}") else ".17g"
+        for i, j in np.argwhere((z0 < self.lower) | (z0 > self.upper))[:1]:
             raise InputError(
-                f"{name} of observation {i} has {code:{digits}} at {self.called(j)}, outside of bounds "
-                f"[{low:g}, {high:g}]; start inside, or widen them"
+                f"{name} of observation {i} has {z0[i, j]:.17g} at {self.called(j)}, outside of bounds "
+                f"[{self.lower[j]:.17g}, {self.upper[j]:.17g}]; start inside, or widen them"
             )
 
 

@@ -19,8 +19,7 @@ has all entries of the output, some of them hidden. Otherwise y has the entries 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,28 +114,19 @@ def _named(given: Mapping[Any, Any], parts: Mapping[str, Any], argument: str) ->
     return named
 
 
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Begins messages with ``what`` they are about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
-
-
 def _measured(name: str, shape: Shape, y: Any, operator: Any) -> _Part:
     values = numbers(y, f"y[{name!r}]")
-    with _naming(f"part {name!r}"):
+    try:
         measured = read_operator(operator, shape, values.shape)
+    except InputError as error:
+        raise InputError(f"part {name!r}: {error}") from error
     if not measured.linear or measured.count:
         raise InputError(f"operator= of part {name!r} must be a matrix, or one mask for all observations")
     m, own = measured.m, (measured.shape, (measured.m,))
     single = values.shape in own or (m == 1 and not values.ndim)
     if not (single or values.shape[1:] in own or (m == 1 and values.ndim == 1)) or not values.size:
-        several = ", ".join(map(str, ("B", *measured.shape)))
         raise InputError(
-            f"y[{name!r}] has shape {values.shape}; pass one observation of shape {measured.shape}, or a batch "
-            f"({several})"
+            f"y[{name!r}] has shape {values.shape}; pass one observation of shape {measured.shape}, or a batch of these"
         )
     return _Part(measured, values.reshape(-1, m), single, measured.seen(1)[0])
 
@@ -149,30 +139,29 @@ def _noise(given: Mapping[Any, Any], parts: Mapping[str, _Part], kept: Flags, si
             f"noise= is that of {', '.join(named)}, and y has {', '.join(observed)}; state it for each measured part, "
             "and for no other"
         )
-    models: dict[str, Noise] = {}
-    sizes = {name: np.full(part.operator.m, np.inf) for name, part in parts.items()}
-    for name, value in named.items():
-        with _naming(f"noise of part {name!r}"):
-            models[name] = model = parse_noise(value) if isinstance(value, Noise | str) else Gaussian(value)
-            sizes[name] = model.spread(parts[name].operator.shape, size) + np.zeros(parts[name].operator.m)
+    models = {name: parse_noise(v) if isinstance(v, Noise | str) else Gaussian(v) for name, v in named.items()}
     kinds: set[Any] = {type(model) for model in models.values()}
     if kinds not in ({Gaussian}, {Uniform}):
         stated = ", ".join(f"{name}: {model}" for name, model in models.items())
         raise InputError(f"noise= by part is Gaussian for every part, or uniform for every part; got {stated}")
+    factors = {name: model.cholesky() for name, model in models.items()}
+    sizes = {name: np.full(part.operator.m, np.inf) for name, part in parts.items()}
+    for name, model in models.items():
+        try:
+            sizes[name] = model.spread(parts[name].operator.shape, size) + np.zeros(parts[name].operator.m)
+        except InputError as error:
+            raise InputError(f"noise of part {name!r}: {error}") from error
     several = any(level.ndim == 2 for level in sizes.values())
     levels = np.concatenate([np.broadcast_to(s, (size, len(s.T)) if several else s.shape) for s in sizes.values()], -1)
-    factors = {name: model.cholesky() for name, model in models.items()}
     if all(factor is None for factor in factors.values()):
         noise: Noise = kinds.pop()(levels[..., kept])
         return noise
     if several:
         raise InputError("noise= has a covariance, which all observations share, and standard deviations for each")
-    seen = np.concatenate([part.seen for part in parts.values()])
     # Hidden entries need some variance, on which nothing depends.
+    seen = np.concatenate([part.seen for part in parts.values()])
     variances = np.where(seen, levels, levels[seen].max()) ** 2
-    blocks, start = [], 0
-    for name, part in parts.items():
-        factor, own = factors.get(name), variances[start : start + part.operator.m]
-        blocks.append(np.diag(own) if factor is None else factor @ factor.T)
-        start += part.operator.m
+    own = np.split(variances, np.cumsum([part.operator.m for part in parts.values()])[:-1])
+    known = [factors.get(name) for name in parts]
+    blocks = [np.diag(v) if factor is None else factor @ factor.T for factor, v in zip(known, own, strict=True)]
     return Gaussian(covariance=linalg.block_diag(*blocks)[np.ix_(kept, kept)])

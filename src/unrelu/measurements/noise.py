@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,7 +26,11 @@ from unrelu.runtime.streams import stream
 from unrelu.runtime.words import nearest, shown
 
 # Simulated observations from which the distribution of a deviance is estimated.
-_DRAWS = 200
+_DRAWS = 100
+# A deviance of which a fit leaves less than this share cannot be tested.
+_TESTABLE = 1e-3
+# Scores of rare counts are cut off at this multiple of their deviance residuals.
+_STEEPEST = 1.5
 # The models by name.
 MODELS: dict[str, type[Noise]] = {}
 
@@ -64,24 +69,19 @@ class Fit:
         left = self.observed - self.used
         return np.where(left >= 0.5, left, self.observed)
 
-    @property
-    def deviance(self) -> Array:
-        """The sum of squared residuals, (B,)."""
-        return np.asarray(np.square(self.residual).sum(axis=1))
-
 
 @dataclass(frozen=True, eq=False)
 class Noise(ABC):
     """A noise model; its parameters are the fields of the class, which a file keeps.
 
     Attributes:
-        level: its parameter: a number; some models also take an array, with a level for each entry of y.
-        name: the beginning of its text: ``str(Gaussian(0.1))`` is "gaussian:0.1".
-        norm: the norm that suits it.
+        level: the parameter after the colon in its text; None if it has none.
+        name: its name in text, files and messages.
+        norm: the norm in which it is fitted.
         stated: whether anything is known about e.
-        shaped: whether residuals are tested by their shape (largest entry and structure), not only by their size.
-        without_density: why the model has no density that its l2 objective is the logarithm of; empty if it has one.
-        note: what messages say about a model that the user did not state.
+        shaped: whether the residual has the shape of independent Gaussian errors, which is tested.
+        without_density: why there is no posterior under it, for messages; empty if it has a density.
+        note: what messages say about noise that was not stated.
         noisy: whether it is known that y has errors.
         entrywise: whether errors differ in size or are correlated, so that they are whitened
             (:mod:`unrelu.measurements.whitening`).
@@ -214,9 +214,8 @@ class Noise(ABC):
         """What a file keeps: its name, and the arguments that it was made with. Of unknown noise, nothing."""
         if not self.stated:
             return "", {}
-        own = {} if self.built_in() else {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
         made = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
-        return self.name, own | {name: value for name, value in made.items() if value is not None}
+        return self.name, {name: value for name, value in made.items() if value is not None}
 
     @staticmethod
     def restored(name: str, kept: Mapping[str, Any]) -> Noise:
@@ -226,12 +225,8 @@ class Noise(ABC):
             InputError: no class of this name is defined, or it does not accept the values.
         """
         if name and name not in MODELS:
-            raise InputError(
-                f"noise={name} is of the class {kept.get('class', 'of this name')}, which is not defined here: import "
-                "it, then load the result again"
-            )
-        arguments = {field: value for field, value in kept.items() if field != "class"}
-        return MODELS[name](**arguments) if name else UnknownNoise()
+            raise InputError(f"noise={name} has a class that is not defined here: import it, then load the file again")
+        return MODELS[name](**kept) if name else UnknownNoise()
 
 
 class Loss(ABC):
@@ -248,19 +243,6 @@ class Loss(ABC):
     def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         """Half the derivative by ``mean``, and the weights of a Gauss-Newton step, above 0, (b, m) each."""
 
-    def times_power_of_two(self, exponent: int) -> Self:
-        """The loss where y and its reconstruction are multiplied by 2^exponent."""
-        raise NotImplementedError
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> Self:
-        """The same loss for tensors of another type or device."""
-        return self
-
-    @property
-    def width(self) -> int:
-        """The most numbers that it holds in memory for one reconstruction, beside y."""
-        return 0
-
 
 @dataclass(frozen=True, eq=False)
 class Likelihood(Noise, Loss):
@@ -272,7 +254,19 @@ class Likelihood(Noise, Loss):
     squares). A model of your own is a dataclass with a ``name`` that defines :meth:`deviance`, :meth:`scoring` and
     :meth:`Noise.draw`. Its parameters are numbers, or arrays (m,), that all observations share.
 
-    Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance) and 2.5 (Fisher scoring).
+    **Goodness of fit.** The deviance of small counts, say, is not chi-square, so its distribution is simulated. With
+    scores :math:`x_j` of variance 1 and the hat matrix H of the weighted fit, a fit with means mu-hat leaves, to second
+    order,
+
+    .. math:: D(y, \hat\mu) - \sum_j \kappa_j(\hat\mu_j) \approx \sum_j (d_j - \kappa_j) - c^T H x - x^T H x, \qquad
+              \kappa_j = E d_j, \quad c_j = \operatorname{cov}(d_j, x_j).
+
+    The right side is computed for draws at the fitted means. The p-value is that of a gamma distribution with its mean
+    and variance.
+
+    Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance) and 2.5 (Fisher scoring);
+    McCullagh, "The conditional distribution of goodness-of-fit statistics for discrete data", J. American Statistical
+    Association 81 (1986).
     """
 
     without_density: ClassVar[str] = ""
@@ -302,7 +296,7 @@ class Likelihood(Noise, Loss):
     def fisher_information(self, mean: Tensor) -> Tensor:
         """The Fisher information of entries with these means (b, m), (b, m): by default, the mean square of the score.
 
-        The mean is that of 200 simulated observations.
+        The mean is that of 100 simulated observations.
         """
         clean, rng, total = mean.numpy(), stream("fisher information"), torch.zeros_like(mean)
         for _ in range(_DRAWS):
@@ -323,19 +317,37 @@ class Likelihood(Noise, Loss):
         return np.full(len(y), float(y.shape[1]))
 
     def p_value(self, fit: Fit) -> Array:
-        r"""The probability that a deviance is at least as large, (B,), by simulation.
-
-        Observations are drawn at the fitted means. A fit with u degrees of freedom reduces their deviance by
-        :math:`\chi^2_u` (Wilks' theorem), to a mean of :math:`E D - u`. The p-value is that of a gamma distribution
-        with this mean and the fraction (m - u) / m of the variance.
-        """
-        p, share = np.ones(len(fit.mean)), fit.left / np.maximum(fit.observed, 1)
-        for i in np.flatnonzero(np.isfinite(fit.mean).all(axis=1)):
-            mean = np.broadcast_to(fit.mean[i], (_DRAWS, fit.mean.shape[1]))
-            drawn = np.square(self.residuals(self.draw(mean, stream("p-value")), mean))[:, fit.seen[i]].sum(axis=1)
-            left = max(drawn.mean() - fit.observed[i] * (1 - share[i]), share[i] * drawn.mean() / 2)
-            p[i] = gammaincc(left**2 / (share[i] * drawn.var()), fit.deviance[i] * left / (share[i] * drawn.var()))
+        """The probability that a deviance is at least as large, (B,), by simulation (see the class)."""
+        p, known = np.ones(len(fit.mean)), np.flatnonzero(np.isfinite(fit.mean).all(axis=1))
+        for rows, tangents in fit.jacobians() if fit.jacobians else [(known, None)]:
+            for at, i in enumerate(rows):
+                own = None if tangents is None else tangents[at]
+                mean, variance = self._moments(fit.mean[i], fit.seen[i], own, fit.prior)
+                p[i] = gammaincc(mean**2 / variance, np.square(fit.residual[i]).sum() * mean / variance)
         return p
+
+    def _moments(self, mean: Array, seen: Flags, tangents: Array | None, prior: Array | float) -> tuple[float, float]:
+        """Mean and variance of the deviance after a fit along directions (k, m); those before it if it takes all."""
+        kept_digits = mean.astype(np.float32)  # machines differ in further ones, and their draws must not
+        means = torch.from_numpy(np.tile(kept_digits.astype(np.float64), (_DRAWS, 1)))
+        y = torch.from_numpy(self.draw(means.numpy(), stream("p-value", sha256(kept_digits.tobytes()).hexdigest())))
+        d = self.deviance(y, means).numpy()[:, seen]
+        found = whole = d.sum(axis=1)
+        if tangents is not None:
+            score = -self.scoring(y, means)[0].numpy()[:, seen]
+            score -= score.mean(axis=0)
+            size = np.sqrt(self.fisher_information(means[:1]).numpy()[0, seen]) * score.any(axis=0)
+            x, most = np.divide(score, size, out=np.zeros_like(score), where=size > 0), _STEEPEST * np.sqrt(d)
+            x = np.clip(x, -most, most)  # no fit lowers the deviance of a rare count by more than all of it
+            directions = (tangents[:, seen] * size).T
+            values, vectors = np.linalg.eigh(directions.T @ directions + prior * np.eye(directions.shape[1]))
+            kept = values > 1e-12 * max(float(values.max(initial=0.0)), math.ulp(0.0))
+            half = directions @ (vectors[:, kept] / np.sqrt(values[kept]))  # H = half half^T
+            fitted, c = x @ half, ((d - d.mean(axis=0)) * x).mean(axis=0)
+            left = whole - fitted @ (half.T @ c) - np.square(fitted).sum(axis=1)
+            testable = left.mean() > _TESTABLE * whole.mean() and left.var() > _TESTABLE * whole.var()
+            found = left if testable else whole
+        return float(found.mean()), float(found.var()) or math.ulp(1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -394,6 +406,6 @@ def _meant(noise: object) -> str:
         with suppress(ValueError):
             level = f"{float(noise):g}"
             return f"; is it a standard deviation, 'gaussian:{level}', or the largest error, 'uniform:{level}'?"
-    words = [str(word) for word in noise] if isinstance(noise, tuple) else re.split(r"[=:\s,(]+", str(noise))
+    words = re.split(r"[=:\s,(]+", str(noise))
     found = nearest(words[0], MODELS)
     return found[:-2] + f":{words[1].rstrip(')')}'?" if found and len(words) > 1 and words[1] else found

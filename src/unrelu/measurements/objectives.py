@@ -1,4 +1,4 @@
-r"""What is minimised, and ``norm=``, ``loss=`` and ``prior=``: norms, the Huber loss and functions of one's own.
+r"""What is minimised, and ``norm=`` and ``prior=``: norms and the Huber loss.
 
 .. math:: H_\delta(r) = \sum_j h(r_j), \qquad h(r) = r^2 \text{ for } |r| \le \delta, \quad
           h(r) = 2 \delta |r| - \delta^2 \text{ for } |r| > \delta
@@ -15,29 +15,24 @@ Welsch, "Robust regression using iteratively reweighted least squares", Communic
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unrelu.errors import InputError, ModelError, OptionError
+from unrelu.errors import InputError
 from unrelu.measurements.noise import Loss, Noise
-from unrelu.models.affine import Shape
 from unrelu.models.code_prior import Normal
 from unrelu.models.names import Names
-from unrelu.models.opaque_network import OpaqueNetwork
-from unrelu.models.torch_opaque import Trial
 from unrelu.runtime.argument_numbers import real_number
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.words import nearest, shown
 
 # delta in standard deviations of the noise.
 _EFFICIENT = 1.345
-_TRIAL = Trial("loss", "pair", "loss", "outputs of the generator and observations")
 
 
 @dataclass(frozen=True)
@@ -86,91 +81,8 @@ class Huber(Loss):
         return Huber(math.ldexp(self.delta, exponent))
 
 
-@dataclass(frozen=True, eq=False)
-class OwnLoss(Loss):
-    """A function of the user's, of reconstructions and observations in their shapes.
-
-    Attributes:
-        function: the function of both, side by side, (b, 2 m) -> (b, 1).
-        exponent: y and its reconstruction are 2^exponent times those of the user, who is given their own.
-    """
-
-    function: OpaqueNetwork = field(repr=False)
-    exponent: int = 0
-
-    name: ClassVar[str] = "loss"
-
-    @classmethod
-    def read(cls, given: Callable[..., Any], y: Tensor, mean: Tensor, shape: Shape) -> OwnLoss:
-        """Read a function of reconstructions and observations of a shape, if it passes a trial on two, (2, m).
-
-        Raises:
-            OptionError: it cannot be called.
-            InputError: it is not deterministic, differentiable and at least 0, with one number for each observation.
-        """
-        if not callable(given):
-            raise OptionError(f"loss={shown(given)} is not callable; pass a function of (reconstruction, y)")
-        pairs = torch.stack([mean, y], dim=1).reshape(2, 2, *shape)
-        try:
-            function = _TRIAL.network(
-                lambda pair: given(pair[:, 0], pair[:, 1]), pairs, "a loss", pairs.flatten(1).abs()
-            )
-        except ModelError as error:
-            text = ", ".join(map(str, shape))
-            raise InputError(
-                f"loss= cannot be minimised: {error}. Pass a differentiable function of PyTorch, which maps "
-                f"reconstructions and observations, (b, {text}) each, to losses, (b,)"
-            ) from error
-        if function.output_dim != 1:
-            raise InputError(
-                f"loss= gives numbers of shape {function.output_shape} for each observation; reduce them to one, e.g. "
-                "by .flatten(1).mean(1), not over the batch"
-            )
-        loss = cls(function)
-        loss.total(y, mean, torch.ones_like(y))
-        return loss
-
-    def __str__(self) -> str:
-        return self.name
-
-    def total(self, y: Tensor, mean: Tensor, seen: Tensor) -> Tensor:
-        own = self.function.dtype
-        pair = torch.cat([mean, y], dim=1).to(own)
-        values: Tensor = self.function.forward(pair * 2.0**-self.exponent if self.exponent else pair)[:, 0].to(mean)
-        if (values < 0).any():
-            raise InputError(f"loss= gives {float(values.min()):g}; it must be at least 0: add a constant to it")
-        return values
-
-    def scoring(self, y: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Loss.scoring`. The weight is the one with which a free step of the mean would end at 0.
-
-        The model f + 2 r'd + c |d|^2 has the minimum f - |r|^2 / c over d, so c = |r|^2 / f; of squares it is 1.
-        """
-        with torch.enable_grad():
-            leaf = mean.detach().requires_grad_(True)
-            f = self.total(y, leaf, y)
-            (gradient,) = torch.autograd.grad(f.sum(), leaf)
-        r, f, tiny = gradient / 2, f.detach(), torch.finfo(mean.dtype).tiny
-        c = torch.where((f > tiny) & (r.abs().amax(dim=1) > 0), r.square().sum(dim=1) / f.clamp_min(tiny), 1.0)
-        return r, c.clamp_min(tiny)[:, None].expand_as(r)
-
-    def times_power_of_two(self, exponent: int) -> OwnLoss:
-        return replace(self, exponent=self.exponent + exponent)
-
-    def to(self, dtype: torch.dtype, device: torch.device) -> OwnLoss:
-        # In the user's units, numbers may be out of the range of single precision.
-        own = torch.float64 if self.exponent else dtype
-        return replace(self, function=self.function.to(own, device))
-
-    @property
-    def width(self) -> int:
-        return self.function.width
-
-
 # The power of the unit of y in each objective.
-DEGREES = {"l2": 2, "l1": 1, "linf": 1, Huber.name: 2, OwnLoss.name: 0}
-
-_NORMS = ("l2", "l1", "linf", Huber.name)
+DEGREES = {"l2": 2, "l1": 1, "linf": 1, Huber.name: 2}
 
 
 def norms(r: Array, norm: str) -> Array:
@@ -185,35 +97,19 @@ def norms(r: Array, norm: str) -> Array:
         return np.asarray(scale * np.linalg.norm(r / scale[:, None], axis=1))
 
 
-def argument_of(norm: str) -> str:
-    """The argument that states an objective, as messages show it."""
-    return "loss=" if norm == OwnLoss.name else f"norm={norm!r}"
-
-
-def read_norm(norm: str | None, loss: object, noise: Noise) -> tuple[str, Huber | None]:
+def read_norm(norm: str | None, noise: Noise) -> tuple[str, Huber | None]:
     """The norm, by default that of the noise, and the Huber loss if it is that.
 
     Raises:
-        InputError: the norm is unknown, a loss is stated beside it or beside noise that differs by entry, or
-            the noise has a deviance.
+        InputError: the norm is unknown, or the noise has a deviance.
     """
-    if loss is not None and norm is not None:
-        raise InputError(f"norm={norm!r}: loss= is minimised in its place; leave one of them out")
-    if loss is not None and noise.entrywise:
-        raise InputError(
-            f"loss= compares y and the reconstruction as they are, and noise={noise} weighs their entries: state one "
-            "number, or use norm='huber'"
-        )
     kind, huber = noise.norm if norm is None else str(norm).partition(":")[0], None
-    if loss is not None:
-        kind = OwnLoss.name
-    elif kind not in _NORMS:
-        raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1', 'linf' or 'huber:D'{nearest(norm, _NORMS)}")
-    elif kind == Huber.name:  # of whitened noise, the standard deviation is 1
+    if kind not in DEGREES:
+        raise InputError(f"norm={norm!r} is unknown; use 'l2', 'l1', 'linf' or 'huber:D'{nearest(norm, DEGREES)}")
+    if kind == Huber.name:  # of whitened noise, the standard deviation is 1
         huber = Huber.parse(str(norm), 1.0 if noise.entrywise else math.sqrt(noise.mean_square))
     if noise.likelihood is not None and kind != "l2":
-        argument = "norm=" if loss is None else "loss="
-        raise InputError(f"norm={kind!r}: noise={noise} compares observations by their deviance; leave {argument} out")
+        raise InputError(f"norm={kind!r}: noise={noise} compares observations by their deviance; leave norm= out")
     return kind, huber
 
 
@@ -246,7 +142,7 @@ def refuse_prior(normal: Normal, noise: Noise, norm: str) -> None:
     if noise.without_density:
         flaw = f"noise={noise} {noise.without_density}; state 'gaussian:S' or counts"
     elif norm != "l2":
-        flaw = f"{argument_of(norm)} is not the likelihood of noise={noise}; leave it out"
+        flaw = f"norm={norm!r} is not the likelihood of noise={noise}; leave it out"
     if flaw:
         asks = f"prior={shown(str(normal))} asks for the most probable code"
         raise InputError(f"{asks}, and {flaw}, or pass a number, the weight of |z|^2")

@@ -1,22 +1,20 @@
-"""Read and check ``operator=``, and what files keep of it; and ready-made measurements of images."""
+"""Read and check ``operator=``, and what files keep of it; and nonlinear measurements, as functions of the output."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from scipy.ndimage import gaussian_filter
-from scipy.sparse.linalg import LinearOperator
-from torch import Tensor
+from torch import Tensor, nn
 
-from unrelu.errors import InputError
-from unrelu.measurements._nonlinear_operator import ClippedOperator, NonlinearOperator
+from unrelu.errors import InputError, ModelError
 from unrelu.measurements.linear_operators import (
     IdentityOperator,
     MatrixFreeOperator,
@@ -27,12 +25,15 @@ from unrelu.measurements.linear_operators import (
 )
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, numbers
+from unrelu.models.opaque_network import OpaqueNetwork
+from unrelu.models.torch_opaque import Trial, longest
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.memory_limits import DENSE_NUMBERS
 from unrelu.runtime.streams import stream
 from unrelu.runtime.words import count, shown
 
 _Code = Callable[[Array], Any]
+_TRIAL = Trial("measurement", "output", "measurement", "outputs of the generator")
 
 # Tolerances of |<A x, y> - <x, A^T y>| relative to |A x| |y|, and of the deviation from linearity relative to |A x|.
 # The larger one holds: 1e-6, or 100 times the rounding error of the operator's precision (1.2e-5 in single precision).
@@ -72,6 +73,79 @@ class Matrix:
     """
 
     array: Any
+
+
+@dataclass(frozen=True, eq=False)
+class NonlinearOperator(Operator):
+    r"""y = h(x) for a differentiable h: R^n -> R^m with the Jacobian H(x).
+
+    By the chain rule, the Jacobian of h(G(z)) is H(G(z)) J. Its k columns are computed together, by forward-mode
+    differentiation (``torch.func.jvp`` under ``vmap``). G is not changed, so its layers can be smoothed and evaluated
+    as for any other measurement.
+
+    Attributes:
+        function: h.
+        shape: shape of one observation.
+    """
+
+    function: OpaqueNetwork = field(repr=False)
+    shape: Shape
+    linear = False
+
+    @classmethod
+    def read(
+        cls, given: Callable[[Tensor], Tensor], output: Shape, network: Generator | None = None
+    ) -> NonlinearOperator:
+        """Read a function of PyTorch or a module, (B, *output) -> (B, *m), if it passes a trial.
+
+        The trial applies it to two outputs of the generator in float64: the longest of the typical outputs, or without
+        a generator random numbers in [0, 1]. It must return finite numbers, one measurement for each output,
+        independently of the other output and the same each time. Its derivatives must agree with finite differences.
+
+        Raises:
+            InputError: it fails the trial.
+        """
+        if network is None:
+            x = torch.from_numpy(stream("trial outputs").uniform(size=(2, math.prod(output))))
+        else:
+            x = longest(network.typical_outputs)
+        try:
+            # Directions of the trial are 0 at outputs that are exactly 0, as of ReLUs: there may be a kink there.
+            reason = "the measurement is a function, which is not taken to be linear"
+            function = _TRIAL.network(given, x.reshape(2, *output), reason, x.abs())
+        except ModelError as error:
+            raise InputError(
+                f"operator= is a function that cannot be used as a measurement: {error}. Pass a differentiable "
+                f"function of PyTorch, (B, {', '.join(map(str, output))}) -> (B, ...); of a linear map, a matrix, or a "
+                "pair of functions (x -> A x, r -> A^T r)"
+            ) from error
+        return cls(function, function.output_shape or (1,))
+
+    @cached_property
+    def n(self) -> int:
+        return self.function.latent_dim
+
+    @property
+    def width(self) -> int:
+        return self.function.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function.forward(x.to(self.function.dtype)).to(x.dtype)
+
+    def linearize(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """h(x), (B, m), and H(x) t for directions t of each output, (B, k, n) -> (B, k, m)."""
+        values, pushed = self.function.along(x.to(self.function.dtype), t.to(self.function.dtype))
+        return values.to(x.dtype), pushed.to(x.dtype)
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> NonlinearOperator:
+        return replace(self, function=self.function.to(dtype, device))
+
+    def followed_by(self, matrix: Array) -> NonlinearOperator:
+        """W h(x) for a matrix W, (m', m)."""
+        rows = nn.Linear(self.m, len(matrix), bias=False, dtype=torch.float64).requires_grad_(False)
+        rows.weight.copy_(torch.from_numpy(matrix))
+        module, shape = nn.Sequential(self.function.module, nn.Flatten(), rows).eval(), (len(matrix),)
+        return replace(self, function=replace(self.function, module=module, output_shape=shape), shape=shape)
 
 
 def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator | None = None) -> Operator:
@@ -119,8 +193,8 @@ def read_operator(given: Any, output: Shape, y_shape: Shape, network: Generator 
     return NonlinearOperator.read(given, output, network) if callable(given) else _array(given, output, y_shape)
 
 
-def restored(kind: str, shape: Shape, read: Callable[[str, type[np.generic]], npt.NDArray[Any]]) -> Operator | None:
-    """The operator of a kind, from the arrays of :meth:`Operator.saved`; None if no file keeps such a kind.
+def restored(kind: str, shape: Shape, read: Callable[[str, type[np.generic]], npt.NDArray[Any]]) -> Operator:
+    """The operator of a kind, from the arrays of :meth:`Operator.saved`; a ValueError if no file keeps such a kind.
 
     Args:
         kind: :attr:`Operator.kind`.
@@ -134,18 +208,15 @@ def restored(kind: str, shape: Shape, read: Callable[[str, type[np.generic]], np
         csr = sparse.csr_array(parts, shape=(math.prod(shape), int(read("columns", np.int64).item())))
         csr.check_format(full_check=True)
         return MatrixOperator.of(csr, shape)
-    if kind not in ("identity", "mask", "clipped"):
-        return None
-    whole: Operator = IdentityOperator(shape)
+    if kind not in ("identity", "mask"):
+        raise ValueError(f"the operator is {kind[:20]!r}")
+    whole = IdentityOperator(shape)
     if kind == "identity":
         return whole
-    if kind == "clipped":
-        low, high = map(float, read("ends", np.float64))
-        whole = ClippedOperator(shape, low, high)
     kept = read("kept", np.bool_)
     if kept.shape[-1:] != (whole.m,):
         raise ValueError(f"the mask has shape {kept.shape}")
-    return whole if kind == "clipped" and kept.all() else hiding(whole, kept)
+    return hiding(whole, kept)
 
 
 def _offers(given: Any, *methods: str) -> bool:
@@ -160,8 +231,7 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
     array = numbers(given, "operator")
     n, shape = math.prod(output), array.shape
     flat = ((n,), output)
-    masks = shape in flat or (len(shape) > 1 and shape[1:] in flat)
-    matrix = len(shape) == 2 and shape[1] == n
+    masks, matrix = shape in flat or (len(shape) > 1 and shape[1:] in flat), len(shape) == 2 and shape[1] == n
     of_output = y_shape in flat or y_shape[1:] in flat
     of_rows = matrix and len(y_shape) <= 2 and y_shape[-1:] == shape[:1]
     binary = bool(np.isin(array, (0.0, 1.0)).all())
@@ -176,10 +246,8 @@ def _array(given: Any, output: Shape, y_shape: Shape) -> Operator:
         return _masks(array, output)
     if matrix:
         return _matrix(array, n)
-    advice = ""
-    if array.ndim == 2 and len(array) == n:
-        advice = "; it has the other orientation: pass operator=A.T"
-    elif array.ndim == 1 and len(np.unique(array)) == len(array) and np.isin(array, np.arange(n)).all():
+    advice = "; it has the other orientation: pass operator=A.T" if array.ndim == 2 and len(array) == n else ""
+    if array.ndim == 1 and len(np.unique(array)) == len(array) and np.isin(array, np.arange(n)).all():
         advice = f"; of indices make a mask: mask = numpy.zeros({n}, bool); mask[indices] = True"
     raise InputError(
         f"operator= has shape {shape}; pass a 0/1 mask of shape {output} (or a batch of them), or a matrix (m, {n})"
@@ -310,102 +378,6 @@ def _run(function: _Code, x: Array, what: str, size: int | None) -> Array:
     if np.iscomplexobj(result) or result.size != wanted or not np.isfinite(result).all():
         raise InputError(
             f"operator= gives {shown(result)} for {what}; it must be {wanted} finite real numbers (stack the real and "
-            "imaginary parts of complex ones, as partial_fourier does)"
+            "imaginary parts of complex ones)"
         )
     return np.array(result, dtype=np.float64).ravel()
-
-
-# --- ready-made ones for images ---------------------------------------------------------------------------------------
-
-
-def blur(shape: Shape, sigma: float, radius: int | None = None) -> LinearOperator:
-    r"""Convolution with a Gaussian; the image is 0 outside.
-
-    .. math:: A x = h * x, \qquad h_d \propto e^{-|d|^2 / 2 \sigma^2}
-
-    Args:
-        shape: the shape of the output, (..., height, width); every image of the leading axes is blurred.
-        sigma: standard deviation in pixels, above 0.
-        radius: the Gaussian is truncated there; by default at 3 sigma, rounded up.
-
-    Returns:
-        A SciPy ``LinearOperator``, (n, n).
-
-    Raises:
-        InputError: the shape has no height and width, or sigma or radius is not above 0.
-    """
-    lead, height, width = _image(shape)
-    if not 0 < sigma < math.inf or (radius is not None and radius < 1):
-        raise InputError(f"sigma={sigma} must be above 0 pixels, and radius={radius} at least 1 pixel")
-    reach, n = math.ceil(3 * sigma) if radius is None else radius, lead * height * width
-
-    def blurred(x: Array) -> Array:
-        images = x.reshape(lead, height, width)
-        return np.asarray(gaussian_filter(images, sigma, mode="constant", radius=reach, axes=(1, 2)).ravel())
-
-    return LinearOperator((n, n), matvec=blurred, rmatvec=blurred, dtype=np.float64)  # symmetric
-
-
-def downsample(shape: Shape, factor: int) -> sparse.csr_array:
-    r"""Means of factor x factor blocks of pixels.
-
-    Args:
-        shape: the shape of the output, (..., height, width), both multiples of ``factor``.
-        factor: pixels per block and axis, at least 2.
-
-    Returns:
-        A SciPy sparse matrix, (n / factor^2, n).
-
-    Raises:
-        InputError: the shape has no height and width, or the factor does not divide them.
-    """
-    lead, height, width = _image(shape)
-    if factor < 2 or height % factor or width % factor:
-        raise InputError(f"factor={factor} must be at least 2 and divide the image's {height} x {width} pixels")
-
-    row = np.full((1, factor), 1 / factor)
-    rows, columns = (sparse.kron(sparse.eye_array(size // factor), row) for size in (height, width))
-    return sparse.csr_array(sparse.kron(sparse.eye_array(lead), sparse.kron(rows, columns)))
-
-
-def partial_fourier(shape: Shape, kept: npt.ArrayLike) -> LinearOperator:
-    r"""Some coefficients of the unitary 2-D Fourier transform, real parts before imaginary ones.
-
-    Args:
-        shape: the shape of the output, (..., height, width).
-        kept: which coefficients are measured, bool, (height, width), in the order of ``numpy.fft.fft2``.
-
-    Returns:
-        A SciPy ``LinearOperator``, (2 kept.sum(), n) for each image of the leading axes.
-
-    Raises:
-        InputError: the shape has no height and width, or ``kept`` has another shape or no True.
-    """
-    lead, height, width = _image(shape)
-    chosen = np.asarray(kept, dtype=bool)
-    if chosen.shape != (height, width) or not chosen.any():
-        raise InputError(
-            f"kept= has shape {chosen.shape} and {int(chosen.sum())} ones; pass {(height, width)} with some"
-        )
-
-    def parts(x: Array) -> Array:
-        some = np.fft.fft2(x.reshape(lead, height, width), norm="ortho")[:, chosen]
-        return np.concatenate([some.real, some.imag], axis=1).ravel()
-
-    def back(r: Array) -> Array:
-        coefficients = np.zeros((lead, height, width), dtype=np.complex128)
-        real, imaginary = np.split(r.reshape(lead, -1), 2, axis=1)
-        coefficients[:, chosen] = real + 1j * imaginary
-        return np.fft.ifft2(coefficients, norm="ortho").real.ravel()
-
-    size = (2 * lead * int(chosen.sum()), lead * height * width)
-    return LinearOperator(size, matvec=parts, rmatvec=back, dtype=np.float64)
-
-
-def _image(shape: Shape) -> tuple[int, int, int]:
-    if len(shape) < 2:
-        raise InputError(
-            f"shape={shape} has no height and width; pass those of the image that a flat output is, e.g. (28, 28)"
-        )
-    *lead, height, width = shape
-    return math.prod(lead), height, width

@@ -129,22 +129,18 @@ def check_scale(
     network: Generator, values: Array, seen: Flags | None = None, *, dtype: npt.DTypeLike = np.float64,
     scaling: Scaling | None = None, trim: float = 0.0,
 ) -> None:  # fmt: skip
-    """Refuse observations of the output that are clearly on another scale of pictures than the generator.
+    """Refuse observations that are clearly on another scale of pictures than the network's outputs.
 
-    Observations of at least 64 entries are refused if they are on the scale of bytes, [0, 255], and the outputs G(z),
-    z ~ N(0, I), on that of [0, 1] or [-1, 1], or the reverse: by the medians of their 0.5% and 99.5% quantiles, and of
-    the smallest and largest outputs. Integers of 8 and 16 bits are also refused if they are more than 8 times larger
-    than any output: their type implies a scale. Everything else passes. Only observations of the output itself, whole
-    or masked, can be compared.
+    The scales are [0, 1] or [-1, 1], and [0, 255]. 8- and 16-bit integers that no scale maps are also refused if they
+    are far larger than all outputs.
 
     Args:
-        network: G.
-        values: observations (B, n), scaled for the network. Only the first 64 are examined, and those with entries that
-            are not finite are skipped.
-        seen: which of their entries were observed, (B, n); None means all.
-        dtype: the type that they were stored in.
-        scaling: the scaling that was applied to them.
-        trim: the fraction of entries that is arbitrarily wrong, by the stated noise.
+        network: the generator.
+        values: observations (B, n), after the scaling.
+        seen: which entries were observed, (B, n); None for all.
+        dtype: the type that the observations were stored in.
+        scaling: how they were mapped; None for not at all.
+        trim: the fraction of entries that may be arbitrarily wrong, from the stated noise.
 
     Raises:
         InputError: they are on another scale; the message says what to pass.
@@ -163,6 +159,7 @@ def check_scale(
     made_bytes, seen_bytes = (_BYTES[0] <= b <= _BYTES[1] for b in (top, high))
     typed = stored.kind in "iu" and stored.itemsize <= 2
     larger = typed and scaling.ends is None and max(-low, high) > _LARGER * float(np.abs(network.typical_outputs).max())
+    advice = ""
     if pictures and made_bytes and seen_unit:
         advice = "they seem to be in [0, 1]; pass 255 * y"
     elif (pictures and made_unit and seen_bytes and low >= -_BYTES[0]) or (larger and network.typical_outputs.any()):
@@ -170,12 +167,11 @@ def check_scale(
         advice = f"they seem to be in [0, 255]; pass {'y / 127.5 - 1' if ends[0] else 'y / 255'}"
         if typed:
             advice = f"pass scale={ends} (--scale {Scaling(ends)}), which maps them from the range of {stored}"
-    else:
-        return
-    raise InputError(
-        f"the observations go from {low:.3g} to {high:.3g}, outputs of the generator from {bottom:.3g} to {top:.3g}: "
-        f'{advice}. If the values are right as they are, pass scale="none" (--scale none)'
-    )
+    if advice:
+        raise InputError(
+            f"the observations go from {low:.3g} to {high:.3g}, outputs of the generator from {bottom:.3g} to "
+            f'{top:.3g}: {advice}. If the values are right as they are, pass scale="none" (--scale none)'
+        )
 
 
 def scale_of(network: Generator) -> Scaling:

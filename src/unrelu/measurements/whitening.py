@@ -15,9 +15,9 @@ import torch
 from scipy.linalg import solve_triangular
 
 from unrelu.errors import InputError
-from unrelu.measurements._nonlinear_operator import NonlinearOperator
 from unrelu.measurements.linear_operators import MatrixOperator, Operator, WeightedOperator, hiding
 from unrelu.measurements.noise import Noise
+from unrelu.measurements.operator_arguments import NonlinearOperator
 from unrelu.runtime.array_types import Array, Flags
 
 

@@ -94,7 +94,7 @@ class Inversion(JudgedCodes):
             value. A distant code may still fit as well. See :func:`unrelu.identifiability`.
         used: u, the effective degrees of freedom that the fit used up (:mod:`unrelu.diagnostics._goodness_of_fit`).
         options: the options of the method, defaults included.
-        norm: the norm of ``fun``: "l2", "l1", "linf"; or "huber" or "loss" (:mod:`unrelu.measurements.objectives`).
+        norm: the norm of ``fun``: "l2", "l1", "linf" or "huber" (:mod:`unrelu.measurements.objectives`).
         pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.
         ended: how the method ended, (B,), before the residual was judged.
 
@@ -252,7 +252,7 @@ class Inversion(JudgedCodes):
 
     @property
     def _norm(self) -> str:
-        """The norm in which residuals are printed: l2 for a loss that is no norm."""
+        """The norm in which residuals are printed: l2 for the Huber loss."""
         return self.norm if self.norm in ("l1", "linf") else "l2"
 
     def _differences(self, norm: str) -> Array:

@@ -15,7 +15,6 @@ from unrelu.errors import InputError, OptionError
 from unrelu.measurements.noise import Fit
 from unrelu.measurements.objectives import DEGREES
 from unrelu.problem import Jacobians, Problem
-from unrelu.result._hints import cut_off_hint, scale_hint
 from unrelu.result.answers import Answers
 from unrelu.result.residual_tests import TESTS, together, too_large
 from unrelu.result.status import (
@@ -34,7 +33,11 @@ from unrelu.result.status import (
 from unrelu.result.verdict_text import TOO_LARGE
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
 from unrelu.runtime.host import flush_subnormals
+from unrelu.runtime.words import number
 from unrelu.thresholds import CHANCE, CONFIDENT, SIGNIFICANCE
+
+# Codes seem to have another scale if outputs of N(0, I) are so many times as large as y, or as small.
+_UNUSUAL = 10.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -216,9 +219,7 @@ class JudgedCodes(Answers):
             text = f"{TOO_LARGE}: it leaves so little in at most one of a million observations; the code {text}"
         hint = ""
         if not (excessive or self.success[i]) and verdict in HAS_CODE:
-            hint = scale_hint(self.problem, i)
-            if not hint and verdict is Status.NO_EXACT_FIT:
-                hint = cut_off_hint(self.problem, i, self.reconstruction)
+            hint = _scale_hint(self.problem, i)
         return hint + text + self.problem.noise.note
 
     @cached_property
@@ -298,6 +299,19 @@ class JudgedCodes(Answers):
         columns = {name: getattr(self, name)[rows] for name in _PER_OBSERVATION}
         part = replace(self, problem=self._problem_of(rows, single), **columns)
         return part.shaped() if single else part
+
+
+def _scale_hint(problem: Problem, i: int) -> str:
+    """The beginning of a message about an observation whose codes seem to have another scale; else empty."""
+    size, typical = float(np.linalg.norm(problem.y[i])), problem.network.typical_outputs
+    if not size or not (problem.bounds.none and problem.units.latent is None and problem.normal is None):
+        return ""
+    measured = problem.operator.take(np.full(len(typical), i)).values(typical)
+    ratio = float(np.median(np.linalg.norm(measured, axis=1))) / size
+    if not 0 < ratio < np.inf or 1 / _UNUSUAL < ratio < _UNUSUAL:
+        return ""
+    times = f"{number(max(ratio, 1 / ratio))} times as {'large' if ratio > 1 else 'small'}"
+    return f"outputs of codes from N(0, I) are {times} as y: state the scale of codes by bounds= or prior=; "
 
 
 # The attributes with an entry for each observation, and those of them that are shaped for the caller.

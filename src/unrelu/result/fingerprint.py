@@ -31,11 +31,6 @@ def fingerprint(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _made_of_numbers(kind: type) -> bool:
-    """Whether the fields of such an operator say all that it does; a dataclass of the user's may hold functions."""
-    return is_dataclass(kind) and kind.__module__.startswith("unrelu.")
-
-
 def _parts(value: Any) -> Iterator[bytes]:
     value = value.plain if isinstance(value, Generator) else value  # names change no number
     yield ("Tensor" if isinstance(value, Tensor) else type(value).__name__).encode()
@@ -58,7 +53,9 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, nn.Module):
         yield repr(value).encode()
         yield from _parts({**dict(value.named_parameters()), **dict(value.named_buffers())})
-    elif isinstance(value, Operator) and not _made_of_numbers(type(value)):
+    elif isinstance(value, Operator) and not (
+        is_dataclass(type(value)) and type(value).__module__.startswith("unrelu.")
+    ):
         # The image of a vector stands for code, also a user's, without the last digits, in which machines differ.
         image = value.values(stream("fingerprint").standard_normal((1, value.n)))[0]
         yield from _parts((value.shape, [f"{number:.6e}" for number in image]))
@@ -66,12 +63,10 @@ def _parts(value: Any) -> Iterator[bytes]:
         # Outputs stand for its code, and for data that it keeps outside its parameters.
         double = value.to(torch.float64, "cpu")
         outputs = double(stream("fingerprint").standard_normal((_CODES, value.latent_dim))).reshape(_CODES, -1)
-        some = outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)].ravel()
-        rounded = [f"{number:.6e}" for number in some]  # without the last digits, in which machines differ
+        rounded = [f"{number:.6e}" for number in outputs[:, :: max(1, outputs.shape[1] // _OUTPUTS)].ravel()]
         yield from _parts((value.module, value.latent_shape, value.dtype, value.device, rounded))
     elif is_dataclass(value):
-        held = {field.name: getattr(value, field.name) for field in fields(value)}
-        yield from _parts(held)
+        yield from _parts({field.name: getattr(value, field.name) for field in fields(value)})
     elif isinstance(value, _PLAIN):
         yield repr(torch.device("cpu") if isinstance(value, torch.device) else value).encode()  # the same on a GPU
     else:

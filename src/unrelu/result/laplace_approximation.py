@@ -107,16 +107,13 @@ class Laplace:
     def __str__(self) -> str:
         """The standard deviations in a few lines; of one observation, those of coordinates with names one by one."""
         single, held = self.covariance.ndim == 2, int(self.held.sum())
-        ends = self.intervals if single else {}
-        named = [f"{name} {low:.5g} to {high:.5g}" for name, (low, high) in ends.items()]
-        advice = ": kinks or curvature are in reach of the noise; ask unrelu.posterior how far the truth can be"
-        if single:
-            within = f"its 68.3, 90, 99 and 99.9% have {listed([share(each) for each in self.shares])}"
-            holds = f"yes, {within}" if self.holds else f"no, {within}{advice}"
-        else:
-            missed = [str(i) for i in np.flatnonzero(~self.holds & np.isfinite(self.decrement))]
-            where = f"not at {count(len(missed), 'observation')} ({listed(missed, 8)}){advice}"
-            holds = where if missed else "everywhere"
+        named = [f"{name} {low:.5g} to {high:.5g}" for name, (low, high) in self.intervals.items()] if single else []
+        within = "its 68.3, 90, 99 and 99.9% have " + listed([share(each) for each in self.shares]) if single else ""
+        missed = [str(i) for i in np.flatnonzero(~np.atleast_1d(self.holds) & np.isfinite(self.decrement))]
+        holds = f"yes, {within}" if single else "everywhere"
+        if missed:
+            holds = f"no, {within}" if single else f"not at {count(len(missed), 'observation')} ({listed(missed, 8)})"
+            holds += ": kinks or curvature are in reach of the noise; ask unrelu.posterior how far the truth can be"
         entries = [
             ("intervals", listed(named)),
             ("code", _deviations(self.std) + (f"; {held} at a bound, to one side" if held else "")),
@@ -125,8 +122,9 @@ class Laplace:
              "optimum"),
             ("holds", holds),
         ]  # fmt: skip
-        title = "Laplace approximation, from the linear region of z alone: it knows no other optimum"
-        return str(Printed(title, entries))
+        return str(
+            Printed("Laplace approximation, from the linear region of z alone: it knows no other optimum", entries)
+        )
 
 
 def _range(values: Any) -> str:

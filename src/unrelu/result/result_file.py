@@ -33,7 +33,6 @@ from unrelu.result.status import ending_of
 from unrelu.runtime import archives
 from unrelu.runtime.archives import Table, array_of, number_of, shape_of, text_of, texts_of
 from unrelu.runtime.array_types import Array
-from unrelu.runtime.run_control import Control
 from unrelu.runtime.words import is_name
 
 Columns = Mapping[str, tuple[Any, float, float]]
@@ -47,6 +46,8 @@ _COLUMNS: Columns = {
     "nit": (np.int64, 0, math.inf), "freedom": _COUNT, "rank": _COUNT,
 }  # fmt: skip
 _ENDINGS = ("verdict", "ended")
+# Arrays of numbers of each coordinate that a file may have.
+_BY_COORDINATE = ("network.nuisance", "bounds", "problem.normal")
 # The kind of a measurement given as code, which files do not contain.
 _CODE = "code"
 
@@ -113,12 +114,22 @@ def noise_arrays(noise: Noise) -> dict[str, Any]:
     return {"noise": text, **{f"noise.{name}": value for name, value in kept.items()}}
 
 
-def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
-    """The number of observations, and the shapes of codes and outputs. Arrays are to be checked against them first.
+def read_noise(table: Table) -> Noise:
+    """The noise model in a table.
 
     Raises:
-        ValueError: y is no batch of finite numbers, or a shape is none.
+        InputError: no model is defined by these values.
     """
+
+    def value_of(array: npt.NDArray[Any]) -> Any:
+        return text_of(array) if array.dtype.kind == "U" else array if array.ndim else array.item()
+
+    kept = {name.removeprefix("noise."): value_of(each) for name, each in table.items() if name.startswith("noise.")}
+    return Noise.restored(text_of(table["noise"]), kept)
+
+
+def sizes_in(table: Table) -> tuple[int, Shape, Shape]:
+    """The number of observations, and the shapes of codes and outputs. Arrays are to be checked against them first."""
     latent, output = (shape_of(table[f"network.{name}_shape"]) for name in ("latent", "output"))
     y = array_of(table["y"], np.float64)
     if y.ndim != 2 or not np.isfinite(y).all() or (number_of(table["problem.single"], np.bool_) and len(y) != 1):
@@ -139,7 +150,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     """The problem in a table.
 
     Args:
-        table: the arrays of a file, see :func:`problem_arrays`.
+        table: what a file contains, of which :func:`sizes_in` is known to be right.
         outputs: G(z) of the codes at which an operator that is code is kept, (B, *output_shape).
         network: G, whose fingerprint is checked; None for a stand-in.
         operator: A, if it is code.
@@ -151,77 +162,40 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
     """
     size, latent, output = sizes_in(table)
     k, y, known = math.prod(latent), array_of(table["y"], np.float64), text_of(table["network"])
+    rows = {name: array_of(table[name], np.float64).reshape(-1, k) for name in _BY_COORDINATE if name in table}
     if network is None:
         dtype = {"float64": torch.float64, "float32": torch.float32}[text_of(table["network.dtype"])]
-        network, nuisance = AbsentGenerator(latent, output, dtype, known, what), _rows(table, "network.nuisance", 3, k)
-        if nuisance is not None and (np.isfinite(nuisance) != np.isfinite(nuisance[0])).any():
-            raise ValueError("network.nuisance has numbers that are none")
-        named = Names(latent, output, nuisance_table=nuisance)
-        named = named.named(texts_of(table["network.names"])) if "network.names" in table else named
-    elif fingerprint(network) != known:
+        network = AbsentGenerator(latent, output, dtype, known, what)
+        names = Names(latent, output, nuisance_table=rows.get("network.nuisance"))
+        names = names.named(texts_of(table["network.names"])) if "network.names" in table else names
+    elif (found := fingerprint(network)) != known:
         raise InputError(
-            f"the {what} was found on another network: the fingerprint of its network is {known[:12]}"
-            f"..., that of this one ({network.latent_dim} -> {network.output_dim}) {fingerprint(network)[:12]}..."
+            f"the {what} was found on another network: the fingerprint of its network is {known[:12]}..., that of this "
+            f"one ({network.latent_dim} -> {network.output_dim}) {found[:12]}..."
         )
-    elif (network.latent_shape, network.output_shape) != (latent, output):
-        raise ValueError(f"the network's shapes are {latent} and {output}")
     else:
-        named, network = network.names, network.plain
-    ends = _rows(table, "bounds", 2, k)
-    box = Bounds.parse(None if ends is None else tuple(ends), (k,), named.latent_names)
+        names, network = network.names, network.plain
+    box = Bounds.parse(tuple(rows["bounds"]) if "bounds" in rows else None, (k,), names.latent_names)
     measured = _operator(table, y, outputs, searched(network, box), operator, what)
-    entries = (measured.n, math.prod(measured.shape)) == (math.prod(output), y.shape[1])
-    if not entries or measured.seen(size).shape != y.shape or measured.count not in (0, size):
+    if measured.n != math.prod(output) or measured.seen(size).shape != y.shape or measured.count not in (0, size):
         raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")
     y.setflags(write=False)
-    prior, seed = float(number_of(table["problem.prior"], np.float64)), int(number_of(table["problem.seed"], np.int64))
-    if not 0 <= prior < math.inf or seed < 0:
-        raise ValueError(f"the prior is {prior}, the seed {seed}")
-    norm, single = text_of(table["problem.norm"]), bool(number_of(table["problem.single"], np.bool_))
+    norm = text_of(table["problem.norm"])
     loss = Huber.parse(norm, math.nan) if norm.startswith(Huber.name) else None
     problem = Problem(
-        network, y, read_noise(table), norm_of(loss.name if loss else norm), measured, prior, single, None, seed,
-        Control(), stated_loss=loss, bounds=box, names=named,
+        network, y, read_noise(table), norm_of(loss.name if loss else norm), measured,
+        float(number_of(table["problem.prior"], np.float64)), bool(number_of(table["problem.single"], np.bool_)), None,
+        int(number_of(table["problem.seed"], np.int64)), stated_loss=loss, bounds=box, names=names,
     ).whitened()  # fmt: skip
-    normal = _rows(table, "problem.normal", 2, k)
-    if normal is not None and not (np.isfinite(normal[0]).all() and (normal[1] > 0).all()):
-        raise ValueError("problem.normal has numbers that are no mean and std")
-    return problem if normal is None else problem.whitened(Normal(*normal))
-
-
-def _rows(table: Table, name: str, count: int, k: int) -> Array | None:
-    """So many numbers of each coordinate, (count, k), if the table has any of that name."""
-    if name not in table:
-        return None
-    rows = array_of(table[name], np.float64)
-    if rows.shape != (count, k):
-        raise ValueError(f"{name} has shape {rows.shape}, not {(count, k)}")
-    return rows
-
-
-def read_noise(table: Table) -> Noise:
-    """The noise model in a table.
-
-    Raises:
-        InputError: no model is defined by these values.
-    """
-
-    def value_of(array: npt.NDArray[Any]) -> Any:
-        return text_of(array) if array.dtype.kind == "U" else array if array.ndim else array.item()
-
-    kept = {name.removeprefix("noise."): value_of(each) for name, each in table.items() if name.startswith("noise.")}
-    return Noise.restored(text_of(table["noise"]), kept)
+    return problem.whitened(Normal(*rows["problem.normal"])) if "problem.normal" in rows else problem
 
 
 def _operator(table: Table, y: Array, outputs: Array, network: Generator, given: Any, what: str) -> Operator:
     shape, kind = shape_of(table["operator.shape"]), text_of(table["operator"])
     if given is not None and kind != _CODE:
         raise InputError(f"operator= is in the file ({kind}); leave it out")
-    known = restored(kind, shape, lambda name, dtype: array_of(table[f"operator.{name}"], dtype))
-    if known is not None:
-        return known
     if kind != _CODE:
-        raise ValueError(f"the operator is {kind[:20]!r}")
+        return restored(kind, shape, lambda name, dtype: array_of(table[f"operator.{name}"], dtype))
     if given is None:
         raise InputError(
             f"the {what} was measured by an operator that is code, which no file holds: "
@@ -256,14 +230,13 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
         raise InputError(f"method={method!r:.100} is no name; pass Inversion.of a short one, of printable characters")
     columns: Table = {name: np.asarray(result[name], kind) for name, (kind, *_) in _COLUMNS.items()}
     columns["z"] = columns["z"].reshape(-1, *result["problem"].network.latent_shape)
-    table = {
+    archives.write_archive(path, "result", {
         **{name: result[name] for name in ("method", "norm", "pool")},
         "options": json.dumps(dict(result["options"]), default=str),
         **problem_arrays(result["problem"], result["reconstruction"]), **columns,
         **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
-    }  # fmt: skip
-    archives.write_archive(path, "result", table)
+    })  # fmt: skip
 
 
 def read_result_file(path: Path, max_bytes: int, network: Generator | None, operator: Any) -> dict[str, Any]:
@@ -285,9 +258,5 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
             raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
     result["problem"] = read_problem(table, result["reconstruction"], network, operator, "result")
     result["z"] = result["z"].reshape(size, math.prod(latent))
-    result["options"], result["method"] = json.loads(text_of(table["options"])), str(table["method"])
-    if not isinstance(result["options"], dict):
-        raise TypeError("options are no dictionary")
-    if not is_name(result["method"]):
-        raise ValueError(f"a method is {result['method'][:20]!r}")
+    result["options"], result["method"] = dict(json.loads(text_of(table["options"]))), text_of(table["method"])
     return result | {"norm": norm_of(text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}

@@ -26,43 +26,35 @@ _MEANINGS = {status.name: meaning_of_posterior(status) for status in Status}
 
 def message_of(chains: SampledChains, network: Names) -> str:
     """The meaning of a status, with the numbers that decided it, and what to do; coordinates are those of G's codes."""
-    status, draws, worst = chains.status, chains.z.shape[1], chains.worst
-    text = meaning_of_posterior(status)
+    text, draws = meaning_of_posterior(chains.status), chains.z.shape[1]
+    if chains.status is Status.ERROR and draws < DRAWS:
+        return text
     if draws < DRAWS:
-        few = f"{text} ({count(draws, 'draw')} of each chain, too few to compare them)"
-        return text if status is Status.ERROR else few
-    if status is Status.MIXED:
-        return (
-            f"{text} (R-hat at most {_rhat(worst('rhat')[0])}, at least {_size(worst('ess')[0])} "
-            f"effective draws and {_size(worst('tail_ess')[0])} in the tails)"
-        )
-    least = min(worst("ess")[0], worst("tail_ess")[0])
-    advice = ""
-    if status is Status.NOT_MIXED and not chains.agree and worst("rhat")[0] <= RHAT and least > 0:
-        advice = f"; the chains agree, and draws={number(math.ceil(1.2 * draws * ESS / least))} may be enough"
-    return f"{text} ({'; '.join(_failures(chains, network))}){advice}"
-
-
-def _failures(chains: SampledChains, network: Names) -> list[str]:
-    """The statistics beyond their limits."""
+        return f"{text} ({count(draws, 'draw')} of each chain, too few to compare them)"
+    (rhat, at), (ess, ess_at), (tail, tail_at) = (chains.worst(name) for name in ("rhat", "ess", "tail_ess"))
+    if chains.status is Status.MIXED:
+        sizes = f"at least {_size(ess)} effective draws and {_size(tail)} in the tails"
+        return f"{text} (R-hat at most {_rhat(rhat)}, {sizes})"
 
     def name_of(place: int) -> str:
         return "the log-likelihood" if place >= chains.z.shape[2] else network.name_of(place)
 
-    rhat, place = chains.worst("rhat")
-    above = "" if math.isnan(rhat) else f", above {RHAT}"
-    found = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(place)}{above}"]
-    for name, what in (("ess", "effective draws"), ("tail_ess", "in the tails")):
-        size, place = chains.worst(name)
-        if size < ESS:
-            found.append(f"{_size(size)} {what} at {name_of(place)}, fewer than {ESS}")
+    why = [] if rhat <= RHAT else [f"R-hat is {_rhat(rhat)} at {name_of(at)}"]
+    if not math.isnan(rhat) and why:
+        why[0] += f", above {RHAT}"
+    why += [f"{_size(ess)} effective draws at {name_of(ess_at)}, fewer than {ESS}"] if ess < ESS else []
+    why += [f"{_size(tail)} in the tails at {name_of(tail_at)}, fewer than {ESS}"] if tail < ESS else []
     if chains.overlooked > OVERLOOKED:
-        found.append(
+        why.append(
             f"further descents found optima with about {chains.overlooked:.0%} of the posterior, and no draw near"
         )
     elif chains.agree:
-        found.append("the chains agree, and there was no time to look for optima that they have overlooked")
-    return found
+        why.append("the chains agree, and there was no time to look for optima that they have overlooked")
+    advice = ""
+    if chains.status is Status.NOT_MIXED and not chains.agree and rhat <= RHAT and min(ess, tail) > 0:
+        enough = math.ceil(1.2 * draws * ESS / min(ess, tail))
+        advice = f"; the chains agree, and draws={number(enough)} may be enough"
+    return f"{text} ({'; '.join(why)}){advice}"
 
 
 def _rhat(value: float) -> str:
@@ -75,7 +67,7 @@ def _rhat(value: float) -> str:
 
 def _size(value: float) -> str:
     """A sample size as a whole number, rounded down."""
-    return f"{math.floor(value):,}"
+    return f"{math.floor(value):,}" if math.isfinite(value) else number(None)
 
 
 def sizes_of(chains: Sequence[SampledChains]) -> str:
@@ -120,20 +112,16 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
 
 def _prior(problem: Problem) -> str:
     """The distribution of codes, as :func:`unrelu.posterior` defines it."""
-    bounds, normal, network = problem.bounds, problem.normal, problem.names
-    if normal is None and bounds.boxed.all():
-        return "uniform within the bounds"
+    bounds, normal, names = problem.bounds, problem.normal, problem.names
     if normal is None and bounds.boxed.any():
-        return "uniform between two bounds, N(0, 1) for coordinates without"
+        every = bounds.boxed.all()
+        return "uniform within the bounds" if every else "uniform between two bounds, N(0, 1) for coordinates without"
     if normal is None or np.all(normal.proper):
         return str(normal or Normal()) + ("" if bounds.none else " within the bounds")
-    within = np.where(np.isfinite(bounds.lower) | np.isfinite(bounds.upper), " within its bounds", "")
     stated = [
-        f"{network.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2){within[j]}"
-        for j in np.flatnonzero(normal.proper & ~network.nuisance)
+        f"{names.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2)" for j in np.flatnonzero(normal.proper)
     ]
-    own = ["nuisance parameters as stated"] if (normal.proper & network.nuisance).any() else []
-    return f"{listed([*own, *stated], _PRIORS)}, the others uniform within their bounds"
+    return f"{listed(stated, _PRIORS)}, the others uniform, all within their bounds"
 
 
 def _modes(chains: SampledChains) -> str:
@@ -156,13 +144,11 @@ def printed_posteriors(problem: Problem, chains: Sequence[SampledChains]) -> Pri
         return Printed("Posterior of no observation")
     mixed, misfits = statuses.count(Status.MIXED.name), sum(one.p_value < SIGNIFICANCE for one in chains)
     misfit = f"{count(misfits, 'misfit')}, which no code that was found explains; " if misfits else ""
-    rhats = np.array([one.worst("rhat")[0] for one in chains])
-    rows = []
+    rhats, rows = np.array([one.worst("rhat")[0] for one in chains]), []
     for i in np.argsort(-np.nan_to_num(rhats, nan=np.inf, posinf=np.inf), kind="stable")[:WORST].tolist():
-        sizes = [chains[i].worst(name)[0] for name in ("ess", "tail_ess")]
-        cells = [_rhat(rhats[i]) if math.isfinite(rhats[i]) else number(None)]
-        cells += [_size(value) if math.isfinite(value) else number(None) for value in sizes]
-        rows.append([str(i), statuses[i], *cells, count(len(chains[i].modes))])
+        sizes = [_size(chains[i].worst(name)[0]) for name in ("ess", "tail_ess")]
+        rhat = _rhat(rhats[i]) if math.isfinite(rhats[i]) else number(None)
+        rows.append([str(i), statuses[i], rhat, *sizes, count(len(chains[i].modes))])
     seconds = sum(one.seconds for one in chains)
     return printed_batch(
         f"Posteriors of {count(size, 'observation')}, {sizes_of(chains)}: {misfit}{mixed} mixed "

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from unrelu.display.observation_figure import ObservationFigure
 
-# What intervals can be of.
-_QUANTITIES = ("z", "reconstruction")
 # Coordinates of a corner plot by default.
 _CORNER = 5
 # Intervals and pictures of reconstructions are of so many draws, fewer if their outputs have too many numbers.
@@ -119,13 +117,8 @@ class Posterior(Answers):
         """log p(y | z) of each draw, up to a constant of y, (chain, draw): minus half the chi-square or deviance."""
         return self.drawn("log_likelihood")
 
-    log_evidence = _number(
-        "log_evidence", "log p(y), up to the constant of :attr:`log_likelihood`; NaN if the chains have not mixed."
-    )
-    log_evidence_error = _number(
-        "log_evidence_error",
-        "The standard error of :attr:`log_evidence`; it says nothing of chains that have not mixed.",
-    )
+    log_evidence = _number("log_evidence", "log p(y), up to the constant of :attr:`log_likelihood`; NaN if not mixed.")
+    log_evidence_error = _number("log_evidence_error", "The standard error of :attr:`log_evidence`.")
     acceptance = _number("acceptance", "The mean probability with which trajectories were accepted.")
     p_value = _number(
         "p_value",
@@ -139,8 +132,7 @@ class Posterior(Answers):
         "overlooked",
         """The estimated share of the posterior at optima that further descents found, and near which there is no draw.
 
-        The descents are made when the chains agree; NaN if they do not, or if the sampling was cut short. If they find
-        more than 0.02, the chains are sampled anew with jumps there.
+        The descents are made when the chains agree; NaN if they do not, or if the sampling was cut short.
         """,
     )
     seconds = _number("seconds", "Wall time of each observation.")
@@ -216,8 +208,10 @@ class Posterior(Answers):
         """
         if not 0 < real_number("level", level, what := "a probability between 0 and 1, such as 0.9") < 1:
             raise OptionError(f"level={level} must be {what}")
-        if of not in _QUANTITIES:
-            raise OptionError(f"of={shown(of)} is unknown; use 'z' or 'reconstruction'{nearest(of, _QUANTITIES)}")
+        if of not in ("z", "reconstruction"):
+            raise OptionError(
+                f"of={shown(of)} is unknown; use 'z' or 'reconstruction'{nearest(str(of), ['reconstruction'])}"
+            )
         self._warn("intervals")
         network = self.problem.network
         draws, shape = (self.outputs, network.output_shape) if of != "z" else (
@@ -322,8 +316,8 @@ class Posterior(Answers):
             chosen = []
         if not chosen or len(set(chosen)) < len(chosen):
             raise OptionError(
-                f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {self._k - 1}, places in "
-                f"the flattened code, or names: {listed(names, 5)}"
+                f"coordinates={shown(coordinates)} must be different whole numbers from 0 to {self._k - 1}, or names: "
+                f"{listed(names, 5)}"
             )
         return np.array(chosen, dtype=np.intp)
 

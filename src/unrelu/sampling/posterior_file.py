@@ -86,16 +86,16 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[d
     bounds, z = problem.bounds, found["z"]
     if not (np.isfinite(found["best"]).all() and ((z >= bounds.lower) & (z <= bounds.upper) & np.isfinite(z)).all()):
         raise ValueError("a draw is outside of the bounds, or no number")
-    ends = np.cumsum(found["draws"])[:-1]
-    parts = [np.split(found[name], ends, axis=1) for name in ("z", "log_likelihood", "mode")]
-    parts += [np.split(found["best"], np.cumsum(found["modes"])[:-1])]
-    chains, endings = [], texts_of(table["ended"])
+    ends, endings = np.cumsum(found["draws"])[:-1], texts_of(table["ended"])
     if len(endings) != size:
         raise ValueError(f"ended has {len(endings)} entries, y has {size} observations")
+    parts = [np.split(found[name], ends, axis=1) for name in ("z", "log_likelihood", "mode")]
+    parts += [np.split(found["best"], np.cumsum(found["modes"])[:-1])]
+    chains = []
     for i, text in enumerate(endings):
-        numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS} | {"ended": _ENDED[text]}
+        numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS}
         z, likelihood, mode, best = (part[i] for part in parts)
-        chains.append(SampledChains(z, likelihood, mode, best, **numbers))
+        chains.append(SampledChains(z, likelihood, mode, best, ended=_ENDED[text], **numbers))
     return {"problem": problem, "chains": chains}, found["likeliest"]
 
 

@@ -68,7 +68,7 @@ class Search:
             up to the length of the answer if that is longer; with bounds, about all codes within them. A larger one is
             harder to be sure of.
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
-            Nothing is learned for the Huber loss and ``loss=``.
+            Nothing is learned for the Huber loss.
 
     Raises:
         OptionError: an option has a value it cannot take.
