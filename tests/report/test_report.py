@@ -20,7 +20,7 @@ from unrelu.report._pictures import histogram
 from unrelu.report._writing import _errors, _speed
 from unrelu.result import Status
 from unrelu.runs import Record, Run, chunk_work
-from unrelu.runs.store import Store
+from unrelu.runs._store import Store
 from unrelu.runtime.words import duration, number
 
 RESIDUAL = "residual y \N{MINUS SIGN} G(z)"

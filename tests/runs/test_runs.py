@@ -87,7 +87,7 @@ def test_two_workers_write_the_same_bytes(finished, tmp_path):
 def test_the_results_are_a_group_that_zarr_reads(finished, monkeypatch, tmp_path, rows):
     """Also where a column is in several files, and chunks of the run lie across their ends."""
     wanted = {name: finished.read(name) for name in ("codes", "residuals", "rank", "success", "status")}
-    monkeypatch.setattr("unrelu.runs.store._CHUNK", rows * 24)
+    monkeypatch.setattr("unrelu.runs._store._CHUNK", rows * 24)
     run = small_run(tmp_path / "out")
     group = zarr.open_group(str(tmp_path / "out" / "results.zarr"), mode="r")
     assert set(group.array_keys()) == {column.name for column in run.store.columns}

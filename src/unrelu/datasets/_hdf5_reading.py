@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from unrelu.datasets.opening import StoredArray, check_chunks
+from unrelu.datasets.data_set import StoredArray, check_chunks
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import check_names, opened, shown_size
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from unrelu.datasets.opening import StoredArray, check_chunks
+from unrelu.datasets.data_set import StoredArray, check_chunks
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import check_names, json_limit, opened, read_bytes, shown_size
 

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from unrelu.errors import InputError
+from unrelu.errors import InputError, MissingPackageError
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.file_reading import shown_size
 
 Shape = tuple[int, ...]
+# Chunks that one observation may be in: each may be a file.
+_CHUNKS = 2**14
 # Why observations cannot be used, by their index in a batch.
 Problems = dict[int, str]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredArray:
+    """An array in a file: its shape, its type, and a function from i and j to the entries ``[i:j]``.
+
+    The file is opened at every read, so that none is held open.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    read: Callable[[int, int], npt.NDArray[Any]]
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        return self.read(*rows.indices(self.shape[0])[:2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,3 +173,23 @@ class Observations:
         """SHA-256 of what is stored of observations start to stop - 1, and of their masks."""
         own = self.data.digest(start, stop)
         return own if self.masks is None else f"{own} {self.masks.digest(start, stop)}"
+
+
+def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int, max_bytes: int) -> None:
+    """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands."""
+    if (size := math.prod(chunk) * itemsize) > max_bytes:
+        raise InputError(
+            f"{location} has chunks of {shown_size(size)}; write it in smaller ones, or raise max_bytes= (--max-bytes)"
+        )
+    count = math.prod(math.ceil(n / c) for n, c in zip(shape[1:], chunk[1:], strict=True))
+    if count > _CHUNKS:
+        raise InputError(f"{location} keeps an observation in {count:,} chunks; write it in larger ones")
+
+
+def optional(module: str, what: str, package: str) -> Any:
+    """The optional package ``module``, which ``what`` need; ``package`` is what pip installs."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        name = module.partition(".")[0]
+        raise MissingPackageError(f'{what} need {name}: pip install "{package}"', name=name) from None

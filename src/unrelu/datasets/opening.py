@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,29 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from unrelu.datasets.data_set import DataSet, Shape
+from unrelu.datasets.data_set import DataSet, StoredArray, optional
 from unrelu.errors import InputError, MissingPackageError
-from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz, shown_size
+from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
 
-# Chunks that one observation may be in: each may be a file.
-_CHUNKS = 2**14
 _HDF5 = (".h5", ".hdf5")
 _KINDS = "a .npy, .npz, .h5 or .hdf5 file, a folder of Zarr (format 3), or a folder of PNG or JPEG images"
-
-
-@dataclass(frozen=True, eq=False)
-class StoredArray:
-    """An array in a file: its shape, its type, and a function from i and j to the entries ``[i:j]``.
-
-    The file is opened at every read, so that none is held open.
-    """
-
-    shape: Shape
-    dtype: np.dtype[Any]
-    read: Callable[[int, int], npt.NDArray[Any]]
-
-    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
-        return self.read(*rows.indices(self.shape[0])[:2])
 
 
 def open_data(
@@ -153,23 +133,3 @@ def _choose(names: Sequence[str], array: str | None, name: str, location: str) -
             f"name it {name!r}"
         )
     raise InputError(f"{location} has no array {wanted!r}; it holds {held or 'none'}")
-
-
-def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int, max_bytes: int) -> None:
-    """Refuse to read an array in chunks that are too large, or so small that an observation is in thousands."""
-    if (size := math.prod(chunk) * itemsize) > max_bytes:
-        raise InputError(
-            f"{location} has chunks of {shown_size(size)}; write it in smaller ones, or raise max_bytes= (--max-bytes)"
-        )
-    count = math.prod(math.ceil(n / c) for n, c in zip(shape[1:], chunk[1:], strict=True))
-    if count > _CHUNKS:
-        raise InputError(f"{location} keeps an observation in {count:,} chunks; write it in larger ones")
-
-
-def optional(module: str, what: str, package: str) -> Any:
-    """The optional package ``module``, which ``what`` need; ``package`` is what pip installs."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        name = module.partition(".")[0]
-        raise MissingPackageError(f'{what} need {name}: pip install "{package}"', name=name) from None

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.datasets.data_set import Shape
-from unrelu.datasets.opening import optional
+from unrelu.datasets.data_set import Shape, optional
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 

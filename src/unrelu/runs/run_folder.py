@@ -19,10 +19,10 @@ from unrelu.display.text_tables import WORST, Printed
 from unrelu.errors import InputError
 from unrelu.result import TELLING, Status, message_of
 from unrelu.result.verdict_text import data_frame, printed_verdicts
+from unrelu.runs._manifest import columns_in, read_manifest
+from unrelu.runs._store import Store
 from unrelu.runs.columns import plain
 from unrelu.runs.journal import JOURNAL, Record, read_records
-from unrelu.runs.manifest import columns_in, read_manifest
-from unrelu.runs.store import Store
 from unrelu.runtime.array_types import Index
 from unrelu.runtime.file_writing import locked
 

@@ -26,9 +26,9 @@ from unrelu.methods import METHODS, Method, make, refuse
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
 from unrelu.problem import Problem
+from unrelu.runs._manifest import manifest_of
 from unrelu.runs.chunk_work import Work
 from unrelu.runs.columns import columns_of
-from unrelu.runs.manifest import manifest_of
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.sampling.prior_transform import PriorTransform
 

@@ -19,9 +19,9 @@ from unrelu.methods import METHODS
 from unrelu.models.code_prior import Normal
 from unrelu.problem import Problem
 from unrelu.result.fingerprint import fingerprint
+from unrelu.runs._description import expected_residuals, objective, question
 from unrelu.runs.chunk_work import STATUSES, Work
 from unrelu.runs.columns import Column, columns_of
-from unrelu.runs.description import expected_residuals, objective, question
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
 

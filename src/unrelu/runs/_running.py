@@ -20,13 +20,13 @@ from unrelu.errors import HostError, InputError, OptionError, OutputExistsError,
 from unrelu.measurements.noise import Noise
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, as_generator
-from unrelu.runs.arguments import asked, check_outside
+from unrelu.runs._arguments import asked, check_outside
+from unrelu.runs._executors import computed
+from unrelu.runs._manifest import MANIFEST, differences, read_manifest
+from unrelu.runs._store import STORE, Store
 from unrelu.runs.chunk_work import STATUSES, Chunk, Outcome
-from unrelu.runs.executors import computed
 from unrelu.runs.journal import JOURNAL, Record, append, recording
-from unrelu.runs.manifest import MANIFEST, differences, read_manifest
 from unrelu.runs.run_folder import Run, open_run
-from unrelu.runs.store import STORE, Store
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.file_reading import MAX_BYTES
 from unrelu.runtime.file_writing import check_own_files, storing, write_whole
