@@ -81,18 +81,19 @@ sphinx_gallery_conf = {
 
 
 def write_method_page() -> None:
-    """Write the page of methods from the registry, so that it cannot fall behind."""
-    lines = ["# Methods and their options", "", "Generated from the registry in `unrelu.methods`.", ""]
+    """Write the options of all methods from the registry, so that they cannot fall behind, below the page's text."""
+    page, heading = HERE / "methods.md", "## All methods\n"
+    old = page.read_text(encoding="utf-8")
+    lines = []
     for name, entry in METHODS.items():
-        lines += [f"## `{name}`", "", f"{entry.summary}. `fun` is in: {entry.norm}.", ""]
+        lines += [f"### `{name}`", "", f"{entry.summary}. `fun` is in: {entry.norm}.", ""]
         if dataclasses.fields(entry.options):
             defaults = ", ".join(f"`{option}={value!r}`" for option, value in entry.defaults().items())
             lines += [f"Options: {defaults}.", ""]
         target = f"{entry.options.__module__}.{entry.options.__qualname__}"
         lines += ["```{eval-rst}", f".. autoclass:: {target}", "   :noindex:", "```", ""]
-    page = HERE / "methods.md"
-    text = "\n".join(lines)
-    if not page.exists() or page.read_text(encoding="utf-8") != text:
+    text = f"{old.split(heading)[0]}{heading}\n" + "\n".join(lines)
+    if old != text:
         page.write_text(text, encoding="utf-8")
 
 

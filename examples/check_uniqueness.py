@@ -12,7 +12,6 @@ import numpy as np
 
 import unrelu
 
-# Nothing is random here but the true code; ``invert`` draws its starts from streams of its own.
 net = unrelu.zoo.load("mnist-relu")
 z = np.random.default_rng([5, 26]).normal(size=net.latent_dim)
 y = net(z)

@@ -12,7 +12,6 @@ import numpy as np
 
 import unrelu
 
-# The true code, the weights and the noise come from separate random streams; ``invert`` draws its starts from its own.
 truth = np.random.default_rng([3, 1])
 weights = np.random.default_rng([3, 2])
 noise = np.random.default_rng([3, 3])

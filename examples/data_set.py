@@ -16,7 +16,6 @@ import numpy as np
 import unrelu
 from unrelu.report import write_report
 
-# The true codes and the noise come from separate random streams; ``run`` draws its starts from streams of its own.
 truth = np.random.default_rng([7, 1])
 noise = np.random.default_rng([7, 2])
 
@@ -34,7 +33,7 @@ np.save(data, y)
 # workers=1 all is done in this process; a script that uses more needs the guard ``if __name__ == "__main__":``.
 
 begun = {"noise": "gaussian:0.1", "chunk": 4, "workers": 1}
-stop = unrelu.run(net, data, out, **begun, callback=lambda moment: moment.done >= 4)
+stop = unrelu.run(net, data, out, **begun, callback=lambda progress: progress.done >= 4)
 print(f"stopped: {stop.done} of {stop.size} observations, finished {stop.finished}")
 
 # %%

@@ -30,7 +30,6 @@ pictures = {"clean": clean, "observed": y}
 for prior in (0.0, 0.1**2):
     r = unrelu.invert(net, y, noise="gaussian:0.1", prior=prior)
     print(f"prior={prior:g}: {r.status}, success {r.success}, p-value {r.p_value:.2f}, confidence {r.confidence:.2f}")
-    print(f"  noise of 0.1 leaves a residual at least as large as this one in {r.p_value:.0%} of cases")
     print(f"  error of the reconstruction: {np.sqrt(np.mean((r.reconstruction - clean) ** 2)):.3f} a pixel")
     print(f"  error of the code: {np.linalg.norm(r.z - z) / np.linalg.norm(z):.0%} of the length of the true code")
     pictures["least squares" if prior == 0 else "most probable code"] = r.reconstruction

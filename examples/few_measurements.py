@@ -13,7 +13,6 @@ import numpy as np
 
 import unrelu
 
-# The true code, the weights and the noise come from separate random streams; unrelu draws from streams of its own.
 truth = np.random.default_rng([36, 1]).normal(size=20)
 matrix = np.random.default_rng([36, 2]).normal(size=(100, 784)) / np.sqrt(784)
 noise = np.random.default_rng([36, 3]).normal(0, 0.05, 100)

@@ -12,7 +12,6 @@ import numpy as np
 
 import unrelu
 
-# The true code and the noise come from separate random streams; ``invert`` draws its starts from streams of its own.
 truth = np.random.default_rng([19, 4])
 noise = np.random.default_rng([2, 12])
 

@@ -16,7 +16,6 @@ import numpy as np
 
 import unrelu
 
-# The true code and the noise come from separate random streams; ``invert`` draws its starts from streams of its own.
 truth = np.random.default_rng([6, 1])
 noise = np.random.default_rng([6, 2])
 

@@ -67,15 +67,17 @@ print(r)
 
 # %%
 # Gradient descent gives codes as well, and some of them look just as plausible. Here it runs from 12 random starts, as
-# a batch of 12 copies of y. The p-values tell which of these codes explain what was seen; the worst does not.
+# a batch of 12 copies of y. The p-values tell which of these codes explain what was seen. Here are the best and the
+# worst of them.
 
 copies = np.tile(y, (12, 1, 1, 1))
 descents = unrelu.invert(net, copies, "gradient_descent", operator=seen, noise="gaussian:0.3", max_iterations=400)
 print(f"of 12 descents {descents.success.sum()} end at a code that explains y")
-worst = int(np.argmin(descents.p_value))
+best, worst = (descents[int(i)] for i in np.argsort(descents.p_value)[[-1, 0]])
+results = {"auto": r, "best descent": best, "worst": worst}
 show(
-    [clean, r.reconstruction, descents.reconstruction[worst]],
-    ["the truth", f"auto: p = {r.p_value:.2f}", f"a descent: p = {descents.p_value[worst]:.0e}"],
+    [clean, *(found.reconstruction for found in results.values())],
+    ["the truth", *(f"{name}: p = {found.p_value:.1g}" for name, found in results.items())],
 )
 
 # %%
@@ -114,5 +116,5 @@ show(many.reconstruction, [f"success {s}\np = {p:.1g}" for s, p in zip(many.succ
 plt.show()
 
 # %%
-# From here: the :doc:`index` has an example for most tasks, :doc:`/choose_method` says which method to take and how to
+# From here: the :doc:`index` has an example for most tasks, :doc:`/methods` says which method to take and how to
 # change its options, and :doc:`/datasets` how to invert a million observations.

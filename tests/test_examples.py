@@ -203,12 +203,6 @@ def state_the_noise(output):
     assert 90 < most <= all_of_them
 
 
-def what_is_left_open(output):
-    assert numbers(r"(\d+) of 100 starts", output)[0][0] > 50
-    ((observed,), (hidden,)) = numbers(r"pixels of explanations differ by (\S+)", output)
-    assert hidden > 3 * observed
-
-
 def calibrate_confidence(output):
     assert numbers(r"(\S+)% of these wrongly", output)[0][0] <= 5
     assert all(a <= b for a, *_, b in [map(float, line) for line in re.findall(r"right: (\S+), .* (\S+)", output)])
@@ -265,7 +259,7 @@ def sampled_too_seldom(output):
 PROMISES = [
     denoise, inpaint, compressed_sensing, super_resolution, check_uniqueness, prove, data_set, your_own_decoder,
     fit_spectrum, fit_power_spectrum, fit_21cm_history, tutorial, deblur, outliers, count_photons, phase_retrieval,
-    nuisance_parameters, compare_methods, state_the_noise, what_is_left_open, calibrate_confidence, classify_codes,
+    nuisance_parameters, compare_methods, state_the_noise, calibrate_confidence, classify_codes,
     follow_video, few_measurements, hidden_pixels, sampled_too_seldom,
 ]  # fmt: skip
 

@@ -260,7 +260,7 @@ def test_it_is_a_generator_for_everything_else():
         (
             InputError,
             {"function": lambda x, t: t * x.mean(0), "t": (1, 2)},
-            "an input has another result alone than in a batch; each result must",
+            "an input has another output alone than in a batch; each must",
         ),
         (InputError, {"function": lambda x, t: (t * x).sum(), "t": (1, 2)}, "the batch axis must stay the first"),
     ],

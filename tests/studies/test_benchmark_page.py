@@ -94,9 +94,9 @@ def test_what_a_fuzzer_found_is_shown_whatever_its_columns(tmp_path):
     numbers = {"script": "runs", "seed": 3, "quick": False, "commit": "abc", "seconds": 90.0, "rows": rows}
     (tmp_path / "fuzz-runs.json").write_text(json.dumps(numbers), encoding="utf-8")
     text = render("fuzz-runs", tmp_path)
-    assert text.startswith("Full run, seed 3, commit abc, 1.5 minutes.")
-    assert "| a | 12,345 | 0 | - | - |" in text
-    assert "| b | 1 | - | 0.5 | x\\|y; z |" in text
+    assert text.startswith("Full run, seed 3, commit abc, 1.5 minutes, 2 kinds of cases.")
+    assert "| tried | lost | worst | first |" in text
+    assert "| 12,346 | 0 | 0.5 | x\\|y; z |" in text
 
 
 def test_an_unknown_benchmark_is_refused_before_anything_runs():

@@ -13,32 +13,24 @@ NOT_RUN = "Not run yet: `make fuzz` does."
 
 
 def _counts(numbers: Results) -> str:
-    """Every column that any row has; what must be 0 is named by the script."""
-    rows: list[dict[str, Any]] = numbers["rows"] if numbers["script"] != "scales" else _by_method(numbers["rows"])
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """One row for all that was tried: sums, maxima of what is a size or a time, texts if there are any."""
+    rows: list[dict[str, Any]] = numbers["rows"]
+    if rows[-1]["what"] == "all":
+        rows = rows[:-1]
     size, minutes = "Quick" if numbers["quick"] else "Full", numbers["seconds"] / 60
-    how = f"{size} run, seed {numbers['seed']}, commit {numbers['commit']}, {minutes:.1f} minutes."
-    return f"{how}\n\n{table(columns, ([_cell(row.get(name)) for name in columns] for row in rows))}"
+    how = f"{size} run, seed {numbers['seed']}, commit {numbers['commit']}, {minutes:.1f} minutes"
+    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "what"]
+    together = {name: _together(name, [row[name] for row in rows if name in row]) for name in columns}
+    shown = {name: cell for name, cell in together.items() if cell is not None}
+    return f"{how}, {len(rows)} kinds of cases.\n\n{table(list(shown), [shown.values()])}"
 
 
-def _by_method(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for the places, networks and measurements of a method: sums, and the largest difference."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        name = row["what"].split(", ")[0]
-        total = found.setdefault(name, {"what": name})
-        for column, value in row.items():
-            if column.startswith("largest"):
-                total[column] = max(total.get(column, 0.0), value)
-            elif column not in ("what", "first error"):
-                total[column] = total.get(column, 0) + value
-    return list(found.values())
-
-
-def _cell(value: Any) -> str | None:
-    if isinstance(value, list):
-        return "; ".join(map(str, value)).replace("|", "\\|") or None
-    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+def _together(column: str, values: list[Any]) -> str | None:
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if numbers:
+        return f"{max(numbers) if column.startswith(('largest', 'longest', 'slowest', 'worst')) else sum(numbers):,}"
+    texts = [str(v) for value in values for v in (value if isinstance(value, list) else [value]) if v]
+    return "; ".join(dict.fromkeys(texts)).replace("|", "\\|") or None
 
 
 BLOCKS: dict[str, Render] = {f"fuzz-{name}": _counts for name in FUZZERS}
