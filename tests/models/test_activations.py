@@ -303,7 +303,9 @@ def test_swish_is_the_formula_of_emulators(u):
     with np.errstate(over="ignore"):
         formula = (beta + (1 - beta) / (1 + np.exp(-alpha * u))) * u
     np.testing.assert_allclose(Activation("swish", beta, steepness=alpha).value(u), formula, rtol=1e-13, atol=1e-300)
-    np.testing.assert_allclose(Activation("swish").value(u), torch.nn.functional.silu(torch.tensor(u)), rtol=1e-13, atol=1e-300)
+    np.testing.assert_allclose(
+        Activation("swish").value(u), torch.nn.functional.silu(torch.tensor(u)), rtol=1e-13, atol=1e-300
+    )
 
 
 @pytest.mark.parametrize("kind", [name for name, activation in ACTIVATIONS.items() if activation.scalable])
