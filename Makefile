@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-seeds test test-all portable package check format bench fuzz fuzz-quick reproduce reproduce-quick playground-picture docs zoo clean clean-kernels
+.PHONY: demo test test-all portable package check format bench fuzz fuzz-quick reproduce reproduce-quick playground-picture docs zoo clean clean-kernels
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,10 +18,6 @@ $(VENV)/.check: pyproject.toml studies/pyproject.toml
 ## invert noisy digits, methods side by side; writes demo/grid.png and demo/results.jsonl
 demo: $(VENV)/.demo
 	$(BIN)/unrelu demo --output demo --overwrite
-
-## the demonstration with three other seeds, into demo-seeds/: does the order of the methods hold?
-demo-seeds: $(VENV)/.demo
-	for seed in 4 5 6; do $(BIN)/unrelu demo --seed $$seed --output demo-seeds/$$seed --overwrite || exit 1; done
 
 ## the tests; those of the report need a browser, which is installed where there is none
 test: $(VENV)/.check
@@ -95,4 +91,4 @@ clean-kernels:
 	find src/unrelu -name '*.nb[ic]' -delete
 
 clean:
-	rm -rf $(VENV) demo demo-seeds docs/_build docs/gallery
+	rm -rf $(VENV) demo docs/_build docs/gallery

@@ -6,8 +6,8 @@ looking for bad rows, the store, the journal and the line and bar in the termina
 checked. Two workers are compared with one, for the chunks (from the first one's beginning to the last one's
 end) and for the whole command with its imports; the most that this machine gives is measured by two bare loops side by
 side. Memory is what all processes of a run hold together (proportional set size, so that shared pages count once),
-sampled every 50 ms. A million small observations, of a 10-30-60 network, are compared with two processes that invert
-the same chunks and write nothing.
+sampled every 50 ms. A million small observations, of a 10-30-60 network and with two
+iterations of lm, are compared with two processes that invert such chunks and write nothing.
 """
 
 from __future__ import annotations
@@ -197,11 +197,11 @@ def small_loop(path: Path, start: int, stop: int, chunk: int, barrier: Barrier) 
     network, y = small_network(), np.load(path, mmap_mode="r")
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        unrelu.invert(network, np.array(y[start : start + chunk]), noise="gaussian:0.1")
+        unrelu.invert(network, np.array(y[start : start + chunk]), "lm", max_iterations=2)
         barrier.wait()
         began = time.perf_counter()
         for first in range(start, stop, chunk):
-            unrelu.invert(network, np.array(y[first : first + chunk]), noise="gaussian:0.1")
+            unrelu.invert(network, np.array(y[first : first + chunk]), "lm", max_iterations=2)
         return time.perf_counter() - began
 
 
@@ -222,7 +222,8 @@ def _million(folder: Path, command: Command) -> dict[str, Any]:
             parts = [(path, i * half, (i + 1) * half, CHUNK, barrier) for i in range(2)]
             bare = 2 * half / max(pool.starmap(small_loop, parts, chunksize=1))
     out = folder / "million"
-    memory = peak([*COMMAND[:-1], str(folder / "small.npz"), str(path), "-o", str(out), "--noise", "gaussian:0.1"])
+    asked_for = ("-o", str(out), "--method", "lm", "-O", "max_iterations=2")
+    memory = peak([*COMMAND[:-1], str(folder / "small.npz"), str(path), *asked_for])
     records = unrelu.open_run(out).records.values()
     wall = max(r.at for r in records) - min(r.at - r.seconds for r in records)
     files = sum(found.is_file() for found in out.rglob("*"))
