@@ -374,7 +374,7 @@ crafted(
 )(lambda folder, canary: saved(folder, {"a.weight": torch.ones(2, 2), "b": Payload(canary)}))
 
 
-@crafted("model", r"a tensor's storage states .*, its record holds")
+@crafted("model", r"the record of a tensor has not the size that is stated")
 def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Path:
     path = saved(folder, {"a.weight": torch.ones(50, 50)})
     return repacked(path, replaced(struct.pack("<H", 2500), struct.pack("<H", 65000)))
@@ -382,7 +382,7 @@ def checkpoint_that_states_more_than_it_holds(folder: Path, canary: Path) -> Pat
 
 crafted(
     "model",
-    r"a tensor of shape \(3000, 3000\) is expanded: its entries share 1 numbers",
+    r"a tensor of shape \(3000, 3000\) shares 1 numbers among its entries",
     "checkpoint_with_an_expanded_tensor",
 )(lambda folder, _: saved(folder, {"a.weight": torch.ones(1).expand(3000, 3000)}))
 crafted("model", r"could run code: 'torch\._utils\._rebuild_meta_tensor_no_storage'", "checkpoint_with_a_meta_tensor")(
@@ -402,7 +402,7 @@ def checkpoint_bomb(folder: Path, canary: Path) -> Path:
 
 
 crafted(
-    "model", r"its layers take 131.2 MiB as float64; at most 64 MiB are read", "checkpoint_that_is_large_as_float64"
+    "model", r"its arrays take 131.2 MiB as float64; at most 64 MiB are read", "checkpoint_that_is_large_as_float64"
 )(lambda folder, _: saved(folder, {"a.weight": torch.zeros(4096, 4200, dtype=torch.int8)}))
 
 
@@ -417,7 +417,7 @@ crafted("model", r"could run code: '__builtin__\.bytearray'", "checkpoint_that_a
 )
 crafted(
     "model",
-    r"a tensor's storage states 1,000 entries of torch\.float32, its record holds 4 of",
+    r"the record of a tensor has not the size that is stated",
     "checkpoint_whose_record_is_that_of_another_tensor",
 )(
     lambda folder, _: repacked(
@@ -427,7 +427,7 @@ crafted(
 )
 
 
-@crafted("model", "a tensor without a shape")
+@crafted("model", "a tensor of shape .* shares 15 numbers")
 def checkpoint_whose_shape_is_a_list(folder: Path, canary: Path) -> Path:
     path = saved(folder, {"a.weight": torch.ones(3, 5)})
     return repacked(path, replaced(b"K\x03K\x05\x86", b"]\x8a\x05" + (10**10).to_bytes(5, "little") + b"\x86"))
@@ -498,7 +498,7 @@ crafted(
 )(lambda folder, canary: external(folder, os.path.relpath(canary, folder)))
 
 
-@crafted("model", r"a\.onnx\.data is a link")
+@crafted("model", r"a\.onnx\.data, which is no link")
 def onnx_with_a_link_beside_it(folder: Path, canary: Path) -> Path:
     (folder / "a.onnx.data").symlink_to(canary)
     return external(folder, "a.onnx.data")
@@ -519,29 +519,29 @@ def made_constant(folder: Path, operator: str, weights: dict[str, Any], **attrib
 
 crafted(
     "model",
-    r"node 'k' \(ConstantOfShape\) computes a constant; with it the model would take .* TiB|GiB",
+    r"node 'k' \(ConstantOfShape\) would take .*, with the constants of the model .* TiB|GiB",
     "onnx_with_an_endless_constant",
 )(lambda folder, _: made_constant(folder, "ConstantOfShape", {"s": np.array([10**6, 10**6])}))
-crafted("model", r"\(Range\) computes a constant; with it the model would take", "onnx_with_an_endless_range")(
+crafted("model", r"\(Range\) would take .*, with the constants of the model", "onnx_with_an_endless_range")(
     lambda folder, _: made_constant(folder, "Range", {"a": np.array(0), "b": np.array(10**11), "c": np.array(1)})
 )
 
 
-@crafted("model", r"computes a constant; with it the model would take")
+@crafted("model", r"would take .*, with the constants of the model")
 def onnx_that_doubles_a_constant(folder: Path, canary: Path) -> Path:
     names = [f"k{i}" for i in range(60)]
     nodes = [helper.make_node("Concat", [a, a], [b], axis=0) for a, b in zip(["w", *names], names, strict=False)]
     return graph(folder, [*nodes, helper.make_node("MatMul", ["x", names[-1]], ["y"])], {"w": W})
 
 
-@crafted("model", r"computes a constant; with (it|the time for it) the model would take")
+@crafted("model", r"would take .*, with the constants of the model")
 def onnx_that_multiplies_for_hours(folder: Path, canary: Path) -> Path:
     names = ["w", *(f"k{i}" for i in range(60))]
     nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in itertools.pairwise(names)]
     return graph(folder, [*nodes, helper.make_node("MatMul", ["x", names[-1]], ["y"])], {"w": np.ones((1000, 1000))})
 
 
-@crafted("model", r"would take .* for 7 codes")
+@crafted("model", r"would take .*, with the constants of the model")
 def onnx_with_an_endless_resize(folder: Path, canary: Path) -> Path:
     nodes = [
         helper.make_node("Reshape", ["x", "s"], ["r"]),
@@ -550,7 +550,7 @@ def onnx_with_an_endless_resize(folder: Path, canary: Path) -> Path:
     return graph(folder, nodes, {"s": np.array([-1, 1, 2, 2]), "f": np.array([1, 1, 1e5, 1e5], np.float32)})
 
 
-@crafted("model", r"has [\d,]+ nodes; models of up to 20,000 are read")
+@crafted("model", r"has functions, which are not read")
 def onnx_with_functions_that_double(folder: Path, canary: Path) -> Path:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
     functions = []

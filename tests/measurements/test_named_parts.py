@@ -204,6 +204,6 @@ def test_runs_take_parts_and_calibrations_whole_outputs(tmp_path):
     with pytest.raises(InputError, match=r"data has one observation of each part \(a: \(3,\)\); a data set"):
         unrelu.run(net, {"a": y["a"][0]}, "unused")
     run = unrelu.run(net, np.zeros((2, 4)), tmp_path / "out", "lm", noise={"a": 1, "b": 2}, workers=1)
-    assert run.noise == unrelu.Gaussian([1, 1, 1, 2])
+    assert run.manifest["about"]["noise"] == str(unrelu.Gaussian([1, 1, 1, 2]))
     with pytest.raises(InputError, match="noise by part goes with invert, posterior, run and certify"):
         unrelu.calibrate(net, noise={"a": 1})

@@ -13,6 +13,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError
 from unrelu.measurements import Likelihood, noise
+from unrelu.runs.chunk_work import chunk_seed
 from unrelu.runtime.streams import stream
 
 NET = random_network((3, 20, 80), bias=True)
@@ -90,6 +91,8 @@ def test_names_of_the_library_are_taken():
 def test_what_has_a_deviance_is_refused_where_errors_are_compared_in_a_norm(tmp_path):
     with pytest.raises(InputError, match="certificates are of errors of one size"):
         unrelu.certify(NET, Y[0], TRUTH[0], noise=NOISE)
-    with pytest.raises(InputError, match="it is a model of unrelu"):
-        unrelu.run(NET, Y[:5], tmp_path / "run", noise=NOISE)
+    run = unrelu.run(NET, Y[:5], tmp_path / "run", noise=NOISE, workers=1)
+    assert run.manifest["about"]["noise"] == str(NOISE)
+    alone = unrelu.invert(NET, Y[:5], noise=NOISE, seed=chunk_seed(0, 0))
+    np.testing.assert_array_equal(run.read("p_value"), alone.p_value)
     assert unrelu.calibrate(random_network((2, 6, 12)), noise=NOISE, observations=20).observations == 20

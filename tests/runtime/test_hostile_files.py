@@ -69,7 +69,7 @@ def test_the_limit_is_that_of_what_is_read(tmp_path):
         read_npz(tmp_path / "y.npz", 8127, lambda names: ["y"])
     np.savez(tmp_path / "a.npz", W0=np.zeros((10, 100), dtype=np.float32))
     unrelu.load(tmp_path / "a.npz", activation="relu", max_bytes=8000)
-    with pytest.raises(ModelFileError, match=r"its layers take .* as float64"):
+    with pytest.raises(ModelFileError, match=r"its arrays take .* as float64"):
         unrelu.load(tmp_path / "a.npz", activation="relu", max_bytes=7999)
 
 

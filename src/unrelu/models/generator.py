@@ -371,8 +371,8 @@ def as_generator(network: object) -> Generator:
     if isinstance(network, Generator):
         return network
     raise OptionError(
-        f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load; it "
-        "comes first, before the observations"
+        f"network is a {type(network).__name__}; make one with unrelu.load, from_torch, from_arrays or zoo.load"
+        + _made_of(network)
     )
 
 
@@ -389,6 +389,20 @@ def placed(network: object, device: torch.device | str | None) -> Generator:
     if place not in others:
         others[place] = found.to(device=place)
     return others[place]
+
+
+def _made_of(network: object) -> str:
+    """The end of an error message: the call that makes a generator of ``network``."""
+    if isinstance(network, str | os.PathLike):
+        loader = "load" if os.path.splitext(network)[1] else "zoo.load"
+        return f": unrelu.{loader}({os.fspath(network)!r})"
+    if isinstance(network, torch.nn.Module):
+        return ": unrelu.from_torch(module, latent_shape=(k,)), k the number of latent coordinates"
+    if isinstance(network, list | tuple | dict):
+        return ": unrelu.from_arrays(weights)"
+    if isinstance(network, np.ndarray | Tensor):
+        return "; it comes first, before the observations: unrelu.invert(network, y)"
+    return ""
 
 
 def numbers(value: npt.ArrayLike, name: str) -> Array:

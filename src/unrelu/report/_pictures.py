@@ -64,7 +64,8 @@ def histogram(
     least, most = np.log10(middle) if log else middle
     place, room = np.log10(np.maximum(drawn, 1e-300)) if log else drawn, (most - least) or 1e-3 * abs(most) or 1.0
     near = np.clip(place, least - room, most + room)
-    edges = np.histogram_bin_edges(near[near == place], _BARS)
+    first, last = near[near == place].min(), near[near == place].max()
+    edges = np.linspace(first, max(last, first + 1e-6 * abs(first) + 1e-12), _BARS + 1)  # equal values are one bar
     bars = [np.histogram(np.clip(place[kind], edges[0], edges[-1]), edges)[0] for kind in (good[known], ~good[known])]
     edges = 10.0**edges if log else edges
     if beyond := (near != place).sum():
