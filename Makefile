@@ -91,4 +91,4 @@ clean-kernels:
 	find src/unrelu -name '*.nb[ic]' -delete
 
 clean:
-	rm -rf $(VENV) demo docs/_build docs/gallery
+	rm -rf $(VENV) demo fuzz-quick reproduction-quick docs/_build docs/gallery

@@ -302,6 +302,15 @@ def test_a_file_that_was_being_made_when_the_process_died_is_filled_up(finished,
     assert results(unrelu.open_run(out)) == results(finished)
 
 
+def test_rows_that_a_power_cut_took_are_computed_again(finished, tmp_path):
+    out = copy(finished, tmp_path / "out")
+    with (out / "results.zarr" / "codes" / "c" / "0" / "0").open("r+b") as stream:
+        stream.seek(7 * 24)
+        stream.write(np.full(3, np.nan).tobytes())
+    assert computed_in(out) == [1]
+    assert results(unrelu.open_run(out)) == results(finished)
+
+
 def test_bounds_hold_in_every_chunk_and_are_those_of_invert(tmp_path):
     bounds = (np.array([-0.5, -np.inf, 0.0]), 0.5)
     done = small_run(tmp_path / "out", bounds=bounds)

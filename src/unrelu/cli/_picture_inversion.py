@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from unrelu.cli.argument_files import read_observations
 from unrelu.cli.terminal import is_picture
-from unrelu.datasets.data_set import optional
 from unrelu.datasets.pictures import decoded, kind_of
 from unrelu.display.pixels import drawn_shape
 from unrelu.errors import InputError
@@ -119,5 +119,5 @@ def write_picture(path: Path, reconstruction: npt.NDArray[Any], shape: Shape | N
     pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
     kind: dict[str, Any] = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": 95}
     with drafted(path, "free space, or name another file") as stream:
-        optional("PIL.Image", "pictures", "pillow").fromarray(pixels).save(stream, **kind)
+        Image.fromarray(pixels).save(stream, **kind)
     return f"written to {path}"

@@ -52,7 +52,7 @@ Observations = Annotated[
     Path, typer.Argument(exists=True, help="Observations: a picture (.png, .jpg), or .npy or .npz, one or a batch.")
 ]
 DataSet = Annotated[
-    str, typer.Argument(help="Observations: .npy, .npz, .h5, Zarr (a folder or a URL), or a folder of pictures.")
+    str, typer.Argument(help="Observations: .npy, .npz, .h5, a folder of Zarr, or a folder of pictures.")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of `unrelu run`, finished or not.")]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unrelu.errors import InputError, MissingPackageError
+from unrelu.errors import InputError
 from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.picture_scale import Scaling
 from unrelu.runtime.array_types import Array, Flags
@@ -184,12 +183,3 @@ def check_chunks(location: str, shape: Shape, chunk: Shape, itemsize: int, max_b
     count = math.prod(math.ceil(n / c) for n, c in zip(shape[1:], chunk[1:], strict=True))
     if count > _CHUNKS:
         raise InputError(f"{location} keeps an observation in {count:,} chunks; write it in larger ones")
-
-
-def optional(module: str, what: str, package: str) -> Any:
-    """The optional package ``module``, which ``what`` need; ``package`` is what pip installs."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        name = module.partition(".")[0]
-        raise MissingPackageError(f'{what} need {name}: pip install "{package}"', name=name) from None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from unrelu.datasets.data_set import DataSet, StoredArray, optional
+from unrelu.datasets.data_set import DataSet, StoredArray
 from unrelu.errors import InputError, MissingPackageError
 from unrelu.runtime.file_reading import MAX_BYTES, check_limit, npy_header, opened, read_npz
 
@@ -40,7 +40,7 @@ def open_data(
         InputError: nothing is there, or no data set; the array is not there or not the only one; ``array`` or ``size``
             is given where there are no arrays or no images; it is stored elsewhere, or larger than ``max_bytes``.
         OptionError: ``max_bytes`` is no number of bytes.
-        MissingPackageError: h5py or Pillow is not installed.
+        MissingPackageError: h5py is not installed.
     """
     most, files = check_limit(max_bytes), _picture_files(given)
     if files is not None or isinstance(given, str | os.PathLike):
@@ -102,8 +102,10 @@ def _array(location: str, ending: str, choose: Callable[[Sequence[str]], str], m
 
         return open_zarr(location, choose, most)
     if ending in _HDF5:
-        optional("h5py", "HDF5 files", "h5py")
-        from unrelu.datasets._hdf5_reading import open_hdf5  # noqa: PLC0415 -- an optional dependency
+        try:
+            from unrelu.datasets._hdf5_reading import open_hdf5  # noqa: PLC0415 -- an optional dependency
+        except ImportError:
+            raise MissingPackageError("HDF5 files need h5py: pip install h5py", name="h5py") from None
 
         return open_hdf5(location, choose, most)
     if ending == ".npz":  # zip files cannot be read in parts

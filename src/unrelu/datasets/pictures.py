@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from unrelu.datasets.data_set import Shape, optional
+from unrelu.datasets.data_set import Shape
 from unrelu.errors import InputError
 from unrelu.runtime.file_reading import MAX_BYTES, read_bytes, shown_size
 
@@ -92,14 +93,13 @@ def decoded(
 
     Nothing but PNG and JPEG is decoded, whatever the file is called.
     """
-    image_module = optional("PIL.Image", "images", "pillow")
     try:
         # Pillow reads from memory: for a file, it would make room for as many bytes as a chunk states.
         content = io.BytesIO(read_bytes(path, max_bytes, path.parent))
         with warnings.catch_warnings():
             # What Pillow takes for a decompression bomb is one to us.
-            warnings.simplefilter("error", image_module.DecompressionBombWarning)
-            with image_module.open(content, formats=("PNG", "JPEG")) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(content, formats=("PNG", "JPEG")) as image:
                 needed = 8 * image.width * image.height * len(image.getbands())
                 if needed > max_bytes:
                     return f"takes {shown_size(needed)}; at most {shown_size(max_bytes)} are read (--max-bytes)"
@@ -116,8 +116,7 @@ def _pixels(image: Any, size: tuple[int, int] | None, nearest: bool) -> npt.NDAr
     if image.mode not in _MODES:
         raise InputError(f"has Pillow's mode {image.mode}; save it as grey or RGB, without palette or transparency")
     if size is not None and (image.height, image.width) != size:
-        resampling = optional("PIL.Image", "images", "pillow").Resampling
-        image = image.resize(size[::-1], resampling.NEAREST if nearest else resampling.BILINEAR)
+        image = image.resize(size[::-1], Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR)
     array = np.asarray(image).astype(_MODES[image.mode])
     return array.transpose(2, 0, 1) if array.ndim == 3 else array
 

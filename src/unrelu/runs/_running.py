@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -174,7 +174,7 @@ def run(
             _forget(folder, journal)
             store.create({"statuses": list(STATUSES), "run": MANIFEST})
             write_whole(folder / MANIFEST, [json.dumps(manifest, indent=2), "\n"], "free space, or name another folder")
-        begun = open_run(folder)
+        begun = _written(open_run(folder))
         with stoppable("stopping when the running chunks are finished (Ctrl-C again to end at once)") as interrupted:
             report = _Report(begun, callback, interrupted)
             left = (i for i in range(begun.chunks) if i not in begun.records)
@@ -188,6 +188,17 @@ def run(
                 append(journal, record := _record(*found))
                 report("", record)
     return open_run(folder)
+
+
+def _written(run: Run) -> Run:
+    """The run without records whose rows are not in the store: after a power cut, a line may be all that is left."""
+
+    def there(record: Record) -> bool:
+        status, codes = (run.read(name, record.start, record.stop) for name in ("status", "codes"))
+        failed = ~np.isfinite(codes).reshape(len(codes), -1).all(axis=1)
+        return Counter(status.tolist()) == record.counts and int(failed.sum()) == record.failed
+
+    return replace(run, records={chunk: record for chunk, record in run.records.items() if there(record)})
 
 
 class _Report:

@@ -9,7 +9,7 @@ This happens on Ctrl-C in ``unrelu run``, and on SIGTERM, which batch systems se
 4. A second Ctrl-C raises KeyboardInterrupt instead. :func:`fresh_processes` kills the workers. Recorded chunks are
    kept, the others are computed again.
 
-In Python, :func:`stoppable` lets ``unrelu.posterior`` return the draws so far.
+In Python, :func:`stoppable` lets ``unrelu.posterior`` return the draws so far, and ``unrelu.run`` finish its chunks.
 """
 
 from __future__ import annotations
