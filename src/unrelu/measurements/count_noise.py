@@ -12,27 +12,50 @@ where V is the variance of a count with mean mu. It is minimised by Fisher scori
 replaced by :math:`f \exp(\mu / f - 1)`, which joins smoothly and stays positive. A positive count then has a finite
 deviance at mu = 0 (about 14 for a single count), which grows like :math:`2 y |\mu| / f` below.
 
-Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance) and 2.5 (Fisher scoring).
+**Goodness of fit.** The deviance of small counts is not chi-square: its mean is 0.5 for an entry of mean 0.1, and 1.15
+for one of mean 1. Its mean, variance and third cumulant are therefore computed from the probabilities of all counts at
+the fitted means. They are summed over the entries, and the part that the fit uses up is subtracted. With
+:math:`x_j = (y_j - \mu_j) / \sqrt{V_j}` and the hat matrix H of the weighted fit, a fit with means mu-hat leaves, to
+second order,
+
+.. math:: D(y, \hat\mu) - \kappa(\hat\mu) \approx \sum_j (d_j - \kappa_j) - c^T H x - x^T H x, \qquad
+          \kappa_j = E d_j, \quad c_j = \operatorname{cov}(d_j, x_j) = \sqrt{V_j} \, \kappa_j'(\mu_j),
+
+The moments of this sum follow from those of single entries. The p-value is that of a gamma distribution with these
+three cumulants. For large means it is chi-square with m - u degrees of freedom.
+
+Source: McCullagh and Nelder, Generalized Linear Models (1989), sections 2.3 (deviance), 2.5 (Fisher scoring) and 15.2
+(bias); McCullagh, "The conditional distribution of goodness-of-fit statistics for discrete data", J. American
+Statistical Association 81 (1986).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import scipy  # loads its submodules stats and interpolate, which take half a second, at their first use
 import torch
+from scipy import special
 from torch import Tensor
 
 from unrelu.errors import InputError
-from unrelu.measurements.noise import Likelihood
-from unrelu.runtime.array_types import Array
+from unrelu.measurements.noise import Fit, Likelihood
+from unrelu.runtime.array_types import Array, Flags
 
 # f: smaller means are replaced by positive ones.
 _FLOOR = 1e-3
+# Means at which moments are tabulated. Larger means have the moments of the largest.
+_GRID = np.geomspace(1e-4, 1e4, 241)
+# Moments are sums over all counts up to this standard deviation; above it, integrals with this number of nodes.
+_SUMMED, _NODES = 100.0, 801
 # The largest count: double precision represents all whole numbers up to it.
 _LARGEST = 2.0**53
+# The range of the integrals, in standard deviations of N(0, 1).
+_DEVIATIONS = 9.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +67,11 @@ class CountNoise(Likelihood):
     """
 
     shape = math.inf
+
+    def distribution(self, mean: float) -> Any:
+        """The distribution of a count, as an object of SciPy."""
+        r = self.shape
+        return scipy.stats.nbinom(r, r / (r + mean)) if r < math.inf else scipy.stats.poisson(mean)
 
     def dispersion(self, mean: Any) -> Any:
         """V(mu) / mu for an array or a tensor."""
@@ -119,13 +147,58 @@ class CountNoise(Likelihood):
         """The mean variance of the counts, with the data taken as their means."""
         return np.asarray(self.variance_of(np.maximum(y, 1.0)).mean(axis=1))
 
+    # --- goodness of fit ----------------------------------------------------------------------------------------------
+
+    def cumulants(self, fit: Fit) -> Array:
+        """Mean, variance and third cumulant of the deviance of counts with the fitted means, after a fit, (B, 3)."""
+        positive = _positive(torch.from_numpy(fit.mean)).numpy()
+        moments = entries_of(self, np.where(np.isfinite(positive), positive, 1.0))
+        # With a mean of at most 0, the count is 0, and its deviance is 2 mu for the positive mean that replaces it.
+        seen = fit.seen & ~(fit.mean <= 0)
+        whole = np.stack([np.where(seen, e, 0.0).sum(axis=1) for e in moments[:3]], axis=1)
+        whole[:, 0] += 2 * np.where(fit.mean <= 0, positive, 0.0).sum(axis=1)
+        left = whole.copy()
+        for rows, tangents in fit.jacobians() if fit.jacobians else ():
+            for i, own in zip(rows, tangents, strict=True):
+                entries = Entries(*(e[i] for e in moments))
+                left[i] = self._left(whole[i], positive[i], seen[i], own, fit.prior, entries)
+        # A fit that uses up nearly all cannot be tested; then the test is whether the true code could leave as much.
+        testable = (left[:, :2] > 1e-3 * whole[:, :2]).all(axis=1, keepdims=True)
+        return np.where(testable, left, whole)
+
+    def _left(
+        self, whole: Array, mean: Array, seen: Flags, tangents: Array, prior: Array | float, entries: Entries
+    ) -> Array:
+        """The cumulants of one observation after its fit, (3,)."""
+        slope = np.where(mean < _FLOOR, mean / _FLOOR, 1.0) * seen
+        directions = (tangents * (slope / np.sqrt(self.variance_of(np.where(mean > 0, mean, 1.0))))).T
+        values, vectors = np.linalg.eigh(directions.T @ directions + prior * np.eye(directions.shape[1]))
+        kept = values > 1e-12 * max(float(values.max(initial=0.0)), math.ulp(0.0))
+        half = directions @ (vectors[:, kept] / np.sqrt(values[kept]))
+        leverage = (half * half).sum(axis=1)
+        fitted = half @ (half.T @ entries.with_score)
+        used = float(leverage.sum())
+        # E (x'Hx) = u; kappa at the fitted means is off by half its second derivative times their variance.
+        mean_left = whole[0] - used - 0.5 * float(entries.bend @ leverage)
+        # var(sum d - c'Hx) + var(x'Hx) - 2 cov(sum d - c'Hx, x'Hx), with var(x'Hx) = 2 u as for normal scores.
+        explained = float(entries.with_score @ fitted)
+        shared = float(entries.with_square @ leverage) - float((fitted * entries.skew) @ leverage)
+        variance = whole[1] - explained + 2 * used - 2 * shared
+        return np.array([mean_left, variance, whole[2] * variance / whole[1]])
+
+    def p_value(self, fit: Fit) -> Array:
+        """The p-value of a gamma distribution with the :meth:`cumulants` of the deviance."""
+        mean, variance, third = self.cumulants(fit).T
+        deviation = np.sqrt(variance)
+        return np.asarray(scipy.stats.pearson3.sf(fit.deviance, third / deviation**3, mean, deviation))
+
 
 @dataclass(frozen=True, eq=False)
 class Poisson(CountNoise):
     r"""Counts of independent events, with mean and variance :math:`\mu = A \, G(z)`.
 
     The objective is the deviance :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j - \mu_j)`. See
-    :mod:`unrelu.measurements.count_noise` for means that are not positive.
+    :mod:`unrelu.measurements.count_noise` for means that are not positive, and for the p-value.
 
     Raises:
         InputError: y has entries that are not counts (raised by the functions that take y).
@@ -134,7 +207,7 @@ class Poisson(CountNoise):
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])  # means (2 z, 0, z)
     >>> r = unrelu.invert(net, [13, 0, 5], "lm", noise=unrelu.Poisson(), z0=[1.0])
     >>> r.z.round(4), round(r.p_value, 2)
-    (array([6.]), 0.54)
+    (array([6.]), 0.61)
     """
 
     level: None = field(default=None, init=False, repr=False)
@@ -150,7 +223,7 @@ class NegativeBinomial(CountNoise):
 
     Such a count is Poisson with a mean that is drawn from a gamma distribution of shape r. The objective is the
     deviance :math:`2 \sum_j y_j \log(y_j / \mu_j) - (y_j + r) \log((y_j + r) / (\mu_j + r))`. See
-    :mod:`unrelu.measurements.count_noise` for means that are not positive.
+    :mod:`unrelu.measurements.count_noise` for means that are not positive, and for the p-value.
 
     Args:
         level: r, above 0; for large r the counts are nearly Poisson.
@@ -174,3 +247,62 @@ class NegativeBinomial(CountNoise):
 def _positive(mean: Tensor) -> Tensor:
     """Means, with f exp(mu / f - 1) in place of those below f."""
     return torch.where(mean >= _FLOOR, mean, _FLOOR * torch.exp((mean / _FLOOR - 1).clamp_max(0.0)))
+
+
+# --- moments of a single entry ----------------------------------------------------------------------------------------
+
+
+class Entries(NamedTuple):
+    """Moments of entries with given means; d is the deviance of an entry, x = (y - mu) / sqrt V.
+
+    Attributes:
+        mean, variance, third: cumulants of d.
+        with_score, with_square: covariances of d with x and with x^2.
+        skew: E x^3.
+        bend: V times the second derivative of the mean of d by mu.
+    """
+
+    mean: Array
+    variance: Array
+    third: Array
+    with_score: Array
+    with_square: Array
+    skew: Array
+    bend: Array
+
+
+@lru_cache(maxsize=16)
+def _spline(noise: CountNoise) -> Any:
+    """The moments as functions of the logarithm of the mean."""
+    rows = np.array([moments_of(noise, float(mean)) for mean in _GRID])
+    return scipy.interpolate.CubicSpline(np.log(_GRID), rows)
+
+
+def entries_of(noise: CountNoise, mean: Array) -> Entries:
+    """The moments of entries with these means."""
+    log, spline = np.log(np.clip(mean, _GRID[0], _GRID[-1])), _spline(noise)
+    first, second = (spline(log, order)[..., 0] for order in (1, 2))
+    # By the chain rule, the second derivative of f(log mu) by mu is (f'' - f') / mu^2.
+    clipped = np.exp(log)
+    bend = (second - first) / clipped**2 * noise.variance_of(clipped)
+    return Entries._make([*np.moveaxis(spline(log), -1, 0), bend])
+
+
+def moments_of(noise: CountNoise, mean: float) -> Array:
+    """Cumulants 1 to 3 of d, cov(d, x), cov(d, x^2) and E x^3, summed over all counts that are not too rare.
+
+    Widely spread counts are integrated by the trapezoidal rule over normal deviates t, with y = Q(Phi(t)).
+    """
+    counts, spread = noise.distribution(mean), math.sqrt(noise.variance_of(mean))
+    if spread <= _SUMMED:
+        y = np.arange(0.0, float(counts.isf(1e-15)) + 2)
+        weight = counts.pmf(y)
+    else:
+        t = np.linspace(-_DEVIATIONS, _DEVIATIONS, _NODES)
+        y = np.where(t < 0, counts.ppf(special.ndtr(t)), counts.isf(special.ndtr(-t)))
+        weight = np.exp(-0.5 * t * t)
+    weight = weight / weight.sum()
+    d = noise.deviance(torch.from_numpy(y), torch.full((len(y),), mean, dtype=torch.float64)).numpy()
+    x, first = (y - mean) / spread, weight @ d
+    e = d - first
+    return np.array([first, *(weight @ term for term in (e**2, e**3, e * x, e * x**2, x**3))])

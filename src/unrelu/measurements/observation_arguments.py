@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unrelu.errors import InputError
+from unrelu.measurements._clipped_operator import ClippedOperator
 from unrelu.measurements.additive_noise import RoundingNoise
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.measurements.linear_operators import Operator, hiding
+from unrelu.measurements.linear_operators import Operator
 from unrelu.measurements.noise import Noise, UnknownNoise
 from unrelu.measurements.operator_arguments import read_operator
 from unrelu.measurements.picture_scale import Scaling, check_scale, dtype_of
@@ -47,10 +48,11 @@ def read_y(
         )
     if measured.output_shaped:
         check_scale(tried, values, seen, dtype=dtype, scaling=scaling, trim=noise.outliers)
+    # Of outputs that a matrix picks, it is not known what black and white cut off.
     if told and (measured.output_shaped or (measured.selects and scaling.ends is None)):
         noise = _told(network, values, scaling, dtype)
         if scaling.ends is not None and noise.stated:
-            measured, values = _within(scaling.ends, noise.size, measured, values, tried.typical_outputs)
+            measured = ClippedOperator.of(measured, tried, scaling.ends, noise.size)
     if noise.likelihood is not None:
         last = network.layers[-1] if isinstance(network, Network) and measured.selects else None
         noise.likelihood.check(values, None if last is None else last.activation.range)
@@ -105,21 +107,6 @@ def _told(network: Generator, values: Array, scaling: Scaling, dtype: npt.DTypeL
     if own is not None and scaling.ends is None and own.stored(values):
         return RoundingNoise.told(own.level, f"numbers of {own.name}, in which the module computes")
     return UnknownNoise()
-
-
-def _within(
-    ends: tuple[float, float], room: float, operator: Operator, values: Array, outputs: Array
-) -> tuple[Operator, Array]:
-    """Hide entries that are black or white where typical outputs go beyond these ends, which cut them off."""
-    (low, high), seen = ends, operator.seen(len(values))
-    kept = seen & ((values > low + room / 2) | (outputs.min() >= low - room))
-    kept &= (values < high - room / 2) | (outputs.max() <= high + room)
-    kept = np.where(kept.any(axis=1, keepdims=True), kept, seen)
-    if (kept == seen).all():
-        return operator, values
-    values = np.where(kept, values, 0.0)
-    values.setflags(write=False)
-    return hiding(operator, kept if len(kept) > 1 else kept[0]), values
 
 
 def read_z0(network: Generator, z0: npt.ArrayLike | None, size: int, bounds: Bounds) -> Array | None:

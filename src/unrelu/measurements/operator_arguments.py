@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from unrelu.errors import InputError, ModelError
+from unrelu.measurements._clipped_operator import ClippedOperator
 from unrelu.measurements.linear_operators import (
     IdentityOperator,
     MatrixFreeOperator,
@@ -207,15 +208,17 @@ def restored(kind: str, shape: Shape, read: Callable[[str, type[np.generic]], np
         csr = sparse.csr_array(parts, shape=(math.prod(shape), int(read("columns", np.int64).item())))
         csr.check_format(full_check=True)
         return MatrixOperator.of(csr, shape)
-    if kind not in ("identity", "mask"):
+    if kind not in ("identity", "mask", "clipped"):
         raise ValueError(f"the operator is {kind[:20]!r}")
-    whole = IdentityOperator(shape)
+    whole: Operator = IdentityOperator(shape)
     if kind == "identity":
         return whole
+    if kind == "clipped":
+        whole = ClippedOperator(shape, *map(float, read("ends", np.float64)))
     kept = read("kept", np.bool_)
     if kept.shape[-1:] != (whole.m,):
         raise ValueError(f"the mask has shape {kept.shape}")
-    return hiding(whole, kept)
+    return whole if kind == "clipped" and kept.all() else hiding(whole, kept)
 
 
 def _offers(given: Any, *methods: str) -> bool:
