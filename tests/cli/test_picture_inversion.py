@@ -90,7 +90,7 @@ def test_an_existing_picture_is_replaced_only_where_that_is_asked_for(run, pictu
         (("wide.png",), "wide.png is 32x40 grey, and the generator makes 28x28 grey pictures; pass --size 28,28"),
         (("rgb.png",), "rgb.png is 28x28 RGB, and the generator makes 28x28 grey pictures; make it grey"),
         (("rgba.png",), "has Pillow's mode RGBA; save it as grey or RGB, without palette or transparency"),
-        (("text.png",), "text.png cannot be read: cannot identify image file"),
+        (("text.png",), "text.png is no PNG or JPEG file"),
         (("digit.png", "--size", "28"), "--size '28' is not HEIGHT,WIDTH"),
         (("digit.npy", "--size", "28,28"), "--size 28,28 resizes pictures; leave it out, digit.npy is not a picture"),
         (("digit.png", "--scale", "0"), "scale '0' is not LOW,HIGH"),

@@ -202,7 +202,7 @@ def stores(files) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("net.npz", "empty"), "no file ends in .png, .jpg, .jpeg"),
+        (("net.npz", "empty"), "holds no file that ends in .png, .jpg, .jpeg"),
         (("net.npz", "torn.npy"), "torn.npy states the shape (12, 20) of float64"),
         (("net.npz", "nowhere.zarr"), "nowhere.zarr does not exist"),
         (("net.npz", "data.csv"), "data.csv"),

@@ -47,10 +47,10 @@ def test_damaged_and_foreign_zarr(tmp_path):
     (path / "zarr.json").write_text("{broken")
     refuses("cannot be opened: ", path)
     (tmp_path / "empty.zarr").mkdir()
-    refuses("no image can be read: no file ends in .png", tmp_path / "empty.zarr")
+    refuses("holds no file that ends in .png, .jpg, .jpeg; pass a .npy", tmp_path / "empty.zarr")
     refuses("has no array 'y'; it holds none", zarr_array(tmp_path), array="y")
     zarr.create_array(str(tmp_path / "old.zarr"), data=Y, zarr_format=2)
-    refuses("no image can be read", tmp_path / "old.zarr")  # format 2 may name pickle as a codec
+    refuses("is Zarr of format 2; format 3 is read", tmp_path / "old.zarr")  # format 2 may name pickle as a codec
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_arrays_that_are_no_batch_of_numbers(tmp_path, y, message):
 
 def test_images_that_are_none(tmp_path):
     (tmp_path / "a.png").write_bytes(b"rubbish")
-    refuses("no image can be read: a.png cannot be read", tmp_path)
+    refuses("no image can be read: a.png is no PNG or JPEG file", tmp_path)
     for size in [(0, 4), (3,), (3, 4, 5)]:
         refuses(r"is no size of an image; pass \(height, width\)", images(tmp_path), size=size)
 

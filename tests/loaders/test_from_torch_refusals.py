@@ -66,7 +66,10 @@ def opaque(module, reason, latent_shape=4):
         (lambda m, z: torch.maximum(m.fc1(z), z), "operation 'maximum' has branches"),
         (lambda m, z: z * z, "operation 'mul' has branches"),
         (lambda m, z: (torch.relu(z), m.fc1(z))[1] * torch.tanh(z), "both take the output of the code"),
-        (lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1], "a value that its input does not affect|changed in place"),
+        (
+            lambda m, z: ((h := m.fc1(z)).view(-1).relu_(), h)[1],
+            "a value that its input does not affect|changed in place",
+        ),
         (lambda m, z: F.softsign(z), r"calls abs\(\), which is not an affine map or a known activation$"),
         (lambda m, z: F.elu(z, 0.5), "an ELU with alpha=0.5, which has a kink at 0"),
         (lambda m, z: F.softplus(z, threshold=3), "jumps at its threshold=3"),

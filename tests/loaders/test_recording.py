@@ -109,10 +109,20 @@ def changed_later(z):
     return torch.cat([1e9 * LAYER(z), torch.relu(h)], 1)
 
 
+def written_into(z):
+    x = z.new_zeros(len(z), 6)
+    x[:, :3] = torch.relu(LAYER(z) - 9)[:, :3]
+    return LAYER(z) + x
+
+
 @pytest.mark.parametrize(
     "function",
     [
         lambda z: torch.relu(LAYER(z)) * (1 if z.detach().numpy().sum() > 0 else 2),
+        lambda z: torch.relu(LAYER(z)) * (1 + len(torch.nonzero(LAYER(z) > 9))),
+        lambda z: torch.relu(LAYER(z)) * (1 + (LAYER(z)[LAYER(z) > 9]).numel()),
+        lambda z: torch.relu(LAYER(z.bfloat16().double())) * (1 + len(z) / 10),
+        written_into,
         changed_later,
         lambda z: torch.tanh(LAYER(z), out=torch.empty(len(z), 6, dtype=z.dtype)),
         lambda z: torch.cat([1e9 * LAYER(z), torch.relu(LAYER(z)) * len(z)], 1),

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from PIL import Image
 from scipy import sparse
 from scipy.sparse.linalg import aslinearoperator
 
 import unrelu
 from tests.runs.small_runs import CHUNK, CODES, NETWORK, SIZE, Y, copy, recorded, results, small_run
-from unrelu.errors import InputError, SolverError
+from unrelu.errors import InputError, OptionError, SolverError
 from unrelu.runs.chunk_work import chunk_seed
 
 
@@ -471,6 +472,27 @@ def test_any_executor_computes_the_same_bytes_and_few_chunks_wait(finished, tmp_
     with Counting(1) as executor:
         assert results(small_run(tmp_path / "out", executor=executor)) == results(finished)
     assert 1 <= executor.most <= 2
+
+
+def test_an_executor_that_was_shut_down_is_refused(tmp_path):
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(OptionError, match="executor= takes no chunk: cannot schedule new futures after shutdown"):
+        small_run(tmp_path / "out", executor=executor)
+
+
+def test_another_data_set_is_refused_although_a_picture_cannot_be_read(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((4, 5), 10 * i, np.uint8)).save(pictures / f"{i}.png")
+    (pictures / "1.png").write_bytes(b"junk")
+    run = small_run(tmp_path / "out", data=pictures, scale="none", chunk=4)
+    assert list(run.errors) == [1]
+    assert run.errors[1] == "1.png: is no PNG or JPEG file"
+    Image.fromarray(np.full((4, 5), 99, np.uint8)).save(pictures / "2.png")
+    with pytest.raises(InputError, match=r"data\.sha256 is"):
+        small_run(tmp_path / "out", data=pictures, scale="none", chunk=4)
 
 
 def test_what_an_executor_loses_is_told(tmp_path):

@@ -22,11 +22,15 @@ from unrelu.display.text_tables import text_table
 from unrelu.errors import InputError
 from unrelu.result import Status
 from unrelu.runs import Record, Run, RunProgress
+from unrelu.runs.columns import columns_of
 from unrelu.runtime.file_writing import drafted
 from unrelu.runtime.interrupts import STOPS, interruptible
 
 # The most errors that are printed for one chunk or for a whole run; the report has all.
 _ERRORS = 5
+
+# What each status says.
+_MEANINGS = {status.name: status.value for status in Status}
 
 
 class Watcher:
@@ -97,11 +101,14 @@ def watching(quiet: bool) -> Iterator[Watcher]:
 
 def check_exports(paths: Sequence[Path]) -> None:
     """Refuse files for columns that cannot be written, before anything is computed."""
+    every = {column.name for column in columns_of((), (), (), predictions=True, posterior=True, named=1)}
     for path in paths:
         if path.suffix != ".npy" or not path.parent.is_dir():
             raise InputError(
                 f"--export {path}: name a .npy file in a folder that exists, called as a column: codes.npy"
             )
+        if path.stem not in every:
+            raise InputError(f"--export {path}: there is no column {path.stem!r}; there are {', '.join(sorted(every))}")
 
 
 def export_columns(run: Run, paths: Sequence[Path]) -> None:
@@ -135,10 +142,10 @@ def problems(run: Run) -> list[str]:
 def status_lines(run: Run) -> list[str]:
     """The progress of a run, as lines of text."""
     about = run.manifest["about"]
-    what = ", ".join(f"{name} {about['question'][name]}" for name in ("method", "noise", "seed"))
+    what = ", ".join(f"{name} {about['question'].get(name, 'unknown')}" for name in ("method", "noise", "seed"))
     state = "finished" if run.finished else "running" if run.running else "stopped"
     lines = [
-        f"{run.folder}: {about['model']} on {about['data']}, {what}",
+        f"{run.folder}: {about['question'].get('model', 'a network')} on {about['data']}, {what}",
         f"{state}: {run.done} of {run.size} observations, {len(run.records)} of {run.chunks} chunks",
         *(outcome_lines(run) if run.records else ()),
         *_errors(run.errors),
@@ -149,7 +156,7 @@ def status_lines(run: Run) -> list[str]:
 
 def outcome_lines(run: Run) -> list[str]:
     """A table of statuses with their counts, the time, and the location of the results."""
-    rows = [[name, str(count), Status[name].value] for name, count in run.counts.items()]
+    rows = [[name, str(count), _MEANINGS.get(name, "of another version")] for name, count in run.counts.items()]
     return [
         f"{run.done} observations, {run.success} with success",
         *text_table(("status", "count", "meaning"), rows, ("status", "meaning")),

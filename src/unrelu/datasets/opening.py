@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from unrelu.datasets.data_set import DataSet, StoredArray
@@ -50,8 +51,11 @@ def open_data(
     elif np.ma.is_masked(given):
         raise InputError(f"{what} has masked entries; fill them, or pass masks= for what was not observed")
     else:
+        if isinstance(given, Tensor):
+            given = given.detach().cpu()
+            given = (given if given.dtype != torch.bfloat16 else given.float()).numpy()
         sliced = all(hasattr(given, name) for name in ("shape", "dtype", "__getitem__"))
-        found = DataSet(what, given if sliced and not isinstance(given, Tensor) else np.asarray(given))
+        found = DataSet(what, given if sliced else np.asarray(given))
     return found.check(most)
 
 
@@ -70,11 +74,15 @@ def _stored(
     given: Any, files: Sequence[Path] | None, array: str | None, size: tuple[int, int] | None, most: int, what: str
 ) -> DataSet:
     location = f"{len(given)} files" if isinstance(given, list | tuple) else str(given)
+    if any(Path(location, name).exists() for name in (".zgroup", ".zarray")):
+        raise InputError(f"{location} is Zarr of format 2; format 3 is read: convert it with `zarr migrate v3`")
     if files is not None:
         if array is not None:
             raise InputError(f"{location}: images have no array {array!r}; leave array= (--array) out")
-        from unrelu.datasets.pictures import Pictures  # noqa: PLC0415 -- needs Pillow
+        from unrelu.datasets.pictures import ENDINGS, Pictures  # noqa: PLC0415 -- needs Pillow
 
+        if not files:
+            raise InputError(f"{location} holds no file that ends in {', '.join(ENDINGS)}; pass {_KINDS}")
         pictures = Pictures.of(files, size, nearest=what == "masks", max_bytes=most)
         white = float(np.iinfo(pictures.dtype).max) if pictures.dtype.kind == "u" else 1.0
         return DataSet(location, pictures, [path.name for path in files], white)

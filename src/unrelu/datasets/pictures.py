@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from unrelu.datasets.data_set import Shape
 from unrelu.errors import InputError
@@ -62,7 +62,7 @@ class Pictures:
             if not isinstance(first, str):
                 return cls(files, size, nearest, max_bytes, (len(files), *first.shape), first.dtype)
             problem = problem or f"{path.name} {first}"
-        raise InputError(f"no image can be read: {problem or 'no file ends in ' + ', '.join(ENDINGS)}")
+        raise InputError(f"no image can be read: {problem}")
 
     def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
         return np.stack([self._image(path) for path in self.files[rows]])
@@ -106,6 +106,8 @@ def decoded(
                 return _pixels(image, size, nearest)
     except InputError as error:
         return str(error)
+    except UnidentifiedImageError:
+        return "is no PNG or JPEG file"
     except MemoryError:
         raise
     except Exception as error:  # of Pillow: OSError, SyntaxError, ValueError, struct.error, ...

@@ -310,6 +310,12 @@ def _scaler(x: Tensor, *, offset: Sequence[float], scale: Sequence[float]) -> Te
     return (x - torch.tensor(offset, dtype=torch.float64)) * torch.tensor(scale, dtype=torch.float64)
 
 
+def _product(x: Tensor, axes: Sequence[int], keepdim: bool) -> Tensor:
+    for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
+        x = x.prod(axis, keepdim=keepdim)
+    return x
+
+
 def _reduced(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def reduce(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
         along = [] if axes is None else integers(axes)
@@ -369,14 +375,16 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Min": _one_by_one(torch.minimum),
     "Mod": lambda x, n, fmod=0: (torch.fmod if fmod else torch.remainder)(x, n),
     "Range": lambda start, end, step: torch.arange(start.item(), end.item(), step.item()),
+    "ReduceL1": _reduced(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 1, axes, keepdim)),
     "ReduceL2": _reduced(lambda x, axes, keepdim: torch.linalg.vector_norm(x, 2, axes, keepdim)),
     "ReduceMax": _reduced(torch.amax),
     "ReduceMean": _reduced(torch.mean),
     "ReduceMin": _reduced(torch.amin),
+    "ReduceProd": _reduced(_product),
     "ReduceSum": _reduced(torch.sum),
     "ReduceSumSquare": _reduced(lambda x, axes, keepdim: x.square().sum(axes, keepdim)),
-    "ScatterElements": lambda x, i, new, axis=0: torch.scatter(x, axis, _wrapped(i, x, axis), new),
-    "ScatterND": lambda x, index, new: x.index_put(index.unbind(-1), new),
+    "ScatterElements": lambda x, i, new, axis=0: torch.scatter(x, axis, _wrapped(i, x, axis), new.to(x)),
+    "ScatterND": lambda x, index, new: x.index_put(index.unbind(-1), new.to(x)),
     "Selu": F.selu,
     "Shape": lambda x, start=0, end=None: torch.tensor(x.shape[start:end]),
     "Size": lambda x: torch.tensor(x.numel()),

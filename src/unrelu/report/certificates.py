@@ -32,7 +32,7 @@ def proofs(folder: Path) -> dict[str, Any] | None:
         return None
     lines = list(read_json_lines(path, _LINE, folder))
     rows = [line for line in lines if isinstance(line, dict) and line.keys() >= {"status", *_NUMBERS}]
-    known = {name: [row[name] for row in rows if isinstance(row[name], int | float)] for name in _NUMBERS}
+    known = {name: [row[name] for row in rows if isinstance(row[name], float)] for name in _NUMBERS}
     ends = Counter(str(row["status"]) for row in rows).most_common()
     return {name: float(np.median(values)) if values else None for name, values in known.items()} | {
         "size": len(rows),

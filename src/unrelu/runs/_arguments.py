@@ -45,6 +45,8 @@ def asked(
 ) -> tuple[Work, Observations, dict[str, Any]]:  # fmt: skip
     """What workers do, what they do it with, and the manifest. Arguments and errors are those of :func:`unrelu.run`."""
     chosen = _method(method, options)
+    if not isinstance(names, Mapping):
+        raise OptionError(f"names={names!r} is no dictionary of texts")
     data, noise, operator = _whole(as_generator(network), data, noise, operator)
     if whole_number("posterior", posterior, 0):
         checked(noise, prior or None, posterior)

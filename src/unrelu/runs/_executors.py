@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
@@ -92,8 +92,14 @@ def _through(
             chunk = left.popleft() if left else next(source, None)
             if chunk is None:
                 break
-            with without_interrupts(STOPS):  # a process that is started meanwhile blocks them for good
-                pending[pool.submit(submitted, chunk)] = chunk
+            try:
+                with without_interrupts(STOPS):  # a process that is started meanwhile blocks them for good
+                    pending[pool.submit(submitted, chunk)] = chunk
+            except BrokenExecutor:
+                left.appendleft(chunk)
+                raise
+            except RuntimeError as error:
+                raise OptionError(f"executor= takes no chunk: {error}") from error
         if not pending:
             return
         for future in wait(pending, return_when=FIRST_COMPLETED).done:

@@ -161,13 +161,13 @@ def _check(manifest: dict[str, Any]) -> None:
             raise TypeError(f"{name} is {_short(value)}")
     model, data = manifest["model"], manifest["data"]
     for shape in (model["latent_shape"], model["output_shape"], data["shape"], [data["size"], manifest["chunk"]]):
-        if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48:
+        if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48 or len(shape) > 32:
             raise ValueError(f"a shape is {_short(shape)}")
     about, names = manifest["about"], model["names"]
     own = [about[name] for name in ("model", "masks", "command", "directory") if name in about]
     texts = (*names, *manifest["statuses"], *about["question"].values(), *about["machine"].values(), *own)
     if not all(isinstance(text, str) for text in texts) or len(names) not in (0, math.prod(model["latent_shape"])):
         raise ValueError("a text is none, or coordinates have names and their number differs")
-    if not all(type(size) in (int, float) for size in about["expected"].values()):
+    if not all(type(size) in (int, float) and abs(size) < 1e300 for size in about["expected"].values()):
         raise ValueError(f"about.expected is {_short(about['expected'])}")
     np.dtype(data["dtype"])

@@ -156,6 +156,8 @@ def run(
     """
     if not isinstance(output, str | os.PathLike):
         raise OptionError(f"output is a {type(output).__name__}; pass the path of a folder")
+    if callback is not None and not callable(callback):
+        raise OptionError(f"callback={callback!r} is not callable")
     folder, workers = Path(output), _workers(network, workers, executor)
     work, observations, manifest = asked(
         network, data, method, operator=operator, masks=masks, noise=noise, bounds=bounds, norm=norm, prior=prior,

@@ -139,7 +139,8 @@ class Work:
         for rows, result in self._inverted(chunk, good, errors):
             for name, values in _results(result).items():
                 if name in columns:
-                    columns[name][rows] = np.reshape(values, (len(rows), *columns[name].shape[1:]))
+                    with np.errstate(over="ignore"):  # of residuals in single precision
+                        columns[name][rows] = np.reshape(values, (len(rows), *columns[name].shape[1:]))
             for i, text, failed in _messages(result):
                 (errors if failed else messages)[int(rows[i])] = text
         if self.draws:

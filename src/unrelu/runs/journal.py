@@ -92,6 +92,6 @@ def _record(line: Any) -> Record | None:
             and isinstance(record.worker, str)
             and sum(record.counts.values()) == record.stop - record.start > 0
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     return record if sound else None

@@ -115,8 +115,9 @@ class Run:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """What :meth:`read` gives of the finished chunks, in order."""
-        values = self.read(name)
-        return values if len(self.indices) == len(values) else values[self.indices]
+        if self.finished or not self.records:
+            return self.read(name)[: self.done]
+        return np.concatenate([self.read(name, r.start, r.stop) for _, r in sorted(self.records.items())])
 
     @property
     def size(self) -> int:
