@@ -128,13 +128,13 @@ def asked(path: Path, noise: float, output: Path, *arguments: str) -> list[str]:
     return [*COMMAND, str(path), "-o", str(output), *(("--noise", stated(noise)) if noise else ()), *arguments]
 
 
-def peak(line: list[str]) -> float:
+def peak(line: list[str], every: float = 0.05) -> float:
     """The most memory that the processes of a command held together, in MiB."""
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
     most = 0
     while process.poll() is None:
         most = max(most, sum(held(pid) for pid in family(process.pid)))
-        time.sleep(0.05)
+        time.sleep(every)
     assert process.returncode == 0
     return most / 1024
 
@@ -223,7 +223,7 @@ def _million(folder: Path, command: Command) -> dict[str, Any]:
             bare = 2 * half / max(pool.starmap(small_loop, parts, chunksize=1))
     out = folder / "million"
     asked_for = ("-o", str(out), "--method", "lm", "-O", "max_iterations=2")
-    memory = peak([*COMMAND[:-1], str(folder / "small.npz"), str(path), *asked_for])
+    memory = peak([*COMMAND[:-1], str(folder / "small.npz"), str(path), *asked_for], every=0.5)
     records = unrelu.open_run(out).records.values()
     wall = max(r.at for r in records) - min(r.at - r.seconds for r in records)
     files = sum(found.is_file() for found in out.rglob("*"))
