@@ -19,7 +19,7 @@ $(VENV)/.check: pyproject.toml studies/pyproject.toml
 demo: $(VENV)/.demo
 	$(BIN)/unrelu demo --output demo --overwrite
 
-## the tests; those of the report need a browser, which is installed where there is none
+## the tests; those of the report and the playground need a browser, which is installed where there is none
 test: $(VENV)/.check
 	scripts/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
