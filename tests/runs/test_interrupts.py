@@ -161,7 +161,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(folder, und
                           cwd=folder, capture_output=True, text=True, check=False)  # fmt: skip
     small, full, last = done.stdout.splitlines()
     assert small.startswith("2 "), done.stderr
-    assert "the results need 15" in small
+    assert "the results need 14.76 MiB" in small
     assert "2 MiB are free; free some space" in small
     assert full.endswith(" 2")
     assert "No space left on device; what is finished is kept: mend that, and run it again" in full

@@ -94,7 +94,7 @@ def refuse_existing(output: Path, overwrite: bool, resumes: bool = False) -> Non
         return
     if not output.is_dir() and not is_picture(output):
         raise InputError(f"{output} is a file; name a folder for the results")
-    runs = resumes and (output / "manifest.json").exists()
+    runs = resumes and (output / "chunks.jsonl").exists()  # also of one that ended before it had begun
     if not overwrite and not runs and (output.is_file() or any(output.iterdir())):
         other = "folder" if output.is_dir() else "name"
         raise OutputExistsError(f"{output} exists; choose another {other}, or pass --overwrite to replace its results")
