@@ -23,6 +23,7 @@ from unrelu.errors import InputError
 from unrelu.result import Status
 from unrelu.runs import Record, Run, RunProgress
 from unrelu.runs.columns import columns_of
+from unrelu.runs.journal import busy_seconds
 from unrelu.runtime.file_writing import drafted
 from unrelu.runtime.interrupts import STOPS, interruptible
 
@@ -167,11 +168,8 @@ def outcome_lines(run: Run) -> list[str]:
 
 
 def work_of(records: Sequence[Record]) -> str:
-    """The time of all workers, and that in which at least one of them worked: stops of a run do not count."""
-    wall, until = 0.0, -np.inf
-    for begin, end in sorted((record.at - record.seconds, record.at) for record in records):
-        wall += max(end - max(begin, until), 0.0)
-        until = max(end, until)
+    """The time of all workers, and that in which at least one of them worked."""
+    wall = busy_seconds(records)
     count, work = len({record.worker for record in records}), sum(record.seconds for record in records)
     return f"{work:.1f} s of work by {count} worker{'s' * (count > 1)}, {wall:.1f} s of wall time"
 

@@ -141,11 +141,6 @@ class Bounds:
 
         return None if self.none else [written(self.lower), written(self.upper)]
 
-    @staticmethod
-    def of_plain(plain: list[Any] | None) -> tuple[Array, ...] | None:
-        """(lower, upper) from the value of :meth:`plain`."""
-        return None if plain is None else tuple(np.asarray(end, dtype=np.float64) for end in plain)
-
     def check_finite(self) -> None:
         """Refuse bounds that are partly infinite: all must be finite, or none.
 

@@ -160,13 +160,6 @@ class Normal:
 
         return {name: written(np.asarray(getattr(self, name)).tolist()) for name in ("mean", "std")}
 
-    @staticmethod
-    def of_plain(plain: Any) -> Any:
-        """The prior from what JSON has: a distribution from the value of :meth:`plain`; a number stays one."""
-        if not isinstance(plain, dict):
-            return plain
-        return Normal(**{name: np.asarray(value, dtype=np.float64) for name, value in plain.items()})
-
 
 def _real(value: npt.ArrayLike, name: str) -> float | Array:
     """A number, or a read-only array of numbers: finite means, or standard deviations above 0."""

@@ -20,6 +20,7 @@ from unrelu.report.certificates import meaning, proofs
 from unrelu.result import TESTS, Status, deciding
 from unrelu.result.status import meaning_of_posterior
 from unrelu.runs import Run, open_run
+from unrelu.runs.journal import busy_seconds
 from unrelu.runtime import words
 from unrelu.runtime.array_types import Flags
 from unrelu.runtime.file_writing import drafted
@@ -123,10 +124,8 @@ def _outcomes(run: Run) -> dict[str, Any]:
 
 def _speed(run: Run) -> dict[str, float]:
     """Seconds of work, seconds in which at least one worker computed a chunk, and what follows from them."""
-    busy, until, records = 0.0, -math.inf, run.records.values()
-    for begin, end in sorted((record.at - record.seconds, record.at) for record in records):
-        busy += max(0.0, end - max(begin, until))
-        until = max(until, end)
+    records = run.records.values()
+    busy = busy_seconds(records)
     rate, workers = run.done / busy if busy else 0.0, len({record.worker for record in records})
     left = (run.size - run.done) / rate if rate else 0.0
     return {"work": sum(r.seconds for r in records), "busy": busy, "rate": rate, "left": left, "workers": workers}

@@ -58,7 +58,7 @@ def computed(
     submitted, ahead = (work.compute, 1) if here else (partial(_compute, _pickled(work)), workers * _AHEAD)
 
     def pools() -> AbstractContextManager[Executor]:
-        return nullcontext(executor or _Here()) if executor or here else fresh_processes(workers, _ready)
+        return nullcontext(executor or _Here()) if executor or here else fresh_processes(workers)
 
     source, left, lives = iter(chunks), deque[Chunk](), _LIVES
     while True:
@@ -125,10 +125,6 @@ def _pickled(work: Work) -> bytes:
             f"the network, noise= or operator= cannot be sent to other processes ({error}); define what it is made of "
             "in a module that can be imported, pass the operator as a matrix, or pass workers=1"
         ) from error
-
-
-def _ready() -> None:
-    """What a fresh process does first: nothing more than importing this module."""
 
 
 def _compute(content: bytes, chunk: Chunk) -> Outcome:

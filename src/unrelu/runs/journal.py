@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,6 +77,15 @@ def append(stream: BinaryIO, record: Record) -> None:
     with storing(stream.name, AGAIN):
         while left:
             left = left[stream.write(left) :]
+
+
+def busy_seconds(records: Iterable[Record]) -> float:
+    """The seconds in which at least one worker computed a chunk: stops of a run do not count."""
+    busy, until = 0.0, -math.inf
+    for begin, end in sorted((record.at - record.seconds, record.at) for record in records):
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return busy
 
 
 def _record(line: Any) -> Record | None:

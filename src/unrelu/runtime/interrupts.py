@@ -118,12 +118,14 @@ def without_interrupts(signals: tuple[int, ...] = (signal.SIGINT,)) -> Iterator[
 
 
 @contextmanager
-def fresh_processes(workers: int, begin: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+def fresh_processes(
+    workers: int, begin: Callable[..., None] | None = None, *arguments: Any
+) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of fresh processes of one thread each; they end at once if this process fails or is interrupted.
 
     Args:
         workers: number of processes.
-        begin: function that every process runs first.
+        begin: function that every process runs first, if any.
         arguments: arguments of ``begin``, pickled for each process. They have to be small: if a process dies before it
             has read more than a pipe holds (64 KiB), this process would wait forever.
     """
@@ -139,7 +141,7 @@ def fresh_processes(workers: int, begin: Callable[..., None], *arguments: Any) -
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(begin: Callable[..., None], *arguments: Any) -> None:
+def _begin(begin: Callable[..., None] | None, *arguments: Any) -> None:
     """Set up a fresh process: ignore Ctrl-C and SIGTERM, end when the parent has died, and compute on one thread."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
@@ -149,7 +151,8 @@ def _begin(begin: Callable[..., None], *arguments: Any) -> None:
 
     torch.set_num_threads(1)
     threadpool_limits(1)
-    begin(*arguments)
+    if begin is not None:
+        begin(*arguments)
 
 
 def _end_with_parent() -> None:
