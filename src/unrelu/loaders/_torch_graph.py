@@ -163,30 +163,34 @@ def _network(module: nn.Module, given: Shape | None, device: torch.device) -> Ne
         ) from error
 
 
-def network_of(module: nn.Module, shape: Shape, device: torch.device = CPU) -> Network | OpaqueNetwork:
+def network_of(
+    module: nn.Module, shape: Shape, device: torch.device = CPU, original: nn.Module | None = None
+) -> Network | OpaqueNetwork:
     """The chain of layers that a module computes, or the module as it is.
 
     Args:
         module: a module of codes (B, ...), which may call a function.
         shape: the shape of one code.
         device: where a function is given its codes.
+        original: what the module was made from: it is kept and compared with in place of the module.
 
     Raises:
         UnsupportedModelError: it is neither a chain nor a differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
         HostError: the memory of this machine is too small for a gradient.
     """
-    check_memory(module, trial_codes(shape).to(device))
+    original = module if original is None else original
+    check_memory(original, trial_codes(shape).to(device))
     try:
         found, precision = _chain(module, shape, device)
     except UnsupportedModelError as error:
-        return opaque(module, shape, str(error), device)
-    if computes_the_same(lambda z: _forward(found, z), module, shape, device, precision):
+        return opaque(original, shape, str(error), device)
+    if computes_the_same(lambda z: _forward(found, z), original, shape, device, precision):
         return found
     reason = (
         "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
     )
-    return opaque(module, shape, reason, device)
+    return opaque(original, shape, reason, device)
 
 
 def _forward(network: Network, z: Tensor) -> Tensor:
