@@ -21,6 +21,7 @@ from .diagnostics.identifiability import identifiability as identifiability
 from .loaders import from_arrays as from_arrays
 from .loaders import from_torch as from_torch
 from .loaders import load as load
+from .loaders.jax_functions import from_jax as from_jax
 from .measurements import Mask as Mask
 from .measurements import Matrix as Matrix
 from .measurements.additive_noise import Gaussian as Gaussian

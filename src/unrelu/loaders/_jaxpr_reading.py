@@ -20,7 +20,6 @@ from jax.extend.core import ClosedJaxpr, Literal
 from torch import Tensor
 
 from unrelu.errors import UnsupportedModelError
-from unrelu.loaders._jax_functions import inner_jaxpr
 from unrelu.loaders._onnx_functions import FUNCTIONS
 from unrelu.loaders._recording import at_place
 
@@ -66,7 +65,7 @@ def _results(eqn: Any, given: list[Any]) -> Sequence[Any]:
         called = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
         if (known := _NAMED.get(params.get("name", ""))) is not None:
             return [known(*given)]
-        return _carried_out(inner_jaxpr(called), getattr(called, "consts", ()), given)
+        return _carried_out(getattr(called, "jaxpr", called), getattr(called, "consts", ()), given)
     if name in _MOVES and not any(isinstance(x, Tensor) for x in given[1:]):
         return _moved(eqn, given)
     if name not in _FUNCTIONS:
