@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -111,8 +111,11 @@ class JaxFunction:
         self.title = str(getattr(function, "__name__", type(function).__name__))
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
+        def widened(x: Any) -> Any:
+            return x.astype(jnp.float64) if double and getattr(x, "dtype", None) == jnp.float32 else x
+
         def chosen(z: Any) -> Any:
-            result = function(z)
+            result = jax.tree.map(widened, function)(z)  # a model is a tree of arrays, a function is its own leaf
             if not isinstance(call.output, Mapping):
                 return picked(result, call.output)
             parts = {name: jnp.asarray(picked(result, pick)) for name, pick in call.output.items()}
@@ -218,19 +221,19 @@ def _in_its_precision(function: Callable[..., Any], shape: Shape, call: Generato
     Raises:
         UnsupportedModelError: JAX cannot trace it, or it does not return one array of real numbers.
     """
+    enabled = bool(jax.config.jax_enable_x64)
     try:
-        single = JaxFunction(function, shape, call, double=False)
+        own = JaxFunction(function, shape, call, double=enabled)
     except UnreluError:
         raise
     except Exception as error:  # the user's function runs here
         raise UnsupportedModelError(_refused(error, shape)) from error
-    try:
-        double = JaxFunction(function, shape, call, double=True)
-    except Exception:
-        return single
-    # Random numbers that it draws with a key of its own are others in double precision.
-    x, own = double(codes), single(codes.float()).double()
-    return single if ((x - own).abs() > _ROUNDING * own.abs().max()).any() else double
+    with suppress(Exception):
+        double = own if enabled else JaxFunction(function, shape, call, double=True)
+        # Random numbers that it draws with a key of its own are others in double precision.
+        x, rounded = double(codes), own(codes.to(own.dtype)).double()
+        return own if ((x - rounded).abs() > _ROUNDING * rounded.abs().max()).any() else double
+    return own
 
 
 def _refused(error: Exception, shape: Shape) -> str:
