@@ -104,8 +104,17 @@ def _taken(x: Tensor, places: Any) -> Tensor:
 
 
 def _of_entries(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function of entries; parameters, such as the accuracy, are left out."""
-    return lambda *given, **_: function(*(x if isinstance(x, Tensor) else _constant(x) for x in given))
+    """A function of entries, one of which may be for all of the others; parameters, as the accuracy, are left out."""
+
+    def of_entries(*given: Any, **_: Any) -> Tensor:
+        axes = max(x.dim() if isinstance(x, Tensor) else np.ndim(x) + 1 for x in given)
+        return function(*(_with_axes(x, axes) if isinstance(x, Tensor) else _constant(x) for x in given))
+
+    return of_entries
+
+
+def _with_axes(x: Tensor, axes: int) -> Tensor:
+    return x if x.dim() == axes else x.reshape(len(x), *[1] * (axes - 1))
 
 
 def _maximum(x: Any, y: Any) -> Tensor:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from unrelu.errors import MissingPackageError, ModelError, UnreluError, UnsupportedModelError
 from unrelu.loaders._torch_graph import CPU, code_arguments, network_of, with_names
@@ -25,6 +26,7 @@ from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, picked
 from unrelu.models.torch_opaque import trial_codes
 from unrelu.runtime.host import computing, forkable_lock
+from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 from unrelu.runtime.work_clock import standing_still
 
 try:
@@ -91,7 +93,9 @@ def from_jax(
         read = FunctionModule(as_torch(traced.program))
         network = network_of(read, shape, CPU, domain, original=FunctionModule(traced))
     if isinstance(network, OpaqueNetwork):
-        network = replace(network, width=max(network.width, traced.width))
+        held = {each.name: getattr(network, each.name) for each in fields(network)}
+        held |= {"width": max(network.width, traced.width), "forward_mode": traced.has_forward_mode}
+        network = JaxNetwork(**held, function=traced)
     return with_names(network, call, names)
 
 
@@ -141,15 +145,26 @@ class JaxFunction:
         """The precision of JAX within, for this thread."""
         return jax.enable_x64(True) if self.dtype == torch.float64 else nullcontext()
 
+    @property
+    def has_forward_mode(self) -> bool:
+        """Whether a Jacobian is computed column by column: it has no more columns than rows, and JAX can do so."""
+        z = torch.zeros(1, math.prod(self.shape), dtype=self.dtype)
+        try:
+            with self.precision():
+                jax.eval_shape(self._push, z[0].numpy(), z.numpy())
+        except Exception:  # JAX does not document what it raises for functions with derivatives of their own
+            return False
+        return z.numel() <= math.prod(self.output_shape)
+
     def __call__(self, z: Tensor) -> Tensor:
         """Outputs (B, *output_shape) for codes (B, *shape)."""
         if z.dtype != self.dtype:
             raise TypeError(f"{self.title} takes codes of type {self.dtype}, not {z.dtype}")
-        x: Tensor = _Batch.apply(self, "values", z.flatten(1))  # type: ignore[no-untyped-call]
+        x: Tensor = _Values.apply(self, z.flatten(1))  # type: ignore[no-untyped-call]
         return x.reshape(-1, *self.output_shape)
 
-    def batch(self, kind: str, *rows: Tensor) -> Tensor:
-        """G(z), (B, n), for codes (B, k); or "push", J t for t (B, m, k); or "pull", J^T v for v (B, m, n)."""
+    def batch(self, kind: str, *rows: Tensor) -> list[Tensor]:
+        """G(z), (B, n), for codes (B, k); also J t for t (B, m, k), by "push", or J^T v for v (B, m, n), by "pull"."""
         count, device = len(rows[0]), rows[0].device
         size = 4 ** -(-max(count - 1, 0).bit_length() // 2)
         arrays = [x.detach().cpu().numpy() for x in rows]
@@ -160,59 +175,62 @@ class JaxFunction:
             if key not in self._compiled:
                 with _compiling, standing_still():
                     self._compiled[key] = jax.jit(jax.vmap(getattr(self, f"_{kind}"))).lower(*arrays).compile()
-            x = self._compiled[key](*arrays)
-        # On the CPU, the memory is shared.
-        return torch.from_dlpack(x if x.device.platform == "cpu" else np.array(x))[:count].to(device)  # type: ignore[attr-defined, no-any-return]
+            found = self._compiled[key](*arrays)
+        shared = (x if x.device.platform == "cpu" else np.array(x) for x in found)  # memory that PyTorch can use
+        return [torch.from_dlpack(x)[:count].to(device) for x in shared]  # type: ignore[attr-defined]
 
     def _values(self, z: Any) -> Any:
-        return jaxpr_as_fun(self.program)(z.reshape(self.shape))[0].ravel()
+        return (jaxpr_as_fun(self.program)(z.reshape(self.shape))[0].ravel(),)
 
     def _push(self, z: Any, vectors: Any) -> Any:
-        return jax.vmap(lambda t: jax.jvp(self._values, (z,), (t,))[1])(vectors)
+        return jax.vmap(lambda t: sum(jax.jvp(self._values, (z,), (t,)), ()), out_axes=(None, 0))(vectors)
 
     def _pull(self, z: Any, vectors: Any) -> Any:
-        return jax.vmap(jax.vjp(self._values, z)[1])(vectors)[0]
+        (x,), pulled = jax.vjp(self._values, z)
+        return x, jax.vmap(lambda v: pulled((v,))[0])(vectors)
 
 
 def _unpickled(content: bytes) -> JaxFunction:
     return JaxFunction(*cloudpickle.loads(content))
 
 
-class _Batch(torch.autograd.Function):
-    """``apply(function, kind, *rows)`` is :meth:`JaxFunction.batch` for PyTorch, also under ``torch.func``."""
+class _Values(torch.autograd.Function):
+    """Outputs (B, n) for codes (B, k), by JAX; its derivative is not differentiable."""
 
     @staticmethod
-    def forward(function: JaxFunction, kind: str, *rows: Tensor) -> Tensor:
-        return function.batch(kind, *rows)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        ctx.function, kind, z, *_ = inputs
-        if kind != "values":  # there are no second derivatives
-            ctx.mark_non_differentiable(output)
+    def forward(ctx: Any, function: JaxFunction, z: Tensor) -> Tensor:
+        ctx.function = function
         ctx.save_for_backward(z)
-        ctx.save_for_forward(z)
+        return function.batch("values", z)[0]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, v: Tensor) -> Any:
-        return None, None, _Batch.apply(ctx.function, "pull", *ctx.saved_tensors, v[:, None])[:, 0]  # type: ignore[no-untyped-call]
+        return None, ctx.function.batch("pull", *ctx.saved_tensors, v[:, None])[1][:, 0]
 
-    @staticmethod
-    def jvp(ctx: Any, _function: None, _kind: None, t: Tensor) -> Any:
-        return _Batch.apply(ctx.function, "push", *ctx.saved_tensors, t[:, None])[:, 0]  # type: ignore[no-untyped-call]
 
-    @staticmethod
-    def vmap(info: Any, axes: tuple[int | None, ...], function: JaxFunction, kind: str, *rows: Tensor) -> Any:
-        """Several vectors at the same codes, or all batches as one."""
-        n = info.batch_size
-        if kind != "values" and axes[2] is None:
-            z, vectors = rows[0], rows[1].movedim(axes[3] or 0, 1)  # (B, n, m, ...)
-            x: Tensor = _Batch.apply(function, kind, z, vectors.flatten(1, 2))  # type: ignore[no-untyped-call]
-            return x.unflatten(1, (n, -1)), 1
-        each = zip(rows, axes[2:], strict=True)
-        whole = (x.expand(n, *x.shape) if axis is None else x.movedim(axis, 0) for x, axis in each)
-        x = _Batch.apply(function, kind, *(x.flatten(0, 1) for x in whole))  # type: ignore[no-untyped-call]
-        return x.unflatten(0, (n, -1)), 0
+@dataclass(frozen=True, eq=False, repr=False)
+class JaxNetwork(OpaqueNetwork):
+    """A generator that JAX evaluates. Its Jacobian has one tangent for each column, or one gradient for each row.
+
+    Attributes:
+        function: what :attr:`module` calls.
+    """
+
+    function: JaxFunction = field(kw_only=True, repr=False)
+
+    def along(self, z: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`OpaqueNetwork.along`."""
+        if self.forward_mode:
+            return self._products("push", z, directions)
+        unit = torch.eye(self.output_dim, dtype=z.dtype, device=z.device)
+        x, rows = self._products("pull", z, unit.expand(len(z), -1, -1))
+        return x, directions @ rows.mT
+
+    def _products(self, kind: str, z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        dtype, together = self.function.dtype, at_once(TANGENT_BYTES, z.itemsize * self.width * len(z), self.device)
+        parts = [self.function.batch(kind, z.to(dtype), part.to(dtype)) for part in vectors.split(together, dim=1)]
+        return parts[0][0].to(z), torch.cat([products for _, products in parts], dim=1).to(z)
 
 
 def _in_its_precision(function: Callable[..., Any], shape: Shape, call: GeneratorCall, codes: Tensor) -> JaxFunction:
