@@ -32,7 +32,7 @@ _MOVES = {"broadcast_in_dim", "copy", "copy_p", "dynamic_slice", "expand_dims", 
 
 def as_torch(closed: ClosedJaxpr) -> Callable[[Tensor], Tensor]:
     """A program for one code as a function of PyTorch, from codes (B, ...) to outputs (B, ...)."""
-    return lambda z: _carried_out(closed.jaxpr, closed.consts, [z])[0]  # type: ignore[no-any-return]
+    return lambda z: _carried_out(closed.jaxpr, closed.consts, [z])[0]
 
 
 def _carried_out(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
@@ -171,32 +171,31 @@ def _convolution(
             raise UnsupportedModelError("primitive 'conv_general_dilated' of its jaxpr dilates and strides at once")
         reach = [(n - 1) * step for n, step in zip(weight.shape[2:], rhs_dilation, strict=True)]
         pads = [n - m for ends in (before, after) for n, m in zip(reach, ends, strict=True)]
-        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.dim()))
+        weight = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+        weight = weight.flip(*range(2, weight.dim()))
         kind, strides = "ConvTranspose", lhs_dilation
     else:
         kind, strides, pads = "Conv", window_strides, [*before, *after]
     found: Tensor = FUNCTIONS[kind](images, weight, strides=strides, dilations=rhs_dilation, pads=pads, group=groups)
-    whole = found.unflatten(0, (len(x), -1))
+    whole = found.reshape(len(x), -1, *found.shape[1:])
     return _permuted(whole, [0, *(int(axis) + 1 for axis in np.argsort(numbers.out_spec))])
 
 
+_ENTRIES: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "exp": torch.exp,
+    "log": torch.log, "log1p": torch.log1p, "tanh": torch.tanh, "logistic": torch.sigmoid, "sin": torch.sin,
+    "erf": torch.erf, "erfc": lambda x: 1 - torch.erf(x), "square": torch.square, "max": _maximum, "min": _minimum,
+    "pow": _power,
+}  # fmt: skip
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    **{
-        name: _of_entries(function)
-        for name, function in {
-            "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "exp": torch.exp,
-            "log": torch.log, "log1p": torch.log1p, "tanh": torch.tanh, "logistic": torch.sigmoid, "sin": torch.sin,
-            "erf": torch.erf, "erfc": lambda x: 1 - torch.erf(x), "square": torch.square, "sqrt": torch.sqrt,
-            "max": _maximum, "min": _minimum, "pow": _power,
-        }.items()
-    },
+    **{name: _of_entries(function) for name, function in _ENTRIES.items()},
     "concatenate": lambda *given, dimension: torch.cat(given, dimension + 1),
     "conv_general_dilated": _convolution,
     "convert_element_type": lambda x, *, new_dtype, **_: x.to(getattr(torch, str(np.dtype(new_dtype)))),
     "dot_general": _dot_general,
     "integer_pow": lambda x, *, y, **_: x**y,
     "reduce_sum": lambda x, *, axes, **_: x.sum([axis + 1 for axis in axes]),
-}  # fmt: skip
+}
 # Functions of jax.nn that decide by entries: programs with their names.
 _NAMED: dict[str, Callable[..., Tensor]] = {
     "celu": lambda x, alpha=1.0: F.celu(x, float(alpha)),
