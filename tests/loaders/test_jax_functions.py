@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import unrelu
-from unrelu.errors import InputError, MissingPackageError, ModelError, OptionError, UnsupportedModelError
+from unrelu.errors import HostError, InputError, MissingPackageError, ModelError, OptionError, UnsupportedModelError
 from unrelu.loaders.jax_functions import JaxNetwork
 
 KEY = jax.random.PRNGKey(0)
@@ -156,6 +156,13 @@ def test_it_is_pickled_with_what_it_refers_to():
     again = pickle.loads(pickle.dumps(net))
     z = RNG.standard_normal((2, 3))
     np.testing.assert_array_equal(again(z), net(z))
+
+
+def test_a_forked_process_is_refused():
+    net = unrelu.from_jax(gated, latent_shape=3)
+    net.function._process -= 1  # as a fork's would be
+    with pytest.raises(HostError, match="'spawn' or 'forkserver'"):
+        net([1.0, 2.0, 3.0])
 
 
 @pytest.mark.parametrize(

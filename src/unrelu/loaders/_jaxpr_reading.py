@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jax.extend.core import ClosedJaxpr, Literal
 from torch import Tensor
 
-from unrelu.errors import UnsupportedModelError
+from unrelu.errors import ModelError, UnsupportedModelError
 from unrelu.loaders._onnx_functions import FUNCTIONS
 from unrelu.loaders._recording import at_place
 
@@ -70,7 +70,10 @@ def _results(eqn: Any, given: list[Any]) -> Sequence[Any]:
         return _moved(eqn, given)
     if name not in _FUNCTIONS:
         raise UnsupportedModelError(f"primitive {name!r} of its jaxpr is neither an affine map nor a known activation")
-    return [_FUNCTIONS[name](*given, **params)]
+    try:
+        return [_FUNCTIONS[name](*given, **params)]
+    except (ModelError, RuntimeError, TypeError) as error:
+        raise UnsupportedModelError(f"primitive {name!r} of its jaxpr is not read as it is used: {error}") from error
 
 
 def _constant(x: Any) -> Any:
@@ -137,7 +140,7 @@ def _dot_general(x: Any, y: Any, *, dimension_numbers: Any, **_: Any) -> Tensor:
     """Sums over pairs of axes of a tensor and a constant; the axes of the result are the others of x, then of y."""
     over, (batched, _batched) = dimension_numbers
     if batched or (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        raise UnsupportedModelError("primitive 'dot_general' of its jaxpr multiplies the data by itself, or by a batch")
+        raise TypeError("it multiplies the data by itself, or by a batch of matrices")
     first = isinstance(x, Tensor)
     (live, along), (held, summed) = ((x, over[0]), (y, over[1])) if first else ((y, over[1]), (x, over[0]))
     weight = torch.from_numpy(np.array(held, dtype=np.float64))
@@ -162,13 +165,13 @@ def _convolution(
     """A convolution of one image; with its entries apart (``lhs_dilation``), a transposed one."""
     numbers, groups = dimension_numbers, feature_group_count
     if not isinstance(x, Tensor) or isinstance(kernel, Tensor) or batch_group_count > 1:
-        raise UnsupportedModelError("primitive 'conv_general_dilated' of its jaxpr has a kernel that is no constant")
+        raise TypeError("its kernel is no constant")
     images = _permuted(x, [0, *(axis + 1 for axis in numbers.lhs_spec)]).flatten(0, 1)
     weight = torch.from_numpy(np.array(kernel, dtype=np.float64)).permute(numbers.rhs_spec)
     before, after = zip(*padding, strict=True)
     if any(step > 1 for step in lhs_dilation):
         if any(step > 1 for step in window_strides):
-            raise UnsupportedModelError("primitive 'conv_general_dilated' of its jaxpr dilates and strides at once")
+            raise TypeError("it dilates and strides at once")
         reach = [(n - 1) * step for n, step in zip(weight.shape[2:], rhs_dilation, strict=True)]
         pads = [n - m for ends in (before, after) for n, m in zip(reach, ends, strict=True)]
         weight = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)

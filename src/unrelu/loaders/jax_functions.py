@@ -7,6 +7,7 @@ compiled for each size of batch; batches are filled up to powers of four, so tha
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, fields
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unrelu.errors import MissingPackageError, ModelError, UnreluError, UnsupportedModelError
+from unrelu.errors import HostError, MissingPackageError, ModelError, UnreluError, UnsupportedModelError
 from unrelu.loaders._torch_graph import CPU, code_arguments, network_of, with_names
 from unrelu.models.affine import Shape
 from unrelu.models.generator import NamedGenerator
@@ -61,8 +62,9 @@ def from_jax(
     JAX is configured if it does not take that, as with weights in single precision in convolutions.
 
     JAX compiles for each of few sizes of batches, once; clocks of time limits stand still meanwhile. It computes
-    without the GIL, in threads of its own, which settings of PyTorch or OpenMP do not limit. A forked process must not
-    call it; worker processes of :func:`unrelu.run` are fresh ones, to which the function is sent by cloudpickle.
+    without the GIL, in threads of its own, which settings of PyTorch or OpenMP do not limit. In a forked process, where
+    it would wait forever, a call raises a :class:`~unrelu.errors.HostError`; workers of :func:`unrelu.run` are fresh
+    processes, to which the function is sent by cloudpickle.
 
     Args:
         function: of one code of shape ``latent_shape`` to one array, such as ``lambda z: model.apply(weights, z)``, or
@@ -113,7 +115,7 @@ class JaxFunction:
         self._given = function, shape, call, double
         self.shape, self.dtype = shape, torch.float64 if double else torch.float32
         self.title = str(getattr(function, "__name__", type(function).__name__))
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._compiled, self._process = dict[Any, Callable[..., Any]](), os.getpid()
 
         def widened(x: Any) -> Any:
             return x.astype(jnp.float64) if double and getattr(x, "dtype", None) == jnp.float32 else x
@@ -165,6 +167,8 @@ class JaxFunction:
 
     def batch(self, kind: str, *rows: Tensor) -> list[Tensor]:
         """G(z), (B, n), for codes (B, k); also J t for t (B, m, k), by "push", or J^T v for v (B, m, n), by "pull"."""
+        if os.getpid() != self._process:
+            raise HostError("JAX would wait forever in a forked process; start processes by 'spawn' or 'forkserver'")
         count, device = len(rows[0]), rows[0].device
         size = 4 ** -(-max(count - 1, 0).bit_length() // 2)
         arrays = [x.detach().cpu().numpy() for x in rows]
