@@ -144,7 +144,9 @@ def code_arguments(
     return domain.shape[1:], names, domain
 
 
-def with_names(network: Any, call: GeneratorCall, names: list[str] | None) -> Any:
+def with_names(
+    network: Network | OpaqueNetwork | NamedGenerator, call: GeneratorCall, names: list[str] | None
+) -> Network | OpaqueNetwork | NamedGenerator:
     """The network with the names of parts of its output and of coordinates of codes."""
     named = network.with_parts(call.parts) if isinstance(call.output, Mapping) else network
     return named if names is None else named.named(names)

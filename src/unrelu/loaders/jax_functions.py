@@ -156,13 +156,13 @@ class JaxFunction:
                 jax.eval_shape(self._push, z[0].numpy(), z.numpy())
         except Exception:  # JAX does not document what it raises for functions with derivatives of their own
             return False
-        return z.numel() <= math.prod(self.output_shape)
+        return bool(z.numel() <= math.prod(self.output_shape))
 
     def __call__(self, z: Tensor) -> Tensor:
         """Outputs (B, *output_shape) for codes (B, *shape)."""
         if z.dtype != self.dtype:
             raise TypeError(f"{self.title} takes codes of type {self.dtype}, not {z.dtype}")
-        x: Tensor = _Values.apply(self, z.flatten(1))  # type: ignore[no-untyped-call]
+        x: Tensor = _Values.apply(self, z.flatten(1))
         return x.reshape(-1, *self.output_shape)
 
     def batch(self, kind: str, *rows: Tensor) -> list[Tensor]:
@@ -243,7 +243,7 @@ def _in_its_precision(function: Callable[..., Any], shape: Shape, call: Generato
     Raises:
         UnsupportedModelError: JAX cannot trace it, or it does not return one array of real numbers.
     """
-    enabled = bool(jax.config.jax_enable_x64)
+    enabled = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     try:
         own = JaxFunction(function, shape, call, double=enabled)
     except UnreluError:
