@@ -51,7 +51,7 @@ def own(function, z):
     """Values and Jacobians by JAX in double precision, (B, n) and (B, n, k)."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: x.astype(np.float64) if getattr(x, "dtype", None) == np.float32 else x, function)
-        x, jacobian = jax.vmap(wide)(z), jax.vmap(jax.jacrev(wide))(z)
+        x, jacobian = jax.jit(lambda z: (jax.vmap(wide)(z), jax.vmap(jax.jacrev(wide))(z)))(z)
     return np.asarray(x).reshape(len(z), -1), np.asarray(jacobian).reshape(len(z), -1, z[0].size)
 
 
@@ -75,10 +75,18 @@ def flax_decoder():
         (eqx.nn.MLP(3, 5, 7, 2, activation=jax.nn.silu, key=KEY), ["swish", "swish", "identity"]),
         (flax_decoder(), ["relu", "leaky_relu", "sigmoid"]),
         (Transposed(), ["softplus", "identity"]),
-        (lambda z: 10.0 ** (z[jnp.array([2, 0])] / 3), ["exp"]),
-        (lambda z: jnp.clip(jnp.einsum("ij,kj->ik", A[:, :1], z[:, None]), -1, 1), ["relu", "relu", "identity"]),
-        (lambda z: jax.nn.gelu(z @ A.T, approximate=False)[::-1], ["gelu", "identity"]),
-        (lambda z: jax.nn.elu(jnp.broadcast_to(z, (2, 3)).sum(1, keepdims=True)), ["elu"]),
+        pytest.param(lambda z: 10.0 ** (z[jnp.array([2, 0])] / 3), ["exp"], marks=pytest.mark.long),
+        pytest.param(
+            lambda z: jnp.clip(jnp.einsum("ij,kj->ik", A[:, :1], z[:, None]), -1, 1),
+            ["relu", "relu", "identity"],
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            lambda z: jax.nn.gelu(z @ A.T, approximate=False)[::-1], ["gelu", "identity"], marks=pytest.mark.long
+        ),
+        pytest.param(
+            lambda z: jax.nn.elu(jnp.broadcast_to(z, (2, 3)).sum(1, keepdims=True)), ["elu"], marks=pytest.mark.long
+        ),
         (lambda z: jnp.sin(jnp.full(3, 2.0) ** 2 * z.reshape(3, 1).T), ["sin"]),
     ],
 )
@@ -101,6 +109,7 @@ def test_others_are_evaluated_by_jax(function, forward):
     assert not jax.config.jax_enable_x64, "the user's configuration is left alone"
 
 
+@pytest.mark.long
 def test_batches_of_all_sizes_have_the_same_rows():
     net = unrelu.from_jax(gated, latent_shape=3)
     z = RNG.standard_normal((21, 3))
@@ -110,6 +119,7 @@ def test_batches_of_all_sizes_have_the_same_rows():
     assert {key[1][0] for key in net.function._compiled if key[0] == "values"} <= {1, 4, 16, 64}
 
 
+@pytest.mark.long
 def test_functions_with_derivatives_of_their_own_have_reverse_mode():
     @jax.custom_vjp
     def cubed(z):
