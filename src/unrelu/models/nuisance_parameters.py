@@ -242,7 +242,9 @@ class _Change(nn.Module):
         n = math.prod(self.shape)
         x: Any = joint[:, :n].reshape(-1, *self.shape)
         u, (low, high, normal) = joint[:, n:], self.table.to(joint)
-        parameters = torch.where(normal > 0, low + high * u, low + (high - low) * torch.special.ndtr(u))
+        # Matrices, since PyTorch loads its compiler, in a second or two, for forward mode through u times a constant.
+        normals, uniforms = u @ torch.diag(high), torch.special.ndtr(u) @ torch.diag(high - low)
+        parameters = low + torch.where(normal > 0, normals, uniforms)
         values = dict(zip(self.names, parameters.T, strict=True))
 
         def beside(name: str) -> Tensor:  # one for each output, shaped to multiply outputs (B, ...)
