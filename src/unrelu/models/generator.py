@@ -148,7 +148,7 @@ class Generator(ABC):
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
     @overload
-    def __call__(self, z: Tensor) -> Tensor: ...  # type: ignore[overload-overlap] # tensors are array-like
+    def __call__(self, z: Tensor) -> Tensor: ...
     @overload
     def __call__(self, z: npt.ArrayLike) -> Array: ...
     @computing()

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from unrelu.errors import OptionError
@@ -34,10 +33,12 @@ class JoinedGenerator(Generator):
     Attributes:
         generators: G_p, without names, of one precision and device.
         coordinates: for each, the coordinates of z that z_p has, (k_p,).
+        domain: see :class:`~unrelu.Generator`.
     """
 
     generators: tuple[Generator, ...]
     coordinates: tuple[Integers, ...]
+    domain: Array | None = None
 
     reason = "generators are joined that are no chains of layers, or too large for one chain"
 
@@ -144,33 +145,43 @@ def join(**parts: Generator) -> NamedGenerator:
     places = tuple(np.array([order.index(each) for each in p.names.coordinate_names]) for p in parts.values())
     first = next(iter(parts.values()))
     plain = tuple(part.plain.to(first.dtype, first.device) for part in parts.values())
-    made = _stacked(plain, places, len(order)) or JoinedGenerator(plain, places)
+    table, domain = _shared(parts, order)
+    made = _stacked(plain, places, domain) or JoinedGenerator(plain, places, domain)
     shapes = {
         f"{name}.{own}" if own else name: shape
         for name, part in parts.items()
         for own, shape in (part.names.parts or {"": part.output_shape}).items()
     }
-    table = _nuisance_table(parts, order)
-    return NamedGenerator(
-        made, Names(made.latent_shape, made.output_shape, (), {}, table).named(order).with_parts(shapes)
-    )
+    names = Names(made.latent_shape, made.output_shape, nuisance_table=table)
+    return NamedGenerator(made, names.named(order).with_parts(shapes))
 
 
-def _nuisance_table(parts: dict[str, Generator], order: list[str]) -> Array | None:
-    """The nuisance parameters among the coordinates, see :class:`~unrelu.models.names.Names`."""
-    found: dict[str, tuple[str, Array]] = {}
+def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None, Array | None]:
+    """The nuisance parameters among the coordinates (:class:`~unrelu.models.names.Names`), and the domain."""
+    tables: dict[str, tuple[str, Array]] = {}
+    ranges: dict[str, list[tuple[str, float, float]]] = {each: [] for each in order}
     for name, part in parts.items():
-        known = part.names.nuisance_table
-        columns = np.full((3, part.latent_dim), np.nan) if known is None else known
-        for each, column in zip(part.names.coordinate_names, columns.T, strict=True):
-            other, before = found.setdefault(each, (name, column))
+        k, table = part.latent_dim, part.names.nuisance_table
+        columns = np.full((3, k), np.nan) if table is None else table
+        ends = np.array([[-np.inf], [np.inf]]).repeat(k, axis=1) if part.domain is None else part.domain
+        for each, column, (low, high) in zip(part.names.coordinate_names, columns.T, ends.T.tolist(), strict=True):
+            other, before = tables.setdefault(each, (name, column))
             if not np.array_equal(before, column, equal_nan=True):
                 raise OptionError(
                     f"join: {each!r} is {_described(before)} in part {other!r}, and {_described(column)} in {name!r}; "
                     "parts share parameters of the same name, so give it another one in one of them"
                 )
-    table = np.transpose([found[each][1] for each in order])
-    return None if np.isnan(table).all() else table
+            for other, lower, upper in ranges[each]:
+                if max(low, lower) >= min(high, upper):
+                    raise OptionError(
+                        f"join: the domains of {each!r}, {lower:g} to {upper:g} in part {other!r} and {low:g} to "
+                        f"{high:g} in {name!r}, have nothing in common; if it is not the same parameter in the same "
+                        "unit, give it another name in one of them"
+                    )
+            ranges[each].append((name, low, high))
+    found = np.transpose([tables[each][1] for each in order])
+    domain = np.transpose([(max(each[1] for each in of), min(each[2] for each in of)) for of in ranges.values()])
+    return (None if np.isnan(found).all() else found), (domain if np.isfinite(domain).any() else None)
 
 
 def _described(column: Array) -> str:
@@ -186,7 +197,7 @@ def _largest_rounding(generators: Sequence[Generator]) -> Rounding | None:
     return max(known, key=lambda each: each.level, default=None)
 
 
-def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers], k: int) -> Network | None:
+def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers], domain: Array | None) -> Network | None:
     """The generators as one chain, in which their layers are blocks; None if one is no chain, or it is too large.
 
     The deepest begins. A layer has one base function, so what has another one waits, and passes through unchanged.
@@ -195,7 +206,8 @@ def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers], k
         return None
     left: list[list[Layer]] = [list(each.layers) for each in generators if isinstance(each, Network)]
     chain: list[Step | Activation] = []
-    places, width, total = list(coordinates), k, 0
+    k = width = 1 + max(map(int, np.concatenate(coordinates)))
+    places, total = list(coordinates), 0
     while depth := max(map(len, left)):
         ready = [each[0].activation for each in left if len(each) == depth]
         bent = next((each for each in ready if not each.linear), Activation("identity"))
@@ -216,10 +228,10 @@ def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers], k
                 weight[places[i], columns] = 1.0
                 continue
             matrix = layer.matrix()
-            weight[rows, columns] = matrix.toarray() if sparse.issparse(matrix) else matrix
+            weight[rows, columns] = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
             bias[rows], slope[rows] = layer.bias(), layer.activation.slope
             steepness[rows] = layer.activation.steepness
         width = int(ends[-1])
         chain += [Dense(torch.from_numpy(weight), torch.from_numpy(bias)), bent.of_parameters(slope, steepness)]
     made = Network.chain(chain, (k,)).to(generators[0].dtype, generators[0].device)
-    return replace(made, rounding=_largest_rounding(generators))
+    return replace(made, rounding=_largest_rounding(generators), domain=domain)
