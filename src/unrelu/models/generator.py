@@ -314,7 +314,8 @@ class WrappedGenerator(Generator):
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The same generator evaluated in another dtype or on another device."""
         base = self.base.to(dtype, device)
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        others = (field.name for field in fields(self) if field.name != "base")
+        held = {name: getattr(self, name) for name in others}
         moved: dict[str, Any] = {
             name: value.to(base.dtype, base.device) for name, value in held.items() if isinstance(value, Generator)
         }
