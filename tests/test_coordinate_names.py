@@ -108,10 +108,10 @@ def test_bounds_by_name():
 @pytest.mark.parametrize(
     ("bounds", "said"),
     [
-        ({"H": (0, 1)}, r"'H' is no coordinate of the generator; .*did you mean 'h'"),
+        ({"H": (0, 1)}, "'H' is none of the 3 coordinates.*did you mean 'h'"),
         ({"h": (1, 0)}, r"coordinate 0 \(h\) has the lower bound 1"),
         ({"h": 3}, "'h' has 3; pass a pair"),
-        ({"offset": (0, 1)}, "'offset' is no coordinate of the generator"),
+        ({"offset": (0, 3)}, r"'offset' has \(0, 3\); pass a pair of numbers, \(lower, upper\) from -1 to 1"),
     ],
 )
 def test_bad_bounds_by_name_are_refused(bounds, said):
@@ -120,7 +120,7 @@ def test_bad_bounds_by_name_are_refused(bounds, said):
 
 
 def test_bounds_by_name_need_names():
-    with pytest.raises(InputError, match=r"the coordinates have none: network\.named"):
+    with pytest.raises(InputError, match=r"they have no names: network\.named"):
         unrelu.invert(PLAIN, Y, bounds={"h": (0, 1)})
 
 
