@@ -14,7 +14,7 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.result.verdict_text import array_text
-from unrelu.runtime.words import count, duration, listed, number, p_value_text, share
+from unrelu.runtime.words import count, duration, listed, number, p_value_text, rounded, share
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, covariance_of, mean_of
 from unrelu.thresholds import SIGNIFICANCE
@@ -92,12 +92,13 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
         draws = network.parameters_of(one.flat)
         mean, deviation = mean_of(draws), np.sqrt(np.diag(covariance_of(draws)))
         names = network.coordinate_names or ("",) * network.latent_dim
-        unnamed = np.array([not name for name in names])
-        named = [f"{n} = {m:.5g} ± {d:.2g}" for n, m, d in zip(names, mean, deviation, strict=True) if n]
+        texts = [(rounded(m, d), rounded(d, d)) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)]
+        unnamed = np.array([text for name, text in zip(names, texts, strict=True) if not name], dtype=object)
+        means, deviations = unnamed.reshape(-1, 2).T
         entries += [
-            ("parameters", listed(named)),
-            ("mean", array_text(mean[unnamed], 3)),
-            ("deviation", array_text(deviation[unnamed], 3)),
+            ("parameters", listed([f"{name} = {m} ± {d}" for name, (m, d) in zip(names, texts, strict=True) if name])),
+            ("mean", array_text(means)),
+            ("deviation", array_text(deviations)),
             ("modes", _modes(one)),
         ]
     evidence, error, accepted = one.log_evidence, one.log_evidence_error, one.acceptance
@@ -111,8 +112,7 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
 
 
 def _prior(problem: Problem) -> str:
-    """The distribution of codes, as :func:`unrelu.posterior` defines it."""
-    bounds, normal, names = problem.bounds, problem.normal, problem.names
+    """The distribution of codes and nuisance parameters, as :func:`unrelu.posterior` defines it."""
     if normal is None and bounds.boxed.any():
         every = bounds.boxed.all()
         return "uniform within the bounds" if every else "uniform between two bounds, N(0, 1) for coordinates without"
