@@ -78,7 +78,7 @@ class Laplace:
             distance from it, to one side.
         reconstruction_std: the standard deviations of G(z), the output's shape.
         held: which coordinates are at a bound, ``latent_shape``.
-        intervals: one standard deviation to either side of z, within the bounds, (lower, upper) by the names of the
+        intervals: one standard deviation to either side of z (68.3%), within the bounds, (lower, upper) by names of the
             coordinates, each a number or (B,); empty if none has a name. For a nuisance parameter
             (:func:`unrelu.extend`), they are the ends of the parameter.
         decrement: the distance of z from the optimum of the region's quadratic, in standard deviations: the Newton
