@@ -90,7 +90,8 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
     entries.insert(not misfit, ("best code", f"{p_value_text(one.p_value)}{reason}" if one.p_value >= 0 else ""))
     if one.mode.size:
         draws = network.parameters_of(one.flat)
-        mean, deviation = mean_of(draws), np.sqrt(np.diag(covariance_of(draws)))
+        mean = mean_of(draws)
+        deviation = np.where(problem.bounds.fixed, 0.0, np.sqrt(np.diag(covariance_of(draws))))
         names = network.coordinate_names or ("",) * network.latent_dim
         texts = [(rounded(m, d), rounded(d, d)) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)]
         each = [(name, *text, held) for name, text, held in zip(names, texts, problem.bounds.fixed, strict=True)]
