@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +11,11 @@ from unrelu.errors import InputError
 from unrelu.measurements.additive_noise import CORRELATED, Gaussian
 from unrelu.measurements.named_parts import joined
 from unrelu.measurements.operator_arguments import read_operator
-from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator, as_generator, numbers
 from unrelu.models.names import Names
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import nearest
 
 # The fewest simulations, the parts that they are split into, and the least eigenvalue, where the mean is 1.
 _FEWEST, _FOLDS, _LEAST = 20, 10, 1e-9
@@ -31,12 +28,13 @@ def emulator_error(network: Generator, z: Any, x: Any, operator: Any = None) -> 
     With ``noise=unrelu.Gaussian(sigma) + unrelu.emulator_error(net, z, x)``, a small p-value says that the data do not
     fit the simulator. Without this term, it may also be the emulator that does not. C is the second moment of the N
     differences :math:`r = A x - A G(z)`. It is not centred, so a bias counts. Its small eigenvalues would be too small,
-    and 0 for N below m. So the eigenvalues are those of other simulations (cross-validation, in F = 10 folds):
+    and 0 for N below m. So each is what other simulations have along its eigenvector (cross-validation, in F folds):
 
-    .. math:: C = D \Bigl( \sum_f \frac{N_f}{N} \, U_f \, \mathrm{diag}(U_f^T S_f U_f) \, U_f^T + 10^{-9} I \Bigr) D
+    .. math:: C = D \Bigl( \sum_{f=1}^F \frac{N_f}{N} \, U_f \, \mathrm{diag}(U_f^T S_f U_f) \, U_f^T + 10^{-9} I
+        \Bigr) D
 
-    D are the root mean squares of the entries, :math:`S_f` is the second moment of :math:`D^{-1} r` in fold f, and
-    :math:`U_f` has the eigenvectors of that of the other folds. Those that no simulation decides share one eigenvalue.
+    D are the root mean squares of the entries. :math:`S_f` is the second moment of :math:`D^{-1} r` in fold f, and
+    :math:`U_f` are the eigenvectors of that in the other folds; all that are beyond their number share an eigenvalue.
 
     Args:
         network: G.
@@ -62,27 +60,21 @@ def emulator_error(network: Generator, z: Any, x: Any, operator: Any = None) -> 
     generator = as_generator(network)
     names, generator = generator.names, generator.plain
     codes = generator.flat_codes(z, batch=True)
-    if len(codes) < _FEWEST:
-        raise InputError(f"z has {len(codes)} simulations; the error of an emulator takes at least {_FEWEST}")
-    outputs, given = _outputs(names, x, len(codes))
-    if isinstance(operator, Mapping) or len(given) < len(names.parts):
-        maps = {str(name): each for name, each in operator.items()} if isinstance(operator, Mapping) else {}
-        shapes = {name: read_operator(maps.get(name), names.parts[name], ()).shape for name in given}
-        operator = joined(names, {name: np.zeros(shape) for name, shape in shapes.items()}, None, operator)[2]
-    measured = read_operator(operator, generator.output_shape, (), generator)
+    if (size := len(codes)) < _FEWEST:
+        raise InputError(f"z has {size} simulations; the error of an emulator takes at least {_FEWEST}")
+    outputs, operator = _whole(names, x, operator)
+    if outputs.shape not in ((size, *names.output_shape), (size, generator.output_dim)):
+        raise InputError(f"x has shape {outputs.shape} and z {size} codes; pass {(size, *names.output_shape)}")
+    measured = read_operator(operator, names.output_shape, (), generator)
     if measured.count or measured.m > CORRELATED:
         raise InputError(
             f"operator= has {measured.m} entries{' and masks for each observation' * (measured.count > 0)}; the error "
             f"of an emulator has a covariance of at most {CORRELATED} entries, which all observations share"
         )
-    seen = measured.seen(1)[0]
-    r = (measured.values(outputs) - measured.values(generator.outputs(codes).reshape(len(codes), -1)))[:, seen]
-    bad = np.flatnonzero(~np.isfinite(r).all(axis=1))
-    if len(bad):
-        raise InputError(
-            f"x or G(z) has NaN or infinite entries in {len(bad)} of {len(r)} simulations, first in simulation "
-            f"{bad[0]}; leave these out"
-        )
+    r = measured.values(outputs.reshape(size, -1)) - measured.values(generator.outputs(codes).reshape(size, -1))
+    r = r[:, seen := measured.seen(1)[0]]
+    if (bad := ~np.isfinite(r).all(axis=1)).any():
+        raise InputError(f"x or G(z) is not finite in {bad.sum()} of {size} simulations, first in {np.argmax(bad)}")
     if not r.any():
         raise InputError("x is G(z) in all simulations: the emulator is exact there, and the noise needs no such term")
     covariance = np.eye(measured.m) * np.square(r).mean()
@@ -90,26 +82,16 @@ def emulator_error(network: Generator, z: Any, x: Any, operator: Any = None) -> 
     return Gaussian(covariance=covariance)
 
 
-def _outputs(names: Names, x: Any, size: int) -> tuple[Array, list[str]]:
-    """Simulated outputs (N, n), 0 in parts that were not given, and the names of those that were."""
-    if not isinstance(x, Mapping):
-        return _rows(x, "x", names.output_shape, size), list(names.parts)
-    if unknown := [name for name in map(str, x) if name not in names.parts]:
-        known = ", ".join(names.parts) or "no named parts"
-        raise InputError(f"x has the part {unknown[0]!r}; the output has {known}{nearest(unknown[0], names.parts)}")
-    given = {str(name): _rows(each, f"x[{name!r}]", names.parts[str(name)], size) for name, each in x.items()}
-    whole = [given.get(name, np.zeros((size, math.prod(shape)))) for name, shape in names.parts.items()]
-    return np.concatenate(whole, axis=1), list(given)
-
-
-def _rows(given: Any, name: str, shape: Shape, size: int) -> Array:
-    """Outputs or parts of them as rows, (N, n)."""
-    array, n = numbers(given, name), math.prod(shape)
-    if array.shape not in ((size, *shape), (size, n), (size,) * (n == 1)):
-        raise InputError(
-            f"{name} has shape {array.shape}; z has {size} codes, so pass {(size, *shape)}, an output for each code"
-        )
-    return array.reshape(size, n)
+def _whole(names: Names, x: Any, operator: Any) -> tuple[Array, Any]:
+    """Outputs and operator of the whole output, also where these are given by part."""
+    if not isinstance(operator, Mapping):
+        outputs, _, operator = joined(names, x, None, operator, "x")
+        return numbers(outputs, "x"), operator
+    maps = {str(name): each for name, each in operator.items()}
+    given = set(map(str, x)) if isinstance(x, Mapping) else names.parts
+    shapes = {name: read_operator(maps.get(name), names.parts[name], ()).shape for name in names.parts if name in given}
+    operator = joined(names, {name: np.zeros(shape) for name, shape in shapes.items()}, None, operator)[2]
+    return numbers(joined(names, x, None, None, "x")[0], "x"), operator
 
 
 def _second_moment(r: Array) -> Array:

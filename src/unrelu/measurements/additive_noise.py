@@ -170,35 +170,28 @@ class Gaussian(SizedNoise):
         return f"{type(self).__name__}({known})"
 
     def __add__(self, other: object) -> Noise:
-        """The model of the sum of independent errors.
-
-        Raises:
-            InputError: the other one is not Gaussian, their shapes differ, or a covariance meets sizes that are
-                infinite or one for each of several observations.
-        """
+        """The model of the sum of independent errors; InputError for other models, or shapes that do not agree."""
         if not type(self) is type(other) is Gaussian:
             return super().__add__(other)
-        widest = max((self.covariance, other.covariance), key=np.size)
-        if widest is not None:
-            return Gaussian(covariance=self._matrix(len(widest)) + other._matrix(len(widest)))
+        for term in (self, other):
+            if term.covariance is not None:
+                return Gaussian(covariance=self._matrix(len(term.covariance)) + other._matrix(len(term.covariance)))
         few, many = sorted((np.asarray(self.level), np.asarray(other.level)), key=np.ndim)
         if few.shape != many.shape[many.ndim - few.ndim :]:
             raise InputError(
-                f"noise={self} + noise={other}: both arrays must have the shape of an observation, or one that of all "
-                f"observations, (B, ...); got {few.shape} and {many.shape}"
+                f"noise={self} and noise={other} cannot be summed: each must be of one observation's shape, or (B, ...)"
             )
         return Gaussian(np.hypot(few, many))
 
     def _matrix(self, m: int) -> Array:
         """The covariance of m entries, (m, m)."""
-        if self.covariance is not None and len(self.covariance) == m:
-            return np.asarray(self.covariance)
-        if self.covariance is not None or np.size(self.level) not in (1, m) or not np.isfinite(self.level).all():
+        known = self.covariance if self.level is None else np.ravel(self.level)
+        if len(known) not in ((m,) if self.level is None else (1, m)) or not np.isfinite(known).all():
             raise InputError(
                 f"noise={self} cannot be added to a covariance of {m} entries: it must be of as many, finite, and the "
                 "same for all observations; hide entries of which nothing is known by operator="
             )
-        return np.diag(np.broadcast_to(np.square(np.ravel(self.level)), m))
+        return np.asarray(known) if self.level is None else np.diag(np.broadcast_to(known, m) ** 2)
 
     def cholesky(self) -> Array | None:
         return self.factor
