@@ -9,6 +9,7 @@ from unrelu.cli.result_folders import posterior_records, records
 from unrelu.errors import InputError, OptionError
 from unrelu.report import write_report
 from unrelu.result.fingerprint import fingerprint
+from unrelu.runtime.words import rounded
 
 RNG = np.random.default_rng([37, 1])
 WEIGHTS = [RNG.normal(0, 0.6, (12, 2)), RNG.normal(0, 0.4, (9, 12))]
@@ -85,7 +86,7 @@ def test_a_nuisance_parameter_is_reported_itself(wide):
 def test_laplace_intervals_are_one_standard_deviation_to_either_side(found, wide):
     local = found.laplace()
     assert np.allclose([local.intervals["h"][i] for i in (0, 1)], found.z[0] + local.std[0] * np.array([-1, 1]))
-    assert f"h {local.intervals['h'][0]:.5g} to" in str(local)
+    assert f"of 68.3% each: h {rounded(local.intervals['h'][0], local.std[0])} to" in str(local)
     local = wide.laplace()
     ends = wide.z[2] + local.std[2] * np.array([-1, 1])
     assert np.allclose(local.intervals["offset"], 2 * special.ndtr(ends) - 1)
@@ -150,7 +151,8 @@ def test_a_posterior_has_its_draws_by_name(drawn, tmp_path):
     assert np.array_equal(drawn.parameters["h"], drawn.z[..., 0])
     assert np.allclose(drawn.parameters["offset"], 2 * special.ndtr(drawn.z[..., 2]) - 1)
     offset = drawn.parameters["offset"]
-    assert f"offset = {offset.mean():.5g} ± {offset.std(ddof=1):.2g}" in str(drawn)
+    deviation = offset.std(ddof=1)
+    assert f"offset = {rounded(offset.mean(), deviation)} ± {rounded(deviation, deviation)}" in str(drawn)
     figure = drawn.plot_corner(["offset", "h"])
     assert [ax.get_xlabel() for ax in figure.axes if ax.get_xlabel()] == ["offset", "h"]
     with pytest.raises(OptionError, match="or names: h, omega_b, offset"):

@@ -86,7 +86,7 @@ def test_the_posterior_is_that_of_quadrature(truncated):
     np.testing.assert_allclose(p.std / std, 1, atol=0.06)
     edges = 0.01 if truncated else 0.0  # the grid counts cells at its edges in full
     assert abs(p.log_evidence - logsumexp(logs) - np.log(cell)) < 5 * p.log_evidence_error + edges
-    assert "h ~ N(0.5, 0.2^2), the others uniform, all within their bounds" in " ".join(str(p).split())
+    assert "h N(0.5, 0.2^2), the others uniform, all within their bounds" in " ".join(str(p).split())
 
 
 @pytest.mark.parametrize(
