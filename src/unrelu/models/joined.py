@@ -129,8 +129,9 @@ def join(**parts: Generator) -> NamedGenerator:
     >>> net = unrelu.join(line=line, level=level)
     >>> net.by_part(net([1.0, 0.5]))
     {'line': array([1. , 1.5]), 'level': array([2.])}
-    >>> unrelu.invert(net, {"line": [1.0, 1.5], "level": [2.0]}).parameters
-    {'height': 1.0, 'slope': 0.5}
+    >>> r = unrelu.invert(net, {"line": [1.0, 1.5], "level": [2.0]})
+    >>> r.z.round(6), list(r.parameters)
+    (array([1. , 0.5]), ['height', 'slope'])
     """
     if not parts:
         raise OptionError("there is nothing to join: pass generators by name, unrelu.join(tt=tt, te=te)")
