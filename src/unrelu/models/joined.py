@@ -33,11 +33,12 @@ class JoinedGenerator(Generator):
     Attributes:
         generators: G_p, without names, of one precision and device.
         coordinates: for each, the coordinates of z that z_p has, (k_p,).
-        domain: see :class:`~unrelu.Generator`.
+        rounding, domain: see :class:`~unrelu.Generator`.
     """
 
     generators: tuple[Generator, ...]
     coordinates: tuple[Integers, ...]
+    rounding: Rounding | None = None
     domain: Array | None = None
 
     reason = "generators are joined that are no chains of layers, or too large for one chain"
@@ -50,11 +51,6 @@ class JoinedGenerator(Generator):
         for name, value in held.items():
             object.__setattr__(self, name, value)
 
-    @property
-    def rounding(self) -> Rounding | None:  # type: ignore[override]
-        """The largest one of the generators."""
-        return _largest_rounding(self.generators)
-
     @cached_property
     def work(self) -> int:
         """See :attr:`Generator.work`."""
@@ -62,19 +58,21 @@ class JoinedGenerator(Generator):
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> JoinedGenerator:
         """See :meth:`Generator.to`."""
-        return replace(self, generators=tuple(each.to(dtype, device) for each in self.generators))
+        return self._of([each.to(dtype, device) for each in self.generators])
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> JoinedGenerator:
         """See :meth:`Generator.smoothed`; each generator at its own typical codes, unless codes are given."""
         own = [None] * len(self.generators) if codes is None else self._own(codes)
-        found = tuple(each.smoothed(share, z) for each, z in zip(self.generators, own, strict=True))
-        same = all(each is before for each, before in zip(found, self.generators, strict=True))
-        return self if same else replace(self, generators=found)
+        return self._of([each.smoothed(share, z) for each, z in zip(self.generators, own, strict=True)])
 
     def tangent_at(self, z: Tensor) -> JoinedGenerator:
         """See :meth:`Generator.tangent_at`."""
-        pairs = zip(self.generators, self._own(z), strict=True)
-        return replace(self, generators=tuple(each.tangent_at(own) for each, own in pairs))
+        return self._of([each.tangent_at(own) for each, own in zip(self.generators, self._own(z), strict=True)])
+
+    def _of(self, generators: list[Generator]) -> JoinedGenerator:
+        """These generators joined alike; itself for its own."""
+        same = all(each is own for each, own in zip(generators, self.generators, strict=True))
+        return self if same else replace(self, generators=tuple(generators))
 
     def forward(self, z: Tensor) -> Tensor:
         """See :meth:`Generator.forward`."""
@@ -147,7 +145,8 @@ def join(**parts: Generator) -> NamedGenerator:
     first = next(iter(parts.values()))
     plain = tuple(part.plain.to(first.dtype, first.device) for part in parts.values())
     table, domain = _shared(parts, order)
-    made = _stacked(plain, places, domain) or JoinedGenerator(plain, places, domain)
+    coarse = max((each.rounding for each in plain if each.rounding), key=lambda each: each.level, default=None)
+    made = replace(_stacked(plain, places) or JoinedGenerator(plain, places), rounding=coarse, domain=domain)
     shapes = {
         f"{name}.{own}" if own else name: shape
         for name, part in parts.items()
@@ -193,12 +192,7 @@ def _described(column: Array) -> str:
     return f"Normal({low:g}, {high:g})" if normal else f"between {low:g} and {high:g}"
 
 
-def _largest_rounding(generators: Sequence[Generator]) -> Rounding | None:
-    known = [each.rounding for each in generators if each.rounding is not None]
-    return max(known, key=lambda each: each.level, default=None)
-
-
-def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers], domain: Array | None) -> Network | None:
+def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers]) -> Network | None:
     """The generators as one chain, in which their layers are blocks; None if one is no chain, or it is too large.
 
     The deepest begins. A layer has one base function, so what has another one waits, and passes through unchanged.
@@ -234,5 +228,4 @@ def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers], d
             steepness[rows] = layer.activation.steepness
         width = int(ends[-1])
         chain += [Dense(torch.from_numpy(weight), torch.from_numpy(bias)), bent.of_parameters(slope, steepness)]
-    made = Network.chain(chain, (k,)).to(generators[0].dtype, generators[0].device)
-    return replace(made, rounding=_largest_rounding(generators), domain=domain)
+    return Network.chain(chain, (k,)).to(generators[0].dtype, generators[0].device)
