@@ -94,6 +94,7 @@ def invert(
     output: opt.Output,
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     prior: opt.Prior = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
@@ -129,7 +130,7 @@ def invert(
     options = options_of(option)
     network = read_model(model, layers, activation, model_option, max_bytes, device)
     given = read_given(data, network, size_of(size), scale, max_bytes)
-    question = read_question(noise, bounds, prior, mask, operator, max_bytes)
+    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
     ends = check_picture(output, given, network) if is_picture(output) else None
     with removed_if_empty(output), progress_bar(quiet, method) as (callback, interrupted):
         if ends is None:
@@ -163,6 +164,7 @@ def run(
     ],
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     prior: opt.Prior = None,
     mask: opt.Masks = None,
     operator: opt.OperatorFile = None,
@@ -201,7 +203,9 @@ def run(
     check_exports(export or ())
     options = options_of(option)
     network = read_model(model, layers, activation, model_option, max_bytes, device)
-    question = read_question(noise, bounds, prior, None, operator, max_bytes) | read_masks(mask, operator, network)
+    question = read_question(noise, bounds, fixed, prior, None, operator, max_bytes) | read_masks(
+        mask, operator, network
+    )
     if max_bytes is not None:
         question["max_bytes"] = max_bytes
     with watching(quiet) as watcher:
@@ -228,6 +232,7 @@ def posterior(
     output: opt.Output,
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     prior: opt.Prior = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
@@ -258,7 +263,7 @@ def posterior(
 
     network = read_model(model, layers, activation, model_option, max_bytes, device)
     given = read_given(data, network, size_of(size), scale, max_bytes)
-    question = read_question(noise, bounds, prior, mask, operator, max_bytes)
+    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
     with removed_if_empty(output), progress_bar(quiet, "posterior") as (callback, interrupted):
         prepare_output(output, overwrite)
         result = unrelu.posterior(
@@ -304,6 +309,7 @@ def certify(
     codes: opt.Codes = None,
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
     scale: opt.Scale = None,
@@ -331,7 +337,7 @@ def certify(
     if codes:
         found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", max_bytes)
     network = read_model(model, layers, activation, model_option, max_bytes, None)
-    question = read_question(noise, bounds, None, mask, operator, max_bytes)
+    question = read_question(noise, bounds, fixed, None, mask, operator, max_bytes)
     with removed_if_empty(output), progress_bar(quiet, "certify", "node") as (callback, interrupted):
         prepare_output(output, overwrite)
         result = unrelu.certify(

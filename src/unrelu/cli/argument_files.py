@@ -124,8 +124,8 @@ def _arrays(path: str | Path, limit: int, *names: str) -> list[npt.NDArray[Any]]
 
 
 def read_question(
-    noise: str | None, bounds: str | None, prior: str | None, mask: Path | None, operator: Path | None,
-    max_bytes: int | None,
+    noise: str | None, bounds: str | None, fixed: list[str] | None, prior: str | None, mask: Path | None,
+    operator: Path | None, max_bytes: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The arguments of :func:`unrelu.invert` that these options state; those that were left out are missing."""
     limit = max_bytes or MAX_BYTES
@@ -135,6 +135,9 @@ def read_question(
         stated["noise"] = Gaussian(held.get("std"), covariance=held.get("covariance"))
     if bounds is not None:
         stated["bounds"] = _pair("--bounds", bounds, ("lower", "upper"), limit)
+    if fixed:
+        held = options_of(fixed, "--fixed")
+        stated["fixed"] = {int(name) if name.isdecimal() else name: value for name, value in held.items()}
     if prior is not None:
         weight = _value(prior)
         stated["prior"] = (

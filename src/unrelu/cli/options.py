@@ -89,6 +89,10 @@ NoiseModel = Annotated[
 Bounds = Annotated[
     str | None, in_question(help="Bounds of codes: LOW,HIGH of all coordinates, or a .npz with arrays lower and upper.")
 ]
+Fixed = Annotated[
+    list[str] | None,
+    in_question(metavar="NAME=VALUE", help="Hold a coordinate at a value, by its name or its place. Repeatable."),
+]
 Prior = Annotated[
     str | None,
     in_question(

@@ -31,8 +31,8 @@ def distinct_optima(result: Inversion) -> list[Optima]:
         InputError: the result was loaded without its network.
     """
     stated = replace(result.problem, control=Control())
-    problem, codes = stated.equilibrated(), result.z.reshape(stated.size, -1)
-    rows = np.repeat(np.arange(stated.size), [len(ends) for ends in result.restarts])
+    problem, codes = stated.equilibrated(), result.z.reshape(stated.size, result.problem.network.latent_dim)
+    rows = np.repeat(np.arange(stated.size), np.array([len(ends) for ends in result.restarts], dtype=np.int64))
     z = problem.units.coordinates(np.concatenate([codes, *result.restarts]))
     if len(rows):
         z[len(codes) :] = JointSearch(problem).optima_from(rows, z[len(codes) :])

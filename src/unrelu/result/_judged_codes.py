@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -84,7 +84,7 @@ class JudgedCodes(Answers):
         seconds: npt.ArrayLike | None = None,
         confidence: npt.ArrayLike = math.nan,
         pool: bool = False,
-        restarts: Iterable[Array] = (),
+        restarts: Sequence[Array] = (),
     ) -> Self:
         """Judge codes: compute outputs, objectives and the verdict. Your own method ends with this call.
 
@@ -141,7 +141,7 @@ class JudgedCodes(Answers):
         unjudged = cls(
             z=z, reconstruction=x, confidence=sure, verdict=ends, ended=ends, nit=full(nit, np.int64), method=method,
             used=full(0), problem=problem, norm=norm or problem.norm, pool=pool,
-            restarts=np.fromiter([*map(problem.units.codes, restarts)] or [z[:0]] * size, object), **columns,
+            restarts=np.fromiter(map(problem.units.codes, restarts or [z[:0]] * size), object), **columns,
         )  # fmt: skip
         return unjudged.judged(problem.fit_of(x))
 
@@ -246,10 +246,11 @@ class JudgedCodes(Answers):
         units = self.problem.units
         if self.problem is problem:
             return self
-        return replace(
-            self, z=units.codes(self._codes), reconstruction=units.outputs(self.reconstruction),
-            fun=units.measured(self.fun, DEGREES[self.norm]), problem=problem,
-        )  # fmt: skip
+        z, x = units.codes(self._codes), units.outputs(self.reconstruction)
+        fun = units.measured(self.fun, DEGREES[self.norm])
+        if problem.prior and problem.bounds.fixed.any():  # whose prior no method has met
+            fun = problem.objective_of(problem.residual_of(x), z, self.norm)
+        return replace(self, z=z, reconstruction=x, fun=fun, problem=problem)
 
     @classmethod
     def joined(cls, parts: Sequence[Self], problem: Problem) -> Self:

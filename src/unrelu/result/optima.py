@@ -11,7 +11,7 @@ import numpy as np
 from unrelu.display.text_tables import text_table
 from unrelu.errors import InputError
 from unrelu.models.generator import numbers
-from unrelu.models.names import Names, place_of
+from unrelu.models.names import Names
 from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.runtime.words import probability, shown
 
@@ -55,7 +55,7 @@ class Optima:
         Two codes are apart if :math:`|z_j - z'_j| \ge d_j` in any coordinate j.
 
         Args:
-            distance: d in the user's units: a number, one for each coordinate, or a dictionary of some of them by name.
+            distance: d in the user's units: a number, one for each coordinate, or those of some by name or place.
 
         Raises:
             InputError: a distance is negative or no number, or has another shape; or a name is unknown.
@@ -66,15 +66,14 @@ class Optima:
         >>> sorted(o.z.ravel()), len(o.apart(4.0)), len(o.apart(4.1))
         ([-2.0, 2.0], 2, 1)
         """
-        given, names = distance, self.names.latent_names
+        given, names = distance, self.names
         if isinstance(distance, Mapping):
-            for name in distance:
-                place_of(name, names, "distance")
-            given = [distance.get(name, np.inf) for name in names]
+            some = {names.place(name, "distance"): value for name, value in distance.items()}
+            given = [some.get(j, np.inf) for j in range(names.latent_dim)]
         least = numbers(given, "distance").ravel()
-        if len(least) not in (1, self.names.latent_dim) or not (least >= 0).all():
+        if len(least) not in (1, names.latent_dim) or not (least >= 0).all():
             raise InputError(f"distance={shown(distance)} must be at least 0: a number, or one for each coordinate")
-        flat, kept = self.z.reshape(len(self), -1), list[int]()
+        flat, kept = names.parameters_of(self.z.reshape(len(self), -1)), list[int]()
         for i, z in enumerate(flat):
             if all((np.abs(flat[j] - z) >= least).any() for j in kept):
                 kept.append(i)

@@ -30,7 +30,7 @@ class SearchState:
         probability: the confidence that the best code is the best of all, (B,).
         enough, rounding: objectives at which a descent may end, and below which objectives count as equal, (B,).
         status: how the search ended, (B,).
-        left: the observations of codes from which perturbations led to lower optima, (n,), and these codes, (n, k).
+        further: observations, (n,), and ends, (n, k), of descents from random starts that the confidence ignores.
 
     It begins after the ``skipped`` rounds, (B,); ``eps`` is the unit of the precision in which objectives are computed.
     """
@@ -44,7 +44,7 @@ class SearchState:
         self.rounds, self.probability = skipped.copy(), np.zeros(n)
         self.enough, self.rounding = _ZERO * energy, (_UNITS * eps) ** 2 * energy
         self.status = np.full(n, Ending.FOUND_ONCE, dtype=object)
-        self.left: list[tuple[Index, Array]] = []
+        self.further: list[tuple[Index, Array]] = []
 
     def accept(self, observations: Index, z: Array, f: Array) -> None:
         """Keep those codes (b, k) that are lower than the best ones. An exact fit stays: it is known more precisely."""
@@ -74,16 +74,14 @@ class SearchState:
     def leave(self, observations: Index, z: Array, old: Array, new: Array) -> None:
         """Keep codes (n, k) of objectives ``old``, from which perturbations led to lower ones, ``new``, (n,)."""
         left = np.isfinite(old) & (new < (1 - SAME_OPTIMUM) * old)
-        self.left.append((observations[left], z[left]))
+        self.further.append((observations[left], z[left]))
 
     def found(self) -> list[Array]:
-        """Where restarts of each observation ended before and after perturbations, (c, k) each."""
+        """Where the descents of each observation from random starts ended, (c, k) each."""
         rows, restart = np.nonzero(np.isfinite(self.ends))
-        each = np.concatenate([rows, *(observations for observations, _ in self.left)])
-        codes, order = (
-            np.concatenate([self.restarts[rows, restart], *(z for _, z in self.left)]),
-            np.argsort(each, kind="stable"),
-        )
+        pairs = [(rows, self.restarts[rows, restart]), *self.further]
+        each, codes = map(np.concatenate, zip(*pairs, strict=True))
+        order = np.argsort(each, kind="stable")
         return np.split(codes[order], np.searchsorted(each[order], np.arange(1, len(self.f))))[: len(self.f)]
 
     def count_restarts(self) -> RestartCounts:

@@ -70,7 +70,7 @@ class Search:
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
             Nothing is learned for the Huber loss.
         restarts: the least number of restarts, also after an exact fit or at a high confidence, for more of the
-            ``optima`` of an observation. 50 distinct answers for a design take ``restarts=50`` and more.
+            ``optima``; the confidence ignores them. 50 distinct answers for a design take ``restarts=50`` and more.
 
     Raises:
         OptionError: an option has a value it cannot take.

@@ -25,6 +25,7 @@ from unrelu.result.residual_tests import too_large
 from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
 from unrelu.runtime.run_control import Progress
+from unrelu.runtime.streams import stream
 from unrelu.search._norm_finish import PERTURBATIONS, finish
 from unrelu.search._schedules import effort
 from unrelu.search._search_state import SearchState
@@ -243,14 +244,19 @@ class JointSearch:
         state.improved[observations] = state.f[observations] < (1 - SAME_OPTIMUM) * before
 
     def make_restarts(self, least: int) -> None:
-        """Make further restarts of observations with fewer than ``least``, also where a code fits exactly."""
-        few = np.flatnonzero(self.state.made < least)
-        for i in few:
+        """Make as many descents from random codes as ``least`` is above the number of restarts, for more optima.
+
+        They are not smoothed, as smoothing leads to the same few optima, and the confidence ignores them.
+        """
+        state, problem = self.state, self.problem
+        for i in np.flatnonzero(state.made < least):
             if not self.watch():
-                self.advance(np.array([i]), least, int(self.state.perturbations[i]))
-        if len(few) and not self.watch.reason:
-            self._confirm_exact()
-            self._judge(few)
+                z = problem.bounds.draw(stream("optima", problem.seed, int(i)), (1, int(least - state.made[i])))
+                end = self._descend(Start.unperturbed(np.array([i]), z))
+                known = np.isfinite(end.f)
+                state.further.append((np.repeat(i, known.sum()), end.z[known]))
+                state.accept(end.observations, end.z[:, end.f[0].argmin()], end.f.min(axis=1))
+        self._confirm_exact()
 
     def descend_from(self, observations: Index, z: Array) -> None:
         """Descend from codes (b, k) near an optimum. These are no random restarts, so the confidence ignores them."""
