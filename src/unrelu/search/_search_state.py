@@ -89,15 +89,11 @@ class SearchState:
         return RestartCounts.of(self.ends, self.f, self.rounding, self.made)
 
     def other_optima(self, observations: Index, most: int) -> list[Array]:
-        """The codes of at most so many further optima that restarts found, best first, (b, k) each.
-
-        Observations with fewer optima repeat their best code.
-        """
-        order = np.argsort(self.ends[observations], axis=1)
-        ends = np.take_along_axis(self.ends[observations], order, axis=1)
-        new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME_OPTIMUM) * ends[:, :-1])
-        number = np.where(new, new.cumsum(axis=1), 0)
-        codes = [self.z[observations].copy() for _ in range(min(most, number.max(initial=0)))]
-        for place, rank in np.argwhere((number > 0) & (number <= most)):
-            codes[number[place, rank] - 1][place] = self.restarts[observations[place], order[place, rank + 1]]
-        return codes
+        """The codes of at most so many further objectives of restarts, best first, (b, k) each, or the best code."""
+        codes, count = np.repeat(self.z[None, observations], most, axis=0), 0
+        for place, i in enumerate(observations):
+            order = np.argsort(self.ends[i])
+            ends = self.ends[i, order]
+            new = order[1:][np.isfinite(ends[1:]) & (ends[1:] > (1 + SAME_OPTIMUM) * ends[:-1])][:most]
+            codes[: len(new), place], count = self.restarts[i, new], max(count, len(new))
+        return [*codes[:count]]
