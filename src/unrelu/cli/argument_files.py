@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from unrelu import zoo
