@@ -109,6 +109,16 @@ def test_a_set_of_codes_gives_as_many_answers_as_are_asked_for():
         assert np.abs(kept - z).max(axis=1).min() < 0.5
 
 
+def test_a_flat_direction_has_one_optimum_unless_it_fits_exactly():
+    """Nothing depends on z_1."""
+    net = unrelu.from_torch(lambda z: torch.cat([z[:, :1], 0.5 * z[:, :1], 0 * z[:, 1:]], 1), latent_shape=(2,))
+    apart, exact = (unrelu.invert(net, [1.0, half, 0.0], restarts=10).optima for half in (0.7, 0.5))
+    assert len(apart) == 1
+    assert apart.reached[0] == 10
+    assert len(exact) >= 6
+    assert exact.explains.all()
+
+
 def test_restarts_leave_an_exact_fit_as_it_is():
     net = random_network((3, 20, 30), bias=True)
     y = net(stream("optima", 2).standard_normal((4, 3)))

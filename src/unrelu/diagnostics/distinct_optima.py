@@ -14,11 +14,12 @@ from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import computing
 from unrelu.runtime.run_control import Control
 from unrelu.search.joint_search import JointSearch
+from unrelu.thresholds import SAME_OPTIMUM
 
 # Two codes are the same optimum up to the first distance, in working units, or of long codes in their root mean square.
-# Kinks and flat valleys end descents earlier: up to the second distance, codes that do not fit exactly are the same if
-# the objective rises by at most this share between them. Refined ends in one valley of a trained ReLU or LeakyReLU
-# decoder are up to .1 apart, with rises of up to 6e-5.
+# Kinks end descents earlier, and nothing ends them along a flat direction. So codes that do not fit exactly are the same
+# if the objective rises by at most this share between them, and they are as near as the second distance, or have equal
+# objectives. Ends in one valley of trained ReLU and LeakyReLU decoders are up to .1 apart, with rises of up to 6e-5.
 _SAME, _VALLEY, _RISE = 1e-4, 0.1, 1e-4
 _BETWEEN = np.array([[0.25], [0.5], [0.75]])
 
@@ -57,7 +58,8 @@ def _of_one(stated: Problem, problem: Problem, z: Array, code: Array, norm: str)
     for i in [int(i) for i in np.argsort(f) if i and np.isfinite(f[i])]:
         away = np.abs(z[kept] - z[i]).max(axis=1) / size
         same = away <= _SAME
-        for j in np.flatnonzero(~same & (away <= _VALLEY) & ~exact[i]):
+        near = (away <= _VALLEY) | (np.abs(f[kept] - f[i]) <= SAME_OPTIMUM * f[i])
+        for j in np.flatnonzero(~same & near & ~exact[i]):
             between = problem.part(np.zeros(3, dtype=np.int64)).objective(z[i] + _BETWEEN * (z[kept[j]] - z[i]), norm)
             same[j] = between.max() <= (1 + _RISE) * max(f[i], f[kept[j]])
         if same.any():
