@@ -17,9 +17,9 @@ from unrelu.search.joint_search import JointSearch
 from unrelu.thresholds import SAME_OPTIMUM
 
 # Two codes are the same optimum up to the first distance, in working units, or of long codes in their root mean square.
-# Kinks end descents earlier, and nothing ends them along a flat direction. So codes that do not fit exactly are the same
-# if the objective rises by at most this share between them, and they are as near as the second distance, or have equal
-# objectives. Ends in one valley of trained ReLU and LeakyReLU decoders are up to .1 apart, with rises of up to 6e-5.
+# Kinks end descents earlier, and nothing ends them along a flat direction. So codes that do not fit exactly are one
+# optimum if the objective rises by at most this share between them, and they are as near as the second distance, or
+# have equal objectives. Ends in one valley of trained ReLU decoders are up to .1 apart, with rises of up to 6e-5.
 _SAME, _VALLEY, _RISE = 1e-4, 0.1, 1e-4
 _BETWEEN = np.array([[0.25], [0.5], [0.75]])
 
