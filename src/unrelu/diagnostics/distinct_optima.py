@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
-from unrelu.diagnostics.code_diagnostics import diagnosed
+from unrelu.diagnostics.code_diagnostics import BREAKDOWNS, diagnosed
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.result.optima import Optima
@@ -36,7 +37,8 @@ def distinct_optima(result: Inversion) -> list[Optima]:
     rows = np.repeat(np.arange(stated.size), np.array([len(ends) for ends in result.restarts], dtype=np.int64))
     z = problem.units.coordinates(np.concatenate([codes, *result.restarts]))
     if len(rows):
-        z[len(codes) :] = JointSearch(problem).optima_from(rows, z[len(codes) :])
+        with suppress(*BREAKDOWNS):  # they stay as the search left them
+            z[len(codes) :] = JointSearch(problem).optima_from(rows, z[len(codes) :])
     rows = np.concatenate([np.arange(stated.size), rows])
     return [
         _of_one(stated.part(i), problem.part(i), z[rows == i], codes[i], result.norm) for i in rows[: len(codes), None]
