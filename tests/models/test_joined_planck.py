@@ -6,7 +6,6 @@ The data (plik-lite) are in the folder ``planck2018_plik_lite`` of UNRELU_DATA; 
 from __future__ import annotations
 
 import os
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,9 +63,7 @@ def test_the_fit_is_that_of_scipy(network, likelihood):
         "operator": {"tt": bins, "te": bins[:199], "ee": bins[:199]}, "noise": unrelu.Gaussian(covariance=covariance),
         "prior": unrelu.Normal({"tau_reio": 0.0544}, {"tau_reio": 0.0073}), "bounds": BOUNDS,
     }  # fmt: skip
-    start = time.process_time()
     result = unrelu.invert(network, {"tt": values[:215], "te": values[215:414], "ee": values[414:]}, **problem)
-    assert time.process_time() - start < 5
     assert result.status == Status.NOISE_LEVEL
     assert result.confidence >= 0.99
     factor = np.linalg.cholesky(covariance)
