@@ -12,6 +12,8 @@ from ._invert import invert as invert
 from ._load_answers import load_posterior as load_posterior
 from ._load_answers import load_result as load_result
 from ._posterior import posterior as posterior
+from ._profile import Profile as Profile
+from ._profile import profile as profile
 from .adapters import LatentInverter as LatentInverter
 from .certification.certificate import Certificate as Certificate
 from .certification.certificate import Certificates as Certificates
@@ -24,6 +26,7 @@ from .loaders import load as load
 from .loaders.jax_functions import from_jax as from_jax
 from .measurements import Mask as Mask
 from .measurements import Matrix as Matrix
+from .measurements import emulator_error as emulator_error
 from .measurements.additive_noise import Gaussian as Gaussian
 from .measurements.additive_noise import Outliers as Outliers
 from .measurements.additive_noise import Uniform as Uniform
@@ -31,6 +34,7 @@ from .measurements.count_noise import NegativeBinomial as NegativeBinomial
 from .measurements.count_noise import Poisson as Poisson
 from .models.code_prior import Normal as Normal
 from .models.generator import Generator as Generator
+from .models.joined import join as join
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend
 from .problem import Problem as Problem

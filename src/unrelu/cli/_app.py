@@ -279,6 +279,54 @@ def posterior(
     end(interrupted.is_set(), unmixed(statuses, str(output / "results.jsonl")))
 
 
+@_command(_INVERT, "profile emulator.npz spectrum.npy -o out --along h=0.6,0.8,15 --noise gaussian:0.1")
+def profile(
+    model: opt.Model,
+    data: opt.Observations,
+    output: opt.Output,
+    along: opt.Along,
+    noise: opt.NoiseModel = None,
+    bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
+    prior: opt.Prior = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
+    scale: opt.Scale = None,
+    seed: opt.Seed = 0,
+    time_limit: opt.TimeLimit = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    max_bytes: opt.MaxBytes = None,
+    device: opt.Device = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Find the best objective with a coordinate held at each of several values: a profile likelihood.
+
+    The folder gets results.jsonl (a line for each value), codes.npy (the codes, on the grid of values) and, where the
+    noise has a density, profile.png. Ctrl-C stops the search and writes the values so far.
+    """
+    refuse_existing(output, overwrite)
+    from unrelu.cli.argument_files import read_along, read_model, read_observations, read_question
+    from unrelu.cli.result_folders import prepare_output, profile_records, write_profile
+
+    network = read_model(model, layers, activation, model_option, max_bytes, device)
+    y, (names, values) = read_observations(data, max_bytes=max_bytes), read_along(along)
+    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
+    with removed_if_empty(output), progress_bar(quiet, "profile") as (callback, interrupted):
+        prepare_output(output, overwrite)
+        found = unrelu.profile(
+            network, y, names, values, seed=seed, time_limit=time_limit, scale=scale, callback=callback, **question
+        )
+    write_profile(output, found)
+    if json:
+        leave_answers("profile", output, profile_records(found), interrupted)
+    show(quiet or json, found, f"written to {output}/: codes.npy results.jsonl profile.png")
+    end(interrupted.is_set())
+
+
 @_command(_LOOK, "status out")
 def status(output: opt.RunFolder, json: opt.Json = False) -> None:
     """Show how far a run is, what came out so far, and how to resume it."""

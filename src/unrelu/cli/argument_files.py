@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
@@ -144,6 +145,19 @@ def read_question(
             weight if isinstance(weight, int | float) else Normal(*_pair("--prior", prior, ("mean", "std"), limit))
         )
     return {name: value for name, value in stated.items() if value is not None}
+
+
+def read_along(texts: list[str]) -> tuple[list[str | int], list[Any]]:
+    """The names and values of :func:`unrelu.profile` from texts such as ``h=0.6,0.8,15``."""
+    names: list[str | int] = []
+    values = []
+    for name, given in options_of(texts, "--along").items():
+        whole = isinstance(given, list) and len(given) == 3 and isinstance(given[2], int)
+        if not whole or not all(isinstance(each, int | float) for each in given) or given[2] < 2:
+            raise InputError(f"--along {name}={given!r}: write LOW,HIGH,COUNT, such as {name}=0.6,0.8,15")
+        names.append(int(name) if name.isdecimal() else name)
+        values.append(np.linspace(*given))
+    return names, values
 
 
 def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | None = None) -> Mask | Matrix | None:

@@ -349,6 +349,12 @@ def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
     _known.setdefault(problem.network, {})[prior_key(problem), level] = prior
 
 
+def adopt(problem: Problem, other: Problem) -> None:
+    """Search a problem with the samples of another, and what was learned on it, where the generators are much alike."""
+    SampleCache.adopt(problem.network, other.network)
+    _known[problem.network] = dict(_known.get(other.network, {}))
+
+
 def prior_key(problem: Problem, radius: float = RADIUS) -> str:
     """What a prior depends on beside the network and the level; the device decides how it is searched.
 
