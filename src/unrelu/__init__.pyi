@@ -12,6 +12,8 @@ from ._invert import invert as invert
 from ._load_answers import load_posterior as load_posterior
 from ._load_answers import load_result as load_result
 from ._posterior import posterior as posterior
+from ._profile import Profile as Profile
+from ._profile import profile as profile
 from .adapters import LatentInverter as LatentInverter
 from .certification.certificate import Certificate as Certificate
 from .certification.certificate import Certificates as Certificates

@@ -82,12 +82,11 @@ def calibrate(
     0.0
     """
     network = placed(network, device)
-    names, network = network.names, network.plain
+    box, network = Bounds.of(network, bounds), network.plain
     observations = whole_number("observations", observations, _FEWEST)
     stated = parse_noise(noise)
     if stated.likelihood is None and not stated.mean_square > 0:
         raise InputError(f"noise={noise!r} cannot be drawn; state 'gaussian:S' or 'uniform:A' with S, A > 0")
-    box = Bounds.parse(bounds, network.latent_shape, names.latent_names)
     measured = read_operator(operator, network.output_shape, (), searched(network, box))
     observations = max(observations, measured.count)
     if measured.count:

@@ -33,6 +33,7 @@ def certify(
     operator: Any = None,
     noise: Noise | str | None = None,
     bounds: Any = None,
+    fixed: Any = None,
     norm: str | None = None,
     box: bool = True,
     time_limit: float | None = None,
@@ -55,6 +56,7 @@ def certify(
         operator: A, as for :func:`unrelu.invert`; None takes that of ``result`` if it has one.
         bounds: of the codes that are compared, as for :func:`unrelu.invert`, two finite ends for every coordinate; None
             takes those of ``result`` if it has some, and (-inf, inf) takes none.
+        fixed: as for :func:`unrelu.invert`; the other coordinates then need bounds.
         noise: "uniform:A" asks for a box of all codes with errors up to A; None takes that of ``result``. Infinite
             entries of an array hide those of the output; :meth:`~unrelu.Certificate.verify` is told by a mask.
         norm: "linf" or "l1". By default l1 for outliers, linf otherwise.
@@ -92,7 +94,7 @@ def certify(
     most = whole_number("max_nodes", max_nodes, 1)
     with problem_of(
         network, y, "certify", None, False, callback, operator=operator, noise=noise or UnknownNoise(), bounds=bounds,
-        seed=seed, time_limit=time_limit, scale=scale,
+        fixed=fixed, seed=seed, time_limit=time_limit, scale=scale,
     ) as problem:  # fmt: skip
         problem.bounds.check_finite()
         certifiable(problem.network, problem.operator)

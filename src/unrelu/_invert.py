@@ -36,6 +36,7 @@ def invert(
     operator: Any = None,
     noise: Noise | str | None = None,
     bounds: Any = None,
+    fixed: Any = None,
     norm: str | None = None,
     prior: float | Normal = 0.0,
     z0: npt.ArrayLike | None = None,
@@ -77,7 +78,12 @@ def invert(
             they are rounded, and cut off at the ends of the scale.
         bounds: (lower, upper), numbers or arrays of a code's shape, or ``scipy.optimize.Bounds``; infinite for no
             bound. Codes stay within them, and random starts are uniform between two finite bounds. ``active_bounds``
-            says which bounds a code is at.
+            says which bounds a code is at. Where coordinates have names, also a dictionary ``{"h": (0.5, 0.9)}``;
+            nuisance parameters (:func:`unrelu.extend`) are then in their own units, and keep their priors. None takes
+            the generator's :attr:`~unrelu.Generator.domain`, if it has one, and (-inf, inf) takes none.
+        fixed: coordinates that are held at a value, by name or by their place in the flattened code:
+            ``{"h": 0.67, 3: 0.0}``. Equal bounds mean the same. The other coordinates are searched; ``rank`` and the
+            degrees of freedom are theirs.
         norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`), "linf"
             (:math:`|r|_\infty`) or "huber:D" (squares up to D, linear beyond), r = y - A G(z). By default, "auto" uses
             the norm of the noise (linf for uniform, l1 for outliers, l2 otherwise), and all other methods report what
@@ -124,7 +130,7 @@ def invert(
         overflow), its code is NaN, its status is ERROR, and its message is the reason.
 
     Raises:
-        InputError: y, operator, z0, bounds, noise, norm, prior or scale cannot be used, or y is on another scale
+        InputError: y, operator, z0, bounds, fixed, noise, norm, prior or scale cannot be used, or y is on another scale
             than the generator.
         OptionError: a method or option is unknown, or has the wrong type; or a device is not available.
         UnsupportedModelError: the method cannot invert this network, or not under this operator.
@@ -140,7 +146,7 @@ def invert(
     run, name = make(method, options), registered_name(method)
     with problem_of(
         network, y, name or "inversion", device, progress, callback, operator=operator, noise=noise, bounds=bounds,
-        norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit, scale=scale,
+        fixed=fixed, norm=norm, prior=prior, z0=z0, seed=seed, time_limit=time_limit, scale=scale,
     ) as problem:  # fmt: skip
         ready = problem.equilibrated()
         refuse(run, ready)

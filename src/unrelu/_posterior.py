@@ -41,6 +41,7 @@ def posterior(
     noise: Noise | str | None = None,
     operator: Any = None,
     bounds: Any = None,
+    fixed: Any = None,
     prior: Normal | None = None,
     draws: int = 1000,
     chains: int = 8,
@@ -60,8 +61,8 @@ def posterior(
     where they have not mixed.
 
     Args:
-        network, y, operator, bounds, device, progress, scale: as for :func:`unrelu.invert`. Observations of a batch are
-            sampled one after another, and draws stay within the bounds.
+        network, y, operator, bounds, fixed, device, progress, scale: as for :func:`unrelu.invert`. Observations of a
+            batch are sampled one after another, and draws stay within the bounds.
         noise: the model of e: "gaussian:S", "poisson" or "negative-binomial:R"; or :class:`unrelu.Gaussian` of a
             number, an array or a covariance, or your own :class:`~unrelu.measurements.noise.Likelihood`. It must be
             stated.
@@ -99,13 +100,14 @@ def posterior(
     ('MIXED', array([0.5]), array([0.2]))
     """
     y, noise, operator = joined(as_generator(network).names, y, noise, operator)
+    unbounded = bounds is None and network.domain is None
     stated = checked(noise, prior, draws, chains)
     with (
         stoppable("posterior: stopping with the draws so far; Ctrl-C again raises KeyboardInterrupt") as interrupted,
         problem_of(
             network, y, "posterior", device, progress, _also_stopped(callback, interrupted), operator=operator,
-            noise=stated, bounds=bounds, seed=seed, time_limit=time_limit, scale=scale,
-            prior=Normal() if prior is None and bounds is None else prior or 0.0,
+            noise=stated, bounds=bounds, fixed=fixed, seed=seed, time_limit=time_limit, scale=scale,
+            prior=Normal() if prior is None and unbounded else prior or 0.0,
         ) as problem,
     ):  # fmt: skip
         transform = PriorTransform.of(problem.bounds, problem.normal)

@@ -107,6 +107,7 @@ class Problem:
         norm: str | None = None,
         operator: Any = None,
         bounds: Any = None,
+        fixed: Any = None,
         prior: float | Normal = 0.0,
         z0: npt.ArrayLike | None = None,
         seed: int = 0,
@@ -115,9 +116,10 @@ class Problem:
         scale: str | tuple[float, float] | Scaling | None = None,
     ) -> Problem:
         """Check all arguments and make a problem; arguments and errors are those of :func:`unrelu.invert`."""
-        names, network = as_generator(network).names, network.plain
+        box = Bounds.of(as_generator(network), bounds, fixed)
+        names, network = network.names, network.plain
         y, noise, operator = joined(names, y, noise, operator)
-        stated, box = parse_noise(noise), Bounds.parse(bounds, network.latent_shape, names.latent_names)
+        stated = parse_noise(noise)
         norm, stated_loss = read_norm(norm, stated)
         weight, normal = read_prior(prior, names, stated, norm)
         tried = searched(network, box, normal or weight)
@@ -217,7 +219,7 @@ class Problem:
         if latent is None:
             return working
         return replace(
-            working, bounds=latent.standard, normal=self.normal and self.normal.in_units,
+            working, bounds=latent.standard, normal=self.normal and self.normal.subset(~self.bounds.fixed).in_units,
             z0=None if self.z0 is None else units.coordinates(self.z0),
             control=self.control.part(lambda progress: replace(progress, z=units.codes(progress.z))),
         )  # fmt: skip

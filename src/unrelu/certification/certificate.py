@@ -203,8 +203,8 @@ class Certificate:
             if self.bounds.shape != (*shape, 2) or not np.isfinite(self.bounds).all():
                 yield f"bounds have shape {self.bounds.shape}; finite ones of shape {(*shape, 2)} are needed"
             bounds = Bounds(*self.bounds.reshape(-1, 2).T)
-            if not (bounds.lower < bounds.upper).all():
-                yield "a lower bound is not below the upper one"
+            if not (bounds.lower <= bounds.upper).all():
+                yield "a lower bound is above the upper one"
             if (bounds.clip(self.z.reshape(-1)) != self.z.reshape(-1)).any():
                 yield "z is outside of the bounds"
         chain = chain_of(network.plain, measured, problem.y[0], self.norm, bounds).in_units(self.exponents)

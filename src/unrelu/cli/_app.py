@@ -94,6 +94,7 @@ def invert(
     output: opt.Output,
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     prior: opt.Prior = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
@@ -129,7 +130,7 @@ def invert(
     options = options_of(option)
     network = read_model(model, layers, activation, model_option, max_bytes, device)
     given = read_given(data, network, size_of(size), scale, max_bytes)
-    question = read_question(noise, bounds, prior, mask, operator, max_bytes)
+    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
     ends = check_picture(output, given, network) if is_picture(output) else None
     with removed_if_empty(output), progress_bar(quiet, method) as (callback, interrupted):
         if ends is None:
@@ -163,6 +164,7 @@ def run(
     ],
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     prior: opt.Prior = None,
     mask: opt.Masks = None,
     operator: opt.OperatorFile = None,
@@ -201,7 +203,9 @@ def run(
     check_exports(export or ())
     options = options_of(option)
     network = read_model(model, layers, activation, model_option, max_bytes, device)
-    question = read_question(noise, bounds, prior, None, operator, max_bytes) | read_masks(mask, operator, network)
+    question = read_question(noise, bounds, fixed, prior, None, operator, max_bytes) | read_masks(
+        mask, operator, network
+    )
     if max_bytes is not None:
         question["max_bytes"] = max_bytes
     with watching(quiet) as watcher:
@@ -228,6 +232,7 @@ def posterior(
     output: opt.Output,
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     prior: opt.Prior = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
@@ -258,7 +263,7 @@ def posterior(
 
     network = read_model(model, layers, activation, model_option, max_bytes, device)
     given = read_given(data, network, size_of(size), scale, max_bytes)
-    question = read_question(noise, bounds, prior, mask, operator, max_bytes)
+    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
     with removed_if_empty(output), progress_bar(quiet, "posterior") as (callback, interrupted):
         prepare_output(output, overwrite)
         result = unrelu.posterior(
@@ -272,6 +277,54 @@ def posterior(
         leave_answers("posterior", output, rows, interrupted, mixed=statuses.count("MIXED"))
     show(quiet or json, given.description, result, f"written to {output}/: posterior.npz results.jsonl posterior.png")
     end(interrupted.is_set(), unmixed(statuses, str(output / "results.jsonl")))
+
+
+@_command(_INVERT, "profile emulator.npz spectrum.npy -o out --along h=0.6,0.8,15 --noise gaussian:0.1")
+def profile(
+    model: opt.Model,
+    data: opt.Observations,
+    output: opt.Output,
+    along: opt.Along,
+    noise: opt.NoiseModel = None,
+    bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
+    prior: opt.Prior = None,
+    mask: opt.MaskFile = None,
+    operator: opt.OperatorFile = None,
+    scale: opt.Scale = None,
+    seed: opt.Seed = 0,
+    time_limit: opt.TimeLimit = None,
+    layers: opt.Layers = None,
+    activation: opt.ActivationName = None,
+    model_option: opt.ModelOption = None,
+    max_bytes: opt.MaxBytes = None,
+    device: opt.Device = None,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+) -> None:
+    """Find the best objective with a coordinate held at each of several values: a profile likelihood.
+
+    The folder gets results.jsonl (a line for each value), codes.npy (the codes, on the grid of values) and, where the
+    noise has a density, profile.png. Ctrl-C stops the search and writes the values so far.
+    """
+    refuse_existing(output, overwrite)
+    from unrelu.cli.argument_files import read_along, read_model, read_observations, read_question
+    from unrelu.cli.result_folders import prepare_output, profile_records, write_profile
+
+    network = read_model(model, layers, activation, model_option, max_bytes, device)
+    y, (names, values) = read_observations(data, max_bytes=max_bytes), read_along(along)
+    question = read_question(noise, bounds, fixed, prior, mask, operator, max_bytes)
+    with removed_if_empty(output), progress_bar(quiet, "profile") as (callback, interrupted):
+        prepare_output(output, overwrite)
+        found = unrelu.profile(
+            network, y, names, values, seed=seed, time_limit=time_limit, scale=scale, callback=callback, **question
+        )
+    write_profile(output, found)
+    if json:
+        leave_answers("profile", output, profile_records(found), interrupted)
+    show(quiet or json, found, f"written to {output}/: codes.npy results.jsonl profile.png")
+    end(interrupted.is_set())
 
 
 @_command(_LOOK, "status out")
@@ -304,6 +357,7 @@ def certify(
     codes: opt.Codes = None,
     noise: opt.NoiseModel = None,
     bounds: opt.Bounds = None,
+    fixed: opt.Fixed = None,
     mask: opt.MaskFile = None,
     operator: opt.OperatorFile = None,
     scale: opt.Scale = None,
@@ -331,7 +385,7 @@ def certify(
     if codes:
         found = read_observations(codes / "codes.npy" if codes.is_dir() else codes, "codes", "codes", max_bytes)
     network = read_model(model, layers, activation, model_option, max_bytes, None)
-    question = read_question(noise, bounds, None, mask, operator, max_bytes)
+    question = read_question(noise, bounds, fixed, None, mask, operator, max_bytes)
     with removed_if_empty(output), progress_bar(quiet, "certify", "node") as (callback, interrupted):
         prepare_output(output, overwrite)
         result = unrelu.certify(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
@@ -124,8 +125,8 @@ def _arrays(path: str | Path, limit: int, *names: str) -> list[npt.NDArray[Any]]
 
 
 def read_question(
-    noise: str | None, bounds: str | None, prior: str | None, mask: Path | None, operator: Path | None,
-    max_bytes: int | None,
+    noise: str | None, bounds: str | None, fixed: list[str] | None, prior: str | None, mask: Path | None,
+    operator: Path | None, max_bytes: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The arguments of :func:`unrelu.invert` that these options state; those that were left out are missing."""
     limit = max_bytes or MAX_BYTES
@@ -135,12 +136,28 @@ def read_question(
         stated["noise"] = Gaussian(held.get("std"), covariance=held.get("covariance"))
     if bounds is not None:
         stated["bounds"] = _pair("--bounds", bounds, ("lower", "upper"), limit)
+    if fixed:
+        held = options_of(fixed, "--fixed")
+        stated["fixed"] = {int(name) if name.isdecimal() else name: value for name, value in held.items()}
     if prior is not None:
         weight = _value(prior)
         stated["prior"] = (
             weight if isinstance(weight, int | float) else Normal(*_pair("--prior", prior, ("mean", "std"), limit))
         )
     return {name: value for name, value in stated.items() if value is not None}
+
+
+def read_along(texts: list[str]) -> tuple[list[str | int], list[Any]]:
+    """The names and values of :func:`unrelu.profile` from texts such as ``h=0.6,0.8,15``."""
+    names: list[str | int] = []
+    values = []
+    for name, given in options_of(texts, "--along").items():
+        whole = isinstance(given, list) and len(given) == 3 and isinstance(given[2], int)
+        if not whole or not all(isinstance(each, int | float) for each in given) or given[2] < 2:
+            raise InputError(f"--along {name}={given!r}: write LOW,HIGH,COUNT, such as {name}=0.6,0.8,15")
+        names.append(int(name) if name.isdecimal() else name)
+        values.append(np.linspace(*given))
+    return names, values
 
 
 def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | None = None) -> Mask | Matrix | None:

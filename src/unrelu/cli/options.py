@@ -89,6 +89,10 @@ NoiseModel = Annotated[
 Bounds = Annotated[
     str | None, in_question(help="Bounds of codes: LOW,HIGH of all coordinates, or a .npz with arrays lower and upper.")
 ]
+Fixed = Annotated[
+    list[str] | None,
+    in_question(metavar="NAME=VALUE", help="Hold a coordinate at a value, by its name or its place. Repeatable."),
+]
 Prior = Annotated[
     str | None,
     in_question(
@@ -129,6 +133,13 @@ Seed = Annotated[int, in_search(help="Seed of every random choice.")]
 TimeLimit = Annotated[float | None, in_search(help="Seconds for all observations together.")]
 ChunkTimeLimit = Annotated[float | None, in_search("--time-limit", help="Seconds for each chunk.")]
 ProofTimeLimit = Annotated[float, in_search("--time-limit", help="Seconds for the bounds of each observation.")]
+Along = Annotated[
+    list[str],
+    in_search(
+        metavar="NAME=LOW,HIGH,COUNT",
+        help="Hold a coordinate at so many values, by its name or its place. Or two of them.",
+    ),
+]
 Draws = Annotated[int, in_search(help="Draws of each chain.")]
 Posterior = Annotated[int, in_search(help="Draws of each chain of each observation's posterior; 0: none.")]
 Chunk = Annotated[

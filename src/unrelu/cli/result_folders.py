@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unrelu._profile import Profile
 from unrelu.certification.certificate import Certificate
 from unrelu.cli.json_output import as_json
 from unrelu.cli.terminal import refuse_existing
@@ -102,6 +105,24 @@ def _summary(draws: Any) -> dict[str, Any]:
         return dict.fromkeys(("mean", "std", "lower", "upper"))
     lower, upper = np.quantile(draws, ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2))
     return {"mean": draws.mean(), "std": draws.std(ddof=1), "lower": lower, "upper": upper}
+
+
+def write_profile(folder: Path, found: Profile) -> None:
+    """Write ``codes.npy``, ``results.jsonl`` and, where the noise has a density, ``profile.png``."""
+    with storing(folder, _ADVICE):
+        np.save(folder / "codes.npy", found.z)
+        write_records(folder / "results.jsonl", profile_records(found))
+        with suppress(InputError):
+            found.plot().savefig(folder / "profile.png", dpi=150)
+
+
+def profile_records(found: Profile) -> list[dict[str, Any]]:
+    """One dictionary a value: the lines of ``results.jsonl``."""
+    held = (dict(zip(found.names, point, strict=True)) for point in itertools.product(*found.values))
+    return [
+        as_json({**point, "fun": fun, "confidence": sure, "p_value": p})
+        for point, fun, sure, p in zip(held, found.fun.flat, found.confidence.flat, found.p_value.flat, strict=True)
+    ]
 
 
 def write_certificates(folder: Path, certificates: Sequence[Certificate], single: bool) -> None:

@@ -28,18 +28,20 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_map
 
-from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.errors import ModelError, OptionError, UnsupportedModelError
 from unrelu.loaders._chain_reader import ChainWalk, code_shape
 from unrelu.loaders._gated_activations import replace_gated_activations
 from unrelu.loaders._pass_through import BranchWalk
 from unrelu.loaders._recording import recorded
 from unrelu.models.affine import Shape
+from unrelu.models.domain import codes_within, read_domain, trial_domain
 from unrelu.models.generator import NamedGenerator
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.rounding_error import Rounding
 from unrelu.models.torch_callables import FunctionModule, GeneratorCall, Output, as_module, evaluated, replica
 from unrelu.models.torch_opaque import FIX_DRAWS, check_memory, computes_the_same, opaque, trial_codes
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.devices import usable
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
@@ -59,6 +61,7 @@ def from_torch(
     *,
     output: Output = None,
     inputs: Mapping[str, Any] | None = None,
+    bounds: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
 ) -> Network | OpaqueNetwork | NamedGenerator:
     r"""Read the layers :math:`\phi_d(A_d \cdots \phi_1(A_1 z + b_1) \cdots + b_d)` of a PyTorch module.
@@ -89,11 +92,16 @@ def from_torch(
             a batch; any other tensor is an entry without the batch axis. Both are repeated for every code. A number
             is passed as it is; an integer, if the module does not take it so, as the tensor of a label,
             ``{"label": 3}``. For all else pass a function, ``lambda z: module(z, grid)``.
+        bounds: ``{"h": (0.5, 0.9), ...}``, for a function of parameters in units of their own: the name, the lower and
+            the upper end of each coordinate of a code (B, k), in their order, in place of ``latent_shape``. Trial codes
+            come from this box. It is the :attr:`~unrelu.Generator.domain`, and so the bounds of searches.
         device: where the generator and searches on it are computed, e.g. "cuda"; None is the CPU, wherever the module
             is. A function is called with codes there.
 
     Raises:
-        OptionError: ``output`` or ``inputs`` has a wrong type, or ``device`` is not available.
+        OptionError: ``output`` or ``inputs`` has a wrong type, ``latent_shape`` and ``bounds`` do not fit together, or
+            ``device`` is not available.
+        InputError: ``bounds`` are not pairs of increasing numbers by name.
         UnsupportedModelError: the module is neither a chain of layers nor a differentiable generator; the message
             says what breaks the chain and what failed in the trial.
         ModelError: the module is in training mode, shapes do not fit, weights are not finite, or ``latent_shape`` is
@@ -109,7 +117,10 @@ def from_torch(
     place = CPU if device is None else usable(device)
     call = GeneratorCall.parse(output, inputs)
     given = None if latent_shape is None else code_shape(latent_shape)
-    module, given = _opened(module, given)
+    names, domain = (None, None) if bounds is None else read_domain(bounds)
+    if domain is not None and given not in (None, domain.shape[1:]):
+        raise OptionError(f"latent_shape={given}, and bounds= are of {domain.shape[1]} coordinates; leave one out")
+    module, given = _opened(module, given if domain is None else domain.shape[1:])
     body = as_module(module, call)
     for path, m in body.named_modules():
         if m.training and isinstance(m, _BatchNorm | _DropoutNd | _InstanceNorm):
@@ -118,8 +129,9 @@ def from_torch(
     first = place if any(isinstance(m, FunctionModule) for m in body.modules()) else CPU
     # Random numbers that the module draws must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
-        network = _with_rounding(_network(body, given, first), body)
+        network = _with_rounding(_network(body, given, first, domain), body)
     named = network.with_parts(call.parts) if isinstance(call.output, Mapping) else network
+    named = named if names is None else named.named(names)
     return named.to(device=place) if named.device != place else named
 
 
@@ -143,10 +155,12 @@ def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape 
     return given.module if isinstance(given, nn.DataParallel) else given, shape
 
 
-def _network(module: nn.Module, given: Shape | None, device: torch.device) -> Network | OpaqueNetwork:
+def _network(
+    module: nn.Module, given: Shape | None, device: torch.device, domain: Array | None
+) -> Network | OpaqueNetwork:
     """The module as a network, for codes of the given shape or of the one that its first layer takes."""
     if given is not None:
-        return network_of(module, given, device)
+        return network_of(module, given, device, domain)
     layers = (m for m in module.modules() if isinstance(w := getattr(m, "weight", None), Tensor) and w.dim() > 1)
     first = next(layers, None)
     if not isinstance(first, nn.Linear):
@@ -163,40 +177,45 @@ def _network(module: nn.Module, given: Shape | None, device: torch.device) -> Ne
         ) from error
 
 
-def network_of(module: nn.Module, shape: Shape, device: torch.device = CPU) -> Network | OpaqueNetwork:
+def network_of(
+    module: nn.Module, shape: Shape, device: torch.device = CPU, domain: Array | None = None
+) -> Network | OpaqueNetwork:
     """The chain of layers that a module computes, or the module as it is.
 
     Args:
         module: a module of codes (B, ...), which may call a function.
         shape: the shape of one code.
         device: where a function is given its codes.
+        domain: see :class:`~unrelu.Generator`.
 
     Raises:
         UnsupportedModelError: it is neither a chain nor a differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
         HostError: the memory of this machine is too small for a gradient.
     """
-    check_memory(module, trial_codes(shape).to(device))
+    codes = trial_codes(shape, domain)
+    check_memory(module, codes.to(device))
     try:
-        found, precision = _chain(module, shape, device)
+        found, precision = _chain(module, shape, device, domain)
     except UnsupportedModelError as error:
-        return opaque(module, shape, str(error), device)
-    if computes_the_same(lambda z: _forward(found, z), module, shape, device, precision):
-        return found
+        return opaque(module, shape, str(error), device, domain)
+    if computes_the_same(lambda z: _forward(found, z), module, codes, device, precision):
+        return replace(found, domain=domain)
     reason = (
         "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
     )
-    return opaque(module, shape, reason, device)
+    return opaque(module, shape, reason, device, domain)
 
 
 def _forward(network: Network, z: Tensor) -> Tensor:
     return network.forward(z.flatten(1)).reshape(len(z), *network.output_shape)
 
 
-def _chain(module: nn.Module, shape: Shape, device: torch.device) -> tuple[Network, float]:
+def _chain(module: nn.Module, shape: Shape, device: torch.device, domain: Array | None) -> tuple[Network, float]:
     """The layers of a module, in the first of the ways that can read them, and its coarsest precision."""
     inner, batch = (module.inner, module.batch) if isinstance(module, FixedBatchModule) else (module, BATCH)
-    codes = torch.from_numpy(stream("recorded codes").standard_normal((batch, *shape))).to(device)
+    draws = stream("recorded codes").standard_normal((batch, *shape))
+    codes = torch.from_numpy(codes_within(trial_domain(domain), draws)).to(device)
     drawn = torch.random.get_rng_state()
     graph = recorded(evaluated(inner, codes), codes)
     if not torch.equal(drawn, torch.random.get_rng_state()):

@@ -1,10 +1,14 @@
-"""Bounds of latent codes, lower <= z <= upper: as users state them, for random codes, and at the end of steps."""
+"""Bounds of latent codes, lower <= z <= upper: as users state them, for random codes, and at the end of steps.
+
+Equal bounds fix a coordinate. Searches never meet it (:class:`~unrelu.measurements.working_units.Coordinates`).
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +17,8 @@ import scipy
 
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
-from unrelu.models.generator import numbers
-from unrelu.models.names import place_of
+from unrelu.models.generator import Generator, numbers
+from unrelu.models.names import Names
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 
@@ -27,7 +31,7 @@ class Bounds:
     """lower <= z <= upper.
 
     Attributes:
-        lower, upper: (k,), infinite where there is no bound.
+        lower, upper: (k,), infinite where there is no bound, and equal where a coordinate is fixed.
         names: the names of the coordinates, (k,), "" for one without; or empty.
         normal: the coordinates whose random codes are N(0, 1), not uniform, between two finite bounds, (k,); or False.
     """
@@ -38,18 +42,26 @@ class Bounds:
     normal: Flags | bool = False
 
     @classmethod
-    def parse(cls, bounds: Any, shape: Shape, names: tuple[str, ...] = ()) -> Bounds:
+    def of(cls, network: Generator, bounds: Any, fixed: Any = None) -> Bounds:
+        """The bounds of a search of a generator's codes, by default its domain; see :meth:`parse`."""
+        return cls.parse(network.domain if bounds is None else bounds, network.latent_shape, network.names, fixed)
+
+    @classmethod
+    def parse(cls, bounds: Any, shape: Shape, names: Names | None = None, fixed: Any = None) -> Bounds:
         """Read bounds of codes of this shape: None, (lower, upper) of numbers or arrays, or ``scipy.optimize.Bounds``.
 
-        Where coordinates have names, they can also be a dictionary {name: (lower, upper)} of those with bounds.
+        Where coordinates have names, they can also be a dictionary {name: (lower, upper)} of those with bounds. Those
+        of nuisance parameters are in the parameter's own units, and keep its prior. ``fixed`` is a dictionary of values
+        by the names or the places of the coordinates.
 
         Raises:
             InputError: ``bounds`` is not a pair, has entries that are not real numbers, or a wrong shape; a lower bound
-                is not below the upper one, or their distance is out of the range of numbers; or a name is unknown.
+                is above the upper one, or their distance is out of the range of numbers; a name is unknown; or a value
+                is outside of the bounds.
         """
-        k = math.prod(shape)
+        k, names = math.prod(shape), names or Names(shape, ())
         if isinstance(bounds, Mapping):
-            bounds = _by_name(bounds, k, names)
+            bounds = _by_name(bounds, names)
         ends = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
         try:
             low, high = (-np.inf, np.inf) if bounds is None else ends
@@ -59,10 +71,11 @@ class Bounds:
             if isinstance(bounds, int | float):
                 call = f"({-abs(bounds):g}, {abs(bounds):g}) or {call}"
             raise InputError(f"bounds={shown(bounds)} is no pair; pass {call}, numbers or arrays of {k}") from None
-        found = cls(_end(low, "lower", shape), _end(high, "upper", shape), names)
+        found = cls(_end(low, "lower", shape), _end(high, "upper", shape), names.coordinate_names, names.nuisance)
+        found = found if fixed is None else found.with_fixed(fixed, names)
         with np.errstate(over="ignore", invalid="ignore"):
             distance = found.upper - found.lower
-        odd = ~(distance > _SHORTEST) | (found.boxed & np.isinf(distance))
+        odd = ~((distance > _SHORTEST) | found.fixed) | (found.boxed & np.isinf(distance))
         if odd.any():
             j = int(np.argmax(odd))
             raise InputError(
@@ -71,6 +84,40 @@ class Bounds:
                 "-inf or inf where there is no bound"
             )
         return found
+
+    def with_fixed(self, fixed: Any, names: Names) -> Bounds:
+        """These bounds, with coordinates fixed at values by name or place; see :meth:`parse`."""
+        if not isinstance(fixed, Mapping):
+            raise InputError(f"fixed={shown(fixed)} must be a dictionary of values by name or place, {{'h': 0.67}}")
+        ends = np.stack([self.lower, self.upper])
+        for name, value in fixed.items():
+            j = names.place(name, "fixed")
+            given = numbers(value, f"fixed: {shown(name)}")
+            z = names.coordinate_of(j, given)
+            if given.shape or not np.isfinite(z) or not self.lower[j] <= z <= self.upper[j]:
+                reach = names.range_of(j, self.lower[j], self.upper[j])
+                raise InputError(f"fixed: {shown(name)} has {shown(value)}; pass one finite number{reach}")
+            ends[:, j] = z
+        return replace(self, lower=ends[0], upper=ends[1])
+
+    @property
+    def fixed(self) -> Flags:
+        """Which coordinates have one value, (k,)."""
+        return np.asarray(self.lower == self.upper)
+
+    @property
+    def free(self) -> Bounds:
+        """The bounds of the coordinates that are not fixed."""
+        free = ~self.fixed
+        names = tuple(itertools.compress(self.names, free))
+        return Bounds(self.lower[free], self.upper[free], names, np.broadcast_to(self.normal, free.shape)[free])
+
+    def with_free(self, z: Array, fixed: Array | float | None = None) -> Array:
+        """Codes (..., k) with these free coordinates, (..., f); the others have their values, or ``fixed``."""
+        codes = np.empty((*z.shape[:-1], len(self.lower)))
+        codes[:] = self.lower if fixed is None else fixed
+        codes[..., ~self.fixed] = z
+        return codes
 
     def called(self, coordinate: int) -> str:
         """A coordinate in messages, by its place, and by its name if it has one."""
@@ -125,7 +172,8 @@ class Bounds:
 
     def active(self, z: Array) -> npt.NDArray[np.int8]:
         """-1 where a code (..., k) is at its lower bound, 1 at its upper bound, else 0, as in scipy.optimize."""
-        return np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0)).astype(np.int8)
+        at = np.where(z == self.lower, -1, np.where(z == self.upper, 1, 0))
+        return np.where(self.fixed, 0, at).astype(np.int8)
 
     @property
     def ends(self) -> tuple[Array, Array] | None:
@@ -167,14 +215,17 @@ class Bounds:
             )
 
 
-def _by_name(bounds: Mapping[Any, Any], k: int, names: tuple[str, ...]) -> Array:
+def _by_name(bounds: Mapping[Any, Any], names: Names) -> Array:
     """Lower and upper bounds, (2, k), from pairs by name."""
-    ends = np.stack([np.full(k, -np.inf), np.full(k, np.inf)])
+    ends = np.array([[-np.inf], [np.inf]]).repeat(names.latent_dim, axis=1)
     for name, given in bounds.items():
+        j = names.place(name, "bounds")
         pair = numbers(given, f"bounds: {name}")
-        if pair.shape != (2,):
-            raise InputError(f"bounds: {shown(name)} has {shown(given)}; pass a pair of numbers, (lower, upper)")
-        ends[:, place_of(name, names, "bounds")] = pair
+        z = names.coordinate_of(j, pair)
+        if pair.shape != (2,) or np.isnan(z).any():
+            reach = names.range_of(j)
+            raise InputError(f"bounds: {shown(name)} has {shown(given)}; pass a pair of numbers, (lower, upper){reach}")
+        ends[:, j] = z
     return ends
 
 

@@ -123,6 +123,6 @@ def read_z0(network: Generator, z0: npt.ArrayLike | None, size: int, bounds: Bou
         raise InputError(f"z0 has {len(array)} codes; pass {one} for all observations or {each}, one for each")
     if not np.isfinite(array).all():
         raise InputError("z0 has NaN or infinite entries; start from finite codes")
-    starts = np.array(np.broadcast_to(array, (size, network.latent_dim)))
+    starts = np.where(bounds.fixed, bounds.lower, np.broadcast_to(array, (size, network.latent_dim)))
     bounds.check(starts)
     return starts

@@ -58,11 +58,11 @@ _MULTIPLICATIONS, _FEWEST_CODES = 2**28, 2
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """z = shift + factor t, and the bounds of both.
+    """z = shift + factor t for the coordinates that are not fixed, and the bounds of both.
 
     Attributes:
-        shift, factor: (k,).
-        of_codes, standard: the bounds of z and of t.
+        shift, factor: (f,), of the f coordinates of z that are free.
+        of_codes, standard: the bounds of z, (k,), and of t, (f,).
     """
 
     shift: Array
@@ -80,12 +80,15 @@ class Coordinates:
             weight: a prior that is a weight of |z|^2; bounded codes then stay as they are.
 
         Raises:
-            InputError: two bounds are the same number, or exceed the range of numbers, in standard deviations.
+            InputError: all coordinates are fixed, or bounds exceed the range of numbers, in standard deviations.
         """
         if bounds.none and (prior is None or prior.standard):
             return None
-        boxed = bounds.boxed & (prior is not None or not weight)
-        prior = prior or Normal(0.0, math.inf)
+        if bounds.fixed.all():
+            raise InputError("fixed: all coordinates have a value, so that nothing is left to find; leave one free")
+        whole, bounds = bounds, bounds.free
+        boxed = bounds.uniform & (prior is not None or not weight)
+        prior = (prior or Normal(0.0, math.inf)).subset(~whole.fixed)
         proper = np.broadcast_to(prior.proper, boxed.shape)
         cases, low, high = [proper, boxed], bounds.lower, bounds.upper
         with np.errstate(invalid="ignore", over="ignore"):
@@ -103,19 +106,21 @@ class Coordinates:
                 f"{upper[j]:g} standard deviations from the mean of prior={prior}: too far to compute with; state a "
                 "prior of the size of the bounds"
             )
-        return cls(shift, factor, bounds, Bounds(lower, upper, normal=proper))
+        return cls(shift, factor, whole, Bounds(lower, upper, normal=proper | bounds.normal))
 
     def codes(self, t: Array) -> Array:
-        """z for t (..., k): within the bounds exactly, and exactly at a bound where t is at one."""
-        z = self.of_codes.clip(self.shift + self.factor * t)
-        z = np.where(t == self.standard.lower, self.of_codes.lower, z)
-        return np.where(t == self.standard.upper, self.of_codes.upper, z)
+        """z for t (..., f): within the bounds exactly, and exactly at a bound where t is at one."""
+        bounds = self.of_codes.free
+        z = bounds.clip(self.shift + self.factor * t)
+        z = np.where(t == self.standard.lower, bounds.lower, z)
+        return self.of_codes.with_free(np.where(t == self.standard.upper, bounds.upper, z))
 
     def coordinates(self, z: Array) -> Array:
         """t for codes z (..., k)."""
+        bounds, z = self.of_codes.free, z[..., ~self.of_codes.fixed]
         t = self.standard.clip((z - self.shift) / self.factor)
-        t = np.where(z == self.of_codes.lower, self.standard.lower, t)
-        return np.where(z == self.of_codes.upper, self.standard.upper, t)
+        t = np.where(z == bounds.lower, self.standard.lower, t)
+        return np.where(z == bounds.upper, self.standard.upper, t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,11 +220,15 @@ def in_working_units(
 
 def on_coordinates(network: Generator, latent: Coordinates) -> Generator:
     """Return G(shift + factor t) as a generator of t; the same coordinates give the same object."""
-    bounds, normal = latent.of_codes, np.asarray(latent.standard.normal)
-    key = b"".join(a.tobytes() for a in (latent.shift, latent.factor, bounds.lower, bounds.upper, normal))
+    bounds, standard = latent.of_codes, latent.standard
+    key = b"".join(
+        a.tobytes() for a in (latent.shift, latent.factor, bounds.lower, bounds.upper, np.asarray(standard.normal))
+    )
     known = _standard.get(network)
     if known is None or known[0] != key:
-        known = key, on_scaled_codes(network, torch.tensor(latent.shift), torch.tensor(latent.factor))
+        ends = np.where(standard.uniform, (standard.lower, standard.upper), [[-np.inf], [np.inf]])
+        factor = bounds.with_free(np.diag(latent.factor), 0.0).T if bounds.fixed.any() else latent.factor
+        known = key, on_scaled_codes(network, bounds.with_free(latent.shift), factor, ends)
         _standard[network] = known
     return known[1]
 

@@ -64,10 +64,18 @@ class HeadedChain(NamedTuple):
     heads: tuple[AffineHead, ...] = ()
 
     def in_units(self, network: Any, shift: Array, factor: Array, unit: Array) -> HeadedChain:
-        """This with u = shift + factor t and outputs multiplied by ``unit``, (n,); ``network`` is that of t."""
-        ends = self.heads[0].latent
-        latent = np.column_stack([ends[:, 0], ends[:, 1] + ends[:, 2] * shift, ends[:, 2] * factor])
-        *heads, last = (head._replace(latent=latent) for head in self.heads)
+        """This with u = shift + factor t and outputs multiplied by ``unit``, (n,); ``network`` is that of t.
+
+        Parameters whose factor is 0 are constant, and no parameters any more.
+        """
+        ends, free = self.heads[0].latent, factor != 0
+        tau = self.heads[0].tau(shift[None])[:, 1:] * ~free
+        latent = np.column_stack([ends[:, 0], ends[:, 1] + ends[:, 2] * shift, ends[:, 2] * factor])[free]
+
+        def left(values: Array) -> Array:
+            return np.concatenate([values[:1] + tau @ values[1:], values[1:][free]])
+
+        *heads, last = (AffineHead(left(head.scale), left(head.offset), latent) for head in self.heads)
         return HeadedChain(network, (*heads, last._replace(scale=unit * last.scale, offset=unit * last.offset)))
 
 

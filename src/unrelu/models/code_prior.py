@@ -23,7 +23,7 @@ import numpy.typing as npt
 from unrelu.errors import InputError
 from unrelu.models.affine import Shape
 from unrelu.models.generator import numbers
-from unrelu.models.names import Names, place_of
+from unrelu.models.names import Names
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.words import shown
 
@@ -122,11 +122,12 @@ class Normal:
         """
         if not self.by_name:
             return self.of_shape(named.latent_shape)
-        names = named.latent_names
         mean = np.zeros(named.latent_dim)
         std = np.where(named.nuisance, 1.0, np.inf)
         for name in self.std:
-            j = place_of(name, names, "prior=Normal")
+            j = named.place(name, "prior=Normal")
+            if named.nuisance[j]:
+                raise InputError(f"prior=Normal: the nuisance parameter {name!r} has the prior of unrelu.extend")
             mean[j], std[j] = self.mean[name], self.std[name]
         return Normal(mean, std).of_shape(named.latent_shape)
 
@@ -144,6 +145,10 @@ class Normal:
                     "array of that shape"
                 )
         return Normal(*(np.broadcast_to(np.reshape(value, -1), (k,)) for value in (self.mean, self.std)))
+
+    def subset(self, coordinates: Flags) -> Normal:
+        """The distribution of some coordinates, (k,), of one with arrays (k,) or numbers."""
+        return Normal(*(np.broadcast_to(each, coordinates.shape)[coordinates] for each in (self.mean, self.std)))
 
     def standardised(self, z: Array) -> Array:
         """(z - mean) / std for flat codes (..., k); 0 where the prior is flat."""

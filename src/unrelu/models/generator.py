@@ -21,6 +21,7 @@ from unrelu.errors import HostError, InputError, OptionError
 from unrelu.models._watched_operations import multiplications
 from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain
+from unrelu.models.domain import codes_within
 from unrelu.models.names import Names
 from unrelu.models.rounding_error import Rounding
 from unrelu.runtime.array_types import Array
@@ -48,6 +49,8 @@ class Generator(ABC):
         width: the size of the largest tensor in the evaluation of one code, or of one direction of its Jacobian.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
         rounding: the rounding error of the original module, if it computes in half precision or bfloat16; else None.
+        domain: the lower and upper ends of the codes that a function is meant for, flat, (2, k), infinite where there
+            is none; else None. They are the bounds of searches that state none.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -61,6 +64,7 @@ class Generator(ABC):
     dtype: torch.dtype
     device: torch.device
     rounding: Rounding | None = None
+    domain: Array | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -222,8 +226,8 @@ class Generator(ABC):
 
     @property
     def typical_codes(self) -> Array:
-        """16 fixed draws of z ~ N(0, I), flat, (16, k)."""
-        return stream("typical output").standard_normal((16, self.latent_dim))
+        """16 fixed draws of z ~ N(0, I), or uniform between two ends of :attr:`domain`, flat, (16, k)."""
+        return codes_within(self.domain, stream("typical output").standard_normal((16, self.latent_dim)))
 
     @cached_property
     def typical_outputs(self) -> Array:
@@ -286,6 +290,11 @@ class WrappedGenerator(Generator):
     def rounding(self) -> Rounding | None:  # type: ignore[override]
         """See :class:`Generator`."""
         return self.base.rounding
+
+    @property
+    def domain(self) -> Array | None:  # type: ignore[override]
+        """See :class:`Generator`."""
+        return self.base.domain
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The same generator evaluated in another dtype or on another device."""
@@ -357,7 +366,13 @@ class NamedGenerator(WrappedGenerator):
         return repr(self.base)
 
     def __str__(self) -> str:
-        names = f"\n  coordinates: {listed(self.names.parameter_names)}" if self.names.coordinate_names else ""
+        called, domain = list(self.names.parameter_names), self.domain
+        if domain is not None:
+            called = [
+                f"{name} {low:g} to {high:g}" if np.isfinite((low, high)).any() else name
+                for name, low, high in zip(called, *domain, strict=True)
+            ]
+        names = f"\n  coordinates: {listed(called)}" if self.names.coordinate_names else ""
         parts = ", ".join(f"{name} {by(shape) or 1}" for name, shape in self.names.parts.items())
         return str(self.base) + names + (f"\n  parts of an output: {parts}" if parts else "")
 

@@ -69,6 +69,23 @@ class Names:
         names = self.coordinate_names or ("",) * self.latent_dim
         return tuple(name or f"z{j}" for j, name in enumerate(names))
 
+    def place(self, name: object, argument: str) -> int:
+        """The coordinate of that name, or in that place of the flattened code.
+
+        Raises:
+            InputError: there is none; ``argument`` is that in which it was passed.
+        """
+        known = [each for each in self.coordinate_names if each]
+        if isinstance(name, int | np.integer) and -self.latent_dim <= name < self.latent_dim:
+            return int(name) % self.latent_dim
+        if name in known:
+            return self.coordinate_names.index(str(name))
+        those = f"those with names are {', '.join(known)}" if known else "they have no names: network.named([...])"
+        raise InputError(
+            f"{argument}: {shown(name)} is none of the {self.latent_dim} coordinates of the generator; {those}"
+            f"{nearest(name, known)}"
+        )
+
     # --- nuisance parameters -----------------------------------------------------------------------------------
 
     @property
@@ -77,11 +94,19 @@ class Names:
         table = self.nuisance_table
         return np.zeros(self.latent_dim, dtype=bool) if table is None else np.asarray(np.isfinite(table[0]))
 
-    @property
-    def latent_names(self) -> tuple[str, ...]:
-        """:attr:`coordinate_names` without those of nuisance parameters, whose coordinates are in another unit."""
-        named = zip(self.coordinate_names, self.nuisance, strict=False)
-        return tuple("" if nuisance else name for name, nuisance in named)
+    def coordinate_of(self, coordinate: int, values: Array) -> Array:
+        """The coordinates of codes, (...), for values of the parameter in this place; NaN beyond its bounds."""
+        if not self.nuisance[coordinate]:
+            return values
+        assert self.nuisance_table is not None
+        return parameter_coordinates(values, *self.nuisance_table[:, coordinate])
+
+    def range_of(self, coordinate: int, low: float = -math.inf, high: float = math.inf) -> str:
+        """The range of the parameter in this place for coordinates from low to high, in words; empty for any number."""
+        if self.nuisance[coordinate]:
+            assert self.nuisance_table is not None
+            low, high = parameter_values(np.array([low, high]), *self.nuisance_table[:, coordinate]).tolist()
+        return f" from {low:g} to {high:g}" if np.isfinite((low, high)).any() else ""
 
     def parameters_of(self, codes: Array) -> Array:
         """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
@@ -113,24 +138,12 @@ class Names:
         return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.parts)}
 
 
-def place_of(name: object, names: tuple[str, ...], argument: str) -> int:
-    """The coordinate of that name.
-
-    Raises:
-        InputError: no coordinate has it; ``argument`` is that in which it was passed.
-    """
-    known = [each for each in names if each]
-    if name not in known:
-        those = (
-            f"those with names are {', '.join(known)}" if known else "the coordinates have none: network.named([...])"
-        )
-        raise InputError(
-            f"{argument}: {shown(name)} is no coordinate of the generator; {those}{nearest(name, known)}. Nuisance "
-            "parameters have the bounds and priors of unrelu.extend"
-        )
-    return names.index(str(name))
-
-
 def parameter_values(u: Array, low: Array, high: Array, normal: Array | Flags) -> Array:
     """Nuisance parameters for coordinates u (..., k), between bounds or, if ``normal``, of a mean and a deviation."""
     return np.where(normal == 1, low + high * u, low + (high - low) * special.ndtr(u))
+
+
+def parameter_coordinates(values: Array, low: Array, high: Array, normal: Array | Flags) -> Array:
+    """The coordinates u of nuisance parameters (..., k): NaN beyond their bounds."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(normal == 1, (values - low) / high, special.ndtri((values - low) / (high - low)))

@@ -121,7 +121,7 @@ class Network(Generator):
         layers: the layers, from the latent code to the output.
         latent_shape: shape of one latent code.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
-        rounding: see :class:`~unrelu.Generator`.
+        rounding, domain: see :class:`~unrelu.Generator`.
 
     Raises:
         ModelError: there is no layer, or a layer does not fit the output of the one before it.
@@ -140,6 +140,7 @@ class Network(Generator):
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounding: Rounding | None = field(default=None, kw_only=True)
+    domain: Array | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -19,7 +19,7 @@ from unrelu.models.affine import Shape
 from unrelu.models.affine_head import HeadedChain, affine_heads
 from unrelu.models.code_prior import Normal
 from unrelu.models.generator import Generator, NamedGenerator, WrappedGenerator, as_generator, by, numbers, read_only
-from unrelu.models.names import Names, parameter_values
+from unrelu.models.names import Names, parameter_coordinates, parameter_values
 from unrelu.models.opaque_network import OpaqueNetwork
 from unrelu.models.torch_opaque import longest, tried
 from unrelu.runtime.array_types import Array
@@ -71,6 +71,12 @@ class ExtendedGenerator(WrappedGenerator):
         heads = affine_heads(self.function.to(torch.float64).outputs, size, latent, ends, self.parameters)
         return HeadedChain(below.network, heads) if heads else None
 
+    @property
+    def domain(self) -> Array | None:  # type: ignore[override]
+        """That of G; no ends of the coordinates of parameters."""
+        own = np.array([[-np.inf], [np.inf]]).repeat(len(self.parameters), axis=1)
+        return None if self.base.domain is None else np.concatenate([self.base.domain, own], axis=1)
+
     def inner(self, z: Tensor) -> Tensor:
         """See :meth:`WrappedGenerator.inner`."""
         return z[:, : self.base.latent_dim]
@@ -118,7 +124,7 @@ class ExtendedGenerator(WrappedGenerator):
                 raise InputError(
                     f"{name} has shape {value.shape}, the codes {codes.shape}; pass a number, or one for each code"
                 )
-            u = (value - low) / high if normal else special.ndtri((value - low) / (high - low))
+            u = parameter_coordinates(value, low, high, normal)
             columns.append(np.broadcast_to(u, codes.shape[:-1])[..., None])
         return np.concatenate(columns, axis=-1)
 

@@ -22,6 +22,7 @@ from unrelu.models.generator import Generator, by, evaluation_lines
 from unrelu.models.network import Network
 from unrelu.models.rounding_error import Rounding
 from unrelu.models.torch_callables import frozen, replica
+from unrelu.runtime.array_types import Array
 from unrelu.runtime.host import Shared, computing, forkable_lock
 from unrelu.runtime.memory_limits import TANGENT_BYTES, at_once
 
@@ -68,7 +69,7 @@ class OpaqueNetwork(Generator):
         width: the size of the largest tensor in the evaluation of one code.
         forward_mode: whether PyTorch has forward-mode derivatives of all its operations.
         dtype, device: precision and device of the evaluation; float64 on the CPU unless :meth:`to` was called.
-        rounding: see :class:`~unrelu.Generator`.
+        rounding, domain: see :class:`~unrelu.Generator`.
         substitute: what computes the activations that are found; None leaves them as they are.
 
     Raises:
@@ -86,6 +87,7 @@ class OpaqueNetwork(Generator):
     dtype: torch.dtype = torch.float64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rounding: Rounding | None = field(default=None, kw_only=True)
+    domain: Array | None = field(default=None, kw_only=True)
     substitute: Substitute | None = field(default=None, kw_only=True, repr=False)
 
     @property

@@ -26,6 +26,7 @@ from unrelu.models.names import Names
 from unrelu.models.network import Network
 from unrelu.models.opaque_network import unchained
 from unrelu.models.rounding_error import Rounding
+from unrelu.runtime.array_types import Array
 
 _Given = TypeVar("_Given", bound=Generator)
 
@@ -217,11 +218,13 @@ class StandardisedGenerator(WrappedGenerator):
         before: z to A z + a, made of scales and matrices.
         behind: B and b.
         power: the outputs are exp(power x); None for x.
+        domain: see :class:`Generator`.
     """
 
     before: Affine
     behind: Affine
     power: float | None = None
+    domain: Array | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,17 +250,16 @@ class StandardisedGenerator(WrappedGenerator):
     def headed(self) -> HeadedChain | None:
         """See :attr:`Generator.headed`."""
         below = self.base.headed
-        scales = all(isinstance(step, Scale | Reshape) for step in (*self.before.steps, *self.behind.steps))
+        scales = all(isinstance(step, Scale | Reshape) for step in self.behind.steps)
         if below is None or not below.heads or not scales or self.power is not None:
             return None
-        ones = (torch.ones(1, n, dtype=self.dtype, device=self.device) for n in (self.latent_dim, self.output_dim))
-        factor, unit = (
-            affine.apply(one, False)[0] for affine, one in zip((self.before, self.behind), ones, strict=True)
-        )
-        shift = self.before.apply(0 * factor[None])[0]
+        one, axes = (torch.ones(1, self.output_dim), torch.eye(self.latent_dim))
+        unit = to_numpy(self.behind.apply(one.to(self.dtype), constant=False)[0])
+        shift, factor = self.before.bias(), to_numpy(self.before.apply(axes.to(self.dtype), constant=False).T)
         k = below.network.latent_dim
-        network = on_scaled_codes(below.network, shift[:k], factor[:k])
-        return below.in_units(network, to_numpy(shift[k:]), to_numpy(factor[k:]), to_numpy(unit))
+        own = factor[:k, factor[:k].any(axis=0)]
+        network = on_scaled_codes(below.network, shift[:k], own if len(own.T) < k else np.diag(own))
+        return below.in_units(network, shift[k:], factor[k:].sum(axis=1), unit)
 
     def smoothed(self, share: float, codes: Tensor | None = None) -> Generator:
         """See :meth:`Generator.smoothed`."""
@@ -296,20 +298,31 @@ def around(
 ) -> StandardisedGenerator:
     """A generator around a copy: it may be cached for the generator, which it must not keep alive then."""
     latent, shape = network.latent_shape, network.output_shape
-    return StandardisedGenerator(
-        copy(network), before or Affine((), latent, latent), behind or Affine((), shape, shape), power
-    )
+    domain = network.domain if before is None else None
+    before, behind = before or Affine((), latent, latent), behind or Affine((), shape, shape)
+    return StandardisedGenerator(copy(network), before, behind, power, domain)
 
 
-def on_scaled_codes(network: Generator, shift: Tensor, factor: Tensor) -> Generator:
-    """G(shift + factor t), for vectors (k,): a chain whose first layer takes them up, or a generator around a copy."""
-    if isinstance(network, Network):
-        first, *others = network.layers
-        change = Scale(factor.reshape(first.in_shape), shift.reshape(first.in_shape))
-        affine = Affine.compose([change, *first.affine.steps], first.in_shape).to(network.dtype, network.device)
-        return replace(network, layers=(replace(first, affine=affine), *others))
-    before = [Reshape((network.latent_dim,)), Scale(factor, shift), Reshape(network.latent_shape)]
-    return around(network, Affine.compose(before, network.latent_shape))
+def on_scaled_codes(network: Generator, shift: Array, factor: Array, domain: Array | None = None) -> Generator:
+    """G(shift + factor t): a chain whose first layer takes them up, or a generator around a copy.
+
+    Args:
+        network: G.
+        shift: (k,).
+        factor: (k,), or a matrix (k, f) for fewer coordinates.
+        domain: that of t, see :class:`~unrelu.Generator`.
+    """
+    shape, given = network.latent_shape, (torch.tensor(factor), torch.tensor(shift))
+    latent = shape if factor.ndim == 1 else factor.shape[1:]
+    before: list[Step] = [Scale(*(each.reshape(shape) for each in given)) if factor.ndim == 1 else Dense(*given)]
+    if factor.ndim == 2 and len(shape) > 1:
+        before.append(Reshape(shape))
+    if not isinstance(network, Network):
+        return replace(around(network, Affine.compose(before, latent)), domain=domain)
+    first, *others = network.layers
+    affine = Affine.compose([*before, *first.affine.steps], latent).to(network.dtype, network.device)
+    layers = (replace(first, affine=affine), *others)
+    return replace(network, layers=layers, latent_shape=latent, domain=domain)
 
 
 def on_scaled_outputs(network: Generator, factor: float) -> Generator:

@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from unrelu.errors import HostError, UnsupportedModelError
 from unrelu.models._watched_operations import Operations, tensors
 from unrelu.models.affine import Shape, check_finite
+from unrelu.models.domain import codes_within, trial_domain, trial_lengths
 from unrelu.models.opaque_network import OpaqueNetwork, plain_attention
 from unrelu.models.torch_callables import as_module, described, evaluated, frozen, outputs, replica
 from unrelu.runtime.array_types import Array
@@ -43,7 +44,10 @@ FIX_DRAWS = (
 )
 
 
-def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.device | None = None) -> OpaqueNetwork:
+def opaque(
+    module: nn.Module, latent_shape: Shape, reason: str, device: torch.device | None = None,
+    domain: Array | None = None,
+) -> OpaqueNetwork:  # fmt: skip
     """The module as a generator that can only be evaluated and differentiated, tried at two codes by :func:`tried`.
 
     Args:
@@ -52,6 +56,7 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.de
         latent_shape: shape of one code.
         reason: why it is not a chain of layers.
         device: where a function is given its codes; None is the CPU.
+        domain: see :class:`~unrelu.Generator`.
 
     Raises:
         UnsupportedModelError: the trial failed; the message contains ``reason`` as well.
@@ -61,26 +66,30 @@ def opaque(module: nn.Module, latent_shape: Shape, reason: str, device: torch.de
         if tensor.layout is torch.strided:  # attention masks are infinite on purpose
             check_finite(tensor if isinstance(tensor, nn.Parameter) else tensor.nan_to_num(torch.nan, 0, 0), repr(name))
     try:
-        return tried(module, trial_codes(latent_shape).to(device), reason)
+        return tried(module, trial_codes(latent_shape, domain).to(device), reason, domain=domain)
     except UnsupportedModelError as error:
         if str(error) in reason:  # it cannot be run
             raise UnsupportedModelError(reason) from error
         raise UnsupportedModelError(f"{reason}; as a generator without known layers it fails too: {error}") from error
 
 
-def trial_codes(latent_shape: Shape) -> Tensor:
-    """Two codes, (2, *latent_shape)."""
-    z = torch.from_numpy(stream("trial codes").standard_normal((1, int(np.prod(latent_shape)))))
+def trial_codes(latent_shape: Shape, domain: Array | None = None) -> Tensor:
+    """Two codes, (2, *latent_shape), within the domain."""
+    z = stream("trial codes").standard_normal((1, int(np.prod(latent_shape))))
     # Their signs are opposite, so that a module that branches on the sum of a batch does so differently for each alone.
-    return torch.cat([z, -0.7 * z]).reshape(2, *latent_shape)
+    codes = np.concatenate([z, -0.7 * z])
+    codes = codes_within(trial_domain(domain), codes)
+    return torch.from_numpy(codes).reshape(2, *latent_shape)
 
 
 def computes_the_same(
-    copy: Callable[[Tensor], Tensor], module: nn.Module, latent_shape: Shape, device: torch.device, precision: float
+    copy: Callable[[Tensor], Tensor], module: nn.Module, codes: Tensor, device: torch.device, precision: float
 ) -> bool:
-    """Whether the layers of a module, which computes in this precision, have its outputs."""
-    z = trial_codes(latent_shape)
-    z = torch.cat([z, 0.4 * z[:1]])
+    """Whether the layers of a module, which computes in this precision, have its outputs at these codes, and between.
+
+    ``codes`` are two of :func:`trial_codes`.
+    """
+    z = torch.cat([codes, 0.6 * codes[:1] + 0.4 * codes[1:]])
     running = evaluated(module, z.to(device))
     share, rounding = max(_SAME, precision**0.5), max(_TINY, 10 * precision)
     try:
@@ -143,8 +152,9 @@ def gradient_memory(module: nn.Module, codes: Tensor) -> int:
 
 
 def tried(
-    function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0, what: str = "generator"
-) -> OpaqueNetwork:
+    function: Callable[..., Any], z: Tensor, reason: str, lengths: Tensor | float = 1.0, what: str = "generator",
+    domain: Array | None = None,
+) -> OpaqueNetwork:  # fmt: skip
     """Try a module or function at z, (2, ...), and return it as an opaque network if it passes.
 
     Copies of modules are run, because they may store what they compute.
@@ -155,6 +165,7 @@ def tried(
         reason: why it is not a chain of layers.
         lengths: factors of the entries of the directions for derivatives, (2, k) or one for all.
         what: a word for messages.
+        domain: see :class:`~unrelu.Generator`.
 
     Raises:
         UnsupportedModelError: the results are not one finite real tensor for each input, change between calls or depend
@@ -164,7 +175,11 @@ def tried(
     trial = replica(module)
     x = _consistent(trial, z, what)
     width = max(_width(trial, z), z[0].numel(), x[0].numel())
-    network = OpaqueNetwork(module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width, device=z.device)
+    network = OpaqueNetwork(
+        module, tuple(z.shape[1:]), reason, tuple(x.shape[1:]), width, device=z.device, domain=domain
+    )
+    if domain is not None:
+        lengths = torch.from_numpy(np.asarray(trial_lengths(domain))).to(z.device)
     return _differentiated(network, z.flatten(1), lengths)
 
 
@@ -256,6 +271,8 @@ def _differentiated(network: OpaqueNetwork, z: Tensor, lengths: Tensor | float) 
         with suppress(UnsupportedModelError):
             return _differentiated_at(network, z, lengths)
         z = z * torch.from_numpy(1 + _CHANGE * rng.uniform(-1, 1, z.shape)).to(z.device)
+        if (domain := trial_domain(network.domain)) is not None:
+            z = z.clamp(*torch.from_numpy(domain).to(z.device))
     return _differentiated_at(network, z, lengths)
 
 

@@ -141,13 +141,16 @@ class Inversion(JudgedCodes):
         """The lines about one observation, as names and texts."""
         problem, network, z = self.problem, self.problem.names, self._codes[0]
         names, named = [network.name_of(j) for j in range(len(z))], set(network.coordinate_names)
+        fixed = problem.bounds.fixed
+        held = [f"{names[j]} = {value:.5g}" for j, value in enumerate(network.parameters_of(z)) if fixed[j]]
         own = {name: value for name, value in self.parameters.items() if name in named}
         fit = p_values(self.p_value, *(getattr(self, name) for name in TESTS), under=f" under {noise}")
         left = f"residual {number(self._differences(self._norm)[0])} ({self._norm}), "
         left += f"largest entry {number(self._differences('linf')[0])}; "
         left += self._chi_square() + (fit if noise else "no noise was stated, so there is no p-value")
-        reach = "" if problem.bounds.none else " within the bounds"
-        if problem.bounds.none and self.method == "auto" and self.confidence < 1:
+        none = problem.bounds.free.none
+        reach = "" if none else " within the bounds"
+        if none and self.method == "auto" and self.confidence < 1:
             radius = float(self.options.get("radius", RADIUS))
             reach = f" up to {radius:g} sqrt(k) long, or as long as this one,"
         active, known = problem.bounds.active(z), bool(np.isfinite(z).all())
@@ -155,10 +158,11 @@ class Inversion(JudgedCodes):
         return [
             (self.status.name, self.message),
             ("code", code_text(z, names, own) if known else ""),
+            ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),
             ("by part", self._by_part("residual / noise" if noise else "residual")),
             ("confidence", confidence_text(self.confidence, self.method, reach)),
-            ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, len(z))),
+            ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, int((~problem.bounds.fixed).sum()))),
             ("active bounds", listed(at, _NAMED)),
             ("effort", f"{count(self.nit, 'iteration')}, {duration(self.seconds)}"),
         ]

@@ -240,10 +240,11 @@ class JudgedCodes(Answers):
         units = self.problem.units
         if self.problem is problem:
             return self
-        return replace(
-            self, z=units.codes(self._codes), reconstruction=units.outputs(self.reconstruction),
-            fun=units.measured(self.fun, DEGREES[self.norm]), problem=problem,
-        )  # fmt: skip
+        z, x = units.codes(self._codes), units.outputs(self.reconstruction)
+        fun = units.measured(self.fun, DEGREES[self.norm])
+        if problem.prior and problem.bounds.fixed.any():  # whose prior no method has met
+            fun = problem.objective_of(problem.residual_of(x), z, self.norm)
+        return replace(self, z=z, reconstruction=x, fun=fun, problem=problem)
 
     @classmethod
     def joined(cls, parts: Sequence[Self], problem: Problem) -> Self:

@@ -166,12 +166,14 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
         )
     latent, network, (batch, k) = normal.units.latent, problem.network, z.shape
     t, factor = (z, np.ones(k)) if latent is None else (latent.coordinates(z), latent.factor)
+    free = ~problem.bounds.fixed
     covariance, of_outputs = np.full((batch, k, k), np.nan), np.full((batch, network.output_dim), np.nan)
     exact = normal.network.to(torch.float64, "cpu")
     decrement, shares = np.full(batch, np.nan), np.full((batch, len(LEVELS)), np.nan)
     for i in np.flatnonzero(np.isfinite(t).all(axis=1)):
         region = _Region(normal.part(np.array([i])), exact, t[i])
-        covariance[i], of_outputs[i] = region.covariance(factor), region.deviations()
+        covariance[i], of_outputs[i] = 0.0, region.deviations()
+        covariance[i][np.ix_(free, free)] = region.covariance(factor)
         decrement[i], shares[i] = region.decrement, region.shares()
     deviation = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     of_outputs = normal.units.outputs(of_outputs).reshape(batch, *network.output_shape)
@@ -180,7 +182,7 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
         "covariance": covariance,
         "std": network.shaped(deviation),
         "reconstruction_std": of_outputs,
-        "held": network.shaped(normal.bounds.active(t).astype(np.float64)) != 0,
+        "held": network.shaped(problem.bounds.active(z).astype(np.float64)) != 0,
         "decrement": decrement,
         "shares": shares,
         "holds": (np.array(LEVELS) - shares).max(axis=1) <= COVERAGE_SHORTFALL,

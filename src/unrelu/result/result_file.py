@@ -175,7 +175,7 @@ def read_problem(table: Table, outputs: Array, network: Generator | None, operat
         )
     else:
         names, network = network.names, network.plain
-    box = Bounds.parse(tuple(rows["bounds"]) if "bounds" in rows else None, (k,), names.latent_names)
+    box = Bounds.parse(tuple(rows["bounds"]) if "bounds" in rows else None, (k,), names)
     measured = _operator(table, y, outputs, searched(network, box), operator, what)
     if measured.n != math.prod(output) or measured.seen(size).shape != y.shape or measured.count not in (0, size):
         raise ValueError(f"y has shape {y.shape}, the operator gives {measured.m} numbers")

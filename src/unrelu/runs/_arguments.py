@@ -39,9 +39,10 @@ _SEEN = 64
 
 
 def asked(
-    network: Generator, data: Any, method: Any, *, operator: Any, masks: Any, noise: Any, bounds: Any, norm: str | None,
-    prior: Any, posterior: int, seed: int, time_limit: float | None, chunk: int | None, array: str | None,
-    size: tuple[int, int] | None, scale: Any, max_bytes: int, names: dict[str, str], options: dict[str, Any],
+    network: Generator, data: Any, method: Any, *, operator: Any, masks: Any, noise: Any, bounds: Any, fixed: Any,
+    norm: str | None, prior: Any, posterior: int, seed: int, time_limit: float | None, chunk: int | None,
+    array: str | None, size: tuple[int, int] | None, scale: Any, max_bytes: int, names: dict[str, str],
+    options: dict[str, Any],
 ) -> tuple[Work, Observations, dict[str, Any]]:  # fmt: skip
     """What workers do, what they do it with, and the manifest. Arguments and errors are those of :func:`unrelu.run`."""
     chosen = _method(method, options)
@@ -55,7 +56,7 @@ def asked(
     if masks is not None:
         resized = size if isinstance(source.values, Pictures) else None
         masked = open_data(masks, None, resized, max_bytes, "masks")
-    box = Bounds.parse(bounds, network.latent_shape, network.names.latent_names)
+    box = Bounds.of(network, bounds, fixed)
     prior = prior.of_names(network.names) if isinstance(prior, Normal) else prior
     if posterior:
         PriorTransform.of(box, prior if isinstance(prior, Normal) else None)

@@ -65,6 +65,7 @@ def run(
     masks: Any = None,
     noise: Noise | str | None = None,
     bounds: Any = None,
+    fixed: Any = None,
     norm: str | None = None,
     prior: float | Normal = 0.0,
     posterior: int = 0,
@@ -103,8 +104,8 @@ def run(
         method: a name of the registry, see :func:`unrelu.invert`.
         operator: A, as for :func:`unrelu.invert`, for all observations alike.
         masks: a mask for every observation, in place of ``operator``, in any form that ``data`` can have.
-        noise, bounds, norm, prior: as for :func:`unrelu.invert`; an array of the noise is that of all observations
-            alike.
+        noise, bounds, fixed, norm, prior: as for :func:`unrelu.invert`; an array of the noise is that of all
+            observations alike.
         posterior: draws of each chain of the posterior of every observation, for the columns mean, std, lower and upper
             (90% intervals), reconstruction_std, posterior_status, rhat, ess and tail_ess; 0 is for none. The draws
             are those of :func:`unrelu.posterior` of the observation with this seed. They need stated noise, and a
@@ -160,9 +161,9 @@ def run(
         raise OptionError(f"callback={callback!r} is not callable")
     folder, workers = Path(output), _workers(network, workers, executor)
     work, observations, manifest = asked(
-        network, data, method, operator=operator, masks=masks, noise=noise, bounds=bounds, norm=norm, prior=prior,
-        posterior=posterior, seed=seed, time_limit=time_limit, chunk=chunk, array=array, size=size, scale=scale,
-        max_bytes=max_bytes, names=names or {}, options=options,
+        network, data, method, operator=operator, masks=masks, noise=noise, bounds=bounds, fixed=fixed,
+        norm=norm, prior=prior, posterior=posterior, seed=seed, time_limit=time_limit, chunk=chunk, array=array,
+        size=size, scale=scale, max_bytes=max_bytes, names=names or {}, options=options,
     )  # fmt: skip
     check_outside(folder, observations.data, observations.masks)
     _goes_on(folder, manifest, overwrite)

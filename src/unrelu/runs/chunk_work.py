@@ -106,7 +106,7 @@ class Work:
     @cached_property
     def measured(self) -> Operator:
         """The operator, checked; kept for the next chunk, as checking code and writing it out takes a while."""
-        box = Bounds.parse(self.stated["bounds"], self.network.latent_shape, self.network.names.latent_names)
+        box = Bounds.parse(self.stated["bounds"], self.network.latent_shape, self.network.names)
         tried = searched(self.network, box, self.stated["prior"])
         return read_operator(self.operator, self.network.output_shape, (1, *self.shape), tried)
 

@@ -42,7 +42,7 @@ class Target:
     """
 
     def __init__(self, problem: Problem, prior: PriorTransform) -> None:
-        self.prior, self.k = prior, problem.network.latent_dim
+        self.prior, self.k, self._free = prior, len(prior.mean), np.flatnonzero(~prior.of_codes.fixed)
         # The prior is part of the coordinates. Units are those of the search: at codes from N(0, I), which no
         # parameters may be, outputs can be of any size.
         self._search = problem.equilibrated()
@@ -88,7 +88,7 @@ class Target:
         else:
             misfit, derivatives = self._scored(self._layers.outputs(z, differentiated=True))
             gradient = self._layers.gradients(derivatives)
-        slope = gradient * self.prior.slopes(t, z) / (2 * self._temperature)
+        slope = gradient[:, self._free] * self.prior.slopes(t, z) / (2 * self._temperature)
         return self._total(misfit, t), np.where(np.isfinite(slope), slope, 0.0) + t
 
     def curvatures(self, t: Array) -> tuple[Array, Array, Array]:
@@ -101,6 +101,7 @@ class Target:
         gram, half, misfit = (
             x.cpu().double().numpy() for x in self._objective.system(self._objective.tensor(z), self._rows(z))
         )
+        gram, half = gram[:, self._free[:, None], self._free], half[:, self._free]
         slopes = self.prior.slopes(t, z)
         information = gram * (slopes[:, :, None] * slopes[:, None, :]) / self._temperature + np.eye(self.k)
         gradient, known = half * slopes / self._temperature, np.isfinite(information.sum(axis=(1, 2), keepdims=True))

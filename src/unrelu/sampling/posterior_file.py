@@ -95,7 +95,7 @@ def _restored(table: Table, network: Generator | None, operator: Any) -> tuple[d
     for i, text in enumerate(endings):
         numbers: dict[str, Any] = {name: float(found[name][i]) for name in _NUMBERS}
         z, likelihood, mode, best = (part[i] for part in parts)
-        chains.append(SampledChains(z, likelihood, mode, best, ended=_ENDED[text], **numbers))
+        chains.append(SampledChains(z, likelihood, mode, best, ended=_ENDED[text], fixed=bounds.fixed, **numbers))
     return {"problem": problem, "chains": chains}, found["likeliest"]
 
 

@@ -34,15 +34,17 @@ class PriorTransform:
     """Codes with a normal prior, truncated to the bounds, or uniform between them, as functions of t ~ N(0, I).
 
     Attributes:
-        mean, std: those of the normal distribution, (k,).
-        bounds: the bounds of codes.
-        uniform: which coordinates are uniform between their bounds, (k,).
+        mean, std: those of the normal distribution, (f,), of the f coordinates that are not fixed.
+        bounds: the bounds of these.
+        uniform: which of these are uniform between their bounds, (f,).
+        of_codes: the bounds of all k coordinates of codes.
     """
 
     mean: Array
     std: Array
     bounds: Bounds
     uniform: Flags
+    of_codes: Bounds
 
     @classmethod
     def of(cls, bounds: Bounds, normal: Normal | None) -> PriorTransform:
@@ -54,8 +56,11 @@ class PriorTransform:
             InputError: the bounds hold next to nothing of the prior, or a coordinate with an infinite standard
                 deviation has not two finite ones.
         """
+        if bounds.fixed.all():
+            raise InputError("fixed: all coordinates have a value, so that nothing is left to draw; leave one free")
+        whole, stated = bounds, (normal or Normal()).subset(~bounds.fixed)
+        bounds = bounds.free
         zero = np.zeros(len(bounds.lower))
-        stated = normal or Normal()
         flat = ~np.broadcast_to(stated.proper, zero.shape)
         if (flat & ~bounds.boxed).any():
             j = int(np.argmax(flat & ~bounds.boxed))
@@ -63,8 +68,8 @@ class PriorTransform:
                 f"prior: {bounds.called(j)} has an infinite std and is between {bounds.lower[j]:g} and "
                 f"{bounds.upper[j]:g}, which is no distribution; state a finite std, or two finite ends by bounds="
             )
-        uniform = bounds.boxed & (flat | (normal is None))
-        return cls(zero + stated.mean, np.where(flat, 1.0, stated.std), bounds, uniform)
+        uniform = bounds.boxed & (flat | (bounds.uniform & (normal is None)))
+        return cls(zero + stated.mean, np.where(flat, 1.0, stated.std), bounds, uniform, whole)
 
     def __post_init__(self) -> None:
         below, above = self._outside()
@@ -88,7 +93,10 @@ class PriorTransform:
             return (ndtr((self.bounds.lower - self.mean) / self.std), ndtr((self.mean - self.bounds.upper) / self.std))
 
     def codes(self, t: Array) -> Array:
-        """z for coordinates t, (..., k)."""
+        """z, (..., k), for coordinates t, (..., f)."""
+        return self.of_codes.with_free(self._free_codes(t))
+
+    def _free_codes(self, t: Array) -> Array:
         if self.affine:
             return self.mean + self.std * t
         below, above = self._outside()
@@ -102,10 +110,12 @@ class PriorTransform:
 
     def energies(self, z: Array) -> Array:
         """-log p(z), up to a constant, for codes z (..., k) within the bounds, (...)."""
-        return np.asarray(0.5 * np.where(self.uniform, 0.0, np.square((z - self.mean) / self.std)).sum(axis=-1))
+        standardised = (z[..., ~self.of_codes.fixed] - self.mean) / self.std
+        return np.asarray(0.5 * np.where(self.uniform, 0.0, np.square(standardised)).sum(axis=-1))
 
     def slopes(self, t: Array, z: Array) -> Array:
-        """dz/dt at coordinates t with codes z, (..., k)."""
+        """dz/dt of the free coordinates at t with codes z (..., k), (..., f)."""
+        z = z[..., ~self.of_codes.fixed]
         if self.affine:
             return np.broadcast_to(self.std, t.shape)
         below, above = self._outside()
@@ -118,6 +128,7 @@ class PriorTransform:
 
     def coordinates(self, z: Array) -> Array:
         """t for codes z (..., k) within the bounds; for codes at a bound, t is cut off at 5 standard deviations."""
+        z = z[..., ~self.of_codes.fixed]
         if self.affine:
             return (z - self.mean) / self.std
         below, above = self._outside()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from unrelu.errors import InputError
 from unrelu.result import Status
-from unrelu.runtime.array_types import Array, Integers
+from unrelu.runtime.array_types import Array, Flags, Integers
 from unrelu.sampling.convergence import Convergence, convergence_of, error_of_mean
 
 # Chains have mixed if at most this share of the posterior was overlooked.
@@ -47,6 +47,7 @@ class SampledChains:
         ended: why the sampling was cut short; None if it was not.
         log_evidence, log_evidence_error, seconds, acceptance, overlooked, p_value: see :class:`~unrelu.Posterior`; NaN
             for what was not computed.
+        fixed: which coordinates have one value, (k,); these have mixed.
 
     Raises:
         InputError: a draw belongs to no mode.
@@ -63,6 +64,7 @@ class SampledChains:
     acceptance: float = np.nan
     overlooked: float = 0.0
     p_value: float = np.nan
+    fixed: Flags | bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("z", np.float64), ("log_likelihood", np.float64), ("mode", np.int64), ("best", np.float64)):
@@ -88,7 +90,7 @@ class SampledChains:
     @cached_property
     def statistics(self) -> Convergence:
         """Those of the coordinates, and at last of the log-likelihood unless it is the same everywhere."""
-        return statistics_of(self.z, self.log_likelihood)
+        return statistics_of(self.z, self.log_likelihood, self.fixed)
 
     @property
     def agree(self) -> bool:
@@ -119,7 +121,8 @@ class SampledChains:
     @cached_property
     def covariance(self) -> Array:
         """The covariance, (k, k); NaN for fewer than two draws."""
-        return covariance_of(self.flat)
+        known = ~np.broadcast_to(self.fixed, self.z.shape[2:])
+        return np.where(known & known[:, None], covariance_of(self.flat), 0.0)
 
     @property
     def deviation(self) -> Array:
@@ -139,10 +142,18 @@ class SampledChains:
         return tuple(sorted(made, key=lambda mode: -mode.weight))
 
 
-def statistics_of(z: Array, log_likelihood: Array) -> Convergence:
-    """The statistics of draws (C, D, k), and at last of their log-likelihoods (C, D) unless these are all the same."""
+def statistics_of(z: Array, log_likelihood: Array, fixed: Flags | bool = False) -> Convergence:
+    """The statistics of draws (C, D, k), and at last of their log-likelihoods (C, D) unless these are all the same.
+
+    ``fixed`` coordinates, (k,), have an R-hat of 1 and as many effective draws as there are.
+    """
     varies = log_likelihood.size and log_likelihood.min() < log_likelihood.max()
-    return convergence_of(np.concatenate([z, log_likelihood[..., None]], axis=2) if varies else z)
+    drawn = np.concatenate([z, log_likelihood[..., None]], axis=2) if varies else z
+    free = np.append(~np.broadcast_to(fixed, z.shape[2:]), [True] * (drawn.shape[2] - z.shape[2]))
+    found = convergence_of(drawn[..., free])
+    columns = np.tile([[1.0], [log_likelihood.size], [log_likelihood.size]], len(free))
+    columns[:, free] = found.rhat, found.ess, found.tail_ess
+    return Convergence(*columns)
 
 
 def spaced(draws: Array, count: int) -> Array:

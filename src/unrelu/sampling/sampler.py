@@ -152,7 +152,8 @@ class _Sampler:
     def finished(self) -> bool:
         """Whether the chains agree, and further descents find next to nothing that they have overlooked."""
         self.overlooked = np.nan
-        if not statistics_of(self.target.prior.codes(self.t), self.log_likelihood).mixed.all():
+        prior = self.target.prior
+        if not statistics_of(prior.codes(self.t), self.log_likelihood, prior.of_codes.fixed).mixed.all():
             return False
         t, energies, log_z = self.t.reshape(-1, self.target.k), self.energies.ravel(), self._evidence()[0]
         self.overlooked, self.mixture = overlooked(self.target, self.mixture, t, energies, log_z, self._rng)
@@ -173,7 +174,7 @@ class _Sampler:
         return SampledChains(
             self.target.prior.codes(self.t), self.log_likelihood, mode, self.target.prior.codes(best), log_evidence,
             error if known else np.nan, self.target.watch.reason, acceptance=self.acceptance,
-            overlooked=self.overlooked,
+            overlooked=self.overlooked, fixed=self.target.prior.of_codes.fixed,
         )  # fmt: skip
 
     def _modes(self) -> tuple[Integers, Array]:

@@ -350,6 +350,12 @@ def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
     _known.setdefault(problem.network, {})[prior_key(problem), level] = prior
 
 
+def priors_of(problem: Problem) -> dict[NoiseLevel, Prior]:
+    """What is known of this network and measurement in this process, by the level of noise."""
+    key = prior_key(problem)
+    return {level: prior for (own, level), prior in _known.get(problem.network, {}).items() if own == key}
+
+
 def prior_key(problem: Problem, radius: float = RADIUS) -> str:
     """What a prior depends on beside the network and the level; the device decides how it is searched.
 

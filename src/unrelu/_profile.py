@@ -1,0 +1,305 @@
+"""Profile likelihoods: the best objective with one or two coordinates held at each of several values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import brentq
+from scipy.stats import chi2
+
+from unrelu._invert import invert
+from unrelu.display.text_tables import Printed
+from unrelu.errors import InputError
+from unrelu.measurements.latent_bounds import Bounds
+from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.result import Inversion
+from unrelu.runtime.array_types import Array
+from unrelu.runtime.run_control import Progress
+from unrelu.runtime.words import count, number, shown
+from unrelu.runtime.work_clock import now
+from unrelu.search.confidence import Prior
+from unrelu.search.learned_prior import NoiseLevel, keep, priors_of
+from unrelu.thresholds import CONFIDENT
+
+if TYPE_CHECKING:
+    from unrelu.display.observation_figure import ObservationFigure
+
+# The levels that are printed and drawn: those of one and two standard deviations.
+_LEVELS = (0.6827, 0.9545)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile:
+    r"""The best objective at each value of one or two coordinates, made by :func:`unrelu.profile`.
+
+    Arrays have the shape of the grid, (P,) of one coordinate, (P, Q) of two; NaN where the run was stopped before.
+
+    Attributes:
+        names: the coordinates that are held.
+        values: their values, increasing, (P,) and (Q,).
+        best: the inversion with these coordinates free.
+        fun: the best objective found, as ``fun`` of :class:`~unrelu.Inversion`, with the prior if there is one.
+        z: the codes, (..., \*latent_shape).
+        confidence, p_value: those of the codes.
+        seconds: the time that all of it took.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[Array, ...]
+    best: Inversion
+    fun: Array
+    z: Array
+    confidence: Array
+    p_value: Array
+    seconds: float
+
+    @property
+    def delta(self) -> Array:
+        r""":math:`-2 \log` of the likelihood ratio (with a prior, of the posterior's) to the best code of all.
+
+        Raises:
+            InputError: the noise is not stated, or has no density, or ``fun`` is of another norm than l2.
+        """
+        noise = self.best.problem.stated.noise
+        if noise.without_density or self.best.norm != "l2":
+            why = noise.without_density or f"is not what the norm {self.best.norm!r} belongs to"
+            raise InputError(f"a likelihood ratio needs the density of the noise, and noise={noise} {why}")
+        lowest = np.fmin(np.nanmin(self.fun), self.best.fun)
+        return np.asarray((self.fun - lowest) / self.best.problem.noise.dispersion_parameter)
+
+    def interval(self, level: float = _LEVELS[0]) -> tuple[float, float]:
+        r"""The confidence interval of one coordinate by the likelihood ratio: where delta is at most its quantile.
+
+        .. math:: \{v : \Delta(v) \le F^{-1}_{\chi^2_1}(\mathrm{level})\}
+
+        The signed root of delta is interpolated between the values (monotone cubic). An end is NaN where the values end
+        before it. Where several minima are that low, the interval is the one around the best.
+
+        Raises:
+            InputError: two coordinates are held, or the level is no probability; or see :attr:`delta`.
+
+        Source: Wilks, Annals of Mathematical Statistics 9 (1938); Venzon and Moolgavkar, "A method for computing
+        profile-likelihood-based confidence intervals", Applied Statistics 37 (1988).
+        """
+        if len(self.names) > 1:
+            raise InputError("interval() is of one coordinate; of two, take the region delta <= scipy.stats.chi2.ppf")
+        if not 0 < level < 1:
+            raise InputError(f"level={level!r} must be a probability, above 0 and below 1")
+        x, delta = self._with_best()
+        lowest, limit = int(np.argmin(delta)), float(np.sqrt(chi2.ppf(level, 1)))
+        root = PchipInterpolator(x, np.where(np.arange(len(x)) < lowest, -1, 1) * np.sqrt(np.maximum(delta, 0)))
+        sides = (pairwise(x[lowest::-1]), pairwise(x[lowest:]))
+        ends = [np.nan, np.nan]
+        for i, (side, sign) in enumerate(zip(sides, (-1, 1), strict=True)):
+            crossed = ((a, b) for a, b in side if sign * float(root(b)) >= limit)
+            if (segment := next(crossed, None)) is not None:
+                ends[i] = brentq(lambda v, sign=sign: float(root(v)) - sign * limit, *segment)
+        return ends[0], ends[1]
+
+    def _with_best(self) -> tuple[Array, Array]:
+        """The values of one coordinate that were reached, and that of the best code among them, with delta."""
+        known = np.isfinite(self.fun)
+        x, delta = self.values[0][known], self.delta[known]
+        own = self.best.parameters[self.names[0]]
+        if self.best.fun <= np.nanmin(self.fun) and own not in x:
+            place = np.searchsorted(x, own)
+            x, delta = np.insert(x, place, own), np.insert(delta, place, 0.0)
+        return x, delta
+
+    def plot(self) -> ObservationFigure:
+        """Draw delta over the values of one coordinate, or its contours over those of two, at one and two sigma.
+
+        Raises:
+            InputError: see :attr:`delta`.
+        """
+        from unrelu.display.observation_figure import ObservationFigure  # noqa: PLC0415 -- Matplotlib
+
+        levels = [float(chi2.ppf(level, len(self.names))) for level in _LEVELS]
+        figure = ObservationFigure(figsize=(5, 3.6), layout="constrained", dpi=100)
+        axis = figure.subplots()
+        own = [self.best.parameters[name] for name in self.names]
+        if len(self.names) == 1:
+            axis.plot(*self._with_best(), "-", color="black", linewidth=1)
+            axis.plot(self.values[0], self.delta, "o", color="black", markersize=3)
+            for level, share in zip(levels, _LEVELS, strict=True):
+                axis.axhline(level, color="tab:red", linewidth=0.8, linestyle="--")
+                axis.annotate(f"{share:.1%}", (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+            axis.set(xlabel=self.names[0], ylabel="-2 log likelihood ratio", ylim=(0, None))
+        else:
+            drawn = axis.contour(*self.values, self.delta.T, levels=levels, colors=["tab:red", "tab:orange"])
+            axis.clabel(drawn, fmt=dict(zip(levels, (f"{share:.1%}" for share in _LEVELS), strict=True)))
+            axis.plot(*own, "x", color="black")
+            axis.plot(*np.meshgrid(*self.values), ".", color="0.6", markersize=2)
+            axis.set(xlabel=self.names[0], ylabel=self.names[1])
+        return figure
+
+    def __repr__(self) -> str:
+        return f"<Profile of {' and '.join(self.names)}, {' x '.join(map(str, self.fun.shape))} values>"
+
+    def __str__(self) -> str:
+        own, known = [self.best.parameters[name] for name in self.names], np.isfinite(self.fun)
+        sure, ends = int((self.confidence[known] >= CONFIDENT).sum()), []
+        if len(self.names) == 1 and not self.best.problem.stated.noise.without_density and known.any():
+            pairs = [self.interval(level) for level in _LEVELS]
+            ends = [
+                f"{level:.1%}: " + " to ".join("beyond the values" if np.isnan(end) else f"{end:.5g}" for end in pair)
+                for level, pair in zip(_LEVELS, pairs, strict=True)
+            ]
+        reached = count(int(known.sum()), "value")
+        entries = [
+            ("best", ", ".join(f"{name} = {value:.5g}" for name, value in zip(self.names, own, strict=True))
+             + f", objective {number(float(self.best.fun))}, {self.best.status.name}"),
+            ("interval", "; ".join(ends)),
+            ("confidence", f"at least {CONFIDENT} that no code is better, at {sure} of {reached}"),
+            ("effort", f"{self.seconds:.3g} s"),
+        ]  # fmt: skip
+        left = f", {count(int((~known).sum()))} of them not reached" if not known.all() else ""
+        return str(Printed(f"Profile of {' and '.join(self.names)}, {count(self.fun.size, 'value')}{left}", entries))
+
+
+def profile(
+    network: Generator,
+    y: npt.ArrayLike,
+    names: str | int | Sequence[str | int],
+    values: npt.ArrayLike | Sequence[npt.ArrayLike],
+    *,
+    bounds: Any = None,
+    fixed: Any = None,
+    callback: Callable[[Progress], Any] | None = None,
+    **arguments: Any,
+) -> Profile:
+    r"""Find the best objective with a coordinate held at each of several values: a profile likelihood.
+
+    .. math:: f(v) = \min_{z : z_j = v} \; |y - A G(z)|^2 + \ldots
+
+    Each value is searched as by :func:`unrelu.invert` with ``fixed={name: value}``, and the best code of the nearest
+    value that is finished starts a further descent. Where a search is not sure, descents from all neighbours follow.
+    What the search of the first value learns, for its confidence, is used for the others, whose generators are alike.
+
+    Args:
+        network, y, bounds: as for :func:`unrelu.invert`; one observation.
+        names: a coordinate by its name or place, or two of them, whose grid is searched.
+        values: its values, (P,), or the values of two, ((P,), (Q,)).
+        fixed: further coordinates that are held.
+        callback: as for :func:`unrelu.invert`; where it stops, the other values are NaN.
+        **arguments: all others of :func:`unrelu.invert`; a time limit is that of each value.
+
+    Raises:
+        InputError: a name is unknown, or a value is outside of the bounds; y is a batch.
+
+    All other errors are those of :func:`unrelu.invert`.
+
+    Source: Murphy and van der Vaart, "On profile likelihood", J. American Statistical Association 95 (2000).
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]]], activation="identity").named(["a", "b"])
+    >>> f = unrelu.profile(net, [1.0, 0.7, 0.2], "a", [0.3, 0.4, 0.5, 0.6, 0.7], noise="gaussian:0.1")
+    >>> [round(end, 3) for end in f.interval()]  # 0.5 and 1 / sqrt(450)
+    [0.453, 0.547]
+    """
+    table = as_generator(network).names
+    several = [names] if isinstance(names, str | int) else list(names)
+    places = [table.place(name, "profile") for name in several]
+    axes = _axes(several, [values] if isinstance(names, str | int) else list(values))  # type: ignore[arg-type, list-item]
+    held = dict(fixed or {})
+    if len(set(places)) < len(places) or set(places) & {table.place(name, "fixed") for name in held}:
+        raise InputError(f"profile: {shown(names)} names a coordinate twice, or one of fixed={shown(held)}")
+    keys = [table.coordinate_names[j] or j if table.coordinate_names else j for j in places]
+    for at in product(*(axis.tolist() for axis in axes)):
+        Bounds.of(network, bounds, held | dict(zip(keys, at, strict=True)))
+    stopped, began = False, now()
+
+    def reported(progress: Progress) -> bool:
+        nonlocal stopped
+        stopped = stopped or bool(callback is not None and callback(progress))
+        return stopped
+
+    stated: dict[str, Any] = {**arguments, "bounds": bounds, "callback": reported if callback else None}
+    best = invert(network, y, fixed=fixed, **stated)
+    if not best.problem.single:
+        raise InputError(f"y has {count(best.problem.size, 'observation')}; a profile is of one")
+    grid = _Grid(network, y, stated, held, places, axes, best)
+    for at in grid.order():
+        if stopped:
+            break
+        grid.search(at)
+    for at in reversed(grid.order()):
+        if not stopped and not grid.sure(at):
+            grid.descend(at)
+    named = tuple(table.parameter_names[place] for place in places)
+    return Profile(named, tuple(axes), best, *grid.columns(), seconds=now() - began)
+
+
+def _axes(names: Sequence[Any], values: Sequence[npt.ArrayLike]) -> list[Array]:
+    """The increasing values of each coordinate."""
+    if len(names) not in (1, 2) or len(values) != len(names):
+        raise InputError(f"profile: {count(len(names), 'coordinate')} and values of {len(values)}; hold one or two")
+    axes = [numbers(each, f"values of {name}") for name, each in zip(names, values, strict=True)]
+    for name, axis in zip(names, axes, strict=True):
+        if axis.ndim != 1 or len(np.unique(axis)) < 2 or not np.isfinite(axis).all():
+            raise InputError(f"values of {name}: {shown(axis)}; pass at least two different numbers, (P,)")
+    return [np.unique(axis) for axis in axes]
+
+
+class _Grid:
+    """The results at the points of the grid, by their places (i,) or (i, j)."""
+
+    def __init__(
+        self, network: Generator, y: Any, stated: dict[str, Any], held: dict[Any, Any], places: Sequence[int],
+        axes: Sequence[Array], best: Inversion,
+    ) -> None:  # fmt: skip
+        self.network, self.y, self.stated, self.held = network, y, stated, held
+        self.places, self.axes, self.best = places, axes, best
+        self.found: dict[tuple[int, ...], Inversion] = {}
+        self._learned: dict[NoiseLevel, Prior] = {}  # for the confidence, by the search of the first point
+
+    def order(self) -> list[tuple[int, ...]]:
+        """The points, those near the best code first, in units of the grid."""
+        own = [list(self.best.parameters.values())[place] for place in self.places]
+        near = [np.abs(axis - value) / np.ptp(axis) for axis, value in zip(self.axes, own, strict=True)]
+        points = product(*(range(len(axis)) for axis in self.axes))
+        return sorted(points, key=lambda at: sum(float(side[i]) for side, i in zip(near, at, strict=True)))
+
+    def _solved(self, at: tuple[int, ...], start: Inversion, **arguments: Any) -> Inversion:
+        values = (float(axis[i]) for axis, i in zip(self.axes, at, strict=True))
+        fixed = self.held | dict(zip(self.places, values, strict=True))
+        if self._learned:
+            bounds = Bounds.of(self.network, self.stated["bounds"], fixed)
+            problem = replace(start.problem, bounds=bounds).equilibrated()
+            for level, prior in self._learned.items():
+                keep(problem, level, prior)
+        return invert(self.network, self.y, fixed=fixed, z0=start.z, **self.stated | arguments)
+
+    def search(self, at: tuple[int, ...]) -> None:
+        """Search the point, also from the code of the nearest one that is finished."""
+        nearest = min(self.found, key=lambda other: np.abs(np.subtract(at, other)).sum(), default=None)
+        start = self.best if nearest is None else self.found[nearest]
+        self.found[at] = self._solved(at, start)
+        self._learned = self._learned or priors_of(self.found[at].problem.equilibrated())
+
+    def sure(self, at: tuple[int, ...]) -> bool:
+        """Whether the search of the point is sure that no code is better."""
+        return at in self.found and bool(self.found[at].confidence >= CONFIDENT)
+
+    def descend(self, at: tuple[int, ...]) -> None:
+        """Descend from the codes of the neighbours, and keep what is better; its confidence is not known."""
+        near = [other for other in self.found if np.abs(np.subtract(at, other)).sum() == 1]
+        for other in near if at in self.found else ():
+            tried = self._solved(at, self.found[other], rounds=0)
+            if tried.fun < self.found[at].fun:
+                self.found[at] = tried
+
+    def columns(self) -> tuple[Array, Array, Array, Array]:
+        """The objectives, codes, confidences and p-values of the grid."""
+        shape = tuple(len(axis) for axis in self.axes)
+        fun, sure, p = (np.full(shape, np.nan) for _ in range(3))
+        z = np.full((*shape, *self.network.latent_shape), np.nan)
+        for at, found in self.found.items():
+            fun[at], z[at], sure[at], p[at] = found.fun, found.z, found.confidence, found.p_value
+        return fun, z, sure, p
