@@ -10,6 +10,7 @@ Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", ICLR 2017.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ Array = npt.NDArray[np.float64]
 
 OBSERVATIONS = (1, 2, 3)
 # Draws of each of eight chains; as many reference draws are compared with them.
-DRAWS, QUICK_DRAWS = 1250, 60
+DRAWS, QUICK_DRAWS = 400, 40
 PRIOR = unrelu.Normal([-0.125, -3.0, -0.125, -3.0], 0.5)
 ERROR = 0.1
 # Times between observations, steps of Runge-Kutta between them, and the ends at which the task cuts off counts.
@@ -57,14 +58,12 @@ def log_counts(z: Tensor) -> Tensor:
 
 def c2st(x: Array, y: Array, seed: int = 1) -> float:
     """The accuracy of a network trained to tell draws x (n, k) from y (m, k), in five-fold cross-validation."""
-    from sklearn.model_selection import KFold, cross_val_score
-    from sklearn.neural_network import MLPClassifier
-
+    networks, selection = (importlib.import_module(f"sklearn.{name}") for name in ("neural_network", "model_selection"))
     width = 10 * x.shape[1]
     both = (np.concatenate([x, y]) - x.mean(axis=0)) / x.std(axis=0, ddof=1)
-    classifier = MLPClassifier((width, width), max_iter=10_000, random_state=seed)
-    folds = KFold(n_splits=5, shuffle=True, random_state=seed)
-    return float(np.mean(cross_val_score(classifier, both, np.repeat([0, 1], [len(x), len(y)]), cv=folds)))
+    classifier = networks.MLPClassifier((width, width), max_iter=10_000, random_state=seed)
+    folds = selection.KFold(n_splits=5, shuffle=True, random_state=seed)
+    return float(np.mean(selection.cross_val_score(classifier, both, np.repeat([0, 1], [len(x), len(y)]), cv=folds)))
 
 
 def read_observation(data: str | None, number: int) -> tuple[Array, Array]:
@@ -82,13 +81,11 @@ def read_observation(data: str | None, number: int) -> tuple[Array, Array]:
 def measure_posterior(data: str | None, number: int, seed: int, quick: bool) -> dict[str, Any]:
     """The posterior of an observation beside the reference draws."""
     y, reference = read_observation(data, number)
-    network = unrelu.from_torch(log_counts, latent_shape=4)
+    network, size = unrelu.from_torch(log_counts, latent_shape=4), QUICK_DRAWS if quick else DRAWS
+    noise = unrelu.Gaussian(ERROR)
     p, seconds = timed(
-        lambda: unrelu.posterior(
-            network, np.log(y), noise=unrelu.Gaussian(ERROR), prior=PRIOR, draws=QUICK_DRAWS if quick else DRAWS, seed=seed
-        ),
-        processor_seconds,
-    )  # fmt: skip
+        lambda: unrelu.posterior(network, np.log(y), noise=noise, prior=PRIOR, draws=size, seed=seed), processor_seconds
+    )
     draws = np.exp(p.z.reshape(-1, 4))
     reference = reference[: len(draws)]
     deviation = reference.std(axis=0)
