@@ -9,6 +9,7 @@ from unrelu.cli.result_folders import posterior_records, records
 from unrelu.errors import InputError, OptionError
 from unrelu.report import write_report
 from unrelu.result.fingerprint import fingerprint
+from unrelu.runtime.words import rounded
 
 RNG = np.random.default_rng([37, 1])
 WEIGHTS = [RNG.normal(0, 0.6, (12, 2)), RNG.normal(0, 0.4, (9, 12))]
@@ -85,7 +86,7 @@ def test_a_nuisance_parameter_is_reported_itself(wide):
 def test_laplace_intervals_are_one_standard_deviation_to_either_side(found, wide):
     local = found.laplace()
     assert np.allclose([local.intervals["h"][i] for i in (0, 1)], found.z[0] + local.std[0] * np.array([-1, 1]))
-    assert f"h {local.intervals['h'][0]:.5g} to" in str(local)
+    assert f"of 68.3% each: h {rounded(local.intervals['h'][0], local.std[0])} to" in str(local)
     local = wide.laplace()
     ends = wide.z[2] + local.std[2] * np.array([-1, 1])
     assert np.allclose(local.intervals["offset"], 2 * special.ndtr(ends) - 1)
@@ -108,10 +109,10 @@ def test_bounds_by_name():
 @pytest.mark.parametrize(
     ("bounds", "said"),
     [
-        ({"H": (0, 1)}, r"'H' is no coordinate of the generator; .*did you mean 'h'"),
+        ({"H": (0, 1)}, "'H' is none of the 3 coordinates.*did you mean 'h'"),
         ({"h": (1, 0)}, r"coordinate 0 \(h\) has the lower bound 1"),
         ({"h": 3}, "'h' has 3; pass a pair"),
-        ({"offset": (0, 1)}, "'offset' is no coordinate of the generator"),
+        ({"offset": (0, 3)}, r"'offset' has \(0, 3\); pass a pair of numbers, \(lower, upper\) from -1 to 1"),
     ],
 )
 def test_bad_bounds_by_name_are_refused(bounds, said):
@@ -120,7 +121,7 @@ def test_bad_bounds_by_name_are_refused(bounds, said):
 
 
 def test_bounds_by_name_need_names():
-    with pytest.raises(InputError, match=r"the coordinates have none: network\.named"):
+    with pytest.raises(InputError, match=r"they have no names: network\.named"):
         unrelu.invert(PLAIN, Y, bounds={"h": (0, 1)})
 
 
@@ -150,7 +151,8 @@ def test_a_posterior_has_its_draws_by_name(drawn, tmp_path):
     assert np.array_equal(drawn.parameters["h"], drawn.z[..., 0])
     assert np.allclose(drawn.parameters["offset"], 2 * special.ndtr(drawn.z[..., 2]) - 1)
     offset = drawn.parameters["offset"]
-    assert f"offset = {offset.mean():.5g} ± {offset.std(ddof=1):.2g}" in str(drawn)
+    deviation = offset.std(ddof=1)
+    assert f"offset = {rounded(offset.mean(), deviation)} ± {rounded(deviation, deviation)}" in str(drawn)
     figure = drawn.plot_corner(["offset", "h"])
     assert [ax.get_xlabel() for ax in figure.axes if ax.get_xlabel()] == ["offset", "h"]
     with pytest.raises(OptionError, match="or names: h, omega_b, offset"):

@@ -99,6 +99,14 @@ def test_a_nuisance_parameter_is_fixed_and_bounded_in_its_own_units():
     np.testing.assert_allclose(free.z[:K], alone.z, atol=1e-6)
 
 
+def test_nuisance_parameters_alone_can_be_free():
+    extended = unrelu.extend(NET, scale=(0.5, 2.0))
+    y = 1.3 * NET(Z) + SIGMA * RNG.normal(size=N)
+    r = unrelu.invert(extended, y, noise=NOISE, fixed=dict(enumerate(Z)))
+    best = NET(Z) @ y / (NET(Z) @ NET(Z))
+    assert r.parameters["scale"] == pytest.approx(best, rel=1e-6)
+
+
 def test_a_proof_is_about_the_codes_with_the_fixed_coordinate():
     net = unrelu.from_arrays([RNG.normal(size=(5, 2)), RNG.normal(size=(6, 5))], activation=["relu", "identity"])
     y = RNG.normal(size=6)
@@ -118,7 +126,7 @@ def test_a_proof_is_about_the_codes_with_the_fixed_coordinate():
         ({"a": [1.0, 2.0]}, "'a' has .*pass one finite number"),
         ({"a": np.nan}, "'a' has nan; pass one finite number"),
         ({"a": 3.0}, "'a' has 3.0; pass one finite number from -2 to 2"),
-        ({j: 0.1 for j in range(K)}, "all coordinates have a value"),
+        (dict.fromkeys(range(K), 0.1), "all coordinates have a value"),
         ([1.0], "must be a dictionary of values by name or place"),
     ],
 )

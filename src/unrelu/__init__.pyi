@@ -25,6 +25,7 @@ from .loaders import from_torch as from_torch
 from .loaders import load as load
 from .measurements import Mask as Mask
 from .measurements import Matrix as Matrix
+from .measurements import emulator_error as emulator_error
 from .measurements.additive_noise import Gaussian as Gaussian
 from .measurements.additive_noise import Outliers as Outliers
 from .measurements.additive_noise import Uniform as Uniform

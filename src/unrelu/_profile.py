@@ -18,13 +18,13 @@ from unrelu.display.text_tables import Printed
 from unrelu.errors import InputError
 from unrelu.measurements.latent_bounds import Bounds
 from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
 from unrelu.runtime.run_control import Progress
 from unrelu.runtime.words import count, number, shown
 from unrelu.runtime.work_clock import now
-from unrelu.search.confidence import Prior
-from unrelu.search.learned_prior import NoiseLevel, keep, priors_of
+from unrelu.search.learned_prior import adopt
 from unrelu.thresholds import CONFIDENT
 
 if TYPE_CHECKING:
@@ -180,7 +180,8 @@ def profile(
 
     Each value is searched as by :func:`unrelu.invert` with ``fixed={name: value}``, and the best code of the nearest
     value that is finished starts a further descent. Where a search is not sure, descents from all neighbours follow.
-    What the search of the first value learns, for its confidence, is used for the others, whose generators are alike.
+    The samples of the first value, and what its search learns for its confidence, serve the others, whose generators
+    are alike.
 
     Args:
         network, y, bounds: as for :func:`unrelu.invert`; one observation.
@@ -257,7 +258,7 @@ class _Grid:
         self.network, self.y, self.stated, self.held = network, y, stated, held
         self.places, self.axes, self.best = places, axes, best
         self.found: dict[tuple[int, ...], Inversion] = {}
-        self._learned: dict[NoiseLevel, Prior] = {}  # for the confidence, by the search of the first point
+        self._first: Problem | None = None  # as it was searched
 
     def order(self) -> list[tuple[int, ...]]:
         """The points, those near the best code first, in units of the grid."""
@@ -269,11 +270,9 @@ class _Grid:
     def _solved(self, at: tuple[int, ...], start: Inversion, **arguments: Any) -> Inversion:
         values = (float(axis[i]) for axis, i in zip(self.axes, at, strict=True))
         fixed = self.held | dict(zip(self.places, values, strict=True))
-        if self._learned:
+        if self._first is not None:
             bounds = Bounds.of(self.network, self.stated["bounds"], fixed)
-            problem = replace(start.problem, bounds=bounds).equilibrated()
-            for level, prior in self._learned.items():
-                keep(problem, level, prior)
+            adopt(replace(start.problem, bounds=bounds).equilibrated(), self._first)
         return invert(self.network, self.y, fixed=fixed, z0=start.z, **self.stated | arguments)
 
     def search(self, at: tuple[int, ...]) -> None:
@@ -281,7 +280,7 @@ class _Grid:
         nearest = min(self.found, key=lambda other: np.abs(np.subtract(at, other)).sum(), default=None)
         start = self.best if nearest is None else self.found[nearest]
         self.found[at] = self._solved(at, start)
-        self._learned = self._learned or priors_of(self.found[at].problem.equilibrated())
+        self._first = self._first or self.found[at].problem.equilibrated()
 
     def sure(self, at: tuple[int, ...]) -> bool:
         """Whether the search of the point is sure that no code is better."""

@@ -13,6 +13,7 @@ from unrelu.errors import InputError
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.result.laplace_approximation import LEVELS, _one_sided
+from unrelu.runtime.words import rounded
 
 S = 0.3
 MEAN, STD = np.array([1.0, -2.0, 0.5, 3.0]), np.array([0.5, 2.0, 0.1, 1.3])
@@ -266,3 +267,13 @@ def test_what_it_says():
     assert lines[-1].endswith("yes, its 68.3, 90, 99 and 99.9% have 68.3%, 90.0%, 99.0%, 99.9%")
     low, high = (f"{x:.3g}" for x in (r.laplace().std.min(), r.laplace().std.max()))
     assert f"standard deviations {low} to {high}" in lines[1]
+
+
+def test_it_states_the_level_of_its_intervals():
+    network = unrelu.from_arrays([[[2.0], [1.0]]], activation="identity").named(["h"])
+    found = unrelu.invert(network, [1.35, 0.67], "lm", noise=f"gaussian:{S}").laplace()
+    low, high = found.intervals["h"]
+    half = S / np.sqrt(5)
+    assert (high - low) / 2 == pytest.approx(half)
+    assert stats.norm.sf(-1) - stats.norm.sf(1) == pytest.approx(0.683, abs=5e-4)
+    assert f"intervals       of 68.3% each: h {rounded(low, half)} to {rounded(high, half)}" in str(found)

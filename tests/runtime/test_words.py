@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from unrelu.runtime.words import count, duration, number, p_value_text, probability, share
+from unrelu.runtime.words import count, duration, number, p_value_text, probability, rounded, share
 
 
 def test_numbers_in_words():
@@ -25,6 +25,26 @@ def test_numbers_in_words():
         "0 ms", "20 µs", "32.1 ms", "41.2 s", "10 min", "2 h 5 min", "\u2013",
     ]  # fmt: skip
     assert [count(1, "chunk"), count(2000, "chunk"), count(2000)] == ["1 chunk", "2,000 chunks", "2,000"]
+
+
+def test_values_have_the_digits_that_their_deviation_leaves():
+    for value, deviation, said in (
+        (0.67358, 0.0054, ("0.6736", "0.0054")),
+        (0.67358, 0.00999, ("0.674", "0.010")),
+        (0.67, 0.0054, ("0.6700", "0.0054")),
+        (-0.001, 0.052, ("-0.001", "0.052")),
+        (-1e-5, 0.052, ("0.000", "0.052")),
+        (4567.2, 123.4, ("4570", "120")),
+        (67_358, 3.14, ("67358.0", "3.1")),
+        (2.1e-9, 3.04e-11, ("2.100e-09", "3.0e-11")),
+        (1e-20, 3e-9, ("0", "3.0e-09")),
+        (3.04e9, 2e7, ("3.040e+09", "2.0e+07")),
+        (0.675, 0.0, ("0.675", "0")),
+        (0.1 + 0.2, 1e-17, ("0.3", "1.0e-17")),
+        (0.67358, math.nan, ("0.67358", "nan")),
+        (math.nan, math.nan, ("nan", "nan")),
+    ):
+        assert (rounded(value, deviation), rounded(deviation, deviation)) == said
 
 
 def test_probabilities_are_not_rounded_over_what_decides_a_success():

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+import unrelu
 from tests.sampling.known_posteriors import NET, known, normal_draws
+from tests.support import random_network
 from unrelu import Status
 from unrelu.errors import NotMixedWarning, OptionError
 from unrelu.runtime.streams import stream
@@ -148,6 +150,31 @@ def test_the_prior_is_printed():
     ):
         p = known(normal_draws(1, 4, 20, 3), single=True, **fields)
         assert any(" ".join(line.split()) == f"prior {said}" for line in str(p).replace("Normal", "N").splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "A_planck N(1, 0.0025^2), offset uniform from -1 to 1, the others Normal(0, 1)"),
+        ({"bounds": {"h": (0, 1), "b": (0, 1)}}, "offset uniform from -1 to 1, the others uniform within the bounds"),
+        ({"bounds": {"A_planck": (0.99, 1.01), "offset": (0, 0.5)}},
+         "A_planck N(1, 0.0025^2) from 0.99 to 1.01, offset uniform from 0 to 0.5, the others Normal(0, 1)"),
+        ({"prior": unrelu.Normal({"h": 0.5}, {"h": 0.1}), "bounds": {"b": (0, 1)}},
+         "h N(0.5, 0.1^2), A_planck N(1, 0.0025^2), offset uniform from -1 to 1, the others uniform, all within their "
+         "bounds"),
+        ({"prior": unrelu.Normal(0.0, 2.0)}, "Normal(0, 2)"),
+        ({"fixed": {"offset": 0.1}}, "prior A_planck N(1, 0.0025^2), the others Normal(0, 1)"),
+        ({"fixed": {"h": 0.5}}, "fixed h = 0.5 modes"),
+    ],
+)  # fmt: skip
+def test_the_prior_of_nuisance_parameters_is_printed(options, said):
+    """In the parameters' own units, of those that are free."""
+    net = unrelu.extend(
+        random_network((2, 5), "identity").named(["h", "b"]), lambda x, A_planck: A_planck * x,
+        A_planck=unrelu.Normal(1, 0.0025), offset=(-1, 1),
+    )  # fmt: skip
+    p = unrelu.posterior(net, net(np.full(4, 0.5)), noise="gaussian:1", draws=4, chains=2, **options)
+    assert said in " ".join(str(p).split())
 
 
 def test_a_batch_without_observations():

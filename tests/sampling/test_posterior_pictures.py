@@ -71,6 +71,10 @@ def test_the_corner_plot_has_a_colour_for_each_mode():
     dashes = [line.get_xdata()[0] for line in figure.axes[0].lines]
     np.testing.assert_allclose(dashes, [end[0] for end in p.interval(0.9)])
     assert "MIXED" in figure.get_suptitle()
+    narrow = known(0.67 + 0.0054 * normal_draws(1, 4, 500, 3), single=True)
+    low, high = map(float, narrow.plot_corner([0]).axes[0].get_title().split(" to "))
+    assert [low, high] == pytest.approx([end[0] for end in narrow.interval(0.9)], abs=0.00006)
+    assert 0.015 < high - low < 0.02
     assert [ax.get_xlabel() for ax in p.plot_corner([2, 0]).axes[2:]] == ["z[2]", "z[0]"]
     assert len(p.plot_corner([1]).axes) == 1
 

@@ -40,7 +40,6 @@ one so small in at most one of a million observations, :math:`\sum_i r_i^2 / (S^
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -50,7 +49,6 @@ from scipy.special import betainc, betaincc, chdtrc, ndtr
 
 from unrelu.diagnostics.identifiability import jacobians
 from unrelu.measurements.noise import Fit
-from unrelu.models.generator import Generator
 from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags, Index, Integers
@@ -68,10 +66,6 @@ _DIRECTIONS, _NOISE_LEFT = 32, 0.3
 _BESIDE = 1e-3
 # Directions shorter than this share of the longest are rounding errors.
 _ROUNDING = 1e-4
-# The outputs from which the principal directions are computed, in double precision, so that they are the same in all
-# units. On two decoders 1,024 tell no more real digits from own outputs.
-_OUTPUTS = 256
-_samples: weakref.WeakKeyDictionary[Generator, SampleCache] = weakref.WeakKeyDictionary()
 # The least share of noise in an entry. A smaller share is not known well enough to divide by it.
 _KEPT = 0.05
 # The ridge of coordinates without a prior in an affine map, as a share of the weight of the others.
@@ -249,11 +243,12 @@ def _structure(r: Array, remaining: Array, half: Array, basis: Array, size: Arra
 
 
 def _principal(problem: Problem, part: Index) -> Array | None:
-    """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none."""
-    network = problem.network
-    if network not in _samples:
-        _samples[network] = SampleCache.of(network, problem.bounds).exactly(network, _OUTPUTS)
-    model, operator = _samples[network].measured_by(problem.operator)
+    """An orthonormal basis of the principal directions of A x, (1 or b, q, m); None if there are none.
+
+    They are computed in double precision, so that they are the same in all units.
+    """
+    samples = SampleCache.of(problem.network, problem.bounds).exactly(problem.network)
+    model, operator = samples.measured_by(problem.operator)
     directions = model.parts[2]
     order = directions.square().sum(dim=1).argsort(descending=True)
     own, chosen = operator.take(part), directions[order[: 2 * _DIRECTIONS]]

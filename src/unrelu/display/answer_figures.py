@@ -26,7 +26,7 @@ from unrelu.display.text_tables import Html
 from unrelu.errors import OptionError
 from unrelu.runtime.argument_numbers import whole_number
 from unrelu.runtime.array_types import Array, Index, Integers
-from unrelu.runtime.words import number, share
+from unrelu.runtime.words import rounded, share
 
 # The height of a thumbnail in pixels.
 _THUMBNAIL = 84
@@ -155,7 +155,7 @@ def corner_figure(
     if len(weights) > _COLOURED:
         called.append(f"{len(weights) - _COLOURED} lighter modes")
     colours = matplotlib.colormaps["tab10"].colors[: len(called)]  # type: ignore[attr-defined]
-    least, most = draws.min(axis=0), draws.max(axis=0)
+    least, most, deviation = draws.min(axis=0), draws.max(axis=0), draws.std(axis=0)
     room = 0.03 * (most - least)
     room[room == 0] = 0.5
     limits = np.stack([least - room, most + room], axis=1)
@@ -175,7 +175,7 @@ def corner_figure(
             for end in ends[:, row]:
                 ax.axvline(end, color="black", linewidth=0.8, linestyle="--")
             ax.set_yticks([])
-            ax.set_title(f"{number(ends[0, row])} to {number(ends[1, row])}", fontsize=SMALL)
+            ax.set_title(" to ".join(rounded(end, deviation[row]) for end in ends[:, row]), fontsize=SMALL)
         elif column < row:
             for i, colour in enumerate(colours):
                 x, y = draws[group == i][::step, [column, row]].T

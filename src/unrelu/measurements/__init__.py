@@ -9,6 +9,7 @@ Design notes: studies/notes/measurements.md.
 
 from __future__ import annotations
 
+from unrelu.measurements._emulator_error import emulator_error
 from unrelu.measurements.additive_noise import Gaussian, Outliers, Uniform
 from unrelu.measurements.count_noise import NegativeBinomial, Poisson
 from unrelu.measurements.linear_operators import (
@@ -38,5 +39,6 @@ __all__ = [
     "Poisson",
     "Uniform",
     "WeightedOperator",
+    "emulator_error",
     "read_operator",
 ]

@@ -20,7 +20,7 @@ _ONE_OF_A_MILLION = 1e-6
 # An entry is an outlier if it is off by more than this fraction of the size of outputs.
 _OUTLIER = 1e-6
 # The most entries of an observation that may have a covariance matrix: 128 MiB.
-_CORRELATED = 4096
+CORRELATED = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +118,9 @@ class Gaussian(SizedNoise):
     whether the noise of the true code could be as large: u = 0. The p-value of a result also tests the shape of the
     residual (:mod:`unrelu.diagnostics._goodness_of_fit`).
 
+    The sum of two models is that of the sum of independent errors: variances and covariances add. Terms are numbers,
+    arrays and covariances; :func:`unrelu.emulator_error` is one.
+
     Args:
         level: S, the standard deviation, in units of y: a number, or an array of the shape of one observation or of all
             of them. It is infinite for entries about which nothing is known.
@@ -134,6 +137,8 @@ class Gaussian(SizedNoise):
     >>> import unrelu
     >>> print(unrelu.Gaussian(0.1), unrelu.Gaussian(np.full((28, 28), 0.1)))
     gaussian:0.1 gaussian:array(28, 28)
+    >>> unrelu.Gaussian(3.0) + unrelu.Gaussian(4.0)
+    Gaussian(level=5.0)
     """
 
     level: Any = None
@@ -158,7 +163,35 @@ class Gaussian(SizedNoise):
             self._set(dispersion_parameter=self.level * self.level)
 
     def __str__(self) -> str:
-        return super().__str__() if self.covariance is None else f"gaussian:covariance{self.covariance.shape}"
+        return super().__str__() if self.covariance is None else f"{self.name}:covariance{self.covariance.shape}"
+
+    def __repr__(self) -> str:
+        known = f"level={self.level!r}" if self.covariance is None else f"covariance=array{self.covariance.shape}"
+        return f"{type(self).__name__}({known})"
+
+    def __add__(self, other: object) -> Noise:
+        """The model of the sum of independent errors; InputError for other models, or shapes that do not agree."""
+        if not type(self) is type(other) is Gaussian:
+            return super().__add__(other)
+        for term in (self, other):
+            if term.covariance is not None:
+                return Gaussian(covariance=self._matrix(len(term.covariance)) + other._matrix(len(term.covariance)))
+        few, many = sorted((np.asarray(self.level), np.asarray(other.level)), key=np.ndim)
+        if few.shape != many.shape[many.ndim - few.ndim :]:
+            raise InputError(
+                f"noise={self} and noise={other} cannot be summed: each must be of one observation's shape, or (B, ...)"
+            )
+        return Gaussian(np.hypot(few, many))
+
+    def _matrix(self, m: int) -> Array:
+        """The covariance of m entries, (m, m)."""
+        known = self.covariance if self.level is None else np.ravel(self.level)
+        if len(known) not in ((m,) if self.level is None else (1, m)) or not np.isfinite(known).all():
+            raise InputError(
+                f"noise={self} cannot be added to a covariance of {m} entries: it must be of as many, finite, and the "
+                "same for all observations; hide entries of which nothing is known by operator="
+            )
+        return np.asarray(known) if self.level is None else np.diag(np.broadcast_to(known, m) ** 2)
 
     def cholesky(self) -> Array | None:
         return self.factor
@@ -295,9 +328,9 @@ def _covariance(given: Any) -> Array:
             f"covariance= has shape {shape}; pass a square one, (m, m), of the m entries of an observation; by part, "
             "noise={part: unrelu.Gaussian(covariance=...), ...}"
         )
-    if shape[0] > _CORRELATED:
+    if shape[0] > CORRELATED:
         raise InputError(
-            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {_CORRELATED} x {_CORRELATED}: whiten y "
+            f"covariance= is {shape[0]} x {shape[0]}, and is factored up to {CORRELATED} x {CORRELATED}: whiten y "
             "and operator= yourself, as L^-1 y and L^-1 A, with noise='gaussian:1'"
         )
     if sparse.issparse(given) or callable(getattr(given, "matvec", None)):

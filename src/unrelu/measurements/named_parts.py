@@ -46,8 +46,10 @@ class _Part(NamedTuple):
     seen: Flags
 
 
-def joined(names: Names, y: Any, noise: Any, operator: Any) -> tuple[Any, Any, Any]:
+def joined(names: Names, y: Any, noise: Any, operator: Any, argument: str = "y") -> tuple[Any, Any, Any]:
     """Make y, noise and operator of the whole output from those that are given by part; others stay as they are.
+
+    ``argument`` is the name of y in messages.
 
     Raises:
         InputError: the output has no named parts, a name is unknown, a part has another shape, parts have different
@@ -70,7 +72,7 @@ def joined(names: Names, y: Any, noise: Any, operator: Any) -> tuple[Any, Any, A
         n = math.prod(names.output_shape)
         parts = {name: _measured(name, shape, np.zeros(shape), None) for name, shape in names.parts.items()}
         return y, _noise(noise, parts, np.ones(n, dtype=bool), max(1, np.size(y) // n)), operator
-    parts = _parts(names, y, operator)
+    parts = _parts(names, y, operator, argument)
     size, single = max(len(part.values) for part in parts.values()), all(part.single for part in parts.values())
     seen = np.concatenate([part.seen for part in parts.values()])
     values = np.concatenate([np.broadcast_to(p.values, (size, p.operator.m)) for p in parts.values()], axis=1)
@@ -84,22 +86,24 @@ def joined(names: Names, y: Any, noise: Any, operator: Any) -> tuple[Any, Any, A
     return values[0, kept] if single else values[:, kept], noise, measured
 
 
-def _parts(names: Names, y: Mapping[Any, Any], operator: Any) -> dict[str, _Part]:
+def _parts(names: Names, y: Mapping[Any, Any], operator: Any, argument: str) -> dict[str, _Part]:
     """What was measured, by part, in the order of the output."""
     if operator is not None and not isinstance(operator, Mapping):
-        raise InputError("y is given by part, so operator= must be a dictionary of masks and matrices by part, too")
-    values, maps = _named(y, names.parts, "y"), _named(operator or {}, names.parts, "operator")
+        raise InputError(
+            f"{argument} is given by part, so operator= must be a dictionary of masks and matrices by part, too"
+        )
+    values, maps = _named(y, names.parts, argument), _named(operator or {}, names.parts, "operator")
     if not values:
-        raise InputError(f"y has no part; those of the output are {', '.join(names.parts)}")
+        raise InputError(f"{argument} has no part; those of the output are {', '.join(names.parts)}")
     if idle := [name for name in maps if name not in values]:
         raise InputError(f"operator= has the part {idle[0]!r}, and y has not; measure it, or leave it out")
     parts = {}
     for name, shape in names.parts.items():
-        part = _measured(name, shape, values.get(name, np.zeros(shape)), maps.get(name))
+        part = _measured(name, shape, values.get(name, np.zeros(shape)), maps.get(name), argument)
         parts[name] = part if name in values else part._replace(seen=np.zeros_like(part.seen))
     sizes = {name: len(parts[name].values) for name in values}
     if len(set(sizes.values())) > 1:
-        raise InputError(f"parts of y have different numbers of observations: {sizes}")
+        raise InputError(f"parts of {argument} have different numbers of observations: {sizes}")
     return parts
 
 
@@ -114,8 +118,8 @@ def _named(given: Mapping[Any, Any], parts: Mapping[str, Any], argument: str) ->
     return named
 
 
-def _measured(name: str, shape: Shape, y: Any, operator: Any) -> _Part:
-    values = numbers(y, f"y[{name!r}]")
+def _measured(name: str, shape: Shape, y: Any, operator: Any, argument: str = "y") -> _Part:
+    values = numbers(y, f"{argument}[{name!r}]")
     try:
         measured = read_operator(operator, shape, values.shape)
     except InputError as error:
@@ -126,7 +130,8 @@ def _measured(name: str, shape: Shape, y: Any, operator: Any) -> _Part:
     single = values.shape in own or (m == 1 and not values.ndim)
     if not (single or values.shape[1:] in own or (m == 1 and values.ndim == 1)) or not values.size:
         raise InputError(
-            f"y[{name!r}] has shape {values.shape}; pass one observation of shape {measured.shape}, or a batch of these"
+            f"{argument}[{name!r}] has shape {values.shape}; pass one observation of shape {measured.shape}, or a "
+            "batch of these"
         )
     return _Part(measured, values.reshape(-1, m), single, measured.seen(1)[0])
 

@@ -189,6 +189,18 @@ class Noise(ABC):
         """Whether such noise leaves so small a residual in at most one of a million observations, (B,)."""
         return np.zeros(len(fit.residual), dtype=bool)
 
+    # --- sums ---------------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: object) -> Noise:
+        """Refuse to sum; models that have sums override it."""
+        one, two = (f"noise={term}" if isinstance(term, Noise) else shown(term) for term in (self, other))
+        raise InputError(
+            f"{one} and {two} cannot be summed; independent Gaussian errors can: unrelu.Gaussian(0.1) + "
+            "unrelu.Gaussian(covariance=C), each a number, an array or a covariance"
+        )
+
+    __radd__ = __add__
+
     # --- text and files -----------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:

@@ -108,6 +108,13 @@ class Names:
             low, high = parameter_values(np.array([low, high]), *self.nuisance_table[:, coordinate]).tolist()
         return f" from {low:g} to {high:g}" if np.isfinite((low, high)).any() else ""
 
+    def prior_of(self, coordinate: int, low: float, high: float) -> str:
+        """The prior of the nuisance parameter in this place, in words, for coordinates from low to high."""
+        assert self.nuisance_table is not None
+        mean, std, normal = self.nuisance_table[:, coordinate]
+        prior = f"N({mean:g}, {std:g}^2)" if normal else "uniform"
+        return f"{self.name_of(coordinate)} {prior}{self.range_of(coordinate, low, high)}"
+
     def parameters_of(self, codes: Array) -> Array:
         """What is reported by name of flat codes (..., k): their coordinates, or nuisance parameters in their place."""
         if self.nuisance_table is None:

@@ -48,7 +48,7 @@ from unrelu.problem import Problem
 from unrelu.runtime.array_types import Array, Flags
 from unrelu.runtime.host import computing
 from unrelu.runtime.streams import stream
-from unrelu.runtime.words import count, listed, number, share
+from unrelu.runtime.words import count, listed, number, rounded, share
 from unrelu.thresholds import COVERAGE_SHORTFALL
 
 # Singular values below this share of the largest count as zero, as in `identifiability`.
@@ -78,7 +78,7 @@ class Laplace:
             distance from it, to one side.
         reconstruction_std: the standard deviations of G(z), the output's shape.
         held: which coordinates are at a bound, ``latent_shape``.
-        intervals: one standard deviation to either side of z, within the bounds, (lower, upper) by the names of the
+        intervals: one standard deviation to either side of z (68.3%), within the bounds, (lower, upper) by names of the
             coordinates, each a number or (B,); empty if none has a name. For a nuisance parameter
             (:func:`unrelu.extend`), they are the ends of the parameter.
         decrement: the distance of z from the optimum of the region's quadratic, in standard deviations: the Newton
@@ -107,7 +107,8 @@ class Laplace:
     def __str__(self) -> str:
         """The standard deviations in a few lines; of one observation, those of coordinates with names one by one."""
         single, held = self.covariance.ndim == 2, int(self.held.sum())
-        named = [f"{name} {low:.5g} to {high:.5g}" for name, (low, high) in self.intervals.items()] if single else []
+        ends = {name: (low, high, (high - low) / 2) for name, (low, high) in self.intervals.items()} if single else {}
+        named = [f"{name} {rounded(low, half)} to {rounded(high, half)}" for name, (low, high, half) in ends.items()]
         within = "its 68.3, 90, 99 and 99.9% have " + listed([share(each) for each in self.shares]) if single else ""
         missed = [str(i) for i in np.flatnonzero(~np.atleast_1d(self.holds) & np.isfinite(self.decrement))]
         holds = f"yes, {within}" if single else "everywhere"
@@ -115,7 +116,7 @@ class Laplace:
             holds = f"no, {within}" if single else f"not at {count(len(missed), 'observation')} ({listed(missed, 8)})"
             holds += ": kinks or curvature are in reach of the noise; ask unrelu.posterior how far the truth can be"
         entries = [
-            ("intervals", listed(named)),
+            ("intervals", f"of {share(LEVELS[0])} each: {listed(named)}" if named else ""),
             ("code", _deviations(self.std) + (f"; {held} at a bound, to one side" if held else "")),
             ("reconstruction", _deviations(self.reconstruction_std)),
             ("optimum", f"{_range(self.decrement)} standard deviations from z; unless near 0, z is at a kink or no "

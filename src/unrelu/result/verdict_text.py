@@ -127,8 +127,9 @@ def code_text(z: Array, names: Sequence[str], parameters: Mapping[str, float]) -
     return listed([*([array] if array else []), *named])
 
 
-def array_text(values: Array, digits: int) -> str:
-    """A vector, of a long one the ends; empty for none."""
+def array_text(values: Any, digits: int = 3) -> str:
+    """A vector of numbers or texts, of a long one the ends; empty for none."""
     return np.array2string(
-        values, precision=digits, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6
+        values, precision=digits, threshold=8, edgeitems=4, separator=", ", max_line_width=10**6,
+        formatter={"object": str},
     ) if values.size else ""  # fmt: skip

@@ -26,6 +26,17 @@ def number(value: float | None) -> str:
     return f"{float(rounded):,.0f}" if 1e3 <= abs(float(rounded)) < 1e6 else rounded
 
 
+def rounded(value: float, deviation: float) -> str:
+    """A value with the digits that its standard deviation leaves, two of that: "0.6736" for 0.67358 and 0.0054."""
+    if not (math.isfinite(value) and 1e-12 * abs(value) < deviation < math.inf):
+        return f"{value:.5g}"
+    digits = 1 - math.floor(math.log10(float(f"{deviation:.1e}")))
+    near = round(value, digits) + 0.0  # no -0
+    if 1e-4 <= max(abs(near), deviation) < 1e6:
+        return f"{near:.{max(digits, 0)}f}"
+    return f"{near:.{max(digits + math.floor(math.log10(abs(near))), 0)}e}" if near else "0"
+
+
 def count(value: int, what: str = "") -> str:
     """A whole number with commas and the noun that it counts: "1 chunk", "1,024 chunks"."""
     return f"{value:,}" if not what else f"{value:,} {what}{'' if value == 1 else 's'}"

@@ -14,7 +14,7 @@ from unrelu.problem import Problem
 from unrelu.result import Status
 from unrelu.result.status import meaning_of_posterior
 from unrelu.result.verdict_text import array_text
-from unrelu.runtime.words import count, duration, listed, number, p_value_text, share
+from unrelu.runtime.words import count, duration, listed, number, p_value_text, rounded, share
 from unrelu.sampling.convergence import DRAWS, ESS, RHAT
 from unrelu.sampling.sampled_chains import OVERLOOKED, SampledChains, covariance_of, mean_of
 from unrelu.thresholds import SIGNIFICANCE
@@ -90,14 +90,17 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
     entries.insert(not misfit, ("best code", f"{p_value_text(one.p_value)}{reason}" if one.p_value >= 0 else ""))
     if one.mode.size:
         draws = network.parameters_of(one.flat)
-        mean, deviation = mean_of(draws), np.sqrt(np.diag(covariance_of(draws)))
+        mean = mean_of(draws)
+        deviation = np.where(problem.bounds.fixed, 0.0, np.sqrt(np.diag(covariance_of(draws))))
         names = network.coordinate_names or ("",) * network.latent_dim
-        unnamed = np.array([not name for name in names])
-        named = [f"{n} = {m:.5g} ± {d:.2g}" for n, m, d in zip(names, mean, deviation, strict=True) if n]
+        texts = [(rounded(m, d), rounded(d, d)) for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)]
+        each = [(name, *text, held) for name, text, held in zip(names, texts, problem.bounds.fixed, strict=True)]
+        means, deviations = np.array([(m, d) for name, m, d, _ in each if not name], dtype=object).reshape(-1, 2).T
         entries += [
-            ("parameters", listed(named)),
-            ("mean", array_text(mean[unnamed], 3)),
-            ("deviation", array_text(deviation[unnamed], 3)),
+            ("parameters", listed([f"{name} = {m} ± {d}" for name, m, d, held in each if name and not held])),
+            ("fixed", listed([f"{name} = {m}" for name, m, _, held in each if name and held])),
+            ("mean", array_text(means)),
+            ("deviation", array_text(deviations)),
             ("modes", _modes(one)),
         ]
     evidence, error, accepted = one.log_evidence, one.log_evidence_error, one.acceptance
@@ -111,17 +114,26 @@ def printed_observation(problem: Problem, chains: Sequence[SampledChains]) -> Pr
 
 
 def _prior(problem: Problem) -> str:
-    """The distribution of codes, as :func:`unrelu.posterior` defines it."""
-    bounds, normal, names = problem.bounds, problem.normal, problem.names
-    if normal is None and bounds.boxed.any():
-        every = bounds.boxed.all()
-        return "uniform within the bounds" if every else "uniform between two bounds, N(0, 1) for coordinates without"
-    if normal is None or np.all(normal.proper):
-        return str(normal or Normal()) + ("" if bounds.none else " within the bounds")
-    stated = [
-        f"{names.name_of(int(j))} ~ N({normal.mean[j]:g}, {normal.std[j]:g}^2)" for j in np.flatnonzero(normal.proper)
-    ]
-    return f"{listed(stated, _PRIORS)}, the others uniform, all within their bounds"
+    """The distribution of codes and nuisance parameters, as :func:`unrelu.posterior` defines it."""
+    bounds, normal, names = problem.bounds, problem.normal or Normal(), problem.names
+    mean, std = (np.broadcast_to(each, names.latent_dim) for each in (normal.mean, normal.std))
+    nuisance = names.nuisance & (mean == 0) & (std == 1) & ~bounds.fixed
+    rest = ~(nuisance | bounds.fixed)
+    stated = [names.prior_of(j, bounds.lower[j], bounds.upper[j]) for j in np.flatnonzero(nuisance).tolist()]
+    boxed, proper, limited = bounds.boxed[rest], np.isfinite(std), np.isfinite([bounds.lower, bounds.upper])[:, rest]
+    if not rest.any():
+        return listed(stated, _PRIORS)
+    if problem.normal is None and boxed.any():
+        others = "uniform within the bounds"
+        if not boxed.all():
+            others = "uniform between two bounds, N(0, 1) for coordinates without"
+    elif proper[rest].all():
+        others = f"{normal.subset(rest)}{' within the bounds' if limited.any() else ''}"
+    else:
+        own = np.flatnonzero(rest & proper).tolist()
+        stated = [f"{names.name_of(j)} N({mean[j]:g}, {std[j]:g}^2)" for j in own] + stated
+        others = "uniform, all within their bounds"
+    return f"{listed(stated, _PRIORS)}, the others {others}" if stated else others
 
 
 def _modes(chains: SampledChains) -> str:

@@ -149,7 +149,7 @@ def statistics_of(z: Array, log_likelihood: Array, fixed: Flags | bool = False) 
     """
     varies = log_likelihood.size and log_likelihood.min() < log_likelihood.max()
     drawn = np.concatenate([z, log_likelihood[..., None]], axis=2) if varies else z
-    free = np.append(~np.broadcast_to(fixed, z.shape[2:]), [True] * (drawn.shape[2] - z.shape[2]))
+    free = np.append(~np.broadcast_to(fixed, z.shape[2:]), np.ones(drawn.shape[2] - z.shape[2], dtype=bool))
     found = convergence_of(drawn[..., free])
     columns = np.tile([[1.0], [log_likelihood.size], [log_likelihood.size]], len(free))
     columns[:, free] = found.rhat, found.ess, found.tail_ess

@@ -350,10 +350,10 @@ def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
     _known.setdefault(problem.network, {})[prior_key(problem), level] = prior
 
 
-def priors_of(problem: Problem) -> dict[NoiseLevel, Prior]:
-    """What is known of this network and measurement in this process, by the level of noise."""
-    key = prior_key(problem)
-    return {level: prior for (own, level), prior in _known.get(problem.network, {}).items() if own == key}
+def adopt(problem: Problem, other: Problem) -> None:
+    """Search a problem with the samples of another, and what was learned on it, where the generators are much alike."""
+    SampleCache.adopt(problem.network, other.network)
+    _known[problem.network] = dict(_known.get(other.network, {}))
 
 
 def prior_key(problem: Problem, radius: float = RADIUS) -> str:
