@@ -1,10 +1,10 @@
 """Planck 2018 TT, TE and EE (plik-lite) by CosmoPower-JAX's networks: parameters beside the published ones.
 
 613 bins with their covariance, a calibration N(1, .0025) and, in place of the data at low multipoles, the optical depth
-tau ~ N(.0544, .0073). The published means and deviations are of Planck TT,TE,EE+lowE: table 2, second column of results
-with TT,TE,EE, of Planck Collaboration VI, "Planck 2018 results. VI. Cosmological parameters", A&A 641 (2020), A6,
-arXiv:1807.06209; its low multipoles are not used here. omega_b and omega_cdm are Omega_b h^2 and Omega_c h^2, h is
-H_0 / 100.
+tau ~ N(.0544, .0073). The published means and deviations are those of column TT,TE,EE+lowE in table 2 of Planck
+Collaboration VI, "Planck 2018 results. VI. Cosmological parameters", A&A 641 (2020), A6, arXiv:1807.06209. They use the
+data at low multipoles, and the whole likelihood at high ones. omega_b and omega_cdm are Omega_b h^2 and Omega_c h^2, h
+is H_0 / 100. The deviation of tau is the mean of its two sides.
 
 The likelihood is that of Prince and Dunkley, "Data compression in cosmology: a compressed likelihood for Planck data",
 Physical Review D 100 (2019), 083502.
@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float64]
 
 # Means with standard deviations.
 PUBLISHED = {
-    "omega_b": (0.02236, 0.00015), "omega_cdm": (0.1202, 0.0014), "h": (0.6727, 0.0060), "tau_reio": (0.0544, 0.0080),
+    "omega_b": (0.02236, 0.00015), "omega_cdm": (0.1202, 0.0014), "h": (0.6727, 0.0060), "tau_reio": (0.0544, 0.0076),
     "n_s": (0.9649, 0.0044), "ln10^{10}A_s": (3.045, 0.016),
 }  # fmt: skip
 BOUNDS = {
