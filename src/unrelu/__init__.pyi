@@ -33,6 +33,7 @@ from .measurements.count_noise import NegativeBinomial as NegativeBinomial
 from .measurements.count_noise import Poisson as Poisson
 from .models.code_prior import Normal as Normal
 from .models.generator import Generator as Generator
+from .models.joined import join as join
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend
 from .problem import Problem as Problem
