@@ -237,7 +237,7 @@ def measure_design(name: str, seed: int, quick: bool) -> dict[str, Any]:
     rows = {
         "neural adjoint": (adjoint, 2 * _STARTS * _STEPS, adjoint_seconds / each),
         "`invert`": (ours, (1 + outputs) * steps, ours_seconds / each / size.searches),
-        "`invert`, corrected": (mended, (1 + outputs) * mended_steps, mended_seconds / each / mended.shape[1]),
+        "`invert`, corrected": (mended, 1 + (1 + outputs) * mended_steps, mended_seconds / each / mended.shape[1]),
         "nearest simulation": (known.z[nearest(known, task, y)], 0, 0.0),
     }
     return {
