@@ -78,7 +78,7 @@ class DesignTask(NamedTuple):
 
     def inside(self, z: Array) -> npt.NDArray[np.bool_]:
         """Which designs are in the box, (B,)."""
-        return np.all((z >= self.lower) & (z <= self.upper), axis=1)
+        return np.asarray(np.all((z >= self.lower) & (z <= self.upper), axis=1))
 
 
 def sine_wave(z: Array) -> Array:
@@ -148,9 +148,9 @@ def trained(known: Simulations, size: Size, seed: int) -> nn.Sequential:
         adam, _LEARNING_RATE, total_steps=size.epochs * -(-len(z) // _BATCH), pct_start=0.1
     )
     for _ in range(size.epochs):
-        for batch in torch.tensor(order.permutation(len(z))).split(_BATCH):
+        for batch in torch.split(torch.tensor(order.permutation(len(z))), _BATCH):
             adam.zero_grad()
-            nn.functional.mse_loss(network(z[batch]), y[batch]).backward()
+            torch.autograd.backward(nn.functional.mse_loss(network(z[batch]), y[batch]))
             adam.step()
             cycle.step()
     return network
@@ -185,7 +185,7 @@ def neural_adjoint(network: Network, task: DesignTask, y: Array, seed: int) -> A
         error = (surrogate.forward(z) - wanted).square().mean(dim=1)
         outside = torch.relu((z - ends.mean(dim=0)).abs() - (ends[1] - ends[0]) / 2)
         loss = error.sum() / _STARTS + _BOUNDARY * outside.sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         if step < _STEPS - 1:
             adam.step()
             plateau.step(loss.detach())
@@ -203,7 +203,7 @@ def nearest(known: Simulations, task: DesignTask, y: Array) -> npt.NDArray[np.in
     """The simulations in the box nearest to targets, (targets, T), best first."""
     apart = np.square(y[:, None] - known.y).mean(axis=2)
     apart[:, ~task.inside(known.z)] = np.inf
-    return apart.argsort(axis=1)[:, : max(PROPOSALS)]
+    return np.asarray(apart.argsort(axis=1)[:, : max(PROPOSALS)])
 
 
 def corrected(network: Network, known: Simulations, task: DesignTask, y: Array) -> tuple[Array, float]:

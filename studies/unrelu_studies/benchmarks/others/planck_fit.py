@@ -64,6 +64,7 @@ def calibrated_spectra() -> Generator:
 
 def measure_planck(data: str | None, seed: int) -> dict[str, Any]:
     """The fit: parameters and deviations beside the published ones, chi-square, p, confidence and seconds."""
+    y: Any
     y, bins, covariance = read_planck(data)
     network = calibrated_spectra()
     result, seconds = timed(

@@ -41,7 +41,8 @@ def _cubic_ratio(b: Sequence[Tensor], x: Tensor) -> Tensor:
     return top / (1 + x * (b[4] + x * (b[5] + x * b[6])))
 
 
-def _peak(height: Tensor, centre: Tensor, width: Tensor, x: Tensor) -> Tensor:
+def _peak(b: Sequence[Tensor], x: Tensor) -> Tensor:
+    height, centre, width = b
     return height * exp(-(((x - centre) / width) ** 2))
 
 
@@ -51,7 +52,7 @@ MODELS: dict[str, Callable[[Sequence[Tensor], Tensor], Tensor]] = {
     "Chwirut2": lambda b, x: exp(-b[0] * x) / (b[1] + b[2] * x),
     "DanWood": lambda b, x: b[0] * x ** b[1],
     "Lanczos3": lambda b, x: b[0] * exp(-b[1] * x) + b[2] * exp(-b[3] * x) + b[4] * exp(-b[5] * x),
-    "Gauss1": lambda b, x: b[0] * exp(-b[1] * x) + _peak(*b[2:5], x) + _peak(*b[5:8], x),
+    "Gauss1": lambda b, x: b[0] * exp(-b[1] * x) + _peak(b[2:5], x) + _peak(b[5:8], x),
     "Hahn1": _cubic_ratio,
     "MGH09": lambda b, x: b[0] * (x**2 + x * b[1]) / (x**2 + x * b[2] + b[3]),
     "Thurber": _cubic_ratio,
