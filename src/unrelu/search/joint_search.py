@@ -182,7 +182,8 @@ class JointSearch:
         """Compute the confidence of some observations."""
         state = self.state
         open_ = observations[~state.exact[observations] & np.isfinite(state.f[observations])]
-        state.probability[open_] = self.judge(self, open_)
+        if len(open_):
+            state.probability[open_] = self.judge(self, open_)
         self.watch.rest()  # learning the prior does not count as a step
         if not self.simulated:
             sure = open_[state.probability[open_] >= self.rule.confidence]
