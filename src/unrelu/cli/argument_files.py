@@ -138,7 +138,7 @@ def read_question(
         stated["bounds"] = _pair("--bounds", bounds, ("lower", "upper"), limit)
     if fixed:
         held = options_of(fixed, "--fixed")
-        stated["fixed"] = {int(name) if name.isdecimal() else name: value for name, value in held.items()}
+        stated["fixed"] = {_place(name): value for name, value in held.items()}
     if prior is not None:
         weight = _value(prior)
         stated["prior"] = (
@@ -155,9 +155,14 @@ def read_along(texts: list[str]) -> tuple[list[str | int], list[Any]]:
         whole = isinstance(given, list) and len(given) == 3 and isinstance(given[2], int)
         if not whole or not all(isinstance(each, int | float) for each in given) or given[2] < 2:
             raise InputError(f"--along {name}={given!r}: write LOW,HIGH,COUNT, such as {name}=0.6,0.8,15")
-        names.append(int(name) if name.isdecimal() else name)
+        names.append(_place(name))
         values.append(np.linspace(*given))
     return names, values
+
+
+def _place(name: str) -> str | int:
+    """A coordinate by name, or by its place if that is a number."""
+    return int(name) if name.removeprefix("-").isdecimal() else name
 
 
 def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | None = None) -> Mask | Matrix | None:
