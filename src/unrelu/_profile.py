@@ -53,6 +53,12 @@ class Profile:
         z: the codes, (..., \*latent_shape).
         confidence, p_value: those of the codes.
         seconds: the time that all of it took.
+
+    >>> import unrelu
+    >>> net = unrelu.from_arrays([[[2.0, 0.0], [1.0, 1.0]]], activation="identity").named(["a", "b"])
+    >>> f = unrelu.profile(net, [1.0, 0.7], "a", [0.4, 0.5, 0.6], noise="gaussian:0.1")
+    >>> f.delta.round(3), f.z.shape
+    (array([4., 0., 4.]), (3, 2))
     """
 
     names: tuple[str, ...]

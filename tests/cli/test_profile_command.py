@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +43,10 @@ def test_a_coordinate_is_fixed(run):
     code, _, err = run("invert", "net.npz", "y.npy", "-o", "other", "--fixed", "h=0.25")
     assert code == 2
     assert "fixed: 'h' is none of the 3 coordinates" in err
+
+
+def test_json_has_the_values(run):
+    code, out, _ = run("profile", "net.npz", "one.npy", "-o", "out", "--along", "1=-0.6,0.2,3", *NOISE, "--json")
+    found = json.loads(out)
+    assert (code, found["command"], found["size"], found["interrupted"]) == (0, "profile", 3, False)
+    assert [row["fun"] for row in found["values"]] == [row["fun"] for row in lines()]

@@ -322,7 +322,8 @@ def profile(
         )
     write_profile(output, found)
     if json:
-        leave_answers("profile", output, profile_records(found), interrupted)
+        rows = profile_records(found)
+        leave("profile", {"output": output, "size": len(rows), "interrupted": interrupted.is_set(), "values": rows})
     show(quiet or json, found, f"written to {output}/: codes.npy results.jsonl profile.png")
     end(interrupted.is_set())
 

@@ -169,6 +169,7 @@ def corner_figure(
     for (row, column), ax in np.ndenumerate(axes):
         ax.set_axis_off() if column > row else ax.tick_params(labelsize=SMALL - 1, labelleft=column == 0)
         ax.set_xlim(*limits[column])
+        ax.locator_params(axis="x", nbins=3)  # labels of many digits would overlap
         if column == row:
             parts = [draws[group == i, row] for i in range(len(called))]
             ax.hist(parts, bins=_BINS, range=tuple(limits[row]), stacked=True, color=colours)
