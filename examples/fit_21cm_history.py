@@ -56,7 +56,7 @@ def summaries(theta):
 
 
 names = ["F_STAR10", "ALPHA_STAR", "F_ESC10", "ALPHA_ESC", "M_TURN", "t_STAR", "L_X", "NU_X_THRESH", "X_RAY_SPEC_INDEX"]
-net = unrelu.from_torch(summaries, len(names), output=["Tb", "tau"]).named(names)
+net = unrelu.from_torch(summaries, bounds=dict(zip(names, constants["limits"], strict=True)), output=["Tb", "tau"])
 print(net)
 
 # %%
@@ -71,7 +71,7 @@ y = {name: clean[name] + sigma[name] * rng.normal(size=clean[name].shape) for na
 seconds = []
 for _ in range(2):  # the first call learns how sure it can be on this generator
     begin = time.perf_counter()
-    r = unrelu.invert(net, y, noise=sigma, bounds=(lower, upper))
+    r = unrelu.invert(net, y, noise=sigma)
     seconds.append(time.perf_counter() - begin)
 print(r)
 
