@@ -51,7 +51,7 @@ problem = {
                "n_s": (0.85, 1.1), "ln10^{10}A_s": (2.6, 3.5)},
 }  # fmt: skip
 print(unrelu.invert(net, **problem))
-profile = unrelu.profile(net, names="h", values=np.linspace(0.655, 0.7, 10), **problem)
+profile = unrelu.profile(net, names="h", values=np.linspace(0.66, 0.695, 15), **problem)
 posterior = unrelu.posterior(net, **problem)
 print(profile, posterior, sep="\n")
 profile.plot().savefig("profile.png")
