@@ -39,7 +39,7 @@ def test_the_first_two_panels_are_what_a_first_user_needs(run):
     assert code == 0
     panels = re.findall(r"╭─ (.+?) ─.*?\n(.*?)╰", shown, re.S)
     found = {name: re.findall(r"^│ (\w+)", text, re.M) for name, text in panels}
-    assert found["Invert"] == ["invert", "run", "posterior"]
+    assert found["Invert"] == ["invert", "run", "posterior", "profile"]
     assert found["Look at results"] == ["status", "report"]
     assert list(found)[1:] == ["Invert", "Look at results", "Others"]
 

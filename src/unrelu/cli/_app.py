@@ -215,9 +215,8 @@ def run(
             callback=watcher, names={"model": model, "command": shlex.join(["unrelu", *sys.argv[1:]])},
             **question, **options,
         )  # fmt: skip
-        watcher.stop()
-        stopped = f"stopped: {len(found.records)} of {found.chunks} chunks are finished; run the same command again"
-        watcher.print(*(outcome_lines(found) if found.finished else [f"{stopped} to resume"]))
+    stopped = f"stopped: {len(found.records)} of {found.chunks} chunks are finished; run the same command again"
+    watcher.print(*(outcome_lines(found) if found.finished else [f"{stopped} to resume"]))
     if found.finished:
         export_columns(found, export or ())
     if json:

@@ -6,6 +6,7 @@ Heavy modules are imported where they are used, so that ``unrelu --help`` does n
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from unrelu.errors import InputError, OutputExistsError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bar
 
     from unrelu.runtime.run_control import Progress
 
@@ -117,16 +119,29 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def interruptible_bar(
+    quiet: bool, description: str, *said: str, signals: tuple[int, ...] = (signal.SIGINT,)
+) -> Iterator[tuple[Bar, threading.Event]]:
+    """A bar that the work is to start, and an event that the first Ctrl-C sets; it says the first message, or both."""
+    from unrelu.display.progress_bar import bar_of
+    from unrelu.runtime.interrupts import interruptible
+
+    bar = bar_of(console_of(quiet), description, None)
+    with interruptible(*([""] if quiet else said), signals=signals) as interrupted:
+        try:
+            yield bar, interrupted
+        finally:
+            if bar.live.is_started:
+                bar.stop()
+
+
+@contextmanager
 def progress_bar(
     quiet: bool, method: str, unit: str = "iteration"
 ) -> Iterator[tuple[Callable[[Progress], bool], threading.Event]]:
     """A callback that updates a progress bar, and an event that the first Ctrl-C sets to stop and keep the results."""
-    from unrelu.display.progress_bar import bar_of
-    from unrelu.runtime.interrupts import interruptible
-
     message = "stopping; the results so far will be written (Ctrl-C again to end at once)"
-    bar = bar_of(console_of(quiet), method, None)
-    with interruptible("" if quiet else message) as interrupted:
+    with interruptible_bar(quiet, method, message) as (bar, interrupted):
 
         def callback(progress: Progress) -> bool:
             bar.start()
@@ -134,13 +149,9 @@ def progress_bar(
             bar.update(bar.task_ids[0], completed=progress.done, total=progress.total, note=note)
             return interrupted.is_set()
 
-        try:
-            yield callback, interrupted
-            if not interrupted.is_set():
-                bar.update(bar.task_ids[0], completed=bar.tasks[0].total)
-        finally:
-            if bar.live.is_started:
-                bar.stop()
+        yield callback, interrupted
+        if not interrupted.is_set():
+            bar.update(bar.task_ids[0], completed=bar.tasks[0].total)
 
 
 def unmixed(statuses: Sequence[str], where: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from unrelu.errors import OptionError, SolverError, UnreluError
 from unrelu.runs.chunk_work import Chunk, Outcome, Work
-from unrelu.runtime.interrupts import STOPS, fresh_processes, without_interrupts
+from unrelu.runtime.interrupts import fresh_processes, without_interrupts
 
 # Chunks handed out for each worker: one at work, and one that waits for it.
 _AHEAD = 2
@@ -93,7 +93,7 @@ def _through(
             if chunk is None:
                 break
             try:
-                with without_interrupts(STOPS):  # a process that is started meanwhile blocks them for good
+                with without_interrupts():  # a process that is started meanwhile blocks them for good
                     pending[pool.submit(submitted, chunk)] = chunk
             except BrokenExecutor:
                 left.appendleft(chunk)

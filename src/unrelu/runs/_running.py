@@ -179,7 +179,7 @@ def run(
             write_whole(folder / MANIFEST, [json.dumps(manifest, indent=2), "\n"], "free space, or name another folder")
         begun = _written(open_run(folder))
         with stoppable("stopping when the running chunks are finished (Ctrl-C again to end at once)") as interrupted:
-            report = _Report(begun, callback, interrupted)
+            report = _Report(begun, callback, interrupted.is_set)
             left = (i for i in range(begun.chunks) if i not in begun.records)
             chunks = (_read(observations, i, manifest["chunk"]) for i in left)
             count = min(workers, max(1, begun.chunks - len(begun.records)))
