@@ -142,7 +142,6 @@ def test_rows_that_are_not_there_are_told(finished, start, stop):
         ("{}", "damaged"),
         ("[1", "cannot be read as JSON"),
         ({"format": "unrelu run 9"}, "format .*unrelu run 9"),
-        ({"prior": "much"}, "prior is"),
         ({"statuses": ["EXACT_FIT"]}, "is no status of the run"),
         ({"chunk": -1}, "a shape is"),
         (

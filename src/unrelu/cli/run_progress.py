@@ -77,7 +77,7 @@ def watching(quiet: bool) -> Iterator[Watcher]:
         "stopping when the running chunks are finished (Ctrl-C again to end at once)",
         "ended at once; run the same command again to resume from the last finished chunk",
     )
-    with interruptible_bar(quiet, "observations", *said, signals=STOPS) as (bar, interrupted):
+    with interruptible_bar(quiet, "observations", *said, STOPS) as (bar, interrupted):
         yield Watcher(bar, interrupted)
 
 

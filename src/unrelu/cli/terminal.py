@@ -120,14 +120,14 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def interruptible_bar(
-    quiet: bool, description: str, *said: str, signals: tuple[int, ...] = (signal.SIGINT,)
+    quiet: bool, description: str, first: str, second: str = "", signals: tuple[int, ...] = (signal.SIGINT,)
 ) -> Iterator[tuple[Bar, threading.Event]]:
-    """A bar that the work is to start, and an event that the first Ctrl-C sets; it says the first message, or both."""
+    """A bar that the work is to start, and an event that the first Ctrl-C sets; messages are for both."""
     from unrelu.display.progress_bar import bar_of
     from unrelu.runtime.interrupts import interruptible
 
     bar = bar_of(console_of(quiet), description, None)
-    with interruptible(*([""] if quiet else said), signals=signals) as interrupted:
+    with interruptible("" if quiet else first, "" if quiet else second, signals) as interrupted:
         try:
             yield bar, interrupted
         finally:

@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache, partial
-from typing import Any
 
 from unrelu.errors import OptionError, SolverError, UnreluError
 from unrelu.runs.chunk_work import Chunk, Outcome, Work
@@ -20,18 +19,6 @@ _AHEAD = 2
 # Times that workers may die with no chunk finished in between.
 _LIVES = 3
 _KEPT = "what is finished is kept: run it again"
-
-
-class _Here(Executor):
-    """This process, which computes a chunk when it is handed out."""
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*arguments, **keywords))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def computed(
@@ -54,18 +41,17 @@ def computed(
         OptionError: the work cannot be sent to other processes.
         SolverError: workers die again and again.
     """
-    here = executor is None and workers == 1
-    submitted, ahead = (work.compute, 1) if here else (partial(_compute, _pickled(work)), workers * _AHEAD)
-
-    def pools() -> AbstractContextManager[Executor]:
-        return nullcontext(executor or _Here()) if executor or here else fresh_processes(workers)
-
     source, left, lives = iter(chunks), deque[Chunk](), _LIVES
+    if executor is None and workers == 1:
+        while not stopped() and (chunk := next(source, None)) is not None:
+            yield chunk, work.compute(chunk)
+        return
+    submitted = partial(_compute, _pickled(work))
     while True:
         pending: dict[Future[Outcome], Chunk] = {}
         try:
-            with pools() as pool:
-                for chunk, outcome in _through(pool, submitted, ahead, source, left, pending, stopped):
+            with nullcontext(executor) if executor else fresh_processes(workers) as pool:
+                for chunk, outcome in _through(pool, submitted, workers * _AHEAD, source, left, pending, stopped):
                     lives = _LIVES
                     yield chunk, outcome
             return

@@ -9,8 +9,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from unrelu._version import __version__
 from unrelu.datasets.data_set import Observations
 from unrelu.errors import InputError, OptionError
@@ -24,22 +22,17 @@ from unrelu.runs.chunk_work import STATUSES, Work
 from unrelu.runs.columns import Column, columns_of
 from unrelu.runtime.file_reading import read_json
 from unrelu.runtime.machine import describe
+from unrelu.runtime.words import shown
 
 MANIFEST = "manifest.json"
 _FORMAT = "unrelu run 2"
-# What is not known of a machine.
-_NOTHING: tuple[Any, ...] = (None, "", [], "not installed")
-_TEXT, _NUMBER = (str, type(None)), (int, float, type(None))
-# What a manifest says, and of which types: a damaged or forged one is refused at once.
-_ENTRIES: dict[str, tuple[type, ...]] = {
-    "version": (str,), "model.sha256": (str,), "model.latent_shape": (list,), "model.output_shape": (list,),
-    "model.names": (list,), "data.size": (int,), "data.shape": (list,), "data.dtype": (str,), "data.scale": (str,),
-    "data.sha256": (str,), "operator": _TEXT, "masks": (bool,), "predictions": (bool,), "method": (str,),
-    "options": (dict,), "noise": _TEXT, "noise_sha256": _TEXT, "bounds": (list, type(None)), "norm": _TEXT,
-    "prior": (int, float, dict), "posterior": (int,), "time_limit": _NUMBER, "seed": (int,), "chunk": (int,),
-    "statuses": (list,), "about.data": (str,), "about.noise": (str,), "about.question": (dict,),
-    "about.machine": (dict,), "about.objective": (str,), "about.expected": (dict,), "about.uniform_p": (bool,),
-    "about.layerwise": (bool,),
+# What is read of a manifest, and of which types: a damaged or forged one is refused at once.
+_ENTRIES: dict[str, type] = {
+    "model.sha256": str, "model.latent_shape": list, "model.output_shape": list, "model.names": list, "data.size": int,
+    "data.shape": list, "data.sha256": str, "predictions": bool, "masks": bool, "method": str, "posterior": int,
+    "chunk": int, "statuses": list, "operator": object, "norm": object, "about.data": str,
+    "about.noise": str, "about.question": dict, "about.machine": dict, "about.objective": str, "about.expected": dict,
+    "about.uniform_p": bool, "about.layerwise": bool,
 }  # fmt: skip
 
 
@@ -86,7 +79,7 @@ def manifest_of(work: Work, observations: Observations, problem: Problem, chunk:
             "noise": str(given.noise) if given.noise.stated else "",
             "question": {"model": texts.get("model", "a network from Python"), "data": texts["data"]}
             | question(work, observations, problem, chunk),
-            "machine": {name: _text(value) for name, value in describe().items() if value not in _NOTHING},
+            "machine": {name: str(value).strip("[]") for name, value in describe().items() if value},
             "objective": objective(work, problem),
             "expected": expected_residuals(work, problem),
             "uniform_p": not given.noise.without_density,
@@ -94,15 +87,11 @@ def manifest_of(work: Work, observations: Observations, problem: Problem, chunk:
         },
     }  # fmt: skip
     try:
-        manifest: dict[str, Any] = json.loads(json.dumps(found))
+        manifest: dict[str, Any] = json.loads(json.dumps(found, default=float))  # numbers of NumPy, and fractions
         _check(manifest)
     except (ValueError, TypeError, KeyError) as error:
         raise OptionError(f"names={names!r} cannot be written to {MANIFEST}: {error}; pass texts") from error
     return manifest
-
-
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -113,13 +102,8 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         if isinstance(one, dict) and isinstance(other, dict):
             said += [f"{name}.{inner}" for inner in differences(one, other)]
         elif one != other:
-            said.append(f"{name} is {_short(one)}, asked for is {_short(other)}")
+            said.append(f"{name} is {shown(one)}, asked for is {shown(other)}")
     return said
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:40] + "..."
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -154,20 +138,19 @@ def columns_in(manifest: dict[str, Any]) -> tuple[Column, ...]:
 def _check(manifest: dict[str, Any]) -> None:
     """Refuse a manifest that says what no run writes, with a KeyError, TypeError or ValueError."""
     if manifest["format"] != _FORMAT:
-        raise ValueError(f"format {_short(manifest['format'])}")
-    for name, kinds in _ENTRIES.items():
+        raise ValueError(f"format {shown(manifest['format'])}")
+    for name, kind in _ENTRIES.items():
         value: Any = reduce(lambda entry, key: entry[key], name.split("."), dict[str, Any](manifest))
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise TypeError(f"{name} is {_short(value)}")
+        if type(value) is not kind and kind is not object:
+            raise TypeError(f"{name} is {shown(value)}")
     model, data = manifest["model"], manifest["data"]
     for shape in (model["latent_shape"], model["output_shape"], data["shape"], [data["size"], manifest["chunk"]]):
         if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48 or len(shape) > 32:
-            raise ValueError(f"a shape is {_short(shape)}")
+            raise ValueError(f"a shape is {shown(shape)}")
     about, names = manifest["about"], model["names"]
     own = [about[name] for name in ("model", "masks", "command", "directory") if name in about]
     texts = (*names, *manifest["statuses"], *about["question"].values(), *about["machine"].values(), *own)
     if not all(isinstance(text, str) for text in texts) or len(names) not in (0, math.prod(model["latent_shape"])):
         raise ValueError("a text is none, or coordinates have names and their number differs")
     if not all(type(size) in (int, float) and abs(size) < 1e300 for size in about["expected"].values()):
-        raise ValueError(f"about.expected is {_short(about['expected'])}")
-    np.dtype(data["dtype"])
+        raise ValueError(f"about.expected is {shown(about['expected'])}")
