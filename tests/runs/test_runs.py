@@ -323,7 +323,7 @@ def test_bounds_hold_in_every_chunk_and_are_those_of_invert(tmp_path):
     json.dumps(done.manifest, allow_nan=False)
     again = small_run(tmp_path / "out", bounds=([-0.5, -np.inf, 0], [0.5, 0.5, 0.5]))
     assert results(again) == results(done)
-    with pytest.raises(InputError, match="asked for is null"):
+    with pytest.raises(InputError, match="asked for is None"):
         small_run(tmp_path / "out")
     with pytest.raises(InputError, match="bounds: coordinate 0 has the lower bound 1"):
         small_run(tmp_path / "other", bounds=(1, 0))

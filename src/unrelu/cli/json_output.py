@@ -23,7 +23,7 @@ def leave_answers(
     command: str, output: Path, rows: Sequence[Mapping[str, Any]], interrupted: Event, **more: Any
 ) -> None:
     """Write the document of a command with a row for each observation, and how many have each status."""
-    counts = dict(sorted(Counter(row["status"] for row in rows).items()))
+    counts = dict(sorted(Counter(row["status"] for row in rows if "status" in row).items()))
     found = {"output": output, "size": len(rows), "counts": counts, **more, "interrupted": interrupted.is_set()}
     leave(command, {**found, "observations": rows})
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import numpy as np
 from unrelu._profile import Profile
 from unrelu.certification.certificate import Certificate
 from unrelu.cli.json_output import as_json
-from unrelu.cli.terminal import refuse_existing
+from unrelu.cli.options import Folder
+from unrelu.cli.terminal import progress_bar, refuse_existing, removed_if_empty
 from unrelu.errors import InputError
 from unrelu.result import Inversion
 from unrelu.runs.columns import INTERVAL, numbers_of, numbers_of_posterior
 from unrelu.runtime.file_writing import check_own_files, storing, write_records
+from unrelu.runtime.run_control import Progress
 from unrelu.sampling.draws import Posterior
 
 # What to do where results cannot be written.
@@ -40,6 +43,17 @@ def prepare_output(folder: Path, overwrite: bool) -> None:
     check_own_files(folder)
 
 
+@contextmanager
+def answering(
+    folder: Folder, method: str, unit: str = "iteration", made: bool = True
+) -> Iterator[tuple[Callable[[Progress], bool], Event]]:
+    """What :func:`progress_bar` yields; the folder is ``made`` first, and removed where nothing comes of the work."""
+    with removed_if_empty(folder.output), progress_bar(folder.quiet, method, unit) as shown:
+        if made:
+            prepare_output(folder.output, folder.overwrite)
+        yield shown
+
+
 def write_result(folder: Path, result: Inversion, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``codes.npy``, ``reconstructions.npy`` and ``results.jsonl``; arrays are shaped as in the result."""
     with storing(folder, _ADVICE):
@@ -48,7 +62,7 @@ def write_result(folder: Path, result: Inversion, rows: Sequence[Mapping[str, An
         write_records(folder / "results.jsonl", rows)
 
 
-def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def records(result: Inversion, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """One dictionary an observation: what happened to it, and its residuals, recomputed from z.
 
     ``name`` is that of its file, None where observations have none; ``index`` tells them apart. ``parameters`` are its
@@ -58,13 +72,15 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> Iterator[d
     numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
     states, messages = np.atleast_1d(result.status), np.atleast_1d(result.message)
     named = result.parameters if problem.names.coordinate_names else {}
+    found = []
     for i in range(problem.size):
         row = {
             "index": i, "name": names[i] if names else None, "method": result.method, "seed": problem.seed,
             "status": str(states[i]), "message": messages[i], **{name: values[i] for name, values in numbers.items()},
         }  # fmt: skip
         parameters = {name: np.atleast_1d(values)[i] for name, values in named.items()}
-        yield as_json(row | ({"parameters": parameters} if named else {}))
+        found.append(as_json(row | ({"parameters": parameters} if named else {})))
+    return found
 
 
 def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -107,11 +123,11 @@ def _summary(draws: Any) -> dict[str, Any]:
     return {"mean": draws.mean(), "std": draws.std(ddof=1), "lower": lower, "upper": upper}
 
 
-def write_profile(folder: Path, found: Profile) -> None:
+def write_profile(folder: Path, found: Profile, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``codes.npy``, ``results.jsonl`` and, where the noise has a density, ``profile.png``."""
     with storing(folder, _ADVICE):
         np.save(folder / "codes.npy", found.z)
-        write_records(folder / "results.jsonl", profile_records(found))
+        write_records(folder / "results.jsonl", rows)
         with suppress(InputError):
             found.plot().savefig(folder / "profile.png", dpi=150)
 
