@@ -13,13 +13,12 @@ import numpy as np
 
 from unrelu._profile import Profile
 from unrelu.certification.certificate import Certificate
-from unrelu.cli.json_output import as_json
 from unrelu.cli.options import Folder
 from unrelu.cli.terminal import progress_bar, refuse_existing, removed_if_empty
 from unrelu.errors import InputError
 from unrelu.result import Inversion
 from unrelu.runs.columns import INTERVAL, numbers_of, numbers_of_posterior
-from unrelu.runtime.file_writing import check_own_files, storing, write_records
+from unrelu.runtime.file_writing import as_json, check_own_files, storing, write_records
 from unrelu.runtime.run_control import Progress
 from unrelu.sampling.draws import Posterior
 

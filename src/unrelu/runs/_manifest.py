@@ -25,7 +25,7 @@ from unrelu.runtime.machine import describe
 from unrelu.runtime.words import shown
 
 MANIFEST = "manifest.json"
-_FORMAT = "unrelu run 2"
+_FORMAT = "unrelu run 3"
 # What is read of a manifest, and of which types: a damaged or forged one is refused at once.
 _ENTRIES: dict[str, type] = {
     "model.sha256": str, "model.latent_shape": list, "model.output_shape": list, "model.names": list, "data.size": int,

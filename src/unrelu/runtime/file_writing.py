@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +64,18 @@ def write_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a line of JSON for each, as a whole or not at all."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
     write_whole(path, lines, "free space, or name another folder")
+
+
+def as_json(value: Any) -> Any:
+    """The value as JSON types: NumPy's become Python's, numbers that are not finite None, other objects their text."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {str(name): as_json(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def check_own_files(folder: Path) -> None:
