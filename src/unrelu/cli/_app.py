@@ -17,8 +17,17 @@ from typer.core import TyperCommand
 
 import unrelu
 from unrelu.cli import options as opt
-from unrelu.cli.json_output import leave, leave_answers
-from unrelu.cli.terminal import Interrupted, console_of, end, is_picture, refuse_existing, show, unmixed
+from unrelu.cli.terminal import (
+    Interrupted,
+    console_of,
+    end,
+    is_picture,
+    leave,
+    leave_answers,
+    refuse_existing,
+    show,
+    unmixed,
+)
 from unrelu.errors import UnreluError
 
 _INVERT, _LOOK, _OTHERS = "Invert", "Look at results", "Others"
@@ -165,7 +174,7 @@ def run(
     ],
     asked: opt.Question,
     reading: opt.Reading,
-    ending: opt.Ending,
+    ending: opt.OutputOptions,
     size: opt.Size = None,
     array: opt.ArrayName = None,
     method: opt.MethodName = "auto",

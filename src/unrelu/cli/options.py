@@ -195,7 +195,7 @@ Json = Annotated[bool, in_output("--json", help="One JSON document on standard o
 
 
 @dataclass(frozen=True)
-class Ending:
+class OutputOptions:
     """What becomes of the results."""
 
     overwrite: Overwrite = False
@@ -204,7 +204,7 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(Ending):
+class Folder(OutputOptions):
     """What becomes of the results, with a folder for them."""
 
     output: Annotated[Path, in_output("--output", "-o", help="Folder for the results; must not exist.")]

@@ -69,17 +69,23 @@ def records(result: Inversion, names: Sequence[str] | None = None) -> list[dict[
     """
     problem = result.problem
     numbers = numbers_of(result, problem.differences_of(problem.network.outputs(result.z.reshape(problem.size, -1))))
-    states, messages = np.atleast_1d(result.status), np.atleast_1d(result.message)
-    named = result.parameters if problem.names.coordinate_names else {}
-    found = []
-    for i in range(problem.size):
-        row = {
-            "index": i, "name": names[i] if names else None, "method": result.method, "seed": problem.seed,
-            "status": str(states[i]), "message": messages[i], **{name: values[i] for name, values in numbers.items()},
-        }  # fmt: skip
-        parameters = {name: np.atleast_1d(values)[i] for name, values in named.items()}
-        found.append(as_json(row | ({"parameters": parameters} if named else {})))
-    return found
+    rows = _rows(result, names, {"method": [result.method] * problem.size, "message": result.message, **numbers})
+    if problem.names.coordinate_names:
+        for i, row in enumerate(rows):
+            row["parameters"] = {name: np.atleast_1d(values)[i] for name, values in result.parameters.items()}
+    return [as_json(row) for row in rows]
+
+
+def _rows(
+    answer: Inversion | Posterior, names: Sequence[str] | None, columns: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One dictionary an observation: which it is, its status, and the entries of columns."""
+    told = {"status": np.atleast_1d(answer.status), **{name: np.atleast_1d(values) for name, values in columns.items()}}
+    return [
+        {"index": i, "name": names[i] if names else None, "seed": answer.problem.seed}
+        | {name: values[i] for name, values in told.items()}
+        for i in range(answer.problem.size)
+    ]
 
 
 def write_posterior(folder: Path, posterior: Posterior, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -96,21 +102,15 @@ def posterior_records(posterior: Posterior, names: Sequence[str] | None = None) 
     The statistics are the worst over all coordinates and the log-likelihood. If coordinates have names, ``parameters``
     are mean, standard deviation and ends of the interval by name.
     """
-    problem = posterior.problem
-    columns = {name: np.atleast_1d(getattr(posterior, name)) for name in _OF_POSTERIORS}
-    columns |= numbers_of_posterior(posterior)
-    named = posterior.parameters if problem.names.coordinate_names else {}
-    modes = [posterior.modes] if problem.single else posterior.modes
-    found = []
-    for i, status in enumerate(np.atleast_1d(posterior.status)):
-        row: dict[str, Any] = {"index": i, "name": names[i] if names else None, "seed": problem.seed}
-        row["status"] = str(status)
-        row |= {name: values[i] for name, values in columns.items()}
+    columns = {name: getattr(posterior, name) for name in _OF_POSTERIORS} | numbers_of_posterior(posterior)
+    modes = [posterior.modes] if posterior.problem.single else posterior.modes
+    rows = _rows(posterior, names, columns)
+    for i, row in enumerate(rows):
         row["modes"] = [{name: getattr(mode, name) for name in ("weight", "weight_error", "z")} for mode in modes[i]]
-        if named:
-            row["parameters"] = {name: _summary(v[i] if v.ndim > 2 else v) for name, v in named.items()}
-        found.append(as_json(row))
-    return found
+        if posterior.problem.names.coordinate_names:
+            named = posterior.parameters.items()
+            row["parameters"] = {name: _summary(v[i] if v.ndim > 2 else v) for name, v in named}
+    return [as_json(row) for row in rows]
 
 
 def _summary(draws: Any) -> dict[str, Any]:

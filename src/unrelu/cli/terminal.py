@@ -5,16 +5,20 @@ Heavy modules are imported where they are used, so that ``unrelu --help`` does n
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unrelu._version import __version__
 from unrelu.errors import InputError, OutputExistsError, StorageError
+from unrelu.runtime.file_writing import as_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,6 +79,28 @@ def console_of(quiet: bool) -> Console:
             self.quiet = True
 
     return StandardError(stderr=True, quiet=quiet)
+
+
+# --- one JSON document on standard output for --json; docs/command_line.md lists the keys -----------------------------
+
+
+def leave(command: str, document: Mapping[str, Any]) -> None:
+    """Write the document of a command, which does nothing after it that can fail."""
+    write(json.dumps(as_json({"command": command, "version": __version__, **document}), allow_nan=False))
+
+
+def leave_answers(
+    command: str, output: Path, rows: Sequence[Mapping[str, Any]], interrupted: threading.Event, **more: Any
+) -> None:
+    """Write the document of a command with a row for each observation, and how many have each status."""
+    counts = dict(sorted(Counter(row["status"] for row in rows if "status" in row).items()))
+    found = {"output": output, "size": len(rows), "counts": counts, **more, "interrupted": interrupted.is_set()}
+    leave(command, {**found, "observations": rows})
+
+
+def error_document(kind: str, message: str, status: int) -> str:
+    """The document of an error, as one line."""
+    return json.dumps({"error": {"type": kind, "message": message, "status": status}})
 
 
 # --- places for results -----------------------------------------------------------------------------------------------
