@@ -17,17 +17,7 @@ from typer.core import TyperCommand
 
 import unrelu
 from unrelu.cli import options as opt
-from unrelu.cli.terminal import (
-    Interrupted,
-    console_of,
-    end,
-    is_picture,
-    leave,
-    leave_answers,
-    refuse_existing,
-    show,
-    unmixed,
-)
+from unrelu.cli.terminal import Interrupted, console_of, end, finish, is_picture, leave, refuse_existing, show, unmixed
 from unrelu.errors import UnreluError
 
 _INVERT, _LOOK, _OTHERS = "Invert", "Look at results", "Others"
@@ -78,7 +68,7 @@ def _flat(function: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, tuple[Any, list[str]]] = {}
     flat = []
     for parameter in signature(function, eval_str=True).parameters.values():
-        kind = parameter.annotation
+        kind: Any = parameter.annotation
         if is_dataclass(kind):
             own = list(signature(kind, eval_str=True).parameters.values())
             groups[parameter.name] = kind, [each.name for each in own]
@@ -157,12 +147,11 @@ def invert(
         written = f"written to {output}/: codes.npy reconstructions.npy results.jsonl"
     else:
         written = write_picture(output, result.reconstruction, given.shape, ends)
-    if folder.json:
-        observations = [{**row, "z": code} for row, code in zip(rows, codes, strict=True)]
-        leave_answers("invert", output, observations, interrupted, success=int(np.sum(result.success)), failed=failed)
-    show(folder.quiet or folder.json, given.description, result, written)
+    found = [{**row, "z": code} for row, code in zip(rows, codes, strict=True)]
     where = "" if ends else f", their messages are in {output / 'results.jsonl'}"
-    end(interrupted.is_set(), f"{failed} of {len(rows)} observations failed{where}" if failed else "")
+    problem = f"{failed} of {len(rows)} observations failed{where}" if failed else ""
+    counted = {"success": int(np.sum(result.success)), "failed": failed}
+    finish("invert", folder, interrupted, found, given.description, result, written, problem=problem, **counted)
 
 
 @_command(_INVERT, "run mnist-relu digits.npy -o out --noise gaussian:0.1")
@@ -255,11 +244,11 @@ def posterior(
     rows = posterior_records(result, given.names)
     write_posterior(output, result, rows)
     statuses = [row["status"] for row in rows]
-    if folder.json:
-        leave_answers("posterior", output, rows, interrupted, mixed=statuses.count("MIXED"))
     written = f"written to {output}/: posterior.npz results.jsonl posterior.png"
-    show(folder.quiet or folder.json, given.description, result, written)
-    end(interrupted.is_set(), unmixed(statuses, str(output / "results.jsonl")))
+    finish(
+        "posterior", folder, interrupted, rows, given.description, result, written,
+        problem=unmixed(statuses, str(output / "results.jsonl")), mixed=statuses.count("MIXED"),
+    )  # fmt: skip
 
 
 @_command(_INVERT, "profile emulator.npz spectrum.npy -o out --along h=0.6,0.8,15 --noise gaussian:0.1")
@@ -293,11 +282,8 @@ def profile(
         )  # fmt: skip
     rows = profile_records(found)
     write_profile(output, found, rows)
-    if folder.json:
-        leave_answers("profile", output, rows, interrupted)
     written = f"written to {output}/: codes.npy results.jsonl profile.png"
-    show(folder.quiet or folder.json, found, written)
-    end(interrupted.is_set())
+    finish("profile", folder, interrupted, rows, found, written)
 
 
 @_command(_LOOK, "status out")
@@ -356,13 +342,10 @@ def certify(
     certificates = [result] if isinstance(result, unrelu.Certificate) else list(result)
     write_certificates(output, certificates, single)
     rows = certificate_records(certificates)
-    if folder.json:
-        proofs = [{**row, "z": c.z} for row, c in zip(rows, certificates, strict=True)]
-        leave_answers("certify", output, proofs, interrupted)
+    proofs = [{**row, "z": c.z} for row, c in zip(rows, certificates, strict=True)]
     among = "codes within the bounds" if rows[0]["bounds"] else "all codes"
     written = f"written to {output}/: certificate-*.npz certificates.jsonl codes.npy and pictures"
-    show(folder.quiet or folder.json, f"Smallest {rows[0]['norm']} error over {among}", result, written)
-    end(interrupted.is_set())
+    finish("certify", folder, interrupted, proofs, f"Smallest {rows[0]['norm']} error over {among}", result, written)
 
 
 @_command(_OTHERS, "inspect mnist-relu")

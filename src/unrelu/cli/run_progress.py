@@ -88,12 +88,9 @@ def check_exports(paths: Sequence[Path]) -> None:
     """Refuse files for columns that cannot be written, before anything is computed."""
     every = {column.name for column in columns_of((), (), (), predictions=True, posterior=True, named=1)}
     for path in paths:
-        if path.suffix != ".npy" or not path.parent.is_dir():
-            raise InputError(
-                f"--export {path}: name a .npy file in a folder that exists, called as a column: codes.npy"
-            )
-        if path.stem not in every:
-            raise InputError(f"--export {path}: there is no column {path.stem!r}; there are {', '.join(sorted(every))}")
+        if path.suffix != ".npy" or path.stem not in every or not path.parent.is_dir():
+            columns = ", ".join(sorted(every))
+            raise InputError(f"--export {path}: name a .npy file in a folder that exists, called as one of {columns}")
 
 
 def export_columns(run: Run, paths: Sequence[Path]) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
+    from unrelu.cli.options import Folder as OutputFolder
     from unrelu.runtime.run_control import Progress
 
 
@@ -87,15 +88,6 @@ def console_of(quiet: bool) -> Console:
 def leave(command: str, document: Mapping[str, Any]) -> None:
     """Write the document of a command, which does nothing after it that can fail."""
     write(json.dumps(as_json({"command": command, "version": __version__, **document}), allow_nan=False))
-
-
-def leave_answers(
-    command: str, output: Path, rows: Sequence[Mapping[str, Any]], interrupted: threading.Event, **more: Any
-) -> None:
-    """Write the document of a command with a row for each observation, and how many have each status."""
-    counts = dict(sorted(Counter(row["status"] for row in rows if "status" in row).items()))
-    found = {"output": output, "size": len(rows), "counts": counts, **more, "interrupted": interrupted.is_set()}
-    leave(command, {**found, "observations": rows})
 
 
 def error_document(kind: str, message: str, status: int) -> str:
@@ -188,6 +180,19 @@ def unmixed(statuses: Sequence[str], where: str) -> str:
     short = len(statuses) - mixed - not_mixed
     found = f"{mixed} mixed, {not_mixed} did not mix and {short} were not sampled to the end"
     return f"of {len(statuses)} posteriors, {found}; see {where}"
+
+
+def finish(
+    command: str, folder: OutputFolder, interrupted: threading.Event, rows: Sequence[Mapping[str, Any]], *texts: object,
+    problem: str = "", **more: Any,
+) -> None:  # fmt: skip
+    """End a command with a row for each observation: its document with how many have each status, or its texts."""
+    if folder.json:
+        counts = dict(sorted(Counter(row["status"] for row in rows if "status" in row).items()))
+        found = {"output": folder.output, "size": len(rows), "counts": counts, **more}
+        leave(command, {**found, "interrupted": interrupted.is_set(), "observations": rows})
+    show(folder.quiet or folder.json, *texts)
+    end(interrupted.is_set(), problem)
 
 
 def end(interrupted: bool, *problems: str) -> None:
