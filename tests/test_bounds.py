@@ -154,7 +154,7 @@ def test_the_callback_hears_codes_of_the_user():
     ("bounds", "message"),
     [
         ((1.0, 0.0), "coordinate 0 has the lower bound 1 and the upper one 0; pass .lower, upper. in this order"),
-        ((np.array([0, 0, 0, 0, 3.0]), 3.0), "coordinate 4 has the lower bound 3"),
+        ((np.array([0, 0, 0, 0, 3.5]), 3.0), "coordinate 4 has the lower bound 3.5"),
         ((np.zeros(4), 1.0), r"the lower one has shape \(4,\), a code has 5 numbers"),
         ((0.0, np.nan), "the upper one has NaN; use -inf or inf where there is no bound"),
         ((0.0, "high"), "bounds: upper=.high. is text; pass the numbers"),
@@ -163,7 +163,7 @@ def test_the_callback_hears_codes_of_the_user():
         ((0.0, 10**400), "bounds: upper cannot be read as numbers"),
         ((-1e308, 1e308), "lower bound -1e.308 and the upper one 1e.308; .* at a distance in the range of numbers"),
         ((0.0, 5e-324), "lower bound 0 and the upper one 4.94066e-324; "),
-        ((1.0, 1.0), "has the lower bound 1 and the upper one 1; pass .lower, upper. in this order"),
+        ((1.0, 1.0), "all coordinates have a value"),
         (3.0, r"bounds=3.0 is no pair; pass \(-3, 3\) or \(lower, upper\)"),
         ([(0, 1), (0, 1), (0, 1)], "is no pair"),
     ],

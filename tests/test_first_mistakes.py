@@ -82,7 +82,7 @@ MISTAKES = {
     ),
     "an option of another method": (
         lambda: invert(ONE, restarts=3),
-        r"method 'lm' has no option 'restarts'; .*; it is one of method='(?P<call>adam)'",
+        r"method 'lm' has no option 'restarts'; .*; it is one of method='(?P<call>auto)'",
         lambda call: invert(ONE, call, restarts=3, max_iterations=5),
     ),
     "a mask by its name": (

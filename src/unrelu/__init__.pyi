@@ -23,6 +23,7 @@ from .diagnostics.identifiability import identifiability as identifiability
 from .loaders import from_arrays as from_arrays
 from .loaders import from_torch as from_torch
 from .loaders import load as load
+from .loaders.jax_functions import from_jax as from_jax
 from .measurements import Mask as Mask
 from .measurements import Matrix as Matrix
 from .measurements import emulator_error as emulator_error
@@ -33,6 +34,7 @@ from .measurements.count_noise import NegativeBinomial as NegativeBinomial
 from .measurements.count_noise import Poisson as Poisson
 from .models.code_prior import Normal as Normal
 from .models.generator import Generator as Generator
+from .models.joined import join as join
 from .models.network import Network as Network
 from .models.nuisance_parameters import extend as extend
 from .problem import Problem as Problem

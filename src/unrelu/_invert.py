@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from unrelu.diagnostics.code_diagnostics import alone_after_breakdown, diagnosed, with_codes
+from unrelu.diagnostics.distinct_optima import distinct_optima
 from unrelu.errors import OptionError
 from unrelu.layerwise import LayerMethod
 from unrelu.layerwise.layer_by_layer import Layerwise
@@ -156,7 +157,7 @@ def invert(
         own: Any = run.layer_method if isinstance(run, Layerwise) else run
         if is_dataclass(own):  # its options, defaults included
             options = {field.name: getattr(own, field.name) for field in fields(own) if field.init} | options
-        return replace(result.in_units_of(problem), options=options).shaped()
+        return replace(result.in_units_of(problem), options=options, find_optima=distinct_optima).shaped()
 
 
 def _solved_in_sequence(solve: Callable[..., Inversion], run: Method, problem: Problem) -> Inversion:

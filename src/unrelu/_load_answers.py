@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from unrelu.diagnostics.code_diagnostics import judged_again
+from unrelu.diagnostics.distinct_optima import distinct_optima
 from unrelu.errors import InputError
 from unrelu.measurements.objectives import DEGREES, norms
 from unrelu.models.generator import Generator, as_generator
@@ -62,7 +63,7 @@ def load_result(
     <Inversion: one observation, EXACT_FIT, success>
     """
     with _opened(path, network, max_bytes, "result") as file:
-        result = Inversion(**read_result_file(file, max_bytes, network, operator))
+        result = Inversion(**read_result_file(file, max_bytes, network, operator), find_optima=distinct_optima)
         if network is not None:
             _refuse(file, _flaw(result))
         return result.shaped()

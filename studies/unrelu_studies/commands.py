@@ -99,6 +99,9 @@ def benchmark(
         list[str] | None,
         typer.Option(help="search: a generator to measure; posterior: a part; again for another. [default: all]"),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="others: the folder with the data; docs/benchmarks.md.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the results in an existing folder.")] = False,
     quiet: Quiet = False,
     json: Json = False,
@@ -113,6 +116,8 @@ def benchmark(
     from unrelu_studies.benchmarks.benchmark import Command, load, run
 
     parts = load(measurement).parts
+    if data and not load(measurement).takes_data:
+        raise OptionError(f"--data {data} has no use: {measurement} makes its own data; leave it out")
     if unknown := set(part or ()) - set(parts):
         known = f"use some of {', '.join(parts)}" if parts else f"{measurement} has none"
         raise OptionError(f"--part {min(unknown)!r} is unknown; {known}")
@@ -120,7 +125,7 @@ def benchmark(
     console = Console(quiet=quiet, stderr=json)
     # The tables would lose digits where the output is a file or the terminal narrow.
     console.width = max(console.width, 120)
-    command = Command(measurement, instances, quick, seed, tuple(part or ()))
+    command = Command(measurement, instances, quick, seed, tuple(part or ()), str(data) if data else None)
     with removed_if_empty(folder):
         finished = run(command, folder, overwrite, console)
     if json:

@@ -11,7 +11,7 @@ import unrelu
 from tests.support import random_network
 from unrelu.errors import InputError, UnsupportedModelError
 from unrelu.measurements import IdentityOperator, WeightedOperator
-from unrelu.measurements.linear_operators import hiding, normalised
+from unrelu.measurements.linear_operators import ProductOperator, hiding, normalised
 from unrelu.runtime.streams import stream
 
 K, N, B = 3, 40, 4
@@ -294,3 +294,32 @@ def test_weights_of_an_operator_pass_the_dot_test(each):
     normal, gain = normalised(operator)
     torch.testing.assert_close(normal.forward(x) * gain, operator.forward(x))
     assert operator.count == (B if each else 0)
+
+
+# --- a covariance over sparse rows -----------------------------------------------------------------------------------
+
+
+def test_a_covariance_over_sparse_rows_is_kept_as_factors():
+    """Bins of a long spectrum: L^-1 A would be a dense matrix of all outputs."""
+    rng, net = stream("test bins"), random_network((3, 10, 400), seed=1, bias=True, last="sigmoid")
+    bins = np.kron(np.eye(20), rng.uniform(0.5, 1, 20)[None] / 20)
+    root = rng.standard_normal((20, 20))
+    covariance = 0.01 * (root @ root.T / 20 + np.eye(20))
+    y = net(rng.standard_normal((2, 3))) @ bins.T + 0.1 * rng.standard_normal((2, 20))
+    problem = unrelu.Problem.build(net, y, operator=bins, noise=unrelu.Gaussian(covariance=covariance))
+    inner = problem.operator.unweighted
+    assert isinstance(inner, ProductOperator)
+    x, r = rng.standard_normal((3, 400)), torch.from_numpy(rng.standard_normal((3, 20)))
+    whitened = problem.operator.values(x)
+    np.testing.assert_allclose((whitened**2).sum(axis=1), [
+        (bins @ each) @ np.linalg.solve(covariance, bins @ each) for each in x
+    ], rtol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(inner.matrix() @ x.T, inner.values(x).T, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose((inner.values(x) * r.numpy()).sum(), (x * inner.adjoint(r).numpy()).sum(), rtol=1e-9)
+    np.testing.assert_array_equal(inner.in_units(2, -5).values(x), inner.values(x) / 8)
+    single = inner.to(torch.float32, torch.device("cpu"))
+    np.testing.assert_allclose(single.forward(torch.from_numpy(x).float()), inner.values(x), rtol=1e-4, atol=1e-4)
+    result = unrelu.invert(net, y, "lm", operator=bins, noise=unrelu.Gaussian(covariance=covariance))
+    for z, fun, each in zip(result.z, result.fun, y, strict=True):
+        left = each - bins @ net(z)
+        assert fun == pytest.approx(left @ np.linalg.solve(covariance, left), rel=1e-8)

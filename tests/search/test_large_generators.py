@@ -15,6 +15,7 @@ from unrelu.result import Ending, Status
 from unrelu.search import _schedules, sample_cache
 from unrelu.search._schedules import FEW_COORDINATES, LIMITED_MEMORY
 from unrelu.search.descents import descents_for
+from unrelu.search.joint_search import JointSearch
 from unrelu.search.sample_cache import SampleCache
 
 
@@ -82,7 +83,7 @@ def test_a_refinement_goes_on_for_as_many_steps_as_are_stated(large, monkeypatch
     network = NETWORKS["dense"]()
     rng = np.random.default_rng(6)
     y = network(rng.standard_normal((6, 6))) + rng.standard_normal((6, 150))
-    monkeypatch.setattr(_schedules, "LIMITED_MEMORY", replace(LIMITED_MEMORY, steps=1))
+    monkeypatch.setattr(_schedules, "FEW_COORDINATES", replace(FEW_COORDINATES, steps=1))
     cut, longer, default = (unrelu.invert(network, y, max_iterations=most) for most in (2, 6, None))
     assert (cut.verdict == Ending.ITERATION_LIMIT).any()
     assert default.fun.sum() < longer.fun.sum() < cut.fun.sum()
@@ -94,3 +95,20 @@ def test_the_same_call_gives_the_same_bits(large):
     y = network(np.random.default_rng(4).standard_normal(6)) + 0.1
     first, second = unrelu.invert(network, y), unrelu.invert(NETWORKS["dense"](), y)
     assert first.z.tobytes() == second.z.tobytes()
+
+
+@pytest.mark.parametrize("measurement", ["mask", "matrix", "function"])
+def test_tempered_starts_are_the_samples_with_the_lowest_objective(large, measurement):
+    network, rng = NETWORKS["dense"](), np.random.default_rng(7)
+    x = network(rng.standard_normal((3, 6)))
+    operator = {
+        "mask": unrelu.Mask(rng.random((3, 150)) < 0.7), "matrix": rng.standard_normal((60, 150)) / 12,
+        "function": lambda x: torch.tanh(x[:, :40]),
+    }[measurement]  # fmt: skip
+    y = {"mask": x, "matrix": x @ rng.standard_normal((150, 60)), "function": np.tanh(x[:, :40])}[measurement]
+    search = JointSearch(unrelu.Problem.build(network, y, operator=operator, noise="gaussian:0.1").equilibrated())
+    tempered, z = search.starts.tempered, search.cache.model.z
+    found = search.starts.codes(np.arange(3), 0, 3)
+    for i in range(3):
+        f = tempered.values(z, torch.full((len(z),), i))
+        np.testing.assert_allclose(found[i], z[f.argsort()[:3]].double(), atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -28,10 +29,11 @@ def judged_again(result: Inversion) -> Inversion:
 
 def with_codes(result: Inversion, problem: Problem, z: Array) -> Inversion:
     """The result with other codes, whose verdict is computed from them."""
-    return Inversion.of(
+    judged = Inversion.of(
         problem, z, method=result.method, status=result.ended, nit=result.nit, norm=result.norm,
         seconds=result.seconds, confidence=result.confidence, pool=result.pool,
     )  # fmt: skip
+    return replace(judged, restarts=result.restarts)
 
 
 def alone_after_breakdown(

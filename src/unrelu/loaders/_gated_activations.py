@@ -1,8 +1,8 @@
 """Find activations that a graph writes out as a product, such as x * sigmoid(x), and write them as one node.
 
 SiLU, GELU, Mish and hardswish are x times a gate g(x). Programs and exported graphs often compute both factors node by
-node: the error function of a GELU, the learned sigmoids of an emulator. Such a product is a function of each entry of x
-alone, so its values on a line of numbers tell which activation it is.
+node: the error function of a GELU, the learned sigmoids of an emulator. Such a product, or a sum of x and one, is a
+function of each entry of x alone, so its values on a line of numbers tell which activation it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unrelu.runtime.array_types import Array
 # Operators on each entry alone.
 _ELEMENTWISE = {
     "add", "sub", "rsub", "mul", "div", "neg", "pow", "square", "exp", "erf", "tanh", "sigmoid", "softplus", "log",
-    "log1p", "relu", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardsigmoid", "_to_copy", "reciprocal",
+    "log1p", "relu", "clamp", "clamp_min", "clamp_max", "hardtanh", "hardsigmoid", "silu", "_to_copy", "reciprocal",
 }  # fmt: skip
 # Arguments at which a product is compared with activations, and one beyond which a gate is 0 or 1.
 _LINE = torch.linspace(-9.3, 9.1, 93, dtype=torch.float64)[:, None]
@@ -41,9 +41,9 @@ def gated(x: Tensor, parts: tuple[Activation | Scale, ...]) -> None:
 
 
 def replace_gated_activations(graph: fx.Graph) -> None:
-    """Put a node that is read as an activation in place of each product in a recorded graph that is one."""
+    """Put a node that is read as an activation in place of each product or sum in a recorded graph that is one."""
     for node in list(graph.nodes):
-        if name_of(node) != "mul" or len(node.all_input_nodes) != 2:
+        if name_of(node) not in ("mul", "add") or len(node.all_input_nodes) != 2:
             continue
         for source in _origins(node):
             with suppress(_NotElementwise, RuntimeError, TypeError):

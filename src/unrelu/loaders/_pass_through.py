@@ -26,9 +26,8 @@ from unrelu.loaders._recording import name_of
 from unrelu.loaders._torch_operations import Flow, Part, float64, shape_of
 from unrelu.models.activations import Activation
 from unrelu.models.affine import Affine, Dense, Reshape, Shape, Step
+from unrelu.models.network import LARGEST_COMPILED
 
-# The most numbers in the matrices of a chain, and in one map of its values: what compiled descents take.
-_LARGEST = 2**19
 # Operators that are linear in all tensors that they take or give.
 _JOINING = ("add", "sub", "cat", "stack", *SEVERAL)
 
@@ -147,7 +146,7 @@ class BranchWalk(Walk):
         return torch.cat([row, torch.zeros(count - 1, *row.shape[1:], dtype=torch.float64)])
 
     def _check_size(self, numbers: int) -> None:
-        if numbers > _LARGEST:
+        if numbers > LARGEST_COMPILED:
             raise UnsupportedModelError(f"makes a matrix of {numbers} numbers in a model that branches")
 
     # --- layers -------------------------------------------------------------------------------------------------------

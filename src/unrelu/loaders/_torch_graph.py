@@ -116,11 +116,8 @@ def from_torch(
     """
     place = CPU if device is None else usable(device)
     call = GeneratorCall.parse(output, inputs)
-    given = None if latent_shape is None else code_shape(latent_shape)
-    names, domain = (None, None) if bounds is None else read_domain(bounds)
-    if domain is not None and given not in (None, domain.shape[1:]):
-        raise OptionError(f"latent_shape={given}, and bounds= are of {domain.shape[1]} coordinates; leave one out")
-    module, given = _opened(module, given if domain is None else domain.shape[1:])
+    given, names, domain = code_arguments(latent_shape, bounds)
+    module, given = _opened(module, given)
     body = as_module(module, call)
     for path, m in body.named_modules():
         if m.training and isinstance(m, _BatchNorm | _DropoutNd | _InstanceNorm):
@@ -130,9 +127,29 @@ def from_torch(
     # Random numbers that the module draws must not advance the caller's generator.
     with torch.random.fork_rng(devices=[]):
         network = _with_rounding(_network(body, given, first, domain), body)
-    named = network.with_parts(call.parts) if isinstance(call.output, Mapping) else network
-    named = named if names is None else named.named(names)
+    named = with_names(network, call, names)
     return named.to(device=place) if named.device != place else named
+
+
+def code_arguments(
+    latent_shape: int | tuple[int, ...] | None, bounds: Mapping[str, Any] | None
+) -> tuple[Shape | None, list[str] | None, Array | None]:
+    """The shape of one code, the names of its coordinates and its domain; None where they are not stated."""
+    given = None if latent_shape is None else code_shape(latent_shape)
+    if bounds is None:
+        return given, None, None
+    names, domain = read_domain(bounds)
+    if given not in (None, domain.shape[1:]):
+        raise OptionError(f"latent_shape={given}, and bounds= are of {domain.shape[1]} coordinates; leave one out")
+    return domain.shape[1:], names, domain
+
+
+def with_names(
+    network: Network | OpaqueNetwork | NamedGenerator, call: GeneratorCall, names: list[str] | None
+) -> Network | OpaqueNetwork | NamedGenerator:
+    """The network with the names of parts of its output and of coordinates of codes."""
+    named = network.with_parts(call.parts) if isinstance(call.output, Mapping) else network
+    return named if names is None else named.named(names)
 
 
 def _opened(given: Any, shape: Shape | None) -> tuple[Callable[..., Any], Shape | None]:
@@ -178,8 +195,9 @@ def _network(
 
 
 def network_of(
-    module: nn.Module, shape: Shape, device: torch.device = CPU, domain: Array | None = None
-) -> Network | OpaqueNetwork:
+    module: nn.Module, shape: Shape, device: torch.device = CPU, domain: Array | None = None,
+    original: nn.Module | None = None,
+) -> Network | OpaqueNetwork:  # fmt: skip
     """The chain of layers that a module computes, or the module as it is.
 
     Args:
@@ -187,24 +205,25 @@ def network_of(
         shape: the shape of one code.
         device: where a function is given its codes.
         domain: see :class:`~unrelu.Generator`.
+        original: what the module was made from: it is compared with, and kept, in place of the module.
 
     Raises:
         UnsupportedModelError: it is neither a chain nor a differentiable generator.
         ModelError: shapes do not fit, or weights are not finite.
         HostError: the memory of this machine is too small for a gradient.
     """
-    codes = trial_codes(shape, domain)
-    check_memory(module, codes.to(device))
+    codes, original = trial_codes(shape, domain), module if original is None else original
+    check_memory(original, codes.to(device))
     try:
         found, precision = _chain(module, shape, device, domain)
     except UnsupportedModelError as error:
-        return opaque(module, shape, str(error), device, domain)
-    if computes_the_same(lambda z: _forward(found, z), module, codes, device, precision):
+        return opaque(original, shape, str(error), device, domain)
+    if computes_the_same(lambda z: _forward(found, z), original, codes, device, precision):
         return replace(found, domain=domain)
     reason = (
         "its layers have other outputs: it depends on the batch size, changes values, draws numbers or counts calls"
     )
-    return opaque(module, shape, reason, device, domain)
+    return opaque(original, shape, reason, device, domain)
 
 
 def _forward(network: Network, z: Tensor) -> Tensor:

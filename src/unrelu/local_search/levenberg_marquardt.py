@@ -22,6 +22,8 @@ from unrelu.runtime.run_control import Progress
 
 # A descent may end where a step is predicted to gain less than this fraction of f; a refinement goes on from there.
 ENOUGH_DECREASE = 1e-2
+# The share of f that may be rounding, and the most steps for the last digits of a code.
+_ROUNDED, _MOST_LAST_STEPS = 1e-9, 20
 
 
 def on_plateau(z: Tensor, f: Tensor, gram: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ def refine_damped(
 
     In the bent valley of a badly conditioned generator, BFGS soon gains as little as at a kink, and ends. Damped steps
     have a Jacobian each, and follow the valley. Where the first one gains nothing, as at an unknown kink, it is the
-    last.
+    last. At the end, undamped steps settle the last digits.
     """
     found, network = refine(objective, z, observations, enough, most, stop), objective.network
     if not len(z) or network.smoothed(1.0, z[:1]) is not network:
@@ -126,7 +128,34 @@ def refine_damped(
     )
     state.run(min(left, 1), stop).done |= state.f >= found.f
     state.run(left - 1, stop)
-    return Refined(state.z, state.f, found.steps + state.steps, found.optimal | (state.done & state.f.isfinite()))
+    optimal = found.optimal | (state.done & state.f.isfinite())
+    last = torch.nonzero(optimal & (state.f > enough))[:, 0]
+    state.z[last], state.f[last] = _last_digits(objective, state.z[last], observations[last])
+    return Refined(state.z, state.f, found.steps + state.steps, optimal)
+
+
+def _last_digits(objective: SquaredError, z: Tensor, observations: Tensor) -> tuple[Tensor, Tensor]:
+    """Gauss-Newton steps from optimal codes (b, k) that f, which is rounded, no longer tells apart; with f there, (b,).
+
+    The gradient still does. A step is taken if the next one promises at most half as much, and f does not rise visibly.
+    """
+    z, promised, f = z.clone(), torch.full(z.shape[:1], torch.inf).to(z), torch.full(z.shape[:1], torch.inf).to(z)
+    at, trial = torch.arange(len(z), device=z.device), z
+    for _ in range(_MOST_LAST_STEPS):
+        gram, gradient, reached = objective.system(trial, observations[at])
+        free = ~objective.held(trial, gradient)
+        gram, gradient = gram * (free[:, :, None] & free[:, None, :]), gradient * free
+        gram.diagonal(dim1=1, dim2=2).add_((~free).to(gram))
+        root, info = torch.linalg.cholesky_ex(gram)
+        s = -torch.cholesky_solve(gradient[:, :, None], root)[:, :, 0]
+        gain = -(s * gradient).sum(dim=1)
+        better = (gain <= 0.5 * promised[at]) & (reached <= (1 + _ROUNDED) * f[at])
+        z[at[better]], f[at[better]], promised[at[better]] = trial[better], reached[better], gain[better]
+        going = better & (info == 0) & (gain > 0)
+        at, trial = at[going], objective.clip(trial + s)[going]
+        if not len(at):
+            break
+    return z, f
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from unrelu.measurements.linear_operators import Operator
 from unrelu.models.affine import Dense, Reshape, Scale
 from unrelu.models.affine_head import AffineHead
 from unrelu.models.generator import Generator
+from unrelu.models.network import LARGEST_COMPILED
 from unrelu.runtime.array_types import Array, Integers
 
 Numbers: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -24,7 +25,7 @@ Precision: TypeAlias = type[np.floating[Any]]
 MATRIX, BIAS, ACTIVATION, INPUTS, OUTPUTS, KIND = range(6)
 HEAD = -1
 # The most numbers in the matrices of a packable network, and in the matrix of its operator.
-_SMALL = 2**19
+_SMALL = LARGEST_COMPILED
 
 
 class PackedNetwork(NamedTuple):

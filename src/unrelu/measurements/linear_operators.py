@@ -325,6 +325,41 @@ class MatrixOperator(Operator):
         return {"data": self.csr.data, "indices": indices, "pointers": pointers, "columns": np.array(self.n, np.int64)}
 
 
+@dataclass(frozen=True, eq=False)
+class ProductOperator(Operator):
+    """L A: a matrix L, (m, m'), behind a linear operator A, where their product would take more work than both.
+
+    Attributes:
+        left, inner: L and A.
+    """
+
+    left: Tensor
+    inner: Operator
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return (len(self.left),)
+
+    @cached_property
+    def n(self) -> int:
+        return self.inner.n
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.forward(x) @ self.left.T
+
+    def adjoint(self, r: Tensor) -> Tensor:
+        return self.inner.adjoint(r @ self.left)
+
+    def matrix(self) -> Array:
+        return np.asarray(self.left.cpu().double().numpy() @ self.inner.matrix())
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> ProductOperator:
+        return replace(self, left=self.left.to(device=device, dtype=dtype), inner=self.inner.to(dtype, device))
+
+    def in_units(self, before: int, after: int) -> ProductOperator:
+        return replace(self, left=times_power(self.left, before + after))
+
+
 class MatrixFreeOperator(Operator):
     """A linear map given as code on NumPy vectors, applied to one vector at a time; it is never written out.
 

@@ -9,11 +9,13 @@ given in dictionaries by name:
 - Parts that y leaves out are not observed.
 - The noise of a part is a standard deviation (a number or an array), a text such as "uniform:0.1", or a model. All
   parts have :class:`~unrelu.Gaussian` noise, or all have :class:`~unrelu.Uniform` noise. Errors of different parts are
-  independent. A model or text that is not in a dictionary is that of all observed entries.
+  independent. A model or text that is not in a dictionary is that of all observed entries, in the order of the parts,
+  as a covariance across parts, ``Gaussian(covariance=C)``.
 - The operator of a part is a mask or a matrix. Parts without one are observed as they are.
 
 One observation, one model of noise and one operator of the whole output are made of these. If operators are masks, y
-has all entries of the output, some of them hidden. Otherwise y has the entries that were measured.
+has all entries of the output, some of them hidden. Otherwise, or with a covariance of the measured entries alone, y has
+the entries that were measured.
 """
 
 from __future__ import annotations
@@ -78,7 +80,10 @@ def joined(names: Names, y: Any, noise: Any, operator: Any, argument: str = "y")
     values = np.concatenate([np.broadcast_to(p.values, (size, p.operator.m)) for p in parts.values()], axis=1)
     kept = np.ones_like(seen)
     measured: Mask | Matrix | None = None if seen.all() else Mask(seen)
-    if not all(part.operator.output_shaped for part in parts.values()):
+    whole = all(part.operator.output_shaped for part in parts.values())
+    if whole and isinstance(noise, Gaussian) and noise.covariance is not None and not seen.all():
+        whole = len(noise.covariance) != seen.sum()
+    if not whole:
         blocks = [sparse.csr_array(part.operator.matrix()[part.seen]) for part in parts.values()]
         kept, measured = seen, Matrix(sparse.block_diag(blocks))
     if isinstance(noise, Mapping):

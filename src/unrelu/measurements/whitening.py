@@ -12,13 +12,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import sparse
 from scipy.linalg import solve_triangular
 
 from unrelu.errors import InputError
-from unrelu.measurements.linear_operators import MatrixOperator, Operator, WeightedOperator, hiding
+from unrelu.measurements.linear_operators import MatrixOperator, Operator, ProductOperator, WeightedOperator, hiding
 from unrelu.measurements.noise import Noise
 from unrelu.measurements.operator_arguments import NonlinearOperator
 from unrelu.runtime.array_types import Array, Flags
+
+# L^-1 A is not multiplied out where L^-1 and the entries of A that are not 0 are fewer numbers by this factor.
+_FEWER = 4
 
 
 def known_entries(noise: Noise, operator: Operator, size: int) -> Flags:
@@ -84,8 +88,14 @@ def _decorrelated(noise: Noise, factor: Array, operator: Operator, y: Array) -> 
     inverse[:, shown] = solve_triangular(factor / scale, np.eye(len(shown)), lower=True)
     weight = torch.full((len(shown),), 1 / scale, dtype=torch.float64)
     if operator.linear:
-        rows = torch.from_numpy(inverse @ operator.take(np.array([0])).matrix())
-        return WeightedOperator(MatrixOperator(rows, (len(shown),)), weight), np.ascontiguousarray(values)
+        matrix = operator.take(np.array([0])).matrix()
+        entries = sparse.csr_array(matrix)
+        if entries.nnz + inverse.size < matrix.size / _FEWER:
+            inner = MatrixOperator.of(entries, operator.shape)
+            product: Operator = ProductOperator(torch.from_numpy(inverse), inner)
+        else:
+            product = MatrixOperator(torch.from_numpy(inverse @ matrix), (len(shown),))
+        return WeightedOperator(product, weight), np.ascontiguousarray(values)
     if not isinstance(operator, NonlinearOperator):
         raise InputError(
             f"noise={noise} is correlated, and operator= is a {type(operator).__name__}, which is not linear: pass a "

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from html import escape
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -147,16 +147,26 @@ class Generator(ABC):
 
     # --- NumPy in, NumPy out -----------------------------------------------------------------------------------
 
+    @overload
+    def __call__(self, z: Tensor) -> Tensor: ...
+    @overload
+    def __call__(self, z: npt.ArrayLike) -> Array: ...
     @computing()
-    def __call__(self, z: npt.ArrayLike) -> Array:
+    def __call__(self, z: Any) -> Any:
         """G(z): a code to an output, ``output_shape``, or a batch of codes to ``(B, *output_shape)``.
 
         Args:
             z: ``latent_shape`` or ``(B, *latent_shape)``; or flat, (k,) or (B, k). An array of the shape of one code is
-                one code, even if that shape is (1, k). Anything else is an InputError.
+                one code, even if that shape is (1, k). Anything else is an InputError. A tensor gives a tensor of its
+                type on its device, differentiable by PyTorch, so that functions for :func:`unrelu.from_torch` can be
+                made of generators.
         """
-        codes = self.flat_codes(z)
-        return self.outputs(codes.reshape(-1, self.latent_dim)).reshape(*codes.shape[:-1], *self.output_shape)
+        if not isinstance(z, Tensor):
+            codes = self.flat_codes(z)
+            return self.outputs(codes.reshape(-1, self.latent_dim)).reshape(*codes.shape[:-1], *self.output_shape)
+        shape = self._flat_shape(tuple(z.shape), "z")
+        x = self.forward(z.reshape(-1, self.latent_dim).to(dtype=self.dtype, device=self.device))
+        return x.reshape(*shape[:-1], *self.output_shape).to(z if z.is_floating_point() else x)
 
     @computing()
     def outputs(self, z: npt.ArrayLike) -> Array:
@@ -187,15 +197,20 @@ class Generator(ABC):
         Raises:
             InputError: z is not made of real numbers, or has another shape.
         """
-        codes, shapes = numbers(z, name), (self.latent_shape, (self.latent_dim,))
-        if codes.shape in shapes and not batch:
-            return codes.reshape(self.latent_dim)
-        if codes.ndim and codes.shape[1:] in shapes:
-            return codes.reshape(len(codes), self.latent_dim)
-        call = reshaping(name, codes.shape, self.latent_shape)
+        codes = numbers(z, name)
+        return codes.reshape(self._flat_shape(codes.shape, name, batch))
+
+    def _flat_shape(self, shape: Shape, name: str, batch: bool = False) -> Shape:
+        """The shape of flat codes for codes of this shape, see :meth:`flat_codes`."""
+        shapes = (self.latent_shape, (self.latent_dim,))
+        if shape in shapes and not batch:
+            return (self.latent_dim,)
+        if shape and shape[1:] in shapes:
+            return shape[0], self.latent_dim
+        call = reshaping(name, shape, self.latent_shape)
         several = ", ".join(map(str, ("B", *self.latent_shape)))
         raise InputError(
-            f"{name} has shape {codes.shape}; this network takes codes of shape {self.latent_shape} or ({several})"
+            f"{name} has shape {shape}; this network takes codes of shape {self.latent_shape} or ({several})"
             + (f": {call}" if call else "")
         )
 
@@ -299,7 +314,8 @@ class WrappedGenerator(Generator):
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Self:
         """The same generator evaluated in another dtype or on another device."""
         base = self.base.to(dtype, device)
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        others = (field.name for field in fields(self) if field.name != "base")
+        held = {name: getattr(self, name) for name in others}
         moved: dict[str, Any] = {
             name: value.to(base.dtype, base.device) for name, value in held.items() if isinstance(value, Generator)
         }

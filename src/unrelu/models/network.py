@@ -33,6 +33,8 @@ _SHOWN = 40
 # From this many entries of a dense matrix, or outputs of any layer, several threads are faster than one.
 _LARGE_MATRIX = 4_000_000
 _LARGE_OUTPUT = 2**16
+# The most numbers in the matrices of a chain that compiled descents take.
+LARGEST_COMPILED = 2**19
 # Multiplications that computing the activation sizes may cost.
 _DRAWING = 2**31
 

@@ -242,13 +242,17 @@ class _Change(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.shape, self.function, self.own, self.names = shape, function, own, names
-        self.table = torch.from_numpy(table.copy())
+        # Parameters are the product of 1, u and Phi(u) with this matrix. For sums and products with constants in
+        # forward mode, PyTorch would load its compiler, which takes seconds.
+        low, high, normal = table
+        self.matrix = torch.from_numpy(np.vstack([low, np.diag(normal * high), np.diag((1 - normal) * (high - low))]))
 
     def forward(self, joint: Tensor) -> Any:
         n = math.prod(self.shape)
         x: Any = joint[:, :n].reshape(-1, *self.shape)
-        u, (low, high, normal) = joint[:, n:], self.table.to(joint)
-        parameters = torch.where(normal > 0, low + high * u, low + (high - low) * torch.special.ndtr(u))
+        u = joint[:, n:]
+        known = torch.cat([torch.ones_like(u[:, :1]), u, torch.special.ndtr(u)], dim=1)
+        parameters = known @ self.matrix.to(joint)
         values = dict(zip(self.names, parameters.T, strict=True))
 
         def beside(name: str) -> Tensor:  # one for each output, shaped to multiply outputs (B, ...)

@@ -107,7 +107,8 @@ class OpaqueNetwork(Generator):
         known = z.isfinite().all(dim=1, keepdim=True)
         with plain_attention():
             x = self._flat(torch.where(known, z, torch.zeros_like(z)), self._fast)
-        x = x if z.requires_grad else x.detach()  # weights in a function may require gradients
+        # Weights in a function may require gradients. Detached tensors have no forward-mode derivative.
+        x = x.detach() if x.requires_grad and not z.requires_grad else x
         return torch.where(known, x, torch.full_like(x, torch.nan))
 
     def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:

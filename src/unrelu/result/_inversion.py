@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from unrelu.result._judged_codes import JudgedCodes
 from unrelu.result.answers import DRAWN, Panels
 from unrelu.result.laplace_approximation import Laplace, laplace_approximation
 from unrelu.result.residual_tests import TESTS
-from unrelu.result.result_file import write_result_file
+from unrelu.result.result_file import AbsentGenerator, write_result_file
 from unrelu.result.status import p_values
 from unrelu.result.verdict_text import (
     IMAGES,
@@ -97,6 +98,8 @@ class Inversion(JudgedCodes):
         norm: the norm of ``fun``: "l2", "l1", "linf" or "huber" (:mod:`unrelu.measurements.objectives`).
         pool: whether the noise level was estimated from the residuals of the batch, see :meth:`of`.
         ended: how the method ended, (B,), before the residual was judged.
+        restarts: where the restarts of each observation ended, (B,), an array (c, k) for each, not refined.
+        find_optima: computes :attr:`optima`.
 
     >>> import unrelu
     >>> net = unrelu.from_arrays([[[2.0], [-1.0], [1.0]]])
@@ -140,10 +143,8 @@ class Inversion(JudgedCodes):
     def _entries(self, noise: str) -> list[tuple[str, str]]:
         """The lines about one observation, as names and texts."""
         problem, network, z = self.problem, self.problem.names, self._codes[0]
-        names, named = [network.name_of(j) for j in range(len(z))], set(network.coordinate_names)
-        fixed = problem.bounds.fixed
+        names, fixed = [network.name_of(j) for j in range(len(z))], problem.bounds.fixed
         held = [f"{names[j]} = {value:.5g}" for j, value in enumerate(network.parameters_of(z)) if fixed[j]]
-        own = {name: value for name, value in self.parameters.items() if name in named}
         fit = p_values(self.p_value, *(getattr(self, name) for name in TESTS), under=f" under {noise}")
         left = f"residual {number(self._differences(self._norm)[0])} ({self._norm}), "
         left += f"largest entry {number(self._differences('linf')[0])}; "
@@ -157,13 +158,14 @@ class Inversion(JudgedCodes):
         at = [f"{names[j]} at its {'lower' if active[j] < 0 else 'upper'} bound" for j in np.flatnonzero(active)]
         return [
             (self.status.name, self.message),
-            ("code", code_text(z, names, own) if known else ""),
+            ("code", self._code_text(z) if known else ""),
             ("fixed", listed(held, _NAMED)),
             ("fit", left if known else "no code, so no fit"),
             ("by part", self._by_part("residual / noise" if noise else "residual")),
             ("confidence", confidence_text(self.confidence, self.method, reach)),
             ("uniqueness", uniqueness(self.identifiable, self.rank, self.freedom, int((~problem.bounds.fixed).sum()))),
             ("active bounds", listed(at, _NAMED)),
+            ("other optima", self._other_optima()),
             ("effort", f"{count(self.nit, 'iteration')}, {duration(self.seconds)}"),
         ]
 
@@ -236,6 +238,29 @@ class Inversion(JudgedCodes):
         """
         return laplace_approximation(self.problem, self._codes, self.norm)
 
+    @cached_property
+    def optima(self) -> Any:
+        """The distinct local optima that "auto" found, best first: an :class:`~unrelu.result.optima.Optima`.
+
+        Of a batch, it is a tuple of them. Optima are z, which may be 1% above the first, and where restarts ended,
+        refined when this is first asked for. An exact fit ends a search early: ``restarts=50`` makes more of them.
+
+        Raises:
+            InputError: the result was loaded without its network, or is not from :func:`unrelu.invert`.
+
+        >>> import unrelu
+        >>> net = unrelu.from_arrays([[[1.0], [-1.0]], [[1.0, 1.0]]])  # G(z) = |z|
+        >>> print(unrelu.invert(net, [2.0], noise="gaussian:0.1", bounds=(-4.0, 4.0)).optima)
+        2 distinct local optima, best first
+             fun  p-value  explains y  reached  z0
+          0    0        1         yes        5   2
+          1    0        1         yes        1  -2
+        """
+        if self.find_optima is None:
+            raise InputError("optima are those of results of unrelu.invert; pass it your method")
+        found = self.find_optima(self)
+        return found[0] if self.problem.single else tuple(found)
+
     def residual(self, norm: str = "l2", part: str | None = None) -> Any:
         """``|y - A G(z)|`` in "l2", "l1" or "linf", in the units of y, recomputed from z: a float, or (B,).
 
@@ -262,6 +287,22 @@ class Inversion(JudgedCodes):
     def _differences(self, norm: str) -> Array:
         """``|y - A G(z)|`` from the reconstructions, (B,)."""
         return norms(self.problem.differences_of(self.batched()["reconstruction"]), norm)
+
+    def _other_optima(self) -> str:
+        """The best other optimum that explains the only observation, and how many more do; empty for none."""
+        known = len(self.restarts[0]) and self.find_optima and not isinstance(self.problem.network, AbsentGenerator)
+        others = [one for one in self.optima if one.explains and (one.z != self.z).any()] if known else []
+        if not others:
+            return ""
+        fit = f"{p_value_text(others[0].p_value)}, " if self.problem.noise.stated else ""
+        more = f", and {len(others) - 1} more" if len(others) > 1 else ""
+        return f"another one explains y as well: {fit}at {self._code_text(others[0].z.ravel())}{more}; see r.optima"
+
+    def _code_text(self, z: Array) -> str:
+        """A code, (k,), in words, its coordinates by name where they have names."""
+        names, values = self.problem.names, self.problem.names.parameters_of(z)
+        own = {name: float(value) for name, value in zip(names.coordinate_names, values, strict=False) if name}
+        return code_text(z, [names.name_of(j) for j in range(len(z))], own)
 
     def _by_part(self, unit: str) -> str:
         """The root mean square of the residual in each observed part of one observation, in units of stated noise.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -16,6 +16,7 @@ from unrelu.measurements.noise import Fit
 from unrelu.measurements.objectives import DEGREES
 from unrelu.problem import Jacobians, Problem
 from unrelu.result.answers import Answers
+from unrelu.result.optima import Optima
 from unrelu.result.residual_tests import TESTS, together, too_large
 from unrelu.result.status import (
     CUT_OFF,
@@ -66,7 +67,9 @@ class JudgedCodes(Answers):
     ended: npt.NDArray[Any]
     norm: str
     pool: bool
+    restarts: npt.NDArray[Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    find_optima: Callable[[Any], list[Optima]] | None = None
 
     @classmethod
     def of(
@@ -81,6 +84,7 @@ class JudgedCodes(Answers):
         seconds: npt.ArrayLike | None = None,
         confidence: npt.ArrayLike = math.nan,
         pool: bool = False,
+        restarts: Sequence[Array] = (),
     ) -> Self:
         """Judge codes: compute outputs, objectives and the verdict. Your own method ends with this call.
 
@@ -100,6 +104,7 @@ class JudgedCodes(Answers):
             seconds: wall time of each observation, (B,); None shares the time so far equally.
             pool: whether to estimate the noise level from the residuals of the batch if none is stated; residuals that
                 are too large for it are outliers (:func:`~unrelu.result.residual_tests.too_large`).
+            restarts: where the restarts of each observation ended, (c, k) each, for a method that searches.
 
         Raises:
             InputError: z has another shape.
@@ -135,7 +140,8 @@ class JudgedCodes(Answers):
         }
         unjudged = cls(
             z=z, reconstruction=x, confidence=sure, verdict=ends, ended=ends, nit=full(nit, np.int64), method=method,
-            used=full(0), problem=problem, norm=norm or problem.norm, pool=pool, **columns,
+            used=full(0), problem=problem, norm=norm or problem.norm, pool=pool,
+            restarts=np.fromiter(map(problem.units.codes, restarts or [z[:0]] * size), object), **columns,
         )  # fmt: skip
         return unjudged.judged(problem.fit_of(x))
 
@@ -294,7 +300,7 @@ class JudgedCodes(Answers):
         if self.problem.single:
             texts = ("verdict", "message", "status")
             columns = {name: np.array([value], object if name in texts else None) for name, value in columns.items()}
-        return columns | {"ended": self.ended}
+        return columns | {"ended": self.ended, "restarts": self.restarts}
 
     def _part(self, rows: Index, single: bool) -> Self:
         columns = {name: getattr(self, name)[rows] for name in _PER_OBSERVATION}
@@ -317,6 +323,6 @@ def _scale_hint(problem: Problem, i: int) -> str:
 
 # The attributes with an entry for each observation, and those of them that are shaped for the caller.
 _PER_OBSERVATION = [
-    f.name for f in fields(JudgedCodes) if f.name not in ("method", "problem", "options", "norm", "pool")
+    f.name for f in fields(JudgedCodes) if f.name not in ("method", "problem", "options", "find_optima", "norm", "pool")
 ]
-_SHOWN = [name for name in _PER_OBSERVATION if name != "ended"]
+_SHOWN = [name for name in _PER_OBSERVATION if name not in ("ended", "restarts")]

@@ -236,6 +236,8 @@ def write_result_file(path: Path, result: Mapping[str, Any]) -> None:
         **problem_arrays(result["problem"], result["reconstruction"]), **columns,
         **{name: np.array([status.name for status in result[name]], dtype=np.str_) for name in _ENDINGS},
         "message": np.array([str(message) for message in result["message"]], dtype=np.str_),
+        "restarts": np.concatenate([np.empty((0, result["problem"].network.latent_dim)), *result["restarts"]]),
+        "restarts.count": np.array([*map(len, result["restarts"])], np.int64),
     })  # fmt: skip
 
 
@@ -258,5 +260,8 @@ def _result(table: Table, network: Generator | None, operator: Any) -> dict[str,
             raise ValueError(f"{name} has {len(texts)} entries, y has {size} observations")
     result["problem"] = read_problem(table, result["reconstruction"], network, operator, "result")
     result["z"] = result["z"].reshape(size, math.prod(latent))
+    ends = np.cumsum(columns_in(table, {"restarts.count": (np.int64, 0, math.inf)}, {}, size)["restarts.count"])
+    codes = columns_in(table, {"restarts": _ANY}, {"restarts": (sum(ends[-1:]), math.prod(latent))}, size)["restarts"]
+    result["restarts"] = np.fromiter(np.split(codes, ends), object, size)
     result["options"], result["method"] = dict(json.loads(text_of(table["options"]))), text_of(table["method"])
     return result | {"norm": norm_of(text_of(table["norm"])), "pool": bool(number_of(table["pool"], np.bool_))}

@@ -69,6 +69,8 @@ class Search:
             harder to be sure of.
         learn: whether the confidence is learned on the generator. If not, agreement never gives a high confidence.
             Nothing is learned for the Huber loss.
+        restarts: the least number of restarts, also after an exact fit or at a high confidence, for more of the
+            ``optima``; the confidence ignores them. 50 distinct answers for a design take ``restarts=50`` and more.
 
     Raises:
         OptionError: an option has a value it cannot take.
@@ -81,13 +83,14 @@ class Search:
     pool: bool = True
     radius: float = RADIUS
     learn: bool = True
+    restarts: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.confidence <= 1:
             raise OptionError(f"confidence={self.confidence} must be a probability, above 0 and at most 1")
         if not 0 < self.radius < math.inf:
             raise OptionError(f"radius={self.radius} must be a finite number above 0")
-        at_least(0, rounds=self.rounds)
+        at_least(0, rounds=self.rounds, restarts=self.restarts)
         at_least(1, max_iterations=self.max_iterations, max_programs=self.max_programs)
 
     def check(self, problem: Problem) -> None:
@@ -104,8 +107,10 @@ class Search:
         judge = by_agreement if problem.norm == "l1" else learned
         run = JointSearch(problem, judge, self.confidence, self.rounds, self.pool)
         run.search()
+        run.make_restarts(self.restarts)
         run.refine(self.max_iterations or REFINED, self.max_programs)
         confidence, found = run.confidence() if self.rounds != 0 else math.nan, run.state
         return Inversion.of(
-            problem, found.z, method="auto", status=found.status, nit=found.steps, confidence=confidence, pool=self.pool
-        )
+            problem, found.z, method="auto", status=found.status, nit=found.steps, confidence=confidence,
+            pool=self.pool, restarts=found.found(),
+        )  # fmt: skip

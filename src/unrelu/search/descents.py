@@ -224,8 +224,9 @@ class BatchDescents:
         if self.schedule.limited_memory:
             state = LimitedMemorySteps(self.objective, at, each, _ENOUGH_DECREASE_LARGE, floor)
         else:
+            tiny = _ENOUGH_DECREASE_LARGE if self.schedule.large else ENOUGH_DECREASE
             state = LevenbergMarquardtSteps(
-                self.objective, at, each, damping=damping, tiny_decrease=ENOUGH_DECREASE, enough=floor, ceiling=top
+                self.objective, at, each, damping=damping, tiny_decrease=tiny, enough=floor, ceiling=top
             )
         state.run(self.schedule.steps, watch)
         f = state.f.nan_to_num(nan=torch.inf, posinf=torch.inf)

@@ -13,6 +13,7 @@ from torch import Tensor
 from unrelu.layerwise.layer_by_layer import layerwise_reason
 from unrelu.local_search.halting import Watch
 from unrelu.local_search.levenberg_marquardt import LevenbergMarquardtSteps, on_plateau, refine_damped
+from unrelu.local_search.norm_descent import NormDescent
 from unrelu.local_search.refinement import refine
 from unrelu.local_search.squared_error import SquaredError
 from unrelu.local_search.starts import starting_codes
@@ -21,13 +22,15 @@ from unrelu.models.network import Network
 from unrelu.problem import Problem
 from unrelu.result import Ending, Status
 from unrelu.result.residual_tests import too_large
-from unrelu.runtime.array_types import Array, Flags, Index, Integers
+from unrelu.runtime.array_types import Array, Flags, Index
 from unrelu.runtime.memory_limits import PERTURBATION_NUMBERS, at_once
 from unrelu.runtime.run_control import Progress
+from unrelu.runtime.streams import stream
 from unrelu.search._norm_finish import PERTURBATIONS, finish
 from unrelu.search._schedules import effort
+from unrelu.search._search_state import SearchState
 from unrelu.search._stopping_rule import BudgetUsed, StoppingRule
-from unrelu.search.confidence import FLAT, RestartCounts, confidence
+from unrelu.search.confidence import FLAT, confidence
 from unrelu.search.descents import BatchDescents, CompiledDescents, Start, descents_for
 from unrelu.search.sample_cache import SampleCache, SearchStarts, fits_single
 from unrelu.thresholds import SAME_OPTIMUM, SIGNIFICANCE
@@ -53,9 +56,6 @@ _LARGEST_PRIOR = 1e12
 REFINED = 3000
 # Objectives below this fraction of |y|^2 are rounding in double precision: outputs are off by 100 units.
 _ROUNDING = 5e-28
-# Of objectives below the first fraction of |y|^2, single precision resolves no difference. Objectives count as equal
-# where outputs are off by at most the second, in units of the precision.
-_ZERO, _UNITS = 1e-12, 20
 # The most local optima in l2 from which a code within the bounds of uniform noise is searched.
 _FURTHER = 6
 
@@ -74,76 +74,6 @@ def searched_objective(problem: Problem, cache: SampleCache) -> SquaredError:
     """The objective of a search: in single precision, unless the generator, y or the prior are beyond its range."""
     single = cache.fits and fits_single(float(np.abs(problem.y).max())) and problem.prior < _LARGEST_PRIOR
     return SquaredError.of(problem, cache.single if single else problem.network)
-
-
-class SearchState:
-    """The state of a search of B observations.
-
-    Attributes:
-        z, f: the best codes, (B, k), in the precision of the last refinement, and their objectives, (B,).
-        restarts, ends: where the restarts ended, (B, C, k), and their objectives, (B, C), infinite for restarts that
-            failed or were not made.
-        made, perturbations: the number of restarts, and of perturbations of each restart, (B,).
-        rounds, steps: the number of finished rounds, and of steps of all descents, (B,).
-        exact, refuted: whether the code is an exact fit, and the objectives of codes that proved to be none, (B,).
-        perturbed, improved: whether the rest of the budget went to perturbations of the best restart, and whether they
-            found a better code, (B,).
-        probability: the confidence that the best code is the best of all, (B,).
-        enough, rounding: objectives at which a descent may end, and below which objectives count as equal, (B,).
-        status: how the search ended, (B,).
-
-    It begins after the ``skipped`` rounds, (B,); ``eps`` is the unit of the precision in which objectives are computed.
-    """
-
-    def __init__(self, problem: Problem, skipped: Integers, eps: float) -> None:
-        n, k, energy = problem.size, problem.network.latent_dim, problem.energy
-        self.z, self.f, self.refuted = np.full((n, k), np.nan), np.full(n, np.inf), np.full(n, np.inf)
-        self.restarts, self.ends = np.empty((n, 0, k)), np.empty((n, 0))
-        self.made, self.perturbations, self.steps = (np.zeros(n, dtype=np.int64) for _ in range(3))
-        self.exact, self.perturbed, self.improved = (np.zeros(n, dtype=bool) for _ in range(3))
-        self.rounds, self.probability = skipped.copy(), np.zeros(n)
-        self.enough, self.rounding = _ZERO * energy, (_UNITS * eps) ** 2 * energy
-        self.status = np.full(n, Ending.FOUND_ONCE, dtype=object)
-
-    def accept(self, observations: Index, z: Array, f: Array) -> None:
-        """Keep those codes (b, k) that are lower than the best ones."""
-        lower = f < self.f[observations]
-        self._set_best(observations[lower], z[lower], f[lower])
-
-    def replace_best(self, observations: Index, z: Array, f: Array) -> None:
-        """Replace the best codes by codes (b, k) reached from them, also as the ends of the restarts of these."""
-        # No restart ended there if the code came from z0 or a layer.
-        i, restart = np.nonzero(self.ends[observations] == self.f[observations, None])
-        self.ends[observations[i], restart], self.restarts[observations[i], restart] = f[i], z[i]
-        self._set_best(observations, z, f)
-
-    def _set_best(self, observations: Index, z: Array, f: Array) -> None:
-        """Set the best codes. The confidence of worse ones does not hold for better ones should the search end now."""
-        self.probability[observations[f < (1 - SAME_OPTIMUM) * self.f[observations]]] = 0.0
-        self.z[observations], self.f[observations] = z, f
-
-    def record(self, observations: Index, some: slice, z: Array, f: Array) -> None:
-        """Record where some restarts ended, (b, c, k), and their objectives, (b, c); keep what is lower."""
-        self.restarts[observations, some], self.ends[observations, some] = z, f
-        self.accept(observations, z[np.arange(len(observations)), f.argmin(axis=1)], f.min(axis=1))
-
-    def count_restarts(self) -> RestartCounts:
-        """How many restarts of every observation ended in the best and the second best optimum."""
-        return RestartCounts.of(self.ends, self.f, self.rounding, self.made)
-
-    def other_optima(self, observations: Index, most: int) -> list[Array]:
-        """The codes of at most so many further optima that restarts found, best first, (b, k) each.
-
-        Observations with fewer optima repeat their best code.
-        """
-        order = np.argsort(self.ends[observations], axis=1)
-        ends = np.take_along_axis(self.ends[observations], order, axis=1)
-        new = np.isfinite(ends[:, 1:]) & (ends[:, 1:] > (1 + SAME_OPTIMUM) * ends[:, :-1])
-        number = np.where(new, new.cumsum(axis=1), 0)
-        codes = [self.z[observations].copy() for _ in range(min(most, number.max(initial=0)))]
-        for place, rank in np.argwhere((number > 0) & (number <= most)):
-            codes[number[place, rank] - 1][place] = self.restarts[observations[place], order[place, rank + 1]]
-        return codes
 
 
 class JointSearch:
@@ -252,7 +182,8 @@ class JointSearch:
         """Compute the confidence of some observations."""
         state = self.state
         open_ = observations[~state.exact[observations] & np.isfinite(state.f[observations])]
-        state.probability[open_] = self.judge(self, open_)
+        if len(open_):
+            state.probability[open_] = self.judge(self, open_)
         self.watch.rest()  # learning the prior does not count as a step
         if not self.simulated:
             sure = open_[state.probability[open_] >= self.rule.confidence]
@@ -305,11 +236,28 @@ class JointSearch:
                     if self.watch():
                         return
                     perturbations = self.starts.perturbations(part, 1, each)
+                    old = state.z[part], state.f[part]
                     end = self._descend(Start(part, state.z[part, None], state.f[part, None], perturbations))
+                    state.leave(part, *old, end.f[:, 0])
                     state.replace_best(part, end.z[:, 0], end.f[:, 0])
             self._confirm_exact()
             left, most_at_once = left - count, 2 * most_at_once
         state.improved[observations] = state.f[observations] < (1 - SAME_OPTIMUM) * before
+
+    def make_restarts(self, least: int) -> None:
+        """Make as many descents from random codes as ``least`` is above the number of restarts, for more optima.
+
+        They are not smoothed, as smoothing leads to the same few optima, and the confidence ignores them.
+        """
+        state, problem = self.state, self.problem
+        for i in np.flatnonzero(state.made < least):
+            if not self.watch():
+                z = problem.bounds.draw(stream("optima", problem.seed, int(i)), (1, int(least - state.made[i])))
+                end = self._descend(Start.unperturbed(np.array([i]), z))
+                known = np.isfinite(end.f)
+                state.further.append((np.repeat(i, known.sum()), end.z[known]))
+                state.accept(end.observations, end.z[:, end.f[0].argmin()], end.f.min(axis=1))
+        self._confirm_exact()
 
     def descend_from(self, observations: Index, z: Array) -> None:
         """Descend from codes (b, k) near an optimum. These are no random restarts, so the confidence ignores them."""
@@ -330,8 +278,9 @@ class JointSearch:
     def _begin_at(self, z0: Array) -> None:
         """Accept the user's codes that fit exactly, and descend from the others."""
         state, everyone = self.state, np.arange(self.problem.size)
-        state.exact = self.problem.fits_exactly(z0) & (not self.problem.prior)
-        state.accept(everyone, z0, np.where(state.exact, 0.0, self._values(everyone, z0)))
+        exact = self.problem.fits_exactly(z0) & (not self.problem.prior)
+        state.accept(everyone, z0, np.where(exact, 0.0, self._values(everyone, z0)))
+        state.exact = exact
         others = np.flatnonzero(~state.exact)
         # Where a refinement makes the same steps, there is no descent: it would take twice as long.
         refined = self.rule.rounds == 0 and self.large and self.problem.noise.noisy
@@ -370,8 +319,8 @@ class JointSearch:
         if self.problem.prior or self.problem.network.too_large or not len(observations):
             return  # without a Jacobian, the fit stays that of single precision
         state.refuted[observations] = state.f[observations]
-        objective, z, where, zero = self._in_double(observations)
-        state.z[observations] = self._fitted(objective, z, where, zero)
+        objective, *given = self._in_double(observations, state.z[observations])
+        state.z[observations] = self._fitted(objective, *given)
         state.exact[observations] = self.problem.part(observations).fits_exactly(state.z[observations])
         left = observations[~state.exact[observations]]
         if len(left) and isinstance(self.descents, CompiledDescents):
@@ -381,11 +330,11 @@ class JointSearch:
             state.replace_best(left, state.z[left], values)
             state.refuted[left], state.enough[left] = values, _ROUNDING * energy[left]
 
-    def _in_double(self, observations: Index) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
-        """The objective in double precision, the codes, their observations, and the f of each that counts as 0."""
+    def _in_double(self, observations: Index, z: Array) -> tuple[SquaredError, Tensor, Tensor, Tensor]:
+        """The objective in double precision, codes (b, k), their observations, and the f of each that counts as 0."""
         objective = SquaredError.of(self.problem)
         exact = objective.tensor(_ROUNDING * self.problem.energy[observations])
-        return objective, objective.tensor(self.state.z[observations]), objective.index(observations), exact
+        return objective, objective.tensor(z), objective.index(observations), exact
 
     def _fitted(self, objective: SquaredError, z: Tensor, where: Tensor, exact: Tensor) -> Array:
         """Refine codes near exact fits to full precision, (b, k)."""
@@ -409,13 +358,10 @@ class JointSearch:
         state.status[state.count_restarts().best > 1] = Status.REFOUND
         observations = np.flatnonzero(~state.exact & np.isfinite(state.f))
         if len(observations) and not self.watch.reason:
+            state.z[observations], optimal = self._refined(observations, state.z[observations], most)
             if self.large and isinstance(self.descents, BatchDescents):
-                z, optimal = self.descents.refined(observations, state.z[observations], most, self.watch)
-                state.z[observations], state.f[observations] = z, self._values(observations, z)
+                state.f[observations] = self._values(observations, state.z[observations])
                 self._confirm_exact()
-            else:
-                found = refine_damped(*self._in_double(observations), most, self.watch)
-                state.z[observations], optimal = found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
             state.status[observations[~optimal]] = Ending.ITERATION_LIMIT
         flat = observations[self._flat(observations)]
         state.status[flat], state.probability[flat] = Ending.FLAT, 0.0
@@ -425,6 +371,26 @@ class JointSearch:
             state.status[~sure] = self.watch.reason
         elif not self.problem.differentiable:
             self._descend_in_norm(max_programs)
+
+    def _refined(self, observations: Index, z: Array, most: int) -> tuple[Array, Flags]:
+        """Refine codes (b, k) by at most so many steps, in l2; return codes, and whether each is optimal, (b,)."""
+        if self.large and isinstance(self.descents, BatchDescents):
+            return self.descents.refined(observations, z, most, self.watch)
+        found = refine_damped(*self._in_double(observations, z), most, self.watch)
+        return found.z.cpu().double().numpy(), found.optimal.cpu().numpy()
+
+    def optima_from(self, observations: Index, z: Array) -> Array:
+        """The local optima that codes (b, k) where restarts ended are close to, refined as the best code is, (b, k)."""
+        problem, z = self.problem, z.copy()
+        near = self._values(observations, z) <= _EXACT * problem.energy[observations]
+        near &= not (problem.prior or problem.network.too_large)
+        if near.any():
+            z[near] = self._fitted(*self._in_double(observations[near], z[near]))
+        if not near.all():
+            z[~near] = self._refined(observations[~near], z[~near], REFINED)[0]
+        if not (problem.differentiable or problem.network.too_large):
+            z = NormDescent().minimise(problem.part(observations), z)[0]
+        return z
 
     def _descend_in_norm(self, max_programs: int) -> None:
         """Descend in l1 or linf from the best codes, and say how the descents ended."""

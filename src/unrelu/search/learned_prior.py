@@ -106,6 +106,7 @@ class NoiseLevel:
         return np.where(odd, _WHITE_SHARE * size, size), np.where(odd, size, 0.0)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # outputs may overflow; no restart explains these
 def simulated(
     problem: Problem, level: NoiseLevel, count: int, seed: int = 0, radius: float = RADIUS
 ) -> tuple[Problem, Array]:

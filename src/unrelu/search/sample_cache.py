@@ -308,10 +308,17 @@ class SearchStarts:
 
     def _nearest(self, observations: Index, first: int, count: int) -> Array:
         """The samples number ``first`` to ``first + count`` by the tempered objective, (b, count, k)."""
-        assert self.tempered is not None
-        z = self.cache.model.z
-        f = torch.stack([self.tempered.values(z, each.expand(len(z))) for each in self.tempered.index(observations)])
-        return z[f.argsort(dim=1)[:, np.arange(first, first + count) % len(z)]].cpu().double().numpy()
+        tempered, measured, z = self.tempered, self.objective.operator, self.cache.model.z
+        assert tempered is not None
+        assert isinstance(tempered.operator, WeightedOperator)
+        # The samples are measured once, not for each observation, unless each has an operator of its own.
+        shared = None if measured.count else self.cache.measured(measured)[0]
+        found = []
+        for i in observations.tolist():
+            x = self.cache.measured(measured.take(np.array([i])))[0] if shared is None else shared
+            f = (tempered.operator.weight[i] * x - tempered.y[i]).square().sum(dim=1) + tempered.penalty(z)
+            found.append(z[f.argsort()[np.arange(first, first + count) % len(z)]])
+        return torch.stack(found).cpu().double().numpy()
 
     def _posterior(self, observations: Index, number: Index, drawn: Array) -> Array:
         """The posterior mean as the start of number 0, and draws from the posterior as the others, (b, count, k)."""

@@ -53,6 +53,7 @@ class Command:
         quick: few instances of small layers.
         seed: of the instances.
         parts: of the measurement; all if there are none.
+        data: the folder with data of others, for benchmarks that take one; no part of what was asked for.
     """
 
     measurement: str
@@ -60,6 +61,12 @@ class Command:
     quick: bool
     seed: int
     parts: tuple[str, ...] = ()
+    data: str | None = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What identifies the run, and is written with its numbers."""
+        return {name: value for name, value in asdict(self).items() if name != "data"}
 
     def count(self, full: int, quick: int) -> int:
         """As many as were asked for, or as the measurement thinks right."""
@@ -87,6 +94,7 @@ class Benchmark:
         collect: the numbers that are written, of the parts of all units in order.
         parts: what a command can choose of it, by name.
         workers: processes of a full run, each on one core; 1: units run one after another in this process.
+        takes_data: whether it reads data of others from a folder.
     """
 
     units: Callable[[Command], Sequence[Unit]]
@@ -95,6 +103,7 @@ class Benchmark:
     collect: Callable[[Command, list[Any]], Results] = rows_of
     parts: tuple[str, ...] = ()
     workers: int = 1
+    takes_data: bool = False
 
 
 def load(name: str) -> Benchmark:
@@ -119,7 +128,7 @@ def execute(
         What the file holds; None if it was stopped, which leaves what is finished in ``NAME.partial.jsonl``.
     """
     name = command.measurement
-    head = {**plain(asdict(command)), "version": __version__}
+    head = {**plain(command.asked), "version": __version__}
     with keeping_what_is_finished(folder):
         workers = 1 if command.quick else benchmark.workers
         work = StudyRun(name, head, benchmark.units(command), partial(benchmark.measure, command), workers)
@@ -129,7 +138,7 @@ def execute(
             return None
         numbers = benchmark.collect(command, [part for part, _ in parts])
         seconds = sum(spent for _, spent in parts)
-        results = write_results(folder / f"{name}.json", asdict(command), numbers, seconds)
+        results = write_results(folder / f"{name}.json", command.asked, numbers, seconds)
         journal_of(name, folder).unlink()
     return results
 

@@ -86,6 +86,20 @@ def cmb_spectrum() -> Generator:
     return unrelu.load(_folder("cosmopower_jax") / "trained_models" / "cmb_tt.pkl", output_log=10)
 
 
+@cache
+def cmb_spectra() -> dict[str, Generator]:
+    """The spectra of temperatures, of polarisation and across, "tt", "te" and "ee", each (6,) to (2507,).
+
+    Raises:
+        MissingPackageError: cosmopower-jax is not installed.
+    """
+    folder = _folder("cosmopower_jax")
+    names = ("pca_transform_matrix", "training_std", "training_mean")
+    matrix, std, mean = (np.load(folder / "pca_utils" / f"cmb_te_{name}.npy") for name in names)
+    te = unrelu.load(folder / "trained_models" / "cmb_te.pkl", output_basis=(matrix * std, mean))
+    return {"tt": cmb_spectrum(), "te": te, "ee": unrelu.load(folder / "trained_models" / "cmb_ee.pkl", output_log=10)}
+
+
 def hydrogen_box() -> tuple[Array, Array]:
     """Lower and upper limits of the nine parameters of 21cmEMU."""
     with np.load(_folder("py21cmemu") / "emulator_constants.npz", allow_pickle=False) as constants:

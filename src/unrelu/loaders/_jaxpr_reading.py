@@ -1,0 +1,210 @@
+"""A program of JAX (a jaxpr) as a function of PyTorch, so that the layers that it computes can be read.
+
+The program is that of one code. Here it is carried out for a batch, whose axis comes first in all that depends on the
+code. What does not depend on it is computed by JAX. JAX's own implementation also says how a primitive moves entries.
+
+Source: https://docs.jax.dev/en/latest/jaxpr.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jax.extend.core import ClosedJaxpr, Literal
+from torch import Tensor
+
+from unrelu.errors import ModelError, UnsupportedModelError
+from unrelu.loaders._onnx_functions import FUNCTIONS
+from unrelu.loaders._recording import at_place
+
+# Primitives that call a program, which is read in their place.
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2"}
+# Primitives that move or repeat entries of their first argument, at places that the others say.
+_MOVES = {"broadcast_in_dim", "copy", "copy_p", "dynamic_slice", "expand_dims", "gather", "reshape", "rev", "slice",
+          "split", "squeeze", "transpose"}  # fmt: skip
+
+
+def as_torch(closed: ClosedJaxpr) -> Callable[[Tensor], Tensor]:
+    """A program for one code as a function of PyTorch, from codes (B, ...) to outputs (B, ...)."""
+    return lambda z: _carried_out(closed.jaxpr, closed.consts, [z])[0]
+
+
+def _carried_out(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    """The results of a program, of which those that depend on the code are tensors, the others arrays of JAX."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+    def value(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else values[v]
+
+    for eqn in jaxpr.eqns:
+        given = [value(v) for v in eqn.invars]
+        with at_place(f"primitive {eqn.primitive.name!r} of its jaxpr"):
+            found = _results(eqn, given) if any(isinstance(x, Tensor) for x in given) else _bound(eqn, given)
+        values.update(zip(eqn.outvars, found, strict=True))
+    return [value(v) for v in jaxpr.outvars]
+
+
+def _bound(eqn: Any, given: Sequence[Any]) -> Sequence[Any]:
+    """The results of a primitive, by JAX."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # before JAX 0.10
+    found = eqn.primitive.bind(*functions, *given, **params)
+    return found if eqn.primitive.multiple_results else [found]
+
+
+def _results(eqn: Any, given: list[Any]) -> Sequence[Any]:
+    """The results of a primitive, of which an argument depends on the code."""
+    name, params = eqn.primitive.name, eqn.params
+    if name in _CALLS:
+        called = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
+        if (known := _NAMED.get(params.get("name", ""))) is not None:
+            return [known(*given)]
+        return _carried_out(getattr(called, "jaxpr", called), getattr(called, "consts", ()), given)
+    if name in _MOVES and not any(isinstance(x, Tensor) for x in given[1:]):
+        return _moved(eqn, given)
+    if name not in _FUNCTIONS:
+        raise UnsupportedModelError(f"primitive {name!r} of its jaxpr is neither an affine map nor a known activation")
+    try:
+        return [_FUNCTIONS[name](*given, **params)]
+    except (ModelError, RuntimeError, TypeError) as error:
+        raise UnsupportedModelError(f"primitive {name!r} of its jaxpr is not read as it is used: {error}") from error
+
+
+def _constant(x: Any) -> Any:
+    """A constant in double precision: as a number if all entries are the same, otherwise as a tensor."""
+    array = np.array(x, dtype=np.float64)
+    same = array.size > 0 and (array == array.flat[0]).all()
+    return float(array.flat[0]) if same else torch.from_numpy(array)
+
+
+def _moved(eqn: Any, given: list[Any]) -> list[Tensor]:
+    """What a primitive that moves entries makes of x: its own implementation moves their numbers."""
+    x = given[0]
+    size = math.prod(x.shape[1:])
+    places = _bound(eqn, [jax.numpy.arange(size).reshape(x.shape[1:]), *given[1:]])
+    return [_taken(x, np.asarray(place)) for place in places]
+
+
+def _taken(x: Tensor, places: Any) -> Tensor:
+    """Entries of each row of x, (B, ...), by their places in it."""
+    size, flat = math.prod(x.shape[1:]), places.ravel()
+    if not flat.size or flat.min() < 0 or flat.max() >= size:
+        raise UnsupportedModelError("an index of its jaxpr is out of bounds")
+    if not np.array_equal(flat, np.arange(size)):
+        x = x.flatten(1).index_select(1, torch.tensor(flat))
+    return x.reshape(len(x), *places.shape)
+
+
+# --- primitives -------------------------------------------------------------------------------------------------------
+#
+# What depends on the code is a tensor with a batch axis, a constant is an array without; parameters are keywords.
+
+
+def _of_entries(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of entries, one of which may be for all of the others; parameters, as the accuracy, are left out."""
+
+    def of_entries(*given: Any, **_: Any) -> Tensor:
+        axes = max(x.dim() if isinstance(x, Tensor) else np.ndim(x) + 1 for x in given)
+        return function(*(_with_axes(x, axes) if isinstance(x, Tensor) else _constant(x) for x in given))
+
+    return of_entries
+
+
+def _with_axes(x: Tensor, axes: int) -> Tensor:
+    return x if x.dim() == axes else x.reshape(len(x), *[1] * (axes - 1))
+
+
+def _maximum(x: Any, y: Any) -> Tensor:
+    x, y = (y, x) if isinstance(x, float) else (x, y)
+    if isinstance(y, Tensor):
+        return torch.maximum(x, y)
+    return F.relu(x) if y == 0 else torch.clamp(x, min=y)
+
+
+def _minimum(x: Any, y: Any) -> Tensor:
+    x, y = (y, x) if isinstance(x, float) else (x, y)
+    return torch.minimum(x, y) if isinstance(y, Tensor) else torch.clamp(x, max=y)
+
+
+def _power(x: Any, y: Any) -> Tensor:
+    return torch.exp(y * math.log(x)) if isinstance(x, float) and x > 0 else x**y
+
+
+def _dot_general(x: Any, y: Any, *, dimension_numbers: Any, **_: Any) -> Tensor:
+    """Sums over pairs of axes of a tensor and a constant; the axes of the result are the others of x, then of y."""
+    over, (batched, _batched) = dimension_numbers
+    if batched or (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        raise TypeError("it multiplies the data by itself, or by a batch of matrices")
+    first = isinstance(x, Tensor)
+    (live, along), (held, summed) = ((x, over[0]), (y, over[1])) if first else ((y, over[1]), (x, over[0]))
+    weight = torch.from_numpy(np.array(held, dtype=np.float64))
+    kept = [axis for axis in range(weight.dim()) if axis not in summed]
+    rows = _permuted(weight, [*kept, *summed]).reshape(math.prod(weight.shape[a] for a in kept), -1)
+    free = [axis for axis in range(1, live.dim()) if axis - 1 not in along]
+    columns = _permuted(live, [0, *free, *(axis + 1 for axis in along)])
+    columns = columns.reshape(len(live), *(live.shape[a] for a in free), rows.shape[1])
+    product = F.linear(columns, rows).reshape(*columns.shape[:-1], *(weight.shape[a] for a in kept))
+    last = range(columns.dim() - 1, product.dim())
+    return product if first else _permuted(product, [0, *last, *range(1, columns.dim() - 1)])
+
+
+def _permuted(x: Tensor, axes: Sequence[int]) -> Tensor:
+    return x if list(axes) == list(range(x.dim())) else x.permute(*axes)
+
+
+def _convolution(
+    x: Any, kernel: Any, *, dimension_numbers: Any, window_strides: Any, padding: Any, lhs_dilation: Any,
+    rhs_dilation: Any, feature_group_count: int, batch_group_count: int, **_: Any,
+) -> Tensor:  # fmt: skip
+    """A convolution of one image; with its entries apart (``lhs_dilation``), a transposed one."""
+    numbers, groups = dimension_numbers, feature_group_count
+    if not isinstance(x, Tensor) or isinstance(kernel, Tensor) or batch_group_count > 1:
+        raise TypeError("its kernel is no constant")
+    images = _permuted(x, [0, *(axis + 1 for axis in numbers.lhs_spec)]).flatten(0, 1)
+    weight = torch.from_numpy(np.array(kernel, dtype=np.float64)).permute(numbers.rhs_spec)
+    before, after = zip(*padding, strict=True)
+    if any(step > 1 for step in lhs_dilation):
+        if any(step > 1 for step in window_strides):
+            raise TypeError("it dilates and strides at once")
+        reach = [(n - 1) * step for n, step in zip(weight.shape[2:], rhs_dilation, strict=True)]
+        pads = [n - m for ends in (before, after) for n, m in zip(reach, ends, strict=True)]
+        weight = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+        weight = weight.flip(*range(2, weight.dim()))
+        kind, strides = "ConvTranspose", lhs_dilation
+    else:
+        kind, strides, pads = "Conv", window_strides, [*before, *after]
+    found: Tensor = FUNCTIONS[kind](images, weight, strides=strides, dilations=rhs_dilation, pads=pads, group=groups)
+    whole = found.reshape(len(x), -1, *found.shape[1:])
+    return _permuted(whole, [0, *(int(axis) + 1 for axis in np.argsort(numbers.out_spec))])
+
+
+_ENTRIES: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "exp": torch.exp,
+    "log": torch.log, "log1p": torch.log1p, "tanh": torch.tanh, "logistic": torch.sigmoid, "sin": torch.sin,
+    "erf": torch.erf, "erfc": lambda x: 1 - torch.erf(x), "square": torch.square, "max": _maximum, "min": _minimum,
+    "pow": _power,
+}  # fmt: skip
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    **{name: _of_entries(function) for name, function in _ENTRIES.items()},
+    "concatenate": lambda *given, dimension: torch.cat(given, dimension + 1),
+    "conv_general_dilated": _convolution,
+    "convert_element_type": lambda x, *, new_dtype, **_: x.to(getattr(torch, str(np.dtype(new_dtype)))),
+    "dot_general": _dot_general,
+    "integer_pow": lambda x, *, y, **_: x**y,
+    "reduce_sum": lambda x, *, axes, **_: x.sum([axis + 1 for axis in axes]),
+}
+# Functions of jax.nn that decide by entries: programs with their names.
+_NAMED: dict[str, Callable[..., Tensor]] = {
+    "celu": lambda x, alpha=1.0: F.celu(x, float(alpha)),
+    "elu": lambda x, alpha=1.0: F.elu(x, float(alpha)),
+    "hard_tanh": F.hardtanh,
+    "leaky_relu": lambda x, slope=0.01: F.leaky_relu(x, float(slope)),
+    "selu": F.selu,
+    "softplus": F.softplus,
+}

@@ -1,0 +1,231 @@
+"""Several generators that share parameters by name as one generator, whose output has a named part for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrelu.errors import OptionError
+from unrelu.models.activations import Activation
+from unrelu.models.affine import Dense, Step
+from unrelu.models.generator import Generator, NamedGenerator, as_generator
+from unrelu.models.names import Names
+from unrelu.models.network import LARGEST_COMPILED, Layer, Network
+from unrelu.models.rounding_error import Rounding
+from unrelu.runtime.array_types import Array, Integers
+from unrelu.runtime.host import computing
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class JoinedGenerator(Generator):
+    r"""G(z) = (G_1(z_1), G_2(z_2), ...), in which each generator takes some of the coordinates.
+
+    :func:`join` makes such a generator, with names of coordinates and parts around it. Each generator is evaluated and
+    differentiated on its own, as what it is, and its Jacobian is a block in that of G.
+
+    Attributes:
+        generators: G_p, without names, of one precision and device.
+        coordinates: for each, the coordinates of z that z_p has, (k_p,).
+        rounding, domain: see :class:`~unrelu.Generator`.
+    """
+
+    generators: tuple[Generator, ...]
+    coordinates: tuple[Integers, ...]
+    rounding: Rounding | None = None
+    domain: Array | None = None
+
+    reason = "generators are joined that are no chains of layers, or too large for one chain"
+
+    def __post_init__(self) -> None:
+        first, n = self.generators[0], sum(each.output_dim for each in self.generators)
+        held: dict[str, Any] = {"dtype": first.dtype, "device": first.device, "output_shape": (n,)}
+        held["latent_shape"] = (1 + max(map(int, np.concatenate(self.coordinates))),)
+        held["width"] = max(n, *(each.width for each in self.generators))
+        for name, value in held.items():
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def work(self) -> int:
+        """See :attr:`Generator.work`."""
+        return sum(each.work for each in self.generators)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> JoinedGenerator:
+        """See :meth:`Generator.to`."""
+        return self._of([each.to(dtype, device) for each in self.generators])
+
+    def smoothed(self, share: float, codes: Tensor | None = None) -> JoinedGenerator:
+        """See :meth:`Generator.smoothed`; each generator at its own typical codes, unless codes are given."""
+        own = [None] * len(self.generators) if codes is None else self._own(codes)
+        return self._of([each.smoothed(share, z) for each, z in zip(self.generators, own, strict=True)])
+
+    def tangent_at(self, z: Tensor) -> JoinedGenerator:
+        """See :meth:`Generator.tangent_at`."""
+        return self._of([each.tangent_at(own) for each, own in zip(self.generators, self._own(z), strict=True)])
+
+    def _of(self, generators: list[Generator]) -> JoinedGenerator:
+        """These generators joined alike; itself for its own."""
+        same = all(each is own for each, own in zip(generators, self.generators, strict=True))
+        return self if same else replace(self, generators=tuple(generators))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """See :meth:`Generator.forward`."""
+        return torch.cat([each.forward(own) for each, own in zip(self.generators, self._own(z), strict=True)], dim=1)
+
+    def linearize(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Generator.linearize`."""
+        self.check_size()
+        values, tangents, begin = [], z.new_zeros(len(z), self.latent_dim, self.output_dim), 0
+        for each, own, places in zip(self.generators, self._own(z), self.coordinates, strict=True):
+            x, t = each.linearize(own)
+            values.append(x)
+            tangents[:, places, begin : begin + x.shape[1]] = t
+            begin += x.shape[1]
+        return torch.cat(values, dim=1), tangents
+
+    def _own(self, z: Tensor) -> list[Tensor]:
+        """z_p of each generator, (B, k_p)."""
+        return [z[:, places] for places in self.coordinates]
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"{self!r}, joined of", *map(repr, self.generators)])
+
+
+@computing()
+def join(**parts: Generator) -> NamedGenerator:
+    r"""Join generators that share parameters by name: one generator, whose output has a named part for each.
+
+    .. math:: G(z) = (G_1(z_1), G_2(z_2), \ldots)
+
+    The coordinates of z are those of all parts, in the order in which their names first appear; coordinates of the same
+    name are one. Each :math:`z_p` has those that part p takes. What the parts standardise stays inside of them. Where
+    parts have domains, a coordinate has what these have in common. Nuisance parameters of :func:`extend` are shared by
+    name, too; parameters of the joined generator are added by ``extend(join(...), ...)``. Observations, noise and
+    operators are stated by part (:mod:`unrelu.measurements.named_parts`); the noise may also have one covariance of all
+    that is measured, in the order of the parts.
+
+    If all parts are chains of layers, and small enough for compiled searches, so is the joined generator: its layers
+    have those of the parts as blocks. Otherwise it is a :class:`~unrelu.models.joined.JoinedGenerator`.
+
+    Args:
+        **parts: the generators by the names of their parts, in the order of the output. All of their coordinates have
+            names. The parts of a generator with named parts of its own become ``name.part``.
+
+    Raises:
+        OptionError: a part is no generator, has coordinates without names, or there are no parts; parts have no common
+            domain of a coordinate, or extend by nuisance parameters of the same name with other bounds.
+
+    >>> import unrelu
+    >>> line = unrelu.from_arrays([[[1.0, 0.0], [1.0, 1.0]]], activation="identity").named(["height", "slope"])
+    >>> level = unrelu.from_arrays([[[2.0]]], activation="identity").named(["height"])
+    >>> net = unrelu.join(line=line, level=level)
+    >>> net.by_part(net([1.0, 0.5]))
+    {'line': array([1. , 1.5]), 'level': array([2.])}
+    >>> r = unrelu.invert(net, {"line": [1.0, 1.5], "level": [2.0]})
+    >>> r.z.round(6), list(r.parameters)
+    (array([1. , 0.5]), ['height', 'slope'])
+    """
+    if not parts:
+        raise OptionError("there is nothing to join: pass generators by name, unrelu.join(tt=tt, te=te)")
+    for name, part in parts.items():
+        known = as_generator(part).names
+        if not all(known.coordinate_names) or not known.coordinate_names:
+            raise OptionError(
+                f"join: the coordinates of part {name!r} have no names, by which parts share them: "
+                f"{name}={name}.named([...]), {known.latent_dim} in the order of its code"
+            )
+    order = list(dict.fromkeys(each for part in parts.values() for each in part.names.coordinate_names))
+    places = tuple(np.array([order.index(each) for each in p.names.coordinate_names]) for p in parts.values())
+    first = next(iter(parts.values()))
+    plain = tuple(part.plain.to(first.dtype, first.device) for part in parts.values())
+    table, domain = _shared(parts, order)
+    coarse = max((each.rounding for each in plain if each.rounding), key=lambda each: each.level, default=None)
+    made = replace(_stacked(plain, places) or JoinedGenerator(plain, places), rounding=coarse, domain=domain)
+    shapes = {
+        f"{name}.{own}" if own else name: shape
+        for name, part in parts.items()
+        for own, shape in (part.names.parts or {"": part.output_shape}).items()
+    }
+    names = Names(made.latent_shape, made.output_shape, nuisance_table=table)
+    return NamedGenerator(made, names.named(order).with_parts(shapes))
+
+
+def _shared(parts: dict[str, Generator], order: list[str]) -> tuple[Array | None, Array | None]:
+    """The nuisance parameters among the coordinates (:class:`~unrelu.models.names.Names`), and the domain."""
+    tables: dict[str, tuple[str, Array]] = {}
+    ranges: dict[str, list[tuple[str, float, float]]] = {each: [] for each in order}
+    for name, part in parts.items():
+        k, table = part.latent_dim, part.names.nuisance_table
+        columns = np.full((3, k), np.nan) if table is None else table
+        ends = np.array([[-np.inf], [np.inf]]).repeat(k, axis=1) if part.domain is None else part.domain
+        for each, column, (low, high) in zip(part.names.coordinate_names, columns.T, ends.T.tolist(), strict=True):
+            other, before = tables.setdefault(each, (name, column))
+            if not np.array_equal(before, column, equal_nan=True):
+                raise OptionError(
+                    f"join: {each!r} is {_described(before)} in part {other!r}, and {_described(column)} in {name!r}; "
+                    "parts share parameters of the same name, so give it another one in one of them"
+                )
+            for other, lower, upper in ranges[each]:
+                if max(low, lower) >= min(high, upper):
+                    raise OptionError(
+                        f"join: the domains of {each!r}, {lower:g} to {upper:g} in part {other!r} and {low:g} to "
+                        f"{high:g} in {name!r}, have nothing in common; if it is not the same parameter in the same "
+                        "unit, give it another name in one of them"
+                    )
+            ranges[each].append((name, low, high))
+    found = np.transpose([tables[each][1] for each in order])
+    domain = np.transpose([(max(each[1] for each in of), min(each[2] for each in of)) for of in ranges.values()])
+    return (None if np.isnan(found).all() else found), (domain if np.isfinite(domain).any() else None)
+
+
+def _described(column: Array) -> str:
+    """What a coordinate is, in messages."""
+    low, high, normal = column.tolist()
+    if math.isnan(low):
+        return "a coordinate of the code"
+    return f"Normal({low:g}, {high:g})" if normal else f"between {low:g} and {high:g}"
+
+
+def _stacked(generators: Sequence[Generator], coordinates: Sequence[Integers]) -> Network | None:
+    """The generators as one chain, in which their layers are blocks; None if one is no chain, or it is too large.
+
+    The deepest begins. A layer has one base function, so what has another one waits, and passes through unchanged.
+    """
+    if not all(isinstance(each, Network) for each in generators):
+        return None
+    left: list[list[Layer]] = [list(each.layers) for each in generators if isinstance(each, Network)]
+    chain: list[Step | Activation] = []
+    k = width = 1 + max(map(int, np.concatenate(coordinates)))
+    places, total = list(coordinates), 0
+    while depth := max(map(len, left)):
+        ready = [each[0].activation for each in left if len(each) == depth]
+        bent = next((each for each in ready if not each.linear), Activation("identity"))
+        taken = [
+            each.pop(0) if len(each) == depth and (each[0].activation.linear or each[0].activation.kind == bent.kind)
+            else None for each in left
+        ]  # fmt: skip
+        ends = np.cumsum(
+            [0, *(len(at) if layer is None else layer.n_out for layer, at in zip(taken, places, strict=True))]
+        )
+        if (total := total + int(ends[-1]) * width) > LARGEST_COMPILED:
+            return None
+        weight, bias, slope, steepness = np.zeros((ends[-1], width)), *(np.full(ends[-1], v) for v in (0.0, 1.0, 1.0))
+        for i, layer in enumerate(taken):
+            rows, columns = slice(ends[i], ends[i + 1]), places[i]
+            places[i] = np.arange(ends[i], ends[i + 1])
+            if layer is None:
+                weight[places[i], columns] = 1.0
+                continue
+            matrix = layer.matrix()
+            weight[rows, columns] = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+            bias[rows], slope[rows] = layer.bias(), layer.activation.slope
+            steepness[rows] = layer.activation.steepness
+        width = int(ends[-1])
+        chain += [Dense(torch.from_numpy(weight), torch.from_numpy(bias)), bent.of_parameters(slope, steepness)]
+    return Network.chain(chain, (k,)).to(generators[0].dtype, generators[0].device)

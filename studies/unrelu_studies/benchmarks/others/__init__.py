@@ -1,0 +1,1 @@
+"""Problems, data and simulators of others, whose answers are known."""

@@ -1,0 +1,151 @@
+"""Data and problems of others, with known answers: regressions of NIST, draws of sbibm, Planck, and inverse design."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from unrelu_studies.benchmarks.benchmark import Benchmark, Command, Results
+from unrelu_studies.benchmarks.others.data_of_others import data_folder
+from unrelu_studies.benchmarks.others.inverse_design import PROPOSALS, TASKS, measure_design
+from unrelu_studies.benchmarks.others.lotka_volterra import OBSERVATIONS, measure_posterior, read_observation
+from unrelu_studies.benchmarks.others.planck_fit import measure_planck, read_planck
+from unrelu_studies.benchmarks.others.reference_regressions import MODELS, measure_regression, read_regression
+from unrelu_studies.kit.markdown_tables import aims, short, table
+from unrelu_studies.kit.published_emulators import installed, not_measured
+from unrelu_studies.kit.unit_runner import Unit
+
+# The parts, with the goals of each: least digits; most C2ST; standard deviations from published parameters.
+PARTS = ("regression", "posterior", "planck", "design")
+DIGITS, C2ST, DEVIATIONS = 6.0, 0.52, 1.0
+# Of the evaluations of the neural adjoint.
+SHARE = 0.1
+QUICK_REGRESSIONS = ("Misra1a", "BoxBOD")
+ADJOINT, OURS = "neural adjoint", "`invert`, corrected"
+
+
+def _units(command: Command) -> list[Unit]:
+    """The units of the parts that were asked for; their files are looked at before anything is measured."""
+    parts, quick = command.parts or PARTS, command.quick
+    regressions = QUICK_REGRESSIONS if quick else tuple(MODELS)
+    names: dict[str, Iterable[Any]] = {
+        "regression": regressions,
+        "posterior": OBSERVATIONS[: 1 if quick else None],
+        "planck": ("TT, TE, EE",) if installed("cosmopower_jax") else (),
+        "design": TASKS,
+    }
+    if set(parts) != {"design"}:
+        data_folder(command.data)
+    if "regression" in parts:
+        for name in regressions:
+            read_regression(command.data, name)
+    if "posterior" in parts:
+        for number in names["posterior"]:
+            read_observation(command.data, number)
+    if "planck" in parts:
+        read_planck(command.data)
+    return [(part, name) for part in PARTS if part in parts for name in names[part]]
+
+
+def _measure(command: Command, unit: Unit) -> dict[str, Any]:
+    part, name = unit
+    if part == "regression":
+        return measure_regression(command.data, str(name), command.seed)
+    if part == "posterior":
+        return measure_posterior(command.data, int(name), command.seed, command.quick)
+    if part == "planck":
+        return measure_planck(command.data, command.seed)
+    return measure_design(str(name), command.seed, command.quick)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _of(results: Results, part: str) -> list[dict[str, Any]]:
+    return [row for row in results["rows"] if row["part"] == part]
+
+
+def _regressions(results: Results) -> str:
+    return table(
+        ("problem", "parameters", "observations", "digits", "sum of squares / certified - 1", "confidence", "s"),
+        (
+            (r["problem"], r["parameters"], r["observations"], f"{r['digits']:.1f}", f"{r['of certified'] - 1:.0e}",
+             f"{r['confidence']:.2f}", short(r["seconds"]))
+            for r in _of(results, "regression")
+        ),
+    )  # fmt: skip
+
+
+def _posteriors(results: Results) -> str:
+    return table(
+        ("observation", "draws", "status", "C2ST", "means off by", "standard deviations / reference's", "s"),
+        (
+            (r["observation"], f"{r['draws']:,}", r["status"], f"{r['c2st']:.3f}", f"{max(r['means']):.3f}",
+             f"{min(r['deviations']):.2f} to {max(r['deviations']):.2f}", short(r["seconds"]))
+            for r in _of(results, "posterior")
+        ),
+    )  # fmt: skip
+
+
+def _planck(results: Results) -> str:
+    if not (rows := _of(results, "planck")):
+        return not_measured(["cosmopower_jax"])
+    r = rows[0]
+    parameters = table(
+        ("parameter", "`invert`", "Laplace deviation", "published", "deviation", "off by deviations"),
+        (
+            (f"`{name}`", f"{value:.5g}", f"{width:.2g}", mean, width_there, f"{(value - mean) / width_there:+.2f}")
+            for name, (value, width, mean, width_there) in r["parameters"].items()
+        ),
+    )
+    said = f"Chi-square {r['chi-square']:.1f} of {r['bins']} bins, p = {r['p']:.2f}, confidence {r['confidence']:.3f}"
+    return f"{parameters}\n\n{said}, status {r['status']}, {short(r['seconds'])} s of the processor."
+
+
+def _designs(results: Results) -> str:
+    return table(
+        ("task", "error of the surrogate", "method", *(f"T = {count}" for count in PROPOSALS), "passes", "s a target"),
+        (
+            (r["task"], f"{r['held-out error']:.1e}", method,
+             *(f"{error:.1e}" for error in found["errors"]), *["-"] * (len(PROPOSALS) - len(found["errors"])),
+             f"{found['evaluations']:,.0f}", short(found["seconds"]) if found["seconds"] else "-")
+            for r in _of(results, "design") for method, found in r["methods"].items()
+        ),
+    )  # fmt: skip
+
+
+def _aims(results: Results) -> str:
+    rows: list[tuple[str, str, bool | None]] = []
+    if digits := [r["digits"] for r in _of(results, "regression")]:
+        reached = sum(d >= DIGITS for d in digits)
+        said = f"{reached} of {len(digits)}, {min(digits):.1f} digits at least"
+        rows.append((f"NIST: at least {DIGITS:.0f} digits on all", said, reached == len(digits)))
+    if found := [r["c2st"] for r in _of(results, "posterior")]:
+        said = f"{max(found):.3f} at most, {len(found)} of {len(OBSERVATIONS)} observations"
+        rows.append(
+            (f"sbibm: C2ST at most {C2ST} on all", said, max(found) <= C2ST and len(found) == len(OBSERVATIONS))
+        )
+    for r in _of(results, "planck"):
+        off = max(abs(value - mean) / width for value, _, mean, width in r["parameters"].values())
+        aim = f"Planck: within {DEVIATIONS:.0f} standard deviation of the published parameters"
+        rows.append((aim, f"{off:.2f} at most", off <= DEVIATIONS))
+    for r in _of(results, "design"):
+        ours, theirs = r["methods"][OURS], r["methods"][ADJOINT]
+        share, first, last = ours["evaluations"] / theirs["evaluations"], ours["errors"][0], theirs["errors"][-1]
+        aim = (
+            f"{r['task']}: error at T = 1 at most the neural adjoint's at T = {PROPOSALS[-1]}, by a tenth of its passes"
+        )
+        said = (
+            f"{first:.1e}, neural adjoint {last:.1e} (published {r['published']:.1e}), {100 * share:.2g}% of its passes"
+        )
+        rows.append((aim, said, first <= last and share <= SHARE))
+    return aims(rows)
+
+
+BENCHMARK = Benchmark(
+    units=_units, measure=_measure, parts=PARTS, takes_data=True,
+    blocks={
+        "others aims": _aims, "others regressions": _regressions, "others posteriors": _posteriors,
+        "others planck": _planck, "others designs": _designs,
+    },
+)  # fmt: skip

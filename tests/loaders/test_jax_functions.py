@@ -1,0 +1,211 @@
+"""Functions of JAX: read as layers where they are a chain, otherwise evaluated by JAX; with the values of JAX."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import unrelu
+from unrelu.errors import HostError, InputError, MissingPackageError, ModelError, OptionError, UnsupportedModelError
+from unrelu.loaders.jax_functions import JaxNetwork
+
+KEY = jax.random.PRNGKey(0)
+RNG = np.random.default_rng(1)
+A, B = (np.float32(RNG.standard_normal(shape) / 2) for shape in ((9, 3), (12, 9)))
+
+
+def gated(z):
+    """No chain: a layer times a function of the code."""
+    return jnp.asarray(B) @ (jnp.tanh(jnp.asarray(A) @ z) * jnp.cos(z[0]))
+
+
+class Decoder(nn.Module):
+    @nn.compact
+    def __call__(self, z):
+        x = nn.relu(nn.Dense(3 * 3 * 4)(z)).reshape(3, 3, 4)
+        return nn.sigmoid(nn.Conv(2, (3, 3))(nn.leaky_relu(nn.ConvTranspose(4, (3, 3), strides=(2, 2))(x))))
+
+
+class Transposed(eqx.Module):
+    first: eqx.nn.Linear
+    second: eqx.nn.ConvTranspose2d
+
+    def __init__(self):
+        self.first = eqx.nn.Linear(3, 8 * 3 * 3, key=KEY)
+        self.second = eqx.nn.ConvTranspose2d(8, 6, 4, stride=2, padding=1, groups=2, key=KEY)
+
+    def __call__(self, z):
+        return self.second(jax.nn.softplus(self.first(z)).reshape(8, 3, 3))
+
+
+def own(function, z):
+    """Values and Jacobians by JAX in double precision, (B, n) and (B, n, k)."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: x.astype(np.float64) if getattr(x, "dtype", None) == np.float32 else x, function)
+        x, jacobian = jax.jit(lambda z: (jax.vmap(wide)(z), jax.vmap(jax.jacrev(wide))(z)))(z)
+    return np.asarray(x).reshape(len(z), -1), np.asarray(jacobian).reshape(len(z), -1, z[0].size)
+
+
+def agrees(net, function):
+    z = RNG.standard_normal((3, *net.latent_shape))
+    x, jacobian = own(function, z)
+    np.testing.assert_allclose(net(z).reshape(3, -1), x, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(net.jacobian(z), jacobian, rtol=1e-8, atol=1e-11)
+
+
+def flax_decoder():
+    model = Decoder()
+    weights = model.init(KEY, jnp.ones(3))
+    return lambda z: model.apply(weights, z)
+
+
+@pytest.mark.parametrize(
+    ("function", "activations"),
+    [
+        (lambda z: jnp.asarray(B) @ jax.nn.relu(A @ z + 1) - 2, ["relu", "identity"]),
+        (eqx.nn.MLP(3, 5, 7, 2, activation=jax.nn.silu, key=KEY), ["swish", "swish", "identity"]),
+        (flax_decoder(), ["relu", "leaky_relu", "sigmoid"]),
+        (Transposed(), ["softplus", "identity"]),
+        pytest.param(lambda z: 10.0 ** (z[jnp.array([2, 0])] / 3), ["exp"], marks=pytest.mark.long),
+        pytest.param(
+            lambda z: jnp.clip(jnp.einsum("ij,kj->ik", A[:, :1], z[:, None]), -1, 1),
+            ["relu", "relu", "identity"],
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            lambda z: jax.nn.gelu(z @ A.T, approximate=False)[::-1], ["gelu", "identity"], marks=pytest.mark.long
+        ),
+        pytest.param(
+            lambda z: jax.nn.elu(jnp.broadcast_to(z, (2, 3)).sum(1, keepdims=True)), ["elu"], marks=pytest.mark.long
+        ),
+        (lambda z: jnp.sin(jnp.full(3, 2.0) ** 2 * z.reshape(3, 1).T), ["sin"]),
+    ],
+)
+def test_chains_are_read_as_layers(function, activations):
+    net = unrelu.from_jax(function, latent_shape=3)
+    assert isinstance(net, unrelu.Network), net
+    assert [str(layer.activation).split(":")[0] for layer in net.layers] == activations
+    agrees(net, function)
+
+
+@pytest.mark.parametrize(("function", "forward"), [(gated, True), (lambda z: gated(z)[:2].prod(), False)])
+def test_others_are_evaluated_by_jax(function, forward):
+    net = unrelu.from_jax(function, latent_shape=3)
+    assert isinstance(net, JaxNetwork)
+    assert net.forward_mode is forward, "reverse mode where it has fewer rows than columns"
+    agrees(net, function)
+    z = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(net.forward(z).sum(), z)
+    np.testing.assert_allclose(gradient, own(function, z.detach().numpy())[1].sum(axis=1), atol=1e-12)
+    assert not jax.config.jax_enable_x64, "the user's configuration is left alone"
+
+
+@pytest.mark.long
+def test_batches_of_all_sizes_have_the_same_rows():
+    net = unrelu.from_jax(gated, latent_shape=3)
+    z = RNG.standard_normal((21, 3))
+    whole = net(z)
+    for size in (1, 2, 5, 16, 17):
+        np.testing.assert_allclose(net(z[:size]), whole[:size], rtol=1e-12)
+    assert {key[1][0] for key in net.function._compiled if key[0] == "values"} <= {1, 4, 16, 64}
+
+
+@pytest.mark.long
+def test_functions_with_derivatives_of_their_own_have_reverse_mode():
+    @jax.custom_vjp
+    def cubed(z):
+        return z**3
+
+    cubed.defvjp(lambda z: (z**3, z), lambda z, v: (3 * z**2 * v,))
+    net = unrelu.from_jax(lambda z: jnp.concatenate([cubed(z), jnp.cos(z)]), latent_shape=2)
+    assert not net.forward_mode
+    np.testing.assert_allclose(net.jacobian([2.0, 1.0])[:2], [[12, 0], [0, 3]])
+
+
+def test_bounds_are_the_domain_in_which_it_is_tried_and_searched():
+    def spectrum(p):  # NaN outside of the box
+        return jnp.sqrt(p[0] - 100) * jnp.cos(jnp.arange(8) * p[1])
+
+    net = unrelu.from_jax(spectrum, bounds={"height": (110.0, 190.0), "frequency": (0.1, 0.4)})
+    found = unrelu.invert(net, net([150.0, 0.3]))
+    assert found.parameters == pytest.approx({"height": 150.0, "frequency": 0.3}, rel=1e-6)
+    np.testing.assert_array_equal(net.domain, [[110, 0.1], [190, 0.4]])
+    with pytest.raises(UnsupportedModelError, match="NaN or infinite"):
+        unrelu.from_jax(spectrum, latent_shape=2)
+
+
+def test_outputs_become_parts():
+    def both(z):
+        return {"tt": gated(z), "te": z[:2] ** 2}
+
+    net = unrelu.from_jax(both, latent_shape=3, output=["te", "tt"])
+    parts = net.by_part(net([1.0, 2.0, 0.5]))
+    np.testing.assert_allclose(parts["te"], [1, 4])
+    one = unrelu.from_jax(both, latent_shape=3, output="tt")
+    np.testing.assert_allclose(one([1.0, 2.0, 0.5]), parts["tt"], rtol=1e-12)
+
+
+def test_noise_of_a_fixed_key_is_that_of_the_users_precision():
+    noise = np.asarray(jax.random.normal(KEY, (12,)))
+    net = unrelu.from_jax(lambda z: gated(z) + jax.random.normal(KEY, (12,)), latent_shape=3)
+    np.testing.assert_allclose(net(np.zeros(3)), noise, rtol=1e-6)
+
+
+def test_it_is_pickled_with_what_it_refers_to():
+    scale = jnp.arange(1.0, 13.0)
+    net = unrelu.from_jax(lambda z: scale * gated(z), latent_shape=3)
+    again = pickle.loads(pickle.dumps(net))
+    z = RNG.standard_normal((2, 3))
+    np.testing.assert_array_equal(again(z), net(z))
+
+
+def test_a_forked_process_is_refused():
+    net = unrelu.from_jax(gated, latent_shape=3)
+    net.function._process -= 1  # as a fork's would be
+    with pytest.raises(HostError, match="'spawn' or 'forkserver'"):
+        net([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda z: z if z[0] > 0 else -z, r"TracerBoolConversionError.*use jax\.numpy, jnp\.where and jax\.lax\.cond"),
+        (lambda z: jnp.asarray(np.sin(z)), r"NumPy or Python"),
+        (lambda z: (z, {"a": z[:2] * 2}), r"returns \('float32\[3\]', \{'a': 'float32\[2\]'\}\).*pass output="),
+        (lambda z: z.astype(int), r"int32\[3\].*real numbers"),
+        (lambda z: z[:, 0], r"for one code of shape \(3,\).*pass lambda z: function\(z\[None\]\)\[0\]"),
+        (lambda z: jnp.ones(3), r"the same output"),
+        (lambda z: jnp.cos(jax.lax.stop_gradient(z)), r"its derivative is off"),
+        (lambda z: jnp.log(z) * z[0], r"NaN or infinite"),
+    ],
+)
+def test_refusals(function, said):
+    with pytest.raises(UnsupportedModelError, match=said):
+        unrelu.from_jax(function, latent_shape=3)
+
+
+def test_wrong_arguments():
+    with pytest.raises(ModelError, match="pass latent_shape="):
+        unrelu.from_jax(gated)
+    with pytest.raises(ModelError, match="takes a function of one code"):
+        unrelu.from_jax("gated", latent_shape=3)
+    with pytest.raises(OptionError, match="leave one out"):
+        unrelu.from_jax(gated, latent_shape=3, bounds={"a": (0, 1)})
+    with pytest.raises(InputError, match="'a' has"):
+        unrelu.from_jax(gated, bounds={"a": (1, 0)})
+
+
+def test_without_jax(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.delitem(sys.modules, "unrelu.loaders.jax_functions")
+    with pytest.raises(MissingPackageError, match="pip install jax cloudpickle"):
+        importlib.import_module("unrelu.loaders.jax_functions")
