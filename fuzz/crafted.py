@@ -191,13 +191,13 @@ def npy_that_is_large_as_float64(folder: Path, canary: Path) -> Path:
     return folder / "y.npy"
 
 
-@crafted("data", r"y\.npy is a named pipe \(FIFO\); pass a regular file")
+@crafted("data", r"y\.npy is a folder, a pipe or a device; pass a regular file")
 def npy_that_is_a_pipe(folder: Path, canary: Path) -> Path:
     os.mkfifo(folder / "y.npy")
     return folder / "y.npy"
 
 
-@crafted("model", r"a\.onnx is a device; pass a regular file")
+@crafted("model", r"a\.onnx is a folder, a pipe or a device; pass a regular file")
 def model_that_is_a_device(folder: Path, canary: Path) -> Path:
     (folder / "a.onnx").symlink_to("/dev/zero")
     return folder / "a.onnx"

@@ -78,12 +78,11 @@ def as_json(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def check_own_files(folder: Path) -> None:
-    """Refuse a folder for results with links, which lead what is written elsewhere, or pipes, which wait for ever."""
+def check_own_files(folder: Path, why: str = "results are written there: remove it, or name another folder") -> None:
+    """Refuse a folder with links, which lead elsewhere, or pipes, which wait for ever."""
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            what = "a link" if path.is_symlink() else "no file"
-            raise InputError(f"{path} is {what}, and results are written there; remove it, or name another folder")
+            raise InputError(f"{path} is a link or no file; {why}")
 
 
 @contextmanager
