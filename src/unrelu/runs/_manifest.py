@@ -148,13 +148,12 @@ def _check(manifest: dict[str, Any]) -> None:
     for shape in (model["latent_shape"], model["output_shape"], data["shape"], [data["size"], manifest["chunk"]]):
         if not all(type(n) is int and 0 < n < 2**48 for n in shape) or math.prod(shape) >= 2**48 or len(shape) > 32:
             raise ValueError(f"a shape is {shown(shape)}")
-    about, names = manifest["about"], model["names"]
-    own = [about[name] for name in ("model", "masks", "command", "directory") if name in about]
-    texts = (*names, *manifest["statuses"], *about["question"].values(), *about["machine"].values(), *own)
-    if not all(isinstance(text, str) for text in texts) or len(names) not in (0, math.prod(model["latent_shape"])):
-        raise ValueError("a text is none, or coordinates have names and their number differs")
-    if not all(type(size) in (int, float) and abs(size) < 1e300 for size in about["expected"].values()):
-        raise ValueError(f"about.expected is {shown(about['expected'])}")
+    names = model["names"]
+    texts = all(isinstance(text, str) for text in (*names, *manifest["statuses"]))
+    if not texts or len(names) not in (0, math.prod(model["latent_shape"])):
+        raise ValueError("a name or a status is no text, or coordinates have names and their number differs")
+    if not all(type(size) in (int, float) and abs(size) < 1e300 for size in manifest["about"]["expected"].values()):
+        raise ValueError(f"about.expected is {shown(manifest['about']['expected'])}")
 
 
 # --- the same in words, for people who read the folder without the data and the network -------------------------------
