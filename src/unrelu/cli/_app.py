@@ -68,8 +68,8 @@ def _flat(function: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, tuple[Any, list[str]]] = {}
     flat = []
     for parameter in signature(function, eval_str=True).parameters.values():
-        kind: Any = parameter.annotation
-        if is_dataclass(kind):
+        if is_dataclass(parameter.annotation):
+            kind: Any = parameter.annotation
             own = list(signature(kind, eval_str=True).parameters.values())
             groups[parameter.name] = kind, [each.name for each in own]
             flat += own
