@@ -85,7 +85,6 @@ def read_data(path: Path) -> None:
     with naming(path):
         source = open_data(path, max_bytes=MAX_BYTES)
         _, problems = source.read(0, min(source.size, 3))
-        source.digest(0, 1)
         if problems:  # a fault of one observation is told with it
             raise InputError(f"{problems}")
 
