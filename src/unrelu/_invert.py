@@ -84,7 +84,7 @@ def invert(
             the generator's :attr:`~unrelu.Generator.domain`, if it has one, and (-inf, inf) takes none.
         fixed: coordinates that are held at a value, by name or by their place in the flattened code:
             ``{"h": 0.67, 3: 0.0}``. Equal bounds mean the same. The other coordinates are searched; ``rank`` and the
-            degrees of freedom are theirs.
+            degrees of freedom are theirs. With a prior, ``fun`` includes that of the fixed ones.
         norm: the norm of ``fun``, by which "auto" compares codes: "l2" (:math:`|r|_2^2`), "l1" (:math:`|r|_1`), "linf"
             (:math:`|r|_\infty`) or "huber:D" (squares up to D, linear beyond), r = y - A G(z). By default, "auto" uses
             the norm of the noise (linf for uniform, l1 for outliers, l2 otherwise), and all other methods report what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,9 @@ from scipy.stats import chi2
 
 from unrelu._invert import invert
 from unrelu.display.text_tables import Printed
-from unrelu.errors import InputError
+from unrelu.errors import InputError, OptionError
 from unrelu.measurements.latent_bounds import Bounds
-from unrelu.models.generator import Generator, as_generator, numbers
+from unrelu.models.generator import Generator, NamedGenerator, as_generator, numbers
 from unrelu.problem import Problem
 from unrelu.result import Inversion
 from unrelu.runtime.array_types import Array
@@ -30,6 +31,10 @@ from unrelu.thresholds import CONFIDENT
 if TYPE_CHECKING:
     from unrelu.display.observation_figure import ObservationFigure
 
+# With fewer values in an interval, its ends are interpolated too far.
+_FEW = 4
+# Codes are optimal to this share of the objective; a lower objective is another optimum.
+_OPTIMAL = 1e-5
 # The levels that are printed and drawn: those of one and two standard deviations.
 _LEVELS = (0.6827, 0.9545)
 
@@ -112,6 +117,11 @@ class Profile:
             x, delta = np.insert(x, place, own), np.insert(delta, place, 0.0)
         return x, delta
 
+    def _inside(self, ends: tuple[float, float]) -> int:
+        """How many values are in an interval."""
+        low, high = np.nan_to_num(ends[0], nan=-np.inf), np.nan_to_num(ends[1], nan=np.inf)
+        return int(((self.values[0] >= low) & (self.values[0] <= high)).sum())
+
     def plot(self) -> ObservationFigure:
         """Draw delta over the values of one coordinate, or its contours over those of two, at one and two sigma.
 
@@ -148,7 +158,9 @@ class Profile:
         if len(self.names) == 1 and not self.best.problem.stated.noise.without_density and known.any():
             pairs = [self.interval(level) for level in _LEVELS]
             ends = [
-                f"{level:.1%}: " + " to ".join("beyond the values" if np.isnan(end) else f"{end:.5g}" for end in pair)
+                f"{level:.1%}: "
+                + " to ".join("beyond the values" if np.isnan(end) else f"{end:.5g}" for end in pair)
+                + (f" (coarse: fewer than {_FEW} values in it)" if self._inside(pair) < _FEW else "")
                 for level, pair in zip(_LEVELS, pairs, strict=True)
             ]
         reached = count(int(known.sum()), "value")
@@ -167,7 +179,7 @@ def profile(
     network: Generator,
     y: npt.ArrayLike,
     names: str | int | Sequence[str | int],
-    values: npt.ArrayLike | Sequence[npt.ArrayLike],
+    values: Any,
     *,
     bounds: Any = None,
     fixed: Any = None,
@@ -180,8 +192,8 @@ def profile(
 
     Each value is searched as by :func:`unrelu.invert` with ``fixed={name: value}``, and the best code of the nearest
     value that is finished starts a further descent. Where a search is not sure, descents from all neighbours follow.
-    The samples of the first value, and what its search learns for its confidence, serve the others, whose generators
-    are alike.
+    Where the outputs are much alike, the samples of the first value, and what its search learns for its confidence,
+    serve the others.
 
     Args:
         network, y, bounds: as for :func:`unrelu.invert`; one observation.
@@ -189,10 +201,11 @@ def profile(
         values: its values, (P,), or the values of two, ((P,), (Q,)).
         fixed: further coordinates that are held.
         callback: as for :func:`unrelu.invert`; where it stops, the other values are NaN.
-        **arguments: all others of :func:`unrelu.invert`; a time limit is that of each value.
+        **arguments: all others of :func:`unrelu.invert` with its method "auto"; a time limit is that of each value.
 
     Raises:
-        InputError: a name is unknown, or a value is outside of the bounds; y is a batch.
+        InputError: a name is unknown, a value is outside of the bounds, or nothing is left to search; y is a batch.
+        OptionError: a method or starts are stated.
 
     All other errors are those of :func:`unrelu.invert`.
 
@@ -204,16 +217,13 @@ def profile(
     >>> [round(end, 3) for end in f.interval()]  # 0.5 and 1 / sqrt(450)
     [0.453, 0.547]
     """
-    table = as_generator(network).names
-    several = [names] if isinstance(names, str | int) else list(names)
+    own = as_generator(network)
+    table, several = own.names, [names] if isinstance(names, str | int | np.integer) else list(names)
     places = [table.place(name, "profile") for name in several]
-    axes = _axes(several, [values] if isinstance(names, str | int) else list(values))  # type: ignore[arg-type, list-item]
-    held = dict(fixed or {})
-    if len(set(places)) < len(places) or set(places) & {table.place(name, "fixed") for name in held}:
-        raise InputError(f"profile: {shown(names)} names a coordinate twice, or one of fixed={shown(held)}")
-    keys = [table.coordinate_names[j] or j if table.coordinate_names else j for j in places]
-    for at in product(*(axis.tolist() for axis in axes)):
-        Bounds.of(network, bounds, held | dict(zip(keys, at, strict=True)))
+    axes = _axes(several, [values] if len(several) == 1 and np.ndim(values) == 1 else list(values))
+    if unknown := {"method", "z0", "sequence"} & arguments.keys():
+        raise OptionError(f"profile: {min(unknown)}= is no argument; every value is searched, as by method='auto'")
+    _check(own, bounds, fixed, places, axes)
     stopped, began = False, now()
 
     def reported(progress: Progress) -> bool:
@@ -221,11 +231,12 @@ def profile(
         stopped = stopped or bool(callback is not None and callback(progress))
         return stopped
 
-    stated: dict[str, Any] = {**arguments, "bounds": bounds, "callback": reported if callback else None}
+    stated: dict[str, Any] = {**arguments, "bounds": bounds, "callback": callback and reported}
     best = invert(network, y, fixed=fixed, **stated)
     if not best.problem.single:
-        raise InputError(f"y has {count(best.problem.size, 'observation')}; a profile is of one")
-    grid = _Grid(network, y, stated, held, places, axes, best)
+        raise InputError(f"y is a batch of {best.problem.size}; a profile is of one observation, without a batch axis")
+    # A copy of the generator, so that what values share is found by no other search.
+    grid = _Grid(NamedGenerator(copy(own.plain), table), y, stated, dict(fixed or {}), places, axes, best)
     for at in grid.order():
         if stopped:
             break
@@ -233,8 +244,24 @@ def profile(
     for at in reversed(grid.order()):
         if not stopped and not grid.sure(at):
             grid.descend(at)
+    lowest = min(grid.found.values(), key=lambda found: float(found.fun), default=best)
+    if lowest.fun < (1 - _OPTIMAL) * best.fun and not stopped:
+        best = invert(network, y, fixed=fixed, z0=lowest.z, **stated)
     named = tuple(table.parameter_names[place] for place in places)
     return Profile(named, tuple(axes), best, *grid.columns(), seconds=now() - began)
+
+
+def _check(network: Generator, bounds: Any, fixed: Any, places: Sequence[int], axes: Sequence[Array]) -> None:
+    """Refuse coordinates that cannot be held, and values out of bounds, before any work starts."""
+    table, held = network.names, Bounds.of(network, bounds, fixed).fixed
+    if len(set(places)) < len(places) or held[places].any():
+        raise InputError(f"profile: {table.name_of(places[-1])} is held twice: by fixed=, by bounds=, or named twice")
+    if held.sum() + len(places) == table.latent_dim:
+        raise InputError("profile: all coordinates are held, so that nothing is left to search; leave one free")
+    for at in product(*(axis.tolist() for axis in axes)):
+        keys = [table.coordinate_names[j] if table.coordinate_names else "" for j in places]
+        own = {key or j: value for key, j, value in zip(keys, places, at, strict=True)}
+        Bounds.of(network, bounds, {**(fixed or {}), **own})
 
 
 def _axes(names: Sequence[Any], values: Sequence[npt.ArrayLike]) -> list[Array]:
@@ -291,7 +318,7 @@ class _Grid:
         near = [other for other in self.found if np.abs(np.subtract(at, other)).sum() == 1]
         for other in near if at in self.found else ():
             tried = self._solved(at, self.found[other], rounds=0)
-            if tried.fun < self.found[at].fun:
+            if tried.fun < (1 - _OPTIMAL) * self.found[at].fun:
                 self.found[at] = tried
 
     def columns(self) -> tuple[Array, Array, Array, Array]:

@@ -24,6 +24,7 @@ from unrelu.display.text_tables import html_table, named_lines, text_table
 from unrelu.errors import InputError
 from unrelu.measurements import Operator
 from unrelu.measurements.latent_bounds import Bounds
+from unrelu.measurements.working_units import Coordinates, on_coordinates
 from unrelu.models.affine import Shape
 from unrelu.models.generator import Generator
 from unrelu.problem import Problem
@@ -416,5 +417,9 @@ class Certificates(Sequence[Certificate]):
 
 def determination(network: Generator, z: Array, operator: Operator, bounds: Bounds | None) -> tuple[int, bool]:
     """The rank of A J at a code (k,), and whether no other code nearby within the bounds has the same A G(z)."""
+    if bounds is not None and bounds.fixed.any():
+        one = np.ones(int((~bounds.fixed).sum()))
+        network = on_coordinates(network, Coordinates(0 * one, one, bounds, bounds.free))
+        z, bounds = z[~bounds.fixed], bounds.free
     rank, dimension, _ = local_rank(network, z[None], operator, bounds=bounds)
     return int(rank[0]), bool(dimension[0] == 0)

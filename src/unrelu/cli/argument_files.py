@@ -134,7 +134,7 @@ def read_question(asked: Measured, max_bytes: int | None) -> dict[str, Any]:
     if asked.bounds is not None:
         stated["bounds"] = _pair("--bounds", asked.bounds, ("lower", "upper"), limit)
     if asked.fixed:
-        stated["fixed"] = {_coordinate(name): value for name, value in options_of(asked.fixed, "--fixed").items()}
+        stated["fixed"] = {_place(name): value for name, value in options_of(asked.fixed, "--fixed").items()}
     if isinstance(asked, Question) and asked.prior is not None:
         weight = _value(asked.prior)
         normal = None if isinstance(weight, int | float) else _pair("--prior", asked.prior, ("mean", "std"), limit)
@@ -150,13 +150,14 @@ def read_along(texts: list[str]) -> tuple[list[str | int], list[Any]]:
         whole = isinstance(given, list) and len(given) == 3 and isinstance(given[2], int)
         if not whole or not all(isinstance(each, int | float) for each in given) or given[2] < 2:
             raise InputError(f"--along {name}={given!r}: write LOW,HIGH,COUNT, such as {name}=0.6,0.8,15")
-        names.append(_coordinate(name))
+        names.append(_place(name))
         values.append(np.linspace(*given))
     return names, values
 
 
-def _coordinate(name: str) -> str | int:
-    return int(name) if name.isdecimal() else name
+def _place(name: str) -> str | int:
+    """A coordinate by name, or by its place if that is a number."""
+    return int(name) if name.removeprefix("-").isdecimal() else name
 
 
 def read_measurement(mask: Path | None, operator: Path | None, max_bytes: int | None = None) -> Mask | Matrix | None:

@@ -206,9 +206,15 @@ def _cones(network: Generator, z: Tensor, operator: Operator, outward: Array) ->
 
 
 def bent(network: Generator, z: Tensor, operator: Operator) -> Flags:
-    """Which entries of A G have a kink at a code (1, k), (m,), by their second differences, whatever bends there."""
+    """Which entries of A G have a kink at a code (1, k), (m,), by their second differences, whatever bends there.
+
+    Where the code is at an end of the domain, the differences are those beside it, as nothing is known beyond.
+    """
     step = torch.randn(z.shape, generator=torch_stream("steps across kinks"), dtype=z.dtype)
     step *= _STEP * max(1.0, float(z.abs().max())) / step.norm()
+    if network.domain is not None:
+        low, high = torch.from_numpy(network.domain)
+        z = z.maximum(low + step.abs()).minimum(high - step.abs())
     with torch.no_grad():
         here, ahead, behind = (operator.forward(network.forward(code))[0] for code in (z, z + step, z - step))
         usual = operator.forward(torch.tensor(network.typical_outputs, dtype=z.dtype)).abs().mean(dim=0)

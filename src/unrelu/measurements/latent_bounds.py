@@ -44,7 +44,10 @@ class Bounds:
     @classmethod
     def of(cls, network: Generator, bounds: Any, fixed: Any = None) -> Bounds:
         """The bounds of a search of a generator's codes, by default its domain; see :meth:`parse`."""
-        return cls.parse(network.domain if bounds is None else bounds, network.latent_shape, network.names, fixed)
+        ends, names = network.domain, network.names
+        if isinstance(bounds, Mapping):
+            bounds = _by_name(bounds, names, ends)
+        return cls.parse(ends if bounds is None else bounds, network.latent_shape, names, fixed)
 
     @classmethod
     def parse(cls, bounds: Any, shape: Shape, names: Names | None = None, fixed: Any = None) -> Bounds:
@@ -61,7 +64,7 @@ class Bounds:
         """
         k, names = math.prod(shape), names or Names(shape, ())
         if isinstance(bounds, Mapping):
-            bounds = _by_name(bounds, names)
+            bounds = _by_name(bounds, names, None)
         ends = (bounds.lb, bounds.ub) if isinstance(bounds, scipy.optimize.Bounds) else bounds
         try:
             low, high = (-np.inf, np.inf) if bounds is None else ends
@@ -89,9 +92,12 @@ class Bounds:
         """These bounds, with coordinates fixed at values by name or place; see :meth:`parse`."""
         if not isinstance(fixed, Mapping):
             raise InputError(f"fixed={shown(fixed)} must be a dictionary of values by name or place, {{'h': 0.67}}")
-        ends = np.stack([self.lower, self.upper])
+        ends, known = np.stack([self.lower, self.upper]), set[int]()
         for name, value in fixed.items():
             j = names.place(name, "fixed")
+            if j in known:
+                raise InputError(f"fixed={shown(fixed)} names coordinate {j} twice")
+            known.add(j)
             given = numbers(value, f"fixed: {shown(name)}")
             z = names.coordinate_of(j, given)
             if given.shape or not np.isfinite(z) or not self.lower[j] <= z <= self.upper[j]:
@@ -215,9 +221,9 @@ class Bounds:
             )
 
 
-def _by_name(bounds: Mapping[Any, Any], names: Names) -> Array:
-    """Lower and upper bounds, (2, k), from pairs by name."""
-    ends = np.array([[-np.inf], [np.inf]]).repeat(names.latent_dim, axis=1)
+def _by_name(bounds: Mapping[Any, Any], names: Names, domain: Array | None) -> Array:
+    """Lower and upper bounds, (2, k), from pairs by name; the others are those of the domain."""
+    ends = np.array([[-np.inf], [np.inf]]).repeat(names.latent_dim, axis=1) if domain is None else domain.copy()
     for name, given in bounds.items():
         j = names.place(name, "bounds")
         pair = numbers(given, f"bounds: {name}")

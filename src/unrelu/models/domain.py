@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,29 +28,33 @@ def read_domain(bounds: Mapping[str, Any]) -> tuple[list[str], Array]:
             f"bounds={shown(bounds)} must be a dictionary of pairs by name, such as {{'h': (0.5, 0.9)}}, in the order "
             "in which the function takes the coordinates; of codes without names, pass latent_shape="
         )
+    ends = []
     for name, pair in bounds.items():
         try:
-            low, high = map(float, pair)
+            low, high = (math.nan if isinstance(end, str) else float(end) for end in pair)
         except (TypeError, ValueError):
-            low = high = np.nan
-        if not low < high:
+            low = high = math.nan
+        if not low < high or math.isinf(high - low) > math.isinf(low) + math.isinf(high):
             raise InputError(f"bounds: {name!r} has {shown(pair)}; pass (lower, upper), two increasing numbers")
-    return list(bounds), np.array(list(bounds.values()), dtype=np.float64).T
+        ends.append((low, high))
+    return list(bounds), np.transpose(ends)
 
 
 def codes_within(domain: Array | None, z: Array) -> Array:
-    """Codes for standard normal draws z (..., k): uniform between two finite ends of a domain, else cut off at one."""
+    """Codes for standard normal draws z (..., k): uniform between two finite ends of a domain, else mirrored at one."""
     if domain is None:
         return z
-    start, width = _boxed(domain)
-    return np.where(width > 0, start + width * ndtr(z), np.clip(z, *domain))
+    (low, high), (start, width) = domain, _boxed(domain)
+    mirrored = np.where(z < low, 2 * low - z, np.where(z > high, 2 * high - z, z))
+    return np.where(width > 0, start + width * ndtr(z), mirrored)
 
 
 def trial_domain(domain: Array | None) -> Array | None:
     """The part of a domain in which trials are made, (2, k)."""
     if domain is None:
         return None
-    return domain + np.array([[_MARGIN], [-_MARGIN]]) * _boxed(domain)[1]
+    width = _boxed(domain)[1]
+    return np.asarray(domain + np.array([[_MARGIN], [-_MARGIN]]) * np.where(width > 0, width, 1.0))
 
 
 def trial_lengths(domain: Array | None) -> Array | float:

@@ -75,9 +75,9 @@ class Names:
         Raises:
             InputError: there is none; ``argument`` is that in which it was passed.
         """
-        known = [each for each in self.coordinate_names if each]
-        if isinstance(name, int | np.integer) and -self.latent_dim <= name < self.latent_dim:
-            return int(name) % self.latent_dim
+        known, k = [each for each in self.coordinate_names if each], self.latent_dim
+        if isinstance(name, int | np.integer) and not isinstance(name, bool) and -k <= name < k:
+            return int(name) % k
         if name in known:
             return self.coordinate_names.index(str(name))
         those = f"those with names are {', '.join(known)}" if known else "they have no names: network.named([...])"
@@ -106,7 +106,7 @@ class Names:
         if self.nuisance[coordinate]:
             assert self.nuisance_table is not None
             low, high = parameter_values(np.array([low, high]), *self.nuisance_table[:, coordinate]).tolist()
-        return f" from {low:g} to {high:g}" if np.isfinite((low, high)).any() else ""
+        return f" between {low:g} and {high:g}" if np.isfinite((low, high)).any() else ""
 
     def prior_of(self, coordinate: int, low: float, high: float) -> str:
         """The prior of the nuisance parameter in this place, in words, for coordinates from low to high."""

@@ -172,7 +172,10 @@ def laplace_approximation(problem: Problem, z: Array, norm: str) -> Laplace:
     exact = normal.network.to(torch.float64, "cpu")
     decrement, shares = np.full(batch, np.nan), np.full((batch, len(LEVELS)), np.nan)
     for i in np.flatnonzero(np.isfinite(t).all(axis=1)):
-        region = _Region(normal.part(np.array([i])), exact, t[i])
+        try:
+            region = _Region(normal.part(np.array([i])), exact, t[i])
+        except np.linalg.LinAlgError:  # an infinite slope: nothing is known
+            continue
         covariance[i], of_outputs[i] = 0.0, region.deviations()
         covariance[i][np.ix_(free, free)] = region.covariance(factor)
         decrement[i], shares[i] = region.decrement, region.shares()

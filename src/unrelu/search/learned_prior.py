@@ -55,6 +55,8 @@ from unrelu.thresholds import CONFIDENT, RADIUS, SAME_OPTIMUM
 NOISE_STEP = 3.0
 # If no noise is stated, white noise is this share of the residuals of an observation out of distribution.
 _WHITE_SHARE = 0.3
+# The largest difference of the outputs of generators that are alike, as a share of their spread.
+_ALIKE = 0.1
 # The number of outputs from which the spread of measurements is estimated.
 _OUTPUTS = 256
 # Of measurements of one kind, the numbers of measured values and the information that they give differ at most by this
@@ -351,7 +353,13 @@ def keep(problem: Problem, level: NoiseLevel, prior: Prior) -> None:
 
 
 def adopt(problem: Problem, other: Problem) -> None:
-    """Search a problem with the samples of another, and what was learned on it, where the generators are much alike."""
+    """Search a problem with the samples of another, and what was learned on it, if the generators are much alike.
+
+    They are if their outputs at typical codes differ by little of the spread of these outputs.
+    """
+    own, known = problem.network.typical_outputs, other.network.typical_outputs
+    if not np.linalg.norm(own - known) <= _ALIKE * np.linalg.norm(known - known.mean(axis=0)):
+        return
     SampleCache.adopt(problem.network, other.network)
     _known[problem.network] = dict(_known.get(other.network, {}))
 

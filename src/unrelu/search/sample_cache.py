@@ -223,9 +223,9 @@ class SampleCache:
 
     @classmethod
     def adopt(cls, network: Generator, other: Generator) -> None:
-        """Use the samples of another network, whose outputs are nearly the same at the same codes."""
+        """Use the samples of another network, whose outputs are nearly the same at the same codes, for starts."""
         own = copy(cls.of(other))
-        own.single = network.to(torch.float32)
+        own.single, own._exact, own._measured = network.to(torch.float32), None, weakref.WeakKeyDictionary()  # noqa: SLF001 -- of its own class
         _caches[network] = own
 
     def exactly(self, network: Generator) -> SampleCache:
