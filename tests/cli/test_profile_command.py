@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ def test_the_folder_has_the_profile_of_the_library(run):
     np.testing.assert_allclose([row["z1"] for row in lines()], found.values[0], rtol=1e-12)
     np.testing.assert_allclose([row["fun"] for row in lines()], found.fun)
     np.testing.assert_allclose(np.load("out/codes.npy"), found.z)
+    same = ("profile", "net.npz", "one.npy", "-o", "out", "--overwrite", "--along", "1=-0.6,0.2,3", *NOISE)
+    _, document, _ = run(*same, "--json")
+    assert json.loads(document)["observations"] == lines()
 
 
 @pytest.mark.parametrize(
